@@ -1,0 +1,274 @@
+"""The ``vidbridge`` command. Nothing heavy is imported before a command needs it: help answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.errors import FlowError, UsageError
+
+app = typer.Typer(
+    name="vidbridge",
+    help="From videos to a registered, promoted video language model. Start with: vidbridge doctor, then vidbridge run",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+recipe_app = typer.Typer(help="Choose what params.yaml says. Example: vidbridge recipe use smoke", no_args_is_help=True)
+scratch_app = typer.Typer(help="The state from which interrupted training resumes. Example: vidbridge scratch status", no_args_is_help=True)
+app.add_typer(recipe_app, name="recipe")
+app.add_typer(scratch_app, name="scratch")
+
+#: Exit statuses: as shells and make expect them.
+FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+
+
+def _root() -> Path:
+    from flows.project import enter, find_root
+
+    root = find_root()
+    enter(root)
+    return root
+
+
+@app.command()
+def run(
+    target: Annotated[str, typer.Argument(help="Stage to bring up to date, with all it needs.")] = "summary",
+    dry_run: Annotated[bool, typer.Option("--dry-run", "--plan", help="Only show what would run, and why.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a run that trains a pretrained model.")] = False,
+    resume_across_code: Annotated[
+        bool, typer.Option("--resume-across-code", help="Resume training from a checkpoint although its code changed since (tagged).")
+    ] = False,
+) -> None:
+    """Run what is out of date, register what came of it, print the scores.
+
+    Example: change grpo.general.learning_rate in params.yaml, then `vidbridge run`: that stage and what follows it run again, only.
+    Ctrl-C ends it at once; the next `vidbridge run` resumes training at its last checkpoint.
+    """
+    from flows import running
+
+    if resume_across_code:
+        os.environ["VIDBRIDGE_RESUME_ACROSS_CODE"] = "1"
+    running.run(_root(), target, dry_run=dry_run, ask=not yes)
+
+
+@app.command()
+def plan(target: Annotated[str, typer.Argument(help="Stage to plan for.")] = "summary") -> None:
+    """Show what is up to date, what would run, and why. Example: vidbridge plan grpo@bridge"""
+    from flows import running
+
+    running.run(_root(), target, dry_run=True, ask=False)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what was found on this machine and what to do about what was not. Example: vidbridge doctor"""
+    from flows import doctor as checks
+    from flows.project import enter, find_root
+
+    root = find_root()
+    enter(root)
+    if not checks.report(root):
+        raise typer.Exit(FAILURE)
+
+
+@app.command()
+def register() -> None:
+    """Make each checkpoint in dvc.lock a model version; only after a plain `dvc repro`, as `vidbridge run` does it itself.
+
+    Example: dvc repro && vidbridge register
+    """
+    root = _root()
+    from stages.tracking.registry import register as reconcile
+
+    typer.echo(str(reconcile(root)))
+
+
+@app.command()
+def promote(
+    version: Annotated[str | None, typer.Argument(help="Version to promote; the newest candidate when left out.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
+) -> None:
+    """Let the gate compare a candidate with the champion, and move the alias when it is better.
+
+    Example: vidbridge promote, or vidbridge promote 7 --reason "better on captions"
+    """
+    from flows import releasing
+
+    if not releasing.promote(_root(), version, reason):
+        raise typer.Exit(FAILURE)
+
+
+@app.command()
+def rollback(reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "") -> None:
+    """Give the alias back to the champion before this one. Example: vidbridge rollback --reason "fails on night scenes\""""
+    from flows import releasing
+
+    releasing.rollback(_root(), reason)
+
+
+@app.command()
+def history() -> None:
+    """Show every promotion, refusal and rollback, with author and reason. Example: vidbridge history"""
+    from flows import releasing
+
+    releasing.history(_root())
+
+
+@app.command()
+def explain(version: Annotated[str, typer.Argument(help="A version's number, or champion.")] = "champion") -> None:
+    """Show a version's commit, data, parameters, scores and ancestors. Example: vidbridge explain champion"""
+    from flows import releasing
+
+    releasing.explain(_root(), version)
+
+
+@app.command()
+def predict(
+    video: Annotated[Path, typer.Argument(help="A video file.")],
+    question: Annotated[str, typer.Option("--question", "-q", help="What to ask about it.")],
+    version: Annotated[str, typer.Option(help="A version's number, or champion.")] = "champion",
+) -> None:
+    """Ask a registered model about a video. Example: vidbridge predict clip.mp4 --question "What happens first?\""""
+    from flows import asking
+
+    if not video.is_file():
+        raise UsageError(f"video: {str(video)!r} is no file; give the path of one")
+    asking.predict(_root(), video.resolve(), question, version)
+
+
+@app.command()
+def report(out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html")) -> None:
+    """Write one HTML page with scores, curves, versions and costs; it opens offline. Example: vidbridge report --out results.html"""
+    from flows import asking
+
+    asking.report(_root(), out.resolve())
+
+
+@app.command()
+def accept(
+    stage: Annotated[str, typer.Argument(help="Stage whose change does not matter.")],
+    why: Annotated[str, typer.Option("--why", help="The reason, kept in accepted.jsonl.")],
+) -> None:
+    """Declare that a change of a stage's code or parameters does not change its result, so that it need not run again.
+
+    Example: vidbridge accept sft@cold-start --why "only a comment moved"
+    """
+    from flows import upkeep
+
+    upkeep.accept(_root(), stage, why)
+
+
+@app.command()
+def deploy(
+    cron: Annotated[str, typer.Option(help="When to look for new videos (cron).")] = "",
+    source: Annotated[Path | None, typer.Option(help="Folder of videos to watch; overrides ingest.source.")] = None,
+    recipe: Annotated[str, typer.Option(help="Recipe to run; what params.yaml says when left out.")] = "",
+    worker: Annotated[bool, typer.Option(help="Stay, and run what falls due.")] = True,
+) -> None:
+    """Create the scheduled deployment of infra/prefect.yaml, and serve it until Ctrl-C.
+
+    Example: vidbridge deploy --cron "0 3 * * *" --source /data/videos
+    """
+    from flows import deploying
+
+    deploying.deploy(_root(), cron or None, source.resolve() if source else None, recipe or None, worker)
+
+
+@app.command()
+def ui(
+    prefect_port: Annotated[int, typer.Option(help="Port of Prefect's pages; 0: any free one.")] = 0,
+    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's pages; 0: any free one.")] = 0,
+) -> None:
+    """Serve Prefect's and MLflow's pages on this machine until Ctrl-C. Example: vidbridge ui --mlflow-port 5000"""
+    from flows import deploying
+
+    deploying.ui(_root(), prefect_port, mlflow_port)
+
+
+@recipe_app.command("list")
+def recipe_list() -> None:
+    """List the recipes. Example: vidbridge recipe list"""
+    from flows import recipes
+
+    for one in recipes.recipes(_root()):
+        typer.echo(f"{'*' if one.in_use else ' '} {one.name:<22} {one.about}")
+
+
+@recipe_app.command("show")
+def recipe_show(name: Annotated[str, typer.Argument(help="Name of a recipe.")]) -> None:
+    """Print a recipe. Example: vidbridge recipe show smoke"""
+    from flows import recipes
+
+    typer.echo(recipes.recipe(_root(), name).path.read_text(encoding="utf-8"), nl=False)
+
+
+@recipe_app.command("diff")
+def recipe_diff(name: Annotated[str, typer.Argument(help="Name of a recipe.")]) -> None:
+    """Show what using a recipe would change in params.yaml. Example: vidbridge recipe diff smoke"""
+    from flows import recipes
+
+    typer.echo(recipes.difference(_root(), name) or f"params.yaml is {name} already", nl=False)
+
+
+@recipe_app.command("use")
+def recipe_use(
+    name: Annotated[str, typer.Argument(help="Name of a recipe.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite edits of params.yaml that no commit keeps.")] = False,
+) -> None:
+    """Copy a recipe over params.yaml. Example: vidbridge recipe use smoke && vidbridge run"""
+    from flows import recipes
+
+    params = recipes.use(_root(), name, force)
+    typer.echo(f"params.yaml is now {params.recipe} (seed {params.seed}); see what changed: git diff params.yaml; then: vidbridge run")
+
+
+@scratch_app.command("status")
+def scratch_status() -> None:
+    """List interrupted trainings and the space they take. Example: vidbridge scratch status"""
+    from flows import upkeep
+
+    upkeep.scratch_status(_root())
+
+
+@scratch_app.command("clean")
+def scratch_clean(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete the state of interrupted trainings; they then start at step 0. Example: vidbridge scratch clean --yes"""
+    from flows import upkeep
+
+    upkeep.scratch_clean(_root(), ask=not yes)
+
+
+def _known_errors() -> tuple[type[Exception], ...]:
+    """Errors whose message is all a person needs. Only modules that were imported anyway can have raised one of theirs."""
+    known: list[type[Exception]] = [FlowError]
+    for module, name in (("stages.params", "ParamsError"), ("stages.tracking.uri", "TrackingError")):
+        if module in sys.modules:
+            known.append(getattr(sys.modules[module], name))
+    return tuple(known)
+
+
+def main() -> None:
+    """Entry point: an error that a person can act upon is one message and a status, never a traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; every stage has been ended. Go on where it stopped: vidbridge run\n")
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if not isinstance(error, _known_errors()):
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        usage = isinstance(error, UsageError) or type(error).__name__ == "ParamsError"
+        sys.exit(USAGE if usage else FAILURE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""What must hold before the first stage starts: everything here is found in a second and would otherwise be found after an hour."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flows.dvc import Plan
+from flows.errors import FlowError
+from flows.project import state
+from flows.server import answers
+from stages import layout
+from stages.params import Params, PretrainedModelParams
+from stages.tracking.git import is_repository
+from stages.tracking.uri import TrackingError, check_server
+
+#: Videos, samples, caches and the tracking store of a small recipe.
+_BASE_GB = 1.0
+_BYTES_PER_PARAMETER = 2
+GB = 1e9
+
+
+def ffmpeg() -> Path | None:
+    """The ffmpeg that will be used: ``VIDBRIDGE_FFMPEG``, else the locked one; None when there is none."""
+    named = os.environ.get("VIDBRIDGE_FFMPEG")
+    if named:
+        found = shutil.which(named)
+        return Path(found) if found else None
+    import imageio_ffmpeg
+
+    try:
+        return Path(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError:
+        return None
+
+
+def disk_need_gb(params: Params, plan: Plan) -> float:
+    """A rough upper estimate, in GB, of what the stages of ``plan`` will write: each checkpoint once in place, once in DVC's cache."""
+    if not isinstance(params.model, PretrainedModelParams):
+        return _BASE_GB
+    size = re.search(r"(\d+(?:\.\d+)?)[bB]\b", params.model.name)
+    # A name that tells no size is taken for one of 7 billion parameters.
+    checkpoint_gb = (float(size.group(1)) if size else 7.0) * _BYTES_PER_PARAMETER
+    running = {step.name for step in plan.to_run}
+    checkpoints = 1 if "base" in running else 0
+    for table, rows in (("sft", params.sft), ("grpo", params.grpo)):
+        for name, row in rows.items():
+            if f"{table}@{name}" in running:
+                checkpoints += -(-row.steps // row.save_steps) + 1
+    return _BASE_GB + 2 * checkpoint_gb * checkpoints
+
+
+def problems(root: Path, params: Params, plan: Plan) -> list[str]:
+    """Everything that would make a run fail later; each entry says field, value and remedy. Empty: go ahead."""
+    found = []
+    if not is_repository(root):
+        found.append(f"git: {root} is no repository, and a model version names its commit; type: git init && git add -A && git commit -m start")
+    found += _source(root, params, plan)
+    if ffmpeg() is None:
+        named = os.environ.get("VIDBRIDGE_FFMPEG")
+        remedy = "correct the path or unset it" if named else "reinstall the environment (uv sync), or set VIDBRIDGE_FFMPEG"
+        found.append(f"VIDBRIDGE_FFMPEG: {named or '(not set)'}: no such program; {remedy}")
+    need, free = disk_need_gb(params, plan), shutil.disk_usage(root).free / GB
+    if free < need:
+        found.append(f"disk: {free:.1f} GB are free at {root}, about {need:.1f} GB are needed; make room, or move the project")
+    try:
+        check_server()
+    except TrackingError as error:
+        found.append(str(error))
+    url = os.environ.get("PREFECT_API_URL")
+    if url and not answers(url):
+        found.append(f"PREFECT_API_URL: {url}: no answer; start that server, correct the address, or unset it to use one of our own")
+    return found
+
+
+def _source(root: Path, params: Params, plan: Plan) -> list[str]:
+    """The source folder must be there, unless a stage of this run makes it."""
+    made = {out for step in plan.steps for out in step.outs}
+    if params.ingest.source.rstrip("/") in made:
+        return []
+    folder = root / Path(params.ingest.source).expanduser()
+    if not folder.is_dir():
+        return [f"ingest.source: {params.ingest.source!r} is no folder; name the folder of your videos in params.yaml ({layout.CORPUS}: generated)"]
+    if not (folder / layout.ANNOTATIONS_FILE).is_file():
+        return [f"ingest.source: {params.ingest.source!r} holds no {layout.ANNOTATIONS_FILE}; add one line of JSON for each video (see README)"]
+    return []
+
+
+def check(root: Path, params: Params, plan: Plan) -> None:
+    """
+    Raises:
+        FlowError: with every problem, a line each.
+    """
+    if found := problems(root, params, plan):
+        raise FlowError("\nerror: ".join(found))
+
+
+@contextmanager
+def only_run(root: Path) -> Iterator[None]:
+    """Hold the project for one run at a time: two would write the same outputs.
+
+    Raises:
+        FlowError: another run holds it. The kernel lets go of the lock when its holder dies, however it dies.
+    """
+    path = state(root) / "run.lock"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise FlowError(f"run: process {holder} is running this project already; wait for it, or end it: kill {holder}") from error
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

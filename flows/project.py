@@ -1,0 +1,81 @@
+"""Where the project is and what it runs in: the circumstance, never the identity, of a result."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from flows.errors import UsageError
+
+#: All local state; git-ignored.
+STATE = ".vidbridge"
+#: No telemetry, no look-ups for new versions, nothing but what was asked for.
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_TERMINAL_PROMPT": "0",
+}
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The project's folder: ``VIDBRIDGE_PROJECT``, else the nearest folder upward of ``start`` that holds ``dvc.yaml``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    named = os.environ.get("VIDBRIDGE_PROJECT")
+    if named and start is None:
+        root = Path(named).expanduser().resolve()
+        if not (root / "dvc.yaml").is_file():
+            raise UsageError(f"VIDBRIDGE_PROJECT: {named!r} holds no dvc.yaml; name the folder of the project, or unset it")
+        return root
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file():
+            return folder
+    raise UsageError(f"working directory: {here} is not inside a project (no dvc.yaml upward of it); cd into it or set VIDBRIDGE_PROJECT")
+
+
+def state(root: Path) -> Path:
+    return root / STATE
+
+
+def defaults(root: Path) -> dict[str, str]:
+    """What the environment says unless the user said otherwise. Every path is absolute: processes start in several folders."""
+    local = state(root)
+    return {
+        **QUIET,
+        "VIDBRIDGE_PROJECT": str(root),
+        "VIDBRIDGE_SCRATCH": str(local / "scratch"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{local / 'mlflow.db'}",
+        "PREFECT_HOME": str(local / "prefect"),
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+        "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s %(flow_run_name)s │ %(message)s",
+        "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s %(task_run_name)s │ %(message)s",
+        "PREFECT_LOGGING_FORMATTERS_STANDARD_DATEFMT": "%H:%M:%S",
+    }
+
+
+def enter(root: Path) -> None:
+    """Fill this process's environment; what the user set stays. Call it before Prefect or MLflow is imported."""
+    local = state(root)
+    local.mkdir(exist_ok=True)
+    for name, value in defaults(root).items():
+        os.environ.setdefault(name, value)
+
+
+def stage_environment(root: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a stage's command: this interpreter is ``python``, a plain shell, unbuffered output, no run to hijack."""
+    env = {**defaults(root), **os.environ, **(extra or {})}
+    env["VIDBRIDGE_PROJECT"] = str(root)
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+    env["SHELL"] = shutil.which("sh") or "/bin/sh"
+    env["PYTHONUNBUFFERED"] = "1"
+    # MLFLOW_RUN_ID would make every stage log into the parent run.
+    env.pop("MLFLOW_RUN_ID", None)
+    return env

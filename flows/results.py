@@ -1,0 +1,45 @@
+"""What a run left behind, read back for a person: the table of held-out scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flows.errors import FlowError
+from stages import layout
+from stages.params import load_params
+
+#: Policies that need no model; ``scores/baselines`` holds them together.
+BASELINES = ("random", "constant")
+_SCORES_FILE = "scores.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise FlowError(f"{path}: not JSON ({error}); delete its folder, then type: vidbridge run") from error
+    return table
+
+
+def read_scores(root: Path) -> dict[str, dict[str, float | None]]:
+    """Policy to its scores: ``mean``, ``format`` (share of well-formed replies) and each task's mean, in [0, 1].
+
+    Baselines come first, then the rows of ``evaluation.of`` in their order; what has not been evaluated yet is left out. Rows that
+    were deleted from ``params.yaml`` are not shown even if their files linger.
+    """
+    scores: dict[str, dict[str, float | None]] = {}
+    baselines = root / layout.scores("baselines") / _SCORES_FILE
+    if baselines.is_file():
+        table = _read(baselines)
+        for name in BASELINES:
+            means = {task: result[name]["mean"] for task, result in table["tasks"].items()}
+            scores[name] = {"mean": table[name]["mean"], "format": None, **means}
+    for row in load_params(root / "params.yaml").evaluation.of:
+        path = root / layout.scores(row) / _SCORES_FILE
+        if path.is_file():
+            table = _read(path)
+            means = {task: result["mean"] for task, result in table["tasks"].items()}
+            scores[row] = {"mean": table["mean"], "format": table["format"], **means}
+    return scores

@@ -1,0 +1,74 @@
+"""What the terminal shows: the plan, the scores, where things are, what to type next."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.dvc import Plan
+from flows.project import defaults
+from flows.results import BASELINES
+from stages import layout
+
+_COLOURS = {"will run": "yellow", "restore": "cyan", "up to date": "green"}
+
+
+def console(error: bool = False) -> Console:
+    return Console(stderr=error, highlight=False, soft_wrap=error)
+
+
+def show_plan(out: Console, plan: Plan) -> None:
+    """Every stage of the plan, what will be done, and why."""
+    table = Table(title=None, box=None, pad_edge=False)
+    table.add_column("stage")
+    table.add_column("state", no_wrap=True)
+    table.add_column("why")
+    for step in plan.steps:
+        colour = _COLOURS[step.state]
+        # Reasons hold paths and parameters: text, never markup.
+        table.add_row(step.name, f"[{colour}]{step.state}[/{colour}]", "\n".join(step.why).replace("[", r"\["))
+    out.print(table)
+    if plan.empty:
+        out.print(f"[green]everything that {plan.target} needs is up to date: nothing to do[/green]")
+    else:
+        restored = f", {len(plan.to_restore)} to restore from the cache" if plan.to_restore else ""
+        ready = len(plan.steps) - len(plan.to_run) - len(plan.to_restore)
+        out.print(f"{len(plan.to_run)} to run{restored}, {ready} up to date")
+
+
+def show_scores(out: Console, scores: Mapping[str, Mapping[str, float | None]]) -> None:
+    """Held-out scores in [0, 1]; the best policy of each column is bold, baselines stand above the line."""
+    if not scores:
+        return
+    columns = list(dict.fromkeys(name for row in scores.values() for name in row))
+    best = {name: max((row.get(name) or 0.0) for row in scores.values()) for name in columns}
+    table = Table(title="held-out scores (share of the maximum)")
+    table.add_column("policy")
+    for name in columns:
+        table.add_column(name, justify="right", overflow="fold")
+    policies = list(scores)
+    for position, policy in enumerate(policies):
+        row = scores[policy]
+        cells = []
+        for name in columns:
+            value = row.get(name)
+            text = "" if value is None else f"{value:.3f}"
+            cells.append(f"[bold]{text}[/bold]" if value is not None and value == best[name] else text)
+        last_baseline = policy in BASELINES and (position + 1 == len(policies) or policies[position + 1] not in BASELINES)
+        table.add_row(policy, *cells, end_section=last_baseline)
+    out.print(table)
+
+
+def show_where(out: Console, root: Path) -> None:
+    """Paths of the results, and the next commands."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", defaults(root)["MLFLOW_TRACKING_URI"])
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("metrics and plots", str(layout.REPORTS))
+    table.add_row("runs and versions", uri.replace("[", r"\["))
+    table.add_row("see them", "vidbridge ui")
+    out.print(table)
+    out.print("next:  vidbridge promote    vidbridge report    vidbridge explain champion")

@@ -1,0 +1,51 @@
+"""Put the policy that everything starts from into ``models/base``: the tiny architecture, or a model from the hub.
+
+Run as ``python -m stages.base``.
+"""
+
+from __future__ import annotations
+
+from stages import layout
+from stages.domain.prompts import sample_prompt
+from stages.domain.records import Checkpoint
+from stages.domain.replies import ANALYSIS_SCAFFOLDING, render_reply
+from stages.entry import run_verb
+from stages.inputs import load_samples, samples_present
+from stages.learning.factory import build_tiny, load_pretrained, save_model
+from stages.params import Params, TinyModelParams, load_params
+from stages.rows import write_json, write_rows
+from stages.tracking.runs import stage_run
+
+
+def texts(params: Params) -> list[str]:
+    """Everything the tiny tokenizer has to spell: prompts and replies of the training split."""
+    lines: list[str] = []
+    for sample in load_samples("train", samples_present()["train"]):
+        lines.append(sample_prompt(sample, params.prompt))
+        if sample.trace is not None:
+            lines += [render_reply(sample.trace.thinking, sample.trace.answer), sample.trace.careless_answer or ""]
+    return lines
+
+
+def main() -> int:
+    params = load_params()
+    with stage_run("base", params) as run:
+        if isinstance(params.model, TinyModelParams):
+            model, processor = build_tiny(params.model, texts(params), ANALYSIS_SCAFFOLDING, params.seed)
+        else:
+            model, processor = load_pretrained(
+                params.model.name, params.model.revision, params.model.precision, params.model.max_pixels_per_frame
+            )
+        save_model(model, processor, layout.final_model("base"))
+        counts = {"parameters": sum(weight.numel() for weight in model.parameters()), "tokens": len(processor.tokenizer)}
+        checkpoint = Checkpoint(stage="base", step=0, path=layout.FINAL, final=True)
+        write_rows(layout.model("base") / layout.CHECKPOINTS_FILE, [checkpoint])
+        write_json(layout.model("base") / layout.SUMMARY_FILE, counts)
+        run.checkpoint(checkpoint, layout.final_model("base"))
+        run.summary({name: float(value) for name, value in counts.items()})
+        print(f"base: {type(model).__name__}, {counts['parameters']:,} parameters, {counts['tokens']} tokens")
+    return 0
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,71 @@
+"""What one scores without a model: a random training reply, and the best constant one. Every table shows them beside the policies.
+
+Run as ``python -m stages.baselines``; writes ``scores/baselines``.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from tqdm import tqdm
+
+from stages import layout
+from stages.domain.metrics import constant_reply, mean_over_tasks, task_results
+from stages.domain.records import Sample, Score, TaskName
+from stages.domain.replies import render_reply
+from stages.domain.scoring import score_reply
+from stages.entry import run_verb
+from stages.inputs import evaluation_digest, evaluation_samples, judge, load_samples
+from stages.params import load_params
+from stages.rows import write_json, write_rows
+from stages.tracking.runs import stage_run
+
+
+def reply_of(sample: Sample) -> str:
+    """A well-formed reply that would be right for this sample."""
+    return render_reply(sample.trace.thinking if sample.trace else sample.reference, sample.reference)
+
+
+def main() -> int:
+    params = load_params()
+    with stage_run("baselines", params) as run:
+        samples, referee = evaluation_samples(params), judge(params)
+        by_task: dict[TaskName, list[Sample]] = {}
+        for sample in samples:
+            by_task.setdefault(sample.task, []).append(sample)
+        scores: dict[str, list[Score]] = {"random": [], "constant": []}
+        constants = {}
+        for task, asked in tqdm(by_task.items(), desc="baselines", unit="task"):
+            train = load_samples("train", [task])
+            constants[task] = constant_reply(
+                train, reply_of, lambda sample, reply: score_reply(sample, reply, referee, params.rewards).value, params.seed
+            )
+            for sample in asked:
+                drawn = reply_of(Random(f"{params.seed}/random/{sample.sample_id}").choice(train))
+                scores["random"].append(score_reply(sample, drawn, referee, params.rewards))
+                scores["constant"].append(score_reply(sample, constants[task], referee, params.rewards))
+        draws, confidence = params.evaluation.bootstrap_draws, params.evaluation.confidence
+        results = {
+            name: task_results(rows, {sample.sample_id: sample.clip_id for sample in samples}, draws, confidence, params.seed)
+            for name, rows in scores.items()
+        }
+        write_rows(layout.scores("baselines") / "predictions_random.jsonl", scores["random"])
+        write_rows(layout.scores("baselines") / "predictions_constant.jsonl", scores["constant"])
+        table = {
+            "schema_version": 1,
+            "digest": evaluation_digest(params, samples),
+            "split": params.evaluation.split,
+            "random": {"mean": mean_over_tasks(results["random"])},
+            "constant": {"mean": mean_over_tasks(results["constant"])},
+            "constant_replies": constants,
+            "tasks": {task: {name: results[name][task].model_dump() for name in results} for task in by_task},
+        }
+        write_json(layout.scores("baselines") / "scores.json", table)
+        means = {name: mean_over_tasks(result) for name, result in results.items()}
+        run.summary(means)
+        print(f"baselines: random {means['random']:.3f}, constant {means['constant']:.3f}, mean over {len(by_task)} tasks")
+    return 0
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,62 @@
+"""Make the generated corpus: H.264 files of moving shapes and everything that is true of them.
+
+Run as ``python -m stages.corpus``; writes ``data/corpus`` (``videos/*.mp4`` and ``annotations.jsonl``).
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from functools import partial
+
+from stages import layout
+from stages.boundary import reported
+from stages.params import Params, ParamsError, load_params
+from stages.sources.jsonl import Annotation, write_annotations
+from stages.sources.shapes import PlannedClip, annotate, draw_scene, plan, render
+from stages.tracking.runs import stage_run
+from stages.tracking.uri import TrackingError
+from stages.video.encoder import encode, ffmpeg_binary
+from stages.video.errors import FfmpegMissing, VideoError
+from stages.workers import WorkersError, map_items
+
+
+def main() -> int:
+    with reported("corpus", ParamsError, WorkersError, FfmpegMissing, VideoError, TrackingError):
+        params = load_params()
+        clips = plan(params.corpus, params.seed)
+        ffmpeg_binary()
+        with stage_run("corpus", params) as run:
+            started = time.monotonic()
+            _clear()
+            made = list(map_items(partial(_make, params=params), clips, "corpus"))
+            write_annotations((row for row, _ in made), layout.CORPUS / layout.ANNOTATIONS_FILE)
+            size_bytes, seconds = sum(size for _, size in made), time.monotonic() - started
+            counted = {"clips": len(made), "bytes": size_bytes, "commands_built_by_ffmpeg_python": len(made), "seconds": seconds}
+            run.summary({name: float(value) for name, value in counted.items()})
+        print(
+            f"corpus: {len(made):,} clips of {params.corpus.frames} frames, {size_bytes / 1e6:.1f} MB in {seconds:.1f} s;"
+            f" {len(made):,} ffmpeg commands built by ffmpeg-python"
+        )
+    return 0
+
+
+def _clear() -> None:
+    """What an earlier run left would be taken for videos without annotations."""
+    shutil.rmtree(layout.CORPUS / "videos", ignore_errors=True)
+    (layout.CORPUS / layout.ANNOTATIONS_FILE).unlink(missing_ok=True)
+    (layout.CORPUS / "videos").mkdir(parents=True)
+
+
+def _make(clip: PlannedClip, params: Params) -> tuple[Annotation, int]:
+    """Render, encode and describe one clip; also returns the file's size in bytes."""
+    scene = draw_scene(clip, params.corpus, params.seed)
+    row = annotate(clip, scene, params.corpus.rate, params.seed)
+    file = layout.CORPUS / row.video
+    encode(render(scene), params.corpus.rate, file, params.corpus.crf)
+    return row, file.stat().st_size
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Pure knowledge: no files, no clock, no torch, no global random state."""

@@ -1,0 +1,38 @@
+"""What a model is shown: frames of a timeline, with the numbers and times they have in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Sampled frames of one timeline.
+
+    Attributes:
+        pixels: uint8 RGB, shape [frames, height, width, 3], read-only.
+        indices: frame number of each in the timeline.
+        total: how many frames the whole timeline has.
+        rate: frames a second of the timeline.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    indices: tuple[int, ...]
+    total: int
+    rate: Fraction
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 4 or self.pixels.shape[-1] != 3 or self.pixels.dtype != np.uint8:
+            raise ValueError(f"pixels: shape {self.pixels.shape}, {self.pixels.dtype}; need uint8 [frames, height, width, 3]")
+        if len(self.indices) != len(self.pixels):
+            raise ValueError(f"indices: {len(self.indices)} for {len(self.pixels)} frames; give one a frame")
+        self.pixels.setflags(write=False)
+
+    @property
+    def times_s(self) -> tuple[Fraction, ...]:
+        """Presentation time of each frame in the timeline, in seconds, exact."""
+        return tuple(index / self.rate for index in self.indices)

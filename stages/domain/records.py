@@ -1,0 +1,223 @@
+"""The rows that pass between stages: frozen, closed to unknown keys, each with its schema version.
+
+Time is exact everywhere: frames are integers, ranges are half-open ``[start, stop)``, rates are :class:`fractions.Fraction`.
+Seconds appear only where a person or an annotation file speaks.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+TaskName = Literal["dark_event_infer", "mix_vid_qa", "mcqa", "caption", "structured_caption"]
+TASK_NAMES: tuple[TaskName, ...] = ("dark_event_infer", "mix_vid_qa", "mcqa", "caption", "structured_caption")
+PROXY_TASKS: tuple[TaskName, ...] = ("dark_event_infer", "mix_vid_qa")
+
+
+def _exact(value: Any) -> Any:
+    """Read ``"30000/1001"``, ``8`` or ``"1.5"`` exactly; a float goes through its shortest decimal, never its binary value."""
+    return Fraction(str(value)) if isinstance(value, int | float | str) else value
+
+
+#: A frame rate (frames a second) or a duration (seconds), exact, written as ``"30000/1001"``.
+Exact = Annotated[Fraction, BeforeValidator(_exact), PlainSerializer(str, return_type=str)]
+
+
+class Record(BaseModel):
+    """A frozen row that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Span(Record):
+    """A half-open range of frames ``[start, stop)`` that holds at least one frame."""
+
+    start: int = Field(ge=0)
+    stop: int
+
+    @model_validator(mode="after")
+    def _holds_a_frame(self) -> Span:
+        if self.stop <= self.start:
+            raise ValueError(f"[{self.start}, {self.stop}) holds no frame; stop must exceed start")
+        return self
+
+    @property
+    def frames(self) -> int:
+        return self.stop - self.start
+
+    def __contains__(self, frame: int) -> bool:
+        return self.start <= frame < self.stop
+
+
+class Event(Record):
+    """Something that happens in a clip, in frames of that clip."""
+
+    span: Span
+    caption: str = Field(min_length=1)
+
+
+class Subject(Record):
+    """Who or what is seen: a noun, what it looks like, what it does (in order)."""
+
+    name: str = Field(min_length=1)
+    attributes: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+
+
+class Question(Record):
+    """A multiple-choice question; ``answer`` is the letter of the right option."""
+
+    question: str = Field(min_length=1)
+    options: tuple[str, ...] = Field(min_length=2, max_length=26)
+    answer: str = Field(pattern=r"^[A-Z]$")
+    rationale: str | None = None
+
+    @model_validator(mode="after")
+    def _answer_is_an_option(self) -> Question:
+        if ord(self.answer) - ord("A") >= len(self.options):
+            raise ValueError(
+                f"answer {self.answer!r} names no option: there are {len(self.options)} (A to {chr(64 + len(self.options))})"
+            )
+        return self
+
+
+class Clip(Record):
+    """One video that ingest accepted. ``path`` is relative to the source folder, with forward slashes."""
+
+    schema_version: Literal[1] = 1
+    clip_id: str = Field(min_length=1)
+    source_id: str = Field(min_length=1)
+    path: str = Field(min_length=1)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    split: Split
+    frames: int = Field(gt=0)
+    rate: Exact
+    width: int = Field(gt=0)
+    height: int = Field(gt=0)
+    codec: str
+    label: str | None = None
+    licence: str | None = None
+    caption: str | None = None
+    events: tuple[Event, ...] = ()
+    subjects: tuple[Subject, ...] = ()
+    questions: tuple[Question, ...] = ()
+
+    @model_validator(mode="after")
+    def _events_lie_inside(self) -> Clip:
+        for event in self.events:
+            if event.span.stop > self.frames:
+                raise ValueError(f"event {event.caption!r} ends at frame {event.span.stop}, the clip has {self.frames}")
+        return self
+
+
+class Reject(Record):
+    """A row that was set aside, and why. ``reason`` is a stable slug that a program may count, ``detail`` is for a person."""
+
+    schema_version: Literal[1] = 1
+    item: str
+    reason: str = Field(pattern=r"^[a-z0-9-]+$")
+    detail: str
+
+
+class Segment(Record):
+    """Frames ``span`` of clip ``clip_id``, in that clip's own frame numbers."""
+
+    clip_id: str
+    span: Span
+
+
+class Timeline(Record):
+    """An edit decision list: segments shown one after the other at ``rate``, some frames of the result blacked out.
+
+    ``dark`` spans are in frames of the timeline, not of a clip.
+    """
+
+    rate: Exact
+    segments: tuple[Segment, ...] = Field(min_length=1)
+    dark: tuple[Span, ...] = ()
+
+    @property
+    def frames(self) -> int:
+        return sum(segment.span.frames for segment in self.segments)
+
+    @property
+    def clip_ids(self) -> tuple[str, ...]:
+        """The clips shown, each once, in order of first appearance."""
+        return tuple(dict.fromkeys(segment.clip_id for segment in self.segments))
+
+
+class Trace(Record):
+    """How a teacher would reply: the thinking, the full answer, and the answer a careless teacher gives (right but short)."""
+
+    thinking: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+    careless_answer: str | None = None
+
+
+class Sample(Record):
+    """One question about one timeline. ``sampled`` frames of the timeline are shown to the model."""
+
+    schema_version: Literal[1] = 1
+    sample_id: str = Field(min_length=1)
+    task: TaskName
+    split: Split
+    #: The clip that is asked about (MixVidQA shows another one too); the unit that a bootstrap draws.
+    clip_id: str
+    timeline: Timeline
+    sampled_frames: int = Field(gt=0)
+    question: str = Field(min_length=1)
+    options: tuple[str, ...] = ()
+    #: What a perfect answer says: a caption, a letter, an event.
+    reference: str = Field(min_length=1)
+    #: Events a caption has to cover, in order; for DarkEventInfer the one that was blacked out.
+    events: tuple[str, ...] = ()
+    #: Subjects a structured analysis has to name.
+    subjects: tuple[Subject, ...] = ()
+    trace: Trace | None = None
+
+
+class Verdict(Record):
+    """What a judge said of one reply. A judge that failed says so: it never scores 0 for that.
+
+    ``scored``: ``score`` holds the number. ``invalid``: the judge answered something unreadable. ``unavailable``: no answer came.
+    """
+
+    outcome: Literal["scored", "invalid", "unavailable"]
+    score: float | None = None
+    reason: str = ""
+    judge: str
+
+    @model_validator(mode="after")
+    def _score_iff_scored(self) -> Verdict:
+        if (self.outcome == "scored") != (self.score is not None):
+            raise ValueError(f"outcome {self.outcome!r} and score {self.score!r} contradict each other: only 'scored' has a score")
+        return self
+
+
+class Score(Record):
+    """One reply and what it was worth. ``value`` is the task score as a share of its maximum, in [0, 1]; None: could not be judged."""
+
+    schema_version: Literal[1] = 1
+    sample_id: str
+    task: TaskName
+    reply: str
+    format_ok: bool
+    value: float | None
+    parts: dict[str, float] = Field(default_factory=dict)
+    reason: str = ""
+
+
+class Checkpoint(Record):
+    """One saved policy inside ``models/<row>``; ``path`` is relative to that folder."""
+
+    schema_version: Literal[1] = 1
+    stage: str
+    step: int = Field(ge=0)
+    path: str
+    final: bool
+    metrics: dict[str, float] = Field(default_factory=dict)

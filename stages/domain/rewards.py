@@ -1,0 +1,120 @@
+"""From a reply and a judge's word to a reward: format gate, keyword bonus, and the two scorings.
+
+A reward is a pure function of reply, sample and judge. Wrong is 0; a judge that could not answer is ``None``, never 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Annotated, Literal, Protocol
+
+from pydantic import Field, model_validator
+
+from stages.domain.records import Record, Sample, Verdict
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class RewardRules(Record):
+    """How task scores become rewards (``rewards`` in ``params.yaml``).
+
+    ``hardened``: the total lies between 0 and what the reference itself scores. ``paper``: as published, exploits and all.
+    ``unit``: divided by the sample's maximum. ``native``: as the task scores it (DarkEventInfer up to 2, captions up to 1.9).
+    """
+
+    scoring: Literal["hardened", "paper"]
+    scale: Literal["unit", "native"]
+    precision_weight: Weight
+    keyword_bonus: Weight
+    keyword_cap: Weight
+    hedge_cost: Weight
+    temporal_phrases: tuple[str, ...]
+    hedging_phrases: tuple[str, ...]
+    #: Event coverage under the first threshold scores 0, under the second 0.5, else 1.
+    coverage_steps: tuple[Share, Share]
+    #: Subjects and phrases match when their similarity is at least this.
+    match_threshold: Share
+
+    @model_validator(mode="after")
+    def _steps_rise(self) -> RewardRules:
+        if self.coverage_steps[0] > self.coverage_steps[1]:
+            raise ValueError(f"coverage_steps {list(self.coverage_steps)}: the first threshold must not exceed the second")
+        return self
+
+
+class Judge(Protocol):
+    """Whoever says how good an answer is. Every method may say ``invalid`` or ``unavailable`` instead of a score."""
+
+    @property
+    def name(self) -> str: ...
+
+    def covers(self, sample: Sample, answer: str) -> Verdict:
+        """DarkEventInfer: 2 covers the reference, 1 partly, 0 wrong, irrelevant, empty or a list of guesses."""
+        ...
+
+    def right(self, sample: Sample, answer: str) -> Verdict:
+        """MixVidQA: 1 right, 0 wrong or ambiguous."""
+        ...
+
+    def extract_events(self, text: str) -> tuple[str, ...]:
+        """At most ten atomic events of a caption, in order."""
+        ...
+
+    def entailed(self, event: str, caption: str) -> Verdict:
+        """1 when ``caption`` entails ``event``, else 0."""
+        ...
+
+
+class TaskScore(Record):
+    """What a task made of one well-formed reply: ``value`` of at most ``maximum``; None when a judge could not say."""
+
+    value: float | None
+    maximum: float = Field(gt=0)
+    parts: dict[str, float] = Field(default_factory=dict)
+    reason: str = ""
+
+
+def unavailable(verdict: Verdict, maximum: float) -> TaskScore:
+    """A reply that could not be scored, with the judge's reason."""
+    return TaskScore(value=None, maximum=maximum, reason=f"{verdict.judge}: {verdict.outcome}: {verdict.reason}")
+
+
+@cache
+def _phrase(phrase: str) -> re.Pattern[str]:
+    return re.compile(rf"\b{re.escape(phrase)}\b", re.IGNORECASE)
+
+
+def _count(text: str, phrases: Sequence[str]) -> int:
+    return sum(len(_phrase(phrase).findall(text)) for phrase in phrases)
+
+
+def keyword_bonus(text: str, rules: RewardRules) -> float:
+    """R_kw of VidBridge-R1's released code, on word boundaries ("strengthen" holds no "then").
+
+    Each temporal phrase adds ``keyword_bonus`` up to ``keyword_cap``; any hedging phrase first caps the bonus at 0, and each
+    costs ``hedge_cost``.
+    """
+    bonus = min(_count(text, rules.temporal_phrases) * rules.keyword_bonus, rules.keyword_cap)
+    hedges = _count(text, rules.hedging_phrases)
+    return (min(bonus, 0.0) if hedges else bonus) - hedges * rules.hedge_cost
+
+
+def coverage_step(coverage: float, rules: RewardRules) -> float:
+    """Event coverage onto {0, 0.5, 1}, as VideoCap-R1's E-score does; the thresholds are parameters."""
+    low, high = rules.coverage_steps
+    if coverage >= high:
+        return 1.0
+    return 0.5 if coverage >= low else 0.0
+
+
+def f1(matched: float, predicted: float, reference: float) -> float:
+    """Soft F1 from a summed match weight and the two counts; 1 when both sides are empty, 0 when one is."""
+    if predicted == 0 and reference == 0:
+        return 1.0
+    if predicted == 0 or reference == 0:
+        return 0.0
+    precision, recall = matched / predicted, matched / reference
+    return 2 * precision * recall / (precision + recall) if matched else 0.0

@@ -1,0 +1,81 @@
+"""Captioning, scored as VidBridge-R1 does: event recall + 0.5 * event precision (AutoDQ) + a bonus for temporal order.
+
+Example: "describe the video .", reference "the red bar rises then grows".
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from stages.domain.records import Clip, Record, Reject, Sample, TaskName, Trace, Verdict
+from stages.domain.replies import Reply
+from stages.domain.rewards import Judge, RewardRules, TaskScore, keyword_bonus, unavailable
+from stages.domain.timeline import plain
+
+NAME: TaskName = "caption"
+QUESTION = "describe the video ."
+#: Events a side, at most (SPEC 1).
+MAX_EVENTS = 10
+
+
+class Settings(Record):
+    per_clip: Literal[1]
+
+
+def make(clip: Clip, settings: Settings, sampled_frames: int, seed: int) -> tuple[list[Sample], list[Reject]]:  # noqa: ARG001 - one signature for all tasks
+    if not clip.caption:
+        return [], [Reject(item=clip.clip_id, reason="no-caption", detail="the annotation has no caption of the whole clip")]
+    first = clip.events[0].caption if len(clip.events) > 1 else None
+    sample = Sample(
+        sample_id=f"{NAME}/{clip.clip_id}",
+        task=NAME,
+        split=clip.split,
+        clip_id=clip.clip_id,
+        timeline=plain(clip.clip_id, clip.frames, clip.rate),
+        sampled_frames=sampled_frames,
+        question=QUESTION,
+        reference=clip.caption,
+        events=tuple(event.caption for event in clip.events)[:MAX_EVENTS],
+        trace=Trace(thinking=clip.caption, answer=clip.caption, careless_answer=first),
+    )
+    return [sample], []
+
+
+def event_recall(sample: Sample, caption: str, judge: Judge) -> float | Verdict:
+    """Share of the reference's events that the caption entails; the verdict itself when the judge could not say."""
+    events = sample.events or judge.extract_events(sample.reference)
+    return _share(events[:MAX_EVENTS], caption, judge)
+
+
+def event_precision(sample: Sample, caption: str, judge: Judge) -> float | Verdict:
+    """Share of the caption's events that the reference entails. A caption without events has precision 0, not 1."""
+    return _share(judge.extract_events(caption)[:MAX_EVENTS], sample.reference, judge)
+
+
+def _share(events: tuple[str, ...], caption: str, judge: Judge) -> float | Verdict:
+    total = 0.0
+    for event in events:
+        verdict = judge.entailed(event, caption)
+        if verdict.score is None:
+            return verdict
+        total += verdict.score
+    return total / len(events) if events else 0.0
+
+
+def score(reply: Reply, sample: Sample, judge: Judge, rules: RewardRules) -> TaskScore:
+    """``paper``: recall + weight * precision + keyword bonus. ``hardened``: the same, held between 0 and the reference's own score."""
+    reference_maximum = 1 + rules.precision_weight + max(keyword_bonus(sample.reference, rules), 0.0)
+    paper_maximum = 1 + rules.precision_weight + rules.keyword_cap
+    maximum = reference_maximum if rules.scoring == "hardened" else paper_maximum
+    recall = event_recall(sample, reply.answer, judge)
+    if isinstance(recall, Verdict):
+        return unavailable(recall, maximum)
+    precision = event_precision(sample, reply.answer, judge)
+    if isinstance(precision, Verdict):
+        return unavailable(precision, maximum)
+    bonus = keyword_bonus(reply.answer, rules)
+    total = recall + rules.precision_weight * precision + bonus
+    if rules.scoring == "hardened":
+        total = min(max(total, 0.0), reference_maximum)
+    parts = {"recall": recall, "precision": precision, "keywords": bonus}
+    return TaskScore(value=total, maximum=maximum, parts=parts, reason=f"recall {recall:.2f} precision {precision:.2f}")

@@ -1,0 +1,98 @@
+"""Structured captioning (VideoCap-R1): the thinking analyses subjects, attributes and actions as JSON; then comes the caption.
+
+Example thinking: ``{"subjects":[{"name":"bar","attributes":["red"],"actions":["rises","grows"]}]}``. Score: T (the analysis, no
+judge needed) + E (event coverage of the caption), unweighted, after SPEC 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from stages.domain.lexicon import words
+from stages.domain.records import Clip, Record, Reject, Sample, Subject, TaskName, Trace, Verdict
+from stages.domain.replies import Reply, parse_analysis, render_analysis
+from stages.domain.rewards import Judge, RewardRules, TaskScore, coverage_step, f1, unavailable
+from stages.domain.tasks.caption import MAX_EVENTS, event_recall
+from stages.domain.timeline import plain
+
+NAME: TaskName = "structured_caption"
+QUESTION = "list the subjects , then describe the video ."
+MAXIMUM = 2.0
+
+
+class Settings(Record):
+    per_clip: Literal[1]
+
+
+def make(clip: Clip, settings: Settings, sampled_frames: int, seed: int) -> tuple[list[Sample], list[Reject]]:  # noqa: ARG001 - one signature for all tasks
+    missing = [name for name, value in (("caption", clip.caption), ("subjects", clip.subjects)) if not value]
+    if missing or not clip.caption:
+        return [], [Reject(item=clip.clip_id, reason="no-analysis", detail=f"the annotation lacks {' and '.join(missing)}")]
+    first = clip.events[0].caption if len(clip.events) > 1 else None
+    sample = Sample(
+        sample_id=f"{NAME}/{clip.clip_id}",
+        task=NAME,
+        split=clip.split,
+        clip_id=clip.clip_id,
+        timeline=plain(clip.clip_id, clip.frames, clip.rate),
+        sampled_frames=sampled_frames,
+        question=QUESTION,
+        reference=clip.caption,
+        events=tuple(event.caption for event in clip.events)[:MAX_EVENTS],
+        subjects=clip.subjects,
+        trace=Trace(thinking=render_analysis(clip.subjects), answer=clip.caption, careless_answer=first),
+    )
+    return [sample], []
+
+
+def similarity(a: str, b: str) -> float:
+    """Dice overlap of the two phrases' words, in [0, 1]: deterministic, symmetric, 1 for equal words."""
+    first, second = set(words(a)), set(words(b))
+    return 2 * len(first & second) / (len(first) + len(second)) if first and second else 0.0
+
+
+def assign(predicted: Sequence[str], reference: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:
+    """One-to-one pairs (predicted, reference, similarity) of greatest total similarity; pairs under the threshold are left out."""
+    if not predicted or not reference:
+        return []
+    from scipy.optimize import linear_sum_assignment  # a second of import that params.py need not pay
+
+    table = np.array([[similarity(p, r) for r in reference] for p in predicted])
+    rows, columns = linear_sum_assignment(-table)
+    return [(int(i), int(j), float(table[i, j])) for i, j in zip(rows, columns, strict=True) if table[i, j] >= threshold]
+
+
+def thinking_score(predicted: Sequence[Subject], reference: Sequence[Subject], threshold: float) -> dict[str, float]:
+    """T-score: mean of attribute F1 and action F1 over subjects that were matched one to one by name.
+
+    The phrases of unmatched subjects stay in the counts, as false positives or negatives.
+    """
+
+    def side(phrases: Callable[[Subject], Sequence[str]]) -> float:
+        matched = sum(
+            weight for i, j, _ in pairs for _, _, weight in assign(phrases(predicted[i]), phrases(reference[j]), threshold)
+        )
+        return f1(matched, sum(len(phrases(s)) for s in predicted), sum(len(phrases(s)) for s in reference))
+
+    pairs = assign([s.name for s in predicted], [s.name for s in reference], threshold)
+    attribute_f1, action_f1 = side(lambda s: s.attributes), side(lambda s: s.actions)
+    if not pairs:
+        attribute_f1 = action_f1 = 0.0
+    return {"attribute_f1": attribute_f1, "action_f1": action_f1, "thinking": (attribute_f1 + action_f1) / 2}
+
+
+def score(reply: Reply, sample: Sample, judge: Judge, rules: RewardRules) -> TaskScore | None:
+    """T + E; None when the thinking is no such JSON (the format gate closes)."""
+    analysis = parse_analysis(reply.thinking)
+    if analysis is None:
+        return None
+    recall = event_recall(sample, reply.answer, judge)
+    if isinstance(recall, Verdict):
+        return unavailable(recall, MAXIMUM)
+    parts = thinking_score(analysis.subjects, sample.subjects, rules.match_threshold)
+    parts["coverage"] = coverage_step(recall, rules)
+    total = parts["thinking"] + parts["coverage"]
+    return TaskScore(value=total, maximum=MAXIMUM, parts=parts, reason=f"T {parts['thinking']:.2f} E {parts['coverage']:.1f}")

@@ -1,0 +1,73 @@
+"""Reinforcement learning with video on one row of the ``grpo`` table.
+
+Run as ``python -m stages.grpo ROW``; writes ``models/ROW``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from stages import layout
+from stages.domain.prompts import sample_prompt
+from stages.domain.records import Score
+from stages.domain.scoring import reward, score_reply
+from stages.entry import one_row, run_verb
+from stages.inputs import frame_loader, judge, load_samples, scratch_folder
+from stages.learning.distributed import launch
+from stages.learning.examples import Example
+from stages.params import load_params
+from stages.tracking.runs import stage_run
+
+
+def main(*arguments: str) -> int:
+    params = load_params()
+    name = one_row("grpo", list(arguments), list(params.grpo))
+    if (status := launch("stages.grpo", arguments)) is not None:
+        return status
+    from stages.learning.grpo import train_grpo  # after the launch: the launching process needs no TRL
+
+    row = params.grpo[name]
+    with stage_run(f"grpo@{name}", params) as run:
+        loader, referee = frame_loader(params), judge(params)
+        samples = {sample.sample_id: sample for sample in load_samples("train", row.tasks)}
+        examples = [
+            Example(s.sample_id, s.task, sample_prompt(s, params.prompt), None, partial(loader.load, s)) for s in samples.values()
+        ]
+
+        def rewards(sample_ids: Sequence[str], replies: Sequence[str]) -> list[float | None]:
+            scores: list[Score] = [
+                score_reply(samples[sample_id], reply, referee, params.rewards)
+                for sample_id, reply in zip(sample_ids, replies, strict=True)
+            ]
+            return [reward(score, params.rewards) for score in scores]
+
+        summary = train_grpo(
+            layout.final_model(row.init),
+            examples,
+            row,
+            rewards,
+            stage=f"grpo@{name}",
+            seed=params.seed,
+            out=layout.model(name),
+            scratch=scratch_folder(
+                f"grpo@{name}",
+                [row, params.prompt, params.rewards, params.judge, params.seed],
+                [layout.SAMPLES, layout.model(row.init)],
+                [Path("stages/learning"), Path("stages/domain"), Path("stages/judging"), Path(__file__)],
+            ),
+            on_metrics=run.log,
+            on_checkpoint=run.checkpoint,
+        )
+        run.summary({"frames_served_by_decord": loader.stats.decord})
+        print(
+            f"grpo@{name}: {row.steps} steps of {row.prompts_per_step} prompts x {row.rollouts} rollouts;"
+            f" resumed from step {summary['resumed_from']}, DeepSpeed stage {summary['deepspeed_stage']}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    run_verb(main, *sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Judges: whoever says how good an answer is. They know the domain and nothing else of the project."""

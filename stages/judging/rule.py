@@ -1,0 +1,90 @@
+"""The rule judge: deterministic, offline, exact on sentences of the generated world.
+
+Outside that world it compares content words, which is a crude measure of an open answer; the verdict's reason says which of the
+two was used.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from stages.domain.lexicon import FUNCTION_WORDS, Fact, facts, words
+from stages.domain.records import Sample, Verdict
+
+_STOP_WORDS = FUNCTION_WORDS | {"an", "at", "for", "from", "in", "is", "its", "of", "on", "out", "their", "they", "to", "with"}
+_SENTENCE = re.compile(r"[.;!?]+\s*|,?\s+(?:and\s+)?then\s+|,\s+(?=and\s)")
+
+
+@dataclass(frozen=True)
+class RuleJudge:
+    """``full_share`` and ``partial_share``: share of the reference's content words for full and for partial marks."""
+
+    full_share: float
+    partial_share: float
+    name: str = "rule"
+
+    def covers(self, sample: Sample, answer: str) -> Verdict:
+        """DarkEventInfer. Exactly one event may be claimed: a list of guesses scores 0, whatever it holds."""
+        reference, claimed = facts(sample.reference), facts(answer)
+        if not reference:
+            share = _content_share(sample.reference, answer)
+            score = 2.0 if share >= self.full_share else 1.0 if share >= self.partial_share else 0.0
+            return self._scored(score, f"{share:.2f} of the reference's content words")
+        if not claimed:
+            return self._scored(0.0, "claims no event")
+        if len(set(claimed)) > 1:
+            return self._scored(0.0, f"claims {len(set(claimed))} events, one was asked for")
+        return self._scored(*_agreement(claimed[0], reference[0]))
+
+    def right(self, sample: Sample, answer: str) -> Verdict:
+        """MixVidQA. Only the full fact is right; a vague one is ambiguous, and ambiguous is wrong."""
+        reference, claimed = facts(sample.reference), facts(answer)
+        if not reference:
+            share = _content_share(sample.reference, answer)
+            return self._scored(float(share >= self.full_share), f"{share:.2f} of the reference's content words")
+        if not claimed or len(set(claimed)) > 1:
+            return self._scored(0.0, f"claims {len(set(claimed or ()))} events, one was asked for")
+        return self._scored(float(claimed[0] == reference[0]), _agreement(claimed[0], reference[0])[1])
+
+    def extract_events(self, text: str) -> tuple[str, ...]:
+        """Atomic events, in order, each once: facts of the generated world, else clauses."""
+        known = facts(text)
+        if known is not None:
+            return tuple(dict.fromkeys(" ".join(("the", *filter(None, fact))) for fact in known))
+        return tuple(dict.fromkeys(clause for part in _SENTENCE.split(text) if (clause := part.strip(" ,."))))
+
+    def entailed(self, event: str, caption: str) -> Verdict:
+        """Whether the caption says the event (a vaguer event is entailed by an exact caption, not the other way round)."""
+        wanted, said = facts(event), facts(caption)
+        if wanted and said is not None:
+            found = any(fact.entails(wanted[0]) for fact in said)
+            return self._scored(float(found), "said" if found else "not said")
+        share = _content_share(event, caption)
+        return self._scored(float(share >= self.full_share), f"{share:.2f} of the event's content words")
+
+    def _scored(self, score: float, reason: str) -> Verdict:
+        return Verdict(outcome="scored", score=score, reason=reason, judge=self.name)
+
+
+def _agreement(claimed: Fact, reference: Fact) -> tuple[float, str]:
+    """2, 1 or 0 for one claimed event against the reference, and why."""
+    colour, shape = claimed.colour == reference.colour, claimed.shape == reference.shape
+    if claimed == reference:
+        return 2.0, "covers the reference"
+    if reference.entails(claimed):
+        return 1.0, "true, but vague"
+    if claimed.verb == reference.verb and (colour or shape):
+        return 1.0, "the event is right, its subject only in part"
+    return 0.0, "another event" if claimed.verb != reference.verb else "another subject"
+
+
+def _content_share(reference: str, answer: str) -> float:
+    wanted = {_stem(word) for word in words(reference) if word not in _STOP_WORDS}
+    said = {_stem(word) for word in words(answer)}
+    return len(wanted & said) / len(wanted) if wanted else 0.0
+
+
+def _stem(word: str) -> str:
+    """A word without its plural or third-person ending; enough for "yawns" to meet "yawn"."""
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word

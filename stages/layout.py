@@ -1,0 +1,38 @@
+"""Where things lie, relative to the project's folder: one home for every path that a stage writes.
+
+``dvc.yaml`` names the same paths; a contract test compares the two.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CORPUS = Path("data/corpus")
+#: Written by ingest: ``manifest.jsonl`` (Clip), ``rejects.jsonl`` (Reject), ``summary.json``.
+CLIPS = Path("data/clips")
+#: Written by synthesize: ``<split>/<task>.jsonl`` (Sample), ``rejects.jsonl``, ``summary.json``, ``sheets/<task>.png``.
+SAMPLES = Path("data/samples")
+MODELS = Path("models")
+SCORES = Path("scores")
+REPORTS = Path("reports")
+
+#: Inside ``models/<row>``: Checkpoint rows, training history (no times), and what the run did.
+CHECKPOINTS_FILE = "checkpoints.jsonl"
+HISTORY_FILE = "history.jsonl"
+SUMMARY_FILE = "summary.json"
+FINAL = "final"
+#: Name of the annotation file inside a source folder.
+ANNOTATIONS_FILE = "annotations.jsonl"
+
+
+def model(row: str) -> Path:
+    """The folder of a row: ``models/<row>`` with ``final/`` and ``checkpoint-<step>/`` as Hugging Face folders."""
+    return MODELS / row
+
+
+def final_model(row: str) -> Path:
+    return MODELS / row / FINAL
+
+
+def scores(row: str) -> Path:
+    return SCORES / row

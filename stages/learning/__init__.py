@@ -1,0 +1,1 @@
+"""Models: the factory, how frames enter the processor, supervised and reinforcement training, generation."""

@@ -1,0 +1,130 @@
+"""Where training runs: how many processes, DeepSpeed or not. All of it is circumstance and comes from the environment.
+
+A verb calls `launch` first; it starts the verb again under `torch.distributed.run` when more than one process is wanted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where this run takes place.
+
+    Attributes:
+        ranks: training processes in all.
+        deepspeed: a DeepSpeed configuration, or None.
+    """
+
+    ranks: int
+    deepspeed: Path | None
+
+
+def placement(environ: Mapping[str, str] = os.environ) -> Placement:
+    """Read VIDBRIDGE_RANKS (default: the number of GPUs, or 1) and VIDBRIDGE_DEEPSPEED (a JSON file; unset: none).
+
+    Raises:
+        ValueError: a value that cannot be used.
+    """
+    given = environ.get("VIDBRIDGE_RANKS", "")
+    if given and not (given.isdigit() and int(given) > 0):
+        raise ValueError(f"VIDBRIDGE_RANKS: {given!r} is no number of processes; give a whole number above 0, or unset it")
+    gpus = torch.cuda.device_count()
+    ranks = int(given) if given else max(1, gpus)
+    if gpus and ranks > gpus:
+        raise ValueError(f"VIDBRIDGE_RANKS: {ranks} processes for {gpus} GPUs; give at most {gpus}")
+    config = environ.get("VIDBRIDGE_DEEPSPEED", "")
+    path = Path(config).resolve() if config else None
+    if path is not None:
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise ValueError(f"VIDBRIDGE_DEEPSPEED: {config}: {error}; name a file like infra/deepspeed/zero2.json, or unset it") from error
+    return Placement(ranks, path)
+
+
+def launch(module: str, arguments: Sequence[str]) -> int | None:
+    """Run `python -m module arguments` on several processes if the environment asks for it.
+
+    Returns:
+        The exit status of the processes; None when this process should do the work itself (one process is enough, or it is
+        already one of several).
+    """
+    where = placement()
+    if "LOCAL_RANK" in os.environ or (where.ranks == 1 and where.deepspeed is None):
+        return None
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(where.ranks), "-m", module, *arguments]
+    return subprocess.run(command, env={**os.environ, **rank_environment(where)}, check=False).returncode
+
+
+def rank_environment(where: Placement) -> dict[str, str]:
+    """What the processes need in their environment beside what `torch.distributed.run` sets."""
+    extra = {"OMP_NUM_THREADS": os.environ.get("VIDBRIDGE_THREADS") or os.environ.get("OMP_NUM_THREADS") or "1"}
+    if where.deepspeed is not None:
+        extra["ACCELERATE_USE_DEEPSPEED"] = "true"
+        if not torch.cuda.is_available():
+            extra["DS_ACCELERATOR"] = "cpu"
+    return extra
+
+
+def trainer_placement() -> dict[str, Any]:
+    """The keyword arguments of a trainer's configuration that say where it runs. Joins the process group if there is one.
+
+    On a CPU `use_cpu=True` would make Accelerate ignore DeepSpeed without a word, so the state is configured here, first.
+    """
+    where = placement()
+    gpu = torch.cuda.is_available()
+    common: dict[str, Any] = {"dataloader_pin_memory": gpu}
+    if where.deepspeed is None:
+        return {**common, "use_cpu": not gpu}
+    if "LOCAL_RANK" not in os.environ:
+        raise RuntimeError("VIDBRIDGE_DEEPSPEED is set but no process group was launched; start through the stage's own command")
+    common["deepspeed"] = str(where.deepspeed)
+    if gpu:
+        return common
+    from accelerate import PartialState
+
+    PartialState(backend="gloo")
+    return {**common, "use_cpu": False, "accelerator_config": {"use_configured_state": True}}
+
+
+def deepspeed_stage(trainer: Any) -> int:
+    """The ZeRO stage the trainer's engine really runs; 0 without DeepSpeed. Call it once training has begun.
+
+    Raises:
+        RuntimeError: DeepSpeed was asked for and is not what trains.
+    """
+    if placement().deepspeed is None:
+        return 0
+    from deepspeed import DeepSpeedEngine
+
+    engine = trainer.model_wrapped
+    if not isinstance(engine, DeepSpeedEngine):
+        raise RuntimeError(f"VIDBRIDGE_DEEPSPEED is set but {type(engine).__name__} trains, not a DeepSpeed engine; unset it or launch with DeepSpeed")
+    return int(engine.zero_optimization_stage())
+
+
+def share(name: str, total: int, most: int, ranks: int) -> tuple[int, int]:
+    """How many of `total` a device holds at once (at most `most`), and over how many rounds gradients accumulate.
+
+    Raises:
+        ValueError: the total cannot be dealt evenly.
+    """
+    if total % ranks:
+        raise ValueError(f"{name}: {total} an optimiser step cannot be dealt evenly to {ranks} processes; choose a multiple of {ranks}, or set VIDBRIDGE_RANKS")
+    each = total // ranks
+    held = min(most, each)
+    if each % held:
+        fit = [n for n in range(1, held + 1) if each % n == 0]
+        raise ValueError(f"{name}: {each} a process an optimiser step is no multiple of {held} a device; choose one of {', '.join(map(str, fit))}")
+    return held, each // held

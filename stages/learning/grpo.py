@@ -1,0 +1,159 @@
+"""Reinforcement training: groups of rollouts on prompts about videos, rewarded by a function that the caller gives."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import ProcessorMixin
+from trl import GRPOConfig
+
+from stages.learning import distributed
+from stages.learning.examples import Example, draw
+from stages.learning.factory import load_model, use_threads
+from stages.learning.processor import EncodedPrompt, encode_prompts
+from stages.learning.training import OnCheckpoint, OnMetrics, count_parameters, settings, train, weights_precision
+from stages.learning.video_grpo import Encode, VideoGRPOTrainer
+from stages.params import GrpoRow
+
+#: Rewards of replies, by sample: a number, or None where the judge gave no verdict (such a rollout teaches nothing).
+Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float | None]]
+#: Whether each reply, by sample, has the required form. For the share that is reported; the reward has its own gate.
+WellFormed = Callable[[Sequence[str], Sequence[str]], Sequence[bool]]
+
+#: Bytes of processed videos that are kept for prompts that come up again.
+ENCODED_BYTES = 256 * 2**20
+
+
+def train_grpo(
+    model_folder: Path,
+    examples: Sequence[Example],
+    row: GrpoRow,
+    *,
+    stage: str,
+    reward: Reward,
+    well_formed: WellFormed,
+    seed: int,
+    out: Path,
+    scratch: Path,
+    on_metrics: OnMetrics,
+    on_checkpoint: OnCheckpoint,
+) -> dict[str, Any]:
+    """Train the model in `model_folder` by GRPO on the examples' prompts (their replies are not used), and write the stage's out.
+
+    An optimiser step sees `prompts_per_step` prompts x `rollouts` completions over all processes, all of them generated at once.
+    `scratch` may hold state of an earlier, interrupted call with the same arguments: training then goes on from there.
+
+    Returns:
+        What was trained, for a summary line: steps, prompts, tasks, parameters, where it was resumed.
+
+    Raises:
+        ValueError: sample ids that repeat, a task without examples, a batch that cannot be dealt to the processes, a save in the
+            middle of the updates on one generation.
+    """
+    use_threads()
+    by_id = {example.sample_id: example for example in examples}
+    if len(by_id) != len(examples):
+        twice = next(name for name, count in Counter(example.sample_id for example in examples).items() if count > 1)
+        raise ValueError(f"sample {twice!r}: stands twice among the examples; sample ids are unique")
+    if row.save_steps % row.iterations:
+        raise ValueError(
+            f"grpo save_steps: {row.save_steps} is no multiple of iterations {row.iterations}; a resumed run would lose the"
+            " generation it was in the middle of, so choose a multiple"
+        )
+    place = distributed.placement()
+    completions = row.prompts_per_step * row.rollouts
+    per_device, rounds = distributed.share("grpo prompts_per_step x rollouts", completions, row.completions_per_device, place.ranks)
+    generations = math.ceil(row.steps / row.iterations)
+    order = draw(examples, row.tasks, generations * row.prompts_per_step, f"{seed}/{stage}/order")
+
+    # Before the model: with ZeRO-3 alive, loading scatters the weights at once instead of holding a copy in each process.
+    args = GRPOConfig(
+        **settings(row, seed=seed, scratch=scratch, per_device=per_device, rounds=rounds),
+        logging_steps=1,
+        num_generations=row.rollouts,
+        max_completion_length=row.max_completion_tokens,
+        temperature=row.temperature,
+        loss_type=row.loss,
+        scale_rewards=row.scale_rewards,
+        beta=row.beta,
+        epsilon=row.epsilon,
+        epsilon_high=row.epsilon_high,
+        num_iterations=row.iterations,
+        # The order was drawn above.
+        shuffle_dataset=False,
+    )
+    model, processor = load_model(model_folder, weights_precision(row))
+    trainer = VideoGRPOTrainer(
+        encode=cached_encoder(processor, by_id, ENCODED_BYTES),
+        model=model,
+        reward_funcs=reward_function(by_id, reward, well_formed),
+        args=args,
+        train_dataset=datasets.Dataset.from_dict({"prompt": [examples[index].sample_id for index in order]}),
+        processing_class=processor,
+    )
+    tasks = Counter(examples[index].task for index in order)
+    summary = {
+        "steps": row.steps,
+        "prompts": len(order),
+        "distinct_prompts": len(set(order)),
+        "completions": len(order) * row.rollouts,
+        "tasks": dict(sorted(tasks.items())),
+        "parameters": count_parameters(model),
+    }
+    return train(
+        trainer,
+        stage=stage,
+        steps=row.steps,
+        scratch=scratch,
+        out=out,
+        summary=summary,
+        on_metrics=on_metrics,
+        on_checkpoint=on_checkpoint,
+    )
+
+
+def cached_encoder(processor: ProcessorMixin, examples: Mapping[str, Example], most_bytes: int) -> Encode:
+    """Encodes prompts by sample id; what was encoded is kept, the least recently used go when it takes more than `most_bytes`."""
+    kept: OrderedDict[str, EncodedPrompt] = OrderedDict()
+    held = 0
+
+    def encode(keys: Sequence[str]) -> list[EncodedPrompt]:
+        nonlocal held
+        missing = [key for key in dict.fromkeys(keys) if key not in kept]
+        if missing:
+            fresh = encode_prompts(processor, [(examples[key].prompt, (examples[key].load(),)) for key in missing])
+            for key, prompt in zip(missing, fresh, strict=True):
+                kept[key] = prompt
+                held += prompt.videos.pixels.nbytes
+        for key in keys:
+            kept.move_to_end(key)
+        rows = [kept[key] for key in keys]
+        while held > most_bytes and kept:
+            held -= kept.popitem(last=False)[1].videos.pixels.nbytes
+        return rows
+
+    return encode
+
+
+def reward_function(examples: Mapping[str, Example], reward: Reward, well_formed: WellFormed) -> Callable[..., list[float | None]]:
+    """TRL's view of a reward: also reports the mean of each task and the share of well-formed replies."""
+
+    def rewarded(
+        prompts: Sequence[str], completions: Sequence[str], log_metric: Callable[[str, float], None], **_: Any
+    ) -> list[float | None]:
+        values = list(reward(prompts, completions))
+        if len(values) != len(completions):
+            raise ValueError(f"reward: gave {len(values)} values for {len(completions)} replies; give one each, None where there is none")
+        for key, value in zip(prompts, values, strict=True):
+            if value is not None:
+                log_metric(f"reward/{examples[key].task}", value)
+        for fits in well_formed(prompts, completions):
+            log_metric("format", float(fits))
+        return values
+
+    return rewarded

@@ -1,0 +1,195 @@
+"""How text and sampled frames become tensors. SFT, GRPO and generation share this, so that they see the same prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import ProcessorMixin
+from transformers.video_processing_utils import BaseVideoProcessor
+from transformers.video_utils import VideoMetadata, load_video
+
+from stages.domain.frames import Frames
+from stages.learning.tokenizer import TURN_START
+
+#: Label of a position that carries no loss.
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class VideoFields:
+    """What the processor made of the videos of one prompt.
+
+    Attributes:
+        pixels: float32 [patches, patch values] of all its videos, one after the other.
+        grids: int64 [videos, 3], temporal, vertical and horizontal patches of each.
+        seconds: seconds a temporal patch spans, one a video; None for families whose prompts carry time as text.
+    """
+
+    pixels: torch.Tensor
+    grids: torch.Tensor
+    seconds: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """Token ids of a rendered prompt (video placeholders expanded) and its videos."""
+
+    ids: tuple[int, ...]
+    videos: VideoFields
+
+
+def render(processor: ProcessorMixin, prompt: str, videos: int = 1) -> str:
+    """The chat text of a prompt: `videos` placeholders, the user's text, and the start of the assistant's turn.
+
+    The user's text is data: control tokens in it are defused, or a caption could open a turn or ask for a video.
+    """
+    for token in processor.tokenizer.all_special_tokens + [TURN_START]:
+        prompt = prompt.replace(token, token.replace("<|", "< |"))
+    content = [*({"type": "video"} for _ in range(videos)), {"type": "text", "text": prompt}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
+    assert isinstance(text, str)
+    return text
+
+
+def encode_prompts(processor: ProcessorMixin, prompts: Sequence[tuple[str, Sequence[Frames]]]) -> list[EncodedPrompt]:
+    """Encode prompts, each with its videos. The frames are taken as they are: nothing samples a second time."""
+    texts = [render(processor, prompt, len(videos)) for prompt, videos in prompts]
+    flat = [frames for _, videos in prompts for frames in videos]
+    fields = processor(
+        text=texts,
+        videos=[torch.from_numpy(frames.pixels.copy()).permute(0, 3, 1, 2) for frames in flat],
+        video_metadata=[_metadata(frames) for frames in flat],
+        do_sample_frames=False,
+        input_data_format="channels_first",
+    )
+    ids: list[list[int]] = fields["input_ids"]
+    return [
+        EncodedPrompt(tuple(ids[i]), videos)
+        for i, videos in enumerate(split_videos(fields, [len(videos) for _, videos in prompts]))
+    ]
+
+
+def _metadata(frames: Frames) -> VideoMetadata:
+    height, width = frames.pixels.shape[1:3]
+    return VideoMetadata(
+        total_num_frames=frames.total,
+        fps=float(frames.rate),
+        width=width,
+        height=height,
+        duration=float(frames.total / frames.rate),
+        # A list of its own: the processor of Qwen3-VL pads it in place when the number of frames is odd.
+        frames_indices=list(frames.indices),
+    )
+
+
+def split_videos(fields: Mapping[str, Any], videos_of: Sequence[int]) -> list[VideoFields]:
+    """Split the processor's flat video fields into one record a prompt. `videos_of`: how many videos each prompt has."""
+    grids = torch.as_tensor(fields["video_grid_thw"])
+    if sum(videos_of) != len(grids):
+        raise ValueError(f"videos: the prompts name {sum(videos_of)}, the processor made {len(grids)}; each video needs one placeholder")
+    patches = grids.prod(-1).tolist()
+    seconds = fields.get("second_per_grid_ts")
+    out: list[VideoFields] = []
+    video = row = 0
+    for count in videos_of:
+        rows = sum(patches[video : video + count])
+        out.append(
+            VideoFields(
+                pixels=fields["pixel_values_videos"][row : row + rows],
+                grids=grids[video : video + count],
+                seconds=None if seconds is None else tuple(float(s) for s in seconds[video : video + count]),
+            )
+        )
+        video, row = video + count, row + rows
+    return out
+
+
+def join_videos(videos: Sequence[VideoFields], device: torch.device | str) -> dict[str, torch.Tensor]:
+    """The model's keyword arguments for the videos of consecutive rows."""
+    joined = {
+        "pixel_values_videos": torch.cat([one.pixels for one in videos]).to(device),
+        "video_grid_thw": torch.cat([one.grids for one in videos]).to(device),
+    }
+    if all(one.seconds is not None for one in videos):
+        joined["second_per_grid_ts"] = torch.tensor([s for one in videos for s in one.seconds or ()]).to(device)
+    return joined
+
+
+def modality_of(ids: torch.Tensor, processor: ProcessorMixin) -> torch.Tensor:
+    """`mm_token_type_ids`, rebuilt from token ids: 0 text, 1 image, 2 video. Same shape as `ids`."""
+    kinds = torch.zeros_like(ids)
+    kinds[ids == processor.image_token_id] = 1
+    kinds[ids == processor.video_token_id] = 2
+    return kinds
+
+
+def placeholder_ids(processor: ProcessorMixin) -> list[int]:
+    """Tokens that stand for pixels: sampling one would leave the model without features for it."""
+    return [int(processor.image_token_id), int(processor.video_token_id)]
+
+
+def reply_ids(processor: ProcessorMixin, reply: str) -> list[int]:
+    """Token ids of a reply and of the end of the turn. Tokenised apart from the prompt, as generation produces it."""
+    tokenizer = processor.tokenizer
+    return [*tokenizer(reply, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id)]
+
+
+def prompt_batch(processor: ProcessorMixin, prompts: Sequence[EncodedPrompt], device: torch.device | str) -> dict[str, torch.Tensor]:
+    """Left-padded inputs for generation: `input_ids`, `attention_mask`, `mm_token_type_ids` [prompts, longest] and the videos."""
+    longest = max(len(prompt.ids) for prompt in prompts)
+    ids = torch.full((len(prompts), longest), int(processor.tokenizer.pad_token_id))
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt.ids) :] = torch.tensor(prompt.ids)
+        mask[row, longest - len(prompt.ids) :] = 1
+    return {
+        "input_ids": ids.to(device),
+        "attention_mask": mask.to(device),
+        "mm_token_type_ids": modality_of(ids, processor).to(device),
+        **join_videos([prompt.videos for prompt in prompts], device),
+    }
+
+
+def training_batch(processor: ProcessorMixin, prompts: Sequence[EncodedPrompt], replies: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Right-padded inputs for supervised training, `labels` on the reply and the end of the turn only. On the CPU."""
+    rows = [(prompt.ids, reply_ids(processor, reply)) for prompt, reply in zip(prompts, replies, strict=True)]
+    longest = max(len(prompt) + len(reply) for prompt, reply in rows)
+    ids = torch.full((len(rows), longest), int(processor.tokenizer.pad_token_id))
+    labels = torch.full_like(ids, IGNORE)
+    mask = torch.zeros_like(ids)
+    for row, (prompt, reply) in enumerate(rows):
+        end = len(prompt) + len(reply)
+        ids[row, :end] = torch.tensor([*prompt, *reply])
+        labels[row, len(prompt) : end] = torch.tensor(reply)
+        mask[row, :end] = 1
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": labels,
+        "mm_token_type_ids": modality_of(ids, processor),
+        **join_videos([prompt.videos for prompt in prompts], "cpu"),
+    }
+
+
+class _DecodesWithDecord:
+    """Reads a path in a chat message through decord: transformers itself knows torchcodec only."""
+
+    def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> Any:
+        if isinstance(video_url_or_urls, list):
+            pairs = [self.fetch_videos(one, sample_indices_fn=sample_indices_fn) for one in video_url_or_urls]
+            return [video for video, _ in pairs], [metadata for _, metadata in pairs]
+        return load_video(video_url_or_urls, backend="decord", sample_indices_fn=sample_indices_fn)
+
+
+def decode_with_decord(processor: ProcessorMixin) -> ProcessorMixin:
+    """Make ordinary chat messages that name a video file work; everything else stays as it is.
+
+    The class keeps the name of the stock one: that name is what `save_pretrained` writes, and `AutoProcessor` looks it up.
+    """
+    stock: type[BaseVideoProcessor] = type(processor.video_processor)
+    if not issubclass(stock, _DecodesWithDecord):
+        processor.video_processor.__class__ = type(stock.__name__, (_DecodesWithDecord, stock), {"__module__": stock.__module__})
+    return processor

@@ -1,0 +1,141 @@
+"""What supervised and reinforcement training share: a trainer's settings, resuming, reporting as it happens, and the out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from stages.domain.records import Checkpoint
+from stages.learning import checkpoints, distributed
+from stages.params import Precision, TrainingRow
+
+OnMetrics = Callable[[int, dict[str, float]], None]
+OnCheckpoint = Callable[[Checkpoint, Path], None]
+
+
+def settings(row: TrainingRow, *, seed: int, scratch: Path, per_device: int, rounds: int) -> dict[str, Any]:
+    """Keyword arguments that an SFTConfig and a GRPOConfig have in common."""
+    return {
+        "output_dir": str(scratch / "state"),
+        "max_steps": row.steps,
+        "per_device_train_batch_size": per_device,
+        "gradient_accumulation_steps": rounds,
+        "learning_rate": row.learning_rate,
+        "warmup_steps": row.warmup_steps,
+        "lr_scheduler_type": row.schedule,
+        "weight_decay": row.weight_decay,
+        "max_grad_norm": row.max_grad_norm,
+        "bf16": row.precision == "bf16",
+        "activation_checkpointing": row.gradient_checkpointing,
+        "gradient_checkpointing": None,  # TRL would switch it on; the other name is its successor
+        "save_strategy": "steps",
+        "save_steps": row.save_steps,
+        "save_total_limit": 2,
+        "seed": seed,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        **distributed.trainer_placement(),
+    }
+
+
+def weights_precision(row: TrainingRow) -> Precision:
+    """Precision the weights are loaded in. DeepSpeed keeps float32 masters of bf16 weights; without it the weights are the masters."""
+    return row.precision if distributed.placement().deepspeed is not None else "fp32"
+
+
+def train(
+    trainer: Any,
+    *,
+    stage: str,
+    steps: int,
+    scratch: Path,
+    out: Path,
+    summary: dict[str, Any],
+    on_metrics: OnMetrics,
+    on_checkpoint: OnCheckpoint,
+) -> dict[str, Any]:
+    """Train to `steps`, from the newest whole state in `scratch` if there is one, and lay the result into `out`.
+
+    Returns:
+        The summary that was written, with `resumed_from` and `deepspeed_stage`, which are circumstance and are not written.
+    """
+    states, saved = scratch / "state", scratch / "saved"
+    first = trainer.accelerator.is_main_process
+    if first:
+        resume = checkpoints.newest_whole(states)
+        if resume is not None and not (saved / f"{resume.name}.json").is_file():
+            # Killed between saving the state and making the model folder of it.
+            checkpoints.export(resume, saved, checkpoints.record_of(resume, stage, steps))
+    trainer.accelerator.wait_for_everyone()
+    resume = checkpoints.newest_whole(states)
+    resumed_from = 0 if resume is None else int(resume.name.rpartition("-")[2])
+
+    watch = _Watch(trainer, stage=stage, scratch=scratch, on_metrics=on_metrics, on_checkpoint=on_checkpoint)
+    trainer.add_callback(watch)
+    trainer.remove_callback(PrinterCallback)
+    if resumed_from < steps:
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    last = states / f"checkpoint-{steps}"
+    if first:
+        checkpoints.publish(saved, last, out, summary)
+    trainer.accelerator.wait_for_everyone()
+    return {**summary, "resumed_from": resumed_from, "deepspeed_stage": watch.deepspeed_stage}
+
+
+class _Watch(TrainerCallback):
+    """Reports metrics and checkpoints while they happen, and shows a progress bar. On the first process only."""
+
+    def __init__(self, trainer: Any, *, stage: str, scratch: Path, on_metrics: OnMetrics, on_checkpoint: OnCheckpoint) -> None:
+        self.trainer = trainer
+        self.stage = stage
+        self.scratch = scratch
+        self.on_metrics = on_metrics
+        self.on_checkpoint = on_checkpoint
+        self.deepspeed_stage = 0
+        self.bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.deepspeed_stage = distributed.deepspeed_stage(self.trainer)
+        if state.is_world_process_zero:
+            self.bar = tqdm(
+                total=state.max_steps, initial=state.global_step, desc=self.stage, unit="step", file=sys.stderr, mininterval=1.0
+            )
+            if self.deepspeed_stage:
+                self.on_metrics(state.global_step, {"deepspeed_stage": float(self.deepspeed_stage)})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        values = checkpoints.metrics(logs or {})
+        if values and state.is_world_process_zero:
+            self.on_metrics(state.global_step, values)
+            if self.bar is not None:
+                self.bar.set_postfix({k: f"{values[k]:.3g}" for k in ("loss", "reward") if k in values}, refresh=False)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.accelerator.wait_for_everyone()  # every process has written its part
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            checkpoints.seal(folder)
+            record = checkpoints.record_of(folder, self.stage, state.max_steps)
+            self.on_checkpoint(record, checkpoints.export(folder, self.scratch / "saved", record))
+        self.trainer.accelerator.wait_for_everyone()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Parameters, each shared one counted once; right for parameters that ZeRO-3 keeps elsewhere as well."""
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())

@@ -1,0 +1,320 @@
+"""``params.yaml`` as frozen types: everything that changes a result, and nothing else.
+
+No field has a default here: ``params.yaml`` is the only home of a value. Rules that span fields are checked at load, so that a
+GRPO row that names a task nobody synthesises fails in a second and not after an hour. Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from stages.domain.prompts import PromptTexts
+from stages.domain.records import TASK_NAMES, Exact, Split, TaskName
+from stages.domain.rewards import RewardRules
+from stages.domain.synthesis import TaskSettings
+
+#: Names of rows become parts of paths and commands, so nothing but these characters is let in.
+RowName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class ParamsError(ValueError):
+    """``params.yaml`` is not usable: each line says field, value and remedy."""
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CorpusParams(Table):
+    """The generated corpus: one coloured shape, two events in a row, ground truth for everything."""
+
+    train_clips: int = Field(gt=0)
+    validation_clips: int = Field(gt=0)
+    test_clips: int = Field(gt=0)
+    size_px: int = Field(ge=32, multiple_of=32)
+    frames: int = Field(ge=16)
+    rate: Exact
+    #: Combinations of colour, shape and events that never occur in training; half of the test clips are drawn from them.
+    held_out_combinations: int = Field(ge=0)
+    #: Constant rate factor of x264: 0 is lossless, 51 the worst.
+    crf: int = Field(ge=0, le=51)
+
+
+class IngestParams(Table):
+    #: A folder with videos and ``annotations.jsonl``; ``data/corpus`` is the generated one. Relative to the project or absolute.
+    source: str = Field(min_length=1)
+    #: Shares of the source videos that go to validation and test where the annotations name no split.
+    validation_share: Share
+    test_share: Share
+    min_frames: int = Field(ge=2)
+    max_duration_s: Positive
+
+
+class SynthesizeTasks(TaskSettings):
+    """Only the tasks that are named are made."""
+
+    @property
+    def named(self) -> tuple[TaskName, ...]:
+        return tuple(name for name in TASK_NAMES if getattr(self, name) is not None)
+
+
+class SynthesizeParams(Table):
+    sampled_frames: int = Field(ge=2, multiple_of=2)
+    contact_sheet_samples: int = Field(ge=1, le=32)
+    tasks: SynthesizeTasks
+
+
+class TowerParams(Table):
+    width: int = Field(gt=0)
+    layers: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    mlp_width: int = Field(gt=0)
+
+
+class TextTowerParams(TowerParams):
+    kv_heads: int = Field(gt=0)
+
+
+class VisionTowerParams(TowerParams):
+    patch_px: int = Field(gt=0)
+    merge: int = Field(gt=0)
+
+
+Precision = Literal["fp32", "bf16"]
+Family = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
+
+
+class TinyModelParams(Table):
+    """A model of the real architecture built from a configuration, with a random start and a tokenizer trained here."""
+
+    kind: Literal["tiny"]
+    family: Family
+    #: Of the saved base model, and of every policy while it is evaluated.
+    precision: Precision
+    vocabulary: int = Field(gt=256)
+    text: TextTowerParams
+    vision: VisionTowerParams
+
+    @model_validator(mode="after")
+    def _divides(self) -> TinyModelParams:
+        for name, tower in (("text", self.text), ("vision", self.vision)):
+            if tower.width % tower.heads:
+                raise ValueError(f"{name}.heads {tower.heads} does not divide {name}.width {tower.width}: choose a divisor")
+        if self.text.heads % self.text.kv_heads:
+            raise ValueError(f"text.kv_heads {self.text.kv_heads} does not divide text.heads {self.text.heads}: choose a divisor")
+        return self
+
+
+class PretrainedModelParams(Table):
+    """A model from the hub, or from a folder, at a pinned revision."""
+
+    kind: Literal["pretrained"]
+    name: str = Field(min_length=1)
+    revision: str = Field(min_length=1)
+    precision: Precision
+    #: Pixels of one frame after resizing, at most.
+    max_pixels_per_frame: int = Field(gt=0)
+
+
+ModelParams = Annotated[TinyModelParams | PretrainedModelParams, Field(discriminator="kind")]
+
+
+class TrainingRow(Table):
+    """What every training row has. A row's key in the table is its name, and its folder is ``models/<key>``."""
+
+    #: ``base``, the name of an SFT row, or the name of an earlier GRPO row.
+    init: RowName
+    #: Task to mixture weight.
+    tasks: dict[TaskName, Weight] = Field(min_length=1)
+    steps: int = Field(gt=0)
+    learning_rate: Positive
+    warmup_steps: int = Field(ge=0)
+    schedule: Literal["linear", "cosine", "constant_with_warmup"]
+    weight_decay: Weight
+    max_grad_norm: Positive
+    precision: Precision
+    gradient_checkpointing: bool
+    #: Save every so many steps; the last step is always saved.
+    save_steps: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> TrainingRow:
+        if not any(self.tasks.values()):
+            raise ValueError("tasks: every weight is 0; give at least one task a weight above 0")
+        return self
+
+
+class SftRow(TrainingRow):
+    #: Samples an optimiser step, over all devices.
+    samples_per_step: int = Field(gt=0)
+    #: Samples a device holds at once; accumulation follows.
+    samples_per_device: int = Field(gt=0)
+    #: Share of the teacher's answers that are right but short (first event only, a vague verb).
+    careless_share: Share
+
+
+class GrpoRow(TrainingRow):
+    #: Prompts an optimiser step, over all devices (TRL counts completions; accumulation is derived or refused).
+    prompts_per_step: int = Field(gt=0)
+    #: Completions a device holds at once while it computes the loss.
+    completions_per_device: int = Field(gt=0)
+    #: G, the rollouts of one prompt.
+    rollouts: int = Field(ge=2)
+    temperature: Positive
+    max_completion_tokens: int = Field(gt=0)
+    loss: Literal["grpo", "dr_grpo", "dapo", "bnpo"]
+    scale_rewards: Literal["group", "batch", "none"]
+    #: KL weight; 0 loads no reference model.
+    beta: Weight
+    epsilon: Positive
+    epsilon_high: Positive
+    #: Updates on one generation.
+    iterations: int = Field(gt=0)
+
+
+class RuleJudgeParams(Table):
+    """Deterministic, offline: exact on the generated corpus, content words elsewhere."""
+
+    kind: Literal["rule"]
+    #: On text outside the corpus's grammar: share of the reference's content words for full and for partial marks.
+    full_share: Share
+    partial_share: Share
+
+
+class EvaluationParams(Table):
+    #: Which policies are scored: ``base`` and any rows.
+    of: tuple[RowName, ...] = Field(min_length=1)
+    split: Split
+    samples_per_task: int = Field(gt=0)
+    max_new_tokens: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    bootstrap_draws: int = Field(ge=100)
+    confidence: float = Field(gt=0.5, lt=1)
+
+
+class GateParams(Table):
+    """When a candidate replaces the champion."""
+
+    registered_model: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    #: The candidate's mean score must exceed the champion's by at least this; the first champion must beat every baseline.
+    min_gain: float
+    max_task_drop: Share
+    min_format: Share
+
+
+class Params(Table):
+    recipe: RowName
+    seed: int = Field(ge=0)
+    corpus: CorpusParams
+    ingest: IngestParams
+    synthesize: SynthesizeParams
+    prompt: PromptTexts
+    model: ModelParams
+    sft: dict[RowName, SftRow]
+    grpo: dict[RowName, GrpoRow]
+    rewards: RewardRules
+    judge: RuleJudgeParams
+    evaluation: EvaluationParams
+    gate: GateParams
+
+    @model_validator(mode="after")
+    def _rows_fit_together(self) -> Params:
+        made = self.synthesize.tasks.named
+        clashes = (set(self.sft) & set(self.grpo)) | ({"base"} & (set(self.sft) | set(self.grpo)))
+        if clashes:
+            raise ValueError(f"sft/grpo: {sorted(clashes)[0]!r} names two things; row names are unique and 'base' is the start")
+        known: list[str] = ["base"]
+        for table, rows in (("sft", self.sft), ("grpo", self.grpo)):
+            for name, row in rows.items():
+                for task in row.tasks:
+                    if task not in made:
+                        raise ValueError(f"{table}.{name}.tasks: {task!r} is not synthesised (synthesize.tasks: {', '.join(made)})")
+                if row.init not in known:
+                    raise ValueError(f"{table}.{name}.init: {row.init!r} is not an earlier row (known here: {', '.join(known)})")
+                known.append(name)
+        inits = {row.init for row in (*self.sft.values(), *self.grpo.values())}
+        leaves = [name for name in known if name not in inits]
+        if len(leaves) != 1:
+            raise ValueError(
+                f"grpo: {len(leaves)} rows are nobody's init ({', '.join(leaves)}); the candidate is the table's only leaf, so chain"
+                " them through `init` or delete what is not wanted"
+            )
+        for name in self.evaluation.of:
+            if name not in known:
+                raise ValueError(f"evaluation.of: {name!r} is no row (known: {', '.join(known)})")
+        if leaves[0] not in self.evaluation.of:
+            raise ValueError(f"evaluation.of: the candidate {leaves[0]!r} is missing; the gate needs its scores")
+        if len(set(self.evaluation.of)) != len(self.evaluation.of):
+            raise ValueError("evaluation.of: a name stands twice")
+        return self
+
+    @property
+    def rows(self) -> dict[str, SftRow | GrpoRow]:
+        """Every training row, in an order in which each stands after its ``init``."""
+        return {**self.sft, **self.grpo}
+
+    @property
+    def candidate(self) -> str:
+        """The only row that no other starts from: what the gate looks at."""
+        inits = {row.init for row in self.rows.values()}
+        return next(name for name in ("base", *self.rows) if name not in inits)
+
+
+def load_params(path: Path | str = "params.yaml") -> Params:
+    """Read and check ``params.yaml``.
+
+    Raises:
+        ParamsError: the file is missing, no YAML, or breaks a rule; the message lists field, value and remedy, a line each.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ParamsError(
+            f"{path}: no such file; run from the project's folder, or take a recipe: vidbridge recipe use tiny"
+        ) from error
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not YAML: {error}") from error
+    if not isinstance(raw, Mapping):
+        raise ParamsError(f"{path}: expected a table of parameters, found {type(raw).__name__}")
+    return parse_params(raw, str(path))
+
+
+def parse_params(raw: Mapping[str, Any], name: str = "params") -> Params:
+    """Check parameters that are already in memory; ``name`` opens each line of the error."""
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{name}: {_field(e['loc'])}{_complaint(e)}" for e in error.errors()]
+        raise ParamsError("\n".join(lines)) from error
+
+
+def _field(loc: tuple[int | str, ...]) -> str:
+    # Pydantic puts the tag of a discriminated union into the location; a reader looks for the key.
+    return ".".join(str(part) for part in loc if part not in ("tiny", "pretrained")) + (": " if loc else "")
+
+
+def _complaint(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return f"unknown key (value {error['input']!r}); remove it or correct its spelling"
+    if error["type"] == "missing":
+        return "missing; every value stands in params.yaml, see infra/recipes/tiny.yaml for one"
+    message = error["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(error["input"], Mapping | Params) else f" (value {error['input']!r})"
+    return f"{message}{shown}"
+
+
+def digest(value: BaseModel | Mapping[str, Any]) -> str:
+    """SHA-256 of a value's canonical JSON, the first 16 hex digits: equal digests, equal parameters."""
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]

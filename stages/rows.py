@@ -1,0 +1,59 @@
+"""Rows on disk: JSON Lines of records, read and written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from stages.domain.records import Record
+
+R = TypeVar("R", bound=Record)
+
+
+class RowError(ValueError):
+    """A file between stages does not hold what it should: file, line, field."""
+
+
+def iterate_rows(path: Path, kind: type[R]) -> Iterator[R]:
+    """The records of a JSON Lines file, one at a time.
+
+    Raises:
+        RowError: a line is not a ``kind``; the message names file, line and field.
+        FileNotFoundError: no such file.
+    """
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield kind.model_validate_json(line)
+            except ValidationError as error:
+                first = error.errors()[0]
+                field = ".".join(str(part) for part in first["loc"])
+                remedy = "it was written by another version: dvc repro --force the stage that makes it"
+                raise RowError(f"{path}:{number}: {field}: {first['msg']} (value {first['input']!r}); {remedy}") from error
+
+
+def read_rows(path: Path, kind: type[R]) -> list[R]:
+    return list(iterate_rows(path, kind))
+
+
+def write_rows(path: Path, rows: Iterable[Record]) -> int:
+    """Write records as JSON Lines and return how many. The file appears whole: it is written beside and renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    count = 0
+    with unfinished.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(row.model_dump_json(exclude_none=True) + "\n")
+            count += 1
+    unfinished.replace(path)
+    return count
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a table as indented JSON with a line break at its end, keys in the order given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,77 @@
+"""Cold start: teach the think/answer format and the tasks on traces of the training split.
+
+Run as ``python -m stages.sft ROW``; writes ``models/ROW``. The generated corpus is its own teacher; ``careless_share`` of its answers
+are right but short, which is what reinforcement learning then has to mend.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from random import Random
+
+from stages import layout
+from stages.domain.prompts import sample_prompt
+from stages.domain.records import Sample
+from stages.domain.replies import render_reply
+from stages.entry import one_row, run_verb
+from stages.inputs import InputError, frame_loader, load_samples, scratch_folder
+from stages.learning.cold_start import train_sft
+from stages.learning.distributed import launch
+from stages.learning.examples import Example
+from stages.params import load_params
+from stages.tracking.runs import stage_run
+
+
+def teach(sample: Sample, careless_share: float, seed: int) -> str | None:
+    """What the teacher replies to this sample; None when there is no trace. Careless or not is drawn for each sample on its own."""
+    if sample.trace is None:
+        return None
+    careless = Random(f"{seed}/teacher/{sample.sample_id}").random() < careless_share
+    answer = sample.trace.careless_answer if careless and sample.trace.careless_answer else sample.trace.answer
+    return render_reply(sample.trace.thinking, answer)
+
+
+def main(*arguments: str) -> int:
+    params = load_params()
+    name = one_row("sft", list(arguments), list(params.sft))
+    if (status := launch("stages.sft", arguments)) is not None:
+        return status
+    row = params.sft[name]
+    with stage_run(f"sft@{name}", params) as run:
+        loader = frame_loader(params)
+        samples = load_samples("train", row.tasks)
+        examples = [
+            Example(s.sample_id, s.task, sample_prompt(s, params.prompt), reply, partial(loader.load, s))
+            for s in samples
+            if (reply := teach(s, row.careless_share, params.seed)) is not None
+        ]
+        if not examples:
+            raise InputError(
+                f"sft.{name}.tasks: none of {len(samples)} samples has a trace to learn from; write traces, or set `sft: {{}}`"
+            )
+        summary = train_sft(
+            layout.final_model(row.init),
+            examples,
+            row,
+            stage=f"sft@{name}",
+            seed=params.seed,
+            out=layout.model(name),
+            scratch=scratch_folder(
+                f"sft@{name}",
+                [row, params.prompt, params.seed],
+                [layout.SAMPLES, layout.model(row.init)],
+                [Path("stages/learning"), Path("stages/domain"), Path(__file__)],
+            ),
+            on_metrics=run.log,
+            on_checkpoint=run.checkpoint,
+        )
+        run.summary({"frames_served_by_decord": loader.stats.decord, "without_trace": len(samples) - len(examples)})
+        print(f"sft@{name}: {row.steps} steps on {len(examples):,} samples, {len(samples) - len(examples)} without a trace left out;"
+              f" resumed from step {summary['resumed_from']}, DeepSpeed stage {summary['deepspeed_stage']}")  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    run_verb(main, *sys.argv[1:])

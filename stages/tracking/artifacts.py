@@ -1,0 +1,80 @@
+"""MLflow's way to ``dvc://<hash>.dir/<path>``: an entry point, so that ``models:/NAME@champion`` loads wherever this package is.
+
+Import this module only through MLflow (its entry point does): importing it first would make MLflow look for the class half-way.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from pathlib import Path
+from tempfile import mkdtemp
+
+from mlflow.entities import FileInfo
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+from stages.tracking.content import Source, open_content, parse_source
+from stages.tracking.uri import TrackingError, project_root
+
+
+class DvcArtifactRepository(ArtifactRepository):
+    """Read-only; content comes from the cache of the project (``VIDBRIDGE_PROJECT`` or upward from here), else from its DVC remote."""
+
+    def __init__(self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
+        super().__init__(artifact_uri, tracking_uri, registry_uri)
+        self._source = _checked(artifact_uri)
+
+    def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
+        remedy = "change the stage, run dvc repro, then vidbridge register"
+        raise MlflowException(f"{self.artifact_uri}: {artifact_path or local_file}: content cannot be written to; {remedy}")
+
+    def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
+        self.log_artifact(local_dir, artifact_path)
+
+    def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
+        """Files and folders directly below ``path``, as MLflow lists them: paths relative to the URI."""
+        base = self._inside(path)
+        try:
+            with open_content(project_root()) as content:
+                below = {
+                    name: oid for name, oid in content.files(base.oid).items() if not base.path or name.startswith(f"{base.path}/")
+                }
+                found: dict[str, FileInfo] = {}
+                for name, oid in below.items():
+                    first, _, rest = name.removeprefix(f"{base.path}/" if base.path else "").partition("/")
+                    shown = posixpath.join(path or "", first)
+                    found[shown] = FileInfo(shown, bool(rest), None if rest else content.size(oid))
+        except TrackingError as error:
+            raise MlflowException(str(error)) from error
+        return [found[name] for name in sorted(found)]
+
+    def download_artifacts(self, artifact_path: str | None, dst_path: str | None = None) -> str:
+        """Put the content below ``dst_path`` (a new temporary folder where none is given); returns the local path."""
+        target = Path(dst_path) if dst_path else Path(mkdtemp(prefix="vidbridge-"))
+        if not target.is_dir():
+            raise MlflowException(f"{target}: not an existing folder")
+        source = self._inside(artifact_path)
+        try:
+            with open_content(project_root()) as content:
+                content.place(source, target, strip=self._source.path)
+        except TrackingError as error:
+            raise MlflowException(str(error)) from error
+        return str((target / (artifact_path or "")).resolve())
+
+    def _download_file(self, remote_file_path: str, local_path: str) -> None:
+        source = self._inside(remote_file_path)
+        try:
+            with open_content(project_root()) as content:
+                content.place(source, Path(local_path).parent, strip=posixpath.dirname(source.path))
+        except TrackingError as error:
+            raise MlflowException(str(error)) from error
+
+    def _inside(self, path: str | None) -> Source:
+        return _checked(posixpath.join(self._source.uri, path) if path else self._source.uri)
+
+
+def _checked(uri: str) -> Source:
+    try:
+        return parse_source(uri)
+    except TrackingError as error:
+        raise MlflowException(str(error)) from error

@@ -1,0 +1,301 @@
+"""Registration: after any ``dvc repro``, every saved checkpoint of the live rows becomes a model version. Idempotent; copies no weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from stages import layout
+from stages.domain.records import Checkpoint
+from stages.params import Params, load_params
+from stages.tracking.commits import PARAMS_FILE, holding_commit
+from stages.tracking.content import ContentStore, Source, open_content
+from stages.tracking.git import head, is_repository
+from stages.tracking.live import Pipeline, read_pipeline
+from stages.tracking.lock import LOCK_FILE, StageRecord
+from stages.tracking.metrics import send_unsent
+from stages.tracking.runs import TAG
+from stages.tracking.scores import parse_baselines, parse_scores
+from stages.tracking.store import experiment_id, locked, open_client
+from stages.tracking.uri import STATE, TrackingError
+from stages.tracking.versions import CANDIDATE, Version, all_versions
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+SCORES_FILE = "scores.json"
+#: These follow what is known now; every other tag is written once.
+MUTABLE = ("scores", "baselines", "lock_commit")
+REGISTER_WAIT_S = 600
+
+
+@dataclass(frozen=True)
+class RegisterReport:
+    """What `register` found and did. ``pushed``: objects that were new to the remote, None without a remote."""
+
+    model: str
+    created: tuple[Version, ...]
+    kept: int
+    updated: tuple[int, ...]
+    candidate: int | None
+    pushed: int | None
+    skipped: tuple[str, ...]
+    warnings: tuple[str, ...]
+    unsent_points: int
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A version that should exist."""
+
+    source: str
+    stage: str
+    row: str
+    tags: Mapping[str, str]
+    final: bool
+
+
+def register(root: Path) -> RegisterReport:
+    """Push the outs of ``dvc.lock`` to the DVC remote, then create the model versions that are missing and bring tags up to date.
+
+    Raises:
+        TrackingError: the store or the remote does not answer, an object is missing, or a file is damaged.
+    """
+    params = load_params(root / PARAMS_FILE)
+    client = open_client(root)
+    with locked(root / STATE / "register.lock", REGISTER_WAIT_S), open_content(root) as content:
+        return _reconcile(root, params, client, content)
+
+
+def _reconcile(root: Path, params: Params, client: MlflowClient, content: ContentStore) -> RegisterReport:
+    from mlflow.exceptions import MlflowException
+
+    pipeline = read_pipeline(content, root)
+    skipped, warnings = [], []
+    rows: list[tuple[str, StageRecord]] = []
+    for row, stage in _row_stages(params).items():
+        if reason := pipeline.stale(stage, content):
+            skipped.append(reason)
+        else:
+            rows.append((row, pipeline.records[stage]))
+    pushed = None
+    if content.remote_name():
+        pushed = content.push(sorted(oid for oid in pipeline.cached if content.has(oid)))
+    else:
+        warnings.append(
+            "no DVC remote: these versions load on this machine only; dvc remote add -d NAME URL, then vidbridge register"
+        )
+    model = params.gate.registered_model
+    try:
+        existing = {version.source: version for version in all_versions(client, model)}
+        wanted = [item for row, record in rows for item in _wanted(root, params, content, pipeline, row, record)]
+        runs = {
+            item.stage: _stage_run(client, root, pipeline.records[item.stage]) for item in wanted if item.source not in existing
+        }
+        if wanted and not existing:
+            _ensure_model(client, model)
+        created = [_create(client, model, item, runs[item.stage]) for item in wanted if item.source not in existing]
+        updated = [number for item in wanted if (number := _update(client, existing.get(item.source), item))]
+        if created:
+            existing = _without_duplicates(client, model, set(created))
+        candidate = _point_candidate(client, params, wanted, existing)
+        if rows:
+            _keep_files(client, root, params)
+        unsent = send_unsent(client, root)
+    except MlflowException as error:
+        raise TrackingError(
+            f"{model}: registration stopped: {error}; what was registered stays, run vidbridge register again"
+        ) from error
+    if wanted and any(item.tags.get("lock_commit") is None for item in wanted):
+        warnings.append(
+            "no commit holds this dvc.lock yet, so the gate will refuse these versions; commit dvc.lock and params.yaml"
+        )
+    return RegisterReport(
+        model=model,
+        created=tuple(version for version in existing.values() if version.number in created),
+        kept=sum(item.source in existing for item in wanted) - sum(existing[item.source].number in created for item in wanted),
+        updated=tuple(updated),
+        candidate=candidate,
+        pushed=pushed,
+        skipped=tuple(dict.fromkeys(skipped)),
+        warnings=tuple(warnings),
+        unsent_points=unsent,
+    )
+
+
+def _row_stages(params: Params) -> dict[str, str]:
+    """Every policy and the DVC stage that makes it."""
+    return {"base": "base"} | {row: f"sft@{row}" for row in params.sft} | {row: f"grpo@{row}" for row in params.grpo}
+
+
+def _wanted(
+    root: Path, params: Params, content: ContentStore, pipeline: Pipeline, row: str, record: StageRecord
+) -> Iterator[_Wanted]:
+    folder = layout.model(row).as_posix()
+    outs = [(path, out) for path, out in record.outs.items() if path == folder or path.startswith(f"{folder}/")]
+    if len(outs) != 1:
+        raise TrackingError(f"dvc.lock: stage {record.name} has {len(outs)} outs under {folder}, expected one; compare dvc.yaml")
+    path, out = outs[0]
+    shared = _shared_tags(root, params, pipeline, row, record, out)
+    final_only = _evaluation_tags(content, pipeline, row)
+    for checkpoint in _checkpoints(content, record.name, path, out):
+        own = {
+            "step": str(checkpoint.step),
+            "final": str(checkpoint.final).lower(),
+            "metrics": json.dumps(checkpoint.metrics, sort_keys=True),
+        }
+        tags = shared | own | (final_only if checkpoint.final else {})
+        yield _Wanted(Source(out, checkpoint.path).uri, record.name, row, tags, checkpoint.final)
+
+
+def _checkpoints(content: ContentStore, stage: str, path: str, out: str) -> list[Checkpoint]:
+    """The checkpoints inside an out; an out that is itself a model folder (the base) is one, at step 0."""
+    files = content.files(out)
+    text = content.read(out, layout.CHECKPOINTS_FILE)
+    if text is None:
+        place = next((place for place in ("", layout.FINAL) if f"{place}/config.json".lstrip("/") in files), None)
+        if place is None:
+            raise TrackingError(
+                f"{path}: holds neither {layout.CHECKPOINTS_FILE} nor a model; run the stage again: dvc repro -f -s {stage}"
+            )
+        return [Checkpoint(stage=stage, step=0, path=place, final=True)]
+    found = []
+    for number, line in enumerate(text.decode().splitlines(), 1):
+        try:
+            checkpoint = Checkpoint.model_validate_json(line)
+        except ValidationError as error:
+            raise TrackingError(
+                f"{path}/{layout.CHECKPOINTS_FILE} line {number}: {error.errors()[0]['msg']}; run {stage} again"
+            ) from error
+        if not any(file.startswith(f"{checkpoint.path}/") for file in files):
+            raise TrackingError(
+                f"{path}/{layout.CHECKPOINTS_FILE} line {number}: path {checkpoint.path!r} is not in the out; run {stage} again"
+            )
+        found.append(checkpoint)
+    return sorted(found, key=lambda item: (item.step, item.final))
+
+
+def _shared_tags(root: Path, params: Params, pipeline: Pipeline, row: str, record: StageRecord, out: str) -> dict[str, str]:
+    parents = {dep: {"stage": parent.stage, "out": parent.out} for dep, parent in pipeline.parents(record).items()}
+    tags = {
+        "stage": record.name,
+        "row": row,
+        "recipe": params.recipe,
+        "out": out,
+        "stage_digest": record.digest,
+        "params_digest": record.params_digest,
+        "params": json.dumps(dict(record.params), sort_keys=True),
+        "parents": json.dumps(parents, sort_keys=True),
+        "data": json.dumps(pipeline.data(record), sort_keys=True),
+    }
+    if is_repository(root) and (commit := head(root)):
+        tags["git_commit"] = commit
+    if commit := holding_commit(root, record.name, out):
+        tags["lock_commit"] = commit
+    return tags
+
+
+def _evaluation_tags(content: ContentStore, pipeline: Pipeline, row: str) -> dict[str, str]:
+    tags = {}
+    if text := _evaluated(content, pipeline, f"evaluate@{row}", layout.scores(row)):
+        parse_scores(text, f"{layout.scores(row)}/{SCORES_FILE}")
+        tags["scores"] = json.dumps(json.loads(text), sort_keys=True)
+    if tags and (text := _evaluated(content, pipeline, "baselines", layout.scores("baselines"))):
+        tags["baselines"] = parse_baselines(text, f"{layout.scores('baselines')}/{SCORES_FILE}").model_dump_json()
+    return tags
+
+
+def _evaluated(content: ContentStore, pipeline: Pipeline, stage: str, folder: Path) -> bytes | None:
+    """``scores.json`` as locked; None while that stage has not run, or has run on something else."""
+    if pipeline.stale(stage, content):
+        return None
+    out = pipeline.records[stage].outs.get(folder.as_posix())
+    return content.read(out, SCORES_FILE) if out else None
+
+
+def _stage_run(client: MlflowClient, root: Path, record: StageRecord) -> Run | None:
+    """The newest finished run of exactly this work; None where the stage was pulled, or ran without this store."""
+    where = (
+        f"tags.`{TAG}stage_digest` = '{record.digest}' and tags.`{TAG}stage` = '{record.name}' and attributes.status = 'FINISHED'"
+    )
+    found = client.search_runs([experiment_id(client, root)], where, max_results=1, order_by=["attributes.start_time DESC"])
+    return found[0] if found else None
+
+
+def _ensure_model(client: MlflowClient, model: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(model)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _create(client: MlflowClient, model: str, item: _Wanted, run: Run | None) -> int:
+    tags = {TAG + name: value for name, value in item.tags.items()}
+    if run and (commit := run.data.tags.get(TAG + "git_commit")):
+        tags[TAG + "git_commit"] = commit
+    version = client.create_model_version(
+        model, item.source, run_id=run.info.run_id if run else None, tags=tags, await_creation_for=0
+    )
+    return int(version.version)
+
+
+def _update(client: MlflowClient, version: Version | None, item: _Wanted) -> int | None:
+    if version is None:
+        return None
+    news = {name: item.tags[name] for name in MUTABLE if name in item.tags and version.tags.get(TAG + name) != item.tags[name]}
+    for name, value in news.items():
+        client.set_model_version_tag(version.model, str(version.number), TAG + name, value)
+    return version.number if news else None
+
+
+def _without_duplicates(client: MlflowClient, model: str, ours: set[int]) -> dict[str, Version]:
+    """The versions by source. Another host may have registered at the same moment: of two, the older stays, and we remove only ours."""
+    kept: dict[str, Version] = {}
+    for version in all_versions(client, model):
+        if version.source in kept and version.number in ours:
+            client.delete_model_version(model, str(version.number))
+            ours.discard(version.number)
+        else:
+            kept.setdefault(version.source, version)
+    return kept
+
+
+def _point_candidate(client: MlflowClient, params: Params, wanted: list[_Wanted], existing: Mapping[str, Version]) -> int | None:
+    """Alias ``candidate`` on the last checkpoint of the table's only leaf; None (and nothing moved) while that has not been made."""
+    for item in wanted:
+        if item.row == params.candidate and item.final:
+            version = existing[item.source]
+            if CANDIDATE not in version.aliases:
+                client.set_registered_model_alias(version.model, CANDIDATE, str(version.number))
+            return version.number
+    return None
+
+
+def _keep_files(client: MlflowClient, root: Path, params: Params) -> None:
+    """Keep this ``dvc.lock`` and ``params.yaml`` once, with the pipeline's run where there is one."""
+    texts = {name: (root / name).read_text(encoding="utf-8") for name in (LOCK_FILE, PARAMS_FILE)}
+    digest = hashlib.sha256("\0".join(texts.values()).encode()).hexdigest()
+    experiment = experiment_id(client, root)
+    if client.search_runs([experiment], f"tags.`{TAG}files` = '{digest}'", max_results=1):
+        return
+    parent = os.environ.get("VIDBRIDGE_PIPELINE_RUN")
+    run_id = parent
+    if run_id is None:
+        tags = {TAG + "kind": "register", TAG + "recipe": params.recipe}
+        run_id = str(client.create_run(experiment, run_name=f"register {params.recipe}", tags=tags).info.run_id)
+    for name, text in texts.items():
+        client.log_text(run_id, text, name)
+    client.set_tag(run_id, TAG + "files", digest)
+    if parent is None:
+        client.set_terminated(run_id)

@@ -1,0 +1,201 @@
+"""What a stage tells MLflow while it works: parameters, metrics, checkpoints, and how it ended.
+
+with stage_run("grpo@bridge", params) as run:
+    run.log(step, {"reward": 0.4})
+    run.checkpoint(checkpoint, folder)
+    run.summary({"final/reward": 0.7})
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from stages.domain.records import Checkpoint
+from stages.params import Params, digest
+from stages.tracking import lock
+from stages.tracking.git import head, is_dirty, is_repository
+from stages.tracking.metrics import MetricBuffer
+from stages.tracking.store import experiment_id, is_first_rank, open_client
+from stages.tracking.uri import TrackingError, project_root
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+#: Every tag of ours starts so.
+TAG = "vidbridge."
+PARENT_TAG = "mlflow.parentRunId"
+#: Limits of an MLflow batch and of a parameter's value.
+BATCH_PARAMS = 100
+PARAM_CHARACTERS = 6000
+
+
+class Terminated(SystemExit):
+    """SIGTERM, as an exception, so that the run is closed as KILLED and resources are let go."""
+
+
+class StageRun:
+    """One run in MLflow. On ranks other than the first every method does nothing, and ``run_id`` is None."""
+
+    def __init__(self, client: MlflowClient | None, run: Run | None, root: Path) -> None:
+        self._client = client
+        self.run_id: str | None = run.info.run_id if run else None
+        self.tags: dict[str, str] = dict(run.data.tags) if run else {}
+        self._metrics = MetricBuffer(client, run.info.run_id, root) if client and run else None
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Metrics of one step; seen in MLflow within about 2 s, never waits for the network."""
+        if self._metrics:
+            self._metrics.add(step, metrics)
+
+    def summary(self, metrics: Mapping[str, float]) -> None:
+        """Metrics of the whole stage (step 0 is their only step)."""
+        self.log(0, metrics)
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Set tags now; ``vidbridge.`` is put before each name."""
+        if self._client and self.run_id:
+            from mlflow.entities import RunTag
+
+            named = {TAG + name: value for name, value in tags.items()}
+            self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in named.items()], synchronous=True)
+            self.tags |= named
+
+    def checkpoint(self, checkpoint: Checkpoint, folder: Path) -> None:
+        """Record a saved checkpoint at once: step and place in the tag ``vidbridge.checkpoint.<step>``, metrics as ``checkpoint/<name>``.
+
+        ``folder`` is where it lies now; it becomes a model version when DVC has committed the stage and `register` runs.
+        """
+        if not self._metrics:
+            return
+        self._metrics.add(checkpoint.step, {f"checkpoint/{name}": value for name, value in checkpoint.metrics.items()})
+        self._metrics.flush()
+        row = {"step": checkpoint.step, "path": checkpoint.path, "final": checkpoint.final, "location": str(folder.resolve())}
+        self.tag({f"checkpoint.{checkpoint.step:08d}": json.dumps(row)})
+
+    def close(self, status: str) -> None:
+        """Send what is left and end the run with ``status`` (FINISHED, FAILED or KILLED)."""
+        from mlflow.exceptions import MlflowException
+
+        if not (self._client and self._metrics and self.run_id):
+            return
+        self._metrics.close()
+        try:
+            self._client.set_terminated(self.run_id, status=status)
+        except MlflowException as error:
+            # The stage's result is on disk: a store that died meanwhile must not void hours of work.
+            print(f"tracking: run {self.run_id} could not be closed as {status} ({error})", flush=True)
+
+
+@contextmanager
+def stage_run(stage: str, params: Params, root: Path | None = None) -> Iterator[StageRun]:
+    """The run of one stage: FINISHED, or FAILED on an exception, or KILLED on Ctrl-C and SIGTERM (the exception goes on).
+
+    Under the flow (``VIDBRIDGE_PIPELINE_RUN``) it is a child of the pipeline's run, else a run of its own. Its tags say stage, recipe,
+    commit, and digests of the stage, its parameters and its data, all computed from ``dvc.yaml``.
+
+    Raises:
+        TrackingError: at once, when the store does not answer.
+    """
+    root = root or project_root()
+    if not is_first_rank():
+        yield StageRun(None, None, root)
+        return
+    client = open_client(root)
+    record = lock.current_stage(root, stage)
+    tags = _tags(root, params) | {TAG + "kind": "stage", TAG + "stage": stage} | _record_tags(record)
+    if parent := os.environ.get("VIDBRIDGE_PIPELINE_RUN"):
+        tags[PARENT_TAG] = parent
+    used = _flat(record.params) if record else _flat(params.model_dump(mode="json"))
+    with _recorded(client, root, stage, tags, used) as run:
+        yield run
+
+
+@contextmanager
+def pipeline_run(params: Params, root: Path | None = None, tags: Mapping[str, str] | None = None) -> Iterator[StageRun]:
+    """The parent run of a pipeline; give ``run.run_id`` to the stages as ``VIDBRIDGE_PIPELINE_RUN``. Ends like :func:`stage_run`."""
+    root = root or project_root()
+    client = open_client(root)
+    named = {TAG + name: value for name, value in (tags or {}).items()}
+    all_tags = _tags(root, params) | {TAG + "kind": "pipeline", TAG + "params_digest": digest(params)} | named
+    with _recorded(client, root, f"pipeline {params.recipe}", all_tags, _flat(params.model_dump(mode="json"))) as run:
+        yield run
+
+
+@contextmanager
+def _recorded(client: MlflowClient, root: Path, name: str, tags: Mapping[str, str], used: Mapping[str, str]) -> Iterator[StageRun]:
+    from mlflow.entities import Param
+    from mlflow.exceptions import MlflowException
+
+    try:
+        record = client.create_run(experiment_id(client, root), run_name=name, tags=dict(tags))
+        items = [Param(key, value) for key, value in used.items()]
+        for start in range(0, len(items), BATCH_PARAMS):
+            client.log_batch(record.info.run_id, params=items[start : start + BATCH_PARAMS], synchronous=True)
+    except MlflowException as error:
+        raise TrackingError(f"MLflow run {name!r} cannot be opened: {error}") from error
+    run = StageRun(client, record, root)
+    status = "FAILED"
+    try:
+        with _termination_raises():
+            yield run
+        status = "FINISHED"
+    except (KeyboardInterrupt, Terminated):
+        status = "KILLED"
+        raise
+    finally:
+        run.close(status)
+
+
+@contextmanager
+def _termination_raises() -> Iterator[None]:
+    """SIGTERM raises :class:`Terminated` in the main thread, unless someone else handles it already."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        raise Terminated(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _tags(root: Path, params: Params) -> dict[str, str]:
+    tags = {TAG + "recipe": params.recipe, TAG + "host": socket.gethostname(), TAG + "pid": str(os.getpid())}
+    if is_repository(root) and (commit := head(root)):
+        tags |= {TAG + "git_commit": commit, TAG + "git_dirty": str(is_dirty(root)).lower()}
+    return tags
+
+
+def _record_tags(record: lock.StageRecord | None) -> dict[str, str]:
+    if record is None:
+        return {}
+    tags = {TAG + "stage_digest": record.digest, TAG + "params_digest": record.params_digest}
+    # Folders and JSON are data; the hashes of code stand in the stage digest.
+    data = {path: value for path, value in record.deps.items() if not path.endswith((".py", ".yaml"))}
+    return tags | {TAG + "data": json.dumps(data, sort_keys=True)}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """``{"grpo": {"bridge": {"steps": 50}}}`` as ``{"grpo.bridge.steps": "50"}``."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}".removeprefix("params.yaml.")
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[name] = (value if isinstance(value, str) else json.dumps(value))[:PARAM_CHARACTERS]
+    return flat

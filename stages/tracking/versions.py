@@ -1,0 +1,186 @@
+"""Registered model versions as plain values, and the names of everything we write on them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.tracking.content import Source, open_content, parse_source
+from stages.tracking.runs import TAG
+from stages.tracking.scores import Baselines, ScoreCard, parse_scores
+from stages.tracking.uri import STATE, TrackingError
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+CANDIDATE = "candidate"
+CHAMPION = "champion"
+#: Folders that `load_checkpoint` put together, by content.
+LOADED = STATE / "loaded"
+PAGE = 1000
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version: a checkpoint of a stage's out. ``parents`` maps a dep's path to the stage that made it and that stage's out hash."""
+
+    model: str
+    number: int
+    source: str
+    run_id: str | None
+    aliases: tuple[str, ...]
+    created_ms: int
+    tags: Mapping[str, str] = field(repr=False)
+
+    def _text(self, name: str) -> str | None:
+        return self.tags.get(TAG + name)
+
+    def _table(self, name: str) -> dict[str, Any]:
+        return dict(json.loads(self.tags.get(TAG + name, "{}")))
+
+    @property
+    def stage(self) -> str:
+        return self.tags.get(TAG + "stage", "")
+
+    @property
+    def out(self) -> str:
+        return self.tags.get(TAG + "out", "")
+
+    @property
+    def step(self) -> int:
+        return int(self.tags.get(TAG + "step", "0"))
+
+    @property
+    def final(self) -> bool:
+        return self._text("final") == "true"
+
+    @property
+    def recipe(self) -> str | None:
+        return self._text("recipe")
+
+    @property
+    def git_commit(self) -> str | None:
+        """HEAD when the stage ran, where its run is known, else when it was registered."""
+        return self._text("git_commit")
+
+    @property
+    def lock_commit(self) -> str | None:
+        """A commit whose ``dvc.lock`` holds this result, as of the last `register`; the gate looks again."""
+        return self._text("lock_commit")
+
+    @property
+    def params_digest(self) -> str | None:
+        return self._text("params_digest")
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return self._table("params")
+
+    @property
+    def data(self) -> dict[str, str]:
+        return self._table("data")
+
+    @property
+    def parents(self) -> dict[str, dict[str, str]]:
+        return self._table("parents")
+
+    @property
+    def scores(self) -> ScoreCard | None:
+        text = self._text("scores")
+        return parse_scores(text, f"{self.model} version {self.number}: tag {TAG}scores") if text else None
+
+    @property
+    def baselines(self) -> Baselines | None:
+        text = self._text("baselines")
+        return Baselines.model_validate_json(text) if text else None
+
+
+def all_versions(client: MlflowClient, model: str) -> list[Version]:
+    """Every version of ``model``, oldest first, in one look-up for a thousand; empty where the model is not registered."""
+    found: list[Version] = []
+    token: str | None = None
+    aliases = _aliases(client, model)
+    while True:
+        page = client.search_model_versions(f"name = '{model}'", max_results=PAGE, page_token=token)
+        found += [_version(item, aliases) for item in page]
+        token = page.token or None
+        if not token:
+            return sorted(found, key=lambda version: version.number)
+
+
+def find_version(client: MlflowClient, model: str, which: str | int) -> Version:
+    """The version with that number or alias.
+
+    Raises:
+        TrackingError: there is none; the message names what there is.
+    """
+    wanted = str(which)
+    versions = all_versions(client, model)
+    for version in versions:
+        if wanted in (str(version.number), *version.aliases):
+            return version
+    if not versions:
+        raise TrackingError(
+            f"{model}: no version {wanted!r}: none is registered yet; run vidbridge run, or vidbridge register after dvc repro"
+        )
+    there = ", ".join(
+        f"{version.number}" + (f" ({', '.join(version.aliases)})" if version.aliases else "") for version in versions[-8:]
+    )
+    remedy = "run vidbridge promote" if wanted == CHAMPION else "take one of these"
+    raise TrackingError(f"{model}: no version {wanted!r} (latest: {there}); {remedy}")
+
+
+def load_version(root: Path, version: Version) -> Path:
+    """The folder of a version on this machine: weights linked from the DVC cache, fetched from the DVC remote where needed.
+
+    Raises:
+        TrackingError: neither has it.
+    """
+    source = parse_source(version.source)
+    target = root / LOADED / source.oid.removesuffix(".dir") / (source.path or "all")
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as part, open_content(root) as content:
+        whole = Path(part) / "whole"
+        content.place(Source(source.oid, source.path), whole, strip=source.path)
+        try:
+            whole.replace(target)
+        except OSError:
+            # Another process was faster, with the same content.
+            if not target.is_dir():
+                raise
+    return target
+
+
+def _aliases(client: MlflowClient, model: str) -> dict[int, list[str]]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        registered = client.get_registered_model(model)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise
+    named: dict[int, list[str]] = {}
+    for alias, number in registered.aliases.items():
+        named.setdefault(int(number), []).append(alias)
+    return named
+
+
+def _version(item: ModelVersion, aliases: Mapping[int, list[str]]) -> Version:
+    number = int(item.version)
+    return Version(
+        model=item.name,
+        number=number,
+        source=item.source or "",
+        run_id=item.run_id or None,
+        aliases=tuple(sorted(aliases.get(number, ()))),
+        created_ms=item.creation_timestamp,
+        tags=dict(item.tags),
+    )

@@ -1,0 +1,146 @@
+"""Edits applied to sampled frames at load time: the edit list is the truth, and no edited file has to exist.
+
+Loading a masked or interleaved sample costs what plain sampling costs: each clip is read once, and dark frames not at all.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from stages.domain.frames import Frames
+from stages.domain.records import Clip, Sample
+from stages.domain.timeline import Source, resolve, sample_indices
+from stages.video.probe import Probe, probe
+from stages.video.reader import ReadStats, read_frames
+
+Pixels = npt.NDArray[np.uint8]
+
+#: A clip that decodes to at most this many bytes is kept whole: every sample of it is then served from memory.
+WHOLE_CLIP_BYTES = 2_000_000
+
+
+class FrameLoader:
+    """Loads samples' frames and keeps the latest used in memory, at most ``cache_bytes`` of them.
+
+    Args:
+        clips: the manifest by clip id.
+        source: the folder that the clips' paths are relative to.
+        cache_bytes: bound on the pixels kept; 0 keeps none.
+    """
+
+    def __init__(self, clips: Mapping[str, Clip], source: Path, cache_bytes: int) -> None:
+        self.stats = ReadStats()
+        self._clips = clips
+        self._source = source
+        self._cache_bytes = cache_bytes
+        self._cached: OrderedDict[tuple[str, str], Pixels] = OrderedDict()
+        self._held_bytes = 0
+        self._probes: dict[str, Probe] = {}
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of pixels in memory now."""
+        return self._held_bytes
+
+    def load(self, sample: Sample) -> Frames:
+        """The sampled frames of a sample's timeline, dark ones black, all of the first segment's size.
+
+        Raises:
+            KeyError: the timeline names a clip that the manifest lacks.
+            VideoError: a clip cannot be read.
+        """
+        timeline = sample.timeline
+        indices = sample_indices(timeline.frames, sample.sampled_frames)
+        unknown = [name for name in timeline.clip_ids if name not in self._clips]
+        if unknown:
+            raise KeyError(
+                f"sample {sample.sample_id!r}: clip {unknown[0]!r} is not in the manifest; run synthesize again after ingest"
+            )
+        key = ("sample", sample.sample_id)
+        pixels = self._recall(key)
+        if pixels is None:
+            pixels = self._show(resolve(timeline, indices))
+            if any(not self._is_small(name) for name in timeline.clip_ids):
+                self._keep(key, pixels)
+        return Frames(pixels=pixels, indices=indices, total=timeline.frames, rate=timeline.rate)
+
+    def _show(self, sources: Sequence[Source]) -> Pixels:
+        first = self._clips[sources[0].clip_id]
+        shown = np.zeros((len(sources), first.height, first.width, 3), np.uint8)
+        for clip_id in dict.fromkeys(source.clip_id for source in sources):
+            places = [place for place, source in enumerate(sources) if source.clip_id == clip_id and not source.dark]
+            if not places:
+                continue
+            read = self._read(clip_id, [sources[place].frame for place in places])
+            shown[places] = conform(read, first.width, first.height)
+        return shown
+
+    def _read(self, clip_id: str, numbers: list[int]) -> Pixels:
+        clip = self._clips[clip_id]
+        if not self._is_small(clip_id):
+            return self._decode(clip, numbers)
+        key = ("clip", clip_id)
+        whole = self._recall(key)
+        if whole is None:
+            whole = self._decode(clip, list(range(clip.frames)))
+            self._keep(key, whole)
+        picked: Pixels = whole[numbers]
+        return picked
+
+    def _decode(self, clip: Clip, numbers: list[int]) -> Pixels:
+        path = self._source / clip.path
+        if clip.clip_id not in self._probes:
+            self._probes[clip.clip_id] = probe(path)
+        return read_frames(path, numbers, known=self._probes[clip.clip_id], stats=self.stats)[0]
+
+    def _is_small(self, clip_id: str) -> bool:
+        clip = self._clips[clip_id]
+        return clip.frames * clip.height * clip.width * 3 <= min(WHOLE_CLIP_BYTES, self._cache_bytes)
+
+    def _recall(self, key: tuple[str, str]) -> Pixels | None:
+        if key in self._cached:
+            self._cached.move_to_end(key)
+        return self._cached.get(key)
+
+    def _keep(self, key: tuple[str, str], pixels: Pixels) -> None:
+        if pixels.nbytes > self._cache_bytes:
+            return
+        pixels.setflags(write=False)
+        self._cached[key] = pixels
+        self._held_bytes += pixels.nbytes
+        while self._held_bytes > self._cache_bytes:
+            _, dropped = self._cached.popitem(last=False)
+            self._held_bytes -= dropped.nbytes
+
+
+def conform(pixels: Pixels, width: int, height: int) -> Pixels:
+    """Frames [N, h, w, 3] scaled into width x height; the aspect ratio stays, and what is left over is black."""
+    _, old_height, old_width, _ = pixels.shape
+    if (old_width, old_height) == (width, height):
+        return pixels
+    scale = min(width / old_width, height / old_height)
+    inner_width, inner_height = max(1, round(old_width * scale)), max(1, round(old_height * scale))
+    left, top = (width - inner_width) // 2, (height - inner_height) // 2
+    fitted = np.zeros((len(pixels), height, width, 3), np.uint8)
+    for number, frame in enumerate(pixels):
+        scaled = Image.fromarray(frame).resize((inner_width, inner_height), Image.Resampling.BILINEAR)
+        fitted[number, top : top + inner_height, left : left + inner_width] = np.asarray(scaled)
+    return fitted
+
+
+def load_video(path: Path, frames: int) -> Frames:
+    """``frames`` frames spread evenly over any video file, for a prediction.
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
+    facts = probe(path)
+    indices = sample_indices(facts.frames, frames)
+    pixels, _ = read_frames(path, indices, known=facts)
+    return Frames(pixels=pixels, indices=indices, total=facts.frames, rate=facts.rate)

@@ -1,0 +1,176 @@
+"""Frames to H.264, and a whole-file decode that proves a file sound. Every command is built by ffmpeg-python.
+
+ffmpeg-python has no time-out of its own, so the command is compiled and run here, as a list and never through a shell.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import ffmpeg
+import imageio_ffmpeg
+import numpy as np
+import numpy.typing as npt
+
+from stages.video.errors import FfmpegMissing, VideoError
+
+#: Longer than any sane clip needs: a stuck encoder or decoder ends with an error instead of a hang.
+TIMEOUT_S = 600.0
+
+#: Containers that are opened at all. Playlists and concat scripts, which name other files, are not among them.
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
+
+
+def ffmpeg_binary() -> str:
+    """The ffmpeg to run: ``VIDBRIDGE_FFMPEG`` where it is set, else the one that the locked imageio-ffmpeg brings.
+
+    A system ffmpeg is never picked up silently: the generated corpus must have the same bytes on every machine.
+
+    Raises:
+        FfmpegMissing: the named file does not exist or may not be run, or imageio-ffmpeg has none for this platform.
+    """
+    named = os.environ.get("VIDBRIDGE_FFMPEG")
+    if named:
+        if not os.access(named, os.X_OK) or Path(named).is_dir():
+            raise FfmpegMissing(
+                f"VIDBRIDGE_FFMPEG: {named!r} is no executable file; correct it, or unset it to use the locked ffmpeg"
+            )
+        return str(Path(named).absolute())
+    package = Path(imageio_ffmpeg.__file__).parent
+    try:
+        binary: str = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise FfmpegMissing(f"ffmpeg: imageio-ffmpeg has none for this platform ({error}); set VIDBRIDGE_FFMPEG to one") from error
+    if package not in Path(binary).parents:
+        raise FfmpegMissing(
+            f"ffmpeg: imageio-ffmpeg offers {binary!r}, which is not its own; reinstall imageio-ffmpeg, or set"
+            " VIDBRIDGE_FFMPEG to that file to use it knowingly"
+        )
+    return binary
+
+
+def encode_command(width: int, height: int, rate: Fraction, path: Path, crf: int) -> list[str]:
+    """The arguments of one deterministic encode: raw RGB frames on stdin, an H.264 MP4 at ``path``.
+
+    Single-threaded and bit-exact, without metadata, every GOP closed and starting at most two seconds after the last, so
+    that the same frames give the same bytes and every reader can seek.
+    """
+    source = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=str(rate))
+    output = source.output(
+        str(path.absolute()),
+        format="mp4",
+        vcodec="libx264",
+        preset="veryfast",
+        crf=crf,
+        pix_fmt="yuv420p",
+        g=max(1, round(2 * rate)),
+        threads=1,
+        map_metadata=-1,
+        fflags="+bitexact",
+        movflags="+faststart",
+        # The scaler's SIMD paths differ between processors unless it is told to be exact.
+        sws_flags="bicubic+accurate_rnd+full_chroma_int+bitexact",
+        **{"flags:v": "+bitexact+cgop", "x264-params": "open-gop=0"},
+    )
+    command: list[str] = output.global_args("-hide_banner", "-loglevel", "error").compile(
+        cmd=ffmpeg_binary(), overwrite_output=True
+    )
+    return command
+
+
+def encode(
+    frames: npt.NDArray[np.uint8] | Iterable[npt.NDArray[np.uint8]],
+    rate: Fraction,
+    path: Path,
+    crf: int,
+    timeout_s: float = TIMEOUT_S,
+) -> list[str]:
+    """Write frames as an H.264 MP4 (yuv420p, closed GOP); the same input gives the same bytes.
+
+    Args:
+        frames: uint8 RGB, [T, H, W, 3] or T arrays [H, W, 3]; H and W even.
+        rate: frames a second.
+        path: where the file goes; an existing file is replaced.
+        crf: constant rate factor of x264, 0 (lossless) to 51.
+
+    Returns:
+        The command that ran, as ffmpeg-python built it.
+
+    Raises:
+        ValueError: no frames, a wrong shape, or an odd size.
+        VideoError: ``encode-failed``, with what ffmpeg said.
+        OSError: the disk is full (``ENOSPC``).
+        FfmpegMissing: there is no ffmpeg.
+    """
+    array = np.asarray(frames if isinstance(frames, np.ndarray) else list(frames))
+    if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or not len(array):
+        raise ValueError(f"frames: shape {array.shape}, {array.dtype}; need uint8 [T, H, W, 3] with T >= 1")
+    _, height, width, _ = array.shape
+    if height % 2 or width % 2:
+        raise ValueError(f"frames: {width}x{height}; H.264 in yuv420p needs an even width and height, so crop or pad by one pixel")
+    command = encode_command(width, height, rate, path, crf)
+    try:
+        done = _run(command, timeout_s, stdin=np.ascontiguousarray(array).tobytes())
+    except subprocess.TimeoutExpired as error:
+        _remove_partial(path)
+        raise VideoError("encode-failed", f"{path.name}: ffmpeg did not end within {timeout_s:g} s") from error
+    if done.returncode:
+        said = _said(done)
+        _remove_partial(path)
+        if "No space left on device" in said:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        raise VideoError("encode-failed", f"{path.name}: {said}")
+    return command
+
+
+def validate_command(path: Path) -> list[str]:
+    """The arguments of a whole-file decode that stops at the first error and reports how many frames came out."""
+    source = ffmpeg.input(str(path.absolute()), protocol_whitelist="file,pipe", format_whitelist=CONTAINERS, threads=1)
+    output = source["v:0"].output("-", format="null", fps_mode="passthrough")
+    command: list[str] = output.global_args(
+        "-hide_banner", "-nostdin", "-loglevel", "error", "-nostats", "-progress", "pipe:1", "-xerror"
+    ).compile(cmd=ffmpeg_binary())
+    return command
+
+
+def validate(path: Path, timeout_s: float = TIMEOUT_S) -> int:
+    """Decode the whole file and return how many frames it shows.
+
+    Raises:
+        VideoError: ``damaged`` with what ffmpeg said, or ``timeout``.
+        FfmpegMissing: there is no ffmpeg.
+    """
+    try:
+        done = _run(validate_command(path), timeout_s)
+    except subprocess.TimeoutExpired as error:
+        raise VideoError("timeout", f"{path.name}: decoding did not end within {timeout_s:g} s") from error
+    counts = [line.partition(b"=")[2] for line in done.stdout.splitlines() if line.startswith(b"frame=")]
+    if done.returncode or not counts:
+        raise VideoError("damaged", f"{path.name}: {_said(done) or 'no frame could be decoded'}")
+    return int(counts[-1])
+
+
+def _run(command: list[str], timeout_s: float, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    try:
+        if stdin is None:
+            return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False)
+        return subprocess.run(command, input=stdin, capture_output=True, timeout=timeout_s, check=False)
+    except FileNotFoundError as error:
+        raise FfmpegMissing(f"ffmpeg: {command[0]!r} does not exist; set VIDBRIDGE_FFMPEG, or reinstall imageio-ffmpeg") from error
+
+
+def _said(done: subprocess.CompletedProcess[bytes]) -> str:
+    # The last lines name the cause, and a damaged file can say the same thing ten thousand times.
+    lines = dict.fromkeys(line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip())
+    return " | ".join(list(lines)[-3:])
+
+
+def _remove_partial(path: Path) -> None:
+    # Half a file must not be taken for a clip; a device or pipe that was named as the output stays.
+    if path.is_file():
+        path.unlink()

@@ -1,0 +1,25 @@
+"""What can be wrong with a video file, as a value that a program counts and a person reads."""
+
+from __future__ import annotations
+
+
+class VideoError(Exception):
+    """A video that cannot be used.
+
+    Attributes:
+        reason: a stable slug (``damaged``, ``empty-file``, ``no-video-stream`` …).
+        detail: what was found, for a person.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        # Both go to the base class, so that the error survives the trip out of a worker process.
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+class FfmpegMissing(RuntimeError):
+    """There is no ffmpeg to run; the message names the remedy."""
