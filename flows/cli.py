@@ -20,7 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 recipe_app = typer.Typer(help="Choose what params.yaml says. Example: vidbridge recipe use smoke", no_args_is_help=True)
-scratch_app = typer.Typer(help="The state from which interrupted training resumes. Example: vidbridge scratch status", no_args_is_help=True)
+scratch_app = typer.Typer(
+    help="The state from which interrupted training resumes. Example: vidbridge scratch status", no_args_is_help=True
+)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(scratch_app, name="scratch")
 
@@ -42,7 +44,8 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", "--plan", help="Only show what would run, and why.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a run that trains a pretrained model.")] = False,
     resume_across_code: Annotated[
-        bool, typer.Option("--resume-across-code", help="Resume training from a checkpoint although its code changed since (tagged).")
+        bool,
+        typer.Option("--resume-across-code", help="Resume training from a checkpoint although its code changed since (tagged)."),
     ] = False,
 ) -> None:
     """Run what is out of date, register what came of it, print the scores.
@@ -84,15 +87,21 @@ def register() -> None:
     Example: dvc repro && vidbridge register
     """
     root = _root()
+    from flows import show
     from stages.tracking.registry import register as reconcile
+    from stages.tracking.render import register_table
 
-    typer.echo(str(reconcile(root)))
+    show.console().print(register_table(reconcile(root)))
 
 
 @app.command()
 def promote(
     version: Annotated[str | None, typer.Argument(help="Version to promote; the newest candidate when left out.")] = None,
     reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
+    new_evaluation: Annotated[
+        bool,
+        typer.Option("--new-evaluation", help="The champion was scored by an earlier evaluation: compare with the baselines only."),
+    ] = False,
 ) -> None:
     """Let the gate compare a candidate with the champion, and move the alias when it is better.
 
@@ -100,7 +109,7 @@ def promote(
     """
     from flows import releasing
 
-    if not releasing.promote(_root(), version, reason):
+    if not releasing.promote(_root(), version, reason, new_evaluation):
         raise typer.Exit(FAILURE)
 
 
@@ -225,7 +234,9 @@ def recipe_use(
     from flows import recipes
 
     params = recipes.use(_root(), name, force)
-    typer.echo(f"params.yaml is now {params.recipe} (seed {params.seed}); see what changed: git diff params.yaml; then: vidbridge run")
+    typer.echo(
+        f"params.yaml is now {params.recipe} (seed {params.seed}); see what changed: git diff params.yaml; then: vidbridge run"
+    )
 
 
 @scratch_app.command("status")

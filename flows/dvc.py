@@ -28,7 +28,13 @@ State = Literal["up to date", "will run", "restore"]
 TARGET = "summary"
 _TAIL_LINES = 15
 #: Advice that DVC prints after every stage; the flow pushes and commits by itself.
-_ADVICE = ("To track the changes with git, run:", "\tgit add ", "To enable auto staging, run:", "\tdvc config core.autostage", "Use `dvc push`")
+_ADVICE = (
+    "To track the changes with git, run:",
+    "\tgit add ",
+    "To enable auto staging, run:",
+    "\tdvc config core.autostage",
+    "Use `dvc push`",
+)
 
 
 class StageMeta(BaseModel):
@@ -111,7 +117,7 @@ def _selected(stages: list[Any], target: str) -> list[Any]:
 
 def _closure(graph: Any, wanted: list[Any]) -> list[Any]:
     """The stages that ``wanted`` need, itself included, in an order that is the same on every machine."""
-    import networkx as nx
+    import networkx as nx  # type: ignore[import-untyped]
 
     needed = set(wanted).union(*(nx.descendants(graph, stage) for stage in wanted))
     # DVC's edges point from a stage to what it depends on.
@@ -279,7 +285,9 @@ def reproduce(
     except Cancelled as error:
         raise StageCancelled(f"stage {stage} was cancelled; the next run takes it up at its last checkpoint") from error
     except TimedOut as error:
-        raise StageTimedOut(f"stage {stage} ran longer than meta.timeout_s {timeout_s:g}; raise it in dvc.yaml, or do less work") from error
+        raise StageTimedOut(
+            f"stage {stage} ran longer than meta.timeout_s {timeout_s:g}; raise it in dvc.yaml, or do less work"
+        ) from error
     if status != 0:
         raise StageFailed(stage, said.get("exit", status), tuple(tail))
     return StageResult(stage, said["outcome"], time.monotonic() - started)

@@ -7,9 +7,11 @@ the flow is; after a ``kill -9`` the guards do it.
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,32 +25,42 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, State
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import dvc
 from flows.dvc import Plan, PlanStep, StageResult
 from flows.errors import FlowError, StageCancelled, StageFailed, UsageError
 from flows.results import read_scores
+from flows.show import as_text
 from stages import layout
-from stages.params import load_params
+from stages.params import Params, load_params
+from stages.tracking.registry import RegisterReport, register
+from stages.tracking.render import register_table
+from stages.tracking.commits import record_commit
+from stages.tracking.runs import Terminated, pipeline_run
+from stages.tracking.uri import is_server, tracking_uri
 
 #: How often the flow asks the server whether someone cancelled it.
 CANCEL_POLL_S = 2.0
+#: Tells stages, and the registry, which MLflow run they belong to.
+PARENT = "VIDBRIDGE_PIPELINE_RUN"
 #: Exit status of a stage that wants a person, not another attempt.
 USAGE_STATUS = 2
 _STAGE_END_S = 20.0
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PipelineReport:
-    """What a run did. ``failed`` names stages that failed, ``skipped`` those that waited for them."""
+    """What a run that ended well did; ``commit`` holds its ``dvc.lock`` and ``params.yaml``, on a branch ``runs/<name>`` or below HEAD."""
 
     ran: tuple[StageResult, ...]
-    failed: tuple[str, ...]
-    skipped: tuple[str, ...]
+    name: str
     mlflow_run: str | None
-    registration: str
+    commit: str
+    registration: RegisterReport
 
 
 def stage_slots() -> int:
@@ -138,12 +150,12 @@ def _run_stages(root: Path, plan: Plan, env: dict[str, str], cancelled: threadin
                     tags=[step.meta.kind],
                 )
                 before = [futures[name] for name in step.upstream if name in futures]
-                future = prepared.submit(root, step, env, cancelled, wait_for=before)
+                future = prepared.submit(root, step, env, cancelled, wait_for=before, return_state=False)
                 futures[step.name] = future
                 future.add_done_callback(tell(step.name))
             name = board.ended.get()
             del board.running[name]
-            outcome = futures[name].state.result(raise_on_failure=False)
+            outcome = futures[name].result(raise_on_failure=False)
             if isinstance(outcome, BaseException):
                 board.fail(name, outcome)
             else:
@@ -168,7 +180,7 @@ def _watching_for_cancel(cancelled: threading.Event) -> Iterator[None]:
                 try:
                     state = client.read_flow_run(run_id).state
                 except Exception as error:  # the server may be away for a moment; the next look decides
-                    get_logger_of_module().debug("cannot ask for cancellation: %s", error)
+                    _LOGGER.debug("cannot ask for cancellation: %s", error)
                     continue
                 if state is not None and (state.is_cancelling() or state.is_cancelled()):
                     cancelled.set()
@@ -184,12 +196,11 @@ def _watching_for_cancel(cancelled: threading.Event) -> Iterator[None]:
 
 
 @contextmanager
-def _pipeline_run(root: Path, run_name: str) -> Iterator[str | None]:
+def _pipeline_run(root: Path, params: Params, run_name: str) -> Iterator[str]:
     """MLflow's parent run; it ends as KILLED when Prefect interrupts the flow."""
-    from stages.tracking.runs import Terminated, pipeline_run
-
     try:
-        with pipeline_run(load_params(root / "params.yaml"), root, {"flow_run": run_name}) as run:
+        with pipeline_run(params, root, {"pipeline_run": run_name}) as run:
+            assert run.run_id is not None  # a flow has no ranks
             try:
                 yield run.run_id
             except TerminationSignal as error:
@@ -198,14 +209,30 @@ def _pipeline_run(root: Path, run_name: str) -> Iterator[str | None]:
         raise error.__cause__ or error from None
 
 
-@task(name="register", task_run_name="register", cache_policy=NO_CACHE, persist_result=False, retries=1, retry_delay_seconds=2)
-def register_versions(root: Path) -> str:
-    """Make every committed checkpoint a model version; says what it did."""
-    from stages.tracking.registry import register
+@contextmanager
+def _exported(name: str, value: str) -> Iterator[None]:
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
-    report = str(register(root))
+
+@task(name="record", task_run_name="record", cache_policy=NO_CACHE, persist_result=False)
+def record(root: Path, run_name: str) -> str:
+    """Commit ``dvc.lock`` and ``params.yaml`` on a branch of this run, beside the work tree; returns the commit."""
+    sha = record_commit(root, run_name)
+    get_run_logger().info("dvc.lock is held by commit %s", sha[:12])
+    return sha
+
+
+@task(name="register", task_run_name="register", cache_policy=NO_CACHE, persist_result=False, retries=1, retry_delay_seconds=2)
+def register_versions(root: Path, mlflow_run: str) -> RegisterReport:
+    """Make every committed checkpoint a model version; the parent run keeps ``dvc.lock`` and ``params.yaml``."""
+    with _exported(PARENT, mlflow_run):
+        report = register(root)
     logger = get_run_logger()
-    for line in report.splitlines():
+    for line in as_text(register_table(report)).splitlines():
         logger.info(line)
     return report
 
@@ -220,58 +247,68 @@ def register_versions(root: Path) -> str:
 def pipeline(root: Path, target: str = dvc.TARGET) -> PipelineReport | State[Any]:
     """Bring ``target`` up to date and register what came of it.
 
-    Raises:
-        FlowError: a stage failed for good; every stage that did not depend on it has run, and what was done stays done.
+    Ends as failed, with a :class:`FlowError`, when a stage failed for good: every stage that did not depend on it has run, and what
+    was done stays done. Ends as cancelled when someone cancels it on the server.
     """
     root = Path(root)
-    logger = get_run_logger()
-    restored = dvc.plan(root, target)
-    if restored.to_restore:
-        dvc.restore(root, restored.to_restore)
+    params = load_params(root / "params.yaml")
+    run_name = f"{params.recipe}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{str(flow_run.id)[:4]}"
     plan = dvc.plan(root, target)
+    if plan.to_restore:
+        dvc.restore(root, plan.to_restore)
+        plan = dvc.plan(root, target)
     create_table_artifact(key="plan", table=plan_table(plan), description=f"What `{target}` needs, and why it runs")
     cancelled = threading.Event()
-    with _watching_for_cancel(cancelled), _pipeline_run(root, str(flow_run.name)) as mlflow_run:
-        env = {"VIDBRIDGE_PIPELINE_RUN": mlflow_run} if mlflow_run else {}
+    with _watching_for_cancel(cancelled), _pipeline_run(root, params, run_name) as mlflow_run:
         _link_tracking(mlflow_run)
-        board = _run_stages(root, plan, env, cancelled)
+        board = _run_stages(root, plan, {PARENT: mlflow_run}, cancelled)
         if cancelled.is_set():
             return Cancelled(message="cancelled; every stage has been ended, the next run goes on from the last checkpoints")
-        report = register_versions(root) if board.done or not board.failed else "nothing was registered"
-        _publish(root, board, report)
+        if board.failed and not board.done:
+            return _failure(board)
+        commit = record(root, run_name)
+        registration = register_versions(root, mlflow_run)
+        _publish(root, board, registration)
         if board.failed:
-            raise FlowError(_failure(board))
-    logger.info("%d stages ran, %d up to date", len(board.done), len(plan.steps) - len(plan.to_run))
-    return PipelineReport(tuple(board.done.values()), tuple(board.failed), tuple(board.skipped), mlflow_run, report)
+            return _failure(board)
+    return PipelineReport(tuple(board.done.values()), run_name, mlflow_run, commit, registration)
 
 
 def plan_table(plan: Plan) -> list[dict[str, str]]:
     return [{"stage": step.name, "state": step.state, "why": "; ".join(step.why)} for step in plan.steps]
 
 
-def _failure(board: _Board) -> str:
+def _failure(board: _Board) -> State[Any]:
+    """A state and not an exception: Prefect would print the traceback of every failed stage once more."""
     lines = [str(error) for error in board.failed.values()]
     if board.skipped:
         lines.append(f"not run because of that: {', '.join(board.skipped)}")
     lines.append("what was done stays done; mend the cause and type: vidbridge run")
-    return "\n".join(lines)
+    message = "\n".join(lines)
+    return Failed(message=message, data=FlowError(message))
 
 
-def _link_tracking(mlflow_run: str | None) -> None:
-    uri = os.environ["MLFLOW_TRACKING_URI"]
-    if mlflow_run and uri.startswith(("http://", "https://")):
-        create_link_artifact(key="mlflow", link=f"{uri.rstrip('/')}/#/runs/{mlflow_run}", description="The MLflow run of this pipeline run")
-    elif mlflow_run:
+def _link_tracking(mlflow_run: str) -> None:
+    uri = tracking_uri()
+    if is_server(uri):
+        create_link_artifact(
+            key="mlflow", link=f"{uri.rstrip('/')}/#/runs/{mlflow_run}", description="The MLflow run of this pipeline run"
+        )
+    else:
         create_markdown_artifact(key="mlflow", markdown=f"MLflow run `{mlflow_run}`; `vidbridge ui` shows it.")
 
 
-def _publish(root: Path, board: _Board, registration: str) -> None:
+def _publish(root: Path, board: _Board, registration: RegisterReport) -> None:
     rows = [{"stage": r.stage, "outcome": r.outcome, "seconds": round(r.seconds, 1)} for r in board.done.values()]
     rows += [{"stage": name, "outcome": "failed", "seconds": None} for name in board.failed]
     rows += [{"stage": name, "outcome": "skipped", "seconds": None} for name in board.skipped]
     create_table_artifact(key="stages", table=rows, description="What the stages of this run did")
     if scores := read_scores(root):
-        create_table_artifact(key="scores", table=[{"policy": name, **row} for name, row in scores.items()], description="Held-out scores")
-    create_markdown_artifact(key="registration", markdown=f"```\n{registration}\n```")
+        create_table_artifact(
+            key="scores", table=[{"policy": name, **row} for name, row in scores.items()], description="Held-out scores"
+        )
+    create_markdown_artifact(key="registration", markdown=f"```\n{as_text(register_table(registration))}\n```")
     if (root / layout.REPORTS).is_dir():
-        create_link_artifact(key="report", link=(root / layout.REPORTS).as_uri(), description="Metrics and plots of the summary stage")
+        create_link_artifact(
+            key="report", link=(root / layout.REPORTS).as_uri(), description="Metrics and plots of the summary stage"
+        )

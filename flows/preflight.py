@@ -59,7 +59,9 @@ def problems(root: Path, params: Params, plan: Plan) -> list[str]:
     """Everything that would make a run fail later; each entry says field, value and remedy. Empty: go ahead."""
     found = []
     if not is_repository(root):
-        found.append(f"git: {root} is no repository, and a model version names its commit; type: git init && git add -A && git commit -m start")
+        found.append(
+            f"git: {root} is no repository, and a model version names its commit; type: git init && git add -A && git commit -m start"
+        )
     found += _source(root, params, plan)
     if ffmpeg() is None:
         named = os.environ.get("VIDBRIDGE_FFMPEG")
@@ -74,7 +76,9 @@ def problems(root: Path, params: Params, plan: Plan) -> list[str]:
         found.append(str(error))
     url = os.environ.get("PREFECT_API_URL")
     if url and not answers(url):
-        found.append(f"PREFECT_API_URL: {url}: no answer; start that server, correct the address, or unset it to use one of our own")
+        found.append(
+            f"PREFECT_API_URL: {url}: no answer; start that server, correct the address, or unset it to use one of our own"
+        )
     return found
 
 
@@ -85,9 +89,13 @@ def _source(root: Path, params: Params, plan: Plan) -> list[str]:
         return []
     folder = root / Path(params.ingest.source).expanduser()
     if not folder.is_dir():
-        return [f"ingest.source: {params.ingest.source!r} is no folder; name the folder of your videos in params.yaml ({layout.CORPUS}: generated)"]
+        return [
+            f"ingest.source: {params.ingest.source!r} is no folder; name the folder of your videos in params.yaml ({layout.CORPUS}: generated)"
+        ]
     if not (folder / layout.ANNOTATIONS_FILE).is_file():
-        return [f"ingest.source: {params.ingest.source!r} holds no {layout.ANNOTATIONS_FILE}; add one line of JSON for each video (see README)"]
+        return [
+            f"ingest.source: {params.ingest.source!r} holds no {layout.ANNOTATIONS_FILE}; add one line of JSON for each video (see README)"
+        ]
     return []
 
 
@@ -115,7 +123,9 @@ def only_run(root: Path) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise FlowError(f"run: process {holder} is running this project already; wait for it, or end it: kill {holder}") from error
+            raise FlowError(
+                f"run: process {holder} is running this project already; wait for it, or end it: kill {holder}"
+            ) from error
         file.seek(0)
         file.truncate()
         file.write(str(os.getpid()))

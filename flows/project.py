@@ -38,7 +38,9 @@ def find_root(start: Path | None = None) -> Path:
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").is_file():
             return folder
-    raise UsageError(f"working directory: {here} is not inside a project (no dvc.yaml upward of it); cd into it or set VIDBRIDGE_PROJECT")
+    raise UsageError(
+        f"working directory: {here} is not inside a project (no dvc.yaml upward of it); cd into it or set VIDBRIDGE_PROJECT"
+    )
 
 
 def state(root: Path) -> Path:
@@ -79,3 +81,8 @@ def stage_environment(root: Path, extra: Mapping[str, str] | None = None) -> dic
     # MLFLOW_RUN_ID would make every stage log into the parent run.
     env.pop("MLFLOW_RUN_ID", None)
     return env
+
+
+def scratch(root: Path) -> Path:
+    """``VIDBRIDGE_SCRATCH``: the state from which interrupted training resumes."""
+    return Path(os.environ.get("VIDBRIDGE_SCRATCH") or defaults(root)["VIDBRIDGE_SCRATCH"]).expanduser()

@@ -58,7 +58,10 @@ def difference(root: Path, name: str) -> str:
     new = recipe(root, name).path
     old = (root / PARAMS).read_text(encoding="utf-8") if (root / PARAMS).is_file() else ""
     lines = difflib.unified_diff(
-        old.splitlines(keepends=True), new.read_text(encoding="utf-8").splitlines(keepends=True), str(PARAMS), str(FOLDER / new.name)
+        old.splitlines(keepends=True),
+        new.read_text(encoding="utf-8").splitlines(keepends=True),
+        str(PARAMS),
+        str(FOLDER / new.name),
     )
     return "".join(lines)
 

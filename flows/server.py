@@ -60,7 +60,19 @@ def answers(url: str, timeout_s: float = 2.0) -> bool:
 def server_command(port: int) -> list[str]:
     """Prefect's server as one process on the loopback interface, without the user interface."""
     factory = "prefect.server.api.server:create_app"
-    return [sys.executable, "-m", "uvicorn", "--factory", factory, "--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
+    return [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "--factory",
+        factory,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--log-level",
+        "error",
+    ]
 
 
 class Server:
@@ -80,9 +92,13 @@ class Server:
         while not answers(self.address):
             if self._process.poll() is not None:
                 tail = "\n  ".join(self._log.read_text(errors="replace").splitlines()[-5:])
-                raise FlowError(f"Prefect server: ended with status {self._process.returncode}; try again, or see {self._log}:\n  {tail}")
+                raise FlowError(
+                    f"Prefect server: ended with status {self._process.returncode}; try again, or see {self._log}:\n  {tail}"
+                )
             if time.monotonic() - self._started > STARTUP_S:
-                raise FlowError(f"Prefect server: no answer within {STARTUP_S} s; see {self._log}, or set PREFECT_API_URL to one that runs")
+                raise FlowError(
+                    f"Prefect server: no answer within {STARTUP_S} s; see {self._log}, or set PREFECT_API_URL to one that runs"
+                )
             time.sleep(0.05)
         return self.address
 

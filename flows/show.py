@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from flows.dvc import Plan
@@ -19,6 +20,14 @@ _COLOURS = {"will run": "yellow", "restore": "cyan", "up to date": "green"}
 
 def console(error: bool = False) -> Console:
     return Console(stderr=error, highlight=False, soft_wrap=error)
+
+
+def as_text(table: RenderableType, width: int = 120) -> str:
+    """A table as plain lines, for logs and artefacts."""
+    out = Console(file=StringIO(), width=width, color_system=None)
+    with out.capture() as captured:
+        out.print(table)
+    return captured.get().strip("\n")
 
 
 def show_plan(out: Console, plan: Plan) -> None:

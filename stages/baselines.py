@@ -15,7 +15,9 @@ from stages.domain.records import Sample, Score, TaskName
 from stages.domain.replies import render_reply
 from stages.domain.scoring import score_reply
 from stages.entry import run_verb
-from stages.inputs import evaluation_digest, evaluation_samples, judge, load_samples
+from stages.held_out import evaluation_digest, evaluation_samples
+from stages.inputs import load_samples
+from stages.judging.choose import judge_of
 from stages.params import load_params
 from stages.rows import write_json, write_rows
 from stages.tracking.runs import stage_run
@@ -29,7 +31,7 @@ def reply_of(sample: Sample) -> str:
 def main() -> int:
     params = load_params()
     with stage_run("baselines", params) as run:
-        samples, referee = evaluation_samples(params), judge(params)
+        samples, referee = evaluation_samples(params), judge_of(params.judge)
         by_task: dict[TaskName, list[Sample]] = {}
         for sample in samples:
             by_task.setdefault(sample.task, []).append(sample)

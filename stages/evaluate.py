@@ -22,7 +22,9 @@ from stages.domain.prompts import sample_prompt
 from stages.domain.records import Sample, Score
 from stages.domain.scoring import score_reply
 from stages.entry import one_row, run_verb
-from stages.inputs import evaluation_digest, evaluation_samples, frame_loader, judge
+from stages.held_out import evaluation_digest, evaluation_samples
+from stages.inputs import frame_loader
+from stages.judging.choose import judge_of
 from stages.learning.factory import device, load_model, use_threads
 from stages.learning.generate import generate
 from stages.params import Params, load_params
@@ -51,9 +53,9 @@ def main(*arguments: str) -> int:
                     max_new_tokens=params.evaluation.max_new_tokens,
                     temperature=None,
                     batch_size=params.evaluation.batch_size,
-                    progress=lambda done: bar.update(done) and None,
+                    progress=bar.update,  # type: ignore[arg-type]
                 )
-            rules, referee = params.rewards, judge(params)
+            rules, referee = params.rewards, judge_of(params.judge)
             return [score_reply(sample, reply, referee, rules) for sample, reply in zip(samples, replies, strict=True)]
 
         video = scored(row, lambda frames: frames)

@@ -6,8 +6,7 @@ Run as ``python -m stages.grpo ROW``; writes ``models/ROW``.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from stages import layout
@@ -15,10 +14,12 @@ from stages.domain.prompts import sample_prompt
 from stages.domain.records import Score
 from stages.domain.scoring import reward, score_reply
 from stages.entry import one_row, run_verb
-from stages.inputs import frame_loader, judge, load_samples, scratch_folder
+from stages.inputs import frame_loader, load_samples
+from stages.judging.choose import judge_of
 from stages.learning.distributed import launch
 from stages.learning.examples import Example
 from stages.params import load_params
+from stages.scratch import scratch_folder
 from stages.tracking.runs import stage_run
 
 
@@ -31,24 +32,22 @@ def main(*arguments: str) -> int:
 
     row = params.grpo[name]
     with stage_run(f"grpo@{name}", params) as run:
-        loader, referee = frame_loader(params), judge(params)
+        loader, referee = frame_loader(params), judge_of(params.judge)
         samples = {sample.sample_id: sample for sample in load_samples("train", row.tasks)}
         examples = [
             Example(s.sample_id, s.task, sample_prompt(s, params.prompt), None, partial(loader.load, s)) for s in samples.values()
         ]
 
-        def rewards(sample_ids: Sequence[str], replies: Sequence[str]) -> list[float | None]:
-            scores: list[Score] = [
-                score_reply(samples[sample_id], reply, referee, params.rewards)
-                for sample_id, reply in zip(sample_ids, replies, strict=True)
-            ]
-            return [reward(score, params.rewards) for score in scores]
+        @lru_cache(maxsize=row.prompts_per_step * row.rollouts)  # the reward and the format share ask about the same replies
+        def scored(sample_id: str, reply: str) -> Score:
+            return score_reply(samples[sample_id], reply, referee, params.rewards)
 
         summary = train_grpo(
             layout.final_model(row.init),
             examples,
             row,
-            rewards,
+            reward=lambda ids, replies: [reward(scored(i, reply), params.rewards) for i, reply in zip(ids, replies, strict=True)],
+            well_formed=lambda ids, replies: [scored(i, reply).format_ok for i, reply in zip(ids, replies, strict=True)],
             stage=f"grpo@{name}",
             seed=params.seed,
             out=layout.model(name),

@@ -16,11 +16,12 @@ from stages.domain.prompts import sample_prompt
 from stages.domain.records import Sample
 from stages.domain.replies import render_reply
 from stages.entry import one_row, run_verb
-from stages.inputs import InputError, frame_loader, load_samples, scratch_folder
+from stages.inputs import InputError, frame_loader, load_samples
 from stages.learning.cold_start import train_sft
 from stages.learning.distributed import launch
 from stages.learning.examples import Example
 from stages.params import load_params
+from stages.scratch import scratch_folder
 from stages.tracking.runs import stage_run
 
 

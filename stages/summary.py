@@ -15,7 +15,7 @@ from stages import layout
 from stages.domain.metrics import paired_difference
 from stages.domain.records import Score
 from stages.entry import run_verb
-from stages.inputs import evaluation_samples
+from stages.held_out import evaluation_samples
 from stages.params import Params, load_params
 from stages.rows import read_rows, write_json
 from stages.tracking.runs import stage_run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,10 @@ def train(
     trainer.add_callback(watch)
     trainer.remove_callback(PrinterCallback)
     if resumed_from < steps:
-        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        with warnings.catch_warnings():
+            # TRL 1.16 asks transformers 5.23 by a name that has a successor.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+            trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     last = states / f"checkpoint-{steps}"
     if first:
         checkpoints.publish(saved, last, out, summary)

@@ -90,8 +90,9 @@ def read_pipeline(content: ContentStore, root: Path) -> Pipeline:
     changed: dict[str, tuple[str, ...]] = {}
     try:
         for stage in content.repo.index.stages:
-            record = locked.get(stage.addressing)
-            if record is None:
+            # `addressing` would depend on the working directory.
+            record = locked.get(getattr(stage, "name", "") or "")
+            if record is None or stage.path_in_repo != "dvc.yaml":
                 continue
             records[record.name] = record
             cached |= {str(out.hash_info.value) for out in stage.outs if out.use_cache and out.hash_info}

@@ -87,7 +87,7 @@ def current_stage(root: Path, name: str) -> StageRecord | None:
 
     try:
         with Repo(str(root)) as repo:
-            stage = repo.stage.load_one(name=name)
+            stage = repo.stage.load_one(str(root / "dvc.yaml"), name)
             stage.save_deps(allow_missing=True)
             stage.outs = []
             return _record(name, to_single_stage_lockfile(stage))

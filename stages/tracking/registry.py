@@ -97,15 +97,14 @@ def _reconcile(root: Path, params: Params, client: MlflowClient, content: Conten
     try:
         existing = {version.source: version for version in all_versions(client, model)}
         wanted = [item for row, record in rows for item in _wanted(root, params, content, pipeline, row, record)]
-        runs = {
-            item.stage: _stage_run(client, root, pipeline.records[item.stage]) for item in wanted if item.source not in existing
-        }
-        if wanted and not existing:
-            _ensure_model(client, model)
-        created = [_create(client, model, item, runs[item.stage]) for item in wanted if item.source not in existing]
+        missing = {item.source: item for item in wanted if item.source not in existing}
         updated = [number for item in wanted if (number := _update(client, existing.get(item.source), item))]
+        runs = {stage: _stage_run(client, root, pipeline.records[stage]) for stage in {item.stage for item in missing.values()}}
+        if missing and not existing:
+            _ensure_model(client, model)
+        created = {_create(client, model, item, runs[item.stage]) for item in missing.values()}
         if created:
-            existing = _without_duplicates(client, model, set(created))
+            existing = _without_duplicates(client, model, created)
         candidate = _point_candidate(client, params, wanted, existing)
         if rows:
             _keep_files(client, root, params)
@@ -121,7 +120,7 @@ def _reconcile(root: Path, params: Params, client: MlflowClient, content: Conten
     return RegisterReport(
         model=model,
         created=tuple(version for version in existing.values() if version.number in created),
-        kept=sum(item.source in existing for item in wanted) - sum(existing[item.source].number in created for item in wanted),
+        kept=len(wanted) - len(missing),
         updated=tuple(updated),
         candidate=candidate,
         pushed=pushed,
@@ -169,16 +168,13 @@ def _checkpoints(content: ContentStore, stage: str, path: str, out: str) -> list
         return [Checkpoint(stage=stage, step=0, path=place, final=True)]
     found = []
     for number, line in enumerate(text.decode().splitlines(), 1):
+        where = f"{path}/{layout.CHECKPOINTS_FILE} line {number}"
         try:
             checkpoint = Checkpoint.model_validate_json(line)
         except ValidationError as error:
-            raise TrackingError(
-                f"{path}/{layout.CHECKPOINTS_FILE} line {number}: {error.errors()[0]['msg']}; run {stage} again"
-            ) from error
+            raise TrackingError(f"{where}: {error.errors()[0]['msg']}; run {stage} again") from error
         if not any(file.startswith(f"{checkpoint.path}/") for file in files):
-            raise TrackingError(
-                f"{path}/{layout.CHECKPOINTS_FILE} line {number}: path {checkpoint.path!r} is not in the out; run {stage} again"
-            )
+            raise TrackingError(f"{where}: path {checkpoint.path!r} is not in the out; run {stage} again")
         found.append(checkpoint)
     return sorted(found, key=lambda item: (item.step, item.final))
 

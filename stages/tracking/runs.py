@@ -57,6 +57,10 @@ class StageRun:
         if self._metrics:
             self._metrics.add(step, metrics)
 
+    def flush(self) -> bool:
+        """Send what waits; True when nothing is left."""
+        return self._metrics is None or self._metrics.flush()
+
     def summary(self, metrics: Mapping[str, float]) -> None:
         """Metrics of the whole stage (step 0 is their only step)."""
         self.log(0, metrics)
@@ -115,7 +119,7 @@ def stage_run(stage: str, params: Params, root: Path | None = None) -> Iterator[
     tags = _tags(root, params) | {TAG + "kind": "stage", TAG + "stage": stage} | _record_tags(record)
     if parent := os.environ.get("VIDBRIDGE_PIPELINE_RUN"):
         tags[PARENT_TAG] = parent
-    used = _flat(record.params) if record else _flat(params.model_dump(mode="json"))
+    used = flat(record.params) if record else flat(params.model_dump(mode="json"))
     with _recorded(client, root, stage, tags, used) as run:
         yield run
 
@@ -127,7 +131,7 @@ def pipeline_run(params: Params, root: Path | None = None, tags: Mapping[str, st
     client = open_client(root)
     named = {TAG + name: value for name, value in (tags or {}).items()}
     all_tags = _tags(root, params) | {TAG + "kind": "pipeline", TAG + "params_digest": digest(params)} | named
-    with _recorded(client, root, f"pipeline {params.recipe}", all_tags, _flat(params.model_dump(mode="json"))) as run:
+    with _recorded(client, root, f"pipeline {params.recipe}", all_tags, flat(params.model_dump(mode="json"))) as run:
         yield run
 
 
@@ -189,13 +193,13 @@ def _record_tags(record: lock.StageRecord | None) -> dict[str, str]:
     return tags | {TAG + "data": json.dumps(data, sort_keys=True)}
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """``{"grpo": {"bridge": {"steps": 50}}}`` as ``{"grpo.bridge.steps": "50"}``."""
-    flat: dict[str, str] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """``{"grpo": {"bridge": {"steps": 50}}}`` as ``{"grpo.bridge.steps": "50"}``, the way MLflow keeps parameters."""
+    named: dict[str, str] = {}
     for key, value in values.items():
         name = f"{prefix}{key}".removeprefix("params.yaml.")
         if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{name}.")
+            named |= flat(value, f"{name}.")
         else:
-            flat[name] = (value if isinstance(value, str) else json.dumps(value))[:PARAM_CHARACTERS]
-    return flat
+            named[name] = (value if isinstance(value, str) else json.dumps(value))[:PARAM_CHARACTERS]
+    return named

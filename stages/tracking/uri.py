@@ -113,14 +113,8 @@ def _failure(uri: str, what: str, remedy: str) -> TrackingError:
 
 
 def _check_http(uri: str, timeout_s: float) -> None:
-    request = urllib.request.Request(f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1")  # noqa: S310
-    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
-    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
-        request.add_header("Authorization", f"Bearer {token}")
-    elif user and password:
-        request.add_header("Authorization", "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode())
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as reply:  # noqa: S310
+        with urllib.request.urlopen(_question(uri), timeout=timeout_s) as reply:  # noqa: S310
             reply.read()
     except urllib.error.HTTPError as error:
         remedies = {
@@ -133,6 +127,16 @@ def _check_http(uri: str, timeout_s: float) -> None:
         reason = getattr(error, "reason", error)
         remedy = "start the server, correct the address, or unset MLFLOW_TRACKING_URI to use the project's own SQLite file"
         raise _failure(uri, f"no answer within {timeout_s:g} s ({reason})", remedy) from error
+
+
+def _question(uri: str) -> urllib.request.Request:
+    request = urllib.request.Request(f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1")  # noqa: S310
+    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        request.add_header("Authorization", f"Bearer {token}")
+    elif user and password:
+        request.add_header("Authorization", "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode())
+    return request
 
 
 def _check_sqlite(database: Path) -> None:

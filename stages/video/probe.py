@@ -88,6 +88,8 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
         reason, what = ("damaged", "its beginning is a video's") if known else ("not-a-video", "no known video format")
         raise VideoError(reason, f"{path.name}: {what}, but it cannot be opened ({_text(error)})") from error
     with container:
+        if not len(container.streams):
+            raise VideoError("damaged", f"{path.name}: it opens, but what says which streams it holds is missing")
         streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not streams:
             raise VideoError("no-video-stream", f"{path.name}: holds sound or still pictures only")

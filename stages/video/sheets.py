@@ -83,7 +83,10 @@ def _draw(row: SheetRow) -> Image.Image:
     if len(row.sources) != len(row.frames.indices):
         raise ValueError(f"{row.title}: {len(row.sources)} sources for {len(row.frames.indices)} frames; give one a frame")
     cell_width, cell_height = _cell(row.frames)
-    slot_width, slot_height = cell_width + 2 * FRAME_PX, cell_height + 2 * FRAME_PX + 3 * SMALL_PX
+    letters = _letters(row.sources)
+    # Below the picture: number and time, and where clips are interleaved also the clip's own frame number.
+    labels_px = (2 if len(letters) > 1 else 1) * (SMALL_PX + 2) + GAP_PX
+    slot_width, slot_height = cell_width + 2 * FRAME_PX, cell_height + 2 * FRAME_PX + labels_px
     columns = min(PER_LINE, len(row.sources))
     lines = -(-len(row.sources) // columns)
     # Short strips still leave the texts room.
@@ -94,7 +97,6 @@ def _draw(row: SheetRow) -> Image.Image:
     strip = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(strip)
     pen.text((0, 0), row.title, FAINT, _font(SMALL_PX))
-    letters = _letters(row.sources)
     for place, source in enumerate(row.sources):
         x = place % columns * (slot_width + GAP_PX)
         y = SMALL_PX + 10 + place // columns * (slot_height + GAP_PX)
@@ -122,10 +124,10 @@ def _texts(row: SheetRow, width_px: int) -> list[tuple[str, tuple[int, int, int]
     letters = _letters(row.sources)
     parts = [(f"Question: {row.question}", INK)]
     if row.options:
-        parts.append(("Options: " + "   ".join(f"{chr(65 + n)}) {option}" for n, option in enumerate(row.options)), INK))
+        parts.append(("Options: " + "  ·  ".join(f"{chr(65 + n)}) {option}" for n, option in enumerate(row.options)), INK))
     parts.append((f"Reference: {row.reference}", (20, 110, 60)))
     if len(letters) > 1:
-        parts.append(("Clips: " + "   ".join(f"{letter} = {clip_id}" for clip_id, letter in letters.items()), FAINT))
+        parts.append(("Clips: " + "  ·  ".join(f"{letter} = {clip_id}" for clip_id, letter in letters.items()), FAINT))
     return [(line, ink) for text, ink in parts for line in _wrap(text, width_px)]
 
 

@@ -1,0 +1,48 @@
+"""The gate as a flow: its verdict stands in Prefect, readable, beside the run that led to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+
+from stages.tracking import gate
+from stages.tracking.gate import Promotion
+
+
+@flow(name="vidbridge-promotion", persist_result=False, validate_parameters=False)
+def promotion(
+    root: Path,
+    version: str | None = None,
+    author: str | None = None,
+    reason: str = "",
+    new_evaluation: bool = False,
+) -> Promotion:
+    """Put the gate to ``version`` (the newest candidate when None). A refusal is an answer: the run completes, and says why.
+
+    Raises:
+        TrackingError: the store does not answer, or there is no such version.
+    """
+    decided = gate.promote(Path(root), version, author=author, reason=reason, new_evaluation=new_evaluation)
+    logger = get_run_logger()
+    logger.info("version %d %s", decided.candidate.number, "is champion" if decided.moved else "was refused")
+    for line in decided.decision.reasons:
+        logger.info(line)
+    create_markdown_artifact(key="verdict", markdown=verdict(decided), description="The gate's verdict")
+    return decided
+
+
+def verdict(decided: Promotion) -> str:
+    """The verdict as Markdown: one line that says it, the rules as a table, the reasons."""
+    number, champion = decided.candidate.number, decided.champion
+    head = f"## Version {number} {'is champion' if decided.moved else 'was refused'}"
+    against = f"compared with version {champion.number}" if champion else "there was no champion to compare with"
+    rows = [
+        f"| {check.what} | {check.candidate:.4f} | {'–' if check.other is None else f'{check.other:.4f}'} | {check.rule} | {'yes' if check.passed else '**no**'} |"
+        for check in decided.decision.table
+    ]
+    table = ["| what | candidate | other | rule | met |", "|---|---|---|---|---|", *rows] if rows else []
+    reasons = [f"- {reason}" for reason in decided.decision.reasons]
+    made = f"Made by `{decided.candidate.stage}`, step {decided.candidate.step}; {against}."
+    return "\n".join([head, "", made, "", *table, "", *reasons])

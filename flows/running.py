@@ -1,0 +1,63 @@
+"""``vidbridge run``: plan, say what will happen, run it as a Prefect flow, show what came of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from flows import dvc, preflight, server, show
+from flows.errors import FlowError, UsageError
+from flows.results import read_scores
+from stages.params import Params, PretrainedModelParams, load_params
+
+
+def run(root: Path, target: str, *, dry_run: bool, ask: bool) -> None:
+    """Bring ``target`` up to date, and print the plan first and the scores afterwards. An empty plan starts no server.
+
+    Raises:
+        FlowError: something is missing (found before any stage starts), or a stage failed.
+        KeyboardInterrupt: on Ctrl-C and when the run is cancelled in Prefect; every stage has been ended.
+    """
+    params = load_params(root / "params.yaml")
+    out = show.console()
+    plan = dvc.plan(root, target)
+    show.show_plan(out, plan)
+    if dry_run:
+        return
+    if not plan.empty:
+        preflight.check(root, params, plan)
+        if ask:
+            _confirm(root, params, plan)
+        with preflight.only_run(root):
+            _flow(root, target)
+    show.show_scores(out, read_scores(root))
+    show.show_where(out, root)
+
+
+def _confirm(root: Path, params: Params, plan: dvc.Plan) -> None:
+    """A model of billions of parameters takes hours and many gigabytes: worth one question."""
+    if not isinstance(params.model, PretrainedModelParams) or not any(step.meta.kind == "train" for step in plan.to_run):
+        return
+    need = preflight.disk_need_gb(params, plan)
+    question = f"this trains {params.model.name} and writes about {need:.0f} GB below {root}; go on? [y/N] "
+    if not sys.stdin.isatty():
+        raise UsageError(f"run: {question.split(';', maxsplit=1)[0]}; add --yes to start it without a question")
+    if input(question).strip().lower() not in ("y", "yes"):
+        raise UsageError("run: not started")
+
+
+def _flow(root: Path, target: str) -> None:
+    with server.starting(root) as starting:
+        # These imports take as long as the server's start: they go on side by side.
+        from flows.pipeline import pipeline
+
+        with server.connected(starting):
+            state: Any = pipeline(root, target, return_state=True)
+            if state.is_cancelled():
+                raise KeyboardInterrupt
+            result = state.result(raise_on_failure=False)
+    if isinstance(result, BaseException):
+        raise result
+    if not state.is_completed():
+        raise FlowError(f"run: ended as {state.name}: {state.message}")

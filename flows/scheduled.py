@@ -1,0 +1,101 @@
+"""The scheduled flow: look at the source folder; when something is new, run what depends on it, put the candidate to the gate, report.
+
+It works in a clone of its own (:mod:`flows.clone`), so that a person's work tree is never touched, and ends with the outputs pushed and
+``dvc.lock`` and ``params.yaml`` on a branch ``runs/<id>`` of the repository. A run that was cancelled or failed leaves finished stages in
+DVC's cache and unfinished training in the scratch folder: the next one goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from flows import dvc, preflight, project
+from flows.clone import Clone, choose_lock, configure, publish, refresh
+from flows.errors import FlowError
+from flows.pipeline import PipelineReport, pipeline
+from flows.promotion import promotion, verdict
+from stages.params import load_params
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="clone", retries=2, retry_delay_seconds=10)
+def bring_clone(repository: str, branch: str, folder: Path) -> Clone:
+    """The clone at the newest commit of the branch."""
+    clone = refresh(repository, branch, folder)
+    get_run_logger().info("%s is at commit %s of %s", clone.root, clone.commit[:12], branch)
+    return clone
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="push", retries=2, retry_delay_seconds=10)
+def push_branch(root: Path, commit: str) -> str | None:
+    """Hand the commit of ``dvc.lock`` to the repository."""
+    branch = publish(root, commit)
+    get_run_logger().info("dvc.lock is on branch %s", branch or "(the branch itself, nothing changed)")
+    return branch
+
+
+@flow(name="vidbridge-scheduled", persist_result=False)
+def scheduled(
+    repository: str,
+    branch: str = "main",
+    source: str | None = None,
+    recipe: str | None = None,
+    work_dir: str | None = None,
+    target: str = dvc.TARGET,
+    promote: bool = True,
+) -> State[Any]:
+    """Run what is new.
+
+    Args:
+        repository: path or URL of the git repository.
+        branch: whose newest commit is run.
+        source: absolute path of the folder of videos; None: as ``params.yaml`` says.
+        recipe: name of a recipe; None: ``params.yaml`` as it is.
+        work_dir: where the clone lives; None: ``.vidbridge/scheduled`` of the project.
+        target: stage to bring up to date.
+        promote: put the candidate to the gate.
+
+    Raises:
+        FlowError: a stage failed, or git or DVC refused; what was done stays done.
+    """
+    logger = get_run_logger()
+    home = Path(repository).resolve() if Path(repository).is_dir() else Path.cwd()
+    project.enter(home)
+    folder = Path(work_dir) if work_dir else project.state(home) / "scheduled"
+    clone = bring_clone(repository, branch, folder / hashlib.sha256(f"{repository}\n{branch}".encode()).hexdigest()[:12])
+    root = clone.root
+    with preflight.only_run(root):
+        configure(root, recipe, source)
+        params = load_params(root / "params.yaml")
+        plan = choose_lock(root, target)
+        if plan.empty or not plan.to_run:
+            logger.info("nothing new: all that %s needs is up to date", target)
+            create_markdown_artifact(key="scheduled", markdown=f"Nothing new at commit `{clone.commit[:12]}`: {target} is up to date.")
+            return Completed(name="NothingNew", message="nothing new")
+        preflight.check(root, params, plan)
+        logger.info("to run: %s", ", ".join(f"{step.name} ({step.why[0]})" for step in plan.to_run))
+        state = pipeline(root, target, return_state=True)
+        if not state.is_completed():
+            return state
+        report: PipelineReport = state.result()
+        branch_name = push_branch(root, report.commit)
+        lines = [f"Commit `{report.commit[:12]}` on branch `{branch_name}` holds `dvc.lock`."]
+        if not clone.shared_remote:
+            lines.append("**The DVC remote is this worker's own**: give `.dvc/config` one that others can read.")
+        if report.registration.pushed is None:
+            raise FlowError("dvc push: no remote; dvc remote add -d NAME URL, then commit .dvc/config")
+        ran = ", ".join(result.stage for result in report.ran)
+        lines.append(f"Ran: {ran}.")
+        if promote and report.registration.candidate is not None:
+            decided = promotion(root, author=os.environ.get("VIDBRIDGE_AUTHOR", "schedule"), reason=f"scheduled run {report.name}")
+            lines.append(verdict(decided))
+        create_markdown_artifact(key="scheduled", markdown="\n\n".join(lines))
+        return Completed(message=f"ran {len(report.ran)} stages; see the artefacts")

@@ -1,0 +1,81 @@
+"""``vidbridge accept`` and ``vidbridge scratch``: what is left to a person's judgement."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import shutil
+import time
+from pathlib import Path
+
+import typer
+
+from flows import dvc
+from flows.errors import UsageError
+from flows.preflight import only_run
+from flows.project import scratch
+
+#: One line of JSON for each acceptance; tracked by git, so that a reader of the history finds the reason beside the lock.
+ACCEPTED = Path("accepted.jsonl")
+
+
+def accept(root: Path, stage: str, why: str) -> None:
+    """Record that what changed about ``stage`` does not change its result.
+
+    Raises:
+        UsageError: no reason was given, there is no such stage, or nothing changed.
+    """
+    if not why.strip():
+        raise UsageError("--why: is empty; say why the change does not matter, a later reader has to believe it")
+    with only_run(root):
+        step = next((step for step in dvc.plan(root, stage).steps if step.name == stage), None)
+        if step is None:
+            raise UsageError(f"stage: {stage!r} is a group; name one of its stages (vidbridge plan {stage})")
+        if step.state != "will run" or step.why == ("never ran",):
+            raise UsageError(f"stage: {stage} is {'not made yet' if step.why else 'up to date'}; there is nothing to accept")
+        dvc.accept(root, stage)
+        row = {
+            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "who": getpass.getuser(),
+            "stage": stage,
+            "why": why,
+            "changes": step.why,
+        }
+        with (root / ACCEPTED).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    typer.echo(f"{stage} stands as it is ({'; '.join(step.why)}). Commit it with its reason: git add dvc.lock {ACCEPTED}")
+
+
+def _entries(root: Path) -> list[Path]:
+    folder = scratch(root)
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+def _size_mb(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
+def scratch_status(root: Path) -> None:
+    """List what interrupted trainings would resume from."""
+    entries = _entries(root)
+    for path in entries:
+        age_h = (time.time() - path.stat().st_mtime) / 3600
+        typer.echo(f"{path.name:<48} {_size_mb(path):>10.1f} MB   last written {age_h:.1f} h ago")
+    typer.echo(
+        f"{len(entries)} interrupted trainings in {scratch(root)}" + ("; delete them: vidbridge scratch clean" if entries else "")
+    )
+
+
+def scratch_clean(root: Path, ask: bool) -> None:
+    """Delete it."""
+    entries = _entries(root)
+    if not entries:
+        typer.echo(f"nothing to delete in {scratch(root)}")
+        return
+    size = sum(_size_mb(path) for path in entries)
+    if ask and not typer.confirm(f"delete {len(entries)} folders, {size:.1f} MB? These trainings then start at step 0"):
+        raise UsageError("scratch: nothing was deleted")
+    with only_run(root):
+        for path in entries:
+            shutil.rmtree(path)
+    typer.echo(f"deleted {len(entries)} folders, {size:.1f} MB")

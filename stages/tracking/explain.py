@@ -1,0 +1,100 @@
+"""Where a version comes from: commit, data, parameters, scores, ancestors down to the base, and the run that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.params import load_params
+from stages.tracking.commits import PARAMS_FILE, holding_commit
+from stages.tracking.scores import ScoreCard
+from stages.tracking.store import open_client
+from stages.tracking.uri import is_server, shown, tracking_uri
+from stages.tracking.versions import CHAMPION, Version, all_versions, find_version, load_version
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """One policy upstream; ``version`` is its number where it is registered (its final checkpoint)."""
+
+    stage: str
+    out: str
+    version: int | None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """All that is known of a version. ``ancestors``: nearest first, the base last. ``run``: a link, or the command that shows it."""
+
+    version: Version
+    commit: str | None
+    git_commit: str | None
+    data: Mapping[str, str]
+    params: Mapping[str, Any]
+    params_digest: str | None
+    scores: ScoreCard | None
+    ancestors: tuple[Ancestor, ...]
+    source: str
+    run: str | None
+
+
+def explain(root: Path, which: str | int) -> Explanation:
+    """Explain the version with that number or alias of the project's registered model.
+
+    Raises:
+        TrackingError: the store does not answer, or there is no such version.
+    """
+    model = load_params(root / PARAMS_FILE).gate.registered_model
+    client = open_client(root)
+    version = find_version(client, model, which)
+    return Explanation(
+        version=version,
+        commit=holding_commit(root, version.stage, version.out),
+        git_commit=version.git_commit,
+        data=version.data,
+        params=version.params,
+        params_digest=version.params_digest,
+        scores=version.scores,
+        ancestors=tuple(_ancestors(version, all_versions(client, model))),
+        source=version.source,
+        run=_run(client, root, version),
+    )
+
+
+def load_checkpoint(root: Path, which: str | int = CHAMPION) -> Path:
+    """The Hugging Face folder of a version (number or alias) on this machine, from the DVC cache or the DVC remote.
+
+    Raises:
+        TrackingError: no such version, or neither cache nor remote has its files.
+    """
+    model = load_params(root / PARAMS_FILE).gate.registered_model
+    return load_version(root, find_version(open_client(root), model, which))
+
+
+def _ancestors(version: Version, versions: list[Version]) -> list[Ancestor]:
+    chain: list[Ancestor] = []
+    current: Version | None = version
+    while current is not None:
+        # Data are not ancestors: a parent that made a model is.
+        parent = next((made for dep, made in current.parents.items() if dep.startswith("models/")), None)
+        if parent is None:
+            break
+        found = [item for item in versions if item.stage == parent["stage"] and item.out == parent["out"]]
+        current = next((item for item in found if item.final), None)
+        chain.append(Ancestor(parent["stage"], parent["out"], current.number if current else None))
+    return chain
+
+
+def _run(client: MlflowClient, root: Path, version: Version) -> str | None:
+    if version.run_id is None:
+        return None
+    uri = tracking_uri(root)
+    if not is_server(uri):
+        return f"run {version.run_id}: mlflow ui --backend-store-uri {shown(uri)}"
+    experiment = client.get_run(version.run_id).info.experiment_id
+    return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{version.run_id}"

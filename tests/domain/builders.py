@@ -1,0 +1,53 @@
+"""Small clips and rules for tests of the domain."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from stages.domain.records import Clip, Event, Question, Span, Subject
+from stages.domain.rewards import RewardRules
+
+
+def clip(
+    number: int = 0, colour: str = "red", shape: str = "bar", verbs: tuple[str, str] = ("rises", "grows"), **changes: object
+) -> Clip:
+    subject = f"the {colour} {shape}"
+    values: dict[str, object] = {
+        "clip_id": f"c{number}",
+        "source_id": f"s{number}",
+        "path": f"videos/c{number}.mp4",
+        "sha256": "0" * 64,
+        "split": "train",
+        "frames": 16,
+        "rate": Fraction(8),
+        "width": 64,
+        "height": 64,
+        "codec": "h264",
+        "label": f"{colour} {shape}",
+        "caption": f"{subject} {verbs[0]} then {verbs[1]}",
+        "events": (
+            Event(span=Span(start=2, stop=6), caption=f"{subject} {verbs[0]}"),
+            Event(span=Span(start=10, stop=14), caption=f"{subject} {verbs[1]}"),
+        ),
+        "subjects": (Subject(name=shape, attributes=(colour,), actions=verbs),),
+        "questions": (
+            Question(question=f"what does {subject} do first ?", options=(verbs[1], verbs[0], "falls", "shrinks"), answer="B"),
+        ),
+    }
+    return Clip.model_validate({**values, **changes})
+
+
+def rules(**changes: object) -> RewardRules:
+    values: dict[str, object] = {
+        "scoring": "hardened",
+        "scale": "unit",
+        "precision_weight": 0.5,
+        "keyword_bonus": 0.2,
+        "keyword_cap": 0.4,
+        "hedge_cost": 0.2,
+        "temporal_phrases": ("then", "first", "finally", "followed by"),
+        "hedging_phrases": ("possibly", "might", "may"),
+        "coverage_steps": (0.5, 1.0),
+        "match_threshold": 0.5,
+    }
+    return RewardRules.model_validate({**values, **changes})

@@ -1,0 +1,215 @@
+"""Rewards: the truth scores the maximum, any text stays in range, the published exploits are closed by `hardened`."""
+
+from __future__ import annotations
+
+import pytest
+from builders import clip, rules
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.domain.records import TASK_NAMES, Sample, Verdict
+from stages.domain.replies import choice_letter, parse_analysis, parse_reply, render_analysis, render_reply
+from stages.domain.rewards import keyword_bonus
+from stages.domain.scoring import reward, score_reply
+from stages.domain.synthesis import TaskSettings, synthesise
+from stages.judging.rule import RuleJudge
+
+SETTINGS = TaskSettings.model_validate(
+    {
+        "dark_event_infer": {"per_clip": 2, "min_dark_frames": 2, "min_context_frames": 1, "max_dark_share": 0.6},
+        "mix_vid_qa": {"per_clip": 1, "min_piece_s": 1, "max_piece_s": 1, "min_piece_frames": 2},
+        "mcqa": {"per_clip": 1},
+        "caption": {"per_clip": 1},
+        "structured_caption": {"per_clip": 1},
+    }
+)
+JUDGE = RuleJudge(full_share=0.8, partial_share=0.4)
+CLIPS = [clip(0), clip(1, "blue", "circle", ("falls", "shrinks"))]
+SAMPLES: dict[str, Sample] = {
+    task: next(s for _, samples, _ in synthesise(CLIPS, task, SETTINGS, 8, 7) for s in samples) for task in TASK_NAMES
+}
+
+
+def truth(sample: Sample) -> str:
+    assert sample.trace is not None
+    return render_reply(sample.trace.thinking, sample.trace.answer)
+
+
+@pytest.mark.parametrize("task", TASK_NAMES)
+def test_the_truth_scores_the_maximum(task: str) -> None:
+    score = score_reply(SAMPLES[task], truth(SAMPLES[task]), JUDGE, rules())
+    assert score.format_ok
+    assert score.value == 1.0
+
+
+@pytest.mark.parametrize("task", ["dark_event_infer", "mix_vid_qa", "caption", "structured_caption"])
+def test_the_careless_teacher_scores_less_than_the_truth(task: str) -> None:
+    trace = SAMPLES[task].trace
+    assert trace is not None
+    assert trace.careless_answer is not None
+    score = score_reply(SAMPLES[task], render_reply(trace.thinking, trace.careless_answer), JUDGE, rules())
+    assert score.value is not None
+    assert score.value < 1.0
+
+
+VOCABULARY = """
+the red bar blue circle rises grows falls shrinks moves changes then first finally might may A B ( ) . <think> </think> <answer>
+"""
+WORDS = st.sampled_from(VOCABULARY.split())
+TEXTS = st.one_of(st.text(max_size=60), st.lists(WORDS, max_size=14).map(" ".join))
+
+
+@pytest.mark.parametrize("task", TASK_NAMES)
+@given(thinking=TEXTS, answer=TEXTS)
+def test_any_reply_stays_in_range_and_scores_the_same_twice(task: str, thinking: str, answer: str) -> None:
+    sample = SAMPLES[task]
+    if task == "structured_caption" and len(thinking) % 2:
+        thinking = render_analysis(sample.subjects)
+    reply = render_reply(thinking, answer)
+    score = score_reply(sample, reply, JUDGE, rules())
+    assert score.value is not None
+    assert 0.0 <= score.value <= 1.0
+    assert score_reply(sample, reply, JUDGE, rules()) == score
+
+
+@given(TEXTS)
+def test_bare_text_without_the_format_scores_nothing(text: str) -> None:
+    if parse_reply(text) is None:
+        assert score_reply(SAMPLES["caption"], text, JUDGE, rules()).value == 0.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>a</think><answer>b</answer> and more",
+        "so <think>a</think><answer>b</answer>",
+        "<answer>b</answer><think>a</think>",
+        "<think>a</think><answer>b</answer><answer>c</answer>",
+        "<think>a<think></think><answer>b</answer>",
+        "<think>a</think> x <answer>b</answer>",
+        "<think>a</think><answer> </answer>",
+        "<think>a</think><answer>b",
+    ],
+)
+def test_the_format_gate_refuses(text: str) -> None:
+    assert parse_reply(text) is None
+
+
+def test_the_format_gate_lets_white_space_pass() -> None:
+    assert parse_reply("\n<think> a </think>\n<answer>b</answer>\n") == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("B", "B"),
+        ("(b)", "B"),
+        ("B.", "B"),
+        ("B: it grows", "B"),
+        ("Apple", None),
+        ("A or B", None),
+        ("E", None),
+        ("", None),
+        ("it is B", None),
+    ],
+)
+def test_choice_letters(answer: str, letter: str | None) -> None:
+    assert choice_letter(answer, 4) == letter
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        ("the red bar rises", 2.0),
+        ("the red bar moves", 1.0),
+        ("the red circle rises", 1.0),
+        ("the blue circle rises", 0.0),
+        ("the red bar grows", 0.0),
+        ("the red bar rises then grows then falls", 0.0),
+        ("rises", 1.0),
+        ("nothing", 0.0),
+    ],
+)
+def test_dark_event_verdicts(answer: str, score: float) -> None:
+    sample = SAMPLES["dark_event_infer"]
+    assert sample.reference == "the red bar rises"
+    assert JUDGE.covers(sample, answer).score == score
+
+
+def test_mixed_answers_must_be_exact() -> None:
+    sample = SAMPLES["mix_vid_qa"].model_copy(update={"reference": "the red bar rises"})
+    assert [
+        JUDGE.right(sample, text).score for text in ("the red bar rises", "the red bar moves", "the red bar rises and falls")
+    ] == [1, 0, 0]
+
+
+def test_open_text_is_judged_by_content_words() -> None:
+    sample = SAMPLES["dark_event_infer"].model_copy(update={"reference": "The rabbit crawls out of the burrow."})
+    scores = [
+        JUDGE.covers(sample, text).score
+        for text in ("a rabbit crawls out of its burrow", "the rabbit sleeps", "a rabbit in a burrow")
+    ]
+    assert scores == [2.0, 0.0, 1.0]
+
+
+def test_keywords_count_on_word_boundaries_only() -> None:
+    assert keyword_bonus("they strengthen the mayor", rules()) == 0.0
+    assert keyword_bonus("first a then b finally c", rules()) == pytest.approx(0.4)
+    assert keyword_bonus("first a then b, possibly c", rules()) == pytest.approx(-0.2)
+
+
+def test_paper_scoring_can_be_exploited_and_hardened_cannot() -> None:
+    sample = SAMPLES["caption"]
+    plain = "the red bar rises and the red bar grows"
+    stuffed = "first the red bar rises then the red bar grows finally"
+    hedged = "the red bar moves might may possibly might"
+    paper, hardened = rules(scoring="paper"), rules()
+
+    def native(text: str, which: object) -> float:
+        return score_reply(sample, render_reply("x", text), JUDGE, which).parts["native"]  # type: ignore[arg-type]
+
+    assert native(plain, paper) == pytest.approx(1.5)
+    assert native(stuffed, paper) == pytest.approx(1.9)
+    assert native(hedged, paper) < 0
+    assert native(stuffed, hardened) == native(sample.reference, hardened)
+    assert native(hedged, hardened) == 0.0
+
+
+def test_a_caption_without_events_has_precision_zero() -> None:
+    assert score_reply(SAMPLES["caption"], render_reply("x", "the red bar"), JUDGE, rules()).parts["precision"] == 0.0
+
+
+def test_structured_thinking_must_be_json_of_that_shape() -> None:
+    sample = SAMPLES["structured_caption"]
+    for thinking in ("not json", "[]", '{"subjects": [{"name": "bar", "colour": "red"}]}', '{"subjects": 3}'):
+        score = score_reply(sample, render_reply(thinking, sample.reference), JUDGE, rules())
+        assert (score.format_ok, score.value) == (False, 0.0)
+    half = render_reply('{"subjects":[{"name":"bar","attributes":["red"],"actions":["rises"]}]}', sample.reference)
+    parts = score_reply(sample, half, JUDGE, rules()).parts
+    assert parts["attribute_f1"] == 1.0
+    assert parts["action_f1"] == pytest.approx(2 / 3)
+    assert parts["coverage"] == 1.0
+
+
+def test_analysis_round_trip() -> None:
+    subjects = SAMPLES["structured_caption"].subjects
+    analysis = parse_analysis(render_analysis(subjects))
+    assert analysis is not None
+    assert analysis.subjects == subjects
+
+
+def test_a_judge_that_is_unavailable_never_scores_zero() -> None:
+    class Down(RuleJudge):
+        def covers(self, sample: Sample, answer: str) -> Verdict:
+            return Verdict(outcome="unavailable", reason="timed out", judge="remote")
+
+    score = score_reply(SAMPLES["dark_event_infer"], truth(SAMPLES["dark_event_infer"]), Down(0.8, 0.4), rules())
+    assert (score.format_ok, score.value) == (True, None)
+    assert "timed out" in score.reason
+    assert reward(score, rules()) is None
+
+
+def test_native_rewards_keep_the_scale_of_the_task() -> None:
+    score = score_reply(SAMPLES["dark_event_infer"], truth(SAMPLES["dark_event_infer"]), JUDGE, rules())
+    assert reward(score, rules(scale="native")) == 2.0
+    assert reward(score, rules()) == 1.0

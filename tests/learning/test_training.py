@@ -1,0 +1,181 @@
+"""Both trainers learn, report as they go, and end in the same place when they are killed half-way."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Seen, grpo_row, length_reward, sft_row
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from stages.domain.records import Checkpoint
+from stages.learning.cold_start import train_sft
+from stages.learning.examples import Example, draw
+from stages.learning.grpo import train_grpo
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def sft(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, **changes: Any) -> dict[str, Any]:
+    return train_sft(
+        folder,
+        examples,
+        sft_row(**changes),
+        stage="sft@cold-start",
+        seed=1,
+        out=home / "out",
+        scratch=home / "scratch",
+        on_metrics=seen.on_metrics,
+        on_checkpoint=seen.on_checkpoint,
+    )
+
+
+def grpo(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, **changes: Any) -> dict[str, Any]:
+    return train_grpo(
+        folder,
+        examples,
+        grpo_row(**changes),
+        stage="grpo@bridge",
+        reward=length_reward,
+        well_formed=lambda _, replies: [reply.startswith("<think>") for reply in replies],
+        seed=1,
+        out=home / "out",
+        scratch=home / "scratch",
+        on_metrics=seen.on_metrics,
+        on_checkpoint=seen.on_checkpoint,
+    )
+
+
+def test_sft_learns(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:
+    summary = sft(folder, examples, tmp_path, seen, steps=60, save_steps=30)
+    assert summary["tasks"] == {"caption": 160, "mcqa": 320}
+    losses = [values["loss"] for _, values in seen.metrics if "loss" in values]
+    assert losses[-1] < losses[0] / 3
+    assert seen.saved == [("checkpoint-30", False), ("final", True)]
+    before, after = weights(folder), weights(tmp_path / "out/final")
+    assert before.keys() == after.keys()
+    unmoved = [name for name in before if torch.equal(before[name], after[name])]
+    assert unmoved == [], "every weight has its share in the loss, the vision tower included"
+    records = [Checkpoint.model_validate(row) for row in rows(tmp_path / "out/checkpoints.jsonl")]
+    assert [(record.path, record.step, record.final) for record in records] == [("checkpoint-30", 30, False), ("final", 60, True)]
+    assert records[-1].metrics["loss"] == losses[-1]
+    assert [row["step"] for row in rows(tmp_path / "out/history.jsonl")] == [10, 20, 30, 40, 50, 60]
+    assert json.loads((tmp_path / "out/summary.json").read_text())["steps"] == 60
+    AutoModelForImageTextToText.from_pretrained(tmp_path / "out/checkpoint-30")
+    AutoProcessor.from_pretrained(tmp_path / "out/checkpoint-30")
+    for path in (tmp_path / "out").rglob("*"):
+        assert not path.is_file() or str(tmp_path).encode() not in path.read_bytes(), f"{path} holds an absolute path"
+
+
+@pytest.mark.parametrize("changes", [{}, {"iterations": 2, "beta": 0.05, "loss": "grpo", "completions_per_device": 16}])
+def test_grpo_learns(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen, changes: dict[str, Any]) -> None:
+    summary = grpo(folder, examples, tmp_path, seen, steps=8, **changes)
+    assert summary["completions"] == 8 * 16 // changes.get("iterations", 1)
+    logged = dict(seen.metrics)
+    assert list(logged) == list(range(1, 9))
+    wanted = {"loss", "learning_rate", "entropy", "clip_ratio/region_mean"}
+    rollouts = {"reward", "reward/caption", "reward/mcqa", "format", "masked_rollouts", "frac_reward_zero_std", "completions/mean_length"}
+    assert wanted | rollouts <= logged[1].keys()
+    assert all(wanted <= values.keys() for values in logged.values())
+    if not changes:
+        assert logged[8]["reward"] > logged[1]["reward"]
+    before, after = weights(folder), weights(tmp_path / "out/final")
+    assert [name for name in before if torch.equal(before[name], after[name])] == []
+
+
+@pytest.mark.parametrize("train", [sft, grpo])
+def test_resumed_equals_uninterrupted(
+    train: Any, folder: Path, examples: list[Example], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, cut = Seen(), Seen()
+    train(folder, examples, tmp_path / "whole", whole)
+
+    def killed_at_5(checkpoint: Checkpoint, saved: Path) -> None:
+        if checkpoint.final:
+            raise Killed
+
+    cut.on_checkpoint = killed_at_5  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        train(folder, examples, tmp_path / "cut", cut)
+    # As if the last save had been cut short: its manifest was not written.
+    states = tmp_path / "cut/scratch/state"
+    (states / "checkpoint-6/manifest.json").unlink()
+    assert not (tmp_path / "cut/out").exists()
+
+    with caplog.at_level(logging.WARNING):
+        summary = train(folder, examples, tmp_path / "cut", Seen())
+    assert summary["resumed_from"] == 4
+    assert "checkpoint-6: set aside, it was not finished" in caplog.text
+    mine, theirs = weights(tmp_path / "cut/out/final"), weights(tmp_path / "whole/out/final")
+    for name, tensor in mine.items():
+        assert torch.allclose(tensor, theirs[name], atol=1e-6), name
+    for file in ("history.jsonl", "checkpoints.jsonl"):
+        for left, right in zip(rows(tmp_path / "cut/out" / file), rows(tmp_path / "whole/out" / file), strict=True):
+            assert left.keys() == right.keys()
+            assert {k: v for k, v in left.items() if isinstance(v, int | float)} == pytest.approx(
+                {k: v for k, v in right.items() if isinstance(v, int | float)}, rel=1e-4, abs=1e-6
+            )
+    assert (tmp_path / "cut/out/checkpoint-2/model.safetensors").is_file(), "what was saved before the interruption is kept"
+    assert [path.name for path in sorted(states.iterdir())] == ["checkpoint-4", "checkpoint-6"], "the last two states are kept"
+
+    # Interrupted while the out was being laid down: nothing is trained again.
+    again = train(folder, examples, tmp_path / "cut", Seen())
+    assert again["resumed_from"] == 6
+
+
+def test_same_seed_same_bytes(folder: Path, examples: list[Example], tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        grpo(folder, examples, tmp_path / name, Seen(), steps=2)
+    files = [path.relative_to(tmp_path / "one/out") for path in sorted((tmp_path / "one/out").rglob("*")) if path.is_file()]
+    assert len(files) > 5
+    for file in files:
+        assert (tmp_path / "one/out" / file).read_bytes() == (tmp_path / "two/out" / file).read_bytes(), file
+
+
+def test_draw_keeps_the_mixture_in_every_prefix(examples: list[Example]) -> None:
+    order = draw(examples, {"caption": 1.0, "mcqa": 3.0, "dark_event_infer": 0.0}, 80, "7/x")
+    for n in range(1, 81):
+        caption = sum(examples[i].task == "caption" for i in order[:n])
+        assert abs(caption - n / 4) <= 1
+    assert sorted(i for i in order[:48] if examples[i].task == "mcqa")[:12] != []
+    first = [i for i in order if examples[i].task == "mcqa"][:12]
+    assert len(set(first)) == 12, "all are shown once before any is shown again"
+    assert order == draw(examples, {"caption": 1.0, "mcqa": 3.0}, 80, "7/x")
+    assert order != draw(examples, {"caption": 1.0, "mcqa": 3.0}, 80, "8/x")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": {"structured_caption": 1}}, r"tasks.structured_caption: weight 1.0 but no example"),
+        ({"completions_per_device": 6}, r"no multiple of 6 a device; choose one of 1, 2, 4"),
+        ({"iterations": 3}, r"save_steps: 2 is no multiple of iterations 3"),
+    ],
+)
+def test_grpo_refuses(
+    folder: Path, examples: list[Example], tmp_path: Path, seen: Seen, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        grpo(folder, examples, tmp_path, seen, **changes)
+
+
+def test_sft_refuses_a_sample_without_reply(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:
+    mute = Example("mute", "mcqa", "What?", None, examples[0].load)
+    with pytest.raises(ValueError, match="'mute': has no reply"):
+        sft(folder, [*examples, mute], tmp_path, seen)

@@ -1,0 +1,189 @@
+"""Corpus and ingest on real files: what is made is accepted, what is broken is set aside with its reason, bytes are the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from stages.boundary import reported
+from stages.domain.records import Clip, Reject
+from stages.ingest import ingest
+from stages.params import Params, load_params
+from stages.rows import read_rows, write_rows
+from stages.video.encoder import encode
+from stages.video.reader import read_frames
+from stages.workers import WorkersError, map_items, worker_count
+
+ROOT = Path(__file__).parents[1]
+REAL = Path(__file__).parent / "data" / "clips"
+
+
+def _params(source: Path) -> Params:
+    params = load_params(ROOT / "params.yaml")
+    return params.model_copy(update={"ingest": params.ingest.model_copy(update={"source": str(source)})})
+
+
+def _moving(frames: int, seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    noise = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    return np.stack([np.roll(noise, number, axis=1) for number in range(frames)])
+
+
+def test_the_real_clip_is_ingested() -> None:
+    clips, rejects, hazards = ingest(_params(REAL))
+    assert rejects == []
+    assert not hazards
+    (clip,) = clips
+    assert (clip.clip_id, clip.frames, clip.rate, clip.width, clip.height, clip.codec) == (
+        "bigbuckbunny",
+        132,
+        25,
+        1280,
+        720,
+        "h264",
+    )
+    assert [(event.span.start, event.span.stop) for event in clip.events] == [(0, 38), (38, 53), (53, 105), (105, 132)]
+    assert [question.answer for question in clip.questions] == ["B", "C"]
+    pixels, backend = read_frames(REAL / clip.path, [0, 66, 131])
+    assert backend == "decord"
+    # The rabbit is grey and the meadow green: a swapped colour plane would show.
+    red, green, blue = pixels.reshape(-1, 3).mean(axis=0)
+    assert green > red > blue
+
+
+def test_broken_files_are_set_aside_and_the_others_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDBRIDGE_WORKERS", "1")
+    for number, name in enumerate(("good", "late", "short")):
+        encode(_moving(4 if name == "short" else 24, number), Fraction(8), tmp_path / f"{name}.mp4", crf=20)
+    good = (tmp_path / "good.mp4").read_bytes()
+    contents = {"empty": b"", "text": b"hello\n" * 99, "cut": good[: len(good) * 2 // 3], "same": good, "stray": good}
+    contents["rotten"] = good[:1200] + bytes(b ^ 0x3C for b in good[1200:])
+    for name, content in contents.items():
+        (tmp_path / f"{name}.mp4").write_bytes(content)
+    late = {"video": "late.mp4", "events": [{"start": 1, "end": 3.2, "caption": "it goes on"}]}
+    rows = [{"video": f"{name}.mp4"} for name in ("good", "short", "empty", "text", "cut", "rotten", "gone")] + [late]
+    rows.append({"video": "same.mp4", "id": "twice"})
+    (tmp_path / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    clips, rejects, _ = ingest(_params(tmp_path))
+    assert [clip.clip_id for clip in clips] == ["good"]
+    assert {reject.item: reject.reason for reject in rejects} == {
+        "short": "too-short",
+        "empty": "empty-file",
+        "text": "not-a-video",
+        "cut": "damaged",
+        "rotten": "damaged",
+        "annotations.jsonl:7": "missing-file",
+        "late": "event-outside-clip",
+        "twice": "duplicate-video",
+        "stray.mp4": "no-annotation",
+    }
+    assert [reject.item for reject in rejects] == sorted(reject.item for reject in rejects)
+    (outside,) = (reject for reject in rejects if reject.item == "late")
+    assert outside.detail == "late.mp4: event 'it goes on' [1, 3.2) s reaches beyond the clip, which has 3 s; correct its end"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of its own, with a tiny corpus made by one worker."""
+    folder = tmp_path_factory.mktemp("project")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["corpus"] |= {"train_clips": 5, "validation_clips": 2, "test_clips": 4}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    (folder / "dvc.yaml").write_text("stages: {}\n")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, check=True, timeout=60)
+    done = _verb(folder, "corpus", workers=1)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("corpus: 11 clips of 16 frames, ")
+    assert done.stdout.endswith("11 ffmpeg commands built by ffmpeg-python\n")
+    return folder
+
+
+def _verb(folder: Path, name: str, workers: int) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("VIDBRIDGE_")}
+    environment |= {
+        "PYTHONPATH": str(ROOT),
+        "VIDBRIDGE_WORKERS": str(workers),
+        "VIDBRIDGE_PROJECT": str(folder),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+        "DVC_NO_ANALYTICS": "1",
+    }
+    command = [sys.executable, "-m", f"stages.{name}"]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180, check=False)
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_two_workers_make_the_same_corpus_and_stale_clips_go(project: Path) -> None:
+    before = _bytes(project / "data" / "corpus")
+    assert len(before) == 12
+    (project / "data" / "corpus" / "videos" / "train-99999.mp4").touch()
+    done = _verb(project, "corpus", workers=2)
+    assert done.returncode == 0, done.stderr
+    assert _bytes(project / "data" / "corpus") == before
+
+
+def test_the_corpus_is_ingested_whole(project: Path) -> None:
+    done = _verb(project, "ingest", workers=2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "ingest: 11 clips accepted, 0 rejected\n"
+    written = project / "data" / "clips"
+    clips = read_rows(written / "manifest.jsonl", Clip)
+    assert [clip.clip_id for clip in clips] == sorted(clip.clip_id for clip in clips)
+    assert read_rows(written / "rejects.jsonl", Reject) == []
+    summary = json.loads((written / "summary.json").read_text())
+    assert summary["splits"] == {"train": 5, "validation": 2, "test": 4}
+    assert (summary["events"], summary["questions"], summary["not_for_decord"]) == (22, 22, {})
+    for clip in clips:
+        assert [clip.frames, clip.rate, clip.width] == [16, 8, 64]
+        assert 1 <= clip.events[0].span.start <= 2
+        assert clip.events[1].span.stop == 14
+    before = _bytes(written)
+    assert _verb(project, "ingest", workers=1).returncode == 0
+    assert _bytes(written) == before
+
+
+def test_nothing_accepted_is_an_error_that_lists_why(project: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "project"
+    shutil.copytree(project, bad, ignore=shutil.ignore_patterns("videos"))
+    done = _verb(bad, "ingest", workers=1)
+    assert done.returncode == 1
+    assert "ingest: 0 clips accepted, 11 rejected (11 missing-file)" in done.stdout
+    assert "error: ingest: ingest.source: 'data/corpus' gave no clip\n  annotations.jsonl:1: missing-file: video: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(read_rows(bad / "data" / "clips" / "rejects.jsonl", Reject)) == 11
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the always-full device")
+def test_a_full_disk_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "manifest.jsonl.unfinished").symlink_to("/dev/full")
+    with pytest.raises(SystemExit) as caught, reported("ingest"):
+        write_rows(tmp_path / "manifest.jsonl", [Reject(item="x", reason="y", detail="z" * 100_000)])
+    assert caught.value.code == 1
+    assert capsys.readouterr().err.startswith("error: ingest: the disk is full")
+
+
+def test_unexpected_errors_keep_their_traceback() -> None:
+    with pytest.raises(KeyError), reported("ingest", ValueError):
+        raise KeyError("a bug")
+
+
+def test_the_number_of_workers_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("0", "two", "-1"):
+        monkeypatch.setenv("VIDBRIDGE_WORKERS", value)
+        with pytest.raises(WorkersError, match=f"VIDBRIDGE_WORKERS: '{value}' is no number of processes"):
+            worker_count()
+    monkeypatch.setenv("VIDBRIDGE_WORKERS", "2")
+    assert list(map_items(str, [3, 1, 2], "numbers")) == ["3", "1", "2"]
+    assert list(map_items(str, [], "numbers")) == []

@@ -1,0 +1,307 @@
+"""Runs: what a stage says while it works, how it ends, and what happens when the store is new, busy, down, or dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from stages.domain.records import Checkpoint
+from stages.params import Params, load_params
+from stages.tracking.metrics import UNSENT
+from stages.tracking.registry import register
+from stages.tracking.runs import TAG, pipeline_run, stage_run
+from stages.tracking.store import EXPERIMENT, open_client
+from stages.tracking.uri import DATABASE, TrackingError, check_server, project_root, shown, tracking_uri
+
+
+@pytest.fixture
+def params(project: Path) -> Params:
+    return load_params(project / "params.yaml")
+
+
+def status(project: Path, run_id: str | None) -> str:
+    assert run_id is not None
+    return str(open_client(project).get_run(run_id).info.status)
+
+
+def test_a_run_says_what_it_is_made_of(project: Path, params: Params) -> None:
+    with stage_run("grpo@bridge", params) as run:
+        run.log(1, {"reward": 0.25, "loss/kl": 1.0})
+        run.log(2, {"reward": 0.5})
+        run.summary({"final/reward": 0.5})
+    found = open_client(project).get_run(run.run_id or "")
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "grpo@bridge"
+    assert found.data.metrics == {"reward": 0.5, "loss/kl": 1.0, "final/reward": 0.5}
+    assert [(point.step, point.value) for point in open_client(project).get_metric_history(run.run_id or "", "reward")] == [
+        (1, 0.25),
+        (2, 0.5),
+    ]
+    tags = {name.removeprefix(TAG): value for name, value in found.data.tags.items() if name.startswith(TAG)}
+    assert (tags["kind"], tags["stage"], tags["recipe"], tags["git_dirty"]) == ("stage", "grpo@bridge", "tiny", "false")
+    assert set(json.loads(tags["data"])) == {"data/samples", "models/cold-start/final", "rates.json"}
+    # Only what the stage uses, by DVC's own account.
+    assert found.data.params["grpo.bridge.learning_rate"] == "0.0002"
+    assert not any(name.startswith(("sft", "corpus")) for name in found.data.params)
+    assert "mlflow.parentRunId" not in found.data.tags
+
+
+def test_the_stage_digest_is_that_of_the_lock_and_follows_parameters(project: Path, params: Params) -> None:
+    with stage_run("grpo@bridge", params) as run:
+        pass
+    assert [version.run_id for version in register(project).created if version.stage == "grpo@bridge"] == [run.run_id] * 2
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("learning_rate: 2.0e-4", "learning_rate: 3.0e-4"))
+    with stage_run("grpo@bridge", load_params(project / "params.yaml")) as changed:
+        pass
+    assert changed.tags[TAG + "stage_digest"] != run.tags[TAG + "stage_digest"]
+
+
+def test_a_stage_is_the_child_of_the_pipelines_run(project: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pipeline_run(params, tags={"trigger": "schedule"}) as parent:
+        monkeypatch.setenv("VIDBRIDGE_PIPELINE_RUN", parent.run_id or "")
+        with stage_run("base", params) as child:
+            pass
+    client = open_client(project)
+    assert client.get_run(child.run_id or "").data.tags["mlflow.parentRunId"] == parent.run_id
+    assert client.get_run(parent.run_id or "").data.tags[TAG + "trigger"] == "schedule"
+    assert status(project, parent.run_id) == status(project, child.run_id) == "FINISHED"
+
+
+@pytest.mark.parametrize(("raised", "expected"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "FAILED")])
+def test_how_a_stage_ended_is_seen(project: Path, params: Params, raised: type[BaseException], expected: str) -> None:
+    with pytest.raises(raised), stage_run("base", params) as run:  # noqa: PT012
+        run.log(1, {"loss": 1.0})
+        raise raised
+    assert status(project, run.run_id) == expected
+    assert open_client(project).get_run(run.run_id or "").data.metrics == {"loss": 1.0}
+
+
+def test_a_checkpoint_is_there_at_once(project: Path, params: Params) -> None:
+    with stage_run("grpo@bridge", params) as run:
+        checkpoint = Checkpoint(stage="grpo@bridge", step=25, path="checkpoint-25", final=False, metrics={"reward": 0.5})
+        run.log(25, {"loss": 0.1})
+        run.checkpoint(checkpoint, project / "models/bridge/checkpoint-5")
+        found = open_client(project).get_run(run.run_id or "")
+    row = json.loads(found.data.tags[f"{TAG}checkpoint.00000025"])
+    assert row == {"step": 25, "path": "checkpoint-25", "final": False, "location": str(project / "models/bridge/checkpoint-5")}
+    assert found.data.metrics == {"loss": 0.1, "checkpoint/reward": 0.5}
+    assert found.info.status == "RUNNING"
+
+
+def test_only_the_first_rank_writes(project: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with stage_run("base", params) as run:
+        run.log(1, {"loss": 1.0})
+        run.checkpoint(Checkpoint(stage="base", step=0, path="final", final=True), project)
+    assert run.run_id is None
+    assert open_client(project).get_experiment_by_name(EXPERIMENT) is None
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from stages.params import load_params
+from stages.tracking.runs import stage_run
+with stage_run(sys.argv[1], load_params("params.yaml")) as run:
+    print("open", flush=True)
+    for step in range(200):
+        run.log(step, {"a": step, "b": step})
+        time.sleep(float(sys.argv[2]))
+"""
+
+
+def writer(project: Path, stage: str, sleep_s: float) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-W", "error", "-c", WRITER, stage, str(sleep_s)]
+    return subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_may_create_the_store_together(project: Path) -> None:
+    (project / DATABASE).unlink()
+    both = [writer(project, stage, 0.001) for stage in ("base", "evaluate@base")]
+    for process in both:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert err == ""
+        assert out == "open\n"
+    client = open_client(project)
+    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"] * 2
+    assert all(len(client.get_metric_history(run.info.run_id, name)) == 200 for run in runs for name in "ab")
+
+
+def test_sigterm_ends_the_run_as_killed(project: Path) -> None:
+    process = writer(project, "base", 0.2)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "open\n"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    client = open_client(project)
+    (run,) = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    assert run.info.status == "KILLED"
+
+
+def test_metrics_are_seen_on_a_server_while_the_stage_works(
+    project: Path, params: Params, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+    with stage_run("base", params) as run:
+        for step in range(1500):
+            run.log(step, {"reward": step / 1500})
+        deadline = time.monotonic() + 10
+        while "reward" not in open_client(project).get_run(run.run_id or "").data.metrics:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert status(project, run.run_id) == "RUNNING"
+    assert len(open_client(project).get_metric_history(run.run_id or "", "reward")) == 1500
+
+
+class Wire:
+    """A TCP relay to a server that a test can cut and mend: the real server is 'down' for whoever goes through it."""
+
+    def __init__(self, target: str) -> None:
+        parts = urlsplit(target)
+        self._target = (parts.hostname or "", parts.port or 0)
+        self._sockets: list[socket.socket] = []
+        self._port = 0
+        self.mend()
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def mend(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", self._port))
+        self._port = self._server.getsockname()[1]
+        self._accepting = threading.Thread(target=self._accept, args=(self._server,), daemon=True)
+        self._accepting.start()
+
+    def cut(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self._accepting.join()
+        for connection in self._sockets:
+            with suppress(OSError):  # It had ended by itself.
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+        self._sockets.clear()
+
+    def _accept(self, server: socket.socket) -> None:
+        while True:
+            try:
+                near, _ = server.accept()
+            except OSError:
+                return
+            far = socket.create_connection(self._target)
+            self._sockets += [near, far]
+            for source, target in ((near, far), (far, near)):
+                threading.Thread(target=self._relay, args=(source, target), daemon=True).start()
+
+    @staticmethod
+    def _relay(source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+
+
+@pytest.fixture
+def wire(mlflow_server: str) -> Iterator[Wire]:
+    wire = Wire(mlflow_server)
+    yield wire
+    wire.cut()
+
+
+def test_a_server_that_dies_costs_no_training_and_no_metrics(
+    project: Path, params: Params, wire: Wire, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", wire.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with stage_run("base", params) as run:
+        run.log(1, {"reward": 0.1})
+        assert run.flush()
+        wire.cut()
+        run.log(2, {"reward": 0.2})
+        run.checkpoint(Checkpoint(stage="base", step=2, path="final", final=True), project)
+    kept = project / UNSENT / f"{run.run_id}.jsonl"
+    assert len(kept.read_text().splitlines()) == 1
+    assert "vidbridge register" in capsys.readouterr().err
+    wire.mend()
+    assert register(project).unsent_points == 1
+    assert not kept.exists()
+    found = open_client(project).get_run(run.run_id or "")
+    assert found.data.metrics == {"reward": 0.2}
+
+
+def test_a_server_that_is_down_stops_the_stage_at_once(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:secret@127.0.0.1:{closed.getsockname()[1]}")
+        start = time.monotonic()
+        with (
+            pytest.raises(TrackingError, match=r"MLFLOW_TRACKING_URI: http://ann:\*\*\*@.*no answer.*start the server"),
+            stage_run("base", params),
+        ):
+            pytest.fail("the stage must not start")
+    assert time.monotonic() - start < 5
+
+
+def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        start = time.monotonic()
+        with pytest.raises(TrackingError, match="no answer within 1 s"):
+            check_server(timeout_s=1)
+    assert time.monotonic() - start < 4
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("postgresql://u:p@127.0.0.1:9/db", r"u:\*\*\*@.*start the database"),
+        ("./mlruns", "unknown kind of store"),
+        ("http://[oops", "."),
+    ],
+)
+def test_other_addresses_are_named(monkeypatch: pytest.MonkeyPatch, uri: str, said: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(TrackingError, match=said):
+        check_server(timeout_s=1)
+
+
+def test_a_file_that_is_no_database_is_named(project: Path) -> None:
+    (project / DATABASE).write_text("not a database, but long enough to be taken for one" * 40)
+    with pytest.raises(TrackingError, match="file is not a database; move the file away"):
+        check_server()
+
+
+def test_the_project_is_found_upward(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("VIDBRIDGE_PROJECT")
+    monkeypatch.chdir(project / "data")
+    assert project_root() == project
+    assert tracking_uri() == f"sqlite:///{project}/.vidbridge/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    assert tracking_uri() == f"sqlite:///{project}/other.db"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TrackingError, match="VIDBRIDGE_PROJECT"):
+        project_root()
+    monkeypatch.setenv("VIDBRIDGE_PROJECT", str(tmp_path / "nowhere"))
+    with pytest.raises(TrackingError, match="is no folder"):
+        project_root()
+    assert shown("http://host:5000/x") == "http://host:5000/x"
