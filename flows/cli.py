@@ -179,6 +179,7 @@ def deploy(
     source: Annotated[Path | None, typer.Option(help="Folder of videos to watch; overrides ingest.source.")] = None,
     recipe: Annotated[str, typer.Option(help="Recipe to run; what params.yaml says when left out.")] = "",
     worker: Annotated[bool, typer.Option(help="Stay, and run what falls due.")] = True,
+    port: Annotated[int, typer.Option(help="Port of Prefect's server when none runs yet; 0: any free one.")] = 0,
 ) -> None:
     """Create the scheduled deployment of infra/prefect.yaml, and serve it until Ctrl-C.
 
@@ -186,7 +187,7 @@ def deploy(
     """
     from flows import deploying
 
-    deploying.deploy(_root(), cron or None, source.resolve() if source else None, recipe or None, worker)
+    deploying.deploy(_root(), cron or None, source.resolve() if source else None, recipe or None, worker, port)
 
 
 @app.command()

@@ -108,7 +108,9 @@ def configure(root: Path, recipe: str | None, source: str | None) -> None:
         return
     folder = Path(source).expanduser()
     if not folder.is_absolute() or not (folder / layout.ANNOTATIONS_FILE).is_file():
-        raise UsageError(f"source: {source!r} is no absolute path of a folder with {layout.ANNOTATIONS_FILE}; name the folder of your videos")
+        raise UsageError(
+            f"source: {source!r} is no absolute path of a folder with {layout.ANNOTATIONS_FILE}; name the folder of your videos"
+        )
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096

@@ -22,10 +22,10 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
-from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -36,9 +36,9 @@ from flows.results import read_scores
 from flows.show import as_text
 from stages import layout
 from stages.params import Params, load_params
+from stages.tracking.commits import record_commit
 from stages.tracking.registry import RegisterReport, register
 from stages.tracking.render import register_table
-from stages.tracking.commits import record_commit
 from stages.tracking.runs import Terminated, pipeline_run
 from stages.tracking.uri import is_server, tracking_uri
 
@@ -239,7 +239,7 @@ def register_versions(root: Path, mlflow_run: str) -> RegisterReport:
 
 @flow(
     name="vidbridge-pipeline",
-    flow_run_name="{target}",
+    flow_run_name="pipeline {target}",
     task_runner=ThreadPoolTaskRunner(max_workers=32),  # type: ignore[arg-type]
     persist_result=False,
     validate_parameters=False,

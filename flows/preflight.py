@@ -90,7 +90,7 @@ def _source(root: Path, params: Params, plan: Plan) -> list[str]:
     folder = root / Path(params.ingest.source).expanduser()
     if not folder.is_dir():
         return [
-            f"ingest.source: {params.ingest.source!r} is no folder; name the folder of your videos in params.yaml ({layout.CORPUS}: generated)"
+            f"ingest.source: {params.ingest.source!r} is no folder; name that of your videos in params.yaml ({layout.CORPUS}: generated)"
         ]
     if not (folder / layout.ANNOTATIONS_FILE).is_file():
         return [

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -106,10 +106,8 @@ def guarded(
             process.wait()
         if process.returncode < 0:
             # The guard itself was killed: its session is all that is known of its descendants.
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         if process.stdout is not None:
             process.stdout.close()
 

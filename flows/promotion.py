@@ -8,7 +8,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
 from stages.tracking import gate
-from stages.tracking.gate import Promotion
+from stages.tracking.gate import Check, Promotion
 
 
 @flow(name="vidbridge-promotion", persist_result=False, validate_parameters=False)
@@ -38,11 +38,13 @@ def verdict(decided: Promotion) -> str:
     number, champion = decided.candidate.number, decided.champion
     head = f"## Version {number} {'is champion' if decided.moved else 'was refused'}"
     against = f"compared with version {champion.number}" if champion else "there was no champion to compare with"
-    rows = [
-        f"| {check.what} | {check.candidate:.4f} | {'–' if check.other is None else f'{check.other:.4f}'} | {check.rule} | {'yes' if check.passed else '**no**'} |"
-        for check in decided.decision.table
-    ]
+    rows = [_row(check) for check in decided.decision.table]
     table = ["| what | candidate | other | rule | met |", "|---|---|---|---|---|", *rows] if rows else []
     reasons = [f"- {reason}" for reason in decided.decision.reasons]
     made = f"Made by `{decided.candidate.stage}`, step {decided.candidate.step}; {against}."
     return "\n".join([head, "", made, "", *table, "", *reasons])
+
+
+def _row(check: Check) -> str:
+    other = "–" if check.other is None else f"{check.other:.4f}"
+    return f"| {check.what} | {check.candidate:.4f} | {other} | {check.rule} | {'yes' if check.passed else '**no**'} |"

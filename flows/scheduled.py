@@ -78,14 +78,17 @@ def scheduled(
         plan = choose_lock(root, target)
         if plan.empty or not plan.to_run:
             logger.info("nothing new: all that %s needs is up to date", target)
-            create_markdown_artifact(key="scheduled", markdown=f"Nothing new at commit `{clone.commit[:12]}`: {target} is up to date.")
+            create_markdown_artifact(
+                key="scheduled", markdown=f"Nothing new at commit `{clone.commit[:12]}`: {target} is up to date."
+            )
             return Completed(name="NothingNew", message="nothing new")
         preflight.check(root, params, plan)
         logger.info("to run: %s", ", ".join(f"{step.name} ({step.why[0]})" for step in plan.to_run))
         state = pipeline(root, target, return_state=True)
         if not state.is_completed():
             return state
-        report: PipelineReport = state.result()
+        report = state.result()
+        assert isinstance(report, PipelineReport)
         branch_name = push_branch(root, report.commit)
         lines = [f"Commit `{report.commit[:12]}` on branch `{branch_name}` holds `dvc.lock`."]
         if not clone.shared_remote:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.errors import FlowError
+from flows.errors import FlowError, UsageError
 from flows.processes import guarded
 from flows.project import state
 
@@ -58,7 +58,7 @@ def answers(url: str, timeout_s: float = 2.0) -> bool:
 
 
 def server_command(port: int) -> list[str]:
-    """Prefect's server as one process on the loopback interface, without the user interface."""
+    """Prefect's server as one process on the loopback interface."""
     factory = "prefect.server.api.server:create_app"
     return [
         sys.executable,
@@ -80,7 +80,7 @@ class Server:
 
     def __init__(self, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
         self.address = f"http://127.0.0.1:{port}/api"
-        self._process, self._log = process, log
+        self.process, self._log = process, log
         self._started = time.monotonic()
 
     def url(self) -> str:
@@ -90,10 +90,10 @@ class Server:
             FlowError: it ended, or did not answer within :data:`STARTUP_S` seconds.
         """
         while not answers(self.address):
-            if self._process.poll() is not None:
+            if self.process.poll() is not None:
                 tail = "\n  ".join(self._log.read_text(errors="replace").splitlines()[-5:])
                 raise FlowError(
-                    f"Prefect server: ended with status {self._process.returncode}; try again, or see {self._log}:\n  {tail}"
+                    f"Prefect server: ended with status {self.process.returncode}; try again, or see {self._log}:\n  {tail}"
                 )
             if time.monotonic() - self._started > STARTUP_S:
                 raise FlowError(
@@ -139,12 +139,37 @@ def starting(root: Path) -> Iterator[Server | None]:
 
 
 @contextmanager
+def serving(root: Path, port: int) -> Iterator[Server]:
+    """Serve API, pages and schedules at ``port`` of the loopback interface for this block; runs of this project find it meanwhile.
+
+    Raises:
+        UsageError: the port is in use.
+    """
+    if port_in_use(port):
+        raise UsageError(f"port: {port} is in use; end what listens there, or choose another one")
+    home(root).mkdir(parents=True, exist_ok=True)
+    log, note = home(root) / "server.log", home(root) / URL_FILE
+    address = f"http://127.0.0.1:{port}/api"
+    env = {**os.environ, "PREFECT_UI_ENABLED": "1", "PREFECT_UI_API_URL": address, "PREFECT__SERVER_FINAL": "1"}
+    with log.open("ab") as stream, guarded(server_command(port), log.parent, env, stream) as process, _api_url(address):
+        server = Server(port, process, log)
+        note.write_text(address, encoding="utf-8")
+        try:
+            yield server
+        finally:
+            note.unlink(missing_ok=True)
+
+
+@contextmanager
 def _api_url(url: str) -> Iterator[None]:
+    before = os.environ.get("PREFECT_API_URL")
     os.environ["PREFECT_API_URL"] = url
     try:
         yield
     finally:
         del os.environ["PREFECT_API_URL"]
+        if before is not None:
+            os.environ["PREFECT_API_URL"] = before
 
 
 @contextmanager

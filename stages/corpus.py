@@ -6,39 +6,35 @@ Run as ``python -m stages.corpus``; writes ``data/corpus`` (``videos/*.mp4`` and
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from functools import partial
 
 from stages import layout
-from stages.boundary import reported
-from stages.params import Params, ParamsError, load_params
+from stages.entry import run_verb
+from stages.params import Params, load_params
 from stages.sources.jsonl import Annotation, write_annotations
 from stages.sources.shapes import PlannedClip, annotate, draw_scene, plan, render
 from stages.tracking.runs import stage_run
-from stages.tracking.uri import TrackingError
 from stages.video.encoder import encode, ffmpeg_binary
-from stages.video.errors import FfmpegMissing, VideoError
-from stages.workers import WorkersError, map_items
+from stages.workers import map_items
 
 
 def main() -> int:
-    with reported("corpus", ParamsError, WorkersError, FfmpegMissing, VideoError, TrackingError):
-        params = load_params()
-        clips = plan(params.corpus, params.seed)
-        ffmpeg_binary()
-        with stage_run("corpus", params) as run:
-            started = time.monotonic()
-            _clear()
-            made = list(map_items(partial(_make, params=params), clips, "corpus"))
-            write_annotations((row for row, _ in made), layout.CORPUS / layout.ANNOTATIONS_FILE)
-            size_bytes, seconds = sum(size for _, size in made), time.monotonic() - started
-            counted = {"clips": len(made), "bytes": size_bytes, "commands_built_by_ffmpeg_python": len(made), "seconds": seconds}
-            run.summary({name: float(value) for name, value in counted.items()})
-        print(
-            f"corpus: {len(made):,} clips of {params.corpus.frames} frames, {size_bytes / 1e6:.1f} MB in {seconds:.1f} s;"
-            f" {len(made):,} ffmpeg commands built by ffmpeg-python"
-        )
+    params = load_params()
+    clips = plan(params.corpus, params.seed)
+    ffmpeg_binary()
+    with stage_run("corpus", params) as run:
+        started = time.monotonic()
+        _clear()
+        made = list(map_items(partial(_make, params=params), clips, "corpus"))
+        write_annotations((row for row, _ in made), layout.CORPUS / layout.ANNOTATIONS_FILE)
+        size_bytes, seconds = sum(size for _, size in made), time.monotonic() - started
+        counted = {"clips": len(made), "bytes": size_bytes, "commands_built_by_ffmpeg_python": len(made), "seconds": seconds}
+        run.summary({name: float(value) for name, value in counted.items()})
+    print(
+        f"corpus: {len(made):,} clips of {params.corpus.frames} frames, {size_bytes / 1e6:.1f} MB in {seconds:.1f} s;"
+        f" {len(made):,} ffmpeg commands built by ffmpeg-python"
+    )
     return 0
 
 
@@ -59,4 +55,4 @@ def _make(clip: PlannedClip, params: Params) -> tuple[Annotation, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_verb(main)

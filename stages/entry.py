@@ -17,7 +17,7 @@ def run_verb(main: Callable[..., int | None], *arguments: str) -> NoReturn:
     try:
         status = main(*arguments)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         print(
             f"error: the disk is full ({error.filename}); free some space and run again: what was done stays done", file=sys.stderr

@@ -6,49 +6,43 @@ Run as ``python -m stages.ingest``; writes ``data/clips``.
 from __future__ import annotations
 
 import hashlib
-import sys
 import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from stages import layout
-from stages.boundary import reported
-from stages.domain.records import SPLITS, Clip, Reject, Split
-from stages.params import IngestParams, Params, ParamsError, load_params
+from stages.domain.records import Clip, Reject, Split
+from stages.entry import run_verb
+from stages.params import IngestParams, Params, load_params
 from stages.rows import write_json, write_rows
-from stages.sources.clips import Media, to_clip, without_duplicates
+from stages.sources.clips import Media, summarise, to_clip, without_duplicates
 from stages.sources.jsonl import Annotation, SourceError, read_annotations
 from stages.sources.split import assign_splits
 from stages.tracking.runs import stage_run
-from stages.tracking.uri import TrackingError
 from stages.video.encoder import ffmpeg_binary, validate
-from stages.video.errors import FfmpegMissing, VideoError
+from stages.video.errors import VideoError
 from stages.video.probe import probe
-from stages.workers import WorkersError, map_items
+from stages.workers import map_items
 
 Examined = tuple[Clip | Reject, tuple[str, ...]]
 
 
 def main() -> int:
-    with reported("ingest", ParamsError, SourceError, WorkersError, FfmpegMissing, TrackingError):
-        params = load_params()
-        ffmpeg_binary()
-        with stage_run("ingest", params) as run:
-            started = time.monotonic()
-            clips, rejects, hazards = ingest(params)
-            write_rows(layout.CLIPS / "manifest.jsonl", clips)
-            write_rows(layout.CLIPS / "rejects.jsonl", rejects)
-            write_json(layout.CLIPS / layout.SUMMARY_FILE, summary(clips, rejects, hazards))
-            run.summary({"clips": len(clips), "rejects": len(rejects), "seconds": time.monotonic() - started})
-            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(Counter(r.reason for r in rejects).items()))
-            print(f"ingest: {len(clips):,} clips accepted, {len(rejects):,} rejected{f' ({reasons})' if reasons else ''}")
-            if not clips:
-                shown = "".join(f"\n  {reject.item}: {reject.reason}: {reject.detail}" for reject in rejects[:10])
-                raise SourceError(
-                    f"ingest.source: {params.ingest.source!r} gave no clip{shown or ': its annotation file is empty'}"
-                )
+    params = load_params()
+    ffmpeg_binary()
+    with stage_run("ingest", params) as run:
+        started = time.monotonic()
+        clips, rejects, hazards = ingest(params)
+        write_rows(layout.CLIPS / "manifest.jsonl", clips)
+        write_rows(layout.CLIPS / "rejects.jsonl", rejects)
+        write_json(layout.CLIPS / layout.SUMMARY_FILE, summarise(clips, rejects, hazards))
+        run.summary({"clips": len(clips), "rejects": len(rejects), "seconds": time.monotonic() - started})
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(Counter(r.reason for r in rejects).items()))
+        print(f"ingest: {len(clips):,} clips accepted, {len(rejects):,} rejected{f' ({reasons})' if reasons else ''}")
+        if not clips:
+            shown = "".join(f"\n  {reject.item}: {reject.reason}: {reject.detail}" for reject in rejects[:10])
+            raise SourceError(f"ingest.source: {params.ingest.source!r} gave no clip{shown or ': its annotation file is empty'}")
     return 0
 
 
@@ -85,23 +79,5 @@ def _examine(placed: tuple[Annotation, Split], folder: Path, params: IngestParam
     return to_clip(row, split, Media(sha256, *facts), params), found.hazards
 
 
-def summary(clips: list[Clip], rejects: list[Reject], hazards: Counter[str]) -> dict[str, Any]:
-    """Counts that describe the data; nothing of when or where."""
-    return {
-        "accepted": len(clips),
-        "rejected": dict(sorted(Counter(reject.reason for reject in rejects).items())),
-        "splits": {split: sum(clip.split == split for clip in clips) for split in SPLITS},
-        "sources": len({clip.source_id for clip in clips}),
-        "frames": sum(clip.frames for clip in clips),
-        "duration_s": round(float(sum(clip.frames / clip.rate for clip in clips)), 3),
-        "events": sum(len(clip.events) for clip in clips),
-        "questions": sum(len(clip.questions) for clip in clips),
-        "captions": sum(clip.caption is not None for clip in clips),
-        "codecs": dict(sorted(Counter(clip.codec for clip in clips).items())),
-        "sizes": dict(sorted(Counter(f"{clip.width}x{clip.height}" for clip in clips).items())),
-        "not_for_decord": dict(sorted(hazards.items())),
-    }
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run_verb(main)

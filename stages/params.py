@@ -59,6 +59,13 @@ class IngestParams(Table):
     min_frames: int = Field(ge=2)
     max_duration_s: Positive
 
+    @model_validator(mode="after")
+    def _leaves_something_to_train_on(self) -> IngestParams:
+        held_out = self.validation_share + self.test_share
+        if held_out >= 1:
+            raise ValueError(f"validation_share + test_share is {held_out:g}: it must stay below 1, or nothing is left to train on")
+        return self
+
 
 class SynthesizeTasks(TaskSettings):
     """Only the tasks that are named are made."""

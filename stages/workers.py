@@ -6,7 +6,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context, parent_process
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children, get_context, parent_process
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -14,12 +15,12 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-#: Items that travel to a worker together.
+#: Items that travel to a worker together, at most.
 CHUNK = 8
 
 
-class WorkersError(ValueError):
-    """``VIDBRIDGE_WORKERS`` is no count."""
+class WorkersError(RuntimeError):
+    """``VIDBRIDGE_WORKERS`` is no count, or a worker process died."""
 
 
 def worker_count() -> int:
@@ -45,6 +46,9 @@ def map_items(work: Callable[[Item], Result], items: Sequence[Item], description
         work: a function of a module (or a ``partial`` of one), since it travels to other processes.
         items: what to work on.
         description: stands before the bar.
+
+    Raises:
+        WorkersError: see :func:`worker_count`, and where a worker process died.
     """
     workers = min(worker_count(), len(items))
     bar = {"desc": description, "total": len(items), "unit": "clip", "mininterval": 1}
@@ -54,7 +58,16 @@ def map_items(work: Callable[[Item], Result], items: Sequence[Item], description
     # Spawned, not forked: the parent has threads (metrics), and a fork may copy a lock that one of them holds.
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
     try:
-        yield from tqdm(pool.map(work, items, chunksize=CHUNK), **bar)
+        yield from tqdm(pool.map(work, items, chunksize=min(CHUNK, len(items) // (8 * workers) + 1)), **bar)
+    except BaseException as error:
+        # Cancelled or failed: what the workers have in hand may take minutes, and nobody wants it any more.
+        for child in active_children():
+            child.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise WorkersError(
+                f"{description}: a worker process died (out of memory?); see the lines above, or try fewer: VIDBRIDGE_WORKERS=1"
+            ) from error
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -22,7 +22,6 @@ NOT_A_DEPENDENCY = {
     "stages/params.py": "the values it reads are dependencies by themselves (params)",
     "stages/layout.py": "names of paths, which dvc.yaml holds too",
     "stages/entry.py": "how an error is printed",
-    "stages/boundary.py": "how an error is printed",
     "stages/scratch.py": "what a run resumes from",
     "stages/workers.py": "how work is spread over processes; a test holds that results do not depend on it",
     "stages/learning/distributed.py": "where training runs",
@@ -99,13 +98,16 @@ def test_the_root_params_are_the_tiny_recipe() -> None:
 
 
 def test_loading_params_imports_no_heavy_library() -> None:
-    code = "import stages.params, sys; stages.params.load_params(); print([m for m in ('torch','mlflow','prefect','dvc','scipy') if m in sys.modules])"
+    heavy = ("torch", "mlflow", "prefect", "dvc", "scipy")
+    code = f"import stages.params, sys; stages.params.load_params(); print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_importing_the_command_line_imports_no_heavy_library() -> None:
-    code = "import flows.cli, sys; print([m for m in ('torch','mlflow','prefect','dvc','transformers','numpy') if m in sys.modules])"
+    code = (
+        "import flows.cli, sys; print([m for m in ('torch','mlflow','prefect','dvc','transformers','numpy') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

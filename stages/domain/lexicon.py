@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 COLOURS: tuple[str, ...] = ("red", "green", "blue", "yellow")
+#: Circle, square and triangle stay confused at 64 px; these three do not.
 SHAPES: tuple[str, ...] = ("circle", "bar", "pillar")
 #: What a shape can do, and the vaguer word that is still true of it.
 VERBS: dict[str, str] = {

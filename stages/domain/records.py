@@ -6,6 +6,7 @@ Seconds appear only where a person or an annotation file speaks.
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -19,9 +20,17 @@ TASK_NAMES: tuple[TaskName, ...] = ("dark_event_infer", "mix_vid_qa", "mcqa", "c
 PROXY_TASKS: tuple[TaskName, ...] = ("dark_event_infer", "mix_vid_qa")
 
 
+_EXACT = re.compile(r"[+-]?\d{1,12}(\.\d{1,12})?(/0*[1-9]\d{0,11})?")
+
+
 def _exact(value: Any) -> Any:
     """Read ``"30000/1001"``, ``8`` or ``"1.5"`` exactly; a float goes through its shortest decimal, never its binary value."""
-    return Fraction(str(value)) if isinstance(value, int | float | str) else value
+    if not isinstance(value, int | float | str):
+        return value
+    # Bounded before it is parsed: Fraction("1e999999999") would compute for ever.
+    if not _EXACT.fullmatch(str(value)):
+        raise ValueError("no exact number; write 8, 1.5 or 30000/1001")
+    return Fraction(str(value))
 
 
 #: A frame rate (frames a second) or a duration (seconds), exact, written as ``"30000/1001"``.

@@ -92,10 +92,7 @@ def metrics(logged: Mapping[str, Any]) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in logged.items()
-        if name not in _NOT_METRICS
-        and not name.startswith("train_")
-        and isinstance(value, int | float)
-        and math.isfinite(value)
+        if name not in _NOT_METRICS and not name.startswith("train_") and isinstance(value, int | float) and math.isfinite(value)
     }
 
 

@@ -15,16 +15,15 @@ from stages.learning import distributed
 from stages.learning.examples import Example, draw
 from stages.learning.factory import load_model, use_threads
 from stages.learning.processor import encode_prompts, training_batch
-from stages.learning.training import OnCheckpoint, OnMetrics, count_parameters, settings, train, weights_precision
+from stages.learning.training import OnCheckpoint, OnMetrics, Resumes, count_parameters, settings, train, weights_precision
 from stages.params import SftRow
 
 #: Losses are averaged over this many steps before they are logged.
 LOGGING_STEPS = 10
 
 
-class _Trainer(SFTTrainer):
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """No card: an out holds no host, user or link."""
+class _Trainer(Resumes, SFTTrainer):
+    pass
 
 
 def train_sft(

@@ -49,7 +49,9 @@ def placement(environ: Mapping[str, str] = os.environ) -> Placement:
         try:
             json.loads(path.read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
-            raise ValueError(f"VIDBRIDGE_DEEPSPEED: {config}: {error}; name a file like infra/deepspeed/zero2.json, or unset it") from error
+            raise ValueError(
+                f"VIDBRIDGE_DEEPSPEED: {config}: {error}; name a file like infra/deepspeed/zero2.json, or unset it"
+            ) from error
     return Placement(ranks, path)
 
 
@@ -63,7 +65,17 @@ def launch(module: str, arguments: Sequence[str]) -> int | None:
     where = placement()
     if "LOCAL_RANK" in os.environ or (where.ranks == 1 and where.deepspeed is None):
         return None
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(where.ranks), "-m", module, *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        str(where.ranks),
+        "-m",
+        module,
+        *arguments,
+    ]
     return subprocess.run(command, env={**os.environ, **rank_environment(where)}, check=False).returncode
 
 
@@ -110,7 +122,9 @@ def deepspeed_stage(trainer: Any) -> int:
 
     engine = trainer.model_wrapped
     if not isinstance(engine, DeepSpeedEngine):
-        raise RuntimeError(f"VIDBRIDGE_DEEPSPEED is set but {type(engine).__name__} trains, not a DeepSpeed engine; unset it or launch with DeepSpeed")
+        raise RuntimeError(
+            f"VIDBRIDGE_DEEPSPEED is set but {type(engine).__name__} trains, not a DeepSpeed engine; unset it or launch with DeepSpeed"
+        )
     return int(engine.zero_optimization_stage())
 
 
@@ -121,10 +135,15 @@ def share(name: str, total: int, most: int, ranks: int) -> tuple[int, int]:
         ValueError: the total cannot be dealt evenly.
     """
     if total % ranks:
-        raise ValueError(f"{name}: {total} an optimiser step cannot be dealt evenly to {ranks} processes; choose a multiple of {ranks}, or set VIDBRIDGE_RANKS")
+        raise ValueError(
+            f"{name}: {total} an optimiser step cannot be dealt evenly to {ranks} processes; choose a multiple of {ranks}, or set"
+            " VIDBRIDGE_RANKS"
+        )
     each = total // ranks
     held = min(most, each)
     if each % held:
         fit = [n for n in range(1, held + 1) if each % n == 0]
-        raise ValueError(f"{name}: {each} a process an optimiser step is no multiple of {held} a device; choose one of {', '.join(map(str, fit))}")
+        raise ValueError(
+            f"{name}: {each} a process an optimiser step is no multiple of {held} a device; choose one of {', '.join(map(str, fit))}"
+        )
     return held, each // held

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from stages.domain.frames import Frames
+from stages.domain.records import TaskName
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,13 @@ class Example:
     """
 
     sample_id: str
-    task: str
+    task: TaskName
     prompt: str
     reply: str | None
     load: Callable[[], Frames]
 
 
-def draw(examples: Sequence[Example], weights: Mapping[str, float], count: int, seed: str) -> list[int]:
+def draw(examples: Sequence[Example], weights: Mapping[TaskName, float], count: int, seed: str) -> list[int]:
     """Indices into `examples`, `count` of them, in the order in which training shows them.
 
     Every prefix holds the tasks in proportion to their weights, to within one (a random draw would make a step of eight
@@ -37,7 +38,7 @@ def draw(examples: Sequence[Example], weights: Mapping[str, float], count: int, 
     Raises:
         ValueError: a task with a weight above 0 has no example.
     """
-    of_task: dict[str, list[int]] = {task: [] for task, weight in weights.items() if weight > 0}
+    of_task: dict[TaskName, list[int]] = {task: [] for task, weight in weights.items() if weight > 0}
     for index, example in enumerate(examples):
         if example.task in of_task:
             of_task[example.task].append(index)
@@ -47,7 +48,7 @@ def draw(examples: Sequence[Example], weights: Mapping[str, float], count: int, 
 
     total = sum(weights[task] for task in of_task)
     credit = {task: Random(f"{seed}/{task}/phase").random() for task in of_task}
-    decks: dict[str, list[int]] = {task: [] for task in of_task}
+    decks: dict[TaskName, list[int]] = {task: [] for task in of_task}
     rounds = dict.fromkeys(of_task, 0)
     order: list[int] = []
     for _ in range(count):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
@@ -33,7 +34,7 @@ def generate(
     Returns:
         The replies without control tokens; think and answer tags are kept.
     """
-    where = model.device
+    where, decode = model.device, cast(Any, model.generate)
     settings = {
         "max_new_tokens": max_new_tokens,
         "suppress_tokens": placeholder_ids(processor),
@@ -54,7 +55,7 @@ def generate(
             batch = [(prompt, (given() if callable(given) else given,)) for prompt, given in items[start : start + batch_size]]
             inputs = prompt_batch(processor, encode_prompts(processor, batch), where)
             with torch.no_grad():
-                ids = model.generate(**inputs, **{k: v for k, v in settings.items() if v is not None})
+                ids = decode(**inputs, **{k: v for k, v in settings.items() if v is not None})
             new = ids[:, inputs["input_ids"].shape[1] :]
             replies += processor.tokenizer.batch_decode(new, skip_special_tokens=True)
             if progress is not None:

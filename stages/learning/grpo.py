@@ -148,7 +148,9 @@ def reward_function(examples: Mapping[str, Example], reward: Reward, well_formed
     ) -> list[float | None]:
         values = list(reward(prompts, completions))
         if len(values) != len(completions):
-            raise ValueError(f"reward: gave {len(values)} values for {len(completions)} replies; give one each, None where there is none")
+            raise ValueError(
+                f"reward: gave {len(values)} values for {len(completions)} replies; give one each, None where there is none"
+            )
         for key, value in zip(prompts, values, strict=True):
             if value is not None:
                 log_metric(f"reward/{examples[key].task}", value)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import torch
@@ -46,30 +48,43 @@ def render(processor: ProcessorMixin, prompt: str, videos: int = 1) -> str:
 
     The user's text is data: control tokens in it are defused, or a caption could open a turn or ask for a video.
     """
-    for token in processor.tokenizer.all_special_tokens + [TURN_START]:
+    for token in (*processor.tokenizer.all_special_tokens, TURN_START):
         prompt = prompt.replace(token, token.replace("<|", "< |"))
-    content = [*({"type": "video"} for _ in range(videos)), {"type": "text", "text": prompt}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
+    content: list[Any] = [*({"type": "video"} for _ in range(videos)), {"type": "text", "text": prompt}]
+    messages: list[Any] = [{"role": "user", "content": content}]
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert isinstance(text, str)
     return text
 
 
 def encode_prompts(processor: ProcessorMixin, prompts: Sequence[tuple[str, Sequence[Frames]]]) -> list[EncodedPrompt]:
-    """Encode prompts, each with its videos. The frames are taken as they are: nothing samples a second time."""
-    texts = [render(processor, prompt, len(videos)) for prompt, videos in prompts]
+    """Encode prompts, each with its videos. The frames are taken as they are: nothing samples a second time.
+
+    What the processor's own call does, in its two parts: texts recur, and rendering and splitting them costs as much as the pixels.
+    """
     flat = [frames for _, videos in prompts for frames in videos]
-    fields = processor(
-        text=texts,
-        videos=[torch.from_numpy(frames.pixels.copy()).permute(0, 3, 1, 2) for frames in flat],
+    fields, expansions = processor._process_videos(
+        [torch.from_numpy(frames.pixels.copy()).permute(0, 3, 1, 2) for frames in flat],
         video_metadata=[_metadata(frames) for frames in flat],
         do_sample_frames=False,
         input_data_format="channels_first",
+        return_metadata=True,
     )
-    ids: list[list[int]] = fields["input_ids"]
+    counts = [len(videos) for _, videos in prompts]
+    rest = iter(expansions)
     return [
-        EncodedPrompt(tuple(ids[i]), videos)
-        for i, videos in enumerate(split_videos(fields, [len(videos) for _, videos in prompts]))
+        EncodedPrompt(_prompt_ids(processor, prompt, tuple(islice(rest, count))), videos)
+        for (prompt, _), count, videos in zip(prompts, counts, split_videos(fields, counts), strict=True)
     ]
+
+
+@lru_cache(maxsize=8192)
+def _prompt_ids(processor: ProcessorMixin, prompt: str, expansions: tuple[str, ...]) -> tuple[int, ...]:
+    """Token ids of the rendered prompt, each video placeholder replaced by the placeholders of its patches."""
+    texts, _ = processor.get_text_with_replacements(
+        [render(processor, prompt, len(expansions))], videos_replacements=list(expansions)
+    )
+    return tuple(processor.tokenizer(texts[0], add_special_tokens=False)["input_ids"])
 
 
 def _metadata(frames: Frames) -> VideoMetadata:
@@ -89,7 +104,9 @@ def split_videos(fields: Mapping[str, Any], videos_of: Sequence[int]) -> list[Vi
     """Split the processor's flat video fields into one record a prompt. `videos_of`: how many videos each prompt has."""
     grids = torch.as_tensor(fields["video_grid_thw"])
     if sum(videos_of) != len(grids):
-        raise ValueError(f"videos: the prompts name {sum(videos_of)}, the processor made {len(grids)}; each video needs one placeholder")
+        raise ValueError(
+            f"videos: the prompts name {sum(videos_of)}, the processor made {len(grids)}; each video needs one placeholder"
+        )
     patches = grids.prod(-1).tolist()
     seconds = fields.get("second_per_grid_ts")
     out: list[VideoFields] = []
@@ -118,7 +135,7 @@ def join_videos(videos: Sequence[VideoFields], device: torch.device | str) -> di
     return joined
 
 
-def modality_of(ids: torch.Tensor, processor: ProcessorMixin) -> torch.Tensor:
+def modality_of(ids: torch.Tensor, processor: Any) -> torch.Tensor:
     """`mm_token_type_ids`, rebuilt from token ids: 0 text, 1 image, 2 video. Same shape as `ids`."""
     kinds = torch.zeros_like(ids)
     kinds[ids == processor.image_token_id] = 1
@@ -126,18 +143,21 @@ def modality_of(ids: torch.Tensor, processor: ProcessorMixin) -> torch.Tensor:
     return kinds
 
 
-def placeholder_ids(processor: ProcessorMixin) -> list[int]:
+def placeholder_ids(processor: Any) -> list[int]:
     """Tokens that stand for pixels: sampling one would leave the model without features for it."""
     return [int(processor.image_token_id), int(processor.video_token_id)]
 
 
-def reply_ids(processor: ProcessorMixin, reply: str) -> list[int]:
+@lru_cache(maxsize=8192)
+def reply_ids(processor: ProcessorMixin, reply: str) -> tuple[int, ...]:
     """Token ids of a reply and of the end of the turn. Tokenised apart from the prompt, as generation produces it."""
     tokenizer = processor.tokenizer
-    return [*tokenizer(reply, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id)]
+    return (*tokenizer(reply, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id))
 
 
-def prompt_batch(processor: ProcessorMixin, prompts: Sequence[EncodedPrompt], device: torch.device | str) -> dict[str, torch.Tensor]:
+def prompt_batch(
+    processor: ProcessorMixin, prompts: Sequence[EncodedPrompt], device: torch.device | str
+) -> dict[str, torch.Tensor]:
     """Left-padded inputs for generation: `input_ids`, `attention_mask`, `mm_token_type_ids` [prompts, longest] and the videos."""
     longest = max(len(prompt.ids) for prompt in prompts)
     ids = torch.full((len(prompts), longest), int(processor.tokenizer.pad_token_id))

@@ -64,7 +64,10 @@ def train_tokenizer(texts: Iterable[str], scaffolding: Sequence[str], vocabulary
     plain = [*REPLY_TAGS, *dict.fromkeys(scaffolding)]
     room = vocabulary - len(SPECIAL) - len(plain)
     if room < 256:
-        raise ValueError(f"model.vocabulary: {vocabulary} is too small; 256 bytes and {len(SPECIAL) + len(plain)} added tokens need at least {vocabulary - room + 256}")
+        raise ValueError(
+            f"model.vocabulary: {vocabulary} is too small; 256 bytes and {len(SPECIAL) + len(plain)} added tokens need at least"
+            f" {vocabulary - room + 256}"
+        )
 
     template = Qwen2Tokenizer()
     learner = Tokenizer(models.BPE())
@@ -81,8 +84,8 @@ def train_tokenizer(texts: Iterable[str], scaffolding: Sequence[str], vocabulary
     learned = json.loads(learner.to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=learned["vocab"],
-        merges=[tuple(pair) for pair in learned["merges"]],
-        unk_token=None,
+        merges=[tuple(pair) for pair in learned["merges"]],  # type: ignore[misc]  # the stub knows lines of a file only
+        unk_token=None,  # type: ignore[arg-type]  # every byte is a token: nothing is unknown
         eos_token=TURN_END,
         pad_token=END_OF_TEXT,
         padding_side="left",

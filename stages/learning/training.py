@@ -47,6 +47,20 @@ def settings(row: TrainingRow, *, seed: int, scratch: Path, per_device: int, rou
     }
 
 
+class Resumes:
+    """Mixed into a trainer of TRL: what transformers 5.23 gets wrong, or writes that an out must not hold."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # Qwen-VL models are saved under the names of the published weights. The stock method loads those into modules that are
+        # named otherwise, warns of missing keys, and goes on *from the first weights* with the optimiser of the last.
+        model = self.model if model is None else model  # type: ignore[attr-defined]
+        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+        model.load_state_dict(saved.state_dict(), strict=True)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """No card: it would name hosts, users and links."""
+
+
 def weights_precision(row: TrainingRow) -> Precision:
     """Precision the weights are loaded in. DeepSpeed keeps float32 masters of bf16 weights; without it the weights are the masters."""
     return row.precision if distributed.placement().deepspeed is not None else "fp32"
@@ -106,7 +120,7 @@ class _Watch(TrainerCallback):
         self.deepspeed_stage = 0
         self.bar: Any = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         self.deepspeed_stage = distributed.deepspeed_stage(self.trainer)
         if state.is_world_process_zero:
             self.bar = tqdm(
@@ -115,18 +129,18 @@ class _Watch(TrainerCallback):
             if self.deepspeed_stage:
                 self.on_metrics(state.global_step, {"deepspeed_stage": float(self.deepspeed_stage)})
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:  # noqa: ARG002
         values = checkpoints.metrics(logs or {})
         if values and state.is_world_process_zero:
             self.on_metrics(state.global_step, values)
             if self.bar is not None:
                 self.bar.set_postfix({k: f"{values[k]:.3g}" for k in ("loss", "reward") if k in values}, refresh=False)
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         self.trainer.accelerator.wait_for_everyone()  # every process has written its part
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -135,7 +149,7 @@ class _Watch(TrainerCallback):
             self.on_checkpoint(record, checkpoints.export(folder, self.scratch / "saved", record))
         self.trainer.accelerator.wait_for_everyone()
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         if self.bar is not None:
             self.bar.close()
 

@@ -16,12 +16,13 @@ import torch
 from trl import GRPOConfig, GRPOTrainer
 
 from stages.learning.processor import EncodedPrompt, VideoFields, join_videos, modality_of, placeholder_ids
+from stages.learning.training import Resumes
 
 #: Encodes prompts by their keys, in order.
 Encode = Callable[[Sequence[str]], list[EncodedPrompt]]
 
 
-class VideoGRPOTrainer(GRPOTrainer):
+class VideoGRPOTrainer(Resumes, GRPOTrainer):
     """`GRPOTrainer` whose dataset's `prompt` column holds keys; `encode` turns keys into token ids and video fields.
 
     The rollouts of a prompt share one encoding, so a video is decoded and processed once however many times it is answered.
@@ -54,7 +55,9 @@ class VideoGRPOTrainer(GRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, model: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if len(self._row_videos) != len(input_ids):
-            raise RuntimeError(f"{len(input_ids)} rows but {len(self._row_videos)} videos; TRL no longer passes rows as this class expects")
+            raise RuntimeError(
+                f"{len(input_ids)} rows but {len(self._row_videos)} videos; TRL no longer passes rows as this class expects"
+            )
         return super()._get_per_token_logps_and_entropies(self._seeing(model), input_ids, *args, **kwargs)
 
     def _seeing(self, model: Any) -> Callable[..., Any]:
@@ -79,6 +82,3 @@ class VideoGRPOTrainer(GRPOTrainer):
         mode = "train" if self.model.training else "eval"
         self._metrics[mode]["masked_rollouts"].append(float(torch.isnan(rewards).all(dim=1).sum().item()))
         return rewards
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """No card: an out holds no host, user or link."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
-from stages.domain.records import Clip, Event, Reject, Span, Split
+from stages.domain.records import SPLITS, Clip, Event, Reject, Span, Split
 from stages.params import IngestParams
 from stages.sources.jsonl import Annotation, TimedEvent
 
@@ -80,6 +82,24 @@ def without_duplicates(clips: Iterable[Clip]) -> tuple[list[Clip], list[Reject]]
             detail = f"video: {clip.path!r} holds the same bytes as {first.path!r} (clip {first.clip_id!r}); remove one"
             rejects.append(Reject(item=clip.clip_id, reason="duplicate-video", detail=detail))
     return list(kept.values()), rejects
+
+
+def summarise(clips: Sequence[Clip], rejects: Sequence[Reject], hazards: Mapping[str, int]) -> dict[str, Any]:
+    """Counts that describe the data; nothing of when or where. ``hazards``: files that decord must not read, by reason."""
+    return {
+        "accepted": len(clips),
+        "rejected": dict(sorted(Counter(reject.reason for reject in rejects).items())),
+        "splits": {split: sum(clip.split == split for clip in clips) for split in SPLITS},
+        "sources": len({clip.source_id for clip in clips}),
+        "frames": sum(clip.frames for clip in clips),
+        "duration_s": round(float(sum(clip.frames / clip.rate for clip in clips)), 3),
+        "events": sum(len(clip.events) for clip in clips),
+        "questions": sum(len(clip.questions) for clip in clips),
+        "captions": sum(clip.caption is not None for clip in clips),
+        "codecs": dict(sorted(Counter(clip.codec for clip in clips).items())),
+        "sizes": dict(sorted(Counter(f"{clip.width}x{clip.height}" for clip in clips).items())),
+        "not_for_decord": dict(sorted(hazards.items())),
+    }
 
 
 def _unfit(row: Annotation, media: Media, params: IngestParams) -> Reject | None:

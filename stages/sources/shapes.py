@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from stages.domain.lexicon import SHAPES, VERBS
 from stages.domain.records import Question, Span, Split, Subject
 from stages.params import CorpusParams, ParamsError
 from stages.sources.jsonl import Annotation, TimedEvent
@@ -26,13 +27,10 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "blue": (40, 70, 220),
     "yellow": (240, 190, 0),
 }
-#: Circle, square and triangle stay confused at 64 px; these three do not.
-SHAPES = ("circle", "bar", "pillar")
 #: Where a verb moves the shape, in steps of MOVE_PX right and down …
 MOVES = {"retreats": (-1, 0), "advances": (1, 0), "rises": (0, -1), "falls": (0, 1)}
 #: … and the radius it ends with.
 RADII_PX = {"grows": 15, "shrinks": 6}
-VERBS = (*MOVES, *RADII_PX)
 
 #: The figures above and below are for a picture of this size and a clip of this length.
 BASE_SIZE_PX, BASE_FRAMES = 64, 16

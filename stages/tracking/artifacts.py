@@ -13,7 +13,7 @@ from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-from stages.tracking.content import Source, open_content, parse_source
+from stages.tracking.content import SCHEME, Source, open_content, parse_source
 from stages.tracking.uri import TrackingError, project_root
 
 
@@ -70,7 +70,9 @@ class DvcArtifactRepository(ArtifactRepository):
             raise MlflowException(str(error)) from error
 
     def _inside(self, path: str | None) -> Source:
-        return _checked(posixpath.join(self._source.uri, path) if path else self._source.uri)
+        """The part of the folder that an MLflow path names; checked like any URI, because paths come from callers."""
+        inner = posixpath.join(self._source.path, path or "").strip("/")
+        return _checked(f"{SCHEME}://{self._source.oid}/{inner}") if inner else self._source
 
 
 def _checked(uri: str) -> Source:

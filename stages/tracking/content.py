@@ -18,7 +18,8 @@ from typing import Any
 from stages.tracking.uri import TrackingError, quiet
 
 SCHEME = "dvc"
-_URI = re.compile(r"dvc://(?P<oid>[0-9a-f]{32}\.dir)(?:/(?P<path>.*))?")
+#: A whole folder is written ``dvc:///<hash>.dir``: MLflow servers refuse a source without a path.
+_URI = re.compile(r"dvc:///?(?P<oid>[0-9a-f]{32}\.dir)(?:/(?P<path>.*))?")
 #: Weights are linked from the cache (nobody edits them in place); smaller files are copied, because people do edit configurations.
 LINK_BYTES = 1 << 20
 REMOTE_VARIABLE = "VIDBRIDGE_DVC_REMOTE"
@@ -33,7 +34,7 @@ class Source:
 
     @property
     def uri(self) -> str:
-        return f"{SCHEME}://{self.oid}" + (f"/{self.path}" if self.path else "")
+        return f"{SCHEME}://{self.oid}/{self.path}" if self.path else f"{SCHEME}:///{self.oid}"
 
 
 def parse_source(uri: str) -> Source:
@@ -124,6 +125,9 @@ class ContentStore:
             return
         remote = self._remote(what)
         self._transfer(remote, self.cache, {HashInfo("md5", oid) for oid in missing}, what)
+        # DVC drops what does not match its hash, and says nothing.
+        if lost := [oid for oid in missing if not self.has(oid)]:
+            raise self._missing(what, lost[0], f"nor, undamaged, in the remote {self.remote_name()!r} ({remote.path})")
 
     def push(self, oids: Sequence[str]) -> int:
         """Copy the folders and files ``oids`` to the remote, with all they hold; returns how many objects were new there.

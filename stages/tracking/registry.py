@@ -20,7 +20,7 @@ from stages.tracking.content import ContentStore, Source, open_content
 from stages.tracking.git import head, is_repository
 from stages.tracking.live import Pipeline, read_pipeline
 from stages.tracking.lock import LOCK_FILE, StageRecord
-from stages.tracking.metrics import send_unsent
+from stages.tracking.outbox import send_unsent
 from stages.tracking.runs import TAG
 from stages.tracking.scores import parse_baselines, parse_scores
 from stages.tracking.store import experiment_id, locked, open_client
@@ -39,7 +39,10 @@ REGISTER_WAIT_S = 600
 
 @dataclass(frozen=True)
 class RegisterReport:
-    """What `register` found and did. ``pushed``: objects that were new to the remote, None without a remote."""
+    """What `register` found and did.
+
+    ``pushed``: objects that were new to the remote, None without a remote. ``unsent``: entries of earlier runs, sent only now.
+    """
 
     model: str
     created: tuple[Version, ...]
@@ -49,7 +52,7 @@ class RegisterReport:
     pushed: int | None
     skipped: tuple[str, ...]
     warnings: tuple[str, ...]
-    unsent_points: int
+    unsent: int
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,12 @@ def register(root: Path) -> RegisterReport:
     """
     params = load_params(root / PARAMS_FILE)
     client = open_client(root)
+    commit = head(root) if is_repository(root) else None
     with locked(root / STATE / "register.lock", REGISTER_WAIT_S), open_content(root) as content:
-        return _reconcile(root, params, client, content)
+        return _reconcile(root, params, client, content, commit)
 
 
-def _reconcile(root: Path, params: Params, client: MlflowClient, content: ContentStore) -> RegisterReport:
+def _reconcile(root: Path, params: Params, client: MlflowClient, content: ContentStore, commit: str | None) -> RegisterReport:
     from mlflow.exceptions import MlflowException
 
     pipeline = read_pipeline(content, root)
@@ -96,7 +100,7 @@ def _reconcile(root: Path, params: Params, client: MlflowClient, content: Conten
     model = params.gate.registered_model
     try:
         existing = {version.source: version for version in all_versions(client, model)}
-        wanted = [item for row, record in rows for item in _wanted(root, params, content, pipeline, row, record)]
+        wanted = [item for row, record in rows for item in _wanted(root, params, content, pipeline, row, record, commit)]
         missing = {item.source: item for item in wanted if item.source not in existing}
         updated = [number for item in wanted if (number := _update(client, existing.get(item.source), item))]
         runs = {stage: _stage_run(client, root, pipeline.records[stage]) for stage in {item.stage for item in missing.values()}}
@@ -126,7 +130,7 @@ def _reconcile(root: Path, params: Params, client: MlflowClient, content: Conten
         pushed=pushed,
         skipped=tuple(dict.fromkeys(skipped)),
         warnings=tuple(warnings),
-        unsent_points=unsent,
+        unsent=unsent,
     )
 
 
@@ -136,14 +140,18 @@ def _row_stages(params: Params) -> dict[str, str]:
 
 
 def _wanted(
-    root: Path, params: Params, content: ContentStore, pipeline: Pipeline, row: str, record: StageRecord
+    root: Path, params: Params, content: ContentStore, pipeline: Pipeline, row: str, record: StageRecord, commit: str | None
 ) -> Iterator[_Wanted]:
     folder = layout.model(row).as_posix()
     outs = [(path, out) for path, out in record.outs.items() if path == folder or path.startswith(f"{folder}/")]
     if len(outs) != 1:
         raise TrackingError(f"dvc.lock: stage {record.name} has {len(outs)} outs under {folder}, expected one; compare dvc.yaml")
     path, out = outs[0]
-    shared = _shared_tags(root, params, pipeline, row, record, out)
+    shared = _shared_tags(params, pipeline, row, record, out)
+    if commit:
+        shared["git_commit"] = commit
+        if held := holding_commit(root, record.name, out):
+            shared["lock_commit"] = held
     final_only = _evaluation_tags(content, pipeline, row)
     for checkpoint in _checkpoints(content, record.name, path, out):
         own = {
@@ -179,9 +187,9 @@ def _checkpoints(content: ContentStore, stage: str, path: str, out: str) -> list
     return sorted(found, key=lambda item: (item.step, item.final))
 
 
-def _shared_tags(root: Path, params: Params, pipeline: Pipeline, row: str, record: StageRecord, out: str) -> dict[str, str]:
+def _shared_tags(params: Params, pipeline: Pipeline, row: str, record: StageRecord, out: str) -> dict[str, str]:
     parents = {dep: {"stage": parent.stage, "out": parent.out} for dep, parent in pipeline.parents(record).items()}
-    tags = {
+    return {
         "stage": record.name,
         "row": row,
         "recipe": params.recipe,
@@ -192,11 +200,6 @@ def _shared_tags(root: Path, params: Params, pipeline: Pipeline, row: str, recor
         "parents": json.dumps(parents, sort_keys=True),
         "data": json.dumps(pipeline.data(record), sort_keys=True),
     }
-    if is_repository(root) and (commit := head(root)):
-        tags["git_commit"] = commit
-    if commit := holding_commit(root, record.name, out):
-        tags["lock_commit"] = commit
-    return tags
 
 
 def _evaluation_tags(content: ContentStore, pipeline: Pipeline, row: str) -> dict[str, str]:

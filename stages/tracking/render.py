@@ -25,8 +25,8 @@ def register_table(report: RegisterReport) -> RenderableType:
         table.add_row(str(version.number), version.stage, str(version.step), aliases, f"{scores.mean:.3f}" if scores else "–")
     pushed = "no remote" if report.pushed is None else f"{report.pushed} objects pushed"
     line = f"{len(report.created)} new, {report.kept} kept, {len(report.updated)} updated, {pushed}"
-    if report.unsent_points:
-        line += f", {report.unsent_points} late metric points sent"
+    if report.unsent:
+        line += f", {report.unsent} late entries of earlier runs sent"
     notes = [Text(f"not registered: {text}", style="yellow") for text in report.skipped]
     notes += [Text(f"warning: {text}", style="yellow") for text in report.warnings]
     return Group(*([table] if report.created else []), Text(line), *notes)

@@ -23,7 +23,7 @@ from stages.domain.records import Checkpoint
 from stages.params import Params, digest
 from stages.tracking import lock
 from stages.tracking.git import head, is_dirty, is_repository
-from stages.tracking.metrics import MetricBuffer
+from stages.tracking.outbox import Outbox
 from stages.tracking.store import experiment_id, is_first_rank, open_client
 from stages.tracking.uri import TrackingError, project_root
 
@@ -44,22 +44,17 @@ class Terminated(SystemExit):
 
 
 class StageRun:
-    """One run in MLflow. On ranks other than the first every method does nothing, and ``run_id`` is None."""
+    """One run in MLflow; nothing here waits for the network. On ranks other than the first nothing is written and ``run_id`` is None."""
 
     def __init__(self, client: MlflowClient | None, run: Run | None, root: Path) -> None:
-        self._client = client
         self.run_id: str | None = run.info.run_id if run else None
         self.tags: dict[str, str] = dict(run.data.tags) if run else {}
-        self._metrics = MetricBuffer(client, run.info.run_id, root) if client and run else None
+        self._outbox = Outbox(client, run.info.run_id, root) if client and run else None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Metrics of one step; seen in MLflow within about 2 s, never waits for the network."""
-        if self._metrics:
-            self._metrics.add(step, metrics)
-
-    def flush(self) -> bool:
-        """Send what waits; True when nothing is left."""
-        return self._metrics is None or self._metrics.flush()
+        """Metrics of one step; seen in MLflow within about 2 s."""
+        if self._outbox:
+            self._outbox.metrics(step, metrics)
 
     def summary(self, metrics: Mapping[str, float]) -> None:
         """Metrics of the whole stage (step 0 is their only step)."""
@@ -67,11 +62,9 @@ class StageRun:
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags now; ``vidbridge.`` is put before each name."""
-        if self._client and self.run_id:
-            from mlflow.entities import RunTag
-
+        if self._outbox:
             named = {TAG + name: value for name, value in tags.items()}
-            self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in named.items()], synchronous=True)
+            self._outbox.tags(named)
             self.tags |= named
 
     def checkpoint(self, checkpoint: Checkpoint, folder: Path) -> None:
@@ -79,25 +72,18 @@ class StageRun:
 
         ``folder`` is where it lies now; it becomes a model version when DVC has committed the stage and `register` runs.
         """
-        if not self._metrics:
-            return
-        self._metrics.add(checkpoint.step, {f"checkpoint/{name}": value for name, value in checkpoint.metrics.items()})
-        self._metrics.flush()
+        self.log(checkpoint.step, {f"checkpoint/{name}": value for name, value in checkpoint.metrics.items()})
         row = {"step": checkpoint.step, "path": checkpoint.path, "final": checkpoint.final, "location": str(folder.resolve())}
         self.tag({f"checkpoint.{checkpoint.step:08d}": json.dumps(row)})
 
+    def flush(self) -> bool:
+        """Wait until everything is sent; False when the store does not take it."""
+        return self._outbox is None or self._outbox.flush()
+
     def close(self, status: str) -> None:
         """Send what is left and end the run with ``status`` (FINISHED, FAILED or KILLED)."""
-        from mlflow.exceptions import MlflowException
-
-        if not (self._client and self._metrics and self.run_id):
-            return
-        self._metrics.close()
-        try:
-            self._client.set_terminated(self.run_id, status=status)
-        except MlflowException as error:
-            # The stage's result is on disk: a store that died meanwhile must not void hours of work.
-            print(f"tracking: run {self.run_id} could not be closed as {status} ({error})", flush=True)
+        if self._outbox:
+            self._outbox.close(status)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DVC_NO_ANALYTICS": "1",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -84,7 +85,10 @@ def is_server(uri: str) -> bool:
 
 def shown(uri: str) -> str:
     """The URI without its password: messages and tags are read by others."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return uri  # Not a URI; whoever asked is about to say so.
     if not parts.password:
         return uri
     host = parts.hostname or ""

@@ -131,7 +131,8 @@ def encode(
 def validate_command(path: Path) -> list[str]:
     """The arguments of a whole-file decode that stops at the first error and reports how many frames came out."""
     source = ffmpeg.input(str(path.absolute()), protocol_whitelist="file,pipe", format_whitelist=CONTAINERS, threads=1)
-    output = source["v:0"].output("-", format="null", fps_mode="passthrough")
+    # V, not v: cover art is no moving picture, and may stand first.
+    output = source["V:0"].output("-", format="null", fps_mode="passthrough")
     command: list[str] = output.global_args(
         "-hide_banner", "-nostdin", "-loglevel", "error", "-nostats", "-progress", "pipe:1", "-xerror"
     ).compile(cmd=ffmpeg_binary())

@@ -1,4 +1,4 @@
-"""What a video file holds, read from its packets: about 10 ms a clip, nothing is decoded.
+"""What a video file holds, read from its packets: about 10 ms a clip, and the first frame.
 
 The header of a file lies more often than its packets, and decord trusts the header. Every circumstance under which decord
 is known to return other frames than were asked for is listed in :attr:`Probe.hazards`; a file without any is decord's.
@@ -117,8 +117,12 @@ def probe(path: Path) -> Probe:
     with open_video(path) as (container, stream):
         context = stream.codec_context
         extradata = bytes(context.extradata or b"")
-        facts, parameters_change = [], False
+        facts: list[_Packet] = []
+        parameters_change, first = False, None
         for packet in container.demux(stream):
+            if first is None:
+                # Only a decoded frame tells how it is rotated, so as many packets are decoded as the first one takes.
+                first = next(iter(packet.decode()), None)
             if not packet.size:
                 continue
             facts.append(_facts(packet))
@@ -131,7 +135,10 @@ def probe(path: Path) -> Probe:
         rate = _rate(stream, index)
         if rate is None:
             raise VideoError("no-frame-rate", f"{path.name}: {index.shown} frame(s), and neither header nor timestamps give a rate")
-        rotation = _rotation(path)
+        if first is None:
+            raise VideoError("damaged", f"{path.name}: not one frame can be decoded")
+        # libav counts counter-clockwise.
+        rotation = int(round(-first.rotation / 90) * 90 % 360)
         turned = rotation in (90, 270)
         step = 1 / (rate * stream.time_base)
         variable = index.times is not None and _spread(index.times) > RATE_TOLERANCE * step
@@ -206,16 +213,6 @@ def _rate(stream: Any, index: PacketIndex) -> Fraction | None:
     measured = Fraction(len(index.times) - 1) / ((index.times[-1] - index.times[0]) * stream.time_base)
     agreeing = [rate for rate in stated if abs(rate / measured - 1) < Fraction(1, 100)]
     return agreeing[0] if agreeing else measured.limit_denominator(100_000)
-
-
-def _rotation(path: Path) -> int:
-    """Degrees clockwise by which a player turns the frames. Only a decoded frame tells, so the first one is decoded."""
-    with open_video(path) as (container, stream):
-        frame = next(iter(container.decode(stream)), None)
-        if frame is None:
-            raise VideoError("damaged", f"{path.name}: not one frame can be decoded")
-        # libav counts counter-clockwise.
-        return int(round(-frame.rotation / 90) * 90 % 360)
 
 
 def _brings_new_parameters(packet: bytes, codec: str, extradata: bytes) -> bool:

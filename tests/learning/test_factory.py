@@ -10,55 +10,58 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPLIES, SCAFFOLDING, frames, tiny, tiny_params
+from conftest import FAMILIES, REPLIES, SCAFFOLDING, frames, tiny, tiny_params
 
 from stages.learning.factory import ModelUnavailableError, build_tiny, load_model, load_pretrained, save_model
 from stages.learning.generate import generate
 from stages.learning.processor import encode_prompts, render, reply_ids, training_batch
 from stages.learning.tokenizer import REPLY_TAGS
 
-#: Loads a saved folder as anybody would, without a line of this project.
+#: Loads saved folders as anybody would, without a line of this project.
 FRESH = """
 import json, sys, torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
-folder, text = sys.argv[1:]
-processor = AutoProcessor.from_pretrained(folder)
-model = AutoModelForImageTextToText.from_pretrained(folder)
-ids = processor.tokenizer(text)["input_ids"]
-chat = processor.apply_chat_template(
-    [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Hello"}]}], add_generation_prompt=True
-)
-with torch.no_grad():
-    logits = model(input_ids=torch.tensor([ids])).logits
-print(json.dumps({"ids": ids, "chat": chat, "sum": float(logits.double().sum()), "model": type(model).__name__,
-                  "processor": type(processor).__name__, "video": type(processor.video_processor).__module__}))
+text, *folders = sys.argv[1:]
+for folder in folders:
+    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    ids = processor.tokenizer(text)["input_ids"]
+    chat = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Hello"}]}], add_generation_prompt=True
+    )
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([ids])).logits
+    print(json.dumps({"ids": ids, "chat": chat, "sum": float(logits.double().abs().sum()), "model": type(model).__name__,
+                      "processor": type(processor).__name__, "video": type(processor.video_processor).__module__}))
 """
 
 
-def test_saved_folder_loads_in_a_fresh_process(family: str, tmp_path: Path) -> None:
-    model, processor = tiny(family)
-    save_model(model, processor, tmp_path / "one")
-    save_model(model, processor, tmp_path / "two")
-    for path in (tmp_path / "one").iterdir():
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+def test_saved_folders_load_in_a_fresh_process(tmp_path: Path) -> None:
+    built = {family: tiny(family) for family in FAMILIES}
+    for family, (model, processor) in built.items():
+        save_model(model, processor, tmp_path / family)
+        save_model(model, processor, tmp_path / "again" / family)
+        for path in (tmp_path / family).iterdir():
+            assert path.read_bytes() == (tmp_path / "again" / family / path.name).read_bytes(), path.name
     reply = REPLIES[0]
     told = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FRESH, str(tmp_path / "one"), reply],
+        [sys.executable, "-W", "ignore", "-c", FRESH, reply, *(str(tmp_path / family) for family in FAMILIES)],
         capture_output=True,
         text=True,
         timeout=120,
         check=True,
         cwd=tmp_path,
     )
-    fresh = json.loads(told.stdout)
-    ids = processor.tokenizer(reply)["input_ids"]
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([ids])).logits
-    assert fresh["ids"] == ids
-    assert fresh["chat"] == render(processor, "Hello")
-    assert fresh["sum"] == pytest.approx(float(logits.double().sum()), rel=1e-6)
-    assert (fresh["model"], fresh["processor"]) == (type(model).__name__, type(processor).__name__)
-    assert fresh["video"].startswith("transformers."), "no class of ours is needed"
+    for line, (model, processor) in zip(told.stdout.splitlines(), built.values(), strict=True):
+        fresh = json.loads(line)
+        ids = processor.tokenizer(reply)["input_ids"]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids])).logits
+        assert fresh["ids"] == ids
+        assert fresh["chat"] == render(processor, "Hello")
+        assert fresh["sum"] == pytest.approx(float(logits.double().abs().sum()), rel=1e-6)
+        assert (fresh["model"], fresh["processor"]) == (type(model).__name__, type(processor).__name__)
+        assert fresh["video"].startswith("transformers."), "no class of ours is needed"
 
 
 def test_same_seed_same_model(tmp_path: Path) -> None:
@@ -106,6 +109,24 @@ def test_frames_are_not_sampled_again(family: str) -> None:
         assert float(prompt.videos.pixels[t * 24 : (t + 1) * 24].mean()) == pytest.approx(ours, abs=1e-3)
     if family == "qwen2_5_vl":
         assert prompt.videos.seconds == (0.5,), "two frames, a quarter of a second apart each"
+
+
+def test_encoding_is_what_the_processor_itself_does(family: str) -> None:
+    _, processor = tiny(family)
+    shown = (frames(1, count=4), frames(2, count=6, size=(48, 32)), frames(3, count=3))
+    prompts = [("What?", shown[:1]), ("Which of the two?", shown[1:]), ("What?", shown[:1])]
+    ours = encode_prompts(processor, prompts)
+    flat = [one for _, videos in prompts for one in videos]
+    theirs = processor(
+        text=[render(processor, text, len(videos)) for text, videos in prompts],
+        videos=[one.pixels for one in flat],
+        video_metadata=[{"fps": 8.0, "total_num_frames": one.total, "frames_indices": list(one.indices)} for one in flat],
+        do_sample_frames=False,
+    )
+    assert [list(prompt.ids) for prompt in ours] == theirs["input_ids"]
+    assert torch.equal(torch.cat([prompt.videos.pixels for prompt in ours]), torch.as_tensor(theirs["pixel_values_videos"]))
+    if family == "qwen2_5_vl":
+        assert [s for prompt in ours for s in prompt.videos.seconds or ()] == list(theirs["second_per_grid_ts"])
 
 
 def test_labels_are_on_the_reply_only() -> None:
@@ -156,8 +177,7 @@ def test_chat_message_with_a_file_is_read_by_decord(tmp_path: Path) -> None:
 def test_unavailable_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelUnavailableError, match=r"config.json is missing"):
         load_model(tmp_path / "nothing", "fp32")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelUnavailableError, match=r"model.name: 'nobody/nothing'.*HF_H"):
         load_pretrained("nobody/nothing", "abc", "fp32", 153_664)
 

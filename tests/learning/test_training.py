@@ -90,7 +90,15 @@ def test_grpo_learns(folder: Path, examples: list[Example], tmp_path: Path, seen
     logged = dict(seen.metrics)
     assert list(logged) == list(range(1, 9))
     wanted = {"loss", "learning_rate", "entropy", "clip_ratio/region_mean"}
-    rollouts = {"reward", "reward/caption", "reward/mcqa", "format", "masked_rollouts", "frac_reward_zero_std", "completions/mean_length"}
+    rollouts = {
+        "reward",
+        "reward/caption",
+        "reward/mcqa",
+        "format",
+        "masked_rollouts",
+        "frac_reward_zero_std",
+        "completions/mean_length",
+    }
     assert wanted | rollouts <= logged[1].keys()
     assert all(wanted <= values.keys() for values in logged.values())
     if not changes:
@@ -106,11 +114,11 @@ def test_resumed_equals_uninterrupted(
     whole, cut = Seen(), Seen()
     train(folder, examples, tmp_path / "whole", whole)
 
-    def killed_at_5(checkpoint: Checkpoint, saved: Path) -> None:
+    def killed_after_the_last_save(checkpoint: Checkpoint, saved: Path) -> None:
         if checkpoint.final:
             raise Killed
 
-    cut.on_checkpoint = killed_at_5  # type: ignore[method-assign]
+    cut.on_checkpoint = killed_after_the_last_save  # type: ignore[method-assign]
     with pytest.raises(Killed):
         train(folder, examples, tmp_path / "cut", cut)
     # As if the last save had been cut short: its manifest was not written.

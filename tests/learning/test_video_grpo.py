@@ -18,7 +18,15 @@ from trl import GRPOConfig, GRPOTrainer
 
 from stages.domain.frames import Frames
 from stages.learning.factory import save_model
-from stages.learning.processor import EncodedPrompt, VideoFields, encode_prompts, join_videos, modality_of, placeholder_ids, split_videos
+from stages.learning.processor import (
+    EncodedPrompt,
+    VideoFields,
+    encode_prompts,
+    join_videos,
+    modality_of,
+    placeholder_ids,
+    split_videos,
+)
 from stages.learning.video_grpo import VideoGRPOTrainer
 
 TEMPERATURE = 0.7

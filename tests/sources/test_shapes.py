@@ -10,12 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.domain import lexicon
 from stages.domain.timeline import sample_indices
 from stages.params import CorpusParams, ParamsError
 from stages.sources.jsonl import Annotation, read_annotations, write_annotations
 from stages.sources.shapes import (
     BACKGROUND,
     COLOURS,
+    MOVES,
+    RADII_PX,
     SHAPES,
     VERBS,
     PlannedClip,
@@ -45,6 +48,11 @@ def params(**changes: object) -> CorpusParams:
 def test_there_are_360_combinations() -> None:
     assert len(set(combinations())) == 360
     assert all(c.first != c.last for c in combinations())
+
+
+def test_the_judge_knows_every_word() -> None:
+    assert tuple(COLOURS) == lexicon.COLOURS
+    assert set(lexicon.VERBS) == {*MOVES, *RADII_PX}
 
 
 @settings(max_examples=25, deadline=None)

@@ -19,7 +19,7 @@ import pytest
 
 from stages.domain.records import Checkpoint
 from stages.params import Params, load_params
-from stages.tracking.metrics import UNSENT
+from stages.tracking.outbox import UNSENT
 from stages.tracking.registry import register
 from stages.tracking.runs import TAG, pipeline_run, stage_run
 from stages.tracking.store import EXPERIMENT, open_client
@@ -95,6 +95,11 @@ def test_a_checkpoint_is_there_at_once(project: Path, params: Params) -> None:
         run.log(25, {"loss": 0.1})
         run.checkpoint(checkpoint, project / "models/bridge/checkpoint-5")
         found = open_client(project).get_run(run.run_id or "")
+        # Without waiting for the next batch (2 s).
+        deadline = time.monotonic() + 1.5
+        while f"{TAG}checkpoint.00000025" not in found.data.tags:
+            assert time.monotonic() < deadline
+            found = open_client(project).get_run(run.run_id or "")
     row = json.loads(found.data.tags[f"{TAG}checkpoint.00000025"])
     assert row == {"step": 25, "path": "checkpoint-25", "final": False, "location": str(project / "models/bridge/checkpoint-5")}
     assert found.data.metrics == {"loss": 0.1, "checkpoint/reward": 0.5}
@@ -191,6 +196,8 @@ class Wire:
         self._accepting.start()
 
     def cut(self) -> None:
+        if not self._accepting.is_alive():
+            return
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
         self._accepting.join()
@@ -240,13 +247,16 @@ def test_a_server_that_dies_costs_no_training_and_no_metrics(
         run.log(2, {"reward": 0.2})
         run.checkpoint(Checkpoint(stage="base", step=2, path="final", final=True), project)
     kept = project / UNSENT / f"{run.run_id}.jsonl"
-    assert len(kept.read_text().splitlines()) == 1
+    assert [json.loads(line)[0] for line in kept.read_text().splitlines()] == ["metric", "tag", "end"]
     assert "vidbridge register" in capsys.readouterr().err
     wire.mend()
-    assert register(project).unsent_points == 1
+    assert status(project, run.run_id) == "RUNNING"
+    assert register(project).unsent == 3
     assert not kept.exists()
     found = open_client(project).get_run(run.run_id or "")
     assert found.data.metrics == {"reward": 0.2}
+    assert found.info.status == "FINISHED"
+    assert f"{TAG}checkpoint.00000002" in found.data.tags
 
 
 def test_a_server_that_is_down_stops_the_stage_at_once(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:

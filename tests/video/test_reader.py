@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numbered_frames import FRAMES, RATE, draw_numbers, read_numbers
 
+from stages.video import reader
 from stages.video.encoder import encode, validate
 from stages.video.errors import VideoError
 from stages.video.probe import probe
@@ -34,6 +35,13 @@ def test_the_projects_own_files_are_read_by_decord(numbered: Path) -> None:
 def test_both_readers_give_the_same_pixels(numbered: Path) -> None:
     pixels, _ = read_frames(numbered, WANTED)
     assert np.array_equal(pixels, _read_pyav(numbered, WANTED, probe(numbered)))
+
+
+def test_without_decord_the_other_reader_serves(numbered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "_decord_installed", lambda: False)
+    pixels, backend = read_frames(numbered, WANTED)
+    assert backend == "pyav"
+    assert read_numbers(pixels) == WANTED
 
 
 ZOO = {
@@ -109,7 +117,13 @@ def test_a_change_of_size_is_noticed_and_conformed(make: Make, tmp_path: Path) -
 def test_cover_art_is_not_the_video(make: Make) -> None:
     cover = make("cover.png", "-frames:v", "1")
     art = ("-i", str(cover), "-map", "0:v", "-map", "1:v", "-c", "copy", "-disposition:v:1", "attached_pic")
-    assert read_numbers(read_frames(make("with-cover.mp4", *art), [41])[0]) == [41]
+    cover_last = make("with-cover.mp4", *art)
+    cover_first = make(
+        "cover-first.mp4", "-i", str(cover), "-map", "1:v", "-map", "0:v", "-c", "copy", "-disposition:v:0", "attached_pic"
+    )
+    for path in (cover_last, cover_first):
+        assert validate(path) == FRAMES
+        assert read_numbers(read_frames(path, [41])[0]) == [41]
     sound = make("sound.m4a", "-f", "lavfi", "-i", "sine=duration=0.5", "-map", "1:a", "-c:a", "aac")
     only = make(
         "only-cover.m4a",

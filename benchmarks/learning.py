@@ -1,0 +1,201 @@
+"""Does reinforcement learning help? GRPO over SFT on several seeds, with the controls that could explain it away.
+
+``make bench-learning`` runs it: for every seed a corpus of its own, and three arms of the present recipe, each a plain ``dvc repro``
+in a clone of the committed state (they share one DVC cache, so what arms have in common is made once, and a run that was stopped
+goes on where it was):
+
+- ``recipe``   the recipe as it is: a teacher that is careless in ``careless_share`` of its answers, then the GRPO rows
+- ``clean``    the same with a teacher that is never careless: nothing was broken beforehand for GRPO to mend
+- ``longer``   no GRPO; SFT on the careless teacher for as many more steps as take GRPO's time (``EXTRA_SFT_STEPS``)
+
+What is reported was fixed before measuring: greedy decoding on the test split, mean over tasks, paired by sample.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from scipy import stats
+
+from stages.domain.metrics import paired_difference, task_results
+from stages.domain.records import Score
+from stages.rows import read_rows, write_json
+
+ARMS = ("recipe", "clean", "longer")
+#: Both GRPO rows of `tiny` take about as long as so many SFT steps (stage times of the same run, one core).
+EXTRA_SFT_STEPS = 1000
+DRAWS, CONFIDENCE = 2000, 0.95
+
+
+def arm_params(params: dict[str, Any], arm: str, seed: int) -> dict[str, Any]:
+    """The recipe's parameters changed as the arm says."""
+    changed = copy.deepcopy(params)
+    changed["seed"] = seed
+    changed["gate"]["registered_model"] += "-bench"
+    (start,) = changed["sft"]
+    if arm == "clean":
+        changed["sft"][start]["careless_share"] = 0.0
+    if arm == "longer":
+        changed["sft"][start]["steps"] += EXTRA_SFT_STEPS
+        changed["grpo"] = {}
+        changed["evaluation"]["of"] = ["base", start]
+    return changed
+
+
+def prepare(root: Path, folder: Path, arm: str, seed: int) -> None:
+    """A clone of the committed state with the arm's parameters; one that is there already is used again."""
+    if not (folder / ".git").exists():
+        subprocess.run(["git", "clone", "--quiet", "--local", str(root), str(folder)], check=True)
+    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    (folder / "params.yaml").write_text(yaml.safe_dump(arm_params(params, arm, seed), sort_keys=False), encoding="utf-8")
+    cache = str(folder.parent / "cache")
+    subprocess.run([sys.executable, "-m", "dvc", "config", "--local", "cache.dir", cache], cwd=folder, check=True)
+
+
+def reproduce(folder: Path) -> None:
+    """``dvc repro summary`` in the clone; its output goes to ``repro.log`` there.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    environ = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),
+        "VIDBRIDGE_PROJECT": str(folder),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        "VIDBRIDGE_SCRATCH": str(folder / ".vidbridge/scratch"),
+    }
+    with (folder / "repro.log").open("w", encoding="utf-8") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", "repro", "summary"], cwd=folder, env=environ, stdout=log, stderr=log, check=False
+        )
+    if done.returncode:
+        raise RuntimeError(f"{folder.name}: dvc repro failed with {done.returncode}; see {folder / 'repro.log'}")
+
+
+def predictions(folder: Path, row: str) -> list[Score]:
+    return read_rows(folder / "scores" / row / "predictions.jsonl", Score)
+
+
+def clip_ids(scores: Sequence[Score]) -> dict[str, str]:
+    """Sample id to clip: an id reads ``task/clip…`` or ``task/clip+partner…``."""
+    return {score.sample_id: score.sample_id.split("/")[1].split("+")[0] for score in scores}
+
+
+def pooled(pairs: Sequence[tuple[list[Score], list[Score]]]) -> dict[str, Any]:
+    """Gain of the first over the second of each seed: the mean over seeds with a bootstrap over all seeds' clips, each task's,
+    and the t interval over the seeds' own means (few seeds make it wide, and that is honest)."""
+    after, before, clips, seed_means = [], [], {}, []
+    for number, (later, earlier) in enumerate(pairs):
+        for rows, kept in ((later, after), (earlier, before)):
+            kept += [row.model_copy(update={"sample_id": f"{number}:{row.sample_id}"}) for row in rows]
+        clips |= {f"{number}:{sample}": f"{number}:{clip}" for sample, clip in clip_ids(later).items()}
+        seed_means.append(paired_difference(later, earlier, clip_ids(later), 100, CONFIDENCE, 0)[0].mean)
+    mean, tasks = paired_difference(after, before, clips, DRAWS, CONFIDENCE, 0)
+    spread = (
+        stats.t.interval(CONFIDENCE, len(seed_means) - 1, np.mean(seed_means), stats.sem(seed_means))
+        if len(seed_means) > 1
+        else None
+    )
+    return {
+        "mean": mean.model_dump(),
+        "seeds": seed_means,
+        "over_seeds": [float(value) for value in spread] if spread is not None else None,
+        "tasks": {task: interval.model_dump() for task, interval in tasks.items()},
+    }
+
+
+def measure(work: Path, seeds: Sequence[int], rows: dict[str, Any]) -> dict[str, Any]:
+    """Absolute means of every arm and row, and the gains that the question is about."""
+    start, *_, last = rows["of"]
+    at = {(seed, arm): work / f"{seed}-{arm}" for seed in seeds for arm in ARMS}
+    policies = {
+        **{f"recipe: {row}": ("recipe", row) for row in rows["of"]},
+        "clean: SFT": ("clean", start),
+        f"clean: {last}": ("clean", last),
+        "longer SFT": ("longer", start),
+    }
+    absolute = {}
+    for name, (arm, row) in policies.items():
+        results = [task_results(p, clip_ids(p), 100, CONFIDENCE, 0) for p in (predictions(at[s, arm], row) for s in seeds)]
+        absolute[name] = {
+            "tasks": {task: float(np.mean([result[task].mean for result in results])) for task in results[0]},
+            "seeds": [float(np.mean([r.mean for r in result.values()])) for result in results],
+            "format": float(np.mean([np.mean([r.format for r in result.values()]) for result in results])),
+        }
+    compared = {
+        **{f"recipe: {row} - SFT": (("recipe", row), ("recipe", start)) for row in rows["of"][1:]},
+        f"clean: {last} - SFT": (("clean", last), ("clean", start)),
+        "longer SFT - SFT": (("longer", start), ("recipe", start)),
+        f"recipe: {last} - longer SFT": (("recipe", last), ("longer", start)),
+    }
+    gains = {
+        name: pooled([(predictions(at[s, later[0]], later[1]), predictions(at[s, earlier[0]], earlier[1])) for s in seeds])
+        for name, (later, earlier) in compared.items()
+    }
+    return {"seeds": list(seeds), "absolute": absolute, "gains": gains}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as two Markdown tables."""
+    tasks = list(next(iter(result["absolute"].values()))["tasks"])
+    lines = [f"| policy | {' | '.join(tasks)} | mean, a seed each | format |", "|---" * (len(tasks) + 3) + "|"]
+    for name, row in result["absolute"].items():
+        cells = " | ".join(f"{row['tasks'][task]:.3f}" for task in tasks)
+        lines.append(f"| {name} | {cells} | {' '.join(f'{mean:.3f}' for mean in row['seeds'])} | {row['format']:.3f} |")
+    lines += ["", f"| gain | {' | '.join(tasks)} | mean over tasks | t interval over seeds |", "|---" * (len(tasks) + 3) + "|"]
+    for name, gain in result["gains"].items():
+        cells = " | ".join(_interval(gain["tasks"][task]) for task in tasks)
+        spread = f"[{gain['over_seeds'][0]:+.3f}, {gain['over_seeds'][1]:+.3f}]" if gain["over_seeds"] else "one seed"
+        lines.append(f"| {name} | {cells} | **{_interval(gain['mean'])}** | {spread} |")
+    return "\n".join(lines)
+
+
+def _interval(interval: dict[str, float]) -> str:
+    return f"{interval['mean']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}]"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--seeds", default="11,12,13", help="comma-separated; each has a corpus of its own (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="arms at a time, one core each (default: %(default)s)")
+    parser.add_argument(
+        "--work", type=Path, default=Path(".vidbridge/bench-learning"), help="where the clones live (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/learning.json"))
+    arguments = parser.parse_args()
+    root, work = Path.cwd(), arguments.work.resolve()
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    work.mkdir(parents=True, exist_ok=True)
+    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+
+    def one_seed(seed: int) -> None:
+        for arm in ARMS:
+            prepare(root, work / f"{seed}-{arm}", arm, seed)
+            print(f"seed {seed}, {arm}: running, see {work / f'{seed}-{arm}' / 'repro.log'}", flush=True)
+            reproduce(work / f"{seed}-{arm}")
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for finished in [pool.submit(one_seed, seed) for seed in seeds]:
+            finished.result()
+    result = measure(work, seeds, {"of": [row for row in params["evaluation"]["of"] if row != "base"]})
+    write_json(arguments.out, json.loads(json.dumps(result)))
+    arguments.out.with_suffix(".md").write_text(table(result) + "\n", encoding="utf-8")
+    print(table(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""``vidbridge deploy`` and ``vidbridge ui``: servers on this machine, and the scheduled deployment of ``infra/prefect.yaml``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import typer
+import yaml
+
+from flows import server
+from flows.errors import FlowError, UsageError
+from flows.processes import guarded
+from stages.tracking.git import git, is_repository
+from stages.tracking.uri import is_server, tracking_uri
+
+PREFECT_FILE = Path("infra/prefect.yaml")
+POOL = "vidbridge"
+#: Seconds between two looks for work; Prefect's own default of 10 s only delays a run.
+WORKER_QUERY_S = "2"
+
+
+def deploy(root: Path, cron: str | None, source: Path | None, recipe: str | None, worker: bool, port: int) -> None:
+    """Create the deployment on the server of ``PREFECT_API_URL``, else on one of our own at ``port``; then run what falls due.
+
+    Raises:
+        UsageError: the port is in use, ``source`` is no folder, or the project is no git repository.
+        FlowError: Prefect refuses.
+    """
+    if source is not None and not source.is_dir():
+        raise UsageError(f"source: {str(source)!r} is no folder; name the folder of your videos")
+    if not is_repository(root):
+        raise UsageError(f"git: {root} is no repository; scheduled runs work in a clone of it")
+    with ExitStack() as stack:
+        if not os.environ.get("PREFECT_API_URL") and (running := server.running_server(root)):
+            os.environ["PREFECT_API_URL"] = running
+        if url := os.environ.get("PREFECT_API_URL"):
+            if not server.answers(url):
+                raise FlowError(f"PREFECT_API_URL: {url}: no answer; start that server, correct the address, or unset it")
+        elif worker:
+            url = stack.enter_context(server.serving(root, port or server.free_port())).url()
+        else:
+            raise UsageError("--no-worker: needs a Prefect server that stays; set PREFECT_API_URL to it, or leave the option out")
+        create(root, cron, source, recipe)
+        typer.echo(f"deployed vidbridge-scheduled; watch it at {url.removesuffix('/api')}")
+        if not worker:
+            return
+        typer.echo("working until Ctrl-C; run it now: prefect deployment run vidbridge-scheduled/nightly")
+        env = {**os.environ, "PREFECT_API_URL": url}
+        process = stack.enter_context(guarded(worker_command(), root, env, sys.stdout.fileno()))
+        _until_interrupted({"the worker": process})
+
+
+def worker_command() -> list[str]:
+    """A worker that runs each flow run as a process of this machine."""
+    return [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+
+
+def deploy_command(root: Path, cron: str | None, source: Path | None, recipe: str | None) -> list[str]:
+    """Prefect's own command for ``infra/prefect.yaml``, with what the options override."""
+    name = deployment_name(root)
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(PREFECT_FILE), "--name", name]
+    if cron:
+        command += ["--cron", cron, "--timezone", "UTC"]
+    given = {"source": str(source) if source else None, "recipe": recipe, "branch": _branch(root)}
+    for key, value in given.items():
+        if value is not None:
+            command += ["--param", f"{key}={json.dumps(value)}"]
+    return command
+
+
+def deployment_name(root: Path) -> str:
+    """The name of the one deployment in ``infra/prefect.yaml``."""
+    path = root / PREFECT_FILE
+    try:
+        deployments = yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]
+        return str(deployments[0]["name"])
+    except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError) as error:
+        raise UsageError(f"{path}: names no deployment ({error}); restore it: git checkout {PREFECT_FILE}") from error
+
+
+def _branch(root: Path) -> str | None:
+    """The branch that is checked out; the deployment follows it. None (what the file says) when none is."""
+    return git(root, "branch", "--show-current") or None
+
+
+def create(root: Path, cron: str | None, source: Path | None, recipe: str | None) -> None:
+    """Create work pool and deployment on the server of ``PREFECT_API_URL``.
+
+    Raises:
+        FlowError: Prefect refuses; its own words are in the message.
+    """
+    pool = [sys.executable, "-m", "prefect", "work-pool", "create", POOL, "--type", "process", "--overwrite"]
+    _prefect(root, "work pool", pool)
+    _prefect(root, "deployment", deploy_command(root, cron, source, recipe))
+
+
+def _prefect(root: Path, what: str, command: Sequence[str]) -> None:
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        words = (done.stdout + done.stderr).strip().splitlines()[-8:]
+        raise FlowError(f"Prefect {what}: refused with status {done.returncode}:\n  " + "\n  ".join(words))
+
+
+def ui(root: Path, prefect_port: int, mlflow_port: int) -> None:
+    """Serve Prefect's and MLflow's pages on the loopback interface until Ctrl-C.
+
+    Raises:
+        UsageError: a port is in use, or the same one was given twice.
+    """
+    if prefect_port and prefect_port == mlflow_port:
+        raise UsageError(f"--mlflow-port: {mlflow_port} is Prefect's port already; choose another one")
+    with ExitStack() as stack:
+        processes: dict[str, subprocess.Popen[bytes]] = {}
+        uri = tracking_uri(root)
+        if is_server(uri):
+            typer.echo(f"MLflow   {uri}")
+        else:
+            port = mlflow_port or server.free_port()
+            if server.port_in_use(port):
+                raise UsageError(f"--mlflow-port: {port} is in use; end what listens there, or choose another one")
+            log = stack.enter_context((server.home(root).parent / "mlflow.log").open("ab"))
+            command = [
+                sys.executable,
+                "-m",
+                "mlflow",
+                "server",
+                "--backend-store-uri",
+                uri,
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+            ]
+            processes["MLflow"] = stack.enter_context(guarded(command, root, os.environ, log))
+            typer.echo(f"MLflow   http://127.0.0.1:{port}")
+        if url := os.environ.get("PREFECT_API_URL") or server.running_server(root):
+            typer.echo(f"Prefect  {url.removesuffix('/api')}")
+        else:
+            serving = stack.enter_context(server.serving(root, prefect_port or server.free_port()))
+            typer.echo(f"Prefect  {serving.url().removesuffix('/api')}")
+            processes["Prefect"] = serving.process
+        if not processes:
+            typer.echo("both run elsewhere")
+            return
+        typer.echo("until Ctrl-C")
+        _until_interrupted(processes)
+
+
+def _until_interrupted(processes: dict[str, subprocess.Popen[bytes]]) -> None:
+    """Wait for Ctrl-C, which is how one ends these.
+
+    Raises:
+        FlowError: one of the processes ended by itself.
+    """
+    try:
+        while True:
+            for name, process in processes.items():
+                if process.poll() is not None:
+                    raise FlowError(f"{name}: ended with status {process.returncode}; see the logs in .vidbridge")
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        typer.echo("\nstopped")

@@ -1,0 +1,235 @@
+"""``vidbridge doctor``: what was found on this machine, and what to do about what was not. Imports nothing heavy; a few seconds."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from rich.table import Table
+
+from flows import preflight, server, show
+from flows.errors import FlowError
+from flows.project import defaults
+from stages.tracking.git import git, head, is_repository
+from stages.tracking.uri import TrackingError, check_server, shown, tracking_uri
+
+State = Literal["ok", "warn", "missing"]
+_COLOURS = {"ok": "green", "warn": "yellow", "missing": "red"}
+_PROBE_S = 60
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked for, what was found, and what to do (empty when nothing)."""
+
+    what: str
+    state: State
+    found: str
+    todo: str = ""
+
+
+def findings(root: Path) -> list[Finding]:
+    """Look at everything, side by side."""
+    checks: list[Callable[[Path], Finding]] = [
+        _python, _ffmpeg, _decord, _pyav, _torch, _gpu, _deepspeed, _versions, _mlflow, _prefect, _remote, _disk, _memory, _git
+    ]  # fmt: skip
+    with ThreadPoolExecutor(len(checks)) as pool:
+        return [future.result() for future in [pool.submit(check, root) for check in checks]]
+
+
+def report(root: Path) -> bool:
+    """Print the findings; False when something that every run needs is missing."""
+    found = findings(root)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column()
+    table.add_column(overflow="fold")
+    for one in found:
+        text = (one.found + (f"\n→ {one.todo}" if one.todo else "")).replace("[", r"\[")
+        table.add_row(one.what, f"[{_COLOURS[one.state]}]{one.state}[/{_COLOURS[one.state]}]", text)
+    out = show.console()
+    out.print(table)
+    missing = [one.what for one in found if one.state == "missing"]
+    out.print(f"missing: {', '.join(missing)}" if missing else "ready; type: vidbridge run")
+    return not missing
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _run(*command: str) -> str | None:
+    """What a program prints; None when it is missing, fails or hangs."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_S, stdin=subprocess.DEVNULL, check=False)
+    except (FileNotFoundError, PermissionError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _python(_root: Path) -> Finding:
+    found = f"{platform.python_version()} at {sys.executable}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        return Finding("python", "warn", found, "tested on Linux x86-64; elsewhere the best is tried (no decord: PyAV reads)")
+    return Finding("python", "ok", found)
+
+
+def _ffmpeg(_root: Path) -> Finding:
+    path = preflight.ffmpeg()
+    if path is None:
+        named = os.environ.get("VIDBRIDGE_FFMPEG")
+        if named:
+            return Finding(
+                "ffmpeg", "missing", f"VIDBRIDGE_FFMPEG names {named}, which is no program", "correct or unset VIDBRIDGE_FFMPEG"
+            )
+        return Finding(
+            "ffmpeg", "missing", "imageio-ffmpeg brings none", "uv sync, or set VIDBRIDGE_FFMPEG to an ffmpeg with libx264"
+        )
+    said = _run(str(path), "-hide_banner", "-version")
+    if said is None:
+        return Finding("ffmpeg", "missing", f"{path} does not start", "set VIDBRIDGE_FFMPEG to one that does")
+    encoder = "libx264" in (_run(str(path), "-hide_banner", "-encoders") or "")
+    first = said.splitlines()[0].removeprefix("ffmpeg version ").split(" Copyright")[0]
+    if not encoder:
+        return Finding("ffmpeg", "missing", f"{first} at {path}, without libx264", "unset VIDBRIDGE_FFMPEG to use the locked one")
+    return Finding("ffmpeg", "ok", f"{first} with libx264 at {path}")
+
+
+def _decord(_root: Path) -> Finding:
+    if found := _installed("decord"):
+        return Finding("decord", "ok", found)
+    return Finding("decord", "warn", "not installed", "PyAV reads every video; on Linux x86-64: uv sync")
+
+
+def _pyav(_root: Path) -> Finding:
+    found = _installed("av")
+    return Finding("PyAV", "ok", found) if found else Finding("PyAV", "missing", "not installed", "uv sync")
+
+
+def _torch(_root: Path) -> Finding:
+    names = {name: _installed(name) for name in ("torch", "torchvision", "transformers", "trl", "accelerate")}
+    found = ", ".join(f"{name} {number}" for name, number in names.items() if number)
+    missing = [name for name, number in names.items() if not number]
+    return (
+        Finding("torch", "missing", f"{', '.join(missing)} not installed", "uv sync") if missing else Finding("torch", "ok", found)
+    )
+
+
+def _gpu(_root: Path) -> Finding:
+    listed = _run("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
+    if not listed:
+        return Finding("GPU", "ok", "none found; the recipes tiny and smoke need none", "")
+    gpus = "; ".join(listed.splitlines())
+    # Only torch knows whether its CUDA fits the driver; its import is slow, so it is asked only where a GPU is.
+    seen = _run(sys.executable, "-c", "import torch; print(torch.cuda.device_count(), torch.version.cuda)")
+    if seen is None or seen.startswith("0"):
+        return Finding(
+            "GPU", "warn", f"{gpus}; torch sees none of them ({seen or 'it does not import'})", "update the driver: nvidia-smi"
+        )
+    return Finding("GPU", "ok", f"{gpus}; torch sees {seen.split()[0]} (CUDA {seen.split()[-1]})")
+
+
+def _deepspeed(_root: Path) -> Finding:
+    found = _installed("deepspeed")
+    if found is None:
+        return Finding("DeepSpeed", "warn", "not installed", "only needed to train on several devices; Linux: uv sync")
+    named = os.environ.get("VIDBRIDGE_DEEPSPEED")
+    if named and not Path(named).is_file():
+        return Finding(
+            "DeepSpeed", "missing", f"{found}; VIDBRIDGE_DEEPSPEED: {named} is no file", "infra/deepspeed/zero2.json is one"
+        )
+    return Finding("DeepSpeed", "ok", f"{found}, {f'with {named}' if named else 'not asked for (VIDBRIDGE_DEEPSPEED)'}")
+
+
+def _versions(_root: Path) -> Finding:
+    names = ("prefect", "dvc", "mlflow", "fastapi", "sqlalchemy")
+    found = {name: _installed(name) for name in names}
+    text = ", ".join(f"{name} {number}" for name, number in found.items())
+    if not all(found.values()):
+        return Finding("pipeline", "missing", text, "uv sync")
+    limits = {"fastapi": (0, 151), "sqlalchemy": (2, 1)}
+    for name, limit in limits.items():
+        if tuple(int(part) for part in str(found[name]).split(".")[:2]) >= limit:
+            wanted = ".".join(map(str, limit))
+            return Finding("pipeline", "missing", text, f"{name} must be below {wanted}, or Prefect fails without a word: uv sync")
+    return Finding("pipeline", "ok", text)
+
+
+def _mlflow(root: Path) -> Finding:
+    uri, default = tracking_uri(root), defaults(root)["MLFLOW_TRACKING_URI"]
+    try:
+        check_server(uri)
+    except TrackingError as error:
+        return Finding("MLflow store", "missing", shown(uri), str(error))
+    return Finding("MLflow store", "ok", f"{shown(uri)}{' (the default)' if uri == default else ''}")
+
+
+def _prefect(root: Path) -> Finding:
+    url = os.environ.get("PREFECT_API_URL")
+    if url:
+        if server.answers(url):
+            return Finding("Prefect API", "ok", url)
+        return Finding(
+            "Prefect API", "missing", f"PREFECT_API_URL: {url}: no answer", "start that server, correct the address, or unset it"
+        )
+    if running := server.running_server(root):
+        return Finding("Prefect API", "ok", f"{running} (vidbridge ui or deploy)")
+    return Finding("Prefect API", "ok", "none named; each run starts one of its own (a few seconds)")
+
+
+def _remote(root: Path) -> Finding:
+    name = os.environ.get("VIDBRIDGE_DVC_REMOTE") or _run(sys.executable, "-m", "dvc", "--cd", str(root), "config", "core.remote")
+    if not name:
+        return Finding("DVC remote", "warn", "none", "versions load on this machine only; dvc remote add -d NAME URL")
+    url = _run(sys.executable, "-m", "dvc", "--cd", str(root), "config", f"remote.{name}.url")
+    if not url:
+        return Finding("DVC remote", "missing", f"{name} is not defined", f"dvc remote add -d {name} URL")
+    if "://" not in url:
+        return Finding("DVC remote", "ok", f"{name}: {url}, a folder of this machine (s3://… reaches others)")
+    return Finding("DVC remote", "ok", f"{name}: {url} (not asked whether it answers)")
+
+
+def _disk(root: Path) -> Finding:
+    usage = shutil.disk_usage(root)
+    free = usage.free / preflight.GB
+    if free < 2:
+        return Finding("disk", "missing", f"{free:.1f} GB free at {root}", "make room: the recipe tiny needs about 1 GB")
+    return Finding("disk", "ok", f"{free:.0f} GB free at {root}")
+
+
+def _memory(_root: Path) -> Finding:
+    import psutil
+
+    free = psutil.virtual_memory().available / preflight.GB
+    state: State = "ok" if free > 4 else "warn"
+    return Finding(
+        "memory", state, f"{free:.1f} GB available", "" if free > 4 else "a training process of the recipe tiny takes up to 4 GB"
+    )
+
+
+def _git(root: Path) -> Finding:
+    try:
+        if not is_repository(root):
+            return Finding("git", "missing", f"{root} is no repository", "git init && git add -A && git commit -m start")
+        if head(root) is None:
+            return Finding("git", "missing", "no commit yet", "git add -A && git commit -m start")
+        name, mail = (_run("git", "-C", str(root), "config", key) for key in ("user.name", "user.email"))
+        commit = git(root, "rev-parse", "--short", "HEAD")
+    except (TrackingError, FlowError) as error:
+        return Finding("git", "missing", str(error), "install git")
+    if not (name and mail):
+        todo = "git config user.name … && git config user.email …; until then runs are committed as vidbridge@localhost"
+        return Finding("git", "warn", f"commit {commit}, no identity", todo)
+    return Finding("git", "ok", f"commit {commit}, {name} <{mail}>")

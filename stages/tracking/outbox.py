@@ -1,0 +1,159 @@
+"""What a run has to say on its way to MLflow: collected, sent in batches by a thread, kept on disk when the store has gone away."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.tracking.uri import STATE, shown, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+#: A person who watches sees a point after so many seconds at most; a single call costs 0.08 s over HTTP, a batch hardly more.
+FLUSH_S = 2.0
+FLUSH_ENTRIES = 500
+#: MLflow takes 1000 metrics and 100 tags in one batch.
+BATCH_METRICS = 1000
+BATCH_TAGS = 100
+#: What could not be sent, a file for each run; `register` sends it.
+UNSENT = STATE / "unsent"
+
+#: ``["metric", name, value, at_ms, step]``, ``["tag", name, value]`` or, last of all, ``["end", status, at_ms]``.
+Entry = Sequence[Any]
+
+
+class Outbox:
+    """The entries of one run. Adding never waits for the network; ``close`` sends the rest, or writes it to disk and says so.
+
+    A store that dies in the middle must not cost the training: the entries wait and are tried again.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str, root: Path) -> None:
+        self._client, self._run_id, self._root = client, run_id, root
+        self._entries: list[Entry] = []
+        self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._wake = threading.Event()
+        self._closed = False
+        self._complained = False
+        self._thread = threading.Thread(target=self._pump, name="mlflow-outbox", daemon=True)
+        self._thread.start()
+
+    def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        at_ms = _now_ms()
+        self._add([("metric", name, float(value), at_ms, step) for name, value in metrics.items()])
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Sent at once, with all that waits."""
+        self._add([("tag", name, value) for name, value in tags.items()])
+        self._wake.set()
+
+    def flush(self) -> bool:
+        """Send what is there; True when nothing is left."""
+        from mlflow.exceptions import MlflowException
+
+        with self._sending:
+            while True:
+                with self._lock:
+                    batch = _batch(self._entries)
+                if not batch:
+                    return True
+                try:
+                    _send(self._client, self._run_id, batch)
+                except MlflowException as error:
+                    self._complain(error)
+                    return False
+                with self._lock:
+                    del self._entries[: len(batch)]
+
+    def close(self, status: str) -> None:
+        """End the run with ``status`` once everything else has been sent."""
+        self._closed = True
+        self._wake.set()
+        self._thread.join()
+        self._add([("end", status, _now_ms())])
+        if self.flush():
+            return
+        path = self._root / UNSENT / f"{self._run_id}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in self._entries)
+        print(
+            f"tracking: {len(self._entries)} entries of run {self._run_id} could not be sent; they wait in {path},"
+            " and `vidbridge register` sends them when the store answers",
+            file=sys.stderr,
+        )
+
+    def _add(self, entries: Sequence[Entry]) -> None:
+        with self._lock:
+            self._entries += entries
+            full = len(self._entries) >= FLUSH_ENTRIES
+        if full:
+            self._wake.set()
+
+    def _pump(self) -> None:
+        while not self._closed:
+            self._wake.wait(FLUSH_S)
+            self._wake.clear()
+            if not self._closed and not self.flush():
+                # A full box wakes the thread again and again: do not hammer a store that is down.
+                time.sleep(FLUSH_S)
+
+    def _complain(self, error: Exception) -> None:
+        if not self._complained:
+            self._complained = True
+            where = shown(tracking_uri(self._root))
+            print(
+                f"tracking: {where} does not take metrics now ({error}); the stage goes on, they are kept and tried again",
+                file=sys.stderr,
+            )
+
+
+def send_unsent(client: MlflowClient, root: Path) -> int:
+    """Send what earlier runs had to leave on disk; returns how many entries."""
+    count = 0
+    for path in sorted((root / UNSENT).glob("*.jsonl")):
+        entries: list[Entry] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        count += len(entries)
+        while batch := _batch(entries):
+            _send(client, path.stem, batch)
+            entries = entries[len(batch) :]
+        path.unlink()
+    return count
+
+
+def _batch(entries: Sequence[Entry]) -> Sequence[Entry]:
+    """As many entries from the front as one call takes; the end of a run is a call of its own."""
+    if not entries or entries[0][0] == "end":
+        return entries[:1]
+    tags = 0
+    for index, entry in enumerate(entries):
+        tags += entry[0] == "tag"
+        if entry[0] == "end" or index == BATCH_METRICS or tags > BATCH_TAGS:
+            return entries[:index]
+    return entries[:]
+
+
+def _send(client: MlflowClient, run_id: str, batch: Sequence[Entry]) -> None:
+    """One call; sending the same entries twice changes nothing."""
+    from mlflow.entities import Metric, RunTag
+
+    if batch[0][0] == "end":
+        client.set_terminated(run_id, status=batch[0][1], end_time=batch[0][2])
+        return
+    client.log_batch(
+        run_id,
+        metrics=[Metric(*entry[1:]) for entry in batch if entry[0] == "metric"],
+        tags=[RunTag(*entry[1:]) for entry in batch if entry[0] == "tag"],
+        synchronous=True,
+    )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,175 @@
+"""The command line: quick, and errors that a person can act upon."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows import recipes
+from flows.errors import UsageError
+from flows.preflight import only_run
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def vidbridge(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    return subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_importing_the_command_imports_nothing_heavy() -> None:
+    heavy = "{'torch', 'transformers', 'prefect', 'mlflow', 'dvc', 'pydantic', 'numpy', 'rich.table'}"
+    code = f"import sys, flows.cli; print(sorted(name for name in {heavy} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_command_teaches_with_an_example() -> None:
+    from flows.cli import app, recipe_app, scratch_app
+
+    for group in (app, recipe_app, scratch_app):
+        for command in group.registered_commands:
+            assert command.callback is not None
+            assert "xample:" in (command.callback.__doc__ or ""), command.callback.__name__
+
+
+def test_a_run_with_nothing_to_do_says_so_and_starts_no_server(done: Path) -> None:
+    shown = vidbridge("run", cwd=done, PATH="/nonexistent")
+    assert shown.returncode == 0, shown.stderr
+    assert "nothing to do" in shown.stdout
+    assert "cold-start" in shown.stdout
+    assert "0.600" in shown.stdout
+    assert not (done / ".vidbridge/prefect").exists()
+    assert not (done / ".vidbridge/run.lock").exists()
+
+
+def test_a_plan_says_why_and_changes_nothing(done: Path) -> None:
+    (done / "learning.py").write_text("rate = 2\n")
+    before = (done / "dvc.lock").read_bytes()
+    for command in (["plan"], ["run", "--dry-run"]):
+        shown = vidbridge(*command, cwd=done)
+        assert "dep learning.py changed" in shown.stdout
+        assert "5 to run, 7 up to date" in shown.stdout
+    assert (done / "dvc.lock").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("edit", "env", "said"),
+    [
+        (("source: data/corpus", "source: missing-folder"), {}, "ingest.source: 'missing-folder' is no folder"),
+        (None, {"VIDBRIDGE_FFMPEG": "no-such-ffmpeg"}, "VIDBRIDGE_FFMPEG: no-such-ffmpeg: no such program"),
+        (None, {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}, "MLFLOW_TRACKING_URI: http://127.0.0.1:9: no answer"),
+        (None, {"PREFECT_API_URL": "http://127.0.0.1:9/api"}, "PREFECT_API_URL: http://127.0.0.1:9/api: no answer"),
+    ],
+)
+def test_what_would_fail_later_fails_before_any_stage_starts(
+    project: Path, edit: tuple[str, str] | None, env: dict[str, str], said: str
+) -> None:
+    if edit:
+        text = (project / "params.yaml").read_text()
+        (project / "params.yaml").write_text(text.replace(*edit))
+    shown = vidbridge("run", cwd=project, **env)
+    assert shown.returncode == 1
+    assert f"error: {said}" in shown.stderr
+    assert "Traceback" not in shown.stderr
+    assert not (project / ".vidbridge/attempts.txt").exists()
+
+
+def test_a_broken_rule_in_the_parameters_is_a_usage_error(project: Path) -> None:
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text + "extra: 1\n")
+    shown = vidbridge("run", cwd=project)
+    assert shown.returncode == 2
+    assert "unknown key" in shown.stderr
+
+
+def test_two_runs_of_one_project_do_not_meet(done: Path) -> None:
+    (done / "learning.py").write_text("rate = 2\n")
+    with only_run(done):
+        shown = vidbridge("run", cwd=done)
+    assert shown.returncode == 1
+    assert "is running this project already" in shown.stderr
+
+
+def test_outside_a_project_and_without_git_one_message_each(tmp_path: Path, project: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    shown = vidbridge("plan", cwd=tmp_path / "empty")
+    assert shown.returncode == 2
+    assert "not inside a project" in shown.stderr
+    shutil.rmtree(project / ".git")
+    shown = vidbridge("run", cwd=project)
+    assert shown.returncode == 1
+    assert "git" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_a_port_in_use_is_one_message(project: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for option in ("--mlflow-port", "--prefect-port"):
+            shown = vidbridge("ui", option, port, cwd=project)
+            assert shown.returncode == 2
+            assert f"{port} is in use" in shown.stderr
+
+
+def test_the_doctor_finds_what_is_there_and_what_is_not(project: Path) -> None:
+    shown = vidbridge("doctor", cwd=project)
+    assert shown.returncode == 0, shown.stdout
+    for word in ("ffmpeg", "decord", "PyAV", "DeepSpeed", "MLflow store", "Prefect API", "DVC remote", "git", "ready"):
+        assert word in shown.stdout
+    shown = vidbridge("doctor", cwd=project, VIDBRIDGE_FFMPEG="no-such-ffmpeg")
+    assert shown.returncode == 1
+    assert "missing: ffmpeg" in shown.stdout
+
+
+@pytest.fixture
+def cookbook(project: Path) -> Path:
+    (project / "infra/recipes").mkdir(parents=True)
+    text = (project / "params.yaml").read_text()
+    (project / "infra/recipes/here.yaml").write_text(text)
+    (project / "infra/recipes/other.yaml").write_text("# Another\n# seed.\n" + text.replace("seed: 7", "seed: 8"))
+    (project / "infra/recipes/broken.yaml").write_text(text + "extra: 1\n")
+    return project
+
+
+def test_a_recipe_is_copied_and_edits_are_never_lost(cookbook: Path) -> None:
+    listed = {one.name: one for one in recipes.recipes(cookbook)}
+    assert listed["here"].in_use
+    assert listed["other"].about.startswith("Another seed.")
+    assert "+seed: 8" in recipes.difference(cookbook, "other")
+    assert recipes.use(cookbook, "other").seed == 8
+    (cookbook / "params.yaml").write_text((cookbook / "params.yaml").read_text() + "\n# my own\n")
+    with pytest.raises(UsageError, match="edits that no commit"):
+        recipes.use(cookbook, "here")
+    assert "# my own" in (cookbook / "params.yaml").read_text()
+    recipes.use(cookbook, "here", force=True)
+    assert recipes.difference(cookbook, "here") == ""
+
+
+def test_a_recipe_that_does_not_load_is_not_used(cookbook: Path) -> None:
+    before = (cookbook / "params.yaml").read_bytes()
+    shown = vidbridge("recipe", "use", "broken", cwd=cookbook)
+    assert shown.returncode == 2
+    assert "unknown key" in shown.stderr
+    assert (cookbook / "params.yaml").read_bytes() == before
+    assert vidbridge("recipe", "use", "nope", cwd=cookbook).returncode == 2
+
+
+def test_scratch_is_shown_and_deleted(project: Path) -> None:
+    entry = project / ".vidbridge/scratch/grpo-bridge-1234"
+    entry.mkdir(parents=True)
+    (entry / "state.bin").write_bytes(bytes(1_500_000))
+    shown = vidbridge("scratch", "status", cwd=project)
+    assert "grpo-bridge-1234" in shown.stdout
+    assert "1.5 MB" in shown.stdout
+    assert "deleted 1 folders" in vidbridge("scratch", "clean", "--yes", cwd=project).stdout
+    assert not entry.exists()

@@ -1,0 +1,227 @@
+"""The flow on a real Prefect server, with real DVC stages and a real MLflow store."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from test_cli import vidbridge
+from test_reproduce import all_gone, children, knobs
+
+from flows import project as environment
+from flows import server
+
+
+@pytest.fixture(scope="session")
+def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One server, with its schedules, for all tests."""
+    home = tmp_path_factory.mktemp("prefect")
+    before = {name: os.environ.pop(name, None) for name in ("PREFECT_HOME", "PREFECT_API_URL")}
+    os.environ["PREFECT_HOME"] = str(home)
+    try:
+        with server.serving(home, server.free_port()) as running:
+            yield running.url()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def start(root: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "flows.cli", "run", *arguments]
+    return subprocess.Popen(
+        command, cwd=root, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def lock(root: Path) -> Any:
+    return yaml.safe_load((root / "dvc.lock").read_text())
+
+
+def attempts(root: Path, name: str) -> int:
+    return (root / ".vidbridge/attempts.txt").read_text().split().count(name)
+
+
+def with_work_below(root: Path) -> list[int]:
+    """Every process that works inside the project."""
+    found = []
+    for process in psutil.process_iter(["pid", "cwd"]):
+        if str(process.info["cwd"] or "").startswith(str(root)):
+            found.append(process.info["pid"])
+    return found
+
+
+def versions(root: Path) -> list[tuple[str, int]]:
+    from mlflow.tracking import MlflowClient
+
+    uri = environment.defaults(root)["MLFLOW_TRACKING_URI"]
+    found = MlflowClient(tracking_uri=uri, registry_uri=uri).search_model_versions()
+    return sorted((version.tags["vidbridge.stage"], int(version.tags["vidbridge.step"])) for version in found)
+
+
+def test_a_run_from_scratch_equals_dvc_repro_and_registers_and_promotes(
+    project: Path, done_template: Path, prefect_url: str
+) -> None:
+    shown = vidbridge("run", cwd=project, PREFECT_API_URL=prefect_url)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert lock(project) == lock(done_template)
+    assert "general done" in shown.stdout + shown.stderr  # the live log
+    assert "held-out scores" in shown.stdout
+    assert versions(project) == [("base", 3), ("grpo@bridge", 3), ("grpo@general", 3), ("sft@cold-start", 3)]
+    promoted = vidbridge("promote", cwd=project)
+    assert promoted.returncode == 0, promoted.stdout + promoted.stderr
+    assert "is champion" in promoted.stdout
+    _check_artifacts(prefect_url)
+
+
+def _check_artifacts(url: str) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        (run,) = [run for run in client.read_flow_runs() if run.name == "pipeline summary"]
+        artifacts = {one.key: one for one in client.read_artifacts() if one.flow_run_id == run.id}
+        tasks = {one.name: one for one in client.read_task_runs() if one.flow_run_id == run.id}
+    assert set(artifacts) >= {"plan", "stages", "scores", "registration", "report", "mlflow"}
+    rows = json.loads(str(artifacts["scores"].data))
+    assert {row["policy"] for row in rows} == {"random", "constant", "base", "cold-start", "bridge", "general"}
+    assert set(tasks) >= {"corpus", "sft@cold-start", "grpo@bridge", "evaluate@general", "record", "register"}
+    # evaluation runs beside the next training stage
+    beside, trained = tasks["evaluate@bridge"], tasks["grpo@bridge"]
+    assert beside.start_time is not None
+    assert trained.end_time is not None
+    assert beside.start_time >= trained.end_time
+    assert all(one.state is not None and one.state.is_completed() for one in tasks.values())
+
+
+def test_a_failing_stage_is_tried_again_and_what_does_not_need_it_still_runs(done: Path, prefect_url: str) -> None:
+    (done / "learning.py").write_text("rate = 2\n")
+    knobs(done, bridge={"failures": 99})
+    before = attempts(done, "bridge")
+    shown = vidbridge("run", cwd=done, PREFECT_API_URL=prefect_url)
+    assert shown.returncode == 1
+    assert attempts(done, "bridge") - before == 2
+    assert "error: stage grpo@bridge failed with exit status 1" in shown.stderr
+    assert "not run because of that: evaluate@bridge, grpo@general" in shown.stderr
+    # The next run goes on, and a failure that passes is got over.
+    knobs(done, bridge={"failures": before + 3})
+    shown = vidbridge("run", cwd=done, PREFECT_API_URL=prefect_url)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert attempts(done, "bridge") - before == 4
+
+
+def test_a_stage_that_wants_a_person_is_not_tried_again(done: Path, prefect_url: str) -> None:
+    (done / "learning.py").write_text("rate = 3\n")
+    knobs(done, bridge={"failures": 99, "status": 2})
+    before = attempts(done, "bridge")
+    assert vidbridge("run", "grpo@bridge", cwd=done, PREFECT_API_URL=prefect_url).returncode == 1
+    assert attempts(done, "bridge") - before == 1
+
+
+def _interrupted(done: Path, how: signal.Signals, **env: str) -> tuple[subprocess.Popen[str], list[int]]:
+    (done / "learning.py").write_text(f"rate = '{how.name}'\n")
+    knobs(done, bridge={"seconds": 600, "children": 2})
+    process = start(done, **env)
+    pids = children(done, 2, 60) + with_work_below(done)
+    process.send_signal(how)
+    return process, pids
+
+
+def test_after_kill_9_of_the_flow_no_process_is_left_and_the_next_run_goes_on(done: Path, prefect_url: str) -> None:
+    # With a server of its own: that must go, too.
+    process, pids = _interrupted(done, signal.SIGKILL)
+    process.communicate()
+    assert len(pids) > 5
+    assert all_gone(pids)
+    assert with_work_below(done) == []
+    knobs(done)
+    shown = vidbridge("run", "grpo@bridge", cwd=done, PREFECT_API_URL=prefect_url)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+
+
+def test_ctrl_c_ends_everything_at_once(done: Path, prefect_url: str) -> None:
+    before = attempts(done, "bridge")
+    process, pids = _interrupted(done, signal.SIGINT, PREFECT_API_URL=prefect_url)
+    said, _ = process.communicate(timeout=40)
+    assert process.returncode == 130, said
+    assert all_gone(pids, 2)
+    assert "Go on where it stopped: vidbridge run" in said
+    assert attempts(done, "bridge") - before == 1
+
+
+def test_cancelled_in_prefect_the_stage_ends_and_is_not_tried_again(done: Path, prefect_url: str) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.states import Cancelling
+
+    before = attempts(done, "bridge")
+    process, pids = _interrupted(done, signal.SIGCONT, PREFECT_API_URL=prefect_url)
+    with temporary_settings({PREFECT_API_URL: prefect_url}), get_client(sync_client=True) as client:
+        (run,) = [run for run in client.read_flow_runs() if run.state is not None and run.state.is_running()]
+        client.set_flow_run_state(run.id, Cancelling())
+        started = time.monotonic()
+        said, _ = process.communicate(timeout=40)
+        assert time.monotonic() - started < 20
+        final = client.read_flow_run(run.id).state
+    assert process.returncode == 130, said
+    assert final is not None
+    assert final.is_cancelled()
+    assert all_gone(pids, 2)
+    assert attempts(done, "bridge") - before == 1
+
+
+def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(done: Path, tmp_path: Path, prefect_url: str) -> None:
+    from conftest import REPOSITORY, git
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows import deploying
+    from flows.processes import guarded
+
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (videos / "annotations.jsonl").write_text("{}\n")
+    (done / "infra").mkdir()
+    shutil.copy(REPOSITORY / "infra/prefect.yaml", done / "infra/prefect.yaml")
+    git(done, "add", "-A")
+    git(done, "commit", "-qm", "a lock")
+    environment.enter(done)
+    os.environ["PREFECT_API_URL"] = prefect_url
+    os.environ["PREFECT_WORKER_QUERY_SECONDS"] = "2"
+    deploying.create(done, "* * * * *", videos, None)
+    seen: list[Any] = []
+    with (
+        (tmp_path / "worker.log").open("wb") as log,
+        guarded(deploying.worker_command(), done, os.environ, log),
+        temporary_settings({PREFECT_API_URL: prefect_url}),
+        get_client(sync_client=True) as client,
+    ):
+        deadline = time.monotonic() + 240
+        while len(seen) < 2 and time.monotonic() < deadline:
+            time.sleep(1)
+            runs = [run for run in client.read_flow_runs() if run.deployment_id and run.state and run.state.is_final()]
+            seen = sorted((run for run in runs if not run.state.is_cancelled()), key=lambda run: run.expected_start_time)
+        artifacts = [str(one.data) for one in client.read_artifacts() if one.key in ("scheduled", "verdict")]
+    assert [run.state.is_completed() for run in seen] == [True, True], (tmp_path / "worker.log").read_text()
+    assert all(run.auto_scheduled for run in seen)
+    first, second = seen
+    assert "stages" in str(first.state.message)
+    assert second.state.name == "NothingNew"
+    assert any("is champion" in text for text in artifacts)
+    (branch,) = [name for name in git(done, "branch", "--format=%(refname:short)").split() if name.startswith("runs/")]
+    assert str(videos) in git(done, "show", f"{branch}:params.yaml")
+    assert str(videos) in git(done, "show", f"{branch}:dvc.lock")
+    # The person's own work tree was not touched.
+    assert git(done, "status", "--porcelain") == ""

@@ -1,0 +1,104 @@
+"""Running one stage: its output, its end, and that nothing of it stays behind."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows import dvc
+from flows.errors import StageCancelled, StageFailed, StageTimedOut
+from flows.processes import Lines
+
+
+def knobs(root: Path, **table: dict[str, float]) -> None:
+    (root / "knobs.json").write_text(json.dumps({name.replace("_", "-"): value for name, value in table.items()}))
+
+
+def children(root: Path, count: int, wait_s: float = 30) -> list[int]:
+    """The processes that the stage's command left in sessions of their own, once they are all there."""
+    path = root / ".vidbridge/children.txt"
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        if path.is_file() and len(found := path.read_text().split()) == count:
+            return [int(pid) for pid in found]
+        time.sleep(0.05)
+    raise AssertionError(f"no {count} children within {wait_s} s")
+
+
+def all_gone(pids: list[int], wait_s: float = 20) -> bool:
+    deadline = time.monotonic() + wait_s
+    while any(psutil.pid_exists(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_each_line_is_handed_over_and_dvc_commits(project: Path) -> None:
+    lines: list[str] = []
+    result = dvc.reproduce(project, "corpus", lines.append, {"EXTRA": "1"})
+    assert result.outcome == "ran"
+    assert lines[:2] == ["Running stage 'corpus':", "> python work.py data corpus data/corpus"]
+    assert "corpus done" in lines
+    assert not any("git add" in line or "dvc push" in line for line in lines)
+    assert dvc.reproduce(project, "corpus", lines.append).outcome == "unchanged"
+    text = (project / "work.py").read_text()
+    (project / "work.py").write_text(text + "\n")
+    dvc.reproduce(project, "corpus", lines.append)
+    (project / "work.py").write_text(text)
+    assert dvc.reproduce(project, "corpus", lines.append).outcome == "cached"
+
+
+def test_a_failure_says_the_commands_own_status_and_its_last_lines(project: Path) -> None:
+    knobs(project, corpus={"failures": 1, "status": 7})
+    with pytest.raises(StageFailed) as caught:
+        dvc.reproduce(project, "corpus", lambda line: None)
+    assert caught.value.exit_code == 7
+    assert "it broke" in str(caught.value)
+
+
+def test_a_stage_that_takes_too_long_is_ended_with_all_its_descendants(project: Path) -> None:
+    knobs(project, corpus={"seconds": 600, "children": 2})
+    with pytest.raises(StageTimedOut, match="timeout_s 3"):
+        dvc.reproduce(project, "corpus", lambda line: None, timeout_s=3)
+    assert all_gone(children(project, 2), 1)
+
+
+def test_a_cancelled_stage_ends_at_once_and_the_project_is_not_left_locked(project: Path) -> None:
+    knobs(project, corpus={"seconds": 600, "children": 2})
+    cancelled = threading.Event()
+
+    def cancel() -> None:
+        children(project, 2)
+        cancelled.set()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    with pytest.raises(StageCancelled):
+        dvc.reproduce(project, "corpus", lambda line: None, cancelled=cancelled)
+    thread.join()
+    assert all_gone(children(project, 2), 1)
+    knobs(project)
+    assert dvc.reproduce(project, "corpus", lambda line: None).outcome == "ran"
+
+
+def test_what_a_stage_leaves_running_is_ended_with_it(project: Path) -> None:
+    knobs(project, corpus={"children": 1})
+    dvc.reproduce(project, "corpus", lambda line: None)
+    assert all_gone(children(project, 1), 1)
+
+
+def test_of_a_progress_bar_the_log_gets_a_line_now_and_then_and_the_last() -> None:
+    lines: list[str] = []
+    reader = Lines(lines.append, every_s=3600)
+    for step in range(100):
+        reader.feed(f"\rtrain: {step}%".encode())
+    reader.feed("\rtrain: 100%\nplain ä".encode()[:-1])
+    reader.feed("ä".encode()[-1:] + b"\r\nend")
+    reader.close()
+    assert lines == ["train: 0%", "train: 100%", "plain ä", "end"]

@@ -1,0 +1,57 @@
+"""Run by a test as several processes: trains SFT and then GRPO on a saved model, and tells what really trained."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from accelerate.state import AcceleratorState
+from conftest import REPLIES, Seen, grpo_row, length_reward, sft_row, tinted
+
+from stages.learning.cold_start import train_sft
+from stages.learning.distributed import launch
+from stages.learning.examples import Example
+from stages.learning.grpo import train_grpo
+
+
+def main(home: Path, steps: int) -> int:
+    if (status := launch("two_ranks", sys.argv[1:])) is not None:
+        return status
+    examples = [
+        Example(
+            f"s{i}", "caption" if i % 2 else "mcqa", f"What colour is number {i}?", REPLIES[i % 3], lambda i=i: tinted(i, i % 3)
+        )
+        for i in range(12)
+    ]
+    told = {}
+    seen = Seen()
+    reports = {"seed": 1, "on_metrics": seen.on_metrics, "on_checkpoint": seen.on_checkpoint}
+    sft = sft_row(steps=steps, samples_per_step=4)
+    told["sft"] = train_sft(
+        home / "base", examples, sft, stage="sft@s", out=home / "sft/out", scratch=home / "sft/scratch", **reports
+    )
+    AcceleratorState._reset_state()  # the verbs train once a process; here one start of two processes has to do for both
+    grpo = grpo_row(steps=steps, prompts_per_step=2, rollouts=4, completions_per_device=2)
+    told["grpo"] = train_grpo(
+        home / "sft/out/final",
+        examples,
+        grpo,
+        stage="grpo@g",
+        reward=length_reward,
+        well_formed=lambda _, replies: [True for _ in replies],
+        out=home / "grpo/out",
+        scratch=home / "grpo/scratch",
+        **reports,
+    )
+    if seen.saved:  # the first process
+        told["saved"] = seen.saved
+        told["metrics"] = [values for _, values in seen.metrics]
+        (home / "told.json").write_text(json.dumps(told))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
