@@ -34,6 +34,7 @@ from flows.dvc import Plan, PlanStep, StageResult
 from flows.errors import FlowError, StageCancelled, StageFailed, UsageError
 from flows.results import read_scores
 from flows.show import as_text
+from flows.upkeep import release_scratch
 from stages import layout
 from stages.params import Params, load_params
 from stages.tracking.commits import record_commit
@@ -84,7 +85,11 @@ def run_stage(root: Path, step: PlanStep, env: dict[str, str], cancelled: thread
     if cancelled.is_set():
         raise StageCancelled(f"stage {step.name} was cancelled before it started")
     logger = get_run_logger()
-    return dvc.reproduce(root, step.name, logger.info, env, timeout_s=step.meta.timeout_s, cancelled=cancelled)
+    started = time.time()
+    result = dvc.reproduce(root, step.name, logger.info, env, timeout_s=step.meta.timeout_s, cancelled=cancelled)
+    if step.meta.kind == "train" and (released := release_scratch(root, step.name, started)):
+        logger.info("committed by DVC, so the state to resume from is deleted: %s", released)
+    return result
 
 
 class _Board:

@@ -48,7 +48,8 @@ def accept(root: Path, stage: str, why: str) -> None:
 
 def _entries(root: Path) -> list[Path]:
     folder = scratch(root)
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    # One folder a stage, in it one for each set of parameters and inputs.
+    return sorted(path for path in folder.glob("*/*") if path.is_dir())
 
 
 def _size_mb(folder: Path) -> float:
@@ -60,7 +61,7 @@ def scratch_status(root: Path) -> None:
     entries = _entries(root)
     for path in entries:
         age_h = (time.time() - path.stat().st_mtime) / 3600
-        typer.echo(f"{path.name:<48} {_size_mb(path):>10.1f} MB   last written {age_h:.1f} h ago")
+        typer.echo(f"{path.relative_to(scratch(root)).as_posix():<48} {_size_mb(path):>10.1f} MB   last written {age_h:.1f} h ago")
     typer.echo(
         f"{len(entries)} interrupted trainings in {scratch(root)}" + ("; delete them: vidbridge scratch clean" if entries else "")
     )
@@ -79,3 +80,17 @@ def scratch_clean(root: Path, ask: bool) -> None:
         for path in entries:
             shutil.rmtree(path)
     typer.echo(f"deleted {len(entries)} folders, {size:.1f} MB")
+
+
+def release_scratch(root: Path, stage: str, since: float) -> Path | None:
+    """Delete what ``stage`` could have resumed from, now that DVC has committed its outputs; returns the folder, None when none was left.
+
+    A stage marks its folder when it starts, so the one marked after ``since`` (seconds since the epoch) is meant. Several are left
+    alone: the folder may be shared, and another worker may be training there.
+    """
+    folders = (scratch(root) / stage.replace("@", "-")).glob("*/code.txt")
+    marked = [mark.parent for mark in folders if mark.stat().st_mtime >= since]
+    if len(marked) != 1:
+        return None
+    shutil.rmtree(marked[0])
+    return marked[0]

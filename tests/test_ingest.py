@@ -162,7 +162,7 @@ def test_nothing_accepted_is_an_error_that_lists_why(project: Path, tmp_path: Pa
     done = _verb(bad, "ingest", workers=1)
     assert done.returncode == 1
     assert "ingest: 0 clips accepted, 11 rejected (11 missing-file)" in done.stdout
-    assert "error: ingest: ingest.source: 'data/corpus' gave no clip\n  annotations.jsonl:1: missing-file: video: " in done.stderr
+    assert "error: ingest.source: 'data/corpus' gave no clip\n  annotations.jsonl:1: missing-file: video: " in done.stderr
     assert "Traceback" not in done.stderr
     assert len(read_rows(bad / "data" / "clips" / "rejects.jsonl", Reject)) == 11
 

@@ -12,7 +12,7 @@ from stages.tracking.commits import PARAMS_FILE, holding_commit
 from stages.tracking.scores import ScoreCard
 from stages.tracking.store import open_client
 from stages.tracking.uri import is_server, shown, tracking_uri
-from stages.tracking.versions import CHAMPION, Version, all_versions, find_version, load_version
+from stages.tracking.versions import Version, all_versions, find_version
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -64,16 +64,6 @@ def explain(root: Path, which: str | int) -> Explanation:
         source=version.source,
         run=_run(client, root, version),
     )
-
-
-def load_checkpoint(root: Path, which: str | int = CHAMPION) -> Path:
-    """The Hugging Face folder of a version (number or alias) on this machine, from the DVC cache or the DVC remote.
-
-    Raises:
-        TrackingError: no such version, or neither cache nor remote has its files.
-    """
-    model = load_params(root / PARAMS_FILE).gate.registered_model
-    return load_version(root, find_version(open_client(root), model, which))
 
 
 def _ancestors(version: Version, versions: list[Version]) -> list[Ancestor]:

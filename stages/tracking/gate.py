@@ -17,7 +17,7 @@ from stages.tracking.runs import TAG
 from stages.tracking.scores import Baselines, ScoreCard
 from stages.tracking.store import locked, open_client
 from stages.tracking.uri import STATE, TrackingError
-from stages.tracking.versions import CANDIDATE, CHAMPION, Version, all_versions, find_version
+from stages.tracking.versions import CANDIDATE, CHAMPION, Version, all_versions, find_version, load_version
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -183,6 +183,16 @@ def history(root: Path) -> list[Event]:
     """Every move of the alias, oldest first."""
     model = load_params(root / PARAMS_FILE).gate.registered_model
     return _events(open_client(root), model)
+
+
+def load_checkpoint(root: Path, which: str | int = CHAMPION) -> Path:
+    """The Hugging Face folder of a version (number or alias) on this machine, from the DVC cache or the DVC remote.
+
+    Raises:
+        TrackingError: no such version, or neither cache nor remote has its files.
+    """
+    model = load_params(root / PARAMS_FILE).gate.registered_model
+    return load_version(root, find_version(open_client(root), model, which))
 
 
 def _considered(root: Path, candidate: Version, champion: Version | None, gate: GateParams, new_evaluation: bool) -> Decision:

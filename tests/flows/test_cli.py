@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from flows import recipes
+from flows import recipes, upkeep
 from flows.errors import UsageError
 from flows.preflight import only_run
 
@@ -18,8 +20,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def vidbridge(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     command = [sys.executable, "-m", "flows.cli", *arguments]
     return subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=120, check=False)
 
@@ -165,11 +165,25 @@ def test_a_recipe_that_does_not_load_is_not_used(cookbook: Path) -> None:
 
 
 def test_scratch_is_shown_and_deleted(project: Path) -> None:
-    entry = project / ".vidbridge/scratch/grpo-bridge-1234"
+    entry = project / ".vidbridge/scratch/grpo-bridge/1234"
     entry.mkdir(parents=True)
     (entry / "state.bin").write_bytes(bytes(1_500_000))
     shown = vidbridge("scratch", "status", cwd=project)
-    assert "grpo-bridge-1234" in shown.stdout
+    assert "grpo-bridge/1234" in shown.stdout
     assert "1.5 MB" in shown.stdout
     assert "deleted 1 folders" in vidbridge("scratch", "clean", "--yes", cwd=project).stdout
     assert not entry.exists()
+
+
+def test_the_state_to_resume_from_goes_with_the_stage_that_is_done_and_no_other(project: Path) -> None:
+    old, new = (project / f".vidbridge/scratch/grpo-bridge/{name}" for name in ("old", "new"))
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        (folder / "code.txt").write_text("digest")
+    started = time.time()
+    os.utime(old / "code.txt", (started - 100, started - 100))
+    os.utime(new / "code.txt", (started + 1, started + 1))
+    assert upkeep.release_scratch(project, "grpo@bridge", started) == new
+    assert old.exists()
+    assert not new.exists()
+    assert upkeep.release_scratch(project, "grpo@bridge", started) is None

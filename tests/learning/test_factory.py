@@ -119,7 +119,7 @@ def test_encoding_is_what_the_processor_itself_does(family: str) -> None:
     flat = [one for _, videos in prompts for one in videos]
     theirs = processor(
         text=[render(processor, text, len(videos)) for text, videos in prompts],
-        videos=[one.pixels for one in flat],
+        videos=[one.pixels.copy() for one in flat],
         video_metadata=[{"fps": 8.0, "total_num_frames": one.total, "frames_indices": list(one.indices)} for one in flat],
         do_sample_frames=False,
     )

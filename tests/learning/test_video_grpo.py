@@ -27,7 +27,7 @@ from stages.learning.processor import (
     placeholder_ids,
     split_videos,
 )
-from stages.learning.video_grpo import VideoGRPOTrainer
+from stages.learning.video_grpo import VideoGRPOTrainer, equal_to
 
 TEMPERATURE = 0.7
 TOLERANCE = 1e-5
@@ -137,8 +137,18 @@ def test_logps_equal_a_plain_forward(family: str, tmp_path: Path) -> None:
         processing_class=processor,
     )
     drift(model)
+    encoded: list[int] = []
+    model.model.visual.register_forward_hook(lambda _, __, kwargs, ___: encoded.append(len(kwargs["grid_thw"])), with_kwargs=True)
     errors = worst_errors(trainer, [(prompt.ids, prompt.videos) for prompt in encode(list(VIDEOS))])
     assert max(errors.values()) < TOLERANCE, errors
+    assert encoded[0] == 5, "eight rollouts, four prompts, five distinct videos: each is encoded once in a generation"
+
+
+def test_equal_videos_are_found() -> None:
+    a, b = torch.rand(4, 6), torch.rand(4, 6)
+    almost = a.flip(0)  # the same sum
+    grids = [[1, 2, 2]] * 5 + [[1, 1, 2], [1, 4, 1]]
+    assert equal_to([a, b, a.clone(), almost, b.clone(), a[:2], a.clone()], grids) == [0, 1, 0, 3, 1, 5, 6]
 
 
 def write_video(path: Path, shown: Frames) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages.tracking.content import Source, open_content, parse_source
-from stages.tracking.explain import load_checkpoint
+from stages.tracking.gate import load_checkpoint
 from stages.tracking.lock import read_lock
 from stages.tracking.registry import register
 from stages.tracking.uri import TrackingError

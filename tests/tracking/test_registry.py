@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.tracking.explain import explain, load_checkpoint
+from stages.tracking.explain import explain
+from stages.tracking.gate import load_checkpoint
 from stages.tracking.lock import read_lock
 from stages.tracking.registry import RegisterReport, register
 from stages.tracking.runs import TAG
