@@ -57,7 +57,12 @@ def run(
 
     if resume_across_code:
         os.environ["VIDBRIDGE_RESUME_ACROSS_CODE"] = "1"
-    running.run(_root(), target, dry_run=dry_run, ask=not yes)
+    try:
+        running.run(_root(), target, dry_run=dry_run, ask=not yes)
+    except KeyboardInterrupt:
+        # Here and not in `main`: typer would say "Aborted!" before it got there.
+        typer.echo("interrupted; every stage has been ended. Go on where it stopped: vidbridge run", err=True)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 @app.command()
@@ -271,9 +276,6 @@ def main() -> None:
     """Entry point: an error that a person can act upon is one message and a status, never a traceback."""
     try:
         app()
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; every stage has been ended. Go on where it stopped: vidbridge run\n")
-        sys.exit(INTERRUPTED)
     except Exception as error:
         if not isinstance(error, _known_errors()):
             raise

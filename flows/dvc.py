@@ -185,10 +185,12 @@ def _step(stage: Any, upstream: list[PlanStep], meta: StageMeta) -> PlanStep:
         verdict = out.status().get(str(out))
         if verdict == "deleted" and out.use_cache and not out.changed_cache():
             missing.append(f"{out} is missing, the cache has it")
-        elif verdict == "deleted":
-            spoilt.append(f"{out} is missing, and so it is in the cache (`dvc pull` may bring it)")
+        elif verdict == "not in cache":
+            spoilt.append(f"{out} is not in the cache (`dvc pull` may bring it)")
+        elif verdict == "modified":
+            spoilt.append(f"{out} was changed by hand")
         elif verdict:
-            spoilt.append(f"{out} was changed by hand" if verdict == "modified" else f"{out} is {verdict}")
+            spoilt.append(f"{out} is {'missing' if verdict == 'deleted' else verdict}")
     why.extend(spoilt)
     if why:
         return step("will run", *why)

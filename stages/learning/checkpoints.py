@@ -24,7 +24,16 @@ log = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
 _TRAINER_STATE = "trainer_state.json"
 #: What belongs to the trainer and not to the model, in a folder that transformers' Trainer saves.
-_STATE_FILES = {"optimizer.pt", "scheduler.pt", "scaler.pt", "training_args.bin", "latest", "zero_to_fp32.py", "README.md"}
+_STATE_FILES = {
+    "optimizer.pt",
+    "scheduler.pt",
+    "scaler.pt",
+    "training_args.bin",
+    "latest",
+    "zero_to_fp32.py",
+    "zero_to_torch.py",
+    "README.md",
+}
 #: Of what a trainer logs, that which depends on the clock or on how often a run was resumed, or says nothing.
 _NOT_METRICS = {"epoch", "step", "step_time", "total_flos", "num_tokens", "num_input_tokens_seen", "train_loss"}
 
