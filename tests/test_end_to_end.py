@@ -115,7 +115,7 @@ print(json.dumps(rows))
     parent = runs.pop("pipeline")
     assert parent[2] == "FINISHED"
     assert all(run[1] is not None and run[2] == "FINISHED" for run in runs.values())
-    assert runs["corpus"][0]["ffmpeg_commands"] == 64
+    assert runs["corpus"][0]["commands_built_by_ffmpeg_python"] == 64
     for stage in ("sft@cold-start", "grpo@bridge", "evaluate@general"):
         assert runs[stage][0]["frames_served_by_decord"] > 0
     assert runs["grpo@general"][0]["reward"] >= 0
