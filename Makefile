@@ -36,8 +36,8 @@ $(UV):
 
 demo: env  ## From nothing to a promoted champion, about ten minutes on two cores
 	@$(RUN) vidbridge run --yes
-	@$(RUN) vidbridge promote --reason "make demo"
 	@$(RUN) vidbridge report
+	@$(RUN) vidbridge promote --reason "make demo"
 
 lint: env  ## Format, lint, strict types, import contracts
 	$(RUN) ruff format --check .

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.table import Table
+from rich.text import Text
+
 from flows import show
 
 
@@ -11,7 +14,20 @@ def predict(root: Path, video: Path, question: str, version: str) -> None:
     """Ask a registered model about a video; shows its thinking, its answer, and whether the reply parses."""
     from stages.predict import predict as ask
 
-    show.console().print(ask(root, video, question, version))
+    said = ask(root, video, question, version)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    if said.answer is None:
+        # Whatever a model says is text, never markup.
+        table.add_row("reply", Text(said.text))
+        table.add_row("parses", "no: it is not one think block followed by one answer block")
+    else:
+        table.add_row("thinking", Text(said.thinking or ""))
+        table.add_row("answer", Text(said.answer))
+        table.add_row("parses", "yes")
+    out = show.console()
+    out.print(table)
+    if said.caution:
+        out.print(f"note: {said.caution}", style="yellow")
 
 
 def report(root: Path, out: Path) -> None:

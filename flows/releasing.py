@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from flows import show
+from stages import layout
 from stages.tracking import gate
 from stages.tracking.explain import explain as explain_version
 from stages.tracking.render import explanation_table, history_table, promotion_table
@@ -23,7 +24,14 @@ def promote(root: Path, version: str | None, reason: str, new_evaluation: bool) 
         decided = promotion(root, version, reason=reason, new_evaluation=new_evaluation)
     else:
         decided = gate.promote(root, version, reason=reason, new_evaluation=new_evaluation)
-    show.console().print(promotion_table(decided))
+    out = show.console()
+    out.print(promotion_table(decided))
+    if decided.moved:
+        clip = next(iter(sorted((root / layout.CORPUS / "videos").glob("test-*.mp4"))), None)
+        video = clip.relative_to(root) if clip else "VIDEO"
+        show.show_next(
+            out, "vidbridge explain champion", f'vidbridge predict {video} --question "describe the video ."', "vidbridge report"
+        )
     return decided.moved
 
 

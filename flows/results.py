@@ -43,3 +43,17 @@ def read_scores(root: Path) -> dict[str, dict[str, float | None]]:
             means = {task: result["mean"] for task, result in table["tasks"].items()}
             scores[row] = {"mean": table["mean"], "format": table["format"], **means}
     return scores
+
+
+def read_half_widths(root: Path) -> dict[tuple[str, str], float]:
+    """(policy, task) to half the width of the bootstrap interval of its mean, for what :func:`read_scores` returns."""
+    widths: dict[tuple[str, str], float] = {}
+    baselines = root / layout.scores("baselines") / _SCORES_FILE
+    if baselines.is_file():
+        for task, result in _read(baselines)["tasks"].items():
+            widths |= {(name, task): (result[name]["high"] - result[name]["low"]) / 2 for name in BASELINES}
+    for row in load_params(root / "params.yaml").evaluation.of:
+        path = root / layout.scores(row) / _SCORES_FILE
+        if path.is_file():
+            widths |= {(row, task): (result["high"] - result["low"]) / 2 for task, result in _read(path)["tasks"].items()}
+    return widths

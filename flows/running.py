@@ -8,7 +8,7 @@ from typing import Any
 
 from flows import dvc, preflight, server, show
 from flows.errors import FlowError, UsageError
-from flows.results import read_scores
+from flows.results import read_half_widths, read_scores
 from stages.params import Params, PretrainedModelParams, load_params
 
 
@@ -31,7 +31,7 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool) -> None:
             _confirm(root, params, plan)
         with preflight.only_run(root):
             _flow(root, target)
-    show.show_scores(out, read_scores(root))
+    show.show_scores(out, read_scores(root), read_half_widths(root))
     show.show_where(out, root)
 
 

@@ -49,16 +49,22 @@ def show_plan(out: Console, plan: Plan) -> None:
         out.print(f"{len(plan.to_run)} to run{restored}, {ready} up to date")
 
 
-def show_scores(out: Console, scores: Mapping[str, Mapping[str, float | None]]) -> None:
-    """Held-out scores in [0, 1]; the best policy of each column is bold, baselines stand above the line."""
+def show_scores(
+    out: Console, scores: Mapping[str, Mapping[str, float | None]], half_widths: Mapping[tuple[str, str], float] | None = None
+) -> None:
+    """Held-out scores in [0, 1]; the best policy of each column is bold, baselines stand above the line.
+
+    ``half_widths``: (policy, task) to half the width of its interval, shown behind the mean.
+    """
     if not scores:
         return
     columns = list(dict.fromkeys(name for row in scores.values() for name in row))
     best = {name: max((row.get(name) or 0.0) for row in scores.values()) for name in columns}
-    table = Table(title="held-out scores (share of the maximum)")
+    title = "held-out scores: share of the maximum" + (" ± half of the 95% interval over clips" if half_widths else "")
+    table = Table(title=title)
     table.add_column("policy")
     for name in columns:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name.replace("_", " "), justify="right")
     policies = list(scores)
     for position, policy in enumerate(policies):
         row = scores[policy]
@@ -66,6 +72,8 @@ def show_scores(out: Console, scores: Mapping[str, Mapping[str, float | None]]) 
         for name in columns:
             value = row.get(name)
             text = "" if value is None else f"{value:.3f}"
+            if half_widths and (policy, name) in half_widths:
+                text += f" ±{half_widths[policy, name]:.2f}".replace("±0.", "±.")
             cells.append(f"[bold]{text}[/bold]" if value is not None and value == best[name] else text)
         last_baseline = policy in BASELINES and (position + 1 == len(policies) or policies[position + 1] not in BASELINES)
         table.add_row(policy, *cells, end_section=last_baseline)
@@ -80,4 +88,11 @@ def show_where(out: Console, root: Path) -> None:
     table.add_row("runs and versions", uri.replace("[", r"\["))
     table.add_row("see them", "vidbridge ui")
     out.print(table)
-    out.print("next:  vidbridge promote    vidbridge report    vidbridge explain champion")
+    show_next(out, "vidbridge promote", "vidbridge report", "vidbridge explain candidate")
+
+
+def show_next(out: Console, *commands: str) -> None:
+    """What a person may want to type now, a line each, so that it can be copied."""
+    out.print("next:")
+    for command in commands:
+        out.print(f"  {command}", markup=False)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context, parent_process
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -51,7 +51,7 @@ def map_items(work: Callable[[Item], Result], items: Sequence[Item], description
         WorkersError: see :func:`worker_count`, and where a worker process died.
     """
     workers = min(worker_count(), len(items))
-    bar = {"desc": description, "total": len(items), "unit": "clip", "mininterval": 1}
+    bar: dict[str, Any] = {"desc": description, "total": len(items), "unit": "clip", "mininterval": 1}
     if workers < 2:
         yield from tqdm(map(work, items), **bar)
         return
