@@ -35,6 +35,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
     set_seed,
 )
+from transformers.utils import logging as transformers_logging
 
 from stages.learning.processor import decode_with_decord
 from stages.learning.tokenizer import chat_template, train_tokenizer
@@ -212,6 +213,7 @@ def load_model(folder: Path, precision: Precision) -> tuple[PreTrainedModel, Pro
     Raises:
         ModelUnavailableError: the folder is missing or no model.
     """
+    transformers_logging.disable_progress_bar()  # a bar for a second of reading is noise in a stage's log
     folder = folder.resolve()  # a relative path that does not exist would be taken for a name on the hub
     if not (folder / "config.json").is_file():
         raise ModelUnavailableError(f"{folder}: holds no model (config.json is missing); run the stage that writes it")
@@ -240,6 +242,7 @@ def _one_patch(self: torch.nn.Conv3d, patches: torch.Tensor) -> torch.Tensor:
 
 def save_model(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> None:
     """Write an ordinary Hugging Face folder: safetensors, configuration, processor, chat template. Same weights, same bytes."""
+    transformers_logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
