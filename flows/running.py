@@ -10,6 +10,7 @@ from flows import dvc, preflight, server, show
 from flows.errors import FlowError, UsageError
 from flows.results import read_half_widths, read_scores
 from stages.params import Params, PretrainedModelParams, load_params
+from stages.tracking.history import latest_costs
 
 
 def run(root: Path, target: str, *, dry_run: bool, ask: bool) -> None:
@@ -31,6 +32,7 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool) -> None:
             _confirm(root, params, plan)
         with preflight.only_run(root):
             _flow(root, target)
+        show.show_costs(out, latest_costs(root), [step.name for step in plan.to_run])
     show.show_scores(out, read_scores(root), read_half_widths(root))
     show.show_where(out, root)
 

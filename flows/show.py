@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from flows.dvc import Plan
 from flows.project import defaults
 from flows.results import BASELINES
 from stages import layout
+from stages.tracking.history import Cost
 
 _COLOURS = {"will run": "yellow", "restore": "cyan", "up to date": "green"}
 
@@ -77,6 +78,18 @@ def show_scores(
             cells.append(f"[bold]{text}[/bold]" if value is not None and value == best[name] else text)
         last_baseline = policy in BASELINES and (position + 1 == len(policies) or policies[position + 1] not in BASELINES)
         table.add_row(policy, *cells, end_section=last_baseline)
+    out.print(table)
+
+
+def show_costs(out: Console, costs: Mapping[str, Cost], stages: Sequence[str]) -> None:
+    """What each of these stages cost when it last ran: its share of the time and memory that a run takes."""
+    table = Table(title="what each stage cost (imports included)")
+    for name in ("stage", "seconds", "CPU seconds", "peak GB"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for stage in stages:
+        if stage in costs:
+            cost = costs[stage]
+            table.add_row(stage, f"{cost.wall_s:.0f}", f"{cost.cpu_s:.0f}", f"{cost.peak_gb:.1f}")
     out.print(table)
 
 

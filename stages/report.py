@@ -186,12 +186,15 @@ def _strip(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
 
 
 def _steps(root: Path, params: Params) -> list[dict[str, str]]:
-    from stages.tracking.history import latest_durations_s
+    from stages.tracking.history import latest_costs
 
     names = ["corpus", "ingest", "synthesize", "base", *(f"sft@{n}" for n in params.sft), *(f"grpo@{n}" for n in params.grpo)]
     names += ["baselines", *(f"evaluate@{n}" for n in params.evaluation.of), "summary"]
-    durations = latest_durations_s(root)
-    return [{"name": n, "detail": f"{durations[n]:.0f} s" if n in durations else "no run recorded"} for n in names]
+    costs = latest_costs(root)
+    return [
+        {"name": n, "detail": f"{costs[n].wall_s:.0f} s, {costs[n].peak_gb:.1f} GB" if n in costs else "no run recorded"}
+        for n in names
+    ]
 
 
 def _data(root: Path) -> dict[str, Any]:

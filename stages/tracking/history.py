@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from stages.tracking.runs import TAG
 from stages.tracking.store import experiment_id, open_client
 
 
-def latest_durations_s(root: Path) -> dict[str, float]:
-    """Wall seconds of the latest finished run of each stage, by the stage's name. Stages never run here are missing.
+@dataclass(frozen=True)
+class Cost:
+    """What one stage cost: seconds on the clock and of CPU, imports included, and its peak of resident memory."""
+
+    wall_s: float
+    cpu_s: float
+    peak_gb: float
+
+
+def latest_costs(root: Path) -> dict[str, Cost]:
+    """Cost of the latest finished run of each stage, by the stage's name. Stages that never ran here are missing.
 
     Raises:
         TrackingError: the store does not answer.
@@ -21,7 +31,10 @@ def latest_durations_s(root: Path) -> dict[str, float]:
         order_by=["attributes.start_time DESC"],
         max_results=1000,
     )
-    durations: dict[str, float] = {}
+    costs: dict[str, Cost] = {}
     for run in runs:
-        durations.setdefault(run.data.tags[TAG + "stage"], (run.info.end_time - run.info.start_time) / 1000)
-    return durations
+        figures = run.data.metrics
+        if "process/wall_s" in figures:
+            cost = Cost(figures["process/wall_s"], figures["process/cpu_s"], figures["process/peak_gb"])
+            costs.setdefault(run.data.tags[TAG + "stage"], cost)
+    return costs

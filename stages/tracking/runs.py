@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
+import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,7 +110,10 @@ def stage_run(stage: str, params: Params, root: Path | None = None) -> Iterator[
         tags[PARENT_TAG] = parent
     used = flat(record.params) if record else flat(params.model_dump(mode="json"))
     with _recorded(client, root, stage, tags, used) as run:
-        yield run
+        try:
+            yield run
+        finally:
+            run.summary(process_cost())
 
 
 @contextmanager
@@ -144,6 +150,22 @@ def _recorded(client: MlflowClient, root: Path, name: str, tags: Mapping[str, st
         raise
     finally:
         run.close(status)
+
+
+def process_cost() -> dict[str, float]:
+    """What this process has cost since it started, imports and child processes included.
+
+    Wall and CPU time in seconds; the peak of resident memory, in GB, of this process or of its largest finished child.
+    """
+    import psutil
+
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return {
+        "process/wall_s": time.time() - psutil.Process().create_time(),
+        "process/cpu_s": sum(usage.ru_utime + usage.ru_stime for usage in usages),
+        # Linux counts in KiB, macOS in bytes.
+        "process/peak_gb": max(usage.ru_maxrss for usage in usages) * (1 if sys.platform == "darwin" else 1024) / 1e9,
+    }
 
 
 @contextmanager
