@@ -1,7 +1,7 @@
 """What the pipeline's own machinery costs, on a project that has been run: ``make bench``.
 
-Commands are timed as whole processes, several times, and set against ``python -c pass`` and ``import mlflow`` of the same minute, since machines differ
-and drift. The stages' own costs are read from MLflow.
+Commands are timed as whole processes, several times, and set against ``import mlflow`` of the same minute, since machines differ and
+drift. The stages' own costs are read from MLflow.
 """
 
 from __future__ import annotations

@@ -1,0 +1,106 @@
+"""Proofs on the recipe `smoke` that take minutes: a schedule that notices a new clip, and a kill in the middle of GRPO. make test-slow"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from smoke_project import BIN, commit, environment, git, make_project, succeed
+
+from stages.domain.records import Clip
+from stages.rows import read_rows
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
+def belonging_to(project: Path) -> list[psutil.Process]:
+    """Live processes that work in the project's folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(project):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def wait_until(true: object, seconds: float) -> bool:
+    assert callable(true)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if true():
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def test_kill_9_of_the_flow_in_grpo_leaves_nothing_and_the_next_run_resumes(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    text = (project / "params.yaml").read_text()
+    before, general = text[: text.index("  general:")], text[text.index("  general:") :]
+    general = general.replace("steps: 4\n", "steps: 120\n", 1).replace("save_steps: 2", "save_steps: 5", 1)
+    (project / "params.yaml").write_text(before + general)
+    commit(project, "long enough to be killed")
+    with (tmp_path / "flow.log").open("wb") as log:
+        flow = subprocess.Popen(
+            [str(BIN / "vidbridge"), "run", "--yes"], cwd=project, env=environment(project), stdout=log, stderr=log
+        )
+        states = project / ".vidbridge/scratch/grpo-general"
+        assert wait_until(lambda: list(states.glob("*/state/checkpoint-5*")), 400), (tmp_path / "flow.log").read_text()[-3000:]
+        os.kill(flow.pid, signal.SIGKILL)
+        flow.wait()
+    assert wait_until(lambda: not belonging_to(project), 30), belonging_to(project)
+    output = subprocess.run(
+        [str(BIN / "vidbridge"), "run", "--yes"], cwd=project, env=environment(project), capture_output=True, text=True, check=False
+    )
+    said = output.stdout + output.stderr
+    assert output.returncode == 0, said[-3000:]
+    resumed = re.search(r"grpo@general: 120 steps.*?resumed from step (\d+)", said, re.DOTALL)
+    assert resumed is not None
+    assert int(resumed[1]) >= 5
+    assert "sft@cold-start: 100 steps" not in said, "what was done stays done"
+
+
+def test_a_cron_deployment_fires_by_itself_and_notices_a_new_clip(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    succeed(project, "dvc", "repro", "--quiet", "corpus")
+    videos = tmp_path / "videos"
+    shutil.copytree(project / "data/corpus", videos)
+    lines = (videos / "annotations.jsonl").read_text().splitlines(keepends=True)
+    late = next(line for line in reversed(lines) if json.loads(line)["split"] == "train")
+    lines.remove(late)
+    (videos / "annotations.jsonl").write_text("".join(lines))
+    name = json.loads(late)["video"]
+    shutil.move(videos / name, tmp_path / "late.mp4")
+
+    with (tmp_path / "deploy.log").open("wb") as log:
+        command = [str(BIN / "vidbridge"), "deploy", "--cron", "* * * * *", "--source", str(videos)]
+        serving = subprocess.Popen(command, cwd=project, env=environment(project), stdout=log, stderr=log)
+        try:
+            assert wait_until(lambda: len(run_branches(project)) == 1, 600), (tmp_path / "deploy.log").read_text()[-3000:]
+            shutil.copy(tmp_path / "late.mp4", videos / name)
+            with (videos / "annotations.jsonl").open("a") as file:
+                file.write(late)
+            assert wait_until(lambda: len(run_branches(project)) == 2, 600), (tmp_path / "deploy.log").read_text()[-3000:]
+        finally:
+            serving.send_signal(signal.SIGINT)
+            serving.wait(60)
+    assert wait_until(lambda: not belonging_to(tmp_path), 30), belonging_to(tmp_path)
+    (clone,) = (project / ".vidbridge/scheduled").iterdir()
+    assert len(read_rows(clone / "data/clips/manifest.jsonl", Clip)) == len(lines) + 1
+    said = (tmp_path / "deploy.log").read_text()
+    assert "champion" in said or "refused" in said
+    assert git(project, "status", "--porcelain") == ""
+
+
+def run_branches(project: Path) -> list[str]:
+    return [name for name in git(project, "branch", "--format=%(refname:short)").split() if name.startswith("runs/")]
