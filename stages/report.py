@@ -161,7 +161,7 @@ def _examples(root: Path, params: Params) -> list[dict[str, Any]]:
             shown.append(
                 {
                     "task": task,
-                    "question": render_question(sample.question, sample.options),
+                    "question": render_question(sample.question, sample.options, params.prompt),
                     "reference": sample.reference,
                     "strip": _strip(loader.load(sample).pixels),
                     "replies": [

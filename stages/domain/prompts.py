@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.domain.records import Record, Sample, TaskName
 
@@ -14,15 +14,22 @@ class PromptTexts(Record):
     instruction: str = Field(min_length=1)
     #: Of the structured caption, whose thinking is JSON.
     structured_instruction: str = Field(min_length=1)
+    #: How one choice of a multiple-choice question is written, with ``{letter}`` and ``{option}`` in it.
+    option: str
+
+    @model_validator(mode="after")
+    def _shows_letter_and_option(self) -> PromptTexts:
+        if self.option.count("{letter}") != 1 or self.option.count("{option}") != 1:
+            raise ValueError(f"option {self.option!r}: needs {{letter}} once and {{option}} once, such as '{{letter}}. {{option}}'")
+        return self
 
 
-def render_question(question: str, options: tuple[str, ...] = ()) -> str:
-    """The question, followed by its lettered options.
-
-    >>> render_question("what does it do first ?", ("rises", "grows"))
-    'what does it do first ? A rises B grows'
-    """
-    lettered = (f"{chr(ord('A') + i)} {option}" for i, option in enumerate(options))
+def render_question(question: str, options: tuple[str, ...], texts: PromptTexts) -> str:
+    """The question, followed by its lettered options: "what does it do first ? A rises B grows" """
+    # Replaced one after the other, since an option may itself hold braces.
+    lettered = [
+        texts.option.replace("{letter}", chr(ord("A") + i)).replace("{option}", option, 1) for i, option in enumerate(options)
+    ]
     return " ".join((question, *lettered))
 
 
@@ -33,4 +40,4 @@ def render_prompt(question: str, task: TaskName, texts: PromptTexts) -> str:
 
 
 def sample_prompt(sample: Sample, texts: PromptTexts) -> str:
-    return render_prompt(render_question(sample.question, sample.options), sample.task, texts)
+    return render_prompt(render_question(sample.question, sample.options, texts), sample.task, texts)
