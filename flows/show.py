@@ -16,6 +16,9 @@ from flows.results import BASELINES
 from stages import layout
 from stages.tracking.history import Cost
 
+#: Columns of a terminal in which the score table has room for intervals.
+WIDE = 120
+
 _COLOURS = {"will run": "yellow", "restore": "cyan", "up to date": "green"}
 
 
@@ -61,6 +64,8 @@ def show_scores(
         return
     columns = list(dict.fromkeys(name for row in scores.values() for name in row))
     best = {name: max((row.get(name) or 0.0) for row in scores.values()) for name in columns}
+    if out.width < WIDE:
+        half_widths = None
     title = "held-out scores: share of the maximum" + (" ± half of the 95% interval over clips" if half_widths else "")
     table = Table(title=title)
     table.add_column("policy")
@@ -108,4 +113,4 @@ def show_next(out: Console, *commands: str) -> None:
     """What a person may want to type now, a line each, so that it can be copied."""
     out.print("next:")
     for command in commands:
-        out.print(f"  {command}", markup=False)
+        out.print(f"  {command}", markup=False, soft_wrap=True)

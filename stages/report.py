@@ -112,7 +112,7 @@ def _gain_rows(gains: dict[str, Any], tasks: list[str]) -> list[dict[str, Any]]:
         kind = "good" if interval["low"] > 0 else "bad" if interval["high"] < 0 else ""
         return {"kind": kind, **{key: interval[key] for key in ("mean", "low", "high")}}
 
-    return [{"name": name, "cells": [cell(gain["tasks"][t]) for t in tasks] + [cell(gain)]} for name, gain in gains.items()]
+    return [{"name": name, "cells": [cell(gain)] + [cell(gain["tasks"][t]) for t in tasks]} for name, gain in gains.items()]
 
 
 def _figures(root: Path) -> list[dict[str, str]]:
@@ -177,7 +177,9 @@ def _strip(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
     """The frames side by side, at most 120 pixels high, as a PNG in base64."""
     from PIL import Image
 
-    image = Image.fromarray(np.concatenate(list(pixels), axis=1))
+    gap = max(1, pixels.shape[2] // 24)
+    framed = np.pad(pixels, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)  # a white gap between frames
+    image = Image.fromarray(np.concatenate(list(framed), axis=1)[:, :-gap])
     if image.height > 120:
         image = image.resize((image.width * 120 // image.height, 120), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
