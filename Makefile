@@ -46,10 +46,10 @@ lint: env  ## Format, lint, strict types, import contracts
 	$(RUN) lint-imports
 
 test: env lint  ## Everything CI runs
-	$(RUN) pytest
+	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder tests/test_end_to_end.py tests/flows tests
 
 test-slow: env  ## Proofs that take minutes
-	$(RUN) pytest -m slow
+	$(RUN) pytest -m slow --timeout 1500
 
 bench: env  ## Speed and memory, as ratios taken in one run
 	$(RUN) python -m benchmarks.pipeline

@@ -182,8 +182,11 @@ def test_cancelled_in_prefect_the_stage_ends_and_is_not_tried_again(done: Path, 
     assert attempts(done, "bridge") - before == 1
 
 
+def git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(done: Path, tmp_path: Path, prefect_url: str) -> None:
-    from conftest import REPOSITORY, git
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -194,7 +197,7 @@ def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(done: Path
     videos.mkdir()
     (videos / "annotations.jsonl").write_text("{}\n")
     (done / "infra").mkdir()
-    shutil.copy(REPOSITORY / "infra/prefect.yaml", done / "infra/prefect.yaml")
+    shutil.copy(Path(__file__).resolve().parents[2] / "infra/prefect.yaml", done / "infra/prefect.yaml")
     git(done, "add", "-A")
     git(done, "commit", "-qm", "a lock")
     environment.enter(done)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, REPLIES, SCAFFOLDING, frames, tiny, tiny_params
+from tiny_parts import FAMILIES, REPLIES, SCAFFOLDING, frames, tiny, tiny_params
 
 from stages.learning.factory import ModelUnavailableError, build_tiny, load_model, load_pretrained, save_model
 from stages.learning.generate import generate

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Seen, grpo_row, length_reward, sft_row
 from safetensors.torch import load_file
+from tiny_parts import Seen, grpo_row, length_reward, sft_row
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from stages.domain.records import Checkpoint

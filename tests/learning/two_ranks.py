@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from accelerate.state import AcceleratorState
-from conftest import REPLIES, Seen, grpo_row, length_reward, sft_row, tinted
+from tiny_parts import REPLIES, Seen, grpo_row, length_reward, sft_row, tinted
 
 from stages.learning.cold_start import train_sft
 from stages.learning.distributed import launch

@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from mlflow.entities import Run
 
 from stages.domain.records import Checkpoint
 from stages.params import Params, load_params
@@ -36,6 +37,11 @@ def status(project: Path, run_id: str | None) -> str:
     return str(open_client(project).get_run(run_id).info.status)
 
 
+def logged(run: Run) -> dict[str, float]:
+    """The metrics of a run, less what its process cost."""
+    return {name: value for name, value in run.data.metrics.items() if not name.startswith("process/")}
+
+
 def test_a_run_says_what_it_is_made_of(project: Path, params: Params) -> None:
     with stage_run("grpo@bridge", params) as run:
         run.log(1, {"reward": 0.25, "loss/kl": 1.0})
@@ -44,7 +50,9 @@ def test_a_run_says_what_it_is_made_of(project: Path, params: Params) -> None:
     found = open_client(project).get_run(run.run_id or "")
     assert found.info.status == "FINISHED"
     assert found.info.run_name == "grpo@bridge"
-    assert found.data.metrics == {"reward": 0.5, "loss/kl": 1.0, "final/reward": 0.5}
+    assert logged(found) == {"reward": 0.5, "loss/kl": 1.0, "final/reward": 0.5}
+    assert found.data.metrics["process/cpu_s"] > 0
+    assert found.data.metrics["process/peak_gb"] > 0
     assert [(point.step, point.value) for point in open_client(project).get_metric_history(run.run_id or "", "reward")] == [
         (1, 0.25),
         (2, 0.5),
@@ -86,7 +94,7 @@ def test_how_a_stage_ended_is_seen(project: Path, params: Params, raised: type[B
         run.log(1, {"loss": 1.0})
         raise raised
     assert status(project, run.run_id) == expected
-    assert open_client(project).get_run(run.run_id or "").data.metrics == {"loss": 1.0}
+    assert logged(open_client(project).get_run(run.run_id or "")) == {"loss": 1.0}
 
 
 def test_a_checkpoint_is_there_at_once(project: Path, params: Params) -> None:
@@ -247,14 +255,14 @@ def test_a_server_that_dies_costs_no_training_and_no_metrics(
         run.log(2, {"reward": 0.2})
         run.checkpoint(Checkpoint(stage="base", step=2, path="final", final=True), project)
     kept = project / UNSENT / f"{run.run_id}.jsonl"
-    assert [json.loads(line)[0] for line in kept.read_text().splitlines()] == ["metric", "tag", "end"]
+    assert [json.loads(line)[0] for line in kept.read_text().splitlines()] == ["metric", "tag", *["metric"] * 3, "end"]
     assert "vidbridge register" in capsys.readouterr().err
     wire.mend()
     assert status(project, run.run_id) == "RUNNING"
-    assert register(project).unsent == 3
+    assert register(project).unsent == 6
     assert not kept.exists()
     found = open_client(project).get_run(run.run_id or "")
-    assert found.data.metrics == {"reward": 0.2}
+    assert logged(found) == {"reward": 0.2}
     assert found.info.status == "FINISHED"
     assert f"{TAG}checkpoint.00000002" in found.data.tags
 

@@ -1,0 +1,152 @@
+"""Tiny models of the three families, random frames, and rows for training that takes a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel, ProcessorMixin
+
+from stages.domain.frames import Frames
+from stages.learning.examples import Example
+from stages.learning.factory import build_tiny, save_model
+from stages.params import GrpoRow, SftRow, TinyModelParams
+
+torch.set_num_threads(1)
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+COLOURS = ("red", "green", "blue")
+SCAFFOLDING = ('{"subjects":[{"name":"', '","attributes":["', '","', '"],"actions":["', '"]}]}', '"]},{"name":"')
+REPLIES = tuple(f"<think>it is {colour}</think><answer>a {colour} bar</answer>" for colour in COLOURS)
+
+
+def frames(seed: int, count: int = 4, size: tuple[int, int] = (32, 32)) -> Frames:
+    """`count` random frames, every second one of a timeline at 8 frames a second."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, *size, 3), dtype=np.uint8)
+    return Frames(pixels, tuple(range(0, 2 * count, 2)), 2 * count, Fraction(8))
+
+
+def tinted(seed: int, colour: int) -> Frames:
+    noise = frames(seed)
+    pixels = noise.pixels // 4
+    pixels[..., colour] += 190
+    return Frames(pixels, noise.indices, noise.total, noise.rate)
+
+
+def tiny_params(family: str) -> TinyModelParams:
+    return TinyModelParams.model_validate(
+        {
+            "kind": "tiny",
+            "family": family,
+            "precision": "fp32",
+            "vocabulary": 320,
+            "text": {"width": 32, "layers": 2, "heads": 2, "kv_heads": 1, "mlp_width": 64},
+            "vision": {"width": 32, "layers": 2, "heads": 2, "mlp_width": 64, "patch_px": 8, "merge": 2},
+        }
+    )
+
+
+def tiny(family: str, seed: int = 0) -> tuple[PreTrainedModel, ProcessorMixin]:
+    texts = [*REPLIES, "What colour is number 0 1 2 3 4 5 6 7 8 9?", "4 5 seconds"]
+    return build_tiny(tiny_params(family), texts, SCAFFOLDING, seed)
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A saved Qwen2.5-VL with a random start."""
+    model, processor = tiny("qwen2_5_vl")
+    save_model(model, processor, tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def examples() -> list[Example]:
+    """24 examples of two tasks; the colour is seen, nowhere said in the prompt."""
+
+    def example(i: int) -> Example:
+        shown = tinted(i, i % 3)
+        return Example(f"s{i}", "caption" if i % 2 else "mcqa", f"What colour is number {i}?", REPLIES[i % 3], lambda: shown)
+
+    return [example(i) for i in range(24)]
+
+
+_SHARED: dict[str, Any] = {
+    "init": "base",
+    "tasks": {"caption": 1, "mcqa": 2},
+    "warmup_steps": 1,
+    "schedule": "constant_with_warmup",
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "precision": "fp32",
+    "gradient_checkpointing": False,
+}
+
+
+def sft_row(**changes: Any) -> SftRow:
+    values = {
+        "steps": 6,
+        "samples_per_step": 8,
+        "samples_per_device": 4,
+        "learning_rate": 3e-3,
+        "save_steps": 2,
+        "careless_share": 0.0,
+    }
+    return SftRow.model_validate({**_SHARED, **values, **changes})
+
+
+def grpo_row(**changes: Any) -> GrpoRow:
+    values = {
+        "steps": 6,
+        "prompts_per_step": 4,
+        "completions_per_device": 8,
+        "rollouts": 4,
+        "learning_rate": 1e-3,
+        "save_steps": 2,
+        "temperature": 1.0,
+        "max_completion_tokens": 8,
+        "loss": "dapo",
+        "scale_rewards": "group",
+        "beta": 0.0,
+        "epsilon": 0.2,
+        "epsilon_high": 0.2,
+        "iterations": 1,
+    }
+    return GrpoRow.model_validate({**_SHARED, **values, **changes})
+
+
+class Seen:
+    """Collects what training reports while it runs."""
+
+    def __init__(self) -> None:
+        self.metrics: list[tuple[int, dict[str, float]]] = []
+        self.saved: list[tuple[str, bool]] = []
+
+    def on_metrics(self, step: int, values: dict[str, float]) -> None:
+        self.metrics.append((step, values))
+
+    def on_checkpoint(self, checkpoint: Any, folder: Path) -> None:
+        assert (folder / "model.safetensors").is_file()
+        self.saved.append((checkpoint.path, checkpoint.final))
+
+
+@pytest.fixture
+def seen() -> Seen:
+    return Seen()
+
+
+def length_reward(_: Any, replies: Any) -> list[float]:
+    """Longer is better: something that a random start can learn in a few steps."""
+    return [float(len(reply)) for reply in replies]
+
+
+Reward = Callable[[Any, Any], list[float | None]]
