@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from flows import lockfile
 from flows.errors import DvcError, StageCancelled, StageFailed, StageTimedOut, UsageError
 from flows.processes import Cancelled, TimedOut, stream
 from flows.project import stage_environment
@@ -292,6 +293,7 @@ def reproduce(
         ) from error
     if status != 0:
         raise StageFailed(stage, said.get("exit", status), tuple(tail))
+    lockfile.keep(root)
     return StageResult(stage, said["outcome"], time.monotonic() - started)
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows import dvc, preflight, server, show
+from flows import dvc, lockfile, preflight, server, show
 from flows.errors import FlowError, UsageError
 from flows.results import read_half_widths, read_scores
 from stages.params import Params, PretrainedModelParams, load_params
@@ -22,6 +22,11 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool) -> None:
     """
     params = load_params(root / "params.yaml")
     out = show.console()
+    if not dry_run:
+        with preflight.only_run(root):
+            said = lockfile.mend(root)
+        if said:
+            out.print(f"note: {said}", style="yellow")
     plan = dvc.plan(root, target)
     show.show_plan(out, plan)
     if dry_run:

@@ -173,9 +173,10 @@ def annotate(clip: PlannedClip, scene: Scene, rate: Fraction, seed: int) -> Anno
 
 
 def _questions(subject: str, first: str, last: str, rng: Random) -> tuple[Question, ...]:
-    """What happens first, and what last. The clip's other verb is always among the wrong options: order has to be seen."""
+    """What happens first, and what last, each with two draws of options. The clip's other verb is always among the wrong ones: order
+    has to be seen. Two draws, so that which letter goes with a clip cannot be learned by heart."""
     questions = []
-    for when, right in (("first", first), ("last", last)):
+    for when, right in (("first", first), ("last", last)) * 2:
         options = [first, last, *rng.sample([verb for verb in VERBS if verb not in (first, last)], 2)]
         rng.shuffle(options)
         letter = {verb: "ABCD"[place] for place, verb in enumerate(options)}

@@ -1,0 +1,55 @@
+"""DVC rewrites ``dvc.lock`` in place: a process killed in that instant leaves it cut short. A copy of the last whole one is kept.
+
+What the copy lacks is not lost: DVC's run cache still knows the stage that had just ended, and takes its outputs without running it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import yaml
+
+LOCK = "dvc.lock"
+
+
+def kept(root: Path) -> Path:
+    return root / ".vidbridge" / "dvc.lock.kept"
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the file reads as a lock of DVC's; a file that ends in the middle of a line or an entry does not."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        table = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return False
+    if not isinstance(table, dict) or "schema" not in table or not text.endswith("\n"):
+        return False
+    return all(isinstance(entry, dict) and "cmd" in entry for entry in (table.get("stages") or {}).values())
+
+
+def keep(root: Path) -> None:
+    """Copy a whole ``dvc.lock`` aside; one that another stage is just writing is left for the next call."""
+    lock, copy = root / LOCK, kept(root)
+    if lock.is_file() and is_whole(lock):
+        copy.parent.mkdir(exist_ok=True)
+        beside = copy.with_suffix(".unfinished")
+        shutil.copyfile(lock, beside)
+        if is_whole(beside):
+            beside.replace(copy)
+
+
+def mend(root: Path) -> str | None:
+    """Put the kept copy in the place of a broken ``dvc.lock``, and say so; None when nothing was broken.
+
+    Call it only while no other run works in the project. A broken lock without a copy is set aside as ``dvc.lock.broken``.
+    """
+    lock, copy = root / LOCK, kept(root)
+    if not lock.is_file() or is_whole(lock):
+        return None
+    lock.replace(lock.with_name(LOCK + ".broken"))
+    if copy.is_file() and is_whole(copy):
+        shutil.copyfile(copy, lock)
+        return f"{LOCK} was cut short when a run was killed; the copy of its last whole state was put in its place"
+    return f"{LOCK} was cut short when a run was killed and there is no copy of it; DVC's run cache gives back what it knows"
