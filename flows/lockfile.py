@@ -29,6 +29,10 @@ def is_whole(path: Path) -> bool:
     return all(isinstance(entry, dict) and "cmd" in entry for entry in (table.get("stages") or {}).values())
 
 
+def is_broken(root: Path) -> bool:
+    return (root / LOCK).is_file() and not is_whole(root / LOCK)
+
+
 def keep(root: Path) -> None:
     """Copy a whole ``dvc.lock`` aside; one that another stage is just writing is left for the next call."""
     lock, copy = root / LOCK, kept(root)
@@ -46,7 +50,7 @@ def mend(root: Path) -> str | None:
     Call it only while no other run works in the project. A broken lock without a copy is set aside as ``dvc.lock.broken``.
     """
     lock, copy = root / LOCK, kept(root)
-    if not lock.is_file() or is_whole(lock):
+    if not is_broken(root):
         return None
     lock.replace(lock.with_name(LOCK + ".broken"))
     if copy.is_file() and is_whole(copy):

@@ -22,11 +22,9 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool) -> None:
     """
     params = load_params(root / "params.yaml")
     out = show.console()
-    if not dry_run:
-        with preflight.only_run(root):
-            said = lockfile.mend(root)
-        if said:
-            out.print(f"note: {said}", style="yellow")
+    if not dry_run and lockfile.is_broken(root):
+        with preflight.only_run(root):  # another run that is alive may just be writing it
+            out.print(f"note: {lockfile.mend(root) or 'dvc.lock is whole again'}", style="yellow")
     plan = dvc.plan(root, target)
     show.show_plan(out, plan)
     if dry_run:

@@ -213,10 +213,12 @@ class GateParams(Table):
     """When a candidate replaces the champion."""
 
     registered_model: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    #: The candidate's mean score must exceed the champion's by at least this; the first champion must beat every baseline.
+    #: The candidate's mean score must exceed the champion's by at least this.
     min_gain: float
     max_task_drop: Share
     min_format: Share
+    #: By how much the first champion's mean must exceed that of every trivial baseline (below 0 lets a worse one pass).
+    min_over_baselines: float
 
 
 class Params(Table):

@@ -146,7 +146,7 @@ def test_the_corpus_is_ingested_whole(project: Path, monkeypatch: pytest.MonkeyP
     assert read_rows(written / "rejects.jsonl", Reject) == []
     summary = json.loads((written / "summary.json").read_text())
     assert summary["splits"] == {"train": 5, "validation": 2, "test": 4}
-    assert (summary["events"], summary["questions"], summary["not_for_decord"]) == (22, 22, {})
+    assert (summary["events"], summary["questions"], summary["not_for_decord"]) == (22, 44, {})
     for clip in clips:
         assert [clip.frames, clip.rate, clip.width] == [16, 8, 64]
         assert 1 <= clip.events[0].span.start <= 2

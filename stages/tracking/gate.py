@@ -71,7 +71,8 @@ class Event:
 
 
 def decide(candidate: ScoreCard, champion: ScoreCard | None, gate: GateParams, baselines: Baselines | None) -> Decision:
-    """Compare two score cards under the rules of ``gate``; without a champion the candidate has to beat every baseline's mean.
+    """Compare two score cards under the rules of ``gate``; without a champion the candidate has to beat every baseline's mean
+    by more than ``min_over_baselines``.
 
     Only cards of equal digest are compared: another split, prompt, judge or scoring is another measure.
     """
@@ -89,8 +90,10 @@ def decide(candidate: ScoreCard, champion: ScoreCard | None, gate: GateParams, b
             "evaluation is new: then the candidate is held against the baselines only",
         )
     if isinstance(against, Baselines):
+        margin = f" by {gate.min_over_baselines:+g} (gate.min_over_baselines)" if gate.min_over_baselines else ""
+        rule = f"above it{margin}"
         checks += [
-            Check(f"mean, {name} baseline", candidate.mean, mean, "above it", candidate.mean > mean)
+            Check(f"mean, {name} baseline", candidate.mean, mean, rule, candidate.mean > mean + gate.min_over_baselines)
             for name, mean in sorted(against.means.items())
         ]
     else:

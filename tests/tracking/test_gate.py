@@ -18,7 +18,7 @@ from stages.tracking.scores import Baselines, ScoreCard, TaskScore, parse_baseli
 from stages.tracking.store import open_client
 from stages.tracking.uri import TrackingError
 
-GATE = GateParams(registered_model="m", min_gain=0.02, max_task_drop=0.05, min_format=0.95)
+GATE = GateParams(registered_model="m", min_gain=0.02, max_task_drop=0.05, min_format=0.95, min_over_baselines=0.0)
 BASELINES = Baselines(digest="d1", means={"random": 0.1, "constant": 0.2})
 
 
