@@ -41,9 +41,14 @@ def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def start(root: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "flows.cli", "run", *arguments]
-    return subprocess.Popen(
-        command, cwd=root, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    # A shell starts background jobs with SIGINT ignored, and children inherit that; at a terminal it is not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            command, cwd=root, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def lock(root: Path) -> Any:
