@@ -25,7 +25,7 @@ class PromptTexts(Record):
 
 
 def render_question(question: str, options: tuple[str, ...], texts: PromptTexts) -> str:
-    """The question, followed by its lettered options: "what does it do first ? A rises B grows" """
+    """The question, followed by its options, each written as ``texts.option`` says."""
     # Replaced one after the other, since an option may itself hold braces.
     lettered = [
         texts.option.replace("{letter}", chr(ord("A") + i)).replace("{option}", option, 1) for i, option in enumerate(options)

@@ -6,6 +6,17 @@ from fractions import Fraction
 
 from stages.domain.records import Clip, Event, Question, Span, Subject
 from stages.domain.rewards import RewardRules
+from stages.domain.synthesis import TaskSettings
+
+SETTINGS = TaskSettings.model_validate(
+    {
+        "dark_event_infer": {"per_clip": 2, "min_dark_frames": 2, "min_context_frames": 1, "max_dark_share": 0.6},
+        "mix_vid_qa": {"per_clip": 2, "min_piece_s": 1, "max_piece_s": 1, "min_piece_frames": 2},
+        "mcqa": {"per_clip": 1},
+        "caption": {"per_clip": 1},
+        "structured_caption": {"per_clip": 1},
+    }
+)
 
 
 def clip(

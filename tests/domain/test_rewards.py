@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from builders import clip, rules
+from builders import SETTINGS, clip, rules
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,18 +11,9 @@ from stages.domain.records import TASK_NAMES, Sample, Verdict
 from stages.domain.replies import choice_letter, parse_analysis, parse_reply, render_analysis, render_reply
 from stages.domain.rewards import keyword_bonus
 from stages.domain.scoring import reward, score_reply
-from stages.domain.synthesis import TaskSettings, synthesise
+from stages.domain.synthesis import synthesise
 from stages.judging.rule import RuleJudge
 
-SETTINGS = TaskSettings.model_validate(
-    {
-        "dark_event_infer": {"per_clip": 2, "min_dark_frames": 2, "min_context_frames": 1, "max_dark_share": 0.6},
-        "mix_vid_qa": {"per_clip": 1, "min_piece_s": 1, "max_piece_s": 1, "min_piece_frames": 2},
-        "mcqa": {"per_clip": 1},
-        "caption": {"per_clip": 1},
-        "structured_caption": {"per_clip": 1},
-    }
-)
 JUDGE = RuleJudge(full_share=0.8, partial_share=0.4)
 CLIPS = [clip(0), clip(1, "blue", "circle", ("falls", "shrinks"))]
 SAMPLES: dict[str, Sample] = {

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from builders import clip
+from builders import SETTINGS, clip
 
 from stages.domain.lexicon import COLOURS, SHAPES, VERBS
 from stages.domain.records import TASK_NAMES, Clip, Event, Sample, Span
 from stages.domain.synthesis import TaskSettings, synthesise
 from stages.domain.tasks import dark_event_infer, mix_vid_qa
 from stages.domain.timeline import resolve, sample_indices, segment_counts
-
-SETTINGS = TaskSettings.model_validate(
-    {
-        "dark_event_infer": {"per_clip": 2, "min_dark_frames": 2, "min_context_frames": 1, "max_dark_share": 0.6},
-        "mix_vid_qa": {"per_clip": 2, "min_piece_s": 1, "max_piece_s": 1, "min_piece_frames": 2},
-        "mcqa": {"per_clip": 1},
-        "caption": {"per_clip": 1},
-        "structured_caption": {"per_clip": 1},
-    }
-)
 
 
 def world(count: int) -> list[Clip]:
