@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ import numpy as np
 import yaml
 from scipy import stats
 
+from stages import layout
 from stages.domain.metrics import paired_difference, task_results
-from stages.domain.records import Score
+from stages.domain.records import Sample, Score
+from stages.params import load_params
 from stages.rows import read_rows, write_json
 
 ARMS = ("recipe", "clean", "longer")
@@ -88,24 +91,32 @@ def reproduce(folder: Path, *targets: str) -> None:
         raise RuntimeError(f"{folder.name}: dvc repro failed with {done.returncode}; see {folder / 'repro.log'}")
 
 
-def predictions(folder: Path, row: str) -> list[Score]:
+#: A row of an arm: the clone it was made in, and its name.
+Made = tuple[Path, str]
+
+
+def predictions(made: Made) -> list[Score]:
+    folder, row = made
     return read_rows(folder / "scores" / row / "predictions.jsonl", Score)
 
 
-def clip_ids(scores: Sequence[Score]) -> dict[str, str]:
-    """Sample id to clip: an id reads ``task/clip…`` or ``task/clip+partner…``."""
-    return {score.sample_id: score.sample_id.split("/")[1].split("+")[0] for score in scores}
+@cache
+def clip_ids(folder: Path) -> dict[str, str]:
+    """Sample id to clip of everything that was held out: the bootstrap draws clips."""
+    files = (folder / layout.SAMPLES / load_params(folder / "params.yaml").evaluation.split).glob("*.jsonl")
+    return {sample.sample_id: sample.clip_id for file in files for sample in read_rows(file, Sample)}
 
 
-def pooled(pairs: Sequence[tuple[list[Score], list[Score]]]) -> dict[str, Any]:
+def pooled(pairs: Sequence[tuple[Made, Made]]) -> dict[str, Any]:
     """Gain of the first over the second of each seed: the mean over seeds with a bootstrap over all seeds' clips, each task's,
     and the t interval over the seeds' own means (few seeds make it wide, and that is honest)."""
     after, before, clips, seed_means = [], [], {}, []
     for number, (later, earlier) in enumerate(pairs):
-        for rows, kept in ((later, after), (earlier, before)):
-            kept += [row.model_copy(update={"sample_id": f"{number}:{row.sample_id}"}) for row in rows]
-        clips |= {f"{number}:{sample}": f"{number}:{clip}" for sample, clip in clip_ids(later).items()}
-        seed_means.append(paired_difference(later, earlier, clip_ids(later), 100, CONFIDENCE, 0)[0].mean)
+        ids = clip_ids(later[0])
+        for made, kept in ((later, after), (earlier, before)):
+            kept += [row.model_copy(update={"sample_id": f"{number}:{row.sample_id}"}) for row in predictions(made)]
+        clips |= {f"{number}:{sample}": f"{number}:{clip}" for sample, clip in ids.items()}
+        seed_means.append(paired_difference(predictions(later), predictions(earlier), ids, 100, CONFIDENCE, 0)[0].mean)
     mean, tasks = paired_difference(after, before, clips, DRAWS, CONFIDENCE, 0)
     spread = (
         stats.t.interval(CONFIDENCE, len(seed_means) - 1, np.mean(seed_means), stats.sem(seed_means))
@@ -132,7 +143,7 @@ def measure(work: Path, seeds: Sequence[int], rows: dict[str, Any]) -> dict[str,
     }
     absolute = {}
     for name, (arm, row) in policies.items():
-        results = [task_results(p, clip_ids(p), 100, CONFIDENCE, 0) for p in (predictions(at[s, arm], row) for s in seeds)]
+        results = [task_results(predictions((at[s, arm], row)), clip_ids(at[s, arm]), 100, CONFIDENCE, 0) for s in seeds]
         absolute[name] = {
             "tasks": {task: float(np.mean([result[task].mean for result in results])) for task in results[0]},
             "seeds": [float(np.mean([r.mean for r in result.values()])) for result in results],
@@ -145,7 +156,7 @@ def measure(work: Path, seeds: Sequence[int], rows: dict[str, Any]) -> dict[str,
         f"recipe: {last} - longer SFT": (("recipe", last), ("longer", start)),
     }
     gains = {
-        name: pooled([(predictions(at[s, later[0]], later[1]), predictions(at[s, earlier[0]], earlier[1])) for s in seeds])
+        name: pooled([((at[s, later[0]], later[1]), (at[s, earlier[0]], earlier[1])) for s in seeds])
         for name, (later, earlier) in compared.items()
     }
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=next(iter(at.values())), capture_output=True, text=True, check=True)

@@ -55,9 +55,11 @@ def _confirm(root: Path, params: Params, plan: dvc.Plan) -> None:
 def _flow(root: Path, target: str) -> None:
     with server.starting(root) as starting:
         # These imports take as long as the server's start: they go on side by side.
-        from flows.pipeline import pipeline
+        from prefect import tags
 
-        with server.connected(starting):
+        from flows.pipeline import pipeline, process_tags
+
+        with server.connected(starting), tags(*process_tags()):
             state: Any = pipeline(root, target, return_state=True)
             if state.is_cancelled():
                 raise KeyboardInterrupt

@@ -1,6 +1,6 @@
 """Put the policy that everything starts from into ``models/base``: the tiny architecture, or a model from the hub.
 
-Run as ``python -m stages.base``.
+Run as ``python -m stages base``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from stages import layout
 from stages.domain.prompts import sample_prompt
 from stages.domain.records import Checkpoint
 from stages.domain.replies import ANALYSIS_SCAFFOLDING, render_reply
-from stages.entry import run_verb
 from stages.inputs import load_samples, samples_present
 from stages.learning.factory import build_tiny, load_pretrained, save_model
 from stages.params import Params, TinyModelParams, load_params
@@ -45,7 +44,3 @@ def main() -> int:
         run.summary({name: float(value) for name, value in counts.items()})
         print(f"base: {type(model).__name__}, {counts['parameters']:,} parameters, {counts['tokens']} tokens")
     return 0
-
-
-if __name__ == "__main__":
-    run_verb(main)

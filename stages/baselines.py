@@ -1,6 +1,6 @@
 """What one scores without a model: a random training reply, and the best constant one. Every table shows them beside the policies.
 
-Run as ``python -m stages.baselines``; writes ``scores/baselines``.
+Run as ``python -m stages baselines``; writes ``scores/baselines``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from stages.domain.metrics import constant_reply, mean_over_tasks, task_results
 from stages.domain.records import Sample, Score, TaskName
 from stages.domain.replies import render_reply
 from stages.domain.scoring import score_reply
-from stages.entry import run_verb
 from stages.held_out import evaluation_digest, evaluation_samples
 from stages.inputs import load_samples
 from stages.judging.choose import judge_of
@@ -67,7 +66,3 @@ def main() -> int:
         run.summary(means)
         print(f"baselines: random {means['random']:.3f}, constant {means['constant']:.3f}, mean over {len(by_task)} tasks")
     return 0
-
-
-if __name__ == "__main__":
-    run_verb(main)

@@ -1,6 +1,6 @@
 """Make the generated corpus: H.264 files of moving shapes and everything that is true of them.
 
-Run as ``python -m stages.corpus``; writes ``data/corpus`` (``videos/*.mp4`` and ``annotations.jsonl``).
+Run as ``python -m stages corpus``; writes ``data/corpus`` (``videos/*.mp4`` and ``annotations.jsonl``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import time
 from functools import partial
 
 from stages import layout
-from stages.entry import run_verb
 from stages.params import Params, load_params
 from stages.sources.jsonl import Annotation, write_annotations
 from stages.sources.shapes import PlannedClip, annotate, draw_scene, plan, render
@@ -52,7 +51,3 @@ def _make(clip: PlannedClip, params: Params) -> tuple[Annotation, int]:
     file = layout.CORPUS / row.video
     encode(render(scene), params.corpus.rate, file, params.corpus.crf)
     return row, file.stat().st_size
-
-
-if __name__ == "__main__":
-    run_verb(main)

@@ -36,7 +36,7 @@ def one_row(verb: str, arguments: list[str], known: list[str]) -> str:
     if len(arguments) != 1 or arguments[0] not in known:
         given = " ".join(arguments) or "nothing"
         print(
-            f"usage: python -m stages.{verb} ROW\nerror: ROW is {given}; params.yaml has {', '.join(known) or 'none'}",
+            f"usage: python -m stages {verb} ROW\nerror: ROW is {given}; params.yaml has {', '.join(known) or 'none'}",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -1,12 +1,11 @@
 """Score one policy on held-out samples, and again on a black video: what it says without looking.
 
-Run as ``python -m stages.evaluate ROW`` (a row of ``evaluation.of``); writes ``scores/ROW``.
+Run as ``python -m stages evaluate ROW`` (a row of ``evaluation.of``); writes ``scores/ROW``.
 """
 
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,7 +20,7 @@ from stages.domain.metrics import mean_over_tasks, task_results
 from stages.domain.prompts import sample_prompt
 from stages.domain.records import Sample, Score
 from stages.domain.scoring import score_reply
-from stages.entry import one_row, run_verb
+from stages.entry import one_row
 from stages.held_out import evaluation_digest, evaluation_samples
 from stages.inputs import frame_loader
 from stages.judging.choose import judge_of
@@ -95,7 +94,3 @@ def result_table(
             for task, result in results.items()
         },
     }
-
-
-if __name__ == "__main__":
-    run_verb(main, *sys.argv[1:])

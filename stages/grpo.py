@@ -1,11 +1,10 @@
 """Reinforcement learning with video on one row of the ``grpo`` table.
 
-Run as ``python -m stages.grpo ROW``; writes ``models/ROW``.
+Run as ``python -m stages grpo ROW``; writes ``models/ROW``.
 """
 
 from __future__ import annotations
 
-import sys
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from stages import layout
 from stages.domain.prompts import sample_prompt
 from stages.domain.records import Score
 from stages.domain.scoring import reward, score_reply
-from stages.entry import one_row, run_verb
+from stages.entry import one_row
 from stages.inputs import frame_loader, load_samples
 from stages.judging.choose import judge_of
 from stages.learning.distributed import launch
@@ -26,7 +25,7 @@ from stages.tracking.runs import stage_run
 def main(*arguments: str) -> int:
     params = load_params()
     name = one_row("grpo", list(arguments), list(params.grpo))
-    if (status := launch("stages.grpo", arguments)) is not None:
+    if (status := launch("stages", ("grpo", *arguments))) is not None:
         return status
     from stages.learning.grpo import train_grpo  # after the launch: the launching process needs no TRL
 
@@ -66,7 +65,3 @@ def main(*arguments: str) -> int:
             f" resumed from step {summary['resumed_from']}, DeepSpeed stage {summary['deepspeed_stage']}"
         )
     return 0
-
-
-if __name__ == "__main__":
-    run_verb(main, *sys.argv[1:])

@@ -1,6 +1,6 @@
 """Probe, validate, hash and normalise a folder of annotated videos into one manifest, with a reason for whatever is set aside.
 
-Run as ``python -m stages.ingest``; writes ``data/clips``.
+Run as ``python -m stages ingest``; writes ``data/clips``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 
 from stages import layout
 from stages.domain.records import Clip, Reject, Split
-from stages.entry import run_verb
 from stages.params import IngestParams, Params, load_params
 from stages.rows import write_json, write_rows
 from stages.sources.clips import Media, summarise, to_clip, without_duplicates
@@ -77,7 +76,3 @@ def _examine(placed: tuple[Annotation, Split], folder: Path, params: IngestParam
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     facts = (found.codec, found.width, found.height, found.rate, found.frames, found.duration_s, found.variable_rate)
     return to_clip(row, split, Media(sha256, *facts), params), found.hazards
-
-
-if __name__ == "__main__":
-    run_verb(main)

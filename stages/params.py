@@ -89,6 +89,8 @@ class TowerParams(Table):
 
 
 class TextTowerParams(TowerParams):
+    #: Base of the rotary position frequencies. Small for short texts: few frequencies then tell neighbours apart.
+    rope_theta: float = Field(gt=1)
     kv_heads: int = Field(gt=0)
 
 
@@ -148,6 +150,8 @@ class TrainingRow(Table):
     warmup_steps: int = Field(ge=0)
     schedule: Literal["linear", "cosine", "constant_with_warmup"]
     weight_decay: Weight
+    #: Decay of Adam's second moment; below the usual 0.999 a short training adapts its step sizes in time.
+    adam_beta2: float = Field(gt=0, lt=1)
     max_grad_norm: Positive
     precision: Precision
     gradient_checkpointing: bool

@@ -1,12 +1,11 @@
 """Cold start: teach the think/answer format and the tasks on traces of the training split.
 
-Run as ``python -m stages.sft ROW``; writes ``models/ROW``. The generated corpus is its own teacher; ``careless_share`` of its answers
+Run as ``python -m stages sft ROW``; writes ``models/ROW``. The generated corpus is its own teacher; ``careless_share`` of its answers
 are right but short, which is what reinforcement learning then has to mend.
 """
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -15,7 +14,7 @@ from stages import layout
 from stages.domain.prompts import sample_prompt
 from stages.domain.records import Sample
 from stages.domain.replies import render_reply
-from stages.entry import one_row, run_verb
+from stages.entry import one_row
 from stages.inputs import InputError, frame_loader, load_samples
 from stages.learning.cold_start import train_sft
 from stages.learning.distributed import launch
@@ -37,7 +36,7 @@ def teach(sample: Sample, careless_share: float, seed: int) -> str | None:
 def main(*arguments: str) -> int:
     params = load_params()
     name = one_row("sft", list(arguments), list(params.sft))
-    if (status := launch("stages.sft", arguments)) is not None:
+    if (status := launch("stages", ("sft", *arguments))) is not None:
         return status
     row = params.sft[name]
     with stage_run(f"sft@{name}", params) as run:
@@ -72,7 +71,3 @@ def main(*arguments: str) -> int:
         print(f"sft@{name}: {row.steps} steps on {len(examples):,} samples, {len(samples) - len(examples)} without a trace left out;"
               f" resumed from step {summary['resumed_from']}, DeepSpeed stage {summary['deepspeed_stage']}")  # fmt: skip
     return 0
-
-
-if __name__ == "__main__":
-    run_verb(main, *sys.argv[1:])

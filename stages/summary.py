@@ -1,6 +1,6 @@
 """One table of all scores with intervals, the gain of each row over its start, and curves for ``dvc metrics`` and ``dvc plots``.
 
-Run as ``python -m stages.summary``; writes ``reports``.
+Run as ``python -m stages summary``; writes ``reports``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 from stages import layout
 from stages.domain.metrics import paired_difference
 from stages.domain.records import Score
-from stages.entry import run_verb
 from stages.held_out import evaluation_samples
 from stages.params import Params, load_params
 from stages.rows import read_rows, write_json
@@ -107,7 +106,3 @@ def _write_csv(path: Path, rows: list[dict[str, Any]], keys: list[str]) -> None:
         writer = csv.DictWriter(file, keys, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-if __name__ == "__main__":
-    run_verb(main)

@@ -1,6 +1,6 @@
 """Make the samples of every task from the clips: edit decision lists, questions, references, and a contact sheet a task.
 
-Run as ``python -m stages.synthesize``; writes ``data/samples``.
+Run as ``python -m stages synthesize``; writes ``data/samples``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from stages import layout
 from stages.domain.records import SPLITS, Reject, Sample, TaskName
 from stages.domain.synthesis import synthesise
 from stages.domain.tasks.dark_event_infer import dark_frames
-from stages.entry import run_verb
 from stages.inputs import frame_loader, load_clips
 from stages.params import Params, load_params
 from stages.rows import write_json, write_rows
@@ -67,7 +66,3 @@ def _make(params: Params) -> tuple[dict[tuple[TaskName, str], list[Sample]], lis
     if unmasked:
         raise AssertionError(f"{unmasked[0]}: made although no sampled frame is dark")
     return samples, rejects
-
-
-if __name__ == "__main__":
-    run_verb(main)

@@ -90,7 +90,7 @@ def _net(model: TinyModelParams, tokenizer: Qwen2Tokenizer) -> PreTrainedModel:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         # Rotary frequencies are dealt to time, height and width in about the proportions of the real models.
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [half - 2 * side, side, side]},
+        "rope_parameters": {"rope_type": "default", "rope_theta": text.rope_theta, "mrope_section": [half - 2 * side, side, side]},
     }
     vision_config = {
         "depth": vision.layers,

@@ -32,6 +32,7 @@ def settings(row: TrainingRow, *, seed: int, scratch: Path, per_device: int, rou
         "warmup_steps": row.warmup_steps,
         "lr_scheduler_type": row.schedule,
         "weight_decay": row.weight_decay,
+        "adam_beta2": row.adam_beta2,
         "max_grad_norm": row.max_grad_norm,
         "bf16": row.precision == "bf16",
         "activation_checkpointing": row.gradient_checkpointing,

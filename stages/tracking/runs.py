@@ -121,6 +121,7 @@ def pipeline_run(params: Params, root: Path | None = None, tags: Mapping[str, st
     """The parent run of a pipeline; give ``run.run_id`` to the stages as ``VIDBRIDGE_PIPELINE_RUN``. Ends like :func:`stage_run`."""
     root = root or project_root()
     client = open_client(root)
+    end_lost_runs(client, root)
     named = {TAG + name: value for name, value in (tags or {}).items()}
     all_tags = _tags(root, params) | {TAG + "kind": "pipeline", TAG + "params_digest": digest(params)} | named
     with _recorded(client, root, f"pipeline {params.recipe}", all_tags, flat(params.model_dump(mode="json"))) as run:
@@ -152,8 +153,28 @@ def _recorded(client: MlflowClient, root: Path, name: str, tags: Mapping[str, st
         run.close(status)
 
 
+def end_lost_runs(client: MlflowClient, root: Path) -> int:
+    """End as KILLED what a dead process of this machine left RUNNING (``kill -9``, power); returns how many runs those were."""
+    import psutil
+
+    ended = 0
+    mine = f"attributes.status = 'RUNNING' and tags.`{TAG}host` = '{socket.gethostname()}'"
+    for run in client.search_runs([experiment_id(client, root)], mine):
+        try:
+            process = psutil.Process(int(run.data.tags[TAG + "pid"]))
+            # A process that started after the run has only got the same number.
+            alive = process.create_time() * 1000 <= run.info.start_time
+        except psutil.NoSuchProcess:
+            alive = False
+        if not alive:
+            client.set_tag(run.info.run_id, TAG + "lost", "its process was gone when the next pipeline run started")
+            client.set_terminated(run.info.run_id, "KILLED")
+            ended += 1
+    return ended
+
+
 def process_cost() -> dict[str, float]:
-    """What this process has cost since it started, imports and child processes included.
+    """What this process has cost since it started, child processes included, and imports unless a warm process had made them.
 
     Wall and CPU time in seconds; the peak of resident memory, in GB, of this process or of its largest finished child.
     """

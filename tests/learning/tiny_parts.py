@@ -45,7 +45,7 @@ def tiny_params(family: str) -> TinyModelParams:
             "family": family,
             "precision": "fp32",
             "vocabulary": 320,
-            "text": {"width": 32, "layers": 2, "heads": 2, "kv_heads": 1, "mlp_width": 64},
+            "text": {"width": 32, "layers": 2, "heads": 2, "kv_heads": 1, "mlp_width": 64, "rope_theta": 10_000.0},
             "vision": {"width": 32, "layers": 2, "heads": 2, "mlp_width": 64, "patch_px": 8, "merge": 2},
         }
     )
@@ -86,6 +86,7 @@ _SHARED: dict[str, Any] = {
     "warmup_steps": 1,
     "schedule": "constant_with_warmup",
     "weight_decay": 0.0,
+    "adam_beta2": 0.999,
     "max_grad_norm": 1.0,
     "precision": "fp32",
     "gradient_checkpointing": False,

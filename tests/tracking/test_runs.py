@@ -168,6 +168,27 @@ def test_sigterm_ends_the_run_as_killed(project: Path) -> None:
     assert run.info.status == "KILLED"
 
 
+def test_a_run_whose_process_was_killed_is_ended_by_the_next_pipeline_run_and_a_living_one_is_not(
+    project: Path, params: Params
+) -> None:
+    both = [writer(project, stage, 0.5) for stage in ("base", "summary")]
+    for process in both:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+    both[0].kill()
+    both[0].communicate()
+    with pipeline_run(params, project):
+        pass
+    client = open_client(project)
+    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    assert {run.data.tags["vidbridge.stage"]: run.info.status for run in runs if "vidbridge.stage" in run.data.tags} == {
+        "base": "KILLED",
+        "summary": "RUNNING",
+    }
+    both[1].terminate()
+    both[1].communicate(timeout=60)
+
+
 def test_metrics_are_seen_on_a_server_while_the_stage_works(
     project: Path, params: Params, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,38 @@
+"""A warm process for the stages of one run, where imports are a large part of their time (:mod:`stages.warm`)."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flows.dvc import Plan
+from flows.processes import guarded
+from flows.project import stage_environment, state
+from stages import warm
+from stages.params import Params, TinyModelParams
+
+
+def worth_it(params: Params, plan: Plan) -> bool:
+    """A model of billions of parameters does not notice; several ranks, and one stage alone, import for themselves."""
+    several = os.environ.get("VIDBRIDGE_DEEPSPEED") or os.environ.get("VIDBRIDGE_RANKS", "1") not in ("", "1")
+    stages = [step for step in plan.to_run if step.meta.warm]
+    return sys.platform == "linux" and isinstance(params.model, TinyModelParams) and not several and len(stages) > 1
+
+
+@contextmanager
+def warmed(root: Path, params: Params, plan: Plan) -> Iterator[dict[str, str]]:
+    """Keep a warm process for this block if it is worth it; gives what stages need in their environment to find it."""
+    if not worth_it(params, plan):
+        yield {}
+        return
+    # A socket's path must be short, which a project's folder may not be.
+    with tempfile.TemporaryDirectory(prefix="vidbridge-") as folder, (state(root) / "warm.log").open("wb") as log:
+        address = str(Path(folder) / "warm")
+        # More threads than one, even idle ones of a numerical library, would not survive the fork.
+        env = stage_environment(root, {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"})
+        with guarded([sys.executable, "-m", "stages.warm", address], root, env, log):
+            yield {warm.VARIABLE: address}

@@ -1,0 +1,40 @@
+"""``python -m stages VERB [ROW]``: run one stage by itself. DVC calls this; `vidbridge run` and `dvc repro` are for people."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+from stages import warm
+from stages.entry import run_verb
+
+#: Each is a module of this package with a ``main``, and a stage of ``dvc.yaml``.
+VERBS = ("corpus", "ingest", "synthesize", "base", "baselines", "sft", "grpo", "evaluate", "summary")
+#: What a warm process has imported saves these the time; the others import nothing heavy.
+HEAVY = ("base", "sft", "grpo", "evaluate")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run a verb in this process and exit with its status."""
+    if not arguments or arguments[0] not in VERBS:
+        given = " ".join(arguments) or "nothing"
+        print(f"usage: python -m stages VERB [ROW]\nerror: VERB is {given}; there are {', '.join(VERBS)}", file=sys.stderr)
+        sys.exit(2)
+    verb, *rest = arguments
+    run_verb(importlib.import_module(f"stages.{verb}").main, *rest)
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if (address := os.environ.get(warm.VARIABLE)) and arguments[:1] and arguments[0] in HEAVY:
+        # Refused: it has ended, or never started; what it would have saved is time only.
+        with suppress(warm.Refused):
+            sys.exit(warm.ask(address, arguments))
+    run(arguments)
+
+
+if __name__ == "__main__":
+    main()
