@@ -52,6 +52,9 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         return {**output, "videos": self._row_videos}
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        # `dapo` divides by the tokens of the whole generation, so leaving out rows whose term is 0 changes no gradient.
+        if self.loss_type == "dapo" and self.beta == 0:
+            inputs = with_advantage(inputs)
         self._row_videos = inputs["videos"]
         loss: torch.Tensor = super()._compute_loss(model, inputs)
         return loss
@@ -85,6 +88,26 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         mode = "train" if self.model.training else "eval"
         self._metrics[mode]["masked_rollouts"].append(float(torch.isnan(rewards).all(dim=1).sum().item()))
         return rewards
+
+
+def with_advantage(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The rows of a batch that carry a gradient: rollouts of groups whose rewards differ. A third to a half of a good policy's do not.
+
+    Metrics of the loss (entropy, clipping) are then means over these rows. One row is kept where none has an advantage, since
+    every process of a job has to take part in the backward pass.
+    """
+    advantages = inputs["advantages"]
+    rows = advantages.reshape(len(advantages), -1).any(dim=1).nonzero()[:, 0]
+    if len(rows) == len(advantages):
+        return inputs
+    rows = rows if len(rows) else torch.zeros(1, dtype=torch.long, device=advantages.device)
+
+    def chosen(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.ndim and len(value) == len(advantages):
+            return value[rows]
+        return [value[row] for row in rows.tolist()] if isinstance(value, list) and len(value) == len(advantages) else value
+
+    return {name: chosen(value) for name, value in inputs.items()}
 
 
 def encode_equal_videos_once(model: Any) -> None:

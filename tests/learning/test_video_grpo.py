@@ -234,3 +234,42 @@ def test_a_reward_of_none_teaches_nothing(tmp_path: Path, scale: str) -> None:
     assert torch.allclose(output["advantages"], expected, atol=1e-4), output["advantages"]
     assert trainer._metrics["train"]["masked_rollouts"] == [5.0]
     assert trainer._metrics["train"]["reward"][-1] == pytest.approx(0.5)
+
+
+def gradients(trainer: VideoGRPOTrainer, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+    trainer.model.zero_grad()
+    trainer._compute_loss(trainer.model, inputs).backward()
+    return {name: weight.grad.clone() for name, weight in trainer.model.named_parameters() if weight.grad is not None}
+
+
+@pytest.mark.parametrize(("given", "kept"), [([1.0, 0.0, 1.0, 0.5, 1.0, 1.0, 1.0, 1.0], 4), ([1.0] * 8, 1), ([0.0, 1.0] * 4, 8)])
+def test_rows_without_an_advantage_are_left_out_and_change_no_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[float], kept: int
+) -> None:
+    model, processor = tiny("qwen2_5_vl")
+    trainer = VideoGRPOTrainer(
+        encode=lambda keys: encode_prompts(processor, [("What?", VIDEOS[key]) for key in keys]),
+        model=model,
+        reward_funcs=lambda completions, **_: given[: len(completions)],
+        args=config(tmp_path, beta=0.0, num_iterations=1, num_generations=4, gradient_accumulation_steps=2, loss_type="dapo"),
+        train_dataset=datasets.Dataset.from_dict({"prompt": list(VIDEOS)}),
+        processing_class=processor,
+    )
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 2
+    inputs = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
+    rows: list[int] = []
+    forward = trainer._get_per_token_logps_and_entropies
+
+    def counting(model: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        rows.append(len(input_ids))
+        return forward(model, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(trainer, "_get_per_token_logps_and_entropies", counting)
+    fewer = gradients(trainer, inputs)
+    monkeypatch.setattr("stages.learning.video_grpo.with_advantage", lambda inputs: inputs)
+    every = gradients(trainer, inputs)
+    assert rows == [kept, 8]
+    assert fewer.keys() == every.keys()
+    assert max(float((fewer[name] - every[name]).abs().max()) for name in every) < TOLERANCE
+    assert any(gradient.any() for gradient in every.values()) == (len(set(given)) > 1)
