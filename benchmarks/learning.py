@@ -37,7 +37,7 @@ from stages.rows import read_rows, write_json
 
 ARMS = ("recipe", "clean", "longer")
 #: Both GRPO rows of `tiny` take about as long as so many SFT steps (stage times of the same run, one core).
-EXTRA_SFT_STEPS = 900
+EXTRA_SFT_STEPS = 500
 DRAWS, CONFIDENCE = 2000, 0.95
 
 
