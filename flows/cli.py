@@ -105,7 +105,9 @@ def promote(
     reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
     new_evaluation: Annotated[
         bool,
-        typer.Option("--new-evaluation", help="The champion was scored by an earlier evaluation: compare with the baselines only."),
+        typer.Option(
+            "--new-evaluation", help="Do not score the champion again when the evaluation changed: compare with the baselines only."
+        ),
     ] = False,
 ) -> None:
     """Let the gate compare a candidate with the champion, and move the alias when it is better.

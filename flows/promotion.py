@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
+from flows.rescoring import rescore_champion
 from stages.tracking import gate
 from stages.tracking.gate import Check, Promotion
 
@@ -21,9 +22,14 @@ def promotion(
 ) -> Promotion:
     """Put the gate to ``version`` (the newest candidate when None). A refusal is an answer: the run completes, and says why.
 
+    A champion that was scored under another evaluation is scored again first, unless ``new_evaluation`` says to leave it.
+
     Raises:
+        FlowError: the champion could not be scored again.
         TrackingError: the store does not answer, or there is no such version.
     """
+    if not new_evaluation:
+        rescore_champion(Path(root), version, get_run_logger().info)
     decided = gate.promote(Path(root), version, author=author, reason=reason, new_evaluation=new_evaluation)
     logger = get_run_logger()
     logger.info("version %d %s", decided.candidate.number, "is champion" if decided.moved else "was refused")

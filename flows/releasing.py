@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from flows import show
+from flows.rescoring import rescore_champion
 from stages import layout
 from stages.tracking import gate
 from stages.tracking.explain import explain as explain_version
@@ -23,6 +24,8 @@ def promote(root: Path, version: str | None, reason: str, new_evaluation: bool) 
 
         decided = promotion(root, version, reason=reason, new_evaluation=new_evaluation)
     else:
+        if not new_evaluation:
+            rescore_champion(root, version, show.console().print)
         decided = gate.promote(root, version, reason=reason, new_evaluation=new_evaluation)
     out = show.console()
     out.print(promotion_table(decided))

@@ -11,8 +11,8 @@ from contextlib import suppress
 from stages import warm
 from stages.entry import run_verb
 
-#: Each is a module of this package with a ``main``, and a stage of ``dvc.yaml``.
-VERBS = ("corpus", "ingest", "synthesize", "base", "baselines", "sft", "grpo", "evaluate", "summary")
+#: Each is a module of this package with a ``main``, and a stage of ``dvc.yaml`` (but the last).
+VERBS = ("corpus", "ingest", "synthesize", "base", "baselines", "sft", "grpo", "evaluate", "summary", "rescore")
 #: What a warm process has imported saves these the time; the others import nothing heavy.
 HEAVY = ("base", "sft", "grpo", "evaluate")
 

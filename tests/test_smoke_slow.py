@@ -76,29 +76,32 @@ def test_a_cron_deployment_fires_by_itself_and_notices_a_new_clip(tmp_path: Path
     videos = tmp_path / "videos"
     shutil.copytree(project / "data/corpus", videos)
     lines = (videos / "annotations.jsonl").read_text().splitlines(keepends=True)
-    late = next(line for line in reversed(lines) if json.loads(line)["split"] == "train")
-    lines.remove(late)
-    (videos / "annotations.jsonl").write_text("".join(lines))
-    name = json.loads(late)["video"]
-    shutil.move(videos / name, tmp_path / "late.mp4")
+    # One to learn from, so that there is a new candidate, and one held out, so that there is a new evaluation.
+    late = [next(line for line in reversed(lines) if json.loads(line)["split"] == split) for split in ("train", "test")]
+    names = [json.loads(line)["video"] for line in late]
+    (videos / "annotations.jsonl").write_text("".join(line for line in lines if line not in late))
+    for number, name in enumerate(names):
+        shutil.move(videos / name, tmp_path / f"late-{number}.mp4")
 
     with (tmp_path / "deploy.log").open("wb") as log:
         command = [str(BIN / "vidbridge"), "deploy", "--cron", "* * * * *", "--source", str(videos)]
         serving = subprocess.Popen(command, cwd=project, env=environment(project), stdout=log, stderr=log)
         try:
             assert wait_until(lambda: len(run_branches(project)) == 1, 600), (tmp_path / "deploy.log").read_text()[-3000:]
-            shutil.copy(tmp_path / "late.mp4", videos / name)
+            for number, name in enumerate(names):
+                shutil.copy(tmp_path / f"late-{number}.mp4", videos / name)
             with (videos / "annotations.jsonl").open("a") as file:
-                file.write(late)
+                file.writelines(late)
             assert wait_until(lambda: len(run_branches(project)) == 2, 600), (tmp_path / "deploy.log").read_text()[-3000:]
         finally:
             serving.send_signal(signal.SIGINT)
             serving.wait(60)
     assert wait_until(lambda: not belonging_to(tmp_path), 30), belonging_to(tmp_path)
     (clone,) = (project / ".vidbridge/scheduled").iterdir()
-    assert len(read_rows(clone / "data/clips/manifest.jsonl", Clip)) == len(lines) + 1
+    assert len(read_rows(clone / "data/clips/manifest.jsonl", Clip)) == len(lines)
     said = (tmp_path / "deploy.log").read_text()
-    assert "champion" in said or "refused" in said
+    assert "the champion, version" in said, "it was scored again, since the held-out clips changed"
+    assert "mean: " in said, "the gate compared the two"
     assert git(project, "status", "--porcelain") == ""
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from stages.params import GateParams, load_params
 from stages.tracking.commits import PARAMS_FILE, holding_commit
 from stages.tracking.runs import TAG
-from stages.tracking.scores import Baselines, ScoreCard
+from stages.tracking.scores import Baselines, ScoreCard, parse_scores
 from stages.tracking.store import locked, open_client
 from stages.tracking.uri import STATE, TrackingError
 from stages.tracking.versions import CANDIDATE, CHAMPION, Version, all_versions, find_version, load_version
@@ -215,7 +215,39 @@ def _considered(root: Path, candidate: Version, champion: Version | None, gate: 
         return _refusal(
             (), f"the champion, version {champion.number}, has no scores; register it again, or say that the evaluation is new"
         )
-    return decide(candidate.scores, champion.scores, gate, candidate.baselines)
+    return decide(candidate.scores, champion.scores_under(candidate.scores.digest) or champion.scores, gate, candidate.baselines)
+
+
+def champion_to_rescore(root: Path, version: str | int | None = None) -> tuple[Version, str] | None:
+    """The champion and the evaluation (digest) of the candidate, where the champion has no scores under it; None where it has, or
+    where there is nothing to compare.
+
+    Raises:
+        TrackingError: the store does not answer, or there is no such version.
+    """
+    model = load_params(root / PARAMS_FILE).gate.registered_model
+    client = open_client(root)
+    candidate, champion = find_version(client, model, version or CANDIDATE), _champion(client, model)
+    if champion is None or champion.number == candidate.number or candidate.scores is None:
+        return None
+    digest = candidate.scores.digest
+    return None if champion.scores_under(digest) else (champion, digest)
+
+
+def add_scores(root: Path, version: Version, digest: str, table: str) -> None:
+    """Keep scores of ``version`` under another evaluation than its own, ``digest``.
+
+    Raises:
+        TrackingError: ``table`` is damaged, or was made under yet another evaluation.
+    """
+    name = f"{version.model} version {version.number}"
+    card = parse_scores(table, name)
+    if card.digest != digest:
+        raise TrackingError(
+            f"{name}: was scored under evaluation {card.digest}, the candidate under {digest}; bring data and params.yaml to the"
+            " candidate's state (its runs/ branch), then promote again"
+        )
+    open_client(root).set_model_version_tag(version.model, str(version.number), f"{TAG}scores.{digest}", table)
 
 
 def _champion(client: MlflowClient, model: str) -> Version | None:

@@ -94,6 +94,13 @@ class Version:
         text = self._text("scores")
         return parse_scores(text, f"{self.model} version {self.number}: tag {TAG}scores") if text else None
 
+    def scores_under(self, digest: str) -> ScoreCard | None:
+        """The scores under one evaluation: the version's own, or those it was given when the evaluation had changed."""
+        if (own := self.scores) is not None and own.digest == digest:
+            return own
+        text = self._text(f"scores.{digest}")
+        return parse_scores(text, f"{self.model} version {self.number}: tag {TAG}scores.{digest}") if text else None
+
     @property
     def baselines(self) -> Baselines | None:
         text = self._text("baselines")

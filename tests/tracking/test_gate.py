@@ -12,7 +12,7 @@ from rich.console import Console
 from stages.params import GateParams
 from stages.tracking import render
 from stages.tracking.explain import explain
-from stages.tracking.gate import decide, history, promote, rollback
+from stages.tracking.gate import add_scores, champion_to_rescore, decide, history, promote, rollback
 from stages.tracking.registry import register
 from stages.tracking.scores import Baselines, ScoreCard, TaskScore, parse_baselines, parse_scores
 from stages.tracking.store import open_client
@@ -125,6 +125,33 @@ def test_another_evaluation_is_not_compared_unless_one_says_it_is_new(
     assert "different evaluations (d1 and d2" in refused.decision.reasons[0]
     assert promote(project, new_evaluation=True).moved
     assert alias(project) == 13
+
+
+def test_a_champion_scored_again_under_the_new_evaluation_is_compared(
+    project: Path, repro: Callable[[Path], None], save: Callable[[Path, str], str]
+) -> None:
+    register(project)
+    assert champion_to_rescore(project) is None, "there is no champion"
+    promote(project)
+    assert champion_to_rescore(project) is None, "the candidate is the champion"
+    (project / "rates.json").write_text("2\n")
+    (project / "means.json").write_text((project / "means.json").read_text().replace("d1", "d2").replace("0.8", "0.7"))
+    repro(project)
+    save(project, "new test split")
+    register(project)
+    found = champion_to_rescore(project)
+    assert found is not None
+    champion, digest = found
+    assert (champion.number, digest) == (7, "d2")
+    with pytest.raises(TrackingError, match="scored under evaluation d3, the candidate under d2"):
+        add_scores(project, champion, "d2", card(0.9, "d3").model_dump_json())
+    add_scores(project, champion, "d2", card(0.75, "d2").model_dump_json())
+    assert champion_to_rescore(project) is None
+    refused = promote(project)
+    assert not refused.moved
+    assert "mean: 0.7000 against 0.7500" in " ".join(refused.decision.reasons)
+    add_scores(project, champion, "d2", card(0.6, "d2").model_dump_json())
+    assert promote(project).moved
 
 
 def test_an_alias_moved_by_hand_is_not_rolled_back(project: Path) -> None:

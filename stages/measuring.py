@@ -1,0 +1,92 @@
+"""How a policy is scored on the held-out samples: with the video, and again on a black one. For rows, and for models of the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from stages.domain.frames import Frames
+from stages.domain.metrics import mean_over_tasks, task_results
+from stages.domain.prompts import sample_prompt
+from stages.domain.records import Sample, Score
+from stages.domain.scoring import score_reply
+from stages.held_out import evaluation_digest, evaluation_samples
+from stages.inputs import frame_loader
+from stages.judging.choose import judge_of
+from stages.learning.factory import device, load_model, use_threads
+from stages.learning.generate import generate
+from stages.params import Params
+
+
+@dataclass(frozen=True)
+class Measured:
+    """``table``: what ``scores.json`` holds; ``video`` and ``blank``: a score for each sample; ``decord_frames``: served by decord."""
+
+    table: dict[str, Any]
+    video: list[Score]
+    blank: list[Score]
+    decord_frames: int
+
+
+def measure(params: Params, name: str, model_folder: Path) -> Measured:
+    """Greedy replies of the model in ``model_folder`` to every evaluation sample, scored. ``name`` is what the table calls it.
+
+    Raises:
+        InputError: the split has no sample.
+        ModelUnavailableError: the folder holds no model.
+    """
+    samples = evaluation_samples(params)
+    loader = frame_loader(params)
+    use_threads()
+    model, processor = load_model(model_folder, params.model.precision)
+    model.to(device())  # type: ignore[arg-type]
+
+    def scored(label: str, see: Callable[[Frames], Frames]) -> list[Score]:
+        # Functions, not frames: only one batch of them is then in memory.
+        items = [(sample_prompt(sample, params.prompt), partial(lambda s: see(loader.load(s)), sample)) for sample in samples]
+        with tqdm(total=len(items), desc=label, unit="reply", mininterval=1) as bar:
+            replies = generate(
+                model,
+                processor,
+                items,
+                max_new_tokens=params.evaluation.max_new_tokens,
+                temperature=None,
+                batch_size=params.evaluation.batch_size,
+                progress=bar.update,  # type: ignore[arg-type]
+            )
+        rules, referee = params.rewards, judge_of(params.judge)
+        return [score_reply(sample, reply, referee, rules) for sample, reply in zip(samples, replies, strict=True)]
+
+    video = scored(name, lambda frames: frames)
+    blank = scored(f"{name} (blank video)", lambda frames: replace(frames, pixels=np.zeros_like(frames.pixels)))
+    return Measured(result_table(params, name, samples, video, blank), video, blank, loader.stats.decord)
+
+
+def result_table(
+    params: Params, row: str, samples: Sequence[Sample], video: Sequence[Score], blank: Sequence[Score]
+) -> dict[str, Any]:
+    """``scores.json``: per task the mean with its interval, format share, and the mean on a blank video."""
+    clips = {sample.sample_id: sample.clip_id for sample in samples}
+    draws, confidence = params.evaluation.bootstrap_draws, params.evaluation.confidence
+    results = task_results(video, clips, draws, confidence, params.seed)
+    without_video = task_results(blank, clips, draws, confidence, params.seed)
+    return {
+        "schema_version": 1,
+        "row": row,
+        "digest": evaluation_digest(params, samples),
+        "split": params.evaluation.split,
+        "samples": len(samples),
+        "mean": mean_over_tasks(results),
+        "blank_mean": mean_over_tasks(without_video),
+        "format": sum(score.format_ok for score in video) / len(video),
+        "tasks": {
+            task: {**result.model_dump(), "blank": without_video[task].mean, "blank_high": without_video[task].high}
+            for task, result in results.items()
+        },
+    }
