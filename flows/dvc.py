@@ -50,7 +50,7 @@ class StageMeta(BaseModel):
     timeout_s: float | None = Field(default=None, gt=0)
     #: GPUs the stage wants; told to the reader, not enforced.
     gpu: int = Field(default=0, ge=0)
-    #: Its command can take its imports from a warm process (:mod:`stages.warm`).
+    #: It imports torch, which a warm process could have done for it (:mod:`stages.warm`).
     warm: bool = False
 
 

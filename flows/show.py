@@ -88,7 +88,7 @@ def show_scores(
 
 def show_costs(out: Console, costs: Mapping[str, Cost], stages: Sequence[str]) -> None:
     """What each of these stages cost when it last ran: its share of the time and memory that a run takes."""
-    table = Table(title="what each stage cost (imports included)")
+    table = Table(title="what each stage cost")
     for name in ("stage", "seconds", "CPU seconds", "peak GB"):
         table.add_column(name, justify="left" if name == "stage" else "right")
     for stage in stages:
