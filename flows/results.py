@@ -57,3 +57,16 @@ def read_half_widths(root: Path) -> dict[tuple[str, str], float]:
         if path.is_file():
             widths |= {(row, task): (result["high"] - result["low"]) / 2 for task, result in _read(path)["tasks"].items()}
     return widths
+
+
+def read_gains(root: Path) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """Paired gains as the summary found them: "row - start" to ``mean`` and each task's (mean, low, high). The gain over ``base`` is
+    left out: an untrained model scores 0."""
+    path = root / layout.REPORTS / "metrics.json"
+    if not path.is_file():
+        return {}
+    return {
+        name: {key: (value["mean"], value["low"], value["high"]) for key, value in {"mean": gain, **gain["tasks"]}.items()}
+        for name, gain in _read(path)["gains"].items()
+        if not name.endswith(" - base")
+    }

@@ -8,7 +8,7 @@ from typing import Any
 
 from flows import dvc, lockfile, preflight, server, show
 from flows.errors import FlowError, UsageError
-from flows.results import read_half_widths, read_scores
+from flows.results import read_gains, read_half_widths, read_scores
 from stages.params import Params, PretrainedModelParams, load_params
 from stages.tracking.history import latest_costs
 
@@ -37,6 +37,7 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool) -> None:
             _flow(root, target)
         show.show_costs(out, latest_costs(root), [step.name for step in plan.to_run])
     show.show_scores(out, read_scores(root), read_half_widths(root))
+    show.show_gains(out, read_gains(root))
     show.show_where(out, root)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from io import StringIO
@@ -86,8 +87,28 @@ def show_scores(
     out.print(table)
 
 
+def show_gains(out: Console, gains: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> None:
+    """What each stage gained over the one it started from, on the same samples; bold where the interval leaves 0 out."""
+    if not gains:
+        return
+    table = Table(title="gained, sample by sample [95% interval]")
+    table.add_column("")
+    for name in gains:
+        table.add_column(name, justify="right")
+    for row in dict.fromkeys(name for gain in gains.values() for name in gain):
+        cells = []
+        for gain in gains.values():
+            mean, low, high = gain.get(row, (math.nan,) * 3)
+            text = "" if math.isnan(mean) else rf"{mean:+.3f} \[{low:+.2f}, {high:+.2f}]"
+            cells.append(f"[bold]{text}[/bold]" if low > 0 or high < 0 else text)
+        table.add_row(row.replace("_", " "), *cells, end_section=row == "mean")
+    out.print(table)
+
+
 def show_costs(out: Console, costs: Mapping[str, Cost], stages: Sequence[str]) -> None:
     """What each of these stages cost when it last ran: its share of the time and memory that a run takes."""
+    if not any(stage in costs for stage in stages):
+        return
     table = Table(title="what each stage cost")
     for name in ("stage", "seconds", "CPU seconds", "peak GB"):
         table.add_column(name, justify="left" if name == "stage" else "right")

@@ -37,7 +37,7 @@ def edited(project: Path) -> Iterator[Path]:
 
 def test_the_run_ends_with_scores_and_what_to_do_next(project: Path) -> None:
     output = (project / ".vidbridge" / "first-run.txt").read_text()
-    for word in ("base", "cold-start", "bridge", "general", "random", "constant", "vidbridge promote"):
+    for word in ("base", "cold-start", "bridge", "general", "random", "constant", "general - cold-start", "vidbridge promote"):
         assert word in output
 
 
