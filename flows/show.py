@@ -55,11 +55,14 @@ def show_plan(out: Console, plan: Plan) -> None:
 
 
 def show_scores(
-    out: Console, scores: Mapping[str, Mapping[str, float | None]], half_widths: Mapping[tuple[str, str], float] | None = None
+    out: Console,
+    scores: Mapping[str, Mapping[str, float | None]],
+    half_widths: Mapping[tuple[str, str], float] | None,
+    confidence: float,
 ) -> None:
     """Held-out scores in [0, 1]; the best policy of each column is bold, baselines stand above the line.
 
-    ``half_widths``: (policy, task) to half the width of its interval, shown behind the mean.
+    ``half_widths``: (policy, task) to half the width of its interval at ``confidence``, shown behind the mean.
     """
     if not scores:
         return
@@ -67,7 +70,9 @@ def show_scores(
     best = {name: max((row.get(name) or 0.0) for row in scores.values()) for name in columns}
     if out.width < WIDE:
         half_widths = None
-    title = "held-out scores: share of the maximum" + (" ± half of the 95% interval over clips" if half_widths else "")
+    title = "held-out scores: share of the maximum" + (
+        f" ± half of the {confidence:.0%} interval over clips" if half_widths else ""
+    )
     table = Table(title=title)
     table.add_column("policy")
     for name in columns:
@@ -87,11 +92,11 @@ def show_scores(
     out.print(table)
 
 
-def show_gains(out: Console, gains: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> None:
+def show_gains(out: Console, gains: Mapping[str, Mapping[str, tuple[float, float, float]]], confidence: float) -> None:
     """What each stage gained over the one it started from, on the same samples; bold where the interval leaves 0 out."""
     if not gains:
         return
-    table = Table(title="gained, sample by sample [95% interval]")
+    table = Table(title=rf"gained, sample by sample \[{confidence:.0%} interval]")
     table.add_column("")
     for name in gains:
         table.add_column(name, justify="right")

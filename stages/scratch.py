@@ -9,9 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from stages.params import digest
+from stages.tracking.lock import read_lock
 
 
 def scratch_folder(stage: str, settings: Sequence[object], inputs: Sequence[Path], code: Sequence[Path]) -> Path:
@@ -19,9 +18,7 @@ def scratch_folder(stage: str, settings: Sequence[object], inputs: Sequence[Path
 
     Checkpoints of another code are not resumed unless VIDBRIDGE_RESUME_ACROSS_CODE is set: they are deleted, and said to be.
     """
-    lock = Path("dvc.lock")
-    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {}) if lock.exists() else {}
-    hashes = {out["path"]: out.get("md5") for entry in stages.values() for out in entry.get("outs", [])}
+    hashes = {path: content for record in read_lock(Path()).values() for path, content in record.outs.items()}
     identity = {
         "stage": stage,
         "settings": [setting.model_dump(mode="json") if hasattr(setting, "model_dump") else setting for setting in settings],
