@@ -29,6 +29,7 @@ import numpy as np
 import yaml
 from scipy import stats
 
+from benchmarks.machine import measured
 from stages import layout
 from stages.domain.metrics import paired_difference, task_results
 from stages.domain.records import Sample, Score
@@ -160,13 +161,21 @@ def measure(work: Path, seeds: Sequence[int], rows: dict[str, Any]) -> dict[str,
         for name, (later, earlier) in compared.items()
     }
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=next(iter(at.values())), capture_output=True, text=True, check=True)
-    return {"seeds": list(seeds), "commit": commit.stdout.strip(), "absolute": absolute, "gains": gains}
+    return {
+        "measured": measured("torch", "transformers", "trl"),
+        "seeds": list(seeds),
+        "commit": commit.stdout.strip(),
+        "absolute": absolute,
+        "gains": gains,
+    }
 
 
 def table(result: dict[str, Any]) -> str:
     """The result as two Markdown tables."""
     tasks = list(next(iter(result["absolute"].values()))["tasks"])
-    lines = [f"| policy | {' | '.join(tasks)} | mean, a seed each | format |", "|---" * (len(tasks) + 3) + "|"]
+    seeds = ", ".join(str(seed) for seed in result["seeds"])
+    lines = [f"{result['measured']} Commit {result['commit'][:12]}, seeds {seeds}.", ""]
+    lines += [f"| policy | {' | '.join(tasks)} | mean, a seed each | format |", "|---" * (len(tasks) + 3) + "|"]
     for name, row in result["absolute"].items():
         cells = " | ".join(f"{row['tasks'][task]:.3f}" for task in tasks)
         lines.append(f"| {name} | {cells} | {' '.join(f'{mean:.3f}' for mean in row['seeds'])} | {row['format']:.3f} |")

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.machine import measured
 from stages.tracking.history import latest_costs
 
 BIN = Path(sys.executable).parent
@@ -79,8 +77,7 @@ def main() -> int:
     ]
     versions, each = registration(root)
     lines = [
-        f"Measured {date.today()} on {os.cpu_count()} cores of {platform.machine()}, Python {platform.python_version()},"
-        f" torch {version('torch')}, dvc {version('dvc')}, prefect {version('prefect')}, mlflow {version('mlflow')}.",
+        measured("torch", "dvc", "prefect", "mlflow"),
         "",
         f"| command (median of {arguments.runs}) | seconds | ratio to `import mlflow` |",
         "|---|---|---|",
