@@ -119,7 +119,7 @@ def _verb(folder: Path, name: str, workers: int) -> subprocess.CompletedProcess[
         "DO_NOT_TRACK": "1",
         "DVC_NO_ANALYTICS": "1",
     }
-    command = [sys.executable, "-m", f"stages.{name}"]
+    command = [sys.executable, "-m", "stages", name]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180, check=False)
 
 

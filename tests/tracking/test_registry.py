@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from stages.tracking.explain import explain
 from stages.tracking.gate import load_checkpoint
@@ -85,8 +86,9 @@ def test_a_version_says_where_it_comes_from(project: Path, git_output: Callable[
 
 def test_a_changed_row_gives_new_versions_of_it_and_of_what_follows(project: Path, repro: Callable[[Path], None]) -> None:
     register(project)
-    text = (project / "params.yaml").read_text()
-    (project / "params.yaml").write_text(text.replace("completions_per_device: 96", "completions_per_device: 48"))
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["grpo"]["general"]["completions_per_device"] //= 2
+    (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     stale = register(project)
     assert (stale.created, stale.candidate) == ((), None)
     assert stale.skipped == ("grpo@general: params.yaml differs from what it was made with (grpo.general)",)
