@@ -85,14 +85,17 @@ def test_a_cron_deployment_fires_by_itself_and_notices_a_new_clip(tmp_path: Path
 
     with (tmp_path / "deploy.log").open("wb") as log:
         command = [str(BIN / "vidbridge"), "deploy", "--cron", "* * * * *", "--source", str(videos)]
+        # A shell starts background jobs with SIGINT ignored, and children inherit that; at a terminal it is not.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         serving = subprocess.Popen(command, cwd=project, env=environment(project), stdout=log, stderr=log)
+        signal.signal(signal.SIGINT, before)
         try:
-            assert wait_until(lambda: len(run_branches(project)) == 1, 600), (tmp_path / "deploy.log").read_text()[-3000:]
+            assert wait_until(lambda: len(verdicts(tmp_path)) == 1, 600), (tmp_path / "deploy.log").read_text()[-3000:]
             for number, name in enumerate(names):
                 shutil.copy(tmp_path / f"late-{number}.mp4", videos / name)
             with (videos / "annotations.jsonl").open("a") as file:
                 file.writelines(late)
-            assert wait_until(lambda: len(run_branches(project)) == 2, 600), (tmp_path / "deploy.log").read_text()[-3000:]
+            assert wait_until(lambda: len(verdicts(tmp_path)) == 2, 600), (tmp_path / "deploy.log").read_text()[-3000:]
         finally:
             serving.send_signal(signal.SIGINT)
             serving.wait(60)
@@ -102,7 +105,13 @@ def test_a_cron_deployment_fires_by_itself_and_notices_a_new_clip(tmp_path: Path
     said = (tmp_path / "deploy.log").read_text()
     assert "the champion, version" in said, "it was scored again, since the held-out clips changed"
     assert "mean: " in said, "the gate compared the two"
+    assert len(run_branches(project)) == 2
     assert git(project, "status", "--porcelain") == ""
+
+
+def verdicts(folder: Path) -> list[str]:
+    """What the gate said of each run, in the log of the deployment: it comes after the push."""
+    return re.findall(r"version \d+ (?:is champion|was refused)", (folder / "deploy.log").read_text())
 
 
 def run_branches(project: Path) -> list[str]:
