@@ -73,6 +73,7 @@ def test_kill_9_of_the_flow_in_grpo_leaves_nothing_and_the_next_run_resumes(tmp_
 def test_a_cron_deployment_fires_by_itself_and_notices_a_new_clip(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     succeed(project, "dvc", "repro", "--quiet", "corpus")
+    before = git(project, "status", "--porcelain")
     videos = tmp_path / "videos"
     shutil.copytree(project / "data/corpus", videos)
     lines = (videos / "annotations.jsonl").read_text().splitlines(keepends=True)
@@ -86,9 +87,9 @@ def test_a_cron_deployment_fires_by_itself_and_notices_a_new_clip(tmp_path: Path
     with (tmp_path / "deploy.log").open("wb") as log:
         command = [str(BIN / "vidbridge"), "deploy", "--cron", "* * * * *", "--source", str(videos)]
         # A shell starts background jobs with SIGINT ignored, and children inherit that; at a terminal it is not.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
         serving = subprocess.Popen(command, cwd=project, env=environment(project), stdout=log, stderr=log)
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, handler)
         try:
             assert wait_until(lambda: len(verdicts(tmp_path)) == 1, 600), (tmp_path / "deploy.log").read_text()[-3000:]
             for number, name in enumerate(names):
@@ -106,7 +107,7 @@ def test_a_cron_deployment_fires_by_itself_and_notices_a_new_clip(tmp_path: Path
     assert "the champion, version" in said, "it was scored again, since the held-out clips changed"
     assert "mean: " in said, "the gate compared the two"
     assert len(run_branches(project)) == 2
-    assert git(project, "status", "--porcelain") == ""
+    assert git(project, "status", "--porcelain") == before, "the person's own work tree was not touched"
 
 
 def verdicts(folder: Path) -> list[str]:
