@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -44,7 +43,7 @@ from stages.params import Params, load_params
 from stages.tracking.commits import record_commit
 from stages.tracking.registry import RegisterReport, register
 from stages.tracking.render import register_table
-from stages.tracking.runs import Terminated, pipeline_run
+from stages.tracking.runs import Terminated, is_gone, pipeline_run
 from stages.tracking.uri import is_server, tracking_uri
 
 #: How often the flow asks the server whether someone cancelled it.
@@ -218,7 +217,7 @@ def _end_lost_runs() -> None:
             flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[host]), state=running), limit=50
         ):
             pid = next((tag for tag in run.tags if tag.startswith("pid:")), me)
-            if pid != me and not psutil.pid_exists(int(pid.removeprefix("pid:"))):
+            if pid != me and run.start_time and is_gone(int(pid.removeprefix("pid:")), run.start_time.timestamp()):
                 client.set_flow_run_state(run.id, Crashed(message="its process was gone when the next run started"), force=True)
 
 

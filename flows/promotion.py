@@ -7,8 +7,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from flows.rescoring import rescore_champion
-from stages.tracking import gate
+from flows.rescoring import promote
 from stages.tracking.gate import Check, Promotion
 
 
@@ -28,10 +27,8 @@ def promotion(
         FlowError: the champion could not be scored again.
         TrackingError: the store does not answer, or there is no such version.
     """
-    if not new_evaluation:
-        rescore_champion(Path(root), version, get_run_logger().info)
-    decided = gate.promote(Path(root), version, author=author, reason=reason, new_evaluation=new_evaluation)
     logger = get_run_logger()
+    decided = promote(Path(root), version, logger.info, author=author, reason=reason, new_evaluation=new_evaluation)
     logger.info("version %d %s", decided.candidate.number, "is champion" if decided.moved else "was refused")
     for line in decided.decision.reasons:
         logger.info(line)

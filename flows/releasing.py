@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from flows import show
-from flows.rescoring import rescore_champion
+from flows import rescoring, show
 from stages import layout
 from stages.tracking import gate
 from stages.tracking.explain import explain as explain_version
@@ -24,9 +23,7 @@ def promote(root: Path, version: str | None, reason: str, new_evaluation: bool) 
 
         decided = promotion(root, version, reason=reason, new_evaluation=new_evaluation)
     else:
-        if not new_evaluation:
-            rescore_champion(root, version, show.console().print)
-        decided = gate.promote(root, version, reason=reason, new_evaluation=new_evaluation)
+        decided = rescoring.promote(root, version, show.console().print, reason=reason, new_evaluation=new_evaluation)
     out = show.console()
     out.print(promotion_table(decided))
     if decided.moved:

@@ -15,10 +15,31 @@ from flows.errors import FlowError
 from flows.processes import stream
 from flows.project import stage_environment
 from stages.tracking import gate
+from stages.tracking.gate import Promotion
 
 
-def rescore_champion(root: Path, version: str | None, log: Callable[[str], None]) -> bool:
-    """Score the champion on the evaluation of ``version`` (the candidate when None), if that is missing; whether it was done.
+def promote(
+    root: Path,
+    version: str | None,
+    log: Callable[[str], None],
+    *,
+    author: str | None = None,
+    reason: str = "",
+    new_evaluation: bool = False,
+) -> Promotion:
+    """Put the gate to ``version``, after the champion was scored again where that is needed and ``new_evaluation`` does not forbid it.
+
+    Raises:
+        FlowError: the champion could not be scored.
+        TrackingError: see :func:`stages.tracking.gate.promote`.
+    """
+    if not new_evaluation:
+        rescore_champion(root, version, log)
+    return gate.promote(root, version, author=author, reason=reason, new_evaluation=new_evaluation)
+
+
+def rescore_champion(root: Path, version: str | None, log: Callable[[str], None]) -> None:
+    """Score the champion on the evaluation of ``version`` (the candidate when None), if that is missing.
 
     The evaluation is that of the project's present data and parameters.
 
@@ -27,7 +48,7 @@ def rescore_champion(root: Path, version: str | None, log: Callable[[str], None]
         TrackingError: the store does not answer, or the present state is not the one the candidate was scored in.
     """
     if (found := gate.champion_to_rescore(root, version)) is None:
-        return False
+        return
     champion, digest = found
     log(f"the champion, version {champion.number}, was scored under another evaluation; scoring it under {digest}")
     folder = gate.load_checkpoint(root, champion.number)
@@ -41,4 +62,3 @@ def rescore_champion(root: Path, version: str | None, log: Callable[[str], None]
                 " mend the cause, or hold the candidate against the baselines only: vidbridge promote --new-evaluation"
             )
         gate.add_scores(root, champion, digest, out.read_text(encoding="utf-8"))
-    return True

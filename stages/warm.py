@@ -58,10 +58,14 @@ def ask(address: str, arguments: Sequence[str]) -> int:
             with suppress(OSError):
                 line.shutdown(socket.SHUT_WR)
 
+        # Sent whole before a signal may cut it off.
+        line.sendall(request)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, end)
-        line.sendall(request)
-        answer = line.recv(16)
+        try:
+            answer = line.recv(16)
+        except ConnectionResetError:  # it was killed before it read the request
+            answer = b""
         if not answer:
             print("error: the warm process was ended, and the stage with it; run again", file=sys.stderr)
             return 1
@@ -93,7 +97,12 @@ def serve(listener: socket.socket) -> Callable[[], None] | None:
             for key, _ in watched.select(_TICK_S / 4 if jobs else _TICK_S):
                 if key.fileobj is listener:
                     line, _peer = listener.accept()
-                    request, streams = _read(line)
+                    try:
+                        request, streams = _read(line)
+                    except (OSError, ValueError) as error:  # whoever asked was killed while asking
+                        print(f"a request that cannot be read: {error}", file=sys.stderr, flush=True)
+                        line.close()
+                        continue
                     pid = os.fork()
                     if pid == 0:
                         # The listener and the lines of other jobs are not the child's: they would stay open with it.

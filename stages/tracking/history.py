@@ -11,7 +11,8 @@ from stages.tracking.store import experiment_id, open_client
 
 @dataclass(frozen=True)
 class Cost:
-    """What one stage cost: seconds on the clock and of CPU, imports included, and its peak of resident memory."""
+    """What one stage cost: seconds on the clock and of CPU, with its imports unless a warm process had made them, and its peak of
+    resident memory."""
 
     wall_s: float
     cpu_s: float

@@ -153,24 +153,26 @@ def _recorded(client: MlflowClient, root: Path, name: str, tags: Mapping[str, st
         run.close(status)
 
 
-def end_lost_runs(client: MlflowClient, root: Path) -> int:
-    """End as KILLED what a dead process of this machine left RUNNING (``kill -9``, power); returns how many runs those were."""
+def is_gone(pid: int, started_s: float) -> bool:
+    """Whether the process of this machine that was at work at ``started_s`` (seconds since the epoch) has ended.
+
+    A process that started later has only got the same number.
+    """
     import psutil
 
-    ended = 0
+    try:
+        return psutil.Process(pid).create_time() > started_s
+    except psutil.NoSuchProcess:
+        return True
+
+
+def end_lost_runs(client: MlflowClient, root: Path) -> None:
+    """End as KILLED what a dead process of this machine left RUNNING (``kill -9``, power)."""
     mine = f"attributes.status = 'RUNNING' and tags.`{TAG}host` = '{socket.gethostname()}'"
     for run in client.search_runs([experiment_id(client, root)], mine):
-        try:
-            process = psutil.Process(int(run.data.tags[TAG + "pid"]))
-            # A process that started after the run has only got the same number.
-            alive = process.create_time() * 1000 <= run.info.start_time
-        except psutil.NoSuchProcess:
-            alive = False
-        if not alive:
+        if is_gone(int(run.data.tags[TAG + "pid"]), run.info.start_time / 1000):
             client.set_tag(run.info.run_id, TAG + "lost", "its process was gone when the next pipeline run started")
             client.set_terminated(run.info.run_id, "KILLED")
-            ended += 1
-    return ended
 
 
 def process_cost() -> dict[str, float]:

@@ -110,16 +110,21 @@ def test_from_the_first_champion_to_the_second_and_back(
     assert alias(project) == 13
 
 
+def another_evaluation(project: Path, repro: Callable[[Path], None], save: Callable[[Path, str], str], mean: str) -> None:
+    """A new candidate with this mean score, under the evaluation d2."""
+    (project / "rates.json").write_text("2\n")
+    (project / "means.json").write_text((project / "means.json").read_text().replace("d1", "d2").replace("0.8", mean))
+    repro(project)
+    save(project, "new test split")
+    register(project)
+
+
 def test_another_evaluation_is_not_compared_unless_one_says_it_is_new(
     project: Path, repro: Callable[[Path], None], save: Callable[[Path, str], str]
 ) -> None:
     register(project)
     promote(project)
-    (project / "rates.json").write_text("2\n")
-    (project / "means.json").write_text((project / "means.json").read_text().replace("d1", "d2").replace("0.8", "0.3"))
-    repro(project)
-    save(project, "new test split")
-    register(project)
+    another_evaluation(project, repro, save, "0.3")
     refused = promote(project)
     assert (refused.moved, alias(project)) == (False, 7)
     assert "different evaluations (d1 and d2" in refused.decision.reasons[0]
@@ -134,11 +139,7 @@ def test_a_champion_scored_again_under_the_new_evaluation_is_compared(
     assert champion_to_rescore(project) is None, "there is no champion"
     promote(project)
     assert champion_to_rescore(project) is None, "the candidate is the champion"
-    (project / "rates.json").write_text("2\n")
-    (project / "means.json").write_text((project / "means.json").read_text().replace("d1", "d2").replace("0.8", "0.7"))
-    repro(project)
-    save(project, "new test split")
-    register(project)
+    another_evaluation(project, repro, save, "0.7")
     found = champion_to_rescore(project)
     assert found is not None
     champion, digest = found
