@@ -286,10 +286,13 @@ def pipeline(root: Path, target: str = dvc.TARGET) -> PipelineReport | State[Any
         plan = dvc.plan(root, target)
     create_table_artifact(key="plan", table=plan_table(plan), description=f"What `{target}` needs, and why it runs")
     cancelled = threading.Event()
-    with _watching_for_cancel(cancelled), _pipeline_run(root, params, run_name) as mlflow_run:
+    with (
+        warmed(root, params, plan) as environ,
+        _watching_for_cancel(cancelled),
+        _pipeline_run(root, params, run_name) as mlflow_run,
+    ):
         _link_tracking(mlflow_run)
-        with warmed(root, params, plan) as environ:
-            board = _run_stages(root, plan, {PARENT: mlflow_run, **environ}, cancelled)
+        board = _run_stages(root, plan, {PARENT: mlflow_run, **environ}, cancelled)
         if cancelled.is_set():
             return Cancelled(message="cancelled; every stage has been ended, the next run goes on from the last checkpoints")
         if board.failed and not board.done:

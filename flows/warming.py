@@ -31,8 +31,7 @@ def warmed(root: Path, params: Params, plan: Plan) -> Iterator[dict[str, str]]:
         return
     # A socket's path must be short, which a project's folder may not be.
     with tempfile.TemporaryDirectory(prefix="vidbridge-") as folder, (state(root) / "warm.log").open("wb") as log:
-        address = str(Path(folder) / "warm")
         # More threads than one, even idle ones of a numerical library, would not survive the fork.
         env = stage_environment(root, {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"})
-        with guarded([sys.executable, "-m", "stages.warm", address], root, env, log):
-            yield {warm.VARIABLE: address}
+        with guarded([sys.executable, "-m", "stages.warm", folder], root, env, log):
+            yield {warm.VARIABLE: folder}

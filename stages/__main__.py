@@ -13,8 +13,6 @@ from stages.entry import run_verb
 
 #: Each is a module of this package with a ``main``, and a stage of ``dvc.yaml`` (but the last).
 VERBS = ("corpus", "ingest", "synthesize", "base", "baselines", "sft", "grpo", "evaluate", "summary", "rescore")
-#: These ask a warm process, if there is one. What comes before them runs while it is still importing.
-WARM = ("base", "baselines", "sft", "grpo", "evaluate", "summary", "rescore")
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -29,10 +27,10 @@ def run(arguments: Sequence[str]) -> None:
 
 def main() -> None:
     arguments = sys.argv[1:]
-    if (address := os.environ.get(warm.VARIABLE)) and arguments[:1] and arguments[0] in WARM:
+    if (folder := os.environ.get(warm.VARIABLE)) and arguments:
         # Refused: it has ended, or never started; what it would have saved is time only.
         with suppress(warm.Refused):
-            sys.exit(warm.ask(address, arguments))
+            sys.exit(warm.ask(folder, arguments))
     run(arguments)
 
 

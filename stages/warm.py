@@ -1,9 +1,10 @@
-"""A process that has imported what training needs, and forks one child for each verb it is asked to run.
+"""Processes that have imported what stages need, and fork one child for each verb they are asked to run.
 
-Importing torch, transformers and TRL takes longer than a stage of a tiny model. `vidbridge run` therefore starts one such process
-beside the first stages, and says in ``VIDBRIDGE_WARM`` where it listens; ``python -m stages VERB`` then asks it for a child instead of
-importing by itself. The child has the arguments, working directory, environment and streams of whoever asked, so DVC and the guard
-notice no difference, and it ends when whoever asked does. Without the variable (``dvc repro``) nothing of this happens.
+Importing torch, transformers and TRL takes longer than a stage of a tiny model. `vidbridge run` therefore starts such a process,
+and says in ``VIDBRIDGE_WARM`` where it listens; ``python -m stages VERB`` then asks it for a child instead of importing by itself.
+There are two: the one for data stages is ready first, and the one for models, its own fork, imports while they run. The child has
+the arguments, working directory, environment and streams of whoever asked, so DVC and the guard notice no difference, and it ends
+when whoever asked does. Without the variable (``dvc repro``) nothing of this happens.
 
 Only the standard library is imported here: asking must be quick.
 """
@@ -23,12 +24,24 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Where the process listens: the path of a UNIX socket.
+#: The folder with the UNIX sockets at which the processes listen.
 VARIABLE = "VIDBRIDGE_WARM"
 #: What a child that was asked to end may still take, in seconds. Less than a guard gives whoever asked.
 GRACE_S = 3.0
-#: Imported before the first request is answered.
-PRELOADED = ("stages.base", "stages.sft", "stages.grpo", "stages.learning.grpo", "stages.evaluate", "mlflow")
+#: What each process imports before it answers its first request; a process has what those before it have.
+PRELOADED: dict[str, tuple[str, ...]] = {
+    "data": (
+        *("dvc.repo", "dvc.repo.index", "dvc.stage.serialize", "dvc.dependency", "dvc.cachemgr", "dvc.data_cloud", "scmrepo.git"),
+        *("mlflow", "mlflow.store.tracking.sqlalchemy_store", "alembic.config", "alembic.command"),
+        *("decord", "scipy.optimize", "stages.corpus", "stages.ingest", "stages.synthesize", "stages.baselines", "stages.summary"),
+    ),
+    "model": ("deepspeed", "stages.base", "stages.sft", "stages.grpo", "stages.learning.grpo", "stages.evaluate"),
+}
+#: Which process each verb asks.
+ASKED: dict[str, str] = {
+    **dict.fromkeys(("corpus", "ingest", "synthesize", "baselines", "summary"), "data"),
+    **dict.fromkeys(("base", "sft", "grpo", "evaluate", "rescore"), "model"),
+}
 _LONGEST_REQUEST = 1 << 20
 _TICK_S = 0.2
 
@@ -37,14 +50,17 @@ class Refused(Exception):
     """Nobody listens at the address: whoever asked does the work itself."""
 
 
-def ask(address: str, arguments: Sequence[str]) -> int:
-    """Have ``python -m stages ARGUMENTS`` done by a child of the warm process, on this process's streams; returns its status.
+def ask(folder: str, arguments: Sequence[str]) -> int:
+    """Have ``python -m stages ARGUMENTS`` done by a child of a warm process, on this process's streams; returns its status.
 
     SIGTERM and SIGINT are passed on, and the child's end is waited for: whoever ends this process may rely on nothing being left.
 
     Raises:
-        Refused: nobody listens at ``address``.
+        Refused: nobody listens in ``folder`` for this verb.
     """
+    if arguments[0] not in ASKED:
+        raise Refused(f"{arguments[0]}: no process is kept warm for it")
+    address = str(Path(folder) / ASKED[arguments[0]])
     environ = {name: value for name, value in os.environ.items() if name != VARIABLE}
     request = json.dumps({"arguments": list(arguments), "folder": str(Path.cwd()), "environ": environ}).encode()
     with socket.socket(socket.AF_UNIX) as line:
@@ -182,14 +198,24 @@ def _become(request: dict[str, object], streams: Sequence[int]) -> Callable[[], 
     return work
 
 
-def main(address: str) -> None:
-    """``python -m stages.warm ADDRESS``: requests that come before everything is imported wait in the queue."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
+def main(folder: str) -> None:
+    """``python -m stages.warm FOLDER``: requests that come before everything is imported wait in the queue."""
+    listeners = {name: socket.socket(socket.AF_UNIX) for name in PRELOADED}
+    for name, listener in listeners.items():
+        listener.bind(str(Path(folder) / name))
         listener.listen()
-        for module in PRELOADED:
+    for name, modules in PRELOADED.items():
+        for module in modules:
             importlib.import_module(module)
-        work = serve(listener)
+        mine = listeners.pop(name)
+        # The one that goes on importing is the fork: whoever started this process waits for the first.
+        if not listeners or os.fork() != 0:
+            break
+        mine.close()
+    for listener in listeners.values():
+        listener.close()
+    with mine:
+        work = serve(mine)
     if work is not None:
         work()
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -46,8 +47,10 @@ def project(tmp_path: Path) -> Path:
         (package / name).write_text((ROOT / "stages" / name).read_text())
     (package / "sft.py").write_text(VERB)
     text = (package / "warm.py").read_text()
-    start = text.index("PRELOADED = (")
-    (package / "warm.py").write_text(text[:start] + 'PRELOADED = ("stages.sft",)' + text[text.index("\n", start) :])
+    start = text.index("PRELOADED:")
+    mine = 'PRELOADED = {"data": ("json",), "model": ("stages.sft",)}'
+    (package / "warm.py").write_text(text[:start] + mine + text[text.index("\n}", start) + 2 :])
+    (tmp_path / "s").mkdir()
     return tmp_path
 
 
@@ -57,13 +60,16 @@ def environment(project: Path, **changes: str) -> dict[str, str]:
 
 @pytest.fixture
 def warm(project: Path) -> Iterator[psutil.Process]:
-    process = subprocess.Popen([sys.executable, "-m", "stages.warm", str(project / "s")], cwd=project, env=environment(project))
+    """The process that is asked for `sft`: a fork of the one that was started."""
+    first = subprocess.Popen([sys.executable, "-m", "stages.warm", str(project / "s")], cwd=project, env=environment(project))
     deadline = time.monotonic() + 20
-    while not (project / "s").exists() and time.monotonic() < deadline:
+    while not (forks := psutil.Process(first.pid).children()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    yield psutil.Process(process.pid)
-    process.terminate()
-    process.wait(10)
+    yield forks[0]
+    with suppress(psutil.NoSuchProcess):
+        forks[0].kill()
+    first.terminate()
+    first.wait(10)
 
 
 def verb(project: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:

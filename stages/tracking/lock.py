@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class StageRecord:
         return digest({"cmd": self.cmd, "deps": dict(self.deps), "params": dict(self.params)})
 
 
-def read_lock(root: Path) -> dict[str, StageRecord]:
+def read_lock(root: Path) -> Mapping[str, StageRecord]:
     """The stages of ``dvc.lock`` by name; empty where there is no lock yet.
 
     Raises:
@@ -47,7 +48,13 @@ def read_lock(root: Path) -> dict[str, StageRecord]:
     return parse_lock(path.read_bytes(), str(path))
 
 
-def parse_lock(text: bytes, name: str = LOCK_FILE) -> dict[str, StageRecord]:
+@lru_cache(maxsize=8)
+def parse_lock(text: bytes, name: str = LOCK_FILE) -> Mapping[str, StageRecord]:
+    """Stages by name. Kept, since parsing takes 50 ms and the same lock is asked for once for every policy.
+
+    Raises:
+        TrackingError: it is no ``dvc.lock``.
+    """
     try:
         raw = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
         return {stage: _record(stage, entry) for stage, entry in ((raw or {}).get("stages") or {}).items()}
