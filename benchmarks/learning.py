@@ -4,9 +4,9 @@
 in a clone of the committed state (they share one DVC cache, so what arms have in common is made once, and a run that was stopped
 goes on where it was):
 
-- ``recipe``   the recipe as it is: a teacher that is careless in ``careless_share`` of its answers, then the GRPO rows
-- ``clean``    the same with a teacher that is never careless: nothing was broken beforehand for GRPO to mend
-- ``longer``   no GRPO; SFT on the careless teacher for as many more steps as take GRPO's time (``EXTRA_SFT_STEPS``)
+- ``recipe``   the recipe as it is: every answer that SFT sees is right and complete, the thinking before half of them is brief
+- ``thorough`` thinking is never brief: what is left for GRPO when a person has picked the traces that think well
+- ``longer``   no GRPO; SFT on the recipe's teacher for as many more steps as take GRPO's time (``EXTRA_SFT_STEPS``)
 
 What is reported was fixed before measuring: greedy decoding on the test split, mean over tasks, paired by sample.
 """
@@ -33,10 +33,13 @@ from benchmarks.machine import measured
 from stages import layout
 from stages.domain.metrics import paired_difference, task_results
 from stages.domain.records import Sample, Score
+from stages.domain.replies import parse_reply
 from stages.params import load_params
 from stages.rows import read_rows, write_json
 
-ARMS = ("recipe", "clean", "longer")
+ARMS = ("recipe", "thorough", "longer")
+#: Where brief thinking is taught beside the full one, and the answer has to be found: how long does a policy think there?
+THINKING_TASKS = ("dark_event_infer", "mix_vid_qa", "mcqa")
 #: Both GRPO rows of `tiny` take about as long as so many SFT steps (stage times of the same run, one core).
 EXTRA_SFT_STEPS = 500
 DRAWS, CONFIDENCE = 2000, 0.95
@@ -48,10 +51,10 @@ def arm_params(params: dict[str, Any], arm: str, seed: int) -> dict[str, Any]:
     changed["seed"] = seed
     changed["gate"]["registered_model"] += "-bench"
     (start,) = changed["sft"]
-    # What the tables need and no more: the untrained start scores 0, and the clean arm's middle row answers no question asked here.
+    # What the tables need and no more: the untrained start scores 0, and other arms' middle rows answer no question asked here.
     changed["evaluation"]["of"] = [row for row in changed["evaluation"]["of"] if row != "base"]
-    if arm == "clean":
-        changed["sft"][start]["careless_share"] = 0.0
+    if arm == "thorough":
+        changed["sft"][start]["brief_share"] = 0.0
         changed["evaluation"]["of"] = [start, list(changed["grpo"])[-1]]
     if arm == "longer":
         changed["sft"][start]["steps"] += EXTRA_SFT_STEPS
@@ -108,6 +111,12 @@ def clip_ids(folder: Path) -> dict[str, str]:
     return {sample.sample_id: sample.clip_id for file in files for sample in read_rows(file, Sample)}
 
 
+def thinking_words(rows: Sequence[Score]) -> float:
+    """Mean number of words between the think tags in :data:`THINKING_TASKS`; a reply without them has none."""
+    replies = [parse_reply(row.reply) for row in rows if row.task in THINKING_TASKS]
+    return float(np.mean([len(reply.thinking.split()) if reply else 0 for reply in replies]))
+
+
 def pooled(pairs: Sequence[tuple[Made, Made]]) -> dict[str, Any]:
     """Gain of the first over the second of each seed: the mean over seeds with a bootstrap over all seeds' clips, each task's,
     and the t interval over the seeds' own means (few seeds make it wide, and that is honest)."""
@@ -138,8 +147,8 @@ def measure(work: Path, seeds: Sequence[int], rows: dict[str, Any]) -> dict[str,
     at = {(seed, arm): work / f"{seed}-{arm}" for seed in seeds for arm in ARMS}
     policies = {
         **{f"recipe: {row}": ("recipe", row) for row in rows["of"]},
-        "clean: SFT": ("clean", start),
-        f"clean: {last}": ("clean", last),
+        "thorough: SFT": ("thorough", start),
+        f"thorough: {last}": ("thorough", last),
         "longer SFT": ("longer", start),
     }
     absolute = {}
@@ -149,12 +158,14 @@ def measure(work: Path, seeds: Sequence[int], rows: dict[str, Any]) -> dict[str,
             "tasks": {task: float(np.mean([result[task].mean for result in results])) for task in results[0]},
             "seeds": [float(np.mean([r.mean for r in result.values()])) for result in results],
             "format": float(np.mean([np.mean([r.format for r in result.values()]) for result in results])),
+            "thinking_words": float(np.mean([thinking_words(predictions((at[s, arm], row))) for s in seeds])),
         }
     compared = {
         **{f"recipe: {row} - SFT": (("recipe", row), ("recipe", start)) for row in rows["of"][1:]},
-        f"clean: {last} - SFT": (("clean", last), ("clean", start)),
+        f"thorough: {last} - SFT": (("thorough", last), ("thorough", start)),
         "longer SFT - SFT": (("longer", start), ("recipe", start)),
         f"recipe: {last} - longer SFT": (("recipe", last), ("longer", start)),
+        f"recipe: {last} - thorough: SFT": (("recipe", last), ("thorough", start)),
     }
     gains = {
         name: pooled([((at[s, later[0]], later[1]), (at[s, earlier[0]], earlier[1])) for s in seeds])
@@ -175,10 +186,11 @@ def table(result: dict[str, Any]) -> str:
     tasks = list(next(iter(result["absolute"].values()))["tasks"])
     seeds = ", ".join(str(seed) for seed in result["seeds"])
     lines = [f"{result['measured']} Commit {result['commit'][:12]}, seeds {seeds}.", ""]
-    lines += [f"| policy | {' | '.join(tasks)} | mean, a seed each | format |", "|---" * (len(tasks) + 3) + "|"]
+    lines += [f"| policy | {' | '.join(tasks)} | mean, a seed each | format | words of thinking |", "|---" * (len(tasks) + 4) + "|"]
     for name, row in result["absolute"].items():
         cells = " | ".join(f"{row['tasks'][task]:.3f}" for task in tasks)
-        lines.append(f"| {name} | {cells} | {' '.join(f'{mean:.3f}' for mean in row['seeds'])} | {row['format']:.3f} |")
+        seed_means = " ".join(f"{mean:.3f}" for mean in row["seeds"])
+        lines.append(f"| {name} | {cells} | {seed_means} | {row['format']:.3f} | {row['thinking_words']:.1f} |")
     lines += ["", f"| gain | {' | '.join(tasks)} | mean over tasks | t interval over seeds |", "|---" * (len(tasks) + 3) + "|"]
     for name, gain in result["gains"].items():
         cells = " | ".join(_interval(gain["tasks"][task]) for task in tasks)
@@ -193,7 +205,7 @@ def _interval(interval: dict[str, float]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--seeds", default="11,12,13", help="comma-separated; each has a corpus of its own (default: %(default)s)")
+    parser.add_argument("--seeds", default="21,22,23", help="comma-separated; each has a corpus of its own (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="arms at a time, one core each (default: %(default)s)")
     parser.add_argument(
         "--work", type=Path, default=Path(".vidbridge/bench-learning"), help="where the clones live (default: %(default)s)"

@@ -172,6 +172,8 @@ class SftRow(TrainingRow):
     samples_per_device: int = Field(gt=0)
     #: Share of the teacher's answers that are right but short (first event only, a vague verb).
     careless_share: Share
+    #: Share of the teacher's replies that think in brief (only the subject) and answer all the same.
+    brief_share: Share
 
 
 class GrpoRow(TrainingRow):

@@ -1,7 +1,8 @@
 """Cold start: teach the think/answer format and the tasks on traces of the training split.
 
-Run as ``python -m stages sft ROW``; writes ``models/ROW``. The generated corpus is its own teacher; ``careless_share`` of its answers
-are right but short, which is what reinforcement learning then has to mend.
+Run as ``python -m stages sft ROW``; writes ``models/ROW``. The generated corpus is its own teacher. ``careless_share`` of its answers
+are right but short, which is what reinforcement learning then has to mend; ``brief_share`` of its replies think in brief and are as
+right, and only reward can tell which way of thinking pays.
 """
 
 from __future__ import annotations
@@ -19,18 +20,23 @@ from stages.inputs import InputError, frame_loader, load_samples
 from stages.learning.cold_start import train_sft
 from stages.learning.distributed import launch
 from stages.learning.examples import Example
-from stages.params import load_params
+from stages.params import SftRow, load_params
 from stages.scratch import scratch_folder
 from stages.tracking.runs import stage_run
 
 
-def teach(sample: Sample, careless_share: float, seed: int) -> str | None:
-    """What the teacher replies to this sample; None when there is no trace. Careless or not is drawn for each sample on its own."""
-    if sample.trace is None:
+def teach(sample: Sample, row: SftRow, seed: int) -> str | None:
+    """What the teacher replies to this sample; None when there is no trace. Careless or not, brief or not are drawn for each sample
+    on its own."""
+    trace = sample.trace
+    if trace is None:
         return None
-    careless = Random(f"{seed}/teacher/{sample.sample_id}").random() < careless_share
-    answer = sample.trace.careless_answer if careless and sample.trace.careless_answer else sample.trace.answer
-    return render_reply(sample.trace.thinking, answer)
+    careless = Random(f"{seed}/teacher/{sample.sample_id}").random() < row.careless_share
+    brief = Random(f"{seed}/teacher/{sample.sample_id}/thinking").random() < row.brief_share
+    return render_reply(
+        (brief and trace.brief_thinking) or trace.thinking,
+        (careless and trace.careless_answer) or trace.answer,
+    )
 
 
 def main(*arguments: str) -> int:
@@ -45,7 +51,7 @@ def main(*arguments: str) -> int:
         examples = [
             Example(s.sample_id, s.task, sample_prompt(s, params.prompt), reply, partial(loader.load, s))
             for s in samples
-            if (reply := teach(s, row.careless_share, params.seed)) is not None
+            if (reply := teach(s, row, params.seed)) is not None
         ]
         if not examples:
             raise InputError(

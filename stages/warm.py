@@ -143,11 +143,16 @@ def serve(listener: socket.socket) -> Callable[[], None] | None:
 
 def _read(line: socket.socket) -> tuple[dict[str, object], list[int]]:
     head, streams, _flags, _address = socket.recv_fds(line, 4, 3)
-    length = int.from_bytes(head, "big")
-    if len(head) != 4 or len(streams) != 3 or length > _LONGEST_REQUEST:
-        raise ValueError(f"{VARIABLE}: a request of {len(head)} + {length} bytes and {len(streams)} streams cannot be read")
-    with line.makefile("rb") as stream:
-        request: dict[str, object] = json.loads(stream.read(length))
+    try:
+        length = int.from_bytes(head, "big")
+        if len(head) != 4 or len(streams) != 3 or length > _LONGEST_REQUEST:
+            raise ValueError(f"{VARIABLE}: a request of {len(head)} + {length} bytes and {len(streams)} streams cannot be read")
+        with line.makefile("rb") as stream:
+            request: dict[str, object] = json.loads(stream.read(length))
+    except (OSError, ValueError):
+        for number in streams:
+            os.close(number)
+        raise
     return request, streams
 
 

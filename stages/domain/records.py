@@ -116,6 +116,18 @@ class Clip(Record):
     subjects: tuple[Subject, ...] = ()
     questions: tuple[Question, ...] = ()
 
+    @property
+    def called(self) -> str | None:
+        """What words may call it: its only subject with its attributes ("red bar"), else its class label."""
+        if len(self.subjects) == 1:
+            return " ".join((*self.subjects[0].attributes, self.subjects[0].name))
+        return self.label
+
+    @property
+    def brief_thinking(self) -> str | None:
+        """The thinking of a teacher who looks, names what is there, and answers."""
+        return f"the {self.called}" if self.called else None
+
     @model_validator(mode="after")
     def _events_lie_inside(self) -> Clip:
         for event in self.events:
@@ -161,10 +173,12 @@ class Timeline(Record):
 
 
 class Trace(Record):
-    """How a teacher would reply: the thinking, the full answer, and the answer a careless teacher gives (right but short)."""
+    """How a teacher would reply. ``brief_thinking`` only names the subject, and the answer after it is the same; ``careless_answer``
+    is right but short."""
 
     thinking: str = Field(min_length=1)
     answer: str = Field(min_length=1)
+    brief_thinking: str | None = None
     careless_answer: str | None = None
 
 

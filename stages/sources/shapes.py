@@ -180,13 +180,16 @@ def _questions(subject: str, first: str, last: str, rng: Random) -> tuple[Questi
         options = [first, last, *rng.sample([verb for verb in VERBS if verb not in (first, last)], 2)]
         rng.shuffle(options)
         letter = {verb: "ABCD"[place] for place, verb in enumerate(options)}
+        named = {verb: f"{verb} {letter[verb]}" for verb in (first, last)}
+        # What was asked for stands last, where the answer takes its letter from: after the story in order, a small model took either.
+        story = f"{named[first]} then {named[last]}" if when == "last" else f"{named[last]} after {named[first]}"
         questions.append(
             Question(
                 question=f"what does {subject} do {when} ?",
                 options=tuple(options),
                 answer=letter[right],
                 # Thinking that names the letters is what binds a letter to its verb; without it none is learned.
-                rationale=f"{subject} {first} {letter[first]} then {last} {letter[last]}",
+                rationale=f"{subject} {story}",
             )
         )
     return tuple(questions)

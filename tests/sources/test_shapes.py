@@ -145,8 +145,9 @@ def test_questions_have_one_right_option_and_the_other_verb_among_the_wrong_ones
             assert len(set(question.options)) == 4
             assert set(clip.combination[2:]) <= set(question.options) <= set(VERBS)
             assert question.options["ABCD".index(question.answer)] == right
-            named = [f"{verb} {'ABCD'[question.options.index(verb)]}" for verb in clip.combination[2:]]
-            assert question.rationale == f"the {row.label} {named[0]} then {named[1]}"
+            first, last = (f"{verb} {'ABCD'[question.options.index(verb)]}" for verb in clip.combination[2:])
+            told = f"{first} then {last}" if when == "last" else f"{last} after {first}"
+            assert question.rationale == f"the {row.label} {told}"
             letters.append(question.answer)
     assert min(letters.count(letter) for letter in "ABCD") > 120
 

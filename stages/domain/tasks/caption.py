@@ -36,7 +36,7 @@ def make(clip: Clip, settings: Settings, sampled_frames: int, seed: int) -> tupl
         question=QUESTION,
         reference=clip.caption,
         events=tuple(event.caption for event in clip.events)[:MAX_EVENTS],
-        trace=Trace(thinking=clip.caption, answer=clip.caption, careless_answer=first),
+        trace=Trace(thinking=clip.caption, answer=clip.caption, brief_thinking=clip.brief_thinking, careless_answer=first),
     )
     return [sample], []
 

@@ -76,7 +76,12 @@ def _sample(clip: Clip, event: Event, sampled_frames: int) -> Sample:
         question=QUESTION,
         reference=event.caption,
         events=(event.caption,),
-        trace=Trace(thinking=story, answer=event.caption, careless_answer=vague(event.caption)),
+        trace=Trace(
+            thinking=story,
+            answer=event.caption,
+            brief_thinking=clip.brief_thinking,
+            careless_answer=vague(event.caption),
+        ),
     )
 
 

@@ -44,7 +44,7 @@ def _sample(clip: Clip, number: int, question: Question, sampled_frames: int) ->
         question=question.question,
         options=question.options,
         reference=question.answer,
-        trace=Trace(thinking=story, answer=question.answer),
+        trace=Trace(thinking=story, answer=question.answer, brief_thinking=clip.brief_thinking),
     )
 
 

@@ -41,13 +41,6 @@ class Settings(Record):
         return self
 
 
-def subject_of(clip: Clip) -> str | None:
-    """What a question may call the clip: its only subject with its attributes, else its class label."""
-    if len(clip.subjects) == 1:
-        return " ".join((*clip.subjects[0].attributes, clip.subjects[0].name))
-    return clip.label
-
-
 def unsuitable(clip: Clip, partner: Clip) -> str | None:
     """Why these two must not be mixed; None when they may.
 
@@ -87,7 +80,7 @@ def _point(key: str) -> int:
 
 def make(clip: Clip, ring: Ring, settings: Settings, sampled_frames: int, seed: int) -> tuple[list[Sample], list[Reject]]:
     """Up to ``per_clip`` samples that ask about ``clip``, each mixed with another partner."""
-    subject = subject_of(clip)
+    subject = clip.called
     if subject is None or not clip.events:
         missing = "an event to ask about" if subject else "a single subject or a class label to name it by"
         return [], [Reject(item=clip.clip_id, reason="nothing-to-ask", detail=f"the annotation lacks {missing}")]
@@ -149,7 +142,12 @@ def _sample(clip: Clip, partner: Clip, timeline: Timeline, subject: str, sampled
         question=f"what does the {subject} do {which} ?",
         reference=event.caption,
         events=(event.caption,),
-        trace=Trace(thinking=story, answer=event.caption, careless_answer=vague(event.caption)),
+        trace=Trace(
+            thinking=story,
+            answer=event.caption,
+            brief_thinking=clip.brief_thinking,
+            careless_answer=vague(event.caption),
+        ),
     )
 
 
