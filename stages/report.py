@@ -50,7 +50,7 @@ def _content(root: Path, params: Params) -> dict[str, Any]:
     candidate = tables[params.candidate]
     tasks = list(candidate["tasks"])
     metrics = _json(root / layout.REPORTS / "metrics.json")
-    careless = max((row.careless_share for row in params.sft.values()), default=0.0)
+    teachers = params.sft.values()
     return {
         "recipe": params.recipe,
         "model": params.model.family if params.model.kind == "tiny" else f"{params.model.name} @ {params.model.revision}",
@@ -60,7 +60,8 @@ def _content(root: Path, params: Params) -> dict[str, Any]:
         "split": candidate["split"],
         "samples": candidate["samples"],
         "confidence": round(100 * params.evaluation.confidence),
-        "careless": round(100 * careless),
+        "careless": round(100 * max((row.careless_share for row in teachers), default=0.0)),
+        "brief": round(100 * max((row.brief_share for row in teachers), default=0.0)),
         "scores": [*_trivial_rows(tables["baselines"], tasks), *_policy_rows(params, tables, tasks)],
         "gains": _gain_rows(metrics["gains"], tasks),
         "figures": _figures(root),
