@@ -4,7 +4,8 @@
 in a clone of the committed state (they share one DVC cache, so what arms have in common is made once, and a run that was stopped
 goes on where it was):
 
-- ``recipe``   the recipe as it is: every answer that SFT sees is right and complete, the thinking before half of them is brief
+- ``recipe``   the recipe as it is: every answer that SFT sees is right and complete; in the proxy tasks the thinking before half of
+               them is brief
 - ``thorough`` thinking is never brief: what is left for GRPO when a person has picked the traces that think well
 - ``longer``   no GRPO; SFT on the recipe's teacher for as many more steps as take GRPO's time (``EXTRA_SFT_STEPS``)
 
@@ -39,7 +40,7 @@ from stages.rows import read_rows, write_json
 
 ARMS = ("recipe", "thorough", "longer")
 #: Where brief thinking is taught beside the full one, and the answer has to be found: how long does a policy think there?
-THINKING_TASKS = ("dark_event_infer", "mix_vid_qa", "mcqa")
+THINKING_TASKS = ("dark_event_infer", "mix_vid_qa")
 #: Both GRPO rows of `tiny` take about as long as so many SFT steps (stage times of the same run, one core).
 EXTRA_SFT_STEPS = 500
 DRAWS, CONFIDENCE = 2000, 0.95
@@ -54,7 +55,7 @@ def arm_params(params: dict[str, Any], arm: str, seed: int) -> dict[str, Any]:
     # What the tables need and no more: the untrained start scores 0, and other arms' middle rows answer no question asked here.
     changed["evaluation"]["of"] = [row for row in changed["evaluation"]["of"] if row != "base"]
     if arm == "thorough":
-        changed["sft"][start]["brief_share"] = 0.0
+        changed["sft"][start]["brief_share"] = {}
         changed["evaluation"]["of"] = [start, list(changed["grpo"])[-1]]
     if arm == "longer":
         changed["sft"][start]["steps"] += EXTRA_SFT_STEPS

@@ -172,8 +172,8 @@ class SftRow(TrainingRow):
     samples_per_device: int = Field(gt=0)
     #: Share of the teacher's answers that are right but short (first event only, a vague verb).
     careless_share: Share
-    #: Share of the teacher's replies that think in brief (only the subject) and answer all the same.
-    brief_share: Share
+    #: By task, the share of the teacher's replies that think in brief (only the subject) and answer all the same; 0 where none is named.
+    brief_share: dict[TaskName, Share]
 
 
 class GrpoRow(TrainingRow):

@@ -61,7 +61,7 @@ def _content(root: Path, params: Params) -> dict[str, Any]:
         "samples": candidate["samples"],
         "confidence": round(100 * params.evaluation.confidence),
         "careless": round(100 * max((row.careless_share for row in teachers), default=0.0)),
-        "brief": round(100 * max((row.brief_share for row in teachers), default=0.0)),
+        "brief": round(100 * max((share for row in teachers for share in row.brief_share.values()), default=0.0)),
         "scores": [*_trivial_rows(tables["baselines"], tasks), *_policy_rows(params, tables, tasks)],
         "gains": _gain_rows(metrics["gains"], tasks),
         "figures": _figures(root),

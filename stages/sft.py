@@ -32,7 +32,7 @@ def teach(sample: Sample, row: SftRow, seed: int) -> str | None:
     if trace is None:
         return None
     careless = Random(f"{seed}/teacher/{sample.sample_id}").random() < row.careless_share
-    brief = Random(f"{seed}/teacher/{sample.sample_id}/thinking").random() < row.brief_share
+    brief = Random(f"{seed}/teacher/{sample.sample_id}/thinking").random() < row.brief_share.get(sample.task, 0.0)
     return render_reply(
         (brief and trace.brief_thinking) or trace.thinking,
         (careless and trace.careless_answer) or trace.answer,

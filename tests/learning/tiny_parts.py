@@ -101,7 +101,7 @@ def sft_row(**changes: Any) -> SftRow:
         "learning_rate": 3e-3,
         "save_steps": 2,
         "careless_share": 0.0,
-        "brief_share": 0.0,
+        "brief_share": {},
     }
     return SftRow.model_validate({**_SHARED, **values, **changes})
 
