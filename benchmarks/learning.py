@@ -1,12 +1,13 @@
 """Does reinforcement learning help? GRPO over SFT on several seeds, with the controls that could explain it away.
 
-``make bench-learning`` runs it: for every seed a corpus of its own, and three arms of the present recipe, each a plain ``dvc repro``
+``make bench-learning`` runs it: for every seed a corpus of its own, and four arms of the present recipe, each a plain ``dvc repro``
 in a clone of the committed state (they share one DVC cache, so what arms have in common is made once, and a run that was stopped
 goes on where it was):
 
-- ``recipe``   the recipe as it is: every answer that SFT sees is right and complete; in the proxy tasks the thinking before half of
-               them is brief
-- ``thorough`` thinking is never brief: what is left for GRPO when a person has picked the traces that think well
+- ``recipe``   the recipe as it is: half of the answers that SFT sees are right and short, a fault that GRPO can mend
+- ``clean``    every answer is right and complete; in the proxy tasks the thinking before half of them is brief, and only reward can tell
+               which way of thinking pays
+- ``thorough`` complete answers, full thinking: what is left for GRPO when a person has picked the traces
 - ``longer``   no GRPO; SFT on the recipe's teacher for as many more steps as take GRPO's time (``EXTRA_SFT_STEPS``)
 
 What is reported was fixed before measuring: greedy decoding on the test split, mean over tasks, paired by sample.
@@ -38,7 +39,12 @@ from stages.domain.replies import parse_reply
 from stages.params import load_params
 from stages.rows import read_rows, write_json
 
-ARMS = ("recipe", "thorough", "longer")
+ARMS = ("recipe", "clean", "thorough", "longer")
+#: The teachers of the arms that differ from the recipe's in nothing else.
+TEACHERS: dict[str, dict[str, Any]] = {
+    "clean": {"careless_share": 0.0, "brief_share": {"dark_event_infer": 0.5, "mix_vid_qa": 0.5}},
+    "thorough": {"careless_share": 0.0, "brief_share": {}},
+}
 #: Where brief thinking is taught beside the full one, and the answer has to be found: how long does a policy think there?
 THINKING_TASKS = ("dark_event_infer", "mix_vid_qa")
 #: Both GRPO rows of `tiny` take about as long as so many SFT steps (stage times of the same run, one core).
@@ -54,8 +60,8 @@ def arm_params(params: dict[str, Any], arm: str, seed: int) -> dict[str, Any]:
     (start,) = changed["sft"]
     # What the tables need and no more: the untrained start scores 0, and other arms' middle rows answer no question asked here.
     changed["evaluation"]["of"] = [row for row in changed["evaluation"]["of"] if row != "base"]
-    if arm == "thorough":
-        changed["sft"][start]["brief_share"] = {}
+    if arm in TEACHERS:
+        changed["sft"][start] |= TEACHERS[arm]
         changed["evaluation"]["of"] = [start, list(changed["grpo"])[-1]]
     if arm == "longer":
         changed["sft"][start]["steps"] += EXTRA_SFT_STEPS
@@ -148,8 +154,7 @@ def measure(work: Path, seeds: Sequence[int], rows: dict[str, Any]) -> dict[str,
     at = {(seed, arm): work / f"{seed}-{arm}" for seed in seeds for arm in ARMS}
     policies = {
         **{f"recipe: {row}": ("recipe", row) for row in rows["of"]},
-        "thorough: SFT": ("thorough", start),
-        f"thorough: {last}": ("thorough", last),
+        **{f"{arm}: {name}": (arm, row) for arm in TEACHERS for name, row in (("SFT", start), (last, last))},
         "longer SFT": ("longer", start),
     }
     absolute = {}
@@ -163,7 +168,7 @@ def measure(work: Path, seeds: Sequence[int], rows: dict[str, Any]) -> dict[str,
         }
     compared = {
         **{f"recipe: {row} - SFT": (("recipe", row), ("recipe", start)) for row in rows["of"][1:]},
-        f"thorough: {last} - SFT": (("thorough", last), ("thorough", start)),
+        **{f"{arm}: {last} - SFT": ((arm, last), (arm, start)) for arm in TEACHERS},
         "longer SFT - SFT": (("longer", start), ("recipe", start)),
         f"recipe: {last} - longer SFT": (("recipe", last), ("longer", start)),
         f"recipe: {last} - thorough: SFT": (("recipe", last), ("thorough", start)),
