@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from flows import dvc, upkeep
 from flows.errors import DvcError, UsageError
+from stages.params import load_params
 
 
 def states(root: Path, target: str = "summary") -> dict[str, str]:
@@ -46,10 +48,13 @@ def test_after_a_run_nothing_is_left_to_do(done: Path) -> None:
 
 def test_a_parameter_re_runs_its_stage_and_what_follows_and_the_reason_names_it(done: Path) -> None:
     text = (done / "params.yaml").read_text()
+    before = load_params(done / "params.yaml").grpo["general"].learning_rate
     head, general = text.split("  general:", 1)
-    (done / "params.yaml").write_text(head + "  general:" + general.replace("learning_rate: 2.0e-4", "learning_rate: 3.0e-4", 1))
+    changed, found = re.subn(r"learning_rate: \S+", "learning_rate: 3.0e-4", general, count=1)
+    assert (found, before != 3.0e-4) == (1, True)
+    (done / "params.yaml").write_text(head + "  general:" + changed)
     assert [step.name for step in dvc.plan(done).to_run] == ["grpo@general", "evaluate@general", "summary"]
-    assert why(done, "grpo@general") == ("params grpo.general.learning_rate: 0.0002 -> 0.0003",)
+    assert why(done, "grpo@general") == (f"params grpo.general.learning_rate: {before} -> 0.0003",)
     assert why(done, "evaluate@general") == ("models/general will change (grpo@general)",)
     assert why(done, "evaluate@base") == ()
 
