@@ -4,7 +4,7 @@
 in a clone of the committed state (they share one DVC cache, so what arms have in common is made once, and a run that was stopped
 goes on where it was):
 
-- ``recipe``   the recipe as it is: half of the answers that SFT sees are right and short, a fault that GRPO can mend
+- ``recipe``   the recipe as it is: ``careless_share`` of the answers that SFT sees are right and short, a fault that GRPO can mend
 - ``clean``    every answer is right and complete; in the proxy tasks the thinking before half of them is brief, and only reward can tell
                which way of thinking pays
 - ``thorough`` complete answers, full thinking: what is left for GRPO when a person has picked the traces

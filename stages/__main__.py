@@ -12,7 +12,7 @@ from stages import warm
 from stages.entry import run_verb
 
 #: Each is a module of this package with a ``main``, and a stage of ``dvc.yaml`` (but the last).
-VERBS = ("corpus", "ingest", "synthesize", "base", "baselines", "sft", "grpo", "evaluate", "summary", "rescore")
+VERBS = tuple(warm.ASKED)
 
 
 def run(arguments: Sequence[str]) -> None:

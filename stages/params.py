@@ -172,7 +172,8 @@ class SftRow(TrainingRow):
     samples_per_device: int = Field(gt=0)
     #: Share of the teacher's answers that are right but short (first event only, a vague verb).
     careless_share: Share
-    #: By task, the share of the teacher's replies that think in brief (only the subject) and answer all the same; 0 where none is named.
+    #: By task, the share of the teacher's replies that think in brief (only the subject) and answer all the same; 0 where none is
+    #: named. A trace that knows no brief way (a structured caption, a clip without a name) is taught as it is.
     brief_share: dict[TaskName, Share]
 
 

@@ -211,7 +211,9 @@ def main(folder: str) -> None:
         listener.listen()
     for name, modules in PRELOADED.items():
         for module in modules:
-            importlib.import_module(module)
+            # Not installed here (decord off x86-64): who is asked for a verb that needs it says so, or does without.
+            with suppress(ImportError):
+                importlib.import_module(module)
         mine = listeners.pop(name)
         # The one that goes on importing is the fork: whoever started this process waits for the first.
         if not listeners or os.fork() != 0:

@@ -48,7 +48,7 @@ def project(tmp_path: Path) -> Path:
     (package / "sft.py").write_text(VERB)
     text = (package / "warm.py").read_text()
     start = text.index("PRELOADED:")
-    mine = 'PRELOADED = {"data": ("json",), "model": ("stages.sft",)}'
+    mine = 'PRELOADED = {"data": ("json", "not_installed_here"), "model": ("stages.sft",)}'
     (package / "warm.py").write_text(text[:start] + mine + text[text.index("\n}", start) + 2 :])
     (tmp_path / "s").mkdir()
     return tmp_path
