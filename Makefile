@@ -38,7 +38,7 @@ $(UV):
 	$(UV) sync --frozen --python $(PYTHON)
 	@touch $@
 
-demo: env  ## From nothing to a promoted champion, twelve to thirteen minutes on two cores
+demo: env  ## From nothing to a promoted champion, ten to twelve minutes on two cores
 	@$(RUN) vidbridge run --yes
 	@$(RUN) vidbridge report
 	@$(RUN) vidbridge promote --reason "make demo"
