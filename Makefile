@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow bench bench-learning clean
+.PHONY: help env demo test lint test-slow bench bench-video bench-learning zoo clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -57,6 +57,12 @@ test-slow: env  ## Proofs that take minutes
 
 bench: env  ## Speed and memory, as ratios taken in one run
 	$(RUN) python -m benchmarks.pipeline
+
+bench-video: env  ## What reading, editing and synthesis cost, as ratios taken in one run
+	$(RUN) python -m benchmarks.video
+
+zoo: env  ## Awkward videos through ingest and reader: right, wrong and set aside, file by file
+	$(RUN) pytest -q tests/video/test_zoo.py
 
 bench-learning: env  ## GRPO over SFT on several seeds, with controls and intervals
 	$(RUN) python -m benchmarks.learning

@@ -23,6 +23,8 @@ recipe_app = typer.Typer(help="Choose what params.yaml says. Example: vidbridge 
 scratch_app = typer.Typer(
     help="The state from which interrupted training resumes. Example: vidbridge scratch status", no_args_is_help=True
 )
+data_app = typer.Typer(help="Look at videos and samples. Example: vidbridge data check /path/to/videos", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(scratch_app, name="scratch")
 
@@ -208,6 +210,53 @@ def ui(
     deploying.ui(_root(), prefect_port, mlflow_port)
 
 
+@data_app.command("check")
+def data_check(
+    folder: Annotated[Path, typer.Argument(help="Folder with videos and their annotations.")],
+    format: Annotated[
+        str | None, typer.Option(help="jsonl, coin, kinetics, activitynet_captions or vidbridge_r1; ingest.format when left out.")
+    ] = None,
+    annotations: Annotated[
+        str | None, typer.Option(help="The annotation file in it; the format's usual one when left out.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="List everything that is set aside.")] = False,
+) -> None:
+    """Show what ingest would accept and set aside, and why; nothing is written. Example: vidbridge data check ~/coin --format coin"""
+    from flows import data
+
+    data.check(_root(), folder.resolve(), format, annotations, every=every)
+
+
+@data_app.command("browse")
+def data_browse(
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("data.html"),
+    samples: Annotated[int, typer.Option(min=1, help="Samples of each task and split that it shows.")] = 8,
+) -> None:
+    """Write one HTML page of samples as film strips, of what was set aside, and the data card. Example: vidbridge data browse"""
+    from flows import data
+
+    data.browse(_root(), out.resolve(), samples)
+
+
+@data_app.command("export")
+def data_export(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    kind: Annotated[
+        str, typer.Option("--as", help="mp4 (videos, frame by frame), trl (JSONL and videos) or datasets (Parquet).")
+    ] = "trl",
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be given again.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given again.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many of each task and split.")] = None,
+) -> None:
+    """Write samples for other tools. A second call makes only the videos that are missing.
+
+    Example: vidbridge data export proxies --as datasets --task dark_event_infer --task mix_vid_qa
+    """
+    from flows import data
+
+    data.export(_root(), out.resolve(), kind, task or [], split or [], limit)
+
+
 @recipe_app.command("list")
 def recipe_list() -> None:
     """List the recipes. Example: vidbridge recipe list"""
@@ -268,7 +317,14 @@ def scratch_clean(
 def _known_errors() -> tuple[type[Exception], ...]:
     """Errors whose message is all a person needs. Only modules that were imported anyway can have raised one of theirs."""
     known: list[type[Exception]] = [FlowError]
-    for module, name in (("stages.params", "ParamsError"), ("stages.tracking.uri", "TrackingError")):
+    for module, name in (
+        ("stages.params", "ParamsError"),
+        ("stages.tracking.uri", "TrackingError"),
+        ("stages.inputs", "InputError"),
+        ("stages.workers", "WorkersError"),
+        ("stages.video.errors", "VideoError"),
+        ("stages.video.errors", "FfmpegMissing"),
+    ):
         if module in sys.modules:
             known.append(getattr(sys.modules[module], name))
     return tuple(known)

@@ -106,15 +106,17 @@ def configure(root: Path, recipe: str | None, source: str | None) -> None:
         recipes.use(root, recipe, force=True)
     if not source:
         return
-    folder = Path(source).expanduser()
-    if not folder.is_absolute() or not (folder / layout.ANNOTATIONS_FILE).is_file():
-        raise UsageError(
-            f"source: {source!r} is no absolute path of a folder with {layout.ANNOTATIONS_FILE}; name the folder of your videos"
-        )
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
     table = yaml.load((root / PARAMS).read_text(encoding="utf-8"))
+    folder = Path(source).expanduser()
+    plain = table["ingest"]["format"] == "jsonl"
+    name = table["ingest"]["annotations"] or (layout.ANNOTATIONS_FILE if plain else None)
+    if not folder.is_absolute() or not (folder / name if name else folder).exists():
+        raise UsageError(
+            f"source: {source!r} is no absolute path of a folder with {name or 'annotations'}; name the folder of your videos"
+        )
     table["ingest"]["source"] = str(folder)
     with (root / PARAMS).open("w", encoding="utf-8") as file:
         yaml.dump(table, file)

@@ -108,6 +108,14 @@ def _opened(root: Path) -> Iterator[Any]:
     except DvcException as error:
         chain = [str(error)] + ([str(error.__cause__)] if error.__cause__ else [])
         raise DvcError(f"dvc.yaml: {': '.join(chain)}; `dvc status` in {root} shows more") from error
+    except OSError as error:
+        # DVC follows links when it hashes a folder, and ends at one that leads nowhere.
+        if error.filename is None or not Path(error.filename).is_symlink():
+            raise
+        raise DvcError(
+            f"ingest.source: {error.filename!r} is a link that leads nowhere ({error.strerror}), and DVC cannot hash it; remove such"
+            f" links: find {Path(error.filename).parent} -xtype l -delete"
+        ) from error
 
 
 def _selected(stages: list[Any], target: str) -> list[Any]:

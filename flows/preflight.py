@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from flows.dvc import Plan
@@ -92,11 +93,26 @@ def _source(root: Path, params: Params, plan: Plan) -> list[str]:
         return [
             f"ingest.source: {params.ingest.source!r} is no folder; name that of your videos in params.yaml ({layout.CORPUS}: generated)"
         ]
-    if not (folder / layout.ANNOTATIONS_FILE).is_file():
-        return [
-            f"ingest.source: {params.ingest.source!r} holds no {layout.ANNOTATIONS_FILE}; add one line of JSON for each video (see README)"
-        ]
-    return []
+    # Which file another format is read from, its adapter knows and says.
+    name = params.ingest.annotations or (layout.ANNOTATIONS_FILE if params.ingest.format == "jsonl" else None)
+    if name is not None and not (folder / name).is_file():
+        remedy = (
+            "add one line of JSON for each video (see README)" if name == layout.ANNOTATIONS_FILE else "correct ingest.annotations"
+        )
+        return [f"ingest.source: {params.ingest.source!r} holds no {name}; {remedy}"]
+    return [
+        f"ingest.source: {str(link)!r} is a link that leads nowhere, and DVC cannot hash it; remove such links:"
+        f" find {folder} -xtype l -delete"
+        for link in islice(_dangling_links(folder), 3)
+    ]
+
+
+def _dangling_links(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            if path.is_symlink() and not path.exists():
+                yield path
 
 
 def check(root: Path, params: Params, plan: Plan) -> None:

@@ -11,11 +11,12 @@ from functools import partial
 
 from stages import layout
 from stages.params import Params, load_params
-from stages.sources.jsonl import Annotation, write_annotations
+from stages.sources.annotation import Annotation
+from stages.sources.jsonl import write_annotations
 from stages.sources.shapes import PlannedClip, annotate, draw_scene, plan, render
 from stages.tracking.runs import stage_run
-from stages.video.encoder import encode, ffmpeg_binary
-from stages.workers import map_items
+from stages.video.encoder import TIMEOUT_S, encode, ffmpeg_binary
+from stages.workers import Lost, WorkersError, map_items
 
 
 def main() -> int:
@@ -25,7 +26,11 @@ def main() -> int:
     with stage_run("corpus", params) as run:
         started = time.monotonic()
         _clear()
-        made = list(map_items(partial(_make, params=params), clips, "corpus"))
+        made = []
+        for clip, result in zip(clips, map_items(partial(_make, params=params), clips, "corpus", timeout_s=TIMEOUT_S), strict=True):
+            if isinstance(result, Lost):
+                raise WorkersError(f"corpus: clip {clip.clip_id}: {result.detail}; try fewer processes: VIDBRIDGE_WORKERS=1")
+            made.append(result)
         write_annotations((row for row, _ in made), layout.CORPUS / layout.ANNOTATIONS_FILE)
         size_bytes, seconds = sum(size for _, size in made), time.monotonic() - started
         counted = {"clips": len(made), "bytes": size_bytes, "commands_built_by_ffmpeg_python": len(made), "seconds": seconds}

@@ -46,7 +46,7 @@ def load_clips() -> dict[str, Clip]:
 def frame_loader(params: Params) -> FrameLoader:
     """Frames of samples, decoded from the source folder and kept in memory up to a bound."""
     megabytes = int(os.environ.get("VIDBRIDGE_FRAME_CACHE_MB", FRAME_CACHE_MB))
-    return FrameLoader(load_clips(), Path(params.ingest.source), megabytes * 1_000_000)
+    return FrameLoader(load_clips(), Path(params.ingest.source), megabytes * 1_000_000, layout.CLIPS)
 
 
 def samples_present() -> dict[Split, list[TaskName]]:

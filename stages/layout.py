@@ -8,8 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 CORPUS = Path("data/corpus")
-#: Written by ingest: ``manifest.jsonl`` (Clip), ``rejects.jsonl`` (Reject), ``summary.json``.
+#: Written by ingest: ``manifest.jsonl`` (Clip), ``rejects.jsonl`` (Reject), ``summary.json``, ``card.md``, and what was encoded anew.
 CLIPS = Path("data/clips")
+NORMALISED = "normalised"
+CARD_FILE = "card.md"
 #: Written by synthesize: ``<split>/<task>.jsonl`` (Sample), ``rejects.jsonl``, ``summary.json``, ``sheets/<task>.png``.
 SAMPLES = Path("data/samples")
 MODELS = Path("models")

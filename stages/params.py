@@ -51,13 +51,20 @@ class CorpusParams(Table):
 
 
 class IngestParams(Table):
-    #: A folder with videos and ``annotations.jsonl``; ``data/corpus`` is the generated one. Relative to the project or absolute.
+    #: A folder with videos and their annotations; ``data/corpus`` is the generated one. Relative to the project or absolute.
     source: str = Field(min_length=1)
+    #: How the annotations are written (:mod:`stages.sources.formats`), and in which file of the folder; None: the format's usual one.
+    format: Literal["jsonl", "coin", "kinetics", "activitynet_captions", "vidbridge_r1"]
+    annotations: str | None
     #: Shares of the source videos that go to validation and test where the annotations name no split.
     validation_share: Share
     test_share: Share
     min_frames: int = Field(ge=2)
     max_duration_s: Positive
+    #: What a clip may take to be examined; then its process is ended and the clip set aside.
+    timeout_s: Positive
+    #: Encode files anew that decord must not read (open GOPs, other containers, rotation …): once here, instead of slow reading for ever.
+    normalise: bool
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> IngestParams:
@@ -78,6 +85,8 @@ class SynthesizeTasks(TaskSettings):
 class SynthesizeParams(Table):
     sampled_frames: int = Field(ge=2, multiple_of=2)
     contact_sheet_samples: int = Field(ge=1, le=32)
+    #: Share of dark events that may be told from words alone (class, other events) before synthesis fails.
+    max_text_only: Share
     tasks: SynthesizeTasks
 
 

@@ -5,64 +5,72 @@ Run as ``python -m stages synthesize``; writes ``data/samples``.
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections import Counter
-
-from tqdm import tqdm
+from itertools import islice
+from pathlib import Path
 
 from stages import layout
-from stages.domain.records import SPLITS, Reject, Sample, TaskName
-from stages.domain.synthesis import synthesise
-from stages.domain.tasks.dark_event_infer import dark_frames
-from stages.inputs import frame_loader, load_clips
+from stages.domain.records import SPLITS, Sample
+from stages.inputs import frame_loader
 from stages.params import Params, load_params
-from stages.rows import write_json, write_rows
+from stages.rows import iterate_rows, write_json
+from stages.scratch import scratch_folder
+from stages.synthesising import TextOnly, synthesise_manifest, text_only
 from stages.tracking.runs import stage_run
 from stages.video.sheets import sample_sheet
+
+MANIFEST = layout.CLIPS / "manifest.jsonl"
 
 
 def main() -> int:
     params = load_params()
+    settings = params.synthesize
+    code = [Path(__file__).parent / name for name in ("domain", "synthesising.py", "manifest.py")]
+    scratch = scratch_folder("synthesize", [settings, params.seed], [layout.CLIPS], code)
     with stage_run("synthesize", params) as run:
-        samples, rejects = _make(params)
-        for split in SPLITS:
-            for task in params.synthesize.tasks.named:
-                write_rows(layout.SAMPLES / split / f"{task}.jsonl", samples[task, split])
-        write_rows(layout.SAMPLES / "rejects.jsonl", rejects)
-        counts = {split: {task: len(samples[task, split]) for task in params.synthesize.tasks.named} for split in SPLITS}
-        reasons = dict(sorted(Counter(reject.reason for reject in rejects).items()))
-        write_json(layout.SAMPLES / layout.SUMMARY_FILE, {"samples": counts, "rejects": reasons})
-
-        loader = frame_loader(params)
-        for task in params.synthesize.tasks.named:
-            shown = next((samples[task, split] for split in SPLITS if samples[task, split]), [])
-            if shown:
-                sheet = layout.SAMPLES / "sheets" / f"{task}.png"
-                sample_sheet(task, shown[: params.synthesize.contact_sheet_samples], loader, sheet)
-
-        total = sum(sum(tasks.values()) for tasks in counts.values())
-        run.summary({"samples": total, "rejects": len(rejects), "frames_served_by_decord": loader.stats.decord})
+        made = synthesise_manifest(MANIFEST, settings, params.seed, scratch, layout.SAMPLES)
+        guesses = text_only(MANIFEST, settings, params.seed, scratch)
+        reasons = dict(sorted(made.rejects.items()))
+        told = None if guesses is None else {**guesses.guessed.model_dump(), "events": guesses.tried, "after": guesses.fitted}
+        write_json(layout.SAMPLES / layout.SUMMARY_FILE, {"samples": made.samples, "rejects": reasons, "text_only": told})
+        decord = _write_sheets(params)
+        total = sum(sum(tasks.values()) for tasks in made.samples.values())
+        run.summary({"samples": total, "rejects": made.rejects.total(), "frames_served_by_decord": decord})
         aside = "".join(f", {count} set aside: {reason}" for reason, count in reasons.items())
-        print(
-            f"synthesize: {total:,} samples of {len(params.synthesize.tasks.named)} tasks{aside}; sheets in {layout.SAMPLES / 'sheets'}"
-        )
+        print(f"synthesize: {total:,} samples of {len(settings.tasks.named)} tasks{aside}; sheets in {layout.SAMPLES / 'sheets'}")
     if not total:
         print(f"error: synthesize: no clip gave a sample; {layout.SAMPLES / 'rejects.jsonl'} says why for each", file=sys.stderr)
         return 1
+    problem = guesses and _given_away(guesses, settings.max_text_only)
+    if problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    shutil.rmtree(scratch)
     return 0
 
 
-def _make(params: Params) -> tuple[dict[tuple[TaskName, str], list[Sample]], list[Reject]]:
-    clips = list(load_clips().values())
-    named = params.synthesize.tasks.named
-    samples: dict[tuple[TaskName, str], list[Sample]] = {(task, split): [] for task in named for split in SPLITS}
-    rejects: list[Reject] = []
-    for task in named:
-        rows = synthesise(clips, task, params.synthesize.tasks, params.synthesize.sampled_frames, params.seed)
-        for clip, made, refused in tqdm(rows, desc=task, total=len(clips), unit="clip", mininterval=1):
-            samples[task, clip.split] += made
-            rejects += refused
-    unmasked = [sample.sample_id for sample in samples.get(("dark_event_infer", "train"), []) if not dark_frames(sample)]
-    if unmasked:
-        raise AssertionError(f"{unmasked[0]}: made although no sampled frame is dark")
-    return samples, rejects
+def _write_sheets(params: Params) -> int:
+    """A contact sheet a task; returns how many frames decord served for them."""
+    loader = frame_loader(params)
+    for task in params.synthesize.tasks.named:
+        files = [layout.SAMPLES / split / f"{task}.jsonl" for split in SPLITS]
+        file = next((file for file in files if file.stat().st_size), None)
+        if file is not None:
+            shown = list(islice(iterate_rows(file, Sample), params.synthesize.contact_sheet_samples))
+            sample_sheet(task, shown, loader, layout.SAMPLES / "sheets" / f"{task}.png")
+    return loader.stats.decord
+
+
+def _given_away(guesses: TextOnly, most: float) -> str | None:
+    found = guesses.guessed
+    print(
+        f"synthesize: words alone tell {found.mean:.1%} [{found.low:.1%}, {found.high:.1%}] of {guesses.tried} dark events"
+        f" (synthesize.max_text_only is {most:.0%})"
+    )
+    if found.low <= most:
+        return None
+    return (
+        f"synthesize.max_text_only: {found.mean:.1%} of the dark events can be told without the video, {most:.1%} are allowed; set aside"
+        " captions that always say the same (synthesize.tasks.dark_event_infer.events.forbidden), or raise the limit"
+    )

@@ -1,26 +1,41 @@
-"""Work on many items, a process a core: results in the order of the items, whatever finishes first."""
+"""Work on many items, a process a core: results in the order of the items, and an item that hangs or kills its process is one lost item.
+
+Everything that maps over clips comes through :func:`map_items`: a cluster engine would come to this place.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context, parent_process
-from typing import Any, TypeVar
+from concurrent.futures import TimeoutError as OutOfTime
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from tqdm import tqdm
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-#: Items that travel to a worker together, at most.
-CHUNK = 8
+#: Items handed out ahead of the one that is waited for, for each worker: enough that none waits, few enough to hold in memory.
+AHEAD = 16
+#: How often an item whose process died is tried: a second time, since it may have died of a neighbour's hunger for memory.
+TRIES = 2
 
 
 class WorkersError(RuntimeError):
-    """``VIDBRIDGE_WORKERS`` is no count, or a worker process died."""
+    """``VIDBRIDGE_WORKERS`` is no count, or an item was lost that nothing can do without."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """An item without a result: its process died on each try, or it took longer than it may."""
+
+    reason: Literal["worker-died", "timeout"]
+    detail: str
 
 
 def worker_count() -> int:
@@ -39,42 +54,75 @@ def worker_count() -> int:
     return int(named)
 
 
-def map_items(work: Callable[[Item], Result], items: Sequence[Item], description: str) -> Iterator[Result]:
-    """``work`` of each item, in order, with a progress bar; one worker means this process.
+def map_items(
+    work: Callable[[Item], Result], items: Sequence[Item], description: str, *, timeout_s: float, unit: str = "clip"
+) -> Iterator[Result | Lost]:
+    """``work`` of each item, in order, with a progress bar. An exception of ``work`` ends the whole; what it returns is an answer.
 
     Args:
         work: a function of a module (or a ``partial`` of one), since it travels to other processes.
         items: what to work on.
         description: stands before the bar.
+        unit: what the bar counts.
+        timeout_s: after so many seconds on one item its process is killed and replaced.
 
     Raises:
-        WorkersError: see :func:`worker_count`, and where a worker process died.
+        WorkersError: see :func:`worker_count`.
     """
     workers = min(worker_count(), len(items))
-    bar: dict[str, Any] = {"desc": description, "total": len(items), "unit": "clip", "mininterval": 1}
-    if workers < 2:
-        yield from tqdm(map(work, items), **bar)
+    if not workers:
         return
     # Spawned, not forked: the parent has threads (metrics), and a fork may copy a lock that one of them holds.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
-    try:
-        yield from tqdm(pool.map(work, items, chunksize=min(CHUNK, len(items) // (8 * workers) + 1)), **bar)
-    except BaseException as error:
-        # Cancelled or failed: what the workers have in hand may take minutes, and nobody wants it any more.
-        for child in active_children():
-            child.terminate()
-        if isinstance(error, BrokenProcessPool):
-            raise WorkersError(
-                f"{description}: a worker process died (out of memory?); see the lines above, or try fewer: VIDBRIDGE_WORKERS=1"
-            ) from error
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    context = multiprocessing.get_context("spawn")
+    with (
+        tqdm(desc=description, total=len(items), unit=unit, mininterval=1) as bar,
+        ProcessPool(workers, initializer=_begin, initargs=[work], context=context) as pool,
+    ):
+        try:
+            waiting: deque[tuple[Item, ProcessFuture[Result]]] = deque()
+            for item in items:
+                if len(waiting) >= AHEAD * workers:
+                    yield _result(pool, work, *waiting.popleft(), timeout_s)
+                    bar.update()
+                waiting.append((item, _schedule(pool, work, item, timeout_s)))
+            while waiting:
+                yield _result(pool, work, *waiting.popleft(), timeout_s)
+                bar.update()
+        except BaseException:
+            # Cancelled or failed: what the workers have in hand may take minutes, and nobody wants it any more.
+            pool.stop()
+            raise
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = parent_process()
+def _schedule(pool: ProcessPool, work: Callable[[Item], Result], item: Item, timeout_s: float) -> ProcessFuture[Result]:
+    future: ProcessFuture[Result] = pool.schedule(work, args=[item], timeout=timeout_s)
+    return future
+
+
+def _result(
+    pool: ProcessPool, work: Callable[[Item], Result], item: Item, future: ProcessFuture[Any], timeout_s: float
+) -> Result | Lost:
+    for tries in range(1, TRIES + 1):
+        try:
+            result: Result = future.result()
+        except OutOfTime:
+            return Lost("timeout", f"not done within {timeout_s:g} s; its process was ended")
+        except ProcessExpired as error:
+            if tries == TRIES:
+                how = f"its process died {TRIES} times (exit status {error.exitcode}: out of memory, or a decoder crashed)"
+                return Lost("worker-died", how)
+            future = _schedule(pool, work, item, timeout_s)
+        else:
+            return result
+    raise AssertionError("unreachable")
+
+
+def _begin(_work: object) -> None:
+    """What a worker does before its first item. It is given the work so that the import of its module takes none of the item's time.
+
+    A worker whose parent was killed would wait for items for ever: it ends itself.
+    """
+    parent = multiprocessing.parent_process()
     if parent is None:
         return
 

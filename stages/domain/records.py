@@ -96,7 +96,10 @@ class Question(Record):
 
 
 class Clip(Record):
-    """One video that ingest accepted. ``path`` is relative to the source folder, with forward slashes."""
+    """One video that ingest accepted. ``path`` is relative to the source folder, with forward slashes.
+
+    Frame ``i`` is on display in the middle of ``[i / rate, (i + 1) / rate)``, whatever the file's own frame rate does.
+    """
 
     schema_version: Literal[1] = 1
     clip_id: str = Field(min_length=1)
@@ -109,6 +112,12 @@ class Clip(Record):
     width: int = Field(gt=0)
     height: int = Field(gt=0)
     codec: str
+    #: Why decord must not read the file, as slugs; empty: it may.
+    hazards: tuple[str, ...] = ()
+    #: Its frames are not evenly spaced: ``frames`` and ``rate`` are those of an even clock, not of the file.
+    variable_rate: bool = False
+    #: Ingest has encoded it anew: ``path`` is relative to the manifest's folder.
+    normalised: bool = False
     label: str | None = None
     licence: str | None = None
     caption: str | None = None
@@ -117,11 +126,22 @@ class Clip(Record):
     questions: tuple[Question, ...] = ()
 
     @property
+    def decord_safe(self) -> bool:
+        return not self.hazards
+
+    @property
     def called(self) -> str | None:
         """What words may call it: its only subject with its attributes ("red bar"), else its class label."""
         if len(self.subjects) == 1:
             return " ".join((*self.subjects[0].attributes, self.subjects[0].name))
         return self.label
+
+    @property
+    def told(self) -> str:
+        """Its events, told one after the other; empty where there are none."""
+        said = [event.caption for event in self.events]
+        sentences = any(caption.rstrip().endswith((".", "!", "?")) for caption in said)
+        return (" " if sentences else " then ").join(said)
 
     @property
     def brief_thinking(self) -> str | None:
@@ -146,7 +166,7 @@ class Reject(Record):
 
 
 class Segment(Record):
-    """Frames ``span`` of clip ``clip_id``, in that clip's own frame numbers."""
+    """Frames ``span`` of clip ``clip_id`` conformed to the timeline's rate: at an equal rate, that clip's own frame numbers."""
 
     clip_id: str
     span: Span

@@ -23,32 +23,36 @@ class TaskSettings(Record):
     structured_caption: StructuredCaptionSettings | None = None
 
 
-def synthesise(
-    clips: Sequence[Clip], task: TaskName, settings: TaskSettings, sampled_frames: int, seed: int
-) -> Iterator[tuple[Clip, list[Sample], list[Reject]]]:
-    """The samples of one task, clip by clip in the order given, with what had to be set aside.
+def samples_of(
+    clip: Clip, task: TaskName, settings: TaskSettings, ring: mix_vid_qa.Ring, sampled_frames: int, seed: int
+) -> tuple[list[Sample], list[Reject]]:
+    """The samples that one clip gives of one task, and what had to be set aside.
+
+    Args:
+        ring: the clips of the same split, among which MixVidQA looks for partners.
 
     Raises:
         ValueError: the task has no settings, so it is not to be made.
     """
-    chosen = getattr(settings, task)
-    if chosen is None:
-        raise ValueError(f"synthesize.tasks.{task}: not set; give it settings to have it made")
-    if isinstance(chosen, MixVidQASettings):
-        rings = {split: mix_vid_qa.Ring([clip for clip in clips if clip.split == split]) for split in SPLITS}
-        for clip in clips:
-            yield clip, *mix_vid_qa.make(clip, rings[clip.split], chosen, sampled_frames, seed)
-        return
+    match getattr(settings, task):
+        case MixVidQASettings() as chosen:
+            return mix_vid_qa.make(clip, ring, chosen, sampled_frames, seed)
+        case DarkEventInferSettings() as chosen:
+            return dark_event_infer.make(clip, chosen, sampled_frames, seed)
+        case McqaSettings() as chosen:
+            return mcqa.make(clip, chosen, sampled_frames, seed)
+        case CaptionSettings() as chosen:
+            return caption.make(clip, chosen, sampled_frames, seed)
+        case StructuredCaptionSettings() as chosen:
+            return structured_caption.make(clip, chosen, sampled_frames, seed)
+        case _:
+            raise ValueError(f"synthesize.tasks.{task}: not set; give it settings to have it made")
+
+
+def synthesise(
+    clips: Sequence[Clip], task: TaskName, settings: TaskSettings, sampled_frames: int, seed: int
+) -> Iterator[tuple[Clip, list[Sample], list[Reject]]]:
+    """The samples of one task of clips that are in memory, clip by clip in the order given, with what had to be set aside."""
+    rings = {split: mix_vid_qa.ring_of([clip for clip in clips if clip.split == split]) for split in SPLITS}
     for clip in clips:
-        match chosen:
-            case DarkEventInferSettings():
-                made = dark_event_infer.make(clip, chosen, sampled_frames, seed)
-            case McqaSettings():
-                made = mcqa.make(clip, chosen, sampled_frames, seed)
-            case CaptionSettings():
-                made = caption.make(clip, chosen, sampled_frames, seed)
-            case StructuredCaptionSettings():
-                made = structured_caption.make(clip, chosen, sampled_frames, seed)
-            case _:
-                raise TypeError(f"{task}: {type(chosen).__name__} is no task's settings")
-        yield clip, *made
+        yield clip, *samples_of(clip, task, settings, rings[clip.split], sampled_frames, seed)

@@ -113,6 +113,19 @@ def resolve(timeline: Timeline, indices: Sequence[int]) -> tuple[Source, ...]:
     return tuple(sources)
 
 
+def conformed_frames(frames: int, rate: Fraction, to: Fraction) -> int:
+    """How many frames a clip of ``frames`` at ``rate`` has when it is conformed to another rate; at least one."""
+    return max(1, int(frames * to / rate))
+
+
+def conformed_frame(number: int, frames: int, rate: Fraction, to: Fraction) -> int:
+    """Which of a clip's ``frames`` at ``rate`` is on display in the middle of frame ``number`` of that clip conformed to rate ``to``.
+
+    At equal rates it is ``number`` itself.
+    """
+    return min(frames - 1, int((2 * number + 1) * rate / (2 * to)))
+
+
 def segment_counts(timeline: Timeline, indices: Sequence[int]) -> tuple[int, ...]:
     """How many of these frames fall into each segment, in order of the segments."""
     counts, start = [], 0

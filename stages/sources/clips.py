@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from stages.domain.records import SPLITS, Clip, Event, Reject, Span, Split
+from stages.domain.records import SPLITS, Clip, Event, Exact, Record, Reject, Span, Split
 from stages.params import IngestParams
-from stages.sources.jsonl import Annotation, TimedEvent
+from stages.sources.annotation import Annotation, TimedEvent
 
 
-@dataclass(frozen=True)
-class Media:
-    """What was found in a video file, for this layer to judge. ``rate`` in frames a second, ``duration_s`` in seconds."""
+class Media(Record):
+    """What was found in a video file, for this layer to judge. ``rate`` in frames a second, ``duration_s`` in seconds.
+
+    Of a variable frame rate ``rate`` and ``frames`` are those of an even clock. ``sha256`` is the file's own, also where it was encoded
+    anew.
+    """
 
     sha256: str
     codec: str
     width: int
     height: int
-    rate: Fraction
+    rate: Exact
     frames: int
-    duration_s: Fraction
+    duration_s: Exact
     variable_rate: bool
+    #: Why decord must not read the file, as slugs.
+    hazards: tuple[str, ...]
+    #: What was encoded anew in its place, relative to the manifest's folder, with what was against the file itself.
+    normalised: str | None = None
+    normalised_for: tuple[str, ...] = ()
 
 
 def frame_boundary(seconds: Fraction, rate: Fraction) -> int:
@@ -40,8 +48,7 @@ def frame_boundary(seconds: Fraction, rate: Fraction) -> int:
 def to_clip(row: Annotation, split: Split, media: Media, params: IngestParams) -> Clip | Reject:
     """The clip, or why the whole clip is set aside.
 
-    Reasons: ``too-short``, ``too-long``, ``variable-frame-rate`` (timed events would fall on wrong frames),
-    ``event-outside-clip``, ``event-without-frame``.
+    Reasons: ``too-short``, ``too-long``, ``event-outside-clip``, ``event-without-frame``.
     """
     problem = _unfit(row, media, params)
     if problem is not None:
@@ -55,7 +62,7 @@ def to_clip(row: Annotation, split: Split, media: Media, params: IngestParams) -
     return Clip(
         clip_id=row.clip_id,
         source_id=row.source_id,
-        path=row.video,
+        path=media.normalised or row.video,
         sha256=media.sha256,
         split=split,
         frames=media.frames,
@@ -63,6 +70,9 @@ def to_clip(row: Annotation, split: Split, media: Media, params: IngestParams) -
         width=media.width,
         height=media.height,
         codec=media.codec,
+        hazards=media.hazards,
+        variable_rate=media.variable_rate,
+        normalised=media.normalised is not None,
         label=row.label,
         licence=row.licence,
         caption=row.caption,
@@ -96,10 +106,64 @@ def summarise(clips: Sequence[Clip], rejects: Sequence[Reject], hazards: Mapping
         "events": sum(len(clip.events) for clip in clips),
         "questions": sum(len(clip.questions) for clip in clips),
         "captions": sum(clip.caption is not None for clip in clips),
-        "codecs": dict(sorted(Counter(clip.codec for clip in clips).items())),
-        "sizes": dict(sorted(Counter(f"{clip.width}x{clip.height}" for clip in clips).items())),
+        "durations": _durations(clips),
+        "rates": _commonest(f"{float(clip.rate):.6g}/s{', variable' if clip.variable_rate else ''}" for clip in clips),
+        "codecs": _commonest(clip.codec for clip in clips),
+        "sizes": _commonest(f"{clip.width}x{clip.height}" for clip in clips),
+        "licences": _commonest(clip.licence or "not stated" for clip in clips),
         "not_for_decord": dict(sorted(hazards.items())),
+        "normalised": sum(clip.normalised for clip in clips),
     }
+
+
+#: Upper bounds of the durations that are counted together, in seconds.
+_DURATIONS_S = (1, 2, 5, 10, 30, 60, 300)
+#: Values that are listed by name; the others are counted together.
+_LISTED = 20
+
+
+def _durations(clips: Sequence[Clip]) -> dict[str, int]:
+    names = [f"up to {bound} s" for bound in _DURATIONS_S] + [f"over {_DURATIONS_S[-1]} s"]
+    places = Counter(bisect_left(_DURATIONS_S, clip.frames / clip.rate) for clip in clips)
+    return {name: places[place] for place, name in enumerate(names) if places[place]}
+
+
+def _commonest(values: Iterable[str]) -> dict[str, int]:
+    counted = sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
+    others = sum(count for _, count in counted[_LISTED:])
+    return dict(counted[:_LISTED]) | ({"others": others} if others else {})
+
+
+def data_card(summary: Mapping[str, Any], recipe: str) -> str:
+    """The counts of :func:`summarise` as Markdown, for whoever is handed the data."""
+    lines = [
+        f"# Clips of recipe `{recipe}`",
+        "",
+        f"{summary['accepted']:,} clips from {summary['sources']:,} sources, {summary['duration_s']:,} s, {summary['frames']:,} frames;"
+        f" {summary['events']:,} events, {summary['captions']:,} captions, {summary['questions']:,} questions.",
+        f"{sum(summary['rejected'].values()):,} rows were set aside; `rejects.jsonl` says why for each.",
+    ]
+    tables = {
+        "split": "splits",
+        "duration": "durations",
+        "frame rate": "rates",
+        "size": "sizes",
+        "codec": "codecs",
+        "licence": "licences",
+        "set aside because": "rejected",
+        "decord must not read it because": "not_for_decord",
+    }
+    for title, key in tables.items():
+        rows = [f"| {_cell(name)} | {count:,} |" for name, count in summary[key].items()]
+        lines += ["", f"| {title} | clips |", "|---|---|", *(rows or ["| none | 0 |"])]
+    if summary["normalised"]:
+        lines += ["", f"{summary['normalised']:,} of the latter were encoded anew."]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    # A licence is data: it must not end its cell or open a tag.
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def _unfit(row: Annotation, media: Media, params: IngestParams) -> Reject | None:
@@ -107,9 +171,6 @@ def _unfit(row: Annotation, media: Media, params: IngestParams) -> Reject | None
         return _reject(row, "too-short", f"{media.frames} frames, ingest.min_frames is {params.min_frames}")
     if media.duration_s > Fraction(str(params.max_duration_s)):
         return _reject(row, "too-long", f"{float(media.duration_s):.2f} s, ingest.max_duration_s is {params.max_duration_s:g}")
-    if media.variable_rate and row.events:
-        detail = "its frames are not evenly spaced, so seconds do not name frames; re-encode it at a constant frame rate"
-        return _reject(row, "variable-frame-rate", detail)
     return None
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from stages.domain.lexicon import SHAPES, VERBS
 from stages.domain.records import Question, Span, Split, Subject
 from stages.params import CorpusParams, ParamsError
-from stages.sources.jsonl import Annotation, TimedEvent
+from stages.sources.annotation import Annotation, TimedEvent
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 40, 40),

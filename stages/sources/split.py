@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from stages.domain.records import Reject, Split
 from stages.params import IngestParams
-from stages.sources.jsonl import Annotation
+from stages.sources.annotation import Annotation
 
 
 def assign_splits(rows: Sequence[Annotation], params: IngestParams, seed: int) -> tuple[dict[str, Split], list[Reject]]:

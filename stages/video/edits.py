@@ -14,9 +14,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from stages.domain.frames import Frames
-from stages.domain.records import Clip, Sample
-from stages.domain.timeline import Source, resolve, sample_indices
-from stages.video.probe import Probe, probe
+from stages.domain.records import Clip, Sample, Timeline
+from stages.domain.timeline import conformed_frame, resolve, sample_indices
+from stages.video.errors import VideoError
+from stages.video.probe import probe
 from stages.video.reader import ReadStats, read_frames
 
 Pixels = npt.NDArray[np.uint8]
@@ -32,16 +33,17 @@ class FrameLoader:
         clips: the manifest by clip id.
         source: the folder that the clips' paths are relative to.
         cache_bytes: bound on the pixels kept; 0 keeps none.
+        manifest: the manifest's folder, where clips lie that ingest has encoded anew.
     """
 
-    def __init__(self, clips: Mapping[str, Clip], source: Path, cache_bytes: int) -> None:
+    def __init__(self, clips: Mapping[str, Clip], source: Path, cache_bytes: int, manifest: Path | None = None) -> None:
         self.stats = ReadStats()
         self._clips = clips
         self._source = source
+        self._manifest = manifest or source
         self._cache_bytes = cache_bytes
         self._cached: OrderedDict[tuple[str, str], Pixels] = OrderedDict()
         self._held_bytes = 0
-        self._probes: dict[str, Probe] = {}
 
     @property
     def held_bytes(self) -> int:
@@ -65,19 +67,35 @@ class FrameLoader:
         key = ("sample", sample.sample_id)
         pixels = self._recall(key)
         if pixels is None:
-            pixels = self._show(resolve(timeline, indices))
+            pixels = self._show(timeline, indices)
             if any(not self._is_small(name) for name in timeline.clip_ids):
                 self._keep(key, pixels)
         return Frames(pixels=pixels, indices=indices, total=timeline.frames, rate=timeline.rate)
 
-    def _show(self, sources: Sequence[Source]) -> Pixels:
-        first = self._clips[sources[0].clip_id]
+    def frames(self, timeline: Timeline, indices: Sequence[int]) -> Pixels:
+        """These frames of a timeline, read now and not kept, uint8 RGB [len(indices), height, width, 3]; for an export of all of them.
+
+        Raises:
+            VideoError: a clip cannot be read.
+        """
+        return self._show(timeline, indices)
+
+    def path(self, clip: Clip) -> Path:
+        """Where the file lies that this clip is read from."""
+        return (self._manifest if clip.normalised else self._source) / clip.path
+
+    def _show(self, timeline: Timeline, indices: Sequence[int]) -> Pixels:
+        sources = resolve(timeline, indices)
+        first = self._clips[timeline.segments[0].clip_id]
         shown = np.zeros((len(sources), first.height, first.width, 3), np.uint8)
         for clip_id in dict.fromkeys(source.clip_id for source in sources):
             places = [place for place, source in enumerate(sources) if source.clip_id == clip_id and not source.dark]
             if not places:
                 continue
-            read = self._read(clip_id, [sources[place].frame for place in places])
+            clip = self._clips[clip_id]
+            read = self._read(
+                clip_id, [conformed_frame(sources[place].frame, clip.frames, clip.rate, timeline.rate) for place in places]
+            )
             shown[places] = conform(read, first.width, first.height)
         return shown
 
@@ -94,10 +112,14 @@ class FrameLoader:
         return picked
 
     def _decode(self, clip: Clip, numbers: list[int]) -> Pixels:
-        path = self._source / clip.path
-        if clip.clip_id not in self._probes:
-            self._probes[clip.clip_id] = probe(path)
-        return read_frames(path, numbers, known=self._probes[clip.clip_id], stats=self.stats)[0]
+        path = self.path(clip)
+        if not clip.variable_rate:
+            return read_frames(path, numbers, known=clip, stats=self.stats)[0]
+        facts = probe(path)
+        slots = facts.slots
+        if slots is None or len(slots) != clip.frames:
+            raise VideoError("changed", f"{clip.path}: no longer the file that ingest saw; run ingest again")
+        return read_frames(path, [slots[number] for number in numbers], known=facts, stats=self.stats)[0]
 
     def _is_small(self, clip_id: str) -> bool:
         clip = self._clips[clip_id]
@@ -141,6 +163,8 @@ def load_video(path: Path, frames: int) -> Frames:
         VideoError: the file cannot be read.
     """
     facts = probe(path)
-    indices = sample_indices(facts.frames, frames)
-    pixels, _ = read_frames(path, indices, known=facts)
-    return Frames(pixels=pixels, indices=indices, total=facts.frames, rate=facts.rate)
+    total = facts.frames if facts.slots is None else len(facts.slots)
+    indices = sample_indices(total, frames)
+    stored = indices if facts.slots is None else [facts.slots[index] for index in indices]
+    pixels, _ = read_frames(path, stored, known=facts)
+    return Frames(pixels=pixels, indices=indices, total=total, rate=facts.rate)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -128,6 +130,104 @@ def encode(
     return command
 
 
+def encode_stream(frames: Iterable[npt.NDArray[np.uint8]], width: int, height: int, rate: Fraction, path: Path, crf: int) -> None:
+    """:func:`encode` for videos that need not fit into memory: ``frames`` are chunks [n, height, width, 3]; n may differ.
+
+    ``path`` appears whole or not at all.
+
+    Raises:
+        ValueError, VideoError, OSError, FfmpegMissing: as :func:`encode`.
+    """
+    if width % 2 or height % 2:
+        raise ValueError(f"frames: {width}x{height}; H.264 in yuv420p needs an even width and height, so crop or pad by one pixel")
+    unfinished = path.with_suffix(".unfinished")
+    command = encode_command(width, height, rate, unfinished, crf)
+    with tempfile.TemporaryFile() as said:
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said)
+        except FileNotFoundError as error:
+            raise FfmpegMissing(
+                f"ffmpeg: {command[0]!r} does not exist; set VIDBRIDGE_FFMPEG, or reinstall imageio-ffmpeg"
+            ) from error
+        try:
+            assert process.stdin is not None
+            # A broken pipe is ffmpeg's end, and what it said tells why.
+            with suppress(BrokenPipeError), process.stdin:
+                for chunk in frames:
+                    process.stdin.write(np.ascontiguousarray(chunk).tobytes())
+            status = process.wait(TIMEOUT_S)
+        except BaseException:
+            process.kill()
+            process.wait()
+            _remove_partial(unfinished)
+            raise
+        if status:
+            said.seek(0)
+            message = _last_lines(said.read())
+            _remove_partial(unfinished)
+            if "No space left on device" in message:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            raise VideoError("encode-failed", f"{path.name}: {message}")
+    unfinished.replace(path)
+
+
+def normalise_command(path: Path, out: Path, timing: int | Fraction, crf: int) -> list[str]:
+    """The arguments that encode a file anew as H.264 that every reader is right on: closed GOPs of at most 48 frames, 8 bits,
+    upright, of one even size, the first frame at time 0.
+
+    Every frame is kept. ``timing`` is the presentation time of the first one in the file's own units, which is taken off the times of
+    all; or a rate, where the file has no times: then frame ``i`` is shown at ``i / rate``.
+    """
+    source = ffmpeg.input(str(path.absolute()), protocol_whitelist="file,pipe", format_whitelist=CONTAINERS, threads=1)
+    # Not STARTPTS: it starts anew where the size changes midway.
+    counted = isinstance(timing, Fraction)
+    timed = source["V:0"].filter("setpts", f"N/({timing.numerator}/{timing.denominator}*TB)" if counted else f"PTS-({timing})")
+    even = timed.filter("crop", "trunc(iw/2)*2", "trunc(ih/2)*2")
+    output = even.output(
+        str(out.absolute()),
+        copyts=None,
+        format="mp4",
+        vcodec="libx264",
+        preset="veryfast",
+        crf=crf,
+        pix_fmt="yuv420p",
+        g=48,
+        threads=1,
+        fps_mode="passthrough",
+        video_track_timescale=90_000,
+        map_metadata=-1,
+        map_chapters=-1,
+        fflags="+bitexact",
+        movflags="+faststart",
+        sws_flags="bicubic+accurate_rnd+full_chroma_int+bitexact",
+        **{"flags:v": "+bitexact+cgop", "x264-params": "open-gop=0"},
+    )
+    command: list[str] = output.global_args("-hide_banner", "-nostdin", "-loglevel", "error", "-xerror").compile(
+        cmd=ffmpeg_binary(), overwrite_output=True
+    )
+    return command
+
+
+def normalise(path: Path, out: Path, timing: int | Fraction, crf: int, timeout_s: float = TIMEOUT_S) -> None:
+    """Encode ``path`` anew to ``out``; see :func:`normalise_command`. ``out`` appears whole or not at all.
+
+    Raises:
+        VideoError: ``normalise-failed`` with what ffmpeg said, or ``timeout``.
+        FfmpegMissing: there is no ffmpeg.
+    """
+    # Two workers may come upon the same content.
+    unfinished = out.with_suffix(f".{os.getpid()}.unfinished")
+    try:
+        done = _run(normalise_command(path, unfinished, timing, crf), timeout_s)
+    except subprocess.TimeoutExpired as error:
+        _remove_partial(unfinished)
+        raise VideoError("timeout", f"{path.name}: encoding it anew did not end within {timeout_s:g} s") from error
+    if done.returncode:
+        _remove_partial(unfinished)
+        raise VideoError("normalise-failed", f"{path.name}: {_said(done)}")
+    unfinished.replace(out)
+
+
 def validate_command(path: Path) -> list[str]:
     """The arguments of a whole-file decode that stops at the first error and reports how many frames came out."""
     source = ffmpeg.input(str(path.absolute()), protocol_whitelist="file,pipe", format_whitelist=CONTAINERS, threads=1)
@@ -166,8 +266,12 @@ def _run(command: list[str], timeout_s: float, stdin: bytes | None = None) -> su
 
 
 def _said(done: subprocess.CompletedProcess[bytes]) -> str:
+    return _last_lines(done.stderr)
+
+
+def _last_lines(said: bytes) -> str:
     # The last lines name the cause, and a damaged file can say the same thing ten thousand times.
-    lines = dict.fromkeys(line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip())
+    lines = dict.fromkeys(line.strip() for line in said.decode(errors="replace").splitlines() if line.strip())
     return " | ".join(list(lines)[-3:])
 
 

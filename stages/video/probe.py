@@ -6,6 +6,8 @@ is known to return other frames than were asked for is listed in :attr:`Probe.ha
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,7 +49,9 @@ class Probe:
         frames: how many are shown.
         duration_s: from the first frame's start to the last one's end.
         rotation: degrees clockwise that a player turns the stored frames by: 0, 90, 180 or 270.
-        variable_rate: frame i is not shown at i / rate.
+        start: presentation time of the first frame in the units of the file; None where it does not say when frames are shown.
+        slots: where frame i is not shown at i / rate (a variable frame rate): the number of the frame on display in the middle of
+            each slot of a clock of ``rate``, which is then a whole number; else None.
         hazards: slugs, why decord must not read the file.
     """
 
@@ -59,12 +63,18 @@ class Probe:
     frames: int
     duration_s: Fraction
     rotation: int
-    variable_rate: bool
+
+    start: int | None
+    slots: tuple[int, ...] | None
     hazards: tuple[str, ...]
 
     @property
     def decord_safe(self) -> bool:
         return not self.hazards
+
+    @property
+    def variable_rate(self) -> bool:
+        return self.slots is not None
 
 
 @contextmanager
@@ -77,6 +87,8 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
         VideoError: ``missing-file``, ``empty-file``, ``not-a-video``, ``no-video-stream``, or ``damaged``, also where
             libav fails inside the ``with`` block.
     """
+    # What goes wrong is raised; libav's own remarks would only tear a progress bar.
+    av.logging.set_level(av.logging.PANIC)
     if not path.is_file():
         raise VideoError("missing-file", f"{path.name}: no such file")
     if path.stat().st_size == 0:
@@ -88,8 +100,8 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
         reason, what = ("damaged", "its beginning is a video's") if known else ("not-a-video", "no known video format")
         raise VideoError(reason, f"{path.name}: {what}, but it cannot be opened ({_text(error)})") from error
     with container:
-        if not len(container.streams):
-            raise VideoError("damaged", f"{path.name}: it opens, but what says which streams it holds is missing")
+        if not (container.streams.video or container.streams.audio):
+            raise VideoError("damaged", f"{path.name}: it opens, but what says which streams it holds is missing or cut off")
         streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not streams:
             raise VideoError("no-video-stream", f"{path.name}: holds sound or still pictures only")
@@ -118,30 +130,38 @@ def probe(path: Path) -> Probe:
         context = stream.codec_context
         extradata = bytes(context.extradata or b"")
         facts: list[_Packet] = []
-        parameters_change, first = False, None
+        parameters_change, recovery_points = False, False
+        # Only a decoded frame tells how it is rotated, and that takes as long as all the rest.
+        upright, first = container.format.name in NEVER_TURNED or _says_upright(path), None
         for packet in container.demux(stream):
-            if first is None:
-                # Only a decoded frame tells how it is rotated, so as many packets are decoded as the first one takes.
+            if not upright and first is None:
                 first = next(iter(packet.decode()), None)
             if not packet.size:
                 continue
             facts.append(_facts(packet))
             parameters_change |= packet.has_sidedata("new_extradata")
-            if packet.is_keyframe and not parameters_change:
-                parameters_change = _brings_new_parameters(bytes(packet), context.name, extradata)
+            if packet.is_keyframe and (kinds := _units(bytes(packet), context.name, extradata)):
+                parameters_change |= any(kind == "new-parameters" for kind in kinds)
+                recovery_points |= context.name == "h264" and "idr" not in kinds
         index = _index(facts)
         if not index.shown:
             raise VideoError("no-frames", f"{path.name}: the video stream shows no frame")
         rate = _rate(stream, index)
         if rate is None:
             raise VideoError("no-frame-rate", f"{path.name}: {index.shown} frame(s), and neither header nor timestamps give a rate")
-        if first is None:
+        # A stream that opening it could not make out has no pixel format (to ask PyAV for its name would end the process).
+        if (first is None and not upright) or context.format is None:
             raise VideoError("damaged", f"{path.name}: not one frame can be decoded")
         # libav counts counter-clockwise.
-        rotation = int(round(-first.rotation / 90) * 90 % 360)
+        rotation = 0 if first is None else int(round(-first.rotation / 90) * 90 % 360)
         turned = rotation in (90, 270)
         step = 1 / (rate * stream.time_base)
-        variable = index.times is not None and _spread(index.times) > RATE_TOLERANCE * step
+        span = Fraction(0) if index.times is None else (index.times[-1] - index.times[0]) * stream.time_base
+        duration_s = index.shown / rate if index.times is None else span + 1 / rate
+        slots = None
+        if index.times is not None and _spread(index.times) > RATE_TOLERANCE * step:
+            rate = Fraction(max(1, round(rate)))
+            slots = _slots(index.times, stream.time_base, rate, duration_s)
         hazards = {
             "container": "mp4" not in container.format.name.split(","),
             "codec": context.name not in ("h264", "hevc"),
@@ -151,11 +171,12 @@ def probe(path: Path) -> Probe:
             "discarded-frames": index.shown != len(facts),
             "open-gop": _leading_frames(facts),
             "no-key-frame-first": not facts[0].key,
+            # Decoding may start there, but the picture is whole only some frames later (periodic intra refresh).
+            "recovery-points": recovery_points,
             "frame-count": stream.frames not in (0, len(facts)),
             "resolution-change": parameters_change,
             "rotation": rotation != 0,
         }
-        span = Fraction(0) if index.times is None else (index.times[-1] - index.times[0]) * stream.time_base
         return Probe(
             codec=context.name,
             pixel_format=str(context.pix_fmt),
@@ -163,9 +184,10 @@ def probe(path: Path) -> Probe:
             height=context.width if turned else context.height,
             rate=rate,
             frames=index.shown,
-            duration_s=index.shown / rate if index.times is None else span + 1 / rate,
+            duration_s=duration_s,
             rotation=rotation,
-            variable_rate=variable,
+            start=index.times[0] if index.times else None,
+            slots=slots,
             hazards=tuple(slug for slug, found in hazards.items() if found),
         )
 
@@ -205,6 +227,14 @@ def _spread(times: tuple[int, ...]) -> int:
     return max(steps) - min(steps) if steps else 0
 
 
+def _slots(times: tuple[int, ...], time_base: Fraction, rate: Fraction, duration_s: Fraction) -> tuple[int, ...]:
+    """The frame on display in the middle of each slot of a clock of ``rate`` that starts with the first frame."""
+    # Half a slot is 1 / (2 rate) seconds; times count from the first frame, in units of the time base.
+    half = 1 / (2 * rate * time_base)
+    middles = (times[0] + (2 * slot + 1) * half for slot in range(max(1, int(duration_s * rate))))
+    return tuple(bisect_right(times, middle) - 1 for middle in middles)
+
+
 def _rate(stream: Any, index: PacketIndex) -> Fraction | None:
     """The header's rate where the timestamps bear it out, else the timestamps' own."""
     stated = [Fraction(rate) for rate in (stream.guessed_rate, stream.average_rate) if rate]
@@ -215,25 +245,62 @@ def _rate(stream: Any, index: PacketIndex) -> Fraction | None:
     return agreeing[0] if agreeing else measured.limit_denominator(100_000)
 
 
-def _brings_new_parameters(packet: bytes, codec: str, extradata: bytes) -> bool:
-    """Whether a key frame of an MP4 or Matroska file carries a sequence parameter set that the header does not know.
+def _units(packet: bytes, codec: str, extradata: bytes) -> list[str]:
+    """What a key frame of an MP4 or Matroska file is made of, as far as it matters here; empty where that cannot be told.
 
-    Such a stream may change its size midway. Layouts: ISO/IEC 14496-15, avcC and hvcC.
+    ``new-parameters``: a sequence parameter set that the header does not know, so that the stream may change its size midway; ``idr``: a
+    picture behind which nothing refers to what was before; ``other``. Layouts: ISO/IEC 14496-15, avcC and hvcC; types: ITU-T H.264,
+    table 7-1, and H.265, table 7-1.
     """
+    idr: tuple[int, ...]
     if codec == "h264" and len(extradata) > 6 and extradata[0] == 1:
-        prefix, shift, mask, sps = (extradata[4] & 3) + 1, 0, 0x1F, 7
+        prefix, shift, mask, sps, idr = (extradata[4] & 3) + 1, 0, 0x1F, 7, (5,)
     elif codec == "hevc" and len(extradata) > 22 and extradata[0] == 1:
-        prefix, shift, mask, sps = (extradata[21] & 3) + 1, 1, 0x3F, 33
+        prefix, shift, mask, sps, idr = (extradata[21] & 3) + 1, 1, 0x3F, 33, (19, 20)
     else:
-        return False
+        return []
+    kinds = []
     at = 0
     while at + prefix < len(packet):
         size = int.from_bytes(packet[at : at + prefix], "big")
-        unit = packet[at + prefix : at + prefix + size]
-        if unit and unit[0] >> shift & mask == sps and unit not in extradata:
-            return True
+        kind = packet[at + prefix] >> shift & mask
+        if kind == sps and packet[at + prefix : at + prefix + size] not in extradata:
+            kinds.append("new-parameters")
+        else:
+            kinds.append("idr" if kind in idr else "other")
         at += prefix + size
+    return kinds
+
+
+#: Containers that have no place for a rotation.
+NEVER_TURNED = frozenset(("mpegts", "mpeg", "avi", "flv", "asf", "ogg"))
+#: The matrix of a track header that turns nothing (ISO/IEC 14496-12, 8.3.2), and where it stands behind the box's type, by version.
+_IDENTITY = b"".join(number.to_bytes(4, "big") for number in (0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000))
+_MATRIX_AT = {0: 44, 1: 56}
+
+
+def _says_upright(path: Path) -> bool:
+    """Whether this is an MP4 file all of whose track headers say that nothing is turned; False where that cannot be told."""
+    with path.open("rb") as file:
+        while len(head := file.read(8)) == 8:
+            size, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if kind == b"moov":
+                return _all_upright(file.read(size - 8))
+            if size == 1:
+                size = int.from_bytes(file.read(8), "big") - 8
+            if size < 8:
+                return False
+            file.seek(size - 8, 1)
     return False
+
+
+def _all_upright(moov: bytes) -> bool:
+    headers = list(re.finditer(b"tkhd", moov))
+    for header in headers:
+        at = header.start() + _MATRIX_AT.get(moov[header.end()], 0) if header.end() < len(moov) else 0
+        if moov[at : at + len(_IDENTITY)] != _IDENTITY:
+            return False
+    return bool(headers)
 
 
 def _opens_like_a_video(path: Path) -> bool:

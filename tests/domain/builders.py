@@ -10,9 +10,25 @@ from stages.domain.synthesis import TaskSettings
 
 SETTINGS = TaskSettings.model_validate(
     {
-        "dark_event_infer": {"per_clip": 2, "min_dark_frames": 2, "min_context_frames": 1, "max_dark_share": 0.6},
-        "mix_vid_qa": {"per_clip": 2, "min_piece_s": 1, "max_piece_s": 1, "min_piece_frames": 2},
-        "mcqa": {"per_clip": 1},
+        "dark_event_infer": {
+            "question": "what happens in the {which}dark part ?",
+            "per_clip": 2,
+            "masks": 1,
+            "min_dark_frames": 2,
+            "min_context_frames": 1,
+            "max_dark_share": 0.6,
+            "events": {
+                "min_s": 0,
+                "max_s": 60,
+                "places": ["start", "middle", "end"],
+                "min_words": 1,
+                "max_words": 40,
+                "forbidden": [],
+                "unique": True,
+            },
+        },
+        "mix_vid_qa": {"per_clip": 2, "max_clip_s": 10, "min_piece_s": 1, "max_piece_s": 1, "min_piece_frames": 2},
+        "mcqa": {"per_clip": 1, "from_events": False},
         "caption": {"per_clip": 1},
         "structured_caption": {"per_clip": 1},
     }

@@ -32,9 +32,9 @@ def test_importing_the_command_imports_nothing_heavy() -> None:
 
 
 def test_every_command_teaches_with_an_example() -> None:
-    from flows.cli import app, recipe_app, scratch_app
+    from flows.cli import app, data_app, recipe_app, scratch_app
 
-    for group in (app, recipe_app, scratch_app):
+    for group in (app, data_app, recipe_app, scratch_app):
         for command in group.registered_commands:
             assert command.callback is not None
             assert "xample:" in (command.callback.__doc__ or ""), command.callback.__name__

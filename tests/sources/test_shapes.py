@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from stages.domain import lexicon
 from stages.domain.timeline import sample_indices
 from stages.params import CorpusParams, ParamsError
-from stages.sources.jsonl import Annotation, read_annotations, write_annotations
+from stages.sources.annotation import Annotation
+from stages.sources.jsonl import read_annotations, write_annotations
 from stages.sources.shapes import (
     BACKGROUND,
     COLOURS,

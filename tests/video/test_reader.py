@@ -14,9 +14,10 @@ from stages.video import reader
 from stages.video.encoder import encode, validate
 from stages.video.errors import VideoError
 from stages.video.probe import probe
-from stages.video.reader import ReadStats, _read_pyav, read_frames
+from stages.video.reader import ReadStats, _read_decord, _read_pyav, choose, read_frames
 
 Make = Callable[..., Path]
+REAL = Path(__file__).parents[1] / "data/clips/bigbuckbunny.mp4"
 WANTED = [0, 1, 19, 20, 21, 33, 47, 58, 59, 20]
 
 
@@ -32,9 +33,14 @@ def test_the_projects_own_files_are_read_by_decord(numbered: Path) -> None:
     assert stats == ReadStats(decord=len(WANTED), pyav=0)
 
 
-def test_both_readers_give_the_same_pixels(numbered: Path) -> None:
-    pixels, _ = read_frames(numbered, WANTED)
-    assert np.array_equal(pixels, _read_pyav(numbered, WANTED, probe(numbered)))
+@pytest.mark.parametrize("video", ["numbered", "real"])
+def test_both_readers_give_the_same_pixels(video: str, numbered: Path) -> None:
+    path = numbered if video == "numbered" else REAL
+    facts = probe(path)
+    served = read_frames(path, WANTED)
+    assert served[1] == choose(facts) == ("decord" if video == "numbered" else "pyav")
+    assert np.array_equal(_read_decord(path, WANTED, facts), _read_pyav(path, WANTED, facts))
+    assert np.array_equal(served[0], _read_decord(path, WANTED, facts))
 
 
 def test_without_decord_the_other_reader_serves(numbered: Path, monkeypatch: pytest.MonkeyPatch) -> None:

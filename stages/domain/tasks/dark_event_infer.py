@@ -6,44 +6,116 @@ rises". The picture before and after shows where the bar was, so the answer can 
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
 from random import Random
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from stages.domain.lexicon import vague
-from stages.domain.records import Clip, Event, Record, Reject, Sample, TaskName, Trace
+from stages.domain.records import Clip, Event, Exact, Record, Reject, Sample, Span, TaskName, Trace
 from stages.domain.replies import Reply
 from stages.domain.rewards import Judge, RewardRules, Share, TaskScore, unavailable
 from stages.domain.timeline import mask, plain, resolve, sample_indices
 
 NAME: TaskName = "dark_event_infer"
-QUESTION = "what happens in the dark part ?"
+ORDINALS = ("first", "second", "third", "fourth")
 MAXIMUM = 2.0
 
 
+class EventFilter(Record):
+    """Which events are worth blacking out, by their length, their place and what is said of them."""
+
+    min_s: Exact
+    max_s: Exact
+    #: At the clip's beginning, at its end, or between: an event at an edge has context on one side only.
+    places: frozenset[Literal["start", "middle", "end"]] = Field(min_length=1)
+    min_words: int = Field(ge=1)
+    max_words: int = Field(ge=1)
+    #: Regular expressions; a caption in which one is found says nothing that could be inferred ("intro", "credits roll").
+    forbidden: tuple[str, ...]
+    #: Set aside an event whose caption another event of the clip has too: that one would give it away.
+    unique: bool
+
+    @model_validator(mode="after")
+    def _usable(self) -> EventFilter:
+        if not 0 <= self.min_s <= self.max_s:
+            raise ValueError(f"min_s {self.min_s} and max_s {self.max_s}: need 0 <= min_s <= max_s")
+        if self.min_words > self.max_words:
+            raise ValueError(f"min_words {self.min_words} exceeds max_words {self.max_words}")
+        for pattern in self.forbidden:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"forbidden: {pattern!r} is no regular expression ({error})") from error
+        return self
+
+
 class Settings(Record):
+    #: What is asked; ``{which}`` becomes "first ", "second " … where several parts are dark, else nothing.
+    question: str
     per_clip: int = Field(gt=0)
-    #: How many sampled frames must fall inside the dark part, and outside it on each side that exists.
+    #: Events blacked out at once in one sample; with more than one, the question says which is asked about.
+    masks: int = Field(ge=1, le=len(ORDINALS))
+    #: How many sampled frames must fall inside each dark part, and be seen on each side of it that exists.
     min_dark_frames: int = Field(ge=1)
     min_context_frames: int = Field(ge=1)
     #: A longer event leaves too little to infer from.
     max_dark_share: Share
+    events: EventFilter
+
+    @field_validator("question")
+    @classmethod
+    def _says_which(cls, question: str) -> str:
+        if question.count("{which}") != 1:
+            raise ValueError(f"question {question!r}: needs {{which}} once, such as 'What happens in the {{which}}dark part?'")
+        return question
 
 
-def refusal(clip: Clip, event: Event, settings: Settings, sampled_frames: int) -> str | None:
-    """Why blacking out this event would make no valid sample; None when it does (the validity rule of SPEC 1)."""
-    share = event.span.frames / clip.frames
+def refusal(clip: Clip, event: Event, settings: Settings, sampled_frames: int) -> tuple[str, str] | None:
+    """Why blacking out this event would make no valid sample, as reason and detail; None when it does (the validity rule of SPEC 1)."""
+    unfit = _filtered(clip, event, settings.events)
+    if unfit is not None:
+        return "event-filtered", f"{event.caption!r}: {unfit}"
+    unclear = _unclear(clip, (event.span,), settings, sampled_frames)
+    return None if unclear is None else ("dark-part-not-inferable", f"{event.caption!r}{unclear}")
+
+
+def _filtered(clip: Clip, event: Event, rules: EventFilter) -> str | None:
+    seconds = event.span.frames / clip.rate
+    if not rules.min_s <= seconds <= rules.max_s:
+        return f"takes {float(seconds):.3g} s, events.min_s is {rules.min_s}, events.max_s {rules.max_s}"
+    place = "start" if event.span.start == 0 else "end" if event.span.stop == clip.frames else "middle"
+    if place not in rules.places:
+        return f"stands at the clip's {place}, events.places: {', '.join(sorted(rules.places))}"
+    said = len(event.caption.split())
+    if not rules.min_words <= said <= rules.max_words:
+        return f"its caption has {said} words, events.min_words is {rules.min_words}, events.max_words {rules.max_words}"
+    for pattern in rules.forbidden:
+        if re.search(pattern, event.caption, re.IGNORECASE):
+            return f"its caption matches {pattern!r} of events.forbidden"
+    if rules.unique and sum(other.caption.casefold() == event.caption.casefold() for other in clip.events) > 1:
+        return "another event of the clip has the same caption (events.unique)"
+    return None
+
+
+def _unclear(clip: Clip, dark: tuple[Span, ...], settings: Settings, sampled_frames: int) -> str | None:
+    """What the sampled frames would fail to show if these parts were dark."""
+    share = sum(span.frames for span in dark) / clip.frames
     if share > settings.max_dark_share:
-        return f"{event.caption!r} covers {share:.2f} of the clip, more than max_dark_share {settings.max_dark_share}"
+        return f" covers {share:.2f} of the clip, more than max_dark_share {settings.max_dark_share}"
     indices = sample_indices(clip.frames, sampled_frames)
-    inside = sum(index in event.span for index in indices)
-    before = sum(index < event.span.start for index in indices)
-    after = sum(index >= event.span.stop for index in indices)
-    if inside < settings.min_dark_frames:
-        return f"{event.caption!r}: {inside} of {sampled_frames} sampled frames are dark, min_dark_frames is {settings.min_dark_frames}"
-    for side, seen, exists in (("before", before, event.span.start > 0), ("after", after, event.span.stop < clip.frames)):
-        if exists and seen < settings.min_context_frames:
-            return f"{event.caption!r}: {seen} sampled frames {side} it, min_context_frames is {settings.min_context_frames}"
+    edges = [0, *(edge for span in dark for edge in (span.start, span.stop)), clip.frames]
+    for number, span in enumerate(dark):
+        inside = sum(index in span for index in indices)
+        if inside < settings.min_dark_frames:
+            return f": {inside} of {sampled_frames} sampled frames are dark, min_dark_frames is {settings.min_dark_frames}"
+        # What is seen before this dark part reaches back to the one before it, and so on.
+        for side, (start, stop) in (("before", edges[2 * number :][:2]), ("after", edges[2 * number + 2 :][:2])):
+            seen = sum(start <= index < stop for index in indices)
+            if start < stop and seen < settings.min_context_frames:
+                return f": {seen} sampled frames {side} it, min_context_frames is {settings.min_context_frames}"
     return None
 
 
@@ -57,15 +129,31 @@ def make(clip: Clip, settings: Settings, sampled_frames: int, seed: int) -> tupl
         if why is None:
             valid.append(event)
         else:
-            rejects.append(Reject(item=clip.clip_id, reason="dark-part-not-inferable", detail=why))
+            rejects.append(Reject(item=clip.clip_id, reason=why[0], detail=why[1]))
     rng = Random(f"{seed}/{NAME}/{clip.clip_id}")
     chosen = sorted(rng.sample(valid, min(settings.per_clip, len(valid))), key=lambda event: event.span.start)
-    return [_sample(clip, event, sampled_frames) for event in chosen], rejects
+    return [
+        _sample(clip, event, _beside(clip, event, valid, settings, sampled_frames, rng), settings, sampled_frames)
+        for event in chosen
+    ], rejects
 
 
-def _sample(clip: Clip, event: Event, sampled_frames: int) -> Sample:
-    timeline = mask(plain(clip.clip_id, clip.frames, clip.rate), event.span)
-    story = clip.caption or " then ".join(e.caption for e in clip.events)
+def _beside(clip: Clip, asked: Event, valid: list[Event], settings: Settings, sampled_frames: int, rng: Random) -> tuple[Span, ...]:
+    """The dark parts of a sample that asks about one event: its own, and others as long as every rule still holds."""
+    dark: tuple[Span, ...] = (asked.span,)
+    for event in rng.sample(valid, len(valid)) if settings.masks > 1 else ():
+        more = tuple(sorted((*dark, event.span), key=lambda span: span.start))
+        apart = all(earlier.stop < later.start for earlier, later in pairwise(more))
+        if len(dark) < settings.masks and apart and _unclear(clip, more, settings, sampled_frames) is None:
+            dark = more
+    return dark
+
+
+def _sample(clip: Clip, event: Event, dark: tuple[Span, ...], settings: Settings, sampled_frames: int) -> Sample:
+    timeline = plain(clip.clip_id, clip.frames, clip.rate)
+    for span in dark:
+        timeline = mask(timeline, span)
+    which = f"{ORDINALS[dark.index(event.span)]} " if len(dark) > 1 else ""
     return Sample(
         sample_id=f"{NAME}/{clip.clip_id}/{event.span.start}-{event.span.stop}",
         task=NAME,
@@ -73,11 +161,11 @@ def _sample(clip: Clip, event: Event, sampled_frames: int) -> Sample:
         clip_id=clip.clip_id,
         timeline=timeline,
         sampled_frames=sampled_frames,
-        question=QUESTION,
+        question=settings.question.replace("{which}", which),
         reference=event.caption,
         events=(event.caption,),
         trace=Trace(
-            thinking=story,
+            thinking=clip.caption or clip.told,
             answer=event.caption,
             brief_thinking=clip.brief_thinking,
             careless_answer=vague(event.caption),

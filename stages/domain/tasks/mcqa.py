@@ -5,6 +5,7 @@ Example: "what does the red bar do first ? A rises B grows C falls D shrinks", r
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 
 from pydantic import Field
@@ -16,24 +17,57 @@ from stages.domain.timeline import plain
 
 NAME: TaskName = "mcqa"
 MAXIMUM = 1.0
+#: Options of a question that is made from events, at most.
+OPTIONS = 4
 
 
 class Settings(Record):
     per_clip: int = Field(gt=0)
+    #: Questions made from the order of a clip's events where its annotation brings none.
+    from_events: bool
+
+
+def event_questions(clip: Clip, rng: Random) -> tuple[Question, ...]:
+    """What happens first, last, and right after each event: the options are what happens in this clip, so that only order tells.
+
+    Events that say the same are left out, since an option must be right or wrong.
+    """
+    said = [event.caption for event in sorted(clip.events, key=lambda event: event.span.start)]
+    told = [caption for caption in said if said.count(caption) == 1]
+    if len(told) != len(said) or len(told) < 2:
+        return ()
+    asked = [("Which of these happens first?", told[0], told), ("Which of these happens last?", told[-1], told)]
+    if len(told) > 2:
+        for before, after in pairwise(told):
+            asked.append((f'Which of these happens right after "{before}"?', after, [c for c in told if c != before]))
+    return tuple(_from_events(question, answer, others, rng) for question, answer, others in asked)
+
+
+def _from_events(question: str, answer: str, captions: list[str], rng: Random) -> Question:
+    wrong = [caption for caption in captions if caption != answer]
+    options = [answer, *rng.sample(wrong, min(OPTIONS - 1, len(wrong)))]
+    rng.shuffle(options)
+    return Question(question=question, options=tuple(options), answer=chr(ord("A") + options.index(answer)))
 
 
 def make(clip: Clip, settings: Settings, sampled_frames: int, seed: int) -> tuple[list[Sample], list[Reject]]:
-    """Up to ``per_clip`` of the clip's questions."""
-    if not clip.questions:
-        return [], [Reject(item=clip.clip_id, reason="no-questions", detail="the annotation lists no multiple-choice question")]
+    """Up to ``per_clip`` of the clip's questions, or of those that its events give."""
     rng = Random(f"{seed}/{NAME}/{clip.clip_id}")
-    numbers = sorted(rng.sample(range(len(clip.questions)), min(settings.per_clip, len(clip.questions))))
-    return [_sample(clip, number, clip.questions[number], sampled_frames) for number in numbers], []
+    questions = clip.questions
+    if not questions and settings.from_events:
+        questions = event_questions(clip, rng)
+    if not questions:
+        detail = "the annotation lists no multiple-choice question"
+        if settings.from_events:
+            detail += ", and no two events whose order could be asked (different captions)"
+        return [], [Reject(item=clip.clip_id, reason="no-questions", detail=detail)]
+    numbers = sorted(rng.sample(range(len(questions)), min(settings.per_clip, len(questions))))
+    return [_sample(clip, number, questions[number], sampled_frames) for number in numbers], []
 
 
 def _sample(clip: Clip, number: int, question: Question, sampled_frames: int) -> Sample:
     chosen = question.options[ord(question.answer) - ord("A")]
-    story = question.rationale or " then ".join(event.caption for event in clip.events) or chosen
+    story = question.rationale or clip.told or chosen
     return Sample(
         sample_id=f"{NAME}/{clip.clip_id}/{number}",
         task=NAME,

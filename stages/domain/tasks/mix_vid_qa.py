@@ -6,29 +6,38 @@ names its clip by content, never by position; the other clip is to be ignored.
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from itertools import islice
 from random import Random
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from stages.domain.lexicon import vague
-from stages.domain.records import Clip, Exact, Record, Reject, Sample, Segment, TaskName, Timeline, Trace
+from stages.domain.records import Clip, Event, Exact, Record, Reject, Sample, Segment, Span, TaskName, Timeline, Trace
 from stages.domain.replies import Reply
 from stages.domain.rewards import Judge, RewardRules, TaskScore, unavailable
-from stages.domain.timeline import cut, interleave, piece_lengths, sample_indices, segment_counts
+from stages.domain.timeline import conformed_frames, cut, interleave, piece_lengths, sample_indices, segment_counts
 
 NAME: TaskName = "mix_vid_qa"
 MAXIMUM = 1.0
-#: Draws of piece lengths before a pair is given up.
+#: Draws of piece lengths and excerpts before a pair is given up.
 ATTEMPTS = 8
+#: Clips that are looked at for a partner: where a thousand in a row do not suit, hardly any does.
+SEARCHED = 1000
 
 
 class Settings(Record):
     #: Partners drawn for each clip.
     per_clip: int = Field(gt=0)
+    #: Of a longer clip an excerpt is shown.
+    max_clip_s: Exact
     min_piece_s: Exact
     max_piece_s: Exact
     #: Every piece must show at least so many of the sampled frames.
@@ -36,114 +45,212 @@ class Settings(Record):
 
     @model_validator(mode="after")
     def _ordered(self) -> Settings:
-        if not 0 < self.min_piece_s <= self.max_piece_s:
-            raise ValueError(f"min_piece_s {self.min_piece_s} and max_piece_s {self.max_piece_s}: need 0 < min <= max")
+        if not 0 < self.min_piece_s <= self.max_piece_s <= self.max_clip_s:
+            raise ValueError(
+                f"min_piece_s {self.min_piece_s}, max_piece_s {self.max_piece_s} and max_clip_s {self.max_clip_s}: need"
+                " 0 < min_piece_s <= max_piece_s <= max_clip_s"
+            )
         return self
 
 
-def unsuitable(clip: Clip, partner: Clip) -> str | None:
+class Partner(NamedTuple):
+    """What has to be known of a clip to mix it with another; small, so that those of a hundred thousand clips can be looked through.
+
+    ``named``: what its subjects look like, words that a question may name a clip by.
+    """
+
+    clip_id: str
+    source_id: str
+    label: str | None
+    named: frozenset[str]
+    frames: int
+    rate: Fraction
+
+
+def as_partner(clip: Clip) -> Partner:
+    named = frozenset(word for subject in clip.subjects for word in subject.attributes)
+    return Partner(clip.clip_id, clip.source_id, clip.label, named, clip.frames, clip.rate)
+
+
+def unsuitable(clip: Partner, partner: Partner) -> str | None:
     """Why these two must not be mixed; None when they may.
 
-    They come from different source videos, show different classes, share no attribute that a question could name, and (until
-    clips are conformed) run at one frame rate.
+    They come from different source videos, show different classes, and share no attribute that a question could name.
     """
     if clip.source_id == partner.source_id:
         return "same source video"
     if clip.label is not None and clip.label == partner.label:
         return f"same class {clip.label!r}"
-    named = {word for subject in clip.subjects for word in subject.attributes}
-    shared = named & {word for subject in partner.subjects for word in subject.attributes}
+    shared = clip.named & partner.named
     if shared:
         return f"both show {sorted(shared)[0]!r}"
-    if clip.rate != partner.rate:
-        return f"frame rates {clip.rate} and {partner.rate} differ"
     return None
 
 
 class Ring:
-    """The clips of one split on a hash ring, so that a new clip changes the partners of a few others only."""
+    """The clips of one split on a hash ring, so that a new clip changes the partners of a few others only.
 
-    def __init__(self, clips: Sequence[Clip]) -> None:
-        self._clips = sorted(clips, key=lambda clip: _point(clip.clip_id))
-        self._points = [_point(clip.clip_id) for clip in self._clips]
+    Args:
+        points: :func:`ring_point` of each clip's id, int64 [clips].
+        partner: looks up the clip of that number.
+    """
 
-    def walk(self, key: str) -> Iterator[Clip]:
+    def __init__(self, points: npt.NDArray[np.int64], partner: Callable[[int], Partner]) -> None:
+        self._order = np.argsort(points, kind="stable")
+        self._points = points[self._order]
+        self._partner = partner
+
+    def walk(self, key: str) -> Iterator[Partner]:
         """Every clip once, from the point of ``key`` onwards."""
-        start = bisect.bisect(self._points, _point(key))
-        for offset in range(len(self._clips)):
-            yield self._clips[(start + offset) % len(self._clips)]
+        start = int(np.searchsorted(self._points, ring_point(key), side="right"))
+        for offset in range(len(self._order)):
+            yield self._partner(int(self._order[(start + offset) % len(self._order)]))
 
 
-def _point(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+def ring_of(clips: Sequence[Clip]) -> Ring:
+    """The ring of clips that are in memory."""
+    return Ring(np.array([ring_point(clip.clip_id) for clip in clips], dtype=np.int64), lambda n: as_partner(clips[n]))
+
+
+def ring_point(key: str) -> int:
+    """Where on the hash ring a clip, or a search, stands: 63 bits that nothing but the key decides."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def make(clip: Clip, ring: Ring, settings: Settings, sampled_frames: int, seed: int) -> tuple[list[Sample], list[Reject]]:
     """Up to ``per_clip`` samples that ask about ``clip``, each mixed with another partner."""
-    subject = clip.called
-    if subject is None or not clip.events:
-        missing = "an event to ask about" if subject else "a single subject or a class label to name it by"
+    if clip.called is None or not clip.events:
+        missing = "an event to ask about" if clip.called else "a single subject or a class label to name it by"
         return [], [Reject(item=clip.clip_id, reason="nothing-to-ask", detail=f"the annotation lacks {missing}")]
     samples: list[Sample] = []
     rejects: list[Reject] = []
     used: set[str] = set()
+    about = as_partner(clip)
     for index in range(settings.per_clip):
         key = f"{seed}/{NAME}/{clip.clip_id}/{index}"
-        partner = next((c for c in ring.walk(key) if c.clip_id not in used and unsuitable(clip, c) is None), None)
+        partner = next(
+            (c for c in islice(ring.walk(key), SEARCHED) if c.clip_id not in used and unsuitable(about, c) is None), None
+        )
         if partner is None:
-            detail = (
-                f"no suitable partner number {index + 1} in the {clip.split} split (another source, class, look; same frame rate)"
-            )
+            detail = f"no suitable partner number {index + 1} in the {clip.split} split (another source, class, look)"
             rejects.append(Reject(item=clip.clip_id, reason="no-partner", detail=detail))
             break
         used.add(partner.clip_id)
-        rng = Random(key)
-        timeline = _mixed(clip, partner, settings, sampled_frames, rng)
-        if timeline is None:
-            detail = (
-                f"with {partner.clip_id}: no cut into pieces of {settings.min_piece_s}-{settings.max_piece_s} s shows every piece"
-            )
-            rejects.append(Reject(item=clip.clip_id, reason="piece-not-shown", detail=detail))
-            continue
-        samples.append(_sample(clip, partner, timeline, subject, sampled_frames, rng))
+        made = _sample(clip, about, partner, settings, sampled_frames, Random(key))
+        if isinstance(made, Sample):
+            samples.append(made)
+        else:
+            rejects.append(made)
     return samples, rejects
 
 
-def _mixed(clip: Clip, partner: Clip, settings: Settings, sampled_frames: int, rng: Random) -> Timeline | None:
-    shortest, longest = math.ceil(settings.min_piece_s * clip.rate), math.floor(settings.max_piece_s * clip.rate)
-    order = [clip, partner] if rng.random() < 0.5 else [partner, clip]
-    for _ in range(ATTEMPTS):
-        pieces = [piece_lengths(c.frames, shortest, longest, rng) for c in order]
-        if any(lengths is None for lengths in pieces):
-            return None
-        segments = [
-            [Segment(clip_id=c.clip_id, span=span) for span in cut(c.frames, lengths or ())]
-            for c, lengths in zip(order, pieces, strict=True)
-        ]
-        timeline = interleave(segments[0], segments[1], clip.rate)
+def _sample(clip: Clip, about: Partner, partner: Partner, settings: Settings, sampled_frames: int, rng: Random) -> Sample | Reject:
+    # The slower of two rates: no frame has to be shown twice.
+    rate = min(clip.rate, partner.rate)
+    bounds = math.ceil(settings.min_piece_s * rate), math.floor(settings.max_piece_s * rate)
+    order = [about, partner] if rng.random() < 0.5 else [partner, about]
+    lengths = [_cuttable(c, rate, settings.max_clip_s, bounds) for c in order]
+    events = _conformed_events(clip, rate)
+    for _ in range(ATTEMPTS if all(lengths) else 0):
+        pieces = [piece_lengths(length, *bounds, rng) or () for length in lengths]
+        excerpts = [_excerpt(c, length, rate, events if c is about else (), rng) for c, length in zip(order, lengths, strict=True)]
+        first, second = (
+            [
+                Segment(clip_id=c.clip_id, span=Span(start=shown.start + span.start, stop=shown.start + span.stop))
+                for span in cut(shown.frames, cuts)
+            ]
+            for c, shown, cuts in zip(order, excerpts, pieces, strict=True)
+        )
+        timeline = interleave(first, second, rate)
         counts = segment_counts(timeline, sample_indices(timeline.frames, sampled_frames))
-        if min(counts) >= settings.min_piece_frames:
-            return timeline
-    return None
+        askable = _askable(events, excerpts[order.index(about)])
+        if min(counts) >= settings.min_piece_frames and askable:
+            which = rng.choice(tuple(askable))
+            return _put(clip, partner, timeline, which, askable[which], sampled_frames)
+    detail = (
+        f"with {partner.clip_id}: no cut into pieces of {settings.min_piece_s} to {settings.max_piece_s} s, of {settings.max_clip_s} s"
+        " of each clip at most, shows every piece and a whole event to ask about"
+    )
+    return Reject(item=clip.clip_id, reason="piece-not-shown", detail=detail)
 
 
-def _sample(clip: Clip, partner: Clip, timeline: Timeline, subject: str, sampled_frames: int, rng: Random) -> Sample:
-    ordered = sorted(clip.events, key=lambda event: event.span.start)
-    which = rng.choice(("first", "last"))
-    event = ordered[0] if which == "first" else ordered[-1]
-    story = clip.caption or " then ".join(e.caption for e in ordered)
+def _cuttable(clip: Partner, rate: Fraction, max_clip_s: Fraction, bounds: tuple[int, int]) -> int:
+    """The most frames of the clip, conformed to ``rate``, that pieces of these lengths add up to; 0 where not one piece fits."""
+    shortest, longest = bounds
+    at_most = min(conformed_frames(clip.frames, clip.rate, rate), int(max_clip_s * rate))
+    return min(at_most, at_most // shortest * longest) if shortest <= longest else 0
+
+
+def _conformed_events(clip: Clip, rate: Fraction) -> tuple[Event, ...]:
+    """The clip's events in order, each in the frames of the clip conformed to ``rate`` that show any of it."""
+    total = conformed_frames(clip.frames, clip.rate, rate)
+    events = []
+    for event in sorted(clip.events, key=lambda event: event.span.start):
+        start = min(int(event.span.start * rate / clip.rate), total - 1)
+        stop = min(math.ceil(event.span.stop * rate / clip.rate), total)
+        events.append(Event(span=Span(start=start, stop=max(stop, start + 1)), caption=event.caption))
+    return tuple(events)
+
+
+def _excerpt(clip: Partner, length: int, rate: Fraction, events: Sequence[Event], rng: Random) -> Span:
+    """Which ``length`` frames of the clip are shown: all of them, or at random, around one of the events where there are any."""
+    total = conformed_frames(clip.frames, clip.rate, rate)
+    fitting = [event.span for event in events if event.span.frames <= length]
+    if length == total:
+        start = 0
+    elif fitting:
+        shown = rng.choice(fitting)
+        start = rng.randint(max(0, shown.stop - length), min(shown.start, total - length))
+    else:
+        start = rng.randint(0, total - length)
+    return Span(start=start, stop=start + length)
+
+
+def _askable(events: Sequence[Event], shown: Span) -> dict[str, Event]:
+    """``first`` and ``last`` of the events that are shown whole, or the only one (no word is needed).
+
+    An event that is cut off at an edge makes it ambiguous what comes first, or last, there.
+    """
+    whole = [event for event in events if shown.start <= event.span.start and event.span.stop <= shown.stop]
+    partly = [e for e in events if e not in whole and e.span.start < shown.stop and shown.start < e.span.stop]
+    if not whole:
+        return {}
+    if len(whole) == 1 and not partly:
+        return {"": whole[0]}
+    askable = {}
+    if not any(event.span.start < whole[0].span.start for event in partly):
+        askable["first"] = whole[0]
+    if not any(event.span.stop > whole[-1].span.stop for event in partly):
+        askable["last"] = whole[-1]
+    return askable
+
+
+def ask(clip: Clip, which: str) -> str:
+    """The question about the clip, which is named by its only subject, else by its class."""
+    when = f"{which} " if which else ""
+    if len(clip.subjects) == 1 or clip.label is None:
+        return f"what does the {clip.called} do {when}?"
+    return f'What happens {when}in the video that shows "{spoken(clip.label)}"?'
+
+
+def spoken(label: str) -> str:
+    """A class label as words: ``MakeSandwich``, ``make_sandwich`` and ``make sandwich`` are all "make sandwich"."""
+    return " ".join(re.sub(r"(?<=[a-z])(?=[A-Z])|[_-]+", " ", label).lower().split())
+
+
+def _put(clip: Clip, partner: Partner, timeline: Timeline, which: str, event: Event, sampled_frames: int) -> Sample:
     return Sample(
-        sample_id=f"{NAME}/{clip.clip_id}+{partner.clip_id}/{which}",
+        sample_id=f"{NAME}/{clip.clip_id}+{partner.clip_id}/{which or 'only'}",
         task=NAME,
         split=clip.split,
         clip_id=clip.clip_id,
         timeline=timeline,
         sampled_frames=sampled_frames,
-        question=f"what does the {subject} do {which} ?",
+        question=ask(clip, which),
         reference=event.caption,
         events=(event.caption,),
         trace=Trace(
-            thinking=story,
+            thinking=clip.caption or clip.told,
             answer=event.caption,
             brief_thinking=clip.brief_thinking,
             careless_answer=vague(event.caption),

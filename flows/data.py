@@ -1,0 +1,103 @@
+"""``vidbridge data``: what is, or would become, of videos. Nothing here runs a stage."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows import show
+from flows.errors import UsageError
+from stages.domain.records import SPLITS, Reject
+from stages.params import load_params
+
+#: Rejects that are shown for each reason, unless all are asked for.
+EXAMPLES = 3
+
+
+def check(root: Path, folder: Path, annotation_format: str | None, annotations: str | None, *, every: bool) -> None:
+    """Print what ingest would accept and set aside of a folder, why, and which samples it would give."""
+    from stages.check import SourceError
+    from stages.check import check as examine
+
+    try:
+        found = examine(load_params(root / "params.yaml"), folder, annotation_format, annotations)
+    except SourceError as error:
+        raise UsageError(str(error).replace("ingest.source", "folder")) from error
+    out = show.console()
+    seconds = float(sum(clip.frames / clip.rate for clip in found.clips))
+    splits = Counter(clip.split for clip in found.clips)
+    out.print(f"{len(found.clips):,} accepted, {len(found.rejects):,} set aside, of {len(found.clips) + len(found.rejects):,}")
+    if found.clips:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_row("splits", ", ".join(f"{splits[split]:,} {split}" for split in SPLITS if splits[split]))
+        table.add_row("duration", f"{seconds:,.1f} s, {seconds / len(found.clips):.1f} s a clip")
+        table.add_row("codecs", _counts(Counter(clip.codec for clip in found.clips)))
+        table.add_row("sizes", _counts(Counter(f"{clip.width}x{clip.height}" for clip in found.clips)))
+        table.add_row("not for decord", _counts(found.hazards) if found.hazards else "none: decord is right on all of them")
+        table.add_row("samples", ", ".join(f"{count:,} {task}" for task, count in found.samples.items()))
+        out.print(table)
+    _rejects(out, "set aside by ingest", found.rejects, every=every)
+    for task, rejects in found.set_aside.items():
+        _rejects(out, f"clips that give no {task} sample", rejects, every=every)
+
+
+def export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Sequence[str], limit: int | None) -> None:
+    """Write samples for other tools, and say what was written and how it is read."""
+    from stages.domain.records import TASK_NAMES
+    from stages.export import KINDS
+    from stages.export import export as write
+
+    kinds, names, wanted = _among("--as", [kind], KINDS), _among("--task", tasks, TASK_NAMES), _among("--split", splits, SPLITS)
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "README.md").exists())):
+        raise UsageError(f"out: {str(out)!r} holds something else; name a new folder, or one that an export has made")
+    made = write(root, out, kinds[0], names, wanted or SPLITS, limit)
+    console = show.console()
+    for (split, task), count in made.samples.items():
+        console.print(f"{count:>8,}  {task}, {split}")
+    read = "its samples.jsonl names each video" if kinds[0] == "mp4" else f"datasets.load_dataset({str(out)!r}) reads it"
+    console.print(escape(f"written: {out} ({read}; README.md says what is in it)"), soft_wrap=True)
+
+
+def browse(root: Path, out: Path, samples: int) -> None:
+    """Write the page of samples and rejects."""
+    from stages.browse import browse as write
+
+    path = write(root, out, samples)
+    show.console().print(f"written: {escape(str(path))} ({path.stat().st_size / 1e6:.1f} MB, opens offline)", soft_wrap=True)
+
+
+Name = TypeVar("Name", bound=str)
+
+
+def _among(option: str, given: Sequence[str], known: Sequence[Name]) -> list[Name]:
+    """What was given, each one of those that are known."""
+    for value in given:
+        if value not in known:
+            raise UsageError(f"{option}: {value!r} is unknown; choose among {', '.join(known)}")
+    return [name for value in given for name in known if name == value]
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counter.most_common())
+
+
+def _rejects(out: Console, title: str, rejects: Sequence[Reject], *, every: bool) -> None:
+    if not rejects:
+        return
+    out.print(f"\n[bold]{title}[/bold]")
+    by_reason: dict[str, list[Reject]] = {}
+    for reject in rejects:
+        by_reason.setdefault(reject.reason, []).append(reject)
+    for reason, listed in sorted(by_reason.items(), key=lambda item: -len(item[1])):
+        out.print(f"{len(listed):>6,}  [yellow]{reason}[/yellow]")
+        for reject in listed if every else listed[:EXAMPLES]:
+            # Names and details come from files: text, never markup.
+            out.print(f"        {escape(reject.item)}: {escape(reject.detail)}")
+        if not every and len(listed) > EXAMPLES:
+            out.print(f"        … and {len(listed) - EXAMPLES:,} more; --all lists them")

@@ -1,0 +1,209 @@
+"""From a source folder to clips: rows are read, files probed, decoded whole and hashed, and whatever cannot be used is set aside.
+
+What was found out about a file is kept in a journal as it is found: an ingest that was killed goes on where it was, and one after a
+new video has come examines that video only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from stages import layout
+from stages.domain.records import Clip, Record, Reject
+from stages.params import IngestParams
+from stages.sources.clips import Media, to_clip, without_duplicates
+from stages.sources.formats import read_source
+from stages.sources.split import assign_splits
+from stages.video import encoder, errors
+from stages.video import probe as probing
+from stages.video.errors import VideoError
+from stages.workers import Lost, map_items
+
+
+class Problem(Record):
+    """Why a file is no clip."""
+
+    reason: str
+    detail: str
+
+
+class Finding(Record):
+    """What a file holds, or why it cannot be used. It holds for the file of this path, size and time of change."""
+
+    video: str
+    size: int
+    mtime_ns: int
+    media: Media | None = None
+    problem: Problem | None = None
+
+
+#: Constant rate factor of a file that is encoded anew: what is lost cannot be seen.
+NORMALISE_CRF = 16
+
+
+def examine_source(params: IngestParams, seed: int, journal: Path | None = None) -> tuple[list[Clip], list[Reject], Counter[str]]:
+    """Clips in order of their id, what was set aside in order of its name, and what keeps decord from files (before any was encoded
+    anew).
+
+    Args:
+        params: the source folder, and what a clip may be.
+        seed: draws the splits.
+        journal: where findings are kept, and beside it what was encoded anew; None examines every file and encodes none.
+
+    Raises:
+        SourceError: the source folder cannot be used at all.
+    """
+    rows, rejects = read_source(params)
+    splits, conflicts = assign_splits(rows, params, seed)
+    placed = [row for row in sorted(rows, key=lambda row: row.clip_id) if row.clip_id in splits]
+    clips: list[Clip] = []
+    hazards: Counter[str] = Counter()
+    findings = _findings([row.video for row in placed], params, journal)
+    for row, found in zip(placed, findings, strict=True):
+        if found.media is None:
+            assert found.problem is not None
+            rejects.append(Reject(item=row.clip_id, reason=found.problem.reason, detail=found.problem.detail))
+            continue
+        hazards.update(found.media.normalised_for or found.media.hazards)
+        made = to_clip(row, splits[row.clip_id], found.media, params)
+        if isinstance(made, Clip):
+            clips.append(made)
+        else:
+            rejects.append(made)
+    kept, duplicates = without_duplicates(clips)
+    return kept, sorted(rejects + conflicts + duplicates, key=lambda r: (r.item, r.reason)), hazards
+
+
+def examine(video: str, folder: Path, anew: Path | None) -> Finding:
+    """Probe, decode and hash one file, and encode it anew into ``anew`` where decord must not read it; runs in a worker."""
+    path = folder / video
+    status = path.stat()
+    about = {"video": video, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    try:
+        return Finding(**about, media=_media(video, path, anew))
+    except VideoError as error:
+        return Finding(**about, problem=Problem(reason=error.reason, detail=error.detail))
+
+
+def _media(video: str, path: Path, anew: Path | None) -> Media:
+    found = _sound(video, path)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    normalised: str | None = None
+    hazards = found.hazards
+    if hazards and anew is not None:
+        normalised = f"{layout.NORMALISED}/{sha256[:32]}.mp4"
+        out = anew / normalised
+        out.parent.mkdir(parents=True, exist_ok=True)
+        encoder.normalise(path, out, found.rate if found.start is None else found.start, NORMALISE_CRF)
+        before, found = found, _sound(video, out)
+        if found.hazards or found.frames != before.frames:
+            what = f"{before.frames} frames became {found.frames}, {', '.join(found.hazards) or 'nothing'} against them"
+            raise VideoError("normalise-failed", f"{video}: {what}; encode it anew by other means")
+    return Media(
+        sha256=sha256,
+        codec=found.codec,
+        width=found.width,
+        height=found.height,
+        rate=found.rate,
+        frames=found.frames if found.slots is None else len(found.slots),
+        duration_s=found.duration_s,
+        variable_rate=found.variable_rate,
+        hazards=found.hazards,
+        normalised=normalised,
+        normalised_for=hazards if normalised else (),
+    )
+
+
+def _sound(video: str, path: Path) -> probing.Probe:
+    """The probe of a file that decodes from beginning to end to as many frames as its packets promise."""
+    found = probing.probe(path)
+    decoded = encoder.validate(path)
+    if decoded != found.frames:
+        raise VideoError("frame-count", f"{video}: {found.frames} frames are stored, {decoded} decode; re-encode it")
+    return found
+
+
+def _findings(videos: Sequence[str], params: IngestParams, journal: Path | None) -> Iterator[Finding]:
+    """A finding for each video, in order: from the journal where the file has not changed since, else by looking."""
+    folder = Path(params.source)
+    anew = journal.with_suffix("") if journal is not None and params.normalise else None
+    known = {} if journal is None else _read_journal(journal, folder, anew)
+    unknown = [video for video in videos if video not in known]
+    if journal is None:
+        looked = _look(unknown, folder, anew, params.timeout_s)
+        yield from (known[video] if video in known else next(looked) for video in videos)
+        return
+    if known:
+        print(f"ingest: {len(known):,} of {len(videos):,} files were examined before and have not changed")
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    with journal.open("a", encoding="utf-8") as kept:
+        # Ends a line that a kill cut short.
+        kept.write("\n" if kept.tell() else "")
+        looked = _look(unknown, folder, anew, params.timeout_s)
+        for video in videos:
+            if video in known:
+                yield known[video]
+                continue
+            found = next(looked)
+            # A time-out or a dead process says something of this machine at this moment: it is tried again.
+            if found.problem is None or found.problem.reason not in ("timeout", "worker-died"):
+                kept.write(found.model_dump_json(exclude_none=True) + "\n")
+                kept.flush()
+            yield found
+
+
+def _look(videos: Sequence[str], folder: Path, anew: Path | None, timeout_s: float) -> Iterator[Finding]:
+    work = partial(examine, folder=folder, anew=anew)
+    for video, result in zip(videos, map_items(work, videos, "ingest", timeout_s=timeout_s), strict=True):
+        if isinstance(result, Lost):
+            remedy = "; raise ingest.timeout_s if it is only long" if result.reason == "timeout" else ""
+            lost = Problem(reason=result.reason, detail=f"{video}: {result.detail}{remedy}")
+            yield Finding(video=video, size=0, mtime_ns=0, problem=lost)
+        else:
+            yield result
+
+
+def journal_file(state: Path, params: IngestParams) -> Path:
+    """Where the findings about the source folder are kept: another code that examines has another journal."""
+    folder = Path(params.source)
+    code = [Path(module.__file__ or "") for module in (encoder, errors, probing)] + [Path(__file__)]
+    about = f"{folder.resolve()} {params.normalise}".encode()
+    name = hashlib.sha256(b"\0".join([about, *(path.read_bytes() for path in code)])).hexdigest()[:16]
+    return state / "examined" / f"{name}.jsonl"
+
+
+def copy_normalised(clips: Sequence[Clip], journal: Path, folder: Path) -> None:
+    """Put what was encoded anew into the folder that the clips' paths are relative to."""
+    for clip in clips:
+        if clip.normalised:
+            out = folder / clip.path
+            out.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(journal.with_suffix("") / clip.path, out)
+
+
+def _read_journal(journal: Path, folder: Path, anew: Path | None) -> dict[str, Finding]:
+    """Findings about files that have not changed since. A last line that a kill cut short is no finding."""
+    known: dict[str, Finding] = {}
+    if not journal.is_file():
+        return known
+    for line in journal.read_text(encoding="utf-8").split("\n"):
+        try:
+            found = Finding.model_validate_json(line)
+            status = (folder / found.video).stat()
+        except (ValidationError, OSError):
+            continue
+        normalised = found.media.normalised if found.media is not None else None
+        lost = normalised is not None and not (anew is not None and (anew / normalised).is_file())
+        if (status.st_size, status.st_mtime_ns) == (found.size, found.mtime_ns) and not lost:
+            known[found.video] = found
+        else:
+            known.pop(found.video, None)
+    return known

@@ -1,0 +1,43 @@
+"""What words alone give away: a guesser that knows everything but the dark event itself."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from builders import clip
+
+from stages.domain.lexicon import COLOURS, SHAPES, VERBS
+from stages.domain.records import Clip
+from stages.domain.text_only import TextOnlyGuesser
+
+
+def _world(count: int, *, scripted: bool) -> list[Clip]:
+    """Clips whose second event follows from the first, or has nothing to do with it."""
+    rng, verbs = Random(5), list(VERBS)
+    pairs = [
+        (first, verbs[(verbs.index(first) + 1) % 6] if scripted else rng.choice(verbs)) for first in rng.choices(verbs, k=count)
+    ]
+    return [clip(n, rng.choice(COLOURS), rng.choice(SHAPES), pair) for n, pair in enumerate(pairs)]
+
+
+def _right(clips: list[Clip], guesser: TextOnlyGuesser) -> float:
+    return sum(guesser.guess(c, c.events[1]) == c.events[1].caption for c in clips) / len(clips)
+
+
+def test_a_script_is_learned_and_chance_is_not() -> None:
+    scripted, free = _world(1200, scripted=True), _world(1200, scripted=False)
+    assert _right(scripted[1000:], TextOnlyGuesser(scripted[:1000])) > 0.9
+    # Six verbs: the subject is told by the other event, what it does is not.
+    assert 0.08 < _right(free[1000:], TextOnlyGuesser(free[:1000])) < 0.3
+
+
+def test_the_order_of_clips_does_not_matter() -> None:
+    clips = _world(60, scripted=False)
+    guesses = [TextOnlyGuesser(order).guess(clips[0], clips[0].events[1]) for order in (clips[1:], clips[:0:-1])]
+    assert guesses[0] == guesses[1]
+
+
+def test_nothing_to_learn_from_is_an_error() -> None:
+    with pytest.raises(ValueError, match="none has an event"):
+        TextOnlyGuesser([clip(events=())]).guess(clip(), clip().events[0])
