@@ -44,7 +44,7 @@ def check(root: Path, folder: Path, annotation_format: str | None, annotations: 
         out.print(table)
     _rejects(out, "set aside by ingest", found.rejects, every=every)
     for task, rejects in found.set_aside.items():
-        _rejects(out, f"clips that give no {task} sample", rejects, every=every)
+        _rejects(out, f"set aside by synthesize: {task}", rejects, every=every)
 
 
 def export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Sequence[str], limit: int | None) -> None:

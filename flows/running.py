@@ -36,9 +36,10 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool) -> None:
         with preflight.only_run(root):
             _flow(root, target)
         show.show_costs(out, latest_costs(root), [step.name for step in plan.to_run])
-    show.show_scores(out, read_scores(root), read_half_widths(root), params.evaluation.confidence)
+    scores = read_scores(root)
+    show.show_scores(out, scores, read_half_widths(root), params.evaluation.confidence)
     show.show_gains(out, read_gains(root), params.evaluation.confidence)
-    show.show_where(out, root)
+    show.show_where(out, root, scored=bool(scores))
 
 
 def _confirm(root: Path, params: Params, plan: dvc.Plan) -> None:

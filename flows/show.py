@@ -124,15 +124,18 @@ def show_costs(out: Console, costs: Mapping[str, Cost], stages: Sequence[str]) -
     out.print(table)
 
 
-def show_where(out: Console, root: Path) -> None:
-    """Paths of the results, and the next commands."""
+def show_where(out: Console, root: Path, *, scored: bool) -> None:
+    """Paths of the results, and the next commands: of a run that ended with scores, or with data only."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", defaults(root)["MLFLOW_TRACKING_URI"])
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("metrics and plots", str(layout.REPORTS))
+    table.add_row("metrics and plots" if scored else "data", str(layout.REPORTS if scored else layout.SAMPLES))
     table.add_row("runs and versions", uri.replace("[", r"\["))
     table.add_row("see them", "vidbridge ui")
     out.print(table)
-    show_next(out, "vidbridge promote", "vidbridge report", "vidbridge explain candidate")
+    if scored:
+        show_next(out, "vidbridge promote", "vidbridge report", "vidbridge explain candidate")
+    else:
+        show_next(out, "vidbridge data browse", "vidbridge data export samples --limit 100", "vidbridge run")
 
 
 def show_next(out: Console, *commands: str) -> None:
