@@ -164,6 +164,8 @@ class TrainingRow(Table):
     max_grad_norm: Positive
     precision: Precision
     gradient_checkpointing: bool
+    #: Parts that are not trained. A frozen vision tower sees each video once, and its features are kept.
+    freeze: tuple[Literal["vision"], ...]
     #: Save every so many steps; the last step is always saved.
     save_steps: int = Field(gt=0)
 
@@ -186,6 +188,12 @@ class SftRow(TrainingRow):
     brief_share: dict[TaskName, Share]
 
 
+class TaskScaleParams(Table):
+    """Advantages of each task are divided by a moving spread of its rewards (EMA-GRPO); the spread forgets by this factor a step."""
+
+    task_decay: float = Field(gt=0, lt=1)
+
+
 class GrpoRow(TrainingRow):
     #: Prompts an optimiser step, over all devices (TRL counts completions; accumulation is derived or refused).
     prompts_per_step: int = Field(gt=0)
@@ -196,13 +204,25 @@ class GrpoRow(TrainingRow):
     temperature: Positive
     max_completion_tokens: int = Field(gt=0)
     loss: Literal["grpo", "dr_grpo", "dapo", "bnpo"]
-    scale_rewards: Literal["group", "batch", "none"]
+    #: What a reply's advantage over its group is divided by: the spread of its group (the papers), of the batch, of its task over time, or
+    #: nothing (Dr.GRPO).
+    scale_rewards: Literal["group", "batch", "none"] | TaskScaleParams
+    #: Probability ratios a token (GRPO) or a reply (GSPO).
+    importance: Literal["token", "sequence"]
     #: KL weight; 0 loads no reference model.
     beta: Weight
     epsilon: Positive
     epsilon_high: Positive
     #: Updates on one generation.
     iterations: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _ratio_fits_the_loss(self) -> GrpoRow:
+        if self.importance == "sequence" and self.loss != "grpo":
+            raise ValueError(
+                f"importance: 'sequence' needs loss 'grpo', found {self.loss!r}: a reply's one ratio would be counted once a token"
+            )
+        return self
 
 
 class RuleJudgeParams(Table):

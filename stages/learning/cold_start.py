@@ -13,7 +13,7 @@ from trl import SFTConfig, SFTTrainer
 
 from stages.learning import distributed
 from stages.learning.examples import Example, draw
-from stages.learning.factory import load_model, use_threads
+from stages.learning.factory import freeze, load_model, use_threads
 from stages.learning.processor import encode_prompts, training_batch
 from stages.learning.training import OnCheckpoint, OnMetrics, Resumes, count_parameters, settings, train, weights_precision
 from stages.params import SftRow
@@ -67,6 +67,7 @@ def train_sft(
         max_length=None,
     )
     model, processor = load_model(model_folder, weights_precision(row))
+    freeze(model, row.freeze)
 
     def collate(rows: Sequence[dict[str, int]]) -> dict[str, torch.Tensor]:
         batch = [examples[drawn["example"]] for drawn in rows]

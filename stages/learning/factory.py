@@ -7,10 +7,10 @@ so a saved folder loads through `AutoModelForImageTextToText` and `AutoProcessor
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import constants
@@ -220,6 +220,12 @@ def load_model(folder: Path, precision: Precision) -> tuple[PreTrainedModel, Pro
     processor = AutoProcessor.from_pretrained(folder, padding_side="left")
     net = AutoModelForImageTextToText.from_pretrained(folder, dtype=_dtype(precision))
     return _ready(net), decode_with_decord(processor)
+
+
+def freeze(model: PreTrainedModel, parts: Collection[Literal["vision"]]) -> None:
+    """Take these parts out of training: ``vision`` is the whole tower, the merger that hands its features to the text included."""
+    if "vision" in parts:
+        model.base_model.visual.requires_grad_(False)
 
 
 def _ready(model: PreTrainedModel) -> PreTrainedModel:

@@ -13,12 +13,13 @@ from transformers import ProcessorMixin
 from trl import GRPOConfig
 
 from stages.learning import distributed
+from stages.learning.advantages import TaskScales
 from stages.learning.examples import Example, draw
-from stages.learning.factory import load_model, use_threads
+from stages.learning.factory import freeze, load_model, use_threads
 from stages.learning.processor import EncodedPrompt, encode_prompts
 from stages.learning.training import OnCheckpoint, OnMetrics, count_parameters, settings, train, weights_precision
 from stages.learning.video_grpo import Encode, VideoGRPOTrainer
-from stages.params import GrpoRow
+from stages.params import GrpoRow, TaskScaleParams
 
 #: Rewards of replies, by sample: a number, or None where the judge gave no verdict (such a rollout teaches nothing).
 Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float | None]]
@@ -79,7 +80,9 @@ def train_grpo(
         max_completion_length=row.max_completion_tokens,
         temperature=row.temperature,
         loss_type=row.loss,
-        scale_rewards=row.scale_rewards,
+        # TRL's advantages are replaced where tasks have scales of their own.
+        scale_rewards="none" if isinstance(row.scale_rewards, TaskScaleParams) else row.scale_rewards,
+        importance_sampling_level=row.importance,
         beta=row.beta,
         epsilon=row.epsilon,
         epsilon_high=row.epsilon_high,
@@ -88,8 +91,11 @@ def train_grpo(
         shuffle_dataset=False,
     )
     model, processor = load_model(model_folder, weights_precision(row))
+    freeze(model, row.freeze)
     trainer = VideoGRPOTrainer(
         encode=cached_encoder(processor, by_id, ENCODED_BYTES),
+        scales=TaskScales(row.scale_rewards.task_decay) if isinstance(row.scale_rewards, TaskScaleParams) else None,
+        task_of=lambda sample_id: by_id[sample_id].task,
         model=model,
         reward_funcs=reward_function(by_id, reward, well_formed),
         args=args,

@@ -9,15 +9,27 @@ log-probabilities equal to those of a plain forward pass, and another that the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from trl import GRPOConfig, GRPOTrainer
 
+from stages.learning.advantages import TaskScales
 from stages.learning.processor import EncodedPrompt, VideoFields, join_videos, modality_of, placeholder_ids
 from stages.learning.training import Resumes
 
+#: Beside the weights in a checkpoint: the moving scales of the tasks' rewards.
+SCALES_FILE = "reward_scales.json"
+
+#: Stands for a video: see :func:`fingerprint`.
+Fingerprint = tuple[float, float, int, int, int]
+#: What the vision tower made of one video: its features, and those of the layers that are tapped.
+Feature = tuple[torch.Tensor, list[torch.Tensor]]
 #: Encodes prompts by their keys, in order.
 Encode = Callable[[Sequence[str]], list[EncodedPrompt]]
 
@@ -26,12 +38,27 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
     """`GRPOTrainer` whose dataset's `prompt` column holds keys; `encode` turns keys into token ids and video fields.
 
     The rollouts of a prompt share one encoding, so a video is decoded and processed once however many times it is answered.
+
+    Args:
+        encode: see above.
+        scales: advantages on a moving scale of each task, in place of TRL's; with `task_of`, the task of a prompt's key.
     """
 
-    def __init__(self, *, encode: Encode, args: GRPOConfig, processing_class: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        encode: Encode,
+        args: GRPOConfig,
+        processing_class: Any,
+        scales: TaskScales | None = None,
+        task_of: Callable[[str], str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         # TRL keeps the image token from being sampled; a sampled video token would lack features just as well.
         args.generation_kwargs = {**(args.generation_kwargs or {}), "suppress_tokens": placeholder_ids(processing_class)}
         self._encode = encode
+        self._scales, self._task_of = scales, task_of
+        self._gathered: tuple[list[str], torch.Tensor] | None = None
         self._row_videos: list[VideoFields] = []
         super().__init__(args=args, processing_class=processing_class, **kwargs)
         for model in (self.model, self.ref_model):
@@ -49,7 +76,32 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self._scales is not None and self.model.training:
+            output["advantages"] = self._scaled_advantages(len(inputs)).to(output["advantages"])
         return {**output, "videos": self._row_videos}
+
+    def _scaled_advantages(self, rows: int) -> torch.Tensor:
+        """Advantages of this process's rows. Every process computes those of all, so that their scales stay the same."""
+        assert self._scales is not None
+        assert self._task_of is not None
+        assert self._gathered is not None
+        prompts, rewards = self._gathered
+        tasks = [self._task_of(prompt) for prompt in prompts[:: self.num_generations]]
+        advantages = self._scales.advantages(rewards.view(-1, self.num_generations), tasks).flatten()
+        for task in sorted(set(tasks)):
+            self._metrics["train"][f"reward_spread/{task}"].append(self._scales.spread(task))
+        start = self.accelerator.process_index * rows
+        return advantages[start : start + rows]
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self._scales is not None and self.accelerator.is_main_process:
+            self._scales.save(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / SCALES_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._scales is not None:
+            self._scales.load(Path(resume_from_checkpoint) / SCALES_FILE)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         # `dapo` divides by the tokens of the whole generation, so leaving out rows whose term is 0 changes no gradient.
@@ -84,6 +136,10 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         rewards: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if self._scales is not None:
+            summed = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
+            summed[torch.isnan(rewards).all(dim=1)] = torch.nan
+            self._gathered = (gather_object(list(prompts)), summed)
         # A reward of None arrives as NaN. TRL leaves it out of its group's mean and spread and sets its advantage to 0.
         mode = "train" if self.model.training else "eval"
         self._metrics[mode]["masked_rollouts"].append(float(torch.isnan(rewards).all(dim=1).sum().item()))
@@ -113,24 +169,88 @@ def with_advantage(inputs: dict[str, Any]) -> dict[str, Any]:
 def encode_equal_videos_once(model: Any) -> None:
     """Let the vision tower see each distinct video of a batch once: the rollouts of a prompt all look at the same one.
 
-    The features, and the gradients through them, are those of the stock method; only the repetition is gone.
+    The features, and the gradients through them, are those of the stock method; only the repetition is gone. Where the tower is frozen,
+    the features of a video are kept, so that rollouts, log-probabilities and loss share one pass, and so do later steps.
     """
     backbone = model.base_model
     stock = backbone.get_video_features
+    kept = _KeptFeatures(FEATURE_BYTES)
 
     def get_video_features(pixel_values_videos: torch.Tensor, video_grid_thw: torch.Tensor, **kwargs: Any) -> Any:
         videos = pixel_values_videos.split(video_grid_thw.prod(-1).tolist())
         index_of = equal_to(videos, video_grid_thw.tolist())
         distinct = sorted(set(index_of))
-        features = stock(torch.cat([videos[i] for i in distinct]), video_grid_thw[distinct], **kwargs)
-        rank = {video: n for n, video in enumerate(distinct)}
-        rows = [rank[i] for i in index_of]
-        features.pooler_output = tuple(features.pooler_output[n] for n in rows)
-        if getattr(features, "deepstack_features", None) is not None:  # Qwen3-VL: one list a tapped layer
-            features.deepstack_features = [tuple(layer[n] for n in rows) for layer in features.deepstack_features]
+        frozen = not any(weight.requires_grad for weight in backbone.visual.parameters())
+        if frozen:
+            keys = {i: fingerprint(videos[i], video_grid_thw[i]) for i in distinct}
+            missing = [i for i in distinct if keys[i] not in kept]
+        else:
+            missing = distinct
+        fresh: dict[int, Any] = {}
+        features: Any = None
+        if missing:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+                features = stock(torch.cat([videos[i] for i in missing]), video_grid_thw[missing], **kwargs)
+            layers = getattr(features, "deepstack_features", None) or []  # Qwen3-VL: one list a tapped layer
+            fresh = {i: (features.pooler_output[n], [layer[n] for layer in layers]) for n, i in enumerate(missing)}
+        if frozen:
+            # Cloned: what the tower returns are views into the features of all, which one of them would keep alive.
+            fresh = {i: (pooled.clone(), [layer.clone() for layer in layers]) for i, (pooled, layers) in fresh.items()}
+            fresh |= {i: kept.take(keys[i]) for i in distinct if i not in fresh}
+            features = kept.keep({keys[i]: fresh[i] for i in missing}, features)
+        features.pooler_output = tuple(fresh[i][0] for i in index_of)
+        if getattr(features, "deepstack_features", None) is not None:
+            tapped = len(fresh[distinct[0]][1])
+            features.deepstack_features = [tuple(fresh[i][1][layer] for i in index_of) for layer in range(tapped)]
         return features
 
     backbone.get_video_features = get_video_features
+
+
+#: Features of videos that are kept where the vision tower is frozen.
+FEATURE_BYTES = 1 * 2**30
+
+
+class _KeptFeatures:
+    """Features by their video's fingerprint; the least recently used go when they take more than ``most_bytes``."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._held_bytes = 0
+        self._features: OrderedDict[Fingerprint, Feature] = OrderedDict()
+        self._output: Any = None
+
+    def __contains__(self, key: Fingerprint) -> bool:
+        return key in self._features
+
+    def take(self, key: Fingerprint) -> Feature:
+        self._features.move_to_end(key)
+        return self._features[key]
+
+    def keep(self, fresh: Mapping[Fingerprint, Feature], output: Any) -> Any:
+        """Keep these, and return an output of the model's own kind to put features into."""
+        if output is not None:
+            self._output = copy(output)
+            self._output.last_hidden_state = None  # of all videos at once, and read by nobody
+        for key, feature in fresh.items():
+            self._features[key] = feature
+            self._held_bytes += _bytes(feature)
+        while self._held_bytes > self._most_bytes and len(self._features) > 1:
+            self._held_bytes -= _bytes(self._features.popitem(last=False)[1])
+        return copy(self._output)
+
+
+def _bytes(feature: Feature) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in (feature[0], *feature[1]))
+
+
+def fingerprint(video: torch.Tensor, grid: torch.Tensor) -> Fingerprint:
+    """Two sums of a video's values in double precision, one of them weighted by place, and its shape: no two videos share all of them
+    but by a chance of the order of rounding."""
+    values = video.flatten().double()
+    weights = torch.arange(1, len(values) + 1, device=values.device, dtype=torch.double).sqrt()
+    time, height, width = (int(n) for n in grid)
+    return float(values.sum()), float(values @ weights), time, height, width
 
 
 def equal_to(videos: Sequence[torch.Tensor], grids: Sequence[Sequence[int]]) -> list[int]:

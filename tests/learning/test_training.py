@@ -83,7 +83,14 @@ def test_sft_learns(folder: Path, examples: list[Example], tmp_path: Path, seen:
         assert not path.is_file() or str(tmp_path).encode() not in path.read_bytes(), f"{path} holds an absolute path"
 
 
-@pytest.mark.parametrize("changes", [{}, {"iterations": 2, "beta": 0.05, "loss": "grpo", "completions_per_device": 16}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"iterations": 2, "beta": 0.05, "loss": "grpo", "completions_per_device": 16},
+        {"loss": "grpo", "importance": "sequence", "scale_rewards": {"task_decay": 0.9}},
+    ],
+)
 def test_grpo_learns(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen, changes: dict[str, Any]) -> None:
     summary = grpo(folder, examples, tmp_path, seen, steps=8, **changes)
     assert summary["completions"] == 8 * 16 // changes.get("iterations", 1)
@@ -103,11 +110,18 @@ def test_grpo_learns(folder: Path, examples: list[Example], tmp_path: Path, seen
     assert all(wanted <= values.keys() for values in logged.values())
     if not changes:
         assert logged[8]["reward"] > logged[1]["reward"]
+    if "scale_rewards" in changes:
+        assert all(values["reward_spread/caption"] >= 0 for values in logged.values())
     before, after = weights(folder), weights(tmp_path / "out/final")
     assert [name for name in before if torch.equal(before[name], after[name])] == []
 
 
-@pytest.mark.parametrize("train", [sft, grpo])
+def scaled_grpo(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    """With a state of its own that a checkpoint has to bring back."""
+    return grpo(*args, scale_rewards={"task_decay": 0.8}, **kwargs)
+
+
+@pytest.mark.parametrize("train", [sft, grpo, scaled_grpo])
 def test_resumed_equals_uninterrupted(
     train: Any, folder: Path, examples: list[Example], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -17,7 +18,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 
 from stages.domain.frames import Frames
-from stages.learning.factory import save_model
+from stages.learning.factory import freeze, save_model
 from stages.learning.processor import (
     EncodedPrompt,
     VideoFields,
@@ -27,7 +28,7 @@ from stages.learning.processor import (
     placeholder_ids,
     split_videos,
 )
-from stages.learning.video_grpo import VideoGRPOTrainer, equal_to
+from stages.learning.video_grpo import VideoGRPOTrainer, _KeptFeatures, equal_to, fingerprint
 
 TEMPERATURE = 0.7
 TOLERANCE = 1e-5
@@ -273,3 +274,68 @@ def test_rows_without_an_advantage_are_left_out_and_change_no_gradient(
     assert fewer.keys() == every.keys()
     assert max(float((fewer[name] - every[name]).abs().max()) for name in every) < TOLERANCE
     assert any(gradient.any() for gradient in every.values()) == (len(set(given)) > 1)
+
+
+def _frozen(family: str, tmp_path: Path, freezing: bool) -> tuple[VideoGRPOTrainer, list[int]]:
+    """A trainer whose vision tower reports how many videos it is shown, call by call."""
+    model, processor = tiny(family)
+    if freezing:
+        freeze(model, ["vision"])
+    calls: list[int] = []
+    stock = model.base_model.get_video_features
+
+    def counting(pixels: torch.Tensor, grids: torch.Tensor, **kwargs: Any) -> Any:
+        calls.append(len(grids))
+        return stock(pixels, grids, **kwargs)
+
+    model.base_model.get_video_features = counting
+    trainer = VideoGRPOTrainer(
+        encode=lambda keys: encode_prompts(processor, [("What?", VIDEOS[key]) for key in keys]),
+        model=model,
+        reward_funcs=lambda completions, **_: [float(n % 3) for n in range(len(completions))],
+        args=config(tmp_path, beta=0.0, num_iterations=1, num_generations=4, loss_type="dapo"),
+        train_dataset=datasets.Dataset.from_dict({"prompt": list(VIDEOS)}),
+        processing_class=processor,
+    )
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer, calls
+
+
+def test_a_frozen_tower_sees_each_video_once(family: str, tmp_path: Path) -> None:
+    trainer, calls = _frozen(family, tmp_path, freezing=True)
+    batch = next(iter(trainer.get_train_dataloader()))
+    inputs = trainer._generate_and_score_completions(batch)
+    distinct = len({id(video) for row in batch for video in VIDEOS[row["prompt"]]})
+    assert sum(calls) == distinct, "once for all rollouts"
+    frozen = gradients(trainer, inputs)
+    assert sum(calls) == distinct, "and the loss asks for none again"
+    assert not any("visual" in name for name in frozen)
+    assert any(gradient.any() for gradient in frozen.values())
+
+    # The same rollouts through a tower that is trained: everything but the tower learns the same.
+    plain, seen = _frozen(family, tmp_path / "plain", freezing=False)
+    plain.model.load_state_dict(trainer.model.state_dict())
+    whole = gradients(plain, inputs)
+    assert sum(seen) == distinct
+    assert frozen.keys() < whole.keys()
+    assert max(float((frozen[name] - whole[name]).abs().max()) for name in frozen) < TOLERANCE
+
+
+def test_kept_features_stay_within_their_bound() -> None:
+    kept = _KeptFeatures(most_bytes=1000)
+    for number in range(10):
+        kept.keep({(float(number), 0.0, 1, 1, 1): (torch.zeros(100), [])}, SimpleNamespace(last_hidden_state=torch.zeros(5)))
+    assert sum((float(number), 0.0, 1, 1, 1) in kept for number in range(10)) == 2
+    assert (9.0, 0.0, 1, 1, 1) in kept
+    output = kept.keep({}, None)
+    assert output.last_hidden_state is None
+
+
+def test_fingerprints_tell_videos_apart() -> None:
+    grid = torch.tensor([1, 2, 2])
+    video = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
+    same, swapped = video.clone(), video[[1, 0, 2, 3]]
+    assert fingerprint(video, grid) == fingerprint(same, grid)
+    assert fingerprint(video, grid) != fingerprint(swapped, grid), "the same patches in another order"
+    assert fingerprint(video, grid) != fingerprint(video, torch.tensor([2, 2, 1]))

@@ -90,6 +90,7 @@ _SHARED: dict[str, Any] = {
     "max_grad_norm": 1.0,
     "precision": "fp32",
     "gradient_checkpointing": False,
+    "freeze": [],
 }
 
 
@@ -118,6 +119,7 @@ def grpo_row(**changes: Any) -> GrpoRow:
         "max_completion_tokens": 8,
         "loss": "dapo",
         "scale_rewards": "group",
+        "importance": "token",
         "beta": 0.0,
         "epsilon": 0.2,
         "epsilon_high": 0.2,
