@@ -286,11 +286,14 @@ def recipe_diff(name: Annotated[str, typer.Argument(help="Name of a recipe.")]) 
 def recipe_use(
     name: Annotated[str, typer.Argument(help="Name of a recipe.")],
     force: Annotated[bool, typer.Option("--force", help="Overwrite edits of params.yaml that no commit keeps.")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Its rows, tasks and losses in small: tiny model, generated corpus, a few steps each.")
+    ] = False,
 ) -> None:
-    """Copy a recipe over params.yaml. Example: vidbridge recipe use smoke && vidbridge run"""
+    """Copy a recipe over params.yaml. Example: vidbridge recipe use videocap-r1 --smoke && vidbridge run"""
     from flows import recipes
 
-    params = recipes.use(_root(), name, force)
+    params = recipes.use(_root(), name, force, smoke=smoke)
     typer.echo(
         f"params.yaml is now {params.recipe} (seed {params.seed}); see what changed: git diff params.yaml; then: vidbridge run"
     )

@@ -1,4 +1,8 @@
-"""Recipes: complete ``params.yaml`` files under ``infra/recipes``. Using one copies it over; git shows the difference."""
+"""Recipes: complete ``params.yaml`` files under ``infra/recipes``. Using one copies it over; git shows the difference.
+
+Any recipe can be tried in minutes (``--smoke``): the same rows, tasks, losses and rewards, a few steps each, on the generated corpus and the
+tiny model of the recipe ``smoke``. Every path is then walked for real before it is paid for.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,10 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from flows.errors import UsageError
-from stages.params import Params, load_params
+from stages.params import Params, load_params, parse_params
 
 FOLDER = Path("infra/recipes")
 PARAMS = Path("params.yaml")
@@ -29,6 +35,56 @@ def recipes(root: Path) -> tuple[Recipe, ...]:
     current = (root / PARAMS).read_bytes() if (root / PARAMS).is_file() else b""
     found = sorted((root / FOLDER).glob("*.yaml"))
     return tuple(Recipe(path.stem, path, _about(path), path.read_bytes() == current) for path in found)
+
+
+#: What recipe ``smoke`` gives to another one whole, and what of its rows: where, on what, how large and how long.
+_SMOKE_TABLES = ("corpus", "ingest", "prompt", "gate")
+_SMOKE_ROW = (
+    "steps",
+    "samples_per_step",
+    "samples_per_device",
+    "prompts_per_step",
+    "completions_per_device",
+    "rollouts",
+    "learning_rate",
+    "warmup_steps",
+    "save_steps",
+    "adam_beta2",
+    "precision",
+    "gradient_checkpointing",
+    "max_completion_tokens",
+)
+_FAMILIES = {"Qwen3-VL": "qwen3_vl", "Qwen2.5-VL": "qwen2_5_vl", "Qwen2-VL": "qwen2_vl"}
+
+
+def smoke_version(root: Path, name: str) -> str:
+    """A recipe on the tiny model and the generated corpus, a few steps a row, as YAML.
+
+    Raises:
+        UsageError: no such recipe.
+        ParamsError: the recipe breaks a rule.
+    """
+    chosen, small = recipe(root, name), recipe(root, "smoke")
+    load_params(chosen.path)
+    table, given = (yaml.safe_load(one.path.read_text(encoding="utf-8")) for one in (chosen, small))
+    model = table["model"]
+    family = next((f for mark, f in _FAMILIES.items() if mark in model.get("name", "")), model.get("family"))
+    tasks = given["synthesize"]["tasks"]
+    table |= {key: given[key] for key in _SMOKE_TABLES}
+    table |= {
+        "recipe": f"{name}-smoke",
+        "synthesize": given["synthesize"] | {"tasks": {task: tasks[task] for task in table["synthesize"]["tasks"]}},
+        "model": given["model"] | {"family": family},
+        "judge": given["judge"],
+        "evaluation": given["evaluation"] | {key: table["evaluation"][key] for key in ("of", "split")},
+    }
+    table["gate"] = table["gate"] | {"registered_model": f"{name}-smoke"}
+    for kind in ("sft", "grpo"):
+        sizes = next(iter(given[kind].values()))
+        for row in table[kind].values():
+            row.update({key: sizes[key] for key in _SMOKE_ROW if key in row})
+    about = f"# The recipe `{name}` in small: its rows, tasks, losses and rewards, a few steps each, on the tiny model."
+    return about + "\n" + yaml.safe_dump(table, sort_keys=False, allow_unicode=True, width=140)
 
 
 def _about(path: Path) -> str:
@@ -66,22 +122,23 @@ def difference(root: Path, name: str) -> str:
     return "".join(lines)
 
 
-def use(root: Path, name: str, force: bool = False) -> Params:
-    """Copy a recipe over ``params.yaml`` and return what it says. A recipe that does not load is never copied.
+def use(root: Path, name: str, force: bool = False, *, smoke: bool = False) -> Params:
+    """Copy a recipe, or its small version, over ``params.yaml`` and return what it says. A recipe that does not load is never copied.
 
     Raises:
         UsageError: no such recipe, or ``params.yaml`` holds edits that neither a commit nor a recipe keeps, and ``force`` is not set.
         ParamsError: the recipe breaks a rule.
     """
     chosen = recipe(root, name)
-    params = load_params(chosen.path)
+    text = smoke_version(root, name) if smoke else chosen.path.read_text(encoding="utf-8")
+    params = parse_params(yaml.safe_load(text), f"{name} --smoke") if smoke else load_params(chosen.path)
     if not force and _holds_edits(root):
         raise UsageError(
             f"{PARAMS}: has edits that no commit and no recipe keeps; commit them, or save them as a recipe"
             f" (cp {PARAMS} {FOLDER}/NAME.yaml), or overwrite them: vidbridge recipe use {name} --force"
         )
     partial = root / (str(PARAMS) + ".new")
-    partial.write_bytes(chosen.path.read_bytes())
+    partial.write_text(text, encoding="utf-8")
     partial.replace(root / PARAMS)
     return params
 
@@ -89,6 +146,14 @@ def use(root: Path, name: str, force: bool = False) -> Params:
 def _holds_edits(root: Path) -> bool:
     path = root / PARAMS
     if not path.is_file() or any(one.in_use for one in recipes(root)):
+        return False
+    name = str((yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("recipe", ""))
+    made_from = name.removesuffix("-smoke")
+    if (
+        name != made_from
+        and any(one.name == made_from for one in recipes(root))
+        and path.read_text() == smoke_version(root, made_from)
+    ):
         return False
     committed = subprocess.run(["git", "-C", str(root), "show", f"HEAD:./{PARAMS}"], capture_output=True, check=False)
     return committed.returncode != 0 or committed.stdout != path.read_bytes()

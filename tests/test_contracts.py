@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from stages.params import load_params
+from flows import recipes
+from stages.params import load_params, parse_params
 
 ROOT = Path(__file__).parent.parent
 
@@ -91,6 +92,24 @@ def test_what_is_not_a_dependency_exists() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "infra/recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_loads(path: Path) -> None:
     assert load_params(path).recipe == path.stem
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "infra/recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_has_a_small_version(path: Path) -> None:
+    whole, small = load_params(path), parse_params(yaml.safe_load(recipes.smoke_version(ROOT, path.stem)))
+    assert small.model.kind == "tiny"
+    assert small.ingest.source == "data/corpus"
+    assert small.candidate == whole.candidate
+    assert small.evaluation.of == whole.evaluation.of
+    for name, row in small.rows.items():
+        given = whole.rows[name]
+        assert (row.init, row.tasks, row.schedule, row.freeze) == (given.init, given.tasks, given.schedule, given.freeze)
+        assert row.steps <= 100
+        assert not row.gradient_checkpointing
+    for name, rollouts in small.grpo.items():
+        kept = whole.grpo[name]
+        assert (rollouts.loss, rollouts.scale_rewards, rollouts.importance) == (kept.loss, kept.scale_rewards, kept.importance)
+    assert small.rewards == whole.rewards
 
 
 def test_the_root_params_are_the_tiny_recipe() -> None:
