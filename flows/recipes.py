@@ -1,7 +1,7 @@
 """Recipes: complete ``params.yaml`` files under ``infra/recipes``. Using one copies it over; git shows the difference.
 
-Any recipe can be tried in minutes (``--smoke``): the same rows, tasks, losses and rewards, a few steps each, on the generated corpus and the
-tiny model of the recipe ``smoke``. Every path is then walked for real before it is paid for.
+Any recipe can be tried in minutes (``--smoke``): the same rows, tasks, losses and rewards, a few steps each, on the generated corpus
+and the tiny model of the recipe ``smoke``. Every path is then walked for real before it is paid for.
 """
 
 from __future__ import annotations

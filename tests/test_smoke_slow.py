@@ -16,6 +16,7 @@ import pytest
 from smoke_project import BIN, commit, environment, git, make_project, succeed
 
 from stages.domain.records import Clip
+from stages.params import load_params
 from stages.rows import read_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -118,3 +119,18 @@ def verdicts(folder: Path) -> list[str]:
 
 def run_branches(project: Path) -> list[str]:
     return [name for name in git(project, "branch", "--format=%(refname:short)").split() if name.startswith("runs/")]
+
+
+@pytest.mark.parametrize("recipe", ["vidbridge-r1", "vidbridge-r1-staged", "videocap-r1"])
+def test_each_papers_recipe_runs_end_to_end_in_small(recipe: str, tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    succeed(project, "vidbridge", "recipe", "use", recipe, "--smoke", "--force")
+    commit(project, recipe)
+    said = succeed(project, "vidbridge", "run", "--yes")
+    params = load_params(project / "params.yaml")
+    for row in params.rows:
+        assert (project / "models" / row / "final/model.safetensors").is_file()
+        assert row in said
+    scores = json.loads((project / f"scores/{params.candidate}/scores.json").read_text())
+    assert set(scores["tasks"]) == set(params.synthesize.tasks.named)
+    assert "nothing to do" in succeed(project, "vidbridge", "run", "--yes")

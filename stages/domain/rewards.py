@@ -91,13 +91,18 @@ def _count(text: str, phrases: Sequence[str]) -> int:
     return sum(len(_phrase(phrase).findall(text)) for phrase in phrases)
 
 
+def keyword_count(text: str, rules: RewardRules) -> int:
+    """How many temporal phrases a text holds, on word boundaries."""
+    return _count(text, rules.temporal_phrases)
+
+
 def keyword_bonus(text: str, rules: RewardRules) -> float:
     """R_kw of VidBridge-R1's released code, on word boundaries ("strengthen" holds no "then").
 
     Each temporal phrase adds ``keyword_bonus`` up to ``keyword_cap``; any hedging phrase first caps the bonus at 0, and each
     costs ``hedge_cost``.
     """
-    bonus = min(_count(text, rules.temporal_phrases) * rules.keyword_bonus, rules.keyword_cap)
+    bonus = min(keyword_count(text, rules) * rules.keyword_bonus, rules.keyword_cap)
     hedges = _count(text, rules.hedging_phrases)
     return (min(bonus, 0.0) if hedges else bonus) - hedges * rules.hedge_cost
 

@@ -155,6 +155,18 @@ def test_a_recipe_is_copied_and_edits_are_never_lost(cookbook: Path) -> None:
     assert recipes.difference(cookbook, "here") == ""
 
 
+def test_a_recipe_in_small_is_no_edit_to_be_lost(cookbook: Path) -> None:
+    (cookbook / "infra/recipes/smoke.yaml").write_bytes((REPOSITORY / "infra/recipes/smoke.yaml").read_bytes())
+    small = recipes.use(cookbook, "other", smoke=True)
+    assert (small.recipe, small.gate.registered_model) == ("other-smoke", "other-smoke")
+    assert recipes.use(cookbook, "other").seed == 8
+    recipes.use(cookbook, "other", smoke=True)
+    path = cookbook / "params.yaml"
+    path.write_text(path.read_text().replace("steps: 4\n", "steps: 5\n"))
+    with pytest.raises(UsageError, match="edits that no commit"):
+        recipes.use(cookbook, "other")
+
+
 def test_a_recipe_that_does_not_load_is_not_used(cookbook: Path) -> None:
     before = (cookbook / "params.yaml").read_bytes()
     shown = vidbridge("recipe", "use", "broken", cwd=cookbook)

@@ -1,0 +1,73 @@
+"""Each gauge moves for the fault it is named after, and stays for a policy that does its task."""
+
+from __future__ import annotations
+
+import pytest
+from builders import SETTINGS, clip, rules
+
+from stages.domain.gauges import GAUGES, alarms, measure
+from stages.domain.records import Sample, TaskName
+from stages.domain.replies import render_reply
+from stages.domain.synthesis import synthesise
+
+ROLLOUTS = 4
+
+
+def _sample(task: TaskName) -> Sample:
+    clips = [clip(), clip(1, colour="blue", shape="circle")]
+    return next(s for _, samples, _ in synthesise(clips, task, SETTINGS, 8, 7) for s in samples)
+
+
+def _gauges(
+    task: TaskName, answers: list[str], rewards: list[float | None], thinking: str = "the red bar rises"
+) -> dict[str, float]:
+    replies = [render_reply(thinking, answer) for answer in answers]
+    return measure([_sample(task)] * len(answers), replies, rewards, ROLLOUTS, rules())
+
+
+def test_an_honest_policy_raises_no_alarm() -> None:
+    answers = ["the red bar rises then grows", "the red bar rises", "the red bar moves", "the red bar falls"]
+    gauges = _gauges("caption", answers, [1.0, 0.5, 0.4, 0.6])
+    assert alarms({name: value for name, value in gauges.items() if name != "length_reward_correlation"}) == []
+    assert gauges.keys() <= GAUGES.keys()
+
+
+def test_length_that_is_paid_is_seen_within_a_prompt_only() -> None:
+    longer = ["a", "a b", "a b c", "a b c d"]
+    assert _gauges("caption", longer, [0.1, 0.2, 0.3, 0.4])["length_reward_correlation"] == pytest.approx(1.0)
+    assert _gauges("caption", longer, [0.4, 0.3, 0.2, 0.1])["length_reward_correlation"] == pytest.approx(-1.0)
+    # One prompt has long and well-paid replies, the other short and badly paid ones: within each, length does not matter.
+    two = [*["a b c d e"] * 4, *["a"] * 4]
+    assert _gauges("caption", two, [1.0, 0.9, 1.0, 0.9, 0.1, 0.2, 0.1, 0.2])["length_reward_correlation"] == 0.0
+
+
+def test_thinking_that_collapses() -> None:
+    answers = ["the red bar rises"] * 4
+    assert _gauges("dark_event_infer", answers, [1.0] * 4, thinking="ok")["empty_thinking"] == 1.0
+    assert _gauges("dark_event_infer", answers, [1.0] * 4)["empty_thinking"] == 0.0
+
+
+def test_lists_of_guesses() -> None:
+    answers = ["the red bar rises or the red bar falls", "he sits, stands, or jumps", "he sits down and yawns", "the red bar rises"]
+    gauges = _gauges("dark_event_infer", answers, [0.0] * 4)
+    assert gauges["enumeration"] == 0.5
+    assert any(alarm.startswith("enumeration 0.50 is above 0.1: answers") for alarm in alarms(gauges))
+
+
+def test_keywords_beyond_what_events_need() -> None:
+    answers = ["first then then next then finally", "the red bar rises then grows", "it rises, finally it grows", "x"]
+    assert _gauges("caption", answers, [0.0] * 4)["keyword_stuffing"] == 0.25
+
+
+def test_groups_that_teach_nothing_and_replies_that_were_not_scored() -> None:
+    answers = ["the red bar rises"] * 8
+    assert _gauges("caption", answers, [1.0] * 4 + [0.0, 1.0, 0.0, 0.0])["zero_variance_groups"] == 0.5
+    unscored = _gauges("caption", answers[:4], [None] * 4)
+    assert not {"zero_variance_groups", "length_reward_correlation"} & unscored.keys()
+    partly = _gauges("caption", ["a", "a b", "a b c", "a b c d"], [0.1, None, 0.3, 0.4])
+    assert partly["length_reward_correlation"] == pytest.approx(1.0, abs=0.02)
+
+
+def test_malformed_replies_have_no_gauges_of_their_parts() -> None:
+    gauges = measure([_sample("caption")] * 4, ["no tags"] * 4, [0.0] * 4, ROLLOUTS, rules())
+    assert gauges.keys() == {"length_reward_correlation", "zero_variance_groups"}
