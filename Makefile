@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow bench bench-video bench-learning zoo clean
+.PHONY: help env demo test lint test-slow bench bench-video bench-grpo bench-learning zoo clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -63,6 +63,9 @@ bench-video: env  ## What reading, editing and synthesis cost, as ratios taken i
 
 zoo: env  ## Awkward videos through ingest and reader: right, wrong and set aside, file by file
 	$(RUN) pytest -q tests/video/test_zoo.py
+
+bench-grpo: env  ## What a GRPO step on video costs, against plain TRL
+	$(RUN) python -m benchmarks.grpo
 
 bench-learning: env  ## GRPO over SFT on several seeds, with controls and intervals
 	$(RUN) python -m benchmarks.learning

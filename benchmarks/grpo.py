@@ -1,0 +1,235 @@
+"""What a GRPO step on video costs, against plain TRL, as ratios taken in one run: ``make bench-grpo``.
+
+Four trainers take the same number of prompts, rollouts and tokens on the tiny model: TRL's own, which generates with the video and
+computes its loss *without* it; ours with nothing saved, so that each rollout's video goes through the tower; ours; and ours with the
+tower frozen. CPU seconds of a step count, their median over the steps after the first two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import datasets
+import numpy as np
+import torch
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from benchmarks.machine import measured
+from stages.domain.frames import Frames
+from stages.learning import video_grpo
+from stages.learning.examples import Example
+from stages.learning.factory import build_tiny, freeze, save_model, use_threads
+from stages.learning.grpo import ENCODED_BYTES, cached_encoder
+from stages.learning.processor import placeholder_ids
+from stages.learning.video_grpo import VideoGRPOTrainer
+from stages.params import TinyModelParams, load_params
+from stages.video.encoder import encode
+
+RATE, FRAMES, SIZE = Fraction(8), 16, 64
+PROMPTS, ROLLOUTS, TOKENS = 8, 8, 24
+
+
+@dataclass
+class Seen:
+    """``steps``: CPU seconds of each. ``videos``: how many the tower was shown, while generating and in the loss. ``waited``: CPU seconds
+    spent on decoding and processing videos, a step."""
+
+    steps: list[float] = field(default_factory=list)
+    videos: Counter[str] = field(default_factory=Counter)
+    waited: list[float] = field(default_factory=list)
+
+    @property
+    def step(self) -> float:
+        return statistics.median(self.steps[2:])
+
+
+class Clock(TrainerCallback):
+    def __init__(self, seen: Seen) -> None:
+        self.seen = seen
+        self.began = 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.began = time.process_time()
+        self.seen.waited.append(0.0)
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.seen.steps.append(time.process_time() - self.began)
+
+
+def video(number: int) -> Frames:
+    pixels = np.random.default_rng(number).integers(0, 256, (FRAMES, 4, 4, 3), np.uint8).repeat(SIZE // 4, 1).repeat(SIZE // 4, 2)
+    return Frames(pixels, tuple(range(FRAMES)), FRAMES, RATE)
+
+
+def config(folder: Path, processor: Any, steps: int, **changes: Any) -> GRPOConfig:
+    # Every reply has the same length, so that all three do the same work.
+    generation = {"suppress_tokens": placeholder_ids(processor), "min_new_tokens": TOKENS}
+    return GRPOConfig(
+        output_dir=str(folder / "out"),
+        per_device_train_batch_size=PROMPTS * ROLLOUTS,
+        num_generations=ROLLOUTS,
+        max_completion_length=TOKENS,
+        max_steps=steps,
+        temperature=1.0,
+        beta=0.0,
+        loss_type="dapo",
+        generation_kwargs=generation,
+        activation_checkpointing=False,
+        gradient_checkpointing=None,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+        seed=3,
+        **changes,
+    )
+
+
+def watch(trainer: GRPOTrainer, seen: Seen) -> None:
+    """Count what the vision tower is shown, and time the steps."""
+    tower = trainer.model.base_model.visual
+    forward = tower.forward
+
+    def counting(pixels: torch.Tensor, grid_thw: torch.Tensor, **kwargs: Any) -> Any:
+        seen.videos["loss" if torch.is_grad_enabled() and trainer.model.training else "rollouts"] += len(grid_thw)
+        return forward(pixels, grid_thw=grid_thw, **kwargs)
+
+    tower.forward = counting
+    trainer.add_callback(Clock(seen))
+    trainer.remove_callback(PrinterCallback)
+
+
+def rewards(completions: Sequence[Any], **_: Any) -> list[float]:
+    """Different within every group, so that no row can be left out of the loss."""
+    return [float(i % ROLLOUTS) for i in range(len(completions))]
+
+
+def plain_trl(folder: Path, steps: int, examples: int) -> Seen:
+    model, processor = fresh(folder / "model")
+    prompts = []
+    for number in range(examples):
+        path = folder / f"{number}.mp4"
+        encode(video(number).pixels, RATE, path, crf=10)
+        content = [{"type": "video", "video": str(path), "text": None}, {"type": "text", "video": None, "text": "what happens ?"}]
+        prompts.append([{"role": "user", "content": content}])
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=rewards,
+        args=config(folder, processor, steps),
+        train_dataset=datasets.Dataset.from_dict({"prompt": prompts}),
+        processing_class=processor,
+    )
+    seen = Seen()
+    watch(trainer, seen)
+    trainer.train()
+    return seen
+
+
+def ours(folder: Path, steps: int, examples: int, *, saving: bool, frozen: bool = False) -> Seen:
+    model, processor = fresh(folder / "model")
+    if frozen:
+        freeze(model, ["vision"])
+    by_id = {f"s{n}": Example(f"s{n}", "caption", "what happens ?", None, load=lambda n=n: video(n)) for n in range(examples)}
+    seen = Seen()
+    stored = cached_encoder(processor, by_id, ENCODED_BYTES if saving else 0)
+
+    def encoded(keys: Sequence[str]) -> Any:
+        began = time.process_time()
+        rows = stored(keys)
+        seen.waited[-1] += time.process_time() - began
+        return rows
+
+    def train() -> None:
+        trainer = VideoGRPOTrainer(
+            encode=encoded,
+            model=model,
+            reward_funcs=rewards,
+            args=config(folder, processor, steps),
+            train_dataset=datasets.Dataset.from_dict({"prompt": list(by_id)}),
+            processing_class=processor,
+        )
+        watch(trainer, seen)
+        trainer.train()
+
+    if saving:
+        train()
+    else:
+        nothing: Callable[..., Any] = lambda *_: None  # noqa: E731
+        with (
+            patch.object(video_grpo, "encode_equal_videos_once", nothing),
+            patch.object(video_grpo, "with_advantage", lambda inputs: inputs),
+        ):
+            train()
+    return seen
+
+
+def fresh(folder: Path) -> tuple[Any, Any]:
+    params = load_params("infra/recipes/tiny.yaml").model
+    assert isinstance(params, TinyModelParams)
+    model, processor = build_tiny(params, ["what happens ? the red bar rises then grows"], (), 0)
+    save_model(model, processor, folder)
+    model.config._name_or_path = str(folder)
+    return model, processor
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.grpo", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--steps", type=int, default=10, help="optimiser steps of each trainer (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/grpo.md"))
+    arguments = parser.parse_args()
+    use_threads()
+    # TRL 1.16 asks transformers 5.23 by a name that has a successor.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    # Half of the prompts are new in a step of the first epoch, and all have been seen in the later ones.
+    examples = 2 * PROMPTS
+    trainers: dict[str, Callable[[Path], Seen]] = {
+        "plain TRL (its loss does not see the video)": lambda folder: plain_trl(folder, arguments.steps, examples),
+        "ours, nothing saved": lambda folder: ours(folder, arguments.steps, examples, saving=False),
+        "ours": lambda folder: ours(folder, arguments.steps, examples, saving=True),
+        "ours, vision tower frozen": lambda folder: ours(folder, arguments.steps, examples, saving=True, frozen=True),
+    }
+    found = {}
+    for name, run in trainers.items():
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = run(Path(folder))
+    prompts = PROMPTS * arguments.steps
+    plain = found["plain TRL (its loss does not see the video)"].step
+    lines = [
+        measured("torch", "transformers", "trl"),
+        "",
+        f"{PROMPTS} prompts x {ROLLOUTS} rollouts x {TOKENS} tokens a step, {FRAMES} frames of {SIZE} px, {arguments.steps} steps of the"
+        " model of recipe `tiny`. All prompts have been seen after two steps.",
+        "",
+        "| trainer | CPU s a step | against plain TRL | videos through the tower a prompt: rollouts | loss"
+        " | waiting for video after the first epoch |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, seen in found.items():
+        waiting = "" if name.startswith("plain") else f"{100 * sum(seen.waited[2:]) / sum(seen.steps[2:]):.1f}%"
+        lines.append(
+            f"| {name} | {seen.step:.2f} | {seen.step / plain:.2f} | {seen.videos['rollouts'] / prompts:.2f}"
+            f" | {seen.videos['loss'] / prompts:.2f} | {waiting} |"
+        )
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
