@@ -20,6 +20,8 @@ from stages.learning.training import Resumes
 
 #: Encodes prompts by their keys, in order.
 Encode = Callable[[Sequence[str]], list[EncodedPrompt]]
+#: Told of each step, before it is taken, how many of how many rollouts over all processes have no reward; may raise to end training.
+OnMasked = Callable[[int, int], None]
 
 
 class VideoGRPOTrainer(Resumes, GRPOTrainer):
@@ -28,10 +30,15 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
     The rollouts of a prompt share one encoding, so a video is decoded and processed once however many times it is answered.
     """
 
-    def __init__(self, *, encode: Encode, args: GRPOConfig, processing_class: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, *, encode: Encode, args: GRPOConfig, processing_class: Any, on_masked: OnMasked | None = None, **kwargs: Any
+    ) -> None:
         # TRL keeps the image token from being sampled; a sampled video token would lack features just as well.
         args.generation_kwargs = {**(args.generation_kwargs or {}), "suppress_tokens": placeholder_ids(processing_class)}
         self._encode = encode
+        self._on_masked = on_masked
+        #: The rollouts of all processes without a reward, shape [rollouts of the step].
+        self._masked = torch.zeros(0, dtype=torch.bool)
         self._row_videos: list[VideoFields] = []
         super().__init__(args=args, processing_class=processing_class, **kwargs)
         for model in (self.model, self.ref_model):
@@ -49,7 +56,20 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self._masked.any():
+            output = self._without_masked(output)
         return {**output, "videos": self._row_videos}
+
+    def _without_masked(self, output: dict[str, Any]) -> dict[str, Any]:
+        """The batch with the tokens of rollouts that have no reward taken out of the loss, its KL term and its count of tokens.
+
+        Their advantage is 0 already, but as tokens they would still thin out the others' gradient and be held to the reference.
+        """
+        mask = output["completion_mask"]
+        first = self.accelerator.process_index * len(mask)
+        mine = self._masked[first : first + len(mask)].to(mask.device)
+        mask = mask * (~mine).unsqueeze(1).to(mask.dtype)
+        return {**output, "completion_mask": mask, "num_items_in_batch": self.accelerator.gather(mask.sum()).sum()}
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         # `dapo` divides by the tokens of the whole generation, so leaving out rows whose term is 0 changes no gradient.
@@ -84,9 +104,14 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         rewards: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        # A reward of None arrives as NaN. TRL leaves it out of its group's mean and spread and sets its advantage to 0.
+        # A reward of None arrives as NaN. TRL leaves it out of its group's mean and spread and sets its advantage to 0; so is the
+        # advantage of a rollout that is the only one of its group with a reward.
+        self._masked = torch.isnan(rewards).all(dim=1)
+        masked = int(self._masked.sum().item())
         mode = "train" if self.model.training else "eval"
-        self._metrics[mode]["masked_rollouts"].append(float(torch.isnan(rewards).all(dim=1).sum().item()))
+        self._metrics[mode]["masked_rollouts"].append(float(masked))
+        if self._on_masked is not None:
+            self._on_masked(masked, len(rewards))
         return rewards
 
 
