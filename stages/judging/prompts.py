@@ -26,7 +26,7 @@ class Coverage(Record):
     """DarkEventInfer."""
 
     reason: str
-    score: Literal[0, 1, 2]
+    score: int = Field(ge=0, le=2)  # not a Literal: that would take true for 1
 
     @property
     def worth(self) -> float:
