@@ -5,6 +5,7 @@ Run as ``python -m stages baselines``; writes ``scores/baselines``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from tqdm import tqdm
@@ -13,9 +14,9 @@ from stages import layout
 from stages.domain.metrics import constant_reply, mean_over_tasks, task_results
 from stages.domain.records import Sample, Score, TaskName
 from stages.domain.replies import render_reply
-from stages.domain.scoring import score_reply
 from stages.held_out import evaluation_digest, evaluation_samples
 from stages.inputs import load_samples
+from stages.judging.batch import check_judged, score_replies, usage_of
 from stages.judging.choose import judge_of
 from stages.params import load_params
 from stages.rows import write_json, write_rows
@@ -34,17 +35,22 @@ def main() -> int:
         by_task: dict[TaskName, list[Sample]] = {}
         for sample in samples:
             by_task.setdefault(sample.task, []).append(sample)
+
+        def scored(which: Sequence[Sample], replies: Sequence[str]) -> list[Score]:
+            found = score_replies(which, replies, referee, params.rewards)
+            check_judged(referee, [score.value for score in found].count(None), len(found), "baselines")
+            return found
+
         scores: dict[str, list[Score]] = {"random": [], "constant": []}
         constants = {}
         for task, asked in tqdm(by_task.items(), desc="baselines", unit="task"):
             train = load_samples("train", [task])
             constants[task] = constant_reply(
-                train, reply_of, lambda sample, reply: score_reply(sample, reply, referee, params.rewards).value, params.seed
+                train, reply_of, lambda which, replies: [score.value for score in scored(which, replies)], params.seed
             )
-            for sample in asked:
-                drawn = reply_of(Random(f"{params.seed}/random/{sample.sample_id}").choice(train))
-                scores["random"].append(score_reply(sample, drawn, referee, params.rewards))
-                scores["constant"].append(score_reply(sample, constants[task], referee, params.rewards))
+            drawn = [reply_of(Random(f"{params.seed}/random/{sample.sample_id}").choice(train)) for sample in asked]
+            scores["random"] += scored(asked, drawn)
+            scores["constant"] += scored(asked, [constants[task]] * len(asked))
         draws, confidence = params.evaluation.bootstrap_draws, params.evaluation.confidence
         results = {
             name: task_results(rows, {sample.sample_id: sample.clip_id for sample in samples}, draws, confidence, params.seed)
@@ -63,6 +69,6 @@ def main() -> int:
         }
         write_json(layout.scores("baselines") / "scores.json", table)
         means = {name: mean_over_tasks(result) for name, result in results.items()}
-        run.summary(means)
+        run.summary({**means, **usage_of(referee)})
         print(f"baselines: random {means['random']:.3f}, constant {means['constant']:.3f}, mean over {len(by_task)} tasks")
     return 0

@@ -11,9 +11,10 @@ from pathlib import Path
 from stages import layout
 from stages.domain.prompts import sample_prompt
 from stages.domain.records import Score
-from stages.domain.scoring import reward, score_reply
+from stages.domain.scoring import reward
 from stages.entry import one_row
 from stages.inputs import frame_loader, load_samples
+from stages.judging.batch import check_judged, score_replies, usage_of
 from stages.judging.choose import judge_of
 from stages.learning.distributed import launch
 from stages.learning.examples import Example
@@ -37,16 +38,17 @@ def main(*arguments: str) -> int:
             Example(s.sample_id, s.task, sample_prompt(s, params.prompt), None, partial(loader.load, s)) for s in samples.values()
         ]
 
-        @lru_cache(maxsize=row.prompts_per_step * row.rollouts)  # the reward and the format share ask about the same replies
-        def scored(sample_id: str, reply: str) -> Score:
-            return score_reply(samples[sample_id], reply, referee, params.rewards)
+        @lru_cache(maxsize=1)  # the reward and the format share ask about the same replies, one after the other
+        def scored(ids: tuple[str, ...], replies: tuple[str, ...]) -> list[Score]:
+            return score_replies([samples[i] for i in ids], replies, referee, params.rewards)
 
         summary = train_grpo(
             layout.final_model(row.init),
             examples,
             row,
-            reward=lambda ids, replies: [reward(scored(i, reply), params.rewards) for i, reply in zip(ids, replies, strict=True)],
-            well_formed=lambda ids, replies: [scored(i, reply).format_ok for i, reply in zip(ids, replies, strict=True)],
+            reward=lambda ids, replies: [reward(score, params.rewards) for score in scored(tuple(ids), tuple(replies))],
+            well_formed=lambda ids, replies: [score.format_ok for score in scored(tuple(ids), tuple(replies))],
+            on_masked=lambda masked, rollouts: check_judged(referee, masked, rollouts, f"a step of grpo@{name}"),
             stage=f"grpo@{name}",
             seed=params.seed,
             out=layout.model(name),
@@ -56,7 +58,8 @@ def main(*arguments: str) -> int:
                 [layout.SAMPLES, layout.model(row.init)],
                 [Path("stages/learning"), Path("stages/domain"), Path("stages/judging"), Path(__file__)],
             ),
-            on_metrics=run.log,
+            # What judging cost depends on what was cached: it is reported, and stays out of the history that the out holds.
+            on_metrics=lambda step, values: run.log(step, {**values, **usage_of(referee)}),
             on_checkpoint=run.checkpoint,
         )
         run.summary({"frames_served_by_decord": loader.stats.decord})

@@ -15,9 +15,9 @@ from stages.domain.frames import Frames
 from stages.domain.metrics import mean_over_tasks, task_results
 from stages.domain.prompts import sample_prompt
 from stages.domain.records import Sample, Score
-from stages.domain.scoring import score_reply
 from stages.held_out import evaluation_digest, evaluation_samples
 from stages.inputs import frame_loader
+from stages.judging.batch import check_judged, score_replies, usage_of
 from stages.judging.choose import judge_of
 from stages.learning.factory import device, load_model, use_threads
 from stages.learning.generate import generate
@@ -26,12 +26,14 @@ from stages.params import Params
 
 @dataclass(frozen=True)
 class Measured:
-    """``table``: what ``scores.json`` holds; ``video`` and ``blank``: a score for each sample; ``decord_frames``: served by decord."""
+    """``table``: what ``scores.json`` holds; ``video`` and ``blank``: a score for each sample; ``decord_frames``: served by decord;
+    ``judge_usage``: what the judge was asked and what that cost, empty for the rule judge."""
 
     table: dict[str, Any]
     video: list[Score]
     blank: list[Score]
     decord_frames: int
+    judge_usage: dict[str, float]
 
 
 def measure(params: Params, name: str, model_folder: Path) -> Measured:
@@ -40,8 +42,9 @@ def measure(params: Params, name: str, model_folder: Path) -> Measured:
     Raises:
         InputError: the split has no sample.
         ModelUnavailableError: the folder holds no model.
+        JudgeError: the judge cannot be used, or left more of a task's replies without a verdict than ``judge.max_unavailable``.
     """
-    samples = evaluation_samples(params)
+    samples, referee = evaluation_samples(params), judge_of(params.judge)
     loader = frame_loader(params)
     use_threads()
     model, processor = load_model(model_folder, params.model.precision)
@@ -60,12 +63,15 @@ def measure(params: Params, name: str, model_folder: Path) -> Measured:
                 batch_size=params.evaluation.batch_size,
                 progress=bar.update,  # type: ignore[arg-type]
             )
-        rules, referee = params.rewards, judge_of(params.judge)
-        return [score_reply(sample, reply, referee, rules) for sample, reply in zip(samples, replies, strict=True)]
+        scores = score_replies(samples, replies, referee, params.rewards)
+        for task in dict.fromkeys(score.task for score in scores):
+            values = [score.value for score in scores if score.task == task]
+            check_judged(referee, values.count(None), len(values), f"{label}, {task}")
+        return scores
 
     video = scored(name, lambda frames: frames)
     blank = scored(f"{name} (blank video)", lambda frames: replace(frames, pixels=np.zeros_like(frames.pixels)))
-    return Measured(result_table(params, name, samples, video, blank), video, blank, loader.stats.decord)
+    return Measured(result_table(params, name, samples, video, blank), video, blank, loader.stats.decord, usage_of(referee))
 
 
 def result_table(

@@ -234,6 +234,24 @@ class RuleJudgeParams(Table):
     partial_share: Share
 
 
+class OpenAIJudgeParams(Table):
+    """A language model behind an OpenAI-compatible endpoint. Where that is comes from the environment (VIDBRIDGE_JUDGE_URL)."""
+
+    kind: Literal["openai"]
+    #: As the endpoint names it.
+    model: str = Field(min_length=1)
+    #: Which weights or release of it; not sent. Verdicts of another revision are asked anew.
+    revision: str = Field(min_length=1)
+    temperature: Weight
+    max_tokens: int = Field(gt=0)
+    seed: int = Field(ge=0)
+    #: Share of a step's rollouts, or of a task's evaluated replies, that may lack a verdict before the stage stops.
+    max_unavailable: float = Field(ge=0, lt=1)
+
+
+JudgeParams = Annotated[RuleJudgeParams | OpenAIJudgeParams, Field(discriminator="kind")]
+
+
 class EvaluationParams(Table):
     #: Which policies are scored: ``base`` and any rows.
     of: tuple[RowName, ...] = Field(min_length=1)
@@ -268,7 +286,7 @@ class Params(Table):
     sft: dict[RowName, SftRow]
     grpo: dict[RowName, GrpoRow]
     rewards: RewardRules
-    judge: RuleJudgeParams
+    judge: JudgeParams
     evaluation: EvaluationParams
     gate: GateParams
 
@@ -346,7 +364,9 @@ def parse_params(raw: Mapping[str, Any], name: str = "params") -> Params:
 
 def _field(loc: tuple[int | str, ...]) -> str:
     # Pydantic puts the tag of a discriminated union into the location; a reader looks for the key.
-    return ".".join(str(part) for part in loc if part not in ("tiny", "pretrained")) + (": " if loc else "")
+    if loc[:1] in (("model",), ("judge",)) and loc[1:2] in (("tiny",), ("pretrained",), ("rule",), ("openai",)):
+        loc = (loc[0], *loc[2:])
+    return ".".join(str(part) for part in loc) + (": " if loc else "")
 
 
 def _complaint(error: Any) -> str:

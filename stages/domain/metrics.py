@@ -125,10 +125,18 @@ def paired_difference(
 
 
 def constant_reply(
-    train: Sequence[Sample], reply_of: Callable[[Sample], str], score: Callable[[Sample, str], float | None], seed: int
+    train: Sequence[Sample],
+    reply_of: Callable[[Sample], str],
+    values: Callable[[Sequence[Sample], Sequence[str]], Sequence[float | None]],
+    seed: int,
 ) -> str:
-    """The best single reply for one task: among the most frequent and some random replies of training, the one that scores most there."""
+    """The best single reply for one task: among the most frequent replies of training, the one that scores most on some of it.
+
+    ``values`` scores many replies, each to the sample beside it. One that could not be judged counts neither way.
+    """
     counts = Counter(reply_of(sample) for sample in train)
     candidates = [reply for reply, _ in counts.most_common(24)]
     judged = Random(f"{seed}/constant").sample(list(train), min(len(train), 100))
-    return max(candidates, key=lambda reply: (sum(score(sample, reply) or 0.0 for sample in judged), reply))
+    found = iter(values(judged * len(candidates), [reply for reply in candidates for _ in judged]))
+    scored = {reply: [value for _ in judged if (value := next(found)) is not None] for reply in candidates}
+    return max(candidates, key=lambda reply: (sum(scored[reply]) / max(len(scored[reply]), 1), reply))

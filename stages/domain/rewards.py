@@ -59,8 +59,8 @@ class Judge(Protocol):
         """MixVidQA: 1 right, 0 wrong or ambiguous."""
         ...
 
-    def extract_events(self, text: str) -> tuple[str, ...]:
-        """At most ten atomic events of a caption, in order."""
+    def extract_events(self, text: str) -> tuple[str, ...] | Verdict:
+        """At most ten atomic events of a caption, in order; a verdict that is not ``scored`` where they could not be had."""
         ...
 
     def entailed(self, event: str, caption: str) -> Verdict:

@@ -18,10 +18,10 @@ from stages.learning.examples import Example, draw
 from stages.learning.factory import freeze, load_model, use_threads
 from stages.learning.processor import EncodedPrompt, encode_prompts
 from stages.learning.training import OnCheckpoint, OnMetrics, count_parameters, settings, train, weights_precision
-from stages.learning.video_grpo import Encode, VideoGRPOTrainer
+from stages.learning.video_grpo import Encode, OnMasked, VideoGRPOTrainer
 from stages.params import GrpoRow, TaskScaleParams
 
-#: Rewards of replies, by sample: a number, or None where the judge gave no verdict (such a rollout teaches nothing).
+#: Rewards of replies, by sample: a number, or None where the judge gave no verdict (such a rollout is left out of its group).
 Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float | None]]
 #: Whether each reply, by sample, has the required form. For the share that is reported; the reward has its own gate.
 WellFormed = Callable[[Sequence[str], Sequence[str]], Sequence[bool]]
@@ -43,10 +43,12 @@ def train_grpo(
     scratch: Path,
     on_metrics: OnMetrics,
     on_checkpoint: OnCheckpoint,
+    on_masked: OnMasked | None = None,
 ) -> dict[str, Any]:
     """Train the model in `model_folder` by GRPO on the examples' prompts (their replies are not used), and write the stage's out.
 
     An optimiser step sees `prompts_per_step` prompts x `rollouts` completions over all processes, all of them generated at once.
+    `on_masked` is told on every process, before a step is taken, how many of its rollouts have no reward; what it raises ends training.
     `scratch` may hold state of an earlier, interrupted call with the same arguments: training then goes on from there.
 
     Returns:
@@ -96,6 +98,7 @@ def train_grpo(
         encode=cached_encoder(processor, by_id, ENCODED_BYTES),
         scales=TaskScales(row.scale_rewards.task_decay) if isinstance(row.scale_rewards, TaskScaleParams) else None,
         task_of=lambda sample_id: by_id[sample_id].task,
+        on_masked=on_masked,
         model=model,
         reward_funcs=reward_function(by_id, reward, well_formed),
         args=args,

@@ -32,6 +32,8 @@ Fingerprint = tuple[float, float, int, int, int]
 Feature = tuple[torch.Tensor, list[torch.Tensor]]
 #: Encodes prompts by their keys, in order.
 Encode = Callable[[Sequence[str]], list[EncodedPrompt]]
+#: Told of each step, before it is taken, how many of how many rollouts over all processes have no reward; may raise to end training.
+OnMasked = Callable[[int, int], None]
 
 
 class VideoGRPOTrainer(Resumes, GRPOTrainer):
@@ -52,6 +54,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         processing_class: Any,
         scales: TaskScales | None = None,
         task_of: Callable[[str], str] | None = None,
+        on_masked: OnMasked | None = None,
         **kwargs: Any,
     ) -> None:
         # TRL keeps the image token from being sampled; a sampled video token would lack features just as well.
@@ -59,6 +62,9 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         self._encode = encode
         self._scales, self._task_of = scales, task_of
         self._gathered: tuple[list[str], torch.Tensor] | None = None
+        self._on_masked = on_masked
+        #: The rollouts of all processes without a reward, shape [rollouts of the step].
+        self._masked = torch.zeros(0, dtype=torch.bool)
         self._row_videos: list[VideoFields] = []
         super().__init__(args=args, processing_class=processing_class, **kwargs)
         for model in (self.model, self.ref_model):
@@ -78,7 +84,20 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         if self._scales is not None and self.model.training:
             output["advantages"] = self._scaled_advantages(len(inputs)).to(output["advantages"])
+        if self._masked.any():
+            output = self._without_masked(output)
         return {**output, "videos": self._row_videos}
+
+    def _without_masked(self, output: dict[str, Any]) -> dict[str, Any]:
+        """The batch with the tokens of rollouts that have no reward taken out of the loss, its KL term and its count of tokens.
+
+        Their advantage is 0 already, but as tokens they would still thin out the others' gradient and be held to the reference.
+        """
+        mask = output["completion_mask"]
+        first = self.accelerator.process_index * len(mask)
+        mine = self._masked[first : first + len(mask)].to(mask.device)
+        mask = mask * (~mine).unsqueeze(1).to(mask.dtype)
+        return {**output, "completion_mask": mask, "num_items_in_batch": self.accelerator.gather(mask.sum()).sum()}
 
     def _scaled_advantages(self, rows: int) -> torch.Tensor:
         """Advantages of this process's rows. Every process computes those of all, so that their scales stay the same."""
@@ -140,9 +159,14 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
             summed = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
             summed[torch.isnan(rewards).all(dim=1)] = torch.nan
             self._gathered = (gather_object(list(prompts)), summed)
-        # A reward of None arrives as NaN. TRL leaves it out of its group's mean and spread and sets its advantage to 0.
+        # A reward of None arrives as NaN. TRL leaves it out of its group's mean and spread and sets its advantage to 0; so is the
+        # advantage of a rollout that is the only one of its group with a reward.
+        self._masked = torch.isnan(rewards).all(dim=1)
+        masked = int(self._masked.sum().item())
         mode = "train" if self.model.training else "eval"
-        self._metrics[mode]["masked_rollouts"].append(float(torch.isnan(rewards).all(dim=1).sum().item()))
+        self._metrics[mode]["masked_rollouts"].append(float(masked))
+        if self._on_masked is not None:
+            self._on_masked(masked, len(rewards))
         return rewards
 
 

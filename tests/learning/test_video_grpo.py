@@ -339,3 +339,45 @@ def test_fingerprints_tell_videos_apart() -> None:
     assert fingerprint(video, grid) == fingerprint(same, grid)
     assert fingerprint(video, grid) != fingerprint(swapped, grid), "the same patches in another order"
     assert fingerprint(video, grid) != fingerprint(video, torch.tensor([2, 2, 1]))
+
+
+@pytest.mark.parametrize(("loss", "factor"), [("dapo", 1.0), ("bnpo", 1.0), ("grpo", 4 / 8), ("dr_grpo", 4 / 8)])
+def test_rollouts_without_a_reward_are_not_in_the_loss(tmp_path: Path, loss: str, factor: float) -> None:
+    model, processor = tiny("qwen2_5_vl")
+    save_model(model, processor, tmp_path / "model")
+    model.config._name_or_path = str(tmp_path / "model")
+    given: list[float | None] = [1.0, 0.0, None, 0.5, None, 1.0, None, None]
+    told: list[tuple[int, int]] = []
+    trainer = VideoGRPOTrainer(
+        encode=lambda keys: encode_prompts(processor, [("What?", VIDEOS[key]) for key in keys]),
+        on_masked=lambda masked, rollouts: told.append((masked, rollouts)),
+        model=model,
+        reward_funcs=lambda completions, **_: given[: len(completions)],
+        # A KL term: without one, an advantage of 0 would be enough.
+        args=config(tmp_path, num_iterations=1, num_generations=4, loss_type=loss),
+        train_dataset=datasets.Dataset.from_dict({"prompt": list(VIDEOS)}),
+        processing_class=processor,
+    )
+    drift(trainer.model)
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 2
+    inputs = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
+    assert told == [(4, 8)]
+    kept = [row for row, value in enumerate(given) if value is not None]
+    assert not inputs["completion_mask"][[2, 4, 6, 7]].any()
+    assert inputs["num_items_in_batch"] == inputs["completion_mask"][kept].sum() > 0
+    # The only one of its group with a reward has nothing to be compared with.
+    assert inputs["advantages"][5] == 0
+    fewer = {
+        name: value[kept]
+        if isinstance(value, torch.Tensor) and value.ndim
+        else [value[i] for i in kept]
+        if name == "videos"
+        else value
+        for name, value in inputs.items()
+    }
+    with_masked, without = gradients(trainer, inputs), gradients(trainer, fewer)
+    assert any(gradient.any() for gradient in without.values())
+    for name, gradient in without.items():
+        # Where a loss divides by the number of rollouts, those that are masked stay in that number, as truncated ones do.
+        assert torch.allclose(with_masked[name], gradient * factor, atol=TOLERANCE), name

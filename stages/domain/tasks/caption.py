@@ -44,15 +44,18 @@ def make(clip: Clip, settings: Settings, sampled_frames: int, seed: int) -> tupl
 def event_recall(sample: Sample, caption: str, judge: Judge) -> float | Verdict:
     """Share of the reference's events that the caption entails; the verdict itself when the judge could not say."""
     events = sample.events or judge.extract_events(sample.reference)
-    return _share(events[:MAX_EVENTS], caption, judge)
+    return _share(events, caption, judge)
 
 
 def event_precision(sample: Sample, caption: str, judge: Judge) -> float | Verdict:
     """Share of the caption's events that the reference entails. A caption without events has precision 0, not 1."""
-    return _share(judge.extract_events(caption)[:MAX_EVENTS], sample.reference, judge)
+    return _share(judge.extract_events(caption), sample.reference, judge)
 
 
-def _share(events: tuple[str, ...], caption: str, judge: Judge) -> float | Verdict:
+def _share(events: tuple[str, ...] | Verdict, caption: str, judge: Judge) -> float | Verdict:
+    if isinstance(events, Verdict):
+        return events
+    events = events[:MAX_EVENTS]
     total = 0.0
     for event in events:
         verdict = judge.entailed(event, caption)

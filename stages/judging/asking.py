@@ -1,0 +1,40 @@
+"""A judge that turns each method of the protocol into a question for somebody else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from stages.domain.records import Sample, Verdict
+from stages.judging.prompts import Answer, Events, Question, ask_covers, ask_entailed, ask_events, ask_right
+
+
+class AskingJudge(ABC):
+    """``answer`` gives what came for a question, or a verdict that says why nothing readable did."""
+
+    name: str
+
+    @abstractmethod
+    def answer(self, question: Question) -> Answer | Verdict: ...
+
+    def covers(self, sample: Sample, answer: str) -> Verdict:
+        return self._verdict(ask_covers(sample, answer))
+
+    def right(self, sample: Sample, answer: str) -> Verdict:
+        return self._verdict(ask_right(sample, answer))
+
+    def extract_events(self, text: str) -> tuple[str, ...] | Verdict:
+        answer = self.answer(ask_events(text))
+        if isinstance(answer, Verdict):
+            return answer
+        assert isinstance(answer, Events)
+        return answer.events
+
+    def entailed(self, event: str, caption: str) -> Verdict:
+        return self._verdict(ask_entailed(event, caption))
+
+    def _verdict(self, question: Question) -> Verdict:
+        answer = self.answer(question)
+        if isinstance(answer, Verdict):
+            return answer
+        assert not isinstance(answer, Events)
+        return Verdict(outcome="scored", score=answer.worth, reason=answer.reason, judge=self.name)

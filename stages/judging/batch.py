@@ -1,0 +1,84 @@
+"""Scoring many replies: whatever has to be asked for them is asked side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stages.domain.records import Sample, Score, Verdict
+from stages.domain.rewards import Judge, RewardRules
+from stages.domain.scoring import score_reply
+from stages.judging.asking import AskingJudge
+from stages.judging.endpoint import EndpointJudge
+from stages.judging.place import JudgeError
+from stages.judging.prompts import Answer, Coverage, Entailment, Events, Kind, Question, Rightness
+
+#: What a question counts as answered with until its answer is here; scores made with it are thrown away.
+_UNTIL_THEN: dict[Kind, Answer] = {
+    "covers": Coverage(reason="", score=0),
+    "right": Rightness(reason="", right=False),
+    "events": Events(events=()),
+    "entailed": Entailment(reason="", entailed=False),
+}
+
+
+class JudgeUnavailableError(JudgeError):
+    """Too many replies have no verdict for a result to rest on the others."""
+
+
+class _Notes(AskingJudge):
+    """Answers from what is known, and notes what is not."""
+
+    def __init__(self, name: str, known: dict[Question, Answer | Verdict]) -> None:
+        self.name = name
+        self.known = known
+        self.missing: dict[Question, None] = {}
+
+    def answer(self, question: Question) -> Answer | Verdict:
+        if question in self.known:
+            return self.known[question]
+        self.missing[question] = None
+        return _UNTIL_THEN[question.kind]
+
+
+def score_replies(samples: Sequence[Sample], replies: Sequence[str], judge: Judge, rules: RewardRules) -> list[Score]:
+    """The score of each reply to the sample beside it, as :func:`score_reply` gives it.
+
+    A judge at an endpoint is asked in rounds: scoring once with stand-ins shows what there is to ask, all of that is asked at once, and
+    so on until nothing is missing (two rounds: events first, then which of them are entailed). The rules of the tasks stay plain code.
+
+    Raises:
+        JudgeError: the judge cannot be used as it is set up.
+    """
+    pairs = list(zip(samples, replies, strict=True))
+    if not isinstance(judge, EndpointJudge):
+        return [score_reply(sample, reply, judge, rules) for sample, reply in pairs]
+    known: dict[Question, Answer | Verdict] = {}
+    while True:
+        notes = _Notes(judge.name, known)
+        scores = [score_reply(sample, reply, notes, rules) for sample, reply in pairs]
+        if not notes.missing:
+            return scores
+        known |= judge.ask(notes.missing)
+
+
+def check_judged(judge: Judge, unjudged: int, replies: int, what: str) -> None:
+    """Refuse to go on where more of the replies lack a verdict than ``judge.max_unavailable`` allows.
+
+    Raises:
+        JudgeUnavailableError: with the share, the last error, and how to go on.
+    """
+    if not isinstance(judge, EndpointJudge) or unjudged <= judge.params.max_unavailable * replies:
+        return
+    last = judge.last_error or "none in this process"
+    raise JudgeUnavailableError(
+        f"judge.max_unavailable: {what}: {unjudged} of {replies} replies ({unjudged / replies:.0%}) have no verdict,"
+        f" {judge.params.max_unavailable:.0%} are allowed; last error: {last}. See to the endpoint at VIDBRIDGE_JUDGE_URL and run again:"
+        " verdicts that came are kept, and training resumes from its last checkpoint"
+    )
+
+
+def usage_of(judge: Judge) -> dict[str, float]:
+    """What the judge has cost this process so far, for metrics; empty for a judge that costs nothing."""
+    return (
+        {f"judge/{name}": float(count) for name, count in sorted(judge.usage.items())} if isinstance(judge, EndpointJudge) else {}
+    )

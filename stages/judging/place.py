@@ -1,0 +1,77 @@
+"""Where the judge is and how it is spoken to: circumstance, from the environment. The key is nowhere shown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+
+class JudgeError(RuntimeError):
+    """The judge cannot be used as it is set up; the message says which setting, and what to do."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """``url`` up to and with ``/v1``; ``concurrency``: requests under way at once; ``timeout_s`` of one attempt; ``retries`` after it."""
+
+    url: str
+    key: str = field(repr=False)
+    concurrency: int
+    timeout_s: float
+    retries: int
+    cache: Path
+
+
+def place(environ: Mapping[str, str] | None = None) -> Place:
+    """Read what `.env.example` lists under "Judge".
+
+    Raises:
+        JudgeError: one is missing or cannot be used; the key's value is in no message.
+    """
+    environ = os.environ if environ is None else environ
+    url = environ.get("VIDBRIDGE_JUDGE_URL", "").strip().rstrip("/")
+    if not url:
+        raise JudgeError(
+            "VIDBRIDGE_JUDGE_URL: not set, and judge.kind is 'openai'; set it to the endpoint, such as http://127.0.0.1:8000/v1"
+            " (vLLM), or take `judge: {kind: rule, ...}`"
+        )
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    # Not shown when it holds a secret: everything behind the @ sign is the host, what stands before it is not ours to print.
+    if not usable or "@" in url or parts.query or parts.fragment:
+        raise JudgeError(
+            "VIDBRIDGE_JUDGE_URL: no plain http:// or https:// address without user, password and query; write it like"
+            " http://127.0.0.1:8000/v1, and put the key into VIDBRIDGE_JUDGE_KEY"
+        )
+    key = environ.get("VIDBRIDGE_JUDGE_KEY", "").strip()
+    if not all("!" <= character <= "~" for character in key):
+        # The HTTP library would name the value in its complaint.
+        raise JudgeError(
+            "VIDBRIDGE_JUDGE_KEY: holds a space, a line break or a character beyond ASCII (value not shown); set it anew, without quotes"
+        )
+    return Place(
+        url=url,
+        key=key,
+        concurrency=int(_number(environ, "VIDBRIDGE_JUDGE_CONCURRENCY", 16, whole=True, least=1)),
+        timeout_s=_number(environ, "VIDBRIDGE_JUDGE_TIMEOUT_S", 60.0),
+        retries=int(_number(environ, "VIDBRIDGE_JUDGE_RETRIES", 4, whole=True)),
+        cache=Path(environ.get("VIDBRIDGE_JUDGE_CACHE") or ".vidbridge/judge").expanduser(),
+    )
+
+
+def _number(environ: Mapping[str, str], name: str, usual: float, whole: bool = False, least: float = 0) -> float:
+    given = environ.get(name, "").strip()
+    try:
+        value = float(given) if given else usual
+    except ValueError:
+        value = -1.0
+    if not (least <= value < 1e6) or (whole and value != int(value)) or (not whole and value == 0):
+        what = "a whole number" if whole else "a number of seconds above 0"
+        raise JudgeError(f"{name}: {given!r}: give {what}{f' of at least {least:g}' if least else ''}, or unset it ({usual:g})")
+    return value

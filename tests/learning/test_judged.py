@@ -1,0 +1,129 @@
+"""Training on the verdicts of a judge at an endpoint: it learns, stops when the judge is gone, and goes on where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from judge_server import Fault, JudgeServer, judge_server
+from safetensors.torch import load_file
+from tiny_parts import Seen, grpo_row
+
+from stages.domain.records import Sample, Score
+from stages.domain.replies import render_reply
+from stages.domain.rewards import RewardRules
+from stages.domain.scoring import reward
+from stages.judging import client
+from stages.judging.batch import JudgeUnavailableError, check_judged, score_replies
+from stages.judging.endpoint import EndpointJudge
+from stages.judging.place import place
+from stages.learning.examples import Example
+from stages.learning.grpo import train_grpo
+from stages.params import OpenAIJudgeParams, load_params
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgeServer]:
+    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.01)
+    with judge_server() as running:
+        yield running
+
+
+@pytest.fixture
+def rules() -> RewardRules:
+    return load_params("params.yaml").rewards
+
+
+def judge_of(server: JudgeServer, home: Path) -> EndpointJudge:
+    params = OpenAIJudgeParams(kind="openai", model="m", revision="1", temperature=0, max_tokens=64, seed=0, max_unavailable=0.25)
+    environ = server.environment(VIDBRIDGE_JUDGE_CACHE=str(home / "judge"), VIDBRIDGE_JUDGE_RETRIES="0")
+    return EndpointJudge(params, place(environ))
+
+
+def sample_of(example: Example) -> Sample:
+    """A caption's reference is all letters in which a random start may happen to reply; the judge finds a part of it there."""
+    return Sample.model_validate(
+        {
+            "sample_id": example.sample_id,
+            "task": "dark_event_infer",
+            "split": "train",
+            "clip_id": "c",
+            "timeline": {"rate": "8", "segments": [{"clip_id": "c", "span": {"start": 0, "stop": 8}}]},
+            "sampled_frames": 4,
+            "question": "what happens ?",
+            "reference": "abcdefghijklmnopqrstuvwxyz red green blue bar think answer it is a",
+        }
+    )
+
+
+def train(
+    folder: Path, examples: Sequence[Example], home: Path, seen: Seen, judge: EndpointJudge, rules: RewardRules, **changes: Any
+) -> dict[str, Any]:
+    samples = {example.sample_id: sample_of(example) for example in examples}
+
+    @lru_cache(maxsize=1)
+    def scored(ids: tuple[str, ...], replies: tuple[str, ...]) -> list[Score]:
+        # A random start keeps no format; its first character is its answer.
+        formed = [render_reply("x", reply.strip().strip("<>/")[:1] or "0") for reply in replies]
+        return score_replies([samples[i] for i in ids], formed, judge, rules)
+
+    def values(of: Callable[[Score], Any]) -> Callable[[Sequence[str], Sequence[str]], list[Any]]:
+        return lambda ids, replies: [of(score) for score in scored(tuple(ids), tuple(replies))]
+
+    return train_grpo(
+        folder,
+        examples,
+        grpo_row(**changes),
+        stage="grpo@bridge",
+        reward=values(lambda score: reward(score, rules)),
+        well_formed=values(lambda score: score.format_ok),
+        on_masked=lambda masked, rollouts: check_judged(judge, masked, rollouts, "a step of grpo@bridge"),
+        seed=1,
+        out=home / "out",
+        scratch=home / "scratch",
+        on_metrics=seen.on_metrics,
+        on_checkpoint=seen.on_checkpoint,
+    )
+
+
+def test_it_learns_from_verdicts_and_some_may_be_missing(
+    folder: Path, examples: list[Example], tmp_path: Path, seen: Seen, server: JudgeServer, rules: RewardRules
+) -> None:
+    judge = judge_of(server, tmp_path)
+    server.faults.extend([Fault(status=500), Fault(content="no JSON")])
+    train(folder, examples, tmp_path, seen, judge, rules, steps=3, save_steps=3)
+    logged = dict(seen.metrics)
+    assert logged[1]["masked_rollouts"] >= 2, "one unavailable, one invalid; equal replies share a verdict"
+    assert logged[3]["masked_rollouts"] == 0
+    assert (judge.usage["invalid"], judge.usage["unavailable"]) == (1, 1)
+    before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "out/final/model.safetensors")
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_judge_that_is_gone_stops_training_which_goes_on_when_it_is_back(
+    folder: Path, examples: list[Example], tmp_path: Path, server: JudgeServer, rules: RewardRules
+) -> None:
+    train(folder, examples, tmp_path / "whole", Seen(), judge_of(server, tmp_path / "whole"), rules)
+
+    class Leaves(Seen):
+        def on_checkpoint(self, checkpoint: Any, saved: Path) -> None:
+            super().on_checkpoint(checkpoint, saved)
+            if checkpoint.step == 4:
+                server.always = Fault(status=503)
+
+    home = tmp_path / "cut"
+    (home / "judge").mkdir(parents=True)
+    asked = server.requests
+    with pytest.raises(JudgeUnavailableError, match=r"judge.max_unavailable: a step of grpo@bridge: .*HTTP 503.*last checkpoint"):
+        train(folder, examples, home, Leaves(), judge_of(server, home), rules)
+    assert server.requests > asked
+    assert not (home / "out").exists()
+    server.always = None
+    assert train(folder, examples, home, Seen(), judge_of(server, home), rules)["resumed_from"] == 4
+    mine, theirs = (load_file(tmp_path / name / "out/final/model.safetensors") for name in ("cut", "whole"))
+    for name, tensor in mine.items():
+        assert torch.allclose(tensor, theirs[name], atol=1e-6), name
