@@ -5,10 +5,15 @@ Run as ``python -m stages grpo ROW``; writes ``models/ROW``.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
+from tqdm import tqdm
+
 from stages import layout
+from stages.domain.gauges import alarms, measure
 from stages.domain.prompts import sample_prompt
 from stages.domain.records import Score
 from stages.domain.scoring import reward
@@ -42,6 +47,17 @@ def main(*arguments: str) -> int:
         def scored(ids: tuple[str, ...], replies: tuple[str, ...]) -> list[Score]:
             return score_replies([samples[i] for i in ids], replies, referee, params.rewards)
 
+        raised: set[str] = set()
+
+        def gauges(ids: Sequence[str], replies: Sequence[str], rewards: Sequence[float | None]) -> dict[str, float]:
+            found = measure([samples[i] for i in ids], replies, rewards, params.rewards)
+            for gauge, alarm in alarms(found).items():
+                if gauge not in raised:
+                    tqdm.write(f"grpo@{name}: look at {alarm}", file=sys.stderr)
+            raised.clear()
+            raised.update(alarms(found))
+            return found
+
         summary = train_grpo(
             layout.final_model(row.init),
             examples,
@@ -49,6 +65,7 @@ def main(*arguments: str) -> int:
             reward=lambda ids, replies: [reward(score, params.rewards) for score in scored(tuple(ids), tuple(replies))],
             well_formed=lambda ids, replies: [score.format_ok for score in scored(tuple(ids), tuple(replies))],
             on_masked=lambda masked, rollouts: check_judged(referee, masked, rollouts, f"a step of grpo@{name}"),
+            gauges=gauges,
             stage=f"grpo@{name}",
             seed=params.seed,
             out=layout.model(name),

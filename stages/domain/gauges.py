@@ -45,26 +45,27 @@ _ALTERNATIVE = re.compile(r"\bor\b", re.IGNORECASE)
 
 
 def measure(
-    samples: Sequence[Sample], replies: Sequence[str], rewards: Sequence[float | None], rollouts: int, rules: RewardRules
+    samples: Sequence[Sample], replies: Sequence[str], rewards: Sequence[float | None], rules: RewardRules
 ) -> dict[str, float]:
     """The gauges of one step; one that has nothing to be measured on is left out.
 
     Args:
-        samples, replies, rewards: one each a rollout; the rollouts of a prompt stand together. A reward is None where no judge could say.
-        rollouts: how many a prompt has.
+        samples, replies, rewards: one each a rollout; rollouts on one sample are a group. A reward is None where no judge could say.
         rules: names the temporal phrases.
     """
     found: dict[str, float] = {}
     parsed = [parse_reply(reply) for reply in replies]
     lengths = np.array([len(words(reply)) for reply in replies], dtype=float)
     paid = np.array([np.nan if reward is None else reward for reward in rewards], dtype=float)
-    correlation = _within_groups(lengths, paid, rollouts)
+    groups: dict[str, list[int]] = {}
+    for place, sample in enumerate(samples):
+        groups.setdefault(sample.sample_id, []).append(place)
+    correlation = _within_groups(lengths, paid, list(groups.values()))
     if correlation is not None:
         found["length_reward_correlation"] = correlation
-    groups = paid.reshape(-1, rollouts)
-    scored = groups[~np.isnan(groups).any(axis=1)]
-    if len(scored):
-        found["zero_variance_groups"] = float(np.mean(np.ptp(scored, axis=1) == 0))
+    scored = [paid[group] for group in groups.values() if not np.isnan(paid[group]).any()]
+    if scored:
+        found["zero_variance_groups"] = _share(bool(np.ptp(group) == 0) for group in scored)
     well_formed = [(sample, reply) for sample, reply in zip(samples, parsed, strict=True) if reply is not None]
     if well_formed:
         found["empty_thinking"] = _share(len(words(reply.thinking)) < 2 for _, reply in well_formed)
@@ -80,13 +81,13 @@ def measure(
     return found
 
 
-def alarms(gauges: Mapping[str, float]) -> list[str]:
-    """What a person should look at, a sentence each."""
-    return [
-        f"{name} {value:.2f} is above {GAUGES[name].above:g}: {GAUGES[name].means}"
+def alarms(gauges: Mapping[str, float]) -> dict[str, str]:
+    """What a person should look at: gauge to a sentence."""
+    return {
+        name: f"{name} {value:.2f}, above {GAUGES[name].above:g}: {GAUGES[name].means}"
         for name, value in gauges.items()
         if value > GAUGES[name].above
-    ]
+    }
 
 
 def _share(found: Iterable[bool]) -> float:
@@ -104,13 +105,11 @@ def _lists(answer: str) -> bool:
     return len([part for part in _SEPARATORS.split(answer) if part.strip()]) > 2
 
 
-def _within_groups(lengths: Floats, paid: Floats, rollouts: int) -> float | None:
+def _within_groups(lengths: Floats, paid: Floats, groups: Sequence[list[int]]) -> float | None:
     """Pearson's correlation of length and reward, each from its own group's mean: that a prompt asks for longer replies does not count."""
-    if np.isnan(paid).all():
-        return None
-    by_group = [(lengths[i : i + rollouts], paid[i : i + rollouts]) for i in range(0, len(paid), rollouts)]
     deviations = []
-    for length, reward in by_group:
+    for group in groups:
+        length, reward = lengths[group], paid[group]
         known = ~np.isnan(reward)
         if known.sum() > 1:
             deviations.append((length[known] - length[known].mean(), reward[known] - reward[known].mean()))

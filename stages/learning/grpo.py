@@ -26,6 +26,9 @@ Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float | None]]
 #: Whether each reply, by sample, has the required form. For the share that is reported; the reward has its own gate.
 WellFormed = Callable[[Sequence[str], Sequence[str]], Sequence[bool]]
 
+#: What to watch beside the rewards: by sample, reply and reward of a step's rollouts, those of a prompt together.
+Gauges = Callable[[Sequence[str], Sequence[str], Sequence[float | None]], Mapping[str, float]]
+
 #: Bytes of processed videos that are kept for prompts that come up again.
 ENCODED_BYTES = 256 * 2**20
 
@@ -44,6 +47,7 @@ def train_grpo(
     on_metrics: OnMetrics,
     on_checkpoint: OnCheckpoint,
     on_masked: OnMasked | None = None,
+    gauges: Gauges | None = None,
 ) -> dict[str, Any]:
     """Train the model in `model_folder` by GRPO on the examples' prompts (their replies are not used), and write the stage's out.
 
@@ -100,7 +104,7 @@ def train_grpo(
         task_of=lambda sample_id: by_id[sample_id].task,
         on_masked=on_masked,
         model=model,
-        reward_funcs=reward_function(by_id, reward, well_formed),
+        reward_funcs=reward_function(by_id, reward, well_formed, gauges),
         args=args,
         train_dataset=datasets.Dataset.from_dict({"prompt": [examples[index].sample_id for index in order]}),
         processing_class=processor,
@@ -149,8 +153,10 @@ def cached_encoder(processor: ProcessorMixin, examples: Mapping[str, Example], m
     return encode
 
 
-def reward_function(examples: Mapping[str, Example], reward: Reward, well_formed: WellFormed) -> Callable[..., list[float | None]]:
-    """TRL's view of a reward: also reports the mean of each task and the share of well-formed replies."""
+def reward_function(
+    examples: Mapping[str, Example], reward: Reward, well_formed: WellFormed, gauges: Gauges | None = None
+) -> Callable[..., list[float | None]]:
+    """TRL's view of a reward: also reports the mean of each task, the share of well-formed replies, and the gauges."""
 
     def rewarded(
         prompts: Sequence[str], completions: Sequence[str], log_metric: Callable[[str, float], None], **_: Any
@@ -165,6 +171,8 @@ def reward_function(examples: Mapping[str, Example], reward: Reward, well_formed
                 log_metric(f"reward/{examples[key].task}", value)
         for fits in well_formed(prompts, completions):
             log_metric("format", float(fits))
+        for name, value in (gauges(prompts, completions, values) if gauges is not None else {}).items():
+            log_metric(f"gauge/{name}", value)
         return values
 
     return rewarded

@@ -22,13 +22,15 @@ def _gauges(
     task: TaskName, answers: list[str], rewards: list[float | None], thinking: str = "the red bar rises"
 ) -> dict[str, float]:
     replies = [render_reply(thinking, answer) for answer in answers]
-    return measure([_sample(task)] * len(answers), replies, rewards, ROLLOUTS, rules())
+    one = _sample(task)
+    samples = [one.model_copy(update={"sample_id": f"prompt {n // ROLLOUTS}"}) for n in range(len(answers))]
+    return measure(samples, replies, rewards, rules())
 
 
 def test_an_honest_policy_raises_no_alarm() -> None:
     answers = ["the red bar rises then grows", "the red bar rises", "the red bar moves", "the red bar falls"]
     gauges = _gauges("caption", answers, [1.0, 0.5, 0.4, 0.6])
-    assert alarms({name: value for name, value in gauges.items() if name != "length_reward_correlation"}) == []
+    assert alarms({name: value for name, value in gauges.items() if name != "length_reward_correlation"}) == {}
     assert gauges.keys() <= GAUGES.keys()
 
 
@@ -51,7 +53,7 @@ def test_lists_of_guesses() -> None:
     answers = ["the red bar rises or the red bar falls", "he sits, stands, or jumps", "he sits down and yawns", "the red bar rises"]
     gauges = _gauges("dark_event_infer", answers, [0.0] * 4)
     assert gauges["enumeration"] == 0.5
-    assert any(alarm.startswith("enumeration 0.50 is above 0.1: answers") for alarm in alarms(gauges))
+    assert alarms(gauges)["enumeration"].startswith("enumeration 0.50, above 0.1: answers")
 
 
 def test_keywords_beyond_what_events_need() -> None:
@@ -69,5 +71,5 @@ def test_groups_that_teach_nothing_and_replies_that_were_not_scored() -> None:
 
 
 def test_malformed_replies_have_no_gauges_of_their_parts() -> None:
-    gauges = measure([_sample("caption")] * 4, ["no tags"] * 4, [0.0] * 4, ROLLOUTS, rules())
+    gauges = measure([_sample("caption")] * 4, ["no tags"] * 4, [0.0] * 4, rules())
     assert gauges.keys() == {"length_reward_correlation", "zero_variance_groups"}
