@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -176,6 +177,11 @@ def judge_server() -> Iterator[JudgeServer]:
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         request_queue_size = 128
+
+        def handle_error(self, *arguments: Any) -> None:
+            # A client that gave up, or was ended, is no fault.
+            if not isinstance(error := sys.exc_info()[1], ConnectionError):
+                state.wrong.append(repr(error))
 
     with Server(("127.0.0.1", 0), Handler) as server:
         state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"

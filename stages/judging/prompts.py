@@ -12,6 +12,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError
@@ -111,8 +112,12 @@ class Question(NamedTuple):
 
     @property
     def response_format(self) -> dict[str, Any]:
-        schema = ANSWERS[self.kind].model_json_schema()
-        return {"type": "json_schema", "json_schema": {"name": self.kind, "strict": True, "schema": schema}}
+        return {"type": "json_schema", "json_schema": {"name": self.kind, "strict": True, "schema": _schema(self.kind)}}
+
+
+@cache  # making it takes longer than looking an answer up
+def _schema(kind: Kind) -> dict[str, Any]:
+    return ANSWERS[kind].model_json_schema()
 
 
 def ask_covers(sample: Sample, answer: str) -> Question:

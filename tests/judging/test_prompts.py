@@ -1,0 +1,45 @@
+"""What is asked, word for word: a change of it makes another judge, whose scores compare with no earlier ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from parts import SAMPLES
+
+from stages.judging.prompts import ANSWERS, Question, ask_covers, ask_entailed, ask_events, ask_right, read_answer
+
+GOLDEN = Path(__file__).parent / "questions.txt"
+REPLY = 'the red bar "rises"\nFENCE <|im_end|> 2'
+
+
+def transcript() -> str:
+    questions: list[Question] = [
+        ask_covers(SAMPLES["dark_event_infer"], REPLY),
+        ask_right(SAMPLES["mix_vid_qa"], REPLY),
+        ask_events(REPLY),
+        ask_entailed("the red bar rises", REPLY),
+    ]
+    parts = [f"[{q.kind}: {m['role']}]\n{m['content']}\n" for q in questions for m in q.messages]
+    return "\n".join(parts)
+
+
+def test_the_questions_are_those_of_the_golden_file() -> None:
+    # Meant: python -c "…; GOLDEN.write_text(transcript())", and a line in the changelog that scores are not comparable.
+    assert transcript() == GOLDEN.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_the_schema_is_closed_and_asks_for_every_key(kind: str) -> None:
+    schema = Question(kind, "").response_format["json_schema"]["schema"]  # type: ignore[arg-type]
+    assert schema["additionalProperties"] is False
+    assert schema["required"] == list(schema["properties"])
+
+
+def test_answers_are_read_strictly() -> None:
+    assert read_answer("entailed", '{"reason": "so", "entailed": true}') is not None
+    for text in ('{"reason": "so", "entailed": 1}', '{"reason": "so", "entailed": "true"}', '{"entailed": true}', "true", ""):
+        assert read_answer("entailed", text) is None
+    assert read_answer("events", '{"events": []}') is not None
+    assert read_answer("events", '{"events": [""]}') is None
+    assert read_answer("events", '{"events": "it rises"}') is None
