@@ -8,15 +8,19 @@ tower frozen. CPU seconds of a step count, their median over the steps after the
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -30,13 +34,18 @@ from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.machine import measured
 from stages.domain.frames import Frames
+from stages.domain.records import Sample
+from stages.domain.replies import render_reply
+from stages.domain.timeline import plain
+from stages.judging.batch import score_replies
+from stages.judging.choose import judge_of
 from stages.learning import video_grpo
 from stages.learning.examples import Example
 from stages.learning.factory import build_tiny, freeze, save_model, use_threads
 from stages.learning.grpo import ENCODED_BYTES, cached_encoder
 from stages.learning.processor import placeholder_ids
 from stages.learning.video_grpo import VideoGRPOTrainer
-from stages.params import TinyModelParams, load_params
+from stages.params import OpenAIJudgeParams, TinyModelParams, load_params
 from stages.video.encoder import encode
 
 RATE, FRAMES, SIZE = Fraction(8), 16, 64
@@ -187,6 +196,65 @@ def fresh(folder: Path) -> tuple[Any, Any]:
     return model, processor
 
 
+class SlowJudge(BaseHTTPRequestHandler):
+    """Answers every question after a second, as a large model does: right."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(1.0)
+        verdict = {"choices": [{"message": {"content": json.dumps({"reason": "says it", "score": 2})}}], "usage": {}}
+        body = json.dumps(verdict).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Listener(ThreadingHTTPServer):
+    request_queue_size = 128
+
+
+def judging(verdicts: int) -> tuple[float, int]:
+    """Wall seconds for so many verdicts from a judge that takes a second for each, and how many of them were scored."""
+    sample = Sample(
+        sample_id="s",
+        task="dark_event_infer",
+        split="train",
+        clip_id="c",
+        timeline=plain("c", FRAMES, RATE),
+        sampled_frames=FRAMES,
+        question="what happens in the dark part ?",
+        reference="the red bar rises",
+        events=("the red bar rises",),
+    )
+    params = OpenAIJudgeParams.model_validate(
+        {
+            "kind": "openai",
+            "model": "slow",
+            "revision": "1",
+            "temperature": 0.0,
+            "max_tokens": 64,
+            "seed": 1,
+            "max_unavailable": 0.0,
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder, Listener(("127.0.0.1", 0), SlowJudge) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        with patch.dict(os.environ, {"VIDBRIDGE_JUDGE_URL": url, "VIDBRIDGE_JUDGE_CACHE": folder}):
+            referee = judge_of(params)
+            replies = [render_reply("it rises", f"the red bar rises {number}") for number in range(verdicts)]
+            began = time.perf_counter()
+            scores = score_replies([sample] * verdicts, replies, referee, load_params("infra/recipes/tiny.yaml").rewards)
+            seconds = time.perf_counter() - began
+        server.shutdown()
+    return seconds, sum(score.value == 1.0 for score in scores)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.grpo", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--steps", type=int, default=10, help="optimiser steps of each trainer (default: %(default)s)")
@@ -225,6 +293,8 @@ def main() -> int:
             f"| {name} | {seen.step:.2f} | {seen.step / plain:.2f} | {seen.videos['rollouts'] / prompts:.2f}"
             f" | {seen.videos['loss'] / prompts:.2f} | {waiting} |"
         )
+    seconds, scored = judging(64)
+    lines += ["", f"64 verdicts from a judge that takes 1 s for each: {seconds:.1f} s ({scored} scored; one by one: 64 s)."]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))

@@ -58,7 +58,7 @@ def place(environ: Mapping[str, str] | None = None) -> Place:
     return Place(
         url=url,
         key=key,
-        concurrency=int(_number(environ, "VIDBRIDGE_JUDGE_CONCURRENCY", 16, whole=True, least=1)),
+        concurrency=int(_number(environ, "VIDBRIDGE_JUDGE_CONCURRENCY", 32, whole=True, least=1)),
         timeout_s=_number(environ, "VIDBRIDGE_JUDGE_TIMEOUT_S", 60.0),
         retries=int(_number(environ, "VIDBRIDGE_JUDGE_RETRIES", 4, whole=True)),
         cache=Path(environ.get("VIDBRIDGE_JUDGE_CACHE") or ".vidbridge/judge").expanduser(),
