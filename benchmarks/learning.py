@@ -65,7 +65,7 @@ def arm_params(params: dict[str, Any], arm: str, seed: int) -> dict[str, Any]:
         changed["evaluation"]["of"] = [start, list(changed["grpo"])[-1]]
     if arm == "longer":
         changed["sft"][start]["steps"] += EXTRA_SFT_STEPS
-        changed["grpo"] = {}
+        changed["difficulty"], changed["grpo"] = {}, {}
         changed["evaluation"]["of"] = [start]
     return changed
 

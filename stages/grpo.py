@@ -38,7 +38,7 @@ def main(*arguments: str) -> int:
     row = params.grpo[name]
     with stage_run(f"grpo@{name}", params) as run:
         loader, referee = frame_loader(params), judge_of(params.judge)
-        samples = {sample.sample_id: sample for sample in load_samples("train", row.tasks)}
+        samples = {sample.sample_id: sample for sample in load_samples("train", row.trained_tasks, Path(row.samples))}
         examples = [
             Example(s.sample_id, s.task, sample_prompt(s, params.prompt), None, partial(loader.load, s)) for s in samples.values()
         ]
@@ -72,7 +72,7 @@ def main(*arguments: str) -> int:
             scratch=scratch_folder(
                 f"grpo@{name}",
                 [row, params.prompt, params.rewards, params.judge, params.seed],
-                [layout.SAMPLES, layout.model(row.init)],
+                [Path(row.samples), layout.model(row.init)],
                 [Path("stages/learning"), Path("stages/domain"), Path("stages/judging"), Path(__file__)],
             ),
             # What judging cost depends on what was cached: it is reported, and stays out of the history that the out holds.

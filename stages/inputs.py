@@ -21,15 +21,15 @@ class InputError(RuntimeError):
     """Something that a stage needs is not there; the message says what to run."""
 
 
-def load_samples(split: Split, tasks: Iterable[TaskName]) -> list[Sample]:
-    """The samples of these tasks, in the order they were written.
+def load_samples(split: Split, tasks: Iterable[TaskName], folder: Path = layout.SAMPLES) -> list[Sample]:
+    """The samples of these tasks, in the order they were written. ``folder``: all of them, or those that a filter has kept.
 
     Raises:
         InputError: a task has no sample in this split.
     """
     samples: list[Sample] = []
     for task in tasks:
-        path = layout.SAMPLES / split / f"{task}.jsonl"
+        path = folder / split / f"{task}.jsonl"
         rows = read_rows(path, Sample) if path.exists() else []
         if not rows:
             raise InputError(

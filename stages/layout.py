@@ -14,6 +14,10 @@ NORMALISED = "normalised"
 CARD_FILE = "card.md"
 #: Written by synthesize: ``<split>/<task>.jsonl`` (Sample), ``rejects.jsonl``, ``summary.json``, ``sheets/<task>.png``.
 SAMPLES = Path("data/samples")
+#: Written by difficulty, a folder a row: ``train/<task>.jsonl`` (Sample), ``rollouts.jsonl`` (Rolled), ``summary.json``, ``histogram.png``.
+DIFFICULTY = Path("data/difficulty")
+ROLLOUTS_FILE = "rollouts.jsonl"
+HISTOGRAM_FILE = "histogram.png"
 MODELS = Path("models")
 SCORES = Path("scores")
 REPORTS = Path("reports")
@@ -25,6 +29,11 @@ SUMMARY_FILE = "summary.json"
 FINAL = "final"
 #: Name of the annotation file inside a source folder.
 ANNOTATIONS_FILE = "annotations.jsonl"
+
+
+def difficulty(row: str) -> Path:
+    """The samples that a GRPO row trains on where it has a difficulty row: read as ``data/samples`` is, split ``train`` only."""
+    return DIFFICULTY / row
 
 
 def model(row: str) -> Path:

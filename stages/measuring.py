@@ -59,7 +59,6 @@ def measure(params: Params, name: str, model_folder: Path) -> Measured:
                 processor,
                 items,
                 max_new_tokens=params.evaluation.max_new_tokens,
-                temperature=None,
                 batch_size=params.evaluation.batch_size,
                 progress=bar.update,  # type: ignore[arg-type]
             )

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from stages.domain.difficulty import DropRules
 from stages.domain.prompts import PromptTexts
 from stages.domain.records import TASK_NAMES, Exact, Split, TaskName
 from stages.domain.rewards import RewardRules
@@ -175,6 +176,11 @@ class TrainingRow(Table):
             raise ValueError("tasks: every weight is 0; give at least one task a weight above 0")
         return self
 
+    @property
+    def trained_tasks(self) -> tuple[TaskName, ...]:
+        """The tasks with a weight above 0."""
+        return tuple(task for task, weight in self.tasks.items() if weight > 0)
+
 
 class SftRow(TrainingRow):
     #: Samples an optimiser step, over all devices.
@@ -194,7 +200,24 @@ class TaskScaleParams(Table):
     task_decay: float = Field(gt=0, lt=1)
 
 
+class DifficultyRow(DropRules):
+    """Rollouts of the policy that a GRPO row starts from, to drop samples that would teach it nothing. Its key is that row's name."""
+
+    #: The GRPO row's own ``init``; it stands here for ``dvc.yaml``, which cannot look it up there.
+    init: RowName
+    #: Replies to each sample.
+    rollouts: int = Field(ge=2)
+    temperature: Positive
+    max_completion_tokens: int = Field(gt=0)
+    #: Prompts at once; each is answered ``rollouts`` times.
+    batch_size: int = Field(gt=0)
+    #: Samples of a task that are rolled out, the others are left out of training; None: all.
+    max_samples_per_task: Annotated[int, Field(gt=0)] | None
+
+
 class GrpoRow(TrainingRow):
+    #: The folder its samples come from: all of them, or those that the difficulty row of the same name has kept.
+    samples: str = Field(pattern=r"^data/(samples|difficulty/[a-z0-9-]+)$")
     #: Prompts an optimiser step, over all devices (TRL counts completions; accumulation is derived or refused).
     prompts_per_step: int = Field(gt=0)
     #: Completions a device holds at once while it computes the loss.
@@ -284,6 +307,7 @@ class Params(Table):
     prompt: PromptTexts
     model: ModelParams
     sft: dict[RowName, SftRow]
+    difficulty: dict[RowName, DifficultyRow]
     grpo: dict[RowName, GrpoRow]
     rewards: RewardRules
     judge: JudgeParams
@@ -319,6 +343,35 @@ class Params(Table):
             raise ValueError(f"evaluation.of: the candidate {leaves[0]!r} is missing; the gate needs its scores")
         if len(set(self.evaluation.of)) != len(self.evaluation.of):
             raise ValueError("evaluation.of: a name stands twice")
+        return self
+
+    @model_validator(mode="after")
+    def _filters_fit_their_rows(self) -> Params:
+        for name, row in self.grpo.items():
+            own, filtered = f"data/difficulty/{name}", row.samples != "data/samples"
+            if filtered and row.samples != own:
+                raise ValueError(
+                    f"grpo.{name}.samples: {row.samples!r} was chosen for another row's start; name {own}, or data/samples for all"
+                )
+            if filtered and name not in self.difficulty:
+                known = ", ".join(self.difficulty) or "none"
+                raise ValueError(
+                    f"grpo.{name}.samples: {row.samples!r} is made by no row (difficulty: {known}); add difficulty.{name}, or name"
+                    " data/samples"
+                )
+        for name, rolled in self.difficulty.items():
+            if name not in self.grpo:
+                raise ValueError(
+                    f"difficulty.{name}: no grpo row has that name (grpo: {', '.join(self.grpo)}); correct or delete it"
+                )
+            starts = self.grpo[name]
+            if starts.samples == "data/samples":
+                raise ValueError(
+                    f"difficulty.{name}: nothing reads what it keeps (grpo.{name}.samples: 'data/samples'); name"
+                    f" data/difficulty/{name} there, or delete this row"
+                )
+            if rolled.init != starts.init:
+                raise ValueError(f"difficulty.{name}.init: {rolled.init!r}, but grpo.{name} starts from {starts.init!r}; name that")
         return self
 
     @property

@@ -47,9 +47,7 @@ def predict(root: Path, video: Path, question: str, version: str, task: str = "c
     model, processor = load_model(load_checkpoint(root, version), params.model.precision)
     model.to(device())  # type: ignore[arg-type]
     prompt = render_prompt(question, cast("TaskName", task), params.prompt)
-    text = generate(
-        model, processor, [(prompt, frames)], max_new_tokens=params.evaluation.max_new_tokens, temperature=None, batch_size=1
-    )[0]
+    text = generate(model, processor, [(prompt, frames)], max_new_tokens=params.evaluation.max_new_tokens, batch_size=1)[0]
     reply = parse_reply(text)
     generated = params.ingest.source == "data/corpus" and not isinstance(params.model, PretrainedModelParams)
     caution = "this model was trained on generated shapes only; on any other video its words mean nothing" if generated else None

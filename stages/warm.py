@@ -35,12 +35,20 @@ PRELOADED: dict[str, tuple[str, ...]] = {
         *("mlflow", "mlflow.store.tracking.sqlalchemy_store", "alembic.config", "alembic.command"),
         *("decord", "scipy.optimize", "stages.corpus", "stages.ingest", "stages.synthesize", "stages.baselines", "stages.summary"),
     ),
-    "model": ("deepspeed", "stages.base", "stages.sft", "stages.grpo", "stages.learning.grpo", "stages.evaluate"),
+    "model": (
+        "deepspeed",
+        "stages.base",
+        "stages.sft",
+        "stages.difficulty",
+        "stages.grpo",
+        "stages.learning.grpo",
+        "stages.evaluate",
+    ),
 }
 #: Which process each verb asks.
 ASKED: dict[str, str] = {
     **dict.fromkeys(("corpus", "ingest", "synthesize", "baselines", "summary"), "data"),
-    **dict.fromkeys(("base", "sft", "grpo", "evaluate", "rescore"), "model"),
+    **dict.fromkeys(("base", "sft", "difficulty", "grpo", "evaluate", "rescore"), "model"),
 }
 _LONGEST_REQUEST = 1 << 20
 _TICK_S = 0.2

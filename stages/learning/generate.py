@@ -1,68 +1,136 @@
-"""Replies of a model to prompts about videos, in batches."""
+"""Replies of a model to prompts about videos, in batches: the likeliest ones, or several drawn for each prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import LogitsProcessor, PreTrainedModel, ProcessorMixin
 
 from stages.domain.frames import Frames
-from stages.learning.processor import encode_prompts, placeholder_ids, prompt_batch
+from stages.learning.processor import EncodedPrompt, encode_prompts, placeholder_ids, prompt_batch
+
+#: A prompt and the frames it is about, or a function that loads them: then only one batch of them is in memory.
+Item = tuple[str, Frames | Callable[[], Frames]]
 
 
 def generate(
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    items: Sequence[tuple[str, Frames | Callable[[], Frames]]],
+    items: Sequence[Item],
     *,
     max_new_tokens: int,
-    temperature: float | None,
     batch_size: int,
     progress: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """One reply for each (prompt, frames), in order.
-
-    Frames may be given as a function that loads them: then only one batch of them is in memory.
+    """The likeliest reply (decoded greedily) to each item, in order.
 
     Args:
         max_new_tokens: a reply is cut off after so many.
-        temperature: None decodes greedily; otherwise torch's global generator draws, so seed it first.
         progress: called with the number of replies that were finished, once a batch.
 
     Returns:
         The replies without control tokens; think and answer tags are kept.
     """
-    where, decode = model.device, cast(Any, model.generate)
-    settings = {
-        "max_new_tokens": max_new_tokens,
-        "suppress_tokens": placeholder_ids(processor),
-        "pad_token_id": processor.tokenizer.pad_token_id,
-        "eos_token_id": end_ids(model, processor),
-        "do_sample": temperature is not None,
-        # What a pretrained model's own generation settings would add is switched off: greedy is greedy.
-        "temperature": temperature,
-        "top_p": None,
-        "top_k": None,
-        "repetition_penalty": None,
-    }
     replies: list[str] = []
+    for prompts in _batches(processor, items, batch_size):
+        replies += _decode(model, processor, prompts, max_new_tokens, [])
+        if progress is not None:
+            progress(len(prompts))
+    return replies
+
+
+def rollouts(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    items: Sequence[Item],
+    seeds: Sequence[str],
+    *,
+    count: int,
+    max_new_tokens: int,
+    temperature: float,
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[str]]:
+    """`count` replies to each item, drawn at `temperature` from the model's whole distribution.
+
+    Every reply is drawn by a generator of its own, seeded by its item's seed and its number, so that what else is in the batch changes no
+    draw. (The batch's padding moves logits by their rounding error, which matters where two tokens are level to that.)
+
+    Args:
+        seeds: one an item.
+        batch_size: prompts at once; the model answers `batch_size * count` at a time.
+        progress: called with the number of prompts that were finished, once a batch.
+    """
+    replies: list[list[str]] = []
+    for prompts in _batches(processor, items, batch_size):
+        seeded = [f"{seed}/{n}" for seed in seeds[len(replies) : len(replies) + len(prompts)] for n in range(count)]
+        repeated = [prompt for prompt in prompts for _ in range(count)]
+        drawn = _decode(model, processor, repeated, max_new_tokens, [SeededDraws(seeded, temperature, model.device)])
+        replies += [drawn[start : start + count] for start in range(0, len(drawn), count)]
+        if progress is not None:
+            progress(len(prompts))
+    return replies
+
+
+class SeededDraws(LogitsProcessor):
+    """Makes greedy decoding draw, each row [vocabulary] by its own generator.
+
+    The arg max of logits / temperature + Gumbel noise is a draw from softmax(logits / temperature) (Gumbel, *Statistical Theory of Extreme
+    Values*, 1954; Maddison, Tarlow and Minka, *A\\* Sampling*, 2014); -log of an exponential variate is Gumbel noise.
+    """
+
+    def __init__(self, seeds: Sequence[str], temperature: float, device: torch.device) -> None:
+        self._generators = [torch.Generator(device).manual_seed(_number(seed)) for seed in seeds]
+        self._temperature = temperature
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - what transformers calls
+        # In double precision: a variate of 0, whose logarithm is no number, is then never met.
+        noise = torch.empty_like(scores, dtype=torch.float64)
+        for row, generator in zip(noise, self._generators, strict=True):
+            row.exponential_(generator=generator)
+        return scores / self._temperature - noise.log_()
+
+
+def _number(seed: str) -> int:
+    return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") >> 1
+
+
+def _batches(processor: ProcessorMixin, items: Sequence[Item], batch_size: int) -> Iterator[list[EncodedPrompt]]:
+    for start in range(0, len(items), batch_size):
+        batch = [(prompt, (given() if callable(given) else given,)) for prompt, given in items[start : start + batch_size]]
+        yield encode_prompts(processor, batch)
+
+
+def _decode(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    prompts: Sequence[EncodedPrompt],
+    max_new_tokens: int,
+    processors: list[LogitsProcessor],
+) -> list[str]:
+    inputs, decode = prompt_batch(processor, prompts, model.device), cast(Any, model.generate)
     was_training = model.training
     model.eval()
     try:
-        for start in range(0, len(items), batch_size):
-            batch = [(prompt, (given() if callable(given) else given,)) for prompt, given in items[start : start + batch_size]]
-            inputs = prompt_batch(processor, encode_prompts(processor, batch), where)
-            with torch.no_grad():
-                ids = decode(**inputs, **{k: v for k, v in settings.items() if v is not None})
-            new = ids[:, inputs["input_ids"].shape[1] :]
-            replies += processor.tokenizer.batch_decode(new, skip_special_tokens=True)
-            if progress is not None:
-                progress(len(batch))
+        with torch.no_grad():
+            ids = decode(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                suppress_tokens=placeholder_ids(processor),
+                pad_token_id=processor.tokenizer.pad_token_id,
+                eos_token_id=end_ids(model, processor),
+                do_sample=False,
+                # What a pretrained model's own generation settings would add; None would leave it in force.
+                repetition_penalty=1.0,
+                logits_processor=processors,
+            )
     finally:
         model.train(was_training)
-    return replies
+    replies = processor.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return cast("list[str]", replies)
 
 
 def end_ids(model: PreTrainedModel, processor: ProcessorMixin) -> list[int]:

@@ -142,15 +142,16 @@ def test_labels_are_on_the_reply_only() -> None:
 def test_batched_replies_equal_single_ones(family: str) -> None:
     model, processor = tiny(family)
     items = [(f"What{' colour' * i}?", frames(i, count=4 + 2 * (i % 2))) for i in range(5)]
-    batched = generate(model, processor, items, max_new_tokens=8, temperature=None, batch_size=4)
-    single = [generate(model, processor, [item], max_new_tokens=8, temperature=None, batch_size=1)[0] for item in items]
+    batched = generate(model, processor, items, max_new_tokens=8, batch_size=4)
+    single = [generate(model, processor, [item], max_new_tokens=8, batch_size=1)[0] for item in items]
     assert batched == single
     lazy = [(prompt, lambda shown=shown: shown) for prompt, shown in items]
     done: list[int] = []
-    assert generate(model, processor, lazy, max_new_tokens=8, temperature=None, batch_size=2, progress=done.append) == batched
+    assert generate(model, processor, lazy, max_new_tokens=8, batch_size=2, progress=done.append) == batched
     assert done == [2, 2, 1]
-    torch.manual_seed(0)
-    assert generate(model, processor, items, max_new_tokens=8, temperature=1.0, batch_size=5) != batched
+    # What a pretrained model brings along (Qwen2.5-VL: 1.05) is not in force.
+    model.generation_config.repetition_penalty = 5.0
+    assert generate(model, processor, items, max_new_tokens=8, batch_size=4) == batched
 
 
 def test_chat_message_with_a_file_is_read_by_decord(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ from stages.learning.processor import (
     placeholder_ids,
     split_videos,
 )
-from stages.learning.video_grpo import VideoGRPOTrainer, _KeptFeatures, equal_to, fingerprint
+from stages.learning.video_grpo import VideoGRPOTrainer
+from stages.learning.vision import _KeptFeatures, equal_to, fingerprint
 
 TEMPERATURE = 0.7
 TOLERANCE = 1e-5

@@ -109,6 +109,7 @@ def sft_row(**changes: Any) -> SftRow:
 
 def grpo_row(**changes: Any) -> GrpoRow:
     values = {
+        "samples": "data/samples",
         "steps": 6,
         "prompts_per_step": 4,
         "completions_per_device": 8,

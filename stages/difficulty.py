@@ -1,0 +1,44 @@
+"""Roll out the policy that a GRPO row starts from, and keep the training samples that can teach it something.
+
+Run as ``python -m stages difficulty ROW`` (a row of ``difficulty``, before the row of ``grpo`` with the same name); writes
+``data/difficulty/ROW``, whose ``train`` folder that row reads in place of ``data/samples/train``.
+"""
+
+from __future__ import annotations
+
+from stages import layout
+from stages.domain.difficulty import counts
+from stages.entry import one_row
+from stages.histogram import draw_histogram
+from stages.inputs import InputError
+from stages.params import load_params
+from stages.rolling import candidates, roll_out
+from stages.rows import write_json, write_rows
+from stages.tracking.runs import stage_run
+
+
+def main(*arguments: str) -> int:
+    params = load_params()
+    name = one_row("difficulty", list(arguments), list(params.difficulty))
+    with stage_run(f"difficulty@{name}", params) as run:
+        samples, out = candidates(params, name), layout.difficulty(name)
+        rolled = roll_out(params, name, samples)
+        found = counts(rolled)
+        keep = {row.sample_id for row in rolled if row.kept}
+        for task in found:
+            write_rows(out / "train" / f"{task}.jsonl", [s for s in samples if s.task == task and s.sample_id in keep])
+        write_rows(out / layout.ROLLOUTS_FILE, rolled)
+        table = {task: count.model_dump() for task, count in found.items()}
+        write_json(out / layout.SUMMARY_FILE, {"schema_version": 1, "tasks": table})
+        draw_histogram(rolled, out / layout.HISTOGRAM_FILE)
+        run.summary({f"{task}/{key}": float(n) for task, count in table.items() for key, n in count.items()})
+        print(f"difficulty@{name}: {len(keep)} of {len(samples)} samples kept; see {out / layout.HISTOGRAM_FILE}")
+        for task, count in found.items():
+            if not count.kept:  # after saving, so that a person can look
+                raise InputError(
+                    f"difficulty.{name}: of {count.rolled_out} {task} samples {count.always_right} are always right and"
+                    f" {count.never_moves} never move: none is left for grpo.{name}.tasks.{task}"
+                    f" (weight {params.grpo[name].tasks[task]:g}); lower min_spread or set drop_always_right: false, or set that weight"
+                    f" to 0 ({out / layout.ROLLOUTS_FILE} holds the scores)"
+                )
+    return 0

@@ -1,0 +1,67 @@
+"""Rollouts outside training: which samples are rolled out, and what a policy's replies to them are worth."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from tqdm import tqdm
+
+from stages import layout
+from stages.domain.difficulty import Rolled, judged
+from stages.domain.prompts import sample_prompt
+from stages.domain.records import Sample
+from stages.domain.scoring import score_reply
+from stages.inputs import frame_loader, load_samples
+from stages.judging.choose import judge_of
+from stages.learning.factory import device, freeze, load_model, use_threads
+from stages.learning.generate import rollouts
+from stages.learning.vision import encode_equal_videos_once
+from stages.params import Params, digest
+
+
+def candidates(params: Params, name: str) -> list[Sample]:
+    """At most ``max_samples_per_task`` training samples of each task that GRPO row ``name`` trains, in the order they were written.
+
+    A sample's place in the draw depends on its own id only, so a new clip moves few others out.
+
+    Raises:
+        InputError: a task has no sample.
+    """
+    chosen: list[Sample] = []
+    for task in params.grpo[name].trained_tasks:
+        samples = load_samples("train", [task])
+        ranked = sorted((sample.sample_id for sample in samples), key=lambda i: digest({"seed": params.seed, "id": i}))
+        drawn = set(ranked[: params.difficulty[name].max_samples_per_task])
+        chosen += [sample for sample in samples if sample.sample_id in drawn]
+    return chosen
+
+
+def roll_out(params: Params, name: str, samples: list[Sample]) -> list[Rolled]:
+    """What becomes of each sample, in order, after rollouts of the policy that GRPO row ``name`` starts from.
+
+    Raises:
+        ModelUnavailableError: that policy has not been made.
+    """
+    row, loader, referee = params.difficulty[name], frame_loader(params), judge_of(params.judge)
+    use_threads()
+    model, processor = load_model(layout.final_model(row.init), params.model.precision)
+    model.to(device())  # type: ignore[arg-type]
+    # Nothing is trained, so what the vision tower made of a video serves all rollouts of its prompt, and other prompts about it.
+    freeze(model, ["vision"])
+    encode_equal_videos_once(model)
+    with tqdm(total=len(samples), desc=f"difficulty@{name}", unit="sample", mininterval=1) as bar:
+        replies = rollouts(
+            model,
+            processor,
+            [(sample_prompt(sample, params.prompt), partial(loader.load, sample)) for sample in samples],
+            [f"{params.seed}/difficulty@{name}/{sample.sample_id}" for sample in samples],
+            count=row.rollouts,
+            max_new_tokens=row.max_completion_tokens,
+            temperature=row.temperature,
+            batch_size=row.batch_size,
+            progress=bar.update,  # type: ignore[arg-type]
+        )
+    return [
+        judged(sample, [score_reply(sample, reply, referee, params.rewards).value for reply in said], row)
+        for sample, said in zip(samples, replies, strict=True)
+    ]
