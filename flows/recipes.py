@@ -54,6 +54,8 @@ _SMOKE_ROW = (
     "gradient_checkpointing",
     "max_completion_tokens",
 )
+#: Of rows that sort samples by difficulty. A policy of a few steps earns next to nothing, so none of them moves: none is dropped for that.
+_SMOKE_DIFFICULTY = {"rollouts": 2, "batch_size": 16, "max_samples_per_task": 8, "min_spread": 0.0}
 _FAMILIES = {"Qwen3-VL": "qwen3_vl", "Qwen2.5-VL": "qwen2_5_vl", "Qwen2-VL": "qwen2_vl"}
 
 
@@ -83,6 +85,9 @@ def smoke_version(root: Path, name: str) -> str:
         sizes = next(iter(given[kind].values()))
         for row in table[kind].values():
             row.update({key: sizes[key] for key in _SMOKE_ROW if key in row})
+    tokens = next(iter(given["grpo"].values()))["max_completion_tokens"]
+    for row in table["difficulty"].values():
+        row.update(_SMOKE_DIFFICULTY, max_completion_tokens=tokens)
     about = f"# The recipe `{name}` in small: its rows, tasks, losses and rewards, a few steps each, on the tiny model."
     return about + "\n" + yaml.safe_dump(table, sort_keys=False, allow_unicode=True, width=140)
 
