@@ -10,8 +10,8 @@ from stages import layout
 from stages.domain.difficulty import Rolled, judged
 from stages.domain.prompts import sample_prompt
 from stages.domain.records import Sample
-from stages.domain.scoring import score_reply
 from stages.inputs import frame_loader, load_samples
+from stages.judging.batch import score_replies
 from stages.judging.choose import judge_of
 from stages.learning.factory import device, freeze, load_model, use_threads
 from stages.learning.generate import rollouts
@@ -61,7 +61,7 @@ def roll_out(params: Params, name: str, samples: list[Sample]) -> list[Rolled]:
             batch_size=row.batch_size,
             progress=bar.update,  # type: ignore[arg-type]
         )
-    return [
-        judged(sample, [score_reply(sample, reply, referee, params.rewards).value for reply in said], row)
-        for sample, said in zip(samples, replies, strict=True)
-    ]
+    asked = [sample for sample in samples for _ in range(row.rollouts)]
+    scores = score_replies(asked, [reply for said in replies for reply in said], referee, params.rewards)
+    values = [score.value for score in scores]
+    return [judged(sample, values[n * row.rollouts : (n + 1) * row.rollouts], row) for n, sample in enumerate(samples)]
