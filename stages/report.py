@@ -65,6 +65,7 @@ def _content(root: Path, params: Params) -> dict[str, Any]:
         "scores": [*_trivial_rows(tables["baselines"], tasks), *_policy_rows(params, tables, tasks)],
         "gains": _gain_rows(metrics["gains"], tasks),
         "figures": _figures(root),
+        "filters": _filters(root, params),
         "examples": _examples(root, params),
         "steps": _steps(root, params),
         "data": _data(root),
@@ -147,6 +148,17 @@ def _figures(root: Path) -> list[dict[str, str]]:
     return figures
 
 
+def _filters(root: Path, params: Params) -> list[dict[str, Any]]:
+    """A table of counts and a histogram for each difficulty row that has run; one that was never reached shows nothing."""
+    shown = []
+    for name, row in params.difficulty.items():
+        folder = root / layout.difficulty(name)
+        if (folder / layout.HISTOGRAM_FILE).exists():
+            png = base64.b64encode((folder / layout.HISTOGRAM_FILE).read_bytes()).decode()
+            shown.append({"name": name, "row": row, "tasks": _json(folder / layout.SUMMARY_FILE)["tasks"], "png": png})
+    return shown
+
+
 def _examples(root: Path, params: Params) -> list[dict[str, Any]]:
     samples = evaluation_samples(params)
     policies = [row for row in (*params.sft, params.candidate) if row in params.evaluation.of]
@@ -191,7 +203,8 @@ def _strip(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
 def _steps(root: Path, params: Params) -> list[dict[str, str]]:
     from stages.tracking.history import latest_costs
 
-    names = ["corpus", "ingest", "synthesize", "base", *(f"sft@{n}" for n in params.sft), *(f"grpo@{n}" for n in params.grpo)]
+    names = ["corpus", "ingest", "synthesize", "base", *(f"sft@{n}" for n in params.sft)]
+    names += [f"{stage}@{n}" for n in params.grpo for stage in ("difficulty", "grpo") if stage == "grpo" or n in params.difficulty]
     names += ["baselines", *(f"evaluate@{n}" for n in params.evaluation.of), "summary"]
     costs = latest_costs(root)
     return [
