@@ -16,7 +16,7 @@ from flows.errors import FlowError
 from flows.project import state
 from flows.server import answers
 from stages import layout
-from stages.params import Params, PretrainedModelParams
+from stages.params import OpenAIJudgeParams, Params, PretrainedModelParams
 from stages.tracking.git import is_repository
 from stages.tracking.uri import TrackingError, check_server
 
@@ -24,6 +24,8 @@ from stages.tracking.uri import TrackingError, check_server
 _BASE_GB = 1.0
 _BYTES_PER_PARAMETER = 2
 GB = 1e9
+#: Verbs that ask a judge.
+_JUDGED = frozenset({"grpo", "baselines", "evaluate"})
 
 
 def ffmpeg() -> Path | None:
@@ -80,7 +82,28 @@ def problems(root: Path, params: Params, plan: Plan) -> list[str]:
         found.append(
             f"PREFECT_API_URL: {url}: no answer; start that server, correct the address, or unset it to use one of our own"
         )
-    return found
+    judged = any(step.name.partition("@")[0] in _JUDGED for step in plan.to_run)
+    return found + (judge_problems() if judged and isinstance(params.judge, OpenAIJudgeParams) else [])
+
+
+def judge_problems() -> list[str]:
+    """What keeps the judge's endpoint from being asked, as far as its list of models tells. The key is in no message."""
+    url = os.environ.get("VIDBRIDGE_JUDGE_URL", "").strip().rstrip("/")
+    if not url:
+        return [
+            "VIDBRIDGE_JUDGE_URL: not set, and judge.kind is 'openai'; set it to the endpoint, such as http://127.0.0.1:8000/v1"
+        ]
+    import httpx
+
+    key = os.environ.get("VIDBRIDGE_JUDGE_KEY", "").strip()
+    try:
+        status = httpx.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=5).status_code
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeEncodeError) as error:
+        # Not the error's own words: it may name the header that it cannot send, or a password in the address.
+        return [f"VIDBRIDGE_JUDGE_URL: no answer ({type(error).__name__}); start the judge's server, or correct address and key"]
+    if status in (401, 403):
+        return [f"VIDBRIDGE_JUDGE_KEY: the endpoint at VIDBRIDGE_JUDGE_URL does not accept it ({status}); set it"]
+    return []  # not every endpoint lists its models
 
 
 def _source(root: Path, params: Params, plan: Plan) -> list[str]:

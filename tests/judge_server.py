@@ -146,6 +146,13 @@ def judge_server() -> Iterator[JudgeServer]:
         def log_message(self, *arguments: Any) -> None:
             pass
 
+        def do_GET(self) -> None:
+            assert self.path == "/v1/models"
+            taken = self.headers.get("Authorization") == f"Bearer {KEY}"
+            self.send_response(200 if taken else 401)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
         def do_POST(self) -> None:
             raw = self.rfile.read(int(self.headers["Content-Length"]))
             asked, fault = state.take(self.path, self.headers.get("Authorization", ""), json.loads(raw))

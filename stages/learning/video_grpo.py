@@ -120,10 +120,13 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         # `dapo` divides by the tokens of the whole generation, so leaving out rows whose term is 0 changes no gradient.
         if self.loss_type == "dapo" and self.beta == 0:
-            inputs = with_advantage(inputs)
+            inputs = with_advantage(inputs, self._most_of_any_process)
         self._row_videos = inputs["videos"]
         loss: torch.Tensor = super()._compute_loss(model, inputs)
         return loss
+
+    def _most_of_any_process(self, rows: int) -> int:
+        return int(self.accelerator.gather(torch.tensor([rows], device=self.accelerator.device)).max().item())
 
     def _get_per_token_logps_and_entropies(self, model: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if len(self._row_videos) != len(input_ids):
@@ -165,17 +168,18 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         return rewards
 
 
-def with_advantage(inputs: dict[str, Any]) -> dict[str, Any]:
+def with_advantage(inputs: dict[str, Any], most_of_any_process: Callable[[int], int]) -> dict[str, Any]:
     """The rows of a batch that carry a gradient: rollouts of groups whose rewards differ. A third to a half of a good policy's do not.
 
-    Metrics of the loss (entropy, clipping) are then means over these rows. One row is kept where none has an advantage, since
-    every process of a job has to take part in the backward pass.
+    Metrics of the loss (entropy, clipping) are then means over these rows. TRL gathers values of each row from all processes, so
+    every process keeps as many rows as the one with the most, and at least one; rows without an advantage fill up.
     """
     advantages = inputs["advantages"]
-    rows = advantages.reshape(len(advantages), -1).any(dim=1).nonzero()[:, 0]
-    if len(rows) == len(advantages):
+    carries = advantages.reshape(len(advantages), -1).any(dim=1)
+    count = most_of_any_process(max(1, int(carries.sum().item())))
+    if count == len(advantages):
         return inputs
-    rows = rows if len(rows) else torch.zeros(1, dtype=torch.long, device=advantages.device)
+    rows = carries.long().sort(descending=True, stable=True).indices[:count].sort().values
 
     def chosen(value: Any) -> Any:
         if isinstance(value, torch.Tensor) and value.ndim and len(value) == len(advantages):

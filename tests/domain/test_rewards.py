@@ -7,6 +7,7 @@ from builders import SETTINGS, clip, rules
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.domain.metrics import constant_reply
 from stages.domain.records import TASK_NAMES, Sample, Verdict
 from stages.domain.replies import choice_letter, parse_analysis, parse_reply, render_analysis, render_reply
 from stages.domain.rewards import keyword_bonus
@@ -204,3 +205,14 @@ def test_native_rewards_keep_the_scale_of_the_task() -> None:
     score = score_reply(SAMPLES["dark_event_infer"], truth(SAMPLES["dark_event_infer"]), JUDGE, rules())
     assert reward(score, rules(scale="native")) == 2.0
     assert reward(score, rules()) == 1.0
+
+
+def test_the_constant_reply_is_the_best_on_what_could_be_judged() -> None:
+    train = [SAMPLES["mcqa"].model_copy(update={"reference": letter}) for letter in "ABBC"]
+    unjudged = {"C": None}
+    values = {"A": 0.25, "B": 0.5, "C": 1.0} | unjudged
+    best = constant_reply(train, lambda sample: sample.reference, lambda _, replies: [values[reply] for reply in replies], 7)
+    assert best == "B"
+    once = iter([1.0, None, None, None])
+    best = constant_reply(train, lambda s: s.reference, lambda _, r: [next(once, 0.0) if x == "C" else 0.5 for x in r], 7)
+    assert best == "C", "a reply that no judge could score counts neither way"

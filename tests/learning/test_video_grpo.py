@@ -269,7 +269,7 @@ def test_rows_without_an_advantage_are_left_out_and_change_no_gradient(
 
     monkeypatch.setattr(trainer, "_get_per_token_logps_and_entropies", counting)
     fewer = gradients(trainer, inputs)
-    monkeypatch.setattr("stages.learning.video_grpo.with_advantage", lambda inputs: inputs)
+    monkeypatch.setattr("stages.learning.video_grpo.with_advantage", lambda inputs, _: inputs)
     every = gradients(trainer, inputs)
     assert rows == [kept, 8]
     assert fewer.keys() == every.keys()

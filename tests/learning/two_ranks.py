@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -17,6 +20,12 @@ from stages.learning.examples import Example
 from stages.learning.grpo import train_grpo
 
 
+def missing_on_the_first_process(_: Any, replies: Sequence[str]) -> list[float | None]:
+    """One reply of a step has no reward, on one process only."""
+    values: list[float | None] = [*length_reward(_, replies)]
+    return [None, *values[1:]] if os.environ.get("RANK", "0") == "0" else values
+
+
 def main(home: Path, steps: int) -> int:
     if (status := launch("two_ranks", sys.argv[1:])) is not None:
         return status
@@ -27,6 +36,7 @@ def main(home: Path, steps: int) -> int:
         for i in range(12)
     ]
     told = {}
+    masks: list[tuple[int, int]] = []
     seen = Seen()
     reports = {"seed": 1, "on_metrics": seen.on_metrics, "on_checkpoint": seen.on_checkpoint}
     sft = sft_row(steps=steps, samples_per_step=4)
@@ -40,12 +50,14 @@ def main(home: Path, steps: int) -> int:
         examples,
         grpo,
         stage="grpo@g",
-        reward=length_reward,
+        reward=missing_on_the_first_process,
+        on_masked=lambda masked, rollouts: masks.append((masked, rollouts)),
         well_formed=lambda _, replies: [True for _ in replies],
         out=home / "grpo/out",
         scratch=home / "grpo/scratch",
         **reports,
     )
+    assert masks == [(1, 8)] * steps, "every process is told of all"
     if seen.saved:  # the first process
         told["saved"] = seen.saved
         told["metrics"] = [values for _, values in seen.metrics]
