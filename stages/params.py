@@ -238,6 +238,8 @@ class GrpoRow(TrainingRow):
     epsilon_high: Positive
     #: Updates on one generation.
     iterations: int = Field(gt=0)
+    #: How often at most groups whose rewards are all equal are replaced by those of other prompts (dynamic sampling); 0: they stay.
+    resample_rounds: int = Field(ge=0, le=10)
 
     @model_validator(mode="after")
     def _ratio_fits_the_loss(self) -> GrpoRow:

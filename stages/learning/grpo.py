@@ -17,6 +17,7 @@ from stages.learning.advantages import TaskScales
 from stages.learning.examples import Example, draw
 from stages.learning.factory import freeze, load_model, use_threads
 from stages.learning.processor import EncodedPrompt, encode_prompts
+from stages.learning.resampling import Reserve
 from stages.learning.training import OnCheckpoint, OnMetrics, count_parameters, settings, train, weights_precision
 from stages.learning.video_grpo import Encode, OnMasked, VideoGRPOTrainer
 from stages.params import GrpoRow, TaskScaleParams
@@ -73,6 +74,11 @@ def train_grpo(
             " generation it was in the middle of, so choose a multiple"
         )
     place = distributed.placement()
+    if row.resample_rounds and row.prompts_per_step % place.ranks:
+        raise ValueError(
+            f"grpo resample_rounds: {row.prompts_per_step} prompts_per_step cannot be dealt whole to {place.ranks} processes, and only"
+            " whole groups can be replaced; choose a multiple, or resample_rounds 0"
+        )
     completions = row.prompts_per_step * row.rollouts
     per_device, rounds = distributed.share("grpo prompts_per_step x rollouts", completions, row.completions_per_device, place.ranks)
     generations = math.ceil(row.steps / row.iterations)
@@ -103,6 +109,7 @@ def train_grpo(
         scales=TaskScales(row.scale_rewards.task_decay) if isinstance(row.scale_rewards, TaskScaleParams) else None,
         task_of=lambda sample_id: by_id[sample_id].task,
         on_masked=on_masked,
+        reserve=_reserve(examples, row, generations, f"{seed}/{stage}/reserve") if row.resample_rounds else None,
         model=model,
         reward_funcs=reward_function(by_id, reward, well_formed, gauges),
         args=args,
@@ -128,6 +135,12 @@ def train_grpo(
         on_metrics=on_metrics,
         on_checkpoint=on_checkpoint,
     )
+
+
+def _reserve(examples: Sequence[Example], row: GrpoRow, generations: int, seed: str) -> Reserve:
+    """As many prompts as resampling can ever need, in the row's mixture."""
+    most = generations * row.prompts_per_step * row.resample_rounds
+    return Reserve([examples[index].sample_id for index in draw(examples, row.tasks, most, seed)], row.resample_rounds)
 
 
 def cached_encoder(processor: ProcessorMixin, examples: Mapping[str, Example], most_bytes: int) -> Encode:

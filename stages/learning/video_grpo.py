@@ -19,11 +19,14 @@ from trl import GRPOConfig, GRPOTrainer
 
 from stages.learning.advantages import TaskScales
 from stages.learning.processor import EncodedPrompt, VideoFields, join_videos, modality_of, placeholder_ids
+from stages.learning.resampling import Reserve, dead_groups, replace_groups
 from stages.learning.training import Resumes
 from stages.learning.vision import encode_equal_videos_once
 
 #: Beside the weights in a checkpoint: the moving scales of the tasks' rewards.
 SCALES_FILE = "reward_scales.json"
+#: And how many prompts of the reserve have been taken.
+RESERVE_FILE = "reserve.json"
 
 #: Encodes prompts by their keys, in order.
 Encode = Callable[[Sequence[str]], list[EncodedPrompt]]
@@ -38,6 +41,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
 
     Args:
         encode: see above.
+        reserve: prompts that take the place of those whose rollouts are all paid alike; None: such groups stay.
         scales: advantages on a moving scale of each task, in place of TRL's; with `task_of`, the task of a prompt's key.
     """
 
@@ -50,12 +54,14 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         scales: TaskScales | None = None,
         task_of: Callable[[str], str] | None = None,
         on_masked: OnMasked | None = None,
+        reserve: Reserve | None = None,
         **kwargs: Any,
     ) -> None:
         # TRL keeps the image token from being sampled; a sampled video token would lack features just as well.
         args.generation_kwargs = {**(args.generation_kwargs or {}), "suppress_tokens": placeholder_ids(processing_class)}
         self._encode = encode
         self._scales, self._task_of = scales, task_of
+        self._reserve = reserve
         self._gathered: tuple[list[str], torch.Tensor] | None = None
         self._on_masked = on_masked
         #: The rollouts of all processes without a reward, shape [rollouts of the step].
@@ -76,6 +82,34 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         return ids, None, {**join_videos(self._row_videos, "cpu"), "mm_token_type_ids": kinds}
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = self._scored(inputs)
+        return self._resampled(batch) if self._reserve is not None and self.model.training else batch
+
+    def _resampled(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with groups that teach nothing replaced by live groups of the reserve's prompts, as far as its rounds go.
+
+        The metrics of a generation are means over all of its rollouts, the replaced ones included.
+        """
+        assert self._reserve is not None
+        rollouts, replaced = self.num_generations, 0
+        for _ in range(self._reserve.rounds):
+            dead = dead_groups(batch["advantages"], rollouts)
+            # Processes generate together, so each takes as many prompts as the one with the most dead groups.
+            count = self._most_of_any_process(len(dead))
+            if not count:
+                break
+            keys = self._reserve.take(count, self.accelerator.process_index, self.accelerator.num_processes)
+            fresh = self._scored([{"prompt": key} for key in keys for _ in range(rollouts)])
+            useless = set(dead_groups(fresh["advantages"], rollouts))
+            pairs = list(zip(dead, [group for group in range(count) if group not in useless], strict=False))
+            batch = replace_groups(batch, fresh, pairs, rollouts, int(self.processing_class.tokenizer.pad_token_id))
+            replaced += len(pairs)
+        self._metrics["train"]["resampled_groups"].append(float(self.accelerator.gather(torch.tensor([replaced])).sum().item()))
+        mask = batch["completion_mask"]
+        return {**batch, "num_items_in_batch": self.accelerator.gather(mask.sum()).sum()}
+
+    def _scored(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's batch of generated and scored rollouts, with their videos, on our advantages, without rollouts that have no reward."""
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         if self._scales is not None and self.model.training:
             output["advantages"] = self._scaled_advantages(len(inputs)).to(output["advantages"])
@@ -109,13 +143,18 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self._scales is not None and self.accelerator.is_main_process:
-            self._scales.save(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / SCALES_FILE)
+            self._scales.save(folder / SCALES_FILE)
+        if self._reserve is not None and self.accelerator.is_main_process:
+            self._reserve.save(folder / RESERVE_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self._scales is not None:
             self._scales.load(Path(resume_from_checkpoint) / SCALES_FILE)
+        if self._reserve is not None:
+            self._reserve.load(Path(resume_from_checkpoint) / RESERVE_FILE)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         # `dapo` divides by the tokens of the whole generation, so leaving out rows whose term is 0 changes no gradient.

@@ -90,6 +90,7 @@ def test_sft_learns(folder: Path, examples: list[Example], tmp_path: Path, seen:
         {"iterations": 2, "beta": 0.05, "loss": "grpo", "completions_per_device": 16},
         {"loss": "grpo", "importance": "sequence", "scale_rewards": {"task_decay": 0.9}},
         {"freeze": ["vision"]},
+        {"resample_rounds": 2},
     ],
 )
 def test_grpo_learns(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen, changes: dict[str, Any]) -> None:
@@ -123,7 +124,12 @@ def scaled_grpo(*args: Any, **kwargs: Any) -> dict[str, Any]:
     return grpo(*args, scale_rewards={"task_decay": 0.8}, **kwargs)
 
 
-@pytest.mark.parametrize("train", [sft, grpo, scaled_grpo])
+def resampled_grpo(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    """With a reserve of prompts, of which some have been taken."""
+    return grpo(*args, resample_rounds=2, **kwargs)
+
+
+@pytest.mark.parametrize("train", [sft, grpo, scaled_grpo, resampled_grpo])
 def test_resumed_equals_uninterrupted(
     train: Any, folder: Path, examples: list[Example], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

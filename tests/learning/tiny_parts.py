@@ -121,6 +121,7 @@ def grpo_row(**changes: Any) -> GrpoRow:
         "loss": "dapo",
         "scale_rewards": "group",
         "importance": "token",
+        "resample_rounds": 0,
         "beta": 0.0,
         "epsilon": 0.2,
         "epsilon_high": 0.2,
