@@ -6,11 +6,12 @@ Run as ``python -m stages difficulty ROW`` (a row of ``difficulty``, before the 
 
 from __future__ import annotations
 
+import sys
+
 from stages import layout
 from stages.domain.difficulty import counts
 from stages.entry import one_row
 from stages.histogram import draw_histogram
-from stages.inputs import InputError
 from stages.params import load_params
 from stages.rolling import candidates, roll_out
 from stages.rows import write_json, write_rows
@@ -33,12 +34,15 @@ def main(*arguments: str) -> int:
         draw_histogram(rolled, out / layout.HISTOGRAM_FILE)
         run.summary({f"{task}/{key}": float(n) for task, count in table.items() for key, n in count.items()})
         print(f"difficulty@{name}: {len(keep)} of {len(samples)} samples kept; see {out / layout.HISTOGRAM_FILE}")
-        for task, count in found.items():
-            if not count.kept:  # after saving, so that a person can look
-                raise InputError(
-                    f"difficulty.{name}: of {count.rolled_out} {task} samples {count.always_right} are always right and"
-                    f" {count.never_moves} never move: none is left for grpo.{name}.tasks.{task}"
-                    f" (weight {params.grpo[name].tasks[task]:g}); lower min_spread or set drop_always_right: false, or set that weight"
-                    f" to 0 ({out / layout.ROLLOUTS_FILE} holds the scores)"
-                )
-    return 0
+        gone = [task for task, count in found.items() if not count.kept]
+        for task in gone:  # after saving, so that a person can look
+            count = found[task]
+            print(
+                f"error: difficulty.{name}: of {count.rolled_out} {task} samples {count.always_right} are always right and"
+                f" {count.never_moves} never move: none is left for grpo.{name}.tasks.{task}"
+                f" (weight {params.grpo[name].tasks[task]:g}); lower min_spread or set drop_always_right: false, or set that weight to 0"
+                f" ({out / layout.ROLLOUTS_FILE} holds the scores)",
+                file=sys.stderr,
+            )
+    # 2: the parameters are to blame, and a retry would only roll out all over again.
+    return 2 if gone else 0

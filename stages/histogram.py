@@ -31,7 +31,9 @@ def draw_histogram(rolled: Sequence[Rolled], path: Path) -> None:
             known = [score for score in row.scores if score is not None]
             if row.task == task and known:
                 means[row.kept].append(float(np.mean(known)))
-        edges = np.linspace(min(0.0, *means[True], *means[False], 0.0), max(1.0, *means[True], *means[False], 1.0), _BINS + 1)
+        # Hedging takes a caption below 0 under the scoring `paper`.
+        shown = (0.0, 1.0, *means[True], *means[False])
+        edges = np.linspace(min(shown), max(shown), _BINS + 1)
         labels = [f"kept ({len(means[True])})", f"dropped ({len(means[False])})"]
         axis.hist([means[True], means[False]], edges, stacked=True, color=[_KEPT, _DROPPED], label=labels)
         axis.set(title=task.replace("_", " "), xlabel="mean score of the rollouts", ylabel="samples")
