@@ -19,6 +19,7 @@ from rich.table import Table
 from flows import preflight, server, show
 from flows.errors import FlowError
 from flows.project import defaults
+from stages.params import ParamsError, load_params
 from stages.tracking.git import git, head, is_repository
 from stages.tracking.uri import TrackingError, check_server, shown, tracking_uri
 
@@ -40,7 +41,8 @@ class Finding:
 def findings(root: Path) -> list[Finding]:
     """Look at everything, side by side."""
     checks: list[Callable[[Path], Finding]] = [
-        _python, _ffmpeg, _decord, _pyav, _torch, _gpu, _deepspeed, _versions, _mlflow, _prefect, _remote, _disk, _memory, _git
+        _python, _ffmpeg, _decord, _pyav, _torch, _gpu, _deepspeed, _versions, _judge, _mlflow, _prefect, _remote,
+        _disk, _memory, _git
     ]  # fmt: skip
     with ThreadPoolExecutor(len(checks)) as pool:
         return [future.result() for future in [pool.submit(check, root) for check in checks]]
@@ -165,6 +167,21 @@ def _versions(_root: Path) -> Finding:
             wanted = ".".join(map(str, limit))
             return Finding("pipeline", "missing", text, f"{name} must be below {wanted}, or Prefect fails without a word: uv sync")
     return Finding("pipeline", "ok", text)
+
+
+def _judge(root: Path) -> Finding:
+    try:
+        kind = load_params(root / "params.yaml").judge.kind
+    except ParamsError as error:
+        return Finding(
+            "judge", "warn", "params.yaml does not load, so which judge is wanted is unknown", str(error).splitlines()[0]
+        )
+    if kind == "rule":
+        return Finding("judge", "ok", "the rule judge: nothing to reach, exact on the generated world only")
+    wrong = preflight.judge_problems()
+    if wrong:
+        return Finding("judge", "missing", f"judge.kind is {kind!r}", "; ".join(wrong))
+    return Finding("judge", "ok", f"{os.environ['VIDBRIDGE_JUDGE_URL']} answers")
 
 
 def _mlflow(root: Path) -> Finding:

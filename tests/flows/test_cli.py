@@ -124,7 +124,7 @@ def test_a_port_in_use_is_one_message(project: Path) -> None:
 def test_the_doctor_finds_what_is_there_and_what_is_not(project: Path) -> None:
     shown = vidbridge("doctor", cwd=project)
     assert shown.returncode == 0, shown.stdout
-    for word in ("ffmpeg", "decord", "PyAV", "DeepSpeed", "MLflow store", "Prefect API", "DVC remote", "git", "ready"):
+    for word in ("ffmpeg", "decord", "PyAV", "DeepSpeed", "MLflow store", "Prefect API", "DVC remote", "judge", "git", "ready"):
         assert word in shown.stdout
     shown = vidbridge("doctor", cwd=project, VIDBRIDGE_FFMPEG="no-such-ffmpeg")
     assert shown.returncode == 1
