@@ -181,7 +181,7 @@ def _judge(root: Path) -> Finding:
     wrong = preflight.judge_problems()
     if wrong:
         return Finding("judge", "missing", f"judge.kind is {kind!r}", "; ".join(wrong))
-    return Finding("judge", "ok", f"{os.environ['VIDBRIDGE_JUDGE_URL']} answers")
+    return Finding("judge", "ok", f"{shown(os.environ['VIDBRIDGE_JUDGE_URL'])} answers")
 
 
 def _mlflow(root: Path) -> Finding:
