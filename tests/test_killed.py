@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -62,7 +63,13 @@ def _examined(journal: Path) -> int:
 
 
 def _workers(stage: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return [child for child in psutil.Process(stage.pid).children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process(stage.pid).children(recursive=True):
+        # A worker's ffmpeg may have ended between the two questions.
+        with suppress(psutil.NoSuchProcess):
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 @pytest.fixture

@@ -348,7 +348,7 @@ def test_the_key_is_nowhere(
         ("URL", "http://host:port/v1", "no plain http"),
         ("KEY", "sec\u2028secret", "VIDBRIDGE_JUDGE_KEY: holds a space, a line break"),
         ("KEY", "secret secret", "VIDBRIDGE_JUDGE_KEY: holds a space, a line break"),
-        ("CONCURRENCY", "0", "VIDBRIDGE_JUDGE_CONCURRENCY: '0': give a whole number of at least 1, or unset it (16)"),
+        ("CONCURRENCY", "0", "VIDBRIDGE_JUDGE_CONCURRENCY: '0': give a whole number of at least 1, or unset it (32)"),
         ("CONCURRENCY", "2.5", "VIDBRIDGE_JUDGE_CONCURRENCY: '2.5'"),
         ("TIMEOUT_S", "0", "VIDBRIDGE_JUDGE_TIMEOUT_S: '0': give a number of seconds above 0"),
         ("TIMEOUT_S", "nan", "VIDBRIDGE_JUDGE_TIMEOUT_S: 'nan'"),
