@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow bench bench-video bench-grpo bench-learning zoo clean
+.PHONY: help env demo test lint test-slow bench bench-video bench-grpo bench-learning bench-videocap zoo clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -69,6 +69,9 @@ bench-grpo: env  ## What a GRPO step on video costs, against plain TRL
 
 bench-learning: env  ## GRPO over SFT on several seeds, with controls and intervals
 	$(RUN) python -m benchmarks.learning
+
+bench-videocap: env  ## Recipe videocap-r1 in tiny form: GRPO over its SFT start and over SFT on the same samples
+	$(RUN) python -m benchmarks.videocap
 
 clean:  ## Remove what the pipeline made (not the environment, not the DVC cache)
 	rm -rf data models scores reports .vidbridge

@@ -18,8 +18,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +27,8 @@ from typing import Any
 
 import numpy as np
 import yaml
-from scipy import stats
 
+from benchmarks.arms import clone, commit_of, over_seeds, reproduce, signed, signed_spread
 from benchmarks.machine import measured
 from stages import layout
 from stages.domain.metrics import paired_difference, task_results
@@ -70,38 +68,6 @@ def arm_params(params: dict[str, Any], arm: str, seed: int) -> dict[str, Any]:
     return changed
 
 
-def prepare(root: Path, folder: Path, arm: str, seed: int) -> None:
-    """A clone of the committed state with the arm's parameters; one that is there already is used again."""
-    if not (folder / ".git").exists():
-        subprocess.run(["git", "clone", "--quiet", "--local", str(root), str(folder)], check=True)
-    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
-    (folder / "params.yaml").write_text(yaml.safe_dump(arm_params(params, arm, seed), sort_keys=False), encoding="utf-8")
-    cache = str(folder.parent / "cache")
-    subprocess.run([sys.executable, "-m", "dvc", "config", "--local", "cache.dir", cache], cwd=folder, check=True)
-
-
-def reproduce(folder: Path, *targets: str) -> None:
-    """``dvc repro`` in the clone; its output is added to ``repro.log`` there.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    environ = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(folder),
-        "VIDBRIDGE_PROJECT": str(folder),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
-        "VIDBRIDGE_SCRATCH": str(folder / ".vidbridge/scratch"),
-    }
-    with (folder / "repro.log").open("a", encoding="utf-8") as log:
-        done = subprocess.run(
-            [sys.executable, "-m", "dvc", "repro", *targets], cwd=folder, env=environ, stdout=log, stderr=log, check=False
-        )
-    if done.returncode:
-        raise RuntimeError(f"{folder.name}: dvc repro failed with {done.returncode}; see {folder / 'repro.log'}")
-
-
 #: A row of an arm: the clone it was made in, and its name.
 Made = tuple[Path, str]
 
@@ -135,15 +101,10 @@ def pooled(pairs: Sequence[tuple[Made, Made]]) -> dict[str, Any]:
         clips |= {f"{number}:{sample}": f"{number}:{clip}" for sample, clip in ids.items()}
         seed_means.append(paired_difference(predictions(later), predictions(earlier), ids, 100, CONFIDENCE, 0)[0].mean)
     mean, tasks = paired_difference(after, before, clips, DRAWS, CONFIDENCE, 0)
-    spread = (
-        stats.t.interval(CONFIDENCE, len(seed_means) - 1, np.mean(seed_means), stats.sem(seed_means))
-        if len(seed_means) > 1
-        else None
-    )
     return {
         "mean": mean.model_dump(),
         "seeds": seed_means,
-        "over_seeds": [float(value) for value in spread] if spread is not None else None,
+        "over_seeds": over_seeds(seed_means, CONFIDENCE),
         "tasks": {task: interval.model_dump() for task, interval in tasks.items()},
     }
 
@@ -177,11 +138,10 @@ def measure(work: Path, seeds: Sequence[int], rows: dict[str, Any]) -> dict[str,
         name: pooled([((at[s, later[0]], later[1]), (at[s, earlier[0]], earlier[1])) for s in seeds])
         for name, (later, earlier) in compared.items()
     }
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=next(iter(at.values())), capture_output=True, text=True, check=True)
     return {
         "measured": measured("torch", "transformers", "trl"),
         "seeds": list(seeds),
-        "commit": commit.stdout.strip(),
+        "commit": commit_of(next(iter(at.values()))),
         "absolute": absolute,
         "gains": gains,
     }
@@ -199,14 +159,9 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {name} | {cells} | {seed_means} | {row['format']:.3f} | {row['thinking_words']:.1f} |")
     lines += ["", f"| gain | {' | '.join(tasks)} | mean over tasks | t interval over seeds |", "|---" * (len(tasks) + 3) + "|"]
     for name, gain in result["gains"].items():
-        cells = " | ".join(_interval(gain["tasks"][task]) for task in tasks)
-        spread = f"[{gain['over_seeds'][0]:+.3f}, {gain['over_seeds'][1]:+.3f}]" if gain["over_seeds"] else "one seed"
-        lines.append(f"| {name} | {cells} | **{_interval(gain['mean'])}** | {spread} |")
+        cells = " | ".join(signed(gain["tasks"][task]) for task in tasks)
+        lines.append(f"| {name} | {cells} | **{signed(gain['mean'])}** | {signed_spread(gain['over_seeds'])} |")
     return "\n".join(lines)
-
-
-def _interval(interval: dict[str, float]) -> str:
-    return f"{interval['mean']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}]"
 
 
 def main() -> int:
@@ -230,7 +185,7 @@ def main() -> int:
 
     for seed in seeds:
         for arm in ARMS:
-            prepare(root, work / f"{seed}-{arm}", arm, seed)
+            clone(root, work / f"{seed}-{arm}", arm_params(params, arm, seed))
     with ThreadPoolExecutor(arguments.jobs) as pool:
         # What the arms of a seed share is made once, before they start; the others find it in the cache.
         for made in [pool.submit(run, seed, ARMS[0], "base", "baselines") for seed in seeds]:

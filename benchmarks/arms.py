@@ -1,0 +1,99 @@
+"""What experiments over arms and seeds share: a clone for each arm, ``dvc repro`` in it, its costs, intervals over seeds.
+
+Clones of one working folder share one DVC cache, so what arms have in common is made once, and a run that was stopped goes on where
+it was.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import yaml
+from scipy import stats
+
+from stages.tracking.history import Cost, latest_costs
+
+
+def clone(root: Path, folder: Path, params: Mapping[str, Any]) -> None:
+    """A clone of the committed state with these parameters; one that is there already is used again."""
+    if not (folder / ".git").exists():
+        subprocess.run(["git", "clone", "--quiet", "--local", str(root), str(folder)], check=True)
+    (folder / "params.yaml").write_text(yaml.safe_dump(dict(params), sort_keys=False), encoding="utf-8")
+    cache = str(folder.parent / "cache")
+    subprocess.run([sys.executable, "-m", "dvc", "config", "--local", "cache.dir", cache], cwd=folder, check=True)
+
+
+def tracking_store(folder: Path) -> dict[str, str]:
+    """The environment that keeps a clone's runs in the clone."""
+    return {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"}
+
+
+def reproduce(folder: Path, *targets: str) -> None:
+    """``dvc repro`` in the clone; its output is added to ``repro.log`` there.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    environ = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),
+        "VIDBRIDGE_PROJECT": str(folder),
+        "VIDBRIDGE_SCRATCH": str(folder / ".vidbridge/scratch"),
+        **tracking_store(folder),
+    }
+    with (folder / "repro.log").open("a", encoding="utf-8") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", "repro", *targets], cwd=folder, env=environ, stdout=log, stderr=log, check=False
+        )
+    if done.returncode:
+        raise RuntimeError(f"{folder.name}: dvc repro failed with {done.returncode}; see {folder / 'repro.log'}")
+
+
+def stage_cost(folder: Path, stage: str) -> Cost:
+    """What a stage cost in the clone that ran it.
+
+    Raises:
+        RuntimeError: it did not run there, but came out of the cache.
+    """
+    with patch.dict(os.environ, tracking_store(folder)):
+        cost = latest_costs(folder).get(stage)
+    if cost is None:
+        raise RuntimeError(
+            f"{folder}: {stage} was not timed here, its out came from the cache; delete {folder.parent} and start again"
+        )
+    return cost
+
+
+def commit_of(folder: Path) -> str:
+    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def over_seeds(means: Sequence[float], confidence: float) -> list[float] | None:
+    """The t interval over the seeds' own means (few seeds make it wide, and that is honest); None for one seed.
+
+    Seeds that agree to the last digit leave it no width.
+    """
+    if len(means) < 2:
+        return None
+    error = stats.sem(means)
+    if not error:
+        return [float(means[0])] * 2
+    return [float(end) for end in stats.t.interval(confidence, len(means) - 1, np.mean(means), error)]
+
+
+def signed(interval: Mapping[str, float]) -> str:
+    """``mean``, ``low`` and ``high`` as a cell of a table of gains."""
+    return f"{interval['mean']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}]"
+
+
+def signed_spread(spread: Sequence[float] | None) -> str:
+    """An interval over seeds as a cell of a table of gains."""
+    return f"[{spread[0]:+.3f}, {spread[1]:+.3f}]" if spread else "one seed"
