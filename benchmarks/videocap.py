@@ -26,9 +26,9 @@ it (harmonic mean of mean event recall and mean event precision, rule judge), at
 replies (one that is not counts as 0 everywhere). Gains are paired by clip, a mean over seeds, with a bootstrap interval that draws
 clips within each seed, and a t interval over the seeds' own differences.
 
-**Pilot** (seed 30, clean teacher, held-out event F1 and T-score of the start): 200 steps .731 and .850, 300 steps .956 and .973, well-formed
-throughout; 500 were stopped on the way, since their loss was lower still. After 200 the model has yet to learn to see, which is not what
-GRPO teaches, and after 300 little is left to gain, so the start has 250. No GRPO and no continued SFT was run on that seed.
+**Pilot** (seed 30, clean teacher, held-out event F1 and T-score of the start): 200 steps .731 and .850, 300 steps .956 and .973, all
+replies well-formed; 500 were stopped on the way, their loss being lower still. After 200 the model has yet to learn to see, which is
+not what GRPO teaches, and after 300 little is left to gain, so the start has 250. No GRPO and no more SFT was run on that seed.
 """
 
 from __future__ import annotations
