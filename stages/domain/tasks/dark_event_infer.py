@@ -30,7 +30,7 @@ class EventFilter(Record):
     min_s: Exact
     max_s: Exact
     #: At the clip's beginning, at its end, or between: an event at an edge has context on one side only.
-    places: frozenset[Literal["start", "middle", "end"]] = Field(min_length=1)
+    places: tuple[Literal["start", "middle", "end"], ...] = Field(min_length=1)
     min_words: int = Field(ge=1)
     max_words: int = Field(ge=1)
     #: Regular expressions; a caption in which one is found says nothing that could be inferred ("intro", "credits roll").
