@@ -104,9 +104,12 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
             pairs = list(zip(dead, [group for group in range(count) if group not in useless], strict=False))
             batch = replace_groups(batch, fresh, pairs, rollouts, int(self.processing_class.tokenizer.pad_token_id))
             replaced += len(pairs)
-        self._metrics["train"]["resampled_groups"].append(float(self.accelerator.gather(torch.tensor([replaced])).sum().item()))
-        mask = batch["completion_mask"]
-        return {**batch, "num_items_in_batch": self.accelerator.gather(mask.sum()).sum()}
+        self._metrics["train"]["resampled_groups"].append(float(self._of_each_process(replaced).sum().item()))
+        return self._counted(batch)
+
+    def _counted(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with the tokens that its loss is divided by counted anew, over all processes."""
+        return {**batch, "num_items_in_batch": self.accelerator.gather(batch["completion_mask"].sum()).sum()}
 
     def _scored(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's batch of generated and scored rollouts, with their videos, on our advantages, without rollouts that have no reward."""
@@ -126,7 +129,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         first = self.accelerator.process_index * len(mask)
         mine = self._masked[first : first + len(mask)].to(mask.device)
         mask = mask * (~mine).unsqueeze(1).to(mask.dtype)
-        return {**output, "completion_mask": mask, "num_items_in_batch": self.accelerator.gather(mask.sum()).sum()}
+        return self._counted({**output, "completion_mask": mask})
 
     def _scaled_advantages(self, rows: int) -> torch.Tensor:
         """Advantages of this process's rows. Every process computes those of all, so that their scales stay the same."""
@@ -165,7 +168,12 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         return loss
 
     def _most_of_any_process(self, rows: int) -> int:
-        return int(self.accelerator.gather(torch.tensor([rows], device=self.accelerator.device)).max().item())
+        return int(self._of_each_process(rows).max().item())
+
+    def _of_each_process(self, number: int) -> torch.Tensor:
+        """This number of every process, shape [processes]; on the accelerator, since NCCL gathers nothing that lies elsewhere."""
+        gathered: torch.Tensor = self.accelerator.gather(torch.tensor([number], device=self.accelerator.device))
+        return gathered
 
     def _get_per_token_logps_and_entropies(self, model: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if len(self._row_videos) != len(input_ids):
@@ -192,13 +200,13 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         rewards: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        if self._scales is not None:
-            summed = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
-            summed[torch.isnan(rewards).all(dim=1)] = torch.nan
-            self._gathered = (gather_object(list(prompts)), summed)
         # A reward of None arrives as NaN. TRL leaves it out of its group's mean and spread and sets its advantage to 0; so is the
         # advantage of a rollout that is the only one of its group with a reward.
         self._masked = torch.isnan(rewards).all(dim=1)
+        if self._scales is not None:
+            summed = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
+            summed[self._masked] = torch.nan
+            self._gathered = (gather_object(list(prompts)), summed)
         masked = int(self._masked.sum().item())
         mode = "train" if self.model.training else "eval"
         self._metrics[mode]["masked_rollouts"].append(float(masked))
