@@ -181,7 +181,7 @@ def ours(folder: Path, steps: int, examples: int, *, saving: bool, frozen: bool 
         nothing: Callable[..., Any] = lambda *_: None  # noqa: E731
         with (
             patch.object(video_grpo, "encode_equal_videos_once", nothing),
-            patch.object(video_grpo, "with_advantage", lambda inputs: inputs),
+            patch.object(video_grpo, "with_advantage", lambda inputs, _: inputs),
         ):
             train()
     return seen
