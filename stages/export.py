@@ -26,6 +26,7 @@ from tqdm import tqdm
 from stages import layout
 from stages.domain.prompts import sample_prompt
 from stages.domain.records import SPLITS, Sample, Split, TaskName
+from stages.domain.replies import render_reply
 from stages.inputs import InputError, load_clips
 from stages.params import Params, load_params
 from stages.rows import iterate_rows
@@ -162,8 +163,7 @@ def _trl_row(sample: Sample, params: Params) -> dict[str, Any]:
     ]
     row: dict[str, Any] = {"prompt": [{"role": "user", "content": content}]}
     if sample.trace is not None:
-        reply = f"<think>{sample.trace.thinking}</think><answer>{sample.trace.answer}</answer>"
-        said = [{"type": "text", "video": None, "text": reply}]
+        said = [{"type": "text", "video": None, "text": render_reply(sample.trace.thinking, sample.trace.answer)}]
         row["completion"] = [{"role": "assistant", "content": said}]
     return row | {key: plain[key] for key in ("solution", "task", "sample_id", "options", "events")}
 
