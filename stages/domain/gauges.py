@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.domain.lexicon import facts, words
-from stages.domain.records import PROXY_TASKS, Sample
+from stages.domain.records import CAPTION_TASKS, PROXY_TASKS, Sample
 from stages.domain.replies import parse_reply
 from stages.domain.rewards import RewardRules, keyword_count
 
@@ -72,7 +72,7 @@ def measure(
     one_event = [reply.answer for sample, reply in well_formed if sample.task in PROXY_TASKS]
     if one_event:
         found["enumeration"] = _share(_lists(answer) for answer in one_event)
-    captions = [(sample, reply.answer) for sample, reply in well_formed if sample.task in ("caption", "structured_caption")]
+    captions = [(sample, reply.answer) for sample, reply in well_formed if sample.task in CAPTION_TASKS]
     if captions:
         # n events need n - 1 phrases to be told in order; one more is style, two more are stuffing.
         found["keyword_stuffing"] = _share(

@@ -18,6 +18,8 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 TaskName = Literal["dark_event_infer", "mix_vid_qa", "mcqa", "caption", "structured_caption"]
 TASK_NAMES: tuple[TaskName, ...] = ("dark_event_infer", "mix_vid_qa", "mcqa", "caption", "structured_caption")
 PROXY_TASKS: tuple[TaskName, ...] = ("dark_event_infer", "mix_vid_qa")
+#: Tasks whose score is graded by how much of the truth a caption tells.
+CAPTION_TASKS: tuple[TaskName, ...] = ("caption", "structured_caption")
 
 
 _EXACT = re.compile(r"[+-]?\d{1,12}(\.\d{1,12})?(/0*[1-9]\d{0,11})?")
