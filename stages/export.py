@@ -32,7 +32,7 @@ from stages.params import Params, load_params
 from stages.rows import iterate_rows
 from stages.video.edits import FrameLoader
 from stages.video.encoder import encode_stream
-from stages.workers import Lost, WorkersError, map_items
+from stages.workers import map_whole
 
 Kind = Literal["mp4", "trl", "datasets"]
 KINDS: tuple[Kind, ...] = ("mp4", "trl", "datasets")
@@ -132,11 +132,15 @@ def _render_one(sample: Sample, source: str, folder: Path) -> None:
 
 def _videos(samples: Sequence[Sample], params: Params, out: Path) -> None:
     work = partial(_render_one, source=params.ingest.source, folder=out / "videos")
-    for sample, result in zip(samples, map_items(work, samples, "export", timeout_s=TIMEOUT_S, unit="video"), strict=True):
-        if isinstance(result, Lost):
-            raise WorkersError(
-                f"{sample.sample_id}: {result.detail}; the videos before it are kept, so type the same command again"
-            )
+    map_whole(
+        work,
+        samples,
+        "export",
+        timeout_s=TIMEOUT_S,
+        name=lambda sample: sample.sample_id,
+        remedy="; the videos before it are kept, so type the same command again",
+        unit="video",
+    )
 
 
 def _plain_row(sample: Sample, params: Params) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from stages.domain.text_only import TextOnlyGuesser
 from stages.judging.rule import RuleJudge
 from stages.manifest import Manifest, write_index
 from stages.params import SynthesizeParams
-from stages.workers import Lost, WorkersError, map_items
+from stages.workers import map_whole
 
 #: Clips of one shard: a few megabytes of samples.
 SHARD_CLIPS = 250
@@ -70,9 +70,14 @@ def synthesise_manifest(manifest: Path, settings: SynthesizeParams, seed: int, s
     if len(todo) < len(shards):
         print(f"synthesize: {len(shards) - len(todo):,} of {len(shards):,} shards were made before")
     work = partial(make_shard, manifest=manifest, index=index, settings=settings, seed=seed, scratch=scratch)
-    for shard, result in zip(todo, map_items(work, todo, "synthesize", timeout_s=SHARD_TIMEOUT_S, unit="shard"), strict=True):
-        if isinstance(result, Lost):
-            raise WorkersError(f"synthesize: clips {shard[0]} to {shard[1] - 1}: {result.detail}")
+    map_whole(
+        work,
+        todo,
+        "synthesize",
+        timeout_s=SHARD_TIMEOUT_S,
+        name=lambda shard: f"synthesize: clips {shard[0]} to {shard[1] - 1}",
+        unit="shard",
+    )
     return _join([_file(scratch, shard) for shard in shards], settings.tasks.named, out)
 
 

@@ -1,6 +1,7 @@
 """Work on many items, a process a core: results in the order of the items, and an item that hangs or kills its process is one lost item.
 
-Everything that maps over clips comes through :func:`map_items`: a cluster engine would come to this place.
+Everything that maps over clips comes through :func:`map_items`, some of it by way of :func:`map_whole`: a cluster engine would come
+to this place.
 """
 
 from __future__ import annotations
@@ -92,6 +93,33 @@ def map_items(
             # Cancelled or failed: what the workers have in hand may take minutes, and nobody wants it any more.
             pool.stop()
             raise
+
+
+def map_whole(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    description: str,
+    *,
+    timeout_s: float,
+    name: Callable[[Item], str],
+    remedy: str = "",
+    unit: str = "clip",
+) -> list[Result]:
+    """:func:`map_items` where nothing can do without an item: the first that is lost ends the whole.
+
+    Args:
+        name: how the message calls an item.
+        remedy: ends the message.
+
+    Raises:
+        WorkersError: an item was lost (``<name>: <what happened><remedy>``); or see :func:`worker_count`.
+    """
+    made: list[Result] = []
+    for item, result in zip(items, map_items(work, items, description, timeout_s=timeout_s, unit=unit), strict=True):
+        if isinstance(result, Lost):
+            raise WorkersError(f"{name(item)}: {result.detail}{remedy}")
+        made.append(result)
+    return made
 
 
 def _schedule(pool: ProcessPool, work: Callable[[Item], Result], item: Item, timeout_s: float) -> ProcessFuture[Result]:
