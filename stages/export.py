@@ -17,7 +17,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -28,6 +27,7 @@ from stages.domain.prompts import sample_prompt
 from stages.domain.records import SPLITS, Sample, Split, TaskName
 from stages.domain.replies import render_reply
 from stages.inputs import InputError, load_clips
+from stages.pages import fill
 from stages.params import Params, load_params
 from stages.rows import iterate_rows
 from stages.video.edits import FrameLoader
@@ -254,10 +254,9 @@ def _card(chosen: dict[tuple[Split, TaskName], list[Sample]], params: Params, ki
     """A README beside the rows: what they are, how they are read, whose the videos are."""
     shown = {sample.clip_id for samples in chosen.values() for sample in samples}
     licences = Counter(clip.licence or "not stated" for name, clip in load_clips().items() if name in shown)
-    environment = jinja2.Environment(
-        autoescape=True, loader=jinja2.PackageLoader("stages"), undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("dataset_card.md.j2").render(
+    page = fill(
+        "dataset_card.md.j2",
+        trim_blocks=True,
         kind=kind,
         counts={pair: len(samples) for pair, samples in chosen.items() if samples},
         splits=[split for split in SPLITS if any(of == split and samples for (of, _), samples in chosen.items())],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from stages import layout
 from stages.domain.records import SPLITS, Clip, Sample, Split, TaskName
 from stages.params import Params
-from stages.rows import iterate_rows, read_rows
+from stages.rows import iterate_rows, read_json, read_rows
 from stages.video.edits import FrameLoader
 
 #: What decoded frames may take in memory, in MB, unless VIDBRIDGE_FRAME_CACHE_MB says otherwise.
@@ -51,5 +50,5 @@ def frame_loader(params: Params) -> FrameLoader:
 
 def samples_present() -> dict[Split, list[TaskName]]:
     """Which tasks have samples in which split, as synthesize counted them."""
-    made = json.loads((layout.SAMPLES / layout.SUMMARY_FILE).read_text(encoding="utf-8"))["samples"]
+    made = read_json(layout.SAMPLES / layout.SUMMARY_FILE)["samples"]
     return {split: [task for task, count in made[split].items() if count] for split in SPLITS}

@@ -5,15 +5,12 @@ Outside DVC: it joins results (``reports``, ``scores``) with volatile things (ti
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
-import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from stages import layout
@@ -21,8 +18,9 @@ from stages.domain.prompts import render_question
 from stages.domain.records import Score
 from stages.held_out import evaluation_samples
 from stages.inputs import InputError, frame_loader
+from stages.pages import fill, in_base64
 from stages.params import Params, digest, load_params
-from stages.rows import read_rows
+from stages.rows import read_json, read_rows
 
 #: Held-out samples of each task that the page shows.
 EXAMPLES_PER_TASK = 2
@@ -38,18 +36,17 @@ def build(root: Path, out: Path) -> Path:
     if not (root / layout.REPORTS / "metrics.json").exists():
         raise InputError(f"{layout.REPORTS / 'metrics.json'}: no results yet; run vidbridge run, then vidbridge report")
     params = load_params(root / "params.yaml")
-    environment = jinja2.Environment(autoescape=True, loader=jinja2.PackageLoader("stages"), undefined=jinja2.StrictUndefined)
-    page = environment.get_template("report.html.j2").render(**_content(root, params))
+    page = fill("report.html.j2", **_content(root, params))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
     return out
 
 
 def _content(root: Path, params: Params) -> dict[str, Any]:
-    tables = {row: _json(root / layout.scores(row) / "scores.json") for row in (*params.evaluation.of, "baselines")}
+    tables = {row: read_json(root / layout.scores(row) / "scores.json") for row in (*params.evaluation.of, "baselines")}
     candidate = tables[params.candidate]
     tasks = list(candidate["tasks"])
-    metrics = _json(root / layout.REPORTS / "metrics.json")
+    metrics = read_json(root / layout.REPORTS / "metrics.json")
     teachers = params.sft.values()
     return {
         "recipe": params.recipe,
@@ -70,15 +67,11 @@ def _content(root: Path, params: Params) -> dict[str, Any]:
         "steps": _steps(root, params),
         "data": _data(root),
         "sheets": [
-            {"task": path.stem, "png": base64.b64encode(path.read_bytes()).decode()}
+            {"task": path.stem, "png": in_base64(path.read_bytes())}
             for path in sorted((root / layout.SAMPLES / "sheets").glob("*.png"))
         ],
         "versions": " · ".join(f"{name} {version(name)}" for name in _PACKAGES),
     }
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _trivial_rows(baselines: dict[str, Any], tasks: list[str]) -> list[dict[str, Any]]:
@@ -144,7 +137,7 @@ def _figures(root: Path) -> list[dict[str, str]]:
             axis.legend(frameon=False)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
-        figures.append({"title": f"{kind} curves", "png": base64.b64encode(buffer.getvalue()).decode()})
+        figures.append({"title": f"{kind} curves", "png": in_base64(buffer.getvalue())})
     return figures
 
 
@@ -154,8 +147,8 @@ def _filters(root: Path, params: Params) -> list[dict[str, Any]]:
     for name, row in params.difficulty.items():
         folder = root / layout.difficulty(name)
         if (folder / layout.HISTOGRAM_FILE).exists():
-            png = base64.b64encode((folder / layout.HISTOGRAM_FILE).read_bytes()).decode()
-            shown.append({"name": name, "row": row, "tasks": _json(folder / layout.SUMMARY_FILE)["tasks"], "png": png})
+            png = in_base64((folder / layout.HISTOGRAM_FILE).read_bytes())
+            shown.append({"name": name, "row": row, "tasks": read_json(folder / layout.SUMMARY_FILE)["tasks"], "png": png})
     return shown
 
 
@@ -197,7 +190,7 @@ def _strip(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
         image = image.resize((image.width * 120 // image.height, 120), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode()
+    return in_base64(buffer.getvalue())
 
 
 def _steps(root: Path, params: Params) -> list[dict[str, str]]:
@@ -214,8 +207,8 @@ def _steps(root: Path, params: Params) -> list[dict[str, str]]:
 
 
 def _data(root: Path) -> dict[str, Any]:
-    made = _json(root / layout.SAMPLES / layout.SUMMARY_FILE)
-    clips = _json(root / layout.CLIPS / layout.SUMMARY_FILE)
+    made = read_json(root / layout.SAMPLES / layout.SUMMARY_FILE)
+    clips = read_json(root / layout.CLIPS / layout.SUMMARY_FILE)
     total = sum(sum(tasks.values()) for tasks in made["samples"].values())
     reasons = {**clips["rejected"], **made["rejects"]}
     return {
