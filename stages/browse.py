@@ -31,6 +31,8 @@ from stages.video.reader import choose
 
 #: Height of a frame on the page, and how well it is kept: enough to see what happens.
 FRAME_PX, JPEG_QUALITY = 84, 78
+#: What outlines a frame, on each side; as wide as in ``browse.css``.
+BORDER_PX = 3
 #: Rows that were set aside, at most this many of each reason on the page; all are counted.
 REJECTS_OF_A_REASON = 200
 
@@ -62,6 +64,9 @@ def browse(root: Path, out: Path, samples: int) -> Path:
         rejects=rejects,
         reasons=reasons,
         per_pair=samples,
+        rejects_of_a_reason=REJECTS_OF_A_REASON,
+        frame_px=FRAME_PX,
+        border_px=BORDER_PX,
         script=script,
         style=style,
         script_hash=_hash(script),
