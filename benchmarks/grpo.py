@@ -32,7 +32,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from benchmarks.machine import measured
+from benchmarks.machine import keep, measured
 from stages.domain.frames import Frames
 from stages.domain.records import Sample
 from stages.domain.replies import render_reply
@@ -295,8 +295,7 @@ def main() -> int:
         )
     seconds, scored = judging(64)
     lines += ["", f"64 verdicts from a judge that takes 1 s for each: {seconds:.1f} s ({scored} scored; one by one: 64 s)."]
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    keep(lines, arguments.out)
     print("\n".join(lines))
     return 0
 

@@ -28,7 +28,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.machine import measured
+from benchmarks.machine import keep, measured
 from stages.domain.records import Clip, Event, Question, Sample, Segment, Span, Subject, Timeline
 from stages.domain.timeline import interleave, mask, plain, sample_indices
 from stages.params import load_params
@@ -389,11 +389,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/video.md"))
     arguments = parser.parse_args()
     packages = ["av", "decord", "numpy", "pydantic"] + (["torchcodec"] if find_spec("torchcodec") else [])
-    out: list[str] = [measured(*packages), ""]
+    out = [measured(*packages)]
 
     def section(title: str, lines: Sequence[str]) -> None:
         print("\n".join((f"## {title}", "", *lines, "")), flush=True)
-        out.extend((f"## {title}", "", *lines, ""))
+        out.extend(("", f"## {title}", "", *lines))
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -426,8 +426,7 @@ def main() -> int:
         for key, (title, measure) in sections.items():
             if key in (arguments.only or sections):
                 section(title, measure())
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text("\n".join(out), encoding="utf-8")
+    keep(out, arguments.out)
     return 0
 
 
