@@ -30,16 +30,15 @@ class Settings(Record):
 def event_questions(clip: Clip, rng: Random) -> tuple[Question, ...]:
     """What happens first, last, and right after each event: the options are what happens in this clip, so that only order tells.
 
-    Events that say the same are left out, since an option must be right or wrong.
+    No question where there are fewer than two events, or where two say the same, since an option must be right or wrong.
     """
     said = [event.caption for event in sorted(clip.events, key=lambda event: event.span.start)]
-    told = [caption for caption in said if said.count(caption) == 1]
-    if len(told) != len(said) or len(told) < 2:
+    if len(said) < 2 or len(set(said)) < len(said):
         return ()
-    asked = [("Which of these happens first?", told[0], told), ("Which of these happens last?", told[-1], told)]
-    if len(told) > 2:
-        for before, after in pairwise(told):
-            asked.append((f'Which of these happens right after "{before}"?', after, [c for c in told if c != before]))
+    asked = [("Which of these happens first?", said[0], said), ("Which of these happens last?", said[-1], said)]
+    if len(said) > 2:
+        for before, after in pairwise(said):
+            asked.append((f'Which of these happens right after "{before}"?', after, [c for c in said if c != before]))
     return tuple(_from_events(question, answer, others, rng) for question, answer, others in asked)
 
 
