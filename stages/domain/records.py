@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
@@ -123,6 +124,7 @@ class Clip(Record):
     label: str | None = None
     licence: str | None = None
     caption: str | None = None
+    #: In the order in which they start.
     events: tuple[Event, ...] = ()
     subjects: tuple[Subject, ...] = ()
     questions: tuple[Question, ...] = ()
@@ -151,10 +153,16 @@ class Clip(Record):
         return f"the {self.called}" if self.called else None
 
     @model_validator(mode="after")
-    def _events_lie_inside(self) -> Clip:
+    def _events_lie_inside_in_order(self) -> Clip:
         for event in self.events:
             if event.span.stop > self.frames:
                 raise ValueError(f"event {event.caption!r} ends at frame {event.span.stop}, the clip has {self.frames}")
+        for before, after in pairwise(self.events):
+            if after.span.start < before.span.start:
+                raise ValueError(
+                    f"event {after.caption!r} starts at frame {after.span.start}, before {before.caption!r} at {before.span.start}, which"
+                    " stands in front of it; sort events by their start"
+                )
         return self
 
 

@@ -32,7 +32,7 @@ def event_questions(clip: Clip, rng: Random) -> tuple[Question, ...]:
 
     No question where there are fewer than two events, or where two say the same, since an option must be right or wrong.
     """
-    said = [event.caption for event in sorted(clip.events, key=lambda event: event.span.start)]
+    said = [event.caption for event in clip.events]
     if len(said) < 2 or len(set(said)) < len(said):
         return ()
     asked = [("Which of these happens first?", said[0], said), ("Which of these happens last?", said[-1], said)]

@@ -185,7 +185,7 @@ def _conformed_events(clip: Clip, rate: Fraction) -> tuple[Event, ...]:
     """The clip's events in order, each in the frames of the clip conformed to ``rate`` that show any of it."""
     total = conformed_frames(clip.frames, clip.rate, rate)
     events = []
-    for event in sorted(clip.events, key=lambda event: event.span.start):
+    for event in clip.events:
         start = min(int(event.span.start * rate / clip.rate), total - 1)
         stop = min(math.ceil(event.span.stop * rate / clip.rate), total)
         events.append(Event(span=Span(start=start, stop=max(stop, start + 1)), caption=event.caption))
