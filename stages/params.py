@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from stages import layout
 from stages.domain.difficulty import DropRules
 from stages.domain.prompts import PromptTexts
 from stages.domain.records import TASK_NAMES, Exact, Split, TaskName
@@ -349,17 +350,18 @@ class Params(Table):
 
     @model_validator(mode="after")
     def _filters_fit_their_rows(self) -> Params:
+        everything = layout.SAMPLES.as_posix()
         for name, row in self.grpo.items():
-            own, filtered = f"data/difficulty/{name}", row.samples != "data/samples"
+            own, filtered = layout.difficulty(name).as_posix(), row.samples != everything
             if filtered and row.samples != own:
                 raise ValueError(
-                    f"grpo.{name}.samples: {row.samples!r} was chosen for another row's start; name {own}, or data/samples for all"
+                    f"grpo.{name}.samples: {row.samples!r} was chosen for another row's start; name {own}, or {everything} for all"
                 )
             if filtered and name not in self.difficulty:
                 known = ", ".join(self.difficulty) or "none"
                 raise ValueError(
                     f"grpo.{name}.samples: {row.samples!r} is made by no row (difficulty: {known}); add difficulty.{name}, or name"
-                    " data/samples"
+                    f" {everything}"
                 )
         for name, rolled in self.difficulty.items():
             if name not in self.grpo:
@@ -367,10 +369,10 @@ class Params(Table):
                     f"difficulty.{name}: no grpo row has that name (grpo: {', '.join(self.grpo)}); correct or delete it"
                 )
             starts = self.grpo[name]
-            if starts.samples == "data/samples":
+            if starts.samples == everything:
                 raise ValueError(
-                    f"difficulty.{name}: nothing reads what it keeps (grpo.{name}.samples: 'data/samples'); name"
-                    f" data/difficulty/{name} there, or delete this row"
+                    f"difficulty.{name}: nothing reads what it keeps (grpo.{name}.samples: {everything!r}); name"
+                    f" {layout.difficulty(name).as_posix()} there, or delete this row"
                 )
             if rolled.init != starts.init:
                 raise ValueError(f"difficulty.{name}.init: {rolled.init!r}, but grpo.{name} starts from {starts.init!r}; name that")
