@@ -67,24 +67,21 @@ class FrameLoader:
         key = ("sample", sample.sample_id)
         pixels = self._recall(key)
         if pixels is None:
-            pixels = self._show(timeline, indices)
+            pixels = self.frames(timeline, indices)
             if any(not self._is_small(name) for name in timeline.clip_ids):
                 self._keep(key, pixels)
         return Frames(pixels=pixels, indices=indices, total=timeline.frames, rate=timeline.rate)
 
     def frames(self, timeline: Timeline, indices: Sequence[int]) -> Pixels:
-        """These frames of a timeline, read now and not kept, uint8 RGB [len(indices), height, width, 3]; for an export of all of them.
+        """Any frames of a timeline, dark ones black, uint8 RGB [len(indices), height, width, 3], all of the first segment's size.
+
+        Whole small clips are kept in memory, these frames are not: an export asks for all of them, once.
 
         Raises:
+            IndexError: a number outside the timeline.
+            KeyError: the timeline names a clip that the manifest lacks.
             VideoError: a clip cannot be read.
         """
-        return self._show(timeline, indices)
-
-    def path(self, clip: Clip) -> Path:
-        """Where the file lies that this clip is read from."""
-        return (self._manifest if clip.normalised else self._source) / clip.path
-
-    def _show(self, timeline: Timeline, indices: Sequence[int]) -> Pixels:
         sources = resolve(timeline, indices)
         first = self._clips[timeline.segments[0].clip_id]
         shown = np.zeros((len(sources), first.height, first.width, 3), np.uint8)
@@ -98,6 +95,10 @@ class FrameLoader:
             )
             shown[places] = conform(read, first.width, first.height)
         return shown
+
+    def path(self, clip: Clip) -> Path:
+        """Where the file lies that this clip is read from."""
+        return (self._manifest if clip.normalised else self._source) / clip.path
 
     def _read(self, clip_id: str, numbers: list[int]) -> Pixels:
         clip = self._clips[clip_id]
