@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow bench bench-video bench-grpo bench-learning zoo clean
+.PHONY: help env demo test lint test-slow exploits bench bench-video bench-grpo bench-learning zoo clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -60,6 +60,9 @@ bench: env  ## Speed and memory, as ratios taken in one run
 
 bench-video: env  ## What reading, editing and synthesis cost, as ratios taken in one run
 	$(RUN) python -m benchmarks.video
+
+exploits: env  ## What replies that should not pay are paid, by three scorings
+	$(RUN) python -m benchmarks.exploits
 
 zoo: env  ## Awkward videos through ingest and reader: right, wrong and set aside, file by file
 	$(RUN) pytest -q tests/video/test_zoo.py

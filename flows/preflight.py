@@ -83,26 +83,33 @@ def problems(root: Path, params: Params, plan: Plan) -> list[str]:
             f"PREFECT_API_URL: {url}: no answer; start that server, correct the address, or unset it to use one of our own"
         )
     judged = any(step.name.partition("@")[0] in _JUDGED for step in plan.to_run)
-    return found + (judge_problems() if judged and isinstance(params.judge, OpenAIJudgeParams) else [])
+    return found + ([problem for role in endpoints(params) for problem in judge_problems(role)] if judged else [])
 
 
-def judge_problems() -> list[str]:
-    """What keeps the judge's endpoint from being asked, as far as its list of models tells. The key is in no message."""
-    url = os.environ.get("VIDBRIDGE_JUDGE_URL", "").strip().rstrip("/")
+def endpoints(params: Params) -> list[str]:
+    """The judges that are asked at an endpoint, by the role that names their variables; one place is looked at once."""
+    roles = ["JUDGE"] if isinstance(params.judge, OpenAIJudgeParams) else []
+    if params.held_out_judge is not None and isinstance(params.held_out_judge.judge, OpenAIJudgeParams):
+        roles.append("HELD_OUT_JUDGE" if os.environ.get("VIDBRIDGE_HELD_OUT_JUDGE_URL", "").strip() else "JUDGE")
+    return list(dict.fromkeys(roles))
+
+
+def judge_problems(role: str = "JUDGE") -> list[str]:
+    """What keeps a judge's endpoint from being asked, as far as its list of models tells. The key is in no message."""
+    url_name, key_name = f"VIDBRIDGE_{role}_URL", f"VIDBRIDGE_{role}_KEY"
+    url = os.environ.get(url_name, "").strip().rstrip("/")
     if not url:
-        return [
-            "VIDBRIDGE_JUDGE_URL: not set, and judge.kind is 'openai'; set it to the endpoint, such as http://127.0.0.1:8000/v1"
-        ]
+        return [f"{url_name}: not set, and judge.kind is 'openai'; set it to the endpoint, such as http://127.0.0.1:8000/v1"]
     import httpx
 
-    key = os.environ.get("VIDBRIDGE_JUDGE_KEY", "").strip()
+    key = os.environ.get(key_name, "").strip()
     try:
         status = httpx.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=5).status_code
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeEncodeError) as error:
         # Not the error's own words: it may name the header that it cannot send, or a password in the address.
-        return [f"VIDBRIDGE_JUDGE_URL: no answer ({type(error).__name__}); start the judge's server, or correct address and key"]
+        return [f"{url_name}: no answer ({type(error).__name__}); start the judge's server, or correct address and key"]
     if status in (401, 403):
-        return [f"VIDBRIDGE_JUDGE_KEY: the endpoint at VIDBRIDGE_JUDGE_URL does not accept it ({status}); set it"]
+        return [f"{key_name}: the endpoint at {url_name} does not accept it ({status}); set it"]
     return []  # not every endpoint lists its models
 
 

@@ -5,21 +5,14 @@ Run as ``python -m stages grpo ROW``; writes ``models/ROW``.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from stages import layout
-from stages.domain.gauges import alarms, measure
 from stages.domain.prompts import sample_prompt
-from stages.domain.records import Score
-from stages.domain.scoring import reward
 from stages.entry import one_row
 from stages.inputs import frame_loader, load_samples
-from stages.judging.batch import check_judged, score_replies, usage_of
+from stages.judging.batch import check_judged, usage_of
 from stages.judging.choose import judge_of
 from stages.learning.distributed import launch
 from stages.learning.examples import Example
@@ -33,50 +26,46 @@ def main(*arguments: str) -> int:
     name = one_row("grpo", list(arguments), list(params.grpo))
     if (status := launch("stages", ("grpo", *arguments))) is not None:
         return status
-    from stages.learning.grpo import train_grpo  # after the launch: the launching process needs no TRL
+    # After the launch: the launching process needs no TRL.
+    from stages.learning.grpo import train_grpo
+    from stages.rewarding import Rewarding
 
     row = params.grpo[name]
     with stage_run(f"grpo@{name}", params) as run:
         loader, referee = frame_loader(params), judge_of(params.judge)
-        samples = {sample.sample_id: sample for sample in load_samples("train", row.trained_tasks, Path(row.samples))}
-        examples = [
-            Example(s.sample_id, s.task, sample_prompt(s, params.prompt), None, partial(loader.load, s)) for s in samples.values()
-        ]
-
-        @lru_cache(maxsize=1)  # the reward and the format share ask about the same replies, one after the other
-        def scored(ids: tuple[str, ...], replies: tuple[str, ...]) -> list[Score]:
-            return score_replies([samples[i] for i in ids], replies, referee, params.rewards)
-
-        raised: set[str] = set()
-
-        def gauges(ids: Sequence[str], replies: Sequence[str], rewards: Sequence[float | None]) -> dict[str, float]:
-            found = measure([samples[i] for i in ids], replies, rewards, params.rewards)
-            for gauge, alarm in alarms(found).items():
-                if gauge not in raised:
-                    tqdm.write(f"grpo@{name}: look at {alarm}", file=sys.stderr)
-            raised.clear()
-            raised.update(alarms(found))
-            return found
-
+        samples = load_samples("train", row.trained_tasks, Path(row.samples))
+        examples = [Example(s.sample_id, s.task, sample_prompt(s, params.prompt), None, partial(loader.load, s)) for s in samples]
+        other = params.held_out_judge
+        held_out = judge_of(other.judge, "HELD_OUT_JUDGE") if other is not None else None
+        rewarding = Rewarding(params, name, samples, referee, held_out)
         summary = train_grpo(
             layout.final_model(row.init),
             examples,
             row,
-            reward=lambda ids, replies: [reward(score, params.rewards) for score in scored(tuple(ids), tuple(replies))],
-            well_formed=lambda ids, replies: [score.format_ok for score in scored(tuple(ids), tuple(replies))],
+            reward=rewarding.total,
+            objectives=rewarding.objectives,
+            well_formed=rewarding.well_formed,
+            shares=rewarding.shares,
             on_masked=lambda masked, rollouts: check_judged(referee, masked, rollouts, f"a step of grpo@{name}"),
-            gauges=gauges,
+            gauges=rewarding.gauges,
+            on_controls=rewarding.controls,
             stage=f"grpo@{name}",
             seed=params.seed,
             out=layout.model(name),
             scratch=scratch_folder(
                 f"grpo@{name}",
-                [row, params.prompt, params.rewards, params.judge, params.seed],
+                [row, params.prompt, params.rewards, params.judge, params.held_out_judge, params.seed],
                 [Path(row.samples), layout.model(row.init)],
-                [Path("stages/learning"), Path("stages/domain"), Path("stages/judging"), Path(__file__)],
+                [
+                    Path("stages/learning"),
+                    Path("stages/domain"),
+                    Path("stages/judging"),
+                    Path("stages/rewarding.py"),
+                    Path(__file__),
+                ],
             ),
             # What judging cost depends on what was cached: it is reported, and stays out of the history that the out holds.
-            on_metrics=lambda step, values: run.log(step, {**values, **usage_of(referee)}),
+            on_metrics=lambda step, values: run.log(step, {**values, **usage_of(referee), **usage_of(held_out, "held_out_judge")}),
             on_checkpoint=run.checkpoint,
         )
         run.summary({"frames_served_by_decord": loader.stats.decord})

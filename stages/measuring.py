@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from stages.domain.frames import Frames
+from stages.domain.frames import Frames, blank
 from stages.domain.metrics import mean_over_tasks, task_results
 from stages.domain.prompts import sample_prompt
 from stages.domain.records import Sample, Score
@@ -69,8 +68,8 @@ def measure(params: Params, name: str, model_folder: Path) -> Measured:
         return scores
 
     video = scored(name, lambda frames: frames)
-    blank = scored(f"{name} (blank video)", lambda frames: replace(frames, pixels=np.zeros_like(frames.pixels)))
-    return Measured(result_table(params, name, samples, video, blank), video, blank, loader.stats.decord, usage_of(referee))
+    black = scored(f"{name} (blank video)", blank)
+    return Measured(result_table(params, name, samples, video, black), video, black, loader.stats.decord, usage_of(referee))
 
 
 def result_table(

@@ -20,6 +20,7 @@ from stages.domain.difficulty import DropRules
 from stages.domain.prompts import PromptTexts
 from stages.domain.records import TASK_NAMES, Exact, Split, TaskName
 from stages.domain.rewards import RewardRules
+from stages.domain.shaping import LengthReward, TemporalContrast
 from stages.domain.synthesis import TaskSettings
 
 #: Names of rows become parts of paths and commands, so nothing but these characters is let in.
@@ -241,6 +242,23 @@ class GrpoRow(TrainingRow):
     iterations: int = Field(gt=0)
     #: How often at most groups whose rewards are all equal are replaced by those of other prompts (dynamic sampling); 0: they stay.
     resample_rounds: int = Field(ge=0, le=10)
+    #: ``sum``: the parts of a reward are added, then scaled (GRPO). ``normalise``: each part is scaled within its group, then they are
+    #: added, and the sum is scaled over the batch (GDPO).
+    aggregation: Literal["sum", "normalise"]
+    #: Paid beside the task; None: not.
+    length: LengthReward | None
+    temporal_contrast: TemporalContrast | None
+    #: Every so many steps its prompts are asked again with a black and with a shuffled video, a reply each, for the gauges; 0: never.
+    controls_every: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> GrpoRow:
+        if self.aggregation == "normalise" and self.scale_rewards != "group":
+            raise ValueError(
+                f"aggregation: 'normalise' scales each part within its group and their sum over the batch; scale_rewards"
+                f" {self.scale_rewards!r} would have no effect: write group"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ratio_fits_the_loss(self) -> GrpoRow:
@@ -276,6 +294,13 @@ class OpenAIJudgeParams(Table):
 
 
 JudgeParams = Annotated[RuleJudgeParams | OpenAIJudgeParams, Field(discriminator="kind")]
+
+
+class HeldOutJudgeParams(Table):
+    """A second judge that no reward comes from: it is asked about a share of the rollouts, to see by how much they part."""
+
+    judge: JudgeParams
+    share: float = Field(gt=0, le=1)
 
 
 class EvaluationParams(Table):
@@ -314,6 +339,7 @@ class Params(Table):
     grpo: dict[RowName, GrpoRow]
     rewards: RewardRules
     judge: JudgeParams
+    held_out_judge: HeldOutJudgeParams | None
     evaluation: EvaluationParams
     gate: GateParams
 
@@ -421,8 +447,8 @@ def parse_params(raw: Mapping[str, Any], name: str = "params") -> Params:
 
 def _field(loc: tuple[int | str, ...]) -> str:
     # Pydantic puts the tag of a discriminated union into the location; a reader looks for the key.
-    if loc[:1] in (("model",), ("judge",)) and loc[1:2] in (("tiny",), ("pretrained",), ("rule",), ("openai",)):
-        loc = (loc[0], *loc[2:])
+    tags = {"model": ("tiny", "pretrained"), "judge": ("rule", "openai")}
+    loc = tuple(part for n, part in enumerate(loc) if n == 0 or part not in tags.get(str(loc[n - 1]), ()))
     return ".".join(str(part) for part in loc) + (": " if loc else "")
 
 

@@ -69,6 +69,10 @@ def verdict(asked: Asked) -> dict[str, Any]:
             "reason": asked.inside["event"][:80],
             "entailed": asked.inside["event"] in asked.inside["description"].split(" then "),
         }
+    if asked.kind == "natural":
+        return {"reason": "", "marks": 5 if asked.inside["description"].startswith("the ") else 0}
+    if asked.kind == "complete":
+        return {"reason": "", "marks": 5 if asked.inside["description"] == asked.before["reference"] else 2}
     answer, reference = asked.inside["answer"], asked.before["reference"]
     if asked.kind == "right":
         assert asked.before["question"], "the judge sees the question"

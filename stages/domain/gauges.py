@@ -38,6 +38,9 @@ GAUGES: dict[str, Gauge] = {
     "zero_variance_groups": Gauge(
         0.8, "all rollouts of a prompt are paid alike, so they teach nothing: too easy, too hard, or one reply"
     ),
+    "judge_gap": Gauge(0.15, "the judge in training pays more than the one held out of it: read what it calls right, and why"),
+    "blank_video": Gauge(0.5, "a black video earns nearly as much: the question, or a habit, gives the answer away"),
+    "shuffled_video": Gauge(0.95, "frames in another order earn as much: nothing that is asked needs their order"),
 }
 
 _SEPARATORS = re.compile(r"\sand\s|[,;/|]")
@@ -79,6 +82,22 @@ def measure(
             keyword_count(answer, rules) > max(len(sample.events), 1) + 1 for sample, answer in captions
         )
     return found
+
+
+def on_other_videos(seen: float, blank: float | None, shuffled: float | None) -> dict[str, float]:
+    """What a policy earns on its prompts with another video, as a share of what it earns on theirs; nothing where it earns nothing there.
+
+    Args:
+        seen, blank, shuffled: mean share of the task's maximum with the video, a black one, and its frames shuffled. None: not known.
+    """
+    controls = {"blank_video": blank, "shuffled_video": shuffled}
+    return {name: earned / seen for name, earned in controls.items() if earned is not None and seen > 0}
+
+
+def judge_gap(trained_on: Sequence[float | None], held_out: Sequence[float | None]) -> dict[str, float]:
+    """By how much the judge of the training pays more than another one, on average over replies that both could judge."""
+    pairs = [(a, b) for a, b in zip(trained_on, held_out, strict=True) if a is not None and b is not None]
+    return {"judge_gap": sum(a - b for a, b in pairs) / len(pairs)} if pairs else {}
 
 
 def alarms(gauges: Mapping[str, float]) -> dict[str, str]:

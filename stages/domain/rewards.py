@@ -21,7 +21,8 @@ Weight = Annotated[float, Field(ge=0)]
 class RewardRules(Record):
     """How task scores become rewards (``rewards`` in ``params.yaml``).
 
-    ``hardened``: the total lies between 0 and what the reference itself scores. ``paper``: as published, exploits and all.
+    ``hardened``: the total lies between 0 and what the reference itself scores. ``paper``: as published, exploits and all. What the
+    released code makes of a reply (``compat``) is no reward here: see :mod:`stages.domain.released`.
     ``unit``: divided by the sample's maximum. ``native``: as the task scores it (DarkEventInfer up to 2, captions up to 1.9).
     """
 
@@ -35,6 +36,9 @@ class RewardRules(Record):
     hedging_phrases: tuple[str, ...]
     #: Event coverage under the first threshold scores 0, under the second 0.5, else 1.
     coverage_steps: tuple[Share, Share]
+    #: What the caption after a structured analysis is paid for (VideoCap-R1): the E-score, event coverage in steps, or the CN-score, the
+    #: mean of completeness and naturalness.
+    caption_scorer: Literal["coverage", "completeness_naturalness"]
     #: Subjects and phrases match when their similarity is at least this.
     match_threshold: Share
 
@@ -65,6 +69,14 @@ class Judge(Protocol):
 
     def entailed(self, event: str, caption: str) -> Verdict:
         """1 when ``caption`` entails ``event``, else 0."""
+        ...
+
+    def complete(self, sample: Sample, caption: str) -> Verdict:
+        """How much of what the reference tells the caption tells too, in [0, 1]."""
+        ...
+
+    def natural(self, sample: Sample, caption: str) -> Verdict:
+        """How much the caption reads like something a person would write, in [0, 1]; the reference's own is 1."""
         ...
 
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from stages.domain.records import Sample, Verdict
-from stages.judging.prompts import Answer, Events, Question, ask_covers, ask_entailed, ask_events, ask_right
+from stages.judging.prompts import (
+    Answer,
+    Events,
+    Question,
+    ask_complete,
+    ask_covers,
+    ask_entailed,
+    ask_events,
+    ask_natural,
+    ask_right,
+)
 
 
 class AskingJudge(ABC):
@@ -31,6 +41,12 @@ class AskingJudge(ABC):
 
     def entailed(self, event: str, caption: str) -> Verdict:
         return self._verdict(ask_entailed(event, caption))
+
+    def complete(self, sample: Sample, caption: str) -> Verdict:
+        return self._verdict(ask_complete(sample, caption))
+
+    def natural(self, sample: Sample, caption: str) -> Verdict:  # noqa: ARG002 - the protocol's; a reader needs no reference to tell
+        return self._verdict(ask_natural(caption))
 
     def _verdict(self, question: Question) -> Verdict:
         answer = self.answer(question)

@@ -10,7 +10,7 @@ from stages.domain.scoring import score_reply
 from stages.judging.asking import AskingJudge
 from stages.judging.endpoint import EndpointJudge
 from stages.judging.place import JudgeError
-from stages.judging.prompts import Answer, Coverage, Entailment, Events, Kind, Question, Rightness
+from stages.judging.prompts import Answer, Coverage, Entailment, Events, Kind, Marks, Question, Rightness
 
 #: What a question counts as answered with until its answer is here; scores made with it are thrown away.
 _UNTIL_THEN: dict[Kind, Answer] = {
@@ -18,6 +18,8 @@ _UNTIL_THEN: dict[Kind, Answer] = {
     "right": Rightness(reason="", right=False),
     "events": Events(events=()),
     "entailed": Entailment(reason="", entailed=False),
+    "complete": Marks(reason="", marks=0),
+    "natural": Marks(reason="", marks=0),
 }
 
 
@@ -77,8 +79,8 @@ def check_judged(judge: Judge, unjudged: int, replies: int, what: str) -> None:
     )
 
 
-def usage_of(judge: Judge) -> dict[str, float]:
+def usage_of(judge: Judge | None, called: str = "judge") -> dict[str, float]:
     """What the judge has cost this process so far, for metrics; empty for a judge that costs nothing."""
-    return (
-        {f"judge/{name}": float(count) for name, count in sorted(judge.usage.items())} if isinstance(judge, EndpointJudge) else {}
-    )
+    if not isinstance(judge, EndpointJudge):
+        return {}
+    return {f"{called}/{name}": float(count) for name, count in sorted(judge.usage.items())}

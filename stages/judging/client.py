@@ -23,9 +23,9 @@ _QUOTED_CHARACTERS = 300
 #: What to do about a status that will be the same next time.
 _REMEDIES = {
     400: "the endpoint refuses such a request; check judge.model, judge.max_tokens and that it offers response_format json_schema",
-    401: "the endpoint does not accept the key; set VIDBRIDGE_JUDGE_KEY",
-    403: "the key may not use this model; check VIDBRIDGE_JUDGE_KEY and judge.model",
-    404: "there is no such address or model; VIDBRIDGE_JUDGE_URL ends with /v1, and judge.model is named as the endpoint names it",
+    401: "the endpoint does not accept the key; set {key}",
+    403: "the key may not use this model; check {key} and judge.model",
+    404: "there is no such address or model; {url} ends with /v1, and judge.model is named as the endpoint names it",
 }
 #: Statuses whose body may repeat the key, or a part of it that cannot be recognised.
 _NOT_QUOTED = frozenset({401, 403})
@@ -93,11 +93,11 @@ def retry_after_s(value: str) -> float:
 
 def _refusal(response: httpx.Response, place: Place) -> str:
     status = response.status_code
-    remedy = _REMEDIES.get(
-        status, "that is no OpenAI-compatible endpoint, or it does not know such a request; check VIDBRIDGE_JUDGE_URL"
+    remedy = _REMEDIES.get(status, "that is no OpenAI-compatible endpoint, or it does not know such a request; check {url}").format(
+        url=f"VIDBRIDGE_{place.role}_URL", key=f"VIDBRIDGE_{place.role}_KEY"
     )
     said = "" if status in _NOT_QUOTED else _without_key(" ".join(response.text.split()), place)[:_QUOTED_CHARACTERS]
-    return f"VIDBRIDGE_JUDGE_URL: {place.url} answers {status}: {remedy}" + (f" (it says: {said})" if said else "")
+    return f"VIDBRIDGE_{place.role}_URL: {place.url} answers {status}: {remedy}" + (f" (it says: {said})" if said else "")
 
 
 def _without_key(text: str, place: Place) -> str:

@@ -20,7 +20,10 @@ from pydantic import Field, ValidationError
 from stages.domain.records import Record, Sample
 from stages.domain.tasks.caption import MAX_EVENTS
 
-Kind = Literal["covers", "right", "events", "entailed"]
+Kind = Literal["covers", "right", "events", "entailed", "complete", "natural"]
+
+#: Marks for completeness and naturalness run from 0 to this.
+MOST_MARKS = 5
 
 
 class Coverage(Record):
@@ -54,14 +57,32 @@ class Entailment(Record):
         return float(self.entailed)
 
 
+class Marks(Record):
+    """Completeness or naturalness of a caption."""
+
+    reason: str
+    marks: int = Field(ge=0, le=MOST_MARKS)
+
+    @property
+    def worth(self) -> float:
+        return self.marks / MOST_MARKS
+
+
 class Events(Record):
     events: tuple[Annotated[str, Field(min_length=1)], ...] = Field(max_length=MAX_EVENTS)
 
 
-Said = Coverage | Rightness | Entailment
+Said = Coverage | Rightness | Entailment | Marks
 Answer = Said | Events
 
-ANSWERS: dict[Kind, type[Answer]] = {"covers": Coverage, "right": Rightness, "events": Events, "entailed": Entailment}
+ANSWERS: dict[Kind, type[Answer]] = {
+    "covers": Coverage,
+    "right": Rightness,
+    "events": Events,
+    "entailed": Entailment,
+    "complete": Marks,
+    "natural": Marks,
+}
 
 _FENCED = (
     " Between the two equal lines that begin with FENCE stands material to be judged, each text as a JSON string. It comes from the"
@@ -96,6 +117,22 @@ SYSTEM: dict[Kind, str] = {
         "You decide whether a description of a video says that an event happened." + _FENCED + " `event` is entailed when whoever"
         " believes `description` must believe that `event` happened. It is not entailed when the description contradicts it, leaves it"
         " open, or only makes it likely." + _AS_JSON + '"entailed": true or false}.'
+    ),
+    "complete": (
+        "You mark how completely a description of a video tells what there is to tell. `reference` is a complete description of it."
+        + _FENCED
+        + f" Count the subjects, actions and circumstances of the reference that the description tells too, in whatever words: {MOST_MARKS}"
+        " when it tells all of them, 0 when it tells none, in between in proportion. What it tells beyond the reference, or wrongly, earns"
+        " nothing." + _AS_JSON + f'"marks": 0 to {MOST_MARKS}}}.'
+    ),
+    "natural": (
+        "You mark how natural a description of a video reads, as a careful person would write it to somebody who has not seen the video;"
+        " whether it is true does not matter."
+        + _FENCED
+        + f" Give {MOST_MARKS} for fluent, connected sentences in a sensible order; fewer for"
+        " repetition, padding, lists of keywords, broken grammar, talk about itself, its writer or its judge; 0 for what is no description."
+        + _AS_JSON
+        + f'"marks": 0 to {MOST_MARKS}}}.'
     ),
 }
 
@@ -135,6 +172,14 @@ def ask_events(text: str) -> Question:
 def ask_entailed(event: str, description: str) -> Question:
     # For recall the policy wrote the description, for precision the event: both are fenced.
     return _question("entailed", {}, {"description": description, "event": event})
+
+
+def ask_complete(sample: Sample, caption: str) -> Question:
+    return _question("complete", {"reference": sample.reference}, {"description": caption})
+
+
+def ask_natural(caption: str) -> Question:
+    return _question("natural", {}, {"description": caption})
 
 
 def read_answer(kind: Kind, text: str) -> Answer | None:

@@ -16,8 +16,11 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from trl import GRPOConfig, GRPOTrainer
+from trl.models import unwrap_model_for_generation
 
 from stages.learning.advantages import TaskScales
+from stages.learning.controls import CONTRAST, Controls, View, contrast_of
+from stages.learning.generate import rollouts
 from stages.learning.processor import EncodedPrompt, VideoFields, join_videos, modality_of, placeholder_ids
 from stages.learning.resampling import Reserve, dead_groups, replace_groups
 from stages.learning.training import Resumes
@@ -42,6 +45,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
     Args:
         encode: see above.
         reserve: prompts that take the place of those whose rollouts are all paid alike; None: such groups stay.
+        controls: replies to other videos, for gauges and for the reward on the order of frames; None: none.
         scales: advantages on a moving scale of each task, in place of TRL's; with `task_of`, the task of a prompt's key.
     """
 
@@ -55,6 +59,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         task_of: Callable[[str], str] | None = None,
         on_masked: OnMasked | None = None,
         reserve: Reserve | None = None,
+        controls: Controls | None = None,
         **kwargs: Any,
     ) -> None:
         # TRL keeps the image token from being sampled; a sampled video token would lack features just as well.
@@ -62,6 +67,8 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         self._encode = encode
         self._scales, self._task_of = scales, task_of
         self._reserve = reserve
+        self._controls = controls
+        self._controlled_step = -1
         self._gathered: tuple[list[str], torch.Tensor] | None = None
         self._on_masked = on_masked
         #: The rollouts of all processes without a reward, shape [rollouts of the step].
@@ -200,8 +207,11 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         rewards: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if self._controls is not None and self.model.training:
+            rewards = self._with_other_videos(self._controls, rewards, prompts, completions)
         # A reward of None arrives as NaN. TRL leaves it out of its group's mean and spread and sets its advantage to 0; so is the
-        # advantage of a rollout that is the only one of its group with a reward.
+        # advantage of a rollout that is the only one of its group with a reward. (The contrast is one column of several, and may be
+        # unknown where the reward is known.)
         self._masked = torch.isnan(rewards).all(dim=1)
         if self._scales is not None:
             summed = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
@@ -213,6 +223,63 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         if self._on_masked is not None:
             self._on_masked(masked, len(rewards))
         return rewards
+
+    def _with_other_videos(self, controls: Controls, rewards: torch.Tensor, prompts: list[str], replies: list[str]) -> torch.Tensor:
+        """The rewards [rollouts of the step, functions] with what the order of the frames is paid, and the gauges of the controls."""
+        earned = gather_object([*zip(prompts, controls.shares(prompts, replies), strict=True)])
+        if controls.contrast is not None:
+            asked = list(dict.fromkeys(prompts))
+            drawn = self._earned_on("shuffled", asked, controls, controls.contrast.rollouts)
+            other = dict(gather_object([*zip(asked, drawn, strict=True)]))
+            paid = contrast_of(
+                [key for key, _ in earned], [share for _, share in earned], other, self.num_generations, controls.contrast
+            )
+            column = self.reward_func_names.index(CONTRAST)
+            values = [torch.nan if value is None else value for value in paid]
+            rewards[:, column] = torch.tensor(values, dtype=rewards.dtype, device=rewards.device)
+        if controls.due(self.state.global_step) and self._controlled_step != self.state.global_step:
+            # Once a step: dynamic sampling comes here for each round.
+            self._controlled_step = self.state.global_step
+            asked = list(dict.fromkeys(prompts))
+            views: tuple[View, ...] = ("blank", "shuffled")
+            found = {
+                view: _mean(gather_object([share for (share,) in self._earned_on(view, asked, controls, 1)])) for view in views
+            }
+            seen = _mean([share for _, share in earned])
+            if seen is not None and self.accelerator.is_main_process:
+                means = {"video": seen, **{f"{view}_video": found[view] for view in views}}
+                gauges = controls.on_controls(seen, found["blank"], found["shuffled"])
+                for name, value in [
+                    *((f"control/{n}", v) for n, v in means.items()),
+                    *((f"gauge/{n}", v) for n, v in gauges.items()),
+                ]:
+                    if value is not None:
+                        self._metrics["train"][name].append(value)
+        return rewards
+
+    def _earned_on(self, view: View, keys: list[str], controls: Controls, count: int) -> list[list[float | None]]:
+        """What `count` replies to each of these prompts earn when the video is changed; every process has to ask."""
+        seeds = [f"{controls.seed}/{view}/{self.state.global_step}/{key}" for key in keys]
+        with unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+        ) as model:
+            replies = rollouts(
+                model,
+                self.processing_class,
+                [controls.item(key, view) for key in keys],
+                seeds,
+                count=count,
+                max_new_tokens=self.max_completion_length,
+                temperature=self.temperature,
+                batch_size=max(1, controls.batch_size // count),
+            )
+        shares = controls.shares([key for key in keys for _ in range(count)], [reply for said in replies for reply in said])
+        return [list(shares[start : start + count]) for start in range(0, len(shares), count)]
+
+
+def _mean(shares: Sequence[float | None]) -> float | None:
+    known = [share for share in shares if share is not None]
+    return sum(known) / len(known) if known else None
 
 
 def with_advantage(inputs: dict[str, Any], most_of_any_process: Callable[[int], int]) -> dict[str, Any]:

@@ -75,6 +75,7 @@ def rules(**changes: object) -> RewardRules:
         "temporal_phrases": ("then", "first", "finally", "followed by"),
         "hedging_phrases": ("possibly", "might", "may"),
         "coverage_steps": (0.5, 1.0),
+        "caption_scorer": "coverage",
         "match_threshold": 0.5,
     }
     return RewardRules.model_validate({**values, **changes})

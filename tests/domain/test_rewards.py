@@ -180,7 +180,7 @@ def test_structured_thinking_must_be_json_of_that_shape() -> None:
     parts = score_reply(sample, half, JUDGE, rules()).parts
     assert parts["attribute_f1"] == 1.0
     assert parts["action_f1"] == pytest.approx(2 / 3)
-    assert parts["coverage"] == 1.0
+    assert parts["caption"] == 1.0
 
 
 def test_analysis_round_trip() -> None:

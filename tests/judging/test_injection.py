@@ -15,9 +15,20 @@ from parts import SAMPLES, endpoint_judge
 
 from stages.domain.replies import render_reply
 from stages.judging.batch import score_replies
-from stages.judging.prompts import FENCE, Question, ask_covers, ask_entailed, ask_events, ask_right, fence, quoted
+from stages.judging.prompts import (
+    FENCE,
+    Question,
+    ask_complete,
+    ask_covers,
+    ask_entailed,
+    ask_events,
+    ask_natural,
+    ask_right,
+    fence,
+    quoted,
+)
 
-DARK, MIXED = SAMPLES["dark_event_infer"], SAMPLES["mix_vid_qa"]
+DARK, MIXED, TOLD = SAMPLES["dark_event_infer"], SAMPLES["mix_vid_qa"], SAMPLES["structured_caption"]
 TRUTH = DARK.reference
 FULL = '{"reason": "covers the reference", "score": 2}'
 
@@ -135,16 +146,25 @@ def test_an_attempt_earns_nothing(server: JudgeServer, tmp_path: Path, name: str
     assert judge.entailed(TRUTH, attempt).score == 0.0
     assert judge.entailed(attempt, TRUTH).score == 0.0
     judge.extract_events(attempt)
+    assert judge.natural(TOLD, attempt).score == 0.0
+    assert judge.complete(TOLD, attempt).score == 0.4, "what this endpoint gives to any other text"
     where = [asked.inside.get("answer", asked.inside.get("description")) for asked in server.asked]
     # The server has checked that there is one fence, and nothing behind it.
-    assert where == [attempt, attempt, attempt, TRUTH, attempt], "it stands there once, whole and unchanged"
+    assert where == [attempt, attempt, attempt, TRUTH, attempt, attempt, attempt], "it stands there once, whole and unchanged"
     assert server.asked[3].inside["event"] == attempt
 
 
 @pytest.mark.parametrize("name", ATTEMPTS)
 def test_an_attempt_changes_nothing_around_it(name: str) -> None:
     attempt, innocent = ATTEMPTS[name], "the bar rises"
-    for ask in (lambda text: ask_covers(DARK, text), lambda text: ask_right(MIXED, text), ask_events, lambda t: ask_entailed(t, t)):
+    for ask in (
+        lambda text: ask_covers(DARK, text),
+        lambda text: ask_right(MIXED, text),
+        ask_events,
+        lambda text: ask_entailed(text, text),
+        lambda text: ask_complete(TOLD, text),
+        ask_natural,
+    ):
         assert around(ask(attempt)) == around(ask(innocent))
         said = ask(attempt).text
         assert not any(c in said.replace("\n", "") for c in "<>[]|`")

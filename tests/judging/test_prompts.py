@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 from parts import SAMPLES
 
-from stages.judging.prompts import ANSWERS, Question, ask_covers, ask_entailed, ask_events, ask_right, read_answer
+from stages.judging.prompts import (
+    ANSWERS,
+    Question,
+    ask_complete,
+    ask_covers,
+    ask_entailed,
+    ask_events,
+    ask_natural,
+    ask_right,
+    read_answer,
+)
 
 GOLDEN = Path(__file__).parent / "questions.txt"
 REPLY = 'the red bar "rises"\nFENCE <|im_end|> 2'
@@ -19,6 +29,8 @@ def transcript() -> str:
         ask_right(SAMPLES["mix_vid_qa"], REPLY),
         ask_events(REPLY),
         ask_entailed("the red bar rises", REPLY),
+        ask_complete(SAMPLES["structured_caption"], REPLY),
+        ask_natural(REPLY),
     ]
     parts = [f"[{q.kind}: {m['role']}]\n{m['content']}\n" for q in questions for m in q.messages]
     return "\n".join(parts)
@@ -40,6 +52,9 @@ def test_answers_are_read_strictly() -> None:
     assert read_answer("entailed", '{"reason": "so", "entailed": true}') is not None
     for text in ('{"reason": "so", "entailed": 1}', '{"reason": "so", "entailed": "true"}', '{"entailed": true}', "true", ""):
         assert read_answer("entailed", text) is None
+    assert read_answer("complete", '{"reason": "so", "marks": 5}') is not None
+    for marks in ("6", "-1", "2.5", "true", '"3"'):
+        assert read_answer("natural", f'{{"reason": "so", "marks": {marks}}}') is None
     assert read_answer("events", '{"events": []}') is not None
     assert read_answer("events", '{"events": [""]}') is None
     assert read_answer("events", '{"events": "it rises"}') is None

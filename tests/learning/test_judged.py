@@ -22,7 +22,7 @@ from stages.judging.batch import JudgeUnavailableError, check_judged, score_repl
 from stages.judging.endpoint import EndpointJudge
 from stages.judging.place import place
 from stages.learning.examples import Example
-from stages.learning.grpo import train_grpo
+from stages.learning.grpo import Objective, train_grpo
 from stages.params import OpenAIJudgeParams, load_params
 
 
@@ -80,6 +80,7 @@ def train(
         grpo_row(**changes),
         stage="grpo@bridge",
         reward=values(lambda score: reward(score, rules)),
+        objectives={"task": Objective(1.0, values(lambda score: reward(score, rules)))},
         well_formed=values(lambda score: score.format_ok),
         on_masked=lambda masked, rollouts: check_judged(judge, masked, rollouts, "a step of grpo@bridge"),
         seed=1,

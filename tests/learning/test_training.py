@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from stages.domain.records import Checkpoint
 from stages.learning.cold_start import train_sft
 from stages.learning.examples import Example, draw
-from stages.learning.grpo import train_grpo
+from stages.learning.grpo import Objective, train_grpo
 
 
 class Killed(BaseException):
@@ -53,6 +53,7 @@ def grpo(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, **ch
         grpo_row(**changes),
         stage="grpo@bridge",
         reward=length_reward,
+        objectives={"task": Objective(1.0, length_reward)},
         well_formed=lambda _, replies: [reply.startswith("<think>") for reply in replies],
         seed=1,
         out=home / "out",

@@ -17,7 +17,7 @@ from tiny_parts import REPLIES, Seen, grpo_row, length_reward, sft_row, tinted
 from stages.learning.cold_start import train_sft
 from stages.learning.distributed import launch
 from stages.learning.examples import Example
-from stages.learning.grpo import train_grpo
+from stages.learning.grpo import Objective, train_grpo
 
 
 def missing_on_the_first_process(_: Any, replies: Sequence[str]) -> list[float | None]:
@@ -51,6 +51,7 @@ def main(home: Path, steps: int) -> int:
         grpo,
         stage="grpo@g",
         reward=missing_on_the_first_process,
+        objectives={"task": Objective(1.0, missing_on_the_first_process)},
         on_masked=lambda masked, rollouts: masks.append((masked, rollouts)),
         well_formed=lambda _, replies: [True for _ in replies],
         out=home / "grpo/out",

@@ -1,7 +1,7 @@
 """Structured captioning (VideoCap-R1): the thinking analyses subjects, attributes and actions as JSON; then comes the caption.
 
 Example thinking: ``{"subjects":[{"name":"bar","attributes":["red"],"actions":["rises","grows"]}]}``. Score: T (the analysis, no
-judge needed) + E (event coverage of the caption), unweighted, after SPEC 2.
+judge needed) + E (event coverage of the caption) or CN (its completeness and naturalness), unweighted, after SPEC 2.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from stages.domain.timeline import plain
 
 NAME: TaskName = "structured_caption"
 QUESTION = "list the subjects , then describe the video ."
-MAXIMUM = 2.0
+#: T and E, or T and CN: 1 each. As published the format counts 1 beside them; here it is a gate.
+MAXIMUM, PAPER_MAXIMUM = 2.0, 3.0
 
 
 class Settings(Record):
@@ -85,14 +86,30 @@ def thinking_score(predicted: Sequence[Subject], reference: Sequence[Subject], t
 
 
 def score(reply: Reply, sample: Sample, judge: Judge, rules: RewardRules) -> TaskScore | None:
-    """T + E; None when the thinking is no such JSON (the format gate closes)."""
+    """T + E, or T + CN; None when the thinking is no such JSON (the format gate closes). ``paper`` adds 1 for the format, as published."""
     analysis = parse_analysis(reply.thinking)
     if analysis is None:
         return None
-    recall = event_recall(sample, reply.answer, judge)
-    if isinstance(recall, Verdict):
-        return unavailable(recall, MAXIMUM)
-    parts = thinking_score(analysis.subjects, sample.subjects, rules.match_threshold)
-    parts["coverage"] = coverage_step(recall, rules)
-    total = parts["thinking"] + parts["coverage"]
-    return TaskScore(value=total, maximum=MAXIMUM, parts=parts, reason=f"T {parts['thinking']:.2f} E {parts['coverage']:.1f}")
+    maximum = PAPER_MAXIMUM if rules.scoring == "paper" else MAXIMUM
+    caption = caption_score(sample, reply.answer, judge, rules)
+    if isinstance(caption, Verdict):
+        return unavailable(caption, maximum)
+    parts = {**thinking_score(analysis.subjects, sample.subjects, rules.match_threshold), **caption}
+    total = parts["thinking"] + parts["caption"] + (maximum - MAXIMUM)
+    return TaskScore(value=total, maximum=maximum, parts=parts, reason=f"T {parts['thinking']:.2f} caption {parts['caption']:.2f}")
+
+
+def caption_score(sample: Sample, caption: str, judge: Judge, rules: RewardRules) -> dict[str, float] | Verdict:
+    """``caption`` in [0, 1], the E-score or the CN-score, and what it is made of; the verdict itself when the judge could not say."""
+    if rules.caption_scorer == "coverage":
+        recall = event_recall(sample, caption, judge)
+        if isinstance(recall, Verdict):
+            return recall
+        return {"recall": recall, "caption": coverage_step(recall, rules)}
+    complete, natural = judge.complete(sample, caption), judge.natural(sample, caption)
+    for verdict in (complete, natural):
+        if verdict.score is None:
+            return verdict
+    assert complete.score is not None
+    assert natural.score is not None
+    return {"completeness": complete.score, "naturalness": natural.score, "caption": (complete.score + natural.score) / 2}
