@@ -1,8 +1,8 @@
 """What VidBridge-R1's released code makes of a reply (scoring ``compat``), for comparison only: nothing is trained on it.
 
-Its parsing and its arithmetic (SPEC 1, "known defects"), on this project's judges: text behind the answer passes the format check; a choice
-is math-verify's or else the first of the letters A to G, in that order, that stands anywhere in the answer; keywords count inside other words;
-a caption without an event has precision 1. How its judges' words are read, and what it does when they fail, is not repeated here.
+Its parsing and its arithmetic (SPEC 1, "known defects"), on this project's judges: text behind the answer passes the format check; a
+choice is math-verify's or else the first of the letters A to G, in that order, that stands anywhere in the answer; keywords count inside
+other words; a caption without an event has precision 1. How its judges' words are read, and what it does when they fail, is not repeated.
 """
 
 from __future__ import annotations

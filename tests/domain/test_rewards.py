@@ -11,7 +11,7 @@ from stages.domain.metrics import constant_reply
 from stages.domain.records import TASK_NAMES, Sample, Verdict
 from stages.domain.replies import choice_letter, parse_analysis, parse_reply, render_analysis, render_reply
 from stages.domain.rewards import keyword_bonus
-from stages.domain.scoring import reward, score_reply
+from stages.domain.scoring import objective_weights, objectives, reward, score_reply
 from stages.domain.synthesis import synthesise
 from stages.judging.rule import RuleJudge
 
@@ -216,3 +216,59 @@ def test_the_constant_reply_is_the_best_on_what_could_be_judged() -> None:
     once = iter([1.0, None, None, None])
     best = constant_reply(train, lambda s: s.reference, lambda _, r: [next(once, 0.0) if x == "C" else 0.5 for x in r], 7)
     assert best == "C", "a reply that no judge could score counts neither way"
+
+
+def test_completeness_and_naturalness_replace_coverage() -> None:
+    sample, which = SAMPLES["structured_caption"], rules(caption_scorer="completeness_naturalness")
+
+    def parts(caption: str) -> dict[str, float]:
+        return score_reply(sample, render_reply(render_analysis(sample.subjects), caption), JUDGE, which).parts
+
+    assert parts(sample.reference)["native"] == 2.0
+    assert (parts("the red bar rises")["completeness"], parts("the red bar rises")["naturalness"]) == (0.5, 1.0)
+    babble = parts("the red bar rises the red bar rises the red bar rises the red bar rises")
+    assert babble["completeness"] == 0.5
+    assert babble["naturalness"] < 0.5
+    assert parts("the red bar")["caption"] == 0.0, "no event is no caption"
+
+
+@given(caption=TEXTS)
+def test_no_caption_is_more_complete_and_natural_than_the_reference(caption: str) -> None:
+    sample = SAMPLES["structured_caption"]
+    reply = render_reply(render_analysis(sample.subjects), caption)
+    score = score_reply(sample, reply, JUDGE, rules(caption_scorer="completeness_naturalness"))
+    assert score.value is not None
+    assert 0.0 <= score.value <= 1.0
+
+
+def test_as_published_the_format_counts_beside_the_structured_caption() -> None:
+    sample, paper = SAMPLES["structured_caption"], rules(scoring="paper")
+    assert score_reply(sample, truth(sample), JUDGE, paper).parts["native"] == 3.0
+    nothing = score_reply(sample, render_reply('{"subjects":[]}', "the blue circle falls"), JUDGE, paper)
+    assert nothing.parts["native"] == 1.0
+    assert score_reply(sample, render_reply("no JSON", sample.reference), JUDGE, paper).parts["native"] == 0.0
+
+
+@pytest.mark.parametrize("task", TASK_NAMES)
+def test_objectives_are_the_parts_of_a_reward(task: str) -> None:
+    sample = SAMPLES[task]
+    weights = objective_weights([sample.task], rules())
+    right = objectives(sample, score_reply(sample, truth(sample), JUDGE, rules()), rules())
+    assert right.keys() == weights.keys()
+    assert all(right[name] > 0 for name in weights)
+    refused = objectives(sample, score_reply(sample, "no format", JUDGE, rules()), rules())
+    assert refused == dict.fromkeys(weights, 0.0)
+    unjudged = score_reply(sample, truth(sample), JUDGE, rules()).model_copy(update={"value": None})
+    assert objectives(sample, unjudged, rules()) == {}
+
+
+def test_objectives_of_a_mixture_and_of_stuffed_keywords() -> None:
+    assert objective_weights(TASK_NAMES, rules()) == {
+        "format": 1.0, "answer": 1.0, "recall": 1.0, "precision": 0.5, "keywords": 0.4, "thinking": 1.0, "caption": 1.0,
+    }  # fmt: skip
+    assert "precision" not in objective_weights(["caption"], rules(precision_weight=0.0))
+    sample = SAMPLES["caption"]
+    stuffed = render_reply("x", "first the red bar rises then the red bar grows finally")
+    for scoring, paid in (("hardened", 0.2), ("paper", 0.4)):
+        which = rules(scoring=scoring)
+        assert objectives(sample, score_reply(sample, stuffed, JUDGE, which), which)["keywords"] == pytest.approx(paid)
