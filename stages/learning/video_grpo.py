@@ -31,6 +31,9 @@ SCALES_FILE = "reward_scales.json"
 #: And how many prompts of the reserve have been taken.
 RESERVE_FILE = "reserve.json"
 
+#: Advantages of normalised parts that are smaller than this are 0; they are of the order of 1.
+ROUNDING = 1e-5
+
 #: Encodes prompts by their keys, in order.
 Encode = Callable[[Sequence[str]], list[EncodedPrompt]]
 #: Told of each step, before it is taken, how many of how many rollouts over all processes have no reward; may raise to end training.
@@ -121,6 +124,8 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
     def _scored(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's batch of generated and scored rollouts, with their videos, on our advantages, without rollouts that have no reward."""
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self.multi_objective_aggregation == "normalize_then_sum":
+            output["advantages"] = without_rounding(output["advantages"])
         if self._scales is not None and self.model.training:
             output["advantages"] = self._scaled_advantages(len(inputs)).to(output["advantages"])
         if self._masked.any():
@@ -275,6 +280,12 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
             )
         shares = controls.shares([key for key in keys for _ in range(count)], [reply for said in replies for reply in said])
         return [list(shares[start : start + count]) for start in range(0, len(shares), count)]
+
+
+def without_rounding(advantages: torch.Tensor) -> torch.Tensor:
+    """Advantages of normalised parts, exactly 0 where all rollouts of a prompt are paid alike: what is left there is the mean over the
+    batch, which is 0 but for rounding."""
+    return torch.where(advantages.abs() < ROUNDING, 0.0, advantages)
 
 
 def _mean(shares: Sequence[float | None]) -> float | None:
