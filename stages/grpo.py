@@ -13,7 +13,7 @@ from stages.domain.prompts import sample_prompt
 from stages.entry import one_row
 from stages.inputs import frame_loader, load_samples
 from stages.judging.batch import check_judged, usage_of
-from stages.judging.choose import judge_of
+from stages.judging.choose import held_out_of, referee_of
 from stages.learning.distributed import launch
 from stages.learning.examples import Example
 from stages.params import load_params
@@ -32,11 +32,10 @@ def main(*arguments: str) -> int:
 
     row = params.grpo[name]
     with stage_run(f"grpo@{name}", params) as run:
-        loader, referee = frame_loader(params), judge_of(params.judge)
+        loader, referee = frame_loader(params), referee_of(params)
         samples = load_samples("train", row.trained_tasks, Path(row.samples))
         examples = [Example(s.sample_id, s.task, sample_prompt(s, params.prompt), None, partial(loader.load, s)) for s in samples]
-        other = params.held_out_judge
-        held_out = judge_of(other.judge, "HELD_OUT_JUDGE") if other is not None else None
+        held_out = held_out_of(params, referee)
         rewarding = Rewarding(params, name, samples, referee, held_out)
         summary = train_grpo(
             layout.final_model(row.init),
@@ -46,7 +45,7 @@ def main(*arguments: str) -> int:
             objectives=rewarding.objectives,
             well_formed=rewarding.well_formed,
             shares=rewarding.shares,
-            on_masked=lambda masked, rollouts: check_judged(referee, masked, rollouts, f"a step of grpo@{name}"),
+            on_masked=lambda masked, rollouts: check_judged(referee.judge, masked, rollouts, f"a step of grpo@{name}"),
             gauges=rewarding.gauges,
             on_controls=rewarding.controls,
             stage=f"grpo@{name}",
@@ -65,7 +64,9 @@ def main(*arguments: str) -> int:
                 ],
             ),
             # What judging cost depends on what was cached: it is reported, and stays out of the history that the out holds.
-            on_metrics=lambda step, values: run.log(step, {**values, **usage_of(referee), **usage_of(held_out, "held_out_judge")}),
+            on_metrics=lambda step, values: run.log(
+                step, {**values, **usage_of(referee.judge), **(usage_of(held_out.judge, "held_out_judge") if held_out else {})}
+            ),
             on_checkpoint=run.checkpoint,
         )
         run.summary({"frames_served_by_decord": loader.stats.decord})

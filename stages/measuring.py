@@ -17,7 +17,7 @@ from stages.domain.records import Sample, Score
 from stages.held_out import evaluation_digest, evaluation_samples
 from stages.inputs import frame_loader
 from stages.judging.batch import check_judged, score_replies, usage_of
-from stages.judging.choose import judge_of
+from stages.judging.choose import referee_of
 from stages.learning.factory import device, load_model, use_threads
 from stages.learning.generate import generate
 from stages.params import Params
@@ -43,7 +43,7 @@ def measure(params: Params, name: str, model_folder: Path) -> Measured:
         ModelUnavailableError: the folder holds no model.
         JudgeError: the judge cannot be used, or left more of a task's replies without a verdict than ``judge.max_unavailable``.
     """
-    samples, referee = evaluation_samples(params), judge_of(params.judge)
+    samples, referee = evaluation_samples(params), referee_of(params)
     loader = frame_loader(params)
     use_threads()
     model, processor = load_model(model_folder, params.model.precision)
@@ -64,12 +64,12 @@ def measure(params: Params, name: str, model_folder: Path) -> Measured:
         scores = score_replies(samples, replies, referee, params.rewards)
         for task in dict.fromkeys(score.task for score in scores):
             values = [score.value for score in scores if score.task == task]
-            check_judged(referee, values.count(None), len(values), f"{label}, {task}")
+            check_judged(referee.judge, values.count(None), len(values), f"{label}, {task}")
         return scores
 
     video = scored(name, lambda frames: frames)
     black = scored(f"{name} (blank video)", blank)
-    return Measured(result_table(params, name, samples, video, black), video, black, loader.stats.decord, usage_of(referee))
+    return Measured(result_table(params, name, samples, video, black), video, black, loader.stats.decord, usage_of(referee.judge))
 
 
 def result_table(

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from stages.domain.gauges import alarms, judge_gap, measure, on_other_videos
 from stages.domain.records import Sample, Score
-from stages.domain.rewards import Judge
+from stages.domain.rewards import Referee
 from stages.domain.scoring import objective_weights, objectives, reward
 from stages.domain.shaping import length_paid
 from stages.judging.batch import score_replies
@@ -25,10 +25,10 @@ class Rewarding:
     """The functions that training is given. All of them ask about the same replies one after the other, which are scored once.
 
     Args:
-        held_out: the judge that is held out of the rewards; None: there is none.
+        held_out: the same with the judge that is held out of the rewards; None: there is none.
     """
 
-    def __init__(self, params: Params, name: str, samples: Sequence[Sample], judge: Judge, held_out: Judge | None) -> None:
+    def __init__(self, params: Params, name: str, samples: Sequence[Sample], referee: Referee, held_out: Referee | None) -> None:
         self._params, self._name, self._held_out = params, name, held_out
         self._row: GrpoRow = params.grpo[name]
         self._samples = {sample.sample_id: sample for sample in samples}
@@ -36,7 +36,7 @@ class Rewarding:
 
         @lru_cache(maxsize=1)
         def scored(ids: tuple[str, ...], replies: tuple[str, ...]) -> list[Score]:
-            return score_replies([self._samples[i] for i in ids], replies, judge, params.rewards)
+            return score_replies([self._samples[i] for i in ids], replies, referee, params.rewards)
 
         self._scored = scored
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from stages.domain.records import Sample, Score, Verdict
 from stages.domain.replies import Reply
-from stages.domain.rewards import Judge, RewardRules, TaskScore, unavailable
+from stages.domain.rewards import Judge, Referee, RewardRules, TaskScore, unavailable
 from stages.domain.scoring import score_reply
 from stages.domain.tasks import caption, dark_event_infer, mcqa, mix_vid_qa, structured_caption
 
@@ -23,15 +23,15 @@ _FORMAT = re.compile(r"<think>(?P<thinking>.*?)</think>\s*<answer>(?P<answer>.*?
 _LETTERS = "ABCDEFG"
 
 
-def score_as_released(sample: Sample, text: str, judge: Judge, rules: RewardRules, same: SameMathematics) -> Score:
+def score_as_released(sample: Sample, text: str, referee: Referee, rules: RewardRules, same: SameMathematics) -> Score:
     """Score one reply as the released code does; ``value`` is the share of what it can pay at most.
 
     Structured captions are not in that code: they are scored as published (``paper``).
     """
     if sample.task == structured_caption.NAME:
-        return score_reply(sample, text, judge, rules.model_copy(update={"scoring": "paper"}))
+        return score_reply(sample, text, referee, rules.model_copy(update={"scoring": "paper"}))
     match = _FORMAT.match(text)
-    scored = _score(sample, Reply(match["thinking"], match["answer"].strip()), judge, rules, same) if match else None
+    scored = _score(sample, Reply(match["thinking"], match["answer"].strip()), referee, rules, same) if match else None
     value = None if scored is None or scored.value is None else scored.value / scored.maximum
     return Score(
         sample_id=sample.sample_id,
@@ -61,14 +61,14 @@ def _held(lower: str, phrases: Sequence[str]) -> int:
     return sum(lower.count(phrase.lower()) for phrase in phrases)
 
 
-def _score(sample: Sample, reply: Reply, judge: Judge, rules: RewardRules, same: SameMathematics) -> TaskScore:
+def _score(sample: Sample, reply: Reply, referee: Referee, rules: RewardRules, same: SameMathematics) -> TaskScore:
     if sample.task == mcqa.NAME:
         right = same(reply.answer, sample.reference) or released_letter(reply.answer) == sample.reference
         return TaskScore(value=float(right), maximum=1.0, reason="right" if right else "wrong")
     if sample.task == caption.NAME:
-        return _caption(sample, reply.answer, judge, rules)
+        return _caption(sample, reply.answer, referee.judge, rules)
     score = {dark_event_infer.NAME: dark_event_infer.score, mix_vid_qa.NAME: mix_vid_qa.score}[sample.task]
-    return score(reply, sample, judge, rules)
+    return score(reply, sample, referee, rules)
 
 
 def _caption(sample: Sample, text: str, judge: Judge, rules: RewardRules) -> TaskScore:

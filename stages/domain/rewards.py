@@ -7,15 +7,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from stages.domain.records import Record, Sample, Verdict
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
+
+
+class LexicalLikeness(Record):
+    """Words that two phrases share: deterministic, needs nothing, knows no synonym."""
+
+    kind: Literal["lexical"]
+
+
+class SentenceLikeness(Record):
+    """Cosine of two phrases' embeddings under a sentence-transformers model, such as sentence-transformers/all-MiniLM-L6-v2."""
+
+    kind: Literal["sentence_transformers"]
+    #: Its name on the hub, or a folder that holds one.
+    model: str = Field(min_length=1)
+    #: A commit of the hub's repository; of a folder it only says which weights lie there.
+    revision: str = Field(min_length=1)
+
+
+Likeness = Annotated[LexicalLikeness | SentenceLikeness, Field(discriminator="kind")]
 
 
 class RewardRules(Record):
@@ -41,6 +63,8 @@ class RewardRules(Record):
     caption_scorer: Literal["coverage", "completeness_naturalness"]
     #: Subjects and phrases match when their similarity is at least this.
     match_threshold: Share
+    #: What that similarity is.
+    embedder: Likeness
 
     @model_validator(mode="after")
     def _steps_rise(self) -> RewardRules:
@@ -78,6 +102,22 @@ class Judge(Protocol):
     def natural(self, sample: Sample, caption: str) -> Verdict:
         """How much the caption reads like something a person would write, in [0, 1]; the reference's own is 1."""
         ...
+
+
+class Embedder(Protocol):
+    """Whoever says how much alike two phrases are."""
+
+    def similarities(self, these: Sequence[str], those: Sequence[str]) -> NDArray[np.float64]:
+        """A table of shape (these, those), in [0, 1], the same both ways round; exactly 1 for equal phrases."""
+        ...
+
+
+@dataclass(frozen=True)
+class Referee:
+    """Whom the rules of the tasks may ask about a reply."""
+
+    judge: Judge
+    embedder: Embedder
 
 
 class TaskScore(Record):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from stages.domain.records import Sample, Score, TaskName
 from stages.domain.replies import parse_reply
-from stages.domain.rewards import Judge, RewardRules, keyword_bonus
+from stages.domain.rewards import Referee, RewardRules, keyword_bonus
 from stages.domain.tasks import caption, dark_event_infer, mcqa, mix_vid_qa, structured_caption
 
 _SCORE = {
@@ -18,13 +18,13 @@ _SCORE = {
 }
 
 
-def score_reply(sample: Sample, text: str, judge: Judge, rules: RewardRules) -> Score:
+def score_reply(sample: Sample, text: str, referee: Referee, rules: RewardRules) -> Score:
     """Score one reply. ``value`` is the share of the sample's maximum, ``parts['native']`` the task's own number.
 
     A reply that the format gate refuses scores 0; one that the judge could not score has value None.
     """
     reply = parse_reply(text)
-    task_score = _SCORE[sample.task](reply, sample, judge, rules) if reply is not None else None
+    task_score = _SCORE[sample.task](reply, sample, referee, rules) if reply is not None else None
     if task_score is None:
         refused = "no think block followed by an answer block" if reply is None else "the thinking is not the JSON asked for"
         return Score(

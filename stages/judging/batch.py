@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from stages.domain.records import Sample, Score, Verdict
-from stages.domain.rewards import Judge, RewardRules
+from stages.domain.rewards import Judge, Referee, RewardRules
 from stages.domain.scoring import score_reply
 from stages.judging.asking import AskingJudge
 from stages.judging.endpoint import EndpointJudge
@@ -42,7 +43,7 @@ class _Notes(AskingJudge):
         return _UNTIL_THEN[question.kind]
 
 
-def score_replies(samples: Sequence[Sample], replies: Sequence[str], judge: Judge, rules: RewardRules) -> list[Score]:
+def score_replies(samples: Sequence[Sample], replies: Sequence[str], referee: Referee, rules: RewardRules) -> list[Score]:
     """The score of each reply to the sample beside it, as :func:`score_reply` gives it.
 
     A judge at an endpoint is asked in rounds: scoring once with stand-ins shows what there is to ask, all of that is asked at once, and
@@ -51,13 +52,13 @@ def score_replies(samples: Sequence[Sample], replies: Sequence[str], judge: Judg
     Raises:
         JudgeError: the judge cannot be used as it is set up.
     """
-    pairs = list(zip(samples, replies, strict=True))
+    pairs, judge = list(zip(samples, replies, strict=True)), referee.judge
     if not isinstance(judge, EndpointJudge):
-        return [score_reply(sample, reply, judge, rules) for sample, reply in pairs]
+        return [score_reply(sample, reply, referee, rules) for sample, reply in pairs]
     known: dict[Question, Answer | Verdict] = {}
     while True:
         notes = _Notes(judge.name, known)
-        scores = [score_reply(sample, reply, notes, rules) for sample, reply in pairs]
+        scores = [score_reply(sample, reply, replace(referee, judge=notes), rules) for sample, reply in pairs]
         if not notes.missing:
             return scores
         known |= judge.ask(notes.missing)
@@ -79,7 +80,7 @@ def check_judged(judge: Judge, unjudged: int, replies: int, what: str) -> None:
     )
 
 
-def usage_of(judge: Judge | None, called: str = "judge") -> dict[str, float]:
+def usage_of(judge: Judge, called: str = "judge") -> dict[str, float]:
     """What the judge has cost this process so far, for metrics; empty for a judge that costs nothing."""
     if not isinstance(judge, EndpointJudge):
         return {}

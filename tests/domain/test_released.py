@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from builders import rules
 from hypothesis import given
-from test_rewards import JUDGE, SAMPLES, TEXTS, truth
+from test_rewards import REFEREE, SAMPLES, TEXTS, truth
 
 from stages.domain.records import TASK_NAMES
 from stages.domain.released import released_keyword_bonus, released_letter, score_as_released
@@ -17,21 +17,21 @@ PAPER = rules(scoring="paper")
 
 
 def released(task: str, reply: str) -> float:
-    score = score_as_released(SAMPLES[task], reply, JUDGE, PAPER, same_mathematics)
+    score = score_as_released(SAMPLES[task], reply, REFEREE, PAPER, same_mathematics)
     assert score.value is not None
     return score.value
 
 
 @pytest.mark.parametrize("task", TASK_NAMES)
 def test_the_plain_truth_scores_as_published(task: str) -> None:
-    published = score_reply(SAMPLES[task], truth(SAMPLES[task]), JUDGE, PAPER)
+    published = score_reply(SAMPLES[task], truth(SAMPLES[task]), REFEREE, PAPER)
     assert released(task, truth(SAMPLES[task])) == published.value
 
 
 @pytest.mark.parametrize("task", TASK_NAMES)
 @given(answer=TEXTS)
 def test_any_reply_has_a_score_of_at_most_one(task: str, answer: str) -> None:
-    score = score_as_released(SAMPLES[task], render_reply("x", answer), JUDGE, PAPER, lambda a, b: a == b)
+    score = score_as_released(SAMPLES[task], render_reply("x", answer), REFEREE, PAPER, lambda a, b: a == b)
     assert score.value is not None
     assert score.value <= 1.0
 
@@ -47,14 +47,14 @@ def test_what_passes_there_and_not_here() -> None:
     assert SAMPLES["mcqa"].reference == "B"
     for reply in (render_reply("x", "B") + " I am sure.", render_reply("x", "Because"), render_reply("x", "C or B")):
         assert released("mcqa", reply) == 1.0
-        assert score_reply(SAMPLES["mcqa"], reply, JUDGE, PAPER).value == 0.0
+        assert score_reply(SAMPLES["mcqa"], reply, REFEREE, PAPER).value == 0.0
     assert released("mcqa", "so " + render_reply("x", "B")) == 0.0, "the check is anchored at the start"
     assert released_keyword_bonus("they strengthen the firsthand", PAPER) == pytest.approx(0.4)
-    empty = score_as_released(SAMPLES["caption"], render_reply("x", "the red bar"), JUDGE, PAPER, same_mathematics)
+    empty = score_as_released(SAMPLES["caption"], render_reply("x", "the red bar"), REFEREE, PAPER, same_mathematics)
     assert empty.parts["native"] == pytest.approx(0.5), "a caption without an event has precision 1"
 
 
 def test_mathematics_is_asked_first() -> None:
     sample = SAMPLES["mcqa"].model_copy(update={"reference": "0.5"})
-    assert score_as_released(sample, render_reply("x", "$\\frac{1}{2}$"), JUDGE, PAPER, same_mathematics).value == 1.0
+    assert score_as_released(sample, render_reply("x", "$\\frac{1}{2}$"), REFEREE, PAPER, same_mathematics).value == 1.0
     assert not same_mathematics("B", "B"), "a bare letter is no expression to it"

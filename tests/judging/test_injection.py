@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from builders import rules
+from builders import referee, rules
 from hypothesis import given
 from hypothesis import strategies as st
 from judge_server import Asked, Fault, JudgeServer, read_question
@@ -179,7 +179,7 @@ def test_what_a_judge_repeats_of_a_reply_is_not_its_verdict(server: JudgeServer,
 
 def test_attempts_do_not_move_the_verdicts_of_their_batch(server: JudgeServer, tmp_path: Path) -> None:
     replies = [render_reply("x", TRUTH), *(render_reply("x", text) for text in ATTEMPTS.values()), render_reply("x", TRUTH)]
-    scores = score_replies([DARK] * len(replies), replies, endpoint_judge(server, tmp_path), rules())
+    scores = score_replies([DARK] * len(replies), replies, referee(endpoint_judge(server, tmp_path)), rules())
     assert [score.value for score in scores] == [1.0] + [0.0] * len(ATTEMPTS) + [1.0]
 
 

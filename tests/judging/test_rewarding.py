@@ -9,14 +9,15 @@ from judge_server import JudgeServer
 from parts import SAMPLES, endpoint_judge, judge_params
 
 from stages.domain.replies import render_reply
-from stages.domain.rewards import Judge
+from stages.domain.rewards import Judge, Referee
 from stages.domain.scoring import reward, score_reply
 from stages.domain.shaping import LengthReward
+from stages.judging.embedder import LexicalEmbedder
 from stages.judging.rule import RuleJudge
 from stages.params import HeldOutJudgeParams, Params, load_params
 from stages.rewarding import Rewarding
 
-JUDGE = RuleJudge(full_share=0.8, partial_share=0.4)
+REFEREE = Referee(RuleJudge(full_share=0.8, partial_share=0.4), LexicalEmbedder())
 DARK, TOLD, CHOICE = (SAMPLES[task] for task in ("dark_event_infer", "caption", "mcqa"))
 RIGHT, HALF, WRONG = (render_reply("x", text) for text in (DARK.reference, "the red bar moves", "the blue circle falls"))
 
@@ -30,7 +31,7 @@ def rewarding(params: Params, held_out: Judge | None = None, share: float = 1.0,
     row = params.grpo["general"].model_copy(update=changes)
     chosen = HeldOutJudgeParams(judge=judge_params(), share=share) if held_out is not None else None
     changed = params.model_copy(update={"grpo": {"general": row}, "held_out_judge": chosen})
-    return Rewarding(changed, "general", [DARK, TOLD, CHOICE], JUDGE, held_out)
+    return Rewarding(changed, "general", [DARK, TOLD, CHOICE], REFEREE, None if held_out is None else Referee(held_out, LexicalEmbedder()))
 
 
 def test_the_whole_reward_or_its_parts(params: Params) -> None:
@@ -86,5 +87,5 @@ def test_the_gap_to_a_judge_held_out(params: Params, server: JudgeServer, tmp_pa
 
 
 def test_rewards_are_those_of_evaluation(params: Params) -> None:
-    score = score_reply(DARK, HALF, JUDGE, params.rewards)
+    score = score_reply(DARK, HALF, REFEREE, params.rewards)
     assert rewarding(params).total([DARK.sample_id], [HALF]) == [reward(score, params.rewards)]

@@ -15,10 +15,11 @@ from tiny_parts import Seen, grpo_row
 
 from stages.domain.records import Sample, Score
 from stages.domain.replies import render_reply
-from stages.domain.rewards import RewardRules
+from stages.domain.rewards import Referee, RewardRules
 from stages.domain.scoring import reward
 from stages.judging import client
 from stages.judging.batch import JudgeUnavailableError, check_judged, score_replies
+from stages.judging.embedder import LexicalEmbedder
 from stages.judging.endpoint import EndpointJudge
 from stages.judging.place import place
 from stages.learning.examples import Example
@@ -83,7 +84,7 @@ def train(
 
     @lru_cache(maxsize=1)
     def scored(ids: tuple[str, ...], replies: tuple[str, ...]) -> list[Score]:
-        return score_replies([samples[i] for i in ids], [render_reply("x", formed(reply)) for reply in replies], judge, rules)
+        return score_replies([samples[i] for i in ids], [render_reply("x", formed(reply)) for reply in replies], Referee(judge, LexicalEmbedder()), rules)
 
     def values(of: Callable[[Score], Any]) -> Callable[[Sequence[str], Sequence[str]], list[Any]]:
         return lambda ids, replies: [of(score) for score in scored(tuple(ids), tuple(replies))]

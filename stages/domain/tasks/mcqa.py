@@ -12,7 +12,7 @@ from pydantic import Field
 
 from stages.domain.records import Clip, Question, Record, Reject, Sample, TaskName, Trace
 from stages.domain.replies import Reply, choice_letter
-from stages.domain.rewards import Judge, RewardRules, TaskScore
+from stages.domain.rewards import Referee, RewardRules, TaskScore
 from stages.domain.timeline import plain
 
 NAME: TaskName = "mcqa"
@@ -81,7 +81,7 @@ def _sample(clip: Clip, number: int, question: Question, sampled_frames: int) ->
     )
 
 
-def score(reply: Reply, sample: Sample, judge: Judge, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all tasks
+def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all tasks
     letter = choice_letter(reply.answer, len(sample.options))
     value = float(letter == sample.reference)
     return TaskScore(value=value, maximum=MAXIMUM, parts={"right": value}, reason="no single letter" if letter is None else letter)

@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from stages.domain.lexicon import vague
 from stages.domain.records import Clip, Event, Exact, Record, Reject, Sample, Segment, Span, TaskName, Timeline, Trace
 from stages.domain.replies import Reply
-from stages.domain.rewards import Judge, RewardRules, TaskScore, unavailable
+from stages.domain.rewards import Referee, RewardRules, TaskScore, unavailable
 from stages.domain.timeline import conformed_frames, cut, interleave, piece_lengths, sample_indices, segment_counts
 
 NAME: TaskName = "mix_vid_qa"
@@ -258,8 +258,8 @@ def _put(clip: Clip, partner: Partner, timeline: Timeline, which: str, event: Ev
     )
 
 
-def score(reply: Reply, sample: Sample, judge: Judge, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all tasks
-    verdict = judge.right(sample, reply.answer)
+def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all tasks
+    verdict = referee.judge.right(sample, reply.answer)
     if verdict.score is None:
         return unavailable(verdict, MAXIMUM)
     return TaskScore(value=verdict.score, maximum=MAXIMUM, parts={"right": verdict.score}, reason=verdict.reason)
