@@ -16,6 +16,7 @@ from flows.errors import FlowError
 from flows.project import state
 from flows.server import answers
 from stages import layout
+from stages.domain.rewards import SentenceLikeness
 from stages.params import OpenAIJudgeParams, Params, PretrainedModelParams
 from stages.tracking.git import is_repository
 from stages.tracking.uri import TrackingError, check_server
@@ -25,7 +26,7 @@ _BASE_GB = 1.0
 _BYTES_PER_PARAMETER = 2
 GB = 1e9
 #: Verbs that ask a judge.
-_JUDGED = frozenset({"grpo", "baselines", "evaluate"})
+_JUDGED = frozenset({"difficulty", "grpo", "baselines", "evaluate"})
 
 
 def ffmpeg() -> Path | None:
@@ -66,6 +67,7 @@ def problems(root: Path, params: Params, plan: Plan) -> list[str]:
             f"git: {root} is no repository, and a model version names its commit; type: git init && git add -A && git commit -m start"
         )
     found += _source(root, params, plan)
+    found += _embedder(root, params, plan)
     if ffmpeg() is None:
         named = os.environ.get("VIDBRIDGE_FFMPEG")
         remedy = "correct the path or unset it" if named else "reinstall the environment (uv sync), or set VIDBRIDGE_FFMPEG"
@@ -82,8 +84,11 @@ def problems(root: Path, params: Params, plan: Plan) -> list[str]:
         found.append(
             f"PREFECT_API_URL: {url}: no answer; start that server, correct the address, or unset it to use one of our own"
         )
-    judged = any(step.name.partition("@")[0] in _JUDGED for step in plan.to_run)
-    return found + ([problem for role in endpoints(params) for problem in judge_problems(role)] if judged else [])
+    return found + ([problem for role in endpoints(params) for problem in judge_problems(role)] if _judged(plan) else [])
+
+
+def _judged(plan: Plan) -> bool:
+    return any(step.name.partition("@")[0] in _JUDGED for step in plan.to_run)
 
 
 def endpoints(params: Params) -> list[str]:
@@ -111,6 +116,26 @@ def judge_problems(role: str = "JUDGE") -> list[str]:
     if status in (401, 403):
         return [f"{key_name}: the endpoint at {url_name} does not accept it ({status}); set it"]
     return []  # not every endpoint lists its models
+
+
+def _embedder(root: Path, params: Params, plan: Plan) -> list[str]:
+    """The embedder's model must be a folder or a name on the hub, and at hand where nothing may be downloaded."""
+    likeness = params.rewards.embedder
+    if not isinstance(likeness, SentenceLikeness) or not _judged(plan) or (root / likeness.model).is_dir():
+        return []
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        kept = try_to_load_from_cache(likeness.model, "modules.json", revision=likeness.revision)
+    except HFValidationError:
+        return [f"rewards.embedder.model: {likeness.model!r} is no folder, and no name on the hub; correct it"]
+    if not constants.HF_HUB_OFFLINE or isinstance(kept, str):
+        return []
+    return [
+        f"rewards.embedder.model: {likeness.model!r} at revision {likeness.revision!r} is not in the cache, and HF_HUB_OFFLINE is set;"
+        " unset it once to download, set HF_HOME to a cache that holds it, or take `embedder: {kind: lexical}`"
+    ]
 
 
 def _source(root: Path, params: Params, plan: Plan) -> list[str]:
