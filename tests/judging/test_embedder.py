@@ -226,6 +226,12 @@ def test_params_say_which_field_is_wrong() -> None:
     assert isinstance(embedder_of(rules().embedder), LexicalEmbedder)
 
 
+def test_the_embedder_that_a_recipe_suggests_can_be_named() -> None:
+    text = (RECIPE.parent / "videocap-r1.yaml").read_text(encoding="utf-8")
+    (line,) = [line.split("# embedder: ")[1] for line in text.splitlines() if "# embedder: " in line]
+    assert parsed(**yaml.safe_load(line)).rewards.embedder.kind == "sentence_transformers"
+
+
 def test_scores_of_two_embedders_are_not_compared() -> None:
     samples = [SAMPLES["structured_caption"]]
     named = {"kind": "sentence_transformers", "model": "m", "revision": "1"}
