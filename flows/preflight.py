@@ -133,8 +133,8 @@ def _embedder(root: Path, params: Params, plan: Plan) -> list[str]:
     if not constants.HF_HUB_OFFLINE or isinstance(kept, str):
         return []
     return [
-        f"rewards.embedder.model: {likeness.model!r} at revision {likeness.revision!r} is not in the cache, and HF_HUB_OFFLINE is set;"
-        " unset it once to download, set HF_HOME to a cache that holds it, or take `embedder: {kind: lexical}`"
+        f"rewards.embedder.model: {likeness.model!r} at revision {likeness.revision!r} is not in the cache, and HF_HUB_OFFLINE is"
+        " set; unset it once to download, set HF_HOME to a cache that holds it, or take `embedder: {kind: lexical}`"
     ]
 
 

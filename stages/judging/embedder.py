@@ -79,8 +79,8 @@ def _exact(table: NDArray[np.float64], these: Sequence[str], those: Sequence[str
 def load_embedder(name: str, revision: str) -> SentenceEmbedder:
     """The sentence-transformers model ``name``, from the hub at a pinned revision, from its cache, or from a folder.
 
-    On the CPU and in float32, whatever else the machine has: a reward is then the same everywhere. To be called before training is set
-    up: a ZeRO-3 configuration that is alive would scatter these weights, too.
+    On the CPU and in float32, whatever else the machine has: a reward is then the same everywhere. To be called before training is
+    set up: a ZeRO-3 configuration that is alive would scatter these weights, too.
 
     Raises:
         EmbedderError: it is neither in the cache nor to be had, or no sentence-transformers model.
@@ -109,6 +109,6 @@ def _unavailable(name: str, revision: str, reason: str) -> str:
         else "check the name and the revision, or download it on another machine and name the folder"
     )
     return (
-        f"rewards.embedder.model: {name!r} at rewards.embedder.revision {revision!r} cannot be loaded as a sentence-transformers model;"
-        f" {remedy}, or take `embedder: {{kind: lexical}}` ({reason})"
+        f"rewards.embedder.model: {name!r} at rewards.embedder.revision {revision!r} cannot be loaded as a sentence-transformers"
+        f" model; {remedy}, or take `embedder: {{kind: lexical}}` ({reason})"
     )

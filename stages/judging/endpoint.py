@@ -169,8 +169,8 @@ class EndpointJudge(AskingJudge):
         return {
             "model": self.params.model,
             "messages": question.messages,
-            # An endpoint that leaves this out of account (transformers serve) is bound by the prompt alone; what it then writes that is
-            # not this JSON is invalid.
+            # An endpoint that leaves this out of account (transformers serve) is bound by the prompt alone; what it then writes
+            # that is not this JSON is invalid.
             "response_format": question.response_format,
             "temperature": self.params.temperature,
             "max_tokens": self.params.max_tokens,

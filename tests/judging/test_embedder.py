@@ -1,4 +1,4 @@
-"""The T-score's embedders: words in common, and the real sentence-transformers on a small BERT that is taught a few paraphrases here."""
+"""The T-score's embedders: words in common, and the real sentence-transformers on a small BERT taught a few paraphrases here."""
 
 from __future__ import annotations
 

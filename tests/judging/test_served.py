@@ -38,7 +38,7 @@ START_S, END_S = 120, 20
 
 
 def make(folder: Path, steps: int) -> Path:
-    """A Qwen2 of 50 k parameters; after ``steps`` of training it answers two questions as ``ANSWERS`` has it, after none it babbles."""
+    """A Qwen2 of 40 k parameters; after ``steps`` of training it answers as ``ANSWERS`` has it, after none it babbles."""
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
     from stages.learning.tokenizer import chat_template, train_tokenizer

@@ -179,7 +179,7 @@ def dark_frames(sample: Sample) -> int:
     return sum(source.dark for source in resolve(sample.timeline, indices))
 
 
-def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all tasks
+def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all
     verdict = referee.judge.covers(sample, reply.answer)
     if verdict.score is None:
         return unavailable(verdict, MAXIMUM)

@@ -81,7 +81,7 @@ def _sample(clip: Clip, number: int, question: Question, sampled_frames: int) ->
     )
 
 
-def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all tasks
+def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all
     letter = choice_letter(reply.answer, len(sample.options))
     value = float(letter == sample.reference)
     return TaskScore(value=value, maximum=MAXIMUM, parts={"right": value}, reason="no single letter" if letter is None else letter)

@@ -258,7 +258,7 @@ def _put(clip: Clip, partner: Partner, timeline: Timeline, which: str, event: Ev
     )
 
 
-def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all tasks
+def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all
     verdict = referee.judge.right(sample, reply.answer)
     if verdict.score is None:
         return unavailable(verdict, MAXIMUM)
