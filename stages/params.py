@@ -447,7 +447,7 @@ def parse_params(raw: Mapping[str, Any], name: str = "params") -> Params:
 
 def _field(loc: tuple[int | str, ...]) -> str:
     # Pydantic puts the tag of a discriminated union into the location; a reader looks for the key.
-    tags = {"model": ("tiny", "pretrained"), "judge": ("rule", "openai")}
+    tags = {"model": ("tiny", "pretrained"), "judge": ("rule", "openai"), "embedder": ("lexical", "sentence_transformers")}
     loc = tuple(part for n, part in enumerate(loc) if n == 0 or part not in tags.get(str(loc[n - 1]), ()))
     return ".".join(str(part) for part in loc) + (": " if loc else "")
 

@@ -31,7 +31,9 @@ def rewarding(params: Params, held_out: Judge | None = None, share: float = 1.0,
     row = params.grpo["general"].model_copy(update=changes)
     chosen = HeldOutJudgeParams(judge=judge_params(), share=share) if held_out is not None else None
     changed = params.model_copy(update={"grpo": {"general": row}, "held_out_judge": chosen})
-    return Rewarding(changed, "general", [DARK, TOLD, CHOICE], REFEREE, None if held_out is None else Referee(held_out, LexicalEmbedder()))
+    return Rewarding(
+        changed, "general", [DARK, TOLD, CHOICE], REFEREE, None if held_out is None else Referee(held_out, LexicalEmbedder())
+    )
 
 
 def test_the_whole_reward_or_its_parts(params: Params) -> None:

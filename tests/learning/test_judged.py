@@ -84,7 +84,12 @@ def train(
 
     @lru_cache(maxsize=1)
     def scored(ids: tuple[str, ...], replies: tuple[str, ...]) -> list[Score]:
-        return score_replies([samples[i] for i in ids], [render_reply("x", formed(reply)) for reply in replies], Referee(judge, LexicalEmbedder()), rules)
+        return score_replies(
+            [samples[i] for i in ids],
+            [render_reply("x", formed(reply)) for reply in replies],
+            Referee(judge, LexicalEmbedder()),
+            rules,
+        )
 
     def values(of: Callable[[Score], Any]) -> Callable[[Sequence[str], Sequence[str]], list[Any]]:
         return lambda ids, replies: [of(score) for score in scored(tuple(ids), tuple(replies))]

@@ -11,7 +11,7 @@ from typing import Literal
 
 from stages.domain.records import Clip, Record, Reject, Sample, Subject, TaskName, Trace, Verdict
 from stages.domain.replies import Reply, parse_analysis, render_analysis
-from stages.domain.rewards import Embedder, Referee, RewardRules, TaskScore, coverage_step, f1, unavailable
+from stages.domain.rewards import Embedder, Judge, Referee, RewardRules, TaskScore, coverage_step, f1, unavailable
 from stages.domain.tasks.caption import MAX_EVENTS, event_recall
 from stages.domain.timeline import plain
 
