@@ -150,6 +150,21 @@ class PretrainedModelParams(Table):
 ModelParams = Annotated[TinyModelParams | PretrainedModelParams, Field(discriminator="kind")]
 
 
+#: What opens the name of a target in the vision tower.
+VISION_TARGET = "visual."
+
+
+class LoraParams(Table):
+    """Low-rank adapters (arXiv 2106.09685): beside each target's matrix W, ``alpha / rank * B A`` is trained and W is not."""
+
+    rank: int = Field(gt=0)
+    alpha: int = Field(gt=0)
+    #: Share of an adapter's inputs that are left out of a training pass.
+    dropout: float = Field(ge=0, lt=1)
+    #: Names of linear layers of the language model, such as ``q_proj``; those of the vision tower begin with ``visual.``.
+    targets: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
+
+
 class TrainingRow(Table):
     """What every training row has. A row's key in the table is its name, and its folder is ``models/<key>``."""
 
@@ -169,6 +184,9 @@ class TrainingRow(Table):
     gradient_checkpointing: bool
     #: Parts that are not trained. A frozen vision tower sees each video once, and its features are kept.
     freeze: tuple[Literal["vision"], ...]
+    #: None: all weights are trained. Else only adapters are, and what is saved has them merged into its weights. A vision tower that no
+    #: target names is then frozen, whatever ``freeze`` says.
+    lora: LoraParams | None
     #: Save every so many steps; the last step is always saved.
     save_steps: int = Field(gt=0)
 
@@ -176,6 +194,15 @@ class TrainingRow(Table):
     def _something_to_learn(self) -> TrainingRow:
         if not any(self.tasks.values()):
             raise ValueError("tasks: every weight is 0; give at least one task a weight above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _adapts_nothing_that_is_frozen(self) -> TrainingRow:
+        in_vision = [target for target in self.lora.targets if target.startswith(VISION_TARGET)] if self.lora is not None else []
+        if in_vision and "vision" in self.freeze:
+            raise ValueError(
+                f"lora.targets: {in_vision[0]!r} is in the vision tower, which `freeze` takes out of training; remove one of the two"
+            )
         return self
 
     @property
@@ -265,6 +292,15 @@ class GrpoRow(TrainingRow):
         if self.importance == "sequence" and self.loss != "grpo":
             raise ValueError(
                 f"importance: 'sequence' needs loss 'grpo', found {self.loss!r}: a reply's one ratio would be counted once a token"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _samples_from_what_it_trains(self) -> GrpoRow:
+        if self.lora is not None and self.lora.dropout:
+            raise ValueError(
+                f"lora.dropout: {self.lora.dropout:g} would sample rollouts from one thinned-out policy and take their probabilities"
+                " from another; set 0.0"
             )
         return self
 

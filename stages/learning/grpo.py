@@ -18,9 +18,10 @@ from stages.learning.advantages import TaskScales
 from stages.learning.controls import CONTRAST, Controls, OnControls, Shares, changed_item
 from stages.learning.examples import Example, draw
 from stages.learning.factory import freeze, load_model, use_threads
+from stages.learning.lora import adapters
 from stages.learning.processor import EncodedPrompt, encode_prompts
 from stages.learning.resampling import Reserve
-from stages.learning.training import OnCheckpoint, OnMetrics, count_parameters, settings, train, weights_precision
+from stages.learning.training import OnCheckpoint, OnMetrics, count_parameters, settings, train, trained, weights_precision
 from stages.learning.video_grpo import Encode, OnMasked, VideoGRPOTrainer
 from stages.params import GrpoRow, TaskScaleParams
 
@@ -72,11 +73,11 @@ def train_grpo(
     `scratch` may hold state of an earlier, interrupted call with the same arguments: training then goes on from there.
 
     Returns:
-        What was trained, for a summary line: steps, prompts, tasks, parameters, where it was resumed.
+        What was trained, for a summary line: steps, prompts, tasks, parameters and how many of them were trained, where it was resumed.
 
     Raises:
         ValueError: sample ids that repeat, a task without examples, a batch that cannot be dealt to the processes, a save in the
-            middle of the updates on one generation; a contrast or controls without `shares`.
+            middle of the updates on one generation; a contrast or controls without `shares`; a target of adapters that the model has not.
     """
     use_threads()
     by_id = {example.sample_id: example for example in examples}
@@ -128,6 +129,7 @@ def train_grpo(
     )
     model, processor = load_model(model_folder, weights_precision(row))
     freeze(model, row.freeze)
+    parameters = count_parameters(model.parameters())
     trainer = VideoGRPOTrainer(
         encode=cached_encoder(processor, by_id, ENCODED_BYTES),
         scales=TaskScales(row.scale_rewards.task_decay) if isinstance(row.scale_rewards, TaskScaleParams) else None,
@@ -150,6 +152,8 @@ def train_grpo(
         args=args,
         train_dataset=datasets.Dataset.from_dict({"prompt": [examples[index].sample_id for index in order]}),
         processing_class=processor,
+        # Given to TRL, not put in here: of a model that has adapters already it would keep a copy of them as the reference.
+        peft_config=None if row.lora is None else adapters(model, row.lora),
     )
     tasks = Counter(examples[index].task for index in order)
     summary = {
@@ -158,7 +162,8 @@ def train_grpo(
         "distinct_prompts": len(set(order)),
         "completions": len(order) * row.rollouts,
         "tasks": dict(sorted(tasks.items())),
-        "parameters": count_parameters(model),
+        "parameters": parameters,
+        "trained_parameters": count_parameters(trained(trainer.model)),
     }
     return train(
         trainer,

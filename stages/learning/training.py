@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from stages.domain.records import Checkpoint
 from stages.learning import checkpoints, distributed
+from stages.learning.lora import load_adapters, save_merged
 from stages.params import Precision, TrainingRow
 
 OnMetrics = Callable[[int, dict[str, float]], None]
@@ -49,12 +51,24 @@ def settings(row: TrainingRow, *, seed: int, scratch: Path, per_device: int, rou
 
 
 class Resumes:
-    """Mixed into a trainer of TRL: what transformers 5.23 gets wrong, or writes that an out must not hold."""
+    """Mixed into a trainer of TRL: what transformers 5.23 gets wrong, leaves out, or writes that an out must not hold."""
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+        model = self.model  # type: ignore[attr-defined]
+        if isinstance(model, PeftModel):
+            # Adapters only, so far. A model folder beside them needs no second place where it could be made after a crash.
+            state = self.accelerator.get_state_dict(self.model_wrapped)  # type: ignore[attr-defined]  # on all processes
+            if self.args.should_save:  # type: ignore[attr-defined]
+                save_merged(model, state, Path(output_dir or self.args.output_dir))  # type: ignore[attr-defined]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # Qwen-VL models are saved under the names of the published weights. The stock method loads those into modules that are
         # named otherwise, warns of missing keys, and goes on *from the first weights* with the optimiser of the last.
         model = self.model if model is None else model  # type: ignore[attr-defined]
+        if isinstance(model, PeftModel):
+            load_adapters(model, Path(resume_from_checkpoint))
+            return
         saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
         model.load_state_dict(saved.state_dict(), strict=True)
 
@@ -63,8 +77,11 @@ class Resumes:
 
 
 def weights_precision(row: TrainingRow) -> Precision:
-    """Precision the weights are loaded in. DeepSpeed keeps float32 masters of bf16 weights; without it the weights are the masters."""
-    return row.precision if distributed.placement().deepspeed is not None else "fp32"
+    """Precision the weights are loaded in. DeepSpeed keeps float32 masters of bf16 weights; without it the weights are the masters.
+
+    Weights that only adapters change need none; the adapters themselves are float32 then.
+    """
+    return row.precision if distributed.placement().deepspeed is not None or row.lora is not None else "fp32"
 
 
 def train(
@@ -155,6 +172,11 @@ class _Watch(TrainerCallback):
             self.bar.close()
 
 
-def count_parameters(model: torch.nn.Module) -> int:
-    """Parameters, each shared one counted once; right for parameters that ZeRO-3 keeps elsewhere as well."""
-    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
+def count_parameters(parameters: Iterable[torch.nn.Parameter]) -> int:
+    """How many numbers they hold; right for parameters that ZeRO-3 keeps elsewhere as well."""
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters)
+
+
+def trained(model: torch.nn.Module) -> Iterable[torch.nn.Parameter]:
+    """The parameters that training changes, each shared one once."""
+    return (parameter for parameter in model.parameters() if parameter.requires_grad)

@@ -21,6 +21,7 @@ from trl.models import unwrap_model_for_generation
 from stages.learning.advantages import TaskScales
 from stages.learning.controls import CONTRAST, Controls, View, contrast_of
 from stages.learning.generate import rollouts
+from stages.learning.lora import without_adapters
 from stages.learning.processor import EncodedPrompt, VideoFields, join_videos, modality_of, placeholder_ids
 from stages.learning.resampling import Reserve, dead_groups, replace_groups
 from stages.learning.training import Resumes
@@ -80,7 +81,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         super().__init__(args=args, processing_class=processing_class, **kwargs)
         for model in (self.model, self.ref_model):
             if model is not None:
-                encode_equal_videos_once(model)
+                encode_equal_videos_once(without_adapters(model))
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         distinct = list(dict.fromkeys(prompts))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_parts import Seen, grpo_row, length_reward, sft_row
+from tiny_parts import LORA, Seen, grpo_row, length_reward, sft_row
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from stages.domain.records import Checkpoint
@@ -130,7 +130,17 @@ def resampled_grpo(*args: Any, **kwargs: Any) -> dict[str, Any]:
     return grpo(*args, resample_rounds=2, **kwargs)
 
 
-@pytest.mark.parametrize("train", [sft, grpo, scaled_grpo, resampled_grpo])
+def adapted_sft(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    """With trained matrices that stand beside the weights in a checkpoint."""
+    return sft(*args, lora=LORA | {"dropout": 0.1}, **kwargs)
+
+
+def adapted_grpo(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    """And the weights without them as the reference."""
+    return grpo(*args, lora=LORA, beta=0.05, **kwargs)
+
+
+@pytest.mark.parametrize("train", [sft, grpo, scaled_grpo, resampled_grpo, adapted_sft, adapted_grpo])
 def test_resumed_equals_uninterrupted(
     train: Any, folder: Path, examples: list[Example], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -14,12 +14,13 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from tiny_parts import frames, tiny
+from tiny_parts import LORA, frames, tiny
 from transformers import PreTrainedModel, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 
 from stages.domain.frames import Frames
-from stages.learning.factory import freeze, save_model
+from stages.learning.factory import freeze, load_model, save_model
+from stages.learning.lora import adapters
 from stages.learning.processor import (
     EncodedPrompt,
     VideoFields,
@@ -31,6 +32,7 @@ from stages.learning.processor import (
 )
 from stages.learning.video_grpo import VideoGRPOTrainer
 from stages.learning.vision import _KeptFeatures, equal_to, fingerprint
+from stages.params import LoraParams
 
 TEMPERATURE = 0.7
 TOLERANCE = 1e-5
@@ -129,10 +131,12 @@ def worst_errors(
     return worst
 
 
-def errors_of_a_step(trainer: GRPOTrainer, references: list[tuple[tuple[int, ...], VideoFields]]) -> dict[str, float]:
+def errors_of_a_step(
+    trainer: GRPOTrainer, reference: PreTrainedModel, references: list[tuple[tuple[int, ...], VideoFields]]
+) -> dict[str, float]:
     """:func:`worst_errors` of a step whose rows are all the prompts, shuffled."""
     slices, videos_of = prepared(trainer), dict(references)
-    errors = worst_errors(trainer, slices, videos_of, trainer.ref_model)
+    errors = worst_errors(trainer, slices, videos_of, reference)
     order = [prompt_of(inputs, row) for inputs in slices for row in range(len(inputs["prompt_ids"]))]
     assert set(order) == set(videos_of), "every prompt was answered"
     assert order != sorted(order, key=list(videos_of).index), "the rows were shuffled"
@@ -140,17 +144,20 @@ def errors_of_a_step(trainer: GRPOTrainer, references: list[tuple[tuple[int, ...
 
 
 def drift(model: PreTrainedModel) -> None:
-    """Move the policy away from the reference, so that mixing the two up is seen."""
+    """Move the policy away from the reference, so that mixing the two up is seen. What is not trained stays."""
     torch.manual_seed(1)
     with torch.no_grad():
         for weights in model.parameters():
-            weights.add_(torch.randn_like(weights) * 0.02)
+            if weights.requires_grad:
+                weights.add_(torch.randn_like(weights) * 0.02)
 
 
-def test_logps_equal_a_plain_forward(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_logps_equal_a_plain_forward(family: str, tmp_path: Path, lora: dict[str, Any] | None) -> None:
     model, processor = tiny(family)
     save_model(model, processor, tmp_path / "model")
     model.config._name_or_path = str(tmp_path / "model")  # where TRL loads the reference from
+    start = load_model(tmp_path / "model", "fp32")[0].eval()
     questions = {key: f"What colour is number {i}?" for i, key in enumerate(VIDEOS)}
 
     def encode(keys: Sequence[str]) -> list[EncodedPrompt]:
@@ -163,13 +170,19 @@ def test_logps_equal_a_plain_forward(family: str, tmp_path: Path) -> None:
         args=config(tmp_path),
         train_dataset=datasets.Dataset.from_dict({"prompt": list(VIDEOS)}),
         processing_class=processor,
+        peft_config=None if lora is None else adapters(model, LoraParams.model_validate(lora)),
     )
-    drift(model)
+    assert (trainer.ref_model is None) == (lora is not None), "adapters taken out are the reference: no second model is held"
+    drift(trainer.model)
     encoded: list[int] = []
     model.model.visual.register_forward_hook(lambda _, __, kwargs, ___: encoded.append(len(kwargs["grid_thw"])), with_kwargs=True)
-    errors = errors_of_a_step(trainer, [(prompt.ids, prompt.videos) for prompt in encode(list(VIDEOS))])
+    errors = errors_of_a_step(trainer, start, [(prompt.ids, prompt.videos) for prompt in encode(list(VIDEOS))])
     assert max(errors.values()) < TOLERANCE, errors
     assert encoded[0] == 5, "eight rollouts, four prompts, five distinct videos: each is encoded once in a generation"
+    assert lora is None or encoded == [5], "beside adapters on the text the tower is frozen, and its features serve all passes"
+    (one,) = encode(["a"])
+    policy, reference = (plain_logps(net, processor, one.ids, one.ids[:4], one.videos) for net in (trainer.model, start))
+    assert not torch.allclose(policy, reference, atol=1e-2)
 
 
 def test_equal_videos_are_found() -> None:
@@ -214,7 +227,7 @@ def test_stock_trainer_computes_the_loss_without_the_video(tmp_path: Path) -> No
     for prompt in prompts:
         fields = processor.apply_chat_template([prompt], add_generation_prompt=True, tokenize=True, return_dict=True)
         references.append((tuple(fields["input_ids"][0]), split_videos(fields, [1])[0]))
-    errors = errors_of_a_step(trainer, references)
+    errors = errors_of_a_step(trainer, trainer.ref_model, references)
     assert errors["loss"] > 0.1, errors
     assert errors["old"] > 0.1, errors
 

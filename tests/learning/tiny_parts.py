@@ -80,6 +80,14 @@ def examples() -> list[Example]:
     return [example(i) for i in range(24)]
 
 
+#: Adapters on every matrix of the language model's layers.
+LORA: dict[str, Any] = {
+    "rank": 4,
+    "alpha": 8,
+    "dropout": 0.0,
+    "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+
 _SHARED: dict[str, Any] = {
     "init": "base",
     "tasks": {"caption": 1, "mcqa": 2},
@@ -91,6 +99,7 @@ _SHARED: dict[str, Any] = {
     "precision": "fp32",
     "gradient_checkpointing": False,
     "freeze": [],
+    "lora": None,
 }
 
 
