@@ -147,3 +147,17 @@ def share(name: str, total: int, most: int, ranks: int) -> tuple[int, int]:
             f"{name}: {each} a process an optimiser step is no multiple of {held} a device; choose one of {', '.join(map(str, fit))}"
         )
     return held, each // held
+
+
+def check_saving() -> None:
+    """
+    Raises:
+        ValueError: ZeRO-3 that is not told to gather what it has scattered, so that every saved model folder would be without weights.
+    """
+    config = placement().deepspeed
+    zero = json.loads(config.read_text(encoding="utf-8"))["zero_optimization"] if config is not None else {}
+    gathers = "stage3_gather_16bit_weights_on_model_save"
+    if zero.get("stage") == 3 and not zero.get(gathers):
+        raise ValueError(
+            f"VIDBRIDGE_DEEPSPEED: {config}: zero_optimization.{gathers} is not set, so no model could be saved; set it to true"
+        )

@@ -24,7 +24,12 @@ OnCheckpoint = Callable[[Checkpoint, Path], None]
 
 
 def settings(row: TrainingRow, *, seed: int, scratch: Path, per_device: int, rounds: int) -> dict[str, Any]:
-    """Keyword arguments that an SFTConfig and a GRPOConfig have in common."""
+    """Keyword arguments that an SFTConfig and a GRPOConfig have in common.
+
+    Raises:
+        ValueError: the environment asks for what cannot train, or could not save what it trained.
+    """
+    distributed.check_saving()
     return {
         "output_dir": str(scratch / "state"),
         "max_steps": row.steps,

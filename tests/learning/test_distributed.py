@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages.learning.distributed import Placement, launch, placement, rank_environment, share
+from stages.learning.distributed import Placement, check_saving, launch, placement, rank_environment, share
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -87,3 +87,15 @@ def test_share() -> None:
         share("x", 64, 64, 3)
     with pytest.raises(ValueError, match="choose one of 1, 2, 4, 8, 16"):
         share("x", 64, 24, 2)
+
+
+def test_weights_that_would_not_be_saved_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = json.loads((ROOT / "infra/deepspeed/zero3.json").read_text())
+    path = tmp_path / "z.json"
+    monkeypatch.setenv("VIDBRIDGE_DEEPSPEED", str(path))
+    path.write_text(json.dumps(config))
+    check_saving()
+    del config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"VIDBRIDGE_DEEPSPEED: .*z.json: zero_optimization.stage3_gather.* set it to true"):
+        check_saving()

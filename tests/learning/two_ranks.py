@@ -26,7 +26,7 @@ def missing_on_the_first_process(_: Any, replies: Sequence[str]) -> list[float |
     return [None, *values[1:]] if os.environ.get("RANK", "0") == "0" else values
 
 
-def main(home: Path, steps: int) -> int:
+def main(home: Path, steps: int, lora: dict[str, Any] | None) -> int:
     if (status := launch("two_ranks", sys.argv[1:])) is not None:
         return status
     examples = [
@@ -39,12 +39,14 @@ def main(home: Path, steps: int) -> int:
     masks: list[tuple[int, int]] = []
     seen = Seen()
     reports = {"seed": 1, "on_metrics": seen.on_metrics, "on_checkpoint": seen.on_checkpoint}
-    sft = sft_row(steps=steps, samples_per_step=4)
+    sft = sft_row(steps=steps, samples_per_step=4, lora=lora)
     told["sft"] = train_sft(
         home / "base", examples, sft, stage="sft@s", out=home / "sft/out", scratch=home / "sft/scratch", **reports
     )
     AcceleratorState._reset_state()  # the verbs train once a process; here one start of two processes has to do for both
-    grpo = grpo_row(steps=steps, prompts_per_step=2, rollouts=4, completions_per_device=2)
+    # Adapters taken out are the reference, on each process.
+    beta = 0.0 if lora is None else 0.05
+    grpo = grpo_row(steps=steps, prompts_per_step=2, rollouts=4, completions_per_device=2, lora=lora, beta=beta)
     told["grpo"] = train_grpo(
         home / "sft/out/final",
         examples,
@@ -67,4 +69,4 @@ def main(home: Path, steps: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]) if sys.argv[3:] else None))
