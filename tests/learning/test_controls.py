@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_parts import Seen, grpo_row, length_reward
+from tiny_parts import LORA, Seen, grpo_row, length_reward
 
 from stages.domain.shaping import TemporalContrast
 from stages.learning.controls import changed_item, contrast_of
@@ -56,10 +56,11 @@ def train(
     )
 
 
-def test_controls_move_no_rollout(folder: Path, examples: list[Example], tmp_path: Path) -> None:
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_controls_move_no_rollout(folder: Path, examples: list[Example], tmp_path: Path, lora: dict[str, Any] | None) -> None:
     with_them, without = Seen(), Seen()
-    train(folder, examples, tmp_path / "a", with_them, steps=3, save_steps=3, controls_every=2)
-    train(folder, examples, tmp_path / "b", without, steps=3, save_steps=3)
+    train(folder, examples, tmp_path / "a", with_them, steps=3, save_steps=3, controls_every=2, lora=lora)
+    train(folder, examples, tmp_path / "b", without, steps=3, save_steps=3, lora=lora)
     mine, theirs = (load_file(tmp_path / name / "out/final/model.safetensors") for name in "ab")
     assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
     logged = dict(with_them.metrics)
