@@ -184,8 +184,8 @@ class TrainingRow(Table):
     gradient_checkpointing: bool
     #: Parts that are not trained. A frozen vision tower sees each video once, and its features are kept.
     freeze: tuple[Literal["vision"], ...]
-    #: None: all weights are trained. Else only adapters are, and what is saved has them merged into its weights. A vision tower that no
-    #: target names is then frozen, whatever ``freeze`` says.
+    #: None: all weights are trained. Else only adapters are, and what is saved has them merged into its weights. A vision tower
+    #: that no target names is then frozen, whatever ``freeze`` says.
     lora: LoraParams | None
     #: Save every so many steps; the last step is always saved.
     save_steps: int = Field(gt=0)
@@ -201,7 +201,7 @@ class TrainingRow(Table):
         in_vision = [target for target in self.lora.targets if target.startswith(VISION_TARGET)] if self.lora is not None else []
         if in_vision and "vision" in self.freeze:
             raise ValueError(
-                f"lora.targets: {in_vision[0]!r} is in the vision tower, which `freeze` takes out of training; remove one of the two"
+                f"lora.targets: {in_vision[0]!r} is in the vision tower, which `freeze` takes out of training; remove one of them"
             )
         return self
 
@@ -299,8 +299,8 @@ class GrpoRow(TrainingRow):
     def _samples_from_what_it_trains(self) -> GrpoRow:
         if self.lora is not None and self.lora.dropout:
             raise ValueError(
-                f"lora.dropout: {self.lora.dropout:g} would sample rollouts from one thinned-out policy and take their probabilities"
-                " from another; set 0.0"
+                f"lora.dropout: {self.lora.dropout:g} would sample rollouts from one thinned-out policy and take their"
+                " probabilities from another; set 0.0"
             )
         return self
 

@@ -1,7 +1,7 @@
 """Training that survives being killed: state to resume from, and the policies that a stage hands on.
 
-A stage's scratch folder holds ``state/checkpoint-<step>`` (weights, adapters where there are any, optimiser, schedule, random state;
-the last two) and ``saved/checkpoint-<step>`` (an ordinary model folder for each save, with a Checkpoint record beside it). Nothing is
+A stage's scratch folder holds ``state/checkpoint-<step>`` (weights, adapters if any, optimiser, schedule, random state; the last
+two) and ``saved/checkpoint-<step>`` (an ordinary model folder for each save, with a Checkpoint record beside it). Nothing is
 written into the stage's out before training has ended, because DVC empties an out before it runs the stage again.
 """
 

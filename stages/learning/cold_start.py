@@ -45,11 +45,11 @@ def train_sft(
     arguments: training then goes on from there, with the same data in the same order.
 
     Returns:
-        What was trained, for a summary line: steps, samples, tasks, parameters and how many of them were trained, where it was resumed.
+        What was trained, for a summary line: steps, samples, tasks, parameters and trained ones, where it was resumed.
 
     Raises:
         ValueError: an example without a reply, a task without examples, a batch that cannot be dealt to the processes, a target
-            of adapters that the model has not.
+            of adapters that is not in the model.
     """
     use_threads()
     for example in examples:

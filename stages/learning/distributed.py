@@ -152,7 +152,7 @@ def share(name: str, total: int, most: int, ranks: int) -> tuple[int, int]:
 def check_saving() -> None:
     """
     Raises:
-        ValueError: ZeRO-3 that is not told to gather what it has scattered, so that every saved model folder would be without weights.
+        ValueError: ZeRO-3 that is not told to gather what it has scattered: every saved model folder would be without weights.
     """
     config = placement().deepspeed
     zero = json.loads(config.read_text(encoding="utf-8"))["zero_optimization"] if config is not None else {}

@@ -73,11 +73,12 @@ def train_grpo(
     `scratch` may hold state of an earlier, interrupted call with the same arguments: training then goes on from there.
 
     Returns:
-        What was trained, for a summary line: steps, prompts, tasks, parameters and how many of them were trained, where it was resumed.
+        What was trained, for a summary line: steps, prompts, tasks, parameters and trained ones, where it was resumed.
 
     Raises:
         ValueError: sample ids that repeat, a task without examples, a batch that cannot be dealt to the processes, a save in the
-            middle of the updates on one generation; a contrast or controls without `shares`; a target of adapters that the model has not.
+            middle of the updates on one generation; a contrast or controls without `shares`; a target of adapters that is not
+            in the model.
     """
     use_threads()
     by_id = {example.sample_id: example for example in examples}

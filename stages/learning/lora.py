@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685): small trained matrices beside frozen ones, and the ordinary model that comes of both.
 
-PEFT puts the adapters in and runs them. What is here says where they go, brings them back from a checkpoint, and computes the weights
-with the adapters merged in: of a copy, since merging in place and taking it out again would leave rounding errors in the frozen weights.
+PEFT puts the adapters in and runs them. What is here says where they go, brings them back from a checkpoint, and computes the
+weights with the adapters merged in: as a copy, since merging in place and undoing it would leave rounding errors in the weights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MOST_LOST = 0.5
 
 
 class Merged(NamedTuple):
-    """Weights under the model's own names, and the share of the adapters' change (Frobenius norm) that rounding to them took away."""
+    """Weights under the model's own names, and the share of the adapters' change (Frobenius norm) that rounding took away."""
 
     weights: dict[str, torch.Tensor]
     lost: float
@@ -38,8 +38,8 @@ class Merged(NamedTuple):
 def adapters(model: PreTrainedModel, lora: LoraParams) -> LoraConfig:
     """Where adapters go in this model, for a trainer that puts them in.
 
-    A target is the end of a layer's name, by whole parts. It is looked for in the language model; one that begins with ``visual.`` in the
-    vision tower, whose layers have the same names in part (``gate_proj`` of Qwen2.5-VL).
+    A target is the end of a layer's name, by whole parts. It is looked for in the language model; one that begins with ``visual.``
+    in the vision tower, whose layers have the same names in part (``gate_proj`` of Qwen2.5-VL).
 
     Raises:
         ValueError: a target that is no linear layer there.
