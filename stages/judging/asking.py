@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from stages.domain.records import Sample, Verdict
+from stages.domain.records import Record, Sample, Verdict
 from stages.judging.prompts import (
-    Answer,
     Events,
     Question,
+    Said,
     ask_complete,
     ask_covers,
     ask_entailed,
@@ -24,7 +24,7 @@ class AskingJudge(ABC):
     name: str
 
     @abstractmethod
-    def answer(self, question: Question) -> Answer | Verdict: ...
+    def answer(self, question: Question) -> Record: ...
 
     def covers(self, sample: Sample, answer: str) -> Verdict:
         return self._verdict(ask_covers(sample, answer))
@@ -52,5 +52,5 @@ class AskingJudge(ABC):
         answer = self.answer(question)
         if isinstance(answer, Verdict):
             return answer
-        assert not isinstance(answer, Events)
+        assert isinstance(answer, Said)
         return Verdict(outcome="scored", score=answer.worth, reason=answer.reason, judge=self.name)

@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stages.domain.records import Sample, Score, Verdict
+from stages.domain.records import Record, Sample, Score
 from stages.domain.rewards import Judge, Referee, RewardRules
 from stages.domain.scoring import score_reply
 from stages.judging.asking import AskingJudge
 from stages.judging.endpoint import EndpointJudge
 from stages.judging.place import JudgeError
-from stages.judging.prompts import Answer, Coverage, Entailment, Events, Kind, Marks, Question, Rightness
+from stages.judging.prompts import Answer, Coverage, Entailment, Events, Marks, Question, Rightness
 
 #: What a question counts as answered with until its answer is here; scores made with it are thrown away.
-_UNTIL_THEN: dict[Kind, Answer] = {
-    "covers": Coverage(reason="", score=0),
-    "right": Rightness(reason="", right=False),
-    "events": Events(events=()),
-    "entailed": Entailment(reason="", entailed=False),
-    "complete": Marks(reason="", marks=0),
-    "natural": Marks(reason="", marks=0),
+_UNTIL_THEN: dict[type[Record], Answer] = {
+    Coverage: Coverage(reason="", score=0),
+    Rightness: Rightness(reason="", right=False),
+    Events: Events(events=()),
+    Entailment: Entailment(reason="", entailed=False),
+    Marks: Marks(reason="", marks=0),
 }
 
 
@@ -31,16 +30,16 @@ class JudgeUnavailableError(JudgeError):
 class _Notes(AskingJudge):
     """Answers from what is known, and notes what is not."""
 
-    def __init__(self, name: str, known: dict[Question, Answer | Verdict]) -> None:
+    def __init__(self, name: str, known: dict[Question, Record]) -> None:
         self.name = name
         self.known = known
         self.missing: dict[Question, None] = {}
 
-    def answer(self, question: Question) -> Answer | Verdict:
+    def answer(self, question: Question) -> Record:
         if question in self.known:
             return self.known[question]
         self.missing[question] = None
-        return _UNTIL_THEN[question.kind]
+        return _UNTIL_THEN[question.form.answer]
 
 
 def score_replies(samples: Sequence[Sample], replies: Sequence[str], referee: Referee, rules: RewardRules) -> list[Score]:
@@ -55,7 +54,7 @@ def score_replies(samples: Sequence[Sample], replies: Sequence[str], referee: Re
     pairs, judge = list(zip(samples, replies, strict=True)), referee.judge
     if not isinstance(judge, EndpointJudge):
         return [score_reply(sample, reply, referee, rules) for sample, reply in pairs]
-    known: dict[Question, Answer | Verdict] = {}
+    known: dict[Question, Record] = {}
     while True:
         notes = _Notes(judge.name, known)
         scores = [score_reply(sample, reply, replace(referee, judge=notes), rules) for sample, reply in pairs]

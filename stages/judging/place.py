@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-#: Which judge; its variables are VIDBRIDGE_<role>_URL and VIDBRIDGE_<role>_KEY.
-Role = Literal["JUDGE", "HELD_OUT_JUDGE"]
+#: Who asks; its variables are VIDBRIDGE_<role>_URL and VIDBRIDGE_<role>_KEY.
+Role = Literal["JUDGE", "HELD_OUT_JUDGE", "WRITER"]
 
 
 class JudgeError(RuntimeError):
@@ -31,8 +31,16 @@ class Place:
     cache: Path
 
 
+#: By whose variables it is: what in ``params.yaml`` needs an endpoint, and how to do without.
+NEEDED_BY: dict[Role, tuple[str, str]] = {
+    "JUDGE": ("judge.kind is 'openai'", "take `judge: {kind: rule, ...}`"),
+    "HELD_OUT_JUDGE": ("held_out_judge.judge.kind is 'openai'", "set `held_out_judge: null`"),
+    "WRITER": ("synthesize.writer is on", "set `synthesize.writer: null`"),
+}
+
+
 def place(environ: Mapping[str, str] | None = None, role: Role = "JUDGE") -> Place:
-    """Read what `.env.example` lists under "Judge". The held-out judge is where the judge is, unless it has an address of its own.
+    """Read what `.env.example` lists under "Judge". The others are where the judge is, unless they have an address of their own.
 
     Raises:
         JudgeError: one is missing or cannot be used; the key's value is in no message.
@@ -42,9 +50,9 @@ def place(environ: Mapping[str, str] | None = None, role: Role = "JUDGE") -> Pla
     url_name, key_name = f"VIDBRIDGE_{own}_URL", f"VIDBRIDGE_{own}_KEY"
     url = environ.get(url_name, "").strip().rstrip("/")
     if not url:
+        why, without = NEEDED_BY[role]
         raise JudgeError(
-            "VIDBRIDGE_JUDGE_URL: not set, and judge.kind is 'openai'; set it to the endpoint, such as http://127.0.0.1:8000/v1"
-            " (vLLM), or take `judge: {kind: rule, ...}`"
+            f"VIDBRIDGE_JUDGE_URL: not set, and {why}; set it to the endpoint, such as http://127.0.0.1:8000/v1 (vLLM), or {without}"
         )
     try:
         parts = urlsplit(url)

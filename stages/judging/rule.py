@@ -10,10 +10,9 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 
-from stages.domain.lexicon import FUNCTION_WORDS, Fact, facts, words
+from stages.domain.lexicon import Fact, content_words, facts, stem, words
 from stages.domain.records import Sample, Verdict
 
-_STOP_WORDS = FUNCTION_WORDS | {"an", "at", "for", "from", "in", "is", "its", "of", "on", "out", "their", "they", "to", "with"}
 _SENTENCE = re.compile(r"[.;!?]+\s*|,?\s+(?:and\s+)?then\s+|,\s+(?=and\s)")
 
 
@@ -104,11 +103,6 @@ def _distinct_share(text: str) -> float:
 
 
 def _content_share(reference: str, answer: str) -> float:
-    wanted = {_stem(word) for word in words(reference) if word not in _STOP_WORDS}
-    said = {_stem(word) for word in words(answer)}
+    wanted = content_words(reference)
+    said = {stem(word) for word in words(answer)}
     return len(wanted & said) / len(wanted) if wanted else 0.0
-
-
-def _stem(word: str) -> str:
-    """A word without its plural or third-person ending; enough for "yawns" to meet "yawn"."""
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
