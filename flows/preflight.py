@@ -84,27 +84,39 @@ def problems(root: Path, params: Params, plan: Plan) -> list[str]:
         found.append(
             f"PREFECT_API_URL: {url}: no answer; start that server, correct the address, or unset it to use one of our own"
         )
-    return found + ([problem for role in endpoints(params) for problem in judge_problems(role)] if _judged(plan) else [])
+    written = any(step.name == "synthesize" for step in plan.to_run)
+    needed = endpoints(params, judged=_judged(plan), written=written)
+    return found + [problem for role, why in needed.items() for problem in judge_problems(role, why)]
 
 
 def _judged(plan: Plan) -> bool:
     return any(step.name.partition("@")[0] in _JUDGED for step in plan.to_run)
 
 
-def endpoints(params: Params) -> list[str]:
-    """The judges that are asked at an endpoint, by the role that names their variables; one place is looked at once."""
-    roles = ["JUDGE"] if isinstance(params.judge, OpenAIJudgeParams) else []
-    if params.held_out_judge is not None and isinstance(params.held_out_judge.judge, OpenAIJudgeParams):
-        roles.append("HELD_OUT_JUDGE" if os.environ.get("VIDBRIDGE_HELD_OUT_JUDGE_URL", "").strip() else "JUDGE")
-    return list(dict.fromkeys(roles))
+def endpoints(params: Params, *, judged: bool, written: bool) -> dict[str, str]:
+    """Where a model is asked when something is judged, or samples are written: the role that names its variables, and what needs it.
+
+    One place is looked at once.
+    """
+    wanted = []
+    if judged and isinstance(params.judge, OpenAIJudgeParams):
+        wanted.append(("JUDGE", "judge.kind is 'openai'"))
+    if judged and params.held_out_judge is not None and isinstance(params.held_out_judge.judge, OpenAIJudgeParams):
+        wanted.append(("HELD_OUT_JUDGE", "held_out_judge.judge.kind is 'openai'"))
+    if written and params.synthesize.writer is not None:
+        wanted.append(("WRITER", "synthesize.writer is on"))
+    found: dict[str, str] = {}
+    for role, why in wanted:
+        found.setdefault(role if os.environ.get(f"VIDBRIDGE_{role}_URL", "").strip() else "JUDGE", why)
+    return found
 
 
-def judge_problems(role: str = "JUDGE") -> list[str]:
-    """What keeps a judge's endpoint from being asked, as far as its list of models tells. The key is in no message."""
+def judge_problems(role: str, needed: str) -> list[str]:
+    """What keeps an endpoint from being asked, as far as its list of models tells; ``needed``: for what. The key is in no message."""
     url_name, key_name = f"VIDBRIDGE_{role}_URL", f"VIDBRIDGE_{role}_KEY"
     url = os.environ.get(url_name, "").strip().rstrip("/")
     if not url:
-        return [f"{url_name}: not set, and judge.kind is 'openai'; set it to the endpoint, such as http://127.0.0.1:8000/v1"]
+        return [f"{url_name}: not set, and {needed}; set it to the endpoint, such as http://127.0.0.1:8000/v1"]
     import httpx
 
     key = os.environ.get(key_name, "").strip()

@@ -47,6 +47,19 @@ class Manifest:
         self._file.seek(start)
         return Clip.model_validate_json(self._file.read(stop - start))
 
+    def close(self) -> None:
+        self._file.close()
+
+    def named(self, clip_id: str) -> Clip:
+        """
+        Raises:
+            KeyError: no such clip.
+        """
+        for number in np.flatnonzero(self._index[:-1, 2] == ring_point(clip_id)):
+            if (clip := self.clip(int(number))).clip_id == clip_id:
+                return clip
+        raise KeyError(clip_id)
+
     def clips(self, start: int, stop: int) -> Iterator[Clip]:
         for number in range(start, stop):
             yield self.clip(number)

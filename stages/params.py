@@ -77,22 +77,6 @@ class IngestParams(Table):
         return self
 
 
-class SynthesizeTasks(TaskSettings):
-    """Only the tasks that are named are made."""
-
-    @property
-    def named(self) -> tuple[TaskName, ...]:
-        return tuple(name for name in TASK_NAMES if getattr(self, name) is not None)
-
-
-class SynthesizeParams(Table):
-    sampled_frames: int = Field(ge=2, multiple_of=2)
-    contact_sheet_samples: int = Field(ge=1, le=32)
-    #: Share of dark events that may be told from words alone (class, other events) before synthesis fails.
-    max_text_only: Share
-    tasks: SynthesizeTasks
-
-
 class TowerParams(Table):
     width: int = Field(gt=0)
     layers: int = Field(gt=0)
@@ -339,6 +323,74 @@ class HeldOutJudgeParams(Table):
     share: float = Field(gt=0, le=1)
 
 
+class TraceParams(Table):
+    """Traces for SFT by rejection sampling: a written reply to a training sample is kept where it earns its reward."""
+
+    #: Tasks whose training samples get written traces, instead of those of the annotation.
+    tasks: tuple[TaskName, ...] = Field(min_length=1)
+    #: Share of the sample's maximum that a reply must earn; 1: all of it.
+    least: float = Field(gt=0, le=1)
+    #: The reward: the `judge` and `rewards` of the whole file. They stand here too, so that for ``dvc.yaml`` the samples depend on them
+    #: only where traces are written.
+    judge: JudgeParams
+    rewards: RewardRules
+
+
+class WriterParams(Table):
+    """A language model that writes MixVidQA questions and traces. Where it is comes from the environment, as for the judge."""
+
+    #: As the endpoint names it.
+    model: str = Field(min_length=1)
+    #: Which weights or release of it; not sent. What another revision would write is asked anew.
+    revision: str = Field(min_length=1)
+    #: Of what it writes; what it checks is asked at 0.
+    temperature: Weight
+    max_tokens: int = Field(gt=0)
+    #: Of the first try; each later one has the next.
+    seed: int = Field(ge=0)
+    #: Proposals for a question, or for a trace, before it is given up.
+    tries: int = Field(gt=0)
+    questions: bool
+    traces: TraceParams | None
+
+    @model_validator(mode="after")
+    def _writes_something(self) -> WriterParams:
+        if not self.questions and self.traces is None:
+            raise ValueError("questions false and traces null: nothing is written; set `writer: null`")
+        return self
+
+
+class SynthesizeTasks(TaskSettings):
+    """Only the tasks that are named are made."""
+
+    @property
+    def named(self) -> tuple[TaskName, ...]:
+        return tuple(name for name in TASK_NAMES if getattr(self, name) is not None)
+
+
+class SynthesizeParams(Table):
+    sampled_frames: int = Field(ge=2, multiple_of=2)
+    contact_sheet_samples: int = Field(ge=1, le=32)
+    #: Share of dark events that may be told from words alone (class, other events) before synthesis fails.
+    max_text_only: Share
+    #: None: questions and traces are made from the annotation by templates.
+    writer: WriterParams | None
+    tasks: SynthesizeTasks
+
+    @model_validator(mode="after")
+    def _writes_what_is_made(self) -> SynthesizeParams:
+        if self.writer is None:
+            return self
+        if self.writer.questions and self.tasks.mix_vid_qa is None:
+            raise ValueError(
+                "writer.questions: mix_vid_qa is not synthesised, so there is none to write; name it in tasks, or set false"
+            )
+        for task in self.writer.traces.tasks if self.writer.traces else ():
+            if task not in self.tasks.named:
+                raise ValueError(f"writer.traces.tasks: {task!r} is not synthesised (tasks: {', '.join(self.tasks.named)})")
+        return self
+
+
 class EvaluationParams(Table):
     #: Which policies are scored: ``base`` and any rows.
     of: tuple[RowName, ...] = Field(min_length=1)
@@ -438,6 +490,17 @@ class Params(Table):
                 )
             if rolled.init != starts.init:
                 raise ValueError(f"difficulty.{name}.init: {rolled.init!r}, but grpo.{name} starts from {starts.init!r}; name that")
+        return self
+
+    @model_validator(mode="after")
+    def _traces_earn_the_reward(self) -> Params:
+        traces = self.synthesize.writer.traces if self.synthesize.writer else None
+        for name in ("judge", "rewards"):
+            if traces is not None and getattr(traces, name) != getattr(self, name):
+                raise ValueError(
+                    f"synthesize.writer.traces.{name}: differs from `{name}`, and traces are kept by the reward that is trained on; write"
+                    f" the same there (`{name}: &{name} {{...}}` here, `{name}: *{name}` below)"
+                )
         return self
 
     @property

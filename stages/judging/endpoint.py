@@ -83,6 +83,11 @@ class Endpoint:
         self._place = place
         self._failed_in_a_row = 0
 
+    @property
+    def where(self) -> str:
+        """The variable that names its address."""
+        return f"VIDBRIDGE_{self._place.role}_URL"
+
     def ask(self, questions: Collection[Question]) -> dict[Question, Record]:
         """An answer, or a verdict ``invalid`` or ``unavailable``, for each question; they are asked side by side.
 

@@ -20,7 +20,7 @@ def test_a_run_is_told_what_keeps_its_judge_from_being_asked(server: JudgeServer
     def found(url: str, key: str) -> str:
         monkeypatch.setenv("VIDBRIDGE_JUDGE_URL", url)
         monkeypatch.setenv("VIDBRIDGE_JUDGE_KEY", key)
-        return " ".join(judge_problems())
+        return " ".join(judge_problems("JUDGE", "judge.kind is 'openai'"))
 
     assert found(server.url, KEY) == found(f"{server.url}/", f"{KEY}\n") == ""
     assert found(server.url, "another").startswith(
