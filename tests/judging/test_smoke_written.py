@@ -66,6 +66,11 @@ def test_the_recipe_is_written_resumed_and_learned_from(server: JudgeServer, tmp
     assert summary["writer"]["refused"] == {"reward-too-small": 2 * (len(dark) - len(traced))}
     assert "the red" not in "".join(sample.trace.thinking for sample in traced if sample.trace)
 
+    succeed(project, "vidbridge", "data", "browse", "--out", "page.html")
+    page = (project / "page.html").read_text()
+    assert "<h3>MixVidQA questions by a model</h3><dl><dt>written</dt><dd>64</dd></dl>" in page
+    assert "<h3>traces by a model, dark_event_infer</h3>" in page
+
     # SFT learns from what was kept, and counts the others.
     said = succeed(project, "dvc", "repro", "sft", **environ)
     assert f"{len(dark) - len(traced)} without a trace left out" in said
