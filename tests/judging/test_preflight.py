@@ -10,7 +10,8 @@ from huggingface_hub import constants
 from judge_server import KEY, JudgeServer
 
 from flows.dvc import Plan, PlanStep, StageMeta
-from flows.preflight import judge_problems, problems
+from flows.preflight import endpoints, judge_problems, problems
+from stages.params import parse_params
 from stages.params import parse_params
 
 RECIPE = Path(__file__).parent.parent.parent / "infra/recipes/tiny.yaml"
@@ -58,3 +59,21 @@ def test_a_run_is_told_that_its_embedder_is_not_there(tmp_path: Path, monkeypatc
     assert found("nobody/has-this") == []
     (said,) = found("no/such/folder")
     assert "is no folder, and no name on the hub" in said
+
+
+def test_a_writer_needs_the_endpoint_when_samples_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    monkeypatch.delenv("VIDBRIDGE_JUDGE_URL", raising=False)
+    monkeypatch.delenv("VIDBRIDGE_WRITER_URL", raising=False)
+    assert endpoints(parse_params(raw), judged=True, written=True) == {}
+    author = {"model": "author", "revision": "r1", "temperature": 0.7, "max_tokens": 300, "seed": 0, "tries": 2}
+    raw["synthesize"]["writer"] = {**author, "questions": True, "traces": None}
+    params = parse_params(raw)
+    assert endpoints(params, judged=True, written=False) == {}
+    assert endpoints(params, judged=False, written=True) == {"JUDGE": "synthesize.writer is on"}
+    (said,) = judge_problems("JUDGE", "synthesize.writer is on")
+    assert said.startswith("VIDBRIDGE_JUDGE_URL: not set, and synthesize.writer is on; set it to the endpoint")
+    monkeypatch.setenv("VIDBRIDGE_WRITER_URL", "http://127.0.0.1:1/v1")
+    assert endpoints(params, judged=False, written=True) == {"WRITER": "synthesize.writer is on"}
+    (said,) = judge_problems("WRITER", "synthesize.writer is on")
+    assert said.startswith("VIDBRIDGE_WRITER_URL: no answer")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from builders import SETTINGS, clip, rules
+from builders import SETTINGS, clip, referee, rules
 from judge_server import Asked, JudgeServer, written
 from parts import judge_params
 
@@ -78,7 +78,10 @@ def test_a_good_question_is_kept_and_asked_of_its_own_clip(server: JudgeServer, 
         assert (after.timeline, after.split) == (before.timeline, before.split)
         assert after.sample_id == f"{before.sample_id.rpartition('/')[0]}/written"
         assert after.trace is not None
-        assert score_reply(after, render_reply(after.trace.thinking, after.trace.answer), RuleJudge(0.8, 0.4), rules()).value == 1.0
+        assert (
+            score_reply(after, render_reply(after.trace.thinking, after.trace.answer), referee(RuleJudge(0.8, 0.4)), rules()).value
+            == 1.0
+        )
     assert {asked.kind for asked in server.asked} == {"write_question", "try_question", "right"}
     heat = {body["response_format"]["json_schema"]["name"]: body["temperature"] for body in server.bodies}
     assert heat == {"write_question": 0.7, "try_question": 0.0, "right": 0.0}
@@ -179,7 +182,7 @@ def test_traces_are_kept_where_they_earn_the_reward(server: JudgeServer, writer:
     for sample in traced:
         assert sample.trace is not None
         reply = render_reply(sample.trace.thinking, sample.trace.answer)
-        assert score_reply(sample, reply, RuleJudge(0.8, 0.4), rules()).value == 1.0
+        assert score_reply(sample, reply, referee(RuleJudge(0.8, 0.4)), rules()).value == 1.0
     assert [s.model_copy(update={"trace": None}) for s in traced] == samples
 
 
@@ -328,6 +331,20 @@ def test_every_answer_has_a_closed_schema(form: Any) -> None:
     for part in (schema, *schema.get("$defs", {}).values()):
         assert part["additionalProperties"] is False
         assert part["required"] == list(part["properties"])
+
+
+def test_a_writer_may_have_an_address_of_its_own(
+    server: JudgeServer, writer: Callable[..., Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDBRIDGE_JUDGE_URL", "http://127.0.0.1:1/v1")
+    monkeypatch.setenv("VIDBRIDGE_WRITER_URL", server.url)
+    monkeypatch.setenv("VIDBRIDGE_WRITER_KEY", server.environment()["VIDBRIDGE_JUDGE_KEY"])
+    author = writer()
+    ask(author, MIXED[:1])
+    assert author.tally.questions == {"written": 1}
+    server.last = 0
+    with pytest.raises(WriterUnavailableError, match="See to the endpoint at VIDBRIDGE_WRITER_URL"):
+        ask(writer("fresh"), MIXED[:1])
 
 
 def test_without_an_address_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
