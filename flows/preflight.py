@@ -84,13 +84,19 @@ def problems(root: Path, params: Params, plan: Plan) -> list[str]:
         found.append(
             f"PREFECT_API_URL: {url}: no answer; start that server, correct the address, or unset it to use one of our own"
         )
-    written = any(step.name == "synthesize" for step in plan.to_run)
-    needed = endpoints(params, judged=_judged(plan), written=written)
+    needed = endpoints(params, judged=_judged(params, plan), written="synthesize" in _verbs(plan))
     return found + [problem for role, why in needed.items() for problem in judge_problems(role, why)]
 
 
-def _judged(plan: Plan) -> bool:
-    return any(step.name.partition("@")[0] in _JUDGED for step in plan.to_run)
+def _verbs(plan: Plan) -> set[str]:
+    return {step.name.partition("@")[0] for step in plan.to_run}
+
+
+def _judged(params: Params, plan: Plan) -> bool:
+    """Whether anything in the plan earns a reward: replies, or traces that a writer proposes."""
+    writer = params.synthesize.writer
+    written = writer is not None and writer.traces is not None and "synthesize" in _verbs(plan)
+    return written or bool(_verbs(plan) & _JUDGED)
 
 
 def endpoints(params: Params, *, judged: bool, written: bool) -> dict[str, str]:
@@ -133,7 +139,7 @@ def judge_problems(role: str, needed: str) -> list[str]:
 def _embedder(root: Path, params: Params, plan: Plan) -> list[str]:
     """The embedder's model must be a folder or a name on the hub, and at hand where nothing may be downloaded."""
     likeness = params.rewards.embedder
-    if not isinstance(likeness, SentenceLikeness) or not _judged(plan) or (root / likeness.model).is_dir():
+    if not isinstance(likeness, SentenceLikeness) or not _judged(params, plan) or (root / likeness.model).is_dir():
         return []
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError

@@ -12,7 +12,6 @@ from judge_server import KEY, JudgeServer
 from flows.dvc import Plan, PlanStep, StageMeta
 from flows.preflight import endpoints, judge_problems, problems
 from stages.params import parse_params
-from stages.params import parse_params
 
 RECIPE = Path(__file__).parent.parent.parent / "infra/recipes/tiny.yaml"
 
