@@ -28,17 +28,19 @@ def main(*arguments: str) -> int:
         return status
     # After the launch: the launching process needs no TRL.
     from stages.learning.grpo import train_grpo
+    from stages.learning.processor import fit_of
     from stages.rewarding import Rewarding
 
     row = params.grpo[name]
     with stage_run(f"grpo@{name}", params) as run:
-        loader, referee = frame_loader(params), referee_of(params)
+        policy = layout.final_model(row.init)
+        loader, referee = frame_loader(params, partial(fit_of, policy)), referee_of(params)
         samples = load_samples("train", row.trained_tasks, Path(row.samples))
         examples = [Example(s.sample_id, s.task, sample_prompt(s, params.prompt), None, partial(loader.load, s)) for s in samples]
         held_out = held_out_of(params, referee)
         rewarding = Rewarding(params, name, samples, referee, held_out)
         summary = train_grpo(
-            layout.final_model(row.init),
+            policy,
             examples,
             row,
             reward=rewarding.total,
@@ -69,7 +71,7 @@ def main(*arguments: str) -> int:
             ),
             on_checkpoint=run.checkpoint,
         )
-        run.summary({"frames_served_by_decord": loader.stats.decord})
+        run.summary(loader.counts())
         print(
             f"grpo@{name}: {row.steps} steps of {row.prompts_per_step} prompts x {row.rollouts} rollouts;"
             f" resumed from step {summary['resumed_from']}, DeepSpeed stage {summary['deepspeed_stage']}"

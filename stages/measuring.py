@@ -20,18 +20,19 @@ from stages.judging.batch import check_judged, score_replies, usage_of
 from stages.judging.choose import referee_of
 from stages.learning.factory import device, load_model, use_threads
 from stages.learning.generate import generate
+from stages.learning.processor import fit_of
 from stages.params import Params
 
 
 @dataclass(frozen=True)
 class Measured:
-    """``table``: what ``scores.json`` holds; ``video`` and ``blank``: a score for each sample; ``decord_frames``: served by decord;
+    """``table``: what ``scores.json`` holds; ``video`` and ``blank``: a score for each sample; ``reading``: how frames were had;
     ``judge_usage``: what the judge was asked and what that cost, empty for the rule judge."""
 
     table: dict[str, Any]
     video: list[Score]
     blank: list[Score]
-    decord_frames: int
+    reading: dict[str, float]
     judge_usage: dict[str, float]
 
 
@@ -44,7 +45,7 @@ def measure(params: Params, name: str, model_folder: Path) -> Measured:
         JudgeError: the judge cannot be used, or left more of a task's replies without a verdict than ``judge.max_unavailable``.
     """
     samples, referee = evaluation_samples(params), referee_of(params)
-    loader = frame_loader(params)
+    loader = frame_loader(params, partial(fit_of, model_folder))
     use_threads()
     model, processor = load_model(model_folder, params.model.precision)
     model.to(device())  # type: ignore[arg-type]
@@ -69,7 +70,7 @@ def measure(params: Params, name: str, model_folder: Path) -> Measured:
 
     video = scored(name, lambda frames: frames)
     black = scored(f"{name} (blank video)", blank)
-    return Measured(result_table(params, name, samples, video, black), video, black, loader.stats.decord, usage_of(referee.judge))
+    return Measured(result_table(params, name, samples, video, black), video, black, loader.counts(), usage_of(referee.judge))
 
 
 def result_table(

@@ -29,6 +29,7 @@ NOT_A_DEPENDENCY = {
     "stages/judging/place.py": "where the judge is",
     "stages/judging/client.py": "how often a judge is tried; an answer that did not come is no verdict",
     "stages/judging/cache.py": "answers that came before, by all they depend on",
+    "stages/video/store.py": "frames that were decoded before, by all they depend on",
 }
 #: Whole packages of that kind.
 NOT_DEPENDENCIES = ("stages/tracking/",)

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from random import Random
 
 import numpy as np
 import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How large frames are made as small as a model's processor makes them anyway, so that they can be kept in less room.
+
+    Attributes:
+        name: changes whenever what ``apply`` returns could.
+        apply: uint8 [frames, height, width, 3] to the same frames in another size; what the processor makes of them stays the same.
+    """
+
+    name: str
+    apply: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)

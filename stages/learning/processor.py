@@ -5,17 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
+from importlib.metadata import version
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from transformers import ProcessorMixin
+from transformers import AutoVideoProcessor, ProcessorMixin
+from transformers.image_utils import SizeDict
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, load_video
 
-from stages.domain.frames import Frames
+from stages.domain.frames import Fit, Frames
 from stages.learning.tokenizer import TURN_START
 
+#: Settings of a video processor that its resizing depends on.
+_RESIZING = {
+    "cap_pixels_per_frame",
+    "do_resize",
+    "max_video_tokens",
+    "merge_size",
+    "patch_size",
+    "resample",
+    "size",
+    "temporal_patch_size",
+}
 #: Label of a position that carries no loss.
 IGNORE = -100
 
@@ -192,6 +209,42 @@ def training_batch(processor: ProcessorMixin, prompts: Sequence[EncodedPrompt], 
         "mm_token_type_ids": modality_of(ids, processor),
         **join_videos([prompt.videos for prompt in prompts], "cpu"),
     }
+
+
+@lru_cache(maxsize=8)
+def fit_of(model_folder: Path) -> Fit:
+    """What makes frames as small as the processor in this folder makes them, by the processor's own resizing.
+
+    Models that resize alike share a name, so a policy and what was trained from it do. The folder is not looked at a second time.
+    """
+    video: Any = AutoVideoProcessor.from_pretrained(model_folder.resolve())
+    settings = {name: value for name, value in video.to_dict().items() if name in _RESIZING}
+    versions = [version(name) for name in ("torch", "torchvision", "transformers")]
+    name = sha256(repr((type(video).__name__, sorted(settings.items()), versions)).encode()).hexdigest()
+    return Fit(name, lambda pixels: _fitted(video, pixels))
+
+
+def _fitted(video: Any, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    if not video.do_resize:
+        return pixels
+
+    def resized(frames: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = video.resize(
+            videos=frames,
+            size=SizeDict(**dict(video.size)),
+            resample=video.resample,
+            factor=video.patch_size * video.merge_size,
+            temporal_factor=video.temporal_patch_size,
+            cap_pixels_per_frame=video.cap_pixels_per_frame,
+        )
+        return made
+
+    writable = pixels if pixels.flags.writeable else pixels.copy()  # torch warns of others
+    fitted = resized(torch.from_numpy(writable).permute(0, 3, 1, 2)[None])
+    # Only what is smaller, and what the processor leaves as it is: it may not, where a frame is very long.
+    if fitted.shape[-2] * fitted.shape[-1] >= pixels.shape[1] * pixels.shape[2] or resized(fitted).shape != fitted.shape:
+        return pixels
+    return fitted[0].permute(0, 2, 3, 1).contiguous().numpy()
 
 
 class _DecodesWithDecord:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tiny_parts import FAMILIES, REPLIES, SCAFFOLDING, frames, tiny, tiny_params
 
 from stages.learning.factory import ModelUnavailableError, build_tiny, load_model, load_pretrained, save_model
 from stages.learning.generate import generate
-from stages.learning.processor import encode_prompts, render, reply_ids, training_batch
+from stages.learning.processor import encode_prompts, fit_of, render, reply_ids, training_batch
 from stages.learning.tokenizer import REPLY_TAGS
 
 #: Loads saved folders as anybody would, without a line of this project.
@@ -127,6 +128,33 @@ def test_encoding_is_what_the_processor_itself_does(family: str) -> None:
     assert torch.equal(torch.cat([prompt.videos.pixels for prompt in ours]), torch.as_tensor(theirs["pixel_values_videos"]))
     if family == "qwen2_5_vl":
         assert [s for prompt in ours for s in prompt.videos.seconds or ()] == list(theirs["second_per_grid_ts"])
+
+
+@pytest.mark.parametrize(("size", "smaller"), [((720, 1280), True), ((453, 449), True), ((32, 64), False), ((24, 4000), False)])
+def test_frames_made_smaller_before_are_the_same_to_the_processor(
+    family: str, size: tuple[int, int], smaller: bool, tmp_path: Path
+) -> None:
+    _, processor = tiny(family)
+    # As a pretrained model is capped. Of a very long frame the processor would shrink its own result again, so it stays.
+    processor.video_processor.size = {"shortest_edge": 20_000, "longest_edge": 40_000}
+    processor.save_pretrained(tmp_path)
+    fit, shown = fit_of(tmp_path), frames(1, 6, size)
+    fitted = replace(shown, pixels=fit.apply(shown.pixels))
+    assert (fitted.pixels.size < shown.pixels.size) == smaller
+    before, after = encode_prompts(processor, [("what ?", (shown,)), ("what ?", (fitted,))])
+    assert before.ids == after.ids
+    assert torch.equal(before.videos.grids, after.videos.grids)
+    assert torch.equal(before.videos.pixels, after.videos.pixels)
+
+
+def test_models_that_resize_alike_share_kept_frames(tmp_path: Path) -> None:
+    _, processor = tiny("qwen2_5_vl")
+    processor.save_pretrained(tmp_path / "first")
+    tiny("qwen2_5_vl", seed=1)[1].save_pretrained(tmp_path / "trained from it")
+    processor.video_processor.size = {"shortest_edge": 256, "longest_edge": 40_000}
+    processor.save_pretrained(tmp_path / "capped")
+    names = [fit_of(tmp_path / name).name for name in ("first", "trained from it", "capped")]
+    assert names[0] == names[1] != names[2]
 
 
 def test_labels_are_on_the_reply_only() -> None:
