@@ -252,7 +252,7 @@ def edits(first: File, second: File, rounds: int) -> list[str]:
 
 
 def kept(folder: Path, files: Sequence[File], rounds: int) -> list[str]:
-    """Loading a sample whose frames lie on disk against decoding it, alone and up to the model's input, as the 7B recipe sizes frames."""
+    """Loading frames from disk against decoding them, alone and up to the model's input, as the 7B recipe sizes frames."""
     import torch
     from transformers import Qwen2VLVideoProcessor
 
@@ -263,8 +263,8 @@ def kept(folder: Path, files: Sequence[File], rounds: int) -> list[str]:
     processor = Qwen2VLVideoProcessor(size={"shortest_edge": 128 * 28 * 28, "longest_edge": most}, cap_pixels_per_frame=False)
     processor.save_pretrained(folder / "processor")
     lines = [
-        "| file | decode, CPU s | decode and keep | from disk | from disk / decode | with the processor: decode | from disk | ratio |"
-        " kept, MB (whole frames) |",
+        "| file | decode, CPU s | decode and keep | from disk | from disk / decode"
+        " | with the processor: decode | from disk | ratio | kept, MB (whole frames) |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for file in files:

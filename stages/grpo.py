@@ -16,6 +16,7 @@ from stages.judging.batch import check_judged, usage_of
 from stages.judging.choose import held_out_of, referee_of
 from stages.learning.distributed import launch
 from stages.learning.examples import Example
+from stages.learning.rollout_engine import rollout_engine
 from stages.params import load_params
 from stages.scratch import scratch_folder
 from stages.tracking.runs import stage_run
@@ -24,6 +25,7 @@ from stages.tracking.runs import stage_run
 def main(*arguments: str) -> int:
     params = load_params()
     name = one_row("grpo", list(arguments), list(params.grpo))
+    engine = rollout_engine()  # before anything is started: what cannot generate should not load a model first
     if (status := launch("stages", ("grpo", *arguments))) is not None:
         return status
     # After the launch: the launching process needs no TRL.
@@ -33,6 +35,7 @@ def main(*arguments: str) -> int:
 
     row = params.grpo[name]
     with stage_run(f"grpo@{name}", params) as run:
+        run.tag({"rollout_engine": engine})
         policy = layout.final_model(row.init)
         loader, referee = frame_loader(params, partial(fit_of, policy)), referee_of(params)
         samples = load_samples("train", row.trained_tasks, Path(row.samples))

@@ -47,7 +47,7 @@ def load_clips() -> dict[str, Clip]:
 
 
 def frame_loader(params: Params, fit: Callable[[], Fit] | None = None) -> FrameLoader:
-    """Frames of samples, decoded from the source folder and kept in memory up to a bound; with ``fit``, those of large clips on disk.
+    """Frames of samples, decoded from the source folder and kept in memory up to a bound; with ``fit``, large clips' on disk.
 
     Raises:
         InputError: VIDBRIDGE_FRAME_DISK_GB is no number.

@@ -26,6 +26,7 @@ NOT_A_DEPENDENCY = {
     "stages/scratch.py": "what a run resumes from",
     "stages/workers.py": "how work is spread over processes; a test holds that results do not depend on it",
     "stages/learning/distributed.py": "where training runs",
+    "stages/learning/rollout_engine.py": "who generates rollouts; log-probabilities are those of the model that is trained",
     "stages/judging/place.py": "where the judge is",
     "stages/judging/client.py": "how often a judge is tried; an answer that did not come is no verdict",
     "stages/judging/cache.py": "answers that came before, by all they depend on",

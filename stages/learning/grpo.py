@@ -21,6 +21,7 @@ from stages.learning.factory import freeze, load_model, use_threads
 from stages.learning.lora import adapters
 from stages.learning.processor import EncodedPrompt, encode_prompts
 from stages.learning.resampling import Reserve
+from stages.learning.rollout_engine import engine_settings, rollout_engine, vllm_request
 from stages.learning.training import OnCheckpoint, OnMetrics, count_parameters, settings, train, trained, weights_precision
 from stages.learning.video_grpo import Encode, OnMasked, VideoGRPOTrainer
 from stages.params import GrpoRow, TaskScaleParams
@@ -127,12 +128,14 @@ def train_grpo(
         num_iterations=row.iterations,
         # The order was drawn above.
         shuffle_dataset=False,
+        **engine_settings(rollout_engine()),
     )
     model, processor = load_model(model_folder, weights_precision(row))
     freeze(model, row.freeze)
     parameters = count_parameters(model.parameters())
     trainer = VideoGRPOTrainer(
         encode=cached_encoder(processor, by_id, ENCODED_BYTES),
+        request=lambda key: vllm_request(processor, by_id[key].prompt, (by_id[key].load(),)),
         scales=TaskScales(row.scale_rewards.task_decay) if isinstance(row.scale_rewards, TaskScaleParams) else None,
         task_of=lambda sample_id: by_id[sample_id].task,
         on_masked=on_masked,

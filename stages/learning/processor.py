@@ -82,7 +82,7 @@ def encode_prompts(processor: ProcessorMixin, prompts: Sequence[tuple[str, Seque
     flat = [frames for _, videos in prompts for frames in videos]
     fields, expansions = processor._process_videos(
         [torch.from_numpy(frames.pixels.copy()).permute(0, 3, 1, 2) for frames in flat],
-        video_metadata=[_metadata(frames) for frames in flat],
+        video_metadata=[VideoMetadata(**video_metadata(frames)) for frames in flat],
         do_sample_frames=False,
         input_data_format="channels_first",
         return_metadata=True,
@@ -104,17 +104,18 @@ def _prompt_ids(processor: ProcessorMixin, prompt: str, expansions: tuple[str, .
     return tuple(processor.tokenizer(texts[0], add_special_tokens=False)["input_ids"])
 
 
-def _metadata(frames: Frames) -> VideoMetadata:
+def video_metadata(frames: Frames) -> dict[str, Any]:
+    """What processors are told of a video beside its frames, as the fields of a `VideoMetadata`."""
     height, width = frames.pixels.shape[1:3]
-    return VideoMetadata(
-        total_num_frames=frames.total,
-        fps=float(frames.rate),
-        width=width,
-        height=height,
-        duration=float(frames.total / frames.rate),
+    return {
+        "total_num_frames": frames.total,
+        "fps": float(frames.rate),
+        "width": width,
+        "height": height,
+        "duration": float(frames.total / frames.rate),
         # A list of its own: the processor of Qwen3-VL pads it in place when the number of frames is odd.
-        frames_indices=list(frames.indices),
-    )
+        "frames_indices": list(frames.indices),
+    }
 
 
 def split_videos(fields: Mapping[str, Any], videos_of: Sequence[int]) -> list[VideoFields]:

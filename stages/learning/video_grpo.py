@@ -22,8 +22,9 @@ from stages.learning.advantages import TaskScales
 from stages.learning.controls import CONTRAST, Controls, View, contrast_of
 from stages.learning.generate import rollouts
 from stages.learning.lora import without_adapters
-from stages.learning.processor import EncodedPrompt, VideoFields, join_videos, modality_of, placeholder_ids
+from stages.learning.processor import EncodedPrompt, VideoFields, join_videos, modality_of
 from stages.learning.resampling import Reserve, dead_groups, replace_groups
+from stages.learning.rollout_engine import VideoEngine, never_sampled
 from stages.learning.training import Resumes
 from stages.learning.vision import encode_equal_videos_once
 
@@ -48,6 +49,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
 
     Args:
         encode: see above.
+        request: what vLLM is asked for a key; needed where it generates.
         reserve: prompts that take the place of those whose rollouts are all paid alike; None: such groups stay.
         controls: replies to other videos, for gauges and for the reward on the order of frames; None: none.
         scales: advantages on a moving scale of each task, in place of TRL's; with `task_of`, the task of a prompt's key.
@@ -57,6 +59,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         self,
         *,
         encode: Encode,
+        request: Callable[[str], dict[str, Any]] | None = None,
         args: GRPOConfig,
         processing_class: Any,
         scales: TaskScales | None = None,
@@ -67,8 +70,8 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         **kwargs: Any,
     ) -> None:
         # TRL keeps the image token from being sampled; a sampled video token would lack features just as well.
-        args.generation_kwargs = {**(args.generation_kwargs or {}), "suppress_tokens": placeholder_ids(processing_class)}
-        self._encode = encode
+        args.generation_kwargs = {**(args.generation_kwargs or {}), **never_sampled(processing_class, vllm=args.use_vllm)}
+        self._encode, self._request = encode, request
         self._scales, self._task_of = scales, task_of
         self._reserve = reserve
         self._controls = controls
@@ -79,6 +82,8 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         self._masked = torch.zeros(0, dtype=torch.bool)
         self._row_videos: list[VideoFields] = []
         super().__init__(args=args, processing_class=processing_class, **kwargs)
+        if self.use_vllm:
+            self.vllm_generation.llm = VideoEngine(self.vllm_generation.llm)
         for model in (self.model, self.ref_model):
             if model is not None:
                 encode_equal_videos_once(without_adapters(model))
@@ -88,6 +93,10 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         encoded = dict(zip(distinct, self._encode(distinct), strict=True))
         rows = [encoded[prompt] for prompt in prompts]
         self._row_videos = [row.videos for row in rows]
+        if self.use_vllm:
+            assert self._request is not None
+            requests = {prompt: self._request(prompt) for prompt in distinct}
+            self.vllm_generation.llm.requests = [requests[prompt] for prompt in prompts]
         ids = [list(row.ids) for row in rows]
         kinds = [modality_of(torch.tensor(row), self.processing_class).tolist() for row in ids]
         return ids, None, {**join_videos(self._row_videos, "cpu"), "mm_token_type_ids": kinds}

@@ -76,7 +76,7 @@ class FrameLoader:
         return self._held_bytes
 
     def load(self, sample: Sample) -> Frames:
-        """The sampled frames of a sample's timeline, dark ones black, all of the first segment's size, or of that which ``fit`` gives it.
+        """The sampled frames of a sample's timeline, dark ones black, all of the first segment's size or what ``fit`` makes of it.
 
         Raises:
             KeyError: the timeline names a clip that the manifest lacks.
@@ -157,6 +157,8 @@ class FrameLoader:
         if not clip.normalised:
             return clip.sha256
         if clip_id not in self._contents:
+            if not self.path(clip).is_file():
+                raise VideoError("missing-file", f"{clip.path}: no such file; run ingest again")
             with self.path(clip).open("rb") as file:
                 self._contents[clip_id] = hashlib.file_digest(file, "sha256").hexdigest()
         return self._contents[clip_id]

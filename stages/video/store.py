@@ -1,7 +1,8 @@
 """Frames that were decoded before, on disk: one file an entry, shared by all processes of a machine and by one stage after another.
 
-An entry is a ``.npy`` file followed by the CRC-32 of its pixels. It is mapped when it is read, so that processes share its pages and none
-holds a copy. It appears under its name when it is whole, whenever its writer is killed. The folder has to lie on a disk of this machine.
+An entry is a ``.npy`` file followed by the CRC-32 of its bytes. It is mapped when it is read, so that processes share its pages and
+none holds a copy. It appears under its name when it is whole, whenever its writer is killed. The folder has to lie on a disk of
+this machine.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class StoreStats:
 
 
 class FrameStore:
-    """Entries by key (SHA-256 in hex, of all that the pixels depend on), at most ``most_bytes`` of them; the least recently used go.
+    """Entries by key (SHA-256 in hex, of all that the pixels depend on), at most ``most_bytes``; the least recently used go.
 
     Nothing about the disk is an error: what cannot be kept or read is decoded again, and said once.
 
@@ -104,7 +105,7 @@ class FrameStore:
 
     @contextmanager
     def _claimed(self, key: str) -> Iterator[None]:
-        """Wait until no other process decodes ``key``. A claim ends with its process. All keys share 256 locks, so their files stay few."""
+        """Wait until no other process decodes ``key``. A claim ends with its process. All keys share 256 locks, which stay few."""
         lock = FileLock(self.folder / "locks" / key[:2])
         try:
             (self.folder / "locks").mkdir(parents=True, exist_ok=True)
@@ -181,9 +182,10 @@ class FrameStore:
 
     def _give_up(self, error: OSError | NotImplementedError) -> None:
         self._keeps = False
+        reason = getattr(error, "strerror", None) or error
         self._tell_once(
-            f"VIDBRIDGE_FRAME_CACHE: {self.folder}: {getattr(error, 'strerror', None) or error}; no more frames are kept there, and the"
-            " run goes on without: free some space, lower VIDBRIDGE_FRAME_DISK_GB, or name a folder on another disk of this machine"
+            f"VIDBRIDGE_FRAME_CACHE: {self.folder}: {reason}; no more frames are kept there, and the run goes on without: free some"
+            " space, lower VIDBRIDGE_FRAME_DISK_GB, or name a folder on another disk of this machine"
         )
 
     def _tell_once(self, message: str) -> None:
