@@ -74,9 +74,10 @@ def main(*arguments: str) -> int:
             ),
             on_checkpoint=run.checkpoint,
         )
+        run.tag({"engine": summary["engine"]})
         run.summary(loader.counts())
         print(
             f"grpo@{name}: {row.steps} steps of {row.prompts_per_step} prompts x {row.rollouts} rollouts;"
-            f" resumed from step {summary['resumed_from']}, DeepSpeed stage {summary['deepspeed_stage']}"
+            f" resumed from step {summary['resumed_from']}, trained by {summary['engine']}"
         )
     return 0

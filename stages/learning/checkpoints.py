@@ -72,6 +72,11 @@ def _fault(state: Path) -> str | None:
     return None
 
 
+def deepspeed_ranks(state: Path) -> int:
+    """Over how many processes DeepSpeed dealt the optimiser of a state; 0: it was saved without DeepSpeed, in one piece."""
+    return len(list(state.glob("global_step*/*_optim_states.pt")))
+
+
 def export(state: Path, saved: Path, record: Checkpoint) -> Path:
     """Make the model folder of a state under `saved`, and its record. Files are linked where the file system can.
 

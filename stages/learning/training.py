@@ -103,7 +103,10 @@ def train(
     """Train to `steps`, from the newest whole state in `scratch` if there is one, and lay the result into `out`.
 
     Returns:
-        The summary that was written, with `resumed_from` and `deepspeed_stage`, which are circumstance and are not written.
+        The summary that was written, with `resumed_from`, `engine` and `deepspeed_stage`, which are circumstance and are not written.
+
+    Raises:
+        PlacementError: what trains is not what the environment asks for, or the state in `scratch` is of another engine.
     """
     states, saved = scratch / "state", scratch / "saved"
     first = trainer.accelerator.is_main_process
@@ -115,6 +118,8 @@ def train(
     trainer.accelerator.wait_for_everyone()
     resume = checkpoints.newest_whole(states)
     resumed_from = 0 if resume is None else int(resume.name.rpartition("-")[2])
+    if resume is not None and resumed_from < steps:
+        _same_engine(resume)
 
     watch = _Watch(trainer, stage=stage, scratch=scratch, on_metrics=on_metrics, on_checkpoint=on_checkpoint)
     trainer.add_callback(watch)
@@ -128,7 +133,19 @@ def train(
     if first:
         checkpoints.publish(saved, last, out, summary)
     trainer.accelerator.wait_for_everyone()
-    return {**summary, "resumed_from": resumed_from, "deepspeed_stage": watch.deepspeed_stage}
+    return {**summary, "resumed_from": resumed_from, "engine": watch.engine.name, "deepspeed_stage": watch.engine.stage}
+
+
+def _same_engine(state: Path) -> None:
+    """Refuse to go on from a state whose optimiser this run cannot read: transformers would begin with an empty one, without a word."""
+    saved, where = checkpoints.deepspeed_ranks(state), distributed.placement()
+    now = 0 if where.deepspeed is None else where.ranks
+    if saved != now:
+        kinds = [f"DeepSpeed on {ranks} processes" if ranks else "no DeepSpeed" for ranks in (saved, now)]
+        raise distributed.PlacementError(
+            f"VIDBRIDGE_DEEPSPEED, VIDBRIDGE_RANKS: training was interrupted with {kinds[0]} and cannot go on with {kinds[1]}; set them as"
+            f" they were, or begin again without {state.parent}"
+        )
 
 
 class _Watch(TrainerCallback):
@@ -140,17 +157,17 @@ class _Watch(TrainerCallback):
         self.scratch = scratch
         self.on_metrics = on_metrics
         self.on_checkpoint = on_checkpoint
-        self.deepspeed_stage = 0
+        self.engine = distributed.Engine("none", 0)  # until training begins; where nothing is left to train it never does
         self.bar: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        self.deepspeed_stage = distributed.deepspeed_stage(self.trainer)
+        self.engine = distributed.engine_of(self.trainer)
         if state.is_world_process_zero:
             self.bar = tqdm(
                 total=state.max_steps, initial=state.global_step, desc=self.stage, unit="step", file=sys.stderr, mininterval=1.0
             )
-            if self.deepspeed_stage:
-                self.on_metrics(state.global_step, {"deepspeed_stage": float(self.deepspeed_stage)})
+            if self.engine.stage:
+                self.on_metrics(state.global_step, {"deepspeed_stage": float(self.engine.stage)})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         if self.bar is not None:

@@ -174,12 +174,15 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         if self._reserve is not None and self.accelerator.is_main_process:
             self._reserve.save(folder / RESERVE_FILE)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        # Beside the optimiser and not beside the weights: those DeepSpeed loads by itself, and no method of the trainer is asked.
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
         if self._scales is not None:
-            self._scales.load(Path(resume_from_checkpoint) / SCALES_FILE)
+            self._scales.load(Path(checkpoint) / SCALES_FILE)
         if self._reserve is not None:
-            self._reserve.load(Path(resume_from_checkpoint) / RESERVE_FILE)
+            self._reserve.load(Path(checkpoint) / RESERVE_FILE)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         # `dapo` divides by the tokens of the whole generation, so leaving out rows whose term is 0 changes no gradient.
