@@ -61,7 +61,8 @@ def placement(environ: Mapping[str, str] = os.environ) -> Placement:
         ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise PlacementError(
-            f"VIDBRIDGE_DEEPSPEED: {config}: names no zero_optimization.stage; name a file like infra/deepspeed/zero2.json, or unset it"
+            f"VIDBRIDGE_DEEPSPEED: {config}: names no zero_optimization.stage; name a file like infra/deepspeed/zero2.json, or"
+            " unset it"
         ) from error
     return Placement(ranks, path, stage)
 

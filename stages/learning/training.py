@@ -103,7 +103,7 @@ def train(
     """Train to `steps`, from the newest whole state in `scratch` if there is one, and lay the result into `out`.
 
     Returns:
-        The summary that was written, with `resumed_from`, `engine` and `deepspeed_stage`, which are circumstance and are not written.
+        The summary that was written, with `resumed_from`, `engine` and `deepspeed_stage`, which are circumstance and not written.
 
     Raises:
         PlacementError: what trains is not what the environment asks for, or the state in `scratch` is of another engine.
@@ -137,14 +137,14 @@ def train(
 
 
 def _same_engine(state: Path) -> None:
-    """Refuse to go on from a state whose optimiser this run cannot read: transformers would begin with an empty one, without a word."""
+    """Refuse to go on from a state whose optimiser this run cannot read: transformers would take an empty one without a word."""
     saved, where = checkpoints.deepspeed_ranks(state), distributed.placement()
     now = 0 if where.deepspeed is None else where.ranks
     if saved != now:
         kinds = [f"DeepSpeed on {ranks} processes" if ranks else "no DeepSpeed" for ranks in (saved, now)]
         raise distributed.PlacementError(
-            f"VIDBRIDGE_DEEPSPEED, VIDBRIDGE_RANKS: training was interrupted with {kinds[0]} and cannot go on with {kinds[1]}; set them as"
-            f" they were, or begin again without {state.parent}"
+            f"VIDBRIDGE_DEEPSPEED, VIDBRIDGE_RANKS: training was interrupted with {kinds[0]} and cannot go on with {kinds[1]};"
+            f" set them as they were, or begin again without {state.parent}"
         )
 
 

@@ -22,7 +22,7 @@ from tiny_parts import REPLIES, Seen, grpo_row, length_reward, sft_row, tinted
 from stages.learning import cold_start
 from stages.learning.distributed import launch
 from stages.learning.examples import Example
-from stages.learning.grpo import train_grpo
+from stages.learning.grpo import Objective, train_grpo
 from stages.learning.video_grpo import VideoGRPOTrainer
 
 STEPS, SAVED_AT = 4, 2
@@ -68,7 +68,11 @@ def main(home: Path, shared: Path) -> int:
         )
         for i in range(12)
     ]
-    rewarded = {"reward": length_reward, "well_formed": lambda _, replies: [True for _ in replies]}
+    rewarded = {
+        "reward": length_reward,
+        "objectives": {"task": Objective(1.0, length_reward)},
+        "well_formed": lambda _, replies: [True for _ in replies],
+    }
     grpo = partial(grpo_row, **SHARED, prompts_per_step=4, rollouts=4, completions_per_device=4)
     rows = {
         "sft": partial(cold_start.train_sft, row=sft_row(**SHARED, samples_per_step=8, samples_per_device=2)),
