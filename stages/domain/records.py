@@ -260,7 +260,8 @@ class Score(Record):
     task: TaskName
     reply: str
     format_ok: bool
-    value: float | None
+    #: Files of rows leave out what is None, so a file's row without it was not judged.
+    value: float | None = None
     parts: dict[str, float] = Field(default_factory=dict)
     reason: str = ""
 

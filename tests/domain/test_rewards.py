@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from builders import SETTINGS, clip, referee, rules
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.domain.metrics import constant_reply
-from stages.domain.records import TASK_NAMES, Sample, Verdict
+from stages.domain.records import TASK_NAMES, Sample, Score, Verdict
 from stages.domain.replies import choice_letter, parse_analysis, parse_reply, render_analysis, render_reply
 from stages.domain.rewards import keyword_bonus
 from stages.domain.scoring import objective_weights, objectives, reward, score_reply
 from stages.domain.synthesis import synthesise
 from stages.judging.rule import RuleJudge
+from stages.rows import read_rows, write_rows
 
 JUDGE = RuleJudge(full_share=0.8, partial_share=0.4)
 REFEREE = referee(JUDGE)
@@ -26,6 +29,12 @@ SAMPLES: dict[str, Sample] = {
 def truth(sample: Sample) -> str:
     assert sample.trace is not None
     return render_reply(sample.trace.thinking, sample.trace.answer)
+
+
+def test_a_reply_that_was_not_judged_is_read_back_as_such(tmp_path: Path) -> None:
+    scores = [Score(sample_id="x", task="caption", reply="y", format_ok=True, value=value) for value in (None, 0.0)]
+    write_rows(tmp_path / "predictions.jsonl", scores)
+    assert read_rows(tmp_path / "predictions.jsonl", Score) == scores
 
 
 @pytest.mark.parametrize("task", TASK_NAMES)
