@@ -20,7 +20,7 @@ from stages.tracking.content import ContentStore, Source, open_content
 from stages.tracking.git import head, is_repository
 from stages.tracking.live import Pipeline, read_pipeline
 from stages.tracking.lock import LOCK_FILE, StageRecord
-from stages.tracking.outbox import send_unsent
+from stages.tracking.outbox import ArtifactStoreError, send_unsent
 from stages.tracking.runs import TAG
 from stages.tracking.scores import parse_baselines, parse_scores
 from stages.tracking.store import experiment_id, locked, open_client
@@ -113,7 +113,7 @@ def _reconcile(root: Path, params: Params, client: MlflowClient, content: Conten
         if rows:
             _keep_files(client, root, params)
         unsent = send_unsent(client, root)
-    except MlflowException as error:
+    except (MlflowException, ArtifactStoreError) as error:
         raise TrackingError(
             f"{model}: registration stopped: {error}; what was registered stays, run vidbridge register again"
         ) from error
