@@ -22,6 +22,7 @@ from stages.learning.lora import adapters
 from stages.learning.processor import EncodedPrompt, encode_prompts
 from stages.learning.resampling import Reserve
 from stages.learning.rollout_engine import engine_settings, rollout_engine, vllm_request
+from stages.learning.showing import Keeper, Showing
 from stages.learning.training import OnCheckpoint, OnMetrics, count_parameters, settings, train, trained, weights_precision
 from stages.learning.video_grpo import Encode, OnMasked, VideoGRPOTrainer
 from stages.params import GrpoRow, TaskScaleParams
@@ -64,6 +65,7 @@ def train_grpo(
     gauges: Gauges | None = None,
     shares: Shares | None = None,
     on_controls: OnControls = lambda *_: {},
+    showing: Showing | None = None,
 ) -> dict[str, Any]:
     """Train the model in `model_folder` by GRPO on the examples' prompts (their replies are not used), and write the stage's out.
 
@@ -71,6 +73,7 @@ def train_grpo(
     `reward` is what is reported of a reply, `objectives` what its advantage is made of; the row's contrast of shuffled frames is added to
     them and needs `shares`, and so do its controls, of which `on_controls` is told.
     `on_masked` is told on every process, before a step is taken, how many of its rollouts have no reward; what it raises ends training.
+    `showing` says which rollouts are kept in the out for people to read, of the last step before each checkpoint.
     `scratch` may hold state of an earlier, interrupted call with the same arguments: training then goes on from there.
 
     Returns:
@@ -100,6 +103,7 @@ def train_grpo(
     if shares is None and (row.temporal_contrast is not None or row.controls_every):
         raise ValueError("shares: the row asks for replies to other videos, so what they earn has to be given")
     weights = {name: objective.weight for name, objective in objectives.items()}
+    keeper = Keeper(showing, scratch, row.save_steps, row.steps) if showing is not None else None
     functions = reward_functions(by_id, objectives, reward, well_formed, gauges)
     if row.temporal_contrast is not None:
         weights[CONTRAST] = row.temporal_contrast.weight
@@ -151,6 +155,7 @@ def train_grpo(
         )
         if shares is not None and (row.temporal_contrast is not None or row.controls_every)
         else None,
+        keeper=keeper,
         model=model,
         reward_funcs=functions,
         args=args,
@@ -169,7 +174,7 @@ def train_grpo(
         "parameters": parameters,
         "trained_parameters": count_parameters(trained(trainer.model)),
     }
-    return train(
+    done = train(
         trainer,
         stage=stage,
         steps=row.steps,
@@ -179,6 +184,9 @@ def train_grpo(
         on_metrics=on_metrics,
         on_checkpoint=on_checkpoint,
     )
+    if keeper is not None and trainer.accelerator.is_main_process:
+        keeper.publish(out)
+    return done
 
 
 def _reserve(examples: Sequence[Example], row: GrpoRow, generations: int, seed: str) -> Reserve:

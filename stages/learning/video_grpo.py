@@ -9,6 +9,7 @@ log-probabilities equal to those of a plain forward pass, and another that the s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from accelerate.utils import gather_object
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
+from stages.domain.records import Score
+from stages.domain.rollouts import Rollout
 from stages.learning.advantages import TaskScales
 from stages.learning.controls import CONTRAST, Controls, View, contrast_of
 from stages.learning.generate import rollouts
@@ -25,6 +28,7 @@ from stages.learning.lora import without_adapters
 from stages.learning.processor import EncodedPrompt, VideoFields, join_videos, modality_of
 from stages.learning.resampling import Reserve, dead_groups, replace_groups
 from stages.learning.rollout_engine import VideoEngine, never_sampled
+from stages.learning.showing import Keeper
 from stages.learning.training import Resumes
 from stages.learning.vision import encode_equal_videos_once
 
@@ -35,6 +39,9 @@ RESERVE_FILE = "reserve.json"
 
 #: Advantages of normalised parts that are smaller than this are 0; they are of the order of 1.
 ROUNDING = 1e-5
+
+#: Of what is kept of a rollout: single precision holds no more.
+DIGITS = 6
 
 #: Encodes prompts by their keys, in order.
 Encode = Callable[[Sequence[str]], list[EncodedPrompt]]
@@ -52,6 +59,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         request: what vLLM is asked for a key; needed where it generates.
         reserve: prompts that take the place of those whose rollouts are all paid alike; None: such groups stay.
         controls: replies to other videos, for gauges and for the reward on the order of frames; None: none.
+        keeper: keeps rollouts for people to read; None: none are kept.
         scales: advantages on a moving scale of each task, in place of TRL's; with `task_of`, the task of a prompt's key.
     """
 
@@ -67,6 +75,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         on_masked: OnMasked | None = None,
         reserve: Reserve | None = None,
         controls: Controls | None = None,
+        keeper: Keeper | None = None,
         **kwargs: Any,
     ) -> None:
         # TRL keeps the image token from being sampled; a sampled video token would lack features just as well.
@@ -76,6 +85,9 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         self._reserve = reserve
         self._controls = controls
         self._controlled_step = -1
+        self._keeper = keeper
+        #: Of this process's rows, in a step whose rollouts are kept: what they are worth, and what each objective paid.
+        self._judged: list[tuple[Score, dict[str, float]]] = []
         self._gathered: tuple[list[str], torch.Tensor] | None = None
         self._on_masked = on_masked
         #: The rollouts of all processes without a reward, shape [rollouts of the step].
@@ -103,7 +115,20 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         batch = self._scored(inputs)
-        return self._resampled(batch) if self._reserve is not None and self.model.training else batch
+        if self._reserve is not None and self.model.training:
+            batch = self._resampled(batch)
+        rollouts: list[Rollout] | None = batch.pop("rollouts", None)
+        if rollouts is not None:
+            assert self._keeper is not None
+            everyones = gather_object(rollouts)
+            if self.accelerator.is_main_process:
+                self._keeper.keep(self._step_to_come, everyones)
+        return batch
+
+    @property
+    def _step_to_come(self) -> int:
+        """The last of the steps that learn from the rollouts which are drawn now."""
+        return int(min(self.state.global_step + self.num_iterations, self.state.max_steps))
 
     def _resampled(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch with groups that teach nothing replaced by live groups of the reserve's prompts, as far as its rounds go.
@@ -140,6 +165,13 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
             output["advantages"] = self._scaled_advantages(len(inputs)).to(output["advantages"])
         if self._masked.any():
             output = self._without_masked(output)
+        if self._judged:
+            advantages = output["advantages"].tolist()
+            # A list, so that it goes along with the other rows when groups are replaced.
+            output["rollouts"] = [
+                Rollout(score=score, paid=paid, advantage=round(advantage, DIGITS))
+                for (score, paid), advantage in zip(self._judged, advantages, strict=True)
+            ]
         return {**output, "videos": self._row_videos}
 
     def _without_masked(self, output: dict[str, Any]) -> dict[str, Any]:
@@ -225,12 +257,17 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         rewards: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        scores: Sequence[Score] = []
+        if self._keeper is not None and self.model.training and self._keeper.due(self._step_to_come):
+            # Before anything else is scored: a judge need not be asked again about what it has just been asked.
+            scores = self._keeper.showing.scores(prompts, completions)
         if self._controls is not None and self.model.training:
             rewards = self._with_other_videos(self._controls, rewards, prompts, completions)
         # A reward of None arrives as NaN. TRL leaves it out of its group's mean and spread and sets its advantage to 0; so is the
         # advantage of a rollout that is the only one of its group with a reward. (The contrast is one column of several, and may be
         # unknown where the reward is known.)
         self._masked = torch.isnan(rewards).all(dim=1)
+        self._judged = [*zip(scores, self._paid(rewards, len(scores)), strict=True)]
         if self._scales is not None:
             summed = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
             summed[self._masked] = torch.nan
@@ -241,6 +278,14 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         if self._on_masked is not None:
             self._on_masked(masked, len(rewards))
         return rewards
+
+    def _paid(self, rewards: torch.Tensor, rows: int) -> list[dict[str, float]]:
+        """What each objective paid this process's rows, of the rewards [rollouts of the step, objectives]."""
+        start = self.accelerator.process_index * rows
+        return [
+            {name: round(value, DIGITS) for name, value in zip(self.reward_func_names, row, strict=True) if not math.isnan(value)}
+            for row in rewards[start : start + rows].tolist()
+        ]
 
     def _with_other_videos(self, controls: Controls, rewards: torch.Tensor, prompts: list[str], replies: list[str]) -> torch.Tensor:
         """The rewards [rollouts of the step, functions] with what the order of the frames is paid, and the gauges of the controls."""

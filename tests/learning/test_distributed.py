@@ -14,11 +14,13 @@ import torch
 from safetensors.torch import load_file
 from tiny_parts import Seen, sft_row, tiny
 
+from stages.domain.rollouts import RolloutGroup
 from stages.learning import distributed
 from stages.learning.cold_start import train_sft
 from stages.learning.distributed import Placement, PlacementError, check_saving, launch, placement, rank_environment, share
 from stages.learning.examples import Example
 from stages.learning.factory import save_model
+from stages.rows import read_rows
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -95,6 +97,10 @@ def test_deepspeed_trains_both_on_two_ranks(folder: Path, tmp_path: Path, name: 
     moved(folder, tmp_path / "sft/out/final")
     moved(tmp_path / "sft/out/final", tmp_path / "grpo/out/final")
     assert told["saved"] == [["final", True], ["final", True]]
+    groups = read_rows(tmp_path / "grpo/out/rollouts.jsonl", RolloutGroup)
+    assert len({group.sample_id for group in groups}) == 2, "a prompt of each process"
+    paid = [rollout.paid for group in groups for rollout in group.rollouts]
+    assert (len(paid), paid.count({})) == (8, 1), "one reply of the first process has no reward"
     assert any(values.get("deepspeed_stage") == stage for values in told["metrics"])
 
     # Without DeepSpeed its state has no optimiser to go on with, and transformers would go on all the same.

@@ -12,7 +12,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from accelerate.state import AcceleratorState
-from tiny_parts import REPLIES, Seen, grpo_row, length_reward, sft_row, tinted
+from tiny_parts import REPLIES, Seen, grpo_row, length_reward, sft_row, showing, tinted
 
 from stages.learning import vision
 from stages.learning.cold_start import train_sft
@@ -66,6 +66,7 @@ def main(home: Path, steps: int, lora: dict[str, Any] | None, frozen: bool) -> i
         objectives={"task": Objective(1.0, missing_on_the_first_process)},
         on_masked=lambda masked, rollouts: masks.append((masked, rollouts)),
         well_formed=lambda _, replies: [True for _ in replies],
+        showing=showing(examples, grpo.rollouts),
         out=home / "grpo/out",
         scratch=home / "grpo/scratch",
         **reports,
