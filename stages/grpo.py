@@ -32,6 +32,7 @@ def main(*arguments: str) -> int:
     from stages.learning.grpo import train_grpo
     from stages.learning.processor import fit_of
     from stages.rewarding import Rewarding
+    from stages.showing import showing
 
     row = params.grpo[name]
     with stage_run(f"grpo@{name}", params) as run:
@@ -53,6 +54,7 @@ def main(*arguments: str) -> int:
             on_masked=lambda masked, rollouts: check_judged(referee.judge, masked, rollouts, f"a step of grpo@{name}"),
             gauges=rewarding.gauges,
             on_controls=rewarding.controls,
+            showing=showing(params, name, samples, rewarding.scores, loader, run.page),
             stage=f"grpo@{name}",
             seed=params.seed,
             out=layout.model(name),
@@ -65,6 +67,7 @@ def main(*arguments: str) -> int:
                     Path("stages/domain"),
                     Path("stages/judging"),
                     Path("stages/rewarding.py"),
+                    Path("stages/showing.py"),
                     Path(__file__),
                 ],
             ),

@@ -40,8 +40,12 @@ class Rewarding:
 
         self._scored = scored
 
+    def scores(self, ids: Sequence[str], replies: Sequence[str]) -> list[Score]:
+        """What the rewards are made of."""
+        return self._scored(tuple(ids), tuple(replies))
+
     def _values(self, of: Callable[[Score], float | None]) -> Values:
-        return lambda ids, replies: [of(score) for score in self._scored(tuple(ids), tuple(replies))]
+        return lambda ids, replies: [of(score) for score in self.scores(ids, replies)]
 
     @property
     def total(self) -> Values:
@@ -54,7 +58,7 @@ class Rewarding:
         return self._values(lambda score: score.value)
 
     def well_formed(self, ids: Sequence[str], replies: Sequence[str]) -> list[bool]:
-        return [score.format_ok for score in self._scored(tuple(ids), tuple(replies))]
+        return [score.format_ok for score in self.scores(ids, replies)]
 
     @property
     def objectives(self) -> dict[str, Objective]:
@@ -93,7 +97,7 @@ class Rewarding:
         # Multiple choice needs no judge. Which rollouts are looked at depends on themselves only.
         looked_at = [
             score
-            for score in self._scored(tuple(ids), tuple(replies))
+            for score in self.scores(ids, replies)
             if score.task != "mcqa"
             and score.format_ok
             and int(digest({"id": score.sample_id, "reply": score.reply}), 16) < chosen.share * 16**16

@@ -29,6 +29,8 @@ NOT_A_DEPENDENCY = {
     "stages/learning/rollout_engine.py": "who generates rollouts; log-probabilities are those of the model that is trained",
     "stages/judging/place.py": "where the judge is",
     "stages/judging/client.py": "how often a judge is tried; an answer that did not come is no verdict",
+    "stages/pages.py": "how a page is filled in",
+    "stages/rollout_pages.py": "a page that a person looks at while a stage works; no out holds it",
     "stages/judging/cache.py": "answers that came before, by all they depend on",
     "stages/video/store.py": "frames that were decoded before, by all they depend on",
 }

@@ -41,6 +41,7 @@ def test_the_whole_reward_or_its_parts(params: Params) -> None:
     whole = rewarding(params)
     assert list(whole.objectives) == ["task"]
     assert whole.objectives["task"].reward(ids, replies) == [0.5, 1.0] == whole.total(ids, replies) == whole.shares(ids, replies)
+    assert whole.scores(ids, replies) is whole.scores(ids, replies), "scored once"
     parts = rewarding(params, aggregation="normalise").objectives
     assert {name: part.weight for name, part in parts.items()} == {
         "format": 1.0, "answer": 1.0, "recall": 1.0, "precision": 0.5, "keywords": 0.4, "thinking": 1.0, "caption": 1.0,
