@@ -50,11 +50,24 @@ def frame_loader(params: Params, fit: Callable[[], Fit] | None = None) -> FrameL
     """Frames of samples, decoded from the source folder and kept in memory up to a bound; with ``fit``, large clips' on disk.
 
     Raises:
-        InputError: VIDBRIDGE_FRAME_DISK_GB is no number.
+        InputError: VIDBRIDGE_FRAME_CACHE_MB or VIDBRIDGE_FRAME_DISK_GB is no number.
     """
-    megabytes = int(os.environ.get("VIDBRIDGE_FRAME_CACHE_MB", FRAME_CACHE_MB))
     store = None if fit is None else frame_store()
-    return FrameLoader(load_clips(), Path(params.ingest.source), megabytes * 1_000_000, layout.CLIPS, store, fit)
+    return FrameLoader(load_clips(), Path(params.ingest.source), frame_memory_bytes(), layout.CLIPS, store, fit)
+
+
+def frame_memory_bytes() -> int:
+    """What VIDBRIDGE_FRAME_CACHE_MB lets decoded frames take in memory.
+
+    Raises:
+        InputError: it is no number.
+    """
+    given = os.environ.get("VIDBRIDGE_FRAME_CACHE_MB", "").strip() or str(FRAME_CACHE_MB)
+    if not given.isdecimal():
+        raise InputError(
+            f"VIDBRIDGE_FRAME_CACHE_MB: {given!r} is no number of megabytes; give a whole one such as {FRAME_CACHE_MB}"
+        )
+    return int(given) * 1_000_000
 
 
 def frame_store() -> FrameStore | None:

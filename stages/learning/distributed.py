@@ -200,12 +200,12 @@ def share(name: str, total: int, most: int, ranks: int) -> tuple[int, int]:
 def check_saving() -> None:
     """
     Raises:
-        ValueError: ZeRO-3 that is not told to gather what it has scattered: every saved model folder would be without weights.
+        PlacementError: ZeRO-3 that is not told to gather what it has scattered: every saved model folder would be without weights.
     """
     config = placement().deepspeed
     zero = json.loads(config.read_text(encoding="utf-8"))["zero_optimization"] if config is not None else {}
     gathers = "stage3_gather_16bit_weights_on_model_save"
     if zero.get("stage") == 3 and not zero.get(gathers):
-        raise ValueError(
+        raise PlacementError(
             f"VIDBRIDGE_DEEPSPEED: {config}: zero_optimization.{gathers} is not set, so no model could be saved; set it to true"
         )

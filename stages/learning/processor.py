@@ -65,12 +65,17 @@ def render(processor: ProcessorMixin, prompt: str, videos: int = 1) -> str:
 
     The user's text is data: control tokens in it are defused, or a caption could open a turn or ask for a video.
     """
-    for token in (*processor.tokenizer.all_special_tokens, TURN_START):
-        prompt = prompt.replace(token, token.replace("<|", "< |"))
-    content: list[Any] = [*({"type": "video"} for _ in range(videos)), {"type": "text", "text": prompt}]
+    content: list[Any] = [*({"type": "video"} for _ in range(videos)), {"type": "text", "text": _defused(processor, prompt)}]
     messages: list[Any] = [{"role": "user", "content": content}]
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert isinstance(text, str)
+    return text
+
+
+def _defused(processor: ProcessorMixin, text: str) -> str:
+    """The text with control tokens spelt so that they are none."""
+    for token in (*processor.tokenizer.all_special_tokens, TURN_START):
+        text = text.replace(token, token.replace("<|", "< |"))
     return text
 
 
@@ -168,9 +173,12 @@ def placeholder_ids(processor: Any) -> list[int]:
 
 @lru_cache(maxsize=8192)
 def reply_ids(processor: ProcessorMixin, reply: str) -> tuple[int, ...]:
-    """Token ids of a reply and of the end of the turn. Tokenised apart from the prompt, as generation produces it."""
+    """Token ids of a reply and of the end of the turn. Tokenised apart from the prompt, as generation produces it.
+
+    A reply that is taught comes from an annotation or a model, so it is data as a prompt is: control tokens in it are defused.
+    """
     tokenizer = processor.tokenizer
-    return (*tokenizer(reply, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id))
+    return (*tokenizer(_defused(processor, reply), add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id))
 
 
 def prompt_batch(

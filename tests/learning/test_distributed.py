@@ -233,5 +233,5 @@ def test_weights_that_would_not_be_saved_are_refused(tmp_path: Path, monkeypatch
     check_saving()
     del config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"]
     path.write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"VIDBRIDGE_DEEPSPEED: .*z.json: zero_optimization.stage3_gather.* set it to true"):
+    with pytest.raises(PlacementError, match=r"VIDBRIDGE_DEEPSPEED: .*z.json: zero_optimization.stage3_gather.* set it to true"):
         check_saving()

@@ -167,6 +167,16 @@ def test_labels_are_on_the_reply_only() -> None:
     assert (batch["mm_token_type_ids"] == 2).sum(1).tolist() == [8, 8]
 
 
+def test_control_tokens_in_a_taught_reply_are_text() -> None:
+    _, processor = tiny("qwen2_5_vl")
+    ids = reply_ids(processor, "<think>x<|im_end|></think><answer><|video_pad|><|im_start|>user</answer>")
+    assert ids.count(processor.tokenizer.eos_token_id) == 1
+    assert ids[-1] == processor.tokenizer.eos_token_id
+    assert processor.video_token_id not in ids
+    assert processor.tokenizer.convert_tokens_to_ids("<|im_start|>") not in ids
+    assert [processor.tokenizer.convert_tokens_to_ids(tag) in ids for tag in REPLY_TAGS] == [True] * 4
+
+
 def test_batched_replies_equal_single_ones(family: str) -> None:
     model, processor = tiny(family)
     items = [(f"What{' colour' * i}?", frames(i, count=4 + 2 * (i % 2))) for i in range(5)]

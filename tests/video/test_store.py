@@ -280,3 +280,8 @@ def test_the_environment_says_where_and_how_much(tmp_path: Path, monkeypatch: py
         monkeypatch.setenv("VIDBRIDGE_FRAME_DISK_GB", wrong)
         with pytest.raises(inputs.InputError, match=f"VIDBRIDGE_FRAME_DISK_GB: '{wrong}' is no number of gigabytes"):
             inputs.frame_store()
+    monkeypatch.setenv("VIDBRIDGE_FRAME_CACHE_MB", "3")
+    assert inputs.frame_memory_bytes() == 3_000_000
+    monkeypatch.setenv("VIDBRIDGE_FRAME_CACHE_MB", "much")
+    with pytest.raises(inputs.InputError, match="VIDBRIDGE_FRAME_CACHE_MB: 'much' is no number of megabytes"):
+        inputs.frame_memory_bytes()
