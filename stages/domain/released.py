@@ -44,6 +44,12 @@ def score_as_released(sample: Sample, text: str, referee: Referee, rules: Reward
     )
 
 
+def released_answer(text: str) -> str | None:
+    """The answer as the released code reads it, whatever stands behind it; None when its format check refuses the reply."""
+    match = _FORMAT.match(text)
+    return match["answer"].strip() if match else None
+
+
 def released_letter(answer: str) -> str | None:
     """The first of A to G, in the order of the alphabet, that the answer holds anywhere."""
     return next((letter for letter in _LETTERS if letter in answer), None)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from stages.domain.records import Record, Sample, Score
 from stages.domain.rewards import Judge, Referee, RewardRules
@@ -11,16 +12,19 @@ from stages.domain.scoring import score_reply
 from stages.judging.asking import AskingJudge
 from stages.judging.endpoint import EndpointJudge
 from stages.judging.place import JudgeError
-from stages.judging.prompts import Answer, Coverage, Entailment, Events, Marks, Question, Rightness
+from stages.judging.prompts import Coverage, Entailment, Events, Marks, Question, Rightness
 
 #: What a question counts as answered with until its answer is here; scores made with it are thrown away.
-_UNTIL_THEN: dict[type[Record], Answer] = {
+UNTIL_THEN: dict[type[Record], Record] = {
     Coverage: Coverage(reason="", score=0),
     Rightness: Rightness(reason="", right=False),
     Events: Events(events=()),
     Entailment: Entailment(reason="", entailed=False),
     Marks: Marks(reason="", marks=0),
 }
+
+
+Result = TypeVar("Result")
 
 
 class JudgeUnavailableError(JudgeError):
@@ -30,16 +34,17 @@ class JudgeUnavailableError(JudgeError):
 class _Notes(AskingJudge):
     """Answers from what is known, and notes what is not."""
 
-    def __init__(self, name: str, known: dict[Question, Record]) -> None:
+    def __init__(self, name: str, known: dict[Question, Record], until_then: Mapping[type[Record], Record]) -> None:
         self.name = name
         self.known = known
+        self.until_then = until_then
         self.missing: dict[Question, None] = {}
 
     def answer(self, question: Question) -> Record:
         if question in self.known:
             return self.known[question]
         self.missing[question] = None
-        return _UNTIL_THEN[question.form.answer]
+        return self.until_then[question.form.answer]
 
 
 def score_replies(samples: Sequence[Sample], replies: Sequence[str], referee: Referee, rules: RewardRules) -> list[Score]:
@@ -51,15 +56,32 @@ def score_replies(samples: Sequence[Sample], replies: Sequence[str], referee: Re
     Raises:
         JudgeError: the judge cannot be used as it is set up.
     """
-    pairs, judge = list(zip(samples, replies, strict=True)), referee.judge
-    if not isinstance(judge, EndpointJudge):
-        return [score_reply(sample, reply, referee, rules) for sample, reply in pairs]
+    pairs = list(zip(samples, replies, strict=True))
+
+    def scored(judge: Judge) -> list[Score]:
+        asked = replace(referee, judge=judge)
+        return [score_reply(sample, reply, asked, rules) for sample, reply in pairs]
+
+    if not isinstance(referee.judge, EndpointJudge):
+        return scored(referee.judge)
+    return in_rounds(referee.judge, scored, UNTIL_THEN)
+
+
+def in_rounds(judge: EndpointJudge, work: Callable[[AskingJudge], Result], until_then: Mapping[type[Record], Record]) -> Result:
+    """What ``work`` makes of the judge's answers, asked side by side. It is called until it asks nothing new, and must not change anything.
+
+    Args:
+        until_then: by the type of an answer, what a question counts as answered with until its answer is here.
+
+    Raises:
+        JudgeError: the judge cannot be used as it is set up.
+    """
     known: dict[Question, Record] = {}
     while True:
-        notes = _Notes(judge.name, known)
-        scores = [score_reply(sample, reply, replace(referee, judge=notes), rules) for sample, reply in pairs]
+        notes = _Notes(judge.name, known, until_then)
+        result = work(notes)
         if not notes.missing:
-            return scores
+            return result
         known |= judge.ask(notes.missing)
 
 
