@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow exploits crosscheck bench bench-video bench-grpo bench-learning zoo clean
+.PHONY: help env demo test lint test-slow exploits crosscheck bench bench-video bench-score bench-grpo bench-learning zoo clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -76,6 +76,9 @@ crosscheck: env .tools/crosscheck/bin/python  ## Compat scores beside the harnes
 	@[ -n "$(LMMS_EVAL)" ] && [ -n "$(VLMEVALKIT)" ] || \
 	  { echo "error: LMMS_EVAL and VLMEVALKIT: not both set; give the paths of git clones of lmms-eval and VLMEvalKit" >&2; exit 2; }
 	$(RUN) python -m benchmarks.crosscheck --lmms-eval "$(LMMS_EVAL)" --vlmevalkit "$(VLMEVALKIT)" --python $(CURDIR)/.tools/crosscheck/bin/python
+
+bench-score: env  ## What scoring 10,000 stored predictions by rule takes
+	$(RUN) python -m benchmarks.scoring
 
 bench-grpo: env  ## What a GRPO step on video costs, against plain TRL
 	$(RUN) python -m benchmarks.grpo

@@ -28,6 +28,8 @@ def score(root: Path, benchmark: str, annotations: Path, predictions: Path, out:
         raise UsageError(f"--benchmark: {benchmark!r} is unknown; choose among {', '.join(BENCHMARKS)}")
     if out is not None and not out.parent.is_dir():
         raise UsageError(f"--out: {str(out.parent)!r} is no folder; make it, or name a file in another one")
+    if out is not None and out in (annotations, predictions):
+        raise UsageError(f"--out: {str(out)!r} is what is to be scored; name another file")
     result = scored(load_params(root / "params.yaml"), benchmark, annotations, predictions, baselines=baselines)
     # Not in the file: what a judge costs depends on what it was asked before.
     usage = result.pop("usage")

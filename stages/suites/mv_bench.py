@@ -77,7 +77,7 @@ def _vlmevalkit(item: Item[Row], reply: str, _: Examiner) -> Mark:
 FILES = ("json/*.json", "*.json", "*.jsonl", "*.parquet")
 BENCHMARK = Benchmark(
     name="mvbench",
-    record="field names: OpenGVLab/MVBench; compat: lmms-eval at 75571cf, VLMEvalKit at e8e78f0 (exact matching)",
+    record="field names: OpenGVLab/MVBench, as both harnesses read it; compat: lmms-eval at 75571cf, VLMEvalKit at e8e78f0 (exact matching)",
     files=FILES,
     read=read,
     prompt=prompt,

@@ -11,7 +11,7 @@ import numpy as np
 
 from stages.domain.metrics import Floats, clusters, drawn_sums, interval
 from stages.domain.records import Record
-from stages.suites.benchmark import Benchmark, Item, Mark, Measure, Scoring
+from stages.suites.benchmark import Benchmark, Item, Mark, Measure
 from stages.suites.choices import letter
 
 
@@ -40,66 +40,82 @@ def cells(
     Args:
         marks: by scoring, one for each item.
     """
-    table: dict[str, Any] = {}
-    categories = list(dict.fromkeys(name for item in items for name in item.categories))
-    for scoring in benchmark.scorings:
-        given = marks[scoring.name]
-        overall = _cells(benchmark.measures, items, given, how, scoring)
-        by: dict[str, Any] = {}
-        for category in categories:
-            for value in dict.fromkeys(item.categories[category] for item in items):
-                here = [i for i, item in enumerate(items) if item.categories[category] == value]
-                part = _cells(benchmark.measures, [items[i] for i in here], [given[i] for i in here], how, None)
-                by.setdefault(category, {})[value] = part
-        table[scoring.name] = {"overall": overall, "by": by}
+    table: dict[str, Any] = {name: {"overall": each, "by": {}} for name, each in overall(benchmark, items, marks, how).items()}
+    for category in dict.fromkeys(name for item in items for name in item.categories):
+        for value, here in _parts(items, category).items():
+            part = {name: [given[i] for i in here] for name, given in marks.items()}
+            means = _means(benchmark.measures, [items[i] for i in here], part, how.draws, how.seed)
+            for name, given in part.items():
+                found = _measured(benchmark.measures, means[name], given, how.confidence)
+                table[name]["by"].setdefault(category, {})[value] = found
     return table
 
 
 def overall(
     benchmark: Benchmark[Any], items: Sequence[Item[Any]], marks: Mapping[str, Sequence[Mark]], how: Resampling
 ) -> dict[str, Any]:
-    """Scoring to measure to :class:`Cell`, for baselines."""
-    return {one.name: _cells(benchmark.measures, items, marks[one.name], how, one) for one in benchmark.scorings}
+    """Scoring to measure to :class:`Cell`, over all items."""
+    means = _means(benchmark.measures, items, marks, how.draws, how.seed)
+    for scoring in benchmark.scorings:
+        if scoring.macro is not None:
+            means[scoring.name] = _macro(benchmark.measures, items, marks[scoring.name], scoring.macro, how)
+    return {name: _measured(benchmark.measures, means[name], given, how.confidence) for name, given in marks.items()}
 
 
-def _cells(
-    measures: Sequence[Measure], items: Sequence[Item[Any]], marks: Sequence[Mark], how: Resampling, scoring: Scoring[Any] | None
-) -> dict[str, Any]:
-    strata = [list(range(len(items)))]
-    if scoring is not None and scoring.macro is not None:
-        values = dict.fromkeys(item.categories[scoring.macro] for item in items)
-        strata = [[i for i, item in enumerate(items) if item.categories[scoring.macro] == value] for value in values]
-    names = list(dict.fromkeys(part for measure in measures for part in measure.parts))
-    found = [
-        _means(names, [items[i] for i in part], [marks[i] for i in part], how.draws, how.seed + number)
-        for number, part in enumerate(strata)
-    ]
+#: By part, its mean and behind it the means of the resamples: whatever is computed of one is computed of all. None: no mark counts.
+Means = dict[str, Floats] | None
+
+
+def _parts(items: Sequence[Item[Any]], category: str) -> dict[str, list[int]]:
+    """Numbers of the items of each value of a category."""
+    parts: dict[str, list[int]] = {}
+    for i, item in enumerate(items):
+        parts.setdefault(item.categories[category], []).append(i)
+    return parts
+
+
+def _macro(measures: Sequence[Measure], items: Sequence[Item[Any]], marks: Sequence[Mark], category: str, how: Resampling) -> Means:
+    """The mean over a category's values of their means, each value resampled by itself."""
+    found = []
+    for number, here in enumerate(_parts(items, category).values()):
+        part = {"": [marks[i] for i in here]}
+        found.append(_means(measures, [items[i] for i in here], part, how.draws, how.seed + number)[""])
     present = [each for each in found if each is not None]
-    unjudged = sum(mark.parts is None for mark in marks)
-    left_out = sum(mark.parts is not None and not mark.counted for mark in marks)
-    counts = {"items": len(items), "unjudged": unjudged, "left_out": left_out}
-    if not present:
-        return {measure.name: Cell(mean=None, low=None, high=None, **counts).model_dump() for measure in measures}
-    # The mean stands first, its resamples behind it: whatever is computed of one is computed of all.
-    means = {name: np.mean([each[name] for each in present], axis=0) for name in names}
-    return {measure.name: _cell(measure, means, how.confidence, counts) for measure in measures}
+    return {name: np.mean([each[name] for each in present], axis=0) for name in present[0]} if present else None
 
 
 def _means(
-    names: Sequence[str], items: Sequence[Item[Any]], marks: Sequence[Mark], draws: int, seed: int
-) -> dict[str, Floats] | None:
-    """By part, its mean and behind it the means of the resamples; None where no mark counts."""
-    counted = np.array([mark.counted and mark.parts is not None for mark in marks], dtype=np.float64)
-    if not counted.any():
-        return None
-    columns = [np.array([mark.parts[name] if mark.parts and mark.counted else 0.0 for mark in marks]) for name in names]
-    *sums, sizes = drawn_sums([*columns, counted], clusters([item.video for item in items]), draws, seed)
-    result = {}
-    for name, column, drawn in zip(names, columns, sums, strict=True):
-        mean = column.sum() / counted.sum()
+    measures: Sequence[Measure], items: Sequence[Item[Any]], marks: Mapping[str, Sequence[Mark]], draws: int, seed: int
+) -> dict[str, Means]:
+    """The means of each scoring's marks, all on the same resamples."""
+    names = list(dict.fromkeys(part for measure in measures for part in measure.parts))
+    counted = {who: np.array([mark.counted and mark.parts is not None for mark in each], np.float64) for who, each in marks.items()}
+    columns = {
+        (who, name): np.array([mark.parts[name] if mark.parts and mark.counted else 0.0 for mark in each])
+        for who, each in marks.items()
+        for name in names
+    }
+    # Equal columns are drawn once: all replies count in most scorings, and baselines often score the same.
+    different = {column.tobytes(): column for column in (*counted.values(), *columns.values())}
+    sums = drawn_sums(list(different.values()), clusters([item.video for item in items]), draws, seed)
+    drawn = dict(zip(different, sums, strict=True))
+
+    def mean(who: str, name: str) -> Floats:
+        whole = columns[who, name].sum() / counted[who].sum()
+        sizes = drawn[counted[who].tobytes()]
         # A resample that holds none of what counts says nothing about the mean.
-        result[name] = np.concatenate([[mean], np.where(sizes > 0, drawn / np.maximum(sizes, 1), mean)])
-    return result
+        return np.concatenate([[whole], np.where(sizes > 0, drawn[columns[who, name].tobytes()] / np.maximum(sizes, 1), whole)])
+
+    return {who: {name: mean(who, name) for name in names} if counted[who].any() else None for who in marks}
+
+
+def _measured(measures: Sequence[Measure], means: Means, marks: Sequence[Mark], confidence: float) -> dict[str, Any]:
+    unjudged = sum(mark.parts is None for mark in marks)
+    left_out = sum(mark.parts is not None and not mark.counted for mark in marks)
+    counts = {"items": len(marks), "unjudged": unjudged, "left_out": left_out}
+    if means is None:
+        return {measure.name: Cell(mean=None, low=None, high=None, **counts).model_dump() for measure in measures}
+    return {measure.name: _cell(measure, means, confidence, counts) for measure in measures}
 
 
 def _cell(measure: Measure, means: Mapping[str, Floats], confidence: float, counts: dict[str, int]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def video_mme(**changes: Any) -> dict[str, Any]:
 
 
 def mvbench(**changes: Any) -> dict[str, Any]:
-    """OpenGVLab/MVBench, json/action_antonym.json and the like."""
+    """OpenGVLab/MVBench, json/action_antonym.json, as lmms_eval/tasks/mvbench/utils.py at 75571cf reads it."""
     return {
         "video": "86604.mp4",
         "question": "What happens?",

@@ -18,7 +18,9 @@ from stages.judging import client
 from stages.judging.batch import JudgeUnavailableError
 from stages.params import OpenAIJudgeParams, Params, load_params
 from stages.score import score
-from stages.suites.benchmark import PredictionError
+from stages.suites.benchmark import Mark, PredictionError
+from stages.suites.known import BENCHMARKS
+from stages.suites.table import Resampling, cells
 
 PARAMS = load_params(Path(__file__).parents[2] / "infra/recipes/tiny.yaml")
 
@@ -131,6 +133,21 @@ def test_our_own_tests_by_hand(tmp_path: Path) -> None:
     assert rows[2]["reference"].startswith("the blue circle")
     assert mean(result, "strict", measure) == 100
     assert mean(result, "compat: VidBridge-R1", measure) == 50, "the released code reads the two with think and answer blocks only"
+
+
+def test_replies_without_a_verdict_are_in_no_mean_and_are_counted(tmp_path: Path) -> None:
+    rows = [dream(idx=i, video_file=f"{i}.mp4", source="a" if i < 3 else "b") for i in range(4)]
+    benchmark = BENCHMARKS["dream-1k"]
+    items = benchmark.read(lines(tmp_path / "a.jsonl", rows))
+    full, none = Mark({"recall": 1.0, "precision": 0.5}), Mark({"recall": 0.0, "precision": 0.0})
+    marks = [full, Mark(None), none, Mark(None)]
+    how = Resampling(draws=200, confidence=0.95, seed=7)
+    table = cells(benchmark, items, {scoring.name: marks for scoring in benchmark.scorings}, how)
+    for scoring in table.values():
+        # Source b has no verdict at all: it is in no mean over sources either.
+        assert scoring["overall"]["recall"] == {"mean": 50, "low": 0, "high": 100, "items": 4, "unjudged": 2, "left_out": 0}
+        assert scoring["overall"]["F1"]["mean"] == pytest.approx(100 * 2 * 0.5 * 0.25 / 0.75)
+        assert scoring["by"]["source"]["b"]["recall"]["mean"] is None
 
 
 @pytest.fixture

@@ -34,3 +34,6 @@ def test_the_table_the_file_and_the_messages(tmp_path: Path) -> None:
     assert "give --benchmark video-mme" in wrong.stderr
     assert "Traceback" not in wrong.stderr
     assert vidbridge("--benchmark", "videomme", *asked).returncode == 2
+    same = vidbridge("--benchmark", "video-mme", *asked, "--out", predictions)
+    assert same.returncode == 2
+    assert predictions.read_text().startswith('{"id"'), "what was given is never overwritten"
