@@ -1,7 +1,8 @@
 """Do the `compat` scores say what the public harnesses' own functions say, on replies made to tell readings apart?
 
-Run as `make crosscheck LMMS_EVAL=/path/to/lmms-eval VLMEVALKIT=/path/to/VLMEvalKit`, with git clones of the two. Single functions are read
-from their HEAD and run by an interpreter of another environment (.tools/crosscheck), from which this project cannot be imported.
+Run as `make crosscheck LMMS_EVAL=/path/to/lmms-eval VLMEVALKIT=/path/to/VLMEvalKit`, with git clones of the two. Single functions
+are read from their HEAD and run by an interpreter of another environment (.tools/crosscheck), from which this project cannot be
+imported.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ KEPT = 160
 
 @dataclass(frozen=True)
 class Subject:
-    """A function of a harness: from which files which names are read, what is called with (reply, options, right), and our own reading."""
+    """A function of a harness: from which files which names are read, what is called with (reply, options, right), and our own
+    reading."""
 
     name: str
     harness: str

@@ -1,6 +1,8 @@
-"""Runs single functions of a harness for :mod:`benchmarks.crosscheck`, in another environment; reads an order from stdin, writes JSON.
+"""Runs single functions of a harness for :mod:`benchmarks.crosscheck`, in another environment; reads an order from stdin, writes
+JSON.
 
-Only what is named is taken from the sources (and what they import, where it is installed): importing a harness whole needs all it needs.
+Only what is named is taken from the sources (and what they import, where it is installed): importing a harness whole needs all it
+needs.
 """
 
 from __future__ import annotations

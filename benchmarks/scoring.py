@@ -1,7 +1,7 @@
 """What scoring 10,000 stored predictions by rule takes: ``make bench-score``.
 
-The whole command is timed, imports included, on replies made to tell readings apart; every question has a video of its own, which is the
-dearest case for the bootstrap.
+The whole command is timed, imports included, on replies made to tell readings apart; every question has a video of its own, which
+is the dearest case for the bootstrap.
 """
 
 from __future__ import annotations

@@ -173,9 +173,9 @@ def score(
 ) -> None:
     """Score anyone's predictions on a benchmark, without a model: `strict`, and `compat` as public harnesses print it.
 
-    A prediction is {"id": "001-1", "reply": "what the model wrote, reasoning and all"}, one a line; other keys are left alone. The id
-    is Video-MME's question_id; action_antonym/0 (file and row) for MVBench; DREAM-1K's idx as text; camera/VIDEO for VDC; CaReBench's
-    video; sample_id for our own tests. Judged benchmarks use `judge` of params.yaml.
+    A prediction is {"id": "001-1", "reply": "what the model wrote, reasoning and all"}, one a line; other keys are left alone. The
+    id is Video-MME's question_id; action_antonym/0 (file and row) for MVBench; DREAM-1K's idx as text; camera/VIDEO for VDC;
+    CaReBench's video; sample_id for our own tests. Judged benchmarks use `judge` of params.yaml.
 
     Example: vidbridge score --benchmark video-mme --annotations ~/Video-MME --predictions replies.jsonl --out scores.json
     """

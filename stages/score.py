@@ -82,7 +82,8 @@ def _items(benchmark: Benchmark[Any], path: Path) -> list[Item[Any]]:
         if not others:
             raise
         raise AnnotationError(
-            f"{error}. These look like the annotations of {others[0]}: give --benchmark {others[0]}, or the annotations of {benchmark.name}"
+            f"{error}. These look like the annotations of {others[0]}: give --benchmark {others[0]}, or the annotations of"
+            f" {benchmark.name}"
         ) from error
 
 

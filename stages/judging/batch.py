@@ -68,7 +68,8 @@ def score_replies(samples: Sequence[Sample], replies: Sequence[str], referee: Re
 
 
 def in_rounds(judge: EndpointJudge, work: Callable[[AskingJudge], Result], until_then: Mapping[type[Record], Record]) -> Result:
-    """What ``work`` makes of the judge's answers, asked side by side. It is called until it asks nothing new, and must not change anything.
+    """What ``work`` makes of the judge's answers, asked side by side. It is called until it asks nothing new, and must not change
+    anything.
 
     Args:
         until_then: by the type of an answer, what a question counts as answered with until its answer is here.

@@ -65,8 +65,8 @@ class Item(Generic[RowT_co]):
 
 
 class Mark(NamedTuple):
-    """What one reply earned, by part; ``parts`` is None when no judge could say. A mark that is not ``counted`` is left out of means,
-    as some harnesses do with some replies."""
+    """What one reply earned, by part; ``parts`` is None when no judge could say. A mark that is not ``counted`` is left out of
+    means, as some harnesses do with some replies."""
 
     parts: Mapping[str, float] | None
     counted: bool = True
@@ -92,8 +92,8 @@ class Measure(NamedTuple):
 
 @dataclass(frozen=True)
 class Benchmark(Generic[RowT]):
-    """``record``: the public record (project, revision) whose field names and scoring it follows; ``files``: names that its annotations
-    have in a folder; ``judged``: whether a judge is asked; ``prompt``: what a model is asked about an item."""
+    """``record``: the public record (project, revision) whose field names and scoring it follows; ``files``: names that its
+    annotations have in a folder; ``judged``: whether a judge is asked; ``prompt``: what a model is asked about an item."""
 
     name: str
     record: str

@@ -1,4 +1,5 @@
-"""How captions are marked against a reference: what of it they tell, and what they tell that it bears out (AutoDQ, arXiv 2407.00634)."""
+"""How captions are marked against a reference: what of it they tell, and what they tell that it bears out (AutoDQ, arXiv
+2407.00634)."""
 
 from __future__ import annotations
 

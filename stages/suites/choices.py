@@ -1,6 +1,7 @@
 """Multiple choice: which option a reply names, as this project reads it (`strict`) and as public harnesses do (`compat`).
 
-The compat readings repeat what those harnesses do, quirks and all; `make crosscheck` compares them with the harnesses' own functions.
+The compat readings repeat what those harnesses do, quirks and all; `make crosscheck` compares them with the harnesses' own
+functions.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ def letter(index: int) -> str:
 def strict_choice(reply: str, options: Sequence[str]) -> str | None:
     """The one option that a reply chooses, reasoning taken away; None when it chooses none, or more than one.
 
-    Read are a letter alone or with its option behind it, either of them after "the best answer is" and the like, and the words of one
-    option. A letter whose option is another one contradicts itself.
+    Read are a letter alone or with its option behind it, either of them after "the best answer is" and the like, and the words of
+    one option. A letter whose option is another one contradicts itself.
     """
     answer = final_answer(reply)
     if answer is None:
@@ -57,12 +58,12 @@ def _plain(text: str) -> str:
 # lmms-eval: lmms_eval/tasks/_task_utils/mcq_extract.py, extract_mcq_answer, at 75571cf (Video-MME).
 
 _LMMS_STRIPPED = (",", ".", "!", "?", ";", ":", "'", '"')
+_LMMS_NOUNS = ("answer", "correct answer", "best answer", "correct option", "best option", "choice", "correct choice")
 _LMMS_PHRASES = (
-    *(f"{the}{kind}{noun} is" for kind, noun in (("", "answer"), ("correct ", "answer"), ("best ", "answer"), ("correct ", "option"),
-      ("best ", "option"), ("", "choice"), ("correct ", "choice")) for the in ("the ", "")),
+    *(f"{the}{noun} is" for noun in _LMMS_NOUNS for the in ("the ", "")),
     *("i choose", "i select", "i pick", "my answer is", "my choice is"),
     *("옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは"),
-)  # fmt: skip
+)
 #: How much each way of writing a letter counts; its text, with the letter in place of ``?``.
 _LMMS_WRITTEN = ((6, "(?)"), (5, "?."), (4, "?:"), (3, "?)"), (2, "? "))
 
@@ -70,8 +71,8 @@ _LMMS_WRITTEN = ((6, "(?)"), (5, "?."), (4, "?:"), (3, "?)"), (2, "? "))
 def lmms_eval_letter(reply: str, letters: str) -> str:
     """The letter that lmms-eval extracts; empty when it finds none.
 
-    Every occurrence competes: a letter at either end of the reply beats one behind a phrase, that one in brackets, and so on down to a
-    letter inside a word. Among equals the last place wins, and a phrase vouches for every letter anywhere behind it.
+    Every occurrence competes: a letter at either end of the reply beats one behind a phrase, that one in brackets, and so on down
+    to a letter inside a word. Among equals the last place wins, and a phrase vouches for every letter anywhere behind it.
     """
     text = reply.strip()
     for character in _LMMS_STRIPPED:
@@ -162,7 +163,8 @@ _KIT_VERBOSE = re.compile(r"answer\s+is\s+\**([ABCD])", re.IGNORECASE)
 def vlmevalkit_right(reply: str, options: Sequence[str], last: int, first: int) -> bool:
     """Whether VLMEvalKit's MVBench rule takes a reply for right; an empty one is.
 
-    ``last`` and ``first``: numbers of the last and the first option that is the answer, which differ where two options are the same.
+    ``last`` and ``first``: numbers of the last and the first option that is the answer, which differ where two options are the
+    same.
     """
     wanted = f"({letter(last).lower()})"
     said = reply.lower().strip().split(" ")[0]
@@ -170,8 +172,8 @@ def vlmevalkit_right(reply: str, options: Sequence[str], last: int, first: int) 
 
 
 def vlmevalkit_option(reply: str, options: Sequence[str]) -> str | None:
-    """The letter that VLMEvalKit infers without a model: the only one that stands as a word near the end, one behind "answer is" (though
-    it be the beginning of a word), or the only option whose words the reply holds."""
+    """The letter that VLMEvalKit infers without a model: the only one that stands as a word near the end, one behind "answer is"
+    (though it be the beginning of a word), or the only option whose words the reply holds."""
     letters = [letter(i) for i in range(len(options))]
     if _KIT_FAILED not in reply:
         if any(refusal in reply for refusal in _KIT_REFUSALS):

@@ -1,8 +1,9 @@
-"""DREAM-1K (arXiv 2407.00634): describe a short video; the events of the reference that the description tells, and the other way round.
+"""DREAM-1K (arXiv 2407.00634): describe a short video; the events of the reference that the description tells, and the other way
+round.
 
 Example row of ``json/metadata.json``: ``{"idx": 1, "video_file": "video/1.mp4", "source": "movie_animation", "duration": 5.09,
-"description": "A character emerges …", "events": ["A character emerges from smoke and fire.", …], "n_events": 5}``; read too is a row of
-Tarsier's ``DREAM-1k.jsonl``, the same in messages. The id of a prediction is ``idx``, as text.
+"description": "A character emerges …", "events": ["A character emerges from smoke and fire.", …], "n_events": 5}``; read too is a
+row of Tarsier's ``DREAM-1k.jsonl``, the same in messages. The id of a prediction is ``idx``, as text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What DarkEventInfer-Test and MixVidQA-Test share: their annotations are this project's own samples, ``data/samples/test/TASK.jsonl``.
+"""What DarkEventInfer-Test and MixVidQA-Test share: their annotations are this project's own samples,
+``data/samples/test/TASK.jsonl``.
 
 The mean of the judge's score x 100 is reported, as the paper does (SPEC 1): of at most 200 and 100.
 """
@@ -52,7 +53,8 @@ def _read(path: Path, files: tuple[str, ...], task: TaskName) -> list[Item[Sampl
         sample = typed(Sample, raw)
         if (sample.task, sample.split) != (task, "test"):
             raise AnnotationError(
-                f"annotations: {raw.where}: task {shown(sample.task)}, split {shown(sample.split)}: needs {task!r} of split 'test'; give"
+                f"annotations: {raw.where}: task {shown(sample.task)}, split {shown(sample.split)}: needs {task!r} of split"
+                f" 'test'; give"
                 f" data/samples/test/{task}.jsonl"
             )
         items.append(

@@ -1,7 +1,7 @@
 """MVBench (arXiv 2311.17005): twenty kinds of temporal questions; accuracy, by kind.
 
-Example row of ``json/action_antonym.json``: ``{"video": "86604.mp4", "question": "What is the action …?", "candidates": ["Not sure.",
-"Something falling like a rock", …], "answer": "Something falling like a rock"}``. Rows have no id: that of a prediction is
+Example row of ``json/action_antonym.json``: ``{"video": "86604.mp4", "question": "What is the action …?", "candidates": ["Not
+sure.", "Something falling like a rock", …], "answer": "Something falling like a rock"}``. Rows have no id: that of a prediction is
 ``action_antonym/0``, the file's name and the row's place in it, from 0.
 """
 
@@ -77,7 +77,7 @@ def _vlmevalkit(item: Item[Row], reply: str, _: Examiner) -> Mark:
 FILES = ("json/*.json", "*.json", "*.jsonl", "*.parquet")
 BENCHMARK = Benchmark(
     name="mvbench",
-    record="field names: OpenGVLab/MVBench, as both harnesses read it; compat: lmms-eval at 75571cf, VLMEvalKit at e8e78f0 (exact matching)",
+    record="field names: OpenGVLab/MVBench, as both read it; compat: lmms-eval at 75571cf, VLMEvalKit at e8e78f0 (exact matching)",
     files=FILES,
     read=read,
     prompt=prompt,

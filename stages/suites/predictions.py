@@ -19,7 +19,8 @@ _FORM = 'one object a line: {"id": "…", "reply": "…"}'
 
 @dataclass(frozen=True)
 class Predictions:
-    """``replies`` by id, in the order of the questions; ``missing``: ids of questions that have none; ``empty``: of those left blank."""
+    """``replies`` by id, in the order of the questions; ``missing``: ids of questions that have none; ``empty``: of those left
+    blank."""
 
     replies: dict[str, str]
     missing: tuple[str, ...]
@@ -30,7 +31,8 @@ def read_predictions(file: Path, items: Sequence[Item[Any]]) -> Predictions:
     """Read a file of replies to these questions. Other keys of a line are left alone.
 
     Raises:
-        PredictionError: no such file, not in this form, or ids or replies that cannot be used; each kind of fault is told once, with its
+        PredictionError: no such file, not in this form, or ids or replies that cannot be used; each kind of fault is told once,
+        with its
             first line and how often it occurs.
     """
     try:

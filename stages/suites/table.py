@@ -35,7 +35,8 @@ class Resampling(Record):
 def cells(
     benchmark: Benchmark[Any], items: Sequence[Item[Any]], marks: Mapping[str, Sequence[Mark]], how: Resampling
 ) -> dict[str, Any]:
-    """Scoring to ``overall`` (measure to :class:`Cell`) and ``by`` (category to its values to the same). Videos are drawn, not questions.
+    """Scoring to ``overall`` (measure to :class:`Cell`) and ``by`` (category to its values to the same). Videos are drawn, not
+    questions.
 
     Args:
         marks: by scoring, one for each item.
@@ -126,8 +127,8 @@ def _cell(measure: Measure, means: Mapping[str, Floats], confidence: float, coun
 
 
 def baseline_replies(items: Sequence[Item[Any]], seed: int) -> dict[str, list[str]]:
-    """What needs no model: for each question a reply drawn at random (a letter, or the truth of another question), the most frequent
-    truth of all (the best constant letter, since it is taken from the very answers), and nothing."""
+    """What needs no model: for each question a reply drawn at random (a letter, or the truth of another question), the most
+    frequent truth of all (the best constant letter, since it is taken from the very answers), and nothing."""
     frequent = Counter(item.truth for item in items)
     constant = min(frequent, key=lambda truth: (-frequent[truth], truth))
 

@@ -1,9 +1,9 @@
 """VDC, Video Detailed Captions (arXiv 2410.03051): five kinds of captions; questions are answered from the caption alone, and the
 answers are judged yes or no and from 0 to 5.
 
-Example row of ``VDCScore_qa/camera.jsonl``: ``{"-0mW3q1h5Zg": [{"question": "What is the camera's angle?", "answer": "Eye level"}, …]}``;
-read too is a row of the public harness, ``{"video_name": "…", "caption": "…", "qa_list": […]}``. The kind is the file's name; the id of
-a prediction is ``camera/VIDEO``.
+Example row of ``VDCScore_qa/camera.jsonl``: ``{"-0mW3q1h5Zg": [{"question": "What is the angle?", "answer": "Eye level"}]}``; read
+too is a row of the public harness, ``{"video_name": "…", "caption": "…", "qa_list": […]}``. The kind is the file's name; the id
+of a prediction is ``camera/VIDEO``.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def _items(raw: Raw) -> Iterator[Item[Row]]:
         row = typed(Row, raw._replace(value=value))
         if kind is None:
             raise AnnotationError(
-                f"annotations: {raw.where}: the file's name tells no kind of caption; call it one of {', '.join(QUESTIONS)}, as published"
+                f"annotations: {raw.where}: the file's name tells no kind of caption; call it one of {', '.join(QUESTIONS)}, as"
+                f" published"
             )
         yield Item(
             item_id=f"{kind}/{row.video_name}",

@@ -1,4 +1,5 @@
-"""Annotation files of every benchmark in small, in the field names of the public records that their modules cite, with texts of our own."""
+"""Annotation files of every benchmark in small, in the field names of the public records that their modules cite, with texts of our
+own."""
 
 from __future__ import annotations
 
