@@ -18,7 +18,7 @@ from random import Random
 from typing import Any
 
 from benchmarks.machine import keep
-from stages.suites.choices import lmms_eval_answer, lmms_eval_letter, vlmevalkit_letter, vlmevalkit_right
+from stages.suites.choices import lmms_eval_answer, lmms_eval_letter, lmms_eval_spoken, vlmevalkit_letter, vlmevalkit_right
 
 WORKER = Path(__file__).with_name("crosscheck_worker.py")
 #: Questions whose options differ in what a careless reading takes for an answer.
@@ -49,23 +49,26 @@ class Subject:
     rights: tuple[int, ...]
 
 
+#: What lmms-eval does to every reply before a rule sees it, with the tags that its command line takes by default.
+_STRIPS = ("lmms_eval/api/reasoning.py", ("strip_reasoning_tags",))
+_STRIPPED = "strip_reasoning_tags(reply, [['<think>', '</think>'], ['<analysis>', '</analysis>']])"
 _RANKS = ("_DEFAULT_CHOICES", "_ANSWER_PHRASES", "_FORMAT_PRIORITY")
 _INFER = ("_VERBOSE_ANSWER_RE", "can_infer_option", "can_infer_text", "can_infer")
 SUBJECTS = (
     Subject(
         "video-mme, lmms-eval: extract_mcq_answer",
         "lmms_eval",
-        (("lmms_eval/tasks/_task_utils/mcq_extract.py", (*_RANKS, "extract_mcq_answer")),),
-        "extract_mcq_answer(reply, choices=['A', 'B', 'C', 'D'])",
-        lambda reply, _options, _right: lmms_eval_letter(reply, "ABCD"),
+        (_STRIPS, ("lmms_eval/tasks/_task_utils/mcq_extract.py", (*_RANKS, "extract_mcq_answer"))),
+        f"extract_mcq_answer({_STRIPPED}, choices=['A', 'B', 'C', 'D'])",
+        lambda reply, _options, _right: lmms_eval_letter(lmms_eval_spoken(reply), "ABCD"),
         (0,),
     ),
     Subject(
         "mvbench, lmms-eval: mcq_acc",
         "lmms_eval",
-        (("lmms_eval/tasks/mvbench/utils.py", ("mcq_acc",)),),
-        "bool(mcq_acc(chr(65 + right), reply))",
-        lambda reply, _options, right: lmms_eval_answer(reply) == lmms_eval_answer(chr(65 + right)),
+        (_STRIPS, ("lmms_eval/tasks/mvbench/utils.py", ("mcq_acc",))),
+        f"bool(mcq_acc(chr(65 + right), {_STRIPPED}))",
+        lambda reply, _options, right: lmms_eval_answer(lmms_eval_spoken(reply)) == lmms_eval_answer(chr(65 + right)),
         (0, 1),
     ),
     Subject(
@@ -110,7 +113,9 @@ _WITH_LETTER = (
     "{L}!", "{L}?", "{L}. {t}", "({L}) {t}", "{L}: {t}", "{L}\n{t}", "{L}. {t}\nmore", "{t}", "{t}.", "{T}", "It is {t}",
     "The answer is {L}", "the answer is {l}", "The best answer is: {L}", "the correct choice is {L} since D is not",
     "The answer is **{L}**.", "My choice is {L}", "I pick {L}, not A", "Option: {L}", "Answer:{L}", "Final answer: {L}",
-    "Not A but {L}", "{L} or D", "A or {L}", "<think>A or B?</think><answer>{L}</answer>", "<think>{L}</think>", "정답은 {L}",
+    "Not A but {L}", "{L} or D", "A or {L}", "<think>A or B?</think><answer>{L}</answer>", "<think>{L}</think>",
+    "<think>A</think>{L}", "A</think>so {L}", "<analysis>A <think>B</think></analysis>{L}", "<think>A</think>.<think>B</think>{L}",
+    "정답은 {L}",
     "答案是{L}", "选{L}", "답: {L}", "{L} {L}", "{L}{L}", "the answer is {L}, or rather the answer is A",
     "After a long look at every frame of this video I would say {L}",
     "{t} is what I would say after a long look at every one of the frames of it",
@@ -119,7 +124,8 @@ _WITH_LETTER = (
 _PIECES = (
     "A", "B", "C", "D", "E", "a", "b", "Z", "(A)", "(c)", "B.", "D)", "the answer is", "Answer:", "The best answer is",
     "I choose", "the", "man", "and", "Because", "not", "1,000", "2", ".", "...", "!", "-", "**", "_", "'", '"', "\n", "\t", "…",
-    "apples", "moving to the right", "No", "<answer>", "</answer>", "选", "정답은",
+    "apples", "moving to the right", "No", "<answer>", "<think>", "</think>", "</think>", "<analysis>", "</analysis>",
+    "</answer>", "选", "정답은",
 )  # fmt: skip
 
 

@@ -55,6 +55,25 @@ def _plain(text: str) -> str:
     return text.strip().rstrip(".").casefold()
 
 
+# lmms-eval: lmms_eval/api/reasoning.py, strip_reasoning_tags, at 75571cf, with the tags that its command line takes by default.
+
+_LMMS_TAGS = (("<think>", "</think>"), ("<analysis>", "</analysis>"))
+
+
+def lmms_eval_spoken(reply: str) -> str:
+    """What lmms-eval hands to any of its scoring rules: the reply without reasoning blocks, stripped.
+
+    A block that never ends stays. Where only ends of blocks are left, all up to the last one goes.
+    """
+    for opening, closing in _LMMS_TAGS:
+        while closing in reply.partition(opening)[2]:
+            before, _, rest = reply.partition(opening)
+            reply = before + rest.partition(closing)[2]
+        if opening not in reply:
+            reply = reply.rpartition(closing)[2]
+    return reply.strip()
+
+
 # lmms-eval: lmms_eval/tasks/_task_utils/mcq_extract.py, extract_mcq_answer, at 75571cf (Video-MME).
 
 _LMMS_STRIPPED = (",", ".", "!", "?", ";", ":", "'", '"')

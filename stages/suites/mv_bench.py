@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from stages.domain.examiner import Examiner
 from stages.domain.prompts import PromptTexts, render_prompt, render_question
 from stages.suites.benchmark import QUESTION_FRAMES, Benchmark, Item, Mark, Measure, PublishedRow, Scoring
-from stages.suites.choices import letter, lmms_eval_answer, strict_choice, vlmevalkit_right
+from stages.suites.choices import letter, lmms_eval_answer, lmms_eval_spoken, strict_choice, vlmevalkit_right
 from stages.suites.files import Raw, rows, typed, unique
 
 #: VLMEvalKit marks a prediction with this text as failed, and its table then counts it as right.
@@ -63,8 +63,9 @@ def _strict(item: Item[Row], reply: str, _: Examiner) -> Mark:
 
 
 def _lmms_eval(item: Item[Row], reply: str, _: Examiner) -> Mark:
-    right = lmms_eval_answer(reply) == lmms_eval_answer(item.truth)
-    return Mark({"right": float(right)}, counted=reply != "")
+    spoken = lmms_eval_spoken(reply)
+    right = lmms_eval_answer(spoken) == lmms_eval_answer(item.truth)
+    return Mark({"right": float(right)}, counted=spoken != "")
 
 
 def _vlmevalkit(item: Item[Row], reply: str, _: Examiner) -> Mark:
@@ -84,9 +85,7 @@ BENCHMARK = Benchmark(
     measures=(Measure("accuracy", ("right",), 100),),
     scorings=(
         Scoring("strict", "one option, reasoning taken away; anything else is wrong", _strict),
-        Scoring(
-            "compat: lmms-eval", "the first word that is a letter A to E, the article too; empty replies are left out", _lmms_eval
-        ),
+        Scoring("compat: lmms-eval", "the first word that is a letter A to E, the article too; empty replies left out", _lmms_eval),
         Scoring(
             "compat: VLMEvalKit", "the first word holds the letter or is held by it, else inferred; empty is right", _vlmevalkit
         ),

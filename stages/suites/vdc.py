@@ -28,6 +28,7 @@ from stages.suites.benchmark import (
     Scoring,
 )
 from stages.suites.captions import strict_caption
+from stages.suites.choices import lmms_eval_spoken
 from stages.suites.files import Raw, rows, typed, unique
 
 #: What a model is asked for, by kind.
@@ -92,7 +93,7 @@ def _strict(item: Item[Row], reply: str, examiner: Examiner) -> Mark:
 
 
 def _compat(item: Item[Row], reply: str, examiner: Examiner) -> Mark:
-    return _mark(item.row, reply, examiner)
+    return _mark(item.row, lmms_eval_spoken(reply), examiner)
 
 
 def _mark(row: Row, caption: str, examiner: Examiner) -> Mark:
@@ -119,7 +120,7 @@ BENCHMARK = Benchmark(
     measures=(Measure("accuracy", ("right",), 100), Measure("score", ("marks",), 1)),
     scorings=(
         Scoring("strict", "reasoning taken away; a question that the caption does not answer is wrong", _strict),
-        Scoring("compat: lmms-eval", "the reply as it is, reasoning and all", _compat),
+        Scoring("compat: lmms-eval", "complete reasoning blocks taken away; whatever else is there is the caption", _compat),
     ),
     judged=True,
 )

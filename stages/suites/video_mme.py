@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from stages.domain.examiner import Examiner
 from stages.domain.prompts import PromptTexts, render_prompt, render_question
 from stages.suites.benchmark import QUESTION_FRAMES, Benchmark, Item, Mark, Measure, PublishedRow, Scoring
-from stages.suites.choices import letter, lmms_eval_letter, strict_choice, vlmevalkit_letter
+from stages.suites.choices import letter, lmms_eval_letter, lmms_eval_spoken, strict_choice, vlmevalkit_letter
 from stages.suites.files import rows, typed, unique
 
 _LETTERS = "ABCD"
@@ -64,7 +64,7 @@ def _strict(item: Item[Row], reply: str, _: Examiner) -> Mark:
 
 
 def _lmms_eval(item: Item[Row], reply: str, _: Examiner) -> Mark:
-    return Mark({"right": float(lmms_eval_letter(reply, _LETTERS) == item.row.answer)})
+    return Mark({"right": float(lmms_eval_letter(lmms_eval_spoken(reply), _LETTERS) == item.row.answer)})
 
 
 def _vlmevalkit(item: Item[Row], reply: str, _: Examiner) -> Mark:
@@ -82,7 +82,7 @@ BENCHMARK = Benchmark(
     measures=(Measure("accuracy", ("right",), 100),),
     scorings=(
         Scoring("strict", "one option, reasoning taken away; anything else is wrong", _strict),
-        Scoring("compat: lmms-eval", "the best-ranked letter A to D anywhere in the reply", _lmms_eval),
+        Scoring("compat: lmms-eval", "reasoning blocks taken away, the best-ranked letter A to D anywhere", _lmms_eval),
         Scoring("compat: VLMEvalKit", "the first letter A to D anywhere in the reply", _vlmevalkit),
     ),
     judged=False,

@@ -43,7 +43,7 @@ def test_video_mme_by_hand(tmp_path: Path) -> None:
         video_mme(question_id="003-1", videoID="c", duration="long"),
     ]
     replies = {
-        "001-1": render_reply("A is tempting.", "B"),  # right strictly; the harnesses read the thinking
+        "001-1": render_reply("A is tempting.", "B"),  # VLMEvalKit reads the thinking
         "001-2": "",
         "002-1": "Candles or Berries",  # two options strictly; a first capital letter, and a last one, for the harnesses
         "003-1": "The answer is B.",
@@ -51,7 +51,7 @@ def test_video_mme_by_hand(tmp_path: Path) -> None:
     result = scored(tmp_path, "video-mme", rows, replies)
     assert mean(result, "strict", "accuracy") == 50
     assert mean(result, "compat: VLMEvalKit", "accuracy") == 50  # 001-1 is read as A, 002-1 as C
-    assert mean(result, "compat: lmms-eval", "accuracy") == 25
+    assert mean(result, "compat: lmms-eval", "accuracy") == 50  # the thinking is gone; 002-1 is read as B
     by = result["scores"]["strict"]["by"]
     assert {value: cell["accuracy"]["mean"] for value, cell in by["duration"].items()} == {"short": 50, "long": 50}
     assert set(by) == {"duration", "task", "domain"}
