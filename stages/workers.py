@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import TimeoutError as OutOfTime
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from tqdm import tqdm
@@ -120,6 +120,28 @@ def map_whole(
             raise WorkersError(f"{name(item)}: {result.detail}{remedy}")
         made.append(result)
     return made
+
+
+class Aside(Generic[Item, Result]):
+    """A process that does ``work`` beside this one, call after call: what hangs or kills it there harms nothing here.
+
+    It is started by the first call, and ends with this process at the latest.
+    """
+
+    def __init__(self, work: Callable[[Item], Result]) -> None:
+        self._work = work
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPool(1, initializer=_begin, initargs=[work], context=context)
+
+    def __call__(self, item: Item, timeout_s: float) -> Result | Lost:
+        """The result, or why there is none. An exception of ``work`` is raised here."""
+        future = _schedule(self._pool, self._work, item, timeout_s)
+        return _result(self._pool, self._work, item, future, timeout_s)
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        self._pool.stop()
+        self._pool.join()
 
 
 def _schedule(pool: ProcessPool, work: Callable[[Item], Result], item: Item, timeout_s: float) -> ProcessFuture[Result]:

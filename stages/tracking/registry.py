@@ -23,6 +23,7 @@ from stages.tracking.lock import LOCK_FILE, StageRecord
 from stages.tracking.outbox import ArtifactStoreError, send_unsent
 from stages.tracking.runs import TAG
 from stages.tracking.scores import parse_baselines, parse_scores
+from stages.tracking.servable import USAGE, usage_of
 from stages.tracking.store import experiment_id, locked, open_client
 from stages.tracking.uri import STATE, TrackingError
 from stages.tracking.versions import CANDIDATE, Version, all_versions
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 SCORES_FILE = "scores.json"
 #: These follow what is known now; every other tag is written once.
-MUTABLE = ("scores", "baselines", "lock_commit")
+MUTABLE = ("scores", "baselines", "lock_commit", USAGE)
 REGISTER_WAIT_S = 600
 
 
@@ -199,6 +200,7 @@ def _shared_tags(params: Params, pipeline: Pipeline, row: str, record: StageReco
         "params": json.dumps(dict(record.params), sort_keys=True),
         "parents": json.dumps(parents, sort_keys=True),
         "data": json.dumps(pipeline.data(record), sort_keys=True),
+        USAGE: usage_of(params, row).model_dump_json(),
     }
 
 

@@ -1,0 +1,267 @@
+"""The champion, asked: through MLflow's own loader always, over HTTP from a fresh clone among the slow tests."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving_project import CLIP, MODEL, URI, environment, make_project
+from tracking.conftest import run
+
+from flows.server import free_port
+from stages.serving import Refusal, decode_text, find_video, limits_from_environment, parse_rows
+from stages.tracking.uri import DATABASE
+
+QUESTION = "what happens in the video ?"
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that a server reads from, and beside it what it must not."""
+    place = tmp_path_factory.mktemp("videos")
+    folder = place / "open"
+    (folder / "deep").mkdir(parents=True)
+    shutil.copyfile(CLIP, folder / "deep/rabbit.mp4")
+    shutil.copyfile(CLIP, place / "private.mp4")
+    (folder / "link.mp4").symlink_to(place / "private.mp4")
+    (folder / "inner.mp4").symlink_to(folder / "deep/rabbit.mp4")
+    (folder / "out").symlink_to(place)
+    (folder / "text.mp4").write_text("no video at all\n" * 100)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("VIDBRIDGE_", "MLFLOW_", "GIT_")):
+                patch.delenv(name)
+        root = make_project(tmp_path_factory.mktemp("serving") / "project")
+        patch.setenv("VIDBRIDGE_PROJECT", str(root))
+        yield root
+
+
+@pytest.fixture(scope="module")
+def champion(project: Path, videos: Path) -> Iterator[Any]:
+    """What `mlflow.pyfunc.load_model` makes of the alias."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIDBRIDGE_SERVE_VIDEOS", str(videos))
+        patch.setenv("VIDBRIDGE_SERVE_MAX_MB", "2")
+        mlflow.set_tracking_uri(f"sqlite:///{project / DATABASE}")
+        mlflow.set_registry_uri(f"sqlite:///{project / DATABASE}")
+        loaded = mlflow.pyfunc.load_model(URI)
+        yield loaded
+        loaded.unwrap_python_model()._load.close()
+        mlflow.set_tracking_uri(before[0])
+        mlflow.set_registry_uri(before[1])
+
+
+def ask(model: Any, *rows: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows as they come over HTTP."""
+    from mlflow.pyfunc.scoring_server import infer_and_parse_data
+
+    answered: list[dict[str, Any]] = model.predict(
+        infer_and_parse_data({"dataframe_records": list(rows)}, model.metadata.get_input_schema())
+    )
+    return answered
+
+
+def test_a_version_is_an_ordinary_folder_and_what_mlflow_needs(champion: Any, project: Path, tmp_path: Path) -> None:
+    import mlflow
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    added = {"MLmodel", "served.py", "vidbridge.json"}
+    folder = Path(mlflow.artifacts.download_artifacts(URI, dst_path=str(tmp_path)))
+    ours = {path.name for path in (project / "made").iterdir()}
+    assert {path.name for path in folder.iterdir()} == ours | added | {"registered_model_meta"}
+    listed = {item.path: item.file_size for item in get_artifact_repository(URI).list_artifacts(None)}
+    assert set(listed) == ours | added
+    assert {name: (folder / name).stat().st_size for name in listed} == listed
+    # Nothing in it is a pickle, and one file alone is to be had.
+    assert "python_model" not in (folder / "MLmodel").read_text()
+    assert mlflow.models.get_model_info(URI).signature.inputs.input_names()[0] == "question"
+    # By content alone there is nothing but the content.
+    source = mlflow.MlflowClient().get_model_version(MODEL, "1").source
+    (tmp_path / "bare").mkdir()
+    get_artifact_repository(source).download_artifacts("", str(tmp_path / "bare"))
+    assert {path.name for path in (tmp_path / "bare").iterdir()} == ours
+
+
+def test_it_answers_about_a_file_and_about_bytes_alike(champion: Any) -> None:
+    sent = base64.b64encode(CLIP.read_bytes()).decode()
+    by_path, by_link, by_bytes, other = ask(
+        champion,
+        {"question": QUESTION, "video": "deep/rabbit.mp4"},
+        {"question": QUESTION, "video": "inner.mp4"},
+        {"question": QUESTION, "video_base64": sent},
+        {"question": "which ?", "video": "deep/rabbit.mp4", "options": ["a rabbit", "a bird"]},
+    )
+    assert set(by_path) == {"thinking", "answer", "reply"}
+    assert by_path["reply"]
+    assert by_path == by_link == by_bytes
+    assert other["reply"] != by_path["reply"]
+
+
+def test_it_says_what_evaluation_would_see(champion: Any, project: Path) -> None:
+    """The frames and the prompt are those of the parameters that the version was registered with, whatever params.yaml says now."""
+    from stages.domain.prompts import render_prompt
+    from stages.learning.factory import load_model
+    from stages.learning.generate import generate
+    from stages.params import load_params
+    from stages.video.edits import load_video
+
+    params = load_params(project / "params.yaml")
+    model, processor = load_model(project / "made", "fp32")
+    frames = load_video(CLIP, params.synthesize.sampled_frames)
+    prompt = render_prompt(QUESTION, "caption", params.prompt)
+    expected = generate(model, processor, [(prompt, frames)], max_new_tokens=params.evaluation.max_new_tokens, batch_size=1)
+    assert [row["reply"] for row in ask(champion, {"question": QUESTION, "video": "deep/rabbit.mp4"})] == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"video": "../private.mp4"}, "may not leave the server's folder"),
+        ({"video": "deep/../../private.mp4"}, "may not leave the server's folder"),
+        ({"video": str(CLIP)}, "may not leave the server's folder"),
+        ({"video": "link.mp4"}, "not a link that leads out"),
+        ({"video": "out/private.mp4"}, "not a link that leads out"),
+        ({"video": "nowhere.mp4"}, "'nowhere.mp4' is no file in the server's folder"),
+        ({"video": "deep"}, "is no file in the server's folder"),
+        ({"video": "x" * 5000}, "is no file in the server's folder"),
+        ({"video": "a\0b"}, "may not leave the server's folder"),
+        ({"video": "text.mp4"}, "video: .*text.mp4.*send a video that ffmpeg can read"),
+        ({"video_base64": "%%%"}, "video_base64: .*standard base64"),
+        ({"video_base64": "AAAA"}, "video_base64: .*send a video that ffmpeg can read"),
+        ({"video_base64": "A" * (4 << 20)}, "video_base64: 3.0 MB, 2 MB are allowed"),
+        ({}, "none given; send one of them"),
+        ({"video": "deep/rabbit.mp4", "video_base64": "AAAA"}, "both given; send one of them"),
+        ({"video": "deep/rabbit.mp4", "question": ""}, "row 0: question"),
+        ({"video": "deep/rabbit.mp4", "question": "?" * 9000}, "row 0: question"),
+        ({"video": "deep/rabbit.mp4", "task": "poem"}, "row 0: task: .*'caption'"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "-".join(f"{k}={v[:12]}" for k, v in value.items()) or "no-video",
+)
+def test_a_bad_request_is_refused_with_a_sentence(champion: Any, row: dict[str, str], says: str) -> None:
+    with pytest.raises(Refusal, match=says) as refused:
+        ask(champion, {"question": QUESTION, **row})
+    assert refused.value.get_http_status_code() == 400
+    sent = json.loads(refused.value.serialize_as_json())
+    assert len(sent["message"]) < 500
+    assert "Traceback" not in sent["message"]
+
+
+def test_too_many_rows_are_refused() -> None:
+    with pytest.raises(Refusal, match="rows: 17 in one request; send 1 to 16"):
+        parse_rows([{"question": QUESTION, "video": "a.mp4"}] * 17)
+
+
+def test_a_request_that_takes_too_long_ends_and_the_next_one_is_answered(champion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    inner = champion.unwrap_python_model()
+    row = {"question": QUESTION, "video": "deep/rabbit.mp4"}
+    ask(champion, row)
+    for seconds, what in ((1, "generation: not done within 1 s"), (0.001, "decoding video: not done within 0.001 s")):
+        with monkeypatch.context() as patch:
+            patch.setattr(inner, "_limits", replace(inner._limits, timeout_s=seconds))
+            # A reply that would take minutes.
+            patch.setattr(inner, "_usage", inner._usage.model_copy(update={"max_new_tokens": 100_000}))
+            patch.setattr("stages.learning.generate.end_ids", lambda *_: None)
+            started = time.monotonic()
+            with pytest.raises(Refusal, match=what) as refused:
+                ask(champion, row)
+            assert refused.value.get_http_status_code() == 504
+            assert time.monotonic() - started < 10
+    assert ask(champion, row)[0]["reply"]
+
+
+def test_without_a_folder_no_path_is_read(videos: Path) -> None:
+    with pytest.raises(Refusal, match="this server reads no files; send video_base64"):
+        find_video(None, "deep/rabbit.mp4", 1 << 20)
+    with pytest.raises(Refusal, match=r"video: .* MB, 0.000977 MB are allowed \(VIDBRIDGE_SERVE_MAX_MB\)"):
+        find_video(videos.resolve(), "deep/rabbit.mp4", 1024)
+    assert decode_text(base64.b64encode(b"abc").decode(), 3) == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("VIDBRIDGE_SERVE_VIDEOS", "/nowhere/at/all", "is no folder"),
+        ("VIDBRIDGE_SERVE_MAX_MB", "many", "is no number above 0"),
+        ("VIDBRIDGE_SERVE_TIMEOUT_S", "-1", "is no number above 0"),
+    ],
+)
+def test_a_limit_that_is_none_stops_the_server_at_its_start(
+    name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name}: {value!r} {says}"):
+        limits_from_environment()
+
+
+@pytest.mark.slow
+def test_mlflow_serves_the_champion_from_a_fresh_clone(project: Path, videos: Path, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    run(tmp_path, "git", "clone", "-q", str(project), str(clone))
+    port = free_port()
+    changes = {"VIDBRIDGE_DVC_REMOTE": str(project / ".vidbridge/remote"), "VIDBRIDGE_SERVE_VIDEOS": str(videos)}
+    env = environment(project, **changes, VIDBRIDGE_SERVE_MAX_MB="2")
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", URI, "-p", str(port), "--env-manager", "local"]
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        server = subprocess.Popen(command, cwd=clone, env=env, stdout=out, stderr=out, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 240
+        while post(port, None)[0] != 200:
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.5)
+        by_path = {"question": QUESTION, "video": "deep/rabbit.mp4"}
+        status, said = post(port, [by_path])
+        assert status == 200, said
+        (answer,) = said["predictions"]
+        assert set(answer) == {"thinking", "answer", "reply"}
+        sent = base64.b64encode(CLIP.read_bytes()).decode()
+        assert post(port, [{"question": QUESTION, "video_base64": sent}]) == (200, {"predictions": [answer]})
+        for row, says in (
+            ({"question": QUESTION, "video": "../private.mp4"}, "may not leave the server's folder"),
+            ({"question": QUESTION, "video_base64": "A" * (4 << 20)}, "2 MB are allowed"),
+            ({"video": "deep/rabbit.mp4"}, "question"),
+        ):
+            status, said = post(port, [row])
+            assert (status, says in said["message"]) == (400, True), said
+            assert "Traceback" not in json.dumps(said)
+            assert len(json.dumps(said)) < 1000
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(30)
+
+
+def post(port: int, rows: list[dict[str, Any]] | None) -> tuple[int, Any]:
+    """Status and body; status 0 while nobody listens. Without rows: is it there?"""
+    base = f"http://127.0.0.1:{port}"
+    body = None if rows is None else json.dumps({"dataframe_records": rows}).encode()
+    path = "ping" if rows is None else "invocations"
+    request = urllib.request.Request(f"{base}/{path}", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=120) as reply:
+            return reply.status, json.loads(reply.read() or b"null") if rows is not None else None
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+    except OSError:
+        return 0, None
