@@ -189,6 +189,30 @@ def score(
 
 
 @app.command()
+def serve(
+    version: Annotated[str, typer.Option(help="A version's number, or champion.")] = "champion",
+    videos: Annotated[Path | None, typer.Option(help="Folder whose videos a request may name; none when left out.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0: any free one.")] = 0,
+) -> None:
+    """Answer questions about videos over HTTP (mlflow models serve) until Ctrl-C. Example: vidbridge serve --videos data/corpus/videos"""
+    from flows import serving
+
+    serving.serve(_root(), version, videos.resolve() if videos else None, host, port)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
+    version: Annotated[str, typer.Option(help="A version's number, or champion.")] = "champion",
+) -> None:
+    """Write a version as a Hugging Face folder with a model card, for vllm serve or the hub. Example: vidbridge export ~/my-model"""
+    from flows import serving
+
+    serving.export(_root(), version, folder.resolve())
+
+
+@app.command()
 def report(out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html")) -> None:
     """Write one HTML page with scores, curves, versions and costs; it opens offline. Example: vidbridge report --out results.html"""
     from flows import asking

@@ -15,12 +15,10 @@ import binascii
 import json
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -35,6 +33,7 @@ from stages.domain.frames import Frames
 from stages.domain.prompts import render_prompt, render_question
 from stages.domain.records import Record, TaskName
 from stages.domain.replies import parse_reply
+from stages.serving_limits import FOLDER, MEGABYTES, SECONDS, limits_from_environment
 from stages.tracking.servable import USAGE_FILE, parse_usage
 from stages.video.bounded import Wanted, load_bounded
 from stages.video.errors import VideoError
@@ -46,8 +45,6 @@ MAX_ROWS = 16
 MAX_TEXT = 8192
 #: Pixels of one video's frames in memory.
 MAX_PIXEL_BYTES = 1 << 30
-
-FOLDER, MEGABYTES, SECONDS = "VIDBRIDGE_SERVE_VIDEOS", "VIDBRIDGE_SERVE_MAX_MB", "VIDBRIDGE_SERVE_TIMEOUT_S"
 
 _log = logging.getLogger(__name__)
 
@@ -89,39 +86,6 @@ class Asked(Record):
         if len(self.question) + sum(map(len, self.options)) > MAX_TEXT:
             raise ValueError(f"question: with its options over {MAX_TEXT} letters; shorten it")
         return self
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a server grants. ``folder``: where videos may be read by path; None: nowhere."""
-
-    folder: Path | None
-    max_bytes: int
-    timeout_s: float
-
-
-def limits_from_environment() -> Limits:
-    """VIDBRIDGE_SERVE_VIDEOS, VIDBRIDGE_SERVE_MAX_MB (64 unless set) and VIDBRIDGE_SERVE_TIMEOUT_S (50: MLflow itself gives up at 60).
-
-    Raises:
-        ValueError: one of them is not what it has to be.
-    """
-    named = os.environ.get(FOLDER, "")
-    folder = Path(named).expanduser().resolve() if named else None
-    if folder is not None and not folder.is_dir():
-        raise ValueError(f"{FOLDER}: {named!r} is no folder; name the one that videos may be read from, or unset it")
-    return Limits(folder, int(_positive(MEGABYTES, "64") * (1 << 20)), _positive(SECONDS, "50"))
-
-
-def _positive(name: str, usual: str) -> float:
-    text = os.environ.get(name, "") or usual
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}: {text!r} is no number above 0; give one, or unset it")
-    return value
 
 
 def find_video(folder: Path | None, name: str, max_bytes: int) -> Path:

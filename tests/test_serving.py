@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import io
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_project import CLIP, MODEL, URI, environment, make_project
+import yaml
+from serving_project import CLIP, MODEL, ROOT, URI, environment, make_project
 from tracking.conftest import run
 
 from flows.server import free_port
-from stages.serving import Refusal, decode_text, find_video, limits_from_environment, parse_rows
-from stages.tracking.uri import DATABASE
+from stages.inputs import InputError
+from stages.params import load_params
+from stages.publish import card, publish
+from stages.serving import Refusal, decode_text, find_video, parse_rows
+from stages.serving_limits import limits_from_environment
+from stages.tracking.explain import explain
+from stages.tracking.registry import register
+from stages.tracking.runs import TAG
+from stages.tracking.servable import USAGE, usage_of
+from stages.tracking.store import open_client
+from stages.tracking.uri import DATABASE, TrackingError
+from stages.tracking.versions import CHAMPION
+from stages.video.edits import load_video
 
 QUESTION = "what happens in the video ?"
+ROW = {"question": QUESTION, "video": "deep/rabbit.mp4"}
 
 
 @pytest.fixture(scope="module")
@@ -121,15 +139,13 @@ def test_it_says_what_evaluation_would_see(champion: Any, project: Path) -> None
     from stages.domain.prompts import render_prompt
     from stages.learning.factory import load_model
     from stages.learning.generate import generate
-    from stages.params import load_params
-    from stages.video.edits import load_video
 
     params = load_params(project / "params.yaml")
     model, processor = load_model(project / "made", "fp32")
     frames = load_video(CLIP, params.synthesize.sampled_frames)
     prompt = render_prompt(QUESTION, "caption", params.prompt)
     expected = generate(model, processor, [(prompt, frames)], max_new_tokens=params.evaluation.max_new_tokens, batch_size=1)
-    assert [row["reply"] for row in ask(champion, {"question": QUESTION, "video": "deep/rabbit.mp4"})] == expected
+    assert [row["reply"] for row in ask(champion, ROW)] == expected
 
 
 @pytest.mark.parametrize(
@@ -170,24 +186,35 @@ def test_too_many_rows_are_refused() -> None:
         parse_rows([{"question": QUESTION, "video": "a.mp4"}] * 17)
 
 
-def test_a_request_that_takes_too_long_ends_and_the_next_one_is_answered(champion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
+def test_a_reply_that_takes_too_long_is_cut_off(champion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = champion.unwrap_python_model()
-    row = {"question": QUESTION, "video": "deep/rabbit.mp4"}
-    ask(champion, row)
-    for seconds, what in ((1, "generation: not done within 1 s"), (0.001, "decoding video: not done within 0.001 s")):
-        with monkeypatch.context() as patch:
-            patch.setattr(inner, "_limits", replace(inner._limits, timeout_s=seconds))
-            # A reply that would take minutes.
-            patch.setattr(inner, "_usage", inner._usage.model_copy(update={"max_new_tokens": 100_000}))
-            patch.setattr("stages.learning.generate.end_ids", lambda *_: None)
-            started = time.monotonic()
-            with pytest.raises(Refusal, match=what) as refused:
-                ask(champion, row)
-            assert refused.value.get_http_status_code() == 504
-            assert time.monotonic() - started < 10
-    assert ask(champion, row)[0]["reply"]
+    frames = load_video(CLIP, inner._usage.sampled_frames)
+    with monkeypatch.context() as patch:
+        # Frames at hand and a reply that would take minutes: what ends it is the limit on generation.
+        patch.setattr(inner, "_load", lambda wanted, timeout_s: frames)
+        patch.setattr(inner, "_limits", replace(inner._limits, timeout_s=0.3))
+        patch.setattr(inner, "_usage", inner._usage.model_copy(update={"max_new_tokens": 100_000}))
+        patch.setattr("stages.learning.generate.end_ids", lambda *_: None)
+        refuses_in_time(champion, "generation: not done within 0.3 s")
+    assert ask(champion, ROW)[0]["reply"]
+
+
+@pytest.mark.slow
+def test_a_video_that_takes_too_long_costs_only_its_own_request(champion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = champion.unwrap_python_model()
+    ask(champion, ROW)
+    with monkeypatch.context() as patch:
+        patch.setattr(inner, "_limits", replace(inner._limits, timeout_s=0.001))
+        refuses_in_time(champion, "decoding video: not done within 0.001 s")
+    assert ask(champion, ROW)[0]["reply"]
+
+
+def refuses_in_time(model: Any, says: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(Refusal, match=says) as refused:
+        ask(model, ROW)
+    assert refused.value.get_http_status_code() == 504
+    assert time.monotonic() - started < 10
 
 
 def test_without_a_folder_no_path_is_read(videos: Path) -> None:
@@ -214,6 +241,165 @@ def test_a_limit_that_is_none_stops_the_server_at_its_start(
         limits_from_environment()
 
 
+@pytest.fixture(scope="module")
+def exported(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    made = publish(project, CHAMPION, folder)
+    assert (made.version.number, made.folder) == (1, folder)
+    return folder
+
+
+#: A table as evaluation writes it.
+SCORES = {
+    "schema_version": 1,
+    "row": "base",
+    "digest": "d1",
+    "split": "test",
+    "samples": 240,
+    "mean": 0.375,
+    "format": 0.925,
+    "tasks": {"mcqa": {"mean": 0.375, "low": 0.3125, "high": 0.4375, "samples": 240, "format": 0.925, "blank": 0.25}},
+}
+
+
+def test_an_exported_folder_stands_alone(exported: Path, project: Path, champion: Any) -> None:
+    """Its bytes are the registered ones and its own, and the code in its card gets the served reply from it."""
+    given = {path.name: path.read_bytes() for path in (project / "made").iterdir()}
+    assert {name: (exported / name).read_bytes() for name in given} == given
+    assert all(path.stat().st_nlink == 1 for path in exported.iterdir())
+    assert all(str(project).encode() not in path.read_bytes() for path in exported.iterdir())
+    (served,) = ask(champion, ROW | {"question": "What happens first?"})
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(card_code(exported), card_inputs())
+    assert printed.getvalue().strip() == served["reply"].strip()
+
+
+@pytest.mark.slow
+def test_mlflow_answers_from_an_exported_folder(exported: Path, champion: Any) -> None:
+    import mlflow
+
+    again = mlflow.pyfunc.load_model(str(exported))
+    assert ask(again, ROW) == ask(champion, ROW)
+    again.unwrap_python_model()._load.close()
+
+
+def card_code(folder: Path) -> str:
+    """The Python in a model card, for that folder."""
+    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert code is not None
+    return code[1].replace("this folder", str(folder))
+
+
+def card_inputs() -> dict[str, Any]:
+    """What the card leaves to its reader: the frames, and what is known of the video."""
+    import torch
+    from transformers.video_utils import VideoMetadata
+
+    from stages.learning.processor import video_metadata
+
+    frames = load_video(CLIP, load_params(ROOT / "params.yaml").synthesize.sampled_frames)
+    return {
+        "frames": torch.from_numpy(frames.pixels.copy()).permute(0, 3, 1, 2),
+        "metadata": VideoMetadata(**video_metadata(frames)),
+    }
+
+
+def test_a_card_says_what_a_reader_needs(exported: Path, project: Path, tmp_path: Path) -> None:
+    page = (exported / "README.md").read_text()
+    front = yaml.safe_load(page.split("---")[1])
+    assert (front["library_name"], front["pipeline_tag"], front["license"]) == ("transformers", "video-text-to-text", "apache-2.0")
+    for part in (
+        "recipe | `tiny`",
+        "vllm serve",
+        "This version was not evaluated",
+        "generated shapes only",
+        "It was not tested on",
+    ):
+        assert part in page
+    client = open_client(project)
+    tags = {"scores": json.dumps(SCORES), "baselines": json.dumps({"digest": "d1", "means": {"random": 0.125}})}
+    for name, text in tags.items():
+        client.set_model_version_tag(MODEL, "1", TAG + name, text)
+    try:
+        publish(project, "1", tmp_path / "scored")
+    finally:
+        for name in tags:
+            client.delete_model_version_tag(MODEL, "1", TAG + name)
+    page = (tmp_path / "scored/README.md").read_text()
+    assert "| mcqa | 0.375 | 0.312 – 0.438 | 240 | 0.925 | 0.250 |" in page
+    assert "| **mean over tasks** | **0.375** | | 240 | 0.925 | |\n| baseline: random | 0.125 | | | | |\n" in page
+    # Apart from the tables' own line breaks, nothing of the template is left.
+    assert not re.search(r"\{[%{]|[%}]\}(?!')|&#|&lt;", page)
+
+
+def test_a_card_names_the_base_model(project: Path) -> None:
+    recipe = load_params(ROOT / "infra/recipes/videocap-r1.yaml")
+    page = card(explain(project, "1"), usage_of(recipe, recipe.candidate))
+    front = yaml.safe_load(page.split("---")[1])
+    assert front["base_model"] == recipe.model.name  # type: ignore[union-attr]
+    assert front["license"] == "other"
+    assert "trained on | structured_caption" in page
+    assert repr(recipe.prompt.structured_instruction)[1:-1] in page
+
+
+def test_an_export_overwrites_nothing(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds something already; name a new or an empty folder"):
+        publish(project, CHAMPION, tmp_path)
+    with pytest.raises(InputError, match="holds something already"):
+        publish(project, CHAMPION, tmp_path / "mine.txt")
+    (tmp_path / "empty").mkdir()
+    publish(project, CHAMPION, tmp_path / "empty")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine.txt"]
+
+
+def test_a_version_of_older_code_says_what_to_do(project: Path, tmp_path: Path) -> None:
+    client = open_client(project)
+    client.delete_model_version_tag(MODEL, "1", TAG + USAGE)
+    with pytest.raises(TrackingError, match=r"does not say how it is asked .*: vidbridge register"):
+        publish(project, CHAMPION, tmp_path / "model")
+    assert register(project).updated == (1,)
+    publish(project, CHAMPION, tmp_path / "model")
+
+
+@pytest.mark.slow
+def test_an_exported_folder_loads_where_nothing_of_ours_is(exported: Path, tmp_path: Path) -> None:
+    code = (
+        "from transformers import AutoModelForImageTextToText, AutoProcessor; import sys;"
+        f"print(type(AutoModelForImageTextToText.from_pretrained({str(exported)!r})).__name__,"
+        f" type(AutoProcessor.from_pretrained({str(exported)!r})).__name__, [m for m in sys.modules if m in ('stages', 'mlflow')])"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[-2] == "Qwen2_5_VLForConditionalGeneration Qwen2_5_VLProcessor []"
+
+
+@pytest.mark.slow
+def test_the_command_serves_until_it_is_interrupted(project: Path, videos: Path, tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "flows.cli", "serve", "--videos", str(videos), "--port", str(port)]
+    env = environment(project, VIDBRIDGE_SERVE_TIMEOUT_S="70")
+    with (tmp_path / "out").open("wb") as out:
+        server = subprocess.Popen(command, cwd=project, env=env, stdout=out, stderr=out, start_new_session=True)
+    said = (tmp_path / "out").read_text
+    try:
+        deadline = time.monotonic() + 240
+        while "try: curl" not in said():
+            assert server.poll() is None, said()
+            assert time.monotonic() < deadline, said()
+            time.sleep(0.5)
+        assert "version 1 of vidbridge-tiny (base) answers at" in said()
+        status, answer = post(port, [ROW])
+        assert status == 200, answer
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(60)
+    assert "stopped" in said()
+    assert post(port, None) == (0, None)
+    assert not list((project / ".vidbridge").glob("serving-*"))
+
+
 @pytest.mark.slow
 def test_mlflow_serves_the_champion_from_a_fresh_clone(project: Path, videos: Path, tmp_path: Path) -> None:
     clone = tmp_path / "clone"
@@ -231,8 +417,7 @@ def test_mlflow_serves_the_champion_from_a_fresh_clone(project: Path, videos: Pa
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.5)
-        by_path = {"question": QUESTION, "video": "deep/rabbit.mp4"}
-        status, said = post(port, [by_path])
+        status, said = post(port, [ROW])
         assert status == 200, said
         (answer,) = said["predictions"]
         assert set(answer) == {"thinking", "answer", "reply"}

@@ -17,6 +17,7 @@ from stages.domain.records import Record, TaskName
 from stages.params import ModelParams, Params
 from stages.tracking.runs import TAG
 from stages.tracking.uri import TrackingError
+from stages.tracking.versions import Version
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -78,6 +79,22 @@ def parse_usage(text: str | bytes, name: str) -> Usage:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise TrackingError(f"{name}: {field}: {first['msg']}; write it anew: vidbridge register") from error
+
+
+def usage_of_version(version: Version) -> Usage:
+    """How a registered version is asked.
+
+    Raises:
+        TrackingError: it does not say, or what it says is damaged.
+    """
+    name = f"{version.model} version {version.number}"
+    text = version.tags.get(TAG + USAGE)
+    if text is None:
+        raise TrackingError(
+            f"{name}: does not say how it is asked (tag {TAG}{USAGE}): it was registered by an older version of this code; bring"
+            " params.yaml and dvc.lock to the state that it was made from, then: vidbridge register"
+        )
+    return parse_usage(text, f"{name}: tag {TAG}{USAGE}")
 
 
 def additions(usage: Usage, model_id: str, created_ms: int) -> dict[str, bytes]:
