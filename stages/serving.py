@@ -174,13 +174,13 @@ class VideoAnswers(PythonModel):
         from stages.learning.factory import device, load_model, use_threads
 
         self._limits = limits_from_environment()
+        self._load = Aside(load_bounded)
+        atexit.register(self._load.close)
         use_threads()
         model, self._processor = load_model(self._folder, self._usage.model.precision)
         model.to(device())  # type: ignore[arg-type]
         self._model = model
         self._turn = threading.Lock()
-        self._load = Aside(load_bounded)
-        atexit.register(self._load.close)
         if self._usage.caution:
             _log.warning("%s", self._usage.caution)
 
@@ -221,7 +221,7 @@ class VideoAnswers(PythonModel):
         replies = generate(self._model, self._processor, items, max_new_tokens=self._usage.max_new_tokens, batch_size=len(items))
         if time.monotonic() >= ends:
             raise _late("generation", self._limits.timeout_s)
-        return [_row(text) for text in replies]
+        return [answer_row(text) for text in replies]
 
     def _frames(self, kind: Literal["path", "bytes"] | str, value: str, ends: float) -> Frames:
         if kind == "path":
@@ -254,6 +254,7 @@ class VideoAnswers(PythonModel):
             self._turn.release()
 
 
-def _row(text: str) -> dict[str, str | None]:
+def answer_row(text: str) -> dict[str, str | None]:
+    """A reply as it is sent: its parts, None where it does not parse, and the whole."""
     reply = parse_reply(text)
     return {"thinking": reply and reply.thinking, "answer": reply and reply.answer, "reply": text}

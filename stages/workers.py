@@ -125,13 +125,14 @@ def map_whole(
 class Aside(Generic[Item, Result]):
     """A process that does ``work`` beside this one, call after call: what hangs or kills it there harms nothing here.
 
-    It is started by the first call, and ends with this process at the latest.
+    It is started at once, makes its imports meanwhile, and ends with this process at the latest.
     """
 
     def __init__(self, work: Callable[[Item], Result]) -> None:
         self._work = work
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPool(1, initializer=_begin, initargs=[work], context=context)
+        self._pool.schedule(_nothing)
 
     def __call__(self, item: Item, timeout_s: float) -> Result | Lost:
         """The result, or why there is none. An exception of ``work`` is raised here."""
@@ -165,6 +166,10 @@ def _result(
         else:
             return result
     raise AssertionError("unreachable")
+
+
+def _nothing() -> None:
+    """The first call of a process that has to be there before it is needed."""
 
 
 def _begin(_work: object) -> None:

@@ -22,14 +22,15 @@ from typing import Any
 
 import pytest
 import yaml
-from serving_project import CLIP, MODEL, ROOT, URI, environment, make_project
+from serving_project import CLIP, MODEL, QUESTION, ROOT, URI, environment, make_project, make_videos
 from tracking.conftest import run
 
 from flows.server import free_port
 from stages.inputs import InputError
+from stages.learning.generate import generate
 from stages.params import load_params
 from stages.publish import card, publish
-from stages.serving import Refusal, decode_text, find_video, parse_rows
+from stages.serving import Refusal, answer_row, decode_text, find_video, parse_rows
 from stages.serving_limits import limits_from_environment
 from stages.tracking.explain import explain
 from stages.tracking.registry import register
@@ -40,8 +41,8 @@ from stages.tracking.uri import DATABASE, TrackingError
 from stages.tracking.versions import CHAMPION
 from stages.video.edits import load_video
 
-QUESTION = "what happens in the video ?"
-ROW = {"question": QUESTION, "video": "deep/rabbit.mp4"}
+ROW = {"question": QUESTION, "video": "deep/red.mp4"}
+RED = {"thinking": "it is red", "answer": "a red bar", "reply": "<think>it is red</think><answer>a red bar</answer>"}
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +50,11 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that a server reads from, and beside it what it must not."""
     place = tmp_path_factory.mktemp("videos")
     folder = place / "open"
-    (folder / "deep").mkdir(parents=True)
-    shutil.copyfile(CLIP, folder / "deep/rabbit.mp4")
+    make_videos(folder / "deep")
+    shutil.copyfile(CLIP, folder / "rabbit.mp4")
     shutil.copyfile(CLIP, place / "private.mp4")
     (folder / "link.mp4").symlink_to(place / "private.mp4")
-    (folder / "inner.mp4").symlink_to(folder / "deep/rabbit.mp4")
+    (folder / "inner.mp4").symlink_to(folder / "deep/red.mp4")
     (folder / "out").symlink_to(place)
     (folder / "text.mp4").write_text("no video at all\n" * 100)
     return folder
@@ -119,33 +120,47 @@ def test_a_version_is_an_ordinary_folder_and_what_mlflow_needs(champion: Any, pr
     assert {path.name for path in (tmp_path / "bare").iterdir()} == ours
 
 
-def test_it_answers_about_a_file_and_about_bytes_alike(champion: Any) -> None:
-    sent = base64.b64encode(CLIP.read_bytes()).decode()
-    by_path, by_link, by_bytes, other = ask(
+def test_it_answers_about_a_file_and_about_bytes_alike(champion: Any, videos: Path) -> None:
+    sent = {colour: base64.b64encode((videos / f"deep/{colour}.mp4").read_bytes()).decode() for colour in ("red", "blue")}
+    by_path, by_link, by_bytes, other, another = ask(
         champion,
-        {"question": QUESTION, "video": "deep/rabbit.mp4"},
+        ROW,
         {"question": QUESTION, "video": "inner.mp4"},
-        {"question": QUESTION, "video_base64": sent},
-        {"question": "which ?", "video": "deep/rabbit.mp4", "options": ["a rabbit", "a bird"]},
+        {"question": QUESTION, "video_base64": sent["red"]},
+        {"question": QUESTION, "video_base64": sent["blue"]},
+        {"question": QUESTION, "video": "deep/green.mp4"},
     )
-    assert set(by_path) == {"thinking", "answer", "reply"}
-    assert by_path["reply"]
-    assert by_path == by_link == by_bytes
-    assert other["reply"] != by_path["reply"]
+    assert by_path == by_link == by_bytes == RED
+    assert (other["answer"], another["thinking"]) == ("a blue bar", "it is green")
 
 
-def test_it_says_what_evaluation_would_see(champion: Any, project: Path) -> None:
-    """The frames and the prompt are those of the parameters that the version was registered with, whatever params.yaml says now."""
-    from stages.domain.prompts import render_prompt
-    from stages.learning.factory import load_model
-    from stages.learning.generate import generate
+def test_it_is_asked_as_it_was_trained(champion: Any, project: Path, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames and prompts are those of the parameters that the version was registered with, whatever params.yaml says now."""
+    asked: list[tuple[str, Any]] = []
 
-    params = load_params(project / "params.yaml")
-    model, processor = load_model(project / "made", "fp32")
-    frames = load_video(CLIP, params.synthesize.sampled_frames)
-    prompt = render_prompt(QUESTION, "caption", params.prompt)
-    expected = generate(model, processor, [(prompt, frames)], max_new_tokens=params.evaluation.max_new_tokens, batch_size=1)
-    assert [row["reply"] for row in ask(champion, ROW)] == expected
+    def listening(model: Any, processor: Any, items: Any, **settings: Any) -> list[str]:
+        asked.extend(items)
+        return generate(model, processor, items, **settings)
+
+    monkeypatch.setattr("stages.learning.generate.generate", listening)
+    ask(
+        champion,
+        ROW,
+        ROW | {"options": ["red", "blue"], "task": "mcqa"},
+        ROW | {"task": "structured_caption"},
+    )
+    params = load_params(ROOT / "params.yaml")
+    assert [prompt for prompt, _ in asked] == [
+        f"{QUESTION}\n{params.prompt.instruction}",
+        f"{QUESTION} red A blue B\n{params.prompt.instruction}",
+        f"{QUESTION}\n{params.prompt.structured_instruction}",
+    ]
+    expected = load_video(videos / "deep/red.mp4", params.synthesize.sampled_frames)
+    assert all(frames.indices == expected.indices and (frames.pixels == expected.pixels).all() for _, frames in asked)
+
+
+def test_a_reply_that_does_not_parse_comes_whole() -> None:
+    assert answer_row("<think>red</think> red") == {"thinking": None, "answer": None, "reply": "<think>red</think> red"}
 
 
 @pytest.mark.parametrize(
@@ -165,10 +180,10 @@ def test_it_says_what_evaluation_would_see(champion: Any, project: Path) -> None
         ({"video_base64": "AAAA"}, "video_base64: .*send a video that ffmpeg can read"),
         ({"video_base64": "A" * (4 << 20)}, "video_base64: 3.0 MB, 2 MB are allowed"),
         ({}, "none given; send one of them"),
-        ({"video": "deep/rabbit.mp4", "video_base64": "AAAA"}, "both given; send one of them"),
-        ({"video": "deep/rabbit.mp4", "question": ""}, "row 0: question"),
-        ({"video": "deep/rabbit.mp4", "question": "?" * 9000}, "row 0: question"),
-        ({"video": "deep/rabbit.mp4", "task": "poem"}, "row 0: task: .*'caption'"),
+        ({"video": "deep/red.mp4", "video_base64": "AAAA"}, "both given; send one of them"),
+        ({"video": "deep/red.mp4", "question": ""}, "row 0: question"),
+        ({"video": "deep/red.mp4", "question": "?" * 9000}, "row 0: question"),
+        ({"video": "deep/red.mp4", "task": "poem"}, "row 0: task: .*'caption'"),
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(f"{k}={v[:12]}" for k, v in value.items()) or "no-video",
 )
@@ -186,9 +201,9 @@ def test_too_many_rows_are_refused() -> None:
         parse_rows([{"question": QUESTION, "video": "a.mp4"}] * 17)
 
 
-def test_a_reply_that_takes_too_long_is_cut_off(champion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reply_that_takes_too_long_is_cut_off(champion: Any, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = champion.unwrap_python_model()
-    frames = load_video(CLIP, inner._usage.sampled_frames)
+    frames = load_video(videos / "deep/red.mp4", inner._usage.sampled_frames)
     with monkeypatch.context() as patch:
         # Frames at hand and a reply that would take minutes: what ends it is the limit on generation.
         patch.setattr(inner, "_load", lambda wanted, timeout_s: frames)
@@ -196,7 +211,7 @@ def test_a_reply_that_takes_too_long_is_cut_off(champion: Any, monkeypatch: pyte
         patch.setattr(inner, "_usage", inner._usage.model_copy(update={"max_new_tokens": 100_000}))
         patch.setattr("stages.learning.generate.end_ids", lambda *_: None)
         refuses_in_time(champion, "generation: not done within 0.3 s")
-    assert ask(champion, ROW)[0]["reply"]
+    assert ask(champion, ROW) == [RED]
 
 
 @pytest.mark.slow
@@ -206,7 +221,7 @@ def test_a_video_that_takes_too_long_costs_only_its_own_request(champion: Any, m
     with monkeypatch.context() as patch:
         patch.setattr(inner, "_limits", replace(inner._limits, timeout_s=0.001))
         refuses_in_time(champion, "decoding video: not done within 0.001 s")
-    assert ask(champion, ROW)[0]["reply"]
+    assert ask(champion, ROW) == [RED]
 
 
 def refuses_in_time(model: Any, says: str) -> None:
@@ -219,9 +234,9 @@ def refuses_in_time(model: Any, says: str) -> None:
 
 def test_without_a_folder_no_path_is_read(videos: Path) -> None:
     with pytest.raises(Refusal, match="this server reads no files; send video_base64"):
-        find_video(None, "deep/rabbit.mp4", 1 << 20)
+        find_video(None, "deep/red.mp4", 1 << 20)
     with pytest.raises(Refusal, match=r"video: .* MB, 0.000977 MB are allowed \(VIDBRIDGE_SERVE_MAX_MB\)"):
-        find_video(videos.resolve(), "deep/rabbit.mp4", 1024)
+        find_video(videos.resolve(), "deep/red.mp4", 1024)
     assert decode_text(base64.b64encode(b"abc").decode(), 3) == b"abc"
 
 
@@ -262,17 +277,16 @@ SCORES = {
 }
 
 
-def test_an_exported_folder_stands_alone(exported: Path, project: Path, champion: Any) -> None:
+def test_an_exported_folder_stands_alone(exported: Path, project: Path, videos: Path, champion: Any) -> None:
     """Its bytes are the registered ones and its own, and the code in its card gets the served reply from it."""
     given = {path.name: path.read_bytes() for path in (project / "made").iterdir()}
     assert {name: (exported / name).read_bytes() for name in given} == given
     assert all(path.stat().st_nlink == 1 for path in exported.iterdir())
     assert all(str(project).encode() not in path.read_bytes() for path in exported.iterdir())
-    (served,) = ask(champion, ROW | {"question": "What happens first?"})
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(card_code(exported), card_inputs())
-    assert printed.getvalue().strip() == served["reply"].strip()
+        exec(card_code(exported).replace("What happens first?", QUESTION), card_inputs(videos / "deep/red.mp4"))
+    assert printed.getvalue().strip() == RED["reply"]
 
 
 @pytest.mark.slow
@@ -291,14 +305,14 @@ def card_code(folder: Path) -> str:
     return code[1].replace("this folder", str(folder))
 
 
-def card_inputs() -> dict[str, Any]:
+def card_inputs(video: Path) -> dict[str, Any]:
     """What the card leaves to its reader: the frames, and what is known of the video."""
     import torch
     from transformers.video_utils import VideoMetadata
 
     from stages.learning.processor import video_metadata
 
-    frames = load_video(CLIP, load_params(ROOT / "params.yaml").synthesize.sampled_frames)
+    frames = load_video(video, load_params(ROOT / "params.yaml").synthesize.sampled_frames)
     return {
         "frames": torch.from_numpy(frames.pixels.copy()).permute(0, 3, 1, 2),
         "metadata": VideoMetadata(**video_metadata(frames)),
@@ -390,8 +404,7 @@ def test_the_command_serves_until_it_is_interrupted(project: Path, videos: Path,
             assert time.monotonic() < deadline, said()
             time.sleep(0.5)
         assert "version 1 of vidbridge-tiny (base) answers at" in said()
-        status, answer = post(port, [ROW])
-        assert status == 200, answer
+        assert post(port, [ROW]) == (200, {"predictions": [RED]})
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(60)
@@ -417,16 +430,18 @@ def test_mlflow_serves_the_champion_from_a_fresh_clone(project: Path, videos: Pa
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.5)
-        status, said = post(port, [ROW])
+        assert post(port, [ROW]) == (200, {"predictions": [RED]})
+        whole = {"question": QUESTION, "video": "rabbit.mp4"}
+        status, said = post(port, [whole])
         assert status == 200, said
         (answer,) = said["predictions"]
         assert set(answer) == {"thinking", "answer", "reply"}
         sent = base64.b64encode(CLIP.read_bytes()).decode()
         assert post(port, [{"question": QUESTION, "video_base64": sent}]) == (200, {"predictions": [answer]})
         for row, says in (
-            ({"question": QUESTION, "video": "../private.mp4"}, "may not leave the server's folder"),
+            (ROW | {"video": "../private.mp4"}, "may not leave the server's folder"),
             ({"question": QUESTION, "video_base64": "A" * (4 << 20)}, "2 MB are allowed"),
-            ({"video": "deep/rabbit.mp4"}, "question"),
+            ({"video": "deep/red.mp4"}, "question"),
         ):
             status, said = post(port, [row])
             assert (status, says in said["message"]) == (400, True), said
