@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ import yaml
 from learning.tiny_parts import COLOURS, REPLIES, tiny
 from tracking.conftest import commit, dvc, run
 
+from stages.domain.frames import Frames
 from stages.domain.prompts import render_prompt
 from stages.learning.factory import save_model
 from stages.learning.processor import encode_prompts, training_batch
@@ -22,6 +24,7 @@ from stages.params import load_params
 from stages.tracking.registry import register
 from stages.tracking.store import open_client
 from stages.tracking.versions import CHAMPION
+from stages.video.bounded import Wanted, load_bounded
 from stages.video.edits import load_video
 from stages.video.encoder import ffmpeg_binary
 
@@ -85,3 +88,10 @@ def environment(root: Path, **changes: str) -> dict[str, str]:
     database = f"sqlite:///{root / '.vidbridge/mlflow.db'}"
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return {**inherited, "PATH": path, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": database, **quiet, **changes}
+
+
+def hang_on_blue(wanted: Wanted) -> Frames:
+    """Reads a video as a server does, and does not come back from the blue one."""
+    if wanted.path.name == "blue.mp4":
+        time.sleep(600)
+    return load_bounded(wanted)

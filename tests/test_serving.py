@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 import yaml
-from serving_project import CLIP, MODEL, QUESTION, ROOT, URI, environment, make_project, make_videos
+from serving_project import CLIP, MODEL, QUESTION, ROOT, URI, environment, hang_on_blue, make_project, make_videos
 from tracking.conftest import run
 
 from flows.server import free_port
@@ -40,6 +40,7 @@ from stages.tracking.store import open_client
 from stages.tracking.uri import DATABASE, TrackingError
 from stages.tracking.versions import CHAMPION
 from stages.video.edits import load_video
+from stages.workers import Aside
 
 ROW = {"question": QUESTION, "video": "deep/red.mp4"}
 RED = {"thinking": "it is red", "answer": "a red bar", "reply": "<think>it is red</think><answer>a red bar</answer>"}
@@ -217,17 +218,22 @@ def test_a_reply_that_takes_too_long_is_cut_off(champion: Any, videos: Path, mon
 @pytest.mark.slow
 def test_a_video_that_takes_too_long_costs_only_its_own_request(champion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = champion.unwrap_python_model()
-    ask(champion, ROW)
-    with monkeypatch.context() as patch:
-        patch.setattr(inner, "_limits", replace(inner._limits, timeout_s=0.001))
-        refuses_in_time(champion, "decoding video: not done within 0.001 s")
-    assert ask(champion, ROW) == [RED]
+    aside = Aside(hang_on_blue)
+    try:
+        monkeypatch.setattr(inner, "_load", aside)
+        assert ask(champion, ROW) == [RED]
+        with monkeypatch.context() as patch:
+            patch.setattr(inner, "_limits", replace(inner._limits, timeout_s=1))
+            refuses_in_time(champion, "decoding video: not done within 1 s", video="deep/blue.mp4")
+        assert ask(champion, ROW) == [RED]
+    finally:
+        aside.close()
 
 
-def refuses_in_time(model: Any, says: str) -> None:
+def refuses_in_time(model: Any, says: str, **changes: str) -> None:
     started = time.monotonic()
     with pytest.raises(Refusal, match=says) as refused:
-        ask(model, ROW)
+        ask(model, ROW | changes)
     assert refused.value.get_http_status_code() == 504
     assert time.monotonic() - started < 10
 
