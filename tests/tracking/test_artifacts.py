@@ -115,18 +115,3 @@ def test_an_empty_cache_is_filled_from_the_remote_and_loaded_once(project: Path)
 def test_a_folder_that_is_no_dvc_project_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="set VIDBRIDGE_PROJECT"), open_content(tmp_path):
         pass
-
-
-def test_a_version_on_a_server_has_what_mlflow_needs(project: Path, mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By alias, and by a copy of the version under another name, as one makes for production."""
-    import mlflow
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
-    model = register(project).model
-    # A copy is made through the client's own paths, which ask the registry of the process.
-    client = mlflow.MlflowClient(mlflow_server, mlflow_server)
-    client.copy_model_version(f"models:/{model}@candidate", f"{model}-production")
-    for uri in (f"models:/{model}@candidate", f"models:/{model}-production/1"):
-        names = [item.path for item in get_artifact_repository(uri, registry_uri=mlflow_server).list_artifacts(None)]
-        assert names == ["MLmodel", "config.json", "model.safetensors", "served.py", "vidbridge.json"]
