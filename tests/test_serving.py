@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -400,8 +401,10 @@ def test_the_command_serves_until_it_is_interrupted(project: Path, videos: Path,
     port = free_port()
     command = [sys.executable, "-m", "flows.cli", "serve", "--videos", str(videos), "--port", str(port)]
     env = environment(project, VIDBRIDGE_SERVE_TIMEOUT_S="70")
+    # Where tests run in the background of a shell, an interrupt is ignored, and what they start inherits that.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with (tmp_path / "out").open("wb") as out:
-        server = subprocess.Popen(command, cwd=project, env=env, stdout=out, stderr=out, start_new_session=True)
+        server = subprocess.Popen(command, cwd=project, env=env, stdout=out, stderr=out, start_new_session=True, preexec_fn=heard)
     said = (tmp_path / "out").read_text
     try:
         deadline = time.monotonic() + 240
@@ -413,7 +416,11 @@ def test_the_command_serves_until_it_is_interrupted(project: Path, videos: Path,
         assert post(port, [ROW]) == (200, {"predictions": [RED]})
     finally:
         server.send_signal(signal.SIGINT)
-        server.wait(60)
+        try:
+            server.wait(60)
+        finally:
+            # Its guard then ends what it started.
+            server.kill()
     assert "stopped" in said()
     assert post(port, None) == (0, None)
     assert not list((project / ".vidbridge").glob("serving-*"))
