@@ -195,7 +195,10 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0: any free one.")] = 0,
 ) -> None:
-    """Answer questions about videos over HTTP (mlflow models serve) until Ctrl-C. Example: vidbridge serve --videos data/corpus/videos"""
+    """Answer questions about videos over HTTP (mlflow models serve) until Ctrl-C.
+
+    Example: vidbridge serve --videos data/corpus/videos
+    """
     from flows import serving
 
     serving.serve(_root(), version, videos.resolve() if videos else None, host, port)
@@ -206,7 +209,7 @@ def export(
     folder: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
     version: Annotated[str, typer.Option(help="A version's number, or champion.")] = "champion",
 ) -> None:
-    """Write a version as a Hugging Face folder with a model card, for vllm serve or the hub. Example: vidbridge export ~/my-model"""
+    """Write a version as a Hugging Face folder with a model card, for vllm serve or the hub. Example: vidbridge export ~/model"""
     from flows import serving
 
     serving.export(_root(), version, folder.resolve())

@@ -31,12 +31,12 @@ class Published:
 
 
 def publish(root: Path, which: str, out: Path) -> Published:
-    """Write the version with that number or alias into ``out``: weights, processor, chat template, generation settings, a model card,
-    and what ``mlflow models serve`` needs. Nothing in it points back here, and its weights are no link to the cache.
+    """Write the version with that number or alias into ``out``: weights, processor, chat template, generation settings, a model
+    card, and what ``mlflow models serve`` needs. Nothing in it points back here, and its weights are no link to the cache.
 
     Raises:
         InputError: ``out`` holds something already, or the version lacks a file without which others cannot load it.
-        TrackingError: no such version, or neither cache nor remote has its files, or it was registered by an older version of this code.
+        TrackingError: no such version, neither cache nor remote has its files, or it does not say how it is asked.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"folder: {str(out)!r} holds something already; name a new or an empty folder")

@@ -1,10 +1,10 @@
 """A version as a service: MLflow hands over rows with a video and a question, and gets back thinking and answer.
 
-A row, as JSON: ``{"video": "kitchen/cut-3.mp4", "question": "What happens first?"}``; instead of ``video`` (a path below the folder
-VIDBRIDGE_SERVE_VIDEOS) there may be ``video_base64``, and beside it ``options`` (a list of choices) and ``task``.
+A row, as JSON: ``{"video": "kitchen/cut-3.mp4", "question": "What happens first?"}``; instead of ``video`` (a path below the
+folder VIDBRIDGE_SERVE_VIDEOS) there may be ``video_base64``, and beside it ``options`` (a list of choices) and ``task``.
 
-Whoever asks is a stranger. Paths stay below one folder, sizes are bounded, decoding happens in a process of its own that may be ended,
-and generation stops when the time of the request is over. A request is refused with a status and one sentence.
+Whoever asks is a stranger. Paths stay below one folder, sizes are bounded, decoding happens in a process of its own that may be
+ended, and generation stops when the time of the request is over. A request is refused with a status and one sentence.
 """
 
 from __future__ import annotations
@@ -184,8 +184,13 @@ class VideoAnswers(PythonModel):
         if self._usage.caution:
             _log.warning("%s", self._usage.caution)
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> list[dict[str, str | None]]:  # noqa: ARG002
-        """Answer every row: ``thinking`` and ``answer`` (None where the reply is not one think block and one answer block), ``reply``.
+    def predict(
+        self,
+        context: Any,  # noqa: ARG002
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,  # noqa: ARG002
+    ) -> list[dict[str, str | None]]:
+        """Answer every row: ``thinking`` and ``answer`` (None where the reply is not one block of each), and the whole ``reply``.
 
         Raises:
             Refusal: something about the request is wrong (400), it takes too long (504), or the server itself failed (500).

@@ -1,4 +1,4 @@
-"""What a server grants to those who ask it; it comes from the environment. Light, so that a command can look before it starts one."""
+"""What a server grants to those who ask it, from the environment. Light, so that a command can look before it starts one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Limits:
 
 
 def limits_from_environment(changes: Mapping[str, str] | None = None) -> Limits:
-    """VIDBRIDGE_SERVE_VIDEOS, VIDBRIDGE_SERVE_MAX_MB (64 unless set) and VIDBRIDGE_SERVE_TIMEOUT_S (50: MLflow itself gives up at 60).
+    """VIDBRIDGE_SERVE_VIDEOS, VIDBRIDGE_SERVE_MAX_MB (64 unless set), VIDBRIDGE_SERVE_TIMEOUT_S (50: MLflow gives up at 60).
 
     Args:
         changes: of the environment.

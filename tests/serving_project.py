@@ -1,5 +1,5 @@
-"""A small project with one real registered model (a tiny Qwen2.5-VL that has learned to name a video's colour), for what is done with
-versions.
+"""A small project with one real registered model: a tiny Qwen2.5-VL that has learned to name a video's colour. For what is done
+with versions.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a version is given beside its weights, so that ``mlflow models serve -m models:/NAME@champion`` answers questions about videos.
+"""What a version is given beside its weights, so that ``mlflow models serve -m models:/NAME@champion`` answers about videos.
 
-The weights stay an ordinary folder under their own hash, and what is added is small: MLflow's description of the model (a pyfunc from
-code, no pickle), that code, and how the model wants to be asked. It is made anew whenever the version is read, so that every version
-can be served, and a promotion or a rollback moves one alias and copies nothing.
+The weights stay an ordinary folder under their own hash, and what is added is small: MLflow's description of the model (a pyfunc
+from code, no pickle), that code, and how the model wants to be asked. It is made anew whenever the version is read, so that every
+version can be served, and a promotion or a rollback moves one alias and copies nothing.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def additions(usage: Usage, model_id: str, created_ms: int) -> dict[str, bytes]:
 
 
 def additions_for(source: str, registry_uri: str) -> dict[str, bytes]:
-    """What is added to the content ``source`` where it is read as a version of the registry; nothing where no version says how it is
+    """What is added to the content ``source`` where it is read as a version of the registry; nothing where none says how it is
     used. Of several with one content (a base model of two recipes) the newest says it.
     """
     from mlflow.tracking import MlflowClient
