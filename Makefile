@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow bench bench-video bench-grpo bench-learning bench-videocap zoo clean
+.PHONY: help env demo test lint test-slow exploits crosscheck bench bench-video bench-score bench-grpo bench-learning bench-videocap zoo clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -61,8 +61,24 @@ bench: env  ## Speed and memory, as ratios taken in one run
 bench-video: env  ## What reading, editing and synthesis cost, as ratios taken in one run
 	$(RUN) python -m benchmarks.video
 
+exploits: env  ## What replies that should not pay are paid, by three scorings
+	$(RUN) python -m benchmarks.exploits
+
 zoo: env  ## Awkward videos through ingest and reader: right, wrong and set aside, file by file
 	$(RUN) pytest -q tests/video/test_zoo.py
+
+# Apart from .venv on purpose: what a harness needs is no dependency of this project.
+.tools/crosscheck/bin/python: $(UV)
+	$(UV) venv --quiet --clear --python $(PYTHON) .tools/crosscheck
+	env -u UV_PROJECT_ENVIRONMENT $(UV) pip install --quiet --python $@ 'pandas>=2,<4'
+
+crosscheck: env .tools/crosscheck/bin/python  ## Compat scores beside the harnesses' own functions (LMMS_EVAL=, VLMEVALKIT=: git clones)
+	@[ -n "$(LMMS_EVAL)" ] && [ -n "$(VLMEVALKIT)" ] || \
+	  { echo "error: LMMS_EVAL and VLMEVALKIT: not both set; give the paths of git clones of lmms-eval and VLMEvalKit" >&2; exit 2; }
+	$(RUN) python -m benchmarks.crosscheck --lmms-eval "$(LMMS_EVAL)" --vlmevalkit "$(VLMEVALKIT)" --python $(CURDIR)/.tools/crosscheck/bin/python
+
+bench-score: env  ## What scoring 10,000 stored predictions by rule takes
+	$(RUN) python -m benchmarks.scoring
 
 bench-grpo: env  ## What a GRPO step on video costs, against plain TRL
 	$(RUN) python -m benchmarks.grpo

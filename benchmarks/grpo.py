@@ -32,13 +32,15 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from benchmarks.machine import measured
+from benchmarks.machine import keep, measured
 from stages.domain.frames import Frames
 from stages.domain.records import Sample
 from stages.domain.replies import render_reply
+from stages.domain.rewards import Referee
 from stages.domain.timeline import plain
 from stages.judging.batch import score_replies
 from stages.judging.choose import judge_of
+from stages.judging.embedder import LexicalEmbedder
 from stages.learning import video_grpo
 from stages.learning.examples import Example
 from stages.learning.factory import build_tiny, freeze, save_model, use_threads
@@ -181,7 +183,7 @@ def ours(folder: Path, steps: int, examples: int, *, saving: bool, frozen: bool 
         nothing: Callable[..., Any] = lambda *_: None  # noqa: E731
         with (
             patch.object(video_grpo, "encode_equal_videos_once", nothing),
-            patch.object(video_grpo, "with_advantage", lambda inputs: inputs),
+            patch.object(video_grpo, "with_advantage", lambda inputs, _: inputs),
         ):
             train()
     return seen
@@ -246,7 +248,7 @@ def judging(verdicts: int) -> tuple[float, int]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}/v1"
         with patch.dict(os.environ, {"VIDBRIDGE_JUDGE_URL": url, "VIDBRIDGE_JUDGE_CACHE": folder}):
-            referee = judge_of(params)
+            referee = Referee(judge_of(params), LexicalEmbedder())
             replies = [render_reply("it rises", f"the red bar rises {number}") for number in range(verdicts)]
             began = time.perf_counter()
             scores = score_replies([sample] * verdicts, replies, referee, load_params("infra/recipes/tiny.yaml").rewards)
@@ -295,8 +297,7 @@ def main() -> int:
         )
     seconds, scored = judging(64)
     lines += ["", f"64 verdicts from a judge that takes 1 s for each: {seconds:.1f} s ({scored} scored; one by one: 64 s)."]
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    keep(lines, arguments.out)
     print("\n".join(lines))
     return 0
 

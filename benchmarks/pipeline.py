@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.machine import measured
+from benchmarks.machine import keep, measured
 from stages.tracking.history import latest_costs
 
 BIN = Path(sys.executable).parent
@@ -93,8 +93,7 @@ def main() -> int:
         "|---|---|---|---|",
         *(f"| {name} | {cost.wall_s:.0f} | {cost.cpu_s:.0f} | {cost.peak_gb:.2f} |" for name, cost in reversed(costs.items())),
     ]
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    keep(lines, arguments.out)
     print("\n".join(lines))
     return 0
 

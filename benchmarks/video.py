@@ -8,6 +8,7 @@ that returns another frame than the file's decode holds at that place is wrong o
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import resource
@@ -28,7 +29,8 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.machine import measured
+from benchmarks.machine import keep, measured
+from stages.domain.frames import Frames
 from stages.domain.records import Clip, Event, Question, Sample, Segment, Span, Subject, Timeline
 from stages.domain.timeline import interleave, mask, plain, sample_indices
 from stages.params import load_params
@@ -37,6 +39,7 @@ from stages.video.edits import FrameLoader
 from stages.video.encoder import ffmpeg_binary
 from stages.video.probe import Probe, probe
 from stages.video.reader import read_frames
+from stages.video.store import FrameStore
 
 Pixels = npt.NDArray[np.uint8]
 REAL = Path("tests/data/clips/bigbuckbunny.mp4")
@@ -187,7 +190,7 @@ def as_clip(file: File) -> Clip:
         clip_id=file.name,
         source_id=file.name,
         path=file.path.name,
-        sha256="0" * 64,
+        sha256=hashlib.sha256(file.path.read_bytes()).hexdigest(),
         split="train",
         frames=facts.frames,
         rate=facts.rate,
@@ -246,6 +249,56 @@ def edits(first: File, second: File, rounds: int) -> list[str]:
         f"| masked | {taken['masked']:.3f} | **{taken['masked'] / taken['one']:.2f}** |",
         f"| interleaved | {taken['mixed']:.3f} | **{taken['mixed'] / taken['two']:.2f}** |",
     ]
+
+
+def kept(folder: Path, files: Sequence[File], rounds: int) -> list[str]:
+    """Loading frames from disk against decoding them, alone and up to the model's input, as the 7B recipe sizes frames."""
+    import torch
+    from transformers import Qwen2VLVideoProcessor
+
+    from stages.learning.processor import fit_of
+
+    torch.set_num_threads(1)
+    most = 196 * 28 * 28
+    processor = Qwen2VLVideoProcessor(size={"shortest_edge": 128 * 28 * 28, "longest_edge": most}, cap_pixels_per_frame=False)
+    processor.save_pretrained(folder / "processor")
+    lines = [
+        "| file | decode, CPU s | decode and keep | from disk | from disk / decode"
+        " | with the processor: decode | from disk | ratio | kept, MB (whole frames) |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for file in files:
+        clips, sample = {file.name: as_clip(file)}, as_sample(plain(file.name, file.facts.frames, file.facts.rate))
+
+        def loader(place: Path | None, clips: dict[str, Clip] = clips) -> FrameLoader:
+            store = None if place is None else FrameStore(place, 10**10)
+            return FrameLoader(clips, files[0].path.parent, 0, store=store, fit=lambda: fit_of(folder / "processor"))
+
+        def process(frames: Frames) -> torch.Tensor:
+            pixels = torch.from_numpy(frames.pixels.copy()).permute(0, 3, 1, 2)
+            made = processor([pixels], do_sample_frames=False, input_data_format="channels_first", return_tensors="pt")
+            values: torch.Tensor = made["pixel_values_videos"]
+            return values
+
+        disk = loader(folder / "kept")
+        whole, small = loader(None).load(sample), disk.load(sample)
+        if not torch.equal(process(whole), process(disk.load(sample))):
+            raise RuntimeError(f"{file.name}: the processor makes something else of the kept frames")
+        taken = medians(
+            {
+                "decode": partial(loader(None).load, sample),
+                "keep": lambda sample=sample, loader=loader: loader(Path(tempfile.mkdtemp(dir=folder))).load(sample),
+                "disk": partial(disk.load, sample),
+                "decode+": lambda sample=sample, loader=loader: process(loader(None).load(sample)),
+                "disk+": lambda sample=sample, disk=disk: process(disk.load(sample)),
+            },
+            rounds,
+        )
+        cells = [f"{taken[name]:.3f}" for name in ("decode", "keep", "disk")] + [f"**{taken['disk'] / taken['decode']:.3f}**"]
+        cells += [f"{taken[name]:.3f}" for name in ("decode+", "disk+")] + [f"**{taken['disk+'] / taken['decode+']:.3f}**"]
+        cells.append(f"{small.pixels.nbytes / 1e6:.1f} ({whole.pixels.nbytes / 1e6:.1f})")
+        lines.append(f"| {file.name} | {' | '.join(cells)} |")
+    return lines
 
 
 # ---- synthesis -----------------------------------------------------------------------------------------------------------
@@ -384,16 +437,19 @@ def main() -> int:
     parser.add_argument("--clips", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="sizes of the synthesised manifests")
     parser.add_argument("--reads", type=int, default=10_000, help="reads of the memory check (default: %(default)s)")
     parser.add_argument(
-        "--only", nargs="+", choices=["reading", "gate", "edits", "workers", "memory", "synthesis"], help="these sections only"
+        "--only",
+        nargs="+",
+        choices=["reading", "gate", "edits", "kept", "workers", "memory", "synthesis"],
+        help="these sections only",
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/video.md"))
     arguments = parser.parse_args()
     packages = ["av", "decord", "numpy", "pydantic"] + (["torchcodec"] if find_spec("torchcodec") else [])
-    out: list[str] = [measured(*packages), ""]
+    out = [measured(*packages)]
 
     def section(title: str, lines: Sequence[str]) -> None:
         print("\n".join((f"## {title}", "", *lines, "")), flush=True)
-        out.extend((f"## {title}", "", *lines, ""))
+        out.extend(("", f"## {title}", "", *lines))
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -419,6 +475,7 @@ def main() -> int:
             ),
             "gate": ("The gate", lambda: gate([*files, *odd], arguments.rounds)),
             "edits": ("Edit lists", lambda: edits(files[0], files[1], arguments.rounds)),
+            "kept": ("Frames kept on disk (read from the page cache)", lambda: kept(folder, files, arguments.rounds)),
             "workers": ("Two workers (ingest: probe, decode, hash)", lambda: two_workers(folder, files[0], 24)),
             "memory": ("Memory of readers", lambda: [flat_reading(small, arguments.reads)]),
             "synthesis": ("Synthesis of edit lists", lambda: synthesis(arguments.clips, 1)),
@@ -426,8 +483,7 @@ def main() -> int:
         for key, (title, measure) in sections.items():
             if key in (arguments.only or sections):
                 section(title, measure())
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text("\n".join(out), encoding="utf-8")
+    keep(out, arguments.out)
     return 0
 
 

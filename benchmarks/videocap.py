@@ -47,9 +47,9 @@ import numpy.typing as npt
 import yaml
 
 from benchmarks.arms import clone, commit_of, over_seeds, reproduce, signed, signed_spread, stage_cost
-from benchmarks.machine import measured
+from benchmarks.machine import keep, measured
 from stages import layout
-from stages.domain.metrics import Interval
+from stages.domain.metrics import interval
 from stages.domain.records import Sample, Score, Verdict
 from stages.domain.replies import parse_reply
 from stages.domain.rewards import Judge
@@ -66,7 +66,7 @@ STEPS, PROMPTS = 30, 50
 #: What the GRPO row takes from `videocap-r1`; the rest is that of `tiny`'s row `general`.
 OWN = (
     "init", "samples", "tasks", "rollouts", "freeze", "temperature", "loss", "scale_rewards", "importance", "beta", "epsilon",
-    "epsilon_high", "iterations", "resample_rounds",
+    "epsilon_high", "iterations", "resample_rounds", "aggregation", "length", "temporal_contrast",
 )  # fmt: skip
 #: What the recipe takes from `tiny` whole.
 TINY_TABLES = ("corpus", "ingest", "prompt", "model", "judge", "evaluation", "gate")
@@ -123,7 +123,8 @@ def arm_params(root: Path, arm: str, seed: int, more_steps: int) -> dict[str, An
     table["gate"]["registered_model"] = "videocap-r1-bench"
     table["sft"] = {START: start}
     if arm in BY_GRPO:
-        shown = {"steps": STEPS, "save_steps": STEPS, "prompts_per_step": PROMPTS}
+        # Gauges would be charged to GRPO, and train nothing.
+        shown = {"controls_every": 0, "steps": STEPS, "save_steps": STEPS, "prompts_per_step": PROMPTS}
         shown["completions_per_device"] = PROMPTS * own["rollouts"]
         table["grpo"] = {GRPO: sizes | {name: own[name] for name in OWN} | shown}
     else:
@@ -178,10 +179,8 @@ def gain(after: Sequence[Floats], before: Sequence[Floats], metric: str) -> dict
         seeds.append(float(corpus_value(later.mean(axis=0), metric) - corpus_value(earlier.mean(axis=0), metric)))
         picks = rng.integers(0, len(later), size=(DRAWS, len(later)))
         drawn.append(corpus_value(later[picks].mean(axis=1), metric) - corpus_value(earlier[picks].mean(axis=1), metric))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.mean(drawn, axis=0), [tail, 1 - tail])
-    interval = Interval(mean=float(np.mean(seeds)), low=float(low), high=float(high))
-    return {**interval.model_dump(), "seeds": seeds, "over_seeds": over_seeds(seeds, CONFIDENCE)}
+    found = interval(float(np.mean(seeds)), np.mean(drawn, axis=0), CONFIDENCE)
+    return {**found.model_dump(), "seeds": seeds, "over_seeds": over_seeds(seeds, CONFIDENCE)}
 
 
 @cache
@@ -325,7 +324,7 @@ def main() -> int:
                 run(seed, arm, steps)
         result = measure(work, seeds, steps, arms)
         write_json(arguments.out, json.loads(json.dumps(result)))
-        arguments.out.with_suffix(".md").write_text(table(result) + "\n", encoding="utf-8")
+        keep([table(result)], arguments.out.with_suffix(".md"))
         print(table(result), flush=True)
     return 0
 

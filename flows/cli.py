@@ -161,6 +161,61 @@ def predict(
 
 
 @app.command()
+def score(
+    benchmark: Annotated[
+        str,
+        typer.Option(help="video-mme, mvbench, dream-1k, vdc, carebench, dark-event-infer-test or mix-vid-qa-test."),
+    ],
+    annotations: Annotated[Path, typer.Option(help="Its annotation file as published (JSON, JSON Lines, Parquet), or its folder.")],
+    predictions: Annotated[Path, typer.Option(help="JSON Lines, a question each; what is accepted is said above.")],
+    out: Annotated[Path | None, typer.Option(help="A JSON file to write everything into.")] = None,
+    baselines: Annotated[bool, typer.Option(help="Score random, constant and empty replies too; costs judge calls.")] = True,
+) -> None:
+    """Score anyone's predictions on a benchmark, without a model: `strict`, and `compat` as public harnesses print it.
+
+    A prediction is {"id": "001-1", "reply": "what the model wrote, reasoning and all"}, one a line; other keys are left alone. The
+    id is Video-MME's question_id; action_antonym/0 (file and row) for MVBench; DREAM-1K's idx as text; camera/VIDEO for VDC;
+    CaReBench's video; sample_id for our own tests. Judged benchmarks use `judge` of params.yaml.
+
+    Example: vidbridge score --benchmark video-mme --annotations ~/Video-MME --predictions replies.jsonl --out scores.json
+    """
+    from flows import scoring
+
+    # Before the project's folder becomes the working directory.
+    asked, said, written = (None if path is None else path.expanduser().resolve() for path in (annotations, predictions, out))
+    assert asked is not None
+    assert said is not None
+    scoring.score(_root(), benchmark, asked, said, written, baselines=baselines)
+
+
+@app.command()
+def serve(
+    version: Annotated[str, typer.Option(help="A version's number, or champion.")] = "champion",
+    videos: Annotated[Path | None, typer.Option(help="Folder whose videos a request may name; none when left out.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0: any free one.")] = 0,
+) -> None:
+    """Answer questions about videos over HTTP (mlflow models serve) until Ctrl-C.
+
+    Example: vidbridge serve --videos data/corpus/videos
+    """
+    from flows import serving
+
+    serving.serve(_root(), version, videos.resolve() if videos else None, host, port)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
+    version: Annotated[str, typer.Option(help="A version's number, or champion.")] = "champion",
+) -> None:
+    """Write a version as a Hugging Face folder with a model card, for vllm serve or the hub. Example: vidbridge export ~/model"""
+    from flows import serving
+
+    serving.export(_root(), version, folder.resolve())
+
+
+@app.command()
 def report(out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html")) -> None:
     """Write one HTML page with scores, curves, versions and costs; it opens offline. Example: vidbridge report --out results.html"""
     from flows import asking
@@ -324,6 +379,8 @@ def _known_errors() -> tuple[type[Exception], ...]:
         ("stages.params", "ParamsError"),
         ("stages.tracking.uri", "TrackingError"),
         ("stages.inputs", "InputError"),
+        ("stages.suites.benchmark", "SuiteError"),
+        ("stages.judging.place", "JudgeError"),
         ("stages.workers", "WorkersError"),
         ("stages.video.errors", "VideoError"),
         ("stages.video.errors", "FfmpegMissing"),

@@ -54,7 +54,7 @@ def deploy(root: Path, cron: str | None, source: Path | None, recipe: str | None
         typer.echo("working until Ctrl-C; run it now: prefect deployment run vidbridge-scheduled/nightly")
         env = {**os.environ, "PREFECT_API_URL": url}
         process = stack.enter_context(guarded(worker_command(), root, env, sys.stdout.fileno()))
-        _until_interrupted({"the worker": process})
+        until_interrupted({"the worker": process})
 
 
 def worker_command() -> list[str]:
@@ -150,10 +150,10 @@ def ui(root: Path, prefect_port: int, mlflow_port: int) -> None:
             typer.echo("both run elsewhere")
             return
         typer.echo("until Ctrl-C")
-        _until_interrupted(processes)
+        until_interrupted(processes)
 
 
-def _until_interrupted(processes: dict[str, subprocess.Popen[bytes]]) -> None:
+def until_interrupted(processes: dict[str, subprocess.Popen[bytes]]) -> None:
     """Wait for Ctrl-C, which is how one ends these.
 
     Raises:

@@ -171,17 +171,19 @@ def _versions(_root: Path) -> Finding:
 
 def _judge(root: Path) -> Finding:
     try:
-        kind = load_params(root / "params.yaml").judge.kind
+        params = load_params(root / "params.yaml")
     except ParamsError as error:
         return Finding(
             "judge", "warn", "params.yaml does not load, so which judge is wanted is unknown", str(error).splitlines()[0]
         )
-    if kind == "rule":
+    needed = preflight.endpoints(params, judged=True, written=True)
+    if not needed:
         return Finding("judge", "ok", "the rule judge: nothing to reach, exact on the generated world only")
-    wrong = preflight.judge_problems()
+    wrong = [problem for role, why in needed.items() for problem in preflight.judge_problems(role, why)]
     if wrong:
-        return Finding("judge", "missing", f"judge.kind is {kind!r}", "; ".join(wrong))
-    return Finding("judge", "ok", f"{shown(os.environ['VIDBRIDGE_JUDGE_URL'])} answers")
+        return Finding("judge", "missing", "; ".join(needed.values()), "; ".join(wrong))
+    addresses = ", ".join(shown(os.environ[f"VIDBRIDGE_{role}_URL"]) for role in needed)
+    return Finding("judge", "ok", f"{addresses} answers" if len(needed) == 1 else f"{addresses} answer")
 
 
 def _mlflow(root: Path) -> Finding:

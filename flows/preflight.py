@@ -16,6 +16,7 @@ from flows.errors import FlowError
 from flows.project import state
 from flows.server import answers
 from stages import layout
+from stages.domain.rewards import SentenceLikeness
 from stages.params import OpenAIJudgeParams, Params, PretrainedModelParams
 from stages.tracking.git import is_repository
 from stages.tracking.uri import TrackingError, check_server
@@ -25,7 +26,7 @@ _BASE_GB = 1.0
 _BYTES_PER_PARAMETER = 2
 GB = 1e9
 #: Verbs that ask a judge.
-_JUDGED = frozenset({"grpo", "baselines", "evaluate"})
+_JUDGED = frozenset({"difficulty", "grpo", "baselines", "evaluate"})
 
 
 def ffmpeg() -> Path | None:
@@ -66,6 +67,7 @@ def problems(root: Path, params: Params, plan: Plan) -> list[str]:
             f"git: {root} is no repository, and a model version names its commit; type: git init && git add -A && git commit -m start"
         )
     found += _source(root, params, plan)
+    found += _embedder(root, params, plan)
     if ffmpeg() is None:
         named = os.environ.get("VIDBRIDGE_FFMPEG")
         remedy = "correct the path or unset it" if named else "reinstall the environment (uv sync), or set VIDBRIDGE_FFMPEG"
@@ -82,28 +84,76 @@ def problems(root: Path, params: Params, plan: Plan) -> list[str]:
         found.append(
             f"PREFECT_API_URL: {url}: no answer; start that server, correct the address, or unset it to use one of our own"
         )
-    judged = any(step.name.partition("@")[0] in _JUDGED for step in plan.to_run)
-    return found + (judge_problems() if judged and isinstance(params.judge, OpenAIJudgeParams) else [])
+    needed = endpoints(params, judged=_judged(params, plan), written="synthesize" in _verbs(plan))
+    return found + [problem for role, why in needed.items() for problem in judge_problems(role, why)]
 
 
-def judge_problems() -> list[str]:
-    """What keeps the judge's endpoint from being asked, as far as its list of models tells. The key is in no message."""
-    url = os.environ.get("VIDBRIDGE_JUDGE_URL", "").strip().rstrip("/")
+def _verbs(plan: Plan) -> set[str]:
+    return {step.name.partition("@")[0] for step in plan.to_run}
+
+
+def _judged(params: Params, plan: Plan) -> bool:
+    """Whether anything in the plan earns a reward: replies, or traces that a writer proposes."""
+    writer = params.synthesize.writer
+    written = writer is not None and writer.traces is not None and "synthesize" in _verbs(plan)
+    return written or bool(_verbs(plan) & _JUDGED)
+
+
+def endpoints(params: Params, *, judged: bool, written: bool) -> dict[str, str]:
+    """Where a model is asked when something is judged, or samples are written: the role that names its variables, and what needs it.
+
+    One place is looked at once.
+    """
+    wanted = []
+    if judged and isinstance(params.judge, OpenAIJudgeParams):
+        wanted.append(("JUDGE", "judge.kind is 'openai'"))
+    if judged and params.held_out_judge is not None and isinstance(params.held_out_judge.judge, OpenAIJudgeParams):
+        wanted.append(("HELD_OUT_JUDGE", "held_out_judge.judge.kind is 'openai'"))
+    if written and params.synthesize.writer is not None:
+        wanted.append(("WRITER", "synthesize.writer is on"))
+    found: dict[str, str] = {}
+    for role, why in wanted:
+        found.setdefault(role if os.environ.get(f"VIDBRIDGE_{role}_URL", "").strip() else "JUDGE", why)
+    return found
+
+
+def judge_problems(role: str, needed: str) -> list[str]:
+    """What keeps an endpoint from being asked, as far as its list of models tells; ``needed``: for what. The key is in no message."""
+    url_name, key_name = f"VIDBRIDGE_{role}_URL", f"VIDBRIDGE_{role}_KEY"
+    url = os.environ.get(url_name, "").strip().rstrip("/")
     if not url:
-        return [
-            "VIDBRIDGE_JUDGE_URL: not set, and judge.kind is 'openai'; set it to the endpoint, such as http://127.0.0.1:8000/v1"
-        ]
+        return [f"{url_name}: not set, and {needed}; set it to the endpoint, such as http://127.0.0.1:8000/v1"]
     import httpx
 
-    key = os.environ.get("VIDBRIDGE_JUDGE_KEY", "").strip()
+    key = os.environ.get(key_name, "").strip()
     try:
         status = httpx.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=5).status_code
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeEncodeError) as error:
         # Not the error's own words: it may name the header that it cannot send, or a password in the address.
-        return [f"VIDBRIDGE_JUDGE_URL: no answer ({type(error).__name__}); start the judge's server, or correct address and key"]
+        return [f"{url_name}: no answer ({type(error).__name__}); start the judge's server, or correct address and key"]
     if status in (401, 403):
-        return [f"VIDBRIDGE_JUDGE_KEY: the endpoint at VIDBRIDGE_JUDGE_URL does not accept it ({status}); set it"]
+        return [f"{key_name}: the endpoint at {url_name} does not accept it ({status}); set it"]
     return []  # not every endpoint lists its models
+
+
+def _embedder(root: Path, params: Params, plan: Plan) -> list[str]:
+    """The embedder's model must be a folder or a name on the hub, and at hand where nothing may be downloaded."""
+    likeness = params.rewards.embedder
+    if not isinstance(likeness, SentenceLikeness) or not _judged(params, plan) or (root / likeness.model).is_dir():
+        return []
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        kept = try_to_load_from_cache(likeness.model, "modules.json", revision=likeness.revision)
+    except HFValidationError:
+        return [f"rewards.embedder.model: {likeness.model!r} is no folder, and no name on the hub; correct it"]
+    if not constants.HF_HUB_OFFLINE or isinstance(kept, str):
+        return []
+    return [
+        f"rewards.embedder.model: {likeness.model!r} at revision {likeness.revision!r} is not in the cache, and HF_HUB_OFFLINE is"
+        " set; unset it once to download, set HF_HOME to a cache that holds it, or take `embedder: {kind: lexical}`"
+    ]
 
 
 def _source(root: Path, params: Params, plan: Plan) -> list[str]:

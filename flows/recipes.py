@@ -78,6 +78,7 @@ def smoke_version(root: Path, name: str) -> str:
         "synthesize": given["synthesize"] | {"tasks": {task: tasks[task] for task in table["synthesize"]["tasks"]}},
         "model": given["model"] | {"family": family},
         "judge": given["judge"],
+        "held_out_judge": given["held_out_judge"],
         "evaluation": given["evaluation"] | {key: table["evaluation"][key] for key in ("of", "split")},
     }
     table["gate"] = table["gate"] | {"registered_model": f"{name}-smoke"}

@@ -45,6 +45,11 @@ def read_scores(root: Path) -> dict[str, dict[str, float | None]]:
     return scores
 
 
+def evaluated_by(policy: str) -> str:
+    """The stage that scores a policy."""
+    return "baselines" if policy in BASELINES else f"evaluate@{policy}"
+
+
 def read_half_widths(root: Path) -> dict[tuple[str, str], float]:
     """(policy, task) to half the width of the bootstrap interval of its mean, for what :func:`read_scores` returns."""
     widths: dict[tuple[str, str], float] = {}

@@ -8,7 +8,7 @@ from typing import Any
 
 from flows import dvc, lockfile, preflight, server, show
 from flows.errors import FlowError, UsageError
-from flows.results import read_gains, read_half_widths, read_scores
+from flows.results import evaluated_by, read_gains, read_half_widths, read_scores
 from stages.params import Params, PretrainedModelParams, load_params
 from stages.tracking.history import latest_costs
 
@@ -36,9 +36,12 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool) -> None:
         with preflight.only_run(root):
             _flow(root, target)
         show.show_costs(out, latest_costs(root), [step.name for step in plan.to_run])
-    scores = read_scores(root)
+    # Only what this target has brought up to date: scores may lie there from before, or from another recipe.
+    done = {step.name for step in plan.steps}
+    scores = {policy: row for policy, row in read_scores(root).items() if evaluated_by(policy) in done}
     show.show_scores(out, scores, read_half_widths(root), params.evaluation.confidence)
-    show.show_gains(out, read_gains(root), params.evaluation.confidence)
+    if "summary" in done:
+        show.show_gains(out, read_gains(root), params.evaluation.confidence)
     show.show_where(out, root, scored=bool(scores))
 
 

@@ -17,7 +17,7 @@ from stages.domain.replies import render_reply
 from stages.held_out import evaluation_digest, evaluation_samples
 from stages.inputs import load_samples
 from stages.judging.batch import check_judged, score_replies, usage_of
-from stages.judging.choose import judge_of
+from stages.judging.choose import referee_of
 from stages.params import load_params
 from stages.rows import write_json, write_rows
 from stages.tracking.runs import stage_run
@@ -31,14 +31,14 @@ def reply_of(sample: Sample) -> str:
 def main() -> int:
     params = load_params()
     with stage_run("baselines", params) as run:
-        samples, referee = evaluation_samples(params), judge_of(params.judge)
+        samples, referee = evaluation_samples(params), referee_of(params)
         by_task: dict[TaskName, list[Sample]] = {}
         for sample in samples:
             by_task.setdefault(sample.task, []).append(sample)
 
         def scored(which: Sequence[Sample], replies: Sequence[str]) -> list[Score]:
             found = score_replies(which, replies, referee, params.rewards)
-            check_judged(referee, [score.value for score in found].count(None), len(found), "baselines")
+            check_judged(referee.judge, [score.value for score in found].count(None), len(found), "baselines")
             return found
 
         scores: dict[str, list[Score]] = {"random": [], "constant": []}
@@ -69,6 +69,6 @@ def main() -> int:
         }
         write_json(layout.scores("baselines") / "scores.json", table)
         means = {name: mean_over_tasks(result) for name, result in results.items()}
-        run.summary({**means, **usage_of(referee)})
+        run.summary({**means, **usage_of(referee.judge)})
         print(f"baselines: random {means['random']:.3f}, constant {means['constant']:.3f}, mean over {len(by_task)} tasks")
     return 0

@@ -6,17 +6,14 @@ nothing leaves it.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -26,13 +23,16 @@ from stages.domain.prompts import render_question
 from stages.domain.records import SPLITS, Clip, Reject, Sample
 from stages.domain.timeline import conformed_frame, resolve
 from stages.inputs import InputError, load_clips
+from stages.pages import fill, in_base64
 from stages.params import Params, load_params
-from stages.rows import iterate_rows
+from stages.rows import iterate_rows, read_json
 from stages.video.edits import FrameLoader
 from stages.video.reader import choose
 
 #: Height of a frame on the page, and how well it is kept: enough to see what happens.
 FRAME_PX, JPEG_QUALITY = 84, 78
+#: What outlines a frame, on each side; as wide as in ``browse.css``.
+BORDER_PX = 3
 #: Rows that were set aside, at most this many of each reason on the page; all are counted.
 REJECTS_OF_A_REASON = 200
 
@@ -53,17 +53,20 @@ def browse(root: Path, out: Path, samples: int) -> Path:
     rejects, reasons = _rejects()
     script = _template("browse.js")
     style = _template("browse.css")
-    environment = jinja2.Environment(autoescape=True, loader=jinja2.PackageLoader("stages"), undefined=jinja2.StrictUndefined)
-    page = environment.get_template("browse.html.j2").render(
+    page = fill(
+        "browse.html.j2",
         params=params,
-        summary=_json(layout.SAMPLES / layout.SUMMARY_FILE),
-        clips=_json(layout.CLIPS / layout.SUMMARY_FILE),
+        summary=read_json(layout.SAMPLES / layout.SUMMARY_FILE),
+        clips=read_json(layout.CLIPS / layout.SUMMARY_FILE),
         samples=shown,
         tasks=params.synthesize.tasks.named,
         splits=SPLITS,
         rejects=rejects,
         reasons=reasons,
         per_pair=samples,
+        rejects_of_a_reason=REJECTS_OF_A_REASON,
+        frame_px=FRAME_PX,
+        border_px=BORDER_PX,
         script=script,
         style=style,
         script_hash=_hash(script),
@@ -152,7 +155,7 @@ def _jpeg(pixels: npt.NDArray[np.uint8]) -> str:
     image.thumbnail((4 * FRAME_PX, FRAME_PX), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, format="jpeg", quality=JPEG_QUALITY)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return in_base64(buffer.getvalue())
 
 
 def _template(name: str) -> str:
@@ -161,8 +164,4 @@ def _template(name: str) -> str:
 
 def _hash(text: str) -> str:
     """What a content-security policy names an inline script or style by."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return f"sha256-{in_base64(hashlib.sha256(text.encode()).digest())}"

@@ -16,7 +16,7 @@ from stages.sources.jsonl import write_annotations
 from stages.sources.shapes import PlannedClip, annotate, draw_scene, plan, render
 from stages.tracking.runs import stage_run
 from stages.video.encoder import TIMEOUT_S, encode, ffmpeg_binary
-from stages.workers import Lost, WorkersError, map_items
+from stages.workers import map_whole
 
 
 def main() -> int:
@@ -26,11 +26,14 @@ def main() -> int:
     with stage_run("corpus", params) as run:
         started = time.monotonic()
         _clear()
-        made = []
-        for clip, result in zip(clips, map_items(partial(_make, params=params), clips, "corpus", timeout_s=TIMEOUT_S), strict=True):
-            if isinstance(result, Lost):
-                raise WorkersError(f"corpus: clip {clip.clip_id}: {result.detail}; try fewer processes: VIDBRIDGE_WORKERS=1")
-            made.append(result)
+        made = map_whole(
+            partial(_make, params=params),
+            clips,
+            "corpus",
+            timeout_s=TIMEOUT_S,
+            name=lambda clip: f"corpus: clip {clip.clip_id}",
+            remedy="; try fewer processes: VIDBRIDGE_WORKERS=1",
+        )
         write_annotations((row for row, _ in made), layout.CORPUS / layout.ANNOTATIONS_FILE)
         size_bytes, seconds = sum(size for _, size in made), time.monotonic() - started
         counted = {"clips": len(made), "bytes": size_bytes, "commands_built_by_ffmpeg_python": len(made), "seconds": seconds}

@@ -27,7 +27,7 @@ def main(*arguments: str) -> int:
         history = layout.model(row) / layout.HISTORY_FILE
         if history.exists():  # beside the scores, so that the summary depends on the rows that live and not on all of models/
             shutil.copyfile(history, layout.scores(row) / layout.HISTORY_FILE)
-        run.summary({"mean": table["mean"], "format": table["format"], "frames_served_by_decord": measured.decord_frames})
+        run.summary({"mean": table["mean"], "format": table["format"], **measured.reading})
         run.summary(measured.judge_usage)
         run.summary({f"{task}/mean": result["mean"] for task, result in table["tasks"].items()})
         print(f"evaluate@{row}: mean {table['mean']:.3f} over {len(table['tasks'])} tasks, format {table['format']:.3f}")

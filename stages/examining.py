@@ -134,13 +134,12 @@ def _sound(video: str, path: Path) -> probing.Probe:
 def _findings(videos: Sequence[str], params: IngestParams, journal: Path | None) -> Iterator[Finding]:
     """A finding for each video, in order: from the journal where the file has not changed since, else by looking."""
     folder = Path(params.source)
-    anew = journal.with_suffix("") if journal is not None and params.normalise else None
-    known = {} if journal is None else _read_journal(journal, folder, anew)
-    unknown = [video for video in videos if video not in known]
     if journal is None:
-        looked = _look(unknown, folder, anew, params.timeout_s)
-        yield from (known[video] if video in known else next(looked) for video in videos)
+        yield from _look(videos, folder, None, params.timeout_s)
         return
+    anew = journal.with_suffix("") if params.normalise else None
+    known = _read_journal(journal, folder, anew)
+    unknown = [video for video in videos if video not in known]
     if known:
         print(f"ingest: {len(known):,} of {len(videos):,} files were examined before and have not changed")
     journal.parent.mkdir(parents=True, exist_ok=True)

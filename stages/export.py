@@ -17,7 +17,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -26,12 +25,14 @@ from tqdm import tqdm
 from stages import layout
 from stages.domain.prompts import sample_prompt
 from stages.domain.records import SPLITS, Sample, Split, TaskName
+from stages.domain.replies import render_reply
 from stages.inputs import InputError, load_clips
+from stages.pages import fill
 from stages.params import Params, load_params
 from stages.rows import iterate_rows
 from stages.video.edits import FrameLoader
 from stages.video.encoder import encode_stream
-from stages.workers import Lost, WorkersError, map_items
+from stages.workers import map_whole
 
 Kind = Literal["mp4", "trl", "datasets"]
 KINDS: tuple[Kind, ...] = ("mp4", "trl", "datasets")
@@ -131,11 +132,15 @@ def _render_one(sample: Sample, source: str, folder: Path) -> None:
 
 def _videos(samples: Sequence[Sample], params: Params, out: Path) -> None:
     work = partial(_render_one, source=params.ingest.source, folder=out / "videos")
-    for sample, result in zip(samples, map_items(work, samples, "export", timeout_s=TIMEOUT_S, unit="video"), strict=True):
-        if isinstance(result, Lost):
-            raise WorkersError(
-                f"{sample.sample_id}: {result.detail}; the videos before it are kept, so type the same command again"
-            )
+    map_whole(
+        work,
+        samples,
+        "export",
+        timeout_s=TIMEOUT_S,
+        name=lambda sample: sample.sample_id,
+        remedy="; the videos before it are kept, so type the same command again",
+        unit="video",
+    )
 
 
 def _plain_row(sample: Sample, params: Params) -> dict[str, Any]:
@@ -162,8 +167,7 @@ def _trl_row(sample: Sample, params: Params) -> dict[str, Any]:
     ]
     row: dict[str, Any] = {"prompt": [{"role": "user", "content": content}]}
     if sample.trace is not None:
-        reply = f"<think>{sample.trace.thinking}</think><answer>{sample.trace.answer}</answer>"
-        said = [{"type": "text", "video": None, "text": reply}]
+        said = [{"type": "text", "video": None, "text": render_reply(sample.trace.thinking, sample.trace.answer)}]
         row["completion"] = [{"role": "assistant", "content": said}]
     return row | {key: plain[key] for key in ("solution", "task", "sample_id", "options", "events")}
 
@@ -250,10 +254,9 @@ def _card(chosen: dict[tuple[Split, TaskName], list[Sample]], params: Params, ki
     """A README beside the rows: what they are, how they are read, whose the videos are."""
     shown = {sample.clip_id for samples in chosen.values() for sample in samples}
     licences = Counter(clip.licence or "not stated" for name, clip in load_clips().items() if name in shown)
-    environment = jinja2.Environment(
-        autoescape=True, loader=jinja2.PackageLoader("stages"), undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("dataset_card.md.j2").render(
+    page = fill(
+        "dataset_card.md.j2",
+        trim_blocks=True,
         kind=kind,
         counts={pair: len(samples) for pair, samples in chosen.items() if samples},
         splits=[split for split in SPLITS if any(of == split and samples for (of, _), samples in chosen.items())],

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from stages import layout
+from stages.domain.frames import Fit
 from stages.domain.records import SPLITS, Clip, Sample, Split, TaskName
 from stages.params import Params
-from stages.rows import iterate_rows, read_rows
+from stages.rows import iterate_rows, read_json, read_rows
 from stages.video.edits import FrameLoader
+from stages.video.store import FrameStore
 
 #: What decoded frames may take in memory, in MB, unless VIDBRIDGE_FRAME_CACHE_MB says otherwise.
 FRAME_CACHE_MB = 512
+#: What they may take on disk, in GB, unless VIDBRIDGE_FRAME_DISK_GB says otherwise.
+FRAME_DISK_GB = 20.0
 
 
 class InputError(RuntimeError):
@@ -43,13 +46,51 @@ def load_clips() -> dict[str, Clip]:
     return {clip.clip_id: clip for clip in iterate_rows(layout.CLIPS / "manifest.jsonl", Clip)}
 
 
-def frame_loader(params: Params) -> FrameLoader:
-    """Frames of samples, decoded from the source folder and kept in memory up to a bound."""
-    megabytes = int(os.environ.get("VIDBRIDGE_FRAME_CACHE_MB", FRAME_CACHE_MB))
-    return FrameLoader(load_clips(), Path(params.ingest.source), megabytes * 1_000_000, layout.CLIPS)
+def frame_loader(params: Params, fit: Callable[[], Fit] | None = None) -> FrameLoader:
+    """Frames of samples, decoded from the source folder and kept in memory up to a bound; with ``fit``, large clips' on disk.
+
+    Raises:
+        InputError: VIDBRIDGE_FRAME_CACHE_MB or VIDBRIDGE_FRAME_DISK_GB is no number.
+    """
+    store = None if fit is None else frame_store()
+    return FrameLoader(load_clips(), Path(params.ingest.source), frame_memory_bytes(), layout.CLIPS, store, fit)
+
+
+def frame_memory_bytes() -> int:
+    """What VIDBRIDGE_FRAME_CACHE_MB lets decoded frames take in memory.
+
+    Raises:
+        InputError: it is no number.
+    """
+    given = os.environ.get("VIDBRIDGE_FRAME_CACHE_MB", "").strip() or str(FRAME_CACHE_MB)
+    if not given.isdecimal():
+        raise InputError(
+            f"VIDBRIDGE_FRAME_CACHE_MB: {given!r} is no number of megabytes; give a whole one such as {FRAME_CACHE_MB}"
+        )
+    return int(given) * 1_000_000
+
+
+def frame_store() -> FrameStore | None:
+    """Where VIDBRIDGE_FRAME_CACHE and VIDBRIDGE_FRAME_DISK_GB have frames kept on disk; None: nowhere.
+
+    Raises:
+        InputError: a bound that is no number.
+    """
+    given = os.environ.get("VIDBRIDGE_FRAME_DISK_GB", "").strip()
+    try:
+        gigabytes = float(given or FRAME_DISK_GB)
+        most_bytes = int(gigabytes * 1e9)
+    except (ValueError, OverflowError):
+        most_bytes = -1
+    if most_bytes < 0:
+        raise InputError(
+            f"VIDBRIDGE_FRAME_DISK_GB: {given!r} is no number of gigabytes; give one such as 20, or 0 to keep no frames on disk"
+        )
+    folder = Path(os.environ.get("VIDBRIDGE_FRAME_CACHE") or ".vidbridge/frames").expanduser()
+    return FrameStore(folder, most_bytes) if most_bytes else None
 
 
 def samples_present() -> dict[Split, list[TaskName]]:
     """Which tasks have samples in which split, as synthesize counted them."""
-    made = json.loads((layout.SAMPLES / layout.SUMMARY_FILE).read_text(encoding="utf-8"))["samples"]
+    made = read_json(layout.SAMPLES / layout.SUMMARY_FILE)["samples"]
     return {split: [task for task, count in made[split].items() if count] for split in SPLITS}

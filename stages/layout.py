@@ -22,7 +22,8 @@ MODELS = Path("models")
 SCORES = Path("scores")
 REPORTS = Path("reports")
 
-#: Inside ``models/<row>``: Checkpoint rows, training history (no times), and what the run did.
+#: Inside ``models/<row>``: Checkpoint rows, training history (no times), and what the run did. GRPO rows have ``rollouts.jsonl``
+#: (RolloutGroup) as well.
 CHECKPOINTS_FILE = "checkpoints.jsonl"
 HISTORY_FILE = "history.jsonl"
 SUMMARY_FILE = "summary.json"

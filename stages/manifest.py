@@ -42,13 +42,23 @@ class Manifest:
         self._index: npt.NDArray[np.int64] = np.load(index, mmap_mode="r")
         self._partner = lru_cache(REMEMBERED)(self._read_partner)
 
-    def __len__(self) -> int:
-        return len(self._index) - 1
-
     def clip(self, number: int) -> Clip:
         start, stop = int(self._index[number, 0]), int(self._index[number + 1, 0])
         self._file.seek(start)
         return Clip.model_validate_json(self._file.read(stop - start))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def named(self, clip_id: str) -> Clip:
+        """
+        Raises:
+            KeyError: no such clip.
+        """
+        for number in np.flatnonzero(self._index[:-1, 2] == ring_point(clip_id)):
+            if (clip := self.clip(int(number))).clip_id == clip_id:
+                return clip
+        raise KeyError(clip_id)
 
     def clips(self, start: int, stop: int) -> Iterator[Clip]:
         for number in range(start, stop):
@@ -56,14 +66,18 @@ class Manifest:
 
     def ring(self, split: Split) -> Ring:
         """The clips of a split as MixVidQA looks for partners among them."""
-        numbers = np.flatnonzero(self._index[:-1, 1] == SPLITS.index(split))
+        numbers = self._of(split)
         return Ring(self._index[numbers, 2], lambda place: self._partner(int(numbers[place])))
 
     def shuffled(self, split: Split) -> Iterator[Clip]:
         """The clips of a split in an order that has nothing to do with how they were found, and that a new clip does not change."""
-        numbers = np.flatnonzero(self._index[:-1, 1] == SPLITS.index(split))
+        numbers = self._of(split)
         for number in numbers[np.argsort(self._index[numbers, 2], kind="stable")]:
             yield self.clip(int(number))
+
+    def _of(self, split: Split) -> npt.NDArray[np.int64]:
+        """The numbers of a split's clips, in the manifest's order."""
+        return np.flatnonzero(self._index[:-1, 1] == SPLITS.index(split))
 
     def _read_partner(self, number: int) -> Partner:
         return as_partner(self.clip(number))

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from stages.domain.frames import Frames
+from stages.domain.frames import Frames, blank
 from stages.domain.metrics import mean_over_tasks, task_results
 from stages.domain.prompts import sample_prompt
 from stages.domain.records import Sample, Score
 from stages.held_out import evaluation_digest, evaluation_samples
 from stages.inputs import frame_loader
 from stages.judging.batch import check_judged, score_replies, usage_of
-from stages.judging.choose import judge_of
+from stages.judging.choose import referee_of
 from stages.learning.factory import device, load_model, use_threads
 from stages.learning.generate import generate
+from stages.learning.processor import fit_of
 from stages.params import Params
 
 
 @dataclass(frozen=True)
 class Measured:
-    """``table``: what ``scores.json`` holds; ``video`` and ``blank``: a score for each sample; ``decord_frames``: served by decord;
+    """``table``: what ``scores.json`` holds; ``video`` and ``blank``: a score for each sample; ``reading``: how frames were had;
     ``judge_usage``: what the judge was asked and what that cost, empty for the rule judge."""
 
     table: dict[str, Any]
     video: list[Score]
     blank: list[Score]
-    decord_frames: int
+    reading: dict[str, float]
     judge_usage: dict[str, float]
 
 
@@ -44,8 +44,8 @@ def measure(params: Params, name: str, model_folder: Path) -> Measured:
         ModelUnavailableError: the folder holds no model.
         JudgeError: the judge cannot be used, or left more of a task's replies without a verdict than ``judge.max_unavailable``.
     """
-    samples, referee = evaluation_samples(params), judge_of(params.judge)
-    loader = frame_loader(params)
+    samples, referee = evaluation_samples(params), referee_of(params)
+    loader = frame_loader(params, partial(fit_of, model_folder))
     use_threads()
     model, processor = load_model(model_folder, params.model.precision)
     model.to(device())  # type: ignore[arg-type]
@@ -65,12 +65,12 @@ def measure(params: Params, name: str, model_folder: Path) -> Measured:
         scores = score_replies(samples, replies, referee, params.rewards)
         for task in dict.fromkeys(score.task for score in scores):
             values = [score.value for score in scores if score.task == task]
-            check_judged(referee, values.count(None), len(values), f"{label}, {task}")
+            check_judged(referee.judge, values.count(None), len(values), f"{label}, {task}")
         return scores
 
     video = scored(name, lambda frames: frames)
-    blank = scored(f"{name} (blank video)", lambda frames: replace(frames, pixels=np.zeros_like(frames.pixels)))
-    return Measured(result_table(params, name, samples, video, blank), video, blank, loader.stats.decord, usage_of(referee))
+    black = scored(f"{name} (blank video)", blank)
+    return Measured(result_table(params, name, samples, video, black), video, black, loader.counts(), usage_of(referee.judge))
 
 
 def result_table(

@@ -15,10 +15,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from stages import layout
 from stages.domain.difficulty import DropRules
 from stages.domain.prompts import PromptTexts
 from stages.domain.records import TASK_NAMES, Exact, Split, TaskName
 from stages.domain.rewards import RewardRules
+from stages.domain.shaping import LengthReward, TemporalContrast
 from stages.domain.synthesis import TaskSettings
 
 #: Names of rows become parts of paths and commands, so nothing but these characters is let in.
@@ -73,22 +75,6 @@ class IngestParams(Table):
         if held_out >= 1:
             raise ValueError(f"validation_share + test_share is {held_out:g}: it must stay below 1, or nothing is left to train on")
         return self
-
-
-class SynthesizeTasks(TaskSettings):
-    """Only the tasks that are named are made."""
-
-    @property
-    def named(self) -> tuple[TaskName, ...]:
-        return tuple(name for name in TASK_NAMES if getattr(self, name) is not None)
-
-
-class SynthesizeParams(Table):
-    sampled_frames: int = Field(ge=2, multiple_of=2)
-    contact_sheet_samples: int = Field(ge=1, le=32)
-    #: Share of dark events that may be told from words alone (class, other events) before synthesis fails.
-    max_text_only: Share
-    tasks: SynthesizeTasks
 
 
 class TowerParams(Table):
@@ -148,6 +134,21 @@ class PretrainedModelParams(Table):
 ModelParams = Annotated[TinyModelParams | PretrainedModelParams, Field(discriminator="kind")]
 
 
+#: What opens the name of a target in the vision tower.
+VISION_TARGET = "visual."
+
+
+class LoraParams(Table):
+    """Low-rank adapters (arXiv 2106.09685): beside each target's matrix W, ``alpha / rank * B A`` is trained and W is not."""
+
+    rank: int = Field(gt=0)
+    alpha: int = Field(gt=0)
+    #: Share of an adapter's inputs that are left out of a training pass.
+    dropout: float = Field(ge=0, lt=1)
+    #: Names of linear layers of the language model, such as ``q_proj``; those of the vision tower begin with ``visual.``.
+    targets: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
+
+
 class TrainingRow(Table):
     """What every training row has. A row's key in the table is its name, and its folder is ``models/<key>``."""
 
@@ -167,6 +168,9 @@ class TrainingRow(Table):
     gradient_checkpointing: bool
     #: Parts that are not trained. A frozen vision tower sees each video once, and its features are kept.
     freeze: tuple[Literal["vision"], ...]
+    #: None: all weights are trained. Else only adapters are, and what is saved has them merged into its weights. A vision tower
+    #: that no target names is then frozen, whatever ``freeze`` says.
+    lora: LoraParams | None
     #: Save every so many steps; the last step is always saved.
     save_steps: int = Field(gt=0)
 
@@ -174,6 +178,15 @@ class TrainingRow(Table):
     def _something_to_learn(self) -> TrainingRow:
         if not any(self.tasks.values()):
             raise ValueError("tasks: every weight is 0; give at least one task a weight above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _adapts_nothing_that_is_frozen(self) -> TrainingRow:
+        in_vision = [target for target in self.lora.targets if target.startswith(VISION_TARGET)] if self.lora is not None else []
+        if in_vision and "vision" in self.freeze:
+            raise ValueError(
+                f"lora.targets: {in_vision[0]!r} is in the vision tower, which `freeze` takes out of training; remove one of them"
+            )
         return self
 
     @property
@@ -226,6 +239,8 @@ class GrpoRow(TrainingRow):
     rollouts: int = Field(ge=2)
     temperature: Positive
     max_completion_tokens: int = Field(gt=0)
+    #: What terms are divided by. ``bnpo`` takes the tokens that one device holds at once, so its result depends on their number and
+    #: on how many processes there are; ``dapo`` is the same over the whole batch.
     loss: Literal["grpo", "dr_grpo", "dapo", "bnpo"]
     #: What a reply's advantage over its group is divided by: the spread of its group (the papers), of the batch, of its task over time, or
     #: nothing (Dr.GRPO).
@@ -240,12 +255,38 @@ class GrpoRow(TrainingRow):
     iterations: int = Field(gt=0)
     #: How often at most groups whose rewards are all equal are replaced by those of other prompts (dynamic sampling); 0: they stay.
     resample_rounds: int = Field(ge=0, le=10)
+    #: ``sum``: the parts of a reward are added, then scaled (GRPO). ``normalise``: each part is scaled within its group, then they are
+    #: added, and the sum is scaled over the batch (GDPO).
+    aggregation: Literal["sum", "normalise"]
+    #: Paid beside the task; None: not.
+    length: LengthReward | None
+    temporal_contrast: TemporalContrast | None
+    #: Every so many steps its prompts are asked again with a black and with a shuffled video, a reply each, for the gauges; 0: never.
+    controls_every: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> GrpoRow:
+        if self.aggregation == "normalise" and self.scale_rewards != "group":
+            raise ValueError(
+                f"aggregation: 'normalise' scales each part within its group and their sum over the batch; scale_rewards"
+                f" {self.scale_rewards!r} would have no effect: write group"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ratio_fits_the_loss(self) -> GrpoRow:
         if self.importance == "sequence" and self.loss != "grpo":
             raise ValueError(
                 f"importance: 'sequence' needs loss 'grpo', found {self.loss!r}: a reply's one ratio would be counted once a token"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _samples_from_what_it_trains(self) -> GrpoRow:
+        if self.lora is not None and self.lora.dropout:
+            raise ValueError(
+                f"lora.dropout: {self.lora.dropout:g} would sample rollouts from one thinned-out policy and take their"
+                " probabilities from another; set 0.0"
             )
         return self
 
@@ -275,6 +316,81 @@ class OpenAIJudgeParams(Table):
 
 
 JudgeParams = Annotated[RuleJudgeParams | OpenAIJudgeParams, Field(discriminator="kind")]
+
+
+class HeldOutJudgeParams(Table):
+    """A second judge that no reward comes from: it is asked about a share of the rollouts, to see by how much they part."""
+
+    judge: JudgeParams
+    share: float = Field(gt=0, le=1)
+
+
+class TraceParams(Table):
+    """Traces for SFT by rejection sampling: a written reply to a training sample is kept where it earns its reward."""
+
+    #: Tasks whose training samples get written traces, instead of those of the annotation.
+    tasks: tuple[TaskName, ...] = Field(min_length=1)
+    #: Share of the sample's maximum that a reply must earn; 1: all of it.
+    least: float = Field(gt=0, le=1)
+    #: The reward: the `judge` and `rewards` of the whole file. They stand here too, so that for ``dvc.yaml`` the samples depend on them
+    #: only where traces are written.
+    judge: JudgeParams
+    rewards: RewardRules
+
+
+class WriterParams(Table):
+    """A language model that writes MixVidQA questions and traces. Where it is comes from the environment, as for the judge."""
+
+    #: As the endpoint names it.
+    model: str = Field(min_length=1)
+    #: Which weights or release of it; not sent. What another revision would write is asked anew.
+    revision: str = Field(min_length=1)
+    #: Of what it writes; what it checks is asked at 0.
+    temperature: Weight
+    max_tokens: int = Field(gt=0)
+    #: Of the first try; each later one has the next.
+    seed: int = Field(ge=0)
+    #: Proposals for a question, or for a trace, before it is given up.
+    tries: int = Field(gt=0)
+    questions: bool
+    traces: TraceParams | None
+
+    @model_validator(mode="after")
+    def _writes_something(self) -> WriterParams:
+        if not self.questions and self.traces is None:
+            raise ValueError("questions false and traces null: nothing is written; set `writer: null`")
+        return self
+
+
+class SynthesizeTasks(TaskSettings):
+    """Only the tasks that are named are made."""
+
+    @property
+    def named(self) -> tuple[TaskName, ...]:
+        return tuple(name for name in TASK_NAMES if getattr(self, name) is not None)
+
+
+class SynthesizeParams(Table):
+    sampled_frames: int = Field(ge=2, multiple_of=2)
+    contact_sheet_samples: int = Field(ge=1, le=32)
+    #: Share of dark events that may be told from words alone (class, other events) before synthesis fails.
+    max_text_only: Share
+    #: None: questions and traces are made from the annotation by templates.
+    writer: WriterParams | None
+    tasks: SynthesizeTasks
+
+    @model_validator(mode="after")
+    def _writes_what_is_made(self) -> SynthesizeParams:
+        if self.writer is None:
+            return self
+        if self.writer.questions and self.tasks.mix_vid_qa is None:
+            raise ValueError(
+                "writer.questions: mix_vid_qa is not synthesised, so there is none to write; name it in tasks, or set false"
+            )
+        for task in self.writer.traces.tasks if self.writer.traces else ():
+            if task not in self.tasks.named:
+                raise ValueError(f"writer.traces.tasks: {task!r} is not synthesised (tasks: {', '.join(self.tasks.named)})")
+        return self
 
 
 class EvaluationParams(Table):
@@ -313,6 +429,7 @@ class Params(Table):
     grpo: dict[RowName, GrpoRow]
     rewards: RewardRules
     judge: JudgeParams
+    held_out_judge: HeldOutJudgeParams | None
     evaluation: EvaluationParams
     gate: GateParams
 
@@ -349,17 +466,18 @@ class Params(Table):
 
     @model_validator(mode="after")
     def _filters_fit_their_rows(self) -> Params:
+        everything = layout.SAMPLES.as_posix()
         for name, row in self.grpo.items():
-            own, filtered = f"data/difficulty/{name}", row.samples != "data/samples"
+            own, filtered = layout.difficulty(name).as_posix(), row.samples != everything
             if filtered and row.samples != own:
                 raise ValueError(
-                    f"grpo.{name}.samples: {row.samples!r} was chosen for another row's start; name {own}, or data/samples for all"
+                    f"grpo.{name}.samples: {row.samples!r} was chosen for another row's start; name {own}, or {everything} for all"
                 )
             if filtered and name not in self.difficulty:
                 known = ", ".join(self.difficulty) or "none"
                 raise ValueError(
                     f"grpo.{name}.samples: {row.samples!r} is made by no row (difficulty: {known}); add difficulty.{name}, or name"
-                    " data/samples"
+                    f" {everything}"
                 )
         for name, rolled in self.difficulty.items():
             if name not in self.grpo:
@@ -367,13 +485,24 @@ class Params(Table):
                     f"difficulty.{name}: no grpo row has that name (grpo: {', '.join(self.grpo)}); correct or delete it"
                 )
             starts = self.grpo[name]
-            if starts.samples == "data/samples":
+            if starts.samples == everything:
                 raise ValueError(
-                    f"difficulty.{name}: nothing reads what it keeps (grpo.{name}.samples: 'data/samples'); name"
-                    f" data/difficulty/{name} there, or delete this row"
+                    f"difficulty.{name}: nothing reads what it keeps (grpo.{name}.samples: {everything!r}); name"
+                    f" {layout.difficulty(name).as_posix()} there, or delete this row"
                 )
             if rolled.init != starts.init:
                 raise ValueError(f"difficulty.{name}.init: {rolled.init!r}, but grpo.{name} starts from {starts.init!r}; name that")
+        return self
+
+    @model_validator(mode="after")
+    def _traces_earn_the_reward(self) -> Params:
+        traces = self.synthesize.writer.traces if self.synthesize.writer else None
+        for name in ("judge", "rewards"):
+            if traces is not None and getattr(traces, name) != getattr(self, name):
+                raise ValueError(
+                    f"synthesize.writer.traces.{name}: differs from `{name}`, and traces are kept by the reward that is trained on; write"
+                    f" the same there (`{name}: &{name} {{...}}` here, `{name}: *{name}` below)"
+                )
         return self
 
     @property
@@ -419,8 +548,8 @@ def parse_params(raw: Mapping[str, Any], name: str = "params") -> Params:
 
 def _field(loc: tuple[int | str, ...]) -> str:
     # Pydantic puts the tag of a discriminated union into the location; a reader looks for the key.
-    if loc[:1] in (("model",), ("judge",)) and loc[1:2] in (("tiny",), ("pretrained",), ("rule",), ("openai",)):
-        loc = (loc[0], *loc[2:])
+    tags = {"model": ("tiny", "pretrained"), "judge": ("rule", "openai"), "embedder": ("lexical", "sentence_transformers")}
+    loc = tuple(part for n, part in enumerate(loc) if n == 0 or part not in tags.get(str(loc[n - 1]), ()))
     return ".".join(str(part) for part in loc) + (": " if loc else "")
 
 

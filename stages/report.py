@@ -5,24 +5,23 @@ Outside DVC: it joins results (``reports``, ``scores``) with volatile things (ti
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
-import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import numpy as np
-
 from stages import layout
 from stages.domain.prompts import render_question
 from stages.domain.records import Score
+from stages.domain.rollouts import RolloutGroup
 from stages.held_out import evaluation_samples
-from stages.inputs import InputError, frame_loader
+from stages.inputs import InputError, frame_loader, load_samples
+from stages.pages import fill, film_strip, in_base64
 from stages.params import Params, digest, load_params
-from stages.rows import read_rows
+from stages.rollout_pages import group_views
+from stages.rows import read_json, read_rows
+from stages.video.edits import FrameLoader
 
 #: Held-out samples of each task that the page shows.
 EXAMPLES_PER_TASK = 2
@@ -38,19 +37,19 @@ def build(root: Path, out: Path) -> Path:
     if not (root / layout.REPORTS / "metrics.json").exists():
         raise InputError(f"{layout.REPORTS / 'metrics.json'}: no results yet; run vidbridge run, then vidbridge report")
     params = load_params(root / "params.yaml")
-    environment = jinja2.Environment(autoescape=True, loader=jinja2.PackageLoader("stages"), undefined=jinja2.StrictUndefined)
-    page = environment.get_template("report.html.j2").render(**_content(root, params))
+    page = fill("report.html.j2", **_content(root, params))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
     return out
 
 
 def _content(root: Path, params: Params) -> dict[str, Any]:
-    tables = {row: _json(root / layout.scores(row) / "scores.json") for row in (*params.evaluation.of, "baselines")}
+    tables = {row: read_json(root / layout.scores(row) / "scores.json") for row in (*params.evaluation.of, "baselines")}
     candidate = tables[params.candidate]
     tasks = list(candidate["tasks"])
-    metrics = _json(root / layout.REPORTS / "metrics.json")
+    metrics = read_json(root / layout.REPORTS / "metrics.json")
     teachers = params.sft.values()
+    loader = frame_loader(params)
     return {
         "recipe": params.recipe,
         "model": params.model.family if params.model.kind == "tiny" else f"{params.model.name} @ {params.model.revision}",
@@ -66,19 +65,16 @@ def _content(root: Path, params: Params) -> dict[str, Any]:
         "gains": _gain_rows(metrics["gains"], tasks),
         "figures": _figures(root),
         "filters": _filters(root, params),
-        "examples": _examples(root, params),
+        "rollouts": _rollouts(root, params, loader),
+        "examples": _examples(root, params, loader),
         "steps": _steps(root, params),
         "data": _data(root),
         "sheets": [
-            {"task": path.stem, "png": base64.b64encode(path.read_bytes()).decode()}
+            {"task": path.stem, "png": in_base64(path.read_bytes())}
             for path in sorted((root / layout.SAMPLES / "sheets").glob("*.png"))
         ],
         "versions": " · ".join(f"{name} {version(name)}" for name in _PACKAGES),
     }
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _trivial_rows(baselines: dict[str, Any], tasks: list[str]) -> list[dict[str, Any]]:
@@ -144,7 +140,7 @@ def _figures(root: Path) -> list[dict[str, str]]:
             axis.legend(frameon=False)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
-        figures.append({"title": f"{kind} curves", "png": base64.b64encode(buffer.getvalue()).decode()})
+        figures.append({"title": f"{kind} curves", "png": in_base64(buffer.getvalue())})
     return figures
 
 
@@ -154,19 +150,39 @@ def _filters(root: Path, params: Params) -> list[dict[str, Any]]:
     for name, row in params.difficulty.items():
         folder = root / layout.difficulty(name)
         if (folder / layout.HISTOGRAM_FILE).exists():
-            png = base64.b64encode((folder / layout.HISTOGRAM_FILE).read_bytes()).decode()
-            shown.append({"name": name, "row": row, "tasks": _json(folder / layout.SUMMARY_FILE)["tasks"], "png": png})
+            png = in_base64((folder / layout.HISTOGRAM_FILE).read_bytes())
+            shown.append({"name": name, "row": row, "tasks": read_json(folder / layout.SUMMARY_FILE)["tasks"], "png": png})
     return shown
 
 
-def _examples(root: Path, params: Params) -> list[dict[str, Any]]:
+def _rollouts(root: Path, params: Params, loader: FrameLoader) -> list[dict[str, Any]]:
+    """What each GRPO row learned from before its last checkpoint; a row whose model folder is not here shows nothing.
+
+    Raises:
+        InputError: a sample of theirs is gone.
+    """
+    shown = []
+    for name, row in params.grpo.items():
+        file = layout.model(name) / layout.ROLLOUTS_FILE
+        groups = read_rows(root / file, RolloutGroup) if (root / file).exists() else []
+        if not groups:
+            continue
+        samples = {sample.sample_id: sample for sample in load_samples("train", row.trained_tasks, Path(row.samples))}
+        if gone := [group.sample_id for group in groups if group.sample_id not in samples]:
+            raise InputError(f"{file}: sample {gone[0]!r} is no longer in {row.samples}; run vidbridge run, then vidbridge report")
+        last = [group for group in groups if group.step == groups[-1].step]
+        frames = (loader.load(samples[group.sample_id]) for group in last)
+        shown.append({"name": name, "step": last[0].step, "groups": group_views(last, frames)})
+    return shown
+
+
+def _examples(root: Path, params: Params, loader: FrameLoader) -> list[dict[str, Any]]:
     samples = evaluation_samples(params)
     policies = [row for row in (*params.sft, params.candidate) if row in params.evaluation.of]
     said = {
         row: {s.sample_id: s for s in read_rows(root / layout.scores(row) / "predictions.jsonl", Score)}
         for row in dict.fromkeys(policies)
     }
-    loader = frame_loader(params)
     shown: list[dict[str, Any]] = []
     for task in dict.fromkeys(sample.task for sample in samples):
         for sample in [s for s in samples if s.task == task][:EXAMPLES_PER_TASK]:
@@ -176,7 +192,7 @@ def _examples(root: Path, params: Params) -> list[dict[str, Any]]:
                     "task": task,
                     "question": render_question(sample.question, sample.options, params.prompt),
                     "reference": sample.reference,
-                    "strip": _strip(loader.load(sample).pixels),
+                    "strip": film_strip(loader.load(sample).pixels),
                     "replies": [
                         {"row": row, "value": "not judged" if s.value is None else f"{s.value:.2f}", "text": s.reply}
                         for row, s in replies
@@ -184,20 +200,6 @@ def _examples(root: Path, params: Params) -> list[dict[str, Any]]:
                 }
             )
     return shown
-
-
-def _strip(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
-    """The frames side by side, at most 120 pixels high, as a PNG in base64."""
-    from PIL import Image
-
-    gap = max(1, pixels.shape[2] // 24)
-    framed = np.pad(pixels, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)  # a white gap between frames
-    image = Image.fromarray(np.concatenate(list(framed), axis=1)[:, :-gap])
-    if image.height > 120:
-        image = image.resize((image.width * 120 // image.height, 120), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _steps(root: Path, params: Params) -> list[dict[str, str]]:
@@ -214,8 +216,8 @@ def _steps(root: Path, params: Params) -> list[dict[str, str]]:
 
 
 def _data(root: Path) -> dict[str, Any]:
-    made = _json(root / layout.SAMPLES / layout.SUMMARY_FILE)
-    clips = _json(root / layout.CLIPS / layout.SUMMARY_FILE)
+    made = read_json(root / layout.SAMPLES / layout.SUMMARY_FILE)
+    clips = read_json(root / layout.CLIPS / layout.SUMMARY_FILE)
     total = sum(sum(tasks.values()) for tasks in made["samples"].values())
     reasons = {**clips["rejected"], **made["rejects"]}
     return {

@@ -12,9 +12,10 @@ from stages.domain.prompts import sample_prompt
 from stages.domain.records import Sample
 from stages.inputs import frame_loader, load_samples
 from stages.judging.batch import score_replies
-from stages.judging.choose import judge_of
+from stages.judging.choose import referee_of
 from stages.learning.factory import device, freeze, load_model, use_threads
 from stages.learning.generate import rollouts
+from stages.learning.processor import fit_of
 from stages.learning.vision import encode_equal_videos_once
 from stages.params import Params, digest
 
@@ -42,9 +43,11 @@ def roll_out(params: Params, name: str, samples: list[Sample]) -> list[Rolled]:
     Raises:
         ModelUnavailableError: that policy has not been made.
     """
-    row, loader, referee = params.difficulty[name], frame_loader(params), judge_of(params.judge)
+    row, referee = params.difficulty[name], referee_of(params)
+    policy = layout.final_model(row.init)
+    loader = frame_loader(params, partial(fit_of, policy))
     use_threads()
-    model, processor = load_model(layout.final_model(row.init), params.model.precision)
+    model, processor = load_model(policy, params.model.precision)
     model.to(device())  # type: ignore[arg-type]
     # Nothing is trained, so what the vision tower made of a video serves all rollouts of its prompt, and other prompts about it.
     freeze(model, ["vision"])

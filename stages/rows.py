@@ -57,3 +57,13 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a table as indented JSON with a line break at its end, keys in the order given."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds, such as a table that :func:`write_json` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        json.JSONDecodeError: it is not JSON.
+    """
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -20,6 +20,7 @@ from stages.inputs import InputError, frame_loader, load_samples
 from stages.learning.cold_start import train_sft
 from stages.learning.distributed import launch
 from stages.learning.examples import Example
+from stages.learning.processor import fit_of
 from stages.params import SftRow, load_params
 from stages.scratch import scratch_folder
 from stages.tracking.runs import stage_run
@@ -46,7 +47,8 @@ def main(*arguments: str) -> int:
         return status
     row = params.sft[name]
     with stage_run(f"sft@{name}", params) as run:
-        loader = frame_loader(params)
+        policy = layout.final_model(row.init)
+        loader = frame_loader(params, partial(fit_of, policy))
         samples = load_samples("train", row.tasks)
         examples = [
             Example(s.sample_id, s.task, sample_prompt(s, params.prompt), reply, partial(loader.load, s))
@@ -58,7 +60,7 @@ def main(*arguments: str) -> int:
                 f"sft.{name}.tasks: none of {len(samples)} samples has a trace to learn from; write traces, or set `sft: {{}}`"
             )
         summary = train_sft(
-            layout.final_model(row.init),
+            policy,
             examples,
             row,
             stage=f"sft@{name}",
@@ -73,7 +75,8 @@ def main(*arguments: str) -> int:
             on_metrics=run.log,
             on_checkpoint=run.checkpoint,
         )
-        run.summary({"frames_served_by_decord": loader.stats.decord, "without_trace": len(samples) - len(examples)})
+        run.tag({"engine": summary["engine"]})
+        run.summary({**loader.counts(), "without_trace": len(samples) - len(examples)})
         print(f"sft@{name}: {row.steps} steps on {len(examples):,} samples, {len(samples) - len(examples)} without a trace left out;"
-              f" resumed from step {summary['resumed_from']}, DeepSpeed stage {summary['deepspeed_stage']}")  # fmt: skip
+              f" resumed from step {summary['resumed_from']}, trained by {summary['engine']}")  # fmt: skip
     return 0

@@ -16,7 +16,7 @@ from stages.domain.metrics import paired_difference
 from stages.domain.records import Score
 from stages.held_out import evaluation_samples
 from stages.params import Params, load_params
-from stages.rows import read_rows, write_json
+from stages.rows import read_json, read_rows, write_json
 from stages.tracking.runs import stage_run
 
 
@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def read_table(row: str) -> dict[str, Any]:
-    table: dict[str, Any] = json.loads((layout.scores(row) / "scores.json").read_text(encoding="utf-8"))
+    table: dict[str, Any] = read_json(layout.scores(row) / "scores.json")
     return table
 
 

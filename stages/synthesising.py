@@ -19,17 +19,19 @@ from typing import NamedTuple, TextIO
 import numpy as np
 
 from stages.domain.metrics import Interval, bootstrap, clusters
-from stages.domain.records import SPLITS, Sample, Split, TaskName
+from stages.domain.records import SPLITS, Clip, Reject, Sample, Split, TaskName
 from stages.domain.synthesis import samples_of
-from stages.domain.tasks import dark_event_infer
+from stages.domain.tasks import dark_event_infer, mix_vid_qa
 from stages.domain.tasks.dark_event_infer import dark_frames
 from stages.domain.tasks.mix_vid_qa import Ring
 from stages.domain.text_only import TextOnlyGuesser
 from stages.judging.rule import RuleJudge
 from stages.manifest import Manifest, write_index
 from stages.params import SynthesizeParams
-from stages.workers import Lost, WorkersError, map_items
+from stages.workers import map_whole
 
+#: Where the manifest's index lies in the scratch folder.
+INDEX_FILE = "index.npy"
 #: Clips of one shard: a few megabytes of samples.
 SHARD_CLIPS = 250
 #: A shard takes a second or less; one that takes this long never ends.
@@ -63,16 +65,21 @@ def synthesise_manifest(manifest: Path, settings: SynthesizeParams, seed: int, s
     Raises:
         WorkersError: a shard's process died or hung.
     """
-    index = scratch / "index.npy"
+    index = scratch / INDEX_FILE
     total = write_index(manifest, index)
     shards = [(start, min(start + SHARD_CLIPS, total)) for start in range(0, total, SHARD_CLIPS)]
     todo = [shard for shard in shards if not _file(scratch, shard).exists()]
     if len(todo) < len(shards):
         print(f"synthesize: {len(shards) - len(todo):,} of {len(shards):,} shards were made before")
     work = partial(make_shard, manifest=manifest, index=index, settings=settings, seed=seed, scratch=scratch)
-    for shard, result in zip(todo, map_items(work, todo, "synthesize", timeout_s=SHARD_TIMEOUT_S, unit="shard"), strict=True):
-        if isinstance(result, Lost):
-            raise WorkersError(f"synthesize: clips {shard[0]} to {shard[1] - 1}: {result.detail}")
+    map_whole(
+        work,
+        todo,
+        "synthesize",
+        timeout_s=SHARD_TIMEOUT_S,
+        name=lambda shard: f"synthesize: clips {shard[0]} to {shard[1] - 1}",
+        unit="shard",
+    )
     return _join([_file(scratch, shard) for shard in shards], settings.tasks.named, out)
 
 
@@ -84,7 +91,7 @@ def make_shard(shard: tuple[int, int], manifest: Path, index: Path, settings: Sy
     reasons: Counter[str] = Counter()
     for clip in clips.clips(*shard):
         for task in settings.tasks.named:
-            samples, rejects = samples_of(clip, task, settings.tasks, rings[clip.split], settings.sampled_frames, seed)
+            samples, rejects = _made(clip, task, settings, rings[clip.split], seed)
             _guarantee(samples)
             for name, made in ((f"{clip.split}/{task}", samples), (f"rejects/{task}", rejects)):
                 rows.setdefault(name, []).extend(row.model_dump_json(exclude_none=True) for row in made)
@@ -93,6 +100,17 @@ def make_shard(shard: tuple[int, int], manifest: Path, index: Path, settings: Sy
     unfinished = file.with_suffix(".unfinished")
     unfinished.write_text(json.dumps({"rows": rows, "reasons": reasons}), encoding="utf-8")
     unfinished.replace(file)
+
+
+def _made(clip: Clip, task: TaskName, settings: SynthesizeParams, ring: Ring, seed: int) -> tuple[list[Sample], list[Reject]]:
+    """What :func:`samples_of` makes; where questions are written, also mixtures of clips that no template can ask about."""
+    samples, rejects = samples_of(clip, task, settings.tasks, ring, settings.sampled_frames, seed)
+    mixing = settings.tasks.mix_vid_qa if task == mix_vid_qa.NAME else None
+    if mixing is None or settings.writer is None or not settings.writer.questions or samples:
+        return samples, rejects
+    if [reject.reason for reject in rejects] != ["nothing-to-ask"]:
+        return samples, rejects
+    return mix_vid_qa.make_unwritten(clip, ring, mixing, settings.sampled_frames, seed)
 
 
 def _guarantee(samples: Sequence[Sample]) -> None:
@@ -139,7 +157,7 @@ def text_only(manifest: Path, settings: SynthesizeParams, seed: int, scratch: Pa
     chosen = settings.tasks.dark_event_infer
     if chosen is None:
         return None
-    clips = Manifest(manifest, scratch / "index.npy")
+    clips = Manifest(manifest, scratch / INDEX_FILE)
     guesser = TextOnlyGuesser(islice(clips.shuffled("train"), FITTED_CLIPS))
     if guesser.fitted_on < MIN_EVENTS:
         return None

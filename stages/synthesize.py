@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import shutil
 import sys
+from contextlib import closing
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
 from stages import layout
 from stages.domain.records import SPLITS, Sample
 from stages.inputs import frame_loader
-from stages.params import Params, load_params
+from stages.manifest import REMEMBERED, Manifest
+from stages.params import Params, SynthesizeParams, load_params
 from stages.rows import iterate_rows, write_json
 from stages.scratch import scratch_folder
-from stages.synthesising import TextOnly, synthesise_manifest, text_only
+from stages.synthesising import INDEX_FILE, Made, TextOnly, synthesise_manifest, text_only
 from stages.tracking.runs import stage_run
 from stages.video.sheets import sample_sheet
+from stages.writing import Writer, write_samples
 
 MANIFEST = layout.CLIPS / "manifest.jsonl"
 
@@ -30,13 +34,16 @@ def main() -> int:
     scratch = scratch_folder("synthesize", [settings, params.seed], [layout.CLIPS], code)
     with stage_run("synthesize", params) as run:
         made = synthesise_manifest(MANIFEST, settings, params.seed, scratch, layout.SAMPLES)
+        writer = _write(settings, scratch, made)
         guesses = text_only(MANIFEST, settings, params.seed, scratch)
+        written = {"writer": writer.tally.table} if writer else {}
         reasons = dict(sorted(made.rejects.items()))
         told = None if guesses is None else {**guesses.guessed.model_dump(), "events": guesses.tried, "after": guesses.fitted}
-        write_json(layout.SAMPLES / layout.SUMMARY_FILE, {"samples": made.samples, "rejects": reasons, "text_only": told})
+        write_json(layout.SAMPLES / layout.SUMMARY_FILE, {"samples": made.samples, "rejects": reasons, "text_only": told} | written)
         decord = _write_sheets(params)
         total = sum(sum(tasks.values()) for tasks in made.samples.values())
-        run.summary({"samples": total, "rejects": made.rejects.total(), "frames_served_by_decord": decord})
+        cost = writer.usage if writer else {}
+        run.summary({"samples": total, "rejects": made.rejects.total(), "frames_served_by_decord": decord, **cost})
         aside = "".join(f", {count} set aside: {reason}" for reason, count in reasons.items())
         print(f"synthesize: {total:,} samples of {len(settings.tasks.named)} tasks{aside}; sheets in {layout.SAMPLES / 'sheets'}")
     if not total:
@@ -48,6 +55,23 @@ def main() -> int:
         return 1
     shutil.rmtree(scratch)
     return 0
+
+
+def _write(settings: SynthesizeParams, scratch: Path, made: Made) -> Writer | None:
+    """Have questions and traces written where the parameters name a writer, and account for what could not be."""
+    if settings.writer is None:
+        return None
+    writer = Writer(settings.writer)
+    with closing(Manifest(MANIFEST, scratch / INDEX_FILE)) as manifest:
+        set_aside = write_samples(layout.SAMPLES, lru_cache(REMEMBERED)(manifest.named), settings.tasks.named, writer)
+    with (layout.SAMPLES / "rejects.jsonl").open("a", encoding="utf-8") as rejects:
+        for split, rows in set_aside.items():
+            if rows:
+                made.samples[split]["mix_vid_qa"] -= len(rows)
+                made.rejects.update(row.reason for row in rows)
+                rejects.writelines(row.model_dump_json(exclude_none=True) + "\n" for row in rows)
+    print(f"synthesize: {writer.tally}; {int(writer.usage.get('writer/requests', 0)):,} requests")
+    return writer
 
 
 def _write_sheets(params: Params) -> int:

@@ -1,6 +1,7 @@
 """Work on many items, a process a core: results in the order of the items, and an item that hangs or kills its process is one lost item.
 
-Everything that maps over clips comes through :func:`map_items`: a cluster engine would come to this place.
+Everything that maps over clips comes through :func:`map_items`, some of it by way of :func:`map_whole`: a cluster engine would come
+to this place.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import TimeoutError as OutOfTime
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from tqdm import tqdm
@@ -94,6 +95,56 @@ def map_items(
             raise
 
 
+def map_whole(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    description: str,
+    *,
+    timeout_s: float,
+    name: Callable[[Item], str],
+    remedy: str = "",
+    unit: str = "clip",
+) -> list[Result]:
+    """:func:`map_items` where nothing can do without an item: the first that is lost ends the whole.
+
+    Args:
+        name: how the message calls an item.
+        remedy: ends the message.
+
+    Raises:
+        WorkersError: an item was lost (``<name>: <what happened><remedy>``); or see :func:`worker_count`.
+    """
+    made: list[Result] = []
+    for item, result in zip(items, map_items(work, items, description, timeout_s=timeout_s, unit=unit), strict=True):
+        if isinstance(result, Lost):
+            raise WorkersError(f"{name(item)}: {result.detail}{remedy}")
+        made.append(result)
+    return made
+
+
+class Aside(Generic[Item, Result]):
+    """A process that does ``work`` beside this one, call after call: what hangs or kills it there harms nothing here.
+
+    It is started at once, makes its imports meanwhile, and ends with this process at the latest.
+    """
+
+    def __init__(self, work: Callable[[Item], Result]) -> None:
+        self._work = work
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPool(1, initializer=_begin, initargs=[work], context=context)
+        self._pool.schedule(_nothing)
+
+    def __call__(self, item: Item, timeout_s: float) -> Result | Lost:
+        """The result, or why there is none. An exception of ``work`` is raised here."""
+        future = _schedule(self._pool, self._work, item, timeout_s)
+        return _result(self._pool, self._work, item, future, timeout_s)
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        self._pool.stop()
+        self._pool.join()
+
+
 def _schedule(pool: ProcessPool, work: Callable[[Item], Result], item: Item, timeout_s: float) -> ProcessFuture[Result]:
     future: ProcessFuture[Result] = pool.schedule(work, args=[item], timeout=timeout_s)
     return future
@@ -115,6 +166,10 @@ def _result(
         else:
             return result
     raise AssertionError("unreachable")
+
+
+def _nothing() -> None:
+    """The first call of a process that has to be there before it is needed."""
 
 
 def _begin(_work: object) -> None:

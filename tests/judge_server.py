@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
@@ -35,6 +35,7 @@ class Asked(NamedTuple):
     user: str
     before: dict[str, str]  # what stands before the fence
     inside: dict[str, str]  # what stands inside it
+    seed: int
 
 
 def read_question(body: Mapping[str, Any]) -> Asked:
@@ -57,11 +58,13 @@ def read_question(body: Mapping[str, Any]) -> Asked:
     def fields(part: list[str]) -> dict[str, str]:
         return {name: json.loads(value) for name, value in (line.split(": ", 1) for line in part)}
 
-    return Asked(form["json_schema"]["name"], user["content"], fields(lines[:first]), fields(lines[first + 1 : last]))
+    return Asked(form["json_schema"]["name"], user["content"], fields(lines[:first]), fields(lines[first + 1 : last]), body["seed"])
 
 
 def verdict(asked: Asked) -> dict[str, Any]:
     """Words that are equal are right; nothing that a text says about itself counts."""
+    if asked.kind.startswith(("write_", "try_")):
+        return written(asked)
     if asked.kind == "events":
         return {"events": [part for part in asked.inside["description"].split(" then ") if part][:10]}
     if asked.kind == "entailed":
@@ -69,6 +72,10 @@ def verdict(asked: Asked) -> dict[str, Any]:
             "reason": asked.inside["event"][:80],
             "entailed": asked.inside["event"] in asked.inside["description"].split(" then "),
         }
+    if asked.kind == "natural":
+        return {"reason": "", "marks": 5 if asked.inside["description"].startswith("the ") else 0}
+    if asked.kind == "complete":
+        return {"reason": "", "marks": 5 if asked.inside["description"] == asked.before["reference"] else 2}
     answer, reference = asked.inside["answer"], asked.before["reference"]
     if asked.kind == "right":
         assert asked.before["question"], "the judge sees the question"
@@ -76,12 +83,49 @@ def verdict(asked: Asked) -> dict[str, Any]:
     return {"reason": answer[:80], "score": 2 if answer == reference else 1 if answer in reference else 0}
 
 
+def written(asked: Asked) -> dict[str, Any]:
+    """What a good writer says of a clip that the notes tell: which event is asked about follows from the seed."""
+    text = asked.inside
+    notes = text.get("asked") or text.get("seen") or text.get("known") or ""
+    events = re.findall(r"^Event \d+(?: \([a-z ]+\))?: (.*)$", notes, re.MULTILINE)
+    told = re.search(r"^In all: (.*)$", notes, re.MULTILINE)
+    if asked.kind == "write_question":
+        number = asked.seed % len(events)
+        return {"question": f"what does {events[number].rpartition(' ')[0]} do as number {number + 1} ?", "answer": events[number]}
+    if asked.kind == "try_question":
+        meant = re.search(r"does (.*) do (first|last|as number (\d))", text["question"])
+        mine = [event for event in events if meant and event.startswith(meant[1])]
+        number = 0 if not meant or meant[2] == "first" else -1 if meant[2] == "last" else int(meant[3]) - 1
+        return {"answer": mine[number] if mine else "it sleeps"}
+    caption = told[1] if told else " then ".join(events)
+    if asked.kind == "write_analysis":
+        looks, actions = re.search(r"^Seen: (.*); (.*)$", notes, re.MULTILINE).groups()  # type: ignore[union-attr]
+        *attributes, name = looks.split()
+        return {"subjects": [{"name": name, "attributes": attributes, "actions": actions.split(", ")}], "caption": caption}
+    thinking = f"what moves is this: {', then '.join(events)}."
+    if asked.kind == "write_caption_trace":
+        return {"thinking": thinking, "answer": caption}
+    if asked.kind == "write_dark_trace":
+        return {"thinking": thinking, "answer": re.findall(r"^Event \d+ \(.*\): (.*)$", notes, re.MULTILINE)[0]}
+    answer = written(asked._replace(kind="try_question", inside={"question": text["question"], "known": notes}))["answer"]
+    if asked.kind == "write_choice_trace":
+        options = [line.split(". ", 1) for line in text["question"].splitlines()[1:]]
+        return {"thinking": thinking, "answer": next(letter for letter, option in options if option == answer.split()[-1])}
+    assert asked.kind == "write_mixed_trace"
+    return {"thinking": thinking, "answer": answer}
+
+
 class JudgeServer:
-    """``faults``: what to do with the next requests, one each; ``always``: with every request after them."""
+    """``faults``: what to do with the next requests, one each; ``always``: with every request after them.
+
+    ``says``: other answers than those above, by kind of question; ``last``: the number of requests after which all fail.
+    """
 
     def __init__(self) -> None:
         self.faults: deque[Fault] = deque()
         self.always: Fault | None = None
+        self.says: dict[str, Callable[[Asked], dict[str, Any]]] = {}
+        self.last: int | None = None
         self.pause_s = 0.0
         self.asked: list[Asked] = []
         self.bodies: list[dict[str, Any]] = []
@@ -117,6 +161,8 @@ class JudgeServer:
                 self.bodies.append(body)
             except (AssertionError, KeyError, ValueError) as error:
                 self.wrong.append(f"{type(error).__name__}: {error}")
+            if self.last is not None and self.requests > self.last:
+                return asked, Fault(status=503)
             return asked, self.faults.popleft() if self.faults else self.always
 
     def leave(self) -> None:
@@ -171,7 +217,13 @@ def judge_server() -> Iterator[JudgeServer]:
                 return
             if asked is None:
                 fault = Fault(status=400, body=b"the request is not what was expected")
-            said = fault.content if fault.content is not None else json.dumps(verdict(asked)) if asked else ""
+            said = (
+                fault.content
+                if fault.content is not None
+                else json.dumps(state.says.get(asked.kind, verdict)(asked))
+                if asked
+                else ""
+            )
             body = fault.body if fault.body is not None else completion(None if fault.mute else said, fault.finish)
             self.send_response(fault.status)
             for name, value in {"Content-Type": "application/json", **fault.headers}.items():

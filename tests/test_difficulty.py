@@ -1,4 +1,4 @@
-"""``difficulty@X`` before ``grpo@X``: the rules between the two rows, and the real thing on a tiny model with real DVC."""
+"""``difficulty@X`` before ``grpo@X``: the rules between the two rows, and, slow, the real thing on a tiny model with real DVC."""
 
 from __future__ import annotations
 
@@ -92,6 +92,7 @@ def write(folder: Path, table: dict[str, Any]) -> Params:
     return load_params(folder / "params.yaml")
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_what_grpo_reads(project: Path) -> None:
     home = project / "data/difficulty/bridge"
     rolled = read_rows(home / "rollouts.jsonl", Rolled)
@@ -122,6 +123,7 @@ def test_what_is_kept_is_what_grpo_reads(project: Path) -> None:
     assert "data/samples" not in read
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_histogram(project: Path) -> None:
     succeed(project, "vidbridge", "report")
     page = (project / "report.html").read_text()
@@ -131,6 +133,7 @@ def test_the_report_shows_the_histogram(project: Path) -> None:
     assert "<b>difficulty@bridge</b>" in page
 
 
+@pytest.mark.slow
 def test_the_plan_knows_the_stage_and_a_second_run_does_nothing(project: Path) -> None:
     output = succeed(project, "vidbridge", "plan")
     assert "difficulty@bridge" in output
@@ -142,6 +145,7 @@ def test_the_plan_knows_the_stage_and_a_second_run_does_nothing(project: Path) -
     assert planned == {"difficulty@bridge", "grpo@bridge", "evaluate@bridge", "summary"}
 
 
+@pytest.mark.slow
 def test_a_task_that_is_filtered_away_is_an_error_that_says_what_to_do(project: Path) -> None:
     table = yaml.safe_load((project / "params.yaml").read_text())
     # No spread of scores in [0, 1] reaches 2.

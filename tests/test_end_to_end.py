@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import yaml
 from smoke_project import ROOT, call, commit, edit, environment, git, make_project, succeed
 
 from stages.domain.records import Checkpoint, Clip, Sample, Score
+from stages.domain.rollouts import RolloutGroup
 from stages.rows import read_rows
 
 pytestmark = pytest.mark.xdist_group("smoke")
@@ -52,6 +54,10 @@ def test_every_artefact_validates(project: Path) -> None:
         scores = read_rows(project / "scores" / row / "predictions.jsonl", Score)
         assert len(scores) == 5 * 8
         assert all(0 <= score.value <= 1 for score in scores if score.value is not None)
+    for row in ("bridge", "general"):
+        groups = read_rows(project / "models" / row / "rollouts.jsonl", RolloutGroup)
+        assert {group.step for group in groups} == {2, 4}
+        assert all(len(group.rollouts) == 8 for group in groups)
     assert json.loads((project / "reports/metrics.json").read_text())["candidate"] == "general"
 
 
@@ -100,7 +106,8 @@ runs = client.search_runs([experiment.experiment_id])
 rows = {}
 for run in runs:
     tags = run.data.tags
-    rows[tags.get("vidbridge.stage", "pipeline")] = [run.data.metrics, tags.get("mlflow.parentRunId"), run.info.status]
+    pages = [file.path for file in client.list_artifacts(run.info.run_id, "rollouts")]
+    rows[tags.get("vidbridge.stage", "pipeline")] = [run.data.metrics, tags.get("mlflow.parentRunId"), run.info.status, pages]
 print(json.dumps(rows))
 """
     done = subprocess.run(
@@ -119,6 +126,8 @@ print(json.dumps(rows))
     for stage in ("sft@cold-start", "grpo@bridge", "evaluate@general"):
         assert runs[stage][0]["frames_served_by_decord"] > 0
     assert runs["grpo@general"][0]["reward"] >= 0
+    for stage, run in runs.items():
+        assert run[3] == ([f"rollouts/step-{n:08d}.html" for n in (2, 4)] if stage.startswith("grpo@") else []), stage
 
 
 def test_dvc_repro_from_scratch_leaves_the_same_lock_and_the_same_versions(project: Path, tmp_path: Path) -> None:
@@ -162,7 +171,11 @@ def test_promote_explain_predict_report_and_a_fresh_clone(project: Path, tmp_pat
     succeed(project, "vidbridge", "report")
     (page,) = project.glob("report*.html")
     text = page.read_text()
-    assert "general" in text
+    shown = html.unescape(text)
+    for row in ("bridge", "general"):
+        assert f"{row}, step 4" in shown
+        for group in read_rows(project / "models" / row / "rollouts.jsonl", RolloutGroup):
+            assert group.step < 4 or all(rollout.score.reason in shown for rollout in group.rollouts)
     assert "http://" not in text.replace("http://www.w3.org", "")
 
     clone = tmp_path / "clone"

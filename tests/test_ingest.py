@@ -27,7 +27,7 @@ from stages.video.encoder import encode
 from stages.video.errors import VideoError
 from stages.video.probe import probe
 from stages.video.reader import read_frames
-from stages.workers import Lost, WorkersError, map_items, worker_count
+from stages.workers import Lost, WorkersError, map_items, map_whole, worker_count
 
 ROOT = Path(__file__).parents[1]
 REAL = Path(__file__).parent / "data" / "clips"
@@ -211,6 +211,14 @@ def test_an_item_that_kills_its_process_or_hangs_is_lost_alone(monkeypatch: pyte
     assert (results[1].reason, "died 2 times (exit status -9" in results[1].detail) == ("worker-died", True)
     assert results[3] == "die once"
     assert results[5::2] == items[5::2]
+
+
+def test_the_loss_of_an_item_that_is_needed_ends_the_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VIDBRIDGE_WORKERS", "1")
+    work = partial(_misbehave, folder=tmp_path)
+    assert map_whole(work, [0.0, 0.01], "items", timeout_s=60, name=str) == [0.0, 0.01]
+    with pytest.raises(WorkersError, match=r"^item die: its process died 2 times .*; try again$"):
+        map_whole(work, [0.0, "die"], "items", timeout_s=60, name=lambda item: f"item {item}", remedy="; try again")
 
 
 def _misbehave(item: float | str, folder: Path) -> float | str:

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -134,3 +135,46 @@ def test_each_papers_recipe_runs_end_to_end_in_small(recipe: str, tmp_path: Path
     scores = json.loads((project / f"scores/{params.candidate}/scores.json").read_text())
     assert set(scores["tasks"]) == set(params.synthesize.tasks.named)
     assert "nothing to do" in succeed(project, "vidbridge", "run", "--yes")
+
+
+def test_two_ranks_of_zero3_from_the_command_line(tmp_path: Path) -> None:
+    """The papers' path in small, cold start and GRPO both sharded over two processes; what comes of it needs none of that."""
+    project = make_project(tmp_path / "project")
+    succeed(project, "vidbridge", "recipe", "use", "vidbridge-r1-staged", "--smoke", "--force")
+    commit(project, "vidbridge-r1-staged")
+    several = {"VIDBRIDGE_RANKS": "2", "VIDBRIDGE_DEEPSPEED": "infra/deepspeed/zero3.json"}
+    succeed(project, "vidbridge", "run", "grpo@bridge", "--yes", timeout_s=900, CUDA_VISIBLE_DEVICES="", **several)
+    code = """
+import json, sys
+import torch
+from mlflow.tracking import MlflowClient
+from transformers import AutoModelForImageTextToText, AutoProcessor
+client = MlflowClient()
+(experiment,) = [e for e in client.search_experiments() if e.name == "vidbridge"]
+stages = {}
+for run in client.search_runs([experiment.experiment_id]):
+    if stage := run.data.tags.get("vidbridge.stage"):
+        stages[stage] = [run.data.tags.get("vidbridge.engine"), run.data.metrics.get("deepspeed_stage"), run.info.status]
+versions = [v.tags["vidbridge.stage"] for v in client.search_model_versions(f"name='{sys.argv[1]}'")]
+folder = "models/bridge/final"
+model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+with torch.no_grad():
+    logits = model(**processor(text=["describe the video ."], return_tensors="pt")).logits
+print(json.dumps({"stages": stages, "versions": versions, "finite": bool(torch.isfinite(logits).all())}))
+"""
+    name = load_params(project / "params.yaml").gate.registered_model
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, name],
+        cwd=project,
+        env=environment(project, MLFLOW_TRACKING_URI=f"sqlite:///{project}/.vidbridge/mlflow.db"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    engine = "deepspeed.runtime.zero.stage3.DeepSpeedZeroOptimizer_Stage3"
+    for stage in ("sft@cold-start", "grpo@bridge"):
+        assert found["stages"][stage] == [engine, 3.0, "FINISHED"]
+        assert stage in found["versions"]
+    assert found["finite"]

@@ -12,13 +12,16 @@ from benchmarks import videocap
 from benchmarks.arms import over_seeds
 from stages.domain.records import Clip, Event, Sample, Score, Span, Subject
 from stages.domain.replies import render_reply
+from stages.domain.rewards import Referee
 from stages.domain.scoring import score_reply
 from stages.domain.tasks import structured_caption
+from stages.judging.embedder import LexicalEmbedder
 from stages.judging.rule import RuleJudge
 from stages.params import load_params, parse_params
 
 ROOT = Path(__file__).parents[1]
 JUDGE = RuleJudge(full_share=0.8, partial_share=0.4)
+REFEREE = Referee(judge=JUDGE, embedder=LexicalEmbedder())
 RULES = load_params(ROOT / "infra/recipes/videocap-r1.yaml").rewards
 
 
@@ -44,7 +47,7 @@ def samples(count: int) -> list[Sample]:
 
 def replied(sample: Sample, answer: str, thinking: str | None = None) -> Score:
     assert sample.trace is not None
-    return score_reply(sample, render_reply(thinking or sample.trace.thinking, answer), JUDGE, RULES)
+    return score_reply(sample, render_reply(thinking or sample.trace.thinking, answer), REFEREE, RULES)
 
 
 @pytest.mark.parametrize("name", list(videocap.CARELESS))

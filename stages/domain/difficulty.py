@@ -13,10 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.domain.records import Record, Sample, TaskName
-
-#: Tasks whose score is graded: they are judged by how much it varies, the others by whether it is always the maximum.
-CAPTION_TASKS: frozenset[TaskName] = frozenset(("caption", "structured_caption"))
+from stages.domain.records import CAPTION_TASKS, Record, Sample, TaskName
 
 Verdict = Literal["kept", "not-judged", "always-right", "never-moves"]
 #: Verdicts under which a sample stays: what no judge could say is never held against it.
@@ -54,7 +51,8 @@ def judged(sample: Sample, scores: Sequence[float | None], rules: DropRules) -> 
     if len(known) < len(scores):
         verdict = "not-judged"
     elif sample.task in CAPTION_TASKS:
-        # Of the population: these are all the rollouts there are.
+        # A graded score is judged by how much it varies, the others by whether they are always the maximum.
+        # The deviation is of the population: these are all the rollouts there are.
         verdict = "never-moves" if pstdev(known) < rules.min_spread else "kept"
     elif rules.drop_always_right and all(score >= 1 for score in known):
         verdict = "always-right"

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from random import Random
 
 import numpy as np
 import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How large frames are made as small as a model's processor makes them anyway, so that they can be kept in less room.
+
+    Attributes:
+        name: changes whenever what ``apply`` returns could.
+        apply: uint8 [frames, height, width, 3] to the same frames in another size; what the processor makes of them stays the same.
+    """
+
+    name: str
+    apply: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -36,3 +51,17 @@ class Frames:
     def times_s(self) -> tuple[Fraction, ...]:
         """Presentation time of each frame in the timeline, in seconds, exact."""
         return tuple(index / self.rate for index in self.indices)
+
+
+def blank(frames: Frames) -> Frames:
+    """The same, all black: what is still earned is earned without the video."""
+    return replace(frames, pixels=np.zeros_like(frames.pixels))
+
+
+def shuffled(frames: Frames, seed: str) -> Frames:
+    """The same pictures at the same times, in another order; a single frame, or two of which are equal, may look as before."""
+    order = list(range(len(frames.pixels)))
+    while len(order) > 1 and order == sorted(order):
+        Random(f"{seed}/{len(order)}").shuffle(order)
+        seed += "/again"
+    return replace(frames, pixels=frames.pixels[order])

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.domain.lexicon import facts, words
-from stages.domain.records import PROXY_TASKS, Sample
+from stages.domain.records import CAPTION_TASKS, PROXY_TASKS, Sample
 from stages.domain.replies import parse_reply
 from stages.domain.rewards import RewardRules, keyword_count
 
@@ -38,6 +38,9 @@ GAUGES: dict[str, Gauge] = {
     "zero_variance_groups": Gauge(
         0.8, "all rollouts of a prompt are paid alike, so they teach nothing: too easy, too hard, or one reply"
     ),
+    "judge_gap": Gauge(0.15, "the judge in training pays more than the one held out of it: read what it calls right, and why"),
+    "blank_video": Gauge(0.5, "a black video earns nearly as much: the question, or a habit, gives the answer away"),
+    "shuffled_video": Gauge(0.95, "frames in another order earn as much: nothing that is asked needs their order"),
 }
 
 _SEPARATORS = re.compile(r"\sand\s|[,;/|]")
@@ -72,13 +75,29 @@ def measure(
     one_event = [reply.answer for sample, reply in well_formed if sample.task in PROXY_TASKS]
     if one_event:
         found["enumeration"] = _share(_lists(answer) for answer in one_event)
-    captions = [(sample, reply.answer) for sample, reply in well_formed if sample.task in ("caption", "structured_caption")]
+    captions = [(sample, reply.answer) for sample, reply in well_formed if sample.task in CAPTION_TASKS]
     if captions:
         # n events need n - 1 phrases to be told in order; one more is style, two more are stuffing.
         found["keyword_stuffing"] = _share(
             keyword_count(answer, rules) > max(len(sample.events), 1) + 1 for sample, answer in captions
         )
     return found
+
+
+def on_other_videos(seen: float, blank: float | None, shuffled: float | None) -> dict[str, float]:
+    """What a policy earns on its prompts with another video, as a share of what it earns on theirs; nothing where it earns nothing there.
+
+    Args:
+        seen, blank, shuffled: mean share of the task's maximum with the video, a black one, and its frames shuffled. None: not known.
+    """
+    controls = {"blank_video": blank, "shuffled_video": shuffled}
+    return {name: earned / seen for name, earned in controls.items() if earned is not None and seen > 0}
+
+
+def judge_gap(trained_on: Sequence[float | None], held_out: Sequence[float | None]) -> dict[str, float]:
+    """By how much the judge of the training pays more than another one, on average over replies that both could judge."""
+    pairs = [(a, b) for a, b in zip(trained_on, held_out, strict=True) if a is not None and b is not None]
+    return {"judge_gap": sum(a - b for a, b in pairs) / len(pairs)} if pairs else {}
 
 
 def alarms(gauges: Mapping[str, float]) -> dict[str, str]:

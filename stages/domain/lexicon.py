@@ -22,6 +22,11 @@ FUNCTION_WORDS: frozenset[str] = frozenset(
     {"a", "after", "and", "finally", "first", "followed", "by", "it", "next", "subsequently", "that", "the", "then"}
 )
 
+#: Words of any text that say nothing by themselves.
+STOP_WORDS: frozenset[str] = FUNCTION_WORDS | {
+    "an", "at", "for", "from", "in", "is", "its", "of", "on", "out", "their", "they", "to", "with"
+}  # fmt: skip
+
 
 class Fact(NamedTuple):
     """One event of the generated world; a word that was not said is empty."""
@@ -67,6 +72,16 @@ def facts(text: str) -> tuple[Fact, ...] | None:
 def words(text: str) -> Sequence[str]:
     """Lower-case words without punctuation."""
     return "".join(c if c.isalnum() or c == "'" else " " for c in text.lower()).split()
+
+
+def content_words(text: str) -> frozenset[str]:
+    """The words that say something, without plural and third-person endings ("yawns" meets "yawn")."""
+    return frozenset(stem(word) for word in words(text) if word not in STOP_WORDS)
+
+
+def stem(word: str) -> str:
+    """A word without its plural or third-person ending."""
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
 
 def vague(sentence: str) -> str | None:

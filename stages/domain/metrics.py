@@ -44,6 +44,16 @@ def clusters(clip_ids: Sequence[str]) -> npt.NDArray[np.int64]:
     return np.array([numbers[clip_id] for clip_id in clip_ids], dtype=np.int64)
 
 
+def drawn_sums(columns: Sequence[Floats], groups: npt.NDArray[np.int64], draws: int, seed: int) -> list[Floats]:
+    """The sum of each column [samples] in each of ``draws`` resamples of whole groups: a column of shape [draws] each.
+
+    All columns see the same draws, so that ratios and differences of their sums are paired.
+    """
+    count = int(groups.max()) + 1
+    picks = np.random.default_rng(seed).integers(0, count, size=(draws, count))
+    return [np.bincount(groups, weights=column, minlength=count)[picks].sum(axis=1) for column in columns]
+
+
 def bootstrap(values: Floats, groups: npt.NDArray[np.int64], draws: int, confidence: float, seed: int) -> Interval:
     """Percentile interval of the mean of ``values`` [samples], drawing whole groups with replacement.
 
@@ -52,14 +62,15 @@ def bootstrap(values: Floats, groups: npt.NDArray[np.int64], draws: int, confide
     """
     if not len(values):
         raise ValueError("values: empty; there is nothing to take a mean of")
-    count = int(groups.max()) + 1
-    sums = np.bincount(groups, weights=values, minlength=count)
-    sizes = np.bincount(groups, minlength=count)
-    picks = np.random.default_rng(seed).integers(0, count, size=(draws, count))
-    means = sums[picks].sum(axis=1) / sizes[picks].sum(axis=1)
+    sums, sizes = drawn_sums([values, np.ones(len(values))], groups, draws, seed)
+    return interval(float(values.mean()), sums / sizes, confidence)
+
+
+def interval(mean: float, drawn: Floats, confidence: float) -> Interval:
+    """The percentile interval of a statistic that is ``mean`` on the sample and ``drawn`` [draws] on its resamples."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(mean=float(values.mean()), low=float(low), high=float(high))
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Interval(mean=mean, low=float(low), high=float(high))
 
 
 def task_results(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
@@ -18,6 +19,8 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 TaskName = Literal["dark_event_infer", "mix_vid_qa", "mcqa", "caption", "structured_caption"]
 TASK_NAMES: tuple[TaskName, ...] = ("dark_event_infer", "mix_vid_qa", "mcqa", "caption", "structured_caption")
 PROXY_TASKS: tuple[TaskName, ...] = ("dark_event_infer", "mix_vid_qa")
+#: Tasks whose score is graded by how much of the truth a caption tells.
+CAPTION_TASKS: tuple[TaskName, ...] = ("caption", "structured_caption")
 
 
 _EXACT = re.compile(r"[+-]?\d{1,12}(\.\d{1,12})?(/0*[1-9]\d{0,11})?")
@@ -121,6 +124,7 @@ class Clip(Record):
     label: str | None = None
     licence: str | None = None
     caption: str | None = None
+    #: In the order in which they start.
     events: tuple[Event, ...] = ()
     subjects: tuple[Subject, ...] = ()
     questions: tuple[Question, ...] = ()
@@ -149,10 +153,16 @@ class Clip(Record):
         return f"the {self.called}" if self.called else None
 
     @model_validator(mode="after")
-    def _events_lie_inside(self) -> Clip:
+    def _events_lie_inside_in_order(self) -> Clip:
         for event in self.events:
             if event.span.stop > self.frames:
                 raise ValueError(f"event {event.caption!r} ends at frame {event.span.stop}, the clip has {self.frames}")
+        for before, after in pairwise(self.events):
+            if after.span.start < before.span.start:
+                raise ValueError(
+                    f"event {after.caption!r} starts at frame {after.span.start}, before {before.caption!r} at {before.span.start}, which"
+                    " stands in front of it; sort events by their start"
+                )
         return self
 
 
@@ -250,7 +260,8 @@ class Score(Record):
     task: TaskName
     reply: str
     format_ok: bool
-    value: float | None
+    #: Files of rows leave out what is None, so a file's row without it was not judged.
+    value: float | None = None
     parts: dict[str, float] = Field(default_factory=dict)
     reason: str = ""
 

@@ -35,6 +35,23 @@ def parse_reply(text: str) -> Reply | None:
     return reply if reply.answer else None
 
 
+_THOUGHT = re.compile(r"\s*<think>.*?</think>(?P<rest>.*)", re.DOTALL)
+
+
+def final_answer(text: str) -> str | None:
+    """What a reply answers once its reasoning is taken away; None when that cannot be told, or nothing is left.
+
+    Read are the reply that :func:`parse_reply` knows, a think block with the bare answer behind it, and a text without any tag.
+    A block that never ends, or any other use of the tags, cannot be told.
+    """
+    reply = parse_reply(text)
+    if reply is not None:
+        return reply.answer
+    match = _THOUGHT.fullmatch(text)
+    rest = (match["rest"] if match else text).strip()
+    return None if not rest or any(tag in rest for tag in _TAGS) else rest
+
+
 def render_reply(thinking: str, answer: str) -> str:
     """The text that :func:`parse_reply` reads back."""
     return f"<think>{thinking}</think><answer>{answer}</answer>"

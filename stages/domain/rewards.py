@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from stages.domain.records import Record, Sample, Verdict
@@ -18,10 +21,30 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 
 
+class LexicalLikeness(Record):
+    """Words that two phrases share: deterministic, needs nothing, knows no synonym."""
+
+    kind: Literal["lexical"]
+
+
+class SentenceLikeness(Record):
+    """Cosine of two phrases' embeddings under a sentence-transformers model, such as sentence-transformers/all-MiniLM-L6-v2."""
+
+    kind: Literal["sentence_transformers"]
+    #: Its name on the hub, or a folder that holds one.
+    model: str = Field(min_length=1)
+    #: A commit of the hub's repository; of a folder it only says which weights lie there.
+    revision: str = Field(min_length=1)
+
+
+Likeness = Annotated[LexicalLikeness | SentenceLikeness, Field(discriminator="kind")]
+
+
 class RewardRules(Record):
     """How task scores become rewards (``rewards`` in ``params.yaml``).
 
-    ``hardened``: the total lies between 0 and what the reference itself scores. ``paper``: as published, exploits and all.
+    ``hardened``: the total lies between 0 and what the reference itself scores. ``paper``: as published, exploits and all. What the
+    released code makes of a reply (``compat``) is no reward here: see :mod:`stages.domain.released`.
     ``unit``: divided by the sample's maximum. ``native``: as the task scores it (DarkEventInfer up to 2, captions up to 1.9).
     """
 
@@ -35,8 +58,13 @@ class RewardRules(Record):
     hedging_phrases: tuple[str, ...]
     #: Event coverage under the first threshold scores 0, under the second 0.5, else 1.
     coverage_steps: tuple[Share, Share]
+    #: What the caption after a structured analysis is paid for (VideoCap-R1): the E-score, event coverage in steps, or the CN-score, the
+    #: mean of completeness and naturalness.
+    caption_scorer: Literal["coverage", "completeness_naturalness"]
     #: Subjects and phrases match when their similarity is at least this.
     match_threshold: Share
+    #: What that similarity is.
+    embedder: Likeness
 
     @model_validator(mode="after")
     def _steps_rise(self) -> RewardRules:
@@ -66,6 +94,30 @@ class Judge(Protocol):
     def entailed(self, event: str, caption: str) -> Verdict:
         """1 when ``caption`` entails ``event``, else 0."""
         ...
+
+    def complete(self, sample: Sample, caption: str) -> Verdict:
+        """How much of what the reference tells the caption tells too, in [0, 1]."""
+        ...
+
+    def natural(self, sample: Sample, caption: str) -> Verdict:
+        """How much the caption reads like something a person would write, in [0, 1]; the reference's own is 1."""
+        ...
+
+
+class Embedder(Protocol):
+    """Whoever says how much alike two phrases are."""
+
+    def similarities(self, these: Sequence[str], those: Sequence[str]) -> NDArray[np.float64]:
+        """A table of shape (these, those), in [0, 1], the same both ways round; exactly 1 for equal phrases."""
+        ...
+
+
+@dataclass(frozen=True)
+class Referee:
+    """Whom the rules of the tasks may ask about a reply."""
+
+    judge: Judge
+    embedder: Embedder
 
 
 class TaskScore(Record):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from stages.domain.records import Sample, Score
+from collections.abc import Iterable
+
+from stages.domain.records import Sample, Score, TaskName
 from stages.domain.replies import parse_reply
-from stages.domain.rewards import Judge, RewardRules
+from stages.domain.rewards import Referee, RewardRules, keyword_bonus
 from stages.domain.tasks import caption, dark_event_infer, mcqa, mix_vid_qa, structured_caption
 
 _SCORE = {
@@ -16,13 +18,13 @@ _SCORE = {
 }
 
 
-def score_reply(sample: Sample, text: str, judge: Judge, rules: RewardRules) -> Score:
+def score_reply(sample: Sample, text: str, referee: Referee, rules: RewardRules) -> Score:
     """Score one reply. ``value`` is the share of the sample's maximum, ``parts['native']`` the task's own number.
 
     A reply that the format gate refuses scores 0; one that the judge could not score has value None.
     """
     reply = parse_reply(text)
-    task_score = _SCORE[sample.task](reply, sample, judge, rules) if reply is not None else None
+    task_score = _SCORE[sample.task](reply, sample, referee, rules) if reply is not None else None
     if task_score is None:
         refused = "no think block followed by an answer block" if reply is None else "the thinking is not the JSON asked for"
         return Score(
@@ -52,3 +54,36 @@ def reward(score: Score, rules: RewardRules) -> float | None:
     if score.value is None:
         return None
     return score.value if rules.scale == "unit" else score.parts["native"]
+
+
+#: What a task's reward is made of, where the parts are set apart (GDPO); the format stands beside them, for all tasks.
+_PARTS: dict[TaskName, tuple[str, ...]] = {
+    dark_event_infer.NAME: ("answer",),
+    mix_vid_qa.NAME: ("answer",),
+    mcqa.NAME: ("answer",),
+    caption.NAME: ("recall", "precision", "keywords"),
+    structured_caption.NAME: ("thinking", "caption"),
+}
+
+
+def objectives(sample: Sample, score: Score, rules: RewardRules) -> dict[str, float]:
+    """The parts of a reply's reward, each on a scale of its own; empty where no judge could say.
+
+    A reply that the format gate refuses has 0 in all of them. Under ``hardened`` the keyword bonus is at most the reference's own.
+    """
+    if score.value is None:
+        return {}
+    names = _PARTS[score.task]
+    if not score.format_ok:
+        return {"format": 0.0, **dict.fromkeys(names, 0.0)}
+    found = {name: score.value if name == "answer" else score.parts[name] for name in names}
+    if "keywords" in found and rules.scoring == "hardened":
+        found["keywords"] = min(found["keywords"], max(0.0, keyword_bonus(sample.reference, rules)))
+    return {"format": 1.0, **found}
+
+
+def objective_weights(tasks: Iterable[TaskName], rules: RewardRules) -> dict[str, float]:
+    """The objectives of these tasks, each with the most that it adds to the sum it is a part of. Its normalised advantage is weighed so."""
+    most = {"precision": rules.precision_weight, "keywords": rules.keyword_cap}
+    names = dict.fromkeys(["format", *(name for task in tasks for name in _PARTS[task])])
+    return {name: weight for name in names if (weight := most.get(name, 1.0)) > 0}

@@ -51,12 +51,12 @@ class TextOnlyGuesser:
 
 
 def _hints(clip: Clip, event: Event) -> Iterator[str]:
-    ordered = sorted(clip.events, key=lambda e: e.span.start)
-    place = ordered.index(event)
-    yield f"place {'only' if len(ordered) == 1 else 'first' if place == 0 else 'last' if place == len(ordered) - 1 else 'middle'}"
+    events = clip.events
+    place = events.index(event)
+    yield f"place {'only' if len(events) == 1 else 'first' if place == 0 else 'last' if place == len(events) - 1 else 'middle'}"
     if clip.label is not None:
         yield f"label {clip.label}"
-    for side, beside in (("before", ordered[:place][-1:]), ("after", ordered[place + 1 :][:1])):
+    for side, beside in (("before", events[:place][-1:]), ("after", events[place + 1 :][:1])):
         for other in beside:
             yield f"{side} {other.caption.casefold()}"
             yield from (f"{side} word {word}" for word in set(words(other.caption)))

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from stages.domain.records import Sample, Verdict
-from stages.judging.prompts import Answer, Events, Question, ask_covers, ask_entailed, ask_events, ask_right
+from stages.domain.records import Record, Sample, Verdict
+from stages.judging.prompts import (
+    Events,
+    Question,
+    Said,
+    ask_complete,
+    ask_covers,
+    ask_entailed,
+    ask_events,
+    ask_natural,
+    ask_right,
+)
 
 
 class AskingJudge(ABC):
@@ -14,7 +24,7 @@ class AskingJudge(ABC):
     name: str
 
     @abstractmethod
-    def answer(self, question: Question) -> Answer | Verdict: ...
+    def answer(self, question: Question) -> Record: ...
 
     def covers(self, sample: Sample, answer: str) -> Verdict:
         return self._verdict(ask_covers(sample, answer))
@@ -32,9 +42,15 @@ class AskingJudge(ABC):
     def entailed(self, event: str, caption: str) -> Verdict:
         return self._verdict(ask_entailed(event, caption))
 
+    def complete(self, sample: Sample, caption: str) -> Verdict:
+        return self._verdict(ask_complete(sample, caption))
+
+    def natural(self, sample: Sample, caption: str) -> Verdict:  # noqa: ARG002 - the protocol's; a reader needs no reference to tell
+        return self._verdict(ask_natural(caption))
+
     def _verdict(self, question: Question) -> Verdict:
         answer = self.answer(question)
         if isinstance(answer, Verdict):
             return answer
-        assert not isinstance(answer, Events)
+        assert isinstance(answer, Said)
         return Verdict(outcome="scored", score=answer.worth, reason=answer.reason, judge=self.name)

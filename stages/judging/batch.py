@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
-from stages.domain.records import Sample, Score, Verdict
-from stages.domain.rewards import Judge, RewardRules
+from stages.domain.records import Record, Sample, Score
+from stages.domain.rewards import Judge, Referee, RewardRules
 from stages.domain.scoring import score_reply
 from stages.judging.asking import AskingJudge
 from stages.judging.endpoint import EndpointJudge
 from stages.judging.place import JudgeError
-from stages.judging.prompts import Answer, Coverage, Entailment, Events, Kind, Question, Rightness
+from stages.judging.prompts import Coverage, Entailment, Events, Marks, Question, Rightness
 
 #: What a question counts as answered with until its answer is here; scores made with it are thrown away.
-_UNTIL_THEN: dict[Kind, Answer] = {
-    "covers": Coverage(reason="", score=0),
-    "right": Rightness(reason="", right=False),
-    "events": Events(events=()),
-    "entailed": Entailment(reason="", entailed=False),
+UNTIL_THEN: dict[type[Record], Record] = {
+    Coverage: Coverage(reason="", score=0),
+    Rightness: Rightness(reason="", right=False),
+    Events: Events(events=()),
+    Entailment: Entailment(reason="", entailed=False),
+    Marks: Marks(reason="", marks=0),
 }
+
+
+Result = TypeVar("Result")
 
 
 class JudgeUnavailableError(JudgeError):
@@ -28,19 +34,20 @@ class JudgeUnavailableError(JudgeError):
 class _Notes(AskingJudge):
     """Answers from what is known, and notes what is not."""
 
-    def __init__(self, name: str, known: dict[Question, Answer | Verdict]) -> None:
+    def __init__(self, name: str, known: dict[Question, Record], until_then: Mapping[type[Record], Record]) -> None:
         self.name = name
         self.known = known
+        self.until_then = until_then
         self.missing: dict[Question, None] = {}
 
-    def answer(self, question: Question) -> Answer | Verdict:
+    def answer(self, question: Question) -> Record:
         if question in self.known:
             return self.known[question]
         self.missing[question] = None
-        return _UNTIL_THEN[question.kind]
+        return self.until_then[question.form.answer]
 
 
-def score_replies(samples: Sequence[Sample], replies: Sequence[str], judge: Judge, rules: RewardRules) -> list[Score]:
+def score_replies(samples: Sequence[Sample], replies: Sequence[str], referee: Referee, rules: RewardRules) -> list[Score]:
     """The score of each reply to the sample beside it, as :func:`score_reply` gives it.
 
     A judge at an endpoint is asked in rounds: scoring once with stand-ins shows what there is to ask, all of that is asked at once, and
@@ -50,14 +57,32 @@ def score_replies(samples: Sequence[Sample], replies: Sequence[str], judge: Judg
         JudgeError: the judge cannot be used as it is set up.
     """
     pairs = list(zip(samples, replies, strict=True))
-    if not isinstance(judge, EndpointJudge):
-        return [score_reply(sample, reply, judge, rules) for sample, reply in pairs]
-    known: dict[Question, Answer | Verdict] = {}
+
+    def scored(judge: Judge) -> list[Score]:
+        asked = replace(referee, judge=judge)
+        return [score_reply(sample, reply, asked, rules) for sample, reply in pairs]
+
+    if not isinstance(referee.judge, EndpointJudge):
+        return scored(referee.judge)
+    return in_rounds(referee.judge, scored, UNTIL_THEN)
+
+
+def in_rounds(judge: EndpointJudge, work: Callable[[AskingJudge], Result], until_then: Mapping[type[Record], Record]) -> Result:
+    """What ``work`` makes of the judge's answers, asked side by side. It is called until it asks nothing new, and must not change
+    anything.
+
+    Args:
+        until_then: by the type of an answer, what a question counts as answered with until its answer is here.
+
+    Raises:
+        JudgeError: the judge cannot be used as it is set up.
+    """
+    known: dict[Question, Record] = {}
     while True:
-        notes = _Notes(judge.name, known)
-        scores = [score_reply(sample, reply, notes, rules) for sample, reply in pairs]
+        notes = _Notes(judge.name, known, until_then)
+        result = work(notes)
         if not notes.missing:
-            return scores
+            return result
         known |= judge.ask(notes.missing)
 
 
@@ -77,8 +102,8 @@ def check_judged(judge: Judge, unjudged: int, replies: int, what: str) -> None:
     )
 
 
-def usage_of(judge: Judge) -> dict[str, float]:
+def usage_of(judge: Judge, called: str = "judge") -> dict[str, float]:
     """What the judge has cost this process so far, for metrics; empty for a judge that costs nothing."""
-    return (
-        {f"judge/{name}": float(count) for name, count in sorted(judge.usage.items())} if isinstance(judge, EndpointJudge) else {}
-    )
+    if not isinstance(judge, EndpointJudge):
+        return {}
+    return {f"{called}/{name}": float(count) for name, count in sorted(judge.usage.items())}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import ssl
 import time
 from collections import Counter
+from functools import cache
 from random import Random
 from typing import Any
 
@@ -22,10 +24,10 @@ _QUOTED_CHARACTERS = 300
 
 #: What to do about a status that will be the same next time.
 _REMEDIES = {
-    400: "the endpoint refuses such a request; check judge.model, judge.max_tokens and that it offers response_format json_schema",
-    401: "the endpoint does not accept the key; set VIDBRIDGE_JUDGE_KEY",
-    403: "the key may not use this model; check VIDBRIDGE_JUDGE_KEY and judge.model",
-    404: "there is no such address or model; VIDBRIDGE_JUDGE_URL ends with /v1, and judge.model is named as the endpoint names it",
+    400: "the endpoint refuses such a request; check {table}.model, {table}.max_tokens and that it offers response_format json_schema",
+    401: "the endpoint does not accept the key; set {key}",
+    403: "the key may not use this model; check {key} and {table}.model",
+    404: "there is no such address or model; {url} ends with /v1, and {table}.model is named as the endpoint names it",
 }
 #: Statuses whose body may repeat the key, or a part of it that cannot be recognised.
 _NOT_QUOTED = frozenset({401, 403})
@@ -42,12 +44,23 @@ def open_client(place: Place) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         headers={"Authorization": f"Bearer {place.key}"} if place.key else {},
         timeout=place.timeout_s,
+        verify=_certificates(),
         limits=httpx.Limits(max_connections=place.concurrency, max_keepalive_connections=place.concurrency),
     )
 
 
-async def complete(client: httpx.AsyncClient, place: Place, body: dict[str, Any], usage: Counter[str]) -> httpx.Response:
+@cache  # reading the certificates takes 20 ms, and a client serves one batch
+def _certificates() -> ssl.SSLContext:
+    return httpx.create_ssl_context()
+
+
+async def complete(
+    client: httpx.AsyncClient, place: Place, body: dict[str, Any], usage: Counter[str], table: str
+) -> httpx.Response:
     """The endpoint's answer of status 200, whatever it holds. Counts ``requests`` and ``retries`` in ``usage``.
+
+    Args:
+        table: of ``params.yaml``, which names the model; for messages.
 
     Raises:
         NoAnswer: time-outs, cut connections, 429 or 5xx until the retries were used up.
@@ -68,7 +81,7 @@ async def complete(client: httpx.AsyncClient, place: Place, body: dict[str, Any]
             if response.status_code == 200:
                 return response
             if response.status_code not in _TRY_AGAIN and response.status_code < 500:
-                raise JudgeError(_refusal(response, place))
+                raise JudgeError(_refusal(response, place, table))
             reason = f"HTTP {response.status_code}"
             asked_to_wait_s = retry_after_s(response.headers.get("Retry-After", ""))
         if attempt == place.retries or asked_to_wait_s > LONGEST_WAIT_S:
@@ -91,13 +104,13 @@ def retry_after_s(value: str) -> float:
             return 0.0
 
 
-def _refusal(response: httpx.Response, place: Place) -> str:
+def _refusal(response: httpx.Response, place: Place, table: str) -> str:
     status = response.status_code
-    remedy = _REMEDIES.get(
-        status, "that is no OpenAI-compatible endpoint, or it does not know such a request; check VIDBRIDGE_JUDGE_URL"
+    remedy = _REMEDIES.get(status, "that is no OpenAI-compatible endpoint, or it does not know such a request; check {url}").format(
+        url=f"VIDBRIDGE_{place.role}_URL", key=f"VIDBRIDGE_{place.role}_KEY", table=table
     )
     said = "" if status in _NOT_QUOTED else _without_key(" ".join(response.text.split()), place)[:_QUOTED_CHARACTERS]
-    return f"VIDBRIDGE_JUDGE_URL: {place.url} answers {status}: {remedy}" + (f" (it says: {said})" if said else "")
+    return f"VIDBRIDGE_{place.role}_URL: {place.url} answers {status}: {remedy}" + (f" (it says: {said})" if said else "")
 
 
 def _without_key(text: str, place: Place) -> str:

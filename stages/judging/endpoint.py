@@ -1,4 +1,4 @@
-"""A judge behind an OpenAI-compatible endpoint (vLLM, or a hosted one): many questions at once, each asked once."""
+"""Models behind an OpenAI-compatible endpoint (vLLM, or a hosted one): many questions at once, each asked once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 from pydantic import ConfigDict, ValidationError
@@ -17,7 +17,7 @@ from stages.judging.asking import AskingJudge
 from stages.judging.cache import Cache, open_cache
 from stages.judging.client import NoAnswer, complete, open_client
 from stages.judging.place import Place
-from stages.judging.prompts import Answer, Question, read_answer
+from stages.judging.prompts import Question, read_answer
 from stages.params import OpenAIJudgeParams
 
 #: How often to look whether another process, which asks the same, has its answer.
@@ -56,24 +56,39 @@ class _Completion(_Open):
     usage: _Tokens | None = None
 
 
-class EndpointJudge(AskingJudge):
-    """``usage`` counts since the start of this process: questions, cache_hits, requests, retries, invalid, unavailable, and tokens
+class Speaker(NamedTuple):
+    """Who is asked: all that decides an answer apart from the question. ``table``: where in ``params.yaml`` it stands."""
+
+    table: str
+    model: str
+    revision: str
+    temperature: float
+    max_tokens: int
+    seed: int
+
+
+class Endpoint:
+    """Asks one model any questions.
+
+    ``usage`` counts since the start of this process: questions, cache_hits, requests, retries, invalid, unavailable, and tokens
     (prompt_tokens, completion_tokens, and cached_tokens, those of the prompt that the endpoint had seen before).
     """
 
-    def __init__(self, params: OpenAIJudgeParams, place: Place) -> None:
-        self.params = params
-        self.name = f"{params.model}@{params.revision}"
+    def __init__(self, speaker: Speaker, place: Place) -> None:
+        self.name = f"{speaker.model}@{speaker.revision}"
         self.usage: Counter[str] = Counter()
         #: Why the last question that got no readable answer got none.
         self.last_error = ""
+        self._speaker = speaker
         self._place = place
         self._failed_in_a_row = 0
 
-    def answer(self, question: Question) -> Answer | Verdict:
-        return self.ask([question])[question]
+    @property
+    def where(self) -> str:
+        """The variable that names its address."""
+        return f"VIDBRIDGE_{self._place.role}_URL"
 
-    def ask(self, questions: Collection[Question]) -> dict[Question, Answer | Verdict]:
+    def ask(self, questions: Collection[Question]) -> dict[Question, Record]:
         """An answer, or a verdict ``invalid`` or ``unavailable``, for each question; they are asked side by side.
 
         Raises:
@@ -83,7 +98,7 @@ class EndpointJudge(AskingJudge):
         self._failed_in_a_row = 0
         return dict(zip(wanted, asyncio.run(self._ask(wanted)), strict=True))
 
-    async def _ask(self, questions: Collection[Question]) -> list[Answer | Verdict]:
+    async def _ask(self, questions: Collection[Question]) -> list[Record]:
         slots = asyncio.Semaphore(self._place.concurrency)
         with open_cache(self._place.cache) as cache:
             async with open_client(self._place) as client:
@@ -95,9 +110,7 @@ class EndpointJudge(AskingJudge):
                     raise several.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _settle(
-        self, question: Question, cache: Cache, client: httpx.AsyncClient, slots: asyncio.Semaphore
-    ) -> Answer | Verdict:
+    async def _settle(self, question: Question, cache: Cache, client: httpx.AsyncClient, slots: asyncio.Semaphore) -> Record:
         body = self._body(question)
         key = self._key(body)
         self.usage["questions"] += 1
@@ -116,27 +129,25 @@ class EndpointJudge(AskingJudge):
                         cache.release(key)
             await asyncio.sleep(_POLL_S)
 
-    def _known(self, question: Question, key: str, cache: Cache) -> Answer | None:
+    def _known(self, question: Question, key: str, cache: Cache) -> Record | None:
         text = cache.get(key)
-        answer = read_answer(question.kind, text) if text is not None else None
+        answer = read_answer(question.form, text) if text is not None else None
         if answer is not None:
             self.usage["cache_hits"] += 1
         return answer
 
-    async def _fetch(
-        self, question: Question, body: dict[str, Any], key: str, cache: Cache, client: httpx.AsyncClient
-    ) -> Answer | Verdict:
+    async def _fetch(self, question: Question, body: dict[str, Any], key: str, cache: Cache, client: httpx.AsyncClient) -> Record:
         if self._failed_in_a_row >= _GIVE_UP_AFTER * self._place.concurrency:
             return self._failed("unavailable", f"not asked, since {self._failed_in_a_row} questions before it got no answer")
         try:
-            response = await complete(client, self._place, body, self.usage)
+            response = await complete(client, self._place, body, self.usage, self._speaker.table)
         except NoAnswer as error:
             self._failed_in_a_row += 1
             self.last_error = str(error)
             return self._failed("unavailable", str(error))
         self._failed_in_a_row = 0
         text, why = self._content(response)
-        answer = read_answer(question.kind, text) if text is not None else None
+        answer = read_answer(question.form, text) if text is not None else None
         if text is None or answer is None:
             self.last_error = f"unreadable answer: {why}"
             return self._failed("invalid", why)
@@ -155,10 +166,10 @@ class EndpointJudge(AskingJudge):
             details = completion.usage.prompt_tokens_details
             self.usage["cached_tokens"] += (details.cached_tokens or 0) if details is not None else 0
         if not completion.choices or completion.choices[0].message.content is None:
-            return None, "the judge wrote nothing"
+            return None, "the model wrote nothing"
         choice = completion.choices[0]
         if choice.finish_reason == "length":
-            return None, f"cut off after judge.max_tokens ({self.params.max_tokens}) tokens"
+            return None, f"cut off after {self._speaker.table}.max_tokens ({self._speaker.max_tokens}) tokens"
         return choice.message.content, "not the JSON that was asked for"
 
     def _failed(self, outcome: str, reason: str) -> Verdict:
@@ -167,15 +178,27 @@ class EndpointJudge(AskingJudge):
 
     def _body(self, question: Question) -> dict[str, Any]:
         return {
-            "model": self.params.model,
+            "model": self._speaker.model,
             "messages": question.messages,
+            # An endpoint that leaves this out of account (transformers serve) is bound by the prompt alone; what it then writes
+            # that is not this JSON is invalid.
             "response_format": question.response_format,
-            "temperature": self.params.temperature,
-            "max_tokens": self.params.max_tokens,
-            "seed": self.params.seed,
+            "temperature": self._speaker.temperature,
+            "max_tokens": self._speaker.max_tokens,
+            "seed": self._speaker.seed + question.draw,
         }
 
     def _key(self, body: dict[str, Any]) -> str:
         """What the answer depends on: all that is sent, and the revision. Not where it is sent."""
-        identity = json.dumps({**body, "revision": self.params.revision}, sort_keys=True)
+        identity = json.dumps({**body, "revision": self._speaker.revision}, sort_keys=True)
         return hashlib.sha256(identity.encode()).hexdigest()
+
+
+class EndpointJudge(Endpoint, AskingJudge):
+    def __init__(self, params: OpenAIJudgeParams, place: Place) -> None:
+        self.params = params
+        speaker = Speaker("judge", params.model, params.revision, params.temperature, params.max_tokens, params.seed)
+        super().__init__(speaker, place)
+
+    def answer(self, question: Question) -> Record:
+        return self.ask([question])[question]

@@ -6,7 +6,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
+
+#: Who asks; its variables are VIDBRIDGE_<role>_URL and VIDBRIDGE_<role>_KEY.
+Role = Literal["JUDGE", "HELD_OUT_JUDGE", "WRITER"]
 
 
 class JudgeError(RuntimeError):
@@ -15,8 +19,10 @@ class JudgeError(RuntimeError):
 
 @dataclass(frozen=True)
 class Place:
-    """``url`` up to and with ``/v1``; ``concurrency``: requests under way at once; ``timeout_s`` of one attempt; ``retries`` after it."""
+    """``role``: whose variables say so; ``url`` up to and with ``/v1``; ``concurrency``: requests under way at once; ``timeout_s`` of one
+    attempt; ``retries`` after it."""
 
+    role: Role
     url: str
     key: str = field(repr=False)
     concurrency: int
@@ -25,18 +31,28 @@ class Place:
     cache: Path
 
 
-def place(environ: Mapping[str, str] | None = None) -> Place:
-    """Read what `.env.example` lists under "Judge".
+#: By whose variables it is: what in ``params.yaml`` needs an endpoint, and how to do without.
+NEEDED_BY: dict[Role, tuple[str, str]] = {
+    "JUDGE": ("judge.kind is 'openai'", "take `judge: {kind: rule, ...}`"),
+    "HELD_OUT_JUDGE": ("held_out_judge.judge.kind is 'openai'", "set `held_out_judge: null`"),
+    "WRITER": ("synthesize.writer is on", "set `synthesize.writer: null`"),
+}
+
+
+def place(environ: Mapping[str, str] | None = None, role: Role = "JUDGE") -> Place:
+    """Read what `.env.example` lists under "Judge". The others are where the judge is, unless they have an address of their own.
 
     Raises:
         JudgeError: one is missing or cannot be used; the key's value is in no message.
     """
     environ = os.environ if environ is None else environ
-    url = environ.get("VIDBRIDGE_JUDGE_URL", "").strip().rstrip("/")
+    own: Role = role if environ.get(f"VIDBRIDGE_{role}_URL", "").strip() else "JUDGE"
+    url_name, key_name = f"VIDBRIDGE_{own}_URL", f"VIDBRIDGE_{own}_KEY"
+    url = environ.get(url_name, "").strip().rstrip("/")
     if not url:
+        why, without = NEEDED_BY[role]
         raise JudgeError(
-            "VIDBRIDGE_JUDGE_URL: not set, and judge.kind is 'openai'; set it to the endpoint, such as http://127.0.0.1:8000/v1"
-            " (vLLM), or take `judge: {kind: rule, ...}`"
+            f"VIDBRIDGE_JUDGE_URL: not set, and {why}; set it to the endpoint, such as http://127.0.0.1:8000/v1 (vLLM), or {without}"
         )
     try:
         parts = urlsplit(url)
@@ -46,16 +62,17 @@ def place(environ: Mapping[str, str] | None = None) -> Place:
     # Not shown when it holds a secret: everything behind the @ sign is the host, what stands before it is not ours to print.
     if not usable or "@" in url or parts.query or parts.fragment:
         raise JudgeError(
-            "VIDBRIDGE_JUDGE_URL: no plain http:// or https:// address without user, password and query; write it like"
-            " http://127.0.0.1:8000/v1, and put the key into VIDBRIDGE_JUDGE_KEY"
+            f"{url_name}: no plain http:// or https:// address without user, password and query; write it like"
+            f" http://127.0.0.1:8000/v1, and put the key into {key_name}"
         )
-    key = environ.get("VIDBRIDGE_JUDGE_KEY", "").strip()
+    key = environ.get(key_name, "").strip()
     if not all("!" <= character <= "~" for character in key):
         # The HTTP library would name the value in its complaint.
         raise JudgeError(
-            "VIDBRIDGE_JUDGE_KEY: holds a space, a line break or a character beyond ASCII (value not shown); set it anew, without quotes"
+            f"{key_name}: holds a space, a line break or a character beyond ASCII (value not shown); set it anew, without quotes"
         )
     return Place(
+        role=own,
         url=url,
         key=key,
         concurrency=int(_number(environ, "VIDBRIDGE_JUDGE_CONCURRENCY", 32, whole=True, least=1)),

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
-from stages.domain.lexicon import FUNCTION_WORDS, Fact, facts, words
+from stages.domain.lexicon import Fact, content_words, facts, stem, words
 from stages.domain.records import Sample, Verdict
 
-_STOP_WORDS = FUNCTION_WORDS | {"an", "at", "for", "from", "in", "is", "its", "of", "on", "out", "their", "they", "to", "with"}
 _SENTENCE = re.compile(r"[.;!?]+\s*|,?\s+(?:and\s+)?then\s+|,\s+(?=and\s)")
 
 
@@ -63,6 +63,22 @@ class RuleJudge:
         share = _content_share(event, caption)
         return self._scored(float(share >= self.full_share), f"{share:.2f} of the event's content words")
 
+    def complete(self, sample: Sample, caption: str) -> Verdict:
+        """Share of the reference's events that the caption entails."""
+        events = sample.events or self.extract_events(sample.reference)
+        told = sum(self.entailed(event, caption).score or 0.0 for event in events)
+        return self._scored(told / len(events) if events else 0.0, f"{told:.0f} of {len(events)} events")
+
+    def natural(self, sample: Sample, caption: str) -> Verdict:
+        """How little the caption repeats itself: its share of distinct pairs of words, as a ratio to the reference's, at most 1.
+
+        That is a crude stand-in for a reader: it tells babble and stuffing from text, no more. A caption without an event is none.
+        """
+        if not self.extract_events(caption):
+            return self._scored(0.0, "tells no event")
+        share = min(1.0, _distinct_share(caption) / _distinct_share(sample.reference))
+        return self._scored(share, f"{share:.2f} of the reference's variety")
+
     def _scored(self, score: float, reason: str) -> Verdict:
         return Verdict(outcome="scored", score=score, reason=reason, judge=self.name)
 
@@ -79,12 +95,14 @@ def _agreement(claimed: Fact, reference: Fact) -> tuple[float, str]:
     return 0.0, "another event" if claimed.verb != reference.verb else "another subject"
 
 
+def _distinct_share(text: str) -> float:
+    """Share of a text's pairs of neighbouring words that are not said twice; 1 for a text of one word or none."""
+    said = words(text)
+    pairs = list(pairwise(said))
+    return len(set(pairs)) / len(pairs) if pairs else 1.0
+
+
 def _content_share(reference: str, answer: str) -> float:
-    wanted = {_stem(word) for word in words(reference) if word not in _STOP_WORDS}
-    said = {_stem(word) for word in words(answer)}
+    wanted = content_words(reference)
+    said = {stem(word) for word in words(answer)}
     return len(wanted & said) / len(wanted) if wanted else 0.0
-
-
-def _stem(word: str) -> str:
-    """A word without its plural or third-person ending; enough for "yawns" to meet "yawn"."""
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word

@@ -1,8 +1,8 @@
 """Training that survives being killed: state to resume from, and the policies that a stage hands on.
 
-A stage's scratch folder holds ``state/checkpoint-<step>`` (weights, optimiser, schedule, random state; the last two) and
-``saved/checkpoint-<step>`` (an ordinary model folder for each save, with a Checkpoint record beside it). Nothing is written into
-the stage's out before training has ended, because DVC empties an out before it runs the stage again.
+A stage's scratch folder holds ``state/checkpoint-<step>`` (weights, adapters if any, optimiser, schedule, random state; the last
+two) and ``saved/checkpoint-<step>`` (an ordinary model folder for each save, with a Checkpoint record beside it). Nothing is
+written into the stage's out before training has ended, because DVC empties an out before it runs the stage again.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _STATE_FILES = {
     "zero_to_fp32.py",
     "zero_to_torch.py",
     "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
 }
 #: Of what a trainer logs, that which depends on the clock or on how often a run was resumed, or says nothing.
 _NOT_METRICS = {"epoch", "step", "step_time", "total_flos", "num_tokens", "num_input_tokens_seen", "train_loss"}
@@ -68,6 +70,11 @@ def _fault(state: Path) -> str | None:
         if not path.is_file() or path.stat().st_size != size:
             return f"{name} is missing or has another size"
     return None
+
+
+def deepspeed_ranks(state: Path) -> int:
+    """Over how many processes DeepSpeed dealt the optimiser of a state; 0: it was saved without DeepSpeed, in one piece."""
+    return len(list(state.glob("global_step*/*_optim_states.pt")))
 
 
 def export(state: Path, saved: Path, record: Checkpoint) -> Path:

@@ -14,8 +14,9 @@ from trl import SFTConfig, SFTTrainer
 from stages.learning import distributed
 from stages.learning.examples import Example, draw
 from stages.learning.factory import freeze, load_model, use_threads
+from stages.learning.lora import adapters
 from stages.learning.processor import encode_prompts, training_batch
-from stages.learning.training import OnCheckpoint, OnMetrics, Resumes, count_parameters, settings, train, weights_precision
+from stages.learning.training import OnCheckpoint, OnMetrics, Resumes, count_parameters, settings, train, trained, weights_precision
 from stages.params import SftRow
 
 #: Losses are averaged over this many steps before they are logged.
@@ -44,10 +45,11 @@ def train_sft(
     arguments: training then goes on from there, with the same data in the same order.
 
     Returns:
-        What was trained, for a summary line: steps, samples, tasks, parameters, where it was resumed.
+        What was trained, for a summary line: steps, samples, tasks, parameters and trained ones, where it was resumed.
 
     Raises:
-        ValueError: an example without a reply, a task without examples, a batch that cannot be dealt to the processes.
+        ValueError: an example without a reply, a task without examples, a batch that cannot be dealt to the processes, a target
+            of adapters that is not in the model.
     """
     use_threads()
     for example in examples:
@@ -68,6 +70,7 @@ def train_sft(
     )
     model, processor = load_model(model_folder, weights_precision(row))
     freeze(model, row.freeze)
+    parameters = count_parameters(model.parameters())
 
     def collate(rows: Sequence[dict[str, int]]) -> dict[str, torch.Tensor]:
         batch = [examples[drawn["example"]] for drawn in rows]
@@ -80,6 +83,7 @@ def train_sft(
         train_dataset=datasets.Dataset.from_dict({"example": order}),
         data_collator=collate,
         processing_class=processor,
+        peft_config=None if row.lora is None else adapters(model, row.lora),
     )
     tasks = Counter(examples[index].task for index in order)
     summary = {
@@ -87,7 +91,8 @@ def train_sft(
         "samples": len(order),
         "distinct_samples": len(set(order)),
         "tasks": dict(sorted(tasks.items())),
-        "parameters": count_parameters(model),
+        "parameters": parameters,
+        "trained_parameters": count_parameters(trained(trainer.model)),
     }
     return train(
         trainer,

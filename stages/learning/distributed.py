@@ -12,9 +12,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+
+
+class PlacementError(ValueError):
+    """The environment asks for processes or an engine that cannot be had, or that did not come to be."""
 
 
 @dataclass(frozen=True)
@@ -24,35 +28,43 @@ class Placement:
     Attributes:
         ranks: training processes in all.
         deepspeed: a DeepSpeed configuration, or None.
+        zero_stage: the ZeRO stage that configuration asks for; 0 without one.
     """
 
     ranks: int
     deepspeed: Path | None
+    zero_stage: int
 
 
 def placement(environ: Mapping[str, str] = os.environ) -> Placement:
     """Read VIDBRIDGE_RANKS (default: the number of GPUs, or 1) and VIDBRIDGE_DEEPSPEED (a JSON file; unset: none).
 
     Raises:
-        ValueError: a value that cannot be used.
+        PlacementError: a value that cannot be used.
     """
     given = environ.get("VIDBRIDGE_RANKS", "")
     if given and not (given.isdigit() and int(given) > 0):
-        raise ValueError(f"VIDBRIDGE_RANKS: {given!r} is no number of processes; give a whole number above 0, or unset it")
+        raise PlacementError(f"VIDBRIDGE_RANKS: {given!r} is no number of processes; give a whole number above 0, or unset it")
     gpus = torch.cuda.device_count()
     ranks = int(given) if given else max(1, gpus)
     if gpus and ranks > gpus:
-        raise ValueError(f"VIDBRIDGE_RANKS: {ranks} processes for {gpus} GPUs; give at most {gpus}")
+        raise PlacementError(f"VIDBRIDGE_RANKS: {ranks} processes for {gpus} GPUs; give at most {gpus}")
     config = environ.get("VIDBRIDGE_DEEPSPEED", "")
-    path = Path(config).resolve() if config else None
-    if path is not None:
-        try:
-            json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"VIDBRIDGE_DEEPSPEED: {config}: {error}; name a file like infra/deepspeed/zero2.json, or unset it"
-            ) from error
-    return Placement(ranks, path)
+    if not config:
+        return Placement(ranks, None, 0)
+    path = Path(config).resolve()
+    try:
+        stage = int(json.loads(path.read_text(encoding="utf-8"))["zero_optimization"]["stage"])
+    except (OSError, json.JSONDecodeError) as error:
+        raise PlacementError(
+            f"VIDBRIDGE_DEEPSPEED: {config}: {error}; name a file like infra/deepspeed/zero2.json, or unset it"
+        ) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise PlacementError(
+            f"VIDBRIDGE_DEEPSPEED: {config}: names no zero_optimization.stage; name a file like infra/deepspeed/zero2.json, or"
+            " unset it"
+        ) from error
+    return Placement(ranks, path, stage)
 
 
 def launch(module: str, arguments: Sequence[str]) -> int | None:
@@ -93,6 +105,9 @@ def trainer_placement() -> dict[str, Any]:
     """The keyword arguments of a trainer's configuration that say where it runs. Joins the process group if there is one.
 
     On a CPU `use_cpu=True` would make Accelerate ignore DeepSpeed without a word, so the state is configured here, first.
+
+    Raises:
+        PlacementError: DeepSpeed is asked for in a process that no launcher started.
     """
     where = placement()
     gpu = torch.cuda.is_available()
@@ -100,32 +115,65 @@ def trainer_placement() -> dict[str, Any]:
     if where.deepspeed is None:
         return {**common, "use_cpu": not gpu}
     if "LOCAL_RANK" not in os.environ:
-        raise RuntimeError("VIDBRIDGE_DEEPSPEED is set but no process group was launched; start through the stage's own command")
+        raise PlacementError(
+            "VIDBRIDGE_DEEPSPEED: set, but no process group was launched; start through the stage's own command, or unset it"
+        )
     common["deepspeed"] = str(where.deepspeed)
     if gpu:
         return common
+    import deepspeed.ops
     from accelerate import PartialState
 
+    # DeepSpeed would compile C++ here, and fail where there is no compiler, for an operation that only its inference uses.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     PartialState(backend="gloo")
     return {**common, "use_cpu": False, "accelerator_config": {"use_configured_state": True}}
 
 
-def deepspeed_stage(trainer: Any) -> int:
-    """The ZeRO stage the trainer's engine really runs; 0 without DeepSpeed. Call it once training has begun.
+class Engine(NamedTuple):
+    """What really trains.
+
+    Attributes:
+        name: full name of the class: of DeepSpeed its optimizer, which is the one that shards; else of the model as it is wrapped.
+        stage: ZeRO stage; 0 without DeepSpeed.
+    """
+
+    name: str
+    stage: int
+
+
+def engine_of(trainer: Any) -> Engine:
+    """The engine of a trainer whose training has begun.
 
     Raises:
-        RuntimeError: DeepSpeed was asked for and is not what trains.
+        PlacementError: it is not the engine or not the number of processes that the environment asks for. Training would go on,
+            with another batch or without the memory that was counted on, and nobody would notice.
     """
-    if placement().deepspeed is None:
-        return 0
+    where = placement()
+    processes = trainer.accelerator.num_processes
+    if processes != where.ranks:
+        raise PlacementError(
+            f"VIDBRIDGE_RANKS: {where.ranks} processes should train, {processes} do; start through the stage's own command, which"
+            " launches them"
+        )
+    engine = trainer.model_wrapped
+    if where.deepspeed is None:
+        return Engine(_full_name(engine), 0)
     from deepspeed import DeepSpeedEngine
 
-    engine = trainer.model_wrapped
     if not isinstance(engine, DeepSpeedEngine):
-        raise RuntimeError(
-            f"VIDBRIDGE_DEEPSPEED is set but {type(engine).__name__} trains, not a DeepSpeed engine; unset it or launch with DeepSpeed"
+        raise PlacementError(
+            f"VIDBRIDGE_DEEPSPEED: set, but {_full_name(engine)} trains, not a DeepSpeed engine; unset it, or start through the"
+            " stage's own command"
         )
-    return int(engine.zero_optimization_stage())
+    asked, stage = where.zero_stage, int(engine.zero_optimization_stage())
+    if stage != asked:
+        raise PlacementError(f"VIDBRIDGE_DEEPSPEED: {where.deepspeed} asks for ZeRO stage {asked}, the engine runs stage {stage}")
+    return Engine(_full_name(engine.optimizer), stage)
+
+
+def _full_name(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
 def share(name: str, total: int, most: int, ranks: int) -> tuple[int, int]:
@@ -147,3 +195,17 @@ def share(name: str, total: int, most: int, ranks: int) -> tuple[int, int]:
             f"{name}: {each} a process an optimiser step is no multiple of {held} a device; choose one of {', '.join(map(str, fit))}"
         )
     return held, each // held
+
+
+def check_saving() -> None:
+    """
+    Raises:
+        PlacementError: ZeRO-3 that is not told to gather what it has scattered: every saved model folder would be without weights.
+    """
+    config = placement().deepspeed
+    zero = json.loads(config.read_text(encoding="utf-8"))["zero_optimization"] if config is not None else {}
+    gathers = "stage3_gather_16bit_weights_on_model_save"
+    if zero.get("stage") == 3 and not zero.get(gathers):
+        raise PlacementError(
+            f"VIDBRIDGE_DEEPSPEED: {config}: zero_optimization.{gathers} is not set, so no model could be saved; set it to true"
+        )

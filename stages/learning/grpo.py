@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from trl import GRPOConfig
 
 from stages.learning import distributed
 from stages.learning.advantages import TaskScales
+from stages.learning.controls import CONTRAST, Controls, OnControls, Shares, changed_item
 from stages.learning.examples import Example, draw
 from stages.learning.factory import freeze, load_model, use_threads
+from stages.learning.lora import adapters
 from stages.learning.processor import EncodedPrompt, encode_prompts
 from stages.learning.resampling import Reserve
-from stages.learning.training import OnCheckpoint, OnMetrics, count_parameters, settings, train, weights_precision
+from stages.learning.rollout_engine import engine_settings, rollout_engine, vllm_request
+from stages.learning.showing import Keeper, Showing
+from stages.learning.training import OnCheckpoint, OnMetrics, count_parameters, settings, train, trained, weights_precision
 from stages.learning.video_grpo import Encode, OnMasked, VideoGRPOTrainer
 from stages.params import GrpoRow, TaskScaleParams
 
@@ -34,6 +39,14 @@ Gauges = Callable[[Sequence[str], Sequence[str], Sequence[float | None]], Mappin
 ENCODED_BYTES = 256 * 2**20
 
 
+@dataclass(frozen=True)
+class Objective:
+    """One part of what a reply's advantage is made of; the parts are added with their weights, or each is normalised first."""
+
+    weight: float
+    reward: Reward
+
+
 def train_grpo(
     model_folder: Path,
     examples: Sequence[Example],
@@ -41,6 +54,7 @@ def train_grpo(
     *,
     stage: str,
     reward: Reward,
+    objectives: Mapping[str, Objective],
     well_formed: WellFormed,
     seed: int,
     out: Path,
@@ -49,19 +63,26 @@ def train_grpo(
     on_checkpoint: OnCheckpoint,
     on_masked: OnMasked | None = None,
     gauges: Gauges | None = None,
+    shares: Shares | None = None,
+    on_controls: OnControls = lambda *_: {},
+    showing: Showing | None = None,
 ) -> dict[str, Any]:
     """Train the model in `model_folder` by GRPO on the examples' prompts (their replies are not used), and write the stage's out.
 
     An optimiser step sees `prompts_per_step` prompts x `rollouts` completions over all processes, all of them generated at once.
+    `reward` is what is reported of a reply, `objectives` what its advantage is made of; the row's contrast of shuffled frames is added to
+    them and needs `shares`, and so do its controls, of which `on_controls` is told.
     `on_masked` is told on every process, before a step is taken, how many of its rollouts have no reward; what it raises ends training.
+    `showing` says which rollouts are kept in the out for people to read, of the last step before each checkpoint.
     `scratch` may hold state of an earlier, interrupted call with the same arguments: training then goes on from there.
 
     Returns:
-        What was trained, for a summary line: steps, prompts, tasks, parameters, where it was resumed.
+        What was trained, for a summary line: steps, prompts, tasks, parameters and trained ones, where it was resumed.
 
     Raises:
         ValueError: sample ids that repeat, a task without examples, a batch that cannot be dealt to the processes, a save in the
-            middle of the updates on one generation.
+            middle of the updates on one generation; a contrast or controls without `shares`; a target of adapters that is not
+            in the model.
     """
     use_threads()
     by_id = {example.sample_id: example for example in examples}
@@ -79,6 +100,14 @@ def train_grpo(
             f"grpo resample_rounds: {row.prompts_per_step} prompts_per_step cannot be dealt whole to {place.ranks} processes, and only"
             " whole groups can be replaced; choose a multiple, or resample_rounds 0"
         )
+    if shares is None and (row.temporal_contrast is not None or row.controls_every):
+        raise ValueError("shares: the row asks for replies to other videos, so what they earn has to be given")
+    weights = {name: objective.weight for name, objective in objectives.items()}
+    keeper = Keeper(showing, scratch, row.save_steps, row.steps) if showing is not None else None
+    functions = reward_functions(by_id, objectives, reward, well_formed, gauges)
+    if row.temporal_contrast is not None:
+        weights[CONTRAST] = row.temporal_contrast.weight
+        functions.append(_filled_in_by_the_trainer)
     completions = row.prompts_per_step * row.rollouts
     per_device, rounds = distributed.share("grpo prompts_per_step x rollouts", completions, row.completions_per_device, place.ranks)
     generations = math.ceil(row.steps / row.iterations)
@@ -94,6 +123,8 @@ def train_grpo(
         loss_type=row.loss,
         # TRL's advantages are replaced where tasks have scales of their own.
         scale_rewards="none" if isinstance(row.scale_rewards, TaskScaleParams) else row.scale_rewards,
+        multi_objective_aggregation="normalize_then_sum" if row.aggregation == "normalise" else "sum_then_normalize",
+        reward_weights=list(weights.values()),
         importance_sampling_level=row.importance,
         beta=row.beta,
         epsilon=row.epsilon,
@@ -101,20 +132,37 @@ def train_grpo(
         num_iterations=row.iterations,
         # The order was drawn above.
         shuffle_dataset=False,
+        **engine_settings(rollout_engine()),
     )
     model, processor = load_model(model_folder, weights_precision(row))
     freeze(model, row.freeze)
+    parameters = count_parameters(model.parameters())
     trainer = VideoGRPOTrainer(
         encode=cached_encoder(processor, by_id, ENCODED_BYTES),
+        request=lambda key: vllm_request(processor, by_id[key].prompt, (by_id[key].load(),)),
         scales=TaskScales(row.scale_rewards.task_decay) if isinstance(row.scale_rewards, TaskScaleParams) else None,
         task_of=lambda sample_id: by_id[sample_id].task,
         on_masked=on_masked,
         reserve=_reserve(examples, row, generations, f"{seed}/{stage}/reserve") if row.resample_rounds else None,
+        controls=Controls(
+            item=changed_item(by_id, f"{seed}/{stage}/shuffled"),
+            shares=shares,
+            contrast=row.temporal_contrast,
+            every=row.controls_every,
+            on_controls=on_controls,
+            seed=f"{seed}/{stage}",
+            batch_size=per_device,
+        )
+        if shares is not None and (row.temporal_contrast is not None or row.controls_every)
+        else None,
+        keeper=keeper,
         model=model,
-        reward_funcs=reward_function(by_id, reward, well_formed, gauges),
+        reward_funcs=functions,
         args=args,
         train_dataset=datasets.Dataset.from_dict({"prompt": [examples[index].sample_id for index in order]}),
         processing_class=processor,
+        # Given to TRL, not put in here: of a model that has adapters already it would keep a copy of them as the reference.
+        peft_config=None if row.lora is None else adapters(model, row.lora),
     )
     tasks = Counter(examples[index].task for index in order)
     summary = {
@@ -123,9 +171,10 @@ def train_grpo(
         "distinct_prompts": len(set(order)),
         "completions": len(order) * row.rollouts,
         "tasks": dict(sorted(tasks.items())),
-        "parameters": count_parameters(model),
+        "parameters": parameters,
+        "trained_parameters": count_parameters(trained(trainer.model)),
     }
-    return train(
+    done = train(
         trainer,
         stage=stage,
         steps=row.steps,
@@ -135,6 +184,9 @@ def train_grpo(
         on_metrics=on_metrics,
         on_checkpoint=on_checkpoint,
     )
+    if keeper is not None and trainer.accelerator.is_main_process:
+        keeper.publish(out)
+    return done
 
 
 def _reserve(examples: Sequence[Example], row: GrpoRow, generations: int, seed: str) -> Reserve:
@@ -166,19 +218,26 @@ def cached_encoder(processor: ProcessorMixin, examples: Mapping[str, Example], m
     return encode
 
 
-def reward_function(
-    examples: Mapping[str, Example], reward: Reward, well_formed: WellFormed, gauges: Gauges | None = None
-) -> Callable[..., list[float | None]]:
-    """TRL's view of a reward: also reports the mean of each task, the share of well-formed replies, and the gauges."""
+def _filled_in_by_the_trainer(prompts: Sequence[str], **_: Any) -> list[float | None]:
+    """Holds the place of what the order of the frames is paid: that needs the replies to other videos."""
+    return [None] * len(prompts)
 
-    def rewarded(
-        prompts: Sequence[str], completions: Sequence[str], log_metric: Callable[[str, float], None], **_: Any
-    ) -> list[float | None]:
+
+_filled_in_by_the_trainer.__name__ = CONTRAST  # TRL reports a reward by its function's name
+
+
+def reward_functions(
+    examples: Mapping[str, Example],
+    objectives: Mapping[str, Objective],
+    reward: Reward,
+    well_formed: WellFormed,
+    gauges: Gauges | None = None,
+) -> list[Callable[..., list[float | None]]]:
+    """TRL's view of the objectives, in order; the first also reports the mean reward of each task, the share of well-formed replies, and
+    the gauges."""
+
+    def report(prompts: Sequence[str], completions: Sequence[str], log_metric: Callable[[str, float], None]) -> None:
         values = list(reward(prompts, completions))
-        if len(values) != len(completions):
-            raise ValueError(
-                f"reward: gave {len(values)} values for {len(completions)} replies; give one each, None where there is none"
-            )
         for key, value in zip(prompts, values, strict=True):
             if value is not None:
                 log_metric(f"reward/{examples[key].task}", value)
@@ -186,6 +245,21 @@ def reward_function(
             log_metric("format", float(fits))
         for name, value in (gauges(prompts, completions, values) if gauges is not None else {}).items():
             log_metric(f"gauge/{name}", value)
-        return values
 
-    return rewarded
+    def function(name: str, objective: Objective, reports: bool) -> Callable[..., list[float | None]]:
+        def rewarded(
+            prompts: Sequence[str], completions: Sequence[str], log_metric: Callable[[str, float], None], **_: Any
+        ) -> list[float | None]:
+            values = list(objective.reward(prompts, completions))
+            if len(values) != len(completions):
+                raise ValueError(
+                    f"{name}: gave {len(values)} values for {len(completions)} replies; give one each, None where there is none"
+                )
+            if reports:
+                report(prompts, completions, log_metric)
+            return values
+
+        rewarded.__name__ = name
+        return rewarded
+
+    return [function(name, objective, n == 0) for n, (name, objective) in enumerate(objectives.items())]

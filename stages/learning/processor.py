@@ -5,17 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
+from importlib.metadata import version
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from transformers import ProcessorMixin
+from transformers import AutoVideoProcessor, ProcessorMixin
+from transformers.image_utils import SizeDict
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, load_video
 
-from stages.domain.frames import Frames
+from stages.domain.frames import Fit, Frames
 from stages.learning.tokenizer import TURN_START
 
+#: Settings of a video processor that its resizing depends on.
+_RESIZING = {
+    "cap_pixels_per_frame",
+    "do_resize",
+    "max_video_tokens",
+    "merge_size",
+    "patch_size",
+    "resample",
+    "size",
+    "temporal_patch_size",
+}
 #: Label of a position that carries no loss.
 IGNORE = -100
 
@@ -48,12 +65,17 @@ def render(processor: ProcessorMixin, prompt: str, videos: int = 1) -> str:
 
     The user's text is data: control tokens in it are defused, or a caption could open a turn or ask for a video.
     """
-    for token in (*processor.tokenizer.all_special_tokens, TURN_START):
-        prompt = prompt.replace(token, token.replace("<|", "< |"))
-    content: list[Any] = [*({"type": "video"} for _ in range(videos)), {"type": "text", "text": prompt}]
+    content: list[Any] = [*({"type": "video"} for _ in range(videos)), {"type": "text", "text": _defused(processor, prompt)}]
     messages: list[Any] = [{"role": "user", "content": content}]
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert isinstance(text, str)
+    return text
+
+
+def _defused(processor: ProcessorMixin, text: str) -> str:
+    """The text with control tokens spelt so that they are none."""
+    for token in (*processor.tokenizer.all_special_tokens, TURN_START):
+        text = text.replace(token, token.replace("<|", "< |"))
     return text
 
 
@@ -65,7 +87,7 @@ def encode_prompts(processor: ProcessorMixin, prompts: Sequence[tuple[str, Seque
     flat = [frames for _, videos in prompts for frames in videos]
     fields, expansions = processor._process_videos(
         [torch.from_numpy(frames.pixels.copy()).permute(0, 3, 1, 2) for frames in flat],
-        video_metadata=[_metadata(frames) for frames in flat],
+        video_metadata=[VideoMetadata(**video_metadata(frames)) for frames in flat],
         do_sample_frames=False,
         input_data_format="channels_first",
         return_metadata=True,
@@ -87,17 +109,18 @@ def _prompt_ids(processor: ProcessorMixin, prompt: str, expansions: tuple[str, .
     return tuple(processor.tokenizer(texts[0], add_special_tokens=False)["input_ids"])
 
 
-def _metadata(frames: Frames) -> VideoMetadata:
+def video_metadata(frames: Frames) -> dict[str, Any]:
+    """What processors are told of a video beside its frames, as the fields of a `VideoMetadata`."""
     height, width = frames.pixels.shape[1:3]
-    return VideoMetadata(
-        total_num_frames=frames.total,
-        fps=float(frames.rate),
-        width=width,
-        height=height,
-        duration=float(frames.total / frames.rate),
+    return {
+        "total_num_frames": frames.total,
+        "fps": float(frames.rate),
+        "width": width,
+        "height": height,
+        "duration": float(frames.total / frames.rate),
         # A list of its own: the processor of Qwen3-VL pads it in place when the number of frames is odd.
-        frames_indices=list(frames.indices),
-    )
+        "frames_indices": list(frames.indices),
+    }
 
 
 def split_videos(fields: Mapping[str, Any], videos_of: Sequence[int]) -> list[VideoFields]:
@@ -150,9 +173,12 @@ def placeholder_ids(processor: Any) -> list[int]:
 
 @lru_cache(maxsize=8192)
 def reply_ids(processor: ProcessorMixin, reply: str) -> tuple[int, ...]:
-    """Token ids of a reply and of the end of the turn. Tokenised apart from the prompt, as generation produces it."""
+    """Token ids of a reply and of the end of the turn. Tokenised apart from the prompt, as generation produces it.
+
+    A reply that is taught comes from an annotation or a model, so it is data as a prompt is: control tokens in it are defused.
+    """
     tokenizer = processor.tokenizer
-    return (*tokenizer(reply, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id))
+    return (*tokenizer(_defused(processor, reply), add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id))
 
 
 def prompt_batch(
@@ -192,6 +218,42 @@ def training_batch(processor: ProcessorMixin, prompts: Sequence[EncodedPrompt], 
         "mm_token_type_ids": modality_of(ids, processor),
         **join_videos([prompt.videos for prompt in prompts], "cpu"),
     }
+
+
+@lru_cache(maxsize=8)
+def fit_of(model_folder: Path) -> Fit:
+    """What makes frames as small as the processor in this folder makes them, by the processor's own resizing.
+
+    Models that resize alike share a name, so a policy and what was trained from it do. The folder is not looked at a second time.
+    """
+    video: Any = AutoVideoProcessor.from_pretrained(model_folder.resolve())
+    settings = {name: value for name, value in video.to_dict().items() if name in _RESIZING}
+    versions = [version(name) for name in ("torch", "torchvision", "transformers")]
+    name = sha256(repr((type(video).__name__, sorted(settings.items()), versions)).encode()).hexdigest()
+    return Fit(name, lambda pixels: _fitted(video, pixels))
+
+
+def _fitted(video: Any, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    if not video.do_resize:
+        return pixels
+
+    def resized(frames: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = video.resize(
+            videos=frames,
+            size=SizeDict(**dict(video.size)),
+            resample=video.resample,
+            factor=video.patch_size * video.merge_size,
+            temporal_factor=video.temporal_patch_size,
+            cap_pixels_per_frame=video.cap_pixels_per_frame,
+        )
+        return made
+
+    writable = pixels if pixels.flags.writeable else pixels.copy()  # torch warns of others
+    fitted = resized(torch.from_numpy(writable).permute(0, 3, 1, 2)[None])
+    # Only what is smaller, and what the processor leaves as it is: it may not, where a frame is very long.
+    if fitted.shape[-2] * fitted.shape[-1] >= pixels.shape[1] * pixels.shape[2] or resized(fitted).shape != fitted.shape:
+        return pixels
+    return fitted[0].permute(0, 2, 3, 1).contiguous().numpy()
 
 
 class _DecodesWithDecord:

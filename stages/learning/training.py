@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from stages.domain.records import Checkpoint
 from stages.learning import checkpoints, distributed
+from stages.learning.lora import load_adapters, save_merged
 from stages.params import Precision, TrainingRow
 
 OnMetrics = Callable[[int, dict[str, float]], None]
@@ -22,7 +24,12 @@ OnCheckpoint = Callable[[Checkpoint, Path], None]
 
 
 def settings(row: TrainingRow, *, seed: int, scratch: Path, per_device: int, rounds: int) -> dict[str, Any]:
-    """Keyword arguments that an SFTConfig and a GRPOConfig have in common."""
+    """Keyword arguments that an SFTConfig and a GRPOConfig have in common.
+
+    Raises:
+        ValueError: the environment asks for what cannot train, or could not save what it trained.
+    """
+    distributed.check_saving()
     return {
         "output_dir": str(scratch / "state"),
         "max_steps": row.steps,
@@ -49,12 +56,24 @@ def settings(row: TrainingRow, *, seed: int, scratch: Path, per_device: int, rou
 
 
 class Resumes:
-    """Mixed into a trainer of TRL: what transformers 5.23 gets wrong, or writes that an out must not hold."""
+    """Mixed into a trainer of TRL: what transformers 5.23 gets wrong, leaves out, or writes that an out must not hold."""
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+        model = self.model  # type: ignore[attr-defined]
+        if isinstance(model, PeftModel):
+            # Adapters only, so far. A model folder beside them needs no second place where it could be made after a crash.
+            state = self.accelerator.get_state_dict(self.model_wrapped)  # type: ignore[attr-defined]  # on all processes
+            if self.args.should_save:  # type: ignore[attr-defined]
+                save_merged(model, state, Path(output_dir or self.args.output_dir))  # type: ignore[attr-defined]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # Qwen-VL models are saved under the names of the published weights. The stock method loads those into modules that are
         # named otherwise, warns of missing keys, and goes on *from the first weights* with the optimiser of the last.
         model = self.model if model is None else model  # type: ignore[attr-defined]
+        if isinstance(model, PeftModel):
+            load_adapters(model, Path(resume_from_checkpoint))
+            return
         saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
         model.load_state_dict(saved.state_dict(), strict=True)
 
@@ -63,8 +82,11 @@ class Resumes:
 
 
 def weights_precision(row: TrainingRow) -> Precision:
-    """Precision the weights are loaded in. DeepSpeed keeps float32 masters of bf16 weights; without it the weights are the masters."""
-    return row.precision if distributed.placement().deepspeed is not None else "fp32"
+    """Precision the weights are loaded in. DeepSpeed keeps float32 masters of bf16 weights; without it the weights are the masters.
+
+    Weights that only adapters change need none; the adapters themselves are float32 then.
+    """
+    return row.precision if distributed.placement().deepspeed is not None or row.lora is not None else "fp32"
 
 
 def train(
@@ -81,7 +103,10 @@ def train(
     """Train to `steps`, from the newest whole state in `scratch` if there is one, and lay the result into `out`.
 
     Returns:
-        The summary that was written, with `resumed_from` and `deepspeed_stage`, which are circumstance and are not written.
+        The summary that was written, with `resumed_from`, `engine` and `deepspeed_stage`, which are circumstance and not written.
+
+    Raises:
+        PlacementError: what trains is not what the environment asks for, or the state in `scratch` is of another engine.
     """
     states, saved = scratch / "state", scratch / "saved"
     first = trainer.accelerator.is_main_process
@@ -93,6 +118,8 @@ def train(
     trainer.accelerator.wait_for_everyone()
     resume = checkpoints.newest_whole(states)
     resumed_from = 0 if resume is None else int(resume.name.rpartition("-")[2])
+    if resume is not None and resumed_from < steps:
+        _same_engine(resume)
 
     watch = _Watch(trainer, stage=stage, scratch=scratch, on_metrics=on_metrics, on_checkpoint=on_checkpoint)
     trainer.add_callback(watch)
@@ -106,7 +133,19 @@ def train(
     if first:
         checkpoints.publish(saved, last, out, summary)
     trainer.accelerator.wait_for_everyone()
-    return {**summary, "resumed_from": resumed_from, "deepspeed_stage": watch.deepspeed_stage}
+    return {**summary, "resumed_from": resumed_from, "engine": watch.engine.name, "deepspeed_stage": watch.engine.stage}
+
+
+def _same_engine(state: Path) -> None:
+    """Refuse to go on from a state whose optimiser this run cannot read: transformers would take an empty one without a word."""
+    saved, where = checkpoints.deepspeed_ranks(state), distributed.placement()
+    now = 0 if where.deepspeed is None else where.ranks
+    if saved != now:
+        kinds = [f"DeepSpeed on {ranks} processes" if ranks else "no DeepSpeed" for ranks in (saved, now)]
+        raise distributed.PlacementError(
+            f"VIDBRIDGE_DEEPSPEED, VIDBRIDGE_RANKS: training was interrupted with {kinds[0]} and cannot go on with {kinds[1]};"
+            f" set them as they were, or begin again without {state.parent}"
+        )
 
 
 class _Watch(TrainerCallback):
@@ -118,17 +157,17 @@ class _Watch(TrainerCallback):
         self.scratch = scratch
         self.on_metrics = on_metrics
         self.on_checkpoint = on_checkpoint
-        self.deepspeed_stage = 0
+        self.engine = distributed.Engine("none", 0)  # until training begins; where nothing is left to train it never does
         self.bar: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        self.deepspeed_stage = distributed.deepspeed_stage(self.trainer)
+        self.engine = distributed.engine_of(self.trainer)
         if state.is_world_process_zero:
             self.bar = tqdm(
                 total=state.max_steps, initial=state.global_step, desc=self.stage, unit="step", file=sys.stderr, mininterval=1.0
             )
-            if self.deepspeed_stage:
-                self.on_metrics(state.global_step, {"deepspeed_stage": float(self.deepspeed_stage)})
+            if self.engine.stage:
+                self.on_metrics(state.global_step, {"deepspeed_stage": float(self.engine.stage)})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         if self.bar is not None:
@@ -155,6 +194,11 @@ class _Watch(TrainerCallback):
             self.bar.close()
 
 
-def count_parameters(model: torch.nn.Module) -> int:
-    """Parameters, each shared one counted once; right for parameters that ZeRO-3 keeps elsewhere as well."""
-    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
+def count_parameters(parameters: Iterable[torch.nn.Parameter]) -> int:
+    """How many numbers they hold; right for parameters that ZeRO-3 keeps elsewhere as well."""
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters)
+
+
+def trained(model: torch.nn.Module) -> Iterable[torch.nn.Parameter]:
+    """The parameters that training changes, each shared one once."""
+    return (parameter for parameter in model.parameters() if parameter.requires_grad)

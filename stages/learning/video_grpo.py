@@ -9,6 +9,7 @@ log-probabilities equal to those of a plain forward pass, and another that the s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,18 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from trl import GRPOConfig, GRPOTrainer
+from trl.models import unwrap_model_for_generation
 
+from stages.domain.records import Score
+from stages.domain.rollouts import Rollout
 from stages.learning.advantages import TaskScales
-from stages.learning.processor import EncodedPrompt, VideoFields, join_videos, modality_of, placeholder_ids
+from stages.learning.controls import CONTRAST, Controls, View, contrast_of
+from stages.learning.generate import rollouts
+from stages.learning.lora import without_adapters
+from stages.learning.processor import EncodedPrompt, VideoFields, join_videos, modality_of
 from stages.learning.resampling import Reserve, dead_groups, replace_groups
+from stages.learning.rollout_engine import VideoEngine, never_sampled
+from stages.learning.showing import Keeper
 from stages.learning.training import Resumes
 from stages.learning.vision import encode_equal_videos_once
 
@@ -27,6 +36,12 @@ from stages.learning.vision import encode_equal_videos_once
 SCALES_FILE = "reward_scales.json"
 #: And how many prompts of the reserve have been taken.
 RESERVE_FILE = "reserve.json"
+
+#: Advantages of normalised parts that are smaller than this are 0; they are of the order of 1.
+ROUNDING = 1e-5
+
+#: Of what is kept of a rollout: single precision holds no more.
+DIGITS = 6
 
 #: Encodes prompts by their keys, in order.
 Encode = Callable[[Sequence[str]], list[EncodedPrompt]]
@@ -41,7 +56,10 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
 
     Args:
         encode: see above.
+        request: what vLLM is asked for a key; needed where it generates.
         reserve: prompts that take the place of those whose rollouts are all paid alike; None: such groups stay.
+        controls: replies to other videos, for gauges and for the reward on the order of frames; None: none.
+        keeper: keeps rollouts for people to read; None: none are kept.
         scales: advantages on a moving scale of each task, in place of TRL's; with `task_of`, the task of a prompt's key.
     """
 
@@ -49,41 +67,68 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         self,
         *,
         encode: Encode,
+        request: Callable[[str], dict[str, Any]] | None = None,
         args: GRPOConfig,
         processing_class: Any,
         scales: TaskScales | None = None,
         task_of: Callable[[str], str] | None = None,
         on_masked: OnMasked | None = None,
         reserve: Reserve | None = None,
+        controls: Controls | None = None,
+        keeper: Keeper | None = None,
         **kwargs: Any,
     ) -> None:
         # TRL keeps the image token from being sampled; a sampled video token would lack features just as well.
-        args.generation_kwargs = {**(args.generation_kwargs or {}), "suppress_tokens": placeholder_ids(processing_class)}
-        self._encode = encode
+        args.generation_kwargs = {**(args.generation_kwargs or {}), **never_sampled(processing_class, vllm=args.use_vllm)}
+        self._encode, self._request = encode, request
         self._scales, self._task_of = scales, task_of
         self._reserve = reserve
+        self._controls = controls
+        self._controlled_step = -1
+        self._keeper = keeper
+        #: Of this process's rows, in a step whose rollouts are kept: what they are worth, and what each objective paid.
+        self._judged: list[tuple[Score, dict[str, float]]] = []
         self._gathered: tuple[list[str], torch.Tensor] | None = None
         self._on_masked = on_masked
         #: The rollouts of all processes without a reward, shape [rollouts of the step].
         self._masked = torch.zeros(0, dtype=torch.bool)
         self._row_videos: list[VideoFields] = []
         super().__init__(args=args, processing_class=processing_class, **kwargs)
+        if self.use_vllm:
+            self.vllm_generation.llm = VideoEngine(self.vllm_generation.llm)
         for model in (self.model, self.ref_model):
             if model is not None:
-                encode_equal_videos_once(model)
+                encode_equal_videos_once(without_adapters(model))
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         distinct = list(dict.fromkeys(prompts))
         encoded = dict(zip(distinct, self._encode(distinct), strict=True))
         rows = [encoded[prompt] for prompt in prompts]
         self._row_videos = [row.videos for row in rows]
+        if self.use_vllm:
+            assert self._request is not None
+            requests = {prompt: self._request(prompt) for prompt in distinct}
+            self.vllm_generation.llm.requests = [requests[prompt] for prompt in prompts]
         ids = [list(row.ids) for row in rows]
         kinds = [modality_of(torch.tensor(row), self.processing_class).tolist() for row in ids]
         return ids, None, {**join_videos(self._row_videos, "cpu"), "mm_token_type_ids": kinds}
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         batch = self._scored(inputs)
-        return self._resampled(batch) if self._reserve is not None and self.model.training else batch
+        if self._reserve is not None and self.model.training:
+            batch = self._resampled(batch)
+        rollouts: list[Rollout] | None = batch.pop("rollouts", None)
+        if rollouts is not None:
+            assert self._keeper is not None
+            everyones = gather_object(rollouts)
+            if self.accelerator.is_main_process:
+                self._keeper.keep(self._step_to_come, everyones)
+        return batch
+
+    @property
+    def _step_to_come(self) -> int:
+        """The last of the steps that learn from the rollouts which are drawn now."""
+        return int(min(self.state.global_step + self.num_iterations, self.state.max_steps))
 
     def _resampled(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch with groups that teach nothing replaced by live groups of the reserve's prompts, as far as its rounds go.
@@ -104,17 +149,29 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
             pairs = list(zip(dead, [group for group in range(count) if group not in useless], strict=False))
             batch = replace_groups(batch, fresh, pairs, rollouts, int(self.processing_class.tokenizer.pad_token_id))
             replaced += len(pairs)
-        self._metrics["train"]["resampled_groups"].append(float(self.accelerator.gather(torch.tensor([replaced])).sum().item()))
-        mask = batch["completion_mask"]
-        return {**batch, "num_items_in_batch": self.accelerator.gather(mask.sum()).sum()}
+        self._metrics["train"]["resampled_groups"].append(float(self._of_each_process(replaced).sum().item()))
+        return self._counted(batch)
+
+    def _counted(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with the tokens that its loss is divided by counted anew, over all processes."""
+        return {**batch, "num_items_in_batch": self.accelerator.gather(batch["completion_mask"].sum()).sum()}
 
     def _scored(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's batch of generated and scored rollouts, with their videos, on our advantages, without rollouts that have no reward."""
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self.multi_objective_aggregation == "normalize_then_sum":
+            output["advantages"] = without_rounding(output["advantages"])
         if self._scales is not None and self.model.training:
             output["advantages"] = self._scaled_advantages(len(inputs)).to(output["advantages"])
         if self._masked.any():
             output = self._without_masked(output)
+        if self._judged:
+            advantages = output["advantages"].tolist()
+            # A list, so that it goes along with the other rows when groups are replaced.
+            output["rollouts"] = [
+                Rollout(score=score, paid=paid, advantage=round(advantage, DIGITS))
+                for (score, paid), advantage in zip(self._judged, advantages, strict=True)
+            ]
         return {**output, "videos": self._row_videos}
 
     def _without_masked(self, output: dict[str, Any]) -> dict[str, Any]:
@@ -126,7 +183,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         first = self.accelerator.process_index * len(mask)
         mine = self._masked[first : first + len(mask)].to(mask.device)
         mask = mask * (~mine).unsqueeze(1).to(mask.dtype)
-        return {**output, "completion_mask": mask, "num_items_in_batch": self.accelerator.gather(mask.sum()).sum()}
+        return self._counted({**output, "completion_mask": mask})
 
     def _scaled_advantages(self, rows: int) -> torch.Tensor:
         """Advantages of this process's rows. Every process computes those of all, so that their scales stay the same."""
@@ -149,12 +206,15 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         if self._reserve is not None and self.accelerator.is_main_process:
             self._reserve.save(folder / RESERVE_FILE)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        # Beside the optimiser and not beside the weights: those DeepSpeed loads by itself, and no method of the trainer is asked.
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
         if self._scales is not None:
-            self._scales.load(Path(resume_from_checkpoint) / SCALES_FILE)
+            self._scales.load(Path(checkpoint) / SCALES_FILE)
         if self._reserve is not None:
-            self._reserve.load(Path(resume_from_checkpoint) / RESERVE_FILE)
+            self._reserve.load(Path(checkpoint) / RESERVE_FILE)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         # `dapo` divides by the tokens of the whole generation, so leaving out rows whose term is 0 changes no gradient.
@@ -165,7 +225,12 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         return loss
 
     def _most_of_any_process(self, rows: int) -> int:
-        return int(self.accelerator.gather(torch.tensor([rows], device=self.accelerator.device)).max().item())
+        return int(self._of_each_process(rows).max().item())
+
+    def _of_each_process(self, number: int) -> torch.Tensor:
+        """This number of every process, shape [processes]; on the accelerator, since NCCL gathers nothing that lies elsewhere."""
+        gathered: torch.Tensor = self.accelerator.gather(torch.tensor([number], device=self.accelerator.device))
+        return gathered
 
     def _get_per_token_logps_and_entropies(self, model: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if len(self._row_videos) != len(input_ids):
@@ -192,19 +257,98 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         rewards: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        scores: Sequence[Score] = []
+        if self._keeper is not None and self.model.training and self._keeper.due(self._step_to_come):
+            # Before anything else is scored: a judge need not be asked again about what it has just been asked.
+            scores = self._keeper.showing.scores(prompts, completions)
+        if self._controls is not None and self.model.training:
+            rewards = self._with_other_videos(self._controls, rewards, prompts, completions)
+        # A reward of None arrives as NaN. TRL leaves it out of its group's mean and spread and sets its advantage to 0; so is the
+        # advantage of a rollout that is the only one of its group with a reward. (The contrast is one column of several, and may be
+        # unknown where the reward is known.)
+        self._masked = torch.isnan(rewards).all(dim=1)
+        self._judged = [*zip(scores, self._paid(rewards, len(scores)), strict=True)]
         if self._scales is not None:
             summed = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
-            summed[torch.isnan(rewards).all(dim=1)] = torch.nan
+            summed[self._masked] = torch.nan
             self._gathered = (gather_object(list(prompts)), summed)
-        # A reward of None arrives as NaN. TRL leaves it out of its group's mean and spread and sets its advantage to 0; so is the
-        # advantage of a rollout that is the only one of its group with a reward.
-        self._masked = torch.isnan(rewards).all(dim=1)
         masked = int(self._masked.sum().item())
         mode = "train" if self.model.training else "eval"
         self._metrics[mode]["masked_rollouts"].append(float(masked))
         if self._on_masked is not None:
             self._on_masked(masked, len(rewards))
         return rewards
+
+    def _paid(self, rewards: torch.Tensor, rows: int) -> list[dict[str, float]]:
+        """What each objective paid this process's rows, of the rewards [rollouts of the step, objectives]."""
+        start = self.accelerator.process_index * rows
+        return [
+            {name: round(value, DIGITS) for name, value in zip(self.reward_func_names, row, strict=True) if not math.isnan(value)}
+            for row in rewards[start : start + rows].tolist()
+        ]
+
+    def _with_other_videos(self, controls: Controls, rewards: torch.Tensor, prompts: list[str], replies: list[str]) -> torch.Tensor:
+        """The rewards [rollouts of the step, functions] with what the order of the frames is paid, and the gauges of the controls."""
+        earned = gather_object([*zip(prompts, controls.shares(prompts, replies), strict=True)])
+        if controls.contrast is not None:
+            asked = list(dict.fromkeys(prompts))
+            drawn = self._earned_on("shuffled", asked, controls, controls.contrast.rollouts)
+            other = dict(gather_object([*zip(asked, drawn, strict=True)]))
+            paid = contrast_of(
+                [key for key, _ in earned], [share for _, share in earned], other, self.num_generations, controls.contrast
+            )
+            column = self.reward_func_names.index(CONTRAST)
+            values = [torch.nan if value is None else value for value in paid]
+            rewards[:, column] = torch.tensor(values, dtype=rewards.dtype, device=rewards.device)
+        if controls.due(self.state.global_step) and self._controlled_step != self.state.global_step:
+            # Once a step: dynamic sampling comes here for each round.
+            self._controlled_step = self.state.global_step
+            asked = list(dict.fromkeys(prompts))
+            views: tuple[View, ...] = ("blank", "shuffled")
+            found = {
+                view: _mean(gather_object([share for (share,) in self._earned_on(view, asked, controls, 1)])) for view in views
+            }
+            seen = _mean([share for _, share in earned])
+            if seen is not None and self.accelerator.is_main_process:
+                means = {"video": seen, **{f"{view}_video": found[view] for view in views}}
+                gauges = controls.on_controls(seen, found["blank"], found["shuffled"])
+                for name, value in [
+                    *((f"control/{n}", v) for n, v in means.items()),
+                    *((f"gauge/{n}", v) for n, v in gauges.items()),
+                ]:
+                    if value is not None:
+                        self._metrics["train"][name].append(value)
+        return rewards
+
+    def _earned_on(self, view: View, keys: list[str], controls: Controls, count: int) -> list[list[float | None]]:
+        """What `count` replies to each of these prompts earn when the video is changed; every process has to ask."""
+        seeds = [f"{controls.seed}/{view}/{self.state.global_step}/{key}" for key in keys]
+        with unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+        ) as model:
+            replies = rollouts(
+                model,
+                self.processing_class,
+                [controls.item(key, view) for key in keys],
+                seeds,
+                count=count,
+                max_new_tokens=self.max_completion_length,
+                temperature=self.temperature,
+                batch_size=max(1, controls.batch_size // count),
+            )
+        shares = controls.shares([key for key in keys for _ in range(count)], [reply for said in replies for reply in said])
+        return [list(shares[start : start + count]) for start in range(0, len(shares), count)]
+
+
+def without_rounding(advantages: torch.Tensor) -> torch.Tensor:
+    """Advantages of normalised parts, exactly 0 where all rollouts of a prompt are paid alike: what is left there is the mean over the
+    batch, which is 0 but for rounding."""
+    return torch.where(advantages.abs() < ROUNDING, 0.0, advantages)
+
+
+def _mean(shares: Sequence[float | None]) -> float | None:
+    known = [share for share in shares if share is not None]
+    return sum(known) / len(known) if known else None
 
 
 def with_advantage(inputs: dict[str, Any], most_of_any_process: Callable[[int], int]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ def encode_equal_videos_once(model: Any) -> None:
     """Let the vision tower see each distinct video of a batch once: the rollouts of a prompt all look at the same one.
 
     The features, and the gradients through them, are those of the stock method; only the repetition is gone. Where the tower is frozen,
-    the features of a video are kept, so that rollouts, log-probabilities and loss share one pass, and so do later steps.
+    the features of a video are kept, so that rollouts, log-probabilities and loss share one pass, and so do later steps. Under ZeRO-3 all
+    processes pass through the tower or none.
     """
     backbone = model.base_model
     stock = backbone.get_video_features
@@ -33,6 +34,8 @@ def encode_equal_videos_once(model: Any) -> None:
         if frozen:
             keys = {i: fingerprint(videos[i], video_grid_thw[i]) for i in distinct}
             missing = [i for i in distinct if keys[i] not in kept]
+            if _scattered(backbone.visual) and _any_process(bool(missing), pixel_values_videos.device):
+                missing = missing or distinct[:1]
         else:
             missing = distinct
         fresh: dict[int, Any] = {}
@@ -87,6 +90,18 @@ class _KeptFeatures:
         while self._held_bytes > self._most_bytes and len(self._features) > 1:
             self._held_bytes -= _bytes(self._features.popitem(last=False)[1])
         return copy(self._output)
+
+
+def _scattered(tower: torch.nn.Module) -> bool:
+    """Whether ZeRO-3 keeps the tower's weights in parts. A pass through it then gathers them, so every process has to make it or none."""
+    return any(hasattr(weight, "ds_id") for weight in tower.parameters())
+
+
+def _any_process(mine: bool, device: torch.device) -> bool:
+    """Whether this is so in any process; all of them have to ask."""
+    flag = torch.tensor([int(mine)], device=device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag.item())
 
 
 def _bytes(feature: Feature) -> int:

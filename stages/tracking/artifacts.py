@@ -6,6 +6,7 @@ Import this module only through MLflow (its entry point does): importing it firs
 from __future__ import annotations
 
 import posixpath
+from functools import cached_property
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -14,15 +15,30 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from stages.tracking.content import SCHEME, Source, open_content, parse_source
+from stages.tracking.servable import additions_for
 from stages.tracking.uri import TrackingError, project_root
 
 
 class DvcArtifactRepository(ArtifactRepository):
-    """Read-only; content comes from the cache of the project (``VIDBRIDGE_PROJECT`` or upward from here), else from its DVC remote."""
+    """Read-only; content comes from the cache of the project (``VIDBRIDGE_PROJECT`` or upward from here), else from its DVC remote.
+
+    A folder that is read as a model version (``models:/…``) has in addition what MLflow needs to serve it
+    (:mod:`stages.tracking.servable`); a ``dvc://`` URI by itself names content and nothing else.
+    """
 
     def __init__(self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
         super().__init__(artifact_uri, tracking_uri, registry_uri)
         self._source = _checked(artifact_uri)
+
+    @cached_property
+    def _added(self) -> dict[str, bytes]:
+        # MLflow names the registry where it has come from a version of it, and only there.
+        if self.registry_uri is None:
+            return {}
+        try:
+            return additions_for(self._source.uri, self.registry_uri)
+        except TrackingError as error:
+            raise MlflowException(str(error)) from error
 
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
         remedy = "change the stage, run dvc repro, then vidbridge register"
@@ -46,6 +62,8 @@ class DvcArtifactRepository(ArtifactRepository):
                     found[shown] = FileInfo(shown, bool(rest), None if rest else content.size(oid))
         except TrackingError as error:
             raise MlflowException(str(error)) from error
+        if not path:
+            found |= {name: FileInfo(name, False, len(text)) for name, text in self._added.items()}
         return [found[name] for name in sorted(found)]
 
     def download_artifacts(self, artifact_path: str | None, dst_path: str | None = None) -> str:
@@ -53,15 +71,25 @@ class DvcArtifactRepository(ArtifactRepository):
         target = Path(dst_path) if dst_path else Path(mkdtemp(prefix="vidbridge-"))
         if not target.is_dir():
             raise MlflowException(f"{target}: not an existing folder")
+        if artifact_path in self._added:
+            file = target / artifact_path
+            file.write_bytes(self._added[artifact_path])
+            return str(file.resolve())
         source = self._inside(artifact_path)
         try:
             with open_content(project_root()) as content:
                 content.place(source, target, strip=self._source.path)
         except TrackingError as error:
             raise MlflowException(str(error)) from error
+        if source == self._source:
+            for name, text in self._added.items():
+                (target / name).write_bytes(text)
         return str((target / (artifact_path or "")).resolve())
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
+        if remote_file_path in self._added:
+            Path(local_path).write_bytes(self._added[remote_file_path])
+            return
         source = self._inside(remote_file_path)
         try:
             with open_content(project_root()) as content:

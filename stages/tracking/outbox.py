@@ -24,8 +24,12 @@ BATCH_TAGS = 100
 #: What could not be sent, a file for each run; `register` sends it.
 UNSENT = STATE / "unsent"
 
-#: ``["metric", name, value, at_ms, step]``, ``["tag", name, value]`` or, last of all, ``["end", status, at_ms]``.
+#: ``["metric", name, value, at_ms, step]``, ``["tag", name, value]``, ``["end", status, at_ms]`` or ``["text", file, content]``.
 Entry = Sequence[Any]
+
+
+class ArtifactStoreError(RuntimeError):
+    """The place of a run's files, which may be another one than that of its metrics, does not take one."""
 
 
 class Outbox:
@@ -37,6 +41,8 @@ class Outbox:
     def __init__(self, client: MlflowClient, run_id: str, root: Path) -> None:
         self._client, self._run_id, self._root = client, run_id, root
         self._entries: list[Entry] = []
+        #: Files, which may go elsewhere and be refused there: no metric waits behind one.
+        self._texts: list[Entry] = []
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._wake = threading.Event()
@@ -54,23 +60,32 @@ class Outbox:
         self._add([("tag", name, value) for name, value in tags.items()])
         self._wake.set()
 
+    def text(self, file: str, content: str) -> None:
+        """A text file among the run's artefacts, sent behind all metrics and tags that wait."""
+        with self._lock:
+            self._texts.append(("text", file, content))
+        self._wake.set()
+
     def flush(self) -> bool:
         """Send what is there; True when nothing is left."""
+        with self._sending:
+            return all([self._sent(self._entries), self._sent(self._texts)])
+
+    def _sent(self, entries: list[Entry]) -> bool:
         from mlflow.exceptions import MlflowException
 
-        with self._sending:
-            while True:
-                with self._lock:
-                    batch = _batch(self._entries)
-                if not batch:
-                    return True
-                try:
-                    _send(self._client, self._run_id, batch)
-                except MlflowException as error:
-                    self._complain(error)
-                    return False
-                with self._lock:
-                    del self._entries[: len(batch)]
+        while True:
+            with self._lock:
+                batch = _batch(entries)
+            if not batch:
+                return True
+            try:
+                _send(self._client, self._run_id, batch)
+            except (MlflowException, ArtifactStoreError) as error:
+                self._complain(error)
+                return False
+            with self._lock:
+                del entries[: len(batch)]
 
     def close(self, status: str) -> None:
         """End the run with ``status`` once everything else has been sent."""
@@ -80,12 +95,13 @@ class Outbox:
         self._add([("end", status, _now_ms())])
         if self.flush():
             return
+        left = [*self._entries, *self._texts]
         path = self._root / UNSENT / f"{self._run_id}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(entry) + "\n" for entry in self._entries)
+            file.writelines(json.dumps(entry) + "\n" for entry in left)
         print(
-            f"tracking: {len(self._entries)} entries of run {self._run_id} could not be sent; they wait in {path},"
+            f"tracking: {len(left)} entries of run {self._run_id} could not be sent; they wait in {path},"
             " and `vidbridge register` sends them when the store answers",
             file=sys.stderr,
         )
@@ -110,7 +126,7 @@ class Outbox:
             self._complained = True
             where = shown(tracking_uri(self._root))
             print(
-                f"tracking: {where} does not take metrics now ({error}); the stage goes on, they are kept and tried again",
+                f"tracking: {where} does not take what this run reports ({error}); the stage goes on, they are kept and tried again",
                 file=sys.stderr,
             )
 
@@ -129,23 +145,36 @@ def send_unsent(client: MlflowClient, root: Path) -> int:
 
 
 def _batch(entries: Sequence[Entry]) -> Sequence[Entry]:
-    """As many entries from the front as one call takes; the end of a run is a call of its own."""
-    if not entries or entries[0][0] == "end":
+    """As many entries from the front as one call takes; the end of a run is a call of its own, and so is a file."""
+    alone = ("end", "text")
+    if not entries or entries[0][0] in alone:
         return entries[:1]
     tags = 0
     for index, entry in enumerate(entries):
         tags += entry[0] == "tag"
-        if entry[0] == "end" or index == BATCH_METRICS or tags > BATCH_TAGS:
+        if entry[0] in alone or index == BATCH_METRICS or tags > BATCH_TAGS:
             return entries[:index]
     return entries[:]
 
 
 def _send(client: MlflowClient, run_id: str, batch: Sequence[Entry]) -> None:
-    """One call; sending the same entries twice changes nothing."""
+    """One call; sending the same entries twice changes nothing.
+
+    Raises:
+        MlflowException: the store does not take it.
+        ArtifactStoreError: it is a file, and the store of files does not take it.
+    """
     from mlflow.entities import Metric, RunTag
 
     if batch[0][0] == "end":
         client.set_terminated(run_id, status=batch[0][1], end_time=batch[0][2])
+        return
+    if batch[0][0] == "text":
+        _, file, content = batch[0]
+        try:
+            client.log_text(run_id, content, file)
+        except Exception as error:  # what is raised is up to the store: a folder, a server, S3, …
+            raise ArtifactStoreError(f"artifact {file}: {type(error).__name__}: {error}") from error
         return
     client.log_batch(
         run_id,

@@ -20,9 +20,10 @@ from stages.tracking.content import ContentStore, Source, open_content
 from stages.tracking.git import head, is_repository
 from stages.tracking.live import Pipeline, read_pipeline
 from stages.tracking.lock import LOCK_FILE, StageRecord
-from stages.tracking.outbox import send_unsent
+from stages.tracking.outbox import ArtifactStoreError, send_unsent
 from stages.tracking.runs import TAG
 from stages.tracking.scores import parse_baselines, parse_scores
+from stages.tracking.servable import USAGE, usage_of
 from stages.tracking.store import experiment_id, locked, open_client
 from stages.tracking.uri import STATE, TrackingError
 from stages.tracking.versions import CANDIDATE, Version, all_versions
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 SCORES_FILE = "scores.json"
 #: These follow what is known now; every other tag is written once.
-MUTABLE = ("scores", "baselines", "lock_commit")
+MUTABLE = ("scores", "baselines", "lock_commit", USAGE)
 REGISTER_WAIT_S = 600
 
 
@@ -113,7 +114,7 @@ def _reconcile(root: Path, params: Params, client: MlflowClient, content: Conten
         if rows:
             _keep_files(client, root, params)
         unsent = send_unsent(client, root)
-    except MlflowException as error:
+    except (MlflowException, ArtifactStoreError) as error:
         raise TrackingError(
             f"{model}: registration stopped: {error}; what was registered stays, run vidbridge register again"
         ) from error
@@ -199,6 +200,7 @@ def _shared_tags(params: Params, pipeline: Pipeline, row: str, record: StageReco
         "params": json.dumps(dict(record.params), sort_keys=True),
         "parents": json.dumps(parents, sort_keys=True),
         "data": json.dumps(pipeline.data(record), sort_keys=True),
+        USAGE: usage_of(params, row).model_dump_json(),
     }
 
 

@@ -3,6 +3,7 @@
 with stage_run("grpo@bridge", params) as run:
     run.log(step, {"reward": 0.4})
     run.checkpoint(checkpoint, folder)
+    run.page("rollouts/step-00000025.html", html)
     run.summary({"final/reward": 0.7})
 """
 
@@ -78,6 +79,11 @@ class StageRun:
         self.log(checkpoint.step, {f"checkpoint/{name}": value for name, value in checkpoint.metrics.items()})
         row = {"step": checkpoint.step, "path": checkpoint.path, "final": checkpoint.final, "location": str(folder.resolve())}
         self.tag({f"checkpoint.{checkpoint.step:08d}": json.dumps(row)})
+
+    def page(self, file: str, html: str) -> None:
+        """A page among the run's artefacts, such as ``rollouts/step-00000025.html``."""
+        if self._outbox:
+            self._outbox.text(file, html)
 
     def flush(self) -> bool:
         """Wait until everything is sent; False when the store does not take it."""

@@ -5,25 +5,37 @@ Loading a masked or interleaved sample costs what plain sampling costs: each cli
 
 from __future__ import annotations
 
+import hashlib
+import json
+import platform
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from stages.domain.frames import Frames
+from stages.domain.frames import Fit, Frames
 from stages.domain.records import Clip, Sample, Timeline
-from stages.domain.timeline import conformed_frame, resolve, sample_indices
+from stages.domain.timeline import Source, conformed_frame, resolve, sample_indices
 from stages.video.errors import VideoError
 from stages.video.probe import probe
 from stages.video.reader import ReadStats, read_frames
+from stages.video.store import FrameStore
 
 Pixels = npt.NDArray[np.uint8]
 
 #: A clip that decodes to at most this many bytes is kept whole: every sample of it is then served from memory.
 WHOLE_CLIP_BYTES = 2_000_000
+
+#: What turns a clip into pixels, beside the libraries. Frames on disk that other code has made are not used.
+_CODE = ("edits.py", "probe.py", "reader.py")
+_LIBRARIES = ("av", "decord", "numpy", "pillow")
+#: What of a clip's row decides how its file is read.
+_FACTS = {"frames", "width", "height", "hazards", "variable_rate"}
 
 
 class FrameLoader:
@@ -34,10 +46,23 @@ class FrameLoader:
         source: the folder that the clips' paths are relative to.
         cache_bytes: bound on the pixels kept; 0 keeps none.
         manifest: the manifest's folder, where clips lie that ingest has encoded anew.
+        store: where frames are kept on disk; None: nowhere.
+        fit: gives what makes frames smaller before they are kept there; asked for when the first are.
     """
 
-    def __init__(self, clips: Mapping[str, Clip], source: Path, cache_bytes: int, manifest: Path | None = None) -> None:
+    def __init__(
+        self,
+        clips: Mapping[str, Clip],
+        source: Path,
+        cache_bytes: int,
+        manifest: Path | None = None,
+        store: FrameStore | None = None,
+        fit: Callable[[], Fit] | None = None,
+    ) -> None:
         self.stats = ReadStats()
+        self._store = store
+        self._fit = fit
+        self._contents: dict[str, str] = {}
         self._clips = clips
         self._source = source
         self._manifest = manifest or source
@@ -51,7 +76,7 @@ class FrameLoader:
         return self._held_bytes
 
     def load(self, sample: Sample) -> Frames:
-        """The sampled frames of a sample's timeline, dark ones black, all of the first segment's size.
+        """The sampled frames of a sample's timeline, dark ones black, all of the first segment's size or what ``fit`` makes of it.
 
         Raises:
             KeyError: the timeline names a clip that the manifest lacks.
@@ -67,24 +92,29 @@ class FrameLoader:
         key = ("sample", sample.sample_id)
         pixels = self._recall(key)
         if pixels is None:
-            pixels = self._show(timeline, indices)
-            if any(not self._is_small(name) for name in timeline.clip_ids):
+            pixels, on_disk = self._fetch(timeline, indices)
+            # The system keeps what was read from the disk in memory, once for all processes.
+            if not on_disk and any(not self._is_small(name) for name in timeline.clip_ids):
                 self._keep(key, pixels)
         return Frames(pixels=pixels, indices=indices, total=timeline.frames, rate=timeline.rate)
 
+    def counts(self) -> dict[str, float]:
+        """How many frames were decoded, and how often the disk had a sample's, for a stage's metrics."""
+        counts = {"frames_served_by_decord": self.stats.decord, "frames_served_by_pyav": self.stats.pyav}
+        if self._store is not None:
+            counts |= {"frame_store_hits": self._store.stats.hits, "frame_store_misses": self._store.stats.misses}
+        return {name: float(count) for name, count in counts.items()}
+
     def frames(self, timeline: Timeline, indices: Sequence[int]) -> Pixels:
-        """These frames of a timeline, read now and not kept, uint8 RGB [len(indices), height, width, 3]; for an export of all of them.
+        """Any frames of a timeline, dark ones black, uint8 RGB [len(indices), height, width, 3], all of the first segment's size.
+
+        Whole small clips are kept in memory, these frames are not: an export asks for all of them, once.
 
         Raises:
+            IndexError: a number outside the timeline.
+            KeyError: the timeline names a clip that the manifest lacks.
             VideoError: a clip cannot be read.
         """
-        return self._show(timeline, indices)
-
-    def path(self, clip: Clip) -> Path:
-        """Where the file lies that this clip is read from."""
-        return (self._manifest if clip.normalised else self._source) / clip.path
-
-    def _show(self, timeline: Timeline, indices: Sequence[int]) -> Pixels:
         sources = resolve(timeline, indices)
         first = self._clips[timeline.segments[0].clip_id]
         shown = np.zeros((len(sources), first.height, first.width, 3), np.uint8)
@@ -92,12 +122,51 @@ class FrameLoader:
             places = [place for place, source in enumerate(sources) if source.clip_id == clip_id and not source.dark]
             if not places:
                 continue
-            clip = self._clips[clip_id]
-            read = self._read(
-                clip_id, [conformed_frame(sources[place].frame, clip.frames, clip.rate, timeline.rate) for place in places]
-            )
+            read = self._read(clip_id, [self._stored(sources[place], timeline) for place in places])
             shown[places] = conform(read, first.width, first.height)
         return shown
+
+    def path(self, clip: Clip) -> Path:
+        """Where the file lies that this clip is read from."""
+        return (self._manifest if clip.normalised else self._source) / clip.path
+
+    def _fetch(self, timeline: Timeline, indices: Sequence[int]) -> tuple[Pixels, bool]:
+        """The frames, and whether the disk has them. Small clips are decoded sooner than a file of their frames is opened."""
+        if (
+            self._store is None
+            or self._fit is None
+            or all(_decoded_bytes(self._clips[c]) <= WHOLE_CLIP_BYTES for c in timeline.clip_ids)
+        ):
+            return self.frames(timeline, indices), False
+        fit = self._fit()
+        return self._store.fetch(self._key(timeline, indices, fit), lambda: fit.apply(self.frames(timeline, indices)))
+
+    def _key(self, timeline: Timeline, indices: Sequence[int], fit: Fit) -> str:
+        """Hash of all that the frames depend on. Timelines that show the same frames share an entry."""
+        clips = timeline.clip_ids
+        facts = [[self._content(c), *self._clips[c].model_dump(mode="json", include=_FACTS).values()] for c in clips]
+        shown = [
+            None if source.dark else (clips.index(source.clip_id), self._stored(source, timeline))
+            for source in resolve(timeline, indices)
+        ]
+        return hashlib.sha256(json.dumps([_code_version(), fit.name, facts, shown]).encode()).hexdigest()
+
+    def _content(self, clip_id: str) -> str:
+        """SHA-256 of the file that is read: ingest took that of the source's own."""
+        clip = self._clips[clip_id]
+        if not clip.normalised:
+            return clip.sha256
+        if clip_id not in self._contents:
+            if not self.path(clip).is_file():
+                raise VideoError("missing-file", f"{clip.path}: no such file; run ingest again")
+            with self.path(clip).open("rb") as file:
+                self._contents[clip_id] = hashlib.file_digest(file, "sha256").hexdigest()
+        return self._contents[clip_id]
+
+    def _stored(self, source: Source, timeline: Timeline) -> int:
+        """The number in its clip of the frame that is shown."""
+        clip = self._clips[source.clip_id]
+        return conformed_frame(source.frame, clip.frames, clip.rate, timeline.rate)
 
     def _read(self, clip_id: str, numbers: list[int]) -> Pixels:
         clip = self._clips[clip_id]
@@ -122,8 +191,7 @@ class FrameLoader:
         return read_frames(path, [slots[number] for number in numbers], known=facts, stats=self.stats)[0]
 
     def _is_small(self, clip_id: str) -> bool:
-        clip = self._clips[clip_id]
-        return clip.frames * clip.height * clip.width * 3 <= min(WHOLE_CLIP_BYTES, self._cache_bytes)
+        return _decoded_bytes(self._clips[clip_id]) <= min(WHOLE_CLIP_BYTES, self._cache_bytes)
 
     def _recall(self, key: tuple[str, str]) -> Pixels | None:
         if key in self._cached:
@@ -139,6 +207,17 @@ class FrameLoader:
         while self._held_bytes > self._cache_bytes:
             _, dropped = self._cached.popitem(last=False)
             self._held_bytes -= dropped.nbytes
+
+
+def _decoded_bytes(clip: Clip) -> int:
+    return clip.frames * clip.height * clip.width * 3
+
+
+@cache
+def _code_version() -> str:
+    installed = [f"{dist.name} {dist.version}" for name in _LIBRARIES for dist in distributions(name=name)]
+    code = b"\0".join((Path(__file__).parent / name).read_bytes() for name in _CODE)
+    return hashlib.sha256(code + json.dumps([platform.machine(), *installed]).encode()).hexdigest()
 
 
 def conform(pixels: Pixels, width: int, height: int) -> Pixels:

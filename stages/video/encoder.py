@@ -113,8 +113,7 @@ def encode(
     if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or not len(array):
         raise ValueError(f"frames: shape {array.shape}, {array.dtype}; need uint8 [T, H, W, 3] with T >= 1")
     _, height, width, _ = array.shape
-    if height % 2 or width % 2:
-        raise ValueError(f"frames: {width}x{height}; H.264 in yuv420p needs an even width and height, so crop or pad by one pixel")
+    _check_even(width, height)
     command = encode_command(width, height, rate, path, crf)
     try:
         done = _run(command, timeout_s, stdin=np.ascontiguousarray(array).tobytes())
@@ -122,11 +121,8 @@ def encode(
         _remove_partial(path)
         raise VideoError("encode-failed", f"{path.name}: ffmpeg did not end within {timeout_s:g} s") from error
     if done.returncode:
-        said = _said(done)
         _remove_partial(path)
-        if "No space left on device" in said:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        raise VideoError("encode-failed", f"{path.name}: {said}")
+        raise _encode_failure(path, done.stderr)
     return command
 
 
@@ -138,17 +134,14 @@ def encode_stream(frames: Iterable[npt.NDArray[np.uint8]], width: int, height: i
     Raises:
         ValueError, VideoError, OSError, FfmpegMissing: as :func:`encode`.
     """
-    if width % 2 or height % 2:
-        raise ValueError(f"frames: {width}x{height}; H.264 in yuv420p needs an even width and height, so crop or pad by one pixel")
+    _check_even(width, height)
     unfinished = path.with_suffix(".unfinished")
     command = encode_command(width, height, rate, unfinished, crf)
     with tempfile.TemporaryFile() as said:
         try:
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said)
         except FileNotFoundError as error:
-            raise FfmpegMissing(
-                f"ffmpeg: {command[0]!r} does not exist; set VIDBRIDGE_FFMPEG, or reinstall imageio-ffmpeg"
-            ) from error
+            raise _missing(command) from error
         try:
             assert process.stdin is not None
             # A broken pipe is ffmpeg's end, and what it said tells why.
@@ -162,12 +155,9 @@ def encode_stream(frames: Iterable[npt.NDArray[np.uint8]], width: int, height: i
             _remove_partial(unfinished)
             raise
         if status:
-            said.seek(0)
-            message = _last_lines(said.read())
             _remove_partial(unfinished)
-            if "No space left on device" in message:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            raise VideoError("encode-failed", f"{path.name}: {message}")
+            said.seek(0)
+            raise _encode_failure(path, said.read())
     unfinished.replace(path)
 
 
@@ -224,7 +214,7 @@ def normalise(path: Path, out: Path, timing: int | Fraction, crf: int, timeout_s
         raise VideoError("timeout", f"{path.name}: encoding it anew did not end within {timeout_s:g} s") from error
     if done.returncode:
         _remove_partial(unfinished)
-        raise VideoError("normalise-failed", f"{path.name}: {_said(done)}")
+        raise VideoError("normalise-failed", f"{path.name}: {_last_lines(done.stderr)}")
     unfinished.replace(out)
 
 
@@ -252,8 +242,13 @@ def validate(path: Path, timeout_s: float = TIMEOUT_S) -> int:
         raise VideoError("timeout", f"{path.name}: decoding did not end within {timeout_s:g} s") from error
     counts = [line.partition(b"=")[2] for line in done.stdout.splitlines() if line.startswith(b"frame=")]
     if done.returncode or not counts:
-        raise VideoError("damaged", f"{path.name}: {_said(done) or 'no frame could be decoded'}")
+        raise VideoError("damaged", f"{path.name}: {_last_lines(done.stderr) or 'no frame could be decoded'}")
     return int(counts[-1])
+
+
+def _check_even(width: int, height: int) -> None:
+    if width % 2 or height % 2:
+        raise ValueError(f"frames: {width}x{height}; H.264 in yuv420p needs an even width and height, so crop or pad by one pixel")
 
 
 def _run(command: list[str], timeout_s: float, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
@@ -262,11 +257,19 @@ def _run(command: list[str], timeout_s: float, stdin: bytes | None = None) -> su
             return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False)
         return subprocess.run(command, input=stdin, capture_output=True, timeout=timeout_s, check=False)
     except FileNotFoundError as error:
-        raise FfmpegMissing(f"ffmpeg: {command[0]!r} does not exist; set VIDBRIDGE_FFMPEG, or reinstall imageio-ffmpeg") from error
+        raise _missing(command) from error
 
 
-def _said(done: subprocess.CompletedProcess[bytes]) -> str:
-    return _last_lines(done.stderr)
+def _missing(command: list[str]) -> FfmpegMissing:
+    return FfmpegMissing(f"ffmpeg: {command[0]!r} does not exist; set VIDBRIDGE_FFMPEG, or reinstall imageio-ffmpeg")
+
+
+def _encode_failure(path: Path, stderr: bytes) -> OSError | VideoError:
+    """What to raise when ffmpeg could not write ``path``: a full disk is no fault of the frames."""
+    said = _last_lines(stderr)
+    if "No space left on device" in said:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    return VideoError("encode-failed", f"{path.name}: {said}")
 
 
 def _last_lines(said: bytes) -> str:

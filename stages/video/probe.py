@@ -63,7 +63,6 @@ class Probe:
     frames: int
     duration_s: Fraction
     rotation: int
-
     start: int | None
     slots: tuple[int, ...] | None
     hazards: tuple[str, ...]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from fractions import Fraction
 
 from stages.domain.records import Clip, Event, Question, Span, Subject
-from stages.domain.rewards import RewardRules
+from stages.domain.rewards import Judge, Referee, RewardRules
 from stages.domain.synthesis import TaskSettings
+from stages.judging.embedder import LexicalEmbedder
 
 SETTINGS = TaskSettings.model_validate(
     {
@@ -64,6 +65,10 @@ def clip(
     return Clip.model_validate({**values, **changes})
 
 
+def referee(judge: Judge) -> Referee:
+    return Referee(judge, LexicalEmbedder())
+
+
 def rules(**changes: object) -> RewardRules:
     values: dict[str, object] = {
         "scoring": "hardened",
@@ -75,6 +80,8 @@ def rules(**changes: object) -> RewardRules:
         "temporal_phrases": ("then", "first", "finally", "followed by"),
         "hedging_phrases": ("possibly", "might", "may"),
         "coverage_steps": (0.5, 1.0),
+        "caption_scorer": "coverage",
         "match_threshold": 0.5,
+        "embedder": {"kind": "lexical"},
     }
     return RewardRules.model_validate({**values, **changes})

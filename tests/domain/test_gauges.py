@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from builders import SETTINGS, clip, rules
 
-from stages.domain.gauges import GAUGES, alarms, measure
+from stages.domain.gauges import GAUGES, alarms, judge_gap, measure, on_other_videos
 from stages.domain.records import Sample, TaskName
 from stages.domain.replies import render_reply
 from stages.domain.synthesis import synthesise
@@ -73,3 +73,16 @@ def test_groups_that_teach_nothing_and_replies_that_were_not_scored() -> None:
 def test_malformed_replies_have_no_gauges_of_their_parts() -> None:
     gauges = measure([_sample("caption")] * 4, ["no tags"] * 4, [0.0] * 4, rules())
     assert gauges.keys() == {"length_reward_correlation", "zero_variance_groups"}
+
+
+def test_what_other_videos_earn_is_a_share_of_what_theirs_earn() -> None:
+    assert on_other_videos(0.8, 0.2, 0.8) == {"blank_video": 0.25, "shuffled_video": 1.0}
+    assert on_other_videos(0.8, None, 0.4) == {"shuffled_video": 0.5}
+    assert on_other_videos(0.0, 0.0, 0.0) == {}
+    assert list(alarms(on_other_videos(0.5, 0.4, 0.5))) == ["blank_video", "shuffled_video"]
+
+
+def test_the_gap_counts_replies_that_both_judges_could_judge() -> None:
+    assert judge_gap([1.0, 1.0, None, 0.5], [0.5, 1.0, 0.0, None]) == {"judge_gap": 0.25}
+    assert judge_gap([None], [1.0]) == {}
+    assert list(alarms({"judge_gap": 0.2})) == ["judge_gap"]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from builders import SETTINGS, clip, rules
+from builders import SETTINGS, clip, referee, rules
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.domain.metrics import constant_reply
-from stages.domain.records import TASK_NAMES, Sample, Verdict
+from stages.domain.records import TASK_NAMES, Sample, Score, Verdict
 from stages.domain.replies import choice_letter, parse_analysis, parse_reply, render_analysis, render_reply
 from stages.domain.rewards import keyword_bonus
-from stages.domain.scoring import reward, score_reply
+from stages.domain.scoring import objective_weights, objectives, reward, score_reply
 from stages.domain.synthesis import synthesise
 from stages.judging.rule import RuleJudge
+from stages.rows import read_rows, write_rows
 
 JUDGE = RuleJudge(full_share=0.8, partial_share=0.4)
+REFEREE = referee(JUDGE)
 CLIPS = [clip(0), clip(1, "blue", "circle", ("falls", "shrinks"))]
 SAMPLES: dict[str, Sample] = {
     task: next(s for _, samples, _ in synthesise(CLIPS, task, SETTINGS, 8, 7) for s in samples) for task in TASK_NAMES
@@ -27,9 +31,15 @@ def truth(sample: Sample) -> str:
     return render_reply(sample.trace.thinking, sample.trace.answer)
 
 
+def test_a_reply_that_was_not_judged_is_read_back_as_such(tmp_path: Path) -> None:
+    scores = [Score(sample_id="x", task="caption", reply="y", format_ok=True, value=value) for value in (None, 0.0)]
+    write_rows(tmp_path / "predictions.jsonl", scores)
+    assert read_rows(tmp_path / "predictions.jsonl", Score) == scores
+
+
 @pytest.mark.parametrize("task", TASK_NAMES)
 def test_the_truth_scores_the_maximum(task: str) -> None:
-    score = score_reply(SAMPLES[task], truth(SAMPLES[task]), JUDGE, rules())
+    score = score_reply(SAMPLES[task], truth(SAMPLES[task]), REFEREE, rules())
     assert score.format_ok
     assert score.value == 1.0
 
@@ -39,7 +49,7 @@ def test_the_careless_teacher_scores_less_than_the_truth(task: str) -> None:
     trace = SAMPLES[task].trace
     assert trace is not None
     assert trace.careless_answer is not None
-    score = score_reply(SAMPLES[task], render_reply(trace.thinking, trace.careless_answer), JUDGE, rules())
+    score = score_reply(SAMPLES[task], render_reply(trace.thinking, trace.careless_answer), REFEREE, rules())
     assert score.value is not None
     assert score.value < 1.0
 
@@ -58,16 +68,16 @@ def test_any_reply_stays_in_range_and_scores_the_same_twice(task: str, thinking:
     if task == "structured_caption" and len(thinking) % 2:
         thinking = render_analysis(sample.subjects)
     reply = render_reply(thinking, answer)
-    score = score_reply(sample, reply, JUDGE, rules())
+    score = score_reply(sample, reply, REFEREE, rules())
     assert score.value is not None
     assert 0.0 <= score.value <= 1.0
-    assert score_reply(sample, reply, JUDGE, rules()) == score
+    assert score_reply(sample, reply, REFEREE, rules()) == score
 
 
 @given(TEXTS)
 def test_bare_text_without_the_format_scores_nothing(text: str) -> None:
     if parse_reply(text) is None:
-        assert score_reply(SAMPLES["caption"], text, JUDGE, rules()).value == 0.0
+        assert score_reply(SAMPLES["caption"], text, REFEREE, rules()).value == 0.0
 
 
 @pytest.mark.parametrize(
@@ -158,7 +168,7 @@ def test_paper_scoring_can_be_exploited_and_hardened_cannot() -> None:
     paper, hardened = rules(scoring="paper"), rules()
 
     def native(text: str, which: object) -> float:
-        return score_reply(sample, render_reply("x", text), JUDGE, which).parts["native"]  # type: ignore[arg-type]
+        return score_reply(sample, render_reply("x", text), REFEREE, which).parts["native"]  # type: ignore[arg-type]
 
     assert native(plain, paper) == pytest.approx(1.5)
     assert native(stuffed, paper) == pytest.approx(1.9)
@@ -168,19 +178,19 @@ def test_paper_scoring_can_be_exploited_and_hardened_cannot() -> None:
 
 
 def test_a_caption_without_events_has_precision_zero() -> None:
-    assert score_reply(SAMPLES["caption"], render_reply("x", "the red bar"), JUDGE, rules()).parts["precision"] == 0.0
+    assert score_reply(SAMPLES["caption"], render_reply("x", "the red bar"), REFEREE, rules()).parts["precision"] == 0.0
 
 
 def test_structured_thinking_must_be_json_of_that_shape() -> None:
     sample = SAMPLES["structured_caption"]
     for thinking in ("not json", "[]", '{"subjects": [{"name": "bar", "colour": "red"}]}', '{"subjects": 3}'):
-        score = score_reply(sample, render_reply(thinking, sample.reference), JUDGE, rules())
+        score = score_reply(sample, render_reply(thinking, sample.reference), REFEREE, rules())
         assert (score.format_ok, score.value) == (False, 0.0)
     half = render_reply('{"subjects":[{"name":"bar","attributes":["red"],"actions":["rises"]}]}', sample.reference)
-    parts = score_reply(sample, half, JUDGE, rules()).parts
+    parts = score_reply(sample, half, REFEREE, rules()).parts
     assert parts["attribute_f1"] == 1.0
     assert parts["action_f1"] == pytest.approx(2 / 3)
-    assert parts["coverage"] == 1.0
+    assert parts["caption"] == 1.0
 
 
 def test_analysis_round_trip() -> None:
@@ -195,14 +205,14 @@ def test_a_judge_that_is_unavailable_never_scores_zero() -> None:
         def covers(self, sample: Sample, answer: str) -> Verdict:
             return Verdict(outcome="unavailable", reason="timed out", judge="remote")
 
-    score = score_reply(SAMPLES["dark_event_infer"], truth(SAMPLES["dark_event_infer"]), Down(0.8, 0.4), rules())
+    score = score_reply(SAMPLES["dark_event_infer"], truth(SAMPLES["dark_event_infer"]), referee(Down(0.8, 0.4)), rules())
     assert (score.format_ok, score.value) == (True, None)
     assert "timed out" in score.reason
     assert reward(score, rules()) is None
 
 
 def test_native_rewards_keep_the_scale_of_the_task() -> None:
-    score = score_reply(SAMPLES["dark_event_infer"], truth(SAMPLES["dark_event_infer"]), JUDGE, rules())
+    score = score_reply(SAMPLES["dark_event_infer"], truth(SAMPLES["dark_event_infer"]), REFEREE, rules())
     assert reward(score, rules(scale="native")) == 2.0
     assert reward(score, rules()) == 1.0
 
@@ -216,3 +226,59 @@ def test_the_constant_reply_is_the_best_on_what_could_be_judged() -> None:
     once = iter([1.0, None, None, None])
     best = constant_reply(train, lambda s: s.reference, lambda _, r: [next(once, 0.0) if x == "C" else 0.5 for x in r], 7)
     assert best == "C", "a reply that no judge could score counts neither way"
+
+
+def test_completeness_and_naturalness_replace_coverage() -> None:
+    sample, which = SAMPLES["structured_caption"], rules(caption_scorer="completeness_naturalness")
+
+    def parts(caption: str) -> dict[str, float]:
+        return score_reply(sample, render_reply(render_analysis(sample.subjects), caption), REFEREE, which).parts
+
+    assert parts(sample.reference)["native"] == 2.0
+    assert (parts("the red bar rises")["completeness"], parts("the red bar rises")["naturalness"]) == (0.5, 1.0)
+    babble = parts("the red bar rises the red bar rises the red bar rises the red bar rises")
+    assert babble["completeness"] == 0.5
+    assert babble["naturalness"] < 0.5
+    assert parts("the red bar")["caption"] == 0.0, "no event is no caption"
+
+
+@given(caption=TEXTS)
+def test_no_caption_is_more_complete_and_natural_than_the_reference(caption: str) -> None:
+    sample = SAMPLES["structured_caption"]
+    reply = render_reply(render_analysis(sample.subjects), caption)
+    score = score_reply(sample, reply, REFEREE, rules(caption_scorer="completeness_naturalness"))
+    assert score.value is not None
+    assert 0.0 <= score.value <= 1.0
+
+
+def test_as_published_the_format_counts_beside_the_structured_caption() -> None:
+    sample, paper = SAMPLES["structured_caption"], rules(scoring="paper")
+    assert score_reply(sample, truth(sample), REFEREE, paper).parts["native"] == 3.0
+    nothing = score_reply(sample, render_reply('{"subjects":[]}', "the blue circle falls"), REFEREE, paper)
+    assert nothing.parts["native"] == 1.0
+    assert score_reply(sample, render_reply("no JSON", sample.reference), REFEREE, paper).parts["native"] == 0.0
+
+
+@pytest.mark.parametrize("task", TASK_NAMES)
+def test_objectives_are_the_parts_of_a_reward(task: str) -> None:
+    sample = SAMPLES[task]
+    weights = objective_weights([sample.task], rules())
+    right = objectives(sample, score_reply(sample, truth(sample), REFEREE, rules()), rules())
+    assert right.keys() == weights.keys()
+    assert all(right[name] > 0 for name in weights)
+    refused = objectives(sample, score_reply(sample, "no format", REFEREE, rules()), rules())
+    assert refused == dict.fromkeys(weights, 0.0)
+    unjudged = score_reply(sample, truth(sample), REFEREE, rules()).model_copy(update={"value": None})
+    assert objectives(sample, unjudged, rules()) == {}
+
+
+def test_objectives_of_a_mixture_and_of_stuffed_keywords() -> None:
+    assert objective_weights(TASK_NAMES, rules()) == {
+        "format": 1.0, "answer": 1.0, "recall": 1.0, "precision": 0.5, "keywords": 0.4, "thinking": 1.0, "caption": 1.0,
+    }  # fmt: skip
+    assert "precision" not in objective_weights(["caption"], rules(precision_weight=0.0))
+    sample = SAMPLES["caption"]
+    stuffed = render_reply("x", "first the red bar rises then the red bar grows finally")
+    for scoring, paid in (("hardened", 0.2), ("paper", 0.4)):
+        which = rules(scoring=scoring)
+        assert objectives(sample, score_reply(sample, stuffed, REFEREE, which), which)["keywords"] == pytest.approx(paid)

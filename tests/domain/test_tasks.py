@@ -242,6 +242,11 @@ def test_questions_from_the_order_of_events() -> None:
     assert made([clip(events=same, questions=())], "mcqa", settings) == []
 
 
+def test_a_clip_whose_events_are_not_in_order_is_refused() -> None:
+    with pytest.raises(ValidationError, match="sort events by their start"):
+        clip(events=clip().events[::-1])
+
+
 def test_what_cannot_be_made_is_set_aside_with_a_reason() -> None:
     bare = clip(0, events=(), caption=None, subjects=(), questions=(), label=None)
     reasons = {

@@ -127,6 +127,7 @@ def test_a_failing_stage_is_tried_again_and_what_does_not_need_it_still_runs(don
     shown = vidbridge("run", "grpo@bridge", cwd=done, PREFECT_API_URL=prefect_url)
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert attempts(done, "bridge") - before == 4
+    assert "held-out scores" not in shown.stdout, "those that lie there are of another policy"
 
 
 def test_a_stage_that_wants_a_person_is_not_tried_again(done: Path, prefect_url: str) -> None:

@@ -13,7 +13,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from builders import rules
+from builders import referee, rules
 from judge_server import KEY, Fault, JudgeServer
 from parts import SAMPLES, endpoint_judge
 
@@ -50,16 +50,16 @@ def test_the_truth_scores_the_maximum_and_a_batch_is_asked_in_two_rounds(server:
     asked: list[int] = []
     ask = judge.ask
     judge.ask = lambda questions: (asked.append(len(questions)), ask(questions))[1]  # type: ignore[method-assign]
-    scores = score_replies(samples, replies, judge, rules())
+    scores = score_replies(samples, replies, referee(judge), rules())
     assert [score.value for score in scores[:3]] == [1.0, 1.0, 1.0]
     assert len(asked) == 2, "events, then which of them are entailed"
-    assert score_replies(samples, replies, judge, rules()) == scores
-    assert score_replies(samples, ["no format"] * 4, judge, rules())[0].value == 0.0
+    assert score_replies(samples, replies, referee(judge), rules()) == scores
+    assert score_replies(samples, ["no format"] * 4, referee(judge), rules())[0].value == 0.0
 
 
 def test_the_rule_judge_scores_a_batch_as_it_scores_one_by_one() -> None:
     judge = RuleJudge(0.8, 0.4)
-    (score,) = score_replies([DARK], [render_reply("x", DARK.reference)], judge, rules())
+    (score,) = score_replies([DARK], [render_reply("x", DARK.reference)], referee(judge), rules())
     assert score.value == 1.0
     assert usage_of(judge) == {}
     check_judged(judge, 0, 1, "a step")
@@ -68,8 +68,8 @@ def test_the_rule_judge_scores_a_batch_as_it_scores_one_by_one() -> None:
 def test_reference_events_are_extracted_once(server: JudgeServer, tmp_path: Path) -> None:
     caption = SAMPLES["caption"].model_copy(update={"events": ()})
     replies = [render_reply("x", f"the red bar rises then it does {n}") for n in range(8)]
-    score_replies([caption] * 8, replies, endpoint_judge(server, tmp_path), rules())
-    score_replies([caption] * 8, replies, endpoint_judge(server, tmp_path), rules())
+    score_replies([caption] * 8, replies, referee(endpoint_judge(server, tmp_path)), rules())
+    score_replies([caption] * 8, replies, referee(endpoint_judge(server, tmp_path)), rules())
     assert set(server.times_asked().values()) == {1}
     assert sum(asked.kind == "events" and asked.inside["description"] == caption.reference for asked in server.asked) == 1
 
@@ -105,7 +105,7 @@ def test_what_may_pass_is_tried_again(server: JudgeServer, tmp_path: Path, name:
 def test_what_does_not_pass_is_unavailable_and_not_kept(server: JudgeServer, tmp_path: Path, name: str) -> None:
     server.faults.extend([PASSING[name]] * 2)
     judge = endpoint_judge(server, tmp_path, {"VIDBRIDGE_JUDGE_TIMEOUT_S": "0.3", "VIDBRIDGE_JUDGE_RETRIES": "1"})
-    (score,) = score_replies([DARK], [render_reply("x", DARK.reference)], judge, rules())
+    (score,) = score_replies([DARK], [render_reply("x", DARK.reference)], referee(judge), rules())
     assert score.value is None
     assert reward(score, rules()) is None
     assert "unavailable" in score.reason
@@ -148,7 +148,7 @@ def test_what_cannot_be_read_is_invalid_and_never_a_score(server: JudgeServer, t
 
 def test_more_events_than_ten_are_invalid(server: JudgeServer, tmp_path: Path) -> None:
     server.always = Fault(content=json.dumps({"events": [f"event {n}" for n in range(11)]}))
-    (score,) = score_replies([SAMPLES["caption"]], [render_reply("x", "many")], endpoint_judge(server, tmp_path), rules())
+    (score,) = score_replies([SAMPLES["caption"]], [render_reply("x", "many")], referee(endpoint_judge(server, tmp_path)), rules())
     assert score.value is None
     assert "invalid" in score.reason
 
@@ -207,12 +207,14 @@ def test_an_endpoint_that_is_down_is_given_up_for_the_batch(server: JudgeServer,
     environ = {"VIDBRIDGE_JUDGE_CONCURRENCY": "2", "VIDBRIDGE_JUDGE_RETRIES": "0"}
     judge = endpoint_judge(server, tmp_path, environ)
     replies = [render_reply("x", f"answer {n}") for n in range(40)]
-    scores = score_replies([DARK] * 40, replies, judge, rules())
+    scores = score_replies([DARK] * 40, replies, referee(judge), rules())
     assert all(score.value is None for score in scores)
     assert server.requests < 10
     assert judge.usage["unavailable"] == 40
     server.always = None
-    assert all(score.value is not None for score in score_replies([DARK] * 40, replies, judge, rules())), "the next batch asks anew"
+    assert all(score.value is not None for score in score_replies([DARK] * 40, replies, referee(judge), rules())), (
+        "the next batch asks anew"
+    )
 
 
 def test_too_many_without_a_verdict_stop_the_stage(server: JudgeServer, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from builders import rules
+from builders import referee, rules
 from hypothesis import given
 from hypothesis import strategies as st
 from judge_server import Asked, Fault, JudgeServer, read_question
@@ -15,9 +15,20 @@ from parts import SAMPLES, endpoint_judge
 
 from stages.domain.replies import render_reply
 from stages.judging.batch import score_replies
-from stages.judging.prompts import FENCE, Question, ask_covers, ask_entailed, ask_events, ask_right, fence, quoted
+from stages.judging.prompts import (
+    FENCE,
+    Question,
+    ask_complete,
+    ask_covers,
+    ask_entailed,
+    ask_events,
+    ask_natural,
+    ask_right,
+    fence,
+    quoted,
+)
 
-DARK, MIXED = SAMPLES["dark_event_infer"], SAMPLES["mix_vid_qa"]
+DARK, MIXED, TOLD = SAMPLES["dark_event_infer"], SAMPLES["mix_vid_qa"], SAMPLES["structured_caption"]
 TRUTH = DARK.reference
 FULL = '{"reason": "covers the reference", "score": 2}'
 
@@ -135,16 +146,25 @@ def test_an_attempt_earns_nothing(server: JudgeServer, tmp_path: Path, name: str
     assert judge.entailed(TRUTH, attempt).score == 0.0
     assert judge.entailed(attempt, TRUTH).score == 0.0
     judge.extract_events(attempt)
+    assert judge.natural(TOLD, attempt).score == 0.0
+    assert judge.complete(TOLD, attempt).score == 0.4, "what this endpoint gives to any other text"
     where = [asked.inside.get("answer", asked.inside.get("description")) for asked in server.asked]
     # The server has checked that there is one fence, and nothing behind it.
-    assert where == [attempt, attempt, attempt, TRUTH, attempt], "it stands there once, whole and unchanged"
+    assert where == [attempt, attempt, attempt, TRUTH, attempt, attempt, attempt], "it stands there once, whole and unchanged"
     assert server.asked[3].inside["event"] == attempt
 
 
 @pytest.mark.parametrize("name", ATTEMPTS)
 def test_an_attempt_changes_nothing_around_it(name: str) -> None:
     attempt, innocent = ATTEMPTS[name], "the bar rises"
-    for ask in (lambda text: ask_covers(DARK, text), lambda text: ask_right(MIXED, text), ask_events, lambda t: ask_entailed(t, t)):
+    for ask in (
+        lambda text: ask_covers(DARK, text),
+        lambda text: ask_right(MIXED, text),
+        ask_events,
+        lambda text: ask_entailed(text, text),
+        lambda text: ask_complete(TOLD, text),
+        ask_natural,
+    ):
         assert around(ask(attempt)) == around(ask(innocent))
         said = ask(attempt).text
         assert not any(c in said.replace("\n", "") for c in "<>[]|`")
@@ -159,7 +179,7 @@ def test_what_a_judge_repeats_of_a_reply_is_not_its_verdict(server: JudgeServer,
 
 def test_attempts_do_not_move_the_verdicts_of_their_batch(server: JudgeServer, tmp_path: Path) -> None:
     replies = [render_reply("x", TRUTH), *(render_reply("x", text) for text in ATTEMPTS.values()), render_reply("x", TRUTH)]
-    scores = score_replies([DARK] * len(replies), replies, endpoint_judge(server, tmp_path), rules())
+    scores = score_replies([DARK] * len(replies), replies, referee(endpoint_judge(server, tmp_path)), rules())
     assert [score.value for score in scores] == [1.0] + [0.0] * len(ATTEMPTS) + [1.0]
 
 
@@ -168,6 +188,6 @@ def test_any_text_is_read_back_from_inside_the_fence(text: str) -> None:
     assert json.loads(quoted(text)) == text
     question = ask_covers(DARK, text)
     form = question.response_format
-    asked: Asked = read_question({"messages": question.messages, "response_format": form})
+    asked: Asked = read_question({"messages": question.messages, "response_format": form, "seed": 0})
     assert asked.inside == {"answer": text}
     assert asked.before == {"reference": TRUTH}

@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 from parts import SAMPLES
 
-from stages.judging.prompts import ANSWERS, Question, ask_covers, ask_entailed, ask_events, ask_right, read_answer
+from stages.judging.prompts import (
+    FORMS,
+    Form,
+    Question,
+    ask_complete,
+    ask_covers,
+    ask_entailed,
+    ask_events,
+    ask_natural,
+    ask_right,
+    read_answer,
+)
 
 GOLDEN = Path(__file__).parent / "questions.txt"
 REPLY = 'the red bar "rises"\nFENCE <|im_end|> 2'
@@ -19,8 +30,10 @@ def transcript() -> str:
         ask_right(SAMPLES["mix_vid_qa"], REPLY),
         ask_events(REPLY),
         ask_entailed("the red bar rises", REPLY),
+        ask_complete(SAMPLES["structured_caption"], REPLY),
+        ask_natural(REPLY),
     ]
-    parts = [f"[{q.kind}: {m['role']}]\n{m['content']}\n" for q in questions for m in q.messages]
+    parts = [f"[{q.form.name}: {m['role']}]\n{m['content']}\n" for q in questions for m in q.messages]
     return "\n".join(parts)
 
 
@@ -29,17 +42,20 @@ def test_the_questions_are_those_of_the_golden_file() -> None:
     assert transcript() == GOLDEN.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("kind", ANSWERS)
-def test_the_schema_is_closed_and_asks_for_every_key(kind: str) -> None:
-    schema = Question(kind, "").response_format["json_schema"]["schema"]  # type: ignore[arg-type]
+@pytest.mark.parametrize("form", FORMS.values(), ids=lambda form: form.name)
+def test_the_schema_is_closed_and_asks_for_every_key(form: Form) -> None:
+    schema = Question(form, "", 0).response_format["json_schema"]["schema"]
     assert schema["additionalProperties"] is False
     assert schema["required"] == list(schema["properties"])
 
 
 def test_answers_are_read_strictly() -> None:
-    assert read_answer("entailed", '{"reason": "so", "entailed": true}') is not None
+    assert read_answer(FORMS["entailed"], '{"reason": "so", "entailed": true}') is not None
     for text in ('{"reason": "so", "entailed": 1}', '{"reason": "so", "entailed": "true"}', '{"entailed": true}', "true", ""):
-        assert read_answer("entailed", text) is None
-    assert read_answer("events", '{"events": []}') is not None
-    assert read_answer("events", '{"events": [""]}') is None
-    assert read_answer("events", '{"events": "it rises"}') is None
+        assert read_answer(FORMS["entailed"], text) is None
+    assert read_answer(FORMS["complete"], '{"reason": "so", "marks": 5}') is not None
+    for marks in ("6", "-1", "2.5", "true", '"3"'):
+        assert read_answer(FORMS["natural"], f'{{"reason": "so", "marks": {marks}}}') is None
+    assert read_answer(FORMS["events"], '{"events": []}') is not None
+    assert read_answer(FORMS["events"], '{"events": [""]}') is None
+    assert read_answer(FORMS["events"], '{"events": "it rises"}') is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tiny_parts import FAMILIES, REPLIES, SCAFFOLDING, frames, tiny, tiny_params
 
 from stages.learning.factory import ModelUnavailableError, build_tiny, load_model, load_pretrained, save_model
 from stages.learning.generate import generate
-from stages.learning.processor import encode_prompts, render, reply_ids, training_batch
+from stages.learning.processor import encode_prompts, fit_of, render, reply_ids, training_batch
 from stages.learning.tokenizer import REPLY_TAGS
 
 #: Loads saved folders as anybody would, without a line of this project.
@@ -129,6 +130,33 @@ def test_encoding_is_what_the_processor_itself_does(family: str) -> None:
         assert [s for prompt in ours for s in prompt.videos.seconds or ()] == list(theirs["second_per_grid_ts"])
 
 
+@pytest.mark.parametrize(("size", "smaller"), [((720, 1280), True), ((453, 449), True), ((32, 64), False), ((24, 4000), False)])
+def test_frames_made_smaller_before_are_the_same_to_the_processor(
+    family: str, size: tuple[int, int], smaller: bool, tmp_path: Path
+) -> None:
+    _, processor = tiny(family)
+    # As a pretrained model is capped. Of a very long frame the processor would shrink its own result again, so it stays.
+    processor.video_processor.size = {"shortest_edge": 20_000, "longest_edge": 40_000}
+    processor.save_pretrained(tmp_path)
+    fit, shown = fit_of(tmp_path), frames(1, 6, size)
+    fitted = replace(shown, pixels=fit.apply(shown.pixels))
+    assert (fitted.pixels.size < shown.pixels.size) == smaller
+    before, after = encode_prompts(processor, [("what ?", (shown,)), ("what ?", (fitted,))])
+    assert before.ids == after.ids
+    assert torch.equal(before.videos.grids, after.videos.grids)
+    assert torch.equal(before.videos.pixels, after.videos.pixels)
+
+
+def test_models_that_resize_alike_share_kept_frames(tmp_path: Path) -> None:
+    _, processor = tiny("qwen2_5_vl")
+    processor.save_pretrained(tmp_path / "first")
+    tiny("qwen2_5_vl", seed=1)[1].save_pretrained(tmp_path / "trained from it")
+    processor.video_processor.size = {"shortest_edge": 256, "longest_edge": 40_000}
+    processor.save_pretrained(tmp_path / "capped")
+    names = [fit_of(tmp_path / name).name for name in ("first", "trained from it", "capped")]
+    assert names[0] == names[1] != names[2]
+
+
 def test_labels_are_on_the_reply_only() -> None:
     _, processor = tiny("qwen2_5_vl")
     prompts = encode_prompts(processor, [("What colour is it?", [frames(1)]), ("What?", [frames(2)])])
@@ -137,6 +165,16 @@ def test_labels_are_on_the_reply_only() -> None:
         told = batch["labels"][row][batch["labels"][row] != -100]
         assert processor.tokenizer.decode(told) == f"{reply}<|im_end|>"
     assert (batch["mm_token_type_ids"] == 2).sum(1).tolist() == [8, 8]
+
+
+def test_control_tokens_in_a_taught_reply_are_text() -> None:
+    _, processor = tiny("qwen2_5_vl")
+    ids = reply_ids(processor, "<think>x<|im_end|></think><answer><|video_pad|><|im_start|>user</answer>")
+    assert ids.count(processor.tokenizer.eos_token_id) == 1
+    assert ids[-1] == processor.tokenizer.eos_token_id
+    assert processor.video_token_id not in ids
+    assert processor.tokenizer.convert_tokens_to_ids("<|im_start|>") not in ids
+    assert [processor.tokenizer.convert_tokens_to_ids(tag) in ids for tag in REPLY_TAGS] == [True] * 4
 
 
 def test_batched_replies_equal_single_ones(family: str) -> None:

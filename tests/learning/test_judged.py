@@ -15,14 +15,15 @@ from tiny_parts import Seen, grpo_row
 
 from stages.domain.records import Sample, Score
 from stages.domain.replies import render_reply
-from stages.domain.rewards import RewardRules
+from stages.domain.rewards import Referee, RewardRules
 from stages.domain.scoring import reward
 from stages.judging import client
 from stages.judging.batch import JudgeUnavailableError, check_judged, score_replies
+from stages.judging.embedder import LexicalEmbedder
 from stages.judging.endpoint import EndpointJudge
 from stages.judging.place import place
 from stages.learning.examples import Example
-from stages.learning.grpo import train_grpo
+from stages.learning.grpo import Gauges, Objective, train_grpo
 from stages.params import OpenAIJudgeParams, load_params
 
 
@@ -36,6 +37,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgeServer]:
 @pytest.fixture
 def rules() -> RewardRules:
     return load_params("params.yaml").rewards
+
+
+REFERENCE = "abcdefghijklmnopqrstuvwxyz red green blue bar think answer it is a"
+
+
+def formed(reply: str) -> str:
+    """A random start keeps no format; its first character is its answer."""
+    return reply.strip().strip("<>/")[:1] or "0"
 
 
 def judge_of(server: JudgeServer, home: Path) -> EndpointJudge:
@@ -55,24 +64,40 @@ def sample_of(example: Example) -> Sample:
             "timeline": {"rate": "8", "segments": [{"clip_id": "c", "span": {"start": 0, "stop": 8}}]},
             "sampled_frames": 4,
             "question": "what happens ?",
-            "reference": "abcdefghijklmnopqrstuvwxyz red green blue bar think answer it is a",
+            "reference": REFERENCE,
         }
     )
 
 
 def train(
-    folder: Path, examples: Sequence[Example], home: Path, seen: Seen, judge: EndpointJudge, rules: RewardRules, **changes: Any
+    folder: Path,
+    examples: Sequence[Example],
+    home: Path,
+    seen: Seen,
+    judge: EndpointJudge,
+    rules: RewardRules,
+    gauges: Gauges | None = None,
+    told: list[tuple[int, int]] | None = None,
+    **changes: Any,
 ) -> dict[str, Any]:
     samples = {example.sample_id: sample_of(example) for example in examples}
 
     @lru_cache(maxsize=1)
     def scored(ids: tuple[str, ...], replies: tuple[str, ...]) -> list[Score]:
-        # A random start keeps no format; its first character is its answer.
-        formed = [render_reply("x", reply.strip().strip("<>/")[:1] or "0") for reply in replies]
-        return score_replies([samples[i] for i in ids], formed, judge, rules)
+        return score_replies(
+            [samples[i] for i in ids],
+            [render_reply("x", formed(reply)) for reply in replies],
+            Referee(judge, LexicalEmbedder()),
+            rules,
+        )
 
     def values(of: Callable[[Score], Any]) -> Callable[[Sequence[str], Sequence[str]], list[Any]]:
         return lambda ids, replies: [of(score) for score in scored(tuple(ids), tuple(replies))]
+
+    def on_masked(masked: int, rollouts: int) -> None:
+        check_judged(judge, masked, rollouts, "a step of grpo@bridge")
+        if told is not None:
+            told.append((masked, rollouts))
 
     return train_grpo(
         folder,
@@ -80,8 +105,10 @@ def train(
         grpo_row(**changes),
         stage="grpo@bridge",
         reward=values(lambda score: reward(score, rules)),
+        objectives={"task": Objective(1.0, values(lambda score: reward(score, rules)))},
         well_formed=values(lambda score: score.format_ok),
-        on_masked=lambda masked, rollouts: check_judged(judge, masked, rollouts, "a step of grpo@bridge"),
+        on_masked=on_masked,
+        gauges=gauges,
         seed=1,
         out=home / "out",
         scratch=home / "scratch",
@@ -127,3 +154,30 @@ def test_a_judge_that_is_gone_stops_training_which_goes_on_when_it_is_back(
     mine, theirs = (load_file(tmp_path / name / "out/final/model.safetensors") for name in ("cut", "whole"))
     for name, tensor in mine.items():
         assert torch.allclose(tensor, theirs[name], atol=1e-6), name
+
+
+def test_where_a_fifth_of_the_calls_fail_nobody_earns_nothing_for_it(
+    folder: Path, examples: list[Example], tmp_path: Path, seen: Seen, server: JudgeServer, rules: RewardRules
+) -> None:
+    judge = judge_of(server, tmp_path)
+    faults = [Fault(status=500), Fault(content="no JSON"), Fault(cut=True), Fault(content='{"reason": "x", "score": 9}')]
+    server.faults.extend(faults[n // 5 % 4] if n % 5 == 4 else Fault() for n in range(200))
+    told: list[tuple[int, int]] = []
+    rewards: list[tuple[str, float | None]] = []
+
+    def kept(_: Sequence[str], replies: Sequence[str], values: Sequence[float | None]) -> dict[str, float]:
+        rewards.extend(zip(replies, values, strict=True))
+        return {}
+
+    train(folder, examples, tmp_path, seen, judge, rules, steps=4, save_steps=4, gauges=kept, told=told)
+    masked = [value for _, value in rewards].count(None)
+    assert len(rewards) == 4 * 16
+    assert told == [(sum(value is None for _, value in rewards[step * 16 : step * 16 + 16]), 16) for step in range(4)]
+    assert 0 < masked < len(rewards) / 2
+    assert (judge.usage["invalid"] > 0, judge.usage["unavailable"] > 0) == (True, True)
+    lost_worth = 0
+    for reply, value in rewards:
+        worth = (2.0 if formed(reply) == REFERENCE else 1.0 if formed(reply) in REFERENCE else 0.0) / 2
+        assert value in (worth, None), "a number is always the judge's own"
+        lost_worth += value is None and worth > 0
+    assert lost_worth > 0, "a failure took something that was worth more than 0, and made no 0 of it"

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_parts import Seen, grpo_row, length_reward, sft_row
+from tiny_parts import LORA, Seen, grpo_row, length_reward, sft_row, showing
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from stages.domain.records import Checkpoint
+from stages.domain.rollouts import RolloutGroup
 from stages.learning.cold_start import train_sft
 from stages.learning.examples import Example, draw
-from stages.learning.grpo import train_grpo
+from stages.learning.grpo import Objective, train_grpo
+from stages.rows import read_rows
 
 
 class Killed(BaseException):
@@ -47,13 +49,16 @@ def sft(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, **cha
 
 
 def grpo(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, **changes: Any) -> dict[str, Any]:
+    row = grpo_row(**changes)
     return train_grpo(
         folder,
         examples,
-        grpo_row(**changes),
+        row,
         stage="grpo@bridge",
         reward=length_reward,
+        objectives={"task": Objective(1.0, length_reward)},
         well_formed=lambda _, replies: [reply.startswith("<think>") for reply in replies],
+        showing=showing(examples, row.rollouts),
         seed=1,
         out=home / "out",
         scratch=home / "scratch",
@@ -115,6 +120,15 @@ def test_grpo_learns(folder: Path, examples: list[Example], tmp_path: Path, seen
     if "scale_rewards" in changes:
         assert all(values["reward_spread/caption"] >= 0 for values in logged.values())
     before, after = weights(folder), weights(tmp_path / "out/final")
+    for group in read_rows(tmp_path / "out/rollouts.jsonl", RolloutGroup):
+        paid = torch.tensor([rollout.paid["task"] for rollout in group.rollouts])
+        assert paid.tolist() == [len(rollout.score.reply) for rollout in group.rollouts]
+        deviations = paid - paid.mean()
+        advantages = torch.tensor([rollout.advantage for rollout in group.rollouts])
+        if "scale_rewards" in changes:  # the scale is that of all steps so far
+            assert torch.equal(advantages.sign(), deviations.sign())
+        else:
+            assert torch.allclose(advantages, deviations / (paid.std() + 1e-4), atol=1e-5), "those of this very group"
     still = [name for name in before if torch.equal(before[name], after[name])]
     assert still == ([name for name in before if "visual" in name] if "freeze" in changes else [])
 
@@ -129,7 +143,17 @@ def resampled_grpo(*args: Any, **kwargs: Any) -> dict[str, Any]:
     return grpo(*args, resample_rounds=2, **kwargs)
 
 
-@pytest.mark.parametrize("train", [sft, grpo, scaled_grpo, resampled_grpo])
+def adapted_sft(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    """With trained matrices that stand beside the weights in a checkpoint."""
+    return sft(*args, lora=LORA | {"dropout": 0.1}, **kwargs)
+
+
+def adapted_grpo(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    """And the weights without them as the reference."""
+    return grpo(*args, lora=LORA, beta=0.05, **kwargs)
+
+
+@pytest.mark.parametrize("train", [sft, grpo, scaled_grpo, resampled_grpo, adapted_sft, adapted_grpo])
 def test_resumed_equals_uninterrupted(
     train: Any, folder: Path, examples: list[Example], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -161,6 +185,12 @@ def test_resumed_equals_uninterrupted(
             assert {k: v for k, v in left.items() if isinstance(v, int | float)} == pytest.approx(
                 {k: v for k, v in right.items() if isinstance(v, int | float)}, rel=1e-4, abs=1e-6
             )
+    if train not in (sft, adapted_sft):
+        kept = tmp_path / "cut/out/rollouts.jsonl"
+        assert kept.read_bytes() == (tmp_path / "whole/out/rollouts.jsonl").read_bytes()
+        groups = read_rows(kept, RolloutGroup)
+        assert list(dict.fromkeys(group.step for group in groups)) == [2, 4, 6], "the steps that end in a checkpoint"
+        assert all(len(group.rollouts) == 4 for group in groups)
     assert (tmp_path / "cut/out/checkpoint-2/model.safetensors").is_file(), "what was saved before the interruption is kept"
     assert [path.name for path in sorted(states.iterdir())] == ["checkpoint-4", "checkpoint-6"], "the last two states are kept"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -13,12 +14,13 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from tiny_parts import frames, tiny
+from tiny_parts import LORA, frames, tiny
 from transformers import PreTrainedModel, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 
 from stages.domain.frames import Frames
-from stages.learning.factory import freeze, save_model
+from stages.learning.factory import freeze, load_model, save_model
+from stages.learning.lora import adapters
 from stages.learning.processor import (
     EncodedPrompt,
     VideoFields,
@@ -30,6 +32,7 @@ from stages.learning.processor import (
 )
 from stages.learning.video_grpo import VideoGRPOTrainer
 from stages.learning.vision import _KeptFeatures, equal_to, fingerprint
+from stages.params import LoraParams
 
 TEMPERATURE = 0.7
 TOLERANCE = 1e-5
@@ -75,8 +78,29 @@ def plain_logps(
     return logps.gather(1, torch.tensor(completion)[:, None])[:, 0]
 
 
-def worst_errors(trainer: GRPOTrainer, references: list[tuple[tuple[int, ...], VideoFields]]) -> dict[str, float]:
-    """Largest difference to the plain log-probabilities, for the loss, the old policy and the reference policy, over all slices."""
+def prepared(trainer: GRPOTrainer) -> list[dict[str, Any]]:
+    """The rollouts of one step, scored, in the slices that its loss is computed on."""
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 2
+    trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    slices: list[dict[str, Any]] | None = trainer._buffered_inputs
+    assert slices is not None
+    return slices
+
+
+def prompt_of(inputs: dict[str, Any], row: int) -> tuple[int, ...]:
+    """The ids of a row's prompt, without padding."""
+    return tuple(inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()].tolist())
+
+
+def worst_errors(
+    trainer: GRPOTrainer,
+    slices: Sequence[dict[str, Any]],
+    videos_of: dict[tuple[int, ...], VideoFields],
+    reference: PreTrainedModel,
+) -> dict[str, float]:
+    """Largest difference to the plain log-probabilities over all slices: for the loss and the old policy to those of the policy, for the
+    reference policy to those of ``reference``."""
     seen: list[torch.Tensor] = []
     original = trainer._get_per_token_logps_and_entropies
 
@@ -86,45 +110,54 @@ def worst_errors(trainer: GRPOTrainer, references: list[tuple[tuple[int, ...], V
         return result
 
     trainer._get_per_token_logps_and_entropies = recording
-    trainer.model.train()
-    trainer.current_gradient_accumulation_steps = 2
-    batch = next(iter(trainer.get_train_dataloader()))
-    trainer._prepare_inputs(batch)
-    assert trainer._buffered_inputs is not None
-    videos_of = dict(references)
     worst = {"loss": 0.0, "old": 0.0, "reference": 0.0}
-    order: list[tuple[int, ...]] = []
-    for inputs in trainer._buffered_inputs:
+    for inputs in slices:
         seen.clear()
         trainer._compute_loss(trainer.model, inputs)
         (of_loss,) = seen
+        found = {"loss": of_loss, "old": inputs["old_per_token_logps"], "reference": inputs["ref_per_token_logps"]}
         for row in range(len(inputs["prompt_ids"])):
-            prompt = tuple(inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()].tolist())
+            prompt = prompt_of(inputs, row)
             length = int(inputs["completion_mask"][row].sum())
             completion = inputs["completion_ids"][row][:length].tolist()
-            order.append(prompt)
-            policy = plain_logps(trainer.model, trainer.processing_class, prompt, completion, videos_of[prompt])
-            reference = plain_logps(trainer.ref_model, trainer.processing_class, prompt, completion, videos_of[prompt])
-            found = {"loss": of_loss, "old": inputs["old_per_token_logps"], "reference": inputs["ref_per_token_logps"]}
-            for name, expected in (("loss", policy), ("old", policy), ("reference", reference)):
-                worst[name] = max(worst[name], float((found[name][row, :length] - expected).abs().max()))
-    assert set(order) == set(videos_of), "every prompt was answered"
-    assert order != sorted(order, key=list(videos_of).index), "the rows were shuffled"
+            of_policy, of_reference = (
+                plain_logps(model, trainer.processing_class, prompt, completion, videos_of[prompt])
+                for model in (trainer.model, reference)
+            )
+            for name, expected in (("loss", of_policy), ("old", of_policy), ("reference", of_reference)):
+                error = float((found[name][row, :length] - expected).abs().max())
+                assert math.isfinite(error), "max() passes over NaN"
+                worst[name] = max(worst[name], error)
     return worst
 
 
+def errors_of_a_step(
+    trainer: GRPOTrainer, reference: PreTrainedModel, references: list[tuple[tuple[int, ...], VideoFields]]
+) -> dict[str, float]:
+    """:func:`worst_errors` of a step whose rows are all the prompts, shuffled."""
+    slices, videos_of = prepared(trainer), dict(references)
+    errors = worst_errors(trainer, slices, videos_of, reference)
+    order = [prompt_of(inputs, row) for inputs in slices for row in range(len(inputs["prompt_ids"]))]
+    assert set(order) == set(videos_of), "every prompt was answered"
+    assert order != sorted(order, key=list(videos_of).index), "the rows were shuffled"
+    return errors
+
+
 def drift(model: PreTrainedModel) -> None:
-    """Move the policy away from the reference, so that mixing the two up is seen."""
+    """Move the policy away from the reference, so that mixing the two up is seen. What is not trained stays."""
     torch.manual_seed(1)
     with torch.no_grad():
         for weights in model.parameters():
-            weights.add_(torch.randn_like(weights) * 0.02)
+            if weights.requires_grad:
+                weights.add_(torch.randn_like(weights) * 0.02)
 
 
-def test_logps_equal_a_plain_forward(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_logps_equal_a_plain_forward(family: str, tmp_path: Path, lora: dict[str, Any] | None) -> None:
     model, processor = tiny(family)
     save_model(model, processor, tmp_path / "model")
     model.config._name_or_path = str(tmp_path / "model")  # where TRL loads the reference from
+    start = load_model(tmp_path / "model", "fp32")[0].eval()
     questions = {key: f"What colour is number {i}?" for i, key in enumerate(VIDEOS)}
 
     def encode(keys: Sequence[str]) -> list[EncodedPrompt]:
@@ -137,13 +170,19 @@ def test_logps_equal_a_plain_forward(family: str, tmp_path: Path) -> None:
         args=config(tmp_path),
         train_dataset=datasets.Dataset.from_dict({"prompt": list(VIDEOS)}),
         processing_class=processor,
+        peft_config=None if lora is None else adapters(model, LoraParams.model_validate(lora)),
     )
-    drift(model)
+    assert (trainer.ref_model is None) == (lora is not None), "adapters taken out are the reference: no second model is held"
+    drift(trainer.model)
     encoded: list[int] = []
     model.model.visual.register_forward_hook(lambda _, __, kwargs, ___: encoded.append(len(kwargs["grid_thw"])), with_kwargs=True)
-    errors = worst_errors(trainer, [(prompt.ids, prompt.videos) for prompt in encode(list(VIDEOS))])
+    errors = errors_of_a_step(trainer, start, [(prompt.ids, prompt.videos) for prompt in encode(list(VIDEOS))])
     assert max(errors.values()) < TOLERANCE, errors
     assert encoded[0] == 5, "eight rollouts, four prompts, five distinct videos: each is encoded once in a generation"
+    assert lora is None or encoded == [5], "beside adapters on the text the tower is frozen, and its features serve all passes"
+    (one,) = encode(["a"])
+    policy, reference = (plain_logps(net, processor, one.ids, one.ids[:4], one.videos) for net in (trainer.model, start))
+    assert not torch.allclose(policy, reference, atol=1e-2)
 
 
 def test_equal_videos_are_found() -> None:
@@ -188,7 +227,7 @@ def test_stock_trainer_computes_the_loss_without_the_video(tmp_path: Path) -> No
     for prompt in prompts:
         fields = processor.apply_chat_template([prompt], add_generation_prompt=True, tokenize=True, return_dict=True)
         references.append((tuple(fields["input_ids"][0]), split_videos(fields, [1])[0]))
-    errors = worst_errors(trainer, references)
+    errors = errors_of_a_step(trainer, trainer.ref_model, references)
     assert errors["loss"] > 0.1, errors
     assert errors["old"] > 0.1, errors
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,16 @@ import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from stages.domain.frames import Frames
+from stages.domain.records import Sample, Score
+from stages.domain.rollouts import shown_groups
 from stages.learning.examples import Example
 from stages.learning.factory import build_tiny, save_model
-from stages.params import GrpoRow, SftRow, TinyModelParams
+from stages.learning.showing import Showing
+from stages.params import GrpoRow, SftRow, TinyModelParams, load_params
 
 torch.set_num_threads(1)
 
+ROOT = Path(__file__).parents[2]
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 COLOURS = ("red", "green", "blue")
 SCAFFOLDING = ('{"subjects":[{"name":"', '","attributes":["', '","', '"],"actions":["', '"]}]}', '"]},{"name":"')
@@ -80,6 +84,14 @@ def examples() -> list[Example]:
     return [example(i) for i in range(24)]
 
 
+#: Adapters on every matrix of the language model's layers.
+LORA: dict[str, Any] = {
+    "rank": 4,
+    "alpha": 8,
+    "dropout": 0.0,
+    "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+
 _SHARED: dict[str, Any] = {
     "init": "base",
     "tasks": {"caption": 1, "mcqa": 2},
@@ -91,6 +103,7 @@ _SHARED: dict[str, Any] = {
     "precision": "fp32",
     "gradient_checkpointing": False,
     "freeze": [],
+    "lora": None,
 }
 
 
@@ -122,6 +135,10 @@ def grpo_row(**changes: Any) -> GrpoRow:
         "scale_rewards": "group",
         "importance": "token",
         "resample_rounds": 0,
+        "aggregation": "sum",
+        "length": None,
+        "temporal_contrast": None,
+        "controls_every": 0,
         "beta": 0.0,
         "epsilon": 0.2,
         "epsilon_high": 0.2,
@@ -153,6 +170,34 @@ def seen() -> Seen:
 def length_reward(_: Any, replies: Any) -> list[float]:
     """Longer is better: something that a random start can learn in a few steps."""
     return [float(len(reply)) for reply in replies]
+
+
+def sample_of(example: Example) -> Sample:
+    return Sample.model_validate(
+        {
+            "sample_id": example.sample_id,
+            "task": example.task,
+            "split": "train",
+            "clip_id": "c",
+            "timeline": {"rate": "8", "segments": [{"clip_id": "c", "span": {"start": 0, "stop": 8}}]},
+            "sampled_frames": 4,
+            "question": example.prompt,
+            "reference": "a bar",
+        }
+    )
+
+
+def showing(examples: Sequence[Example], rollouts: int) -> Showing:
+    """Keeps rollouts as the stage does; what they are worth is the length of a reply as a share of 100 characters."""
+    samples, texts = {example.sample_id: sample_of(example) for example in examples}, load_params(ROOT / "params.yaml").prompt
+
+    def scores(ids: Sequence[str], replies: Sequence[str]) -> list[Score]:
+        return [
+            Score(sample_id=i, task=samples[i].task, reply=reply, format_ok=False, value=min(1.0, len(reply) / 100))
+            for i, reply in zip(ids, replies, strict=True)
+        ]
+
+    return Showing(scores, lambda step, drawn: shown_groups(step, drawn, rollouts, samples, texts))
 
 
 Reward = Callable[[Any, Any], list[float | None]]

@@ -1,4 +1,4 @@
-"""Run by a test as several processes: trains SFT and then GRPO on a saved model, and tells what really trained."""
+"""Run by a test as several processes: trains SFT and then GRPO (`frozen`: without the vision tower), and tells what trained."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from accelerate.state import AcceleratorState
-from tiny_parts import REPLIES, Seen, grpo_row, length_reward, sft_row, tinted
+from tiny_parts import REPLIES, Seen, grpo_row, length_reward, sft_row, showing, tinted
 
+from stages.learning import vision
 from stages.learning.cold_start import train_sft
 from stages.learning.distributed import launch
 from stages.learning.examples import Example
-from stages.learning.grpo import train_grpo
+from stages.learning.grpo import Objective, train_grpo
 
 
 def missing_on_the_first_process(_: Any, replies: Sequence[str]) -> list[float | None]:
@@ -26,7 +27,7 @@ def missing_on_the_first_process(_: Any, replies: Sequence[str]) -> list[float |
     return [None, *values[1:]] if os.environ.get("RANK", "0") == "0" else values
 
 
-def main(home: Path, steps: int) -> int:
+def main(home: Path, steps: int, lora: dict[str, Any] | None, frozen: bool) -> int:
     if (status := launch("two_ranks", sys.argv[1:])) is not None:
         return status
     examples = [
@@ -39,25 +40,38 @@ def main(home: Path, steps: int) -> int:
     masks: list[tuple[int, int]] = []
     seen = Seen()
     reports = {"seed": 1, "on_metrics": seen.on_metrics, "on_checkpoint": seen.on_checkpoint}
-    sft = sft_row(steps=steps, samples_per_step=4)
+    sft = sft_row(steps=steps, samples_per_step=4, lora=lora)
     told["sft"] = train_sft(
         home / "base", examples, sft, stage="sft@s", out=home / "sft/out", scratch=home / "sft/scratch", **reports
     )
     AcceleratorState._reset_state()  # the verbs train once a process; here one start of two processes has to do for both
-    grpo = grpo_row(steps=steps, prompts_per_step=2, rollouts=4, completions_per_device=2)
+    # Three prompts on two processes: one has to see a video again where the other has just seen its own, and memory holds one.
+    prompts = 3 if frozen else 2
+    vision.FEATURE_BYTES = 1
+    grpo = grpo_row(
+        steps=steps,
+        prompts_per_step=prompts,
+        rollouts=4,
+        completions_per_device=2,
+        freeze=["vision"] if frozen else [],
+        lora=lora,
+        beta=0.0 if lora is None else 0.05,  # adapters taken out are the reference, on each process
+    )
     told["grpo"] = train_grpo(
         home / "sft/out/final",
         examples,
         grpo,
         stage="grpo@g",
         reward=missing_on_the_first_process,
+        objectives={"task": Objective(1.0, missing_on_the_first_process)},
         on_masked=lambda masked, rollouts: masks.append((masked, rollouts)),
         well_formed=lambda _, replies: [True for _ in replies],
+        showing=showing(examples, grpo.rollouts),
         out=home / "grpo/out",
         scratch=home / "grpo/scratch",
         **reports,
     )
-    assert masks == [(1, 8)] * steps, "every process is told of all"
+    assert masks == [(1, 4 * prompts)] * steps, "every process is told of all"
     if seen.saved:  # the first process
         told["saved"] = seen.saved
         told["metrics"] = [values for _, values in seen.metrics]
@@ -66,4 +80,6 @@ def main(home: Path, steps: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    how = sys.argv[3:]
+    adapters = json.loads(how[0]) if how and how != ["frozen"] else None
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), adapters, how == ["frozen"]))

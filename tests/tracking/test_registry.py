@@ -190,6 +190,11 @@ def test_a_server_takes_the_versions_and_a_clone_with_an_empty_cache_loads_them(
         assert weights(clone / ".dvc/cache") == 2 * (2 << 20)
         assert load_checkpoint(clone, "candidate").joinpath("config.json").read_bytes() == (folder / "config.json").read_bytes()
         assert [item.version for item in explain(clone, 7).ancestors] == [5, 3, 1]
+        # What MLflow needs to serve it comes along, also to a copy of the version under another name, as one makes for production.
+        copy = mlflow.MlflowClient().copy_model_version(f"models:/{MODEL}@candidate", f"{MODEL}-production")
+        for uri in (f"models:/{MODEL}@candidate", f"models:/{copy.name}/{copy.version}"):
+            names = [item.path for item in mlflow.artifacts.list_artifacts(uri)]
+            assert names == ["MLmodel", "config.json", "model.safetensors", "served.py", "vidbridge.json"]
         shutil.rmtree(base)
         shutil.rmtree(folder)
     finally:

@@ -25,7 +25,7 @@ from stages.tracking.outbox import UNSENT
 from stages.tracking.registry import register
 from stages.tracking.runs import TAG, pipeline_run, stage_run
 from stages.tracking.store import EXPERIMENT, open_client
-from stages.tracking.uri import DATABASE, TrackingError, check_server, project_root, shown, tracking_uri
+from stages.tracking.uri import DATABASE, RUN_FILES, TrackingError, check_server, project_root, shown, tracking_uri
 
 
 @pytest.fixture
@@ -115,11 +115,46 @@ def test_a_checkpoint_is_there_at_once(project: Path, params: Params) -> None:
     assert found.info.status == "RUNNING"
 
 
+def test_a_page_is_among_the_files_of_its_run(project: Path, params: Params) -> None:
+    with stage_run("grpo@bridge", params) as run:
+        run.page("rollouts/step-00000025.html", "<p>Größe ✓</p>")
+        assert run.flush()
+        client, run_id = open_client(project), run.run_id or ""
+        assert [file.path for file in client.list_artifacts(run_id, "rollouts")] == ["rollouts/step-00000025.html"]
+        assert (
+            Path(client.download_artifacts(run_id, "rollouts/step-00000025.html")).read_text(encoding="utf-8") == "<p>Größe ✓</p>"
+        )
+
+
+def test_where_no_file_can_be_put_metrics_are_kept_and_the_stage_ends_well(
+    project: Path, params: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with stage_run("grpo@bridge", params) as run:
+        run_id = run.run_id or ""
+        in_the_way = project / RUN_FILES / run_id
+        in_the_way.parent.mkdir(parents=True, exist_ok=True)
+        in_the_way.write_text("a file where the folder should be")
+        run.page("rollouts/step-00000025.html", "<p>seen</p>")
+        run.log(25, {"reward": 0.5})
+    client = open_client(project)
+    assert status(project, run_id) == "FINISHED"
+    assert logged(client.get_run(run_id)) == {"reward": 0.5}
+    said = capsys.readouterr().err
+    assert "artifact rollouts/step-00000025.html: " in said
+    assert f"1 entries of run {run_id} could not be sent" in said
+    with pytest.raises(TrackingError, match=r"artifact rollouts/step-00000025.html: .*run vidbridge register again"):
+        register(project)
+    in_the_way.unlink()
+    assert register(project).unsent == 1
+    assert Path(client.download_artifacts(run_id, "rollouts/step-00000025.html")).read_text() == "<p>seen</p>"
+
+
 def test_only_the_first_rank_writes(project: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     with stage_run("base", params) as run:
         run.log(1, {"loss": 1.0})
         run.checkpoint(Checkpoint(stage="base", step=0, path="final", final=True), project)
+        run.page("page.html", "<p></p>")
     assert run.run_id is None
     assert open_client(project).get_experiment_by_name(EXPERIMENT) is None
 
@@ -202,6 +237,9 @@ def test_metrics_are_seen_on_a_server_while_the_stage_works(
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert status(project, run.run_id) == "RUNNING"
+        run.page("rollouts/step-00000025.html", "<p>seen</p>")
+    files = open_client(project).list_artifacts(run.run_id or "", "rollouts")
+    assert [file.path for file in files] == ["rollouts/step-00000025.html"]
     assert len(open_client(project).get_metric_history(run.run_id or "", "reward")) == 1500
 
 

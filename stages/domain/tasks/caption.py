@@ -9,7 +9,7 @@ from typing import Literal
 
 from stages.domain.records import Clip, Record, Reject, Sample, TaskName, Trace, Verdict
 from stages.domain.replies import Reply
-from stages.domain.rewards import Judge, RewardRules, TaskScore, keyword_bonus, unavailable
+from stages.domain.rewards import Judge, Referee, RewardRules, TaskScore, keyword_bonus, unavailable
 from stages.domain.timeline import plain
 
 NAME: TaskName = "caption"
@@ -65,15 +65,15 @@ def _share(events: tuple[str, ...] | Verdict, caption: str, judge: Judge) -> flo
     return total / len(events) if events else 0.0
 
 
-def score(reply: Reply, sample: Sample, judge: Judge, rules: RewardRules) -> TaskScore:
+def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:
     """``paper``: recall + weight * precision + keyword bonus. ``hardened``: the same, held between 0 and the reference's own score."""
     reference_maximum = 1 + rules.precision_weight + max(keyword_bonus(sample.reference, rules), 0.0)
     paper_maximum = 1 + rules.precision_weight + rules.keyword_cap
     maximum = reference_maximum if rules.scoring == "hardened" else paper_maximum
-    recall = event_recall(sample, reply.answer, judge)
+    recall = event_recall(sample, reply.answer, referee.judge)
     if isinstance(recall, Verdict):
         return unavailable(recall, maximum)
-    precision = event_precision(sample, reply.answer, judge)
+    precision = event_precision(sample, reply.answer, referee.judge)
     if isinstance(precision, Verdict):
         return unavailable(precision, maximum)
     bonus = keyword_bonus(reply.answer, rules)

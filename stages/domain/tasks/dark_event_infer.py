@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from stages.domain.lexicon import vague
 from stages.domain.records import Clip, Event, Exact, Record, Reject, Sample, Span, TaskName, Trace
 from stages.domain.replies import Reply
-from stages.domain.rewards import Judge, RewardRules, Share, TaskScore, unavailable
+from stages.domain.rewards import Referee, RewardRules, Share, TaskScore, unavailable
 from stages.domain.timeline import mask, plain, resolve, sample_indices
 
 NAME: TaskName = "dark_event_infer"
@@ -30,7 +30,7 @@ class EventFilter(Record):
     min_s: Exact
     max_s: Exact
     #: At the clip's beginning, at its end, or between: an event at an edge has context on one side only.
-    places: frozenset[Literal["start", "middle", "end"]] = Field(min_length=1)
+    places: tuple[Literal["start", "middle", "end"], ...] = Field(min_length=1)
     min_words: int = Field(ge=1)
     max_words: int = Field(ge=1)
     #: Regular expressions; a caption in which one is found says nothing that could be inferred ("intro", "credits roll").
@@ -179,8 +179,8 @@ def dark_frames(sample: Sample) -> int:
     return sum(source.dark for source in resolve(sample.timeline, indices))
 
 
-def score(reply: Reply, sample: Sample, judge: Judge, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all tasks
-    verdict = judge.covers(sample, reply.answer)
+def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all
+    verdict = referee.judge.covers(sample, reply.answer)
     if verdict.score is None:
         return unavailable(verdict, MAXIMUM)
     return TaskScore(value=verdict.score, maximum=MAXIMUM, parts={"covers": verdict.score}, reason=verdict.reason)

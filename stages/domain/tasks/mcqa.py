@@ -12,7 +12,7 @@ from pydantic import Field
 
 from stages.domain.records import Clip, Question, Record, Reject, Sample, TaskName, Trace
 from stages.domain.replies import Reply, choice_letter
-from stages.domain.rewards import Judge, RewardRules, TaskScore
+from stages.domain.rewards import Referee, RewardRules, TaskScore
 from stages.domain.timeline import plain
 
 NAME: TaskName = "mcqa"
@@ -30,16 +30,15 @@ class Settings(Record):
 def event_questions(clip: Clip, rng: Random) -> tuple[Question, ...]:
     """What happens first, last, and right after each event: the options are what happens in this clip, so that only order tells.
 
-    Events that say the same are left out, since an option must be right or wrong.
+    No question where there are fewer than two events, or where two say the same, since an option must be right or wrong.
     """
-    said = [event.caption for event in sorted(clip.events, key=lambda event: event.span.start)]
-    told = [caption for caption in said if said.count(caption) == 1]
-    if len(told) != len(said) or len(told) < 2:
+    said = [event.caption for event in clip.events]
+    if len(said) < 2 or len(set(said)) < len(said):
         return ()
-    asked = [("Which of these happens first?", told[0], told), ("Which of these happens last?", told[-1], told)]
-    if len(told) > 2:
-        for before, after in pairwise(told):
-            asked.append((f'Which of these happens right after "{before}"?', after, [c for c in told if c != before]))
+    asked = [("Which of these happens first?", said[0], said), ("Which of these happens last?", said[-1], said)]
+    if len(said) > 2:
+        for before, after in pairwise(said):
+            asked.append((f'Which of these happens right after "{before}"?', after, [c for c in said if c != before]))
     return tuple(_from_events(question, answer, others, rng) for question, answer, others in asked)
 
 
@@ -82,7 +81,7 @@ def _sample(clip: Clip, number: int, question: Question, sampled_frames: int) ->
     )
 
 
-def score(reply: Reply, sample: Sample, judge: Judge, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all tasks
+def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all
     letter = choice_letter(reply.answer, len(sample.options))
     value = float(letter == sample.reference)
     return TaskScore(value=value, maximum=MAXIMUM, parts={"right": value}, reason="no single letter" if letter is None else letter)

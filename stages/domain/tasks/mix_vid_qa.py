@@ -22,11 +22,13 @@ from pydantic import Field, model_validator
 from stages.domain.lexicon import vague
 from stages.domain.records import Clip, Event, Exact, Record, Reject, Sample, Segment, Span, TaskName, Timeline, Trace
 from stages.domain.replies import Reply
-from stages.domain.rewards import Judge, RewardRules, TaskScore, unavailable
+from stages.domain.rewards import Referee, RewardRules, TaskScore, unavailable
 from stages.domain.timeline import conformed_frames, cut, interleave, piece_lengths, sample_indices, segment_counts
 
 NAME: TaskName = "mix_vid_qa"
 MAXIMUM = 1.0
+#: The question and reference of a mixture that no template can ask about, until somebody has written them.
+UNWRITTEN = "(not written yet)"
 #: Draws of piece lengths and excerpts before a pair is given up.
 ATTEMPTS = 8
 #: Clips that are looked at for a partner: where a thousand in a row do not suit, hardly any does.
@@ -122,6 +124,22 @@ def make(clip: Clip, ring: Ring, settings: Settings, sampled_frames: int, seed: 
     if clip.called is None or not clip.events:
         missing = "an event to ask about" if clip.called else "a single subject or a class label to name it by"
         return [], [Reject(item=clip.clip_id, reason="nothing-to-ask", detail=f"the annotation lacks {missing}")]
+    return _mixed(clip, ring, settings, sampled_frames, seed)
+
+
+def make_unwritten(clip: Clip, ring: Ring, settings: Settings, sampled_frames: int, seed: int) -> tuple[list[Sample], list[Reject]]:
+    """As :func:`make`, of a clip that no template can ask about: each question is :data:`UNWRITTEN` until somebody writes it."""
+    if not _tells(clip):
+        return [], [Reject(item=clip.clip_id, reason="nothing-to-ask", detail="the annotation tells nothing of the clip")]
+    return _mixed(clip, ring, settings, sampled_frames, seed)
+
+
+def _tells(clip: Clip) -> bool:
+    """Whether the annotation says anything that a question could be made of."""
+    return bool(clip.label or clip.caption or clip.subjects or clip.events)
+
+
+def _mixed(clip: Clip, ring: Ring, settings: Settings, sampled_frames: int, seed: int) -> tuple[list[Sample], list[Reject]]:
     samples: list[Sample] = []
     rejects: list[Reject] = []
     used: set[str] = set()
@@ -163,10 +181,14 @@ def _sample(clip: Clip, about: Partner, partner: Partner, settings: Settings, sa
         )
         timeline = interleave(first, second, rate)
         counts = segment_counts(timeline, sample_indices(timeline.frames, sampled_frames))
+        if min(counts) < settings.min_piece_frames:
+            continue
         askable = _askable(events, excerpts[order.index(about)])
-        if min(counts) >= settings.min_piece_frames and askable:
+        if clip.called is not None and askable:
             which = rng.choice(tuple(askable))
             return _put(clip, partner, timeline, which, askable[which], sampled_frames)
+        if (clip.called is None or not clip.events) and _tells(shown_part(clip, timeline)):
+            return _unwritten(clip, partner, timeline, sampled_frames)
     detail = (
         f"with {partner.clip_id}: no cut into pieces of {settings.min_piece_s} to {settings.max_piece_s} s, of {settings.max_clip_s} s"
         " of each clip at most, shows every piece and a whole event to ask about"
@@ -185,7 +207,7 @@ def _conformed_events(clip: Clip, rate: Fraction) -> tuple[Event, ...]:
     """The clip's events in order, each in the frames of the clip conformed to ``rate`` that show any of it."""
     total = conformed_frames(clip.frames, clip.rate, rate)
     events = []
-    for event in sorted(clip.events, key=lambda event: event.span.start):
+    for event in clip.events:
         start = min(int(event.span.start * rate / clip.rate), total - 1)
         stop = min(math.ceil(event.span.stop * rate / clip.rate), total)
         events.append(Event(span=Span(start=start, stop=max(stop, start + 1)), caption=event.caption))
@@ -258,8 +280,48 @@ def _put(clip: Clip, partner: Partner, timeline: Timeline, which: str, event: Ev
     )
 
 
-def score(reply: Reply, sample: Sample, judge: Judge, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all tasks
-    verdict = judge.right(sample, reply.answer)
+def _unwritten(clip: Clip, partner: Partner, timeline: Timeline, sampled_frames: int) -> Sample:
+    return Sample(
+        sample_id=f"{NAME}/{clip.clip_id}+{partner.clip_id}/unwritten",
+        task=NAME,
+        split=clip.split,
+        clip_id=clip.clip_id,
+        timeline=timeline,
+        sampled_frames=sampled_frames,
+        question=UNWRITTEN,
+        reference=UNWRITTEN,
+    )
+
+
+def shown_part(clip: Clip, timeline: Timeline) -> Clip:
+    """The clip as far as a mixture shows it: of an excerpt, only the events that are shown whole, and no account of the whole clip."""
+    spans = [segment.span for segment in timeline.segments if segment.clip_id == clip.clip_id]
+    shown = Span(start=min(span.start for span in spans), stop=max(span.stop for span in spans))
+    if shown.frames == conformed_frames(clip.frames, clip.rate, timeline.rate):
+        return clip
+    conformed = zip(sorted(clip.events, key=lambda event: event.span.start), _conformed_events(clip, timeline.rate), strict=True)
+    whole = tuple(event for event, at in conformed if shown.start <= at.span.start and at.span.stop <= shown.stop)
+    looks = tuple(subject.model_copy(update={"actions": ()}) for subject in clip.subjects)
+    return clip.model_copy(update={"caption": None, "events": whole, "subjects": looks, "questions": ()})
+
+
+def with_question(sample: Sample, clip: Clip, question: str, answer: str) -> Sample:
+    """The sample with a written question about ``clip`` instead of the template's."""
+    shown = shown_part(clip, sample.timeline)
+    thinking = shown.caption or shown.told
+    return sample.model_copy(
+        update={
+            "sample_id": f"{sample.sample_id.rpartition('/')[0]}/written",
+            "question": question,
+            "reference": answer,
+            "events": (),
+            "trace": Trace(thinking=thinking, answer=answer, brief_thinking=clip.brief_thinking) if thinking else None,
+        }
+    )
+
+
+def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all
+    verdict = referee.judge.right(sample, reply.answer)
     if verdict.score is None:
         return unavailable(verdict, MAXIMUM)
     return TaskScore(value=verdict.score, maximum=MAXIMUM, parts={"right": verdict.score}, reason=verdict.reason)

@@ -1,7 +1,7 @@
 """Structured captioning (VideoCap-R1): the thinking analyses subjects, attributes and actions as JSON; then comes the caption.
 
 Example thinking: ``{"subjects":[{"name":"bar","attributes":["red"],"actions":["rises","grows"]}]}``. Score: T (the analysis, no
-judge needed) + E (event coverage of the caption), unweighted, after SPEC 2.
+judge needed) + E (event coverage of the caption) or CN (its completeness and naturalness), unweighted, after SPEC 2.
 """
 
 from __future__ import annotations
@@ -9,18 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import numpy as np
-
-from stages.domain.lexicon import words
 from stages.domain.records import Clip, Record, Reject, Sample, Subject, TaskName, Trace, Verdict
 from stages.domain.replies import Reply, parse_analysis, render_analysis
-from stages.domain.rewards import Judge, RewardRules, TaskScore, coverage_step, f1, unavailable
+from stages.domain.rewards import Embedder, Judge, Referee, RewardRules, TaskScore, coverage_step, f1, unavailable
 from stages.domain.tasks.caption import MAX_EVENTS, event_recall
 from stages.domain.timeline import plain
 
 NAME: TaskName = "structured_caption"
 QUESTION = "list the subjects , then describe the video ."
-MAXIMUM = 2.0
+#: T and E, or T and CN: 1 each. As published the format counts 1 beside them; here it is a gate.
+MAXIMUM, PAPER_MAXIMUM = 2.0, 3.0
 
 
 class Settings(Record):
@@ -48,24 +46,22 @@ def make(clip: Clip, settings: Settings, sampled_frames: int, seed: int) -> tupl
     return [sample], []
 
 
-def similarity(a: str, b: str) -> float:
-    """Dice overlap of the two phrases' words, in [0, 1]: deterministic, symmetric, 1 for equal words."""
-    first, second = set(words(a)), set(words(b))
-    return 2 * len(first & second) / (len(first) + len(second)) if first and second else 0.0
-
-
-def assign(predicted: Sequence[str], reference: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:
+def assign(
+    predicted: Sequence[str], reference: Sequence[str], embedder: Embedder, threshold: float
+) -> list[tuple[int, int, float]]:
     """One-to-one pairs (predicted, reference, similarity) of greatest total similarity; pairs under the threshold are left out."""
     if not predicted or not reference:
         return []
     from scipy.optimize import linear_sum_assignment  # a second of import that params.py need not pay
 
-    table = np.array([[similarity(p, r) for r in reference] for p in predicted])
+    table = embedder.similarities(predicted, reference)
     rows, columns = linear_sum_assignment(-table)
     return [(int(i), int(j), float(table[i, j])) for i, j in zip(rows, columns, strict=True) if table[i, j] >= threshold]
 
 
-def thinking_score(predicted: Sequence[Subject], reference: Sequence[Subject], threshold: float) -> dict[str, float]:
+def thinking_score(
+    predicted: Sequence[Subject], reference: Sequence[Subject], embedder: Embedder, threshold: float
+) -> dict[str, float]:
     """T-score: mean of attribute F1 and action F1 over subjects that were matched one to one by name.
 
     The phrases of unmatched subjects stay in the counts, as false positives or negatives.
@@ -73,26 +69,44 @@ def thinking_score(predicted: Sequence[Subject], reference: Sequence[Subject], t
 
     def side(phrases: Callable[[Subject], Sequence[str]]) -> float:
         matched = sum(
-            weight for i, j, _ in pairs for _, _, weight in assign(phrases(predicted[i]), phrases(reference[j]), threshold)
+            weight
+            for i, j, _ in pairs
+            for _, _, weight in assign(phrases(predicted[i]), phrases(reference[j]), embedder, threshold)
         )
         return f1(matched, sum(len(phrases(s)) for s in predicted), sum(len(phrases(s)) for s in reference))
 
-    pairs = assign([s.name for s in predicted], [s.name for s in reference], threshold)
+    pairs = assign([s.name for s in predicted], [s.name for s in reference], embedder, threshold)
     attribute_f1, action_f1 = side(lambda s: s.attributes), side(lambda s: s.actions)
     if not pairs:
         attribute_f1 = action_f1 = 0.0
     return {"attribute_f1": attribute_f1, "action_f1": action_f1, "thinking": (attribute_f1 + action_f1) / 2}
 
 
-def score(reply: Reply, sample: Sample, judge: Judge, rules: RewardRules) -> TaskScore | None:
-    """T + E; None when the thinking is no such JSON (the format gate closes)."""
+def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore | None:
+    """T + E, or T + CN; None when the thinking is no such JSON (the format gate closes). ``paper`` adds 1 for the format, as published."""
     analysis = parse_analysis(reply.thinking)
     if analysis is None:
         return None
-    recall = event_recall(sample, reply.answer, judge)
-    if isinstance(recall, Verdict):
-        return unavailable(recall, MAXIMUM)
-    parts = thinking_score(analysis.subjects, sample.subjects, rules.match_threshold)
-    parts["coverage"] = coverage_step(recall, rules)
-    total = parts["thinking"] + parts["coverage"]
-    return TaskScore(value=total, maximum=MAXIMUM, parts=parts, reason=f"T {parts['thinking']:.2f} E {parts['coverage']:.1f}")
+    maximum = PAPER_MAXIMUM if rules.scoring == "paper" else MAXIMUM
+    caption = caption_score(sample, reply.answer, referee.judge, rules)
+    if isinstance(caption, Verdict):
+        return unavailable(caption, maximum)
+    parts = {**thinking_score(analysis.subjects, sample.subjects, referee.embedder, rules.match_threshold), **caption}
+    total = parts["thinking"] + parts["caption"] + (maximum - MAXIMUM)
+    return TaskScore(value=total, maximum=maximum, parts=parts, reason=f"T {parts['thinking']:.2f} caption {parts['caption']:.2f}")
+
+
+def caption_score(sample: Sample, caption: str, judge: Judge, rules: RewardRules) -> dict[str, float] | Verdict:
+    """``caption`` in [0, 1], the E-score or the CN-score, and what it is made of; the verdict itself when the judge could not say."""
+    if rules.caption_scorer == "coverage":
+        recall = event_recall(sample, caption, judge)
+        if isinstance(recall, Verdict):
+            return recall
+        return {"recall": recall, "caption": coverage_step(recall, rules)}
+    complete, natural = judge.complete(sample, caption), judge.natural(sample, caption)
+    for verdict in (complete, natural):
+        if verdict.score is None:
+            return verdict
+    assert complete.score is not None
+    assert natural.score is not None
+    return {"completeness": complete.score, "naturalness": natural.score, "caption": (complete.score + natural.score) / 2}

@@ -1,0 +1,89 @@
+"""``vidbridge score``: the table of a file of predictions, for a person and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows import show
+from flows.errors import UsageError
+from stages.params import load_params
+
+#: Ids that are listed of those that are missing or empty; all of them stand in the file.
+EXAMPLES = 5
+
+
+def score(root: Path, benchmark: str, annotations: Path, predictions: Path, out: Path | None, *, baselines: bool) -> None:
+    """Score, show the table, and write all of it into ``out``."""
+    from stages.score import BENCHMARKS
+    from stages.score import score as scored
+
+    if benchmark not in BENCHMARKS:
+        raise UsageError(f"--benchmark: {benchmark!r} is unknown; choose among {', '.join(BENCHMARKS)}")
+    if out is not None and not out.parent.is_dir():
+        raise UsageError(f"--out: {str(out.parent)!r} is no folder; make it, or name a file in another one")
+    if out is not None and out in (annotations, predictions):
+        raise UsageError(f"--out: {str(out)!r} is what is to be scored; name another file")
+    result = scored(load_params(root / "params.yaml"), benchmark, annotations, predictions, baselines=baselines)
+    # Not in the file: what a judge costs depends on what it was asked before.
+    usage = result.pop("usage")
+    if out is not None:
+        out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _show(show.console(), result)
+    if usage:
+        show.console().print(", ".join(f"{name} {count:,.0f}" for name, count in usage.items()), soft_wrap=True)
+    if out is not None:
+        show.console().print(f"written: {escape(str(out))}", soft_wrap=True)
+
+
+def _show(console: Console, result: Mapping[str, Any]) -> None:
+    draws, confidence = result["resampling"]["draws"], result["resampling"]["confidence"]
+    judge = f"judge {escape(result['judge']['name'])}" if result["judge"] else "scored by rule"
+    console.print(
+        f"{result['benchmark']}: {result['answered']:,} of {result['questions']:,} questions answered;"
+        f" {confidence:.0%} intervals (± half) from {draws:,} draws of whole videos, seed {result['resampling']['seed']};"
+        f" {judge}"
+    )
+    for name, rule in result["scorings"].items():
+        console.print(f"  {name}: {escape(rule)}")
+    scorings = list(result["scores"])
+    measures = list(result["scores"][scorings[0]]["overall"])
+    table = Table(title="PARTIAL: some questions have no prediction" if result["partial"] else None)
+    table.add_column("")
+    table.add_column("questions", justify="right")
+    for scoring in scorings:
+        for measure in measures:
+            table.add_column(f"{scoring}\n{measure}", justify="right")
+
+    def add(title: str, found: Mapping[str, Any], end: bool = False) -> None:
+        row = [found[scoring][measure] for scoring in scorings for measure in measures]
+        table.add_row(escape(title), f"{row[0]['items']:,}", *map(_cell, row), end_section=end)
+
+    for who, found in result["baselines"].items():
+        add(f"({who})", found, end=who == list(result["baselines"])[-1])
+    add("all", {name: each["overall"] for name, each in result["scores"].items()}, end=True)
+    for category, values in result["scores"][scorings[0]]["by"].items():
+        for value in values:
+            last = value == list(values)[-1]
+            add(f"{category}: {value}", {name: result["scores"][name]["by"][category][value] for name in scorings}, end=last)
+    console.print(table)
+    unjudged = max(found["unjudged"] for each in result["scores"].values() for found in each["overall"].values())
+    if unjudged:
+        console.print(f"[yellow]{unjudged:,} replies have no verdict and are in no mean[/yellow]")
+    for what, why in (("missing", "questions have no prediction"), ("empty", "replies are empty: wrong under strict")):
+        ids = result[what]
+        if ids:
+            more = f" … and {len(ids) - EXAMPLES:,} more" if len(ids) > EXAMPLES else ""
+            console.print(f"[yellow]{len(ids):,} {why}[/yellow]: {escape(', '.join(ids[:EXAMPLES]))}{more}", soft_wrap=True)
+
+
+def _cell(found: Mapping[str, Any]) -> str:
+    if found["mean"] is None:
+        return "–"
+    return f"{found['mean']:.1f} ±{(found['high'] - found['low']) / 2:.1f}"

@@ -1,0 +1,88 @@
+"""CaReBench (arXiv 2501.00513): describe a video in detail; actions and objects of the reference, each as DREAM-1K scores events.
+
+Example row of ``json/metadata.json``: ``{"video": "v_00000030_5.mp4", "caption": "A man …", "events": ["A man slices a tomato."],
+"objects": ["There is a red tomato."]}``; where ``events`` or ``objects`` are missing, the judge lists them. The id of a prediction
+is ``video``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from stages.domain.examiner import Examiner
+from stages.domain.prompts import PromptTexts, render_prompt
+from stages.suites.benchmark import CAPTION_FRAMES, Benchmark, Item, Mark, Measure, PublishedRow, Scoring
+from stages.suites.captions import strict_caption, told_shares
+from stages.suites.files import rows, typed, unique
+
+QUESTION = "Describe the video in detail: what happens, in order, and what is seen and what it looks like."
+
+
+class Row(PublishedRow):
+    video: str = Field(min_length=1)
+    caption: str = Field(min_length=1)
+    events: list[str] | None = None
+    objects: list[str] | None = None
+
+
+def read(path: Path) -> list[Item[Row]]:
+    return unique(_item(typed(Row, raw)) for raw in rows(path, FILES))
+
+
+def _item(row: Row) -> Item[Row]:
+    return Item(
+        item_id=row.video,
+        video=row.video,
+        categories={},
+        frames=CAPTION_FRAMES,
+        options=(),
+        truth=row.caption,
+        row=row,
+    )
+
+
+def prompt(item: Item[Row], texts: PromptTexts) -> str:  # noqa: ARG001 - one signature for all
+    return render_prompt(QUESTION, "caption", texts)
+
+
+def _strict(item: Item[Row], reply: str, examiner: Examiner) -> Mark:
+    return _mark(item.row, strict_caption(reply), examiner, 0.0)
+
+
+def _compat(item: Item[Row], reply: str, examiner: Examiner) -> Mark:
+    return _mark(item.row, reply, examiner, 1.0)
+
+
+def _mark(row: Row, caption: str, examiner: Examiner, nothing: float) -> Mark:
+    actions = told_shares(caption, row.caption, row.events, examiner.extract_events, examiner.entailed, nothing)
+    objects = told_shares(caption, row.caption, row.objects, examiner.extract_objects, examiner.shows, nothing)
+    if actions is None or objects is None:
+        return Mark(None)
+    return Mark(
+        dict(zip(("action recall", "action precision", "object recall", "object precision"), actions + objects, strict=True))
+    )
+
+
+FILES = ("metadata.json", "*care*bench*.json*")
+BENCHMARK = Benchmark(
+    name="carebench",
+    record="field names: MCG-NJU/CaReBench at 03afdda and its code at f67d9aa; compat: that code, on this project's judge",
+    files=FILES,
+    read=read,
+    prompt=prompt,
+    measures=(
+        Measure("action F1", ("action recall", "action precision"), 100),
+        Measure("object F1", ("object recall", "object precision"), 100),
+        Measure("action recall", ("action recall",), 100),
+        Measure("action precision", ("action precision",), 100),
+        Measure("object recall", ("object recall",), 100),
+        Measure("object precision", ("object precision",), 100),
+    ),
+    scorings=(
+        Scoring("strict", "reasoning taken away; a description without an event or object has precision 0", _strict),
+        Scoring("compat: CaReBench", "the reply as it is; without an event or object, precision 1", _compat),
+    ),
+    judged=True,
+)

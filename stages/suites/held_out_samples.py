@@ -1,0 +1,83 @@
+"""What DarkEventInfer-Test and MixVidQA-Test share: their annotations are this project's own samples,
+``data/samples/test/TASK.jsonl``.
+
+The mean of the judge's score x 100 is reported, as the paper does (SPEC 1): of at most 200 and 100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from stages.domain.examiner import Examiner
+from stages.domain.prompts import PromptTexts, sample_prompt
+from stages.domain.records import Sample, TaskName, Verdict
+from stages.domain.released import released_answer
+from stages.domain.replies import final_answer
+from stages.suites.benchmark import AnnotationError, Benchmark, FrameProtocol, Item, Mark, Measure, Scoring
+from stages.suites.files import rows, shown, typed, unique
+
+#: What a judge says of an answer to a sample.
+Says = Callable[[Examiner, Sample, str], Verdict]
+Reads = Callable[[str], str | None]
+
+
+def benchmark(name: str, task: TaskName, says: Says) -> Benchmark[Sample]:
+    """The benchmark of one proxy task."""
+    files = (f"test/{task}.jsonl", f"{task}.jsonl")
+    return Benchmark(
+        name=name,
+        record="this project's held-out samples (stages/domain/records.py, Sample); compat: the released code of VidBridge-R1",
+        files=files,
+        read=partial(_read, files=files, task=task),
+        prompt=_prompt,
+        measures=(Measure("mean judge score x 100", ("native",), 100),),
+        scorings=(
+            Scoring(
+                "strict", "reasoning taken away; an empty or unreadable reply is 0", partial(_mark, reads=final_answer, says=says)
+            ),
+            Scoring(
+                "compat: VidBridge-R1",
+                "think and answer blocks at the beginning, whatever follows; else 0",
+                partial(_mark, reads=released_answer, says=says),
+            ),
+        ),
+        judged=True,
+    )
+
+
+def _read(path: Path, files: tuple[str, ...], task: TaskName) -> list[Item[Sample]]:
+    items = []
+    for raw in rows(path, files):
+        sample = typed(Sample, raw)
+        if (sample.task, sample.split) != (task, "test"):
+            raise AnnotationError(
+                f"annotations: {raw.where}: task {shown(sample.task)}, split {shown(sample.split)}: needs {task!r} of split"
+                f" 'test'; give"
+                f" data/samples/test/{task}.jsonl"
+            )
+        items.append(
+            Item(
+                item_id=sample.sample_id,
+                video=sample.clip_id,
+                categories={},
+                frames=FrameProtocol(fps=None, frames=sample.sampled_frames),
+                options=(),
+                truth=sample.reference,
+                row=sample,
+            )
+        )
+    return unique(items)
+
+
+def _prompt(item: Item[Sample], texts: PromptTexts) -> str:
+    return sample_prompt(item.row, texts)
+
+
+def _mark(item: Item[Sample], reply: str, examiner: Examiner, reads: Reads, says: Says) -> Mark:
+    answer = reads(reply)
+    if not answer:
+        return Mark({"native": 0.0})
+    verdict = says(examiner, item.row, answer)
+    return Mark(None if verdict.score is None else {"native": verdict.score})

@@ -1,0 +1,169 @@
+"""Replies to other videos: they move no rollout, are measured as they should be, and pay for the order of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_parts import LORA, Seen, grpo_row, length_reward
+
+from stages.domain.shaping import TemporalContrast
+from stages.learning.controls import changed_item, contrast_of
+from stages.learning.examples import Example
+from stages.learning.grpo import Objective, Reward, train_grpo
+from stages.learning.resampling import dead_groups
+from stages.learning.video_grpo import without_rounding
+
+CONTRAST = {"weight": 0.3, "ratio": 1.0, "rollouts": 2, "min_share": 0.0}
+
+
+def shares(_: Sequence[str], replies: Sequence[str]) -> list[float | None]:
+    return [len(reply) / 100 for reply in replies]
+
+
+def vowels(_: Sequence[str], replies: Sequence[str]) -> list[float | None]:
+    return [float(sum(reply.count(vowel) for vowel in "aeiou")) for reply in replies]
+
+
+def none_of_the_first_prompt(keys: Sequence[str], replies: Sequence[str]) -> list[float | None]:
+    return [None if key == keys[0] else float(len(reply)) for key, reply in zip(keys, replies, strict=True)]
+
+
+def train(
+    folder: Path, examples: list[Example], home: Path, seen: Seen, objectives: dict[str, Reward] | None = None, **changes: Any
+) -> dict[str, Any]:
+    parts = objectives or {"task": length_reward}
+    return train_grpo(
+        folder,
+        examples,
+        grpo_row(**changes),
+        stage="grpo@bridge",
+        reward=length_reward,
+        objectives={name: Objective(1.0, part) for name, part in parts.items()},
+        well_formed=lambda _, replies: [False] * len(replies),
+        shares=shares,
+        on_controls=lambda seen, blank, shuffled: {"blank_video": (blank or 0.0) / seen},
+        seed=1,
+        out=home / "out",
+        scratch=home / "scratch",
+        on_metrics=seen.on_metrics,
+        on_checkpoint=seen.on_checkpoint,
+    )
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_controls_move_no_rollout(folder: Path, examples: list[Example], tmp_path: Path, lora: dict[str, Any] | None) -> None:
+    with_them, without = Seen(), Seen()
+    train(folder, examples, tmp_path / "a", with_them, steps=3, save_steps=3, controls_every=2, lora=lora)
+    train(folder, examples, tmp_path / "b", without, steps=3, save_steps=3, lora=lora)
+    mine, theirs = (load_file(tmp_path / name / "out/final/model.safetensors") for name in "ab")
+    assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
+    logged = dict(with_them.metrics)
+    asked = [step for step, values in logged.items() if "control/blank_video" in values]
+    assert asked == [1, 3], "before the first step and before the third"
+    assert 0 < logged[1]["control/shuffled_video"] <= 8 * 6 / 100
+    assert logged[1]["control/video"] == pytest.approx(logged[1]["reward"] / 100)
+    assert logged[1]["gauge/blank_video"] == pytest.approx(logged[1]["control/blank_video"] / logged[1]["control/video"])
+
+
+def test_contrast_is_a_reward_and_resumes(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:
+    class Killed(Exception):
+        pass
+
+    class Dies(Seen):
+        def on_checkpoint(self, checkpoint: Any, saved: Path) -> None:
+            super().on_checkpoint(checkpoint, saved)
+            if checkpoint.step == 2:
+                raise Killed
+
+    changes: dict[str, Any] = {"steps": 4, "temporal_contrast": CONTRAST, "scale_rewards": {"task_decay": 0.9}}
+    train(folder, examples, tmp_path / "whole", seen, **changes)
+    paid = [values["rewards/temporal_contrast/mean"] for _, values in seen.metrics]
+    assert all(0 <= mean <= 1 for mean in paid)
+    assert 0 < sum(paid) < len(paid), "some prompts are paid, some are not"
+    for _, values in seen.metrics:
+        expected = values["rewards/task/mean"] + 0.3 * values["rewards/temporal_contrast/mean"]
+        assert values["reward"] == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(Killed):
+        train(folder, examples, tmp_path / "cut", Dies(), **changes)
+    assert train(folder, examples, tmp_path / "cut", Seen(), **changes)["resumed_from"] == 2
+    mine, theirs = (load_file(tmp_path / name / "out/final/model.safetensors") for name in ("cut", "whole"))
+    assert all(np.allclose(mine[name], theirs[name], atol=1e-6) for name in mine)
+
+
+def test_each_part_is_normalised_before_they_are_added(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:
+    parts: dict[str, Reward] = {"length": none_of_the_first_prompt, "vowels": vowels}
+    train(folder, examples, tmp_path / "a", seen, parts, steps=2, aggregation="normalise")
+    assert {"rewards/length/mean", "rewards/vowels/mean"} <= dict(seen.metrics)[1].keys()
+
+    def scaled(_: Sequence[str], replies: Sequence[str]) -> list[float | None]:
+        return [1000 * (value or 0.0) for value in vowels(_, replies)]
+
+    other = {**parts, "vowels": scaled}
+    train(folder, examples, tmp_path / "b", Seen(), other, steps=2, aggregation="normalise")
+    mine, theirs = (load_file(tmp_path / name / "out/final/model.safetensors") for name in "ab")
+    apart = max(np.abs(mine[name].numpy() - theirs[name].numpy()).max() for name in mine)
+    assert apart < 2e-4, "the scale of a part does not matter (but for the constant that keeps a spread of 0 from dividing)"
+    train(folder, examples, tmp_path / "c", Seen(), other, steps=2)
+    summed = load_file(tmp_path / "c/out/final/model.safetensors")
+    assert max(np.abs(mine[name].numpy() - summed[name].numpy()).max() for name in mine) > 5 * apart
+
+
+def test_a_group_paid_alike_has_no_advantage_when_parts_are_normalised() -> None:
+    rounded = 0
+    for seed in range(20):
+        rewards = torch.rand(4, 8, 2, generator=torch.Generator().manual_seed(seed))
+        rewards[1] = 0.3
+        # As TRL does it.
+        parts = (rewards - rewards.mean(dim=1, keepdim=True)) / (rewards.std(dim=1, keepdim=True) + 1e-4)
+        summed = parts.sum(dim=2).flatten()
+        advantages = (summed - summed.mean()) / (summed.std() + 1e-4)
+        rounded += 1 not in dead_groups(advantages, 8)
+        assert dead_groups(without_rounding(advantages), 8) == [1]
+    assert rounded > 0, "without it the group would seem alive now and then"
+
+
+def test_contrast_by_prompt() -> None:
+    rule = TemporalContrast.model_validate({**CONTRAST, "min_share": 0.5})
+    other = {"a": [0.0, 0.2], "b": [1.0, 1.0]}
+    paid = contrast_of(["a", "a", "b", "b", "a", "a"], [1.0, 0.0, 1.0, 1.0, None, 0.6], other, 2, rule)
+    assert paid == [1.0, 0.0, 0.0, 0.0, None, 1.0]
+
+
+def test_the_prompt_stays_and_the_video_changes(examples: list[Example]) -> None:
+    item = changed_item({example.sample_id: example for example in examples}, "seed")
+    example = examples[0]
+    prompt, load = item("s0", "blank")
+    assert callable(load)
+    assert (prompt, load().pixels.any()) == (example.prompt, False)
+    prompt, load = item("s0", "shuffled")
+    assert callable(load)
+    frames = load().pixels
+    assert prompt == example.prompt
+    assert sorted(map(hash, (frame.tobytes() for frame in frames))) == sorted(
+        hash(frame.tobytes()) for frame in example.load().pixels
+    )
+    assert not np.array_equal(frames, example.load().pixels)
+
+
+def test_a_row_that_asks_for_other_videos_needs_shares(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:
+    with pytest.raises(ValueError, match="shares: the row asks for replies to other videos"):
+        train_grpo(
+            folder,
+            examples,
+            grpo_row(controls_every=1),
+            stage="grpo@g",
+            reward=length_reward,
+            objectives={"task": Objective(1.0, length_reward)},
+            well_formed=lambda _, replies: [False] * len(replies),
+            seed=1,
+            out=tmp_path / "out",
+            scratch=tmp_path / "scratch",
+            on_metrics=seen.on_metrics,
+            on_checkpoint=seen.on_checkpoint,
+        )

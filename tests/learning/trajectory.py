@@ -1,0 +1,105 @@
+"""Run by a test on one process or several: the same SFT and GRPO, from the same weights and on the same rollouts, and resumed midway.
+
+The first run, on one process, samples its rollouts; later ones are given those, row by row. Steps can then be compared number by number.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from accelerate.state import AcceleratorState
+from tiny_parts import REPLIES, Seen, grpo_row, length_reward, sft_row, tinted
+
+from stages.learning import cold_start
+from stages.learning.distributed import launch
+from stages.learning.examples import Example
+from stages.learning.grpo import Objective, train_grpo
+from stages.learning.video_grpo import VideoGRPOTrainer
+
+STEPS, SAVED_AT = 4, 2
+SHARED = {"steps": STEPS, "save_steps": SAVED_AT, "schedule": "linear", "adam_beta2": 0.98}
+# Two updates on a generation, so that the second ratio is not 1; a KL term, so that there is a reference model; scales of their own.
+OFF_POLICY = {"iterations": 2, "beta": 0.04, "scale_rewards": {"task_decay": 0.9}}
+
+
+def use_rollouts(folder: Path) -> None:
+    """Rollouts come from `folder`; what is not there yet is sampled by the trainer itself, on one process, and written there."""
+    sample = VideoGRPOTrainer._generate_single_turn
+
+    def rollouts(self: Any, prompt_ids: Sequence[Sequence[int]], *arguments: Any, **keywords: Any) -> tuple[Any, None]:
+        kept = folder / f"{Path(self.args.output_dir).parents[1].name.removesuffix('-resumed')}-{self.state.global_step}.json"
+        if not kept.is_file():
+            assert self.accelerator.num_processes == 1
+            completions, _ = sample(self, prompt_ids, *arguments, **keywords)
+            kept.write_text(json.dumps([prompt_ids, completions]))
+        prompts, completions = json.loads(kept.read_text())
+        first = self.accelerator.process_index * len(prompt_ids)
+        mine = slice(first, first + len(prompt_ids))
+        assert [list(ids) for ids in prompt_ids] == prompts[mine], "this process has other rows than the one process had there"
+        return completions[mine], None
+
+    VideoGRPOTrainer._generate_single_turn = rollouts
+
+
+def interrupted(whole: Path, resumed: Path) -> None:
+    """Lay `whole`'s scratch into `resumed` as it was after its first save."""
+    for part in ("state", "saved"):
+        shutil.copytree(whole / part / f"checkpoint-{SAVED_AT}", resumed / part / f"checkpoint-{SAVED_AT}")
+    shutil.copy(whole / f"saved/checkpoint-{SAVED_AT}.json", resumed / "saved")
+
+
+def main(home: Path, shared: Path) -> int:
+    if (status := launch("trajectory", sys.argv[1:])) is not None:
+        return status
+    cold_start.LOGGING_STEPS = 1
+    use_rollouts(shared)
+    examples = [
+        Example(
+            f"s{i}", "caption" if i % 2 else "mcqa", f"What colour is number {i}?", REPLIES[i % 3], lambda i=i: tinted(i, i % 3)
+        )
+        for i in range(12)
+    ]
+    rewarded = {
+        "reward": length_reward,
+        "objectives": {"task": Objective(1.0, length_reward)},
+        "well_formed": lambda _, replies: [True for _ in replies],
+    }
+    grpo = partial(grpo_row, **SHARED, prompts_per_step=4, rollouts=4, completions_per_device=4)
+    rows = {
+        "sft": partial(cold_start.train_sft, row=sft_row(**SHARED, samples_per_step=8, samples_per_device=2)),
+        "grpo": partial(train_grpo, row=grpo(), **rewarded),
+        "off-policy": partial(train_grpo, row=grpo(**OFF_POLICY), **rewarded),
+    }
+    first, told = os.environ.get("RANK", "0") == "0", {}
+    for name, train in rows.items():
+        for run in (name, f"{name}-resumed"):
+            if first and run != name:
+                interrupted(home / name / "scratch", home / run / "scratch")
+            seen = Seen()
+            AcceleratorState._reset_state()  # the verbs train once a process; here one start has to do for all
+            told[run] = train(
+                shared / "base",
+                examples,
+                stage=name,
+                seed=1,
+                out=home / run / "out",
+                scratch=home / run / "scratch",
+                on_metrics=seen.on_metrics,
+                on_checkpoint=seen.on_checkpoint,
+            )
+    if first:
+        (home / "told.json").write_text(json.dumps(told))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(Path, sys.argv[1:])))

@@ -1,0 +1,480 @@
+"""The champion, asked: through MLflow's own loader always, over HTTP from a fresh clone among the slow tests."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from serving_project import CLIP, MODEL, QUESTION, ROOT, URI, environment, hang_on_blue, make_project, make_videos
+from tracking.conftest import run
+
+from flows.server import free_port
+from stages.inputs import InputError
+from stages.learning.generate import generate
+from stages.params import load_params
+from stages.publish import card, publish
+from stages.serving import Refusal, answer_row, decode_text, find_video, parse_rows
+from stages.serving_limits import limits_from_environment
+from stages.tracking.explain import explain
+from stages.tracking.registry import register
+from stages.tracking.runs import TAG
+from stages.tracking.servable import USAGE, usage_of
+from stages.tracking.store import open_client
+from stages.tracking.uri import DATABASE, TrackingError
+from stages.tracking.versions import CHAMPION
+from stages.video.edits import load_video
+from stages.workers import Aside
+
+ROW = {"question": QUESTION, "video": "deep/red.mp4"}
+RED = {"thinking": "it is red", "answer": "a red bar", "reply": "<think>it is red</think><answer>a red bar</answer>"}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that a server reads from, and beside it what it must not."""
+    place = tmp_path_factory.mktemp("videos")
+    folder = place / "open"
+    make_videos(folder / "deep")
+    shutil.copyfile(CLIP, folder / "rabbit.mp4")
+    shutil.copyfile(CLIP, place / "private.mp4")
+    (folder / "link.mp4").symlink_to(place / "private.mp4")
+    (folder / "inner.mp4").symlink_to(folder / "deep/red.mp4")
+    (folder / "out").symlink_to(place)
+    (folder / "text.mp4").write_text("no video at all\n" * 100)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("VIDBRIDGE_", "MLFLOW_", "GIT_")):
+                patch.delenv(name)
+        root = make_project(tmp_path_factory.mktemp("serving") / "project")
+        patch.setenv("VIDBRIDGE_PROJECT", str(root))
+        yield root
+
+
+@pytest.fixture(scope="module")
+def champion(project: Path, videos: Path) -> Iterator[Any]:
+    """What `mlflow.pyfunc.load_model` makes of the alias."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIDBRIDGE_SERVE_VIDEOS", str(videos))
+        patch.setenv("VIDBRIDGE_SERVE_MAX_MB", "2")
+        mlflow.set_tracking_uri(f"sqlite:///{project / DATABASE}")
+        mlflow.set_registry_uri(f"sqlite:///{project / DATABASE}")
+        loaded = mlflow.pyfunc.load_model(URI)
+        yield loaded
+        loaded.unwrap_python_model()._load.close()
+        mlflow.set_tracking_uri(before[0])
+        mlflow.set_registry_uri(before[1])
+
+
+def ask(model: Any, *rows: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows as they come over HTTP."""
+    from mlflow.pyfunc.scoring_server import infer_and_parse_data
+
+    answered: list[dict[str, Any]] = model.predict(
+        infer_and_parse_data({"dataframe_records": list(rows)}, model.metadata.get_input_schema())
+    )
+    return answered
+
+
+def test_a_version_is_an_ordinary_folder_and_what_mlflow_needs(champion: Any, project: Path, tmp_path: Path) -> None:
+    import mlflow
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    added = {"MLmodel", "served.py", "vidbridge.json"}
+    folder = Path(mlflow.artifacts.download_artifacts(URI, dst_path=str(tmp_path)))
+    ours = {path.name for path in (project / "made").iterdir()}
+    assert {path.name for path in folder.iterdir()} == ours | added | {"registered_model_meta"}
+    listed = {item.path: item.file_size for item in get_artifact_repository(URI).list_artifacts(None)}
+    assert set(listed) == ours | added
+    assert {name: (folder / name).stat().st_size for name in listed} == listed
+    # Nothing in it is a pickle, and one file alone is to be had.
+    assert "python_model" not in (folder / "MLmodel").read_text()
+    assert mlflow.models.get_model_info(URI).signature.inputs.input_names()[0] == "question"
+    # By content alone there is nothing but the content.
+    source = mlflow.MlflowClient().get_model_version(MODEL, "1").source
+    (tmp_path / "bare").mkdir()
+    get_artifact_repository(source).download_artifacts("", str(tmp_path / "bare"))
+    assert {path.name for path in (tmp_path / "bare").iterdir()} == ours
+
+
+def test_it_answers_about_a_file_and_about_bytes_alike(champion: Any, videos: Path) -> None:
+    sent = {colour: base64.b64encode((videos / f"deep/{colour}.mp4").read_bytes()).decode() for colour in ("red", "blue")}
+    by_path, by_link, by_bytes, other, another = ask(
+        champion,
+        ROW,
+        {"question": QUESTION, "video": "inner.mp4"},
+        {"question": QUESTION, "video_base64": sent["red"]},
+        {"question": QUESTION, "video_base64": sent["blue"]},
+        {"question": QUESTION, "video": "deep/green.mp4"},
+    )
+    assert by_path == by_link == by_bytes == RED
+    assert (other["answer"], another["thinking"]) == ("a blue bar", "it is green")
+
+
+def test_it_is_asked_as_it_was_trained(champion: Any, project: Path, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames and prompts are those of the parameters that the version was registered with, whatever params.yaml says now."""
+    asked: list[tuple[str, Any]] = []
+
+    def listening(model: Any, processor: Any, items: Any, **settings: Any) -> list[str]:
+        asked.extend(items)
+        return generate(model, processor, items, **settings)
+
+    monkeypatch.setattr("stages.learning.generate.generate", listening)
+    ask(
+        champion,
+        ROW,
+        ROW | {"options": ["red", "blue"], "task": "mcqa"},
+        ROW | {"task": "structured_caption"},
+    )
+    params = load_params(ROOT / "params.yaml")
+    assert [prompt for prompt, _ in asked] == [
+        f"{QUESTION}\n{params.prompt.instruction}",
+        f"{QUESTION} red A blue B\n{params.prompt.instruction}",
+        f"{QUESTION}\n{params.prompt.structured_instruction}",
+    ]
+    expected = load_video(videos / "deep/red.mp4", params.synthesize.sampled_frames)
+    assert all(frames.indices == expected.indices and (frames.pixels == expected.pixels).all() for _, frames in asked)
+
+
+def test_a_reply_that_does_not_parse_comes_whole() -> None:
+    assert answer_row("<think>red</think> red") == {"thinking": None, "answer": None, "reply": "<think>red</think> red"}
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"video": "../private.mp4"}, "may not leave the server's folder"),
+        ({"video": "deep/../../private.mp4"}, "may not leave the server's folder"),
+        ({"video": str(CLIP)}, "may not leave the server's folder"),
+        ({"video": "link.mp4"}, "not a link that leads out"),
+        ({"video": "out/private.mp4"}, "not a link that leads out"),
+        ({"video": "nowhere.mp4"}, "'nowhere.mp4' is no file in the server's folder"),
+        ({"video": "deep"}, "is no file in the server's folder"),
+        ({"video": "x" * 5000}, "is no file in the server's folder"),
+        ({"video": "a\0b"}, "may not leave the server's folder"),
+        ({"video": "text.mp4"}, "video: .*text.mp4.*send a video that ffmpeg can read"),
+        ({"video_base64": "%%%"}, "video_base64: .*standard base64"),
+        ({"video_base64": "AAAA"}, "video_base64: .*send a video that ffmpeg can read"),
+        ({"video_base64": "A" * (4 << 20)}, "video_base64: 3.0 MB, 2 MB are allowed"),
+        ({}, "none given; send one of them"),
+        ({"video": "deep/red.mp4", "video_base64": "AAAA"}, "both given; send one of them"),
+        ({"video": "deep/red.mp4", "question": ""}, "row 0: question"),
+        ({"video": "deep/red.mp4", "question": "?" * 9000}, "row 0: question"),
+        ({"video": "deep/red.mp4", "task": "poem"}, "row 0: task: .*'caption'"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "-".join(f"{k}={v[:12]}" for k, v in value.items()) or "no-video",
+)
+def test_a_bad_request_is_refused_with_a_sentence(champion: Any, row: dict[str, str], says: str) -> None:
+    with pytest.raises(Refusal, match=says) as refused:
+        ask(champion, {"question": QUESTION, **row})
+    assert refused.value.get_http_status_code() == 400
+    sent = json.loads(refused.value.serialize_as_json())
+    assert len(sent["message"]) < 500
+    assert "Traceback" not in sent["message"]
+
+
+def test_too_many_rows_are_refused() -> None:
+    with pytest.raises(Refusal, match="rows: 17 in one request; send 1 to 16"):
+        parse_rows([{"question": QUESTION, "video": "a.mp4"}] * 17)
+
+
+def test_a_reply_that_takes_too_long_is_cut_off(champion: Any, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = champion.unwrap_python_model()
+    frames = load_video(videos / "deep/red.mp4", inner._usage.sampled_frames)
+    with monkeypatch.context() as patch:
+        # Frames at hand and a reply that would take minutes: what ends it is the limit on generation.
+        patch.setattr(inner, "_load", lambda wanted, timeout_s: frames)
+        patch.setattr(inner, "_limits", replace(inner._limits, timeout_s=0.3))
+        patch.setattr(inner, "_usage", inner._usage.model_copy(update={"max_new_tokens": 100_000}))
+        patch.setattr("stages.learning.generate.end_ids", lambda *_: None)
+        refuses_in_time(champion, "generation: not done within 0.3 s")
+    assert ask(champion, ROW) == [RED]
+
+
+@pytest.mark.slow
+def test_a_video_that_takes_too_long_costs_only_its_own_request(champion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = champion.unwrap_python_model()
+    aside = Aside(hang_on_blue)
+    try:
+        monkeypatch.setattr(inner, "_load", aside)
+        assert ask(champion, ROW) == [RED]
+        with monkeypatch.context() as patch:
+            patch.setattr(inner, "_limits", replace(inner._limits, timeout_s=1))
+            refuses_in_time(champion, "decoding video: not done within 1 s", video="deep/blue.mp4")
+        assert ask(champion, ROW) == [RED]
+    finally:
+        aside.close()
+
+
+def refuses_in_time(model: Any, says: str, **changes: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(Refusal, match=says) as refused:
+        ask(model, ROW | changes)
+    assert refused.value.get_http_status_code() == 504
+    assert time.monotonic() - started < 10
+
+
+def test_without_a_folder_no_path_is_read(videos: Path) -> None:
+    with pytest.raises(Refusal, match="this server reads no files; send video_base64"):
+        find_video(None, "deep/red.mp4", 1 << 20)
+    with pytest.raises(Refusal, match=r"video: .* MB, 0.000977 MB are allowed \(VIDBRIDGE_SERVE_MAX_MB\)"):
+        find_video(videos.resolve(), "deep/red.mp4", 1024)
+    assert decode_text(base64.b64encode(b"abc").decode(), 3) == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("VIDBRIDGE_SERVE_VIDEOS", "/nowhere/at/all", "is no folder"),
+        ("VIDBRIDGE_SERVE_MAX_MB", "many", "is no number above 0"),
+        ("VIDBRIDGE_SERVE_TIMEOUT_S", "-1", "is no number above 0"),
+    ],
+)
+def test_a_limit_that_is_none_stops_the_server_at_its_start(
+    name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name}: {value!r} {says}"):
+        limits_from_environment()
+
+
+@pytest.fixture(scope="module")
+def exported(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    made = publish(project, CHAMPION, folder)
+    assert (made.version.number, made.folder) == (1, folder)
+    return folder
+
+
+#: A table as evaluation writes it.
+SCORES = {
+    "schema_version": 1,
+    "row": "base",
+    "digest": "d1",
+    "split": "test",
+    "samples": 240,
+    "mean": 0.375,
+    "format": 0.925,
+    "tasks": {"mcqa": {"mean": 0.375, "low": 0.3125, "high": 0.4375, "samples": 240, "format": 0.925, "blank": 0.25}},
+}
+
+
+def test_an_exported_folder_stands_alone(exported: Path, project: Path, videos: Path, champion: Any) -> None:
+    """Its bytes are the registered ones and its own, and the code in its card gets the served reply from it."""
+    given = {path.name: path.read_bytes() for path in (project / "made").iterdir()}
+    assert {name: (exported / name).read_bytes() for name in given} == given
+    assert all(path.stat().st_nlink == 1 for path in exported.iterdir())
+    assert all(str(project).encode() not in path.read_bytes() for path in exported.iterdir())
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(card_code(exported).replace("What happens first?", QUESTION), card_inputs(videos / "deep/red.mp4"))
+    assert printed.getvalue().strip() == RED["reply"]
+
+
+@pytest.mark.slow
+def test_mlflow_answers_from_an_exported_folder(exported: Path, champion: Any) -> None:
+    import mlflow
+
+    again = mlflow.pyfunc.load_model(str(exported))
+    assert ask(again, ROW) == ask(champion, ROW)
+    again.unwrap_python_model()._load.close()
+
+
+def card_code(folder: Path) -> str:
+    """The Python in a model card, for that folder."""
+    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert code is not None
+    return code[1].replace("this folder", str(folder))
+
+
+def card_inputs(video: Path) -> dict[str, Any]:
+    """What the card leaves to its reader: the frames, and what is known of the video."""
+    import torch
+    from transformers.video_utils import VideoMetadata
+
+    from stages.learning.processor import video_metadata
+
+    frames = load_video(video, load_params(ROOT / "params.yaml").synthesize.sampled_frames)
+    return {
+        "frames": torch.from_numpy(frames.pixels.copy()).permute(0, 3, 1, 2),
+        "metadata": VideoMetadata(**video_metadata(frames)),
+    }
+
+
+def test_a_card_says_what_a_reader_needs(exported: Path, project: Path, tmp_path: Path) -> None:
+    page = (exported / "README.md").read_text()
+    front = yaml.safe_load(page.split("---")[1])
+    assert (front["library_name"], front["pipeline_tag"], front["license"]) == ("transformers", "video-text-to-text", "apache-2.0")
+    for part in (
+        "recipe | `tiny`",
+        "vllm serve",
+        "This version was not evaluated",
+        "generated shapes only",
+        "It was not tested on",
+    ):
+        assert part in page
+    client = open_client(project)
+    tags = {"scores": json.dumps(SCORES), "baselines": json.dumps({"digest": "d1", "means": {"random": 0.125}})}
+    for name, text in tags.items():
+        client.set_model_version_tag(MODEL, "1", TAG + name, text)
+    try:
+        publish(project, "1", tmp_path / "scored")
+    finally:
+        for name in tags:
+            client.delete_model_version_tag(MODEL, "1", TAG + name)
+    page = (tmp_path / "scored/README.md").read_text()
+    assert "| mcqa | 0.375 | 0.312 – 0.438 | 240 | 0.925 | 0.250 |" in page
+    assert "| **mean over tasks** | **0.375** | | 240 | 0.925 | |\n| baseline: random | 0.125 | | | | |\n" in page
+    # Apart from the tables' own line breaks, nothing of the template is left.
+    assert not re.search(r"\{[%{]|[%}]\}(?!')|&#|&lt;", page)
+
+
+def test_a_card_names_the_base_model(project: Path) -> None:
+    recipe = load_params(ROOT / "infra/recipes/videocap-r1.yaml")
+    page = card(explain(project, "1"), usage_of(recipe, recipe.candidate))
+    front = yaml.safe_load(page.split("---")[1])
+    assert front["base_model"] == recipe.model.name  # type: ignore[union-attr]
+    assert front["license"] == "other"
+    assert "trained on | structured_caption" in page
+    assert repr(recipe.prompt.structured_instruction)[1:-1] in page
+
+
+def test_an_export_overwrites_nothing(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds something already; name a new or an empty folder"):
+        publish(project, CHAMPION, tmp_path)
+    with pytest.raises(InputError, match="holds something already"):
+        publish(project, CHAMPION, tmp_path / "mine.txt")
+    (tmp_path / "empty").mkdir()
+    publish(project, CHAMPION, tmp_path / "empty")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine.txt"]
+
+
+def test_a_version_of_older_code_says_what_to_do(project: Path, tmp_path: Path) -> None:
+    client = open_client(project)
+    client.delete_model_version_tag(MODEL, "1", TAG + USAGE)
+    with pytest.raises(TrackingError, match=r"does not say how it is asked .*: vidbridge register"):
+        publish(project, CHAMPION, tmp_path / "model")
+    assert register(project).updated == (1,)
+    publish(project, CHAMPION, tmp_path / "model")
+
+
+@pytest.mark.slow
+def test_an_exported_folder_loads_where_nothing_of_ours_is(exported: Path, tmp_path: Path) -> None:
+    code = (
+        "from transformers import AutoModelForImageTextToText, AutoProcessor; import sys;"
+        f"print(type(AutoModelForImageTextToText.from_pretrained({str(exported)!r})).__name__,"
+        f" type(AutoProcessor.from_pretrained({str(exported)!r})).__name__, [m for m in sys.modules if m in ('stages', 'mlflow')])"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[-2] == "Qwen2_5_VLForConditionalGeneration Qwen2_5_VLProcessor []"
+
+
+@pytest.mark.slow
+def test_the_command_serves_until_it_is_interrupted(project: Path, videos: Path, tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "flows.cli", "serve", "--videos", str(videos), "--port", str(port)]
+    env = environment(project, VIDBRIDGE_SERVE_TIMEOUT_S="70")
+    # Where tests run in the background of a shell, an interrupt is ignored, and what they start inherits that.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with (tmp_path / "out").open("wb") as out:
+        server = subprocess.Popen(command, cwd=project, env=env, stdout=out, stderr=out, start_new_session=True, preexec_fn=heard)
+    said = (tmp_path / "out").read_text
+    try:
+        deadline = time.monotonic() + 240
+        while "try: curl" not in said():
+            assert server.poll() is None, said()
+            assert time.monotonic() < deadline, said()
+            time.sleep(0.5)
+        assert "version 1 of vidbridge-tiny (base) answers at" in said()
+        assert post(port, [ROW]) == (200, {"predictions": [RED]})
+    finally:
+        server.send_signal(signal.SIGINT)
+        try:
+            server.wait(60)
+        finally:
+            # Its guard then ends what it started.
+            server.kill()
+    assert "stopped" in said()
+    assert post(port, None) == (0, None)
+    assert not list((project / ".vidbridge").glob("serving-*"))
+
+
+@pytest.mark.slow
+def test_mlflow_serves_the_champion_from_a_fresh_clone(project: Path, videos: Path, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    run(tmp_path, "git", "clone", "-q", str(project), str(clone))
+    port = free_port()
+    changes = {"VIDBRIDGE_DVC_REMOTE": str(project / ".vidbridge/remote"), "VIDBRIDGE_SERVE_VIDEOS": str(videos)}
+    env = environment(project, **changes, VIDBRIDGE_SERVE_MAX_MB="2")
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", URI, "-p", str(port), "--env-manager", "local"]
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        server = subprocess.Popen(command, cwd=clone, env=env, stdout=out, stderr=out, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 240
+        while post(port, None)[0] != 200:
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.5)
+        assert post(port, [ROW]) == (200, {"predictions": [RED]})
+        whole = {"question": QUESTION, "video": "rabbit.mp4"}
+        status, said = post(port, [whole])
+        assert status == 200, said
+        (answer,) = said["predictions"]
+        assert set(answer) == {"thinking", "answer", "reply"}
+        sent = base64.b64encode(CLIP.read_bytes()).decode()
+        assert post(port, [{"question": QUESTION, "video_base64": sent}]) == (200, {"predictions": [answer]})
+        for row, says in (
+            (ROW | {"video": "../private.mp4"}, "may not leave the server's folder"),
+            ({"question": QUESTION, "video_base64": "A" * (4 << 20)}, "2 MB are allowed"),
+            ({"video": "deep/red.mp4"}, "question"),
+        ):
+            status, said = post(port, [row])
+            assert (status, says in said["message"]) == (400, True), said
+            assert "Traceback" not in json.dumps(said)
+            assert len(json.dumps(said)) < 1000
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(30)
+
+
+def post(port: int, rows: list[dict[str, Any]] | None) -> tuple[int, Any]:
+    """Status and body; status 0 while nobody listens. Without rows: is it there?"""
+    base = f"http://127.0.0.1:{port}"
+    body = None if rows is None else json.dumps({"dataframe_records": rows}).encode()
+    path = "ping" if rows is None else "invocations"
+    request = urllib.request.Request(f"{base}/{path}", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=120) as reply:
+            return reply.status, json.loads(reply.read() or b"null") if rows is not None else None
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+    except OSError:
+        return 0, None
