@@ -1,7 +1,8 @@
 """Does GRPO with VideoCap-R1's reward beat its SFT start, and SFT on the same samples? The recipe ``videocap-r1`` in tiny form.
 
-``make bench-videocap`` runs it. What follows was fixed before the first run; seed 30 was for trying things out, seeds 31 to 33 had
-never been looked at, each has a corpus of its own, and their first complete run is what stands in ``results/videocap.md``.
+``make bench-videocap`` runs it. What follows, but for the last paragraph, was fixed before the first run; seed 30 was for trying things
+out, seeds 31 to 33 had never been looked at, each has a corpus of its own, and their first complete run is what stands in
+``results/videocap.md``.
 
 **What is trained.** Corpus, model, prompts and sizes are those of recipe ``tiny``, the only task is ``structured_caption``. The cold
 start is ``tiny``'s SFT row for :data:`START_STEPS` steps (``videocap-r1`` freezes the vision tower there, which would leave a tower
@@ -16,10 +17,9 @@ recipe does.
 - ``GRPO``    the ``caption`` row from it
 - ``SFT``     more SFT from it, on the same 1,500 samples and by the same teacher, for as much CPU: so many steps as the GRPO stages of
   the first seed took, over what a step of its SFT starts took (whole processes), and as many for the other seeds
-- ``SFT on references``   careless teacher only: the same on complete captions, which are what GRPO's reward compares with
-- ``GRPO, E by event``    careless teacher only: E's steps at 0.5 and 1, as in ``tiny``. Clips show two events, so at 0.28 and 0.35 a
-  caption with one of them earns the whole of E, and nothing in the reward asks for the second one: there is reason to expect no gain
-  in event F1 over the careless teacher, and this arm tells whether that is why
+
+Clips show two events, so with E's steps at 0.28 and 0.35 a caption with one of them earns the whole of E, and nothing in the reward
+asks for the second one: there is reason to expect no gain in event F1 over the careless teacher.
 
 **What is reported**, on 240 held-out clips (half of them show combinations that training never did), greedy: event F1 as DREAM-1K has
 it (harmonic mean of mean event recall and mean event precision, rule judge), attribute F1, action F1, T-score, share of well-formed
@@ -29,6 +29,9 @@ clips within each seed, and a t interval over the seeds' own differences.
 **Pilot** (seed 30, clean teacher, held-out event F1 and T-score of the start): 200 steps .731 and .850, 300 steps .956 and .973, all
 replies well-formed; 500 were stopped on the way, their loss being lower still. After 200 the model has yet to learn to see, which is
 not what GRPO teaches, and after 300 little is left to gain, so the start has 250. No GRPO and no more SFT was run on that seed.
+
+**Left out.** Two more arms over the careless start were to run last: SFT on complete captions, and GRPO with E's steps at 0.5 and 1.
+They were stopped for want of time before any figure of theirs was there; the arms above had answered by then.
 """
 
 from __future__ import annotations
@@ -73,14 +76,8 @@ TINY_TABLES = ("corpus", "ingest", "prompt", "model", "judge", "evaluation", "ga
 
 #: The arms that hold a teacher's start and GRPO from it.
 TEACHERS = ("careless", "clean")
-#: Teacher's careless share of each arm's cold start, the arms that answer the question before those that explain it.
-CARELESS = {
-    "careless": 0.5, "clean": 0.0, "careless-more": 0.5, "clean-more": 0.0, "careless-references": 0.5, "careless-by-event": 0.5,
-}  # fmt: skip
-#: Arms that train by GRPO, and the careless share of what more SFT is taught in the others.
-BY_GRPO = ("careless", "clean", "careless-by-event")
-TAUGHT_ON = {"careless-more": 0.5, "clean-more": 0.0, "careless-references": 0.0}
-EXPLAINING = ("careless-references", "careless-by-event")
+#: The careless share of each arm's teacher. Arms that are not in TEACHERS go on with more SFT.
+CARELESS = {"careless": 0.5, "clean": 0.0, "careless-more": 0.5, "clean-more": 0.0}
 
 #: What is compared: a policy's name, the arm whose clone made it, and its row.
 POLICIES = {
@@ -90,8 +87,6 @@ POLICIES = {
     "clean: start": ("clean", START),
     "clean: GRPO": ("clean", GRPO),
     "clean: SFT": ("clean-more", MORE),
-    "careless: SFT on references": ("careless-references", MORE),
-    "careless: GRPO, E by event": ("careless-by-event", GRPO),
 }
 COMPARED = (
     ("careless: GRPO", "careless: start"),
@@ -100,10 +95,6 @@ COMPARED = (
     ("clean: GRPO", "clean: start"),
     ("clean: SFT", "clean: start"),
     ("clean: GRPO", "clean: SFT"),
-    ("careless: SFT on references", "careless: start"),
-    ("careless: GRPO, E by event", "careless: start"),
-    ("careless: GRPO", "careless: SFT on references"),
-    ("careless: GRPO, E by event", "careless: SFT on references"),
 )
 METRICS = ("event F1", "attribute F1", "action F1", "T-score", "format")
 DRAWS, CONFIDENCE = 2000, 0.95
@@ -122,17 +113,14 @@ def arm_params(root: Path, arm: str, seed: int, more_steps: int) -> dict[str, An
     table["synthesize"] = tiny["synthesize"] | {"tasks": table["synthesize"]["tasks"]}
     table["gate"]["registered_model"] = "videocap-r1-bench"
     table["sft"] = {START: start}
-    if arm in BY_GRPO:
+    if arm in TEACHERS:
         # Gauges would be charged to GRPO, and train nothing.
         shown = {"controls_every": 0, "steps": STEPS, "save_steps": STEPS, "prompts_per_step": PROMPTS}
         shown["completions_per_device"] = PROMPTS * own["rollouts"]
         table["grpo"] = {GRPO: sizes | {name: own[name] for name in OWN} | shown}
     else:
-        more = {"init": START, "steps": more_steps, "save_steps": more_steps, "careless_share": TAUGHT_ON[arm]}
-        table["sft"][MORE] = start | more
+        table["sft"][MORE] = start | {"init": START, "steps": more_steps, "save_steps": more_steps}
         table["grpo"] = {}
-    if arm == "careless-by-event":
-        table["rewards"]["coverage_steps"] = tiny["rewards"]["coverage_steps"]
     table["evaluation"]["of"] = [row for of, row in POLICIES.values() if of == arm]
     return table
 
@@ -208,11 +196,10 @@ def trained_on(folder: Path, row: str) -> int:
     return int(summary["distinct_prompts" if row == GRPO else "distinct_samples"])
 
 
-def measure(work: Path, seeds: Sequence[int], more_steps: int, arms: Sequence[str]) -> dict[str, Any]:
-    """Metrics and costs of these arms' policies, metrics of trivial replies, and the gains that the question is about."""
-    policies = {name: made for name, made in POLICIES.items() if made[0] in arms}
+def measure(work: Path, seeds: Sequence[int], more_steps: int) -> dict[str, Any]:
+    """Every policy's metrics and costs, trivial replies', and the gains that the question is about."""
     found = {
-        name: [replies_of(work / f"{seed}-{arm}", row, "predictions") for seed in seeds] for name, (arm, row) in policies.items()
+        name: [replies_of(work / f"{seed}-{arm}", row, "predictions") for seed in seeds] for name, (arm, row) in POLICIES.items()
     }
     trivial = {
         f"{kind} reply": [replies_of(work / f"{seed}-careless", "baselines", f"predictions_{kind}") for seed in seeds]
@@ -223,7 +210,7 @@ def measure(work: Path, seeds: Sequence[int], more_steps: int, arms: Sequence[st
         means = [array.mean(axis=0) for array in arrays]
         absolute[name] = {metric: [float(corpus_value(mean, metric)) for mean in means] for metric in METRICS}
         absolute[name] |= {"recall": [float(mean[0]) for mean in means], "precision": [float(mean[1]) for mean in means]}
-    for name, (arm, row) in policies.items():
+    for name, (arm, row) in POLICIES.items():
         at = [work / f"{seed}-{arm}" for seed in seeds]
         blank = [replies_of(folder, row, "predictions_blank").mean(axis=0) for folder in at]
         absolute[name]["blank video"] = [float(corpus_value(mean, "event F1")) for mean in blank]
@@ -240,7 +227,6 @@ def measure(work: Path, seeds: Sequence[int], more_steps: int, arms: Sequence[st
         "gains": {
             f"{later} - {earlier.rpartition(': ')[2]}": {metric: gain(found[later], found[earlier], metric) for metric in METRICS}
             for later, earlier in COMPARED
-            if {later, earlier} <= set(policies)
         },
     }
 
@@ -317,15 +303,13 @@ def main() -> int:
     for teacher in TEACHERS:
         run(seeds[0], teacher, START_STEPS)
     steps = more_steps(work, seeds[0])
-    # The answer is written before what explains it is run.
-    for arms in ([arm for arm in CARELESS if arm not in EXPLAINING], list(CARELESS)):
-        for seed in seeds:
-            for arm in arms:
-                run(seed, arm, steps)
-        result = measure(work, seeds, steps, arms)
-        write_json(arguments.out, json.loads(json.dumps(result)))
-        keep([table(result)], arguments.out.with_suffix(".md"))
-        print(table(result), flush=True)
+    for seed in seeds:
+        for arm in CARELESS:
+            run(seed, arm, steps)
+    result = measure(work, seeds, steps)
+    write_json(arguments.out, json.loads(json.dumps(result)))
+    keep([table(result)], arguments.out.with_suffix(".md"))
+    print(table(result))
     return 0
 
 
