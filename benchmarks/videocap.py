@@ -1,37 +1,39 @@
 """Does GRPO with VideoCap-R1's reward beat its SFT start, and SFT on the same samples? The recipe ``videocap-r1`` in tiny form.
 
-``make bench-videocap`` runs it. What follows, but for the last paragraph, was fixed before the first run; seed 30 was for trying things
-out, seeds 31 to 33 had never been looked at, each has a corpus of its own, and their first complete run is what stands in
-``results/videocap.md``.
+``make bench-videocap`` runs it. What follows, but for the last paragraph, was fixed before the first run; seed 30 was for
+trying things out, seeds 31 to 33 had never been looked at, each has a corpus of its own, and their first complete run is what
+stands in ``results/videocap.md``.
 
-**What is trained.** Corpus, model, prompts and sizes are those of recipe ``tiny``, the only task is ``structured_caption``. The cold
-start is ``tiny``'s SFT row for :data:`START_STEPS` steps (``videocap-r1`` freezes the vision tower there, which would leave a tower
-with random weights as it is, so here it learns). The ``caption`` row has ``videocap-r1``'s loss, scale, rollouts, frozen parts (none)
-and rewards (T + E, steps at 0.28 and 0.35), ``tiny``'s learning rate, and shows each of the 1,500 training samples once, as that
-recipe does.
+**What is trained.** Corpus, model, prompts and sizes are those of recipe ``tiny``, the only task is ``structured_caption``. The
+cold start is ``tiny``'s SFT row for :data:`START_STEPS` steps (``videocap-r1`` freezes the vision tower there, which would
+leave a tower with random weights as it is, so here it learns). The ``caption`` row has ``videocap-r1``'s loss, scale, rollouts,
+frozen parts (none) and rewards (T + E, steps at 0.28 and 0.35), ``tiny``'s learning rate, and shows each of the 1,500 training
+samples once, as that recipe does.
 
-**Arms**, for each of two teachers: a *careless* one (half of its captions name the first event only; its JSON is always complete), as
-``tiny`` has, and a *clean* one. A gain over a careless teacher mends a fault that was put there, so it counts for little alone.
+**Arms**, for each of two teachers: a *careless* one (half of its captions name the first event only; its JSON is always
+complete), as ``tiny`` has, and a *clean* one. A gain over a careless teacher mends a fault that was put there, so it counts for
+little alone.
 
 - ``start``   the SFT start
 - ``GRPO``    the ``caption`` row from it
-- ``SFT``     more SFT from it, on the same 1,500 samples and by the same teacher, for as much CPU: so many steps as the GRPO stages of
-  the first seed took, over what a step of its SFT starts took (whole processes), and as many for the other seeds
+- ``SFT``     more SFT from it, on the same 1,500 samples and by the same teacher, for as much CPU: so many steps as the GRPO
+  stages of the first seed took, over what a step of its SFT starts took (whole processes), and as many for the other seeds
 
-Clips show two events, so with E's steps at 0.28 and 0.35 a caption with one of them earns the whole of E, and nothing in the reward
-asks for the second one: there is reason to expect no gain in event F1 over the careless teacher.
+Clips show two events, so with E's steps at 0.28 and 0.35 a caption with one of them earns the whole of E, and nothing in the
+reward asks for the second one: there is reason to expect no gain in event F1 over the careless teacher.
 
-**What is reported**, on 240 held-out clips (half of them show combinations that training never did), greedy: event F1 as DREAM-1K has
-it (harmonic mean of mean event recall and mean event precision, rule judge), attribute F1, action F1, T-score, share of well-formed
-replies (one that is not counts as 0 everywhere). Gains are paired by clip, a mean over seeds, with a bootstrap interval that draws
-clips within each seed, and a t interval over the seeds' own differences.
+**What is reported**, on 240 held-out clips (half of them show combinations that training never did), greedy: event F1 as
+DREAM-1K has it (harmonic mean of mean event recall and mean event precision, rule judge), attribute F1, action F1, T-score,
+share of well-formed replies (one that is not counts as 0 everywhere). Gains are paired by clip, a mean over seeds, with a
+bootstrap interval that draws clips within each seed, and a t interval over the seeds' own differences.
 
-**Pilot** (seed 30, clean teacher, held-out event F1 and T-score of the start): 200 steps .731 and .850, 300 steps .956 and .973, all
-replies well-formed; 500 were stopped on the way, their loss being lower still. After 200 the model has yet to learn to see, which is
-not what GRPO teaches, and after 300 little is left to gain, so the start has 250. No GRPO and no more SFT was run on that seed.
+**Pilot** (seed 30, clean teacher, held-out event F1 and T-score of the start): 200 steps .731 and .850, 300 steps .956 and
+.973, all replies well-formed; 500 were stopped on the way, their loss being lower still. After 200 the model has yet to learn
+to see, which is not what GRPO teaches, and after 300 little is left to gain, so the start has 250. No GRPO and no more SFT was
+run on that seed.
 
-**Left out.** Two more arms over the careless start were to run last: SFT on complete captions, and GRPO with E's steps at 0.5 and 1.
-They were stopped for want of time before any figure of theirs was there; the arms above had answered by then.
+**Left out.** Two more arms over the careless start were to run last: SFT on complete captions, and GRPO with E's steps at 0.5
+and 1. They were stopped for want of time before any figure of theirs was there; the arms above had answered by then.
 """
 
 from __future__ import annotations
@@ -160,8 +162,8 @@ def corpus_value(means: Floats, metric: str) -> Floats:
 
 
 def gain(after: Sequence[Floats], before: Sequence[Floats], metric: str) -> dict[str, Any]:
-    """``after`` - ``before``, one array of :func:`columns` a seed: the mean over seeds with its bootstrap interval (clips are drawn within
-    each seed, the same ones for both), each seed's difference, and the t interval over them."""
+    """``after`` - ``before``, one array of :func:`columns` a seed: the mean over seeds with its bootstrap interval (clips are drawn
+    within each seed, the same ones for both), each seed's difference, and the t interval over them."""
     rng, seeds, drawn = np.random.default_rng(0), [], []
     for later, earlier in zip(after, before, strict=True):
         seeds.append(float(corpus_value(later.mean(axis=0), metric) - corpus_value(earlier.mean(axis=0), metric)))
@@ -238,7 +240,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"{result['measured']} Commit {result['commit'][:12]}, seeds {seeds}, {clips} held-out clips a seed, greedy.",
         "",
-        f"Cold start {result['start_steps']} SFT steps; more SFT {result['more_steps']} steps, by the rule in `benchmarks/videocap.py`.",
+        f"Cold start {result['start_steps']} SFT steps; more SFT {result['more_steps']} steps, by the rule in"
+        " `benchmarks/videocap.py`.",
         "",
         "| policy | event F1 | a seed each | recall | precision | attribute F1 | action F1 | T-score | a seed each | format"
         " | event F1, blank video | CPU s of its stage | samples it saw |",
@@ -264,8 +267,8 @@ def table(result: dict[str, Any]) -> str:
 
 
 def more_steps(work: Path, seed: int) -> int:
-    """Steps of SFT that take as much CPU as a GRPO stage: this seed's two GRPO stages over a step of its two SFT starts, whole processes,
-    rounded to tens. Kept in the working folder, so that it is the same when a run goes on."""
+    """Steps of SFT that take as much CPU as a GRPO stage: this seed's two GRPO stages over a step of its two SFT starts, whole
+    processes, rounded to tens. Kept in the working folder, so that it is the same when a run goes on."""
     file = work / f"more-steps-{seed}.json"
     if not file.exists():
         at = [work / f"{seed}-{teacher}" for teacher in TEACHERS]

@@ -33,8 +33,8 @@ def samples(count: int) -> list[Sample]:
     made = []
     for number in range(count):
         clip = Clip(
-            clip_id=f"c{number}", source_id=f"c{number}", path="c.mp4", sha256="0" * 64, split="test", frames=16, rate="8", width=64,
-            height=64, codec="h264", caption="the red bar rises then grows",
+            clip_id=f"c{number}", source_id=f"c{number}", path="c.mp4", sha256="0" * 64, split="test", frames=16, rate="8",
+            width=64, height=64, codec="h264", caption="the red bar rises then grows",
             events=(
                 Event(span=Span(start=2, stop=6), caption="the red bar rises"),
                 Event(span=Span(start=10, stop=14), caption="the red bar grows"),
