@@ -29,8 +29,8 @@ bootstrap interval that draws clips within each seed, and a t interval over the 
 
 **Pilot** (seed 30, clean teacher, held-out event F1 and T-score of the start): 200 steps .731 and .850, 300 steps .956 and
 .973, all replies well-formed; 500 were stopped on the way, their loss being lower still. After 200 the model has yet to learn
-to see, which is not what GRPO teaches, and after 300 little is left to gain, so the start has 250. No GRPO and no more SFT was
-run on that seed.
+to see, which is not what GRPO teaches, and after 300 little is left to gain, so the start has 250. No figure of GRPO or
+of more SFT was seen on that seed.
 
 **Left out.** Two more arms over the careless start were to run last: SFT on complete captions, and GRPO with E's steps at 0.5
 and 1. They were stopped for want of time before any figure of theirs was there; the arms above had answered by then.
