@@ -78,17 +78,17 @@ def champion(project: Path, videos: Path) -> Iterator[Any]:
     """What `mlflow.pyfunc.load_model` makes of the alias."""
     import mlflow
 
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VIDBRIDGE_SERVE_VIDEOS", str(videos))
         patch.setenv("VIDBRIDGE_SERVE_MAX_MB", "2")
+        # The registry follows; one that is set by itself would stay for other tests.
         mlflow.set_tracking_uri(f"sqlite:///{project / DATABASE}")
-        mlflow.set_registry_uri(f"sqlite:///{project / DATABASE}")
-        loaded = mlflow.pyfunc.load_model(URI)
-        yield loaded
-        loaded.unwrap_python_model()._load.close()
-        mlflow.set_tracking_uri(before[0])
-        mlflow.set_registry_uri(before[1])
+        try:
+            loaded = mlflow.pyfunc.load_model(URI)
+            yield loaded
+            loaded.unwrap_python_model()._load.close()
+        finally:
+            mlflow.set_tracking_uri("")
 
 
 def ask(model: Any, *rows: dict[str, Any]) -> list[dict[str, Any]]:
