@@ -15,6 +15,7 @@ from stages.learning.examples import Example
 from stages.learning.generate import Item
 
 View = Literal["blank", "shuffled"]
+VIEWS: tuple[View, ...] = ("blank", "shuffled")
 #: Shares of the task's maximum that replies earn, by sample; None where no judge could say.
 Shares = Callable[[Sequence[str], Sequence[str]], Sequence[float | None]]
 #: Told of a step the mean share that was earned with the video, a black one, and a shuffled one.

@@ -100,8 +100,6 @@ def train_grpo(
             f"grpo resample_rounds: {row.prompts_per_step} prompts_per_step cannot be dealt whole to {place.ranks} processes, and only"
             " whole groups can be replaced; choose a multiple, or resample_rounds 0"
         )
-    if shares is None and (row.temporal_contrast is not None or row.controls_every):
-        raise ValueError("shares: the row asks for replies to other videos, so what they earn has to be given")
     weights = {name: objective.weight for name, objective in objectives.items()}
     keeper = Keeper(showing, scratch, row.save_steps, row.steps) if showing is not None else None
     functions = reward_functions(by_id, objectives, reward, well_formed, gauges)
@@ -110,6 +108,19 @@ def train_grpo(
         functions.append(_filled_in_by_the_trainer)
     completions = row.prompts_per_step * row.rollouts
     per_device, rounds = distributed.share("grpo prompts_per_step x rollouts", completions, row.completions_per_device, place.ranks)
+    controls = None
+    if row.temporal_contrast is not None or row.controls_every:
+        if shares is None:
+            raise ValueError("shares: the row asks for replies to other videos, so what they earn has to be given")
+        controls = Controls(
+            item=changed_item(by_id, f"{seed}/{stage}/shuffled"),
+            shares=shares,
+            contrast=row.temporal_contrast,
+            every=row.controls_every,
+            on_controls=on_controls,
+            seed=f"{seed}/{stage}",
+            batch_size=per_device,
+        )
     generations = math.ceil(row.steps / row.iterations)
     order = draw(examples, row.tasks, generations * row.prompts_per_step, f"{seed}/{stage}/order")
 
@@ -144,17 +155,7 @@ def train_grpo(
         task_of=lambda sample_id: by_id[sample_id].task,
         on_masked=on_masked,
         reserve=_reserve(examples, row, generations, f"{seed}/{stage}/reserve") if row.resample_rounds else None,
-        controls=Controls(
-            item=changed_item(by_id, f"{seed}/{stage}/shuffled"),
-            shares=shares,
-            contrast=row.temporal_contrast,
-            every=row.controls_every,
-            on_controls=on_controls,
-            seed=f"{seed}/{stage}",
-            batch_size=per_device,
-        )
-        if shares is not None and (row.temporal_contrast is not None or row.controls_every)
-        else None,
+        controls=controls,
         keeper=keeper,
         model=model,
         reward_funcs=functions,

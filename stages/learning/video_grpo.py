@@ -22,7 +22,7 @@ from trl.models import unwrap_model_for_generation
 from stages.domain.records import Score
 from stages.domain.rollouts import Rollout
 from stages.learning.advantages import TaskScales
-from stages.learning.controls import CONTRAST, Controls, View, contrast_of
+from stages.learning.controls import CONTRAST, VIEWS, Controls, View, contrast_of
 from stages.learning.generate import rollouts
 from stages.learning.lora import without_adapters
 from stages.learning.processor import EncodedPrompt, VideoFields, join_videos, modality_of
@@ -289,9 +289,13 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
 
     def _with_other_videos(self, controls: Controls, rewards: torch.Tensor, prompts: list[str], replies: list[str]) -> torch.Tensor:
         """The rewards [rollouts of the step, functions] with what the order of the frames is paid, and the gauges of the controls."""
+        # Once a step: dynamic sampling comes here for each round.
+        due = controls.due(self.state.global_step) and self._controlled_step != self.state.global_step
+        if controls.contrast is None and not due:
+            return rewards
         earned = gather_object([*zip(prompts, controls.shares(prompts, replies), strict=True)])
+        asked = list(dict.fromkeys(prompts))
         if controls.contrast is not None:
-            asked = list(dict.fromkeys(prompts))
             drawn = self._earned_on("shuffled", asked, controls, controls.contrast.rollouts)
             other = dict(gather_object([*zip(asked, drawn, strict=True)]))
             paid = contrast_of(
@@ -300,25 +304,22 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
             column = self.reward_func_names.index(CONTRAST)
             values = [torch.nan if value is None else value for value in paid]
             rewards[:, column] = torch.tensor(values, dtype=rewards.dtype, device=rewards.device)
-        if controls.due(self.state.global_step) and self._controlled_step != self.state.global_step:
-            # Once a step: dynamic sampling comes here for each round.
+        if due:
             self._controlled_step = self.state.global_step
-            asked = list(dict.fromkeys(prompts))
-            views: tuple[View, ...] = ("blank", "shuffled")
-            found = {
-                view: _mean(gather_object([share for (share,) in self._earned_on(view, asked, controls, 1)])) for view in views
-            }
-            seen = _mean([share for _, share in earned])
-            if seen is not None and self.accelerator.is_main_process:
-                means = {"video": seen, **{f"{view}_video": found[view] for view in views}}
-                gauges = controls.on_controls(seen, found["blank"], found["shuffled"])
-                for name, value in [
-                    *((f"control/{n}", v) for n, v in means.items()),
-                    *((f"gauge/{n}", v) for n, v in gauges.items()),
-                ]:
-                    if value is not None:
-                        self._metrics["train"][name].append(value)
+            self._log_controls(controls, asked, _mean([share for _, share in earned]))
         return rewards
+
+    def _log_controls(self, controls: Controls, asked: list[str], seen: float | None) -> None:
+        """Ask these prompts with a black and with a shuffled video, and log what is earned there beside what was earned on theirs."""
+        found = {view: _mean(gather_object([share for (share,) in self._earned_on(view, asked, controls, 1)])) for view in VIEWS}
+        if seen is None or not self.accelerator.is_main_process:
+            return
+        gauges = controls.on_controls(seen, found["blank"], found["shuffled"])
+        logged = {"control/video": seen, **{f"control/{view}_video": mean for view, mean in found.items()}}
+        logged |= {f"gauge/{name}": value for name, value in gauges.items()}
+        for name, value in logged.items():
+            if value is not None:
+                self._metrics["train"][name].append(value)
 
     def _earned_on(self, view: View, keys: list[str], controls: Controls, count: int) -> list[list[float | None]]:
         """What `count` replies to each of these prompts earn when the video is changed; every process has to ask."""
