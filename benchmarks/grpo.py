@@ -32,7 +32,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from benchmarks.machine import keep, measured
+from benchmarks.machine import keep
 from stages.domain.frames import Frames
 from stages.domain.records import Sample
 from stages.domain.replies import render_reply
@@ -47,6 +47,7 @@ from stages.learning.factory import build_tiny, freeze, save_model, use_threads
 from stages.learning.grpo import ENCODED_BYTES, cached_encoder
 from stages.learning.processor import placeholder_ids
 from stages.learning.video_grpo import VideoGRPOTrainer
+from stages.machine import measured
 from stages.params import OpenAIJudgeParams, TinyModelParams, load_params
 from stages.video.encoder import encode
 

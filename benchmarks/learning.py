@@ -29,11 +29,11 @@ import numpy as np
 import yaml
 
 from benchmarks.arms import clone, commit_of, over_seeds, reproduce, signed, signed_spread
-from benchmarks.machine import measured
 from stages import layout
 from stages.domain.metrics import paired_difference, task_results
 from stages.domain.records import Sample, Score
 from stages.domain.replies import parse_reply
+from stages.machine import measured
 from stages.params import load_params
 from stages.rows import read_rows, write_json
 

@@ -16,7 +16,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.machine import keep, measured
+from benchmarks.machine import keep
+from stages.machine import measured
 from stages.tracking.history import latest_costs
 
 BIN = Path(sys.executable).parent

@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 
 from benchmarks.crosscheck import QUESTIONS, replies
-from benchmarks.machine import keep, measured
+from benchmarks.machine import keep
+from stages.machine import measured
 
 COUNT = 10_000
 #: The issue's own bound, in seconds.

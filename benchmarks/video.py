@@ -29,10 +29,11 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.machine import keep, measured
+from benchmarks.machine import keep
 from stages.domain.frames import Frames
 from stages.domain.records import Clip, Event, Question, Sample, Segment, Span, Subject, Timeline
 from stages.domain.timeline import interleave, mask, plain, sample_indices
+from stages.machine import measured
 from stages.params import load_params
 from stages.rows import write_rows
 from stages.video.edits import FrameLoader

@@ -52,7 +52,7 @@ import numpy.typing as npt
 import yaml
 
 from benchmarks.arms import clone, commit_of, over_seeds, reproduce, signed, signed_spread, stage_cost
-from benchmarks.machine import keep, measured
+from benchmarks.machine import keep
 from stages import layout
 from stages.domain.metrics import interval
 from stages.domain.records import Sample, Score, Verdict
@@ -60,6 +60,7 @@ from stages.domain.replies import parse_reply
 from stages.domain.rewards import Judge
 from stages.domain.tasks.caption import event_precision, event_recall
 from stages.judging.choose import judge_of
+from stages.machine import measured
 from stages.params import load_params, parse_params
 from stages.rows import read_rows, write_json
 

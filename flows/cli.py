@@ -224,6 +224,26 @@ def report(out: Annotated[Path, typer.Option(help="The page to write.")] = Path(
 
 
 @app.command()
+def ablate(
+    jobs: Annotated[int | None, typer.Option(min=1, help="Seeds at a time; a core each (one for a pretrained model).")] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder to copy the table, the figure and the figures behind them to.")] = None,
+    table: Annotated[bool, typer.Option("--table", help="Run nothing; show what has run so far.")] = False,
+) -> None:
+    """Run the grid of `ablation` in params.yaml with all its seeds, and print one table and one figure with intervals.
+
+    Data, base and start are made once a seed. Ctrl-C ends it; the next call goes on where it stopped. Example: vidbridge ablate --jobs 2
+    """
+    from flows import ablation
+
+    folder = None if out is None else out.expanduser().resolve()
+    try:
+        ablation.ablate(_root(), jobs, folder, table_only=table)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; every stage has been ended. Go on where it stopped: vidbridge ablate", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@app.command()
 def accept(
     stage: Annotated[str, typer.Argument(help="Stage whose change does not matter.")],
     why: Annotated[str, typer.Option("--why", help="The reason, kept in accepted.jsonl.")],

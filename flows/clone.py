@@ -67,11 +67,11 @@ def refresh(repository: str, branch: str, folder: Path) -> Clone:
     # A lock of git that a killed run left behind would stop every later one; nobody else works in this clone.
     (folder / ".git" / "index.lock").unlink(missing_ok=True)
     git(folder, "checkout", "--quiet", "--force", "--detach", f"origin/{branch}")
-    shared = _share_storage(repository, folder)
+    shared = share_storage(repository, folder)
     return Clone(folder, git(folder, "rev-parse", "HEAD"), shared)
 
 
-def _share_storage(repository: str, folder: Path) -> bool:
+def share_storage(repository: str, folder: Path) -> bool:
     """Point the clone at the cache and the remote of the project it was made from; False when the remote stays this clone's own.
 
     A path in ``.dvc/config`` counts from that file, so in a clone it would name another folder.

@@ -177,7 +177,7 @@ def _run_stages(root: Path, plan: Plan, env: dict[str, str], cancelled: threadin
 
 
 @contextmanager
-def _watching_for_cancel(cancelled: threading.Event) -> Iterator[None]:
+def watching_for_cancel(cancelled: threading.Event) -> Iterator[None]:
     """Set ``cancelled`` when someone cancels this flow run on the server; no worker has to be near to deliver it."""
     run_id = flow_run.id
     stop = threading.Event()
@@ -208,7 +208,7 @@ def process_tags() -> tuple[str, str]:
     return f"host:{socket.gethostname()}", f"pid:{os.getpid()}"
 
 
-def _end_lost_runs() -> None:
+def end_lost_runs() -> None:
     """End as crashed what a dead process of this machine left running on the server (``kill -9``, power)."""
     host, me = process_tags()
     running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
@@ -277,7 +277,7 @@ def pipeline(root: Path, target: str = dvc.TARGET) -> PipelineReport | State[Any
     was done stays done. Ends as cancelled when someone cancels it on the server.
     """
     root = Path(root)
-    _end_lost_runs()
+    end_lost_runs()
     params = load_params(root / "params.yaml")
     run_name = f"{params.recipe}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{str(flow_run.id)[:4]}"
     plan = dvc.plan(root, target)
@@ -288,7 +288,7 @@ def pipeline(root: Path, target: str = dvc.TARGET) -> PipelineReport | State[Any
     cancelled = threading.Event()
     with (
         warmed(root, params, plan) as environ,
-        _watching_for_cancel(cancelled),
+        watching_for_cancel(cancelled),
         _pipeline_run(root, params, run_name) as mlflow_run,
     ):
         _link_tracking(mlflow_run)

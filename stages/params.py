@@ -416,6 +416,37 @@ class GateParams(Table):
     min_over_baselines: float
 
 
+class AblationVariant(Table):
+    """One row of an ablation grid: a row of this recipe with something changed."""
+
+    #: How tables and figures call it.
+    title: str = Field(min_length=1)
+    #: The ``sft`` or ``grpo`` row whose settings it has.
+    like: RowName
+    #: Keys of that row, each with its other value; they go before those that all variants share.
+    changes: dict[str, Any]
+
+
+class AblationParams(Table):
+    """A grid of variants of training, each run from one start with several seeds. Written down before its first run."""
+
+    #: Each has data, model and start of its own.
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    #: What every variant changes of the row that it is like.
+    shared: dict[str, Any]
+    variants: dict[RowName, AblationVariant] = Field(min_length=1)
+    #: The two tasks that the figure sets against each other: answering questions, describing videos.
+    axes: tuple[TaskName, TaskName]
+    #: Pairs of variants (the start may be one) whose difference is reported, the first less the second.
+    contrasts: tuple[tuple[RowName, RowName], ...]
+
+    @model_validator(mode="after")
+    def _no_seed_twice(self) -> AblationParams:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: {list(self.seeds)} has one twice; a seed is one observation")
+        return self
+
+
 class Params(Table):
     recipe: RowName
     seed: int = Field(ge=0)
@@ -432,6 +463,8 @@ class Params(Table):
     held_out_judge: HeldOutJudgeParams | None
     evaluation: EvaluationParams
     gate: GateParams
+    #: What `vidbridge ablate` runs; None: nothing. No stage of the pipeline reads it.
+    ablation: AblationParams | None
 
     @model_validator(mode="after")
     def _rows_fit_together(self) -> Params:
@@ -504,6 +537,54 @@ class Params(Table):
                     f" the same there (`{name}: &{name} {{...}}` here, `{name}: *{name}` below)"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _grid_can_be_run(self) -> Params:
+        if self.ablation is None:
+            return self
+        made, variants = self.synthesize.tasks.named, self.variants
+        starts = {name: row.init for name, row in variants.items()}
+        if len(set(starts.values())) != 1:
+            raise ValueError(f"ablation.variants: they start from different rows ({starts}); give all of them one `init`")
+        start = next(iter(starts.values()))
+        if clash := {start, "base", *self.rows} & set(variants):
+            raise ValueError(f"ablation.variants.{sorted(clash)[0]}: a row of the recipe has that name; choose another")
+        for name, row in variants.items():
+            if unmade := [task for task in row.tasks if task not in made]:
+                raise ValueError(
+                    f"ablation.variants.{name}.tasks: {unmade[0]!r} is not synthesised (synthesize.tasks: {', '.join(made)})"
+                )
+        budgets = {n: r.steps * r.prompts_per_step * r.rollouts for n, r in variants.items() if isinstance(r, GrpoRow)}
+        if len(set(budgets.values())) > 1:
+            raise ValueError(f"ablation.variants: unequal numbers of rollouts ({budgets}); a comparison needs one budget")
+        if missing := [task for task in self.ablation.axes if task not in made]:
+            raise ValueError(f"ablation.axes: {missing[0]!r} is not synthesised (synthesize.tasks: {', '.join(made)})")
+        for name in {name for pair in self.ablation.contrasts for name in pair} - {start, *variants}:
+            raise ValueError(f"ablation.contrasts: {name!r} is no variant (known: {', '.join((start, *variants))})")
+        return self
+
+    @property
+    def variants(self) -> dict[str, SftRow | GrpoRow]:
+        """Every row of the ablation grid, with its changes made.
+
+        Raises:
+            ValueError: a variant is like no row, or its changes are none that such a row can have.
+        """
+        found: dict[str, SftRow | GrpoRow] = {}
+        if self.ablation is None:
+            return found
+        for name, variant in self.ablation.variants.items():
+            if (row := self.rows.get(variant.like)) is None:
+                raise ValueError(f"ablation.variants.{name}.like: {variant.like!r} is no row (known: {', '.join(self.rows)})")
+            table = row.model_dump() | self.ablation.shared | variant.changes
+            if isinstance(row, GrpoRow) and row.samples != layout.SAMPLES.as_posix():
+                table["samples"] = layout.difficulty(name).as_posix()
+            try:
+                found[name] = type(row).model_validate(table)
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise ValueError(f"ablation.variants.{name}.changes: {_field(first['loc'])}{_complaint(first)}") from error
+        return found
 
     @property
     def rows(self) -> dict[str, SftRow | GrpoRow]:

@@ -135,6 +135,17 @@ def pipeline_run(params: Params, root: Path | None = None, tags: Mapping[str, st
 
 
 @contextmanager
+def ablation_run(params: Params, root: Path, commit: str) -> Iterator[StageRun]:
+    """The parent run of an ablation: the stages of every seed's clone are its children. Ends like :func:`stage_run`."""
+    client = open_client(root)
+    end_lost_runs(client, root)
+    tags = _tags(root, params) | {TAG + "kind": "ablation", TAG + "params_digest": digest(params), TAG + "ablation_commit": commit}
+    used = flat(params.ablation.model_dump(mode="json")) if params.ablation else {}
+    with _recorded(client, root, f"ablation {params.recipe}", tags, used) as run:
+        yield run
+
+
+@contextmanager
 def _recorded(client: MlflowClient, root: Path, name: str, tags: Mapping[str, str], used: Mapping[str, str]) -> Iterator[StageRun]:
     from mlflow.entities import Param
     from mlflow.exceptions import MlflowException

@@ -1,0 +1,260 @@
+"""``vidbridge ablate``: the grid of ``params.yaml``, every variant with every seed, as a Prefect flow.
+
+Each seed has a clone of the committed state below ``.vidbridge/ablation``, and runs there one variant after the other through DVC: data,
+base and start are made once a seed. Clones share the project's DVC cache, so a grid that was interrupted, or run again after a change
+elsewhere, makes only what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows import clone, dvc
+from flows.errors import FlowError, StageCancelled, UsageError
+from flows.pipeline import PARENT, end_lost_runs, watching_for_cancel
+from flows.project import state
+from flows.warming import warmed
+from stages import layout, warm
+from stages.ablation import Grid, Results, clip_ids, figure, markdown, read_grid, start_of, variant_params
+from stages.machine import measured
+from stages.params import Params, PretrainedModelParams, digest, load_params, parse_params
+from stages.rows import read_json, write_json
+from stages.tracking.runs import StageRun, ablation_run
+
+FOLDER = "ablation"
+#: Seeds at a time on one machine, unless someone says otherwise: each takes a core and up to 2 GB.
+MOST_JOBS = 4
+#: DVC's index of a project is made in this process, and DVC is not made for several threads.
+_PLANNING = threading.Lock()
+
+
+@dataclass
+class Progress:
+    """How many trainings are done, and how long the rest may take at this pace."""
+
+    total: int
+    started: float = field(default_factory=time.monotonic)
+    done: int = 0
+    #: Of those, the ones that were there already.
+    found: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def tell(self, *, found: bool) -> str:
+        with self._lock:
+            self.done += 1
+            self.found += found
+            made, left = self.done - self.found, self.total - self.done
+            if not left:
+                return f"{self.done} of {self.total}"
+            pace = f", about {(time.monotonic() - self.started) / made * left / 60:.0f} minutes left" if made else ""
+            return f"{self.done} of {self.total}{pace}"
+
+
+def place(root: Path, params: Params) -> Path:
+    """Where a recipe's ablation lives: a clone a seed, the scores, and what came of them."""
+    return state(root) / FOLDER / params.recipe
+
+
+def default_jobs(params: Params) -> int:
+    """Seeds at a time: one where a model fills the machine, else as many as it has cores, up to :data:`MOST_JOBS`."""
+    if isinstance(params.model, PretrainedModelParams) or params.ablation is None:
+        return 1
+    return max(1, min(len(os.sched_getaffinity(0)), MOST_JOBS, len(params.ablation.seeds)))
+
+
+def check(root: Path, params: Params) -> str:
+    """The commit that the grid runs from.
+
+    Raises:
+        UsageError: the recipe has no grid, or code was edited and not committed, so that no clone would have it.
+    """
+    if params.ablation is None:
+        raise UsageError(
+            f"ablation: the recipe {params.recipe} has none; write one (infra/recipes/tiny.yaml has an example), or take a recipe that has:"
+            " vidbridge recipe list"
+        )
+    if edited := clone.git(root, "status", "--porcelain", "--", "stages", "dvc.yaml"):
+        first = edited.splitlines()[0].split()[-1]
+        raise UsageError(
+            f"{first}: edited and not committed, and an ablation runs from a commit; commit it, or put it aside: git stash"
+        )
+    return clone.git(root, "rev-parse", "HEAD")
+
+
+def _clone(root: Path, folder: Path, commit: str) -> None:
+    if not (folder / ".git").is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        clone.git(folder.parent, "clone", "--quiet", "--local", "--no-checkout", str(root), folder.name)
+    clone.git(folder, "fetch", "--quiet", "origin", "HEAD")
+    (folder / ".git" / "index.lock").unlink(missing_ok=True)
+    clone.git(folder, "checkout", "--quiet", "--force", "--detach", commit)
+    clone.share_storage(str(root), folder)
+    state(folder).mkdir(exist_ok=True)
+
+
+def _write_params(root: Path, folder: Path, table: dict[str, Any]) -> None:
+    """One's own videos lie where they lie: a path that counts from the project has to be whole in a clone."""
+    source = Path(table["ingest"]["source"])
+    if source != layout.CORPUS and not source.is_absolute():
+        table["ingest"]["source"] = str(root / source)
+    (folder / "params.yaml").write_text(yaml.safe_dump(table, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def run_variant(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], cancelled: threading.Event) -> int:
+    """Bring the targets up to date in a seed's clone; returns how many stages had to run."""
+    logger = get_run_logger()
+    with _PLANNING:
+        steps = {step.name: step for target in targets for step in dvc.plan(folder, target).steps}
+    restored = [step.name for step in steps.values() if step.state == "restore"]
+    if restored:
+        dvc.restore(folder, tuple(steps[name] for name in restored))
+        with _PLANNING:
+            steps = {step.name: step for target in targets for step in dvc.plan(folder, target).steps}
+    waiting = [step for step in steps.values() if step.state == "will run"]
+    for step in waiting:
+        logger.info("%s: %s", folder.name, step.name)
+        dvc.reproduce(folder, step.name, logger.debug, dict(env), timeout_s=step.meta.timeout_s, cancelled=cancelled)
+    shutil.rmtree(env["VIDBRIDGE_SCRATCH"], ignore_errors=True)
+    return len(waiting)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def run_seed(
+    root: Path, params: Params, seed: int, commit: str, parent: str, progress: Progress, cancelled: threading.Event
+) -> None:
+    """Every variant with one seed."""
+    logger, grid = get_run_logger(), params.ablation
+    assert grid is not None
+    folder, results, start = place(root, params) / f"seed-{seed}", Results(place(root, params) / "scores"), start_of(params)
+    _clone(root, folder, commit)
+    env = {PARENT: parent, "VIDBRIDGE_SCRATCH": str(state(folder) / "scratch")}
+    with ExitStack() as stack:
+        for name in grid.variants:
+            if cancelled.is_set():
+                raise StageCancelled(f"seed {seed}: cancelled before {name}")
+            table = variant_params(params, seed, name)
+            identity = {"commit": commit, "params": digest(table)}
+            kept = results.of(seed, name) / "identity.json"
+            if kept.exists() and read_json(kept) == identity:
+                logger.info("seed %d, %s: done before; %s", seed, name, progress.tell(found=True))
+                continue
+            _write_params(root, folder, table)
+            targets = ("baselines", f"evaluate@{start}", f"evaluate@{name}")
+            if warm.VARIABLE not in env:
+                with _PLANNING:
+                    plan = dvc.plan(folder, targets[-1])
+                env |= stack.enter_context(warmed(folder, parse_params(table), plan))
+            ran = run_variant.with_options(name=name, task_run_name=f"seed {seed}: {name}")(folder, targets, env, cancelled)
+            for policy in ("baselines", start, name):
+                _keep(folder / layout.scores(policy), results.of(seed, policy))
+            write_json(results.folder / str(seed) / "clips.json", clip_ids(folder))
+            write_json(kept, identity)
+            logger.info("seed %d, %s: %d stages ran; %s", seed, name, ran, progress.tell(found=False))
+
+
+def _keep(scores: Path, place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(scores, place)
+
+
+@flow(
+    name="vidbridge-ablation",
+    flow_run_name="ablation",
+    task_runner=ThreadPoolTaskRunner(max_workers=32),  # type: ignore[arg-type]
+    persist_result=False,
+    validate_parameters=False,
+)
+def ablation(root: Path, jobs: int, command: str) -> Grid | State[Any]:
+    """Run what is missing of the grid, and write what it came to; ``jobs`` seeds at a time."""
+    root = Path(root)
+    params = load_params(root / "params.yaml")
+    commit = check(root, params)
+    grid = params.ablation
+    assert grid is not None
+    end_lost_runs()
+    cancelled, progress = threading.Event(), Progress(len(grid.seeds) * len(grid.variants))
+    slots = threading.Semaphore(jobs)
+    failed: dict[int, BaseException] = {}
+    with watching_for_cancel(cancelled), ablation_run(params, root, commit) as run:
+        assert run.run_id is not None
+        _run_seeds(root, params, commit, run.run_id, progress, cancelled, slots, failed)
+        if cancelled.is_set():
+            return Cancelled(message="cancelled; every stage has been ended, the next run goes on where it stopped")
+        if len(failed) == len(grid.seeds):
+            return _failure(failed)
+        found = publish(root, params, commit, command, run)
+        create_markdown_artifact(key="ablation", markdown=markdown(found), description="What the grid came to")
+        if failed:
+            return _failure(failed)
+    return found
+
+
+def _run_seeds(
+    root: Path, params: Params, commit: str, parent: str, progress: Progress, cancelled: threading.Event,
+    slots: threading.Semaphore, failed: dict[int, BaseException],
+) -> None:  # fmt: skip
+    grid = params.ablation
+    assert grid is not None
+    futures: dict[int, Any] = {}
+    try:
+        for seed in grid.seeds:
+            slots.acquire()
+            if cancelled.is_set():
+                break
+            prepared = run_seed.with_options(name="seed", task_run_name=f"seed {seed}")
+            futures[seed] = prepared.submit(root, params, seed, commit, parent, progress, cancelled, return_state=False)
+            futures[seed].add_done_callback(lambda _future: slots.release())
+        for seed, future in futures.items():
+            outcome = future.result(raise_on_failure=False)
+            if isinstance(outcome, BaseException):
+                failed[seed] = outcome
+    except BaseException:
+        cancelled.set()
+        for future in futures.values():
+            future.wait(timeout=20)
+        raise
+
+
+def _failure(failed: Mapping[int, BaseException]) -> State[Any]:
+    lines = [f"seed {seed}: {error}" for seed, error in failed.items()]
+    message = "\n".join([*lines, "what was done stays done; mend the cause and type: vidbridge ablate"])
+    return Failed(message=message, data=FlowError(message))
+
+
+def publish(root: Path, params: Params, commit: str, command: str, run: StageRun | None = None) -> Grid:
+    """Write ``results.json``, ``table.md`` and ``figure.svg`` beside the clones, and into MLflow's run if there is one.
+
+    Raises:
+        InputError: no seed has run whole.
+    """
+    out = place(root, params)
+    grid = read_grid(
+        params, Results(out / "scores"), commit=commit, command=command, measured=measured("torch", "transformers", "trl")
+    )
+    write_json(out / "results.json", grid.model_dump(mode="json"))
+    table, drawn = markdown(grid), figure(grid)
+    (out / "table.md").write_text(table, encoding="utf-8")
+    (out / "figure.svg").write_text(drawn, encoding="utf-8")
+    if run is not None:
+        run.page("ablation/table.md", table)
+        run.page("ablation/figure.svg", drawn)
+        run.page("ablation/results.json", grid.model_dump_json(indent=1))
+        run.summary({f"{row.name}/{task}": value.mean for row in grid.rows for task, value in row.tasks.items()})
+    return grid

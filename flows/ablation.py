@@ -1,0 +1,103 @@
+"""The command `vidbridge ablate`: run the grid (:mod:`flows.ablating`), show the table, say where the figure is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from flows import preflight, server, show
+from flows.errors import FlowError
+from stages.ablation import Contrast, Grid, signed
+from stages.params import load_params
+
+COMMAND = "vidbridge recipe use {recipe} && vidbridge ablate"
+FILES = ("results.json", "table.md", "figure.svg")
+
+
+def ablate(root: Path, jobs: int | None, out: Path | None, *, table_only: bool) -> None:
+    """Run what is missing, ``jobs`` seeds at a time (None: as many as the machine takes), then show the grid.
+
+    Raises:
+        UsageError: the recipe has no grid, or code is not committed.
+        FlowError: a training failed; what was done stays done.
+        InputError: nothing has run whole.
+    """
+    params = load_params(root / "params.yaml")
+    command = COMMAND.format(recipe=params.recipe)
+    if table_only:
+        from flows.ablating import check, place, publish
+
+        grid = publish(root, params, check(root, params), command)
+    else:
+        with preflight.only_run(root):
+            grid = _flow(root, jobs, command)
+        from flows.ablating import place
+    console, folder = show.console(), place(root, params)
+    console.print(_scores(grid))
+    console.print(_contrasts(grid))
+    if grid.missing:
+        console.print(f"partial: {len(grid.missing)} trainings are missing; go on: vidbridge ablate", style="yellow")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            shutil.copyfile(folder / name, out / name)
+        folder = out
+    console.print(f"written: {', '.join(str(folder / name) for name in FILES)}", soft_wrap=True, markup=False)
+
+
+def _flow(root: Path, jobs: int | None, command: str) -> Grid:
+    with server.starting(root) as starting:
+        from prefect import tags
+
+        from flows.ablating import ablation, check, default_jobs
+        from flows.pipeline import process_tags
+
+        params = load_params(root / "params.yaml")
+        check(root, params)  # before anyone waits for the server
+        with server.connected(starting), tags(*process_tags()):
+            state: Any = ablation(root, jobs or default_jobs(params), command, return_state=True)
+            if state.is_cancelled():
+                raise KeyboardInterrupt
+            result = state.result(raise_on_failure=False)
+    if isinstance(result, Grid):
+        return result
+    if isinstance(result, BaseException):
+        raise result
+    raise FlowError(f"ablate: ended as {state.name}: {state.message}")
+
+
+def _scores(grid: Grid) -> Table:
+    table = Table(title=f"{grid.recipe}, {len(grid.seeds)} seeds: share of the maximum, held out; bold: trained on it")
+    table.add_column("trained on")
+    tasks = list(grid.rows[0].tasks)
+    for task in tasks:
+        table.add_column(task.replace("_", " "), justify="right")
+    table.add_column("mean", justify="right")
+    for row in grid.rows:
+        cells = [f"{row.tasks[task].mean:.3f}" for task in tasks]
+        bold = [f"[bold]{cell}[/bold]" if task in row.trained_on else cell for task, cell in zip(tasks, cells, strict=True)]
+        table.add_row(row.title, *bold, f"{sum(row.seeds) / len(row.seeds):.3f}")
+    return table
+
+
+def _contrasts(grid: Grid) -> Table:
+    table = Table(title=r"differences, paired by sample, \[t interval over seeds]; bold where it leaves 0 out")
+    table.add_column("")
+    tasks = list(grid.rows[0].tasks)
+    titles = {row.name: row.title for row in grid.rows}
+    for task in (*tasks, "mean"):
+        table.add_column(task.replace("_", " "), justify="right")
+    for contrast in grid.contrasts:
+        cells = [_cell(contrast, task) for task in (*tasks, "mean")]
+        table.add_row(f"{titles[contrast.after]} - {titles[contrast.before]}", *cells)
+    return table
+
+
+def _cell(contrast: Contrast, task: str) -> str:
+    gain = contrast.mean if task == "mean" else contrast.tasks[task]  # type: ignore[index]
+    interval = gain.over_seeds or gain.clips
+    text = signed(gain).replace("[", r"\[")
+    return f"[bold]{text}[/bold]" if interval.low > 0 or interval.high < 0 else text

@@ -1,0 +1,261 @@
+"""An ablation grid: what each variant's parameters are, and what its scores say with those of the other variants and seeds.
+
+Not a stage of DVC: every variant of every seed is a pipeline of its own, ``vidbridge ablate`` runs them (:mod:`flows.ablating`), and
+what they scored comes here.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from stages import layout
+from stages.domain.metrics import Interval, mean_over_tasks, task_results
+from stages.domain.records import Record, Sample, Score, TaskName
+from stages.domain.seeds import Gain, Pair, over_seeds, pooled_gain
+from stages.inputs import InputError
+from stages.params import GrpoRow, Params, load_params, parse_params
+from stages.rows import read_json, read_rows
+
+#: Draws of the bootstrap over clips.
+DRAWS = 2000
+
+
+def start_of(params: Params) -> str:
+    """The row that all variants start from."""
+    return next(iter(params.variants.values())).init
+
+
+def variant_params(params: Params, seed: int, variant: str) -> dict[str, Any]:
+    """A whole ``params.yaml`` with one variant behind the rows that lead to its start, which is evaluated too."""
+    row, rows = params.variants[variant], params.rows
+    chain = [row.init]
+    while chain[-1] != "base":
+        chain.append(rows[chain[-1]].init)
+    table = params.model_dump(mode="json")
+    changed = row.model_dump(mode="json")
+    kind = "grpo" if isinstance(row, GrpoRow) else "sft"
+    like = params.ablation.variants[variant].like if params.ablation else variant
+    for name in ("sft", "grpo", "difficulty"):
+        table[name] = {key: value for key, value in table[name].items() if key in chain}
+    table[kind][variant] = changed
+    if kind == "grpo" and changed["samples"] != layout.SAMPLES.as_posix():
+        table["difficulty"][variant] = params.difficulty[like].model_dump(mode="json") | {"init": row.init}
+    table |= {"recipe": f"{params.recipe}-ablation", "seed": seed, "ablation": None}
+    table["evaluation"]["of"] = [row.init, variant]
+    table["gate"]["registered_model"] += "-ablation"
+    parse_params(table, f"seed {seed}, {variant}")
+    return table
+
+
+class Measured(Record):
+    """A policy over all seeds: shares of each task's maximum, greedy, on held-out samples. ``tasks``: the mean over seeds with its t
+    interval; ``seeds``: the mean over tasks of each seed; ``blank``: on a black video; ``format``: share of well-formed replies."""
+
+    name: str
+    title: str
+    trained_on: tuple[TaskName, ...]
+    tasks: dict[TaskName, Interval]
+    by_seed: dict[TaskName, tuple[float, ...]]
+    seeds: tuple[float, ...]
+    format: float
+    blank: float | None
+
+
+class Contrast(Record):
+    after: str
+    before: str
+    mean: Gain
+    tasks: dict[TaskName, Gain]
+
+
+class Grid(Record):
+    """What an ablation came to. ``missing``: variants of seeds that have not run, so that nothing partial looks whole."""
+
+    recipe: str
+    commit: str
+    command: str
+    measured: str
+    seeds: tuple[int, ...]
+    rollouts: int = Field(ge=0)
+    axes: tuple[TaskName, TaskName]
+    rows: tuple[Measured, ...]
+    contrasts: tuple[Contrast, ...]
+    missing: tuple[str, ...]
+
+
+class Results:
+    """The folder that scores are kept in: ``<seed>/<policy>/`` with what evaluation wrote, and ``<seed>/clips.json``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def of(self, seed: int, policy: str) -> Path:
+        return self.folder / str(seed) / policy
+
+    def scores(self, seed: int, policy: str, kind: str = "predictions") -> list[Score]:
+        return read_rows(self.of(seed, policy) / f"{kind}.jsonl", Score)
+
+    def clips(self, seed: int) -> dict[str, str]:
+        found: dict[str, str] = read_json(self.folder / str(seed) / "clips.json")
+        return found
+
+
+def clip_ids(root: Path) -> dict[str, str]:
+    """Sample id to clip of everything that a project holds out: the bootstrap draws clips."""
+    files = (root / layout.SAMPLES / load_params(root / "params.yaml").evaluation.split).glob("*.jsonl")
+    return {sample.sample_id: sample.clip_id for file in sorted(files) for sample in read_rows(file, Sample)}
+
+
+def read_grid(params: Params, results: Results, *, commit: str, command: str, measured: str) -> Grid:
+    """Everything that is there, on the seeds that have run whole.
+
+    Raises:
+        InputError: no seed has.
+    """
+    grid = params.ablation
+    assert grid is not None
+    start = start_of(params)
+    wanted = (start, *params.variants)
+    there = {seed: [name for name in wanted if (results.of(seed, name) / "predictions.jsonl").exists()] for seed in grid.seeds}
+    seeds = tuple(seed for seed in grid.seeds if len(there[seed]) == len(wanted))
+    missing = tuple(f"seed {seed}: {name}" for seed in grid.seeds for name in wanted if name not in there[seed])
+    if not seeds:
+        raise InputError(f"ablation: no seed has run whole ({len(missing)} trainings are missing); go on: vidbridge ablate")
+    rows = [_trivial(name, results, seeds, params) for name in ("random", "constant")]
+    rows += [_measured(name, results, seeds, params) for name in wanted]
+    contrasts = []
+    for after, before in grid.contrasts:
+        pairs = [Pair(results.scores(seed, after), results.scores(seed, before), results.clips(seed)) for seed in seeds]
+        mean, tasks = pooled_gain(pairs, DRAWS, params.evaluation.confidence)
+        contrasts.append(Contrast(after=after, before=before, mean=mean, tasks=tasks))
+    budgets = [row.steps * row.prompts_per_step * row.rollouts for row in params.variants.values() if isinstance(row, GrpoRow)]
+    return Grid(
+        recipe=params.recipe,
+        commit=commit,
+        command=command,
+        measured=measured,
+        seeds=seeds,
+        rollouts=budgets[0] if budgets else 0,
+        axes=grid.axes,
+        rows=tuple(rows),
+        contrasts=tuple(contrasts),
+        missing=missing,
+    )
+
+
+def _over(
+    name: str, title: str, trained_on: Sequence[TaskName], scores: Sequence[Sequence[Score]], clips: Sequence[Mapping[str, str]],
+    blank: float | None, confidence: float,
+) -> Measured:  # fmt: skip
+    results = [task_results(rows, clip_of, 1, confidence, 0) for rows, clip_of in zip(scores, clips, strict=True)]
+    by_seed = {task: tuple(result[task].mean for result in results) for task in results[0]}
+    spreads = {task: over_seeds(values, confidence) for task, values in by_seed.items()}
+    return Measured(
+        name=name,
+        title=title,
+        trained_on=tuple(trained_on),
+        # One seed has no spread: its interval is a point.
+        tasks={task: spreads[task] or Interval(mean=v[0], low=v[0], high=v[0]) for task, v in by_seed.items()},
+        by_seed=by_seed,
+        seeds=tuple(mean_over_tasks(result) for result in results),
+        format=sum(row.format_ok for rows in scores for row in rows) / sum(len(rows) for rows in scores),
+        blank=blank,
+    )
+
+
+def _measured(name: str, results: Results, seeds: Sequence[int], params: Params) -> Measured:
+    variants = params.ablation.variants if params.ablation else {}
+    title = variants[name].title if name in variants else f"{name} (the start)"
+    trained_on = params.variants[name].trained_tasks if name in variants else ()
+    blank = [read_json(results.of(seed, name) / "scores.json")["blank_mean"] for seed in seeds]
+    scores = [results.scores(seed, name) for seed in seeds]
+    clips = [results.clips(seed) for seed in seeds]
+    return _over(name, title, trained_on, scores, clips, sum(blank) / len(blank), params.evaluation.confidence)
+
+
+def _trivial(kind: str, results: Results, seeds: Sequence[int], params: Params) -> Measured:
+    scores = [results.scores(seed, "baselines", f"predictions_{kind}") for seed in seeds]
+    clips = [results.clips(seed) for seed in seeds]
+    return _over(kind, f"{kind} reply", (), scores, clips, None, params.evaluation.confidence)
+
+
+def markdown(grid: Grid) -> str:
+    """The grid as two Markdown tables, with what they rest on."""
+    tasks = list(grid.rows[0].tasks)
+    seeds = ", ".join(map(str, grid.seeds))
+    head = f"{grid.measured} Commit {grid.commit[:12]}, seeds {seeds}; each variant {grid.rollouts:,} rollouts. `{grid.command}`"
+    lines = [head, ""]
+    if grid.missing:
+        lines += [f"**Partial**: {len(grid.missing)} trainings are missing ({', '.join(grid.missing[:3])} …).", ""]
+    lines += [f"| trained on | {' | '.join(tasks)} | mean | format | blank video |", "|---" * (len(tasks) + 4) + "|"]
+    for row in grid.rows:
+        cells = " | ".join(_bold(_cell(row.tasks[task]), row, task) for task in tasks)
+        mean, blank = sum(row.seeds) / len(row.seeds), "" if row.blank is None else f"{row.blank:.3f}"
+        lines.append(f"| {row.title} | {cells} | {mean:.3f} | {row.format:.3f} | {blank} |")
+    titles = {row.name: row.title.removesuffix(" (the start)") for row in grid.rows}
+    lines += ["", f"| difference | {' | '.join(tasks)} | mean |", "|---" * (len(tasks) + 2) + "|"]
+    for contrast in grid.contrasts:
+        cells = " | ".join(signed(contrast.tasks[task]) for task in tasks)
+        lines.append(f"| {titles[contrast.after]} − {titles[contrast.before]} | {cells} | {signed(contrast.mean)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Interval) -> str:
+    return f"{value.mean:.3f} [{value.low:.2f}, {value.high:.2f}]"
+
+
+def _bold(text: str, row: Measured, task: TaskName) -> str:
+    """Tasks that a variant was trained on stand out."""
+    return f"**{text}**" if task in row.trained_on else text
+
+
+def signed(gain: Gain) -> str:
+    """The mean difference and its t interval over seeds; its bootstrap interval over clips where there is one seed."""
+    interval = gain.over_seeds or gain.clips
+    return f"{gain.clips.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+
+
+def figure(grid: Grid) -> str:
+    """The grid as an SVG: one point a policy with its t intervals, answering to the right, describing upwards."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    x, y = grid.axes
+    # Text stays text: it can be read, searched and scaled.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": grid.commit, "font.family": "sans-serif"}):
+        drawing = Figure(figsize=(8.4, 5.6), layout="constrained")
+        axis = drawing.subplots()
+        shown = [row for row in grid.rows if row.name not in ("random", "constant")]
+        start = next(row for row in shown if not row.trained_on)
+        for row, colour in zip(shown, _COLOURS * len(shown), strict=False):
+            over_x, over_y = row.tasks[x], row.tasks[y]
+            axis.errorbar(
+                over_x.mean,
+                over_y.mean,
+                xerr=[[over_x.mean - over_x.low], [over_x.high - over_x.mean]],
+                yerr=[[over_y.mean - over_y.low], [over_y.high - over_y.mean]],
+                fmt="s" if row is start else "o",
+                markersize=8,
+                capsize=3,
+                linewidth=1.1,
+                color="#444444" if row is start else colour,
+                label=row.title,
+            )
+        axis.axvline(start.tasks[x].mean, color="#999999", linewidth=0.8, linestyle=":")
+        axis.axhline(start.tasks[y].mean, color="#999999", linewidth=0.8, linestyle=":")
+        axis.set_xlabel(f"answering questions ({x.replace('_', ' ')}), share of the maximum")
+        axis.set_ylabel(f"describing videos ({y.replace('_', ' ')}), share of the maximum")
+        axis.set_title(f"{grid.recipe}: what GRPO was trained on, {len(grid.seeds)} seeds, means with t intervals")
+        axis.grid(alpha=0.2)
+        axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        buffer = io.StringIO()
+        drawing.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+_COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e")
