@@ -72,7 +72,7 @@ STEPS, PROMPTS = 30, 50
 #: What the GRPO row takes from `videocap-r1`; the rest is that of `tiny`'s row `general`.
 OWN = (
     "init", "samples", "tasks", "rollouts", "freeze", "temperature", "loss", "scale_rewards", "importance", "beta", "epsilon",
-    "epsilon_high", "iterations", "resample_rounds", "aggregation", "length", "temporal_contrast",
+    "epsilon_high", "iterations", "resample_rounds", "aggregation", "leave_out", "length", "temporal_contrast",
 )  # fmt: skip
 #: What the recipe takes from `tiny` whole.
 TINY_TABLES = ("corpus", "ingest", "prompt", "model", "judge", "evaluation", "gate")

@@ -27,7 +27,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import clone, dvc
 from flows.errors import FlowError, StageCancelled, UsageError
-from flows.pipeline import PARENT, end_lost_runs, watching_for_cancel
+from flows.pipeline import PARENT, end_lost_runs, exported, watching_for_cancel
 from flows.project import state
 from flows.warming import warmed
 from stages import layout, warm
@@ -35,6 +35,8 @@ from stages.ablation import Grid, Results, clip_ids, figure, markdown, read_grid
 from stages.machine import measured
 from stages.params import Params, PretrainedModelParams, digest, load_params, parse_params
 from stages.rows import read_json, write_json
+from stages.tracking.commits import record_commit
+from stages.tracking.registry import register
 from stages.tracking.runs import StageRun, ablation_run
 
 FOLDER = "ablation"
@@ -135,16 +137,23 @@ def run_variant(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], 
     return len(waiting)
 
 
+@task(name="register", cache_policy=NO_CACHE, persist_result=False)
+def register_variant(folder: Path, run_name: str) -> None:
+    """Every checkpoint of the variant becomes a version of the recipe's ablation model, and a commit of the clone holds its lock."""
+    with _PLANNING:
+        record_commit(folder, f"{run_name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}")
+        report = register(folder)
+    get_run_logger().info("%s: %d versions of %s are new", folder.name, len(report.created), report.model)
+
+
 @task(cache_policy=NO_CACHE, persist_result=False)
-def run_seed(
-    root: Path, params: Params, seed: int, commit: str, parent: str, progress: Progress, cancelled: threading.Event
-) -> None:
+def run_seed(root: Path, params: Params, seed: int, commit: str, progress: Progress, cancelled: threading.Event) -> None:
     """Every variant with one seed."""
     logger, grid = get_run_logger(), params.ablation
     assert grid is not None
     folder, results, start = place(root, params) / f"seed-{seed}", Results(place(root, params) / "scores"), start_of(params)
     _clone(root, folder, commit)
-    env = {PARENT: parent, "VIDBRIDGE_SCRATCH": str(state(folder) / "scratch")}
+    env = {"VIDBRIDGE_SCRATCH": str(state(folder) / "scratch")}
     with ExitStack() as stack:
         for name in grid.variants:
             if cancelled.is_set():
@@ -162,6 +171,7 @@ def run_seed(
                     plan = dvc.plan(folder, targets[-1])
                 env |= stack.enter_context(warmed(folder, parse_params(table), plan))
             ran = run_variant.with_options(name=name, task_run_name=f"seed {seed}: {name}")(folder, targets, env, cancelled)
+            register_variant.with_options(task_run_name=f"seed {seed}: register {name}")(folder, f"{params.recipe}-{seed}-{name}")
             for policy in ("baselines", start, name):
                 _keep(folder / layout.scores(policy), results.of(seed, policy))
             write_json(results.folder / str(seed) / "clips.json", clip_ids(folder))
@@ -194,7 +204,8 @@ def ablation(root: Path, jobs: int, command: str) -> Grid | State[Any]:
     failed: dict[int, BaseException] = {}
     with watching_for_cancel(cancelled), ablation_run(params, root, commit) as run:
         assert run.run_id is not None
-        _run_seeds(root, params, commit, run.run_id, progress, cancelled, slots, failed)
+        with exported(PARENT, run.run_id):
+            _run_seeds(root, params, commit, progress, cancelled, slots, failed)
         if cancelled.is_set():
             return Cancelled(message="cancelled; every stage has been ended, the next run goes on where it stopped")
         if len(failed) == len(grid.seeds):
@@ -207,7 +218,7 @@ def ablation(root: Path, jobs: int, command: str) -> Grid | State[Any]:
 
 
 def _run_seeds(
-    root: Path, params: Params, commit: str, parent: str, progress: Progress, cancelled: threading.Event,
+    root: Path, params: Params, commit: str, progress: Progress, cancelled: threading.Event,
     slots: threading.Semaphore, failed: dict[int, BaseException],
 ) -> None:  # fmt: skip
     grid = params.ablation
@@ -219,7 +230,7 @@ def _run_seeds(
             if cancelled.is_set():
                 break
             prepared = run_seed.with_options(name="seed", task_run_name=f"seed {seed}")
-            futures[seed] = prepared.submit(root, params, seed, commit, parent, progress, cancelled, return_state=False)
+            futures[seed] = prepared.submit(root, params, seed, commit, progress, cancelled, return_state=False)
             futures[seed].add_done_callback(lambda _future: slots.release())
         for seed, future in futures.items():
             outcome = future.result(raise_on_failure=False)
@@ -256,5 +267,5 @@ def publish(root: Path, params: Params, commit: str, command: str, run: StageRun
         run.page("ablation/table.md", table)
         run.page("ablation/figure.svg", drawn)
         run.page("ablation/results.json", grid.model_dump_json(indent=1))
-        run.summary({f"{row.name}/{task}": value.mean for row in grid.rows for task, value in row.tasks.items()})
+        run.summary({f"{row.name}/{task}": value.mean for row in grid.rows for task, value in row.columns.items()})
     return grid

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from flows import preflight, server, show
@@ -36,8 +37,9 @@ def ablate(root: Path, jobs: int | None, out: Path | None, *, table_only: bool) 
             grid = _flow(root, jobs, command)
         from flows.ablating import place
     console, folder = show.console(), place(root, params)
-    console.print(_scores(grid))
-    console.print(_contrasts(grid))
+    columns = _columns(grid, console)
+    console.print(_scores(grid, columns))
+    console.print(_contrasts(grid, columns))
     if grid.missing:
         console.print(f"partial: {len(grid.missing)} trainings are missing; go on: vidbridge ablate", style="yellow")
     if out is not None:
@@ -69,35 +71,38 @@ def _flow(root: Path, jobs: int | None, command: str) -> Grid:
     raise FlowError(f"ablate: ended as {state.name}: {state.message}")
 
 
-def _scores(grid: Grid) -> Table:
+def _columns(grid: Grid, console: Console) -> list[str]:
+    """All columns where there is room for them, else what the figure's axes are."""
+    return list(grid.rows[0].columns) if console.width >= show.WIDE else list(grid.axes)
+
+
+def _scores(grid: Grid, columns: list[str]) -> Table:
     table = Table(title=f"{grid.recipe}, {len(grid.seeds)} seeds: share of the maximum, held out; bold: trained on it")
     table.add_column("trained on")
-    tasks = list(grid.rows[0].tasks)
-    for task in tasks:
-        table.add_column(task.replace("_", " "), justify="right")
-    table.add_column("mean", justify="right")
+    for column in (*columns, "mean"):
+        table.add_column(column.replace("_", " "), justify="right")
     for row in grid.rows:
-        cells = [f"{row.tasks[task].mean:.3f}" for task in tasks]
-        bold = [f"[bold]{cell}[/bold]" if task in row.trained_on else cell for task, cell in zip(tasks, cells, strict=True)]
+        cells = [f"{row.columns[column].mean:.3f}" for column in columns]
+        trained = [column.split("/")[0] in row.trained_on for column in columns]
+        bold = [f"[bold]{cell}[/bold]" if own else cell for own, cell in zip(trained, cells, strict=True)]
         table.add_row(row.title, *bold, f"{sum(row.seeds) / len(row.seeds):.3f}")
     return table
 
 
-def _contrasts(grid: Grid) -> Table:
-    table = Table(title=r"differences, paired by sample, \[t interval over seeds]; bold where it leaves 0 out")
+def _contrasts(grid: Grid, columns: list[str]) -> Table:
+    table = Table(title=r"differences, paired by sample \[t interval over seeds]; bold: it leaves 0 out")
     table.add_column("")
-    tasks = list(grid.rows[0].tasks)
-    titles = {row.name: row.title for row in grid.rows}
-    for task in (*tasks, "mean"):
-        table.add_column(task.replace("_", " "), justify="right")
+    titles = {row.name: row.title.removesuffix(" (the start)") for row in grid.rows}
+    for column in (*columns, "mean"):
+        table.add_column(column.replace("_", " "), justify="right")
     for contrast in grid.contrasts:
-        cells = [_cell(contrast, task) for task in (*tasks, "mean")]
+        cells = [_cell(contrast, column) for column in (*columns, "mean")]
         table.add_row(f"{titles[contrast.after]} - {titles[contrast.before]}", *cells)
     return table
 
 
-def _cell(contrast: Contrast, task: str) -> str:
-    gain = contrast.mean if task == "mean" else contrast.tasks[task]  # type: ignore[index]
+def _cell(contrast: Contrast, column: str) -> str:
+    gain = contrast.mean if column == "mean" else contrast.columns[column]
     interval = gain.over_seeds or gain.clips
     text = signed(gain).replace("[", r"\[")
     return f"[bold]{text}[/bold]" if interval.low > 0 or interval.high < 0 else text

@@ -236,7 +236,7 @@ def _pipeline_run(root: Path, params: Params, run_name: str) -> Iterator[str]:
 
 
 @contextmanager
-def _exported(name: str, value: str) -> Iterator[None]:
+def exported(name: str, value: str) -> Iterator[None]:
     os.environ[name] = value
     try:
         yield
@@ -255,7 +255,7 @@ def record(root: Path, run_name: str) -> str:
 @task(name="register", task_run_name="register", cache_policy=NO_CACHE, persist_result=False, retries=1, retry_delay_seconds=2)
 def register_versions(root: Path, mlflow_run: str) -> RegisterReport:
     """Make every committed checkpoint a model version; the parent run keeps ``dvc.lock`` and ``params.yaml``."""
-    with _exported(PARENT, mlflow_run):
+    with exported(PARENT, mlflow_run):
         report = register(root)
     logger = get_run_logger()
     for line in as_text(register_table(report)).splitlines():

@@ -10,6 +10,7 @@ import difflib
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -86,11 +87,19 @@ def smoke_version(root: Path, name: str) -> str:
         sizes = next(iter(given[kind].values()))
         for row in table[kind].values():
             row.update({key: sizes[key] for key in _SMOKE_ROW if key in row})
+    for changes in _changes(table["ablation"]):
+        for key in _SMOKE_ROW:
+            changes.pop(key, None)
     tokens = next(iter(given["grpo"].values()))["max_completion_tokens"]
     for row in table["difficulty"].values():
         row.update(_SMOKE_DIFFICULTY, max_completion_tokens=tokens)
     about = f"# The recipe `{name}` in small: its rows, tasks, losses and rewards, a few steps each, on the tiny model."
     return about + "\n" + yaml.safe_dump(table, sort_keys=False, allow_unicode=True, width=140)
+
+
+def _changes(grid: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """What the variants of a grid change of a recipe's rows."""
+    return [] if grid is None else [grid["shared"], *(variant["changes"] for variant in grid["variants"].values())]
 
 
 def _about(path: Path) -> str:

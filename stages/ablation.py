@@ -53,14 +53,17 @@ def variant_params(params: Params, seed: int, variant: str) -> dict[str, Any]:
 
 
 class Measured(Record):
-    """A policy over all seeds: shares of each task's maximum, greedy, on held-out samples. ``tasks``: the mean over seeds with its t
-    interval; ``seeds``: the mean over tasks of each seed; ``blank``: on a black video; ``format``: share of well-formed replies."""
+    """A policy over all seeds: shares of each task's maximum, greedy, on held-out samples.
+
+    ``columns``: for each task, and each part that is an axis, the mean over seeds with its t interval; ``by_seed``: the same of each
+    seed; ``seeds``: the mean over tasks of each seed; ``blank``: that mean on a black video; ``format``: share of well-formed replies.
+    """
 
     name: str
     title: str
     trained_on: tuple[TaskName, ...]
-    tasks: dict[TaskName, Interval]
-    by_seed: dict[TaskName, tuple[float, ...]]
+    columns: dict[str, Interval]
+    by_seed: dict[str, tuple[float, ...]]
     seeds: tuple[float, ...]
     format: float
     blank: float | None
@@ -70,7 +73,7 @@ class Contrast(Record):
     after: str
     before: str
     mean: Gain
-    tasks: dict[TaskName, Gain]
+    columns: dict[str, Gain]
 
 
 class Grid(Record):
@@ -82,7 +85,7 @@ class Grid(Record):
     measured: str
     seeds: tuple[int, ...]
     rollouts: int = Field(ge=0)
-    axes: tuple[TaskName, TaskName]
+    axes: tuple[str, str]
     rows: tuple[Measured, ...]
     contrasts: tuple[Contrast, ...]
     missing: tuple[str, ...]
@@ -128,11 +131,7 @@ def read_grid(params: Params, results: Results, *, commit: str, command: str, me
         raise InputError(f"ablation: no seed has run whole ({len(missing)} trainings are missing); go on: vidbridge ablate")
     rows = [_trivial(name, results, seeds, params) for name in ("random", "constant")]
     rows += [_measured(name, results, seeds, params) for name in wanted]
-    contrasts = []
-    for after, before in grid.contrasts:
-        pairs = [Pair(results.scores(seed, after), results.scores(seed, before), results.clips(seed)) for seed in seeds]
-        mean, tasks = pooled_gain(pairs, DRAWS, params.evaluation.confidence)
-        contrasts.append(Contrast(after=after, before=before, mean=mean, tasks=tasks))
+    contrasts = tuple(_contrast(after, before, results, seeds, params) for after, before in grid.contrasts)
     budgets = [row.steps * row.prompts_per_step * row.rollouts for row in params.variants.values() if isinstance(row, GrpoRow)]
     return Grid(
         recipe=params.recipe,
@@ -143,24 +142,46 @@ def read_grid(params: Params, results: Results, *, commit: str, command: str, me
         rollouts=budgets[0] if budgets else 0,
         axes=grid.axes,
         rows=tuple(rows),
-        contrasts=tuple(contrasts),
+        contrasts=contrasts,
         missing=missing,
     )
 
 
+def _as_part(scores: Sequence[Score], axis: str) -> list[Score]:
+    """The scores of a task with a part of theirs in the place of their value; a reply that the format gate refuses has 0 of it.
+
+    Raises:
+        InputError: no reply has such a part.
+    """
+    task, part = axis.split("/")
+    rows = [row for row in scores if row.task == task]
+    if not any(part in row.parts for row in rows):
+        known = ", ".join(sorted({name for row in rows for name in row.parts} - {"native"})) or "none"
+        raise InputError(f"ablation.axes: {axis!r}: no reply's score has a part {part!r} (they have {known})")
+    return [row.model_copy(update={"value": None if row.value is None else row.parts.get(part, 0.0)}) for row in rows]
+
+
+def _part_axes(params: Params) -> list[str]:
+    return [axis for axis in (params.ablation.axes if params.ablation else ()) if "/" in axis]
+
+
 def _over(
     name: str, title: str, trained_on: Sequence[TaskName], scores: Sequence[Sequence[Score]], clips: Sequence[Mapping[str, str]],
-    blank: float | None, confidence: float,
+    blank: float | None, params: Params,
 ) -> Measured:  # fmt: skip
+    confidence = params.evaluation.confidence
     results = [task_results(rows, clip_of, 1, confidence, 0) for rows, clip_of in zip(scores, clips, strict=True)]
-    by_seed = {task: tuple(result[task].mean for result in results) for task in results[0]}
-    spreads = {task: over_seeds(values, confidence) for task, values in by_seed.items()}
+    by_seed: dict[str, tuple[float, ...]] = {task: tuple(result[task].mean for result in results) for task in results[0]}
+    for axis in _part_axes(params):
+        parts = [[row.value for row in _as_part(rows, axis) if row.value is not None] for rows in scores]
+        by_seed[axis] = tuple(sum(values) / len(values) for values in parts)
+    spreads = {column: over_seeds(values, confidence) for column, values in by_seed.items()}
     return Measured(
         name=name,
         title=title,
         trained_on=tuple(trained_on),
         # One seed has no spread: its interval is a point.
-        tasks={task: spreads[task] or Interval(mean=v[0], low=v[0], high=v[0]) for task, v in by_seed.items()},
+        columns={column: spreads[column] or Interval(mean=v[0], low=v[0], high=v[0]) for column, v in by_seed.items()},
         by_seed=by_seed,
         seeds=tuple(mean_over_tasks(result) for result in results),
         format=sum(row.format_ok for rows in scores for row in rows) / sum(len(rows) for rows in scores),
@@ -175,32 +196,43 @@ def _measured(name: str, results: Results, seeds: Sequence[int], params: Params)
     blank = [read_json(results.of(seed, name) / "scores.json")["blank_mean"] for seed in seeds]
     scores = [results.scores(seed, name) for seed in seeds]
     clips = [results.clips(seed) for seed in seeds]
-    return _over(name, title, trained_on, scores, clips, sum(blank) / len(blank), params.evaluation.confidence)
+    return _over(name, title, trained_on, scores, clips, sum(blank) / len(blank), params)
 
 
 def _trivial(kind: str, results: Results, seeds: Sequence[int], params: Params) -> Measured:
     scores = [results.scores(seed, "baselines", f"predictions_{kind}") for seed in seeds]
     clips = [results.clips(seed) for seed in seeds]
-    return _over(kind, f"{kind} reply", (), scores, clips, None, params.evaluation.confidence)
+    return _over(kind, f"{kind} reply", (), scores, clips, None, params)
+
+
+def _contrast(after: str, before: str, results: Results, seeds: Sequence[int], params: Params) -> Contrast:
+    confidence = params.evaluation.confidence
+    pairs = [Pair(results.scores(seed, after), results.scores(seed, before), results.clips(seed)) for seed in seeds]
+    mean, tasks = pooled_gain(pairs, DRAWS, confidence)
+    columns: dict[str, Gain] = {str(task): gain for task, gain in tasks.items()}
+    for axis in _part_axes(params):
+        parts = [Pair(_as_part(pair.after, axis), _as_part(pair.before, axis), pair.clip_of) for pair in pairs]
+        columns[axis] = pooled_gain(parts, DRAWS, confidence)[0]
+    return Contrast(after=after, before=before, mean=mean, columns=columns)
 
 
 def markdown(grid: Grid) -> str:
     """The grid as two Markdown tables, with what they rest on."""
-    tasks = list(grid.rows[0].tasks)
+    columns = list(grid.rows[0].columns)
     seeds = ", ".join(map(str, grid.seeds))
     head = f"{grid.measured} Commit {grid.commit[:12]}, seeds {seeds}; each variant {grid.rollouts:,} rollouts. `{grid.command}`"
     lines = [head, ""]
     if grid.missing:
         lines += [f"**Partial**: {len(grid.missing)} trainings are missing ({', '.join(grid.missing[:3])} …).", ""]
-    lines += [f"| trained on | {' | '.join(tasks)} | mean | format | blank video |", "|---" * (len(tasks) + 4) + "|"]
+    lines += [f"| trained on | {' | '.join(columns)} | mean | format | blank video |", "|---" * (len(columns) + 4) + "|"]
     for row in grid.rows:
-        cells = " | ".join(_bold(_cell(row.tasks[task]), row, task) for task in tasks)
+        cells = " | ".join(_bold(_cell(row.columns[column]), row, column) for column in columns)
         mean, blank = sum(row.seeds) / len(row.seeds), "" if row.blank is None else f"{row.blank:.3f}"
         lines.append(f"| {row.title} | {cells} | {mean:.3f} | {row.format:.3f} | {blank} |")
     titles = {row.name: row.title.removesuffix(" (the start)") for row in grid.rows}
-    lines += ["", f"| difference | {' | '.join(tasks)} | mean |", "|---" * (len(tasks) + 2) + "|"]
+    lines += ["", f"| difference | {' | '.join(columns)} | mean |", "|---" * (len(columns) + 2) + "|"]
     for contrast in grid.contrasts:
-        cells = " | ".join(signed(contrast.tasks[task]) for task in tasks)
+        cells = " | ".join(signed(contrast.columns[column]) for column in columns)
         lines.append(f"| {titles[contrast.after]} − {titles[contrast.before]} | {cells} | {signed(contrast.mean)} |")
     return "\n".join(lines) + "\n"
 
@@ -209,9 +241,9 @@ def _cell(value: Interval) -> str:
     return f"{value.mean:.3f} [{value.low:.2f}, {value.high:.2f}]"
 
 
-def _bold(text: str, row: Measured, task: TaskName) -> str:
+def _bold(text: str, row: Measured, column: str) -> str:
     """Tasks that a variant was trained on stand out."""
-    return f"**{text}**" if task in row.trained_on else text
+    return f"**{text}**" if column.split("/")[0] in row.trained_on else text
 
 
 def signed(gain: Gain) -> str:
@@ -233,7 +265,7 @@ def figure(grid: Grid) -> str:
         shown = [row for row in grid.rows if row.name not in ("random", "constant")]
         start = next(row for row in shown if not row.trained_on)
         for row, colour in zip(shown, _COLOURS * len(shown), strict=False):
-            over_x, over_y = row.tasks[x], row.tasks[y]
+            over_x, over_y = row.columns[x], row.columns[y]
             axis.errorbar(
                 over_x.mean,
                 over_y.mean,
@@ -246,10 +278,10 @@ def figure(grid: Grid) -> str:
                 color="#444444" if row is start else colour,
                 label=row.title,
             )
-        axis.axvline(start.tasks[x].mean, color="#999999", linewidth=0.8, linestyle=":")
-        axis.axhline(start.tasks[y].mean, color="#999999", linewidth=0.8, linestyle=":")
-        axis.set_xlabel(f"answering questions ({x.replace('_', ' ')}), share of the maximum")
-        axis.set_ylabel(f"describing videos ({y.replace('_', ' ')}), share of the maximum")
+        axis.axvline(start.columns[x].mean, color="#999999", linewidth=0.8, linestyle=":")
+        axis.axhline(start.columns[y].mean, color="#999999", linewidth=0.8, linestyle=":")
+        axis.set_xlabel(f"{_AXES.get(x, x)}, share of the maximum")
+        axis.set_ylabel(f"{_AXES.get(y, y)}, share of the maximum")
         axis.set_title(f"{grid.recipe}: what GRPO was trained on, {len(grid.seeds)} seeds, means with t intervals")
         axis.grid(alpha=0.2)
         axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -258,4 +290,11 @@ def figure(grid: Grid) -> str:
     return buffer.getvalue()
 
 
+#: What an axis is called in a figure; others by their own name.
+_AXES = {
+    "mcqa": "answering questions (multiple choice)",
+    "caption": "describing videos (caption)",
+    "structured_caption/thinking": "the analysis (T-score)",
+    "structured_caption/caption": "the caption (E-score)",
+}
 _COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e")

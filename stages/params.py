@@ -258,6 +258,8 @@ class GrpoRow(TrainingRow):
     #: ``sum``: the parts of a reward are added, then scaled (GRPO). ``normalise``: each part is scaled within its group, then they are
     #: added, and the sum is scaled over the batch (GDPO).
     aggregation: Literal["sum", "normalise"]
+    #: Parts of the structured caption's score that this row does not pay for: the analysis (T) or the caption (E, CN). For ablations.
+    leave_out: tuple[Literal["thinking", "caption"], ...]
     #: Paid beside the task; None: not.
     length: LengthReward | None
     temporal_contrast: TemporalContrast | None
@@ -271,6 +273,16 @@ class GrpoRow(TrainingRow):
                 f"aggregation: 'normalise' scales each part within its group and their sum over the batch; scale_rewards"
                 f" {self.scale_rewards!r} would have no effect: write group"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_paid(self) -> GrpoRow:
+        if self.leave_out and "structured_caption" not in self.trained_tasks:
+            raise ValueError(
+                f"leave_out: {self.leave_out[0]!r} is a part of structured_caption, which this row does not train; write []"
+            )
+        if len(set(self.leave_out)) > 1:
+            raise ValueError("leave_out: thinking and caption are all that structured_caption pays for; leave out one of them")
         return self
 
     @model_validator(mode="after")
@@ -416,6 +428,9 @@ class GateParams(Table):
     min_over_baselines: float
 
 
+Axis = Annotated[str, StringConstraints(pattern=r"^[a-z_]+(/[a-z0-9_]+)?$")]
+
+
 class AblationVariant(Table):
     """One row of an ablation grid: a row of this recipe with something changed."""
 
@@ -435,8 +450,9 @@ class AblationParams(Table):
     #: What every variant changes of the row that it is like.
     shared: dict[str, Any]
     variants: dict[RowName, AblationVariant] = Field(min_length=1)
-    #: The two tasks that the figure sets against each other: answering questions, describing videos.
-    axes: tuple[TaskName, TaskName]
+    #: What the figure sets against each other, such as answering questions and describing videos: two tasks, or parts of their scores
+    #: (``structured_caption/thinking``).
+    axes: tuple[Axis, Axis]
     #: Pairs of variants (the start may be one) whose difference is reported, the first less the second.
     contrasts: tuple[tuple[RowName, RowName], ...]
 
@@ -557,7 +573,7 @@ class Params(Table):
         budgets = {n: r.steps * r.prompts_per_step * r.rollouts for n, r in variants.items() if isinstance(r, GrpoRow)}
         if len(set(budgets.values())) > 1:
             raise ValueError(f"ablation.variants: unequal numbers of rollouts ({budgets}); a comparison needs one budget")
-        if missing := [task for task in self.ablation.axes if task not in made]:
+        if missing := [axis for axis in self.ablation.axes if axis.split("/")[0] not in made]:
             raise ValueError(f"ablation.axes: {missing[0]!r} is not synthesised (synthesize.tasks: {', '.join(made)})")
         for name in {name for pair in self.ablation.contrasts for name in pair} - {start, *variants}:
             raise ValueError(f"ablation.contrasts: {name!r} is no variant (known: {', '.join((start, *variants))})")

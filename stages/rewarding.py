@@ -50,7 +50,7 @@ class Rewarding:
     @property
     def total(self) -> Values:
         """The reward of the task, before what the row pays beside it."""
-        return self._values(lambda score: reward(score, self._params.rewards))
+        return self._values(lambda score: reward(score, self._params.rewards, self._row.leave_out))
 
     @property
     def shares(self) -> Values:
@@ -69,7 +69,7 @@ class Rewarding:
             return lambda score: objectives(self._samples[score.sample_id], score, rules).get(name)
 
         if row.aggregation == "normalise":
-            weights = objective_weights(row.trained_tasks, rules)
+            weights = objective_weights(row.trained_tasks, rules, row.leave_out)
             found = {name: Objective(weight, self._values(part(name))) for name, weight in weights.items()}
         else:
             found = {"task": Objective(1.0, self.total)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from stages.domain.records import Sample, Score, TaskName
 from stages.domain.replies import parse_reply
@@ -49,11 +49,18 @@ def score_reply(sample: Sample, text: str, referee: Referee, rules: RewardRules)
     )
 
 
-def reward(score: Score, rules: RewardRules) -> float | None:
-    """What GRPO is given: the share in [0, 1], or the task's native number; None when the judge could not say."""
+def reward(score: Score, rules: RewardRules, leave_out: Collection[str]) -> float | None:
+    """What GRPO is given: the share in [0, 1], or the task's native number; None when the judge could not say.
+
+    ``leave_out``: parts of the score that are not paid; the others keep their weight.
+    """
     if score.value is None:
         return None
-    return score.value if rules.scale == "unit" else score.parts["native"]
+    native = score.parts["native"]
+    paid = native - sum(score.parts.get(part, 0.0) for part in leave_out)
+    if rules.scale == "native":
+        return paid
+    return score.value if paid == native else score.value * paid / native
 
 
 #: What a task's reward is made of, where the parts are set apart (GDPO); the format stands beside them, for all tasks.
@@ -82,8 +89,11 @@ def objectives(sample: Sample, score: Score, rules: RewardRules) -> dict[str, fl
     return {"format": 1.0, **found}
 
 
-def objective_weights(tasks: Iterable[TaskName], rules: RewardRules) -> dict[str, float]:
-    """The objectives of these tasks, each with the most that it adds to the sum it is a part of. Its normalised advantage is weighed so."""
+def objective_weights(tasks: Iterable[TaskName], rules: RewardRules, leave_out: Collection[str]) -> dict[str, float]:
+    """The objectives of these tasks, each with the most that it adds to the sum it is a part of. Its normalised advantage is weighed so.
+
+    ``leave_out``: parts that are none.
+    """
     most = {"precision": rules.precision_weight, "keywords": rules.keyword_cap}
-    names = dict.fromkeys(["format", *(name for task in tasks for name in _PARTS[task])])
+    names = dict.fromkeys(["format", *(name for task in tasks for name in _PARTS[task] if name not in leave_out)])
     return {name: weight for name in names if (weight := most.get(name, 1.0)) > 0}

@@ -208,13 +208,13 @@ def test_a_judge_that_is_unavailable_never_scores_zero() -> None:
     score = score_reply(SAMPLES["dark_event_infer"], truth(SAMPLES["dark_event_infer"]), referee(Down(0.8, 0.4)), rules())
     assert (score.format_ok, score.value) == (True, None)
     assert "timed out" in score.reason
-    assert reward(score, rules()) is None
+    assert reward(score, rules(), ()) is None
 
 
 def test_native_rewards_keep_the_scale_of_the_task() -> None:
     score = score_reply(SAMPLES["dark_event_infer"], truth(SAMPLES["dark_event_infer"]), REFEREE, rules())
-    assert reward(score, rules(scale="native")) == 2.0
-    assert reward(score, rules()) == 1.0
+    assert reward(score, rules(scale="native"), ()) == 2.0
+    assert reward(score, rules(), ()) == 1.0
 
 
 def test_the_constant_reply_is_the_best_on_what_could_be_judged() -> None:
@@ -262,7 +262,7 @@ def test_as_published_the_format_counts_beside_the_structured_caption() -> None:
 @pytest.mark.parametrize("task", TASK_NAMES)
 def test_objectives_are_the_parts_of_a_reward(task: str) -> None:
     sample = SAMPLES[task]
-    weights = objective_weights([sample.task], rules())
+    weights = objective_weights([sample.task], rules(), ())
     right = objectives(sample, score_reply(sample, truth(sample), REFEREE, rules()), rules())
     assert right.keys() == weights.keys()
     assert all(right[name] > 0 for name in weights)
@@ -273,12 +273,26 @@ def test_objectives_are_the_parts_of_a_reward(task: str) -> None:
 
 
 def test_objectives_of_a_mixture_and_of_stuffed_keywords() -> None:
-    assert objective_weights(TASK_NAMES, rules()) == {
+    assert objective_weights(TASK_NAMES, rules(), ()) == {
         "format": 1.0, "answer": 1.0, "recall": 1.0, "precision": 0.5, "keywords": 0.4, "thinking": 1.0, "caption": 1.0,
     }  # fmt: skip
-    assert "precision" not in objective_weights(["caption"], rules(precision_weight=0.0))
+    assert "precision" not in objective_weights(["caption"], rules(precision_weight=0.0), ())
     sample = SAMPLES["caption"]
     stuffed = render_reply("x", "first the red bar rises then the red bar grows finally")
     for scoring, paid in (("hardened", 0.2), ("paper", 0.4)):
         which = rules(scoring=scoring)
         assert objectives(sample, score_reply(sample, stuffed, REFEREE, which), which)["keywords"] == pytest.approx(paid)
+
+
+def test_a_part_that_is_left_out_is_not_paid_and_the_others_keep_their_weight() -> None:
+    right = Score(
+        sample_id="s", task="structured_caption", reply="x", format_ok=True, value=0.75,
+        parts={"thinking": 0.5, "caption": 1.0, "native": 1.5},
+    )  # fmt: skip
+    assert reward(right, rules(), ()) == 0.75
+    assert reward(right, rules(), ("thinking",)) == 0.5
+    assert reward(right, rules(), ("caption",)) == 0.25
+    assert reward(right, rules(scale="native"), ("caption",)) == 0.5
+    broken = right.model_copy(update={"format_ok": False, "value": 0.0, "parts": {"native": 0.0}})
+    assert reward(broken, rules(), ("caption",)) == 0.0
+    assert set(objective_weights(["structured_caption"], rules(), ("thinking",))) == {"format", "caption"}

@@ -107,7 +107,7 @@ def test_what_does_not_pass_is_unavailable_and_not_kept(server: JudgeServer, tmp
     judge = endpoint_judge(server, tmp_path, {"VIDBRIDGE_JUDGE_TIMEOUT_S": "0.3", "VIDBRIDGE_JUDGE_RETRIES": "1"})
     (score,) = score_replies([DARK], [render_reply("x", DARK.reference)], referee(judge), rules())
     assert score.value is None
-    assert reward(score, rules()) is None
+    assert reward(score, rules(), ()) is None
     assert "unavailable" in score.reason
     assert judge.last_error
     assert judge.covers(DARK, DARK.reference).score == 2.0, "asked again"

@@ -91,4 +91,4 @@ def test_the_gap_to_a_judge_held_out(params: Params, server: JudgeServer, tmp_pa
 
 def test_rewards_are_those_of_evaluation(params: Params) -> None:
     score = score_reply(DARK, HALF, REFEREE, params.rewards)
-    assert rewarding(params).total([DARK.sample_id], [HALF]) == [reward(score, params.rewards)]
+    assert rewarding(params).total([DARK.sample_id], [HALF]) == [reward(score, params.rewards, ())]

@@ -172,7 +172,7 @@ def test_what_a_served_model_babbles_is_invalid_and_no_score(url: str, home: Pat
     assert judge.usage["completion_tokens"] > 0
     assert (judge.usage["invalid"], judge.usage["unavailable"]) == (2, 0)
     (score,) = score_replies([DARK], [render_reply("x", DARK.reference)], referee(judge), rules())
-    assert (score.format_ok, score.value, reward(score, rules())) == (True, None, None)
+    assert (score.format_ok, score.value, reward(score, rules(), ())) == (True, None, None)
 
 
 def test_a_model_that_the_server_lacks_is_unavailable(url: str, home: Path, tmp_path: Path) -> None:

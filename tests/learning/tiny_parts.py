@@ -136,6 +136,7 @@ def grpo_row(**changes: Any) -> GrpoRow:
         "importance": "token",
         "resample_rounds": 0,
         "aggregation": "sum",
+        "leave_out": (),
         "length": None,
         "temporal_contrast": None,
         "controls_every": 0,

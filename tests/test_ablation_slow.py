@@ -1,0 +1,78 @@
+"""`vidbridge ablate` on the recipe `smoke`, killed on its way. make test-slow"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow.tracking import MlflowClient
+from smoke_project import BIN, call, environment, make_project, succeed
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
+def at_work(project: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(project):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def test_a_grid_that_is_killed_goes_on_and_says_the_same_every_time(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    log = tmp_path / "ablate.log"
+    with log.open("wb") as file:
+        first = subprocess.Popen(
+            [str(BIN / "vidbridge"), "ablate"], cwd=project, env=environment(project), stdout=file, stderr=file
+        )
+        deadline = time.monotonic() + 600
+        while ", qa: " not in log.read_text():
+            assert first.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.5)
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+    deadline = time.monotonic() + 60
+    while at_work(project):
+        assert time.monotonic() < deadline, at_work(project)
+        time.sleep(0.5)
+
+    out = tmp_path / "out"
+    said = succeed(project, "vidbridge", "ablate", "--out", str(out), timeout_s=900)
+    assert "done before" in said
+    assert "QA + caption, scaled by task" in said
+    results = json.loads((out / "results.json").read_text())
+    assert results["seeds"] == [1, 2]
+    assert results["missing"] == []
+    assert {row["name"] for row in results["rows"]} == {"random", "constant", "cold-start", "qa", "caption", "qa-caption-scaled"}
+    # Each seed has data of its own, or it would be no observation of its own.
+    corpora = {(project / f".vidbridge/ablation/smoke/seed-{seed}/data/samples/test/caption.jsonl").read_bytes() for seed in (1, 2)}
+    assert len(corpora) == 2
+
+    again = succeed(project, "vidbridge", "ablate", "--out", str(tmp_path / "again"), timeout_s=300)
+    assert again.count("done before") == 6
+    assert (tmp_path / "again/figure.svg").read_bytes() == (out / "figure.svg").read_bytes()
+    assert "QA" in succeed(project, "vidbridge", "ablate", "--table")
+
+    store = MlflowClient(f"sqlite:///{project}/.vidbridge/mlflow.db")
+    versions = store.search_model_versions("name = 'vidbridge-smoke-ablation'")
+    stages = {version.tags["vidbridge.stage"] for version in versions}
+    assert {"grpo@qa", "grpo@caption", "grpo@qa-caption-scaled"} <= stages
+    runs = store.search_runs([store.get_experiment_by_name("vidbridge").experiment_id], "tags.`vidbridge.kind` = 'ablation'")
+    assert "FINISHED" in {run.info.status for run in runs}
+    assert not (project / ".vidbridge/ablation/smoke/seed-1/.vidbridge/scratch").exists()
+
+    (project / "stages/evaluate.py").write_text((project / "stages/evaluate.py").read_text() + "\n")
+    refused = call(project, "vidbridge", "ablate")
+    assert refused.returncode == 2
+    assert "stages/evaluate.py: edited and not committed" in refused.stderr
