@@ -119,8 +119,18 @@ def _write_params(root: Path, folder: Path, table: dict[str, Any]) -> None:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def run_variant(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], cancelled: threading.Event) -> int:
-    """Bring the targets up to date in a seed's clone; returns how many stages had to run."""
+def run_variant(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], cancelled: threading.Event) -> int | State[Any]:
+    """Bring the targets up to date in a seed's clone; returns how many stages had to run. A state and not an exception says why not:
+    Prefect would print a traceback that says less."""
+    try:
+        return _reproduce(folder, targets, env, cancelled)
+    except StageCancelled as error:
+        return Cancelled(message=str(error))
+    except FlowError as error:
+        return Failed(message=str(error), data=error)
+
+
+def _reproduce(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], cancelled: threading.Event) -> int:
     logger = get_run_logger()
     with _PLANNING:
         steps = {step.name: step for target in targets for step in dvc.plan(folder, target).steps}
@@ -147,8 +157,10 @@ def register_variant(folder: Path, run_name: str) -> None:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def run_seed(root: Path, params: Params, seed: int, commit: str, progress: Progress, cancelled: threading.Event) -> None:
-    """Every variant with one seed."""
+def run_seed(
+    root: Path, params: Params, seed: int, commit: str, progress: Progress, cancelled: threading.Event
+) -> State[Any] | None:
+    """Every variant with one seed; a state where one could not be run."""
     logger, grid = get_run_logger(), params.ablation
     assert grid is not None
     folder, results, start = place(root, params) / f"seed-{seed}", Results(place(root, params) / "scores"), start_of(params)
@@ -157,7 +169,7 @@ def run_seed(root: Path, params: Params, seed: int, commit: str, progress: Progr
     with ExitStack() as stack:
         for name in grid.variants:
             if cancelled.is_set():
-                raise StageCancelled(f"seed {seed}: cancelled before {name}")
+                return Cancelled(message=f"cancelled before {name}")
             table = variant_params(params, seed, name)
             identity = {"commit": commit, "params": digest(table)}
             kept = results.of(seed, name) / "identity.json"
@@ -170,13 +182,17 @@ def run_seed(root: Path, params: Params, seed: int, commit: str, progress: Progr
                 with _PLANNING:
                     plan = dvc.plan(folder, targets[-1])
                 env |= stack.enter_context(warmed(folder, parse_params(table), plan))
-            ran = run_variant.with_options(name=name, task_run_name=f"seed {seed}: {name}")(folder, targets, env, cancelled)
+            named = run_variant.with_options(name=name, task_run_name=f"seed {seed}: {name}")
+            ended = named(folder, targets, env, cancelled, return_state=True)
+            if not ended.is_completed():
+                return ended
             register_variant.with_options(task_run_name=f"seed {seed}: register {name}")(folder, f"{params.recipe}-{seed}-{name}")
             for policy in ("baselines", start, name):
                 _keep(folder / layout.scores(policy), results.of(seed, policy))
             write_json(results.folder / str(seed) / "clips.json", clip_ids(folder))
             write_json(kept, identity)
-            logger.info("seed %d, %s: %d stages ran; %s", seed, name, ran, progress.tell(found=False))
+            logger.info("seed %d, %s: %d stages ran; %s", seed, name, ended.result(), progress.tell(found=False))
+    return None
 
 
 def _keep(scores: Path, place: Path) -> None:

@@ -48,9 +48,10 @@ def test_a_grid_that_is_killed_goes_on_and_says_the_same_every_time(tmp_path: Pa
         time.sleep(0.5)
 
     out = tmp_path / "out"
-    said = succeed(project, "vidbridge", "ablate", "--out", str(out), timeout_s=900)
-    assert "done before" in said
-    assert "QA + caption, scaled by task" in said
+    went_on = call(project, "vidbridge", "ablate", "--out", str(out), timeout_s=900)
+    assert went_on.returncode == 0, went_on.stderr[-3000:]
+    assert "done before" in went_on.stderr
+    assert "QA + caption, scaled by task" in went_on.stdout
     results = json.loads((out / "results.json").read_text())
     assert results["seeds"] == [1, 2]
     assert results["missing"] == []
@@ -59,8 +60,9 @@ def test_a_grid_that_is_killed_goes_on_and_says_the_same_every_time(tmp_path: Pa
     corpora = {(project / f".vidbridge/ablation/smoke/seed-{seed}/data/samples/test/caption.jsonl").read_bytes() for seed in (1, 2)}
     assert len(corpora) == 2
 
-    again = succeed(project, "vidbridge", "ablate", "--out", str(tmp_path / "again"), timeout_s=300)
-    assert again.count("done before") == 6
+    again = call(project, "vidbridge", "ablate", "--out", str(tmp_path / "again"), timeout_s=300)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert again.stderr.count("done before") == 6
     assert (tmp_path / "again/figure.svg").read_bytes() == (out / "figure.svg").read_bytes()
     assert "QA" in succeed(project, "vidbridge", "ablate", "--table")
 
