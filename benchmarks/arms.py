@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import yaml
-from scipy import stats
 
+from stages.domain import seeds
 from stages.tracking.history import Cost, latest_costs
 
 
@@ -77,16 +76,9 @@ def commit_of(folder: Path) -> str:
 
 
 def over_seeds(means: Sequence[float], confidence: float) -> list[float] | None:
-    """The t interval over the seeds' own means (few seeds make it wide, and that is honest); None for one seed.
-
-    Seeds that agree to the last digit leave it no width.
-    """
-    if len(means) < 2:
-        return None
-    error = stats.sem(means)
-    if not error:
-        return [float(means[0])] * 2
-    return [float(end) for end in stats.t.interval(confidence, len(means) - 1, np.mean(means), error)]
+    """The two ends of :func:`stages.domain.seeds.over_seeds`; None for one seed."""
+    found = seeds.over_seeds(means, confidence)
+    return None if found is None else [found.low, found.high]
 
 
 def signed(interval: Mapping[str, float]) -> str:

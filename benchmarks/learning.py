@@ -21,20 +21,19 @@ import json
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from benchmarks.arms import clone, commit_of, over_seeds, reproduce, signed, signed_spread
-from stages import layout
-from stages.domain.metrics import paired_difference, task_results
-from stages.domain.records import Sample, Score
+from benchmarks.arms import clone, commit_of, reproduce, signed, signed_spread
+from stages.ablation import clip_ids
+from stages.domain.metrics import task_results
+from stages.domain.records import Score
 from stages.domain.replies import parse_reply
+from stages.domain.seeds import Pair, pooled_gain
 from stages.machine import measured
-from stages.params import load_params
 from stages.rows import read_rows, write_json
 
 ARMS = ("recipe", "clean", "thorough", "longer")
@@ -53,7 +52,7 @@ DRAWS, CONFIDENCE = 2000, 0.95
 def arm_params(params: dict[str, Any], arm: str, seed: int) -> dict[str, Any]:
     """The recipe's parameters changed as the arm says."""
     changed = copy.deepcopy(params)
-    changed["seed"] = seed
+    changed |= {"seed": seed, "ablation": None}
     changed["gate"]["registered_model"] += "-bench"
     (start,) = changed["sft"]
     # What the tables need and no more: the untrained start scores 0, and other arms' middle rows answer no question asked here.
@@ -77,13 +76,6 @@ def predictions(made: Made) -> list[Score]:
     return read_rows(folder / "scores" / row / "predictions.jsonl", Score)
 
 
-@cache
-def clip_ids(folder: Path) -> dict[str, str]:
-    """Sample id to clip of everything that was held out: the bootstrap draws clips."""
-    files = (folder / layout.SAMPLES / load_params(folder / "params.yaml").evaluation.split).glob("*.jsonl")
-    return {sample.sample_id: sample.clip_id for file in files for sample in read_rows(file, Sample)}
-
-
 def thinking_words(rows: Sequence[Score]) -> float:
     """Mean number of words between the think tags in :data:`THINKING_TASKS`; a reply without them has none."""
     replies = [parse_reply(row.reply) for row in rows if row.task in THINKING_TASKS]
@@ -91,21 +83,13 @@ def thinking_words(rows: Sequence[Score]) -> float:
 
 
 def pooled(pairs: Sequence[tuple[Made, Made]]) -> dict[str, Any]:
-    """Gain of the first over the second of each seed: the mean over seeds with a bootstrap over all seeds' clips, each task's,
-    and the t interval over the seeds' own means (few seeds make it wide, and that is honest)."""
-    after, before, clips, seed_means = [], [], {}, []
-    for number, (later, earlier) in enumerate(pairs):
-        ids = clip_ids(later[0])
-        for made, kept in ((later, after), (earlier, before)):
-            kept += [row.model_copy(update={"sample_id": f"{number}:{row.sample_id}"}) for row in predictions(made)]
-        clips |= {f"{number}:{sample}": f"{number}:{clip}" for sample, clip in ids.items()}
-        seed_means.append(paired_difference(predictions(later), predictions(earlier), ids, 100, CONFIDENCE, 0)[0].mean)
-    mean, tasks = paired_difference(after, before, clips, DRAWS, CONFIDENCE, 0)
+    """Gain of the first over the second of each seed (:func:`stages.domain.seeds.pooled_gain`)."""
+    mean, tasks = pooled_gain([Pair(predictions(a), predictions(b), clip_ids(a[0])) for a, b in pairs], DRAWS, CONFIDENCE)
     return {
-        "mean": mean.model_dump(),
-        "seeds": seed_means,
-        "over_seeds": over_seeds(seed_means, CONFIDENCE),
-        "tasks": {task: interval.model_dump() for task, interval in tasks.items()},
+        "mean": mean.clips.model_dump(),
+        "seeds": list(mean.seeds),
+        "over_seeds": None if mean.over_seeds is None else [mean.over_seeds.low, mean.over_seeds.high],
+        "tasks": {task: gain.clips.model_dump() for task, gain in tasks.items()},
     }
 
 

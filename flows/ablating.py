@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,8 +42,26 @@ from stages.tracking.runs import StageRun, ablation_run
 FOLDER = "ablation"
 #: Seeds at a time on one machine, unless someone says otherwise: each takes a core and up to 2 GB.
 MOST_JOBS = 4
+#: Of what a stage prints, a line is shown this often; all of it is in the seed's log.
+SHOW_EVERY_S = 60.0
 #: DVC's index of a project is made in this process, and DVC is not made for several threads.
 _PLANNING = threading.Lock()
+
+
+@dataclass
+class NowAndThen:
+    """What a stage prints, whole in a file; a line of it now and then for who watches."""
+
+    file: Path
+    show: Callable[[str], None]
+    _shown: float = field(default_factory=time.monotonic)
+
+    def __call__(self, line: str) -> None:
+        with self.file.open("a", encoding="utf-8") as out:
+            out.write(line + "\n")
+        if time.monotonic() - self._shown >= SHOW_EVERY_S:
+            self._shown = time.monotonic()
+            self.show(line)
 
 
 @dataclass
@@ -141,8 +159,9 @@ def _reproduce(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], c
             steps = {step.name: step for target in targets for step in dvc.plan(folder, target).steps}
     waiting = [step for step in steps.values() if step.state == "will run"]
     for step in waiting:
-        logger.info("%s: %s", folder.name, step.name)
-        dvc.reproduce(folder, step.name, logger.debug, dict(env), timeout_s=step.meta.timeout_s, cancelled=cancelled)
+        logger.info(step.name)
+        log = NowAndThen(folder.with_suffix(".log"), logger.info)
+        dvc.reproduce(folder, step.name, log, dict(env), timeout_s=step.meta.timeout_s, cancelled=cancelled)
     shutil.rmtree(env["VIDBRIDGE_SCRATCH"], ignore_errors=True)
     return len(waiting)
 
