@@ -563,6 +563,11 @@ class Params(Table):
         if len(set(starts.values())) != 1:
             raise ValueError(f"ablation.variants: they start from different rows ({starts}); give all of them one `init`")
         start = next(iter(starts.values()))
+        if start not in ("base", *self.rows):
+            raise ValueError(
+                f"ablation: the variants start from {start!r}, which is no row (known: base, {', '.join(self.rows)}); name one of them as"
+                " `init`, or write `ablation: null`"
+            )
         if clash := {start, "base", *self.rows} & set(variants):
             raise ValueError(f"ablation.variants.{sorted(clash)[0]}: a row of the recipe has that name; choose another")
         for name, row in variants.items():
@@ -591,7 +596,10 @@ class Params(Table):
             return found
         for name, variant in self.ablation.variants.items():
             if (row := self.rows.get(variant.like)) is None:
-                raise ValueError(f"ablation.variants.{name}.like: {variant.like!r} is no row (known: {', '.join(self.rows)})")
+                raise ValueError(
+                    f"ablation.variants.{name}.like: {variant.like!r} is no row (known: {', '.join(self.rows)}); name one of them, or"
+                    " write `ablation: null`"
+                )
             table = row.model_dump() | self.ablation.shared | variant.changes
             if isinstance(row, GrpoRow) and row.samples != layout.SAMPLES.as_posix():
                 table["samples"] = layout.difficulty(name).as_posix()

@@ -81,6 +81,7 @@ def changed(path: str, value: object) -> dict[str, Any]:
         ("variants/qa/changes/stepz", 3, "ablation.variants.qa.changes: stepz: unknown key"),
         ("variants/qa/changes/tasks", {"videoqa": 1}, "ablation.variants.qa.changes: tasks.videoqa"),
         ("variants/qa/like", "genral", "ablation.variants.qa.like: 'genral' is no row (known: cold-start, bridge, general)"),
+        ("shared/init", "warm-start", "the variants start from 'warm-start', which is no row"),
         ("variants/bridge", {"title": "x", "like": "general", "changes": {}}, "a row of the recipe has that name"),
         ("contrasts", [["qa", "captoin"]], "ablation.contrasts: 'captoin' is no variant"),
         ("axes", ["mcqa", "tempcompass"], "ablation.axes: 'tempcompass' is not synthesised"),
