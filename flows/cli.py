@@ -105,6 +105,7 @@ def register() -> None:
 def promote(
     version: Annotated[str | None, typer.Argument(help="Version to promote; the newest candidate when left out.")] = None,
     reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
+    author: Annotated[str | None, typer.Option(help="Who decides; git's user.name and user.email when left out.")] = None,
     new_evaluation: Annotated[
         bool,
         typer.Option(
@@ -118,29 +119,46 @@ def promote(
     """
     from flows import releasing
 
-    if not releasing.promote(_root(), version, reason, new_evaluation):
+    if not releasing.promote(_root(), version, reason, author, new_evaluation):
         raise typer.Exit(FAILURE)
 
 
 @app.command()
-def rollback(reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "") -> None:
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
+    author: Annotated[str | None, typer.Option(help="Who decides; git's user.name and user.email when left out.")] = None,
+) -> None:
     """Give the alias back to the champion before this one. Example: vidbridge rollback --reason "fails on night scenes\""""
     from flows import releasing
 
-    releasing.rollback(_root(), reason)
+    releasing.rollback(_root(), reason, author)
 
 
 @app.command()
-def history() -> None:
+def history(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
     """Show every promotion, refusal and rollback, with author and reason. Example: vidbridge history"""
     from flows import releasing
 
-    releasing.history(_root())
+    releasing.history(_root(), as_json)
+
+
+@app.command()
+def compare(
+    after: Annotated[str, typer.Argument(help="A version's number, or an alias.")] = "candidate",
+    before: Annotated[str, typer.Argument(help="The version it is held against.")] = "champion",
+) -> None:
+    """Compare two versions sample by sample: differences with intervals, and whether chance could have made them.
+
+    Example: vidbridge compare 7 5
+    """
+    from flows import releasing
+
+    releasing.compare(_root(), after, before)
 
 
 @app.command()
 def explain(version: Annotated[str, typer.Argument(help="A version's number, or champion.")] = "champion") -> None:
-    """Show a version's commit, data, parameters, scores and ancestors. Example: vidbridge explain champion"""
+    """Show a version's commit, data, parameters, scores, ancestors and verdict. Example: vidbridge explain champion"""
     from flows import releasing
 
     releasing.explain(_root(), version)

@@ -8,7 +8,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
 from flows.rescoring import promote
-from stages.tracking.gate import Check, Promotion
+from stages.tracking.gate import Promotion
 
 
 @flow(name="vidbridge-promotion", persist_result=False, validate_parameters=False)
@@ -32,22 +32,5 @@ def promotion(
     logger.info("version %d %s", decided.candidate.number, "is champion" if decided.moved else "was refused")
     for line in decided.decision.reasons:
         logger.info(line)
-    create_markdown_artifact(key="verdict", markdown=verdict(decided), description="The gate's verdict")
+    create_markdown_artifact(key="verdict", markdown=decided.verdict, description="The gate's verdict")
     return decided
-
-
-def verdict(decided: Promotion) -> str:
-    """The verdict as Markdown: one line that says it, the rules as a table, the reasons."""
-    number, champion = decided.candidate.number, decided.champion
-    head = f"## Version {number} {'is champion' if decided.moved else 'was refused'}"
-    against = f"compared with version {champion.number}" if champion else "there was no champion to compare with"
-    rows = [_row(check) for check in decided.decision.table]
-    table = ["| what | candidate | other | rule | met |", "|---|---|---|---|---|", *rows] if rows else []
-    reasons = [f"- {reason}" for reason in decided.decision.reasons]
-    made = f"Made by `{decided.candidate.stage}`, step {decided.candidate.step}; {against}."
-    return "\n".join([head, "", made, "", *table, "", *reasons])
-
-
-def _row(check: Check) -> str:
-    other = "–" if check.other is None else f"{check.other:.4f}"
-    return f"| {check.what} | {check.candidate:.4f} | {other} | {check.rule} | {'yes' if check.passed else '**no**'} |"

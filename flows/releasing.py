@@ -1,29 +1,32 @@
-"""``vidbridge promote``, ``rollback``, ``history`` and ``explain``: questions to the registry, answered in the terminal."""
+"""``vidbridge promote``, ``rollback``, ``history``, ``compare`` and ``explain``: questions to the registry, answered in the terminal."""
 
 from __future__ import annotations
 
-import os
+import json
+from dataclasses import asdict
 from pathlib import Path
 
-from flows import rescoring, show
+from flows import rescoring, server, show
 from stages import layout
+from stages.params import load_params
 from stages.tracking import gate
+from stages.tracking.compared import compare_pair, pair
 from stages.tracking.explain import explain as explain_version
-from stages.tracking.render import explanation_table, history_table, promotion_table
+from stages.tracking.render import comparison_table, explanation_table, history_table, promotion_table
 
 
-def promote(root: Path, version: str | None, reason: str, new_evaluation: bool) -> bool:
-    """Put the gate to a version and show its verdict; False when it was refused.
+def promote(root: Path, version: str | None, reason: str, author: str | None, new_evaluation: bool) -> bool:
+    """Put the gate to a version, as a run of the flow `vidbridge-promotion`, and show its verdict; False when it was refused.
 
-    With a Prefect server at hand (``PREFECT_API_URL``) this is a run of the flow `vidbridge-promotion`; a server of our own would
-    take longer to start than the gate to decide.
+    The run is on the Prefect server at hand, else on one of our own for as long as it takes; its artefact stays in the project's
+    Prefect database, where `vidbridge ui` shows it.
     """
-    if os.environ.get("PREFECT_API_URL"):
+    with server.starting(root) as starting:
+        # This import takes as long as the server's start: they go on side by side.
         from flows.promotion import promotion
 
-        decided = promotion(root, version, reason=reason, new_evaluation=new_evaluation)
-    else:
-        decided = rescoring.promote(root, version, show.console().print, reason=reason, new_evaluation=new_evaluation)
+        with server.connected(starting):
+            decided = promotion(root, version, author=author, reason=reason, new_evaluation=new_evaluation)
     out = show.console()
     out.print(promotion_table(decided))
     if decided.moved:
@@ -35,16 +38,34 @@ def promote(root: Path, version: str | None, reason: str, new_evaluation: bool) 
     return decided.moved
 
 
-def rollback(root: Path, reason: str) -> None:
-    moved = gate.rollback(root, reason=reason)
+def rollback(root: Path, reason: str, author: str | None) -> None:
+    moved = gate.rollback(root, author=author, reason=reason)
     show.console().print(
         f"version {moved.candidate.number} is champion again, instead of {moved.champion.number if moved.champion else '–'}"
     )
 
 
-def history(root: Path) -> None:
-    events = gate.history(root)
-    show.console().print(history_table(events) if events else "no champion yet; type: vidbridge promote")
+def history(root: Path, as_json: bool) -> None:
+    """Show every decision, for a person or for a program."""
+    entries = gate.history(root)
+    if as_json:
+        rows = [
+            {"number": e.number, "standing": e.standing, "done": e.done, **asdict(e.decided), "verdict": e.verdict} for e in entries
+        ]
+        show.console().print(json.dumps(rows, indent=2), markup=False, highlight=False, soft_wrap=True)
+        return
+    show.console().print(history_table(entries) if entries else "nothing was decided yet; type: vidbridge promote")
+
+
+def compare(root: Path, after: str, before: str) -> None:
+    """Show what ``after`` gained over ``before``, sample by sample; where they were scored differently, score one of them again."""
+    asked = pair(root, after, before)
+    out = show.console()
+    if asked.to_rescore is not None:
+        out.print(f"version {asked.to_rescore.number} was not scored under evaluation {asked.digest}; scoring it now")
+        rescoring.rescore(root, asked.to_rescore, asked.digest, out.print, "compare versions of one evaluation")
+        asked = pair(root, after, before)
+    out.print(comparison_table(asked, compare_pair(root, asked), load_params(root / "params.yaml").evaluation.confidence))
 
 
 def explain(root: Path, version: str) -> None:

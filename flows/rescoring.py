@@ -16,6 +16,8 @@ from flows.processes import stream
 from flows.project import stage_environment
 from stages.tracking import gate
 from stages.tracking.gate import Promotion
+from stages.tracking.samples import SAMPLES_FILE
+from stages.tracking.versions import Version
 
 
 def promote(
@@ -41,8 +43,6 @@ def promote(
 def rescore_champion(root: Path, version: str | None, log: Callable[[str], None]) -> None:
     """Score the champion on the evaluation of ``version`` (the candidate when None), if that is missing.
 
-    The evaluation is that of the project's present data and parameters.
-
     Raises:
         FlowError: the champion could not be scored.
         TrackingError: the store does not answer, or the present state is not the one the candidate was scored in.
@@ -51,14 +51,26 @@ def rescore_champion(root: Path, version: str | None, log: Callable[[str], None]
         return
     champion, digest = found
     log(f"the champion, version {champion.number}, was scored under another evaluation; scoring it under {digest}")
-    folder = gate.load_checkpoint(root, champion.number)
+    rescore(root, champion, digest, log, "hold the candidate against the baselines only: vidbridge promote --new-evaluation")
+
+
+def rescore(root: Path, version: Version, digest: str, log: Callable[[str], None], otherwise: str) -> None:
+    """Score a version under the evaluation ``digest``, which has to be that of the project's present data and parameters.
+
+    ``otherwise`` names what else can be done when that fails.
+
+    Raises:
+        FlowError: it could not be scored.
+        TrackingError: the present state is another evaluation, or the version's weights are not to be had.
+    """
+    folder = gate.load_checkpoint(root, version.number)
     with tempfile.TemporaryDirectory(prefix="vidbridge-") as place:
-        out = Path(place) / "scores.json"
-        command = [sys.executable, "-m", "stages", "rescore", f"version-{champion.number}", str(folder), str(out)]
+        command = [sys.executable, "-m", "stages", "rescore", f"version-{version.number}", str(folder), place]
         status = stream(command, root, stage_environment(root), log)
         if status:
             raise FlowError(
-                f"champion: version {champion.number} could not be scored under evaluation {digest} (status {status}, see above);"
-                " mend the cause, or hold the candidate against the baselines only: vidbridge promote --new-evaluation"
+                f"version {version.number} could not be scored under evaluation {digest} (status {status}, see above); mend the cause, or"
+                f" {otherwise}"
             )
-        gate.add_scores(root, champion, digest, out.read_text(encoding="utf-8"))
+        table, samples = ((Path(place) / name).read_text(encoding="utf-8") for name in ("scores.json", SAMPLES_FILE))
+        gate.add_scores(root, version, digest, table, samples)

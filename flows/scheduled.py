@@ -22,7 +22,7 @@ from flows import dvc, preflight, project
 from flows.clone import Clone, choose_lock, configure, publish, refresh
 from flows.errors import FlowError
 from flows.pipeline import PipelineReport, pipeline
-from flows.promotion import promotion, verdict
+from flows.promotion import promotion
 from stages.params import load_params
 
 
@@ -99,6 +99,6 @@ def scheduled(
         lines.append(f"Ran: {ran}.")
         if promote and report.registration.candidate is not None:
             decided = promotion(root, author=os.environ.get("VIDBRIDGE_AUTHOR", "schedule"), reason=f"scheduled run {report.name}")
-            lines.append(verdict(decided))
+            lines.append(decided.verdict)
         create_markdown_artifact(key="scheduled", markdown="\n\n".join(lines))
         return Completed(message=f"ran {len(report.ran)} stages; see the artefacts")

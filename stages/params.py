@@ -28,6 +28,19 @@ RowName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
+ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
+#: Measured on rollouts (:data:`stages.domain.gauges.GAUGES`); the last one on held-out samples: what is scored on black video, as a share.
+GaugeName = Literal[
+    "length_reward_correlation",
+    "empty_thinking",
+    "enumeration",
+    "keyword_stuffing",
+    "zero_variance_groups",
+    "judge_gap",
+    "blank_video",
+    "shuffled_video",
+    "held_out_blank_video",
+]
 
 
 class ParamsError(ValueError):
@@ -416,16 +429,46 @@ class EvaluationParams(Table):
     confidence: float = Field(gt=0.5, lt=1)
 
 
+class GaugeLimits(Table):
+    """Gauges of reward hacking (:mod:`stages.domain.gauges`) that a candidate of GRPO must keep below."""
+
+    #: A gauge's value is its mean over so many of its last logged values (some are logged every few steps only).
+    last: int = Field(gt=0, le=100)
+    #: What a gauge that is named below and was not measured does to a candidate of GRPO.
+    unmeasured: Literal["refuse", "allow"]
+    #: Gauge to the greatest value that passes.
+    at_most: dict[GaugeName, float]
+
+
 class GateParams(Table):
     """When a candidate replaces the champion."""
 
-    registered_model: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    registered_model: ModelName
+    #: Another registered model, which is given a copy of every champion; None: there is none.
+    production: ModelName | None
+    #: Tasks whose mean is compared.
+    scores: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)]
     #: The candidate's mean score must exceed the champion's by at least this.
     min_gain: float
+    #: Whether chance must be ruled out: the interval of the gain, paired by sample and drawn by clip, must lie above ``min_gain``.
+    significant: bool
+    #: No task may lose more, whether it is among ``scores`` or not.
     max_task_drop: Share
     min_format: Share
     #: By how much the first champion's mean must exceed that of every trivial baseline (below 0 lets a worse one pass).
     min_over_baselines: float
+    gauges: GaugeLimits
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> GateParams:
+        if self.production in (self.registered_model, self.ledger):
+            raise ValueError(f"production: {self.production!r} is taken; name a model of its own, or null")
+        return self
+
+    @property
+    def ledger(self) -> str:
+        """The registered model whose versions are the gate's decisions."""
+        return f"{self.registered_model}.gate"
 
 
 Axis = Annotated[str, StringConstraints(pattern=r"^[a-z_]+(/[a-z0-9_]+)?$")]
@@ -511,6 +554,9 @@ class Params(Table):
             raise ValueError(f"evaluation.of: the candidate {leaves[0]!r} is missing; the gate needs its scores")
         if len(set(self.evaluation.of)) != len(self.evaluation.of):
             raise ValueError("evaluation.of: a name stands twice")
+        for compared in () if self.gate.scores == "all" else self.gate.scores:
+            if compared not in made:
+                raise ValueError(f"gate.scores: {compared!r} is not synthesised (synthesize.tasks: {', '.join(made)})")
         return self
 
     @model_validator(mode="after")

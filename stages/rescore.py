@@ -1,6 +1,6 @@
 """Score a model of the registry on the present evaluation, so that a champion of an earlier one can be compared. Not a stage of DVC.
 
-Run as ``python -m stages rescore NAME MODEL_FOLDER OUT``; writes ``scores.json``'s table into the file OUT.
+Run as ``python -m stages rescore NAME MODEL_FOLDER OUT``; writes ``scores.json`` and ``samples.jsonl`` (SampleScore) into the folder OUT.
 """
 
 from __future__ import annotations
@@ -8,9 +8,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from stages.domain.comparing import SampleScore
+from stages.held_out import evaluation_samples
 from stages.measuring import measure
 from stages.params import load_params
-from stages.rows import write_json
+from stages.rows import write_json, write_rows
+from stages.tracking.samples import SAMPLES_FILE
 
 
 def main(*arguments: str) -> int:
@@ -18,7 +21,14 @@ def main(*arguments: str) -> int:
         print("usage: python -m stages rescore NAME MODEL_FOLDER OUT", file=sys.stderr)
         return 2
     name, folder, out = arguments
-    table = measure(load_params(), name, Path(folder)).table
-    write_json(Path(out), table)
+    params = load_params()
+    measured = measure(params, name, Path(folder))
+    table = measured.table
+    write_json(Path(out) / "scores.json", table)
+    clips = {sample.sample_id: sample.clip_id for sample in evaluation_samples(params)}
+    rows = (
+        SampleScore(sample_id=row.sample_id, clip_id=clips[row.sample_id], task=row.task, value=row.value) for row in measured.video
+    )
+    write_rows(Path(out) / SAMPLES_FILE, rows)
     print(f"rescore: {name}: mean {table['mean']:.3f} over {len(table['tasks'])} tasks, format {table['format']:.3f}")
     return 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.params import load_params
 from stages.tracking.commits import PARAMS_FILE, holding_commit
+from stages.tracking.production import copies
 from stages.tracking.scores import ScoreCard
 from stages.tracking.store import open_client
 from stages.tracking.uri import is_server, shown, tracking_uri
@@ -29,7 +30,8 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class Explanation:
-    """All that is known of a version. ``ancestors``: nearest first, the base last. ``run``: a link, or the command that shows it."""
+    """All that is known of a version. ``ancestors``: nearest first, the base last. ``run``: a link, or the command that shows it.
+    ``copies``: what it is called in the production model."""
 
     version: Version
     commit: str | None
@@ -41,6 +43,7 @@ class Explanation:
     ancestors: tuple[Ancestor, ...]
     source: str
     run: str | None
+    copies: tuple[str, ...]
 
 
 def explain(root: Path, which: str | int) -> Explanation:
@@ -49,7 +52,8 @@ def explain(root: Path, which: str | int) -> Explanation:
     Raises:
         TrackingError: the store does not answer, or there is no such version.
     """
-    model = load_params(root / PARAMS_FILE).gate.registered_model
+    gate = load_params(root / PARAMS_FILE).gate
+    model = gate.registered_model
     client = open_client(root)
     version = find_version(client, model, which)
     return Explanation(
@@ -63,6 +67,9 @@ def explain(root: Path, which: str | int) -> Explanation:
         ancestors=tuple(_ancestors(version, all_versions(client, model))),
         source=version.source,
         run=_run(client, root, version),
+        copies=tuple(f"{gate.production} version {number}" for number in copies(client, gate.production, version))
+        if gate.production
+        else (),
     )
 
 

@@ -1,128 +1,71 @@
-"""The gate: when a candidate becomes champion, why not, and the way back. `decide` is pure; the rest moves one alias and notes why."""
+"""The gate: when a candidate becomes champion, why not, and the way back.
+
+The rules are in :mod:`stages.tracking.rules`; what was decided, and who was first, in :mod:`stages.tracking.ledger`.
+"""
 
 from __future__ import annotations
 
 import getpass
-import json
-import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from stages.params import GateParams, load_params
+from stages.domain.comparing import Comparison
+from stages.params import GateParams, Params, load_params
 from stages.tracking.commits import PARAMS_FILE, holding_commit
+from stages.tracking.git import git
+from stages.tracking.ledger import (
+    VERDICT,
+    Decided,
+    Entry,
+    champions,
+    last_move,
+    mark_done,
+    now_ms,
+    read_ledger,
+    write_entry,
+)
+from stages.tracking.production import publish, set_tags, tags_of
+from stages.tracking.rules import Decision, Evidence, counted, decide, refusal
 from stages.tracking.runs import TAG
-from stages.tracking.scores import Baselines, ScoreCard, parse_scores
-from stages.tracking.store import locked, open_client
+from stages.tracking.samples import compare_versions, keep_samples
+from stages.tracking.scores import ScoreCard, parse_scores
+from stages.tracking.store import insist, locked, open_client
 from stages.tracking.uri import STATE, TrackingError
+from stages.tracking.verdict import rollback_verdict, verdict
 from stages.tracking.versions import CANDIDATE, CHAMPION, Version, all_versions, find_version, load_version
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-#: What happened to the alias, a tag of the registered model for each time, in the order of the names.
-EVENT = TAG + "event."
 GATE_WAIT_S = 60
+#: Whoever is overtaken judges again; so many times in a row happens to nobody who is not in a loop.
+ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
-class Check:
-    """One line of the gate: ``candidate`` against ``other`` (the champion, or a limit), and whether it passes."""
+class Case:
+    """A candidate that was judged against the champion of this moment: upon move ``after`` of the ledger (0: none)."""
 
-    what: str
-    candidate: float
-    other: float | None
-    rule: str
-    passed: bool
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Promote or not; ``reasons`` say why not (or what it rests on), each a sentence for a person."""
-
-    promote: bool
-    reasons: tuple[str, ...]
-    table: tuple[Check, ...]
+    candidate: Version
+    champion: Version | None
+    after: int
+    decision: Decision
+    author: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """What `promote` decided about which versions; ``moved``: the alias was changed."""
+    """What was decided about which versions; ``moved``: the alias was changed. ``verdict``: Markdown."""
 
     candidate: Version
     champion: Version | None
     decision: Decision
     moved: bool
-
-
-@dataclass(frozen=True)
-class Event:
-    """One move of the alias. ``previous``: the version that was champion before, None for the first."""
-
-    at_ms: int
-    action: Literal["promote", "rollback"]
-    version: int
-    previous: int | None
-    author: str
-    reason: str
-    mean: float | None
-
-
-def decide(candidate: ScoreCard, champion: ScoreCard | None, gate: GateParams, baselines: Baselines | None) -> Decision:
-    """Compare two score cards under the rules of ``gate``; without a champion the candidate has to beat every baseline's mean
-    by more than ``min_over_baselines``.
-
-    Only cards of equal digest are compared: another split, prompt, judge or scoring is another measure.
-    """
-    floor = f"at least {gate.min_format:g} (gate.min_format)"
-    checks = [Check("format", candidate.format, gate.min_format, floor, candidate.format >= gate.min_format)]
-    against = baselines if champion is None else champion
-    if against is None:
-        return _refusal(checks, "there are no baseline scores to beat; run the stage `baselines`, then vidbridge register")
-    if against.digest != candidate.digest:
-        who = "the baselines" if champion is None else "the champion"
-        return _refusal(
-            checks,
-            f"{who} and the candidate were scored under different evaluations ({against.digest} and {candidate.digest}: another split, "
-            "sample set, prompt, judge or scoring), so they cannot be compared; score both under the same one, or say that the "
-            "evaluation is new: then the candidate is held against the baselines only",
-        )
-    if isinstance(against, Baselines):
-        margin = f" by {gate.min_over_baselines:+g} (gate.min_over_baselines)" if gate.min_over_baselines else ""
-        rule = f"above it{margin}"
-        checks += [
-            Check(f"mean, {name} baseline", candidate.mean, mean, rule, candidate.mean > mean + gate.min_over_baselines)
-            for name, mean in sorted(against.means.items())
-        ]
-    else:
-        checks += _against_champion(candidate, against, gate)
-    failed = tuple(_sentence(check) for check in checks if not check.passed)
-    return Decision(not failed, failed or tuple(_sentence(check) for check in checks), tuple(checks))
-
-
-def _against_champion(candidate: ScoreCard, champion: ScoreCard, gate: GateParams) -> list[Check]:
-    gain = candidate.mean - champion.mean
-    # Scores are rounded where they are written: a gain of exactly the limit must not fail in the last bit.
-    checks = [
-        Check("mean", candidate.mean, champion.mean, f"a gain of {gate.min_gain:g} (gate.min_gain)", gain >= gate.min_gain - 1e-9)
-    ]
-    for task, theirs in sorted(champion.tasks.items()):
-        ours = candidate.tasks.get(task)
-        rule = f"a drop of {gate.max_task_drop:g} at most (gate.max_task_drop)"
-        value = ours.mean if ours else 0.0
-        checks.append(Check(task, value, theirs.mean, rule, ours is not None and theirs.mean - value <= gate.max_task_drop + 1e-9))
-    return checks
-
-
-def _sentence(check: Check) -> str:
-    other = "" if check.other is None else f" against {check.other:.4f}"
-    return f"{check.what}: {check.candidate:.4f}{other}; the rule is {check.rule}: {'met' if check.passed else 'not met'}"
-
-
-def _refusal(checks: Sequence[Check], reason: str) -> Decision:
-    return Decision(False, (reason,), tuple(checks))
+    verdict: str
 
 
 def promote(
@@ -136,25 +79,72 @@ def promote(
     """Put the gate to ``version`` (default: the alias ``candidate``) and make it champion when it passes.
 
     ``new_evaluation``: the champion's scores are of an earlier evaluation, so hold the candidate against the baselines only. A refusal
-    is an answer, not an error: it comes back with its reasons, and is noted on the version.
+    is an answer, not an error: it comes back with its reasons, and is kept. Where another machine has made a champion meanwhile, the
+    candidate is judged again, against that one.
 
     Raises:
         TrackingError: the store does not answer, or there is no such version.
     """
-    gate = load_params(root / PARAMS_FILE).gate
-    client = open_client(root)
-    with _guard(root):
-        candidate = find_version(client, gate.registered_model, version or CANDIDATE)
-        champion = _champion(client, gate.registered_model)
-        if champion and champion.number == candidate.number:
-            return Promotion(
-                candidate, champion, Decision(False, (f"version {candidate.number} is champion already",), ()), moved=False
-            )
-        decision = _considered(root, candidate, champion, gate, new_evaluation)
-        _note(client, candidate, champion, decision, author)
-        if decision.promote:
-            _move(client, candidate, champion, "promote", author, reason)
-        return Promotion(candidate, champion, decision, moved=decision.promote)
+    params = load_params(root / PARAMS_FILE)
+    gate, client = params.gate, open_client(root)
+    with _guard(root, gate):
+        wanted = find_version(client, gate.registered_model, version or CANDIDATE).number
+        for _ in range(ATTEMPTS):
+            case = judge(root, client, params, wanted, author=author, reason=reason, new_evaluation=new_evaluation)
+            told = verdict(case.candidate, case.champion, case.decision, author=case.author, reason=reason)
+            if case.champion is not None and case.champion.number == wanted:
+                return Promotion(case.candidate, case.champion, case.decision, moved=False, verdict=told)
+            if conclude(client, gate, case):
+                return Promotion(case.candidate, case.champion, case.decision, moved=case.decision.promote, verdict=told)
+    raise _overtaken(gate)
+
+
+def judge(
+    root: Path,
+    client: MlflowClient,
+    params: Params,
+    version: int,
+    *,
+    author: str | None,
+    reason: str,
+    new_evaluation: bool,
+) -> Case:
+    """Judge a version against the present champion, after what others began has been completed. Changes nothing else."""
+    gate = params.gate
+    # The ledger before the alias: a champion who comes between the two makes this case late, never both stand.
+    last = settle(client, gate)
+    champion = _champion(client, gate.registered_model)
+    candidate = find_version(client, gate.registered_model, version)
+    if champion is not None and champion.number == version:
+        decision = refusal(f"version {version} is champion already")
+    else:
+        decision = _considered(root, client, params, candidate, champion, new_evaluation)
+    return Case(candidate, champion, last.number if last else 0, decision, _author(root, author), reason)
+
+
+def conclude(client: MlflowClient, gate: GateParams, case: Case) -> bool:
+    """Write the decision down and do what follows from it. False: another move came first, so that it has to be judged again."""
+    scores = case.candidate.scores
+    decided = Decided(
+        at_ms=now_ms(),
+        action="promote" if case.decision.promote else "refuse",
+        version=case.candidate.number,
+        previous=case.champion.number if case.champion else None,
+        after=case.after,
+        author=case.author,
+        reason=case.reason,
+        reasons=() if case.decision.promote else case.decision.reasons,
+        mean=counted(scores, gate) if scores else None,
+        production=gate.production,
+    )
+    told = verdict(case.candidate, case.champion, case.decision, author=case.author, reason=case.reason)
+    entry = write_entry(client, gate.ledger, case.candidate, decided, told)
+    if not entry.moves:
+        insist(lambda: client.set_model_version_tag(case.candidate.model, str(case.candidate.number), VERDICT, told))
+        return True
+    if entry.standing:
+        settle(client, gate)
+    return entry.standing
 
 
 def rollback(root: Path, *, author: str | None = None, reason: str = "") -> Promotion:
@@ -163,29 +153,67 @@ def rollback(root: Path, *, author: str | None = None, reason: str = "") -> Prom
     Raises:
         TrackingError: there is none, it was deleted, or the alias was moved by someone else.
     """
-    model = load_params(root / PARAMS_FILE).gate.registered_model
-    client = open_client(root)
-    with _guard(root):
-        champion = _champion(client, model)
-        stack = _standing(_events(client, model))
-        if champion is None:
-            raise TrackingError(f"{model}: no champion yet, so nothing to roll back; run vidbridge promote")
-        if not stack or stack[-1] != champion.number:
-            raise TrackingError(
-                f"{model}: the alias {CHAMPION!r} was moved outside the gate (it is on version {champion.number}); name the version that"
-                " should be champion: vidbridge promote VERSION"
+    gate = load_params(root / PARAMS_FILE).gate
+    model, client = gate.registered_model, open_client(root)
+    with _guard(root, gate):
+        for _ in range(ATTEMPTS):
+            last = settle(client, gate)
+            champion, stack = _champion(client, model), champions(read_ledger(client, gate.ledger))
+            if champion is None:
+                raise TrackingError(f"{model}: no champion yet, so nothing to roll back; run vidbridge promote")
+            if last is None or stack[-1] != champion.number:
+                raise TrackingError(
+                    f"{model}: the alias {CHAMPION!r} was moved outside the gate (it is on version {champion.number}); name the version"
+                    " that should be champion: vidbridge promote VERSION"
+                )
+            if len(stack) == 1:
+                raise TrackingError(
+                    f"{model}: version {champion.number} is the first champion, there is no earlier one to go back to"
+                )
+            earlier = find_version(client, model, stack[-2])
+            scores, who = earlier.scores, _author(root, author)
+            decided = Decided(
+                at_ms=now_ms(),
+                action="rollback",
+                version=earlier.number,
+                previous=champion.number,
+                after=last.number,
+                author=who,
+                reason=reason,
+                reasons=(),
+                mean=counted(scores, gate) if scores else None,
+                production=gate.production,
             )
-        if len(stack) == 1:
-            raise TrackingError(f"{model}: version {champion.number} is the first champion, there is no earlier one to go back to")
-        earlier = find_version(client, model, stack[-2])
-        _move(client, earlier, champion, "rollback", author, reason)
-        return Promotion(earlier, champion, Decision(True, (reason or "rolled back",), ()), moved=True)
+            told = rollback_verdict(earlier, champion, author=who, reason=reason)
+            if write_entry(client, gate.ledger, earlier, decided, told).standing:
+                settle(client, gate)
+                return Promotion(earlier, champion, Decision(True, (reason or "rolled back",), ()), moved=True, verdict=told)
+    raise _overtaken(gate)
 
 
-def history(root: Path) -> list[Event]:
-    """Every move of the alias, oldest first."""
-    model = load_params(root / PARAMS_FILE).gate.registered_model
-    return _events(open_client(root), model)
+def settle(client: MlflowClient, gate: GateParams) -> Entry | None:
+    """Complete the last standing move where that is not done: tags, alias, production copy. Returns that move.
+
+    Each step may be done twice. After the alias was written the ledger is read again, since a slow process may have written the
+    alias of a move that has been followed by another.
+    """
+    wrote: int | None = None
+    while True:
+        last = last_move(read_ledger(client, gate.ledger))
+        if last is None or last.number == wrote or (last.done and wrote is None):
+            break
+        _follow(client, gate, last)
+        wrote = last.number
+    if last is not None and wrote is not None:
+        mark_done(client, gate.ledger, last)
+    return last
+
+
+def history(root: Path) -> list[Entry]:
+    """Every promotion, refusal and rollback, oldest first."""
+    gate = load_params(root / PARAMS_FILE).gate
+    with _errors(gate):
+        return read_ledger(open_client(root), gate.ledger)
 
 
 def load_checkpoint(root: Path, which: str | int = CHAMPION) -> Path:
@@ -198,44 +226,56 @@ def load_checkpoint(root: Path, which: str | int = CHAMPION) -> Path:
     return load_version(root, find_version(open_client(root), model, which))
 
 
-def _considered(root: Path, candidate: Version, champion: Version | None, gate: GateParams, new_evaluation: bool) -> Decision:
+def _considered(
+    root: Path, client: MlflowClient, params: Params, candidate: Version, champion: Version | None, new_evaluation: bool
+) -> Decision:
     if holding_commit(root, candidate.stage, candidate.out) is None:
-        return _refusal(
-            (),
+        return refusal(
             f"no commit here holds a dvc.lock with version {candidate.number} ({candidate.stage}, out {candidate.out}), so it could not be "
-            "made again; commit dvc.lock and params.yaml, or fetch the branch that has them (git fetch origin 'runs/*:runs/*')",
+            "made again; commit dvc.lock and params.yaml, or fetch the branch that has them (git fetch origin 'runs/*:runs/*')"
         )
     if candidate.scores is None:
-        return _refusal(
-            (), f"version {candidate.number} has no scores; add its row to evaluation.of, run dvc repro, then vidbridge register"
+        return refusal(
+            f"version {candidate.number} has no scores; add its row to evaluation.of, run dvc repro, then vidbridge register"
         )
-    if champion is None or new_evaluation:
-        return decide(candidate.scores, None, gate, candidate.baselines)
-    if champion.scores is None:
-        return _refusal(
-            (), f"the champion, version {champion.number}, has no scores; register it again, or say that the evaluation is new"
-        )
-    return decide(candidate.scores, champion.scores_under(candidate.scores.digest) or champion.scores, gate, candidate.baselines)
+    against: ScoreCard | None = None
+    paired: Comparison | str = "there is no champion"
+    if champion is not None and not new_evaluation:
+        if champion.scores is None:
+            return refusal(
+                f"the champion, version {champion.number}, has no scores; register it again, or say that the evaluation is new"
+            )
+        digest = candidate.scores.digest
+        against = champion.scores_under(digest) or champion.scores
+        if against.digest == digest:
+            tasks = None if params.gate.scores == "all" else list(params.gate.scores)
+            try:
+                paired = compare_versions(root, client, candidate, champion, digest, params, tasks)
+            except TrackingError as error:
+                paired = str(error)
+    evidence = Evidence(candidate.gauges, candidate.rolls_out, paired)
+    return decide(candidate.scores, against, params.gate, candidate.baselines, evidence)
 
 
 def champion_to_rescore(root: Path, version: str | int | None = None) -> tuple[Version, str] | None:
-    """The champion and the evaluation (digest) of the candidate, where the champion has no scores under it; None where it has, or
-    where there is nothing to compare.
+    """The champion and the evaluation (digest) of the candidate, where the champion has no scores under it (or none by sample,
+    where the gate asks for significance); None where it has, or where there is nothing to compare.
 
     Raises:
         TrackingError: the store does not answer, or there is no such version.
     """
-    model = load_params(root / PARAMS_FILE).gate.registered_model
-    client = open_client(root)
+    gate = load_params(root / PARAMS_FILE).gate
+    model, client = gate.registered_model, open_client(root)
     candidate, champion = find_version(client, model, version or CANDIDATE), _champion(client, model)
     if champion is None or champion.number == candidate.number or candidate.scores is None:
         return None
     digest = candidate.scores.digest
-    return None if champion.scores_under(digest) else (champion, digest)
+    known = champion.scores_under(digest) and (champion.samples_under(digest) or not gate.significant)
+    return None if known else (champion, digest)
 
 
-def add_scores(root: Path, version: Version, digest: str, table: str) -> None:
-    """Keep scores of ``version`` under another evaluation than its own, ``digest``.
+def add_scores(root: Path, version: Version, digest: str, table: str, samples: str) -> None:
+    """Keep scores of ``version`` under another evaluation than its own, ``digest``; ``samples``: its scores by sample, as JSON lines.
 
     Raises:
         TrackingError: ``table`` is damaged, or was made under yet another evaluation.
@@ -247,6 +287,7 @@ def add_scores(root: Path, version: Version, digest: str, table: str) -> None:
             f"{name}: was scored under evaluation {card.digest}, the candidate under {digest}; bring data and params.yaml to the"
             " candidate's state (its runs/ branch), then promote again"
         )
+    keep_samples(root, version, digest, samples)
     open_client(root).set_model_version_tag(version.model, str(version.number), f"{TAG}scores.{digest}", table)
 
 
@@ -254,63 +295,53 @@ def _champion(client: MlflowClient, model: str) -> Version | None:
     return next((version for version in all_versions(client, model) if CHAMPION in version.aliases), None)
 
 
-def _guard(root: Path) -> AbstractContextManager[object]:
-    return locked(root / STATE / "gate.lock", GATE_WAIT_S)
+@contextmanager
+def _guard(root: Path, gate: GateParams) -> Iterator[None]:
+    """One at a time on this machine, which saves judging twice; between machines the ledger decides."""
+    with locked(root / STATE / "gate.lock", GATE_WAIT_S), _errors(gate):
+        yield
 
 
-def _author(author: str | None) -> str:
-    return author or getpass.getuser()
-
-
-def _note(client: MlflowClient, candidate: Version, champion: Version | None, decision: Decision, author: str | None) -> None:
-    note = {
-        "promote": decision.promote,
-        "reasons": decision.reasons,
-        "champion": champion.number if champion else None,
-        "author": _author(author),
-        "at_ms": time.time_ns() // 1_000_000,
-    }
-    client.set_model_version_tag(candidate.model, str(candidate.number), TAG + "gate", json.dumps(note))
-
-
-def _move(
-    client: MlflowClient,
-    to: Version,
-    champion: Version | None,
-    action: Literal["promote", "rollback"],
-    author: str | None,
-    reason: str,
-) -> None:
-    events = _events(client, to.model)
-    # Names sort by time; never before the last one, whatever the clock says.
-    at_ms = max(time.time_ns() // 1_000_000, events[-1].at_ms + 1 if events else 0)
-    scores = to.scores
-    previous = champion.number if champion else None
-    event = Event(at_ms, action, to.number, previous, _author(author), reason, scores.mean if scores else None)
-    if previous is not None:
-        client.set_model_version_tag(to.model, str(to.number), TAG + "previous_champion", str(previous))
-    client.set_registered_model_alias(to.model, CHAMPION, str(to.number))
-    client.set_registered_model_tag(to.model, f"{EVENT}{at_ms:015d}", json.dumps(asdict(event)))
-
-
-def _events(client: MlflowClient, model: str) -> list[Event]:
+@contextmanager
+def _errors(gate: GateParams) -> Iterator[None]:
     from mlflow.exceptions import MlflowException
 
     try:
-        tags = client.get_registered_model(model).tags
+        yield
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return []
-        raise TrackingError(f"{model}: {error}") from error
-    return [Event(**json.loads(tags[name])) for name in sorted(tags) if name.startswith(EVENT)]
+        raise TrackingError(
+            f"{gate.registered_model}: the store stopped answering: {error}; see what was decided with vidbridge history. A promotion"
+            " that stands there unfinished is completed by the next vidbridge promote"
+        ) from error
 
 
-def _standing(events: Sequence[Event]) -> list[int]:
-    """The champions one could go back to, the present one last."""
-    stack: list[int] = []
-    for event in events:
-        if event.action == "promote":
-            stack.append(event.version)
-        elif stack:
-            stack.pop()
-    return stack
+def _overtaken(gate: GateParams) -> TrackingError:
+    return TrackingError(
+        f"{gate.registered_model}: others have moved the champion {ATTEMPTS} times meanwhile; see vidbridge history, then try again"
+    )
+
+
+def _author(root: Path, author: str | None) -> str:
+    """Who is named as author: the one given, else who git says commits here, else who is logged in."""
+    if author:
+        return author
+    try:
+        name = git(root, "config", "user.name")
+        address = git(root, "config", "user.email")
+    except TrackingError:  # git knows nobody here: it asks for no identity to read
+        return getpass.getuser()
+    return f"{name} <{address}>"
+
+
+def _follow(client: MlflowClient, gate: GateParams, entry: Entry) -> None:
+    """What follows from a move, each step of which may be repeated: tags on the version, the alias, the copy."""
+    decided, model = entry.decided, gate.registered_model
+    version = find_version(client, model, decided.version)
+    tags = tags_of(decided) | ({VERDICT: entry.verdict} if decided.action == "promote" else {})
+    set_tags(client, version.model, version.number, tags)
+    if decided.action == "rollback" and decided.previous is not None:
+        left = {TAG + "rolled_back_by": decided.author, TAG + "rolled_back_because": decided.reason}
+        set_tags(client, model, decided.previous, left)
+    insist(lambda: client.set_registered_model_alias(model, CHAMPION, str(version.number)))
+    if decided.production is not None:
+        publish(client, decided.production, version, tags)

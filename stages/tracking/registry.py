@@ -22,6 +22,7 @@ from stages.tracking.live import Pipeline, read_pipeline
 from stages.tracking.lock import LOCK_FILE, StageRecord
 from stages.tracking.outbox import ArtifactStoreError, send_unsent
 from stages.tracking.runs import TAG
+from stages.tracking.samples import PREDICTIONS_FILE
 from stages.tracking.scores import parse_baselines, parse_scores
 from stages.tracking.servable import USAGE, usage_of
 from stages.tracking.store import experiment_id, locked, open_client
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
 
 SCORES_FILE = "scores.json"
 #: These follow what is known now; every other tag is written once.
-MUTABLE = ("scores", "baselines", "lock_commit", USAGE)
+MUTABLE = ("scores", "baselines", "samples", "gauges", "lock_commit", USAGE)
+#: So many values of each gauge are kept with a version: more than `gate.gauges.last` may ask for.
+GAUGE_VALUES = 100
+GAUGE = "gauge/"
 REGISTER_WAIT_S = 600
 
 
@@ -154,11 +158,13 @@ def _wanted(
         if held := holding_commit(root, record.name, out):
             shared["lock_commit"] = held
     final_only = _evaluation_tags(content, pipeline, row)
+    history = _history(content, record.name, path, out)
     for checkpoint in _checkpoints(content, record.name, path, out):
         own = {
             "step": str(checkpoint.step),
             "final": str(checkpoint.final).lower(),
             "metrics": json.dumps(checkpoint.metrics, sort_keys=True),
+            "gauges": json.dumps(_gauges(history, checkpoint.step), sort_keys=True),
         }
         tags = shared | own | (final_only if checkpoint.final else {})
         yield _Wanted(Source(out, checkpoint.path).uri, record.name, row, tags, checkpoint.final)
@@ -188,6 +194,28 @@ def _checkpoints(content: ContentStore, stage: str, path: str, out: str) -> list
     return sorted(found, key=lambda item: (item.step, item.final))
 
 
+def _history(content: ContentStore, stage: str, path: str, out: str) -> list[dict[str, float]]:
+    """What training logged, a row a step; empty for what was not trained."""
+    text = content.read(out, layout.HISTORY_FILE)
+    if text is None:
+        return []
+    try:
+        return [{**json.loads(line)} for line in text.decode().splitlines()]
+    except (ValueError, TypeError) as error:
+        raise TrackingError(f"{path}/{layout.HISTORY_FILE}: {error}; run {stage} again") from error
+
+
+def _gauges(history: list[dict[str, float]], step: int) -> dict[str, list[float]]:
+    """The last values of each gauge up to a checkpoint, oldest first, so that the gate needs no work tree."""
+    gauges: dict[str, list[float]] = {}
+    for row in history:
+        if row.get("step", 0) <= step:
+            for name, value in row.items():
+                if name.startswith(GAUGE):
+                    gauges.setdefault(name.removeprefix(GAUGE), []).append(round(value, 4))
+    return {name: values[-GAUGE_VALUES:] for name, values in gauges.items()}
+
+
 def _shared_tags(params: Params, pipeline: Pipeline, row: str, record: StageRecord, out: str) -> dict[str, str]:
     parents = {dep: {"stage": parent.stage, "out": parent.out} for dep, parent in pipeline.parents(record).items()}
     return {
@@ -206,9 +234,15 @@ def _shared_tags(params: Params, pipeline: Pipeline, row: str, record: StageReco
 
 def _evaluation_tags(content: ContentStore, pipeline: Pipeline, row: str) -> dict[str, str]:
     tags = {}
-    if text := _evaluated(content, pipeline, f"evaluate@{row}", layout.scores(row)):
+    stage = f"evaluate@{row}"
+    if text := _evaluated(content, pipeline, stage, layout.scores(row)):
         parse_scores(text, f"{layout.scores(row)}/{SCORES_FILE}")
         tags["scores"] = json.dumps(json.loads(text), sort_keys=True)
+        record = pipeline.records[stage]
+        out, samples = record.outs[layout.scores(row).as_posix()], record.deps.get(layout.SAMPLES.as_posix())
+        if samples and PREDICTIONS_FILE in content.files(out):
+            # By content: both were pushed above, and nothing is copied.
+            tags["samples"] = json.dumps({"predictions": out, "samples": samples})
     if tags and (text := _evaluated(content, pipeline, "baselines", layout.scores("baselines"))):
         tags["baselines"] = parse_baselines(text, f"{layout.scores('baselines')}/{SCORES_FILE}").model_dump_json()
     return tags

@@ -7,13 +7,19 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
+from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
+from stages.domain.comparing import Comparison
+from stages.tracking.compared import Pair
 from stages.tracking.explain import Explanation
-from stages.tracking.gate import Event, Promotion
+from stages.tracking.gate import Promotion
+from stages.tracking.ledger import Entry
 from stages.tracking.registry import RegisterReport
-from stages.tracking.runs import flat
+from stages.tracking.runs import TAG, flat
+
+_ACTIONS = {"promote": "promoted", "refuse": "refused", "rollback": "rolled back to"}
 
 
 def register_table(report: RegisterReport) -> RenderableType:
@@ -38,9 +44,9 @@ def promotion_table(promotion: Promotion) -> RenderableType:
     table = _table(f"Version {promotion.candidate.number} against {champion}", "what", "candidate", "other", "rule", "")
     for check in promotion.decision.table:
         other = "–" if check.other is None else f"{check.other:.3f}"
-        table.add_row(
-            check.what, f"{check.candidate:.3f}", other, check.rule, "met" if check.passed else Text("not met", style="red")
-        )
+        found = "–" if check.candidate is None else f"{check.candidate:.3f}"
+        # A rule may quote an error, which is text and no markup.
+        table.add_row(check.what, found, other, Text(check.rule), "met" if check.passed else Text("not met", style="red"))
     verdict = (
         Text(f"version {promotion.candidate.number} is champion", style="green")
         if promotion.moved
@@ -50,15 +56,51 @@ def promotion_table(promotion: Promotion) -> RenderableType:
     return Group(*([table] if promotion.decision.table else []), verdict, *(Text(f"  {reason}") for reason in shown))
 
 
-def history_table(events: Sequence[Event]) -> RenderableType:
-    """Every move of the champion, oldest first."""
-    table = _table("Champions", "when (UTC)", "what", "version", "before", "mean", "who", "why")
-    for event in events:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(event.at_ms / 1000))
-        mean = "–" if event.mean is None else f"{event.mean:.3f}"
-        previous = "–" if event.previous is None else str(event.previous)
-        table.add_row(when, event.action, str(event.version), previous, mean, Text(event.author), Text(event.reason))
+def history_table(entries: Sequence[Entry]) -> RenderableType:
+    """Every decision of the gate, oldest first."""
+    table = _table("Decisions", "when (UTC)", "what", "version", "champion before", "mean", "who", "why")
+    for entry in entries:
+        decided = entry.decided
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(decided.at_ms / 1000))
+        mean = "–" if decided.mean is None else f"{decided.mean:.3f}"
+        previous = "–" if decided.previous is None else str(decided.previous)
+        why = [decided.reason] if decided.reason else []
+        why += decided.reasons
+        if entry.moves and not entry.standing:
+            what = Text("overtaken", style="yellow")
+            why.append("another move came first, so this one moved nothing")
+        elif entry.moves and not entry.done:
+            what = Text(f"{decided.action} (unfinished)", style="yellow")
+            why.append("interrupted: the next vidbridge promote or rollback completes it")
+        else:
+            what = Text(_ACTIONS[decided.action])
+        table.add_row(when, what, str(decided.version), previous, mean, Text(decided.author), Text("; ".join(why)))
     return table
+
+
+def comparison_table(asked: Pair, found: Comparison, confidence: float) -> RenderableType:
+    """What one version gained over another, task by task, on the same samples."""
+    title = f"Version {asked.after.number} against {asked.before.number}, sample by sample (evaluation {asked.digest})"
+    columns = (
+        "task",
+        str(asked.before.number),
+        str(asked.after.number),
+        "difference",
+        f"{confidence:.0%}",
+        "p",
+        "won",
+        "lost",
+        "tied",
+    )
+    table = _table(title, *columns)
+    for name, row in [*found.tasks.items(), ("mean", found.mean)]:
+        interval = Text(f"[{row.low:+.3f}, {row.high:+.3f}]", style="bold" if row.low > 0 or row.high < 0 else "")
+        counts = (str(row.won), str(row.lost), str(row.tied))
+        table.add_row(name, f"{row.before:.3f}", f"{row.after:.3f}", f"{row.mean:+.3f}", interval, f"{row.p_value:.3f}", *counts)
+    notes = [Text("p: how often chance alone gives a difference like this; clips are drawn, since samples of one clip are alike")]
+    if found.unpaired:
+        notes.append(Text(f"{found.unpaired} samples have a score from one of them only and do not count", style="yellow"))
+    return Group(table, *notes)
 
 
 def explanation_table(explanation: Explanation) -> RenderableType:
@@ -78,9 +120,16 @@ def explanation_table(explanation: Explanation) -> RenderableType:
         number = f", version {ancestor.version}" if ancestor.version else ""
         facts.add_row("from", f"{ancestor.stage}{number}, out {ancestor.out}")
     facts.add_row("run", explanation.run or "unknown here")
+    if author := version.tags.get(f"{TAG}promoted_by"):
+        facts.add_row("made champion by", Text(author))
+        facts.add_row("because", Text(version.tags.get(f"{TAG}reason", "") or "no reason given"))
+    for production in explanation.copies:
+        facts.add_row("copied to", production)
     parts: list[RenderableType] = [facts, _params_table(explanation)]
     if explanation.scores:
         parts.append(_scores_table(explanation))
+    if version.verdict:
+        parts.append(Markdown(version.verdict))
     return Group(*parts)
 
 

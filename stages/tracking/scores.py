@@ -39,10 +39,14 @@ class ScoreCard(_Card):
 
 
 class Baselines(_Card):
-    """``scores/baselines/scores.json``: the mean of each trivial baseline (random, constant) under the same digest."""
+    """``scores/baselines/scores.json``: the mean of each trivial baseline (random, constant) under the same digest.
+
+    ``tasks``: task to baseline to mean; empty in versions that were registered before it was kept.
+    """
 
     digest: str
     means: Mapping[str, float]
+    tasks: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
 
 
 def parse_scores(text: str | bytes, name: str) -> ScoreCard:
@@ -62,6 +66,10 @@ def parse_baselines(text: str | bytes, name: str) -> Baselines:
         means = {key: float(value["mean"]) for key, value in raw.items() if isinstance(value, Mapping) and "mean" in value}
         if not means:
             raise ValueError("no baseline with a mean")
-        return Baselines(digest=raw["digest"], means=means)
+        tasks = {
+            task: {name: float(results[name]["mean"]) for name in means if name in results}
+            for task, results in raw.get("tasks", {}).items()
+        }
+        return Baselines(digest=raw["digest"], means=means, tasks=tasks)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrackingError(f"{name}: {error!r}; evaluate the baselines again (dvc repro)") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "vidbridge"
 #: A process waits so long for another one that creates the tables (0.5 s on an idle machine).
 CREATION_WAIT_S = 120
+WRITE_TRIES = 4
 
 
 def locked(path: Path, wait_s: float) -> AbstractContextManager[object]:
@@ -94,6 +96,24 @@ def experiment_id(client: MlflowClient, root: Path) -> str:
     if found is None or found.lifecycle_stage == "deleted":
         raise TrackingError(f"MLflow experiment {EXPERIMENT!r} was deleted; restore it: mlflow experiments restore -x ID")
     return str(found.experiment_id)
+
+
+def insist(write: Callable[[], object]) -> None:
+    """Set a tag or an alias that another process may be setting at this moment.
+
+    MLflow looks whether there is one and then inserts it, so the slower of two fails at the database's unique key. Setting it again
+    finds it there.
+    """
+    from mlflow.exceptions import MlflowException
+
+    for left in reversed(range(WRITE_TRIES)):
+        try:
+            write()
+        except MlflowException:
+            if not left:
+                raise
+        else:
+            return
 
 
 def is_first_rank() -> bool:

@@ -101,6 +101,28 @@ class Version:
         text = self._text(f"scores.{digest}")
         return parse_scores(text, f"{self.model} version {self.number}: tag {TAG}scores.{digest}") if text else None
 
+    def samples_under(self, digest: str) -> dict[str, str] | None:
+        """Where its score for each sample lies, under one evaluation (:mod:`stages.tracking.samples`); None: that was not kept."""
+        if text := self._text(f"samples.{digest}"):
+            return dict(json.loads(text))
+        own = self.scores
+        return self._table("samples") or None if own is not None and own.digest == digest else None
+
+    @property
+    def gauges(self) -> dict[str, list[float]] | None:
+        """Gauge to the last values that its training logged, oldest first; None: registered before they were kept."""
+        return self._table("gauges") if self._text("gauges") is not None else None
+
+    @property
+    def rolls_out(self) -> bool:
+        """Whether rollouts made it, so that it has gauges."""
+        return self.stage.startswith("grpo@")
+
+    @property
+    def verdict(self) -> str | None:
+        """What the gate last said of it, as Markdown."""
+        return self._text("verdict")
+
     @property
     def baselines(self) -> Baselines | None:
         text = self._text("baselines")

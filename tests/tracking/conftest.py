@@ -37,10 +37,19 @@ def model(folder, text):
 def trained(row):
     return json.loads(Path(f"models/{row}/final/config.json").read_text())["trained"]
 
+def lines(rows):
+    return "".join(json.dumps(row) + "\\n" for row in rows)
+
+SAMPLES = [(task, f"{task}/{n}", f"clip-{n}") for task in ("caption", "mcqa") for n in range(20)]
+
 if what == "samples":
     folder = Path("data/samples/train")
     folder.mkdir(parents=True)
     (folder / "caption.jsonl").write_text(Path("source.txt").read_text())
+    (folder.parent / "test").mkdir()
+    for name in ("caption", "mcqa"):
+        rows = [{"sample_id": sample, "clip_id": clip} for task, sample, clip in SAMPLES if task == name]
+        (folder.parent / "test" / f"{name}.jsonl").write_text(lines(rows))
 elif what == "base":
     model(Path("models/base/final"), "base")
 elif what == "train":
@@ -50,17 +59,28 @@ elif what == "train":
     for step, path in ((5, "checkpoint-5"), (10, "final")):
         model(out / path, f"{text} {step}")
         rows.append({"stage": f"x@{row}", "step": step, "path": path, "final": path == "final", "metrics": {"reward": step / 10}})
-    (out / "checkpoints.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows))
+    (out / "checkpoints.jsonl").write_text(lines(rows))
+    history = [{"step": step, "reward": step / 10} for step in range(1, 11)]
+    if row != "cold-start":
+        watched = "empty_thinking enumeration keyword_stuffing zero_variance_groups blank_video".split()
+        for logged in history:
+            logged |= {f"gauge/{name}": 0.0 for name in watched} | {"gauge/length_reward_correlation": logged["step"] / 100}
+    (out / "history.jsonl").write_text(lines(history))
 elif what == "evaluate":
     means = json.loads(Path("means.json").read_text())
     out = Path("scores") / row
     out.mkdir(parents=True)
     if row == "baselines":
-        card = {"schema_version": 1, "digest": means["digest"], "tasks": {}, "random": {"mean": 0.1}, "constant": {"mean": 0.16}}
+        trivial = {"random": {"mean": 0.1}, "constant": {"mean": 0.16}}
+        card = {"schema_version": 1, "digest": means["digest"], "tasks": {"caption": trivial, "mcqa": trivial}, **trivial}
     else:
-        task = {"mean": means[row], "low": means[row] - 0.02, "high": means[row] + 0.02, "samples": 240, "format": 1.0, "blank": 0.2}
-        card = {"schema_version": 1, "row": row, "digest": means["digest"], "split": "test", "samples": 480,
+        task = {"mean": means[row], "low": means[row] - 0.02, "high": means[row] + 0.02, "samples": 20, "format": 1.0, "blank": 0.05}
+        card = {"schema_version": 1, "row": row, "digest": means["digest"], "split": "test", "samples": 40,
                 "mean": means[row], "format": 1.0, "tasks": {"caption": task, "mcqa": task}}
+        right = round(20 * means[row])
+        found = [(task, sample, int(sample.split("/")[1]) < right) for task, sample, _ in SAMPLES]
+        scores = [{"sample_id": sample, "task": task, "reply": "", "format_ok": True, "value": hit} for task, sample, hit in found]
+        (out / "predictions.jsonl").write_text(lines(scores))
     (out / "scores.json").write_text(json.dumps(card))
 """
 

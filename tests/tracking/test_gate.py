@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
+import mlflow
 import pytest
 from rich.console import Console
 
-from stages.params import GateParams
+from stages.domain.comparing import Comparison, SampleScore, compare
+from stages.params import GateParams, GaugeLimits
 from stages.tracking import render
+from stages.tracking.compared import compare_pair, pair
 from stages.tracking.explain import explain
-from stages.tracking.gate import add_scores, champion_to_rescore, decide, history, promote, rollback
+from stages.tracking.gate import add_scores, champion_to_rescore, history, load_checkpoint, promote, rollback
 from stages.tracking.registry import register
+from stages.tracking.rules import Evidence, decide
 from stages.tracking.scores import Baselines, ScoreCard, TaskScore, parse_baselines, parse_scores
 from stages.tracking.store import open_client
-from stages.tracking.uri import TrackingError
+from stages.tracking.uri import TrackingError, tracking_uri
 
-GATE = GateParams(registered_model="m", min_gain=0.02, max_task_drop=0.05, min_format=0.95, min_over_baselines=0.0)
+GATE = GateParams(
+    registered_model="m",
+    production=None,
+    scores="all",
+    min_gain=0.02,
+    significant=False,
+    max_task_drop=0.05,
+    min_format=0.95,
+    min_over_baselines=0.0,
+    gauges=GaugeLimits(last=2, unmeasured="refuse", at_most={}),
+)
+NOTHING = Evidence(gauges={}, rolls_out=True, paired="nothing was kept by sample")
 BASELINES = Baselines(digest="d1", means={"random": 0.1, "constant": 0.2})
 
 
@@ -47,7 +64,7 @@ def card(mean: float, digest: str = "d1", parsed: float = 1.0, **tasks: float) -
     ],
 )
 def test_the_rules(candidate: ScoreCard, champion: ScoreCard | None, said: str | None) -> None:
-    decision = decide(candidate, champion, GATE, BASELINES)
+    decision = decide(candidate, champion, GATE, BASELINES, NOTHING)
     assert decision.promote == (said is None)
     assert decision.reasons
     if said:
@@ -56,9 +73,86 @@ def test_the_rules(candidate: ScoreCard, champion: ScoreCard | None, said: str |
 
 
 def test_without_baselines_nobody_is_first() -> None:
-    decision = decide(card(0.9), None, GATE, None)
+    decision = decide(card(0.9), None, GATE, None, NOTHING)
     assert not decision.promote
     assert "run the stage `baselines`" in decision.reasons[0]
+
+
+def test_only_the_tasks_named_are_compared_and_no_other_may_fall_either() -> None:
+    gate = GATE.model_copy(update={"scores": ("a",)})
+    better = decide(card(0.5, a=0.8, b=0.2), card(0.6, a=0.7, b=0.24), gate, BASELINES, NOTHING)
+    assert better.promote
+    assert "mean of a: 0.8000 against 0.7000" in better.reasons[1]
+    worse = decide(card(0.5, a=0.8, b=0.1), card(0.6, a=0.7, b=0.24), gate, BASELINES, NOTHING)
+    assert [reason.split(":")[0] for reason in worse.reasons] == ["b"]
+    unknown = decide(card(0.5, b=0.8), card(0.6, b=0.7), gate, BASELINES, NOTHING)
+    assert "gate.scores: 'a' has no score in this evaluation (it has b)" in unknown.reasons[0]
+    first = decide(card(0.9, a=0.5), None, gate, BASELINES, NOTHING)
+    assert "run vidbridge register" in first.reasons[0]
+    by_task = BASELINES.model_copy(update={"tasks": {"a": {"random": 0.1, "constant": 0.6}}})
+    assert not decide(card(0.9, a=0.5), None, gate, by_task, NOTHING).promote
+    assert decide(card(0.1, a=0.7), None, gate, by_task, NOTHING).promote
+
+
+WATCHED = {"enumeration": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("gauges", "rolls_out", "unmeasured", "said"),
+    [
+        ({"enumeration": [0.9, 0.1, 0.08]}, True, "refuse", None),
+        ({"enumeration": [0.0, 0.1, 0.14]}, True, "allow", "gauge enumeration: 0.1200 against 0.1000.*list several: not met"),
+        ({}, True, "refuse", r"gauge enumeration: not measured.*in its training \(gate.gauges.unmeasured: refuse\): not met"),
+        ({}, True, "allow", None),
+        ({}, False, "refuse", None),
+        (None, True, "refuse", "registered before gauges were kept; run vidbridge register"),
+    ],
+)
+def test_gauges_stay_below_their_marks(
+    gauges: dict[str, list[float]] | None, rolls_out: bool, unmeasured: Literal["refuse", "allow"], said: str | None
+) -> None:
+    gate = GATE.model_copy(update={"gauges": GaugeLimits(last=2, unmeasured=unmeasured, at_most=WATCHED)})
+    decision = decide(card(0.6, a=0.6), card(0.5, a=0.5), gate, BASELINES, Evidence(gauges, rolls_out, "none"))
+    assert decision.promote == (said is None)
+    if said:
+        assert re.search(said, decision.reasons[0])
+    elif not (gauges or {}):
+        assert any("not measured" in reason for reason in decision.reasons), "a gauge without a value is said, never left out"
+
+
+def test_what_a_black_video_earns_is_a_gauge_too() -> None:
+    gate = GATE.model_copy(update={"gauges": GaugeLimits(last=1, unmeasured="refuse", at_most={"held_out_blank_video": 0.5})})
+
+    def with_blank(blank: float | None) -> ScoreCard:
+        task = TaskScore(mean=0.6, low=0.6, high=0.6, samples=10, format=1.0, blank=blank)
+        return card(0.6).model_copy(update={"tasks": {"a": task}})
+
+    assert decide(with_blank(0.29), None, gate, BASELINES, NOTHING).promote
+    assert "0.6000 against 0.5000" in decide(with_blank(0.36), None, gate, BASELINES, NOTHING).reasons[0]
+    assert "no black video" in decide(with_blank(None), None, gate, BASELINES, NOTHING).reasons[0]
+
+
+def paired(wins: int, losses: int, of: int) -> Comparison:
+    values = [1.0] * wins + [-1.0] * losses + [0.0] * (of - wins - losses)
+    after, before = (
+        [SampleScore(sample_id=str(n), clip_id=str(n), task="a", value=side(value)) for n, value in enumerate(values)]
+        for side in (lambda value: max(value, 0.0), lambda value: max(-value, 0.0))
+    )
+    return compare(after, before, draws=500, confidence=0.95, seed=1)
+
+
+def test_where_chance_must_be_ruled_out_a_gain_alone_is_not_enough() -> None:
+    strict = GATE.model_copy(update={"significant": True})
+    few, many = paired(3, 1, 40), paired(12, 1, 40)
+    better = card(0.6, a=0.6), card(0.5, a=0.5)
+    assert decide(*better, GATE, BASELINES, Evidence({}, True, few)).promote, "shown, and no rule"
+    refused = decide(*better, strict, BASELINES, Evidence({}, True, few))
+    assert "gain by sample, lower end" in refused.reasons[0]
+    assert "3 won, 1 lost, 36 tied" in refused.reasons[0]
+    assert decide(*better, strict, BASELINES, Evidence({}, True, many)).promote
+    unknown = decide(*better, strict, BASELINES, NOTHING)
+    assert "not measured" in unknown.reasons[0]
+    assert "nothing was kept by sample" in unknown.reasons[0]
 
 
 def test_damaged_scores_are_named() -> None:
@@ -76,8 +170,10 @@ def alias(project: Path, name: str = "champion") -> int | None:
 def test_from_the_first_champion_to_the_second_and_back(
     project: Path, repro: Callable[[Path], None], save: Callable[[Path, str], str]
 ) -> None:
+    edit_gate(project, "production: null", "production: vidbridge-live")
     register(project)
     first = promote(project, author="ann", reason="first")
+    assert live(project) == (7, "ann", "first")
     assert (first.moved, first.candidate.number, first.champion, alias(project)) == (True, 7, None, 7)
     assert not promote(project).moved
     worse = promote(project, 5)
@@ -97,17 +193,50 @@ def test_from_the_first_champion_to_the_second_and_back(
     second = promote(project, author="bob", reason="better")
     assert (second.moved, second.candidate.number, alias(project)) == (True, 13, 13)
 
+    assert live(project) == (13, "bob", "better")
+    assert "compared with version 7" in (explain(project, 13).version.verdict or "")
+    assert explain(project, 13).copies == ("vidbridge-live version 2",)
+
     back = rollback(project, author="eve", reason="too slow")
     assert (back.candidate.number, alias(project)) == (7, 7)
-    assert [(event.action, event.version, event.previous, event.author) for event in history(project)] == [
-        ("promote", 7, None, "ann"),
-        ("promote", 13, 7, "bob"),
-        ("rollback", 7, 13, "eve"),
+    assert live(project) == (7, "eve", "too slow")
+    tags = explain(project, 13).version.tags
+    assert (tags["vidbridge.rolled_back_by"], tags["vidbridge.rolled_back_because"]) == ("eve", "too slow")
+    decided = [(entry.decided.action, entry.decided.version, entry.decided.previous, entry.done) for entry in history(project)]
+    assert decided == [
+        ("promote", 7, None, True),
+        ("refuse", 5, 7, False),
+        ("refuse", 13, 7, False),
+        ("promote", 13, 7, True),
+        ("rollback", 7, 13, True),
     ]
+    assert [entry.decided.author for entry in history(project) if entry.moves] == ["ann", "bob", "eve"]
     with pytest.raises(TrackingError, match="is the first champion"):
         rollback(project)
     assert promote(project, "candidate").moved
     assert alias(project) == 13
+
+
+def edit_gate(project: Path, old: str, new: str) -> None:
+    text = (project / "params.yaml").read_text()
+    assert old in text
+    (project / "params.yaml").write_text(text.replace(old, new))
+
+
+def live(project: Path) -> tuple[int, str, str]:
+    """Which version the production model's champion is a copy of, and who made it that, and why. Its weights are read."""
+    client = open_client(project)
+    copy = client.get_model_version_by_alias("vidbridge-live", "champion")
+    model, number = copy.tags["vidbridge.copy_of"].split("/")
+    original = client.get_model_version(model, number)
+    assert copy.source == original.source
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", tracking_uri(project))
+        folder = Path(mlflow.artifacts.download_artifacts(f"models:/vidbridge-live/{copy.version}"))
+    assert json.loads((folder / "config.json").read_text()) == json.loads(
+        (load_checkpoint(project, int(number)) / "config.json").read_text()
+    )
+    return int(number), copy.tags["vidbridge.promoted_by"], copy.tags["vidbridge.reason"]
 
 
 def another_evaluation(project: Path, repro: Callable[[Path], None], save: Callable[[Path, str], str], mean: str) -> None:
@@ -145,14 +274,29 @@ def test_a_champion_scored_again_under_the_new_evaluation_is_compared(
     champion, digest = found
     assert (champion.number, digest) == (7, "d2")
     with pytest.raises(TrackingError, match="scored under evaluation d3, the candidate under d2"):
-        add_scores(project, champion, "d2", card(0.9, "d3").model_dump_json())
-    add_scores(project, champion, "d2", card(0.75, "d2").model_dump_json())
+        add_scores(project, champion, "d2", card(0.9, "d3").model_dump_json(), "")
+    add_scores(project, champion, "d2", card(0.75, "d2").model_dump_json(), by_sample(15))
     assert champion_to_rescore(project) is None
     refused = promote(project)
     assert not refused.moved
     assert "mean: 0.7000 against 0.7500" in " ".join(refused.decision.reasons)
-    add_scores(project, champion, "d2", card(0.6, "d2").model_dump_json())
+    assert "-0.0500 [" in refused.verdict, "the samples of both were at hand, the champion's from the run that scored it again"
+    asked = pair(project, "candidate", "champion")
+    assert (asked.digest, asked.to_rescore) == ("d2", None)
+    compared = compare_pair(project, asked).mean
+    assert (compared.won, compared.lost, compared.tied) == (0, 2, 38)
+    add_scores(project, champion, "d2", card(0.6, "d2").model_dump_json(), by_sample(12))
     assert promote(project).moved
+
+
+def by_sample(right: int) -> str:
+    """Scores by sample of a version that has so many of each task's twenty samples right."""
+    rows = [
+        SampleScore(sample_id=f"{task}/{n}", clip_id=f"clip-{n}", task=task, value=float(n < right))
+        for task in ("caption", "mcqa")
+        for n in range(20)
+    ]
+    return "".join(row.model_dump_json() + "\n" for row in rows)
 
 
 def test_an_alias_moved_by_hand_is_not_rolled_back(project: Path) -> None:
@@ -182,6 +326,7 @@ def test_everything_can_be_shown(project: Path) -> None:
         render.promotion_table(promote(project, 2)),
         render.promotion_table(promote(project, reason="[red]markup is data[/red]")),
         render.history_table(history(project)),
+        render.comparison_table(asked := pair(project, "7", "5"), compare_pair(project, asked), 0.95),
         render.explanation_table(explain(project, "champion")),
     ):
         console.print(shown)
@@ -193,6 +338,9 @@ def test_everything_can_be_shown(project: Path) -> None:
         "[red]markup is data[/red]",
         "grpo.general.rollouts",
         "[0.780, 0.820]",
+        "+0.150",
+        "refused",
+        "promoted",
         "d1",
     ):
         assert words in text

@@ -1,0 +1,58 @@
+"""Two versions side by side on the samples of one evaluation: what `vidbridge compare` asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.domain.comparing import Comparison
+from stages.params import load_params
+from stages.tracking.commits import PARAMS_FILE
+from stages.tracking.samples import compare_versions
+from stages.tracking.store import open_client
+from stages.tracking.uri import TrackingError
+from stages.tracking.versions import Version, find_version
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two versions and the evaluation they are compared under. ``to_rescore``: the one that was not scored under it yet."""
+
+    after: Version
+    before: Version
+    digest: str
+    to_rescore: Version | None
+
+
+def pair(root: Path, after: str, before: str) -> Pair:
+    """Find two versions (numbers or aliases) and an evaluation that both were scored under, else that of ``after``.
+
+    Raises:
+        TrackingError: there is no such version, the two are one, or one was never scored.
+    """
+    model = load_params(root / PARAMS_FILE).gate.registered_model
+    client = open_client(root)
+    ours, theirs = (find_version(client, model, which) for which in (after, before))
+    if ours.number == theirs.number:
+        raise TrackingError(f"{model}: {after!r} and {before!r} are both version {ours.number}; name two versions")
+    scored = []
+    for version in (ours, theirs):
+        if version.scores is None:
+            raise TrackingError(
+                f"{model}: version {version.number} has no scores; add its row to evaluation.of, run dvc repro, then vidbridge register"
+            )
+        scored.append(version.scores.digest)
+    for digest in scored:
+        if ours.samples_under(digest) and theirs.samples_under(digest):
+            return Pair(ours, theirs, digest, None)
+    return Pair(ours, theirs, scored[0], None if scored[0] == scored[1] else theirs)
+
+
+def compare_pair(root: Path, asked: Pair) -> Comparison:
+    """``after`` - ``before``, by task and over all tasks.
+
+    Raises:
+        TrackingError: the scores by sample of one of them are not to be had.
+    """
+    params = load_params(root / PARAMS_FILE)
+    return compare_versions(root, open_client(root), asked.after, asked.before, asked.digest, params, None)

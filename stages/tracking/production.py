@@ -1,0 +1,70 @@
+"""The production model: a registered model of its own that holds a copy of every champion, for those who may see nothing else.
+
+MLflow's `copy_model_version` would give the copy the source ``models:/NAME/VERSION``, so that it could not be read once that version is
+gone, nor by our own code. A copy made here has the same ``dvc://`` source and tags, and stands on its own; no weights are copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from stages.tracking.ledger import Decided, ensure_model
+from stages.tracking.runs import TAG
+from stages.tracking.store import insist
+from stages.tracking.versions import CHAMPION, Version, all_versions
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+#: Which version a copy is of: ``NAME/VERSION``.
+COPY_OF = TAG + "copy_of"
+
+
+def publish(client: MlflowClient, production: str, version: Version, tags: Mapping[str, str]) -> int:
+    """Make ``version`` the champion of ``production``, with a copy where there is none yet, and write ``tags`` on that; its number."""
+    number = _copy(client, production, version)
+    set_tags(client, production, number, tags)
+    insist(lambda: client.set_registered_model_alias(production, CHAMPION, str(number)))
+    return number
+
+
+def set_tags(client: MlflowClient, model: str, number: int, tags: Mapping[str, str]) -> None:
+    """Set tags of a version that another process may be setting too."""
+    for name, value in tags.items():
+        insist(partial(client.set_model_version_tag, model, str(number), name, value))
+
+
+def _copy(client: MlflowClient, production: str, version: Version) -> int:
+    if found := copies(client, production, version):
+        return found[0]
+    ensure_model(client, production, f"Copies of the champions of {version.model}.")
+    made = client.create_model_version(
+        production, version.source, run_id=version.run_id, tags={**version.tags, COPY_OF: _name(version)}, await_creation_for=0
+    )
+    # Another machine may be completing the same promotion: the older copy stays, and we remove only ours.
+    first, *_ = copies(client, production, version)
+    if first != int(made.version):
+        client.delete_model_version(production, made.version)
+    return first
+
+
+def copies(client: MlflowClient, production: str, version: Version) -> list[int]:
+    """The versions of ``production`` that are copies of ``version``, oldest first."""
+    return [copy.number for copy in all_versions(client, production) if copy.tags.get(COPY_OF) == _name(version)]
+
+
+def _name(version: Version) -> str:
+    return f"{version.model}/{version.number}"
+
+
+def tags_of(decided: Decided) -> dict[str, str]:
+    """Who made a version champion, when and why, as tags: on the version, and on its copy."""
+    tags = {
+        TAG + "promoted_by": decided.author,
+        TAG + "promoted_at_ms": str(decided.at_ms),
+        TAG + "reason": decided.reason,
+        TAG + "promotion": decided.action,
+    }
+    return tags if decided.previous is None else tags | {TAG + "previous_champion": str(decided.previous)}
