@@ -326,11 +326,10 @@ def _author(root: Path, author: str | None) -> str:
     if author:
         return author
     try:
-        name = git(root, "config", "user.name")
-        address = git(root, "config", "user.email")
-    except TrackingError:  # git knows nobody here: it asks for no identity to read
+        ident = git(root, "-c", "user.useConfigOnly=true", "var", "GIT_AUTHOR_IDENT")
+    except TrackingError:  # git knows nobody here, and promoting needs no git identity
         return getpass.getuser()
-    return f"{name} <{address}>"
+    return ident.rsplit(" ", 2)[0]  # less time and zone
 
 
 def _follow(client: MlflowClient, gate: GateParams, entry: Entry) -> None:

@@ -87,10 +87,25 @@ def test_a_run_from_scratch_equals_dvc_repro_and_registers_and_promotes(
     assert "general done" in shown.stdout + shown.stderr  # the live log
     assert "held-out scores" in shown.stdout
     assert versions(project) == [("base", 3), ("grpo@bridge", 3), ("grpo@general", 3), ("sft@cold-start", 3)]
-    promoted = vidbridge("promote", cwd=project)
+    promoted = vidbridge("promote", cwd=project, PREFECT_API_URL=prefect_url)
     assert promoted.returncode == 0, promoted.stdout + promoted.stderr
     assert "is champion" in promoted.stdout
+    (decided,) = json.loads(vidbridge("history", "--json", cwd=project).stdout)
+    assert (decided["action"], decided["author"], decided["done"]) == ("promote", "tester <tester@localhost>", True)
     _check_artifacts(prefect_url)
+    (artefact,) = _artifacts_of(prefect_url, "vidbridge-promotion")
+    assert artefact.data == decided["verdict"]
+
+
+def _artifacts_of(url: str, flow: str) -> list[Any]:
+    """What the runs of a flow show on Prefect's pages."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        flows = {one.id for one in client.read_flows() if one.name == flow}
+        runs = {run.id for run in client.read_flow_runs() if run.flow_id in flows}
+        return [one for one in client.read_artifacts() if one.flow_run_id in runs]
 
 
 def _check_artifacts(url: str) -> None:

@@ -6,20 +6,22 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import mlflow
 import pytest
+import yaml
 from rich.console import Console
 
 from stages.domain.comparing import Comparison, SampleScore, compare
-from stages.params import GateParams, GaugeLimits
+from stages.domain.gauges import GAUGES
+from stages.params import GateParams, GaugeLimits, GaugeName, ParamsError, parse_params
 from stages.tracking import render
 from stages.tracking.compared import compare_pair, pair
 from stages.tracking.explain import explain
 from stages.tracking.gate import add_scores, champion_to_rescore, history, load_checkpoint, promote, rollback
 from stages.tracking.registry import register
-from stages.tracking.rules import Evidence, decide
+from stages.tracking.rules import HELD_OUT_BLANK, Evidence, decide
 from stages.tracking.scores import Baselines, ScoreCard, TaskScore, parse_baselines, parse_scores
 from stages.tracking.store import open_client
 from stages.tracking.uri import TrackingError, tracking_uri
@@ -92,6 +94,27 @@ def test_only_the_tasks_named_are_compared_and_no_other_may_fall_either() -> Non
     by_task = BASELINES.model_copy(update={"tasks": {"a": {"random": 0.1, "constant": 0.6}}})
     assert not decide(card(0.9, a=0.5), None, gate, by_task, NOTHING).promote
     assert decide(card(0.1, a=0.7), None, gate, by_task, NOTHING).promote
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"scores": ["mcqa", "mcq"]}, r"gate.scores: 'mcq' is not synthesised \(synthesize.tasks: dark_event_infer, "),
+        ({"scores": []}, "gate.scores"),
+        ({"production": "vidbridge-tiny"}, "production: 'vidbridge-tiny' is taken"),
+        ({"production": "vidbridge-tiny.gate"}, "production: 'vidbridge-tiny.gate' is taken"),
+        ({"gauges": {"last": 5, "unmeasured": "refuse", "at_most": {"enumerations": 0.1}}}, "gate.gauges.at_most.enumerations"),
+    ],
+)
+def test_a_gate_that_makes_no_sense_is_refused_at_load(change: dict[str, object], said: str) -> None:
+    raw = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
+    raw["gate"] |= change
+    with pytest.raises(ParamsError, match=said):
+        parse_params(raw)
+
+
+def test_every_gauge_may_be_named() -> None:
+    assert set(get_args(GaugeName)) == {*GAUGES, HELD_OUT_BLANK}
 
 
 WATCHED = {"enumeration": 0.1}
@@ -297,6 +320,30 @@ def by_sample(right: int) -> str:
         for n in range(20)
     ]
     return "".join(row.model_dump_json() + "\n" for row in rows)
+
+
+def test_a_gauge_above_its_mark_refuses_what_scores_better(project: Path) -> None:
+    register(project)
+    assert promote(project, 5).moved
+    # Logged 0.01 at step 1 up to 0.10 at step 10: 0.08 over the last five.
+    edit_gate(project, "length_reward_correlation: 0.5", "length_reward_correlation: 0.07")
+    refused = promote(project)
+    assert not refused.moved
+    (reason,) = refused.decision.reasons
+    assert "gauge length_reward_correlation: 0.0800 against 0.0700" in reason
+    assert "longer replies of a prompt are paid better" in reason
+    edit_gate(project, "last: 5", "last: 10")
+    assert promote(project).moved, "0.055 over the last ten"
+
+
+def test_a_version_of_before_gauges_were_kept_says_what_to_do(project: Path) -> None:
+    register(project)
+    client = open_client(project)
+    client.delete_model_version_tag("vidbridge-tiny", "7", "vidbridge.gauges")
+    refused = promote(project)
+    assert all("registered before gauges were kept; run vidbridge register" in reason for reason in refused.decision.reasons)
+    assert register(project).updated == (7,)
+    assert promote(project).moved
 
 
 def test_an_alias_moved_by_hand_is_not_rolled_back(project: Path) -> None:
