@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from stages.params import Params, load_params
 from stages.tracking.gate import Case, conclude, history, judge, promote, rollback, settle
 from stages.tracking.ledger import champions, last_move, read_ledger, write_entry
 from stages.tracking.registry import register
+from stages.tracking.render import history_table
 from stages.tracking.store import open_client
 from stages.tracking.uri import TrackingError, tracking_uri
 from stages.tracking.versions import all_versions, find_version
@@ -41,6 +43,12 @@ def champion(root: Path) -> int:
     return find_version(open_client(root), MODEL, "champion").number
 
 
+def shown(root: Path) -> str:
+    console = Console(width=200, record=True)
+    console.print(history_table(history(root)))
+    return console.export_text()
+
+
 def test_of_two_judged_against_the_same_champion_one_wins_and_the_other_is_judged_again(registered: Path) -> None:
     gate, client = params_of(registered).gate, open_client(registered)
     ours, theirs = judged(registered, 7, "ours"), judged(registered, 5, "theirs")
@@ -58,6 +66,7 @@ def test_of_two_judged_against_the_same_champion_one_wins_and_the_other_is_judge
         ("theirs", "promote", False),
         ("theirs", "refuse", False),
     ]
+    assert "overtaken" in shown(registered)
 
 
 def test_a_rollback_that_came_too_late_moves_nothing(registered: Path) -> None:
@@ -81,6 +90,7 @@ def test_a_promotion_that_was_interrupted_is_completed_by_the_next_command(regis
     entry = write_entry(client, gate.ledger, case.candidate, decided, "## the verdict")
     assert (entry.standing, entry.done) == (True, False)
     assert champion(registered) == 3, "the alias has not followed"
+    assert "promote (unfinished)" in shown(registered)
     refused = promote(registered, 1)
     assert refused.champion is not None
     assert refused.champion.number == champion(registered) == 5, "completed first, then judged against it"
