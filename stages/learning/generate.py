@@ -36,10 +36,17 @@ def generate(
     """
     replies: list[str] = []
     for prompts in _batches(processor, items, batch_size):
-        replies += _decode(model, processor, prompts, max_new_tokens, [])
+        replies += greedy_replies(model, processor, prompts, max_new_tokens)
         if progress is not None:
             progress(len(prompts))
     return replies
+
+
+def greedy_replies(
+    model: PreTrainedModel, processor: ProcessorMixin, prompts: Sequence[EncodedPrompt], max_new_tokens: int
+) -> list[str]:
+    """The likeliest reply to each of these prompts, answered as one batch; what :func:`generate` does with each of its own."""
+    return _decode(model, processor, prompts, max_new_tokens, [])
 
 
 def rollouts(

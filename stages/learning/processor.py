@@ -60,6 +60,14 @@ class EncodedPrompt:
     videos: VideoFields
 
 
+@dataclass(frozen=True)
+class EncodedVideo:
+    """One video as the processor made it, and the text that stands for it in a prompt: any number of prompts may be about it."""
+
+    fields: VideoFields
+    expansion: str
+
+
 def render(processor: ProcessorMixin, prompt: str, videos: int = 1) -> str:
     """The chat text of a prompt: `videos` placeholders, the user's text, and the start of the assistant's turn.
 
@@ -84,20 +92,36 @@ def encode_prompts(processor: ProcessorMixin, prompts: Sequence[tuple[str, Seque
 
     What the processor's own call does, in its two parts: texts recur, and rendering and splitting them costs as much as the pixels.
     """
-    flat = [frames for _, videos in prompts for frames in videos]
-    fields, expansions = processor._process_videos(
-        [torch.from_numpy(frames.pixels.copy()).permute(0, 3, 1, 2) for frames in flat],
-        video_metadata=[VideoMetadata(**video_metadata(frames)) for frames in flat],
-        do_sample_frames=False,
-        input_data_format="channels_first",
-        return_metadata=True,
-    )
+    fields, expansions = _process_videos(processor, [frames for _, videos in prompts for frames in videos])
     counts = [len(videos) for _, videos in prompts]
     rest = iter(expansions)
     return [
         EncodedPrompt(_prompt_ids(processor, prompt, tuple(islice(rest, count))), videos)
         for (prompt, _), count, videos in zip(prompts, counts, split_videos(fields, counts), strict=True)
     ]
+
+
+def encode_video(processor: ProcessorMixin, frames: Frames) -> EncodedVideo:
+    """One video, to be asked about with :func:`about_video`. The frames are taken as they are."""
+    fields, expansions = _process_videos(processor, [frames])
+    return EncodedVideo(split_videos(fields, [1])[0], expansions[0])
+
+
+def about_video(processor: ProcessorMixin, prompt: str, video: EncodedVideo) -> EncodedPrompt:
+    """What :func:`encode_prompts` makes of a prompt about this video alone; the pixels are shared, not copied."""
+    return EncodedPrompt(_prompt_ids(processor, prompt, (video.expansion,)), video.fields)
+
+
+def _process_videos(processor: ProcessorMixin, videos: Sequence[Frames]) -> tuple[Mapping[str, Any], Sequence[str]]:
+    """The processor's flat fields of these videos, and what stands for each in a prompt."""
+    fields, expansions = processor._process_videos(
+        [torch.from_numpy(frames.pixels.copy()).permute(0, 3, 1, 2) for frames in videos],
+        video_metadata=[VideoMetadata(**video_metadata(frames)) for frames in videos],
+        do_sample_frames=False,
+        input_data_format="channels_first",
+        return_metadata=True,
+    )
+    return fields, expansions
 
 
 @lru_cache(maxsize=8192)

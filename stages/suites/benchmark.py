@@ -52,13 +52,15 @@ class Item(Generic[RowT_co]):
     """One question of a benchmark.
 
     ``video``: as the annotations name it, and the unit that a bootstrap draws. ``categories``: what tables are made by, such as
-    ``{"duration": "short"}``. ``options``: what may be chosen, empty for an open answer. ``truth``: a reply that is right.
+    ``{"duration": "short"}``. ``part_s``: from when to when of the video, in seconds; None: all of it. ``options``: what may be chosen,
+    empty for an open answer. ``truth``: a reply that is right.
     """
 
     item_id: str
     video: str
     categories: Mapping[str, str]
     frames: FrameProtocol
+    part_s: tuple[float, float] | None
     options: tuple[str, ...]
     truth: str
     row: RowT_co

@@ -37,6 +37,7 @@ def _item(row: Row) -> Item[Row]:
         video=row.video,
         categories={},
         frames=CAPTION_FRAMES,
+        part_s=None,
         options=(),
         truth=row.caption,
         row=row,

@@ -91,6 +91,7 @@ def _item(row: Row) -> Item[Row]:
         video=row.video_file,
         categories={"source": row.source},
         frames=CAPTION_FRAMES,
+        part_s=None,
         options=(),
         truth=row.description,
         row=row,

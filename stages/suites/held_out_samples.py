@@ -63,6 +63,7 @@ def _read(path: Path, files: tuple[str, ...], task: TaskName) -> list[Item[Sampl
                 video=sample.clip_id,
                 categories={},
                 frames=FrameProtocol(fps=None, frames=sample.sampled_frames),
+                part_s=None,
                 options=(),
                 truth=sample.reference,
                 row=sample,

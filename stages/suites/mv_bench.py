@@ -1,7 +1,8 @@
 """MVBench (arXiv 2311.17005): twenty kinds of temporal questions; accuracy, by kind.
 
 Example row of ``json/action_antonym.json``: ``{"video": "86604.mp4", "question": "What is the action …?", "candidates": ["Not
-sure.", "Something falling like a rock", …], "answer": "Something falling like a rock"}``. Rows have no id: that of a prediction is
+sure.", "Something falling like a rock", …], "answer": "Something falling like a rock"}``. A row may
+have ``start`` and ``end``, in seconds: the part of the video that is shown. Rows have no id: that of a prediction is
 ``action_antonym/0``, the file's name and the row's place in it, from 0.
 """
 
@@ -27,6 +28,8 @@ class Row(PublishedRow):
     question: str = Field(min_length=1)
     candidates: list[Annotated[str, Field(min_length=1)]] = Field(min_length=2, max_length=26)
     answer: str
+    start: float | None = None
+    end: float | None = None
 
     @model_validator(mode="after")
     def _answer_is_a_candidate(self) -> Row:
@@ -46,6 +49,7 @@ def _item(raw: Raw, row: Row) -> Item[Row]:
         video=f"{raw.stem}/{row.video}",
         categories={"task": raw.stem},
         frames=QUESTION_FRAMES,
+        part_s=None if row.start is None or row.end is None else (row.start, row.end),
         options=tuple(row.candidates),
         truth=letter(row.candidates.index(row.answer)),
         row=row,

@@ -71,6 +71,7 @@ def _items(raw: Raw) -> Iterator[Item[Row]]:
             video=row.video_name,
             categories={"kind": kind},
             frames=CAPTION_FRAMES,
+            part_s=None,
             options=(),
             truth=row.caption or " ".join(pair.answer for pair in row.qa_list),
             row=row,

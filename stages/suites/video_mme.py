@@ -49,6 +49,7 @@ def _item(row: Row) -> Item[Row]:
         video=row.videoID,
         categories={"duration": row.duration, "task": row.task_type, "domain": row.domain},
         frames=QUESTION_FRAMES,
+        part_s=None,
         options=tuple(option[2:].strip() for option in row.options),
         truth=row.answer,
         row=row,

@@ -1,0 +1,48 @@
+"""Frames of any video file as a benchmark wants it shown: so many a second, or so many in all, of a part of it or of the whole."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from pathlib import Path
+
+from stages.domain.frames import Frames
+from stages.domain.timeline import sample_indices
+from stages.video.errors import VideoError
+from stages.video.probe import probe
+from stages.video.reader import read_frames
+
+
+def frame_count(duration_s: Fraction, fps: Fraction | None, most: int) -> int:
+    """How many frames are shown of so long a video: an even number, since the models here merge frames in pairs."""
+    wanted = most if fps is None else min(most, math.ceil(duration_s * fps))
+    return max(2, wanted + wanted % 2)
+
+
+def load_at(path: Path, fps: Fraction | None, most: int, part_s: tuple[float, float] | None) -> Frames:
+    """``fps`` frames a second (None: as many as may be), at most ``most``, spread evenly over the video or the part of it.
+
+    The first and the last frame are among them. What is left out of the video is no part of the timeline that is returned. The file
+    is decoded once.
+
+    Args:
+        part_s: from when to when, in seconds; an end behind the video's is the video's.
+
+    Raises:
+        VideoError: the file cannot be read, or holds no frame in that part (``no-such-part``).
+    """
+    facts = probe(path)
+    total = facts.frames if facts.slots is None else len(facts.slots)
+    first, stop = 0, total
+    if part_s is not None:
+        first, stop = math.ceil(part_s[0] * facts.rate), min(total, math.ceil(part_s[1] * facts.rate))
+        if not 0 <= first < stop:
+            raise VideoError(
+                "no-such-part",
+                f"{path.name}: no frame from {part_s[0]:g} to {part_s[1]:g} s; it lasts {float(total / facts.rate):.1f} s",
+            )
+    shown = stop - first
+    indices = sample_indices(shown, frame_count(shown / facts.rate, fps, most))
+    stored = [first + index if facts.slots is None else facts.slots[first + index] for index in indices]
+    pixels, _ = read_frames(path, stored, known=facts)
+    return Frames(pixels=pixels, indices=indices, total=shown, rate=facts.rate)
