@@ -188,6 +188,9 @@ def score(
     predictions: Annotated[Path, typer.Option(help="JSON Lines, a question each; what is accepted is said above.")],
     out: Annotated[Path | None, typer.Option(help="A JSON file to write everything into.")] = None,
     baselines: Annotated[bool, typer.Option(help="Score random, constant and empty replies too; costs judge calls.")] = True,
+    against: Annotated[
+        Path | None, typer.Option(help="A second file of predictions: the first is compared with it, question by question.")
+    ] = None,
 ) -> None:
     """Score anyone's predictions on a benchmark, without a model: `strict`, and `compat` as public harnesses print it.
 
@@ -200,10 +203,93 @@ def score(
     from flows import scoring
 
     # Before the project's folder becomes the working directory.
-    asked, said, written = (None if path is None else path.expanduser().resolve() for path in (annotations, predictions, out))
-    assert asked is not None
-    assert said is not None
-    scoring.score(_root(), benchmark, asked, said, written, baselines=baselines)
+    asked, said = annotations.expanduser().resolve(), predictions.expanduser().resolve()
+    written, other = _given(out), _given(against)
+    scoring.score(_root(), benchmark, asked, said, written, baselines=baselines, against=other)
+
+
+@app.command()
+def evaluate(
+    benchmark: Annotated[
+        str,
+        typer.Option(help="video-mme, mvbench, dream-1k, vdc, carebench, dark-event-infer-test or mix-vid-qa-test."),
+    ],
+    annotations: Annotated[Path, typer.Option(help="Its annotation file as published (JSON, JSON Lines, Parquet), or its folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for replies, scores and table; call again with the same one to go on.")],
+    videos: Annotated[
+        Path | None, typer.Option(help="Folder with its videos, at any depth; for our own two benchmarks those of ingest.source.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="models:/NAME@champion, models:/NAME/3, champion, a version's number, a Hugging Face folder, or a hub id with --revision."
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Commit of a hub id; for an endpoint, which weights it serves (kept with the scores).")
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="OpenAI-compatible address such as http://127.0.0.1:8000/v1; its key: VIDBRIDGE_ENDPOINT_KEY."),
+    ] = None,
+    endpoint_model: Annotated[str | None, typer.Option(help="The model, as the endpoint names it.")] = None,
+    endpoint_video: Annotated[
+        str, typer.Option(help="How frames are sent: jpeg (image_url, one a frame) or mp4 (video_url, exactly these frames).")
+    ] = "jpeg",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Questions at once; evaluation.batch_size when left out.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Length of a reply; the model's own, else evaluation.max_new_tokens, when left out.")
+    ] = None,
+    controls: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Ask only so many questions, drawn by seed, with a black and a shuffled video too; all when left out."
+        ),
+    ] = None,
+    no_controls: Annotated[bool, typer.Option("--no-controls", help="Ask none with a black or a shuffled video.")] = False,
+    baselines: Annotated[bool, typer.Option(help="Score random, constant and empty replies too; costs judge calls.")] = True,
+    against: Annotated[Path | None, typer.Option(help="Predictions to compare with, question by question.")] = None,
+) -> None:
+    """Put a model through a benchmark: ask every question, score the replies (as `vidbridge score` does), log it to MLflow.
+
+    Frames and prompts are the benchmark's; a video is decoded once, and goes through the vision tower once, for all questions about it.
+    Every reply is on disk as it comes: after Ctrl-C or kill -9 the same call goes on. Videos that are missing or unreadable are listed,
+    and the result is then marked partial. Beside the score stand those of the same model on black and on shuffled videos.
+
+    Examples: vidbridge evaluate --model champion --benchmark dream-1k --annotations ~/DREAM-1K/json --videos ~/DREAM-1K --out dream
+
+    vidbridge evaluate --endpoint http://127.0.0.1:8000/v1 --endpoint-model my-model --benchmark video-mme
+    --annotations ~/Video-MME --videos ~/Video-MME/data --out mme --controls 200
+    """
+    from flows import evaluating
+    from stages.benchmarking import Order
+
+    if no_controls and controls is not None:
+        raise UsageError("--controls, --no-controls: contradict each other; give one of them")
+    order = Order(
+        benchmark=benchmark,
+        annotations=annotations.expanduser().resolve(),
+        videos=_given(videos),
+        out=out.expanduser().resolve(),
+        controls=0 if no_controls else controls,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+    )
+    evaluating.evaluate(
+        _root(),
+        order,
+        model=model,
+        revision=revision,
+        endpoint=endpoint,
+        endpoint_model=endpoint_model,
+        form=endpoint_video,
+        baselines=baselines,
+        against=_given(against),
+    )
+
+
+def _given(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser().resolve()
 
 
 @app.command()
@@ -419,6 +505,8 @@ def _known_errors() -> tuple[type[Exception], ...]:
         ("stages.inputs", "InputError"),
         ("stages.suites.benchmark", "SuiteError"),
         ("stages.judging.place", "JudgeError"),
+        ("stages.engines.questions", "EngineError"),
+        ("stages.learning.factory", "ModelUnavailableError"),
         ("stages.workers", "WorkersError"),
         ("stages.video.errors", "VideoError"),
         ("stages.video.errors", "FfmpegMissing"),

@@ -19,30 +19,55 @@ from stages.params import load_params
 EXAMPLES = 5
 
 
-def score(root: Path, benchmark: str, annotations: Path, predictions: Path, out: Path | None, *, baselines: bool) -> None:
+def score(
+    root: Path, benchmark: str, annotations: Path, predictions: Path, out: Path | None, *, baselines: bool, against: Path | None
+) -> None:
     """Score, show the table, and write all of it into ``out``."""
-    from stages.score import BENCHMARKS
     from stages.score import score as scored
 
-    if benchmark not in BENCHMARKS:
-        raise UsageError(f"--benchmark: {benchmark!r} is unknown; choose among {', '.join(BENCHMARKS)}")
+    check_benchmark(benchmark)
     if out is not None and not out.parent.is_dir():
         raise UsageError(f"--out: {str(out.parent)!r} is no folder; make it, or name a file in another one")
-    if out is not None and out in (annotations, predictions):
+    if out is not None and out in (annotations, predictions, against):
         raise UsageError(f"--out: {str(out)!r} is what is to be scored; name another file")
-    result = scored(load_params(root / "params.yaml"), benchmark, annotations, predictions, baselines=baselines)
+    result = scored(load_params(root / "params.yaml"), benchmark, annotations, predictions, baselines=baselines, against=against)
     # Not in the file: what a judge costs depends on what it was asked before.
     usage = result.pop("usage")
     if out is not None:
         out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _show(show.console(), result)
-    if usage:
-        show.console().print(", ".join(f"{name} {count:,.0f}" for name, count in usage.items()), soft_wrap=True)
+    show_result(show.console(), result, usage)
     if out is not None:
         show.console().print(f"written: {escape(str(out))}", soft_wrap=True)
 
 
-def _show(console: Console, result: Mapping[str, Any]) -> None:
+def check_benchmark(name: str) -> None:
+    """Raises:
+    UsageError: there is no such benchmark.
+    """
+    from stages.score import BENCHMARKS
+
+    if name not in BENCHMARKS:
+        raise UsageError(f"--benchmark: {name!r} is unknown; choose among {', '.join(BENCHMARKS)}")
+
+
+def show_result(console: Console, result: Mapping[str, Any], usage: Mapping[str, float]) -> None:
+    """The table of scores with its baselines, what a comparison found, what is missing, and what the judge cost."""
+    _show_scores(console, result)
+    if result["against"]:
+        _show_against(console, result["against"])
+    unjudged = max(found["unjudged"] for each in result["scores"].values() for found in each["overall"].values())
+    if unjudged:
+        console.print(f"[yellow]{unjudged:,} replies have no verdict and are in no mean[/yellow]")
+    for what, why in (("missing", "questions have no prediction"), ("empty", "replies are empty: wrong under strict")):
+        ids = result[what]
+        if ids:
+            more = f" … and {len(ids) - EXAMPLES:,} more" if len(ids) > EXAMPLES else ""
+            console.print(f"[yellow]{len(ids):,} {why}[/yellow]: {escape(', '.join(ids[:EXAMPLES]))}{more}", soft_wrap=True)
+    if usage:
+        console.print(", ".join(f"{name} {count:,.0f}" for name, count in usage.items()), soft_wrap=True)
+
+
+def _show_scores(console: Console, result: Mapping[str, Any]) -> None:
     draws, confidence = result["resampling"]["draws"], result["resampling"]["confidence"]
     judge = f"judge {escape(result['judge']['name'])}" if result["judge"] else "scored by rule"
     console.print(
@@ -65,22 +90,46 @@ def _show(console: Console, result: Mapping[str, Any]) -> None:
         row = [found[scoring][measure] for scoring in scorings for measure in measures]
         table.add_row(escape(title), f"{row[0]['items']:,}", *map(_cell, row), end_section=end)
 
-    for who, found in result["baselines"].items():
-        add(f"({who})", found, end=who == list(result["baselines"])[-1])
+    above = {f"({who})": found for who, found in result["baselines"].items()}
+    above |= {f"({view} video)": control["scores"] for view, control in result["controls"].items()}
+    for who, found in above.items():
+        add(who, found, end=who == list(above)[-1])
     add("all", {name: each["overall"] for name, each in result["scores"].items()}, end=True)
     for category, values in result["scores"][scorings[0]]["by"].items():
         for value in values:
             last = value == list(values)[-1]
             add(f"{category}: {value}", {name: result["scores"][name]["by"][category][value] for name in scorings}, end=last)
     console.print(table)
-    unjudged = max(found["unjudged"] for each in result["scores"].values() for found in each["overall"].values())
-    if unjudged:
-        console.print(f"[yellow]{unjudged:,} replies have no verdict and are in no mean[/yellow]")
-    for what, why in (("missing", "questions have no prediction"), ("empty", "replies are empty: wrong under strict")):
-        ids = result[what]
-        if ids:
-            more = f" … and {len(ids) - EXAMPLES:,} more" if len(ids) > EXAMPLES else ""
-            console.print(f"[yellow]{len(ids):,} {why}[/yellow]: {escape(', '.join(ids[:EXAMPLES]))}{more}", soft_wrap=True)
+
+
+def _show_against(console: Console, against: Mapping[str, Any]) -> None:
+    """Differences to another file of predictions; bold where the interval leaves 0 out."""
+    from stages.score_table import changed_in_words, difference_rows
+
+    scorings = list(against["differences"])
+    measures = list(against["differences"][scorings[0]]["overall"])
+    table = Table(
+        title=f"minus {escape(against['predictions'])}, question by question ({against['shared']:,} shared; p: two-sided bootstrap)"
+    )
+    table.add_column("")
+    table.add_column("questions", justify="right")
+    for scoring in scorings:
+        for measure in measures:
+            table.add_column(f"{scoring}\n{measure}", justify="right")
+    for title, found in difference_rows(against, scorings):
+        cells = [found[scoring][measure] for scoring in scorings for measure in measures]
+        table.add_row(escape(title), f"{cells[0]['items']:,}", *map(_difference, cells), end_section=title == "all")
+    console.print(table)
+    for scoring in scorings:
+        if changed := against["differences"][scoring]["changed"]:
+            console.print(f"  {scoring}: {changed_in_words(changed)}", soft_wrap=True)
+
+
+def _difference(found: Mapping[str, Any]) -> str:
+    if found["mean"] is None:
+        return "–"
+    text = f"{found['mean']:+.1f} ±{(found['high'] - found['low']) / 2:.1f}, p {found['p']:.2g}"
+    return f"[bold]{text}[/bold]" if found["low"] > 0 or found["high"] < 0 else text
 
 
 def _cell(found: Mapping[str, Any]) -> str:

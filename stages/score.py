@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,40 +13,67 @@ from stages.judging.choose import judge_of
 from stages.judging.examiner import examined
 from stages.judging.place import JudgeError
 from stages.params import Params, digest
-from stages.suites.benchmark import AnnotationError, Benchmark, Item, Mark, SuiteError
+from stages.suites.benchmark import AnnotationError, Benchmark, Item, Mark, PredictionError, SuiteError
 from stages.suites.known import BENCHMARKS
+from stages.suites.paired import overall_differences, paired
 from stages.suites.predictions import read_predictions
 from stages.suites.table import Resampling, baseline_replies, cells, overall
 
-__all__ = ["BENCHMARKS", "JudgeError", "SuiteError", "score"]
+__all__ = ["BENCHMARKS", "JudgeError", "SuiteError", "read_items", "score"]
+
+#: Marks of one set of replies, by scoring, one for each of its items.
+Marks = dict[str, list[Mark]]
 
 
-def score(params: Params, name: str, annotations: Path, predictions: Path, *, baselines: bool) -> dict[str, Any]:
+def score(
+    params: Params,
+    name: str,
+    annotations: Path,
+    predictions: Path,
+    *,
+    baselines: bool,
+    against: Path | None = None,
+    controls: Mapping[str, Mapping[str, str]] | None = None,
+) -> dict[str, Any]:
     """The table of one file of predictions: what it rests on, each scoring overall and by category, and trivial baselines.
 
-    ``name`` is one of :data:`BENCHMARKS`. Baselines are scored on the questions that the predictions answer.
+    Args:
+        name: one of :data:`BENCHMARKS`.
+        baselines: score them on the questions that the predictions answer.
+        against: a second file of predictions; the first is compared with it on the questions that both answer.
+        controls: replies of the same model that was shown something else, by what that was and by id.
 
     Raises:
         SuiteError: annotations or predictions that cannot be scored.
         JudgeError: the benchmark needs a judge, and it cannot be used or was not there for too many replies.
     """
     benchmark = BENCHMARKS[name]
-    items = _items(benchmark, annotations)
+    items = read_items(name, annotations)
     given = read_predictions(predictions, items)
     answered = [item for item in items if item.item_id in given.replies]
-    replies = {"predictions": list(given.replies.values())}
+    sets: dict[str, Mapping[str, str]] = {"predictions": given.replies}
     if baselines:
-        replies |= baseline_replies(answered, params.seed)
+        for who, said in baseline_replies(answered, params.seed).items():
+            sets[who] = {item.item_id: reply for item, reply in zip(answered, said, strict=True)}
+    trivial = [who for who in sets if who != "predictions"]
+    if against is not None:
+        sets["against"] = read_predictions(against, items).replies
+    shown = {
+        view: {item.item_id: said[item.item_id] for item in answered if item.item_id in said}
+        for view, said in (controls or {}).items()
+    }
+    sets |= {f"control: {view}": said for view, said in shown.items()}
     judge = judge_of(params.judge) if benchmark.judged else None
 
-    def work(examiner: Examiner) -> dict[str, dict[str, list[Mark]]]:
-        return {who: _marks(benchmark, answered, said, examiner) for who, said in replies.items()}
+    def work(examiner: Examiner) -> dict[str, Marks]:
+        return {who: _marks(benchmark, _those(items, said), said, examiner) for who, said in sets.items()}
 
     # Scored by rule, nobody is asked.
     marks = work(cast("Examiner", None)) if judge is None else examined(judge, work)
-    if judge is not None:
-        unjudged = max(sum(mark.parts is None for mark in each) for each in marks["predictions"].values())
-        check_judged(judge, unjudged, len(answered), f"{name}, {predictions.name}")
+    for who, file in (("predictions", predictions), ("against", against)):
+        if judge is not None and file is not None:
+            unjudged = max(sum(mark.parts is None for mark in each) for each in marks[who].values())
+            check_judged(judge, unjudged, len(sets[who]), f"{name}, {file.name}")
     how = Resampling(draws=params.evaluation.bootstrap_draws, confidence=params.evaluation.confidence, seed=params.seed)
     identity = {
         "benchmark": name,
@@ -70,11 +97,75 @@ def score(params: Params, name: str, annotations: Path, predictions: Path, *, ba
         "empty": list(given.empty),
         "scorings": {scoring.name: scoring.rule for scoring in benchmark.scorings},
         "scores": cells(benchmark, answered, marks["predictions"], how),
-        "baselines": {who: overall(benchmark, answered, marks[who], how) for who in replies if who != "predictions"},
+        "baselines": {who: overall(benchmark, answered, marks[who], how) for who in trivial},
+        "controls": {
+            view: _control(benchmark, answered, sets["predictions"], marks["predictions"], said, marks[f"control: {view}"], how)
+            for view, said in shown.items()
+            if said
+        },
+        "against": None
+        if against is None
+        else {
+            "predictions": against.name,
+            "predictions_sha256": hashlib.sha256(against.read_bytes()).hexdigest(),
+            **_compared(benchmark, items, sets["predictions"], marks["predictions"], sets["against"], marks["against"], how),
+        },
     }
 
 
-def _items(benchmark: Benchmark[Any], path: Path) -> list[Item[Any]]:
+def _control(
+    benchmark: Benchmark[Any],
+    items: Sequence[Item[Any]],
+    said: Mapping[str, str],
+    marks: Marks,
+    control: Mapping[str, str],
+    control_marks: Marks,
+    how: Resampling,
+) -> dict[str, Any]:
+    """What the model earns on the changed videos, and by how much it earns more with the real ones on the same questions."""
+    shared = _those(items, control)
+    return {
+        "questions": len(shared),
+        "scores": overall(benchmark, shared, control_marks, how),
+        "gain": overall_differences(benchmark, shared, _picked(said, marks, shared), control_marks, how),
+    }
+
+
+def _compared(
+    benchmark: Benchmark[Any],
+    items: Sequence[Item[Any]],
+    said: Mapping[str, str],
+    marks: Marks,
+    other: Mapping[str, str],
+    other_marks: Marks,
+    how: Resampling,
+) -> dict[str, Any]:
+    shared = [item for item in items if item.item_id in said and item.item_id in other]
+    if not shared:
+        raise PredictionError(
+            "--against: the two files of predictions have no question in common; give two that answer the same ones"
+        )
+    mine, theirs = _picked(said, marks, shared), _picked(other, other_marks, shared)
+    return {"shared": len(shared), "differences": paired(benchmark, shared, mine, theirs, how)}
+
+
+def _those(items: Sequence[Item[Any]], said: Mapping[str, str]) -> list[Item[Any]]:
+    return [item for item in items if item.item_id in said]
+
+
+def _picked(said: Mapping[str, str], marks: Marks, items: Sequence[Item[Any]]) -> Marks:
+    """The marks of these items; ``said`` holds the ids that ``marks`` are of, in their order."""
+    places = {item_id: place for place, item_id in enumerate(said)}
+    return {name: [each[places[item.item_id]] for item in items] for name, each in marks.items()}
+
+
+def read_items(name: str, path: Path) -> list[Item[Any]]:
+    """The questions of a benchmark.
+
+    Raises:
+        AnnotationError: the annotations are another benchmark's, which the message names, or damaged.
+    """
+    benchmark = BENCHMARKS[name]
     try:
         return benchmark.read(path)
     except AnnotationError as error:
@@ -95,10 +186,5 @@ def _reads(benchmark: Benchmark[Any], path: Path) -> bool:
     return True
 
 
-def _marks(
-    benchmark: Benchmark[Any], items: Sequence[Item[Any]], replies: Sequence[str], examiner: Examiner
-) -> dict[str, list[Mark]]:
-    return {
-        scoring.name: [scoring.mark(item, reply, examiner) for item, reply in zip(items, replies, strict=True)]
-        for scoring in benchmark.scorings
-    }
+def _marks(benchmark: Benchmark[Any], items: Sequence[Item[Any]], said: Mapping[str, str], examiner: Examiner) -> Marks:
+    return {scoring.name: [scoring.mark(item, said[item.item_id], examiner) for item in items] for scoring in benchmark.scorings}

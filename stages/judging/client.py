@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from stages.judging.place import JudgeError, Place
+from stages.judging.place import EVALUATED, JudgeError, Place
 
 #: The first pause; each later one is twice as long, up to the longest, and each is shortened at random by up to half.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
@@ -29,6 +29,13 @@ _REMEDIES = {
     403: "the key may not use this model; check {key} and {table}.model",
     404: "there is no such address or model; {url} ends with /v1, and {table}.model is named as the endpoint names it",
 }
+#: The same of a model that is evaluated.
+_MODEL_REMEDIES = {
+    **_REMEDIES,
+    400: "the endpoint refuses such a question; check --endpoint-model, that it takes pictures (or --endpoint-video mp4), and how many",
+    403: "the key may not use this model; check {key} and --endpoint-model",
+    404: "there is no such address or model; {url} ends with /v1, and --endpoint-model is named as the endpoint names it",
+}
 #: Statuses whose body may repeat the key, or a part of it that cannot be recognised.
 _NOT_QUOTED = frozenset({401, 403})
 
@@ -38,6 +45,14 @@ _chance = Random()
 
 class NoAnswer(Exception):
     """Every attempt failed in a way that may pass; the message says how the last one did."""
+
+
+class Refused(JudgeError):
+    """The endpoint answered ``status``, and will answer the same to the same request."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def open_client(place: Place) -> httpx.AsyncClient:
@@ -64,7 +79,7 @@ async def complete(
 
     Raises:
         NoAnswer: time-outs, cut connections, 429 or 5xx until the retries were used up.
-        JudgeError: the endpoint refuses such requests, and will refuse the next one too.
+        Refused: the endpoint refuses such requests, and will refuse the next one too.
     """
     for attempt in range(place.retries + 1):
         usage["requests"] += 1
@@ -81,7 +96,7 @@ async def complete(
             if response.status_code == 200:
                 return response
             if response.status_code not in _TRY_AGAIN and response.status_code < 500:
-                raise JudgeError(_refusal(response, place, table))
+                raise Refused(response.status_code, _refusal(response, place, table))
             reason = f"HTTP {response.status_code}"
             asked_to_wait_s = retry_after_s(response.headers.get("Retry-After", ""))
         if attempt == place.retries or asked_to_wait_s > LONGEST_WAIT_S:
@@ -106,11 +121,12 @@ def retry_after_s(value: str) -> float:
 
 def _refusal(response: httpx.Response, place: Place, table: str) -> str:
     status = response.status_code
-    remedy = _REMEDIES.get(status, "that is no OpenAI-compatible endpoint, or it does not know such a request; check {url}").format(
-        url=f"VIDBRIDGE_{place.role}_URL", key=f"VIDBRIDGE_{place.role}_KEY", table=table
+    remedies = _MODEL_REMEDIES if place.role == EVALUATED else _REMEDIES
+    remedy = remedies.get(status, "that is no OpenAI-compatible endpoint, or it does not know such a request; check {url}").format(
+        url=place.url_name, key=f"VIDBRIDGE_{place.role}_KEY", table=table
     )
     said = "" if status in _NOT_QUOTED else _without_key(" ".join(response.text.split()), place)[:_QUOTED_CHARACTERS]
-    return f"VIDBRIDGE_{place.role}_URL: {place.url} answers {status}: {remedy}" + (f" (it says: {said})" if said else "")
+    return f"{place.url_name}: {place.url} answers {status}: {remedy}" + (f" (it says: {said})" if said else "")
 
 
 def _without_key(text: str, place: Place) -> str:

@@ -1,4 +1,5 @@
-"""Where the judge is and how it is spoken to: circumstance, from the environment. The key is nowhere shown."""
+"""Where the judge is, or a model that is evaluated, and how it is spoken to: circumstance, from the environment. The key is nowhere
+shown."""
 
 from __future__ import annotations
 
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-#: Who asks; its variables are VIDBRIDGE_<role>_URL and VIDBRIDGE_<role>_KEY.
+#: Who is asked; its variables are VIDBRIDGE_<role>_URL and VIDBRIDGE_<role>_KEY.
 Role = Literal["JUDGE", "HELD_OUT_JUDGE", "WRITER"]
+#: A model that is evaluated: its address is an argument, its other variables are named like those.
+EVALUATED: Literal["ENDPOINT"] = "ENDPOINT"
 
 
 class JudgeError(RuntimeError):
@@ -22,13 +25,18 @@ class Place:
     """``role``: whose variables say so; ``url`` up to and with ``/v1``; ``concurrency``: requests under way at once; ``timeout_s`` of one
     attempt; ``retries`` after it."""
 
-    role: Role
+    role: Role | Literal["ENDPOINT"]
     url: str
     key: str = field(repr=False)
     concurrency: int
     timeout_s: float
     retries: int
     cache: Path
+
+    @property
+    def url_name(self) -> str:
+        """Where its address is given."""
+        return "--endpoint" if self.role == EVALUATED else f"VIDBRIDGE_{self.role}_URL"
 
 
 #: By whose variables it is: what in ``params.yaml`` needs an endpoint, and how to do without.
@@ -54,6 +62,41 @@ def place(environ: Mapping[str, str] | None = None, role: Role = "JUDGE") -> Pla
         raise JudgeError(
             f"VIDBRIDGE_JUDGE_URL: not set, and {why}; set it to the endpoint, such as http://127.0.0.1:8000/v1 (vLLM), or {without}"
         )
+    check_url(url, url_name, key_name)
+    return Place(
+        role=own,
+        url=url,
+        key=_key(environ, key_name),
+        concurrency=int(_number(environ, "VIDBRIDGE_JUDGE_CONCURRENCY", 32, whole=True, least=1)),
+        timeout_s=_number(environ, "VIDBRIDGE_JUDGE_TIMEOUT_S", 60.0),
+        retries=int(_number(environ, "VIDBRIDGE_JUDGE_RETRIES", 4, whole=True)),
+        cache=Path(environ.get("VIDBRIDGE_JUDGE_CACHE") or ".vidbridge/judge").expanduser(),
+    )
+
+
+def place_of_model(url: str, environ: Mapping[str, str]) -> Place:
+    """Where a model that is evaluated answers. A question with a video takes longer than a judge's.
+
+    Raises:
+        JudgeError: the address or a variable cannot be used.
+    """
+    url, key_name = url.strip().rstrip("/"), "VIDBRIDGE_ENDPOINT_KEY"
+    check_url(url, "--endpoint", key_name)
+    return Place(
+        role=EVALUATED,
+        url=url,
+        key=_key(environ, key_name),
+        concurrency=int(_number(environ, "VIDBRIDGE_ENDPOINT_CONCURRENCY", 8, whole=True, least=1)),
+        timeout_s=_number(environ, "VIDBRIDGE_ENDPOINT_TIMEOUT_S", 300.0),
+        retries=int(_number(environ, "VIDBRIDGE_ENDPOINT_RETRIES", 4, whole=True)),
+        cache=Path(),  # replies are kept in the evaluation's own folder
+    )
+
+
+def check_url(url: str, url_name: str, key_name: str) -> None:
+    """Raises:
+    JudgeError: it is no plain address of an endpoint.
+    """
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -65,21 +108,16 @@ def place(environ: Mapping[str, str] | None = None, role: Role = "JUDGE") -> Pla
             f"{url_name}: no plain http:// or https:// address without user, password and query; write it like"
             f" http://127.0.0.1:8000/v1, and put the key into {key_name}"
         )
+
+
+def _key(environ: Mapping[str, str], key_name: str) -> str:
     key = environ.get(key_name, "").strip()
     if not all("!" <= character <= "~" for character in key):
         # The HTTP library would name the value in its complaint.
         raise JudgeError(
             f"{key_name}: holds a space, a line break or a character beyond ASCII (value not shown); set it anew, without quotes"
         )
-    return Place(
-        role=own,
-        url=url,
-        key=key,
-        concurrency=int(_number(environ, "VIDBRIDGE_JUDGE_CONCURRENCY", 32, whole=True, least=1)),
-        timeout_s=_number(environ, "VIDBRIDGE_JUDGE_TIMEOUT_S", 60.0),
-        retries=int(_number(environ, "VIDBRIDGE_JUDGE_RETRIES", 4, whole=True)),
-        cache=Path(environ.get("VIDBRIDGE_JUDGE_CACHE") or ".vidbridge/judge").expanduser(),
-    )
+    return key
 
 
 def _number(environ: Mapping[str, str], name: str, usual: float, whole: bool = False, least: float = 0) -> float:

@@ -43,9 +43,9 @@ def cells(
     """
     table: dict[str, Any] = {name: {"overall": each, "by": {}} for name, each in overall(benchmark, items, marks, how).items()}
     for category in dict.fromkeys(name for item in items for name in item.categories):
-        for value, here in _parts(items, category).items():
+        for value, here in parts_of(items, category).items():
             part = {name: [given[i] for i in here] for name, given in marks.items()}
-            means = _means(benchmark.measures, [items[i] for i in here], part, how.draws, how.seed)
+            means = means_of(benchmark.measures, [items[i] for i in here], part, how.draws, how.seed)
             for name, given in part.items():
                 found = _measured(benchmark.measures, means[name], given, how.confidence)
                 table[name]["by"].setdefault(category, {})[value] = found
@@ -56,10 +56,10 @@ def overall(
     benchmark: Benchmark[Any], items: Sequence[Item[Any]], marks: Mapping[str, Sequence[Mark]], how: Resampling
 ) -> dict[str, Any]:
     """Scoring to measure to :class:`Cell`, over all items."""
-    means = _means(benchmark.measures, items, marks, how.draws, how.seed)
+    means = means_of(benchmark.measures, items, marks, how.draws, how.seed)
     for scoring in benchmark.scorings:
         if scoring.macro is not None:
-            means[scoring.name] = _macro(benchmark.measures, items, marks[scoring.name], scoring.macro, how)
+            means[scoring.name] = macro_means(benchmark.measures, items, marks[scoring.name], scoring.macro, how)
     return {name: _measured(benchmark.measures, means[name], given, how.confidence) for name, given in marks.items()}
 
 
@@ -67,7 +67,7 @@ def overall(
 Means = dict[str, Floats] | None
 
 
-def _parts(items: Sequence[Item[Any]], category: str) -> dict[str, list[int]]:
+def parts_of(items: Sequence[Item[Any]], category: str) -> dict[str, list[int]]:
     """Numbers of the items of each value of a category."""
     parts: dict[str, list[int]] = {}
     for i, item in enumerate(items):
@@ -75,17 +75,19 @@ def _parts(items: Sequence[Item[Any]], category: str) -> dict[str, list[int]]:
     return parts
 
 
-def _macro(measures: Sequence[Measure], items: Sequence[Item[Any]], marks: Sequence[Mark], category: str, how: Resampling) -> Means:
+def macro_means(
+    measures: Sequence[Measure], items: Sequence[Item[Any]], marks: Sequence[Mark], category: str, how: Resampling
+) -> Means:
     """The mean over a category's values of their means, each value resampled by itself."""
     found = []
-    for number, here in enumerate(_parts(items, category).values()):
+    for number, here in enumerate(parts_of(items, category).values()):
         part = {"": [marks[i] for i in here]}
-        found.append(_means(measures, [items[i] for i in here], part, how.draws, how.seed + number)[""])
+        found.append(means_of(measures, [items[i] for i in here], part, how.draws, how.seed + number)[""])
     present = [each for each in found if each is not None]
     return {name: np.mean([each[name] for each in present], axis=0) for name in present[0]} if present else None
 
 
-def _means(
+def means_of(
     measures: Sequence[Measure], items: Sequence[Item[Any]], marks: Mapping[str, Sequence[Mark]], draws: int, seed: int
 ) -> dict[str, Means]:
     """The means of each scoring's marks, all on the same resamples."""
@@ -120,10 +122,15 @@ def _measured(measures: Sequence[Measure], means: Means, marks: Sequence[Mark], 
 
 
 def _cell(measure: Measure, means: Mapping[str, Floats], confidence: float, counts: dict[str, int]) -> dict[str, Any]:
-    first, *second = (means[part] for part in measure.parts)
-    value = first if not second else 2 * first * second[0] / np.maximum(first + second[0], 1e-300)
+    value = measured(measure, means)
     told = interval(float(value[0]), value[1:], confidence)
-    return Cell(mean=measure.scale * told.mean, low=measure.scale * told.low, high=measure.scale * told.high, **counts).model_dump()
+    return Cell(mean=told.mean, low=told.low, high=told.high, **counts).model_dump()
+
+
+def measured(measure: Measure, means: Mapping[str, Floats]) -> Floats:
+    """The measure on the sample, and behind it on each resample: float [1 + draws]."""
+    first, *second = (means[part] for part in measure.parts)
+    return measure.scale * (first if not second else 2 * first * second[0] / np.maximum(first + second[0], 1e-300))
 
 
 def baseline_replies(items: Sequence[Item[Any]], seed: int) -> dict[str, list[str]]:

@@ -146,6 +146,17 @@ def ablation_run(params: Params, root: Path, commit: str) -> Iterator[StageRun]:
 
 
 @contextmanager
+def benchmark_run(
+    params: Params, name: str, tags: Mapping[str, str], used: Mapping[str, Any], root: Path | None = None
+) -> Iterator[StageRun]:
+    """The run of an evaluation on a benchmark, which is no stage. ``used``: what its replies depend on. Ends like :func:`stage_run`."""
+    root = root or project_root()
+    named = {TAG + key: value for key, value in tags.items()}
+    with _recorded(open_client(root), root, name, _tags(root, params) | {TAG + "kind": "benchmark"} | named, flat(used)) as run:
+        yield run
+
+
+@contextmanager
 def _recorded(client: MlflowClient, root: Path, name: str, tags: Mapping[str, str], used: Mapping[str, str]) -> Iterator[StageRun]:
     from mlflow.entities import Param
     from mlflow.exceptions import MlflowException

@@ -1,0 +1,271 @@
+"""Put a model through a benchmark: ask all of its questions, score the replies, keep both. Not a stage of DVC; `vidbridge evaluate`
+calls it.
+
+Example: ``evaluate(root, params, order, model_engine(root, params, order, "champion", None))``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from stages import layout
+from stages.domain.frames import Frames
+from stages.domain.prompts import PromptTexts
+from stages.domain.records import Clip, Sample
+from stages.engines.answers import Answers, open_answers, predictions_file
+from stages.engines.endpoint import JPEG_QUALITY, MP4_CRF, EndpointModel, Form
+from stages.engines.models import MAX_PIXELS_PER_FRAME, choose
+from stages.engines.questions import CONTROLS, Answer, EngineError, Load, Question, Tell, drawn, questions
+from stages.engines.sights import Sights, protocol, sight
+from stages.inputs import InputError, frame_memory_bytes
+from stages.judging.place import place_of_model
+from stages.params import Params, digest
+from stages.rows import iterate_rows, write_json
+from stages.score import read_items, score
+from stages.score_table import as_markdown
+from stages.suites.benchmark import Item
+from stages.suites.known import BENCHMARKS
+from stages.tracking.runs import benchmark_run
+from stages.tracking.uri import check_server, tracking_uri
+from stages.tracking.versions import Version
+from stages.video.edits import FrameLoader
+from stages.video.errors import VideoError
+
+SCORES_FILE, TABLE_FILE = "scores.json", "scores.md"
+#: Asks the pending ones of the questions, and tells of the answers as they come.
+Ask = Callable[[Sequence[Question], set[Question], Load, Tell], None]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be done.
+
+    Attributes:
+        videos: the folder that the benchmark's videos lie in; None for this project's own samples, whose clips are those of ingest.
+        out: the folder that everything is written into.
+        controls: how many questions are asked with a black and with a shuffled video too; None: all of them.
+        max_new_tokens: a reply is cut off after so many; None: as the model or ``params.yaml`` says.
+        batch_size: of a model in this process; None: ``evaluation.batch_size``.
+    """
+
+    benchmark: str
+    annotations: Path
+    videos: Path | None
+    out: Path
+    controls: int | None
+    max_new_tokens: int | None
+    batch_size: int | None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Who answers: ``identity`` is all that a reply depends on beside question and frames; ``ask`` asks."""
+
+    name: str
+    identity: Mapping[str, Any]
+    prompt: PromptTexts
+    version: Version | None
+    ask: Ask
+
+
+def model_engine(root: Path, params: Params, order: Order, which: str, revision: str | None) -> Engine:
+    """A model in this process; it is loaded when the first question is asked.
+
+    Raises:
+        EngineError, TrackingError: see :func:`stages.engines.models.choose`.
+    """
+    chosen = choose(root, params, which, revision)
+    most = order.max_new_tokens or chosen.max_new_tokens
+    batch_size = order.batch_size or params.evaluation.batch_size
+
+    def ask(asked: Sequence[Question], pending: set[Question], load: Load, tell: Tell) -> None:
+        from stages.engines.local import LocalModel
+        from stages.learning.factory import device, use_threads
+
+        use_threads()
+        model, processor = chosen.load()
+        model.to(device())  # type: ignore[arg-type]
+        LocalModel(model, processor, most, params.seed).answer(asked, pending, load, batch_size, tell)
+
+    identity = {
+        "engine": "generate",
+        "model": chosen.identity,
+        "decoding": {"greedy": True, "max_new_tokens": most, "precision": chosen.precision},
+    }
+    return Engine(chosen.name, identity, chosen.prompt, chosen.version, ask)
+
+
+def endpoint_engine(params: Params, order: Order, url: str, model: str, revision: str | None, form: Form) -> Engine:
+    """A model at an endpoint. Where that is belongs to no identity.
+
+    Args:
+        revision: which weights or release the endpoint's model is; not sent.
+
+    Raises:
+        JudgeError: the address, or a variable of the environment, cannot be used.
+    """
+    place = place_of_model(url, os.environ)
+    most = order.max_new_tokens or params.evaluation.max_new_tokens
+    engine = EndpointModel(model, place, form, most, params.seed)
+    quality = {"jpeg": f"JPEG, quality {JPEG_QUALITY}", "mp4": f"H.264, CRF {MP4_CRF}"}[form]
+    identity = {
+        "engine": "endpoint",
+        "model": {"name": model, "revision": revision},
+        "sent as": f"{quality}, at most {MAX_PIXELS_PER_FRAME} pixels a frame",
+        "decoding": {"temperature": 0, "max_tokens": most},
+    }
+    return Engine(model, identity, params.prompt, None, engine.answer)
+
+
+def evaluate(root: Path, params: Params, order: Order, engine: Engine, *, baselines: bool, against: Path | None) -> dict[str, Any]:
+    """Ask what is not answered yet, then score all there is; writes replies, ``scores.json`` and ``scores.md`` into ``order.out``,
+    and a run into MLflow. Returns what ``scores.json`` holds and ``usage``.
+
+    Raises:
+        SuiteError: the annotations cannot be used, or no question was answered.
+        EngineError: the folder holds another evaluation's replies, or the videos' folder is none.
+        JudgeError: the endpoint refuses all questions; or the judge, which is asked at the end, is not there. Replies are kept.
+        TrackingError: MLflow's store does not answer (found before a question is asked).
+    """
+    check_server(tracking_uri(root))
+    items = read_items(order.benchmark, order.annotations)
+    identity = identity_of(params, order.benchmark, items, engine)
+    asked = _asked(params, order, items, engine.prompt)
+    sights = Sights(items, order.videos, _sample_loader(root, params, order.videos))
+    with open_answers(order.out, identity) as answers:
+        _ask(engine, asked, sights.load, answers)
+        unanswered = _listed(answers)
+        wanted = {(question.view, question.item_id) for question in asked}
+        controls: dict[str, dict[str, str]] = {
+            view: {item_id: reply for item_id, reply in answers.replies[view].items() if (view, item_id) in wanted}
+            for view in CONTROLS
+        }
+        if not answers.replies["video"]:
+            raise EngineError(
+                f"no question of {order.benchmark} was answered, so nothing was scored; the first: {unanswered[0]['reason']}"
+            )
+    result = score(
+        params,
+        order.benchmark,
+        order.annotations,
+        predictions_file(order.out, "video"),
+        baselines=baselines,
+        against=against,
+        controls=controls,
+    )
+    usage = result.pop("usage")
+    result |= {
+        "model": engine.name,
+        "identity": identity,
+        "unanswered": unanswered,
+        "controls_asked": _controls_asked(params, order, asked),
+    }
+    write_json(order.out / SCORES_FILE, result)
+    (order.out / TABLE_FILE).write_text(as_markdown(result), encoding="utf-8")
+    _log(root, params, engine, result)
+    return {**result, "usage": usage}
+
+
+def identity_of(params: Params, benchmark: str, items: Sequence[Item[Any]], engine: Engine) -> dict[str, Any]:
+    """All that a reply depends on, but for the videos themselves."""
+    render = BENCHMARKS[benchmark].prompt
+    asked = [[item.item_id, sight(item), render(item, engine.prompt)] for item in items]
+    return {
+        "schema_version": 1,
+        "benchmark": benchmark,
+        "annotations": digest({"items": [[item.item_id, item.truth, item.options] for item in items]}),
+        "prompts": digest({"asked": asked}),
+        "frames": sorted({protocol(item.frames) for item in items}),
+        "seed": params.seed,
+        **engine.identity,
+    }
+
+
+def _asked(params: Params, order: Order, items: Sequence[Item[Any]], texts: PromptTexts) -> list[Question]:
+    render = BENCHMARKS[order.benchmark].prompt
+    controlled = drawn([item.item_id for item in items], order.controls, params.seed)
+    return questions([(item.item_id, sight(item), render(item, texts)) for item in items], controlled)
+
+
+def _ask(engine: Engine, asked: Sequence[Question], load: Load, answers: Answers) -> None:
+    pending = answers.pending(asked)
+    if not pending:
+        return
+    with tqdm(total=len(asked), initial=len(asked) - len(pending), desc=engine.name, unit="question", mininterval=1) as bar:
+
+        def tell(said: Sequence[Answer]) -> None:
+            answers.add(said)
+            bar.update(len(said))
+
+        engine.ask(asked, pending, load, tell)
+
+
+def _listed(answers: Answers) -> list[dict[str, str]]:
+    return [
+        {"id": question.item_id, "view": question.view, "video": question.sight, "reason": reason}
+        for question, reason in answers.unanswered.items()
+    ]
+
+
+def _controls_asked(params: Params, order: Order, asked: Sequence[Question]) -> str:
+    count = sum(question.view == CONTROLS[0] for question in asked)
+    return f"all {count}" if order.controls is None else f"{count}, drawn with seed {params.seed}" if count else "none"
+
+
+def _sample_loader(root: Path, params: Params, videos: Path | None) -> Callable[[Sample], Frames]:
+    """Loads this project's own samples; what it needs of the project is read when the first one is loaded."""
+
+    @cache
+    def loader() -> FrameLoader:
+        manifest = root / layout.CLIPS / "manifest.jsonl"
+        if not manifest.is_file():
+            raise InputError(f"{manifest}: not there, and these samples are edits of its clips; type: vidbridge run synthesize")
+        clips = {clip.clip_id: clip for clip in iterate_rows(manifest, Clip)}
+        return FrameLoader(clips, videos or root / params.ingest.source, frame_memory_bytes(), root / layout.CLIPS)
+
+    def load(sample: Sample) -> Frames:
+        try:
+            return loader().load(sample)
+        except KeyError as error:
+            # A sample of another corpus than the one that lies here.
+            raise VideoError("missing-clip", str(error.args[0])) from error
+
+    return load
+
+
+def _log(root: Path, params: Params, engine: Engine, result: Mapping[str, Any]) -> None:
+    tags = {
+        "benchmark": result["benchmark"],
+        "digest": result["digest"],
+        "judge": result["judge"]["name"] if result["judge"] else "rule of the benchmark",
+        "model": engine.name,
+        "partial": str(result["partial"]).lower(),
+    }
+    if engine.version is not None:
+        tags["model_version"] = f"{engine.version.model}/{engine.version.number}"
+    with benchmark_run(params, f"{result['benchmark']} {engine.name}", tags, result["identity"], root) as run:
+        run.summary(metrics_of(result))
+
+
+def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """Every overall number of ``scores.json`` by a name that MLflow takes."""
+    found: dict[str, float] = {"answered": result["answered"], "questions": result["questions"]}
+    tables = {"": {name: each["overall"] for name, each in result["scores"].items()}}
+    tables |= {f"{who}/": table for who, table in result["baselines"].items()}
+    tables |= {f"{view}/": control["scores"] for view, control in result["controls"].items()}
+    for prefix, table in tables.items():
+        for scoring, measures in table.items():
+            for measure, cell in measures.items():
+                name = f"{prefix}{scoring}/{measure}".replace(": ", "-")
+                if cell["mean"] is not None:
+                    found |= {name: cell["mean"]} | (
+                        {f"{name}/low": cell["low"], f"{name}/high": cell["high"]} if not prefix else {}
+                    )
+    return found

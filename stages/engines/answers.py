@@ -1,0 +1,146 @@
+"""Replies on disk: a line a question as it is answered, so that an evaluation that was ended goes on where it was.
+
+A folder holds ``identity.json`` (all that a reply depends on), ``predictions.jsonl`` and one file like it a control view (lines that
+``vidbridge score`` reads: ``{"id": "001-1", "reply": "B", "frames": 64, "identity": "0f3a…"}``), and ``unanswered.jsonl``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from filelock import FileLock, Timeout
+
+from stages.engines.questions import CONTROLS, Answer, EngineError, Question, View
+from stages.params import digest
+
+IDENTITY_FILE = "identity.json"
+UNANSWERED_FILE = "unanswered.jsonl"
+_LOCK_FILE = ".lock"
+VIEWS: tuple[View, ...] = ("video", *CONTROLS)
+
+
+def predictions_file(folder: Path, view: View) -> Path:
+    return folder / ("predictions.jsonl" if view == "video" else f"predictions_{view}.jsonl")
+
+
+class Answers:
+    """The replies in a folder, by view and id; :meth:`add` writes more. Made by :func:`open_answers`."""
+
+    def __init__(self, folder: Path, identity: str, files: Mapping[View, TextIO]) -> None:
+        self.replies: dict[View, dict[str, str]] = {view: _read(predictions_file(folder, view), identity) for view in VIEWS}
+        #: Questions of this call that got no reply, by their question, with the reason.
+        self.unanswered: dict[Question, str] = {}
+        self._folder, self._identity, self._files = folder, identity, files
+
+    def pending(self, asked: Sequence[Question]) -> set[Question]:
+        return {question for question in asked if question.item_id not in self.replies[question.view]}
+
+    def add(self, answers: Sequence[Answer]) -> None:
+        """Write them; each line is with the system before this returns."""
+        for answer in answers:
+            question = answer.question
+            if answer.reply is None:
+                self.unanswered[question] = answer.reason
+                continue
+            row = {"id": question.item_id, "reply": answer.reply, "frames": answer.frames, "identity": self._identity}
+            file = self._files[question.view]
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            self.replies[question.view][question.item_id] = answer.reply
+
+    def close(self) -> None:
+        """Write down what stayed unanswered."""
+        rows = [
+            {"id": question.item_id, "view": question.view, "video": question.sight, "reason": reason}
+            for question, reason in self.unanswered.items()
+        ]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (self._folder / UNANSWERED_FILE).write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def open_answers(folder: Path, identity: Mapping[str, Any]) -> Iterator[Answers]:
+    """The replies of ``folder``, which is made where there is none, and goes to this process alone.
+
+    Raises:
+        EngineError: it holds replies of another identity, lines that are none, or another process is writing there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(folder / _LOCK_FILE, timeout=0))
+        except Timeout as error:
+            raise EngineError(f"--out: another evaluation is writing into {folder}; wait for it, or name another folder") from error
+        _check_identity(folder, identity)
+        for view in VIEWS:
+            _drop_half_line(predictions_file(folder, view))
+        files = {view: stack.enter_context(predictions_file(folder, view).open("a", encoding="utf-8")) for view in VIEWS}
+        answers = Answers(folder, digest(identity), files)
+        try:
+            yield answers
+        finally:
+            answers.close()
+
+
+def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+    path = folder / IDENTITY_FILE
+    wanted = json.loads(json.dumps(identity))
+    if not path.exists():
+        strange = next((name.name for view in VIEWS if (name := predictions_file(folder, view)).exists()), None)
+        if strange is not None:
+            raise EngineError(
+                f"--out: {folder} holds {strange} but no {IDENTITY_FILE}, so nobody knows whose it is; name another folder"
+            )
+        path.write_text(json.dumps(wanted, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EngineError(f"--out: {path}: not JSON ({error}); name another folder") from error
+    if there != wanted:
+        differs = [
+            f"{name} ({_shown(there.get(name))} there, {_shown(wanted.get(name))} now)"
+            for name in {**there, **wanted}
+            if there.get(name) != wanted.get(name)
+        ]
+        raise EngineError(
+            f"--out: {folder} holds replies of another evaluation, which differs in {'; '.join(differs)}; name another folder"
+        )
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+def _drop_half_line(path: Path) -> None:
+    """Cut off what a process that was killed left behind the last line break."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        text = file.read()
+        file.truncate(text.rfind(b"\n") + 1)
+
+
+def _read(path: Path, identity: str) -> dict[str, str]:
+    replies: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line:
+            continue
+        try:
+            row = json.loads(line)
+            item_id, reply, whose = row["id"], row["reply"], row["identity"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise EngineError(
+                f"--out: {path}:{number}: no reply of this command ({error!r}); delete that line, or name another folder"
+            ) from error
+        if whose != identity:
+            raise EngineError(
+                f"--out: {path}:{number}: the reply of another evaluation ({whose}, not {identity}); name another folder"
+            )
+        replies[item_id] = reply
+    return replies
