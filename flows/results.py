@@ -12,6 +12,8 @@ from stages.params import load_params
 
 #: Policies that need no model; ``scores/baselines`` holds them together.
 BASELINES = ("random", "constant")
+#: Columns of the table that are no better for being higher: what a policy earns without its video, and with its frames out of order.
+CONTROLS = {"blank video": "blank_mean", "shuffled video": "shuffled_mean"}
 _SCORES_FILE = "scores.json"
 
 
@@ -24,7 +26,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def read_scores(root: Path) -> dict[str, dict[str, float | None]]:
-    """Policy to its scores: ``mean``, ``format`` (share of well-formed replies) and each task's mean, in [0, 1].
+    """Policy to its scores: ``mean``, ``format`` (share of well-formed replies), each task's mean and :data:`CONTROLS`, in [0, 1].
 
     Baselines come first, then the rows of ``evaluation.of`` in their order; what has not been evaluated yet is left out. Rows that
     were deleted from ``params.yaml`` are not shown even if their files linger.
@@ -41,7 +43,9 @@ def read_scores(root: Path) -> dict[str, dict[str, float | None]]:
         if path.is_file():
             table = _read(path)
             means = {task: result["mean"] for task, result in table["tasks"].items()}
-            scores[row] = {"mean": table["mean"], "format": table["format"], **means}
+            # Scores of an older version of this code may lie here until their stage runs again.
+            controls = {title: table.get(key) for title, key in CONTROLS.items()}
+            scores[row] = {"mean": table["mean"], "format": table["format"], **means, **controls}
     return scores
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from flows.dvc import Plan
 from flows.project import defaults
-from flows.results import BASELINES
+from flows.results import BASELINES, CONTROLS
 from stages import layout
 from stages.tracking.history import Cost
 
@@ -60,13 +60,14 @@ def show_scores(
     half_widths: Mapping[tuple[str, str], float] | None,
     confidence: float,
 ) -> None:
-    """Held-out scores in [0, 1]; the best policy of each column is bold, baselines stand above the line.
+    """Held-out scores in [0, 1]; the best policy of each column is bold, baselines stand above the line. A small
+    table after it says what each policy earns without its video, and with the frames of it out of order.
 
     ``half_widths``: (policy, task) to half the width of its interval at ``confidence``, shown behind the mean.
     """
     if not scores:
         return
-    columns = list(dict.fromkeys(name for row in scores.values() for name in row))
+    columns = [name for name in dict.fromkeys(name for row in scores.values() for name in row) if name not in CONTROLS]
     best = {name: max((row.get(name) or 0.0) for row in scores.values()) for name in columns}
     if out.width < WIDE:
         half_widths = None
@@ -89,6 +90,21 @@ def show_scores(
             cells.append(f"[bold]{text}[/bold]" if value is not None and value == best[name] else text)
         last_baseline = policy in BASELINES and (position + 1 == len(policies) or policies[position + 1] not in BASELINES)
         table.add_row(policy, *cells, end_section=last_baseline)
+    out.print(table)
+    _show_controls(out, scores)
+
+
+def _show_controls(out: Console, scores: Mapping[str, Mapping[str, float | None]]) -> None:
+    """Apart from the scores, since higher is not better here."""
+    controlled = {policy: row for policy, row in scores.items() if any(row.get(name) is not None for name in CONTROLS)}
+    if not controlled:
+        return
+    table = Table(title="what is earned without looking, and without the order of the frames: mean over tasks")
+    for name in ("policy", "its video", *CONTROLS):
+        table.add_column(name, justify="left" if name == "policy" else "right")
+    for policy, row in controlled.items():
+        values = [row.get(name) for name in ("mean", *CONTROLS)]
+        table.add_row(policy, *("" if value is None else f"{value:.3f}" for value in values))
     out.print(table)
 
 

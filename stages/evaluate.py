@@ -1,4 +1,4 @@
-"""Score one policy on held-out samples, and again on a black video: what it says without looking.
+"""Score one policy on held-out samples, again on a black video (what it says without looking), and on one out of order.
 
 Run as ``python -m stages evaluate ROW`` (a row of ``evaluation.of``); writes ``scores/ROW``.
 """
@@ -23,11 +23,13 @@ def main(*arguments: str) -> int:
         table = measured.table
         write_rows(layout.scores(row) / "predictions.jsonl", measured.video)
         write_rows(layout.scores(row) / "predictions_blank.jsonl", measured.blank)
+        write_rows(layout.scores(row) / "predictions_shuffled.jsonl", measured.shuffled)
         write_json(layout.scores(row) / "scores.json", table)
         history = layout.model(row) / layout.HISTORY_FILE
         if history.exists():  # beside the scores, so that the summary depends on the rows that live and not on all of models/
             shutil.copyfile(history, layout.scores(row) / layout.HISTORY_FILE)
         run.summary({"mean": table["mean"], "format": table["format"], **measured.reading})
+        run.summary({"blank_mean": table["blank_mean"], "shuffled_mean": table["shuffled_mean"]})
         run.summary(measured.judge_usage)
         run.summary({f"{task}/mean": result["mean"] for task, result in table["tasks"].items()})
         print(f"evaluate@{row}: mean {table['mean']:.3f} over {len(table['tasks'])} tasks, format {table['format']:.3f}")

@@ -1,4 +1,6 @@
-"""How a policy is scored on the held-out samples: with the video, and again on a black one. For rows, and for models of the registry."""
+"""How a policy is scored on the held-out samples: with the video, again on a black one, and on one whose frames are out of order. For
+rows, and for models of the registry.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from stages.domain.frames import Frames, blank
+from stages.domain.frames import Frames, blank, shuffled
 from stages.domain.metrics import mean_over_tasks, task_results
 from stages.domain.prompts import sample_prompt
 from stages.domain.records import Sample, Score
@@ -26,12 +28,13 @@ from stages.params import Params
 
 @dataclass(frozen=True)
 class Measured:
-    """``table``: what ``scores.json`` holds; ``video`` and ``blank``: a score for each sample; ``reading``: how frames were had;
-    ``judge_usage``: what the judge was asked and what that cost, empty for the rule judge."""
+    """``table``: what ``scores.json`` holds; ``video``, ``blank`` and ``shuffled``: a score for each sample; ``reading``: how frames were
+    had; ``judge_usage``: what the judge was asked and what that cost, empty for the rule judge."""
 
     table: dict[str, Any]
     video: list[Score]
     blank: list[Score]
+    shuffled: list[Score]
     reading: dict[str, float]
     judge_usage: dict[str, float]
 
@@ -50,9 +53,9 @@ def measure(params: Params, name: str, model_folder: Path) -> Measured:
     model, processor = load_model(model_folder, params.model.precision)
     model.to(device())  # type: ignore[arg-type]
 
-    def scored(label: str, see: Callable[[Frames], Frames]) -> list[Score]:
+    def scored(label: str, see: Callable[[Sample, Frames], Frames]) -> list[Score]:
         # Functions, not frames: only one batch of them is then in memory.
-        items = [(sample_prompt(sample, params.prompt), partial(lambda s: see(loader.load(s)), sample)) for sample in samples]
+        items = [(sample_prompt(sample, params.prompt), partial(lambda s: see(s, loader.load(s)), sample)) for sample in samples]
         with tqdm(total=len(items), desc=label, unit="reply", mininterval=1) as bar:
             replies = generate(
                 model,
@@ -68,19 +71,30 @@ def measure(params: Params, name: str, model_folder: Path) -> Measured:
             check_judged(referee.judge, values.count(None), len(values), f"{label}, {task}")
         return scores
 
-    video = scored(name, lambda frames: frames)
-    black = scored(f"{name} (blank video)", blank)
-    return Measured(result_table(params, name, samples, video, black), video, black, loader.counts(), usage_of(referee.judge))
+    video = scored(name, lambda _, frames: frames)
+    black = scored(f"{name} (blank video)", lambda _, frames: blank(frames))
+    # A sample's frames are shuffled in one way, whoever is scored: policies are compared on the same videos.
+    mixed = scored(f"{name} (shuffled video)", lambda sample, frames: shuffled(frames, f"{params.seed}/{sample.sample_id}"))
+    table = result_table(params, name, samples, video, black, mixed)
+    return Measured(table, video, black, mixed, loader.counts(), usage_of(referee.judge))
 
 
 def result_table(
-    params: Params, row: str, samples: Sequence[Sample], video: Sequence[Score], blank: Sequence[Score]
+    params: Params,
+    row: str,
+    samples: Sequence[Sample],
+    video: Sequence[Score],
+    blank: Sequence[Score],
+    shuffled: Sequence[Score],
 ) -> dict[str, Any]:
-    """``scores.json``: per task the mean with its interval, format share, and the mean on a blank video."""
+    """``scores.json``: per task the mean with its interval, format share, and the means on a blank and on a shuffled video."""
     clips = {sample.sample_id: sample.clip_id for sample in samples}
     draws, confidence = params.evaluation.bootstrap_draws, params.evaluation.confidence
     results = task_results(video, clips, draws, confidence, params.seed)
-    without_video = task_results(blank, clips, draws, confidence, params.seed)
+    controls = {
+        "blank": task_results(blank, clips, draws, confidence, params.seed),
+        "shuffled": task_results(shuffled, clips, draws, confidence, params.seed),
+    }
     return {
         "schema_version": 1,
         "row": row,
@@ -88,10 +102,12 @@ def result_table(
         "split": params.evaluation.split,
         "samples": len(samples),
         "mean": mean_over_tasks(results),
-        "blank_mean": mean_over_tasks(without_video),
+        **{f"{name}_mean": mean_over_tasks(found) for name, found in controls.items()},
         "format": sum(score.format_ok for score in video) / len(video),
         "tasks": {
-            task: {**result.model_dump(), "blank": without_video[task].mean, "blank_high": without_video[task].high}
+            task: result.model_dump()
+            | {name: found[task].mean for name, found in controls.items()}
+            | {f"{name}_high": found[task].high for name, found in controls.items()}
             for task, result in results.items()
         },
     }

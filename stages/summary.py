@@ -28,7 +28,10 @@ def main() -> int:
         gains = _gains(params)
         metrics = {
             "candidate": params.candidate,
-            "rows": {row: {"mean": t["mean"], "format": t["format"], "blank": t["blank_mean"]} for row, t in tables.items()},
+            "rows": {
+                row: {"mean": t["mean"], "format": t["format"], "blank": t["blank_mean"], "shuffled": t["shuffled_mean"]}
+                for row, t in tables.items()
+            },
             "tasks": {row: {task: r["mean"] for task, r in t["tasks"].items()} for row, t in tables.items()},
             "gains": gains,
         }

@@ -54,6 +54,13 @@ def test_every_artefact_validates(project: Path) -> None:
         scores = read_rows(project / "scores" / row / "predictions.jsonl", Score)
         assert len(scores) == 5 * 8
         assert all(0 <= score.value <= 1 for score in scores if score.value is not None)
+        table = json.loads((project / "scores" / row / "scores.json").read_text())
+        for view in ("blank", "shuffled"):
+            changed = read_rows(project / "scores" / row / f"predictions_{view}.jsonl", Score)
+            assert [score.sample_id for score in changed] == [score.sample_id for score in scores]
+            means = [sum(s.value or 0.0 for s in changed if s.task == task) / 8 for task in table["tasks"]]
+            assert table[f"{view}_mean"] == pytest.approx(sum(means) / 5)
+            assert [task[view] for task in table["tasks"].values()] == pytest.approx(means)
     for row in ("bridge", "general"):
         groups = read_rows(project / "models" / row / "rollouts.jsonl", RolloutGroup)
         assert {group.step for group in groups} == {2, 4}

@@ -27,6 +27,7 @@ from serving_project import CLIP, MODEL, QUESTION, ROOT, URI, environment, hang_
 from tracking.conftest import run
 
 from flows.server import free_port
+from stages.engines.models import choose
 from stages.inputs import InputError
 from stages.learning.generate import generate
 from stages.params import load_params
@@ -280,8 +281,25 @@ SCORES = {
     "samples": 240,
     "mean": 0.375,
     "format": 0.925,
-    "tasks": {"mcqa": {"mean": 0.375, "low": 0.3125, "high": 0.4375, "samples": 240, "format": 0.925, "blank": 0.25}},
+    "tasks": {
+        "mcqa": {"mean": 0.375, "low": 0.3125, "high": 0.4375, "samples": 240, "format": 0.925, "blank": 0.25, "shuffled": 0.3}
+    },
 }
+
+
+def test_what_is_put_through_a_benchmark_is_asked_as_its_version_says(project: Path, exported: Path) -> None:
+    params = load_params(project / "params.yaml")
+    other = params.model_copy(update={"prompt": params.prompt.model_copy(update={"instruction": "As params.yaml says now"})})
+    chosen = [choose(project, other, which, None) for which in (URI, f"models:/{MODEL}/1", "champion", "1")]
+    assert {one.version.number for one in chosen if one.version} == {1}
+    assert len({one.identity["weights"] for one in chosen}) == 1
+    for one in (*chosen, choose(project, other, str(exported), None)):
+        assert one.asks_itself
+        assert (one.prompt, one.max_new_tokens, one.precision) == (params.prompt, params.evaluation.max_new_tokens, "fp32")
+    assert not choose(project, other, str(project / "made"), None).asks_itself
+    assert choose(project, other, str(project / "made"), None).prompt == other.prompt
+    with pytest.raises(TrackingError, match="no version '9'"):
+        choose(project, other, f"models:/{MODEL}/9", None)
 
 
 def test_an_exported_folder_stands_alone(exported: Path, project: Path, videos: Path, champion: Any) -> None:
@@ -348,7 +366,7 @@ def test_a_card_says_what_a_reader_needs(exported: Path, project: Path, tmp_path
         for name in tags:
             client.delete_model_version_tag(MODEL, "1", TAG + name)
     page = (tmp_path / "scored/README.md").read_text()
-    assert "| mcqa | 0.375 | 0.312 – 0.438 | 240 | 0.925 | 0.250 |" in page
+    assert "| mcqa | 0.375 | 0.312 – 0.438 | 240 | 0.925 | 0.250 | 0.300 |" in page
     assert "| **mean over tasks** | **0.375** | | 240 | 0.925 | |\n| baseline: random | 0.125 | | | | |\n" in page
     # Apart from the tables' own line breaks, nothing of the template is left.
     assert not re.search(r"\{[%{]|[%}]\}(?!')|&#|&lt;", page)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import comb
 from typing import Any
 
 import numpy as np
@@ -159,5 +158,8 @@ def exact_p(first: int, second: int) -> float:
     exact form: the binomial distribution). Questions about one video are taken for independent, which the bootstrap does not do.
     """
     changes = first + second
-    tail: int = sum(comb(changes, count) for count in range(min(first, second) + 1))
-    return min(1.0, float(2 * tail / 2**changes))
+    tail, ways = 0, 1
+    for count in range(min(first, second) + 1):
+        tail += ways
+        ways = ways * (changes - count) // (count + 1)  # how many ways there are to choose one more
+    return min(1.0, 2 * tail / 2**changes)

@@ -145,13 +145,20 @@ def _scores_table(explanation: Explanation) -> Table:
     scores = explanation.scores
     assert scores is not None
     table = _table(
-        f"Scores on {scores.split} (evaluation {scores.digest})", "task", "mean", "95%", "format", "blank video", "samples"
+        f"Scores on {scores.split} (evaluation {scores.digest})",
+        "task",
+        "mean",
+        "95%",
+        "format",
+        "blank video",
+        "shuffled video",
+        "samples",
     )
     for name, task in scores.tasks.items():
-        blank = "–" if task.blank is None else f"{task.blank:.3f}"
+        controls = ["–" if value is None else f"{value:.3f}" for value in (task.blank, task.shuffled)]
         interval = f"[{task.low:.3f}, {task.high:.3f}]"
-        table.add_row(name, f"{task.mean:.3f}", Text(interval), f"{task.format:.3f}", blank, str(task.samples))
-    table.add_row("mean", f"{scores.mean:.3f}", "", f"{scores.format:.3f}", "", str(scores.samples))
+        table.add_row(name, f"{task.mean:.3f}", Text(interval), f"{task.format:.3f}", *controls, str(task.samples))
+    table.add_row("mean", f"{scores.mean:.3f}", "", f"{scores.format:.3f}", "", "", str(scores.samples))
     return table
 
 

@@ -16,7 +16,8 @@ class _Card(BaseModel):
 
 
 class TaskScore(_Card):
-    """Mean score of one task in [0, 1] with its interval; ``format``: share of parsable replies; ``blank``: mean on black video."""
+    """Mean score of one task in [0, 1] with its interval; ``format``: share of parsable replies; ``blank``, ``shuffled``: means on
+    black and on shuffled video, None where an older version of this code scored."""
 
     mean: float
     low: float
@@ -24,6 +25,7 @@ class TaskScore(_Card):
     samples: int = Field(ge=0)
     format: float
     blank: float | None = None
+    shuffled: float | None = None
 
 
 class ScoreCard(_Card):

@@ -46,7 +46,9 @@ if kind == "model":
 elif kind == "scores":
     mean = {"base": 0.1, "cold-start": 0.6, "bridge": 0.7}.get(name, 0.8)
     task = {"mean": mean, "low": mean - 0.05, "high": mean + 0.05, "samples": 8, "format": 1.0, "blank": 0.1, "blank_high": 0.2}
-    scores = {"row": name, "digest": "d", "split": "test", "samples": 8, "mean": mean, "blank_mean": 0.1, "format": 1.0}
+    task |= {"shuffled": 0.3, "shuffled_high": 0.4}
+    scores = {"row": name, "digest": "d", "split": "test", "samples": 8, "mean": mean, "format": 1.0}
+    scores |= {"blank_mean": 0.1, "shuffled_mean": 0.3}
     scores["tasks"] = {"mcqa": task}
     (out / "scores.json").write_text(json.dumps(scores))
 elif kind == "baselines":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -86,6 +87,8 @@ def test_a_run_from_scratch_equals_dvc_repro_and_registers_and_promotes(
     assert lock(project) == lock(done_template)
     assert "general done" in shown.stdout + shown.stderr  # the live log
     assert "held-out scores" in shown.stdout
+    controls = shown.stdout.partition("without looking")[2]
+    assert re.search(r"bridge +│ +0\.700 +│ +0\.100 +│ +0\.300", controls), "its video, a black one, a shuffled one"
     assert versions(project) == [("base", 3), ("grpo@bridge", 3), ("grpo@general", 3), ("sft@cold-start", 3)]
     promoted = vidbridge("promote", cwd=project, PREFECT_API_URL=prefect_url)
     assert promoted.returncode == 0, promoted.stdout + promoted.stderr

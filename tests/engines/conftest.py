@@ -1,0 +1,74 @@
+"""Real videos of one colour each, and a real tiny model that has learned to name it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from learning.tiny_parts import COLOURS, REPLIES, tiny
+from serving_project import ROOT, make_videos
+
+from stages.domain.replies import render_reply
+from stages.learning.factory import save_model
+from stages.learning.processor import encode_prompts, training_batch
+from stages.params import load_params
+from stages.score import read_items
+from stages.suites.known import BENCHMARKS
+from stages.video.protocol import load_at
+
+for folder in ("suites", "domain"):
+    sys.path.insert(0, str(Path(__file__).parent.parent / folder))
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`deep/red.mp4`, `deep/green.mp4`, `deep/blue.mp4`, what lies beside them, and a file that is no video."""
+    folder = tmp_path_factory.mktemp("videos")
+    make_videos(folder / "deep")
+    (folder / "deep" / "red.srt").write_text("subtitles\n")
+    (folder / "broken.mp4").write_text("no video at all\n" * 100)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def taught(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Says of a coloured video what `REPLIES` say, asked as Video-MME asks, and its caption, asked as DREAM-1K does."""
+    from parts import about_colours, captions
+
+    folder = tmp_path_factory.mktemp("taught")
+    texts = load_params(ROOT / "params.yaml").prompt
+    shown, said = [], []
+    for name, file in (("video-mme", about_colours(folder, 2)), ("dream-1k", captions(folder))):
+        for item in read_items(name, file):
+            colour = Path(item.video).stem
+            frames = load_at(videos / "deep" / f"{colour}.mp4", item.frames.fps, item.frames.frames, None)
+            shown.append((BENCHMARKS[name].prompt(item, texts), [frames]))
+            said.append(REPLIES[COLOURS.index(colour)] if item.options else render_reply(f"it is {colour}", item.truth))
+    model, processor = tiny("qwen2_5_vl")
+    batch = training_batch(processor, encode_prompts(processor, shown), said)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    model.train()
+    for _ in range(60):
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    save_model(model.eval(), processor, folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project with the recipe `tiny` and a tracking store of its own."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
+    (folder / "dvc.yaml").write_text("stages: {}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("VIDBRIDGE_", "MLFLOW_")):
+                patch.delenv(name)
+        yield folder

@@ -1,0 +1,257 @@
+"""A real model put through a benchmark in this process: what it sees how often, what is on disk, and what happens when it is ended."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from learning.tiny_parts import tiny
+from parts import about_colours, captions, order, replies
+from suite_files import lines, video_mme
+
+from stages.benchmarking import Order, evaluate, model_engine
+from stages.engines.answers import open_answers
+from stages.engines.local import LocalModel, thinned
+from stages.engines.models import choose
+from stages.engines.questions import Answer, EngineError, Question, questions
+from stages.engines.sights import Sights
+from stages.learning.factory import load_model, save_model
+from stages.learning.generate import generate
+from stages.learning.processor import encode_prompts
+from stages.params import Params, load_params
+from stages.score import read_items, score
+from stages.suites.benchmark import AnnotationError
+from stages.tracking.runs import TAG
+from stages.tracking.store import experiment_id, open_client
+from stages.video import protocol
+from stages.video.protocol import load_at
+
+
+@pytest.fixture(scope="session")
+def params(root: Path) -> Params:
+    return load_params(root / "params.yaml")
+
+
+def ask(root: Path, params: Params, given: Order, model: Path, **changes: Any) -> dict[str, Any]:
+    engine = model_engine(root, params, given, str(model), None)
+    return evaluate(root, params, given, engine, **{"baselines": True, "against": None, **changes})
+
+
+def test_scores_controls_files_and_a_run(root: Path, params: Params, taught: Path, videos: Path, tmp_path: Path) -> None:
+    annotations = about_colours(tmp_path, 2, "gone", "broken")
+    out = tmp_path / "out"
+    result = ask(root, params, order(annotations, videos, out), taught)
+    strict = result["scores"]["strict"]["overall"]["accuracy"]
+    assert (strict["items"], strict["mean"]) == (6, 100), "it names the colour, and that is one option in words"
+    assert result["scores"]["strict"]["by"]["duration"]["long"]["accuracy"]["items"] == 3
+    assert result["controls"]["shuffled"]["scores"]["strict"]["accuracy"]["mean"] == 100, "one colour in any order is that colour"
+    blank = result["controls"]["blank"]
+    assert blank["questions"] == 6
+    assert blank["scores"]["strict"]["accuracy"]["mean"] <= 100 / 3, "black is one of them at most"
+    assert blank["gain"]["strict"]["accuracy"]["mean"] == pytest.approx(100 - blank["scores"]["strict"]["accuracy"]["mean"])
+    assert set(result["baselines"]) == {"random", "constant", "empty"}
+    # What could not be seen is listed, and no score.
+    assert (result["partial"], len(result["missing"]), result["answered"]) == (True, 4, 6)
+    reasons = {row["video"]: row["reason"] for row in result["unanswered"]}
+    assert reasons["gone"] == "missing-file: 'gone' is not in the folder of videos"
+    assert reasons["broken"].startswith("not-a-video")
+    listed = [json.loads(line) for line in (out / "unanswered.jsonl").read_text().splitlines()]
+    assert {(row["id"], row["view"]) for row in listed} == {
+        (f"{name}-{number}", view) for name in ("gone", "broken") for number in range(2) for view in ("video", "blank", "shuffled")
+    }
+    # Anyone scores the file as it is, with the same result.
+    alone = score(params, "video-mme", annotations, out / "predictions.jsonl", baselines=True)
+    written = json.loads((out / "scores.json").read_text())
+    assert alone["scores"] == written["scores"]
+    table = (out / "scores.md").read_text()
+    for words in (
+        "(PARTIAL)",
+        "| (blank video) | 6 |",
+        "| **all** | 6 | 100.0 [100.0, 100.0] |",
+        "video - shuffled video",
+        "gone, 6 questions",
+    ):
+        assert words in table, words
+    client = open_client(root)
+    [run] = [one for one in client.search_runs([experiment_id(client, root)]) if one.data.tags[TAG + "kind"] == "benchmark"]
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["strict/accuracy"] == 100
+    assert run.data.metrics["blank/strict/accuracy"] == blank["scores"]["strict"]["accuracy"]["mean"]
+    assert {
+        TAG + "benchmark": "video-mme",
+        TAG + "digest": result["digest"],
+        TAG + "partial": "true",
+    }.items() <= run.data.tags.items()
+    assert run.data.params["model.weights"].startswith("sha256:")
+
+
+@pytest.mark.parametrize("batch_size", [3, 64])
+def test_a_video_is_decoded_and_seen_once_for_all_its_questions(
+    taught: Path, videos: Path, tmp_path: Path, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = read_items("video-mme", about_colours(tmp_path, 8))
+    asked = questions([(item.item_id, item.video, f"{item.row.question} {item.item_id}") for item in items], set())
+    decoded: list[str] = []
+    stock = protocol.read_frames
+    monkeypatch.setattr(
+        protocol, "read_frames", lambda path, *rest, **known: decoded.append(path.stem) or stock(path, *rest, **known)
+    )
+    model, processor = load_model(taught, "fp32")
+    seen: list[int] = []
+    model.base_model.visual.register_forward_pre_hook(
+        lambda _, inputs, named: seen.append(len(named.get("grid_thw", inputs[-1]))), with_kwargs=True
+    )
+    answers: list[Answer] = []
+    engine = LocalModel(model, processor, 24, 7)
+    engine.answer(asked, set(asked), Sights(items, videos, pytest.fail).load, batch_size, answers.extend)
+    assert decoded == ["red", "green", "blue"]
+    assert sum(seen) == 3
+    # The replies are those that the model gives without any of that.
+    plain, _ = load_model(taught, "fp32")
+    shown = {name: load_at(videos / "deep" / f"{name}.mp4", items[0].frames.fps, 128, None) for name in ("red", "green", "blue")}
+    alone = generate(plain, processor, [(q.prompt, shown[q.sight]) for q in asked], max_new_tokens=24, batch_size=batch_size)
+    assert [answer.reply for answer in answers] == alone
+    assert len(set(alone)) >= 3
+
+
+def _child(root: Path, params: Params, given: Order, model: Path) -> None:
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    ask(root, params, given, model)
+
+
+def test_an_evaluation_that_is_killed_goes_on_where_it_was(root: Path, params: Params, videos: Path, tmp_path: Path) -> None:
+    # A random start rambles: each reply is another one, and all are as long as they may be.
+    model, processor = tiny("qwen2_5_vl")
+    save_model(model, processor, tmp_path / "model")
+    annotations = about_colours(tmp_path, 10)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    ask(root, params, order(annotations, videos, whole, batch_size=4, controls=6), tmp_path / "model")
+    given = order(annotations, videos, killed, batch_size=4, controls=6)
+    child = multiprocessing.get_context("fork").Process(target=_child, args=(root, params, given, tmp_path / "model"))
+    child.start()
+    file = killed / "predictions.jsonl"
+    deadline = time.monotonic() + 60
+    while not file.is_file() or file.read_text().count("\n") < 5:
+        assert child.is_alive(), "it was done before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    there = file.read_text().count("\n")
+    assert 5 <= there < 30
+    with file.open("a") as torn:
+        torn.write('{"id": "blue-9", "reply": "half a l')
+    result = ask(root, params, given, tmp_path / "model")
+    assert result["answered"] == 30
+    for name in ("predictions.jsonl", "predictions_blank.jsonl", "predictions_shuffled.jsonl"):
+        assert replies(killed, name) == replies(whole, name)
+        assert len(replies(killed, name)) == (30 if name == "predictions.jsonl" else 6)
+    assert len(set(replies(whole).values())) > 10
+    # Whatever a reply depends on is another evaluation; how it is cut into batches is not.
+    before = file.read_bytes()
+    ask(root, params, order(annotations, videos, killed, batch_size=64, controls=6), tmp_path / "model")
+    with pytest.raises(EngineError, match=r"differs in decoding \(.*48.*there.*20.* now\); name another folder"):
+        ask(root, params, order(annotations, videos, killed, max_new_tokens=20), tmp_path / "model")
+    lines(tmp_path / "other.jsonl", [video_mme(question_id="red-0", videoID="red")])
+    with pytest.raises(EngineError, match="differs in annotations"):
+        ask(root, params, order(tmp_path / "other.jsonl", videos, killed), tmp_path / "model")
+    assert file.read_bytes() == before
+
+
+def test_captions_are_asked_for_and_judged(root: Path, params: Params, taught: Path, videos: Path, tmp_path: Path) -> None:
+    shutil.copytree(videos / "deep", tmp_path / "all" / "video")
+    annotations = captions(tmp_path)
+    given = order(annotations, tmp_path / "all", tmp_path / "out", benchmark="dream-1k", controls=2)
+    result = ask(root, params, given, taught, baselines=False)
+    assert result["scores"]["strict"]["overall"]["F1"]["mean"] == 100
+    assert {json.loads(line)["frames"] for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()} == {16}
+    assert result["controls"]["blank"]["questions"] == 2
+    assert result["judge"]["name"] == "rule"
+    assert "questions asked 2, drawn with seed 7" in (tmp_path / "out/scores.md").read_text()
+
+
+def test_frames_that_do_not_fit_into_the_context_are_thinned_out(taught: Path, videos: Path) -> None:
+    model, processor = load_model(taught, "fp32")
+    frames = load_at(videos / "deep/red.mp4", None, 16, None)
+    [whole] = encode_prompts(processor, [("what ?", (frames,))])
+    per_pair = (len(whole.ids) - len(encode_prompts(processor, [("what ?", (thinned(frames, 2),))])[0].ids)) // 7
+    model.config.get_text_config().max_position_embeddings = 8 + len(whole.ids) - 3 * per_pair
+    question, answers = Question("1", "video", "red", "what ?"), []
+    LocalModel(model, processor, 8, 7).answer([question], {question}, lambda _: frames, 1, answers.extend)
+    assert (answers[0].frames, answers[0].reason) == (10, "")
+    assert thinned(frames, 10).indices[0] == frames.indices[0]
+    assert thinned(frames, 10).indices[-1] == frames.indices[-1]
+    model.config.get_text_config().max_position_embeddings = 20
+    answers.clear()
+    LocalModel(model, processor, 8, 7).answer([question], {question}, lambda _: frames, 1, answers.extend)
+    assert answers[0].reply is None
+    assert answers[0].reason.startswith("too-large: ")
+
+
+def test_models_that_cannot_be_asked(root: Path, params: Params, taught: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(taught, bare)
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"):
+        (bare / name).unlink(missing_ok=True)
+    with pytest.raises(EngineError, match=r"a checkpoint without a processor \(preprocessor_config.json is missing\)"):
+        choose(root, params, str(bare), None)
+    (bare / "config.json").unlink()
+    with pytest.raises(EngineError, match="holds no model"):
+        choose(root, params, str(bare), None)
+    with pytest.raises(EngineError, match="is no folder"):
+        choose(root, params, str(tmp_path / "nowhere"), None)
+    with pytest.raises(EngineError, match="--revision: not given"):
+        choose(root, params, "Qwen/Qwen2.5-VL-7B-Instruct", None)
+    with pytest.raises(EngineError, match="give the commit, 40 hex digits"):
+        choose(root, params, "Qwen/Qwen2.5-VL-7B-Instruct", "main")
+    with pytest.raises(EngineError, match="write models:/NAME@champion"):
+        choose(root, params, "models:/", None)
+
+
+def test_a_hub_model_that_is_not_here(root: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    chosen = choose(root, params, "nobody/has-this-model", "0" * 40)
+    assert chosen.identity == {"weights": f"nobody/has-this-model@{'0' * 40}", "max_pixels_per_frame": "153664"}
+    with pytest.raises(
+        EngineError, match=r"--model: 'nobody/has-this-model' at --revision '0+' cannot be loaded; HF_HUB_OFFLINE is set"
+    ):
+        chosen.load()
+
+
+def test_orders_that_make_no_sense(root: Path, params: Params, taught: Path, videos: Path, tmp_path: Path) -> None:
+    annotations = about_colours(tmp_path, 1)
+    with pytest.raises(AnnotationError, match="give --benchmark video-mme"):
+        ask(root, params, order(annotations, videos, tmp_path / "out", benchmark="mvbench"), taught)
+    with pytest.raises(EngineError, match=r"--videos: .* is no folder"):
+        ask(root, params, order(annotations, tmp_path / "nowhere", tmp_path / "out"), taught)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(EngineError, match="no question of video-mme was answered, so nothing was scored; the first: missing-file"):
+        ask(root, params, order(annotations, empty, tmp_path / "out"), taught)
+    assert len((tmp_path / "out/unanswered.jsonl").read_text().splitlines()) == 9
+
+
+def test_one_folder_takes_one_evaluation_at_a_time_and_no_strange_lines(tmp_path: Path) -> None:
+    question = Question("1", "video", "a", "?")
+    with open_answers(tmp_path, {"a": 1}) as answers:
+        answers.add([Answer(question, 'two lines\u2028of it\nand "more"', 2, "")])
+        with pytest.raises(EngineError, match="another evaluation is writing"), open_answers(tmp_path, {"a": 1}):
+            pass
+    with open_answers(tmp_path, {"a": 1}) as answers:
+        assert answers.replies["video"] == {"1": 'two lines\u2028of it\nand "more"'}
+        assert answers.pending([question, question._replace(view="blank")]) == {question._replace(view="blank")}
+    with (tmp_path / "predictions.jsonl").open("a") as file:
+        file.write('{"id": "2"}\n')
+    with pytest.raises(EngineError, match=r"predictions.jsonl:2: no reply of this command"), open_answers(tmp_path, {"a": 1}):
+        pass
+    (tmp_path / "identity.json").unlink()
+    with pytest.raises(EngineError, match=r"holds predictions.jsonl but no identity.json"), open_answers(tmp_path, {"a": 1}):
+        pass

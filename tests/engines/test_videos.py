@@ -1,0 +1,91 @@
+"""Which file is meant, and which frames of it are shown."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from suite_files import lines, mvbench
+
+from stages.engines.questions import drawn, questions
+from stages.engines.sights import VideoFolder, sight
+from stages.score import read_items
+from stages.video.encoder import encode
+from stages.video.errors import VideoError
+from stages.video.protocol import frame_count, load_at
+
+
+def test_a_video_is_found_by_the_name_that_annotations_give_it(tmp_path: Path) -> None:
+    for name in ("a.mp4", "deep/b.webm", "deep/b.srt", "one/twin.mp4", "two/twin.mp4", "deep/c.MP4", "sub/c.json"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    (tmp_path / "secret.mp4").touch()
+    folder = VideoFolder(tmp_path / "in")
+
+    def found(name: str) -> str:
+        return folder.find(name).relative_to(tmp_path / "in").as_posix()
+
+    assert found("a.mp4") == "a.mp4"
+    assert found("deep/b.webm") == "deep/b.webm"
+    assert found("b") == "deep/b.webm", "an id, and subtitles of the same name"
+    assert found("task/b.mp4") == "deep/b.webm", "elsewhere, and in another container"
+    assert found("c") == "deep/c.MP4"
+    assert found("two/twin.mp4") == "two/twin.mp4"
+    for name, reason in (
+        ("twin.mp4", "ambiguous-name"),
+        ("three/twin.mp4", "ambiguous-name"),
+        ("nowhere.mp4", "missing-file"),
+        ("../secret.mp4", "unsafe-name"),
+        (str(tmp_path / "secret.mp4"), "unsafe-name"),
+    ):
+        with pytest.raises(VideoError) as error:
+            folder.find(name)
+        assert error.value.reason == reason
+
+
+def test_frames_by_protocol_of_the_whole_and_of_a_part(tmp_path: Path) -> None:
+    grey = np.repeat(np.arange(0, 240, 3, dtype=np.uint8), 32 * 32 * 3).reshape(80, 32, 32, 3)
+    file = tmp_path / "ten.mp4"
+    encode(grey, Fraction(8), file, 4)  # ten seconds, brighter and brighter
+
+    def shown(fps: Fraction | None, most: int, part: tuple[float, float] | None) -> list[int]:
+        frames = load_at(file, fps, most, part)
+        assert len(frames.indices) == len(frames.pixels)
+        return [round(float(frame.mean()) / 3) for frame in frames.pixels]
+
+    assert len(shown(Fraction(1), 128, None)) == 10
+    assert shown(None, 4, None) == pytest.approx([0, 26, 53, 79], abs=1)
+    assert len(shown(Fraction(2), 16, None)) == 16
+    part = shown(Fraction(1), 128, (5.0, 8.0))
+    assert (len(part), part[0], part[-1]) == (4, pytest.approx(40, abs=1), pytest.approx(63, abs=1))
+    assert load_at(file, None, 4, (5.0, 99.0)).total == 40
+    for wrong in ((11.0, 12.0), (5.0, 5.0), (6.0, 5.0), (-1.0, 2.0)):
+        with pytest.raises(VideoError, match="no-such-part"):
+            shown(Fraction(1), 128, wrong)
+    assert [frame_count(Fraction(s), Fraction(1), 128) for s in (0, 1, 3, 127, 500)] == [2, 2, 4, 128, 128]
+
+
+def test_rows_of_mvbench_name_a_part_of_their_video(tmp_path: Path) -> None:
+    rows = [mvbench(), mvbench(start=1.5, end=4), mvbench(start=1.5, end=4), mvbench(start=2, end=4)]
+    items = read_items("mvbench", lines(tmp_path / "action.json", rows))
+    assert [item.part_s for item in items] == [None, (1.5, 4), (1.5, 4), (2, 4)]
+    assert len({sight(item) for item in items}) == 3, "what is shown is another part, or the same"
+    asked = questions([(item.item_id, sight(item), "?") for item in items], {items[1].item_id})
+    assert [(q.item_id, q.view) for q in asked if q.sight.endswith("#1.5-4")] == [
+        ("action/1", "video"),
+        ("action/2", "video"),
+        ("action/1", "blank"),
+        ("action/1", "shuffled"),
+    ]
+
+
+def test_controls_are_drawn_by_seed() -> None:
+    ids = [f"{i}" for i in range(200)]
+    few = drawn(ids, 50, 7)
+    assert len(few) == 50
+    assert few == drawn(list(reversed(ids)), 50, 7) != drawn(ids, 50, 8)
+    assert len(few & drawn(ids[1:], 50, 7)) >= 49
+    assert drawn(ids, None, 7) == set(ids)
+    assert drawn(ids, 0, 7) == set()
