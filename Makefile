@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow exploits crosscheck bench bench-video bench-score bench-grpo bench-learning bench-videocap zoo clean
+.PHONY: help env demo test lint test-slow exploits crosscheck bench bench-video bench-score bench-eval bench-grpo bench-learning bench-videocap zoo clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -79,6 +79,9 @@ crosscheck: env .tools/crosscheck/bin/python  ## Compat scores beside the harnes
 
 bench-score: env  ## What scoring 10,000 stored predictions by rule takes
 	$(RUN) python -m benchmarks.scoring
+
+bench-eval: env  ## What putting a model through a benchmark costs: decodes, vision passes, batches
+	$(RUN) python -m benchmarks.evaluate
 
 bench-grpo: env  ## What a GRPO step on video costs, against plain TRL
 	$(RUN) python -m benchmarks.grpo

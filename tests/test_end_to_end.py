@@ -68,6 +68,22 @@ def test_every_artefact_validates(project: Path) -> None:
     assert json.loads((project / "reports/metrics.json").read_text())["candidate"] == "general"
 
 
+@pytest.mark.slow
+def test_the_candidate_is_put_through_our_own_benchmark(project: Path) -> None:
+    samples = read_rows(project / "data/samples/test/mix_vid_qa.jsonl", Sample)
+    asked = ("--benchmark", "mix-vid-qa-test", "--annotations", "data/samples/test", "--out", ".vidbridge/mix", "--controls", "4")
+    shown = succeed(project, "vidbridge", "evaluate", "--model", "candidate", *asked)
+    assert f"{len(samples)} of {len(samples)} questions answered" in shown
+    written = json.loads((project / ".vidbridge/mix/scores.json").read_text())
+    assert written["partial"] is False
+    # The frames and the words are those of the pipeline's own evaluation.
+    own = {score.sample_id: score.reply for score in read_rows(project / "scores/general/predictions.jsonl", Score)}
+    rows = [json.loads(line) for line in (project / ".vidbridge/mix/predictions.jsonl").read_text().splitlines()]
+    shared = [row for row in rows if row["id"] in own]
+    assert len(shared) == 8
+    assert all(row["reply"] == own[row["id"]] for row in shared)
+
+
 def test_weights_moved_in_every_training_stage(project: Path) -> None:
     from safetensors.torch import load_file
 

@@ -68,6 +68,8 @@ def choose(root: Path, params: Params, which: str, revision: str | None) -> Chos
         raise EngineError(f"--model: {which!r} is no version; write models:/NAME@champion or models:/NAME/3")
     if _HUB_ID.fullmatch(which):
         return _of_hub(params, which, revision)
+    if "/" in which:
+        raise EngineError(f"--model: {which!r} is no folder with a model, no version and no hub id; correct it")
     return _of_registry(root, params, params.gate.registered_model, which)
 
 
@@ -90,7 +92,7 @@ def _of_folder(params: Params, folder: Path) -> Chosen:
     check_folder(folder, str(folder))
     file = folder / USAGE_FILE
     usage = parse_usage(file.read_bytes(), str(file)) if file.is_file() else None
-    return _chosen(params, folder.resolve().name, {"weights": f"sha256:{_content(folder)}"}, usage, None, folder)
+    return _chosen(params, "/".join(folder.resolve().parts[-2:]), {"weights": f"sha256:{_content(folder)}"}, usage, None, folder)
 
 
 def _of_hub(params: Params, name: str, revision: str | None) -> Chosen:

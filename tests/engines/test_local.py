@@ -212,6 +212,8 @@ def test_models_that_cannot_be_asked(root: Path, params: Params, taught: Path, t
         choose(root, params, "Qwen/Qwen2.5-VL-7B-Instruct", None)
     with pytest.raises(EngineError, match="give the commit, 40 hex digits"):
         choose(root, params, "Qwen/Qwen2.5-VL-7B-Instruct", "main")
+    with pytest.raises(EngineError, match="is no folder with a model, no version and no hub id"):
+        choose(root, params, "models/base/final", None)
     with pytest.raises(EngineError, match="write models:/NAME@champion"):
         choose(root, params, "models:/", None)
 
