@@ -162,4 +162,4 @@ def exact_p(first: int, second: int) -> float:
     for count in range(min(first, second) + 1):
         tail += ways
         ways = ways * (changes - count) // (count + 1)  # how many ways there are to choose one more
-    return min(1.0, 2 * tail / 2**changes)
+    return min(1.0, 2 * tail / (1 << changes))
