@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages import layout
-from stages.domain.metrics import paired_difference
+from stages.domain.comparing import paired_difference
 from stages.domain.records import Score
 from stages.held_out import evaluation_samples
 from stages.params import Params, load_params

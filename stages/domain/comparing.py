@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from stages.domain.metrics import Floats, clusters, drawn_sums, interval
-from stages.domain.records import Record
+from stages.domain.metrics import Floats, Interval, bootstrap_p, clusters, drawn_sums, interval
+from stages.domain.records import Record, Score, TaskName
 
 
 class SampleScore(Record):
@@ -41,6 +41,10 @@ class Difference(Record):
     won: int = Field(ge=0)
     lost: int = Field(ge=0)
     tied: int = Field(ge=0)
+
+    @property
+    def interval(self) -> Interval:
+        return Interval(mean=self.mean, low=self.low, high=self.high)
 
 
 class Comparison(Record):
@@ -85,16 +89,33 @@ def compare(after: Iterable[SampleScore], before: Iterable[SampleScore], *, draw
         before=_mean(by_task, "before"),
         after=_mean(by_task, "after"),
         **mean.model_dump(),
-        p_value=_p_value(np.mean(list(drawn.values()), axis=0)),
+        p_value=bootstrap_p(np.mean(list(drawn.values()), axis=0)),
         **_counts(new, old),
     )
     return Comparison(mean=overall, tasks=by_task, unpaired=len(ours.keys() | theirs.keys()) - len(pairs))
 
 
+def paired_difference(
+    after: Sequence[Score], before: Sequence[Score], clip_of: Mapping[str, str], draws: int, confidence: float, seed: int
+) -> tuple[Interval, dict[TaskName, Interval]]:
+    """``after`` - ``before`` on the samples that both scored: the mean over tasks, and each task.
+
+    Raises:
+        ValueError: the two share no scored sample.
+    """
+    rows = (
+        [SampleScore(sample_id=s.sample_id, clip_id=clip_of[s.sample_id], task=s.task, value=s.value) for s in side]
+        for side in (after, before)
+    )
+    found = compare(*rows, draws=draws, confidence=confidence, seed=seed)
+    tasks: dict[TaskName, Interval] = {row.task: found.tasks[row.task].interval for row in after if row.task in found.tasks}
+    return found.mean.interval, tasks
+
+
 def _difference(new: Floats, old: Floats, drawn: Floats, confidence: float) -> Difference:
     found = interval(float((new - old).mean()), drawn, confidence)
     return Difference(
-        before=float(old.mean()), after=float(new.mean()), **found.model_dump(), p_value=_p_value(drawn), **_counts(new, old)
+        before=float(old.mean()), after=float(new.mean()), **found.model_dump(), p_value=bootstrap_p(drawn), **_counts(new, old)
     )
 
 
@@ -107,9 +128,3 @@ def _counts(new: Floats, old: Floats) -> dict[str, int]:
     # Scores are means of halves and thirds: equal ones may differ in the last bit.
     apart = np.abs(new - old) > 1e-9
     return {"won": int((apart & (new > old)).sum()), "lost": int((apart & (new < old)).sum()), "tied": int((~apart).sum())}
-
-
-def _p_value(drawn: Floats) -> float:
-    """Twice the smaller share of resamples on one side of 0, counting what was seen as one of them, so that it is never 0."""
-    below, above = (int(side.sum()) for side in (drawn <= 0, drawn >= 0))
-    return min(1.0, 2 * (1 + min(below, above)) / (1 + len(drawn)))

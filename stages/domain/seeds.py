@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stages.domain.metrics import Interval, paired_difference
+from stages.domain.comparing import paired_difference
+from stages.domain.metrics import Interval
 from stages.domain.records import Record, Score, TaskName
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from stages.domain.metrics import Floats, interval
+from stages.domain.metrics import Floats, bootstrap_p, interval
 from stages.domain.records import Record
 from stages.suites.benchmark import Benchmark, Item, Mark, Measure
 from stages.suites.table import Resampling, macro_means, means_of, measured, parts_of
 
 
 class Difference(Record):
-    """``mean``: the one's minus the other's, on the ``items`` questions that count in both; ``p``: see :func:`bootstrap_p`. None:
-    there is no such question."""
+    """``mean``: the one's minus the other's, on the ``items`` questions that count in both; ``p``: see
+    :func:`stages.domain.metrics.bootstrap_p`. None: there is no such question."""
 
     mean: float | None
     low: float | None
@@ -121,17 +119,6 @@ def _count_in_both(this: Sequence[Mark], other: Sequence[Mark]) -> list[int]:
 def _difference(drawn: Floats, confidence: float, items: int) -> Difference:
     told = interval(float(drawn[0]), drawn[1:], confidence)
     return Difference(**told.model_dump(), p=bootstrap_p(drawn[1:]), items=items)
-
-
-def bootstrap_p(drawn: Floats) -> float:
-    """Two-sided p-value of a difference that is ``drawn`` [draws] on resamples: twice the smaller share of them on either side of 0.
-
-    It is the confidence at which the percentile interval just touches 0, taken from 1 (Efron and Tibshirani, *An Introduction to the
-    Bootstrap*, 1993, chapters 13 and 15.4); one is added above and below, so that it is never 0 (Davison and Hinkley, *Bootstrap Methods
-    and their Application*, 1997, equation 4.11). With B draws it cannot be below 2 / (B + 1).
-    """
-    sides = (int(np.count_nonzero(drawn <= 0)), int(np.count_nonzero(drawn >= 0)))
-    return min(1.0, 2 * (1 + min(sides)) / (1 + len(drawn)))
 
 
 def _changed(items: Sequence[Item[Any]], this: Sequence[Mark], other: Sequence[Mark]) -> dict[str, Any] | None:

@@ -11,9 +11,10 @@ import pytest
 from suite_files import dream, lines, mvbench, predicted, video_mme
 from test_score import PARAMS
 
+from stages.domain.metrics import bootstrap_p
 from stages.score import score
 from stages.suites.benchmark import PredictionError
-from stages.suites.paired import bootstrap_p, exact_p
+from stages.suites.paired import exact_p
 
 
 def compared(folder: Path, name: str, rows: list[Any], this: dict[str, str], other: dict[str, str]) -> Any:
