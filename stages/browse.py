@@ -6,7 +6,6 @@ nothing leaves it.
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from stages.domain.prompts import render_question
 from stages.domain.records import SPLITS, Clip, Reject, Sample
 from stages.domain.timeline import conformed_frame, resolve
 from stages.inputs import InputError, load_clips
-from stages.pages import fill, in_base64
+from stages.pages import fill, in_base64, policy_hash, shown_answer, template_text
 from stages.params import Params, load_params
 from stages.rows import iterate_rows, read_json
 from stages.video.edits import FrameLoader
@@ -51,8 +50,8 @@ def browse(root: Path, out: Path, samples: int) -> Path:
     loader = FrameLoader(clips, Path(params.ingest.source), cache_bytes=0, manifest=layout.CLIPS)
     shown = [_sample(sample, clips, loader, params) for sample in _samples(params, samples)]
     rejects, reasons = _rejects()
-    script = _template("browse.js")
-    style = _template("browse.css")
+    script = template_text("browse.js")
+    style = template_text("browse.css")
     page = fill(
         "browse.html.j2",
         params=params,
@@ -69,8 +68,8 @@ def browse(root: Path, out: Path, samples: int) -> Path:
         border_px=BORDER_PX,
         script=script,
         style=style,
-        script_hash=_hash(script),
-        style_hash=_hash(style),
+        script_hash=policy_hash(script),
+        style_hash=policy_hash(style),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
@@ -110,16 +109,10 @@ def _sample(sample: Sample, clips: dict[str, Clip], loader: FrameLoader, params:
         "cells": cells,
         "width": max(24, round(FRAME_PX * width / height)),
         "question": render_question(sample.question, sample.options, params.prompt),
-        "reference": _answer(sample),
+        "reference": shown_answer(sample),
         "thinking": sample.trace.thinking if sample.trace else None,
         "sources": [_provenance(clips[name], chr(ord("A") + n) if len(names) > 1 else "") for n, name in enumerate(names)],
     }
-
-
-def _answer(sample: Sample) -> str:
-    if not sample.options:
-        return sample.reference
-    return f"{sample.reference}: {sample.options[ord(sample.reference) - ord('A')]}"
 
 
 def _provenance(clip: Clip, letter: str) -> dict[str, Any]:
@@ -156,12 +149,3 @@ def _jpeg(pixels: npt.NDArray[np.uint8]) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="jpeg", quality=JPEG_QUALITY)
     return in_base64(buffer.getvalue())
-
-
-def _template(name: str) -> str:
-    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    """What a content-security policy names an inline script or style by."""
-    return f"sha256-{in_base64(hashlib.sha256(text.encode()).digest())}"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from stages.domain.records import Sample
 
 #: A row of a film strip has at most so many frames and pixels, so that each is seen on a phone, and no frame is higher than so many.
 STRIP_FRAMES, STRIP_WIDTH_PX, STRIP_PX = 8, 900, 120
@@ -32,6 +36,23 @@ def fill(template: str, *, trim_blocks: bool = False, **content: Any) -> str:
         autoescape=True, loader=jinja2.PackageLoader("stages"), undefined=jinja2.StrictUndefined, trim_blocks=trim_blocks
     )
     return environment.get_template(template).render(content)
+
+
+def template_text(name: str) -> str:
+    """A file of ``stages/templates`` as it is: a style sheet or a script that a page holds and names by its hash."""
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+
+
+def policy_hash(text: str) -> str:
+    """What a content-security policy names an inline script or style by."""
+    return f"sha256-{in_base64(hashlib.sha256(text.encode()).digest())}"
+
+
+def shown_answer(sample: Sample) -> str:
+    """What a perfect answer says; of a letter also what it stands for."""
+    if not sample.options:
+        return sample.reference
+    return f"{sample.reference}: {sample.options[ord(sample.reference) - ord('A')]}"
 
 
 def in_base64(content: bytes) -> str:

@@ -2,25 +2,62 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from stages.tracking.runs import TAG
 from stages.tracking.store import experiment_id, open_client
 
+#: What an endpoint that answers questions is counted by, as ``<who>/<count>`` among a run's metrics.
+ASKED = ("questions", "cache_hits", "requests", "prompt_tokens", "completion_tokens")
+
 
 @dataclass(frozen=True)
 class Cost:
-    """What one stage cost: seconds on the clock and of CPU, with its imports unless a warm process had made them, and its peak of
-    resident memory."""
+    """What one stage cost: seconds on the clock and of CPU, with its imports unless a warm process had made them, its peak of resident
+    memory, and hours of GPUs, all ranks together (None: its run was recorded before GPUs were counted)."""
 
     wall_s: float
     cpu_s: float
     peak_gb: float
+    gpu_h: float | None
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """The latest finished run of a stage.
+
+    Attributes:
+        started: when it began, UTC.
+        asked: whom it asked (judge, held_out_judge, writer) to how often, by :data:`ASKED`; empty where a rule judges.
+        commit: the commit it ran on, None outside of git; ``dirty``: tracked files differed from it.
+        machine, versions: what it ran on and with; empty where its run was recorded before these were. ``gpus``: their names.
+    """
+
+    cost: Cost
+    started: datetime
+    asked: Mapping[str, Mapping[str, float]]
+    commit: str | None
+    dirty: bool
+    machine: Mapping[str, str]
+    versions: Mapping[str, str]
+    gpus: tuple[str, ...]
 
 
 def latest_costs(root: Path) -> dict[str, Cost]:
     """Cost of the latest finished run of each stage, by the stage's name. Stages that never ran here are missing.
+
+    Raises:
+        TrackingError: the store does not answer.
+    """
+    return {stage: run.cost for stage, run in latest_runs(root).items()}
+
+
+def latest_runs(root: Path) -> dict[str, PastRun]:
+    """The latest finished run of each stage, by the stage's name. Stages that never ran here are missing.
 
     Raises:
         TrackingError: the store does not answer.
@@ -32,10 +69,30 @@ def latest_costs(root: Path) -> dict[str, Cost]:
         order_by=["attributes.start_time DESC"],
         max_results=1000,
     )
-    costs: dict[str, Cost] = {}
+    found: dict[str, PastRun] = {}
     for run in runs:
-        figures = run.data.metrics
-        if "process/wall_s" in figures:
-            cost = Cost(figures["process/wall_s"], figures["process/cpu_s"], figures["process/peak_gb"])
-            costs.setdefault(run.data.tags[TAG + "stage"], cost)
-    return costs
+        figures, tags = run.data.metrics, run.data.tags
+        if "process/wall_s" not in figures or tags[TAG + "stage"] in found:
+            continue
+        found[tags[TAG + "stage"]] = PastRun(
+            cost=Cost(
+                figures["process/wall_s"], figures["process/cpu_s"], figures["process/peak_gb"], figures.get("process/gpu_h")
+            ),
+            started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+            asked=_asked(figures),
+            commit=tags.get(TAG + "git_commit"),
+            dirty=tags.get(TAG + "git_dirty") == "true",
+            machine=json.loads(tags.get(TAG + "machine", "{}")),
+            versions=json.loads(tags.get(TAG + "versions", "{}")),
+            gpus=tuple(json.loads(tags.get(TAG + "gpus", "[]"))),
+        )
+    return found
+
+
+def _asked(figures: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for name, value in figures.items():
+        who, _, what = name.rpartition("/")
+        if what in ASKED:
+            found.setdefault(who, {})[what] = value
+    return found

@@ -27,6 +27,7 @@ from stages.domain.records import Checkpoint
 from stages.params import Params, digest
 from stages.tracking import lock
 from stages.tracking.git import head, is_dirty, is_repository
+from stages.tracking.machine import gpus_in_use, machine, versions
 from stages.tracking.outbox import Outbox
 from stages.tracking.store import experiment_id, is_first_rank, open_client
 from stages.tracking.uri import TrackingError, project_root
@@ -120,6 +121,8 @@ def stage_run(stage: str, params: Params, root: Path | None = None) -> Iterator[
             yield run
         finally:
             run.summary(process_cost())
+            if gpus := gpus_in_use():
+                run.tag({"gpus": json.dumps(gpus)})
 
 
 @contextmanager
@@ -206,13 +209,16 @@ def end_lost_runs(client: MlflowClient, root: Path) -> None:
 def process_cost() -> dict[str, float]:
     """What this process has cost since it started, child processes included, and imports unless a warm process had made them.
 
-    Wall and CPU time in seconds; the peak of resident memory, in GB, of this process or of its largest finished child.
+    Wall and CPU time in seconds; hours of GPUs, all of its ranks together; the peak of resident memory, in GB, of this process or of its
+    largest finished child.
     """
     import psutil
 
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    wall_s = time.time() - psutil.Process().create_time()
     return {
-        "process/wall_s": time.time() - psutil.Process().create_time(),
+        "process/wall_s": wall_s,
+        "process/gpu_h": len(gpus_in_use()) * wall_s / 3600,
         "process/cpu_s": sum(usage.ru_utime + usage.ru_stime for usage in usages),
         # Linux counts in KiB, macOS in bytes.
         "process/peak_gb": max(usage.ru_maxrss for usage in usages) * (1 if sys.platform == "darwin" else 1024) / 1e9,
@@ -240,7 +246,7 @@ def _tags(root: Path, params: Params) -> dict[str, str]:
     tags = {TAG + "recipe": params.recipe, TAG + "host": socket.gethostname(), TAG + "pid": str(os.getpid())}
     if is_repository(root) and (commit := head(root)):
         tags |= {TAG + "git_commit": commit, TAG + "git_dirty": str(is_dirty(root)).lower()}
-    return tags
+    return tags | {TAG + "machine": json.dumps(machine()), TAG + "versions": json.dumps(versions())}
 
 
 def _record_tags(record: lock.StageRecord | None) -> dict[str, str]:

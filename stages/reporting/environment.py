@@ -1,0 +1,69 @@
+"""Where the results come from: commits, machines and versions of the runs that made them, as far as they were recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from stages.params import Params, digest
+from stages.tracking.git import head, is_dirty, is_repository
+from stages.tracking.history import PastRun
+from stages.tracking.machine import versions
+
+
+def environment(root: Path, params: Params, runs: Mapping[str, PastRun], now: datetime) -> dict[str, Any]:
+    """Facts about the page and about the runs behind it.
+
+    Returns:
+        ``page``: what made this page. ``machines``, ``versions``, ``commits``: each different one with the stages it was used in; empty
+        where no run recorded them.
+    """
+    return {
+        "page": {
+            "written": f"{now:%Y-%m-%d %H:%M} UTC",
+            "recipe": params.recipe,
+            "parameters": digest(params),
+            "seed": str(params.seed),
+            "commit": _commit(root),
+            **_span(runs),
+        },
+        "versions_here": versions(),
+        "machines": _variants({name: {**run.machine, **_gpus(run)} for name, run in runs.items() if run.machine}),
+        "versions": _variants({name: run.versions for name, run in runs.items() if run.versions}),
+        "commits": _variants({name: _of_commit(run) for name, run in runs.items() if run.commit}),
+    }
+
+
+def _commit(root: Path) -> str:
+    """The commit of the project's folder, and whether tracked files differ from it."""
+    found = head(root) if is_repository(root) else None
+    if found is None:
+        return "none: the folder is no git repository, or has no commit"
+    return f"{found[:12]}{', with changes that are not committed' if is_dirty(root) else ''}"
+
+
+def _span(runs: Mapping[str, PastRun]) -> dict[str, str]:
+    started = [run.started for run in runs.values()]
+    return {"stages started": f"{min(started):%Y-%m-%d %H:%M} to {max(started):%Y-%m-%d %H:%M} UTC"} if started else {}
+
+
+def _gpus(run: PastRun) -> dict[str, str]:
+    names = dict.fromkeys(run.gpus)
+    return {"GPUs": ", ".join(f"{run.gpus.count(name)} x {name}" for name in names)} if names else {}
+
+
+def _of_commit(run: PastRun) -> dict[str, str]:
+    assert run.commit is not None
+    return {"commit": f"{run.commit[:12]}{', with changes that were not committed' if run.dirty else ''}"}
+
+
+def _variants(facts: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Equal facts once, with the stages they hold for; what most stages share comes first."""
+    stages: dict[str, list[str]] = {}
+    for name, about in facts.items():
+        stages.setdefault(json.dumps(about), []).append(name)
+    ranked = sorted(stages.items(), key=lambda item: -len(item[1]))
+    return [{"facts": json.loads(about), "stages": sorted(names)} for about, names in ranked]
