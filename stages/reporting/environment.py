@@ -18,8 +18,8 @@ def environment(root: Path, params: Params, runs: Mapping[str, PastRun], now: da
     """Facts about the page and about the runs behind it.
 
     Returns:
-        ``page``: what made this page. ``machines``, ``versions``, ``commits``: each different one with the stages it was used in; empty
-        where no run recorded them.
+        ``page``: what made this page. ``made_on`` (commit and machine) and ``versions``: each different one with the stages it was used in;
+        empty where no run recorded it. ``versions_here``: those that wrote the page.
     """
     return {
         "page": {
@@ -31,9 +31,8 @@ def environment(root: Path, params: Params, runs: Mapping[str, PastRun], now: da
             **_span(runs),
         },
         "versions_here": versions(),
-        "machines": _variants({name: {**run.machine, **_gpus(run)} for name, run in runs.items() if run.machine}),
-        "versions": _variants({name: run.versions for name, run in runs.items() if run.versions}),
-        "commits": _variants({name: _of_commit(run) for name, run in runs.items() if run.commit}),
+        "made_on": _variants({name: {**_commit_of(run), **run.machine, **_gpus(run)} for name, run in runs.items()}),
+        "versions": _variants({name: run.versions for name, run in runs.items()}),
     }
 
 
@@ -55,15 +54,15 @@ def _gpus(run: PastRun) -> dict[str, str]:
     return {"GPUs": ", ".join(f"{run.gpus.count(name)} x {name}" for name in names)} if names else {}
 
 
-def _of_commit(run: PastRun) -> dict[str, str]:
-    assert run.commit is not None
-    return {"commit": f"{run.commit[:12]}{', with changes that were not committed' if run.dirty else ''}"}
+def _commit_of(run: PastRun) -> dict[str, str]:
+    return {"commit": f"{run.commit[:12]}{', with changes that were not committed' if run.dirty else ''}"} if run.commit else {}
 
 
 def _variants(facts: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
     """Equal facts once, with the stages they hold for; what most stages share comes first."""
     stages: dict[str, list[str]] = {}
     for name, about in facts.items():
-        stages.setdefault(json.dumps(about), []).append(name)
+        if about:
+            stages.setdefault(json.dumps(about), []).append(name)
     ranked = sorted(stages.items(), key=lambda item: -len(item[1]))
     return [{"facts": json.loads(about), "stages": sorted(names)} for about, names in ranked]

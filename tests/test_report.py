@@ -1,0 +1,441 @@
+"""The report: what it says of a project's results, and that it does nothing but show them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import chdir
+from datetime import UTC, datetime
+from fractions import Fraction
+from html.parser import HTMLParser
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import yaml
+from domain import builders
+
+from stages import layout, summary
+from stages.domain.gauges import GAUGES
+from stages.domain.metrics import TaskResult, mean_over_tasks, task_results
+from stages.domain.records import Clip, Sample, Score
+from stages.domain.replies import render_reply
+from stages.held_out import evaluation_samples
+from stages.inputs import InputError
+from stages.judging.batch import score_replies
+from stages.judging.choose import referee_of
+from stages.params import Params, load_params
+from stages.report import build
+from stages.reporting import cost, curves, dag, replies, scores
+from stages.reporting.environment import environment
+from stages.rows import read_json, write_json, write_rows
+from stages.tracking.history import Cost, PastRun, latest_runs
+from stages.tracking.runs import stage_run
+from stages.video.encoder import encode
+
+ROOT = Path(__file__).parent.parent
+HOSTILE = '</script></style><img src=x onerror=alert(1)><a href="http://evil.example/">\'{{ 7 * 7 }}'
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+#: Rows of the recipe `smoke`, and what each replies here: nothing of use, the first event only, what is right, and that again.
+ROWS = ("base", "cold-start", "bridge", "general")
+TASKS = ("dark_event_infer", "mcqa", "caption")
+
+
+def sample_of(clip: Clip, task: str) -> Sample:
+    values = {
+        "sample_id": f"{task}/{clip.clip_id}",
+        "task": task,
+        "split": "test",
+        "clip_id": clip.clip_id,
+        "timeline": {"rate": "8", "segments": [{"clip_id": clip.clip_id, "span": {"start": 0, "stop": 16}}]},
+        "sampled_frames": 8,
+        "question": "what happens ?",
+        "reference": clip.caption,
+        "events": [event.caption for event in clip.events],
+    }
+    if task == "mcqa":
+        values |= {"question": clip.questions[0].question, "options": clip.questions[0].options, "reference": "B", "events": []}
+    if task == "dark_event_infer":
+        values["timeline"] |= {"dark": [clip.events[0].span.model_dump()]}
+        values |= {"reference": clip.events[0].caption, "events": [clip.events[0].caption]}
+    return Sample.model_validate(values)
+
+
+def said_by(row: str, sample: Sample) -> str:
+    if row == "base" or (row == "general" and sample.sample_id == "caption/c0"):
+        return HOSTILE if row == "base" else render_reply(HOSTILE, HOSTILE)
+    if row == "cold-start" and sample.sample_id == "dark_event_infer/c1":
+        return render_reply(HOSTILE, HOSTILE)
+    if row == "cold-start":
+        return render_reply("it moves", "A" if sample.task == "mcqa" else sample.events[0])
+    return render_reply("it is plain to see", sample.reference)
+
+
+def write_data() -> None:
+    """Three clips of real H.264, nine samples of them, and what the stages count of both."""
+    clips = [builders.clip(n, colour, split="test") for n, colour in enumerate(("red", "green", "blue"))]
+    for number, clip in enumerate(clips):
+        path = layout.CORPUS / clip.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = np.arange(64, dtype=np.uint8)[None, :, None, None] * (number + 1)
+        encode(
+            np.broadcast_to(rows + 8 * np.arange(16, dtype=np.uint8)[:, None, None, None], (16, 64, 64, 3)), Fraction(8), path, 18
+        )
+    write_rows(layout.CLIPS / "manifest.jsonl", clips)
+    counts = {
+        "accepted": 3,
+        "sources": 3,
+        "duration_s": 6.0,
+        "splits": {"test": 3},
+        "codecs": {"h264": 3},
+        "rejected": {HOSTILE: 1},
+    }
+    write_json(layout.CLIPS / "summary.json", counts | {key: {} for key in ("durations", "sizes", "licences", "not_for_decord")})
+    for task in TASKS:
+        write_rows(layout.SAMPLES / f"test/{task}.jsonl", [sample_of(clip, task) for clip in clips])
+    made = {split: dict.fromkeys(TASKS, 3 if split == "test" else 0) for split in ("train", "validation", "test")}
+    write_json(layout.SAMPLES / "summary.json", {"samples": made, "rejects": {}, "text_only": None})
+
+
+def score(params: Params, row: str, samples: list[Sample], replies: list[str]) -> dict[str, TaskResult]:
+    """The rule judge's own scores of what a row says, in its file, and the table they make."""
+    given = score_replies(samples, replies, referee_of(params), params.rewards)
+    write_rows(layout.scores(row) / "predictions.jsonl", given)
+    return task_results(given, {sample.sample_id: sample.clip_id for sample in samples}, 100, 0.95, 0)  # type: ignore[return-value]
+
+
+def write_scores(params: Params, row: str) -> None:
+    samples = evaluation_samples(params)
+    results = score(params, row, samples, [said_by(row, sample) for sample in samples])
+    tasks = {task: {**result.model_dump(), "blank": 0.25, "blank_high": 0.3} for task, result in results.items()}
+    table = {"row": row, "split": "test", "samples": 9, "mean": mean_over_tasks(results), "blank_mean": 0.25, "format": 0.5}
+    write_json(layout.scores(row) / "scores.json", {**table, "tasks": tasks})
+    steps = [{"step": step, "loss": 3 / step, "reward": 0.1 * step, "reward/mcqa": 0.2 * step} for step in range(1, 5)]
+    gauges = [{"gauge/enumeration": 0.3}, {"gauge/blank_video": 0.1, "gauge/enumeration": 0.05}, {}, {"gauge/blank_video": 0.7}]
+    lines = [json.dumps({**step, **(gauge if row in params.grpo else {})}) for step, gauge in zip(steps, gauges, strict=True)]
+    (layout.scores(row) / layout.HISTORY_FILE).write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Results of the recipe `smoke` in small: real clips, scores of the rule judge and runs in MLflow, of replies that no model gave."""
+    root = tmp_path_factory.mktemp("report") / "project"
+    root.mkdir()
+    shutil.copyfile(ROOT / "infra/recipes/smoke.yaml", root / "params.yaml")
+    (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": LOCKED}))
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "VIDBRIDGE_"))}
+    with chdir(root), patch.dict(os.environ, outside | {"VIDBRIDGE_PROJECT": str(root)}, clear=True):
+        params = load_params()
+        write_data()
+        for row in ROWS:
+            write_scores(params, row)
+        samples = evaluation_samples(params)
+        trivial = score(params, "baselines", samples, [said_by("cold-start", sample) for sample in samples])
+        tasks = {task: {name: result.model_dump() for name in ("random", "constant")} for task, result in trivial.items()}
+        means = {name: {"mean": mean_over_tasks(trivial)} for name in ("random", "constant")}
+        write_json(layout.scores("baselines") / "scores.json", {"tasks": tasks, **means})
+        with stage_run("corpus", params):
+            pass
+        assert summary.main() == 0
+        yield root
+
+
+LOCKED = {
+    "corpus": {"cmd": "x", "outs": [{"path": "data/corpus", "md5": "1.dir"}]},
+    "ingest": {"cmd": "x", "deps": [{"path": "data/corpus", "md5": "1.dir"}], "outs": [{"path": "data/clips", "md5": "2.dir"}]},
+    "summary": {"cmd": "x", "deps": [{"path": "data", "md5": "3.dir"}], "outs": [{"path": "reports/plots", "md5": "4.dir"}]},
+}
+
+
+@pytest.fixture(scope="module")
+def page(project: Path) -> str:
+    return build(project, project / "report.html").read_text(encoding="utf-8")
+
+
+class Elements(HTMLParser):
+    """What a browser would find: elements with their attributes, and the text outside of scripts and styles."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self._inside = "", ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside not in ("script", "style"):
+            self.text += data
+
+
+def held(page: str) -> dict[str, object]:
+    """The data that the page holds for its replies."""
+    match = re.search(r'<script id="replies-data" type="application/json">(.*?)</script>', page, re.DOTALL)
+    assert match is not None
+    found: dict[str, object] = json.loads(match[1])
+    return found
+
+
+def test_the_page_asks_nobody_and_runs_nothing_but_its_own_script(page: str) -> None:
+    elements = Elements(page)
+    policy = next(a["content"] or "" for _, a in elements.found if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert "unsafe" not in policy
+    for tag, attributes in elements.found:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form")
+        assert not any(name.startswith("on") or name == "style" for name in attributes), f"the policy would block it: {attributes}"
+        for name in ("src", "href", "srcset", "action", "xlink:href"):
+            assert (attributes.get(name) or "data:").startswith(("data:", "#")), f"{tag} {name}"
+    assert not re.search(r"url\(|@import", page)
+    assert "http://" not in page.replace("http://evil.example/", "")
+    assert "https://" not in page
+    scripts = [attributes for tag, attributes in elements.found if tag == "script"]
+    assert scripts == [{"id": "replies-data", "type": "application/json"}, {}]
+
+
+def test_what_a_model_said_is_text_wherever_it_stands(page: str) -> None:
+    assert HOSTILE not in page
+    samples = held(page)["samples"]
+    assert isinstance(samples, list)
+    hostile = next(sample for sample in samples if sample["id"] == "caption/c0")
+    assert hostile["said"]["base"]["text"] == HOSTILE
+    assert hostile["said"]["general"]["answer"] == HOSTILE
+    assert page.count("</script>") == 2
+
+
+def test_every_section_is_there_with_what_the_results_say(page: str, project: Path) -> None:
+    elements = Elements(page)
+    ids = {attributes["id"] for tag, attributes in elements.found if tag == "section"}
+    assert ids == {"scores", "gains", "curves", "gauges", "replies", "data", "pipeline", "environment"}
+    links = {a["href"] for tag, a in elements.found if tag == "a"}
+    assert links == {f"#{name}" for name in ids}
+    for row in ROWS:
+        table = read_json(project / layout.scores(row) / "scores.json")
+        assert f"{table['mean']:.3f}" in elements.text
+        assert all(f"{result['low']:.2f} to {result['high']:.2f}" in elements.text for result in table["tasks"].values())
+    for words in ("random", "constant", "general, blank video", "general − cold-start", "3 clips", "h264", "torch", "processor"):
+        assert words.lower() in elements.text.lower()
+    assert len(page) < 6_000_000
+
+
+def test_costs_and_versions_come_from_the_runs(page: str, project: Path) -> None:
+    runs = latest_runs(project)
+    assert runs["corpus"].cost.gpu_h == 0, "this stage had no GPU"
+    assert runs["corpus"].versions["mlflow"] in page
+    assert runs["corpus"].machine["processor"] in Elements(page).text
+    text = Elements(page).text
+    for name in ("corpus", "summary"):
+        assert re.search(rf"{name}\s*\d+ (s|min)", text), name
+    # Three stages stand in dvc.lock; the graph has no other, and the folder around two outs makes one edge.
+    assert page.count('class="box ') == 2 * 3
+    assert re.findall(r"<title>(\w+ → \w+)</title>", page) == ["corpus → ingest", "ingest → summary"] * 2
+
+
+def test_gauges_stand_with_their_marks(page: str) -> None:
+    text = " ".join(Elements(page).text.split())
+    assert "blank video 0.70: look" in text
+    assert GAUGES["blank_video"].means in text
+    assert "enumeration 0.05, was 0.30" in text
+    assert page.count('class="mark"') == 2 + 1, "one for each gauge that was measured, and one in the key"
+
+
+def test_what_a_judge_cost_is_in_the_table(project: Path) -> None:
+    params = load_params(project / "params.yaml")
+    with stage_run("evaluate@general", params) as run:
+        run.summary(
+            {"judge/questions": 900, "judge/cache_hits": 100, "judge/prompt_tokens": 120_000, "judge/completion_tokens": 4000}
+        )
+    runs = latest_runs(project)
+    assert cost.asked_rows(params, runs) == [
+        {
+            "stage": "evaluate@general",
+            "who": "judge",
+            "questions": 900,
+            "cache_hits": 100,
+            "requests": 0,
+            "prompt_tokens": 120_000,
+            "completion_tokens": 4000,
+        }
+    ]
+
+
+GRID = {
+    "recipe": "smoke",
+    "seeds": [1, 2],
+    "command": "vidbridge ablate",
+    "rows": [{"name": "all", "title": "all <tasks>", "tasks": {"mcqa": {"mean": 0.5, "low": 0.4, "high": 0.6}}}],
+}
+
+
+def test_an_ablation_is_shown_where_there_is_one(project: Path) -> None:
+    folder = project / ".vidbridge/ablation/smoke"
+    folder.mkdir(parents=True)
+    try:
+        (folder / "results.json").write_text(json.dumps(GRID))
+        with pytest.raises(InputError, match=r"figure.svg: missing, though"):
+            build(project, project / "ablation.html")
+        (folder / "figure.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><script>harm()</script></svg>")
+        page = build(project, project / "ablation.html").read_text()
+        assert 'id="ablation"' in page
+        assert "all &lt;tasks&gt;" in page
+        assert "harm()" not in page, "a figure is a picture: nothing in it runs"
+        (folder / "results.json").write_text(json.dumps(GRID | {"rows": [{"name": "all", "title": "x", "tasks": {"mcqa": 1}}]}))
+        with pytest.raises(InputError, match=r"results.json: rows.0.tasks.mcqa: .*run vidbridge ablate"):
+            build(project, project / "ablation.html")
+        (folder / "results.json").write_text("{")
+        with pytest.raises(InputError, match=r"results.json: the file: "):
+            build(project, project / "ablation.html")
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_without_results_the_page_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no results yet; run vidbridge run"):
+        build(tmp_path, tmp_path / "report.html")
+
+
+def test_the_longest_chain_runs_along_the_top_and_scores_stand_side_by_side() -> None:
+    deps = {"base": ["data"], "sft@a": ["models/base/final"], "grpo@b": ["models/a/final"], "evaluate@a": ["models/a/final"]}
+    deps |= {"evaluate@b": ["models/b/final"], "evaluate@base": ["models/base"], "summary": ["scores", "data"], "synthesize": []}
+    outs = {"synthesize": ["data/samples"], "base": ["models/base"], "sft@a": ["models/a"], "grpo@b": ["models/b"]}
+    outs |= {f"evaluate@{row}": [f"scores/{row}"] for row in ("base", "a", "b")} | {"summary": ["reports"]}
+    edges = dag.edges_of(deps, outs)
+    assert ("synthesize", "summary") not in edges, "it follows from the others"
+    assert ("base", "evaluate@base") in edges
+    where = dag.places(list(deps), edges)
+    assert [where[name] for name in ("synthesize", "base", "sft@a", "grpo@b", "evaluate@b", "summary")] == [
+        (n, 0) for n in range(6)
+    ]
+    assert (where["evaluate@a"], where["evaluate@base"]) == ((4, 1), (4, 2))
+    assert len(set(where.values())) == len(where)
+
+
+def test_the_colours_of_stages_are_the_kinds_of_dvc_yaml() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert {name: stage.get("do", stage)["meta"]["kind"] for name, stage in stages.items()} == dag.KINDS
+
+
+def test_the_page_holds_what_leads_each_list() -> None:
+    task_of = {f"{task}/{n}": task for task in ("caption", "mcqa") for n in range(40)}
+    values: dict[str, dict[str, float | None]] = {
+        "old": {name: int(name.split("/")[1]) / 40 for name in task_of},
+        "new": {name: 1 - int(name.split("/")[1]) / 40 for name in task_of} | {"mcqa/0": None},
+    }
+    counts = replies.changes(values, task_of)
+    assert counts["old>new"]["caption"] == {"better": 20, "worse": 19, "same": 1}
+    assert counts["new>old"]["caption"] == {"better": 19, "worse": 20, "same": 1}
+    assert counts["old>new"]["mcqa"] == {"better": 19, "worse": 19, "same": 1}
+    order = replies.leading(values, task_of, "old", "new")
+    assert set(order[:4]) == {"caption/0", "caption/39", "mcqa/1", "mcqa/39"}, "the greatest changes of each task come first"
+    assert "mcqa/0" not in order
+    assert len(order) == len(set(order)) == 4 * replies.LEADING
+
+
+def test_pictures_have_a_limit_and_equal_ones_are_held_once() -> None:
+    large = "x" * (replies.PICTURE_BYTES // 2)
+    strips, shown = replies._with_pictures(
+        ["a", "b", "c", "d"], lambda name: {"a": "p", "b": "p", "c": large, "d": large + "y"}[name]
+    )
+    assert strips == ["p", large]
+    assert shown == [("a", 0), ("b", 0), ("c", 1)]
+
+
+def test_the_ends_of_a_smoothed_curve_are_those_of_the_curve() -> None:
+    points = [(float(n), float(n % 2)) for n in range(100)]
+    smooth = curves.smoothed(points)
+    assert (smooth[0], smooth[-1]) == (points[0], points[-1])
+    assert max(abs(y - 0.5) for _, y in smooth[10:-10]) < 0.1
+
+
+def test_gains_are_drawn_on_one_scale_and_coloured_by_their_interval() -> None:
+    gains = {"b - a": {"mean": 0.2, "low": 0.1, "high": 0.3, "tasks": {"mcqa": {"mean": -0.1, "low": -0.4, "high": 0.2}}}}
+    (row,) = scores.gain_rows(gains, ["mcqa"])
+    assert [cell["kind"] for cell in row["cells"]] == ["good", ""]
+    zeros = {re.search(r'class="zero" x1="([\d.]+)"', cell["bar"])[1] for cell in row["cells"]}  # type: ignore[index]
+    assert zeros == {"48"}
+
+
+def run_of(commit: str, version: str) -> PastRun:
+    return PastRun(
+        Cost(7200, 3600, 2.0, 4.0), datetime(2026, 1, 2, tzinfo=UTC), {}, commit, False, {}, {"torch": version}, ("H200",) * 2
+    )
+
+
+def test_runs_that_differ_say_which_they_were(project: Path) -> None:
+    params = load_params(project / "params.yaml")
+    runs = {"base": run_of("a" * 40, "1"), "sft@cold-start": run_of("a" * 40, "2"), "grpo@bridge": run_of("b" * 40, "2")}
+    about = environment(project, params, runs, datetime(2026, 1, 3, tzinfo=UTC))
+    assert [(variant["facts"], variant["stages"]) for variant in about["versions"]] == [
+        ({"torch": "2"}, ["grpo@bridge", "sft@cold-start"]),
+        ({"torch": "1"}, ["base"]),
+    ]
+    assert [(variant["facts"]["commit"], variant["stages"]) for variant in about["made_on"]] == [
+        ("a" * 12, ["base", "sft@cold-start"]),
+        ("b" * 12, ["grpo@bridge"]),
+    ]
+    assert about["made_on"][0]["facts"]["GPUs"] == "2 x H200"
+    whole = cost.total(params, runs)
+    assert whole is not None
+    assert (whole["wall"], whole["cpu_h"], whole["gpu_h"]) == ("6 h 00 min", 3.0, 12.0)
+
+
+def test_a_score_without_a_verdict_is_not_a_zero() -> None:
+    said = replies.reply(Score(sample_id="s", task="caption", reply="no form", format_ok=False, reason="HTTP 503"))
+    assert said["value"] is None
+    assert (said["answer"], said["text"], said["reason"]) == (None, "no form", "HTTP 503")
+
+
+def opened(page: Path, folder: Path) -> tuple[str, str, set[str]]:
+    """The document as Chromium leaves it, what Chromium says, and what the page asked of others; names of hosts lead nowhere."""
+    assert CHROMIUM is not None
+    log = folder / "network.json"
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+    done = subprocess.run(
+        [
+            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", *quiet, "--host-resolver-rules=MAP * ~NOTFOUND"),
+            *(f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", "--enable-logging=stderr", "--window-size=390,900"),
+            *("--dump-dom", page.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    events = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
+    # The browser asks for things of its own, too; those have no page behind them.
+    asked = {str(e["url"]) for e in events if "url" in e and str(e.get("network_isolation_key", "")).startswith("file:")}
+    return done.stdout, done.stderr, {url for url in asked if url.startswith("http")}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_browser_without_a_network_shows_it_and_complains_of_nothing(page: str, project: Path, tmp_path: Path) -> None:
+    curious = tmp_path / "curious.html"
+    curious.write_text('<img src="http://evil.example/pixel.png"><script>console.error("oh")</script>')
+    _, said, asked = opened(curious, tmp_path)
+    assert asked == {"http://evil.example/pixel.png"}, "this is how a request would be noticed"
+    assert "CONSOLE" in said
+
+    document, said, asked = opened(project / "report.html", tmp_path)
+    assert asked == set()
+    assert "CONSOLE" not in said
+    elements = Elements(document)
+    counts = held(page)["counts"]
+    assert isinstance(counts, dict)
+    better = sum(count["better"] for count in counts["cold-start>general"].values())
+    cards = [attributes for tag, attributes in elements.found if tag == "article"]
+    assert len(cards) == better > 1, "the page's own script has run, under the page's own policy"
+    assert elements.text.count(HOSTILE) == 3, "thought, answered, and why a row was set aside: all as text"
+    assert not any("onerror" in attributes for _, attributes in elements.found)
