@@ -13,7 +13,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -23,7 +25,8 @@ from stages.domain.records import Checkpoint
 from stages.params import Params, load_params
 from stages.tracking.outbox import UNSENT
 from stages.tracking.registry import register
-from stages.tracking.runs import TAG, pipeline_run, stage_run
+from stages.tracking.machine import gpus_in_use
+from stages.tracking.runs import TAG, pipeline_run, process_cost, stage_run
 from stages.tracking.store import EXPERIMENT, open_client
 from stages.tracking.uri import DATABASE, RUN_FILES, TrackingError, check_server, project_root, shown, tracking_uri
 
@@ -54,17 +57,33 @@ def test_a_run_says_what_it_is_made_of(project: Path, params: Params) -> None:
     assert logged(found) == {"reward": 0.5, "loss/kl": 1.0, "final/reward": 0.5}
     assert found.data.metrics["process/cpu_s"] > 0
     assert found.data.metrics["process/peak_gb"] > 0
+    assert found.data.metrics["process/gpu_h"] == 0, "nothing here has worked on a GPU"
     assert [(point.step, point.value) for point in open_client(project).get_metric_history(run.run_id or "", "reward")] == [
         (1, 0.25),
         (2, 0.5),
     ]
     tags = {name.removeprefix(TAG): value for name, value in found.data.tags.items() if name.startswith(TAG)}
     assert (tags["kind"], tags["stage"], tags["recipe"], tags["git_dirty"]) == ("stage", "grpo@bridge", "tiny", "false")
+    assert json.loads(tags["versions"])["mlflow"] == version("mlflow")
+    assert set(json.loads(tags["machine"])) == {"system", "processor", "cores", "memory"}
     assert set(json.loads(tags["data"])) == {"data/samples", "models/cold-start/final", "rates.json"}
     # Only what the stage uses, by DVC's own account.
     assert found.data.params["grpo.bridge.learning_rate"] == str(params.grpo["bridge"].learning_rate)
     assert not any(name.startswith(("sft", "corpus")) for name in found.data.params)
     assert "mlflow.parentRunId" not in found.data.tags
+
+
+def test_every_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No machine of this suite has a GPU: the library that would know of one is stood in for."""
+    cuda = SimpleNamespace(is_initialized=lambda: True, get_device_name=lambda: "H200")
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert gpus_in_use() == ["H200"] * 4
+    cost = process_cost()
+    assert cost["process/gpu_h"] == pytest.approx(4 * cost["process/wall_s"] / 3600)
+    cuda.is_initialized = lambda: False
+    assert gpus_in_use() == []
+    assert process_cost()["process/gpu_h"] == 0
 
 
 def test_the_stage_digest_is_that_of_the_lock_and_follows_parameters(project: Path, params: Params) -> None:
@@ -315,11 +334,11 @@ def test_a_server_that_dies_costs_no_training_and_no_metrics(
         run.log(2, {"reward": 0.2})
         run.checkpoint(Checkpoint(stage="base", step=2, path="final", final=True), project)
     kept = project / UNSENT / f"{run.run_id}.jsonl"
-    assert [json.loads(line)[0] for line in kept.read_text().splitlines()] == ["metric", "tag", *["metric"] * 3, "end"]
+    assert [json.loads(line)[0] for line in kept.read_text().splitlines()] == ["metric", "tag", *["metric"] * 4, "end"]
     assert "vidbridge register" in capsys.readouterr().err
     wire.mend()
     assert status(project, run.run_id) == "RUNNING"
-    assert register(project).unsent == 6
+    assert register(project).unsent == 7
     assert not kept.exists()
     found = open_client(project).get_run(run.run_id or "")
     assert logged(found) == {"reward": 0.2}
