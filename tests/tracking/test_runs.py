@@ -23,9 +23,9 @@ from mlflow.entities import Run
 
 from stages.domain.records import Checkpoint
 from stages.params import Params, load_params
+from stages.tracking.machine import gpus_in_use
 from stages.tracking.outbox import UNSENT
 from stages.tracking.registry import register
-from stages.tracking.machine import gpus_in_use
 from stages.tracking.runs import TAG, pipeline_run, process_cost, stage_run
 from stages.tracking.store import EXPERIMENT, open_client
 from stages.tracking.uri import DATABASE, RUN_FILES, TrackingError, check_server, project_root, shown, tracking_uri
