@@ -21,10 +21,12 @@ import yaml
 from domain import builders
 
 from stages import layout, summary
+from stages.ablation import Contrast, Grid, Measured
 from stages.domain.gauges import GAUGES
-from stages.domain.metrics import TaskResult, mean_over_tasks, task_results
+from stages.domain.metrics import Interval, TaskResult, mean_over_tasks, task_results
 from stages.domain.records import Clip, Sample, Score
 from stages.domain.replies import render_reply
+from stages.domain.seeds import Gain
 from stages.held_out import evaluation_samples
 from stages.inputs import InputError
 from stages.judging.batch import score_replies
@@ -271,28 +273,39 @@ def test_what_a_judge_cost_is_in_the_table(project: Path) -> None:
     ]
 
 
-GRID = {
-    "recipe": "smoke",
-    "seeds": [1, 2],
-    "command": "vidbridge ablate",
-    "rows": [{"name": "all", "title": "all <tasks>", "tasks": {"mcqa": {"mean": 0.5, "low": 0.4, "high": 0.6}}}],
-}
+def grid() -> Grid:
+    """Two variants of one task over two seeds."""
+    spread = Interval(mean=0.5, low=0.4, high=0.6)
+    gain = Gain(
+        clips=Interval(mean=0.125, low=-0.1, high=0.3), seeds=(0.1, 0.15), over_seeds=Interval(mean=0.125, low=0.0625, high=0.2)
+    )
+    row = Measured(
+        name="caption", title="caption <only>", trained_on=("caption",), tasks={"mcqa": spread}, by_seed={"mcqa": (0.4, 0.6)},
+        seeds=(0.4, 0.6), format=1.0, blank=None,
+    )  # fmt: skip
+    return Grid(
+        recipe="smoke", commit="c" * 40, command="vidbridge ablate", measured="Held out.", seeds=(1, 2), rollouts=8,
+        axes=("mcqa", "mcqa"), rows=(row, row.model_copy(update={"name": "all", "title": "everything"})),
+        contrasts=(Contrast(after="all", before="caption", mean=gain, tasks={"mcqa": gain}),), missing=(),
+    )  # fmt: skip
 
 
 def test_an_ablation_is_shown_where_there_is_one(project: Path) -> None:
     folder = project / ".vidbridge/ablation/smoke"
     folder.mkdir(parents=True)
     try:
-        (folder / "results.json").write_text(json.dumps(GRID))
+        (folder / "results.json").write_text(grid().model_dump_json())
         with pytest.raises(InputError, match=r"figure.svg: missing, though"):
             build(project, project / "ablation.html")
         (folder / "figure.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><script>harm()</script></svg>")
         page = build(project, project / "ablation.html").read_text()
         assert 'id="ablation"' in page
-        assert "all &lt;tasks&gt;" in page
+        assert "caption &lt;only&gt;" in page
+        assert "everything − caption &lt;only&gt;" in page
+        assert '<td class="good">+0.125<small>+0.06 to +0.20</small>' in page, "the interval over seeds"
         assert "harm()" not in page, "a figure is a picture: nothing in it runs"
-        (folder / "results.json").write_text(json.dumps(GRID | {"rows": [{"name": "all", "title": "x", "tasks": {"mcqa": 1}}]}))
-        with pytest.raises(InputError, match=r"results.json: rows.0.tasks.mcqa: .*run vidbridge ablate"):
+        (folder / "results.json").write_text(grid().model_dump_json().replace('"format":1.0', '"format":"good"'))
+        with pytest.raises(InputError, match=r"results.json: rows.0.format: .*run vidbridge ablate"):
             build(project, project / "ablation.html")
         (folder / "results.json").write_text("{")
         with pytest.raises(InputError, match=r"results.json: the file: "):

@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from stages.ablation import Grid
+from stages.domain.records import TaskName
+from stages.domain.seeds import Gain
 from stages.inputs import InputError
 from stages.pages import in_base64
+from stages.reporting.scores import cell
 
 #: Where ``vidbridge ablate`` keeps a recipe's grid, below the project's folder.
 FOLDER = Path(".vidbridge/ablation")
-
-
-class Spread(BaseModel):
-    """A mean with its interval; the grid may say more of it than the page shows."""
-
-    model_config = ConfigDict(frozen=True)
-
-    mean: float
-    low: float
-    high: float
-
-
-class Variant(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    title: str
-    tasks: dict[str, Spread]
-
-
-class Grid(BaseModel):
-    """What the page reads of ``results.json``. ``missing``: trainings that have not run, so that nothing partial looks whole."""
-
-    model_config = ConfigDict(frozen=True)
-
-    recipe: str
-    command: str
-    seeds: tuple[int, ...] = Field(min_length=1)
-    rows: tuple[Variant, ...] = Field(min_length=1)
-    missing: tuple[str, ...] = ()
 
 
 def ablation(root: Path, recipe: str) -> dict[str, Any] | None:
@@ -67,6 +42,25 @@ def ablation(root: Path, recipe: str) -> dict[str, Any] | None:
     if b"<svg" not in drawn[:4096] or not drawn.rstrip().endswith(b"</svg>"):
         raise InputError(f"{figure}: no whole SVG; {remedy}")
     tasks = list(grid.rows[0].tasks)
-    if odd := next((row.name for row in grid.rows if list(row.tasks) != tasks), None):
-        raise InputError(f"{results}: rows.{odd}.tasks: not the tasks of the first row ({', '.join(tasks)}); {remedy}")
-    return {"grid": grid, "tasks": tasks, "figure": f"data:image/svg+xml;base64,{in_base64(drawn)}"}
+    return {
+        "grid": grid,
+        "tasks": tasks,
+        "figure": f"data:image/svg+xml;base64,{in_base64(drawn)}",
+        "contrasts": _contrasts(grid, tasks),
+    }
+
+
+def _contrasts(grid: Grid, tasks: Sequence[TaskName]) -> list[dict[str, Any]]:
+    """A row a contrast, its intervals over seeds (over clips where there is one seed), all drawn on one scale."""
+    titles = {row.name: row.title for row in grid.rows}
+    shown = [(c, [_spread(c.mean), *(_spread(c.tasks[task]) for task in tasks)]) for c in grid.contrasts]
+    widest = max((abs(end) for _, spreads in shown for s in spreads for end in (s["low"], s["high"])), default=0) or 1.0
+    return [
+        {"name": f"{titles[c.after]} − {titles[c.before]}", "cells": [cell(spread, (-widest, widest)) for spread in spreads]}
+        for c, spreads in shown
+    ]
+
+
+def _spread(gain: Gain) -> dict[str, float]:
+    interval = gain.over_seeds or gain.clips
+    return {"mean": gain.clips.mean, "low": interval.low, "high": interval.high}
