@@ -280,13 +280,13 @@ def grid() -> Grid:
         clips=Interval(mean=0.125, low=-0.1, high=0.3), seeds=(0.1, 0.15), over_seeds=Interval(mean=0.125, low=0.0625, high=0.2)
     )
     row = Measured(
-        name="caption", title="caption <only>", trained_on=("caption",), tasks={"mcqa": spread}, by_seed={"mcqa": (0.4, 0.6)},
+        name="caption", title="caption <only>", trained_on=("caption",), columns={"mcqa": spread}, by_seed={"mcqa": (0.4, 0.6)},
         seeds=(0.4, 0.6), format=1.0, blank=None,
     )  # fmt: skip
     return Grid(
         recipe="smoke", commit="c" * 40, command="vidbridge ablate", measured="Held out.", seeds=(1, 2), rollouts=8,
         axes=("mcqa", "mcqa"), rows=(row, row.model_copy(update={"name": "all", "title": "everything"})),
-        contrasts=(Contrast(after="all", before="caption", mean=gain, tasks={"mcqa": gain}),), missing=(),
+        contrasts=(Contrast(after="all", before="caption", mean=gain, columns={"mcqa": gain}),), missing=(),
     )  # fmt: skip
 
 

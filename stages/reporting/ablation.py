@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from stages.ablation import Grid
-from stages.domain.records import TaskName
 from stages.domain.seeds import Gain
 from stages.inputs import InputError
 from stages.pages import in_base64
@@ -41,19 +40,19 @@ def ablation(root: Path, recipe: str) -> dict[str, Any] | None:
         raise InputError(f"{results}: {field}: {first['msg']} (value {str(first['input'])[:80]!r}); {remedy}") from error
     if b"<svg" not in drawn[:4096] or not drawn.rstrip().endswith(b"</svg>"):
         raise InputError(f"{figure}: no whole SVG; {remedy}")
-    tasks = list(grid.rows[0].tasks)
+    columns = list(grid.rows[0].columns)
     return {
         "grid": grid,
-        "tasks": tasks,
+        "columns": columns,
         "figure": f"data:image/svg+xml;base64,{in_base64(drawn)}",
-        "contrasts": _contrasts(grid, tasks),
+        "contrasts": _contrasts(grid, columns),
     }
 
 
-def _contrasts(grid: Grid, tasks: Sequence[TaskName]) -> list[dict[str, Any]]:
+def _contrasts(grid: Grid, columns: Sequence[str]) -> list[dict[str, Any]]:
     """A row a contrast, its intervals over seeds (over clips where there is one seed), all drawn on one scale."""
     titles = {row.name: row.title for row in grid.rows}
-    shown = [(c, [_spread(c.mean), *(_spread(c.tasks[task]) for task in tasks)]) for c in grid.contrasts]
+    shown = [(c, [_spread(c.mean), *(_spread(c.columns[name]) for name in columns)]) for c in grid.contrasts]
     widest = max((abs(end) for _, spreads in shown for s in spreads for end in (s["low"], s["high"])), default=0) or 1.0
     return [
         {"name": f"{titles[c.after]} − {titles[c.before]}", "cells": [cell(spread, (-widest, widest)) for spread in spreads]}
