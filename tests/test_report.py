@@ -116,8 +116,19 @@ def score(params: Params, row: str, samples: list[Sample], replies: list[str]) -
 def write_scores(params: Params, row: str) -> None:
     samples = evaluation_samples(params)
     results = score(params, row, samples, [said_by(row, sample) for sample in samples])
-    tasks = {task: {**result.model_dump(), "blank": 0.25, "blank_high": 0.3} for task, result in results.items()}
-    table = {"row": row, "split": "test", "samples": 9, "mean": mean_over_tasks(results), "blank_mean": 0.25, "format": 0.5}
+    tasks = {
+        task: {**result.model_dump(), "blank": 0.25, "blank_high": 0.3, "shuffled": 0.4, "shuffled_high": 0.45}
+        for task, result in results.items()
+    }
+    table = {
+        "row": row,
+        "split": "test",
+        "samples": 9,
+        "mean": mean_over_tasks(results),
+        "blank_mean": 0.25,
+        "shuffled_mean": 0.4,
+        "format": 0.5,
+    }
     write_json(layout.scores(row) / "scores.json", {**table, "tasks": tasks})
     steps = [{"step": step, "loss": 3 / step, "reward": 0.1 * step, "reward/mcqa": 0.2 * step} for step in range(1, 5)]
     gauges = [{"gauge/enumeration": 0.3}, {"gauge/blank_video": 0.1, "gauge/enumeration": 0.05}, {}, {"gauge/blank_video": 0.7}]
