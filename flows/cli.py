@@ -17,6 +17,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
+    # Wide terminals are used: at the usual 80 columns every line of the list of commands would end in dots.
+    context_settings={"max_content_width": 120},
     pretty_exceptions_enable=False,
 )
 recipe_app = typer.Typer(help="Choose what params.yaml says. Example: vidbridge recipe use smoke", no_args_is_help=True)
