@@ -33,6 +33,13 @@ app.add_typer(scratch_app, name="scratch")
 #: Exit statuses: as shells and make expect them.
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 
+BenchmarkOption = Annotated[
+    str, typer.Option(help="video-mme, mvbench, dream-1k, vdc, carebench, dark-event-infer-test or mix-vid-qa-test.")
+]
+AnnotationsOption = Annotated[
+    Path, typer.Option(help="Its annotation file as published (JSON, JSON Lines, Parquet), or its folder.")
+]
+
 
 def _root() -> Path:
     from flows.project import enter, find_root
@@ -182,11 +189,8 @@ def predict(
 
 @app.command()
 def score(
-    benchmark: Annotated[
-        str,
-        typer.Option(help="video-mme, mvbench, dream-1k, vdc, carebench, dark-event-infer-test or mix-vid-qa-test."),
-    ],
-    annotations: Annotated[Path, typer.Option(help="Its annotation file as published (JSON, JSON Lines, Parquet), or its folder.")],
+    benchmark: BenchmarkOption,
+    annotations: AnnotationsOption,
     predictions: Annotated[Path, typer.Option(help="JSON Lines, a question each; what is accepted is said above.")],
     out: Annotated[Path | None, typer.Option(help="A JSON file to write everything into.")] = None,
     baselines: Annotated[bool, typer.Option(help="Score random, constant and empty replies too; costs judge calls.")] = True,
@@ -212,11 +216,8 @@ def score(
 
 @app.command()
 def evaluate(
-    benchmark: Annotated[
-        str,
-        typer.Option(help="video-mme, mvbench, dream-1k, vdc, carebench, dark-event-infer-test or mix-vid-qa-test."),
-    ],
-    annotations: Annotated[Path, typer.Option(help="Its annotation file as published (JSON, JSON Lines, Parquet), or its folder.")],
+    benchmark: BenchmarkOption,
+    annotations: AnnotationsOption,
     out: Annotated[Path, typer.Option(help="Folder for replies, scores and table; call again with the same one to go on.")],
     videos: Annotated[
         Path | None, typer.Option(help="Folder with its videos, at any depth; for our own two benchmarks those of ingest.source.")

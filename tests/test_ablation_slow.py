@@ -9,23 +9,11 @@ import subprocess
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from mlflow.tracking import MlflowClient
-from smoke_project import BIN, call, environment, make_project, succeed
+from smoke_project import BIN, belonging_to, call, environment, make_project, succeed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
-
-
-def at_work(project: Path) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(project):
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
 
 
 def test_a_grid_that_is_killed_goes_on_and_says_the_same_every_time(tmp_path: Path) -> None:
@@ -43,8 +31,8 @@ def test_a_grid_that_is_killed_goes_on_and_says_the_same_every_time(tmp_path: Pa
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
     deadline = time.monotonic() + 60
-    while at_work(project):
-        assert time.monotonic() < deadline, at_work(project)
+    while belonging_to(project):
+        assert time.monotonic() < deadline, belonging_to(project)
         time.sleep(0.5)
 
     out = tmp_path / "out"

@@ -12,27 +12,14 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
-from smoke_project import BIN, commit, environment, git, make_project, succeed
+from smoke_project import BIN, belonging_to, commit, environment, git, make_project, succeed
 
 from stages.domain.records import Clip
 from stages.params import load_params
 from stages.rows import read_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
-
-
-def belonging_to(project: Path) -> list[psutil.Process]:
-    """Live processes that work in the project's folder."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(project):
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
 
 
 def wait_until(true: object, seconds: float) -> bool:
