@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from stages.tracking.runs import TAG
 from stages.tracking.samples import PREDICTIONS_FILE
 from stages.tracking.scores import parse_baselines, parse_scores
 from stages.tracking.servable import USAGE, usage_of
-from stages.tracking.store import experiment_id, locked, open_client
+from stages.tracking.store import experiment_id, insist, locked, open_client
 from stages.tracking.uri import STATE, TrackingError
 from stages.tracking.versions import CANDIDATE, Version, all_versions
 
@@ -290,7 +291,8 @@ def _update(client: MlflowClient, version: Version | None, item: _Wanted) -> int
         return None
     news = {name: item.tags[name] for name in MUTABLE if name in item.tags and version.tags.get(TAG + name) != item.tags[name]}
     for name, value in news.items():
-        client.set_model_version_tag(version.model, str(version.number), TAG + name, value)
+        # Another host may be registering the same versions.
+        insist(partial(client.set_model_version_tag, version.model, str(version.number), TAG + name, value))
     return version.number if news else None
 
 
