@@ -92,7 +92,7 @@ def _scores(grid: Grid, columns: list[str]) -> Table:
 def _contrasts(grid: Grid, columns: list[str]) -> Table:
     table = Table(title=r"differences, paired by sample \[t interval over seeds]; bold: it leaves 0 out")
     table.add_column("")
-    titles = {row.name: row.title.removesuffix(" (the start)") for row in grid.rows}
+    titles = {row.name: row.title for row in grid.rows} | {grid.start: grid.start}
     for column in (*columns, "mean"):
         table.add_column(column.replace("_", " "), justify="right")
     for contrast in grid.contrasts:

@@ -86,6 +86,8 @@ class Grid(Record):
     seeds: tuple[int, ...]
     rollouts: int = Field(ge=0)
     axes: tuple[str, str]
+    #: The row that all variants start from.
+    start: str
     rows: tuple[Measured, ...]
     contrasts: tuple[Contrast, ...]
     missing: tuple[str, ...]
@@ -131,7 +133,9 @@ def read_grid(params: Params, results: Results, *, commit: str, command: str, me
         raise InputError(f"ablation: no seed has run whole ({len(missing)} trainings are missing); go on: vidbridge ablate")
     rows = [_trivial(name, results, seeds, params) for name in ("random", "constant")]
     rows += [_measured(name, results, seeds, params) for name in wanted]
-    contrasts = tuple(_contrast(after, before, results, seeds, params) for after, before in grid.contrasts)
+    # Every variant against the start, which the figure shows, and what the recipe asks beside.
+    pairs = dict.fromkeys([*((name, start) for name in params.variants), *grid.contrasts])
+    contrasts = tuple(_contrast(after, before, results, seeds, params) for after, before in pairs)
     budgets = [row.steps * row.prompts_per_step * row.rollouts for row in params.variants.values() if isinstance(row, GrpoRow)]
     return Grid(
         recipe=params.recipe,
@@ -141,6 +145,7 @@ def read_grid(params: Params, results: Results, *, commit: str, command: str, me
         seeds=seeds,
         rollouts=budgets[0] if budgets else 0,
         axes=grid.axes,
+        start=start,
         rows=tuple(rows),
         contrasts=contrasts,
         missing=missing,
@@ -229,7 +234,7 @@ def markdown(grid: Grid) -> str:
         cells = " | ".join(_bold(_cell(row.columns[column]), row, column) for column in columns)
         mean, blank = sum(row.seeds) / len(row.seeds), "" if row.blank is None else f"{row.blank:.3f}"
         lines.append(f"| {row.title} | {cells} | {mean:.3f} | {row.format:.3f} | {blank} |")
-    titles = {row.name: row.title.removesuffix(" (the start)") for row in grid.rows}
+    titles = {row.name: row.title for row in grid.rows} | {grid.start: grid.start}
     lines += ["", f"| difference | {' | '.join(columns)} | mean |", "|---" * (len(columns) + 2) + "|"]
     for contrast in grid.contrasts:
         cells = " | ".join(signed(contrast.columns[column]) for column in columns)
@@ -253,41 +258,46 @@ def signed(gain: Gain) -> str:
 
 
 def figure(grid: Grid) -> str:
-    """The grid as an SVG: one point a policy with its t intervals, answering to the right, describing upwards."""
+    """The grid as an SVG: for each variant what its training changed, answering to the right, describing upwards.
+
+    Changes and not scores: seeds differ more from each other than variants of one seed do. The bars are t intervals over seeds.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     x, y = grid.axes
+    titles = {row.name: row.title for row in grid.rows}
     # Text stays text: it can be read, searched and scaled.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": grid.commit, "font.family": "sans-serif"}):
-        drawing = Figure(figsize=(8.4, 5.6), layout="constrained")
+        drawing = Figure(figsize=(8.8, 5.4), layout="constrained")
         axis = drawing.subplots()
-        shown = [row for row in grid.rows if row.name not in ("random", "constant")]
-        start = next(row for row in shown if not row.trained_on)
-        for row, colour in zip(shown, _COLOURS * len(shown), strict=False):
-            over_x, over_y = row.columns[x], row.columns[y]
+        axis.axvline(0, color="#888888", linewidth=0.9)
+        axis.axhline(0, color="#888888", linewidth=0.9)
+        changes = [contrast for contrast in grid.contrasts if contrast.before == grid.start]
+        for change, (colour, marker) in zip(changes, _looks(len(changes)), strict=True):
+            (over_x, bar_x), (over_y, bar_y) = (_point(change.columns[column]) for column in (x, y))
             axis.errorbar(
-                over_x.mean,
-                over_y.mean,
-                xerr=[[over_x.mean - over_x.low], [over_x.high - over_x.mean]],
-                yerr=[[over_y.mean - over_y.low], [over_y.high - over_y.mean]],
-                fmt="s" if row is start else "o",
-                markersize=8,
-                capsize=3,
-                linewidth=1.1,
-                color="#444444" if row is start else colour,
-                label=row.title,
-            )
-        axis.axvline(start.columns[x].mean, color="#999999", linewidth=0.8, linestyle=":")
-        axis.axhline(start.columns[y].mean, color="#999999", linewidth=0.8, linestyle=":")
-        axis.set_xlabel(f"{_AXES.get(x, x)}, share of the maximum")
-        axis.set_ylabel(f"{_AXES.get(y, y)}, share of the maximum")
-        axis.set_title(f"{grid.recipe}: what GRPO was trained on, {len(grid.seeds)} seeds, means with t intervals")
+                over_x, over_y, xerr=bar_x, yerr=bar_y, fmt=marker, markersize=8, capsize=2, linewidth=1, alpha=0.9, color=colour,
+                label=titles[change.after],
+            )  # fmt: skip
+        axis.set_xlabel(f"{_AXES.get(x, x)}: change from the start")
+        axis.set_ylabel(f"{_AXES.get(y, y)}: change from the start")
+        axis.set_title(f"{grid.recipe}, {len(grid.seeds)} seeds: what each training changed", fontsize=11)
         axis.grid(alpha=0.2)
-        axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), title="trained on")
         buffer = io.StringIO()
         drawing.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def _point(gain: Gain) -> tuple[float, list[list[float]]]:
+    interval = gain.over_seeds or gain.clips
+    return interval.mean, [[interval.mean - interval.low], [interval.high - interval.mean]]
+
+
+def _looks(count: int) -> list[tuple[str, str]]:
+    """A colour and a mark for each of so many points; no two alike."""
+    return [(_COLOURS[n % len(_COLOURS)], _MARKERS[n // len(_COLOURS) + n % 3]) for n in range(count)]
 
 
 #: What an axis is called in a figure; others by their own name.
@@ -297,4 +307,5 @@ _AXES = {
     "structured_caption/thinking": "the analysis (T-score)",
     "structured_caption/caption": "the caption (E-score)",
 }
+_MARKERS = ("o", "s", "D", "^", "v", "P")
 _COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e")

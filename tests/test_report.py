@@ -296,7 +296,7 @@ def grid() -> Grid:
     )  # fmt: skip
     return Grid(
         recipe="smoke", commit="c" * 40, command="vidbridge ablate", measured="Held out.", seeds=(1, 2), rollouts=8,
-        axes=("mcqa", "mcqa"), rows=(row, row.model_copy(update={"name": "all", "title": "everything"})),
+        axes=("mcqa", "mcqa"), start="cold-start", rows=(row, row.model_copy(update={"name": "all", "title": "everything"})),
         contrasts=(Contrast(after="all", before="caption", mean=gain, columns={"mcqa": gain}),), missing=(),
     )  # fmt: skip
 
