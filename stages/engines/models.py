@@ -27,6 +27,7 @@ _MODELS_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<nu
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_REMEDY = "copy the files of the model it was trained from beside it: AutoProcessor.from_pretrained(MODEL).save_pretrained(FOLDER)"
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _chosen(
         precision=precision,
         asks_itself=usage is not None,
         version=version,
-        load=partial(_load_folder, folder, precision),
+        load=partial(_load_folder, folder, precision, name),
     )
 
 
@@ -134,15 +135,35 @@ def check_folder(folder: Path, name: str) -> None:
         lacks = "tokenizer_config.json"
     if lacks is not None:
         raise EngineError(
-            f"--model: {name}: a checkpoint without a processor ({lacks} is missing), so it cannot be shown a video; copy the files of the"
-            " model it was trained from beside it: AutoProcessor.from_pretrained(MODEL).save_pretrained(FOLDER)"
+            f"--model: {name}: a checkpoint without a processor ({lacks} is missing), so it cannot be shown a video; {_REMEDY}"
         )
 
 
-def _load_folder(folder: Path, precision: Precision) -> tuple[PreTrainedModel, ProcessorMixin]:
+def _load_folder(folder: Path, precision: Precision, name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Raises:
+    EngineError: a file is missing or damaged, or the processor cannot write a question about a video for this model.
+    """
+    from safetensors import SafetensorError
+
     from stages.learning.factory import load_model
 
-    return load_model(folder, precision)
+    try:
+        model, processor = load_model(folder, precision)
+    except (OSError, ValueError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[:1] or [repr(error)]
+        raise EngineError(
+            f"--model: {name}: cannot be loaded, a file is missing or damaged ({first[0]}); copy the folder again"
+        ) from error
+    if processor.chat_template is None:
+        lacks = "chat_template.jinja"
+    elif processor.tokenizer.convert_tokens_to_ids(processor.video_token) != model.config.video_token_id:
+        lacks = "tokenizer.json"
+    else:
+        return model, processor
+    raise EngineError(
+        f"--model: {name}: a checkpoint without a whole processor ({lacks} is missing, or another model's), so it cannot be shown a"
+        f" video; {_REMEDY}"
+    )
 
 
 def _load_hub(name: str, revision: str, precision: Precision, pixels: int) -> tuple[PreTrainedModel, ProcessorMixin]:

@@ -219,6 +219,27 @@ def test_models_that_cannot_be_asked(root: Path, params: Params, taught: Path, t
         choose(root, params, "models:/", None)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("chat_template.jinja", None, r"a checkpoint without a whole processor \(chat_template.jinja is missing"),
+        ("tokenizer.json", None, r"a checkpoint without a whole processor \(tokenizer.json is missing"),
+        ("model.safetensors", None, r"cannot be loaded, a file is missing or damaged \(.*no file named model.safetensors"),
+        ("model.safetensors", b"\x10" * 100, "cannot be loaded, a file is missing or damaged"),
+        ("config.json", b"{", "cannot be loaded, a file is missing or damaged"),
+    ],
+)
+def test_a_model_that_lacks_a_file_says_which_before_anything_is_asked(
+    root: Path, params: Params, taught: Path, tmp_path: Path, name: str, content: bytes | None, says: str
+) -> None:
+    shutil.copytree(taught, tmp_path / "model")
+    (tmp_path / "model" / name).unlink()
+    if content is not None:
+        (tmp_path / "model" / name).write_bytes(content)
+    with pytest.raises(EngineError, match=says):
+        choose(root, params, str(tmp_path / "model"), None).load()
+
+
 def test_a_hub_model_that_is_not_here(root: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     chosen = choose(root, params, "nobody/has-this-model", "0" * 40)
