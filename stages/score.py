@@ -70,14 +70,16 @@ def score(
 
     # Scored by rule, nobody is asked.
     marks = work(cast("Examiner", None)) if judge is None else examined(judge, work)
-    for who, file in (("predictions", predictions), ("against", against)):
-        if judge is not None and file is not None:
-            unjudged = max(sum(mark.parts is None for mark in each) for each in marks[who].values())
-            check_judged(judge, unjudged, len(sets[who]), f"{name}, {file.name}")
+    files = {"predictions": predictions, "against": against}
+    # What a score is held against counts too: a mean over the few that a judge answered before it went down is none.
+    for who, said in sets.items() if judge is not None else ():
+        unjudged = max(sum(mark.parts is None for mark in each) for each in marks[who].values())
+        check_judged(judge, unjudged, len(said), f"{name}, {file.name if (file := files.get(who)) else who}")
     how = Resampling(draws=params.evaluation.bootstrap_draws, confidence=params.evaluation.confidence, seed=params.seed)
     identity = {
         "benchmark": name,
-        "items": [[item.item_id, item.truth, item.options] for item in items],
+        # Whole rows: judged benchmarks score by events, objects and questions that stand nowhere else.
+        "items": [[item.item_id, item.row.model_dump(mode="json")] for item in items],
         "judge": params.judge.model_dump(mode="json") if benchmark.judged else None,
         "rules": {scoring.name: scoring.rule for scoring in benchmark.scorings},
     }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from judge_server import Asked, Fault, JudgeServer, judge_server
-from suite_files import VDC, carebench, dream, lines, mvbench, predicted, samples, video_mme
+from suite_files import VDC, VDC_HARNESS, carebench, dream, lines, mvbench, predicted, samples, video_mme
 
 from stages.domain.metrics import bootstrap, clusters
 from stages.domain.replies import render_reply
@@ -204,6 +204,34 @@ def test_a_judge_that_is_down_scores_nothing(tmp_path: Path, server: JudgeServer
     server.always = Fault(status=503)
     with pytest.raises(JudgeUnavailableError, match=r"judge\.max_unavailable: vdc, predictions\.jsonl: 1 of 1 replies"):
         scored(tmp_path, "vdc", [VDC], {"camera/v1": "the red bar rises"}, file="camera.jsonl", params=ASKING)
+
+
+def test_a_judge_that_goes_down_before_the_baselines_are_judged_gives_no_baseline(tmp_path: Path, server: JudgeServer) -> None:
+    annotations = lines(tmp_path / "camera.jsonl", [VDC])
+    replies = predicted(tmp_path, {"camera/v1": "the red bar rises and falls"})
+    score(ASKING, "vdc", annotations, replies, baselines=False)
+    server.always = Fault(status=503)
+    assert score(ASKING, "vdc", annotations, replies, baselines=False)["answered"] == 1, "its verdicts were kept"
+    with pytest.raises(JudgeUnavailableError, match=r"judge\.max_unavailable: vdc, random: 1 of 1 replies"):
+        score(ASKING, "vdc", annotations, replies, baselines=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "other"),
+    [
+        ("dream-1k", dream(), dream(events=["the red bar rises"])),
+        ("carebench", carebench(), carebench(objects=["blue bar"])),
+        ("vdc", VDC_HARNESS, {**VDC_HARNESS, "qa_list": VDC_HARNESS["qa_list"][:1]}),
+    ],
+)
+def test_what_is_scored_by_is_in_the_digest(tmp_path: Path, name: str, row: dict[str, Any], other: dict[str, Any]) -> None:
+    digests = set()
+    for number, each in enumerate((row, other)):
+        annotations = lines(tmp_path / str(number) / "camera.jsonl", [each])
+        [item] = BENCHMARKS[name].read(annotations)
+        replies = predicted(tmp_path, {item.item_id: "the red bar rises"})
+        digests.add(score(PARAMS, name, annotations, replies, baselines=False)["digest"])
+    assert len(digests) == 2
 
 
 def test_missing_predictions_are_listed_and_the_result_is_partial(tmp_path: Path) -> None:
