@@ -25,6 +25,7 @@ from stages.engines.models import MAX_PIXELS_PER_FRAME, choose
 from stages.engines.questions import CONTROLS, Answer, EngineError, Load, Question, Tell, drawn, questions
 from stages.engines.sights import Sights, protocol, sight
 from stages.inputs import InputError, frame_memory_bytes
+from stages.judging.choose import judge_of
 from stages.judging.place import place_of_model
 from stages.params import Params, digest
 from stages.rows import iterate_rows, write_json
@@ -32,6 +33,7 @@ from stages.score import read_items, score
 from stages.score_table import as_markdown
 from stages.suites.benchmark import Item
 from stages.suites.known import BENCHMARKS
+from stages.suites.predictions import read_predictions
 from stages.tracking.runs import benchmark_run
 from stages.tracking.uri import check_server, tracking_uri
 from stages.tracking.versions import Version
@@ -129,13 +131,18 @@ def evaluate(root: Path, params: Params, order: Order, engine: Engine, *, baseli
     and a run into MLflow. Returns what ``scores.json`` holds and ``usage``.
 
     Raises:
-        SuiteError: the annotations cannot be used, or no question was answered.
-        EngineError: the folder holds another evaluation's replies, or the videos' folder is none.
-        JudgeError: the endpoint refuses all questions; or the judge, which is asked at the end, is not there. Replies are kept.
+        SuiteError: the annotations, or the predictions ``against``, cannot be used (found before a question is asked).
+        EngineError: the folder holds another evaluation's replies, the videos' folder is none, or no question was answered.
+        JudgeError: the judge is not set up (found before a question is asked); the endpoint refuses all questions; or the judge, which
+            is asked at the end, is not there. Replies are kept.
         TrackingError: MLflow's store does not answer (found before a question is asked).
     """
     check_server(tracking_uri(root))
     items = read_items(order.benchmark, order.annotations)
+    if against is not None:
+        read_predictions(against, items)
+    if BENCHMARKS[order.benchmark].judged:
+        judge_of(params.judge)
     identity = identity_of(params, order.benchmark, items, engine)
     asked = _asked(params, order, items, engine.prompt)
     sights = Sights(items, order.videos, _sample_loader(root, params, order.videos))
@@ -174,9 +181,16 @@ def evaluate(root: Path, params: Params, order: Order, engine: Engine, *, baseli
 
 
 def identity_of(params: Params, benchmark: str, items: Sequence[Item[Any]], engine: Engine) -> dict[str, Any]:
-    """All that a reply depends on, but for the videos themselves."""
+    """All that a reply depends on, but for the videos themselves. A sample of this project says what is cut out of which clips."""
     render = BENCHMARKS[benchmark].prompt
-    asked = [[item.item_id, sight(item), render(item, engine.prompt)] for item in items]
+    asked = [
+        [
+            item.item_id,
+            item.row.model_dump(mode="json") if isinstance(item.row, Sample) else sight(item),
+            render(item, engine.prompt),
+        ]
+        for item in items
+    ]
     return {
         "schema_version": 1,
         "benchmark": benchmark,

@@ -23,7 +23,7 @@ def sight(item: Item[Any]) -> str:
     """A name for what is shown: questions with equal ones share its frames."""
     if isinstance(item.row, Sample):
         return item.item_id
-    part = "" if item.part_s is None else f"#{item.part_s[0]:g}-{item.part_s[1]:g}"
+    part = "" if item.part_s is None else f"#{item.part_s[0]}-{item.part_s[1]}"
     return f"{item.video}{part}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import multiprocessing
 import os
@@ -14,20 +15,21 @@ from typing import Any
 import pytest
 from learning.tiny_parts import tiny
 from parts import about_colours, captions, order, replies
-from suite_files import lines, video_mme
+from suite_files import lines, samples, video_mme
 
-from stages.benchmarking import Order, evaluate, model_engine
+from stages.benchmarking import Order, evaluate, identity_of, model_engine
 from stages.engines.answers import open_answers
 from stages.engines.local import LocalModel, thinned
 from stages.engines.models import choose
 from stages.engines.questions import Answer, EngineError, Question, questions
 from stages.engines.sights import Sights
+from stages.judging.place import JudgeError
 from stages.learning.factory import load_model, save_model
 from stages.learning.generate import generate
 from stages.learning.processor import encode_prompts
-from stages.params import Params, load_params
+from stages.params import OpenAIJudgeParams, Params, load_params
 from stages.score import read_items, score
-from stages.suites.benchmark import AnnotationError
+from stages.suites.benchmark import AnnotationError, PredictionError
 from stages.tracking.runs import TAG
 from stages.tracking.store import experiment_id, open_client
 from stages.video import protocol
@@ -261,6 +263,32 @@ def test_orders_that_make_no_sense(root: Path, params: Params, taught: Path, vid
     with pytest.raises(EngineError, match="no question of video-mme was answered, so nothing was scored; the first: missing-file"):
         ask(root, params, order(annotations, empty, tmp_path / "out"), taught)
     assert len((tmp_path / "out/unanswered.jsonl").read_text().splitlines()) == 9
+
+
+def test_what_can_only_be_used_at_the_end_is_looked_at_before_a_question_is_asked(
+    root: Path, params: Params, taught: Path, videos: Path, tmp_path: Path
+) -> None:
+    given = order(about_colours(tmp_path, 1), videos, tmp_path / "out")
+    with pytest.raises(PredictionError, match=r"other\.jsonl: No such file"):
+        ask(root, params, given, taught, against=tmp_path / "other.jsonl")
+    judge = OpenAIJudgeParams(kind="openai", model="m", revision="r", temperature=0, max_tokens=9, seed=0, max_unavailable=0)
+    judged = order(captions(tmp_path), videos, tmp_path / "out", benchmark="dream-1k")
+    with pytest.raises(JudgeError, match="VIDBRIDGE_JUDGE_URL: not set"):
+        ask(root, params.model_copy(update={"judge": judge}), judged, taught)
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_cut_in_another_way_are_another_evaluation(root: Path, params: Params, taught: Path, tmp_path: Path) -> None:
+    given = order(tmp_path, None, tmp_path / "out", benchmark="dark-event-infer-test")
+    engine = model_engine(root, params, given, str(taught), None)
+    rows = samples("dark_event_infer")
+    longer = copy.deepcopy(rows)
+    longer[0]["timeline"]["dark"][0]["stop"] += 1
+    one, same, other = (
+        identity_of(params, given.benchmark, read_items(given.benchmark, lines(tmp_path / name, each)), engine)
+        for name, each in (("one.jsonl", rows), ("same.jsonl", rows), ("other.jsonl", longer))
+    )
+    assert one == same != other, "its frames are others, whatever its name, question and reference"
 
 
 def test_one_folder_takes_one_evaluation_at_a_time_and_no_strange_lines(tmp_path: Path) -> None:

@@ -73,12 +73,18 @@ def test_rows_of_mvbench_name_a_part_of_their_video(tmp_path: Path) -> None:
     assert [item.part_s for item in items] == [None, (1.5, 4), (1.5, 4), (2, 4)]
     assert len({sight(item) for item in items}) == 3, "what is shown is another part, or the same"
     asked = questions([(item.item_id, sight(item), "?") for item in items], {items[1].item_id})
-    assert [(q.item_id, q.view) for q in asked if q.sight.endswith("#1.5-4")] == [
+    assert [(q.item_id, q.view) for q in asked if q.sight.endswith("#1.5-4.0")] == [
         ("action/1", "video"),
         ("action/2", "video"),
         ("action/1", "blank"),
         ("action/1", "shuffled"),
     ]
+
+
+def test_parts_late_in_a_long_video_are_told_apart(tmp_path: Path) -> None:
+    rows = [mvbench(start=1234.567, end=1240.0), mvbench(start=1234.568, end=1240.0)]
+    items = read_items("mvbench", lines(tmp_path / "action.json", rows))
+    assert len({sight(item) for item in items}) == 2, "else one of the two would be asked about the other's frames"
 
 
 def test_controls_are_drawn_by_seed() -> None:
