@@ -31,10 +31,10 @@ from flows.pipeline import PARENT, end_lost_runs, exported, watching_for_cancel
 from flows.project import state
 from flows.warming import warmed
 from stages import layout, warm
-from stages.ablation import Grid, Results, clip_ids, figure, markdown, read_grid, start_of, variant_params
+from stages.ablation import IDENTITY_FILE, Grid, Results, clip_ids, figure, markdown, read_grid, start_of, variant_params
 from stages.machine import measured
 from stages.params import Params, PretrainedModelParams, digest, load_params, parse_params
-from stages.rows import read_json, write_json
+from stages.rows import write_json
 from stages.tracking.commits import record_commit
 from stages.tracking.registry import register
 from stages.tracking.runs import StageRun, ablation_run
@@ -191,8 +191,8 @@ def run_seed(
                 return Cancelled(message=f"cancelled before {name}")
             table = variant_params(params, seed, name)
             identity = {"commit": commit, "params": digest(table)}
-            kept = results.of(seed, name) / "identity.json"
-            if kept.exists() and read_json(kept) == identity:
+            kept = results.of(seed, name) / IDENTITY_FILE
+            if results.identity(seed, name) == identity:
                 logger.info("seed %d, %s: done before; %s", seed, name, progress.tell(found=True))
                 continue
             _write_params(root, folder, table)
@@ -245,7 +245,7 @@ def ablation(root: Path, jobs: int, command: str) -> Grid | State[Any]:
             return Cancelled(message="cancelled; every stage has been ended, the next run goes on where it stopped")
         if len(failed) == len(grid.seeds):
             return _failure(failed)
-        found = publish(root, params, commit, command, run)
+        found = publish(root, params, command, run)
         create_markdown_artifact(key="ablation", markdown=markdown(found), description="What the grid came to")
         if failed:
             return _failure(failed)
@@ -284,16 +284,14 @@ def _failure(failed: Mapping[int, BaseException]) -> State[Any]:
     return Failed(message=message, data=FlowError(message))
 
 
-def publish(root: Path, params: Params, commit: str, command: str, run: StageRun | None = None) -> Grid:
+def publish(root: Path, params: Params, command: str, run: StageRun | None = None) -> Grid:
     """Write ``results.json``, ``table.md`` and ``figure.svg`` beside the clones, and into MLflow's run if there is one.
 
     Raises:
         InputError: no seed has run whole.
     """
     out = place(root, params)
-    grid = read_grid(
-        params, Results(out / "scores"), commit=commit, command=command, measured=measured("torch", "transformers", "trl")
-    )
+    grid = read_grid(params, Results(out / "scores"), command=command, measured=measured("torch", "transformers", "trl"))
     write_json(out / "results.json", grid.model_dump(mode="json"))
     table, drawn = markdown(grid), figure(grid)
     (out / "table.md").write_text(table, encoding="utf-8")

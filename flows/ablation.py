@@ -31,7 +31,8 @@ def ablate(root: Path, jobs: int | None, out: Path | None, *, table_only: bool) 
     if table_only:
         from flows.ablating import check, place, publish
 
-        grid = publish(root, params, check(root, params), command)
+        check(root, params)
+        grid = publish(root, params, command)
     else:
         with preflight.only_run(root):
             grid = _flow(root, jobs, command)

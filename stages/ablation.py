@@ -18,11 +18,12 @@ from stages.domain.metrics import Interval, mean_over_tasks, task_results
 from stages.domain.records import Record, Sample, Score, TaskName
 from stages.domain.seeds import Gain, Pair, over_seeds, pooled_gain
 from stages.inputs import InputError
-from stages.params import GrpoRow, Params, load_params, parse_params
+from stages.params import GrpoRow, Params, digest, load_params, parse_params
 from stages.rows import read_json, read_rows
 
 #: Draws of the bootstrap over clips.
 DRAWS = 2000
+IDENTITY_FILE = "identity.json"
 
 
 def start_of(params: Params) -> str:
@@ -77,10 +78,13 @@ class Contrast(Record):
 
 
 class Grid(Record):
-    """What an ablation came to. ``missing``: variants of seeds that have not run, so that nothing partial looks whole."""
+    """What an ablation came to. ``commit``: from which it ran, the beginnings of several where they differ. ``missing``: variants of seeds
+    that have not run, so that nothing partial looks whole. ``other_parameters``: it was trained with those of that commit, and params.yaml
+    has others now."""
 
     recipe: str
     commit: str
+    other_parameters: bool
     command: str
     measured: str
     seeds: tuple[int, ...]
@@ -94,7 +98,8 @@ class Grid(Record):
 
 
 class Results:
-    """The folder that scores are kept in: ``<seed>/<policy>/`` with what evaluation wrote, and ``<seed>/clips.json``."""
+    """The folder that scores are kept in: ``<seed>/<policy>/`` with what evaluation wrote, and ``<seed>/clips.json``. A variant's has
+    ``identity.json`` too, written last: what it was trained with."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -104,6 +109,11 @@ class Results:
 
     def scores(self, seed: int, policy: str, kind: str = "predictions") -> list[Score]:
         return read_rows(self.of(seed, policy) / f"{kind}.jsonl", Score)
+
+    def identity(self, seed: int, variant: str) -> dict[str, str] | None:
+        """The commit and the digest of the parameters (:func:`variant_params`) that it was trained with; None: it has not run whole."""
+        file = self.of(seed, variant) / IDENTITY_FILE
+        return dict(read_json(file)) if file.exists() else None
 
     def clips(self, seed: int) -> dict[str, str]:
         found: dict[str, str] = read_json(self.folder / str(seed) / "clips.json")
@@ -116,21 +126,30 @@ def clip_ids(root: Path) -> dict[str, str]:
     return {sample.sample_id: sample.clip_id for file in sorted(files) for sample in read_rows(file, Sample)}
 
 
-def read_grid(params: Params, results: Results, *, commit: str, command: str, measured: str) -> Grid:
+def read_grid(params: Params, results: Results, *, command: str, measured: str) -> Grid:
     """Everything that is there, on the seeds that have run whole.
 
     Raises:
-        InputError: no seed has.
+        InputError: no seed has, or all there is are scores of other parameters and several commits.
     """
     grid = params.ablation
     assert grid is not None
     start = start_of(params)
     wanted = (start, *params.variants)
-    there = {seed: [name for name in wanted if (results.of(seed, name) / "predictions.jsonl").exists()] for seed in grid.seeds}
-    seeds = tuple(seed for seed in grid.seeds if len(there[seed]) == len(wanted))
-    missing = tuple(f"seed {seed}: {name}" for seed in grid.seeds for name in wanted if name not in there[seed])
+    kept = {(seed, name): results.identity(seed, name) for seed in grid.seeds for name in params.variants}
+    fresh = {key for key, found in kept.items() if found and found["params"] == digest(variant_params(params, *key))}
+    # Scores of other parameters are never mixed with them. Where nothing else is there they are shown, and what they are is said.
+    counted = fresh or {key for key, found in kept.items() if found}
+    missing = tuple(f"seed {seed}: {name}" for seed, name in kept if (seed, name) not in counted)
+    seeds = tuple(seed for seed in grid.seeds if all((seed, name) in counted for name in params.variants))
     if not seeds:
         raise InputError(f"ablation: no seed has run whole ({len(missing)} trainings are missing); go on: vidbridge ablate")
+    commits = sorted({found["commit"] for (seed, _), found in kept.items() if found and seed in seeds})
+    if not fresh and len(commits) > 1:
+        raise InputError(
+            f"ablation: what has run was trained with other parameters than params.yaml holds, from several commits ({_short(commits)}), so"
+            " it is no one grid; run it with these: vidbridge ablate"
+        )
     rows = [_trivial(name, results, seeds, params) for name in ("random", "constant")]
     rows += [_measured(name, results, seeds, params) for name in wanted]
     # Every variant against the start, which the figure shows, and what the recipe asks beside.
@@ -139,7 +158,8 @@ def read_grid(params: Params, results: Results, *, commit: str, command: str, me
     budgets = [row.steps * row.prompts_per_step * row.rollouts for row in params.variants.values() if isinstance(row, GrpoRow)]
     return Grid(
         recipe=params.recipe,
-        commit=commit,
+        commit=commits[0] if len(commits) == 1 else _short(commits),
+        other_parameters=not fresh,
         command=command,
         measured=measured,
         seeds=seeds,
@@ -221,11 +241,21 @@ def _contrast(after: str, before: str, results: Results, seeds: Sequence[int], p
     return Contrast(after=after, before=before, mean=mean, columns=columns)
 
 
+def shown_commit(grid: Grid) -> str:
+    """As tables have it."""
+    short = grid.commit if "," in grid.commit else grid.commit[:12]
+    return f"{short} (with its parameters, which are others now)" if grid.other_parameters else short
+
+
+def _short(commits: Sequence[str]) -> str:
+    return ", ".join(commit[:12] for commit in commits)
+
+
 def markdown(grid: Grid) -> str:
     """The grid as two Markdown tables, with what they rest on."""
     columns = list(grid.rows[0].columns)
     seeds = ", ".join(map(str, grid.seeds))
-    head = f"{grid.measured} Commit {grid.commit[:12]}, seeds {seeds}; each variant {grid.rollouts:,} rollouts. `{grid.command}`"
+    head = f"{grid.measured} Commit {shown_commit(grid)}, seeds {seeds}; each variant {grid.rollouts:,} rollouts. `{grid.command}`"
     lines = [head, ""]
     if grid.missing:
         lines += [f"**Partial**: {len(grid.missing)} trainings are missing ({', '.join(grid.missing[:3])} …).", ""]

@@ -12,11 +12,11 @@ import yaml
 from scipy import stats
 
 from flows.recipes import smoke_version
-from stages.ablation import Results, figure, markdown, read_grid, start_of, variant_params
+from stages.ablation import IDENTITY_FILE, Results, figure, markdown, read_grid, start_of, variant_params
 from stages.domain.records import Score, TaskName
 from stages.domain.seeds import Pair, over_seeds, pooled_gain
 from stages.inputs import InputError
-from stages.params import GrpoRow, Params, ParamsError, load_params, parse_params
+from stages.params import GrpoRow, Params, ParamsError, digest, load_params, parse_params
 from stages.rows import write_json, write_rows
 
 ROOT = Path(__file__).parents[1]
@@ -153,14 +153,21 @@ def fill(folder: Path, params: Params, leave_out: tuple[int, str] | None = None,
                 rows = scores("mcqa", [choice + drift] * 4) + scores("caption", [caption + drift] * 4, part)
                 write_rows(results.of(seed, name) / "predictions.jsonl", rows)
                 write_json(results.of(seed, name) / "scores.json", {"blank_mean": 0.125})
+                if name in params.variants:
+                    trained_with(params, results, seed, name, "abc")
         for kind in ("random", "constant"):
             rows = scores("mcqa", [0.25] * 4) + scores("caption", [0.0] * 4, part)
             write_rows(results.of(seed, "baselines") / f"predictions_{kind}.jsonl", rows)
     return results
 
 
+def trained_with(params: Params, results: Results, seed: int, name: str, commit: str) -> None:
+    identity = {"commit": commit, "params": digest(variant_params(params, seed, name))}
+    write_json(results.of(seed, name) / IDENTITY_FILE, identity)
+
+
 def grid_of(params: Params, results: Results) -> Any:
-    return read_grid(params, results, commit="abc", command="vidbridge ablate", measured="Measured.")
+    return read_grid(params, results, command="vidbridge ablate", measured="Measured.")
 
 
 def test_the_grid_says_what_the_scores_say(tmp_path: Path) -> None:
@@ -204,6 +211,41 @@ def test_seeds_that_did_not_run_whole_are_left_out_and_named(tmp_path: Path) -> 
     assert "**Partial**: 1 trainings are missing (seed 2: caption …)" in markdown(grid)
     with pytest.raises(InputError, match="no seed has run whole"):
         grid_of(params, Results(tmp_path / "nothing"))
+
+
+def test_scores_of_other_parameters_are_never_mixed_with_these(tmp_path: Path) -> None:
+    params = parse_params(recipe("smoke"))
+    results = fill(tmp_path, params)
+    table = recipe("smoke")
+    table["ablation"]["shared"]["learning_rate"] = 0.5
+    other = parse_params(table)
+    assert not grid_of(params, results).other_parameters
+    old = grid_of(other, results)
+    assert old.other_parameters
+    assert "Commit abc (with its parameters, which are others now), seeds 1, 2;" in markdown(old)
+    # The grid is run again with them, and ended on the way.
+    trained_with(other, results, 1, "qa", "def")
+    with pytest.raises(InputError, match=r"no seed has run whole \(5 trainings are missing\)"):
+        grid_of(other, results)
+    for name in other.variants:
+        trained_with(other, results, 1, name, "def")
+    grid = grid_of(other, results)
+    assert (grid.seeds, grid.commit, grid.other_parameters) == ((1,), "def", False)
+    assert grid.missing == tuple(f"seed 2: {name}" for name in other.variants)
+    table["ablation"]["shared"]["learning_rate"] = 0.25
+    with pytest.raises(InputError, match=r"from several commits \(abc, def\), so it is no one grid"):
+        grid_of(parse_params(table), results)
+    renamed = recipe("smoke")
+    renamed["ablation"]["variants"]["qa"]["title"] = "questions"
+    renamed["ablation"]["contrasts"] = []
+    assert not grid_of(parse_params(renamed), fill(tmp_path, params)).other_parameters, "how it is shown changes no training"
+
+
+def test_a_grid_of_two_commits_names_both(tmp_path: Path) -> None:
+    params = parse_params(recipe("smoke"))
+    results = fill(tmp_path, params)
+    trained_with(params, results, 2, "qa", "e" * 40)
+    assert f"Commit abc, {'e' * 12}, seeds 1, 2;" in markdown(grid_of(params, results))
 
 
 def test_an_axis_may_be_a_part_of_a_score(tmp_path: Path) -> None:

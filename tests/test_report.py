@@ -295,7 +295,7 @@ def grid() -> Grid:
         seeds=(0.4, 0.6), format=1.0, blank=None,
     )  # fmt: skip
     return Grid(
-        recipe="smoke", commit="c" * 40, command="vidbridge ablate", measured="Held out.", seeds=(1, 2), rollouts=8,
+        recipe="smoke", commit="c" * 40, other_parameters=False, command="vidbridge ablate", measured="Held out.", seeds=(1, 2), rollouts=8,
         axes=("mcqa", "mcqa"), start="cold-start", rows=(row, row.model_copy(update={"name": "all", "title": "everything"})),
         contrasts=(Contrast(after="all", before="caption", mean=gain, columns={"mcqa": gain}),), missing=(),
     )  # fmt: skip

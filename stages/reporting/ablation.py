@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stages.ablation import Grid
+from stages.ablation import Grid, shown_commit
 from stages.domain.seeds import Gain
 from stages.inputs import InputError
 from stages.pages import in_base64
@@ -43,6 +43,7 @@ def ablation(root: Path, recipe: str) -> dict[str, Any] | None:
     columns = list(grid.rows[0].columns)
     return {
         "grid": grid,
+        "commit": shown_commit(grid),
         "columns": columns,
         "figure": f"data:image/svg+xml;base64,{in_base64(drawn)}",
         "contrasts": _contrasts(grid, columns),
