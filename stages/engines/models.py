@@ -147,6 +147,7 @@ def _load_folder(folder: Path, precision: Precision, name: str) -> tuple[PreTrai
 
     from stages.learning.factory import load_model
 
+    processor: Any
     try:
         model, processor = load_model(folder, precision)
     except (OSError, ValueError, SafetensorError) as error:
