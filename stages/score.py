@@ -74,9 +74,9 @@ def score(
     if judge is not None:
         files = {"predictions": predictions, "against": against}
         # What a score is held against counts too: a mean over the few that a judge answered before it went down is none.
-        for who, said in sets.items():
+        for who, replies in sets.items():
             unjudged = max(sum(mark.parts is None for mark in each) for each in marks[who].values())
-            check_judged(judge, unjudged, len(said), f"{name}, {file.name if (file := files.get(who)) else who}")
+            check_judged(judge, unjudged, len(replies), f"{name}, {file.name if (file := files.get(who)) else who}")
     how = Resampling(draws=params.evaluation.bootstrap_draws, confidence=params.evaluation.confidence, seed=params.seed)
     identity = {
         "benchmark": name,
