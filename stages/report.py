@@ -19,7 +19,7 @@ from stages.params import Params, digest, load_params
 from stages.reporting.ablation import ablation
 from stages.reporting.cost import asked_rows, cost_rows, graph, stage_names, total
 from stages.reporting.curves import of_gauges, of_tasks, of_training, read_curves
-from stages.reporting.environment import environment
+from stages.reporting.environment import environment, other_parameters
 from stages.reporting.replies import replies
 from stages.reporting.scores import gain_rows, headline, score_rows
 from stages.rollout_pages import group_views
@@ -53,7 +53,10 @@ def build(root: Path, out: Path) -> Path:
 
 def _results(root: Path, params: Params) -> dict[str, Any]:
     """What the same inputs give again, byte by byte."""
-    tables = {row: read_json(root / layout.scores(row) / "scores.json") for row in (*params.evaluation.of, "baselines")}
+    rows = (*params.evaluation.of, "baselines")
+    if missing := [file for row in rows if not (root / (file := layout.scores(row) / "scores.json")).exists()]:
+        raise InputError(f"{missing[0]}: not there, and params.yaml has it evaluated; run vidbridge run, then vidbridge report")
+    tables = {row: read_json(root / layout.scores(row) / "scores.json") for row in rows}
     tasks = list(tables[params.candidate]["tasks"])
     gains = read_json(root / layout.REPORTS / "metrics.json")["gains"]
     grpo = read_curves(root, "grpo")
@@ -65,6 +68,7 @@ def _results(root: Path, params: Params) -> dict[str, Any]:
         "model": params.model.family if params.model.kind == "tiny" else f"{params.model.name} @ {params.model.revision}",
         "candidate": params.candidate,
         "digest": digest(params),
+        "other_parameters": other_parameters(root, stage_names(params)),
         "tasks": tasks,
         "headline": headline(params, tables, gains),
         "confidence": round(100 * params.evaluation.confidence),

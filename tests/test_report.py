@@ -330,6 +330,34 @@ def test_without_results_the_page_says_what_to_run(tmp_path: Path) -> None:
         build(tmp_path, tmp_path / "report.html")
 
 
+def test_results_of_other_parameters_say_so(project: Path, tmp_path: Path) -> None:
+    recipe, lock = (project / "params.yaml").read_text(), (project / "dvc.lock").read_text()
+    made_with = yaml.safe_load(recipe)
+    stages = {
+        "sft@cold-start": {"cmd": "x", "params": {"params.yaml": {key: made_with[key] for key in ("seed", "prompt")}}},
+        "grpo@general": {"cmd": "x", "params": {"params.yaml": {"seed": 7, "grpo.general": made_with["grpo"]["general"]}}},
+    }
+    (project / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {**LOCKED, **stages}}))
+    try:
+        made_with["seed"] = stages["grpo@general"]["params"]["params.yaml"]["seed"] = yaml.safe_load(recipe)["seed"]
+        assert "Not what params.yaml says now" not in page_of(project, tmp_path), "the same, dumped by another library"
+        made_with["grpo"]["general"]["learning_rate"] = "4e-4"
+        (project / "params.yaml").write_text(yaml.safe_dump(made_with))
+        assert "other values of grpo.general (grpo@general)." in page_of(project, tmp_path)
+        shutil.move(project / "scores/bridge", tmp_path / "bridge")
+        with pytest.raises(InputError, match=r"scores/bridge/scores\.json: not there, and params.yaml has it evaluated"):
+            page_of(project, tmp_path)
+    finally:
+        (project / "params.yaml").write_text(recipe)
+        (project / "dvc.lock").write_text(lock)
+        if (tmp_path / "bridge").exists():
+            shutil.move(tmp_path / "bridge", project / "scores/bridge")
+
+
+def page_of(project: Path, folder: Path) -> str:
+    return Elements(build(project, folder / "report.html").read_text(encoding="utf-8")).text
+
+
 def test_the_longest_chain_runs_along_the_top_and_scores_stand_side_by_side() -> None:
     deps = {"base": ["data"], "sft@a": ["models/base/final"], "grpo@b": ["models/a/final"], "evaluate@a": ["models/a/final"]}
     deps |= {"evaluate@b": ["models/b/final"], "evaluate@base": ["models/base"], "summary": ["scores", "data"], "synthesize": []}

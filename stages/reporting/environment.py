@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from stages.params import Params, digest
+from stages.tracking.commits import PARAMS_FILE
 from stages.tracking.git import head, is_dirty, is_repository
 from stages.tracking.history import PastRun
+from stages.tracking.lock import read_lock
 from stages.tracking.machine import versions
 
 
@@ -34,6 +38,46 @@ def environment(root: Path, params: Params, runs: Mapping[str, PastRun], now: da
         "made_on": _variants({name: {**_commit_of(run), **run.machine, **_gpus(run)} for name, run in runs.items()}),
         "versions": _variants({name: run.versions for name, run in runs.items()}),
     }
+
+
+def other_parameters(root: Path, stages: Iterable[str]) -> dict[str, list[str]]:
+    """Stage to the parameters that ``dvc.lock`` has it made with and ``params.yaml`` holds other values for: after another recipe was
+    taken, or an edit, what lies here was made by something else than what stands there.
+
+    Raises:
+        TrackingError: ``dvc.lock`` is damaged.
+    """
+    locked, now = read_lock(root), yaml.safe_load((root / PARAMS_FILE).read_text(encoding="utf-8"))
+    found = {
+        stage: [key for key, value in locked[stage].params.get(PARAMS_FILE, {}).items() if not _same(value, _at(now, key))]
+        for stage in stages
+        if stage in locked
+    }
+    return {stage: keys for stage, keys in found.items() if keys}
+
+
+def _at(table: Any, key: str) -> Any:
+    for part in key.split("."):
+        table = table.get(part) if isinstance(table, Mapping) else None
+    return table
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal values, whichever YAML library has read a number (`1e-6` is text to some)."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, str) != isinstance(other, str):
+        return str(one) == str(other) or _number(one) == _number(other) is not None
+    return bool(one == other)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _commit(root: Path) -> str:
