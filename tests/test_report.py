@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -333,7 +334,7 @@ def test_without_results_the_page_says_what_to_run(tmp_path: Path) -> None:
 def test_results_of_other_parameters_say_so(project: Path, tmp_path: Path) -> None:
     recipe, lock = (project / "params.yaml").read_text(), (project / "dvc.lock").read_text()
     made_with = yaml.safe_load(recipe)
-    stages = {
+    stages: dict[str, Any] = {
         "sft@cold-start": {"cmd": "x", "params": {"params.yaml": {key: made_with[key] for key in ("seed", "prompt")}}},
         "grpo@general": {"cmd": "x", "params": {"params.yaml": {"seed": 7, "grpo.general": made_with["grpo"]["general"]}}},
     }
