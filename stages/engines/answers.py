@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from stages.engines.questions import CONTROLS, Answer, EngineError, Question, View
 from stages.params import digest
+from stages.suites.predictions import MAX_CHARACTERS
 
 IDENTITY_FILE = "identity.json"
 UNANSWERED_FILE = "unanswered.jsonl"
@@ -45,6 +46,10 @@ class Answers:
             question = answer.question
             if answer.reply is None:
                 self.unanswered[question] = answer.reason
+                continue
+            if len(answer.reply) > MAX_CHARACTERS:
+                # In the file it would keep all the others from being scored.
+                self.unanswered[question] = f"a reply of {len(answer.reply):,} characters, at most {MAX_CHARACTERS:,} are kept"
                 continue
             row = {"id": question.item_id, "reply": answer.reply, "frames": answer.frames, "identity": self._identity}
             file = self._files[question.view]

@@ -38,6 +38,7 @@ class Model:
     def __init__(self) -> None:
         self.url = ""
         self.status: Callable[[str, int], int] = lambda text, times: 200
+        self.behind: Callable[[str], str] = lambda text: ""
         self.asked: Counter[str] = Counter()
         self.pictures: Counter[int] = Counter()
         self.wrong: list[str] = []
@@ -59,7 +60,7 @@ class Model:
                 return 401, ""
             if (body["model"], body["temperature"], body["max_tokens"]) != ("eye", 0, 48):
                 self.wrong.append(json.dumps({**body, "messages": []}))
-            return status, colour_of(parts[0])
+            return status, colour_of(parts[0]) + self.behind(text["text"])
         finally:
             with self._lock:
                 self._under_way -= 1
@@ -172,6 +173,19 @@ def test_a_key_that_is_refused_ends_it_and_rows_stay(ask: Callable[..., dict[str
     with pytest.raises(JudgeError, match=r"^--endpoint: .* answers 401: .* set VIDBRIDGE_ENDPOINT_KEY$"):
         ask(4)
     assert 0 < len(replies(tmp_path / "out")) < 12
+
+
+def test_a_reply_without_an_end_costs_its_own_question_only(
+    ask: Callable[..., dict[str, Any]], model: Model, tmp_path: Path
+) -> None:
+    model.behind = lambda text: " and so on" * 10_000 if "? 1 " in text else ""
+    result = ask(2)
+    assert (result["answered"], result["partial"], len(result["unanswered"])) == (3, True, 3)
+    assert {row["reason"] for row in result["unanswered"]} == {
+        f"a reply of {n:,} characters, at most 100,000 are kept" for n in (100_000 + len(f"a {c} bar") for c in COLOURS)
+    }
+    model.behind = lambda text: ""
+    assert ask(2)["answered"] == 6
 
 
 def test_addresses_that_are_none(root: Path, tmp_path: Path) -> None:
