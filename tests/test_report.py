@@ -38,7 +38,9 @@ from stages.reporting import cost, curves, dag, replies, scores
 from stages.reporting.environment import environment
 from stages.rows import read_json, write_json, write_rows
 from stages.tracking.history import Cost, PastRun, latest_runs
-from stages.tracking.runs import stage_run
+from stages.tracking.lock import read_lock
+from stages.tracking.runs import ablation_run, stage_run
+from stages.tracking.store import experiment_id, open_client
 from stages.video.encoder import encode
 
 ROOT = Path(__file__).parent.parent
@@ -255,6 +257,28 @@ def test_costs_and_versions_come_from_the_runs(page: str, project: Path) -> None
     # Three stages stand in dvc.lock; the graph has no other, and the folder around two outs makes one edge.
     assert page.count('class="box ') == 2 * 3
     assert re.findall(r"<title>(\w+ → \w+)</title>", page) == ["corpus → ingest", "ingest → summary"] * 2
+
+
+def test_runs_of_an_ablation_and_of_earlier_work_are_not_what_the_results_took(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, before = load_params(), latest_runs(project)["corpus"]
+    with ablation_run(params, project, "c" * 40) as grid, monkeypatch.context() as patched:
+        assert grid.run_id is not None
+        patched.setenv("VIDBRIDGE_PIPELINE_RUN", grid.run_id)
+        with stage_run("corpus", params):
+            pass
+    assert latest_runs(project)["corpus"] == before
+    client = open_client(project)
+    digests = [read_lock(project)["ingest"].digest, "of other videos"]
+    for digest in digests:
+        with stage_run("ingest", params) as run:
+            run.tag({"stage_digest": digest})
+    found = latest_runs(project)["ingest"]
+    made, later = (
+        client.search_runs([experiment_id(client, project)], f"tags.`vidbridge.stage_digest` = '{digest}'")[0] for digest in digests
+    )
+    assert found.started.timestamp() == made.info.start_time / 1000 < later.info.start_time / 1000
 
 
 def test_gauges_stand_with_their_marks(page: str) -> None:

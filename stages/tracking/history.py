@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from stages.tracking.runs import TAG
+from stages.tracking.lock import read_lock
+from stages.tracking.runs import PARENT_TAG, TAG
 from stages.tracking.store import experiment_id, open_client
 
 #: What an endpoint that answers questions is counted by, as ``<who>/<count>`` among a run's metrics.
@@ -28,7 +29,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class PastRun:
-    """The latest finished run of a stage.
+    """A finished run of a stage.
 
     Attributes:
         started: when it began, UTC.
@@ -57,24 +58,34 @@ def latest_costs(root: Path) -> dict[str, Cost]:
 
 
 def latest_runs(root: Path) -> dict[str, PastRun]:
-    """The latest finished run of each stage, by the stage's name. Stages that never ran here are missing.
+    """The finished run of each stage that made what ``dvc.lock`` holds of it, else its latest, by the stage's name. Stages that never ran
+    here are missing. Trainings of an ablation have other seeds and are none of these.
 
     Raises:
-        TrackingError: the store does not answer.
+        TrackingError: the store does not answer, or ``dvc.lock`` is damaged.
     """
-    client = open_client(root)
+    client, locked = open_client(root), read_lock(root)
+    experiment = experiment_id(client, root)
+    grids = {run.info.run_id for run in client.search_runs([experiment], f"tags.`{TAG}kind` = 'ablation'", max_results=1000)}
     runs = client.search_runs(
-        [experiment_id(client, root)],
+        [experiment],
         f"tags.`{TAG}kind` = 'stage' and attributes.status = 'FINISHED'",
         order_by=["attributes.start_time DESC"],
         max_results=1000,
     )
     found: dict[str, PastRun] = {}
+    exact: set[str] = set()
     for run in runs:
         figures, tags = run.data.metrics, run.data.tags
-        if "process/wall_s" not in figures or tags[TAG + "stage"] in found:
+        if "process/wall_s" not in figures or tags.get(PARENT_TAG) in grids:
             continue
-        found[tags[TAG + "stage"]] = PastRun(
+        stage = tags[TAG + "stage"]
+        made_it = stage in locked and tags.get(TAG + "stage_digest") == locked[stage].digest
+        if stage in exact or (stage in found and not made_it):
+            continue
+        if made_it:
+            exact.add(stage)
+        found[stage] = PastRun(
             cost=Cost(
                 figures["process/wall_s"], figures["process/cpu_s"], figures["process/peak_gb"], figures.get("process/gpu_h")
             ),
