@@ -76,6 +76,8 @@ def _check_flags(order: Order, model: str | None, endpoint: str | None, endpoint
         raise UsageError("--batch-size: is of a model that runs here; an endpoint's is VIDBRIDGE_ENDPOINT_CONCURRENCY")
     if form not in FORMS:
         raise UsageError(f"--endpoint-video: {form!r} is unknown; give jpeg (a picture a frame) or mp4 (one short video)")
+    if endpoint is None and form != FORMS[0]:
+        raise UsageError("--endpoint-video: means nothing without --endpoint; leave it out, or give the address")
     if order.out.exists() and not order.out.is_dir():
         raise UsageError(f"--out: {str(order.out)!r} is no folder; name one, which is made where there is none")
     own = order.benchmark in ("dark-event-infer-test", "mix-vid-qa-test")

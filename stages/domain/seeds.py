@@ -1,6 +1,6 @@
 """What several seeds say together: each seed is one observation, with clips of its own.
 
-Two intervals stand side by side. The bootstrap draws clips within every seed and says how well these trainings are measured; the t
+Two intervals stand side by side. The bootstrap draws clips of all seeds together and says how well these trainings are measured; the t
 interval is over the seeds' own differences and says how far another seed may lie. Few seeds make it wide, and that is honest.
 """
 

@@ -57,10 +57,14 @@ def choose(root: Path, params: Params, which: str, revision: str | None) -> Chos
     model, a Hugging Face folder, or a hub id with its revision. Nothing is loaded yet.
 
     Raises:
-        EngineError: it names none, or a folder without a model or a processor.
+        EngineError: it names none, or a folder without a model or a processor; or a revision is given of what has none.
         TrackingError: the registry has no such version, or its files are in neither cache nor remote.
     """
     folder = Path(which).expanduser()
+    if revision is not None and (_looks_like_a_folder(which, folder) or not _HUB_ID.fullmatch(which)):
+        raise EngineError(
+            f"--revision: means nothing for {which!r}, a folder or a version of the registry, which stand for their weights; leave it out"
+        )
     if _looks_like_a_folder(which, folder):
         return _of_folder(params, folder)
     if found := _MODELS_URI.fullmatch(which):

@@ -139,12 +139,15 @@ def baseline_replies(items: Sequence[Item[Any]], seed: int) -> dict[str, list[st
     frequent = Counter(item.truth for item in items)
     constant = min(frequent, key=lambda truth: (-frequent[truth], truth))
 
-    def drawn(item: Item[Any]) -> str:
+    def drawn(number: int, item: Item[Any]) -> str:
         rng = Random(f"{seed}/random/{item.item_id}")
-        return letter(rng.randrange(len(item.options))) if item.options else rng.choice(items).truth
+        if item.options:
+            return letter(rng.randrange(len(item.options)))
+        # Its own truth would be no guess; of one question there is no other.
+        return items[(number + 1 + rng.randrange(max(len(items) - 1, 1))) % len(items)].truth
 
     return {
-        "random": [drawn(item) for item in items],
+        "random": [drawn(number, item) for number, item in enumerate(items)],
         "constant": [constant] * len(items),
         "empty": [""] * len(items),
     }

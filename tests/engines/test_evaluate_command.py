@@ -38,6 +38,7 @@ def given(folder: Path, videos: Path | None, *more: str) -> list[str]:
             ("--endpoint", "http://127.0.0.1:1/v1", "--endpoint-model", "x", "--batch-size", "4"),
             "--batch-size: is of a model that runs here",
         ),
+        (("--model", "champion", "--endpoint-video", "mp4"), "--endpoint-video: means nothing without --endpoint"),
         (("--model", "champion", "--controls", "4", "--no-controls"), "--controls, --no-controls: contradict"),
     ],
 )

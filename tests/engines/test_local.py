@@ -213,6 +213,9 @@ def test_models_that_cannot_be_asked(root: Path, params: Params, taught: Path, t
         choose(root, params, str(tmp_path / "nowhere"), None)
     with pytest.raises(EngineError, match="--revision: not given"):
         choose(root, params, "Qwen/Qwen2.5-VL-7B-Instruct", None)
+    for which in (str(taught), "champion", "models:/m/3"):
+        with pytest.raises(EngineError, match="--revision: means nothing for"):
+            choose(root, params, which, "0" * 40)
     with pytest.raises(EngineError, match="give the commit, 40 hex digits"):
         choose(root, params, "Qwen/Qwen2.5-VL-7B-Instruct", "main")
     with pytest.raises(EngineError, match="is no folder with a model, no version and no hub id"):

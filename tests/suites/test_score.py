@@ -20,7 +20,7 @@ from stages.params import OpenAIJudgeParams, Params, load_params
 from stages.score import score
 from stages.suites.benchmark import Mark, PredictionError
 from stages.suites.known import BENCHMARKS
-from stages.suites.table import Resampling, cells
+from stages.suites.table import Resampling, baseline_replies, cells
 
 PARAMS = load_params(Path(__file__).parents[2] / "infra/recipes/tiny.yaml")
 
@@ -232,6 +232,16 @@ def test_what_is_scored_by_is_in_the_digest(tmp_path: Path, name: str, row: dict
         replies = predicted(tmp_path, {item.item_id: "the red bar rises"})
         digests.add(score(PARAMS, name, annotations, replies, baselines=False)["digest"])
     assert len(digests) == 2
+
+
+def test_a_random_description_is_another_ones(tmp_path: Path) -> None:
+    rows = [dream(idx=i, description=f"the bar number {i} rises") for i in range(5)]
+    items = BENCHMARKS["dream-1k"].read(lines(tmp_path / "a.jsonl", rows))
+    for seed in range(20):
+        drawn = baseline_replies(items, seed)["random"]
+        assert not any(reply == item.truth for reply, item in zip(drawn, items, strict=True))
+        assert set(drawn) <= {item.truth for item in items}
+    assert len({tuple(baseline_replies(items, seed)["random"]) for seed in range(20)}) > 10
 
 
 def test_missing_predictions_are_listed_and_the_result_is_partial(tmp_path: Path) -> None:
