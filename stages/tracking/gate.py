@@ -47,10 +47,12 @@ ATTEMPTS = 8
 
 @dataclass(frozen=True)
 class Case:
-    """A candidate that was judged against the champion of this moment: upon move ``after`` of the ledger (0: none)."""
+    """A candidate that was judged against the champion of this moment: upon move ``after`` of the ledger (0: none). ``new_evaluation``:
+    against the baselines only."""
 
     candidate: Version
     champion: Version | None
+    new_evaluation: bool
     after: int
     decision: Decision
     author: str
@@ -91,7 +93,7 @@ def promote(
         wanted = find_version(client, gate.registered_model, version or CANDIDATE).number
         for _ in range(ATTEMPTS):
             case = judge(root, client, params, wanted, author=author, reason=reason, new_evaluation=new_evaluation)
-            told = verdict(case.candidate, case.champion, case.decision, author=case.author, reason=reason)
+            told = _told(case)
             if case.champion is not None and case.champion.number == wanted:
                 return Promotion(case.candidate, case.champion, case.decision, moved=False, verdict=told)
             if conclude(client, gate, case):
@@ -119,7 +121,7 @@ def judge(
         decision = refusal(f"version {version} is champion already")
     else:
         decision = _considered(root, client, params, candidate, champion, new_evaluation)
-    return Case(candidate, champion, last.number if last else 0, decision, _author(root, author), reason)
+    return Case(candidate, champion, new_evaluation, last.number if last else 0, decision, _author(root, author), reason)
 
 
 def conclude(client: MlflowClient, gate: GateParams, case: Case) -> bool:
@@ -137,7 +139,7 @@ def conclude(client: MlflowClient, gate: GateParams, case: Case) -> bool:
         mean=counted(scores, gate) if scores else None,
         production=gate.production,
     )
-    told = verdict(case.candidate, case.champion, case.decision, author=case.author, reason=case.reason)
+    told = _told(case)
     entry = write_entry(client, gate.ledger, case.candidate, decided, told)
     if not entry.moves:
         insist(lambda: client.set_model_version_tag(case.candidate.model, str(case.candidate.number), VERDICT, told))
@@ -145,6 +147,17 @@ def conclude(client: MlflowClient, gate: GateParams, case: Case) -> bool:
     if entry.standing:
         settle(client, gate)
     return entry.standing
+
+
+def _told(case: Case) -> str:
+    return verdict(
+        case.candidate,
+        case.champion,
+        case.decision,
+        new_evaluation=case.new_evaluation,
+        author=case.author,
+        reason=case.reason,
+    )
 
 
 def rollback(root: Path, *, author: str | None = None, reason: str = "") -> Promotion:

@@ -6,10 +6,17 @@ from stages.tracking.rules import Check, Decision
 from stages.tracking.versions import Version
 
 
-def verdict(candidate: Version, champion: Version | None, decision: Decision, *, author: str, reason: str) -> str:
+def verdict(
+    candidate: Version, champion: Version | None, decision: Decision, *, new_evaluation: bool, author: str, reason: str
+) -> str:
     """One line that says it, what was looked at as a table, the reasons."""
     head = f"## {candidate.model} version {candidate.number}: {'champion' if decision.promote else 'refused'}"
-    against = f"compared with version {champion.number}" if champion else "there was no champion to compare with"
+    if champion is None:
+        against = "there was no champion to compare with"
+    elif new_evaluation:
+        against = f"not compared with the champion, version {champion.number}, since the evaluation was said to be new"
+    else:
+        against = f"compared with version {champion.number}"
     rows = [_row(check) for check in decision.table]
     table = ["| what | candidate | other | rule | met |", "|---|---|---|---|---|", *rows, ""] if rows else []
     reasons = [f"- {text}" for text in decision.reasons] if not decision.promote or not rows else []

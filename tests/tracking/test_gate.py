@@ -280,7 +280,10 @@ def test_another_evaluation_is_not_compared_unless_one_says_it_is_new(
     refused = promote(project)
     assert (refused.moved, alias(project)) == (False, 7)
     assert "different evaluations (d1 and d2" in refused.decision.reasons[0]
-    assert promote(project, new_evaluation=True).moved
+    assert "; compared with version 7." in refused.verdict
+    forced = promote(project, new_evaluation=True)
+    assert forced.moved
+    assert "; not compared with the champion, version 7, since the evaluation was said to be new." in forced.verdict
     assert alias(project) == 13
 
 
