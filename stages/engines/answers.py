@@ -72,9 +72,12 @@ def open_answers(folder: Path, identity: Mapping[str, Any]) -> Iterator[Answers]
     """The replies of ``folder``, which is made where there is none, and goes to this process alone.
 
     Raises:
-        EngineError: it holds replies of another identity, lines that are none, or another process is writing there.
+        EngineError: it cannot be made, it holds replies of another identity, lines that are none, or another process is writing there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineError(f"--out: {folder}: cannot be made ({error.strerror}); name a folder that can be written to") from error
     with ExitStack() as stack:
         try:
             stack.enter_context(FileLock(folder / _LOCK_FILE, timeout=0))

@@ -307,6 +307,11 @@ def test_one_folder_takes_one_evaluation_at_a_time_and_no_strange_lines(tmp_path
         file.write('{"id": "2"}\n')
     with pytest.raises(EngineError, match=r"predictions.jsonl:2: no reply of this command"), open_answers(tmp_path, {"a": 1}):
         pass
+    with (
+        pytest.raises(EngineError, match=r"identity.json/in: cannot be made \(Not a directory\)"),
+        open_answers(tmp_path / "identity.json/in", {}),
+    ):
+        pass
     (tmp_path / "identity.json").unlink()
     with pytest.raises(EngineError, match=r"holds predictions.jsonl but no identity.json"), open_answers(tmp_path, {"a": 1}):
         pass
