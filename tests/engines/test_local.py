@@ -282,7 +282,7 @@ def test_what_can_only_be_used_at_the_end_is_looked_at_before_a_question_is_aske
 
 
 def test_samples_cut_in_another_way_are_another_evaluation(root: Path, params: Params, taught: Path, tmp_path: Path) -> None:
-    given = order(tmp_path, None, tmp_path / "out", benchmark="dark-event-infer-test")
+    given = order(tmp_path, tmp_path, tmp_path / "out", benchmark="dark-event-infer-test")
     engine = model_engine(root, params, given, str(taught), None)
     rows = samples("dark_event_infer")
     longer = copy.deepcopy(rows)
