@@ -56,8 +56,9 @@ def variant_params(params: Params, seed: int, variant: str) -> dict[str, Any]:
 class Measured(Record):
     """A policy over all seeds: shares of each task's maximum, greedy, on held-out samples.
 
-    ``columns``: for each task, and each part that is an axis, the mean over seeds with its t interval; ``by_seed``: the same of each
-    seed; ``seeds``: the mean over tasks of each seed; ``blank``: that mean on a black video; ``format``: share of well-formed replies.
+    ``columns``: for each task, and each part that is an axis, the mean over seeds with its t interval, cut at 0 and 1; ``by_seed``: the
+    same of each seed; ``seeds``: the mean over tasks of each seed; ``blank``: that mean on a black video; ``format``: share of
+    well-formed replies.
     """
 
     name: str
@@ -200,18 +201,23 @@ def _over(
     for axis in _part_axes(params):
         parts = [[row.value for row in _as_part(rows, axis) if row.value is not None] for rows in scores]
         by_seed[axis] = tuple(sum(values) / len(values) for values in parts)
-    spreads = {column: over_seeds(values, confidence) for column, values in by_seed.items()}
     return Measured(
         name=name,
         title=title,
         trained_on=tuple(trained_on),
-        # One seed has no spread: its interval is a point.
-        columns={column: spreads[column] or Interval(mean=v[0], low=v[0], high=v[0]) for column, v in by_seed.items()},
+        columns={column: _share(values, confidence) for column, values in by_seed.items()},
         by_seed=by_seed,
         seeds=tuple(mean_over_tasks(result) for result in results),
         format=sum(row.format_ok for rows in scores for row in rows) / sum(len(rows) for rows in scores),
         blank=blank,
     )
+
+
+def _share(values: Sequence[float], confidence: float) -> Interval:
+    """The mean of the seeds' shares with its t interval, cut at 0 and 1 where the normal curve behind it knows no bounds. One seed has
+    no spread: its interval is a point."""
+    found = over_seeds(values, confidence) or Interval(mean=values[0], low=values[0], high=values[0])
+    return Interval(mean=found.mean, low=max(0.0, found.low), high=min(1.0, found.high))
 
 
 def _measured(name: str, results: Results, seeds: Sequence[int], params: Params) -> Measured:
