@@ -259,9 +259,9 @@ def evaluate(
     Every reply is on disk as it comes: after Ctrl-C or kill -9 the same call goes on. Videos that are missing or unreadable are listed,
     and the result is then marked partial. Beside the score stand those of the same model on black and on shuffled videos.
 
-    Examples: vidbridge evaluate --model champion --benchmark dream-1k --annotations ~/DREAM-1K/json --videos ~/DREAM-1K --out dream
+    Example: vidbridge evaluate --model champion --benchmark dream-1k --annotations ~/DREAM-1K/json --videos ~/DREAM-1K --out dream
 
-    vidbridge evaluate --endpoint http://127.0.0.1:8000/v1 --endpoint-model my-model --benchmark video-mme
+    Example: vidbridge evaluate --endpoint http://127.0.0.1:8000/v1 --endpoint-model my-model --benchmark video-mme
     --annotations ~/Video-MME --videos ~/Video-MME/data --out mme --controls 200
     """
     from flows import evaluating
