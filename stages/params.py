@@ -434,7 +434,8 @@ class GaugeLimits(Table):
 
     #: A gauge's value is its mean over so many of its last logged values (some are logged every few steps only).
     last: int = Field(gt=0, le=100)
-    #: What a gauge that is named below and was not measured does to a candidate of GRPO.
+    #: What a gauge that is named below and was not measured does to a candidate of GRPO. Some need a task to be measured on
+    #: (``enumeration`` a proxy task, ``keyword_stuffing`` captions) or ``controls_every``: name what the candidate's row can measure.
     unmeasured: Literal["refuse", "allow"]
     #: Gauge to the greatest value that passes.
     at_most: dict[GaugeName, float]
