@@ -89,7 +89,7 @@ def champion(project: Path, videos: Path) -> Iterator[Any]:
             yield loaded
             loaded.unwrap_python_model()._load.close()
         finally:
-            mlflow.set_tracking_uri("")
+            mlflow.set_tracking_uri(None)
 
 
 def ask(model: Any, *rows: dict[str, Any]) -> list[dict[str, Any]]:

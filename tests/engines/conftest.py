@@ -38,7 +38,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def taught(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Says of a coloured video what `REPLIES` say, asked as Video-MME asks, and its caption, asked as DREAM-1K does."""
-    from parts import about_colours, captions
+    from model_parts import about_colours, captions
 
     folder = tmp_path_factory.mktemp("taught")
     texts = load_params(ROOT / "params.yaml").prompt

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parts import about_colours, order, replies
+from model_parts import about_colours, order, replies
 from PIL import Image
 
 from stages.benchmarking import endpoint_engine, evaluate

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from parts import about_colours
+from model_parts import about_colours
 from serving_project import ROOT
 from typer.testing import CliRunner
 

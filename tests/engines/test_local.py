@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from learning.tiny_parts import tiny
-from parts import about_colours, captions, order, replies
+from model_parts import about_colours, captions, order, replies
 from suite_files import lines, samples, video_mme
 
 from stages.benchmarking import Order, evaluate, identity_of, model_engine

@@ -47,8 +47,10 @@ def formed(reply: str) -> str:
     return reply.strip().strip("<>/")[:1] or "0"
 
 
-def judge_of(server: JudgeServer, home: Path) -> EndpointJudge:
-    params = OpenAIJudgeParams(kind="openai", model="m", revision="1", temperature=0, max_tokens=64, seed=0, max_unavailable=0.25)
+def judge_of(server: JudgeServer, home: Path, allowed: float = 0.25) -> EndpointJudge:
+    params = OpenAIJudgeParams(
+        kind="openai", model="m", revision="1", temperature=0, max_tokens=64, seed=0, max_unavailable=allowed
+    )
     environ = server.environment(VIDBRIDGE_JUDGE_CACHE=str(home / "judge"), VIDBRIDGE_JUDGE_RETRIES="0")
     return EndpointJudge(params, place(environ))
 
@@ -120,7 +122,8 @@ def train(
 def test_it_learns_from_verdicts_and_some_may_be_missing(
     folder: Path, examples: list[Example], tmp_path: Path, seen: Seen, server: JudgeServer, rules: RewardRules
 ) -> None:
-    judge = judge_of(server, tmp_path)
+    # Equal replies share a verdict, and which request comes first is not known: two faults may mask many rollouts.
+    judge = judge_of(server, tmp_path, allowed=0.75)
     server.faults.extend([Fault(status=500), Fault(content="no JSON")])
     train(folder, examples, tmp_path, seen, judge, rules, steps=3, save_steps=3)
     logged = dict(seen.metrics)

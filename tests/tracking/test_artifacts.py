@@ -29,6 +29,7 @@ def test_mlflow_lists_and_loads_from_the_cache(project: Path, tmp_path: Path) ->
         ("checkpoint-5", True),
         ("checkpoints.jsonl", False),
         ("final", True),
+        ("history.jsonl", False),
     ]
     assert [(item.path, item.file_size) for item in repository.list_artifacts("final")][1] == ("final/model.safetensors", 2 << 20)
     assert repository.list_artifacts("final/config.json") == []

@@ -198,4 +198,4 @@ def test_a_server_takes_the_versions_and_a_clone_with_an_empty_cache_loads_them(
         shutil.rmtree(base)
         shutil.rmtree(folder)
     finally:
-        mlflow.set_tracking_uri("")
+        mlflow.set_tracking_uri(None)
