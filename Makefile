@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 
-# The longest file first, so that the two workers end together.
+# The longest files first, so that the workers end together; three for two cores, since tests wait for servers and schedules.
 LONGEST := tests/test_end_to_end.py tests/flows/
 TESTS := $(LONGEST) $(filter-out $(LONGEST),$(sort $(dir $(wildcard tests/*/test_*.py)) $(wildcard tests/test_*.py)))
 
@@ -50,7 +50,7 @@ lint: env  ## Format, lint, strict types, import contracts
 	$(RUN) lint-imports
 
 test: env lint  ## Everything CI runs
-	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(RUN) pytest -n 3 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-slow: env  ## Proofs that take minutes
 	$(RUN) pytest -m slow --timeout 1500

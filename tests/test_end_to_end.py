@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from smoke_project import ROOT, call, commit, edit, environment, git, make_project, succeed
+from smoke_project import ROOT, commit, edit, environment, git, make_project, succeed
 
 from stages.domain.records import Checkpoint, Clip, Sample, Score
 from stages.domain.rollouts import RolloutGroup
@@ -184,7 +184,6 @@ print(json.dumps(sorted([v.tags["vidbridge.stage"], v.tags["vidbridge.step"], v.
 
 def test_promote_explain_predict_report_and_a_fresh_clone(project: Path, tmp_path: Path) -> None:
     assert "is champion" in succeed(project, "vidbridge", "promote", "--reason", "end to end")
-    assert call(project, "vidbridge", "promote").returncode == 1, "the champion is no candidate for its own place"
     explained = succeed(project, "vidbridge", "explain", "champion")
     for word in ("grpo@general", "grpo@bridge", "sft@cold-start", "base"):
         assert word in explained

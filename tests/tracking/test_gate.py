@@ -197,6 +197,8 @@ def test_from_the_first_champion_to_the_second_and_back(
     register(project)
     first = promote(project, author="ann", reason="first")
     assert live(project) == (7, "ann", "first")
+    again = promote(project, first.candidate.number)
+    assert (again.moved, again.decision.reasons) == (False, ("version 7 is champion already",))
     assert (first.moved, first.candidate.number, first.champion, alias(project)) == (True, 7, None, 7)
     assert not promote(project).moved
     worse = promote(project, 5)

@@ -131,6 +131,7 @@ def test_lock_and_parameters_are_kept_with_a_run(project: Path, tmp_path: Path) 
 REGISTER = "import sys; from pathlib import Path; from stages.tracking.registry import register; register(Path(sys.argv[1]))"
 
 
+@pytest.mark.slow
 def test_two_registrations_at_once_make_no_duplicates(project: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", REGISTER, str(project)]

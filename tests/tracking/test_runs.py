@@ -197,6 +197,7 @@ def writer(project: Path, stage: str, sleep_s: float) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_two_processes_may_create_the_store_together(project: Path) -> None:
     (project / DATABASE).unlink()
     both = [writer(project, stage, 0.001) for stage in ("base", "evaluate@base")]
