@@ -37,7 +37,10 @@ BenchmarkOption = Annotated[
     str, typer.Option(help="video-mme, mvbench, dream-1k, vdc, carebench, dark-event-infer-test or mix-vid-qa-test.")
 ]
 AnnotationsOption = Annotated[
-    Path, typer.Option(help="Its annotation file as published (JSON, JSON Lines, Parquet), or its folder.")
+    str,
+    typer.Option(
+        help="Its annotation file as published (JSON, JSON Lines, Parquet), its folder, or hf://datasets/OWNER/NAME@COMMIT on the hub."
+    ),
 ]
 
 
@@ -209,7 +212,7 @@ def score(
     from flows import scoring
 
     # Before the project's folder becomes the working directory.
-    asked, said = annotations.expanduser().resolve(), predictions.expanduser().resolve()
+    asked, said = scoring.annotations_at(annotations, benchmark), predictions.expanduser().resolve()
     written, other = _given(out), _given(against)
     scoring.score(_root(), benchmark, asked, said, written, baselines=baselines, against=other)
 
@@ -264,14 +267,14 @@ def evaluate(
     Example: vidbridge evaluate --endpoint http://127.0.0.1:8000/v1 --endpoint-model my-model --benchmark video-mme
     --annotations ~/Video-MME --videos ~/Video-MME/data --out mme --controls 200
     """
-    from flows import evaluating
+    from flows import evaluating, scoring
     from stages.benchmarking import Order
 
     if no_controls and controls is not None:
         raise UsageError("--controls, --no-controls: contradict each other; give one of them")
     order = Order(
         benchmark=benchmark,
-        annotations=annotations.expanduser().resolve(),
+        annotations=scoring.annotations_at(annotations, benchmark),
         videos=_given(videos),
         out=out.expanduser().resolve(),
         controls=0 if no_controls else controls,

@@ -40,6 +40,19 @@ def score(
         show.console().print(f"written: {escape(str(out))}", soft_wrap=True)
 
 
+def annotations_at(place: str, benchmark: str) -> Path:
+    """The annotations of a benchmark: a path of this machine, or what is fetched from the hub.
+
+    Raises:
+        UsageError: there is no such benchmark.
+        AnnotationError: the hub does not give them.
+    """
+    from stages.score import BENCHMARKS, HUB, fetched
+
+    check_benchmark(benchmark)
+    return fetched(place, BENCHMARKS[benchmark].files) if place.startswith(HUB) else Path(place).expanduser().resolve()
+
+
 def check_benchmark(name: str) -> None:
     """Raises:
     UsageError: there is no such benchmark.

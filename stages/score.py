@@ -14,12 +14,14 @@ from stages.judging.examiner import examined
 from stages.judging.place import JudgeError
 from stages.params import Params, digest
 from stages.suites.benchmark import AnnotationError, Benchmark, Item, Mark, PredictionError, SuiteError
+from stages.suites.hub import SCHEME as HUB
+from stages.suites.hub import fetched
 from stages.suites.known import BENCHMARKS
 from stages.suites.paired import overall_differences, paired
 from stages.suites.predictions import read_predictions
 from stages.suites.table import Resampling, baseline_replies, cells, overall
 
-__all__ = ["BENCHMARKS", "JudgeError", "SuiteError", "read_items", "score"]
+__all__ = ["BENCHMARKS", "HUB", "JudgeError", "SuiteError", "fetched", "read_items", "score"]
 
 #: Marks of one set of replies, by scoring, one for each of its items.
 Marks = dict[str, list[Mark]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +38,31 @@ def test_the_table_the_file_and_the_messages(tmp_path: Path) -> None:
     same = vidbridge("--benchmark", "video-mme", *asked, "--out", predictions)
     assert same.returncode == 2
     assert predictions.read_text().startswith('{"id"'), "what was given is never overwritten"
+
+
+def test_annotations_may_lie_on_the_hub(tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    place = f"hf://datasets/someone/Video-MME@{commit}"
+    # What the hub's own client leaves of an earlier download; without a network it is found there, and nothing else is.
+    snapshot = tmp_path / "hub/datasets--someone--Video-MME/snapshots" / commit
+    snapshot.mkdir(parents=True)
+    lines(snapshot / "videomme.jsonl", [video_mme(question_id="a")])
+    predictions = predicted(tmp_path, {"a": "B"})
+    offline = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+
+    def score(at: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "flows.cli", "score", "--benchmark", "video-mme", "--annotations", at, "--no-baselines"]
+        command += ["--predictions", str(predictions)]
+        return subprocess.run(command, cwd=ROOT, env=offline, capture_output=True, text=True, timeout=120, check=False)
+
+    there = score(place)
+    assert there.returncode == 0, there.stderr
+    assert "1 of 1 questions answered" in there.stdout
+    for wrong, says in (
+        (place.replace("someone", "nobody"), "the hub does not give it"),
+        (place[:-1], "names no dataset of the hub at a commit"),
+    ):
+        refused = score(wrong)
+        assert refused.returncode == 1
+        assert says in refused.stderr
+        assert "Traceback" not in refused.stderr
