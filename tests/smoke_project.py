@@ -59,7 +59,7 @@ def commit(folder: Path, message: str) -> None:
     git(folder, "commit", "--quiet", "-m", message)
 
 
-def call(project: Path, *command: str, timeout_s: float = 400, **changes: str) -> subprocess.CompletedProcess[str]:
+def call(project: Path, *command: str, timeout_s: float = 550, **changes: str) -> subprocess.CompletedProcess[str]:
     """Run a command of the environment in the project, output captured."""
     return subprocess.run(
         [str(BIN / command[0]), *command[1:]],
@@ -72,7 +72,7 @@ def call(project: Path, *command: str, timeout_s: float = 400, **changes: str) -
     )
 
 
-def succeed(project: Path, *command: str, timeout_s: float = 400, **changes: str) -> str:
+def succeed(project: Path, *command: str, timeout_s: float = 550, **changes: str) -> str:
     """The output of a command that must end with status 0."""
     done = call(project, *command, timeout_s=timeout_s, **changes)
     assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
