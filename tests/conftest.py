@@ -1,11 +1,17 @@
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+from checkout import refuse_results
+
+# Demo, runs and benchmarks leave results in the checkout; a test that reads them would pass or fail by what was run before it.
+sys.addaudithook(refuse_results)
 
 # One thread a process: two on a busy two-core machine are several times slower, and results stay the same everywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,3 +24,12 @@ def environment_is_left_as_it_was() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tests_run_in_an_empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No project lies upward of the working folder, so that a test which names none fails instead of finding the checkout."""
+    folder = tmp_path_factory.mktemp("working-folder")
+    with chdir(folder):
+        yield
+    assert not (left := sorted(path.name for path in folder.iterdir())), f"tests left files in their working folder: {left}"

@@ -31,8 +31,7 @@ def make_project(folder: Path) -> Path:
     """A git repository with this checkout's files (committed or not) and the recipe `smoke`."""
     folder.mkdir(parents=True)
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
+        ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         capture_output=True,
         text=True,
         check=True,

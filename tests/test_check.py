@@ -43,9 +43,13 @@ def test_a_folder_is_checked_and_everything_in_it_accounted_for(tmp_path: Path) 
 
 
 def test_a_folder_that_cannot_be_used_is_one_message_and_status_2(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, project)
     done = subprocess.run(
         [sys.executable, "-c", "from flows.cli import main; main()", "data", "check", str(tmp_path / "nowhere")],
-        cwd=ROOT,
+        cwd=project,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
-PROGRAM = "from stages.params import digest, load_params; print(digest(load_params()), digest(load_params().synthesize))"
+RECIPE = Path(__file__).parents[2] / "infra/recipes/tiny.yaml"
+PROGRAM = "import sys; from stages.params import digest, load_params as load; p = load(sys.argv[1]); print(digest(p), digest(p.synthesize))"
 
 
 def test_parameters_have_one_digest_in_every_process() -> None:
     # Python draws another order of sets in each process; what a killed synthesis finds again is named by such a digest.
     seen = {
         subprocess.run(
-            [sys.executable, "-c", PROGRAM],
+            [sys.executable, "-c", PROGRAM, str(RECIPE)],
             env={**os.environ, "PYTHONHASHSEED": str(seed)},
             capture_output=True,
             text=True,

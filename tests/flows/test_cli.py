@@ -27,7 +27,7 @@ def vidbridge(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedPro
 def test_importing_the_command_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'transformers', 'prefect', 'mlflow', 'dvc', 'pydantic', 'numpy', 'rich.table'}"
     code = f"import sys, flows.cli; print(sorted(name for name in {heavy} if name in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 

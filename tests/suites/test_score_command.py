@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from suite_files import lines, predicted, video_mme
 
 ROOT = Path(__file__).parents[2]
 
 
-def vidbridge(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.cli", "score", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with this checkout's parameters, in which nothing was run."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copyfile(ROOT / name, folder / name)
+    return folder
 
 
-def test_the_table_the_file_and_the_messages(tmp_path: Path) -> None:
+def test_the_table_the_file_and_the_messages(project: Path, tmp_path: Path) -> None:
+    def vidbridge(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "flows.cli", "score", *map(str, arguments)]
+        return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120, check=False)
+
     rows = [video_mme(question_id=f"[b]{i}", task_type="[red]OCR") for i in range(3)]
     annotations = lines(tmp_path / "videomme.jsonl", rows)
     predictions = predicted(tmp_path, {"[b]0": "B", "[b]1": ""})
@@ -40,7 +51,7 @@ def test_the_table_the_file_and_the_messages(tmp_path: Path) -> None:
     assert predictions.read_text().startswith('{"id"'), "what was given is never overwritten"
 
 
-def test_annotations_may_lie_on_the_hub(tmp_path: Path) -> None:
+def test_annotations_may_lie_on_the_hub(project: Path, tmp_path: Path) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     place = f"hf://datasets/someone/Video-MME@{commit}"
     # What the hub's own client leaves of an earlier download; without a network it is found there, and nothing else is.
@@ -53,7 +64,7 @@ def test_annotations_may_lie_on_the_hub(tmp_path: Path) -> None:
     def score(at: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flows.cli", "score", "--benchmark", "video-mme", "--annotations", at, "--no-baselines"]
         command += ["--predictions", str(predictions)]
-        return subprocess.run(command, cwd=ROOT, env=offline, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, cwd=project, env=offline, capture_output=True, text=True, timeout=120, check=False)
 
     there = score(place)
     assert there.returncode == 0, there.stderr
