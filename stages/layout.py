@@ -28,6 +28,8 @@ CHECKPOINTS_FILE = "checkpoints.jsonl"
 HISTORY_FILE = "history.jsonl"
 SUMMARY_FILE = "summary.json"
 FINAL = "final"
+#: Beside the weights of a version: how it was trained to be asked.
+USAGE_FILE = "vidbridge.json"
 #: Name of the annotation file inside a source folder.
 ANNOTATIONS_FILE = "annotations.jsonl"
 

@@ -108,6 +108,9 @@ class VisionTowerParams(TowerParams):
     merge: int = Field(gt=0)
 
 
+#: Sizes of a head that vLLM's attention kernels take, those of the CPU and those of GPUs together (vLLM 0.22 to 0.32).
+SERVED_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+
 Precision = Literal["fp32", "bf16"]
 Family = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 
@@ -130,6 +133,11 @@ class TinyModelParams(Table):
                 raise ValueError(f"{name}.heads {tower.heads} does not divide {name}.width {tower.width}: choose a divisor")
         if self.text.heads % self.text.kv_heads:
             raise ValueError(f"text.kv_heads {self.text.kv_heads} does not divide text.heads {self.text.heads}: choose a divisor")
+        if (size := self.text.width // self.text.heads) not in SERVED_HEAD_SIZES:
+            raise ValueError(
+                f"text.heads {self.text.heads} of text.width {self.text.width} are heads of {size}, which no attention kernel of vLLM"
+                f" takes: choose text.width and text.heads so that a head has one of {', '.join(map(str, SERVED_HEAD_SIZES))}"
+            )
         return self
 
 

@@ -29,12 +29,13 @@ from mlflow.protos import databricks_pb2 as codes
 from mlflow.pyfunc.model import PythonModel
 from pydantic import Field, ValidationError, model_validator
 
+from stages import layout
 from stages.domain.frames import Frames
 from stages.domain.prompts import render_prompt, render_question
 from stages.domain.records import Record, TaskName
 from stages.domain.replies import parse_reply
 from stages.serving_limits import FOLDER, MEGABYTES, SECONDS, limits_from_environment
-from stages.tracking.servable import USAGE_FILE, parse_usage
+from stages.tracking.servable import parse_usage
 from stages.video.bounded import Wanted, load_bounded
 from stages.video.errors import VideoError
 from stages.workers import Aside, Lost
@@ -163,7 +164,7 @@ class VideoAnswers(PythonModel):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._usage = parse_usage((folder / USAGE_FILE).read_bytes(), USAGE_FILE)
+        self._usage = parse_usage((folder / layout.USAGE_FILE).read_bytes(), layout.USAGE_FILE)
 
     def load_context(self, context: Any) -> None:  # noqa: ARG002 - what MLflow calls
         """Load the model.

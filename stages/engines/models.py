@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages import layout
 from stages.domain.prompts import PromptTexts
 from stages.engines.questions import EngineError
 from stages.params import Params, Precision, PretrainedModelParams
 from stages.tracking.runs import TAG
-from stages.tracking.servable import USAGE, USAGE_FILE, Usage, parse_usage, usage_of_version
+from stages.tracking.servable import USAGE, Usage, parse_usage, usage_of_version
 from stages.tracking.store import open_client
 from stages.tracking.versions import Version, find_version, load_version
 
@@ -95,7 +96,7 @@ def _of_folder(params: Params, folder: Path) -> Chosen:
     if not folder.is_dir():
         raise EngineError(f"--model: {str(folder)!r} is no folder; name one that holds a model, a version, or a hub id")
     check_folder(folder, str(folder))
-    file = folder / USAGE_FILE
+    file = folder / layout.USAGE_FILE
     usage = parse_usage(file.read_bytes(), str(file)) if file.is_file() else None
     return _chosen(params, "/".join(folder.resolve().parts[-2:]), {"weights": f"sha256:{_content(folder)}"}, usage, None, folder)
 

@@ -37,6 +37,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from stages import layout
+from stages.learning.positions import fault_of_rule, place_text_behind_videos
 from stages.learning.processor import decode_with_decord
 from stages.learning.tokenizer import chat_template, train_tokenizer
 from stages.params import Precision, TinyModelParams
@@ -169,7 +171,7 @@ def load_pretrained(
     `max_pixels_per_frame`: a frame is scaled down to at most this many pixels.
 
     Raises:
-        ModelUnavailableError: it is neither in the cache nor to be had.
+        ModelUnavailableError: it is neither in the cache nor to be had, or was trained with other positions behind a video.
     """
     source: str | Path = Path(name).resolve() if Path(name).is_dir() else name
     try:
@@ -184,6 +186,7 @@ def load_pretrained(
         raise ModelUnavailableError(
             f"model.name: {name!r} at model.revision {revision!r} cannot be loaded; {remedy} ({error})"
         ) from error
+    _check_rule(net, name, ours=isinstance(source, Path) and (source / layout.USAGE_FILE).is_file())
     _cap_pixels(processor, max_pixels_per_frame)
     return _ready(net), decode_with_decord(processor)
 
@@ -211,7 +214,7 @@ def load_model(folder: Path, precision: Precision) -> tuple[PreTrainedModel, Pro
     """A model that `save_model` or a trainer wrote, on the CPU.
 
     Raises:
-        ModelUnavailableError: the folder is missing or no model.
+        ModelUnavailableError: the folder is missing or no model, or the model was trained with other positions behind a video.
     """
     transformers_logging.disable_progress_bar()  # a bar for a second of reading is noise in a stage's log
     folder = folder.resolve()  # a relative path that does not exist would be taken for a name on the hub
@@ -219,7 +222,14 @@ def load_model(folder: Path, precision: Precision) -> tuple[PreTrainedModel, Pro
         raise ModelUnavailableError(f"{folder}: holds no model (config.json is missing); run the stage that writes it")
     processor = AutoProcessor.from_pretrained(folder, padding_side="left")
     net = AutoModelForImageTextToText.from_pretrained(folder, dtype=_dtype(precision))
+    _check_rule(net, str(folder), ours=(folder / layout.USAGE_FILE).is_file())
     return _ready(net), decode_with_decord(processor)
+
+
+def _check_rule(net: PreTrainedModel, name: str, *, ours: bool) -> None:
+    fault = fault_of_rule(net.config, name, ours=ours)
+    if fault is not None:
+        raise ModelUnavailableError(fault)
 
 
 def freeze(model: PreTrainedModel, parts: Collection[Literal["vision"]]) -> None:
@@ -239,6 +249,7 @@ def _ready(model: PreTrainedModel) -> PreTrainedModel:
     for module in model.modules():
         if isinstance(module, torch.nn.Conv3d) and module.kernel_size == module.stride:
             module.forward = MethodType(_one_patch, module)  # type: ignore[method-assign]
+    place_text_behind_videos(model)
     return model
 
 

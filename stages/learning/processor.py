@@ -33,6 +33,8 @@ _RESIZING = {
     "size",
     "temporal_patch_size",
 }
+#: The model's argument for the seconds that a temporal patch spans, one a video.
+SECONDS = "second_per_grid_ts"
 #: Label of a position that carries no loss.
 IGNORE = -100
 
@@ -155,7 +157,7 @@ def split_videos(fields: Mapping[str, Any], videos_of: Sequence[int]) -> list[Vi
             f"videos: the prompts name {sum(videos_of)}, the processor made {len(grids)}; each video needs one placeholder"
         )
     patches = grids.prod(-1).tolist()
-    seconds = fields.get("second_per_grid_ts")
+    seconds = fields.get(SECONDS)
     out: list[VideoFields] = []
     video = row = 0
     for count in videos_of:
@@ -178,7 +180,7 @@ def join_videos(videos: Sequence[VideoFields], device: torch.device | str) -> di
         "video_grid_thw": torch.cat([one.grids for one in videos]).to(device),
     }
     if all(one.seconds is not None for one in videos):
-        joined["second_per_grid_ts"] = torch.tensor([s for one in videos for s in one.seconds or ()]).to(device)
+        joined[SECONDS] = torch.tensor([s for one in videos for s in one.seconds or ()]).to(device)
     return joined
 
 

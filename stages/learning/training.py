@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 from stages.domain.records import Checkpoint
 from stages.learning import checkpoints, distributed
 from stages.learning.lora import load_adapters, save_merged
+from stages.learning.processor import SECONDS
 from stages.params import Precision, TrainingRow
 
 OnMetrics = Callable[[int, dict[str, float]], None]
@@ -66,6 +67,14 @@ class Resumes:
             state = self.accelerator.get_state_dict(self.model_wrapped)  # type: ignore[attr-defined]  # on all processes
             if self.args.should_save:  # type: ignore[attr-defined]
                 save_merged(model, state, Path(output_dir or self.args.output_dir))  # type: ignore[attr-defined]
+
+    def _prepare_input(self, data: Any) -> Any:
+        prepared = super()._prepare_input(data)  # type: ignore[misc]
+        if isinstance(data, Mapping) and SECONDS in data:
+            # Under DeepSpeed every float is cast to the weights' precision, and positions in time are products of these:
+            # bfloat16 has no odd number above 256.
+            prepared[SECONDS] = data[SECONDS].to(self.args.device)  # type: ignore[attr-defined]
+        return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # Qwen-VL models are saved under the names of the published weights. The stock method loads those into modules that are

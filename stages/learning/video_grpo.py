@@ -25,6 +25,7 @@ from stages.learning.advantages import TaskScales
 from stages.learning.controls import CONTRAST, VIEWS, Controls, View, contrast_of
 from stages.learning.generate import rollouts
 from stages.learning.lora import without_adapters
+from stages.learning.positions import place_text_behind_videos
 from stages.learning.processor import EncodedPrompt, VideoFields, join_videos, modality_of
 from stages.learning.resampling import Reserve, dead_groups, replace_groups
 from stages.learning.rollout_engine import VideoEngine, never_sampled
@@ -99,6 +100,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         for model in (self.model, self.ref_model):
             if model is not None:
                 encode_equal_videos_once(without_adapters(model))
+                place_text_behind_videos(without_adapters(model))  # TRL loads a reference model by itself
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         distinct = list(dict.fromkeys(prompts))

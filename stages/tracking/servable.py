@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
 
+from stages import layout
 from stages.domain.prompts import PromptTexts
 from stages.domain.records import Record, TaskName
 from stages.params import ModelParams, Params
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 #: The tag of a version that holds its :class:`Usage`.
 USAGE = "usage"
-USAGE_FILE = "vidbridge.json"
 CODE_FILE = "served.py"
 DESCRIPTION_FILE = "MLmodel"
 _CODE = Path(__file__).parents[1] / "templates" / CODE_FILE
@@ -102,7 +102,7 @@ def additions(usage: Usage, model_id: str, created_ms: int) -> dict[str, bytes]:
     return {
         DESCRIPTION_FILE: _description(model_id, created_ms).encode(),
         CODE_FILE: _CODE.read_bytes(),
-        USAGE_FILE: (usage.model_dump_json(indent=2) + "\n").encode(),
+        layout.USAGE_FILE: (usage.model_dump_json(indent=2) + "\n").encode(),
     }
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_parts import FAMILIES, REPLIES, SCAFFOLDING, frames, tiny, tiny_params
+from pydantic import ValidationError
+from tiny_parts import FAMILIES, REPLIES, ROOT, SCAFFOLDING, frames, tiny, tiny_params
 
 from stages.learning.factory import ModelUnavailableError, build_tiny, load_model, load_pretrained, save_model
 from stages.learning.generate import generate
 from stages.learning.processor import encode_prompts, fit_of, render, reply_ids, training_batch
 from stages.learning.tokenizer import REPLY_TAGS
+from stages.params import TinyModelParams, load_params
 
 #: Loads saved folders as anybody would, without a line of this project.
 FRESH = """
@@ -72,6 +74,21 @@ def test_same_seed_same_model(tmp_path: Path) -> None:
     assert a == b
     assert a != c
     assert (tmp_path / "a/tokenizer.json").read_bytes() == (tmp_path / "b/tokenizer.json").read_bytes()
+
+
+def test_heads_are_of_a_size_that_vllm_takes() -> None:
+    raw = tiny_params("qwen2_5_vl").model_dump()
+    for width, heads in ((96, 3), (64, 2), (80, 1), (128, 1), (512, 2)):
+        TinyModelParams.model_validate(raw | {"text": raw["text"] | {"width": width, "heads": heads, "kv_heads": 1}})
+    for width, heads, size in ((96, 4, 24), (64, 4, 16), (48, 1, 48), (1024, 2, 512)):
+        with pytest.raises(
+            ValidationError, match=rf"text.heads {heads} of text.width {width} are heads of {size}.*one of 32, 64, 80"
+        ):
+            TinyModelParams.model_validate(raw | {"text": raw["text"] | {"width": width, "heads": heads, "kv_heads": 1}})
+    for recipe in ("tiny", "smoke"):
+        model = load_params(ROOT / f"infra/recipes/{recipe}.yaml").model
+        assert isinstance(model, TinyModelParams)
+        assert model.text.width // model.text.heads == 32, "both kernels, the CPU's and a GPU's, take 32"
 
 
 def test_tokens() -> None:

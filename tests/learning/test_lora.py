@@ -79,7 +79,7 @@ def test_only_the_targets_move_and_the_folder_says_what_the_adapters_say(
     home = tmp_path / "sft"
     told = sft(tmp_path / "base", examples, home, Seen(), steps=2, lora=few)
     assert moved(tmp_path / "base", home / "out/final") == matrices_of(tmp_path / "base", few["targets"])
-    assert (told["parameters"], told["trained_parameters"]) == (plain, 2 * 4 * (32 + 32 + 64 + 32)), "two layers, rank 4"
+    assert (told["parameters"], told["trained_parameters"]) == (plain, 2 * 4 * (64 + 64 + 64 + 64)), "two layers, rank 4"
     assert not any("adapter" in path.name for path in (home / "out").rglob("*"))
 
     seen = Seen()
@@ -244,7 +244,7 @@ def test_adapters_train_on_two_ranks(folder: Path, tmp_path: Path, stage: int) -
     for name in ("sft", "grpo"):
         assert told[name]["deepspeed_stage"] == stage
         assert told[name]["parameters"] == sum(weights.numel() for weights in load_file(folder / "model.safetensors").values())
-        assert told[name]["trained_parameters"] == 2 * 4 * (32 + 32 + 64 + 32)
+        assert told[name]["trained_parameters"] == 2 * 4 * (64 + 64 + 64 + 64)
         final = tmp_path / name / "out/final"
         assert moved(start, final) == matrices_of(folder, few["targets"])
         # Gathered from both processes and merged here, against PEFT's way of putting the saved adapters on the start model.

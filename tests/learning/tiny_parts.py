@@ -49,7 +49,7 @@ def tiny_params(family: str) -> TinyModelParams:
             "family": family,
             "precision": "fp32",
             "vocabulary": 320,
-            "text": {"width": 32, "layers": 2, "heads": 2, "kv_heads": 1, "mlp_width": 64, "rope_theta": 10_000.0},
+            "text": {"width": 64, "layers": 2, "heads": 2, "kv_heads": 1, "mlp_width": 64, "rope_theta": 10_000.0},
             "vision": {"width": 32, "layers": 2, "heads": 2, "mlp_width": 64, "patch_px": 8, "merge": 2},
         }
     )
