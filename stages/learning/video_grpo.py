@@ -93,6 +93,9 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         self._masked = torch.zeros(0, dtype=torch.bool)
         self._row_videos: list[VideoFields] = []
         super().__init__(args=args, processing_class=processing_class, **kwargs)
+        # TRL's `bnpo` divides by the tokens that a process holds at once, so that its result depends on their number and on how many
+        # processes there are. Divided by those of the whole generation, as the name promises, its loss is that of `dapo`.
+        self.loss_type = "dapo" if args.loss_type == "bnpo" else args.loss_type
         if self.use_vllm:
             self.vllm_generation.llm = VideoEngine(self.vllm_generation.llm)
         for model in (self.model, self.ref_model):
@@ -195,7 +198,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
             advantages_PG = normalised(rewards_PGK, weights_K)
         else:
             advantages_PG = scaled(summed(rewards_PGK, weights_K), self.scale_rewards)
-        self._metrics[mode]["frac_reward_zero_std"][-1] = 1 - float(advantages_PG.any(dim=1).double().mean())
+        self._metrics[mode]["frac_reward_zero_std"][-1] = float((~advantages_PG.any(dim=1)).double().mean())
         start = self.accelerator.process_index * rows
         return advantages_PG.flatten()[start : start + rows]
 
