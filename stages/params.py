@@ -260,8 +260,8 @@ class GrpoRow(TrainingRow):
     rollouts: int = Field(ge=2)
     temperature: Positive
     max_completion_tokens: int = Field(gt=0)
-    #: What terms are divided by. ``bnpo`` takes the tokens that one device holds at once, so its result depends on their number and
-    #: on how many processes there are; ``dapo`` is the same over the whole batch.
+    #: What terms are divided by. ``dapo`` and ``bnpo``, two names of one loss here, take the tokens of the whole generation: TRL's
+    #: ``bnpo`` takes those that one device holds at once, so that its result depends on the machine.
     loss: Literal["grpo", "dr_grpo", "dapo", "bnpo"]
     #: What a reply's advantage over its group is divided by: the spread of its group (the papers), of the batch, of its task over time, or
     #: nothing (Dr.GRPO).

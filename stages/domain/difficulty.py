@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from stages.domain.groups import exceeds, paid_alike
 from stages.domain.records import CAPTION_TASKS, Record, Sample, TaskName
 
 Verdict = Literal["kept", "not-judged", "always-right", "never-moves"]
@@ -53,7 +54,8 @@ def judged(sample: Sample, scores: Sequence[float | None], rules: DropRules) -> 
     elif sample.task in CAPTION_TASKS:
         # A graded score is judged by how much it varies, the others by whether they are always the maximum.
         # The deviation is of the population: these are all the rollouts there are.
-        verdict = "never-moves" if pstdev(known) < rules.min_spread else "kept"
+        moves = not paid_alike(known) and not exceeds(rules.min_spread, pstdev(known))
+        verdict = "kept" if moves or not rules.min_spread else "never-moves"
     elif rules.drop_always_right and all(score >= 1 for score in known):
         verdict = "always-right"
     return Rolled(sample_id=sample.sample_id, task=sample.task, scores=tuple(scores), verdict=verdict)

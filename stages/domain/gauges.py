@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from stages.domain.groups import exceeds, paid_alike
 from stages.domain.lexicon import facts, words
 from stages.domain.records import CAPTION_TASKS, PROXY_TASKS, Sample
 from stages.domain.replies import parse_reply
@@ -66,9 +67,9 @@ def measure(
     correlation = _within_groups(lengths, paid, list(groups.values()))
     if correlation is not None:
         found["length_reward_correlation"] = correlation
-    scored = [paid[group] for group in groups.values() if not np.isnan(paid[group]).any()]
+    scored = [paid[group].tolist() for group in groups.values() if not np.isnan(paid[group]).all()]
     if scored:
-        found["zero_variance_groups"] = _share(bool(np.ptp(group) == 0) for group in scored)
+        found["zero_variance_groups"] = _share(paid_alike(group) for group in scored)
     well_formed = [(sample, reply) for sample, reply in zip(samples, parsed, strict=True) if reply is not None]
     if well_formed:
         found["empty_thinking"] = _share(len(words(reply.thinking)) < 2 for _, reply in well_formed)
@@ -105,7 +106,7 @@ def alarms(gauges: Mapping[str, float]) -> dict[str, str]:
     return {
         name: f"{name} {value:.2f}, above {GAUGES[name].above:g}: {GAUGES[name].means}"
         for name, value in gauges.items()
-        if value > GAUGES[name].above
+        if exceeds(value, GAUGES[name].above)
     }
 
 
@@ -131,7 +132,9 @@ def _within_groups(lengths: Floats, paid: Floats, groups: Sequence[list[int]]) -
         length, reward = lengths[group], paid[group]
         known = ~np.isnan(reward)
         if known.sum() > 1:
-            deviations.append((length[known] - length[known].mean(), reward[known] - reward[known].mean()))
+            # Of rewards that are equal up to rounding, rounding is all that could be correlated.
+            from_mean = np.zeros(known.sum()) if paid_alike(reward.tolist()) else reward[known] - reward[known].mean()
+            deviations.append((length[known] - length[known].mean(), from_mean))
     if not deviations:
         return None
     x, y = (np.concatenate(side) for side in zip(*deviations, strict=True))

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from stages.domain.groups import exceeds
 from stages.domain.lexicon import words
 from stages.domain.records import Record, Score
 from stages.domain.replies import parse_reply
@@ -49,7 +50,7 @@ def length_paid(score: Score, rule: LengthReward) -> float | None:
     if score.value is None:
         return None
     reply = parse_reply(score.reply)
-    if reply is None or score.value < rule.min_share:
+    if reply is None or exceeds(rule.min_share, score.value):
         return 0.0
     return float(rule.min_words <= len(words(reply.thinking)) + len(words(reply.answer)) <= rule.max_words)
 
@@ -65,5 +66,6 @@ def contrast_paid(ordered: Sequence[float | None], shuffled: Sequence[float | No
     known, other = ([share for share in shares if share is not None] for shares in (ordered, shuffled))
     if not known or not other:
         return [None] * len(ordered)
-    needs_order = sum(known) / len(known) > rule.ratio * sum(other) / len(other)
-    return [None if share is None else float(needs_order and share >= rule.min_share) for share in ordered]
+    # Eight replies that earn .7 each earn .7000000000000001 on average, which is not more than two that do.
+    needs_order = exceeds(sum(known) / len(known), rule.ratio * sum(other) / len(other))
+    return [None if share is None else float(needs_order and not exceeds(rule.min_share, share)) for share in ordered]

@@ -48,7 +48,8 @@ class Reserve:
 
 
 def dead_groups(advantages: torch.Tensor, rollouts: int) -> list[int]:
-    """Numbers of the groups of `rollouts` consecutive rows that carry no gradient; `advantages` [rows]."""
+    """Numbers of the groups of `rollouts` consecutive rows that carry no gradient; `advantages` [rows], 0 exactly where a group was
+    paid alike (:mod:`stages.learning.advantages`)."""
     return (~advantages.reshape(-1, rollouts).any(dim=1)).nonzero()[:, 0].tolist()
 
 

@@ -21,7 +21,7 @@ from trl.models import unwrap_model_for_generation
 
 from stages.domain.records import Score
 from stages.domain.rollouts import Rollout
-from stages.learning.advantages import TaskScales
+from stages.learning.advantages import TaskScales, normalised, scaled, summed
 from stages.learning.controls import CONTRAST, VIEWS, Controls, View, contrast_of
 from stages.learning.generate import rollouts
 from stages.learning.lora import without_adapters
@@ -37,9 +37,6 @@ from stages.learning.vision import encode_equal_videos_once
 SCALES_FILE = "reward_scales.json"
 #: And how many prompts of the reserve have been taken.
 RESERVE_FILE = "reserve.json"
-
-#: Advantages of normalised parts that are smaller than this are 0; they are of the order of 1.
-ROUNDING = 1e-5
 
 #: Of what is kept of a rollout: single precision holds no more.
 DIGITS = 6
@@ -61,7 +58,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         reserve: prompts that take the place of those whose rollouts are all paid alike; None: such groups stay.
         controls: replies to other videos, for gauges and for the reward on the order of frames; None: none.
         keeper: keeps rollouts for people to read; None: none are kept.
-        scales: advantages on a moving scale of each task, in place of TRL's; with `task_of`, the task of a prompt's key.
+        scales: advantages on a moving scale of each task, in place of `args.scale_rewards`; with `task_of`, the task of a prompt's key.
     """
 
     def __init__(
@@ -89,12 +86,17 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         self._keeper = keeper
         #: Of this process's rows, in a step whose rollouts are kept: what they are worth, and what each objective paid.
         self._judged: list[tuple[Score, dict[str, float]]] = []
-        self._gathered: tuple[list[str], torch.Tensor] | None = None
+        #: The rewards of all processes, shape [rollouts of the step, objectives], and with `scales` their prompts.
+        self._rewards = torch.zeros(0, 0)
+        self._prompts: list[str] = []
         self._on_masked = on_masked
         #: The rollouts of all processes without a reward, shape [rollouts of the step].
         self._masked = torch.zeros(0, dtype=torch.bool)
         self._row_videos: list[VideoFields] = []
         super().__init__(args=args, processing_class=processing_class, **kwargs)
+        # TRL's `bnpo` divides by the tokens that a process holds at once, so that its result depends on their number and on how many
+        # processes there are. Divided by those of the whole generation, as the name promises, its loss is that of `dapo`.
+        self.loss_type = "dapo" if args.loss_type == "bnpo" else args.loss_type
         if self.use_vllm:
             self.vllm_generation.llm = VideoEngine(self.vllm_generation.llm)
         for model in (self.model, self.ref_model):
@@ -161,10 +163,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
     def _scored(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's batch of generated and scored rollouts, with their videos, on our advantages, without rollouts that have no reward."""
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        if self.multi_objective_aggregation == "normalize_then_sum":
-            output["advantages"] = without_rounding(output["advantages"])
-        if self._scales is not None and self.model.training:
-            output["advantages"] = self._scaled_advantages(len(inputs)).to(output["advantages"])
+        output["advantages"] = self._advantages(len(inputs)).to(output["advantages"])
         if self._masked.any():
             output = self._without_masked(output)
         if self._judged:
@@ -187,18 +186,31 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         mask = mask * (~mine).unsqueeze(1).to(mask.dtype)
         return self._counted({**output, "completion_mask": mask})
 
-    def _scaled_advantages(self, rows: int) -> torch.Tensor:
-        """Advantages of this process's rows. Every process computes those of all, so that their scales stay the same."""
-        assert self._scales is not None
-        assert self._task_of is not None
-        assert self._gathered is not None
-        prompts, rewards = self._gathered
-        tasks = [self._task_of(prompt) for prompt in prompts[:: self.num_generations]]
-        advantages = self._scales.advantages(rewards.view(-1, self.num_generations), tasks).flatten()
-        for task in sorted(set(tasks)):
-            self._metrics["train"][f"reward_spread/{task}"].append(self._scales.spread(task))
+    def _advantages(self, rows: int) -> torch.Tensor:
+        """Advantages of this process's rows, in place of TRL's. Every process computes those of all: a group may be dealt to several, and
+        so the scales of tasks stay the same. The share of groups without an advantage is logged in place of TRL's, which takes what
+        rounding has left of a spread for one."""
+        mode = "train" if self.model.training else "eval"
+        rollouts = self.num_generations if self.model.training else self.num_generations_eval
+        rewards_PGK = self._rewards.cpu().view(-1, rollouts, self._rewards.shape[1])
+        weights_K = self.reward_weights.cpu()
+        if self._scales is not None and self.model.training:
+            advantages_PG = self._scaled_by_task(self._scales, summed(rewards_PGK, weights_K))
+        elif self.multi_objective_aggregation == "normalize_then_sum":
+            advantages_PG = normalised(rewards_PGK, weights_K)
+        else:
+            advantages_PG = scaled(summed(rewards_PGK, weights_K), self.scale_rewards)
+        self._metrics[mode]["frac_reward_zero_std"][-1] = float((~advantages_PG.any(dim=1)).double().mean())
         start = self.accelerator.process_index * rows
-        return advantages[start : start + rows]
+        return advantages_PG.flatten()[start : start + rows]
+
+    def _scaled_by_task(self, scales: TaskScales, rewards_PG: torch.Tensor) -> torch.Tensor:
+        assert self._task_of is not None
+        tasks = [self._task_of(prompt) for prompt in self._prompts[:: self.num_generations]]
+        advantages_PG = scales.advantages(rewards_PG, tasks)
+        for task in sorted(set(tasks)):
+            self._metrics["train"][f"reward_spread/{task}"].append(scales.spread(task))
+        return advantages_PG
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -265,15 +277,14 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
             scores = self._keeper.showing.scores(prompts, completions)
         if self._controls is not None and self.model.training:
             rewards = self._with_other_videos(self._controls, rewards, prompts, completions)
-        # A reward of None arrives as NaN. TRL leaves it out of its group's mean and spread and sets its advantage to 0; so is the
-        # advantage of a rollout that is the only one of its group with a reward. (The contrast is one column of several, and may be
-        # unknown where the reward is known.)
+        # A reward of None arrives as NaN. It is left out of its group's mean and spread and its advantage is 0; so is the advantage of
+        # a rollout that is the only one of its group with a reward. (The contrast is one column of several, and may be unknown where
+        # the reward is known.)
         self._masked = torch.isnan(rewards).all(dim=1)
         self._judged = [*zip(scores, self._paid(rewards, len(scores)), strict=True)]
+        self._rewards = rewards
         if self._scales is not None:
-            summed = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
-            summed[self._masked] = torch.nan
-            self._gathered = (gather_object(list(prompts)), summed)
+            self._prompts = gather_object(list(prompts))
         masked = int(self._masked.sum().item())
         mode = "train" if self.model.training else "eval"
         self._metrics[mode]["masked_rollouts"].append(float(masked))
@@ -341,12 +352,6 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
             )
         shares = controls.shares([key for key in keys for _ in range(count)], [reply for said in replies for reply in said])
         return [list(shares[start : start + count]) for start in range(0, len(shares), count)]
-
-
-def without_rounding(advantages: torch.Tensor) -> torch.Tensor:
-    """Advantages of normalised parts, exactly 0 where all rollouts of a prompt are paid alike: what is left there is the mean over the
-    batch, which is 0 but for rounding."""
-    return torch.where(advantages.abs() < ROUNDING, 0.0, advantages)
 
 
 def _mean(shares: Sequence[float | None]) -> float | None:

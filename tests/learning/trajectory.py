@@ -57,7 +57,25 @@ def interrupted(whole: Path, resumed: Path) -> None:
     shutil.copy(whole / f"saved/checkpoint-{SAVED_AT}.json", resumed / "saved")
 
 
-def main(home: Path, shared: Path) -> int:
+def alike(_: Any, replies: Sequence[str]) -> list[float | None]:
+    """In single precision the mean of these is another number."""
+    return [0.7] * len(replies)
+
+
+def alike_by_prompt(keys: Sequence[str], replies: Sequence[str]) -> list[float | None]:
+    """Of every second prompt all replies are paid alike."""
+    return [1.3 if int(key[1:]) % 2 else float(len(reply)) for key, reply in zip(keys, replies, strict=True)]
+
+
+def paying(reward: Any) -> dict[str, Any]:
+    return {
+        "reward": reward,
+        "objectives": {"task": Objective(1.0, reward)},
+        "well_formed": lambda _, replies: [True for _ in replies],
+    }
+
+
+def main(home: Path, shared: Path, *names: str) -> int:
     if (status := launch("trajectory", sys.argv[1:])) is not None:
         return status
     cold_start.LOGGING_STEPS = 1
@@ -68,17 +86,20 @@ def main(home: Path, shared: Path) -> int:
         )
         for i in range(12)
     ]
-    rewarded = {
-        "reward": length_reward,
-        "objectives": {"task": Objective(1.0, length_reward)},
-        "well_formed": lambda _, replies: [True for _ in replies],
-    }
+    rewarded = paying(length_reward)
     grpo = partial(grpo_row, **SHARED, prompts_per_step=4, rollouts=4, completions_per_device=4)
     rows = {
         "sft": partial(cold_start.train_sft, row=sft_row(**SHARED, samples_per_step=8, samples_per_device=2)),
         "grpo": partial(train_grpo, row=grpo(), **rewarded),
         "off-policy": partial(train_grpo, row=grpo(**OFF_POLICY), **rewarded),
+        **{f"loss-{loss}": partial(train_grpo, row=grpo(loss=loss), **rewarded) for loss in ("grpo", "dr_grpo", "bnpo")},
+        "alike": partial(train_grpo, row=grpo(loss="grpo"), **paying(alike)),
+        # Three prompts: the second one's rollouts are dealt to both of two processes.
+        "partly-alike": partial(
+            train_grpo, row=grpo(loss="grpo", prompts_per_step=3, completions_per_device=2), **paying(alike_by_prompt)
+        ),
     }
+    rows = {name: rows[name] for name in names or rows}
     first, told = os.environ.get("RANK", "0") == "0", {}
     for name, train in rows.items():
         for run in (name, f"{name}-resumed"):
@@ -102,4 +123,4 @@ def main(home: Path, shared: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(Path, sys.argv[1:])))
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))

@@ -1,0 +1,109 @@
+"""Rollouts that are all paid alike: no weight moves, the log says so, and dynamic sampling replaces them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_parts import Reward, Seen, grpo_row
+
+from stages.learning.examples import Example
+from stages.learning.grpo import Objective, train_grpo
+
+
+def paid(value: float | None) -> Reward:
+    return lambda _, replies: [value] * len(replies)
+
+
+def train(
+    folder: Path, examples: list[Example], home: Path, seen: Seen, objectives: dict[str, Objective], **changes: Any
+) -> dict[str, Any]:
+    return train_grpo(
+        folder,
+        examples,
+        grpo_row(**changes),
+        stage="grpo@alike",
+        reward=next(iter(objectives.values())).reward,
+        objectives=objectives,
+        well_formed=lambda _, replies: [False] * len(replies),
+        seed=1,
+        out=home / "out",
+        scratch=home / "scratch",
+        on_metrics=seen.on_metrics,
+        on_checkpoint=seen.on_checkpoint,
+    )
+
+
+@pytest.mark.parametrize(
+    ("objectives", "changes"),
+    [
+        ({"task": (1.0, 0.7)}, {}),
+        ({"task": (1.0, 0.7)}, {"loss": "grpo", "rollouts": 10, "completions_per_device": 20}),
+        # Right, and paid for its length or for the order of frames beside it.
+        ({"task": (1.0, 1.0), "length": (0.2, 1.0)}, {"scale_rewards": "batch", "loss": "grpo"}),
+        ({"task": (1.0, 1.0), "length": (0.3, 1.0)}, {"scale_rewards": "none", "loss": "dr_grpo"}),
+        ({"task": (1.0, 1.3)}, {"scale_rewards": {"task_decay": 0.9}, "loss": "bnpo"}),
+        ({"format": (1.0, 1.0), "answer": (1.0, 0.7), "keywords": (0.4, 0.3)}, {"aggregation": "normalise", "loss": "grpo"}),
+    ],
+    ids=["group", "group-mean-a-reply", "batch", "none", "task", "parts"],
+)
+def test_no_weight_moves(
+    folder: Path,
+    examples: list[Example],
+    tmp_path: Path,
+    seen: Seen,
+    objectives: dict[str, tuple[float, float]],
+    changes: dict[str, Any],
+) -> None:
+    parts = {name: Objective(weight, paid(value)) for name, (weight, value) in objectives.items()}
+    row = {"rollouts": 8, "completions_per_device": 16, "prompts_per_step": 2, **changes}
+    train(folder, examples, tmp_path, seen, parts, **row)
+    before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "out/final/model.safetensors")
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert [values["frac_reward_zero_std"] for _, values in seen.metrics] == [1.0] * 6
+    assert [values["grad_norm"] for _, values in seen.metrics] == [0.0] * 6
+
+
+@pytest.mark.parametrize("scale", ["group", "none", "batch"])
+def test_dynamic_sampling_replaces_them(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen, scale: str) -> None:
+    asked: list[list[str]] = []
+
+    def reward(keys: Sequence[str], replies: Sequence[str]) -> list[float | None]:
+        asked.append(list(keys[::8]))
+        numbers = [int(key.removeprefix("s")) for key in keys]
+        # Of the prompts with an even number all replies are paid 1.3, of the others by their place in the group.
+        return [1.3 if number % 2 == 0 else (place % 8) / 7 for place, number in enumerate(numbers)]
+
+    train(
+        folder,
+        examples,
+        tmp_path,
+        seen,
+        {"task": Objective(1.0, reward)},
+        steps=2,
+        rollouts=8,
+        prompts_per_step=4,
+        completions_per_device=32,
+        resample_rounds=4,
+        scale_rewards=scale,
+        loss="grpo",
+    )
+    # Each call is seen twice: what it pays, and what is reported.
+    dead_of_call = [(len(keys), sum(int(key.removeprefix("s")) % 2 == 0 for key in keys)) for keys in asked[::2]]
+    for _, values in seen.metrics:
+        prompts, dead = dead_of_call.pop(0)
+        assert (prompts, dead > 0) == (4, True)
+        fractions, replaced = [dead / prompts], 0
+        for _ in range(4):
+            if dead:
+                prompts, useless = dead_of_call.pop(0)
+                assert prompts == dead, "as many prompts are asked as were dead"
+                replaced, dead = replaced + prompts - useless, useless
+                fractions.append(useless / prompts)
+        assert values["resampled_groups"] == replaced > 0
+        assert values["frac_reward_zero_std"] == pytest.approx(sum(fractions) / len(fractions))
+    assert dead_of_call == []
