@@ -66,7 +66,7 @@ class Rewarding:
         rules, row = self._params.rewards, self._row
 
         def part(name: str) -> Callable[[Score], float | None]:
-            return lambda score: objectives(self._samples[score.sample_id], score, rules).get(name)
+            return lambda score: objectives(score).get(name)
 
         if row.aggregation == "normalise":
             weights = objective_weights(row.trained_tasks, rules, row.leave_out)

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.domain.groups import exceeds, paid_alike
-from stages.domain.lexicon import facts, words
+from stages.domain.lexicon import facts
 from stages.domain.records import CAPTION_TASKS, PROXY_TASKS, Sample
 from stages.domain.replies import parse_reply
 from stages.domain.rewards import RewardRules, keyword_count
+from stages.domain.words import phrase_pattern, words
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,8 +45,8 @@ GAUGES: dict[str, Gauge] = {
     "shuffled_video": Gauge(0.95, "frames in another order earn as much: nothing that is asked needs their order"),
 }
 
-_SEPARATORS = re.compile(r"\sand\s|[,;/|]")
-_ALTERNATIVE = re.compile(r"\bor\b", re.IGNORECASE)
+_SEPARATORS = re.compile(r"\sand\s|[,;/|，、；]")
+_ALTERNATIVE = phrase_pattern(("or", "或", "或者", "还是", "または", "あるいは", "หรือ", "또는"))
 
 
 def measure(

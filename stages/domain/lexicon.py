@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
+
+from stages.domain.words import words
 
 COLOURS: tuple[str, ...] = ("red", "green", "blue", "yellow")
 #: Circle, square and triangle stay confused at 64 px; these three do not.
@@ -22,10 +23,12 @@ FUNCTION_WORDS: frozenset[str] = frozenset(
     {"a", "after", "and", "finally", "first", "followed", "by", "it", "next", "subsequently", "that", "the", "then"}
 )
 
-#: Words of any text that say nothing by themselves.
-STOP_WORDS: frozenset[str] = FUNCTION_WORDS | {
-    "an", "at", "for", "from", "in", "is", "its", "of", "on", "out", "their", "they", "to", "with"
-}  # fmt: skip
+#: Words of any text that say nothing by themselves: of English, and their like in Chinese and Japanese.
+STOP_WORDS: frozenset[str] = (
+    FUNCTION_WORDS
+    | {"an", "at", "for", "from", "in", "is", "its", "of", "on", "out", "their", "they", "to", "with"}
+    | set("的了着地得在是和与及他她它们这那个一把被其" + "はがをにでとのもへて")
+)
 
 
 class Fact(NamedTuple):
@@ -67,11 +70,6 @@ def facts(text: str) -> tuple[Fact, ...] | None:
         elif word not in FUNCTION_WORDS:
             return None
     return tuple(found)
-
-
-def words(text: str) -> Sequence[str]:
-    """Lower-case words without punctuation."""
-    return "".join(c if c.isalnum() or c == "'" else " " for c in text.lower()).split()
 
 
 def content_words(text: str) -> frozenset[str]:

@@ -1,18 +1,18 @@
 """What VidBridge-R1's released code makes of a reply (scoring ``compat``), for comparison only: nothing is trained on it.
 
 Its parsing and its arithmetic (SPEC 1, "known defects"), on this project's judges: text behind the answer passes the format check; a
-choice is math-verify's or else the first of the letters A to G, in that order, that stands anywhere in the answer; keywords count inside
-other words; a caption without an event has precision 1. How its judges' words are read, and what it does when they fail, is not repeated.
+choice is math-verify's or else the first of the letters A to G, in that order, that stands anywhere in the answer; a caption without an
+event has precision 1. How its judges' words are read, and what it does when they fail, is not repeated.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from stages.domain.records import Sample, Score, Verdict
 from stages.domain.replies import Reply
-from stages.domain.rewards import Judge, Referee, RewardRules, TaskScore, unavailable
+from stages.domain.rewards import Judge, Referee, RewardRules, TaskScore, published_bonus, unavailable
 from stages.domain.scoring import score_reply
 from stages.domain.tasks import caption, dark_event_infer, mcqa, mix_vid_qa, structured_caption
 
@@ -55,18 +55,6 @@ def released_letter(answer: str) -> str | None:
     return next((letter for letter in _LETTERS if letter in answer), None)
 
 
-def released_keyword_bonus(text: str, rules: RewardRules) -> float:
-    """The keyword bonus with phrases found inside other words ("strengthen" holds "then")."""
-    lower = text.lower()
-    bonus = min(_held(lower, rules.temporal_phrases) * rules.keyword_bonus, rules.keyword_cap)
-    hedges = _held(lower, rules.hedging_phrases)
-    return (min(bonus, 0.0) if hedges else bonus) - hedges * rules.hedge_cost
-
-
-def _held(lower: str, phrases: Sequence[str]) -> int:
-    return sum(lower.count(phrase.lower()) for phrase in phrases)
-
-
 def _score(sample: Sample, reply: Reply, referee: Referee, rules: RewardRules, same: SameMathematics) -> TaskScore:
     if sample.task == mcqa.NAME:
         right = same(reply.answer, sample.reference) or released_letter(reply.answer) == sample.reference
@@ -88,5 +76,5 @@ def _caption(sample: Sample, text: str, judge: Judge, rules: RewardRules) -> Tas
         precision = caption.event_precision(sample, text, judge)
     if isinstance(precision, Verdict):
         return unavailable(precision, maximum)
-    total = recall + rules.precision_weight * precision + released_keyword_bonus(text, rules)
+    total = recall + rules.precision_weight * precision + published_bonus(text, rules)
     return TaskScore(value=total, maximum=maximum, reason=f"recall {recall:.2f} precision {precision:.2f}")

@@ -5,10 +5,8 @@ A reward is a pure function of reply, sample and judge. Wrong is 0; a judge that
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Literal, Protocol
 
 import numpy as np
@@ -16,9 +14,11 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from stages.domain.records import Record, Sample, Verdict
+from stages.domain.words import phrase_pattern
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
+Phrase = Annotated[str, Field(min_length=1)]
 
 
 class LexicalLikeness(Record):
@@ -43,8 +43,9 @@ Likeness = Annotated[LexicalLikeness | SentenceLikeness, Field(discriminator="ki
 class RewardRules(Record):
     """How task scores become rewards (``rewards`` in ``params.yaml``).
 
-    ``hardened``: the total lies between 0 and what the reference itself scores. ``paper``: as published, exploits and all. What the
-    released code makes of a reply (``compat``) is no reward here: see :mod:`stages.domain.released`.
+    ``hardened``: the total lies between 0 and what the reference itself scores, and style pays as far as the content is right.
+    ``paper``: as published, exploits and all. What the released code makes of a reply (``compat``) is no reward here: see
+    :mod:`stages.domain.released`.
     ``unit``: divided by the sample's maximum. ``native``: as the task scores it (DarkEventInfer up to 2, captions up to 1.9).
     """
 
@@ -54,8 +55,10 @@ class RewardRules(Record):
     keyword_bonus: Weight
     keyword_cap: Weight
     hedge_cost: Weight
-    temporal_phrases: tuple[str, ...]
-    hedging_phrases: tuple[str, ...]
+    #: ``hardened`` counts them as whole words, as often as they are said; ``paper`` as the released code does, inside other words too
+    #: and each phrase once.
+    temporal_phrases: tuple[Phrase, ...]
+    hedging_phrases: tuple[Phrase, ...]
     #: Event coverage under the first threshold scores 0, under the second 0.5, else 1.
     coverage_steps: tuple[Share, Share]
     #: What the caption after a structured analysis is paid for (VideoCap-R1): the E-score, event coverage in steps, or the CN-score, the
@@ -134,28 +137,46 @@ def unavailable(verdict: Verdict, maximum: float) -> TaskScore:
     return TaskScore(value=None, maximum=maximum, reason=f"{verdict.judge}: {verdict.outcome}: {verdict.reason}")
 
 
-@cache
-def _phrase(phrase: str) -> re.Pattern[str]:
-    return re.compile(rf"\b{re.escape(phrase)}\b", re.IGNORECASE)
-
-
-def _count(text: str, phrases: Sequence[str]) -> int:
-    return sum(len(_phrase(phrase).findall(text)) for phrase in phrases)
+def _count(text: str, phrases: tuple[str, ...]) -> int:
+    return len(phrase_pattern(phrases).findall(text))
 
 
 def keyword_count(text: str, rules: RewardRules) -> int:
-    """How many temporal phrases a text holds, on word boundaries."""
+    """How many temporal phrases a text holds as whole words."""
     return _count(text, rules.temporal_phrases)
 
 
-def keyword_bonus(text: str, rules: RewardRules) -> float:
-    """R_kw of VidBridge-R1's released code, on word boundaries ("strengthen" holds no "then").
+def published_bonus(text: str, rules: RewardRules) -> float:
+    """R_kw as VidBridge-R1's released code counts: each phrase that the text holds, be it inside another word, once.
 
     Each temporal phrase adds ``keyword_bonus`` up to ``keyword_cap``; any hedging phrase first caps the bonus at 0, and each
     costs ``hedge_cost``.
     """
-    bonus = min(keyword_count(text, rules) * rules.keyword_bonus, rules.keyword_cap)
-    hedges = _count(text, rules.hedging_phrases)
+    lower = text.lower()
+    temporal, hedges = (
+        sum(phrase.lower() in lower for phrase in phrases) for phrases in (rules.temporal_phrases, rules.hedging_phrases)
+    )
+    return _bonus(temporal, hedges, rules)
+
+
+def hardened_bonus(text: str, reference: str, recall: float, rules: RewardRules) -> float:
+    """R_kw for telling the right events in order: at most what the reference's own phrases earn, and the share ``recall`` of that.
+
+    Phrases count as whole words ("strengthen" holds no "then"). Hedging costs what it costs as published, be the caption right or
+    wrong, as far as it hedges more than the reference does: the reference has recall 1 and so earns the most that there is.
+    """
+    hedges = max(0, _count(text, rules.hedging_phrases) - _count(reference, rules.hedging_phrases))
+    bonus = _bonus(keyword_count(text, rules), hedges, rules)
+    return min(bonus, most_hardened_bonus(reference, rules)) * recall if bonus > 0 else bonus
+
+
+def most_hardened_bonus(reference: str, rules: RewardRules) -> float:
+    """The reference's own bonus: the most that :func:`hardened_bonus` gives."""
+    return _bonus(keyword_count(reference, rules), 0, rules)
+
+
+def _bonus(temporal: int, hedges: int, rules: RewardRules) -> float:
+    bonus = min(temporal * rules.keyword_bonus, rules.keyword_cap)
     return (min(bonus, 0.0) if hedges else bonus) - hedges * rules.hedge_cost
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 
 from stages.domain.records import Sample, Score, TaskName
 from stages.domain.replies import parse_reply
-from stages.domain.rewards import Referee, RewardRules, keyword_bonus
+from stages.domain.rewards import Referee, RewardRules
 from stages.domain.tasks import caption, dark_event_infer, mcqa, mix_vid_qa, structured_caption
 
 _SCORE = {
@@ -73,10 +73,10 @@ _PARTS: dict[TaskName, tuple[str, ...]] = {
 }
 
 
-def objectives(sample: Sample, score: Score, rules: RewardRules) -> dict[str, float]:
+def objectives(score: Score) -> dict[str, float]:
     """The parts of a reply's reward, each on a scale of its own; empty where no judge could say.
 
-    A reply that the format gate refuses has 0 in all of them. Under ``hardened`` the keyword bonus is at most the reference's own.
+    A reply that the format gate refuses has 0 in all of them.
     """
     if score.value is None:
         return {}
@@ -84,8 +84,6 @@ def objectives(sample: Sample, score: Score, rules: RewardRules) -> dict[str, fl
     if not score.format_ok:
         return {"format": 0.0, **dict.fromkeys(names, 0.0)}
     found = {name: score.value if name == "answer" else score.parts[name] for name in names}
-    if "keywords" in found and rules.scoring == "hardened":
-        found["keywords"] = min(found["keywords"], max(0.0, keyword_bonus(sample.reference, rules)))
     return {"format": 1.0, **found}
 
 

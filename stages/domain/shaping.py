@@ -12,9 +12,9 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from stages.domain.groups import exceeds
-from stages.domain.lexicon import words
 from stages.domain.records import Record, Score
 from stages.domain.replies import parse_reply
+from stages.domain.words import words
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]

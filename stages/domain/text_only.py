@@ -11,8 +11,8 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
-from stages.domain.lexicon import words
 from stages.domain.records import Clip, Event
+from stages.domain.words import words
 
 
 class TextOnlyGuesser:

@@ -11,7 +11,7 @@ import numpy as np
 from huggingface_hub import constants
 from numpy.typing import NDArray
 
-from stages.domain.lexicon import words
+from stages.domain.words import words
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

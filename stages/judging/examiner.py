@@ -9,10 +9,11 @@ from typing import Annotated, TypeVar
 from pydantic import Field
 
 from stages.domain.examiner import Agreement, Examiner
-from stages.domain.lexicon import content_words, facts, stem, words
+from stages.domain.lexicon import content_words, facts, stem
 from stages.domain.records import Record, Verdict
 from stages.domain.rewards import Judge
 from stages.domain.tasks.caption import MAX_EVENTS
+from stages.domain.words import words
 from stages.judging.asking import AskingJudge
 from stages.judging.batch import UNTIL_THEN, in_rounds
 from stages.judging.endpoint import EndpointJudge

@@ -10,8 +10,9 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 
-from stages.domain.lexicon import Fact, content_words, facts, stem, words
+from stages.domain.lexicon import Fact, content_words, facts, stem
 from stages.domain.records import Sample, Verdict
+from stages.domain.words import words
 
 _SENTENCE = re.compile(r"[.;!?]+\s*|,?\s+(?:and\s+)?then\s+|,\s+(?=and\s)")
 

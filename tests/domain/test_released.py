@@ -8,7 +8,7 @@ from hypothesis import given
 from test_rewards import REFEREE, SAMPLES, TEXTS, truth
 
 from stages.domain.records import TASK_NAMES
-from stages.domain.released import released_keyword_bonus, released_letter, score_as_released
+from stages.domain.released import released_letter, score_as_released
 from stages.domain.replies import render_reply
 from stages.domain.scoring import score_reply
 from stages.judging.mathematics import same_mathematics
@@ -49,7 +49,6 @@ def test_what_passes_there_and_not_here() -> None:
         assert released("mcqa", reply) == 1.0
         assert score_reply(SAMPLES["mcqa"], reply, REFEREE, PAPER).value == 0.0
     assert released("mcqa", "so " + render_reply("x", "B")) == 0.0, "the check is anchored at the start"
-    assert released_keyword_bonus("they strengthen the firsthand", PAPER) == pytest.approx(0.4)
     empty = score_as_released(SAMPLES["caption"], render_reply("x", "the red bar"), REFEREE, PAPER, same_mathematics)
     assert empty.parts["native"] == pytest.approx(0.5), "a caption without an event has precision 1"
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from builders import SETTINGS, clip, referee, rules
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from stages.domain.metrics import constant_reply
 from stages.domain.records import TASK_NAMES, Sample, Score, Verdict
 from stages.domain.replies import choice_letter, parse_analysis, parse_reply, render_analysis, render_reply
-from stages.domain.rewards import keyword_bonus
+from stages.domain.rewards import hardened_bonus, published_bonus
 from stages.domain.scoring import objective_weights, objectives, reward, score_reply
 from stages.domain.synthesis import synthesise
 from stages.judging.rule import RuleJudge
@@ -154,10 +154,69 @@ def test_open_text_is_judged_by_content_words() -> None:
     assert scores == [2.0, 0.0, 1.0]
 
 
-def test_keywords_count_on_word_boundaries_only() -> None:
-    assert keyword_bonus("they strengthen the mayor", rules()) == 0.0
-    assert keyword_bonus("first a then b finally c", rules()) == pytest.approx(0.4)
-    assert keyword_bonus("first a then b, possibly c", rules()) == pytest.approx(-0.2)
+@pytest.mark.parametrize(
+    ("text", "hardened", "published"),
+    [
+        ("they strengthen the mayor", 0.0, -0.2),  # holds "then", and "may"
+        ("first a then b finally c", 0.4, 0.4),
+        ("first a then b, possibly c", -0.2, -0.2),
+        ("a then b then c", 0.4, 0.2),  # as published each phrase counts once
+        ("may a, may b, might c", -0.6, -0.4),
+    ],
+)
+def test_hardened_counts_whole_words_and_paper_counts_as_released(text: str, hardened: float, published: float) -> None:
+    reference = "first a then b finally c"
+    assert hardened_bonus(text, reference, 1.0, rules()) == pytest.approx(hardened)
+    assert published_bonus(text, rules()) == pytest.approx(published)
+
+
+def test_a_phrase_that_holds_another_counts_once_and_in_a_script_without_spaces_too() -> None:
+    which = rules(temporal_phrases=("begin with", "to begin with", "然后"))
+    assert hardened_bonus("to begin with he sits", "然后 然后", 1.0, which) == pytest.approx(0.2)
+    assert hardened_bonus("他坐下然后站起来", "然后 然后", 1.0, which) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    "caption", ["first the blue circle falls then finally shrinks", "first the red bar then finally the red bar", "then then then"]
+)
+def test_order_pays_nothing_in_a_wrong_caption(caption: str) -> None:
+    score = score_reply(SAMPLES["caption"], render_reply("x", caption), REFEREE, rules())
+    assert score.parts["recall"] == 0.0
+    assert score.parts["native"] == 0.0
+    assert objectives(score)["keywords"] == 0.0
+
+
+def test_order_does_not_make_up_for_an_event_that_did_not_happen() -> None:
+    told = "first the red bar rises then finally grows"
+    score = score_reply(SAMPLES["caption"], render_reply("x", f"{told} next the blue circle falls"), REFEREE, rules())
+    assert (score.parts["recall"], score.parts["precision"]) == (1.0, pytest.approx(2 / 3))
+    assert score.value is not None
+    assert score.value < 1.0
+
+
+CAPTIONS = st.lists(st.sampled_from([*VOCABULARY.split()[:-3], "followed by", "."]), min_size=1, max_size=14).map(" ".join)
+
+
+@given(reference=CAPTIONS)
+def test_the_reference_scores_the_maximum_whatever_its_words(reference: str) -> None:
+    sample = SAMPLES["caption"].model_copy(update={"reference": reference, "events": ()})
+    score = score_reply(sample, render_reply("x", reference), REFEREE, rules())
+    assume(score.parts["recall"] == 1.0 == score.parts["precision"])  # else it tells no event
+    assert score.value == 1.0
+
+
+@given(text=TEXTS, reference=CAPTIONS, recalls=st.tuples(st.floats(0, 1), st.floats(0, 1)))
+def test_the_bonus_rises_with_recall_and_stays_under_the_reference_and_the_cap(
+    text: str, reference: str, recalls: tuple[float, float]
+) -> None:
+    less, more = (hardened_bonus(text, reference, recall, rules()) for recall in sorted(recalls))
+    assert less <= more <= min(hardened_bonus(reference, reference, 1.0, rules()), 0.4)
+    assert hardened_bonus(text, reference, 0.0, rules()) <= 0.0
+
+
+@given(text=TEXTS, reference=CAPTIONS, more=st.sampled_from(["might", "possibly", "may"]))
+def test_hedging_never_pays(text: str, reference: str, more: str) -> None:
+    assert hardened_bonus(f"{text} {more}", reference, 1.0, rules()) <= hardened_bonus(text, reference, 1.0, rules())
 
 
 def test_paper_scoring_can_be_exploited_and_hardened_cannot() -> None:
@@ -240,6 +299,10 @@ def test_completeness_and_naturalness_replace_coverage() -> None:
     assert babble["completeness"] == 0.5
     assert babble["naturalness"] < 0.5
     assert parts("the red bar")["caption"] == 0.0, "no event is no caption"
+    other = parts("the blue circle falls")
+    assert (other["naturalness"], other["caption"]) == (1.0, 0.0), "fluent, and of another video"
+    which = rules(scoring="paper", caption_scorer="completeness_naturalness")
+    assert parts("the blue circle falls")["caption"] == 0.5, "as published"
 
 
 @given(caption=TEXTS)
@@ -263,13 +326,13 @@ def test_as_published_the_format_counts_beside_the_structured_caption() -> None:
 def test_objectives_are_the_parts_of_a_reward(task: str) -> None:
     sample = SAMPLES[task]
     weights = objective_weights([sample.task], rules(), ())
-    right = objectives(sample, score_reply(sample, truth(sample), REFEREE, rules()), rules())
+    right = objectives(score_reply(sample, truth(sample), REFEREE, rules()))
     assert right.keys() == weights.keys()
     assert all(right[name] > 0 for name in weights)
-    refused = objectives(sample, score_reply(sample, "no format", REFEREE, rules()), rules())
+    refused = objectives(score_reply(sample, "no format", REFEREE, rules()))
     assert refused == dict.fromkeys(weights, 0.0)
     unjudged = score_reply(sample, truth(sample), REFEREE, rules()).model_copy(update={"value": None})
-    assert objectives(sample, unjudged, rules()) == {}
+    assert objectives(unjudged) == {}
 
 
 def test_objectives_of_a_mixture_and_of_stuffed_keywords() -> None:
@@ -281,7 +344,7 @@ def test_objectives_of_a_mixture_and_of_stuffed_keywords() -> None:
     stuffed = render_reply("x", "first the red bar rises then the red bar grows finally")
     for scoring, paid in (("hardened", 0.2), ("paper", 0.4)):
         which = rules(scoring=scoring)
-        assert objectives(sample, score_reply(sample, stuffed, REFEREE, which), which)["keywords"] == pytest.approx(paid)
+        assert objectives(score_reply(sample, stuffed, REFEREE, which))["keywords"] == pytest.approx(paid)
 
 
 def test_a_part_that_is_left_out_is_not_paid_and_the_others_keep_their_weight() -> None:

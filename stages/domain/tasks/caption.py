@@ -9,7 +9,16 @@ from typing import Literal
 
 from stages.domain.records import Clip, Record, Reject, Sample, TaskName, Trace, Verdict
 from stages.domain.replies import Reply
-from stages.domain.rewards import Judge, Referee, RewardRules, TaskScore, keyword_bonus, unavailable
+from stages.domain.rewards import (
+    Judge,
+    Referee,
+    RewardRules,
+    TaskScore,
+    hardened_bonus,
+    most_hardened_bonus,
+    published_bonus,
+    unavailable,
+)
 from stages.domain.timeline import plain
 
 NAME: TaskName = "caption"
@@ -66,19 +75,22 @@ def _share(events: tuple[str, ...] | Verdict, caption: str, judge: Judge) -> flo
 
 
 def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:
-    """``paper``: recall + weight * precision + keyword bonus. ``hardened``: the same, held between 0 and the reference's own score."""
-    reference_maximum = 1 + rules.precision_weight + max(keyword_bonus(sample.reference, rules), 0.0)
-    paper_maximum = 1 + rules.precision_weight + rules.keyword_cap
-    maximum = reference_maximum if rules.scoring == "hardened" else paper_maximum
+    """Recall + weight * precision + keyword bonus.
+
+    ``paper``: whatever that comes to. ``hardened``: the bonus is one for what is right, so that order pays nothing in a wrong
+    caption, and makes up for nothing that is wrong beside it; the total lies between 0 and the reference's own score.
+    """
+    hardened = rules.scoring == "hardened"
+    maximum = 1 + rules.precision_weight + (most_hardened_bonus(sample.reference, rules) if hardened else rules.keyword_cap)
     recall = event_recall(sample, reply.answer, referee.judge)
     if isinstance(recall, Verdict):
         return unavailable(recall, maximum)
     precision = event_precision(sample, reply.answer, referee.judge)
     if isinstance(precision, Verdict):
         return unavailable(precision, maximum)
-    bonus = keyword_bonus(reply.answer, rules)
+    bonus = hardened_bonus(reply.answer, sample.reference, recall, rules) if hardened else published_bonus(reply.answer, rules)
     total = recall + rules.precision_weight * precision + bonus
-    if rules.scoring == "hardened":
-        total = min(max(total, 0.0), reference_maximum)
+    if hardened:
+        total = min(max(total, 0.0), maximum)
     parts = {"recall": recall, "precision": precision, "keywords": bonus}
     return TaskScore(value=total, maximum=maximum, parts=parts, reason=f"recall {recall:.2f} precision {precision:.2f}")

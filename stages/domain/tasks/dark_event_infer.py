@@ -18,6 +18,7 @@ from stages.domain.records import Clip, Event, Exact, Record, Reject, Sample, Sp
 from stages.domain.replies import Reply
 from stages.domain.rewards import Referee, RewardRules, Share, TaskScore, unavailable
 from stages.domain.timeline import mask, plain, resolve, sample_indices
+from stages.domain.words import words
 
 NAME: TaskName = "dark_event_infer"
 ORDINALS = ("first", "second", "third", "fourth")
@@ -89,7 +90,7 @@ def _filtered(clip: Clip, event: Event, rules: EventFilter) -> str | None:
     place = "start" if event.span.start == 0 else "end" if event.span.stop == clip.frames else "middle"
     if place not in rules.places:
         return f"stands at the clip's {place}, events.places: {', '.join(sorted(rules.places))}"
-    said = len(event.caption.split())
+    said = len(words(event.caption))
     if not rules.min_words <= said <= rules.max_words:
         return f"its caption has {said} words, events.min_words is {rules.min_words}, events.max_words {rules.max_words}"
     for pattern in rules.forbidden:

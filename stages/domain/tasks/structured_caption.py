@@ -97,7 +97,11 @@ def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) ->
 
 
 def caption_score(sample: Sample, caption: str, judge: Judge, rules: RewardRules) -> dict[str, float] | Verdict:
-    """``caption`` in [0, 1], the E-score or the CN-score, and what it is made of; the verdict itself when the judge could not say."""
+    """``caption`` in [0, 1], the E-score or the CN-score, and what it is made of; the verdict itself when the judge could not say.
+
+    ``paper``: CN is the mean of completeness and naturalness. ``hardened``: naturalness counts as far as the caption is complete, else
+    any fluent caption of another video would earn half.
+    """
     if rules.caption_scorer == "coverage":
         recall = event_recall(sample, caption, judge)
         if isinstance(recall, Verdict):
@@ -109,4 +113,5 @@ def caption_score(sample: Sample, caption: str, judge: Judge, rules: RewardRules
             return verdict
     assert complete.score is not None
     assert natural.score is not None
-    return {"completeness": complete.score, "naturalness": natural.score, "caption": (complete.score + natural.score) / 2}
+    naturalness = natural.score * complete.score if rules.scoring == "hardened" else natural.score
+    return {"completeness": complete.score, "naturalness": natural.score, "caption": (complete.score + naturalness) / 2}
