@@ -35,21 +35,33 @@ def parse_reply(text: str) -> Reply | None:
     return reply if reply.answer else None
 
 
-_THOUGHT = re.compile(r"\s*<think>.*?</think>(?P<rest>.*)", re.DOTALL)
+#: End tokens of common models, where whoever served the model did not take them away.
+_END_TOKENS = (
+    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end|>", "<|end_of_text|>", "</s>", "<eos>", "<end_of_turn>", "<｜end▁of▁sentence｜>"
+)  # fmt: skip
+_THOUGHT = re.compile(r"\s*(?:<think>)?(?P<thinking>.*?)</think>(?P<rest>.*)", re.DOTALL)
+_ANSWERED = re.compile(r"[^<]*(?:<(?!/?answer>)[^<]*)*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
 
 
 def final_answer(text: str) -> str | None:
     """What a reply answers once its reasoning is taken away; None when that cannot be told, or nothing is left.
 
-    Read are the reply that :func:`parse_reply` knows, a think block with the bare answer behind it, and a text without any tag.
-    A block that never ends, or any other use of the tags, cannot be told.
+    Evaluation asks this, of any model; training asks :func:`parse_reply`, which is stricter: of what that accepts, this reads the same
+    answer. The reasoning is all up to ``</think>``, whether the reply opens that block or its template did, and what stands before an
+    answer block that ends the reply. Without a block, the whole text is the answer. A literal end token at the end is taken away.
+    A block that never ends, one that stands there twice, and text behind an answer block cannot be told.
     """
-    reply = parse_reply(text)
-    if reply is not None:
-        return reply.answer
-    match = _THOUGHT.fullmatch(text)
-    rest = (match["rest"] if match else text).strip()
-    return None if not rest or any(tag in rest for tag in _TAGS) else rest
+    text = text.rstrip()
+    while text.endswith(_END_TOKENS):
+        text = next(text.removesuffix(token) for token in _END_TOKENS if text.endswith(token)).rstrip()
+    if (match := _THOUGHT.fullmatch(text)) is not None and "<think>" not in match["thinking"]:
+        text = match["rest"]
+    if "<think>" in text or "</think>" in text:
+        return None
+    if (answered := _ANSWERED.fullmatch(text)) is not None:
+        text = answered["answer"]
+    text = text.strip()
+    return None if not text or any(tag in text for tag in _TAGS) else text
 
 
 def render_reply(thinking: str, answer: str) -> str:
@@ -85,15 +97,3 @@ ANALYSIS_SCAFFOLDING: tuple[str, ...] = (
     '"]},{"name":"',
     '"]}]}',
 )
-
-
-def choice_letter(answer: str, options: int) -> str | None:
-    """The letter that an answer chooses: ``B``, ``(b)``, ``B.``, ``B: it grows``; None when there is none, or more than one.
-
-    A letter counts only as a word of its own at the start of the answer, so "A" is not found in "Apple" and no letter is
-    taken from the middle of a sentence.
-    """
-    letters = [chr(ord("A") + i) for i in range(options)]
-    match = re.fullmatch(r"\(?\s*([A-Za-z])\s*\)?(?:[.:)]?\s*|[.:)]\s+.+)", answer.strip(), re.DOTALL)
-    letter = match[1].upper() if match else None
-    return letter if letter in letters else None

@@ -9,16 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from stages.domain.replies import choice_letter, final_answer
+from stages.domain.chosen import chosen_letter
+from stages.domain.replies import final_answer
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-#: "The best answer is", "Final answer:", "My choice is option": what may stand before a letter in a strict reply.
-_LEAD = re.compile(
-    r"(?:so|thus|therefore|hence)?,?\s*(?:(?:the|my)\s+)?(?:(?:final|correct|best|right)\s+)*(?:answer|option|choice)"
-    r"\s*(?:is)?\s*:?\s*(?:option\s+)?",
-    re.IGNORECASE,
-)
-_NAMED = re.compile(r"\(?([A-Z])\)?[.:)]?\s+(.+)", re.DOTALL | re.IGNORECASE)
 
 
 def letter(index: int) -> str:
@@ -26,33 +20,10 @@ def letter(index: int) -> str:
 
 
 def strict_choice(reply: str, options: Sequence[str]) -> str | None:
-    """The one option that a reply chooses, reasoning taken away; None when it chooses none, or more than one.
-
-    Read are a letter alone or with its option behind it, either of them after "the best answer is" and the like, and the words of
-    one option. A letter whose option is another one contradicts itself.
-    """
+    """The one option that a reply chooses, reasoning taken away, read as the reward of training reads it; None when there is none, or
+    more than one."""
     answer = final_answer(reply)
-    if answer is None:
-        return None
-    answer = answer.replace("**", "").strip()
-    lead = _LEAD.match(answer)
-    rest = answer[lead.end() :] if lead else answer
-    chosen = choice_letter(rest, len(options))
-    if chosen is None:
-        return _by_words(answer, options) or _by_words(rest, options)
-    named = _NAMED.fullmatch(rest)
-    other = _by_words(named[2], options) if named else None
-    return chosen if other in (None, chosen) else None
-
-
-def _by_words(text: str, options: Sequence[str]) -> str | None:
-    """The letter of the only option that is this text, but for case and a full stop."""
-    same = [letter(i) for i, option in enumerate(options) if _plain(option) == _plain(text)]
-    return same[0] if len(same) == 1 else None
-
-
-def _plain(text: str) -> str:
-    return text.strip().rstrip(".").casefold()
+    return None if answer is None else chosen_letter(answer, options)
 
 
 # lmms-eval: lmms_eval/api/reasoning.py, strip_reasoning_tags, at 75571cf, with the tags that its command line takes by default.

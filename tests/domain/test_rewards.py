@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stages.domain.metrics import constant_reply
 from stages.domain.records import TASK_NAMES, Sample, Score, Verdict
-from stages.domain.replies import choice_letter, parse_analysis, parse_reply, render_analysis, render_reply
+from stages.domain.replies import parse_analysis, parse_reply, render_analysis, render_reply
 from stages.domain.rewards import hardened_bonus, published_bonus
 from stages.domain.scoring import objective_weights, objectives, reward, score_reply
 from stages.domain.synthesis import synthesise
@@ -99,24 +99,6 @@ def test_the_format_gate_refuses(text: str) -> None:
 
 def test_the_format_gate_lets_white_space_pass() -> None:
     assert parse_reply("\n<think> a </think>\n<answer>b</answer>\n") == ("a", "b")
-
-
-@pytest.mark.parametrize(
-    ("answer", "letter"),
-    [
-        ("B", "B"),
-        ("(b)", "B"),
-        ("B.", "B"),
-        ("B: it grows", "B"),
-        ("Apple", None),
-        ("A or B", None),
-        ("E", None),
-        ("", None),
-        ("it is B", None),
-    ],
-)
-def test_choice_letters(answer: str, letter: str | None) -> None:
-    assert choice_letter(answer, 4) == letter
 
 
 @pytest.mark.parametrize(

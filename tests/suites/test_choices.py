@@ -56,7 +56,22 @@ def test_compat_says_what_the_harness_said(subject) -> None:  # type: ignore[no-
         ("<think>B</think>", None),
         ("<think>x</think><answer></answer>", None),
         ("<think>x</think><answer>A</answer><answer>B</answer>", None),
-        ("<answer>B</answer>", None),
+        ("<think>x</think><answer>B</answer> and more", None),
+        ("<answer>B", None),
+        ("<think>x</think></think>B", None),
+        ("x<think>y</think>B", None),
+        # The template opened the block, or the model was trained on other tags, or on none.
+        ("I count them.\n</think>\n\nB", "B"),
+        ("I count them.\n</think>\n\n<answer>B</answer>", "B"),
+        ("<think>\n\n</think>\n\nB", "B"),
+        ("<answer>B</answer>", "B"),
+        ("I see a wick. <answer>B</answer>", "B"),
+        ("<think>x</think>So: <answer>(B) Candles</answer>\n", "B"),
+        ("I see a wick and a flame.\n\nAnswer: B", "B"),
+        # An end token that was not taken away.
+        ("B<|im_end|>", "B"),
+        ("<think>x</think><answer>B</answer><|im_end|>\n<|endoftext|>", "B"),
+        ("<think>x</think>B</s>", "B"),
     ],
 )
 def test_strict_takes_one_option_or_nothing(reply: str, chosen: str | None) -> None:

@@ -10,8 +10,9 @@ from random import Random
 
 from pydantic import Field
 
+from stages.domain.chosen import chosen_letter
 from stages.domain.records import Clip, Question, Record, Reject, Sample, TaskName, Trace
-from stages.domain.replies import Reply, choice_letter
+from stages.domain.replies import Reply
 from stages.domain.rewards import Referee, RewardRules, TaskScore
 from stages.domain.timeline import plain
 
@@ -82,6 +83,6 @@ def _sample(clip: Clip, number: int, question: Question, sampled_frames: int) ->
 
 
 def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all
-    letter = choice_letter(reply.answer, len(sample.options))
+    letter = chosen_letter(reply.answer, sample.options)
     value = float(letter == sample.reference)
     return TaskScore(value=value, maximum=MAXIMUM, parts={"right": value}, reason="no single letter" if letter is None else letter)
