@@ -221,10 +221,14 @@ class VideoAnswers(PythonModel):
                 videos[key] = self._frames(*key, ends)
             question = render_question(row.question, row.options, self._usage.prompt)
             items.append((render_prompt(question, row.task or self._usage.default_task, self._usage.prompt), videos[key]))
-        config = self._model.generation_config
-        assert config is not None
-        config.max_time = max(ends - time.monotonic(), 0.001)
-        replies = generate(self._model, self._processor, items, max_new_tokens=self._usage.max_new_tokens, batch_size=len(items))
+        replies = generate(
+            self._model,
+            self._processor,
+            items,
+            max_new_tokens=self._usage.max_new_tokens,
+            batch_size=len(items),
+            max_time_s=max(ends - time.monotonic(), 0.001),
+        )
         if time.monotonic() >= ends:
             raise _late("generation", self._limits.timeout_s)
         return [answer_row(text) for text in replies]

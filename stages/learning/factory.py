@@ -38,6 +38,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from stages import layout
+from stages.learning.generate import plain_generation
 from stages.learning.positions import fault_of_rule, place_text_behind_videos
 from stages.learning.processor import decode_with_decord
 from stages.learning.tokenizer import chat_template, train_tokenizer
@@ -68,11 +69,9 @@ def build_tiny(
     set_seed(seed)
     # A DeepSpeed configuration that is already alive would scatter the weights while they are drawn.
     net = _net(model, tokenizer)
-    net = _ready(net)
-    net.generation_config = GenerationConfig(
-        eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id], pad_token_id=tokenizer.pad_token_id, do_sample=False
-    )
-    return net, _tiny_processor(model, tokenizer)
+    net.generation_config = GenerationConfig(eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id])
+    processor = _tiny_processor(model, tokenizer)
+    return _ready(net, processor), processor
 
 
 def _net(model: TinyModelParams, tokenizer: Qwen2Tokenizer) -> PreTrainedModel:
@@ -188,7 +187,7 @@ def load_pretrained(
         ) from error
     _check_rule(net, name, ours=isinstance(source, Path) and (source / layout.USAGE_FILE).is_file())
     _cap_pixels(processor, max_pixels_per_frame)
-    return _ready(net), decode_with_decord(processor)
+    return _ready(net, processor), decode_with_decord(processor)
 
 
 def _cap_pixels(processor: ProcessorMixin, pixels: int) -> None:
@@ -223,7 +222,7 @@ def load_model(folder: Path, precision: Precision) -> tuple[PreTrainedModel, Pro
     processor = AutoProcessor.from_pretrained(folder, padding_side="left")
     net = AutoModelForImageTextToText.from_pretrained(folder, dtype=_dtype(precision))
     _check_rule(net, str(folder), ours=(folder / layout.USAGE_FILE).is_file())
-    return _ready(net), decode_with_decord(processor)
+    return _ready(net, processor), decode_with_decord(processor)
 
 
 def _check_rule(net: PreTrainedModel, name: str, *, ours: bool) -> None:
@@ -238,8 +237,14 @@ def freeze(model: PreTrainedModel, parts: Collection[Literal["vision"]]) -> None
         model.base_model.visual.requires_grad_(False)
 
 
-def _ready(model: PreTrainedModel) -> PreTrainedModel:
+def _ready(model: PreTrainedModel, processor: ProcessorMixin) -> PreTrainedModel:
     """What every model here is given. What is saved is not touched by it, or put right by it."""
+    # A checkpoint's settings are not params.yaml. What shapes a reply or a gradient and is no weight is taken from there alone.
+    model.generation_config = plain_generation(model, processor)
+    without_dropout(model)
+    model.config.use_cache = (
+        True  # training says False and saved it so; whoever serves the weights would compute every prefix again
+    )
     # The names under which weights are saved follow how they were loaded, and loading under ZeRO-3 makes up a prefix
     # ("model.model."). Without this record the names are those of the published weights, always.
     if hasattr(model, "_weight_conversions"):
@@ -251,6 +256,14 @@ def _ready(model: PreTrainedModel) -> PreTrainedModel:
             module.forward = MethodType(_one_patch, module)  # type: ignore[method-assign]
     place_text_behind_videos(model)
     return model
+
+
+def without_dropout(model: PreTrainedModel) -> None:
+    """Switch off dropout that a checkpoint's configuration asks for: log-probabilities would be drawn, and ratios differ from 1."""
+    configs = [model.config, *(getattr(model.config, name) for name in model.config.sub_configs)]
+    for part in [*configs, *model.modules()]:
+        if isinstance(getattr(part, "attention_dropout", None), float | int):
+            part.attention_dropout = 0.0
 
 
 def _one_patch(self: torch.nn.Conv3d, patches: torch.Tensor) -> torch.Tensor:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from transformers import LogitsProcessor, PreTrainedModel, ProcessorMixin
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, ProcessorMixin
 
 from stages.domain.frames import Frames
 from stages.learning.processor import EncodedPrompt, encode_prompts, placeholder_ids, prompt_batch
@@ -24,11 +25,13 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     progress: Callable[[int], None] | None = None,
+    max_time_s: float | None = None,
 ) -> list[str]:
     """The likeliest reply (decoded greedily) to each item, in order.
 
     Args:
         max_new_tokens: a reply is cut off after so many.
+        max_time_s: the replies of a batch are cut off after so long; None: never.
         progress: called with the number of replies that were finished, once a batch.
 
     Returns:
@@ -36,7 +39,7 @@ def generate(
     """
     replies: list[str] = []
     for prompts in _batches(processor, items, batch_size):
-        replies += greedy_replies(model, processor, prompts, max_new_tokens)
+        replies += _decode(model, processor, prompts, max_new_tokens, [], max_time_s)
         if progress is not None:
             progress(len(prompts))
     return replies
@@ -117,27 +120,49 @@ def _decode(
     prompts: Sequence[EncodedPrompt],
     max_new_tokens: int,
     processors: list[LogitsProcessor],
+    max_time_s: float | None = None,
 ) -> list[str]:
     inputs, decode = prompt_batch(processor, prompts, model.device), cast(Any, model.generate)
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), plain_settings(model, processor):
             ids = decode(
                 **inputs,
                 max_new_tokens=max_new_tokens,
                 suppress_tokens=placeholder_ids(processor),
-                pad_token_id=processor.tokenizer.pad_token_id,
-                eos_token_id=end_ids(model, processor),
-                do_sample=False,
-                # What a pretrained model's own generation settings would add; None would leave it in force.
-                repetition_penalty=1.0,
+                max_time=max_time_s,
                 logits_processor=processors,
             )
     finally:
         model.train(was_training)
     replies = processor.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return cast("list[str]", replies)
+
+
+@contextmanager
+def plain_settings(model: Any, processor: ProcessorMixin) -> Iterator[None]:
+    """For as long as this holds, `generate` of this model takes nothing from the settings that came with it but what ends a reply.
+
+    transformers fills every setting that a call leaves open from the model's own, so undoing them by name would never end.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # of PEFT, which asks the model inside it
+    own, inner.generation_config = inner.generation_config, plain_generation(inner, processor)
+    try:
+        yield
+    finally:
+        inner.generation_config = own
+
+
+def plain_generation(model: PreTrainedModel, processor: ProcessorMixin) -> GenerationConfig:
+    """Generation settings that say which tokens begin, end and fill a reply, and nothing else."""
+    tokenizer = processor.tokenizer
+    return GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=end_ids(model, processor),
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=False,
+    )
 
 
 def end_ids(model: PreTrainedModel, processor: ProcessorMixin) -> list[int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,14 @@ class Resumes:
     """Mixed into a trainer of TRL: what transformers 5.23 gets wrong, leaves out, or writes that an out must not hold."""
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        super().save_model(output_dir, _internal_call)  # type: ignore[misc]
         model = self.model  # type: ignore[attr-defined]
-        if isinstance(model, PeftModel):
-            # Adapters only, so far. A model folder beside them needs no second place where it could be made after a crash.
-            state = self.accelerator.get_state_dict(self.model_wrapped)  # type: ignore[attr-defined]  # on all processes
-            if self.args.should_save:  # type: ignore[attr-defined]
-                save_merged(model, state, Path(output_dir or self.args.output_dir))  # type: ignore[attr-defined]
+        with _to_be_used(model.config):
+            super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+            if isinstance(model, PeftModel):
+                # Adapters only, so far. A model folder beside them needs no second place where it could be made after a crash.
+                state = self.accelerator.get_state_dict(self.model_wrapped)  # type: ignore[attr-defined]  # on all processes
+                if self.args.should_save:  # type: ignore[attr-defined]
+                    save_merged(model, state, Path(output_dir or self.args.output_dir))  # type: ignore[attr-defined]
 
     def _prepare_input(self, data: Any) -> Any:
         prepared = super()._prepare_input(data)  # type: ignore[misc]
@@ -88,6 +90,16 @@ class Resumes:
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """No card: it would name hosts, users and links."""
+
+
+@contextmanager
+def _to_be_used(config: Any) -> Iterator[None]:
+    """A configuration as those need it who use the weights: with the cache that a trainer switches off."""
+    own, config.use_cache = config.use_cache, True
+    try:
+        yield
+    finally:
+        config.use_cache = own
 
 
 def weights_precision(row: TrainingRow) -> Precision:

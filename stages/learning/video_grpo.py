@@ -23,7 +23,7 @@ from stages.domain.records import Score
 from stages.domain.rollouts import Rollout
 from stages.learning.advantages import TaskScales, normalised, scaled, summed
 from stages.learning.controls import CONTRAST, VIEWS, Controls, View, contrast_of
-from stages.learning.generate import rollouts
+from stages.learning.generate import plain_settings, rollouts
 from stages.learning.lora import without_adapters
 from stages.learning.positions import place_text_behind_videos
 from stages.learning.processor import EncodedPrompt, VideoFields, join_videos, modality_of
@@ -116,6 +116,10 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         ids = [list(row.ids) for row in rows]
         kinds = [modality_of(torch.tensor(row), self.processing_class).tolist() for row in ids]
         return ids, None, {**join_videos(self._row_videos, "cpu"), "mm_token_type_ids": kinds}
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        with plain_settings(self.accelerator.unwrap_model(self.model), self.processing_class):
+            return super()._generate_single_turn(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         batch = self._scored(inputs)
