@@ -16,7 +16,7 @@ from stages.learning.controls import changed_item, contrast_of
 from stages.learning.examples import Example
 from stages.learning.grpo import Objective, Reward, train_grpo
 
-CONTRAST = {"weight": 0.3, "ratio": 1.0, "rollouts": 2, "min_share": 0.0}
+CONTRAST = {"weight": 0.3, "ratio": 1.0, "rollouts": 2, "min_share": 0.05}
 
 
 def shares(_: Sequence[str], replies: Sequence[str]) -> list[float | None]:
