@@ -87,10 +87,14 @@ def smoke_version(root: Path, name: str) -> str:
         sizes = next(iter(given[kind].values()))
         for row in table[kind].values():
             row.update({key: sizes[key] for key in _SMOKE_ROW if key in row})
-    for changes in _changes(table["ablation"]):
+    tokens = next(iter(given["grpo"].values()))["max_completion_tokens"]
+    changed = _changes(table["ablation"])
+    for changes in changed:
         for key in _SMOKE_ROW:
             changes.pop(key, None)
-    tokens = next(iter(given["grpo"].values()))["max_completion_tokens"]
+    for row in (*table["grpo"].values(), *changed):
+        if row.get("length"):  # a length that so few tokens can have, and need not have
+            row["length"] |= {"min_words": 2, "max_words": tokens // 2}
     for row in table["difficulty"].values():
         row.update(_SMOKE_DIFFICULTY, max_completion_tokens=tokens)
     about = f"# The recipe `{name}` in small: its rows, tasks, losses and rewards, a few steps each, on the tiny model."

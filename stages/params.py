@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from stages import layout
 from stages.domain.difficulty import DropRules
 from stages.domain.prompts import PromptTexts
-from stages.domain.records import TASK_NAMES, Exact, Split, TaskName
+from stages.domain.records import CAPTION_TASKS, TASK_NAMES, Exact, Split, TaskName
 from stages.domain.rewards import RewardRules
-from stages.domain.shaping import LengthReward, TemporalContrast
+from stages.domain.shaping import RIGHT_OR_WRONG, LengthReward, TemporalContrast
 from stages.domain.synthesis import TaskSettings
 
 #: Names of rows become parts of paths and commands, so nothing but these characters is let in.
@@ -202,6 +202,15 @@ class TrainingRow(Table):
         return self
 
     @model_validator(mode="after")
+    def _warms_up_in_time(self) -> TrainingRow:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps: {self.warmup_steps} of {self.steps} steps; the first has a learning rate of 0 and none that of"
+                f" learning_rate {self.learning_rate:g}: write at most {self.steps - 1}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _adapts_nothing_that_is_frozen(self) -> TrainingRow:
         in_vision = [target for target in self.lora.targets if target.startswith(VISION_TARGET)] if self.lora is not None else []
         if in_vision and "vision" in self.freeze:
@@ -226,6 +235,21 @@ class SftRow(TrainingRow):
     #: By task, the share of the teacher's replies that think in brief (only the subject) and answer all the same; 0 where none is
     #: named. A trace that knows no brief way (a structured caption, a clip without a name) is taught as it is.
     brief_share: dict[TaskName, Share]
+
+    @model_validator(mode="after")
+    def _teaches_what_it_says(self) -> SftRow:
+        for task, share in self.brief_share.items():
+            if share and task not in self.trained_tasks:
+                raise ValueError(
+                    f"brief_share: {task!r} is not trained by this row (tasks: {', '.join(self.trained_tasks)}); remove it"
+                )
+            if share and task == "structured_caption":
+                raise ValueError(f"brief_share: the traces of {task!r} are analyses, of which none is brief: remove it")
+        if self.careless_share and self.trained_tasks == ("mcqa",):
+            raise ValueError(
+                f"careless_share: {self.careless_share:g}, but a letter cannot be short: mcqa has no careless answers; write 0.0"
+            )
+        return self
 
 
 class TaskScaleParams(Table):
@@ -281,7 +305,7 @@ class GrpoRow(TrainingRow):
     aggregation: Literal["sum", "normalise"]
     #: Parts of the structured caption's score that this row does not pay for: the analysis (T) or the caption (E, CN). For ablations.
     leave_out: tuple[Literal["thinking", "caption"], ...]
-    #: Paid beside the task; None: not.
+    #: Paid beside the task; None: not. Under ``scale_rewards: group`` the contrast is gone in groups of tasks that earn 0 or 1.
     length: LengthReward | None
     temporal_contrast: TemporalContrast | None
     #: Every so many steps its prompts are asked again with a black and with a shuffled video, a reply each, for the gauges; 0: never.
@@ -293,6 +317,52 @@ class GrpoRow(TrainingRow):
             raise ValueError(
                 f"aggregation: 'normalise' scales each part within its group and their sum over the batch; scale_rewards"
                 f" {self.scale_rewards!r} would have no effect: write group"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batch_is_more_than_a_group(self) -> GrpoRow:
+        if self.scale_rewards == "batch" and self.prompts_per_step == 1:
+            raise ValueError(
+                "scale_rewards: the 'batch' of prompts_per_step 1 is one group: write group, or prompts_per_step 2 or more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _contrast_is_not_scaled_away(self) -> GrpoRow:
+        if (rule := self.temporal_contrast) is None:
+            return self
+        if not rule.min_share:
+            raise ValueError(
+                "temporal_contrast.min_share: from 0 on every reply of a prompt is paid alike, and what all have in common is in no"
+                " advantage; write more than 0, 1.0 for replies that are right in full"
+            )
+        if (
+            self.scale_rewards == "group"
+            and self.aggregation == "sum"
+            and self.length is None
+            and RIGHT_OR_WRONG.issuperset(self.trained_tasks)
+        ):
+            raise ValueError(
+                f"temporal_contrast: cancelled by scale_rewards 'group': replies to {' and '.join(self.trained_tasks)} earn 0 or 1, and"
+                f" 0 and {1 + rule.weight:g} divided by their spread are the same advantages; write scale_rewards none, batch or"
+                " {task_decay: 0.99}, aggregation normalise, or temporal_contrast null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _length_tells_replies_apart(self) -> GrpoRow:
+        if (rule := self.length) is None:
+            return self
+        if rule.min_words > self.max_completion_tokens:
+            raise ValueError(
+                f"length.min_words: {rule.min_words} words do not fit into max_completion_tokens {self.max_completion_tokens}, so that no"
+                " reply would be paid; lower it, or raise max_completion_tokens"
+            )
+        if rule.min_words <= 1 and rule.max_words >= self.max_completion_tokens:
+            raise ValueError(
+                f"length: {rule.min_words} to {rule.max_words} words holds every reply of max_completion_tokens"
+                f" {self.max_completion_tokens}, so that length decides nothing; narrow it, or write length null"
             )
         return self
 
@@ -311,6 +381,24 @@ class GrpoRow(TrainingRow):
         if self.importance == "sequence" and self.loss != "grpo":
             raise ValueError(
                 f"importance: 'sequence' needs loss 'grpo', found {self.loss!r}: a reply's one ratio would be counted once a token"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ratio_leaves_one(self) -> GrpoRow:
+        if self.iterations > 1:
+            return self
+        # With one update on a generation each ratio is 1: nothing is clipped, and the gradient of a reply's ratio, divided by its tokens
+        # as loss 'grpo' does, is that of its tokens' ratios.
+        if self.epsilon_high != self.epsilon:
+            raise ValueError(
+                f"epsilon_high: {self.epsilon_high:g} beside epsilon {self.epsilon:g} has no effect with iterations 1, where every ratio"
+                f" is 1 and none is clipped; write iterations 2 or more, or epsilon_high {self.epsilon:g}"
+            )
+        if self.importance == "sequence":
+            raise ValueError(
+                "importance: 'sequence' has no effect with iterations 1, where every ratio is 1 and GSPO's gradient is GRPO's; write"
+                " iterations 2 or more, or importance token"
             )
         return self
 
@@ -593,6 +681,18 @@ class Params(Table):
                 raise ValueError(
                     f"difficulty.{name}: nothing reads what it keeps (grpo.{name}.samples: {everything!r}); name"
                     f" {layout.difficulty(name).as_posix()} there, or delete this row"
+                )
+            drops = {
+                f"drop_always_right: {str(rolled.drop_always_right).lower()}": rolled.drop_always_right
+                and any(task not in CAPTION_TASKS for task in starts.trained_tasks),
+                f"min_spread: {rolled.min_spread:g}": rolled.min_spread > 0
+                and any(task in CAPTION_TASKS for task in starts.trained_tasks),
+            }
+            if rolled.max_samples_per_task is None and not any(drops.values()):
+                raise ValueError(
+                    f"difficulty.{name}: {' and '.join(drops)} drop no sample of {', '.join(starts.trained_tasks)} (the first is for"
+                    " other tasks than captions, the second for captions); change one of them, or delete this row and write"
+                    f" grpo.{name}.samples: {everything}"
                 )
             if rolled.init != starts.init:
                 raise ValueError(f"difficulty.{name}.init: {rolled.init!r}, but grpo.{name} starts from {starts.init!r}; name that")

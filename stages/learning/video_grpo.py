@@ -312,9 +312,11 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
             return rewards
         earned = gather_object([*zip(prompts, controls.shares(prompts, replies), strict=True)])
         asked = list(dict.fromkeys(prompts))
+        # The contrast compares several replies of a prompt, a gauge needs one: the first, which is drawn alike however many there are.
+        count = 1 if controls.contrast is None else controls.contrast.rollouts
+        on_shuffled = self._earned_on("shuffled", asked, controls, count)
         if controls.contrast is not None:
-            drawn = self._earned_on("shuffled", asked, controls, controls.contrast.rollouts)
-            other = dict(gather_object([*zip(asked, drawn, strict=True)]))
+            other = dict(gather_object([*zip(asked, on_shuffled, strict=True)]))
             paid = contrast_of(
                 [key for key, _ in earned], [share for _, share in earned], other, self.num_generations, controls.contrast
             )
@@ -323,12 +325,13 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
             rewards[:, column] = torch.tensor(values, dtype=rewards.dtype, device=rewards.device)
         if due:
             self._controlled_step = self.state.global_step
-            self._log_controls(controls, asked, _mean([share for _, share in earned]))
+            on_blank = self._earned_on("blank", asked, controls, 1)
+            self._log_controls(controls, _mean([share for _, share in earned]), {"blank": on_blank, "shuffled": on_shuffled})
         return rewards
 
-    def _log_controls(self, controls: Controls, asked: list[str], seen: float | None) -> None:
-        """Ask these prompts with a black and with a shuffled video, and log what is earned there beside what was earned on theirs."""
-        found = {view: _mean(gather_object([share for (share,) in self._earned_on(view, asked, controls, 1)])) for view in VIEWS}
+    def _log_controls(self, controls: Controls, seen: float | None, earned: dict[View, list[list[float | None]]]) -> None:
+        """Log what the first reply to each prompt earns on a black and on a shuffled video, beside what is earned on its own."""
+        found = {view: _mean(gather_object([shares[0] for shares in earned[view]])) for view in VIEWS}
         if seen is None or not self.accelerator.is_main_process:
             return
         gauges = controls.on_controls(seen, found["blank"], found["shuffled"])

@@ -151,4 +151,4 @@ def test_a_saved_scale_comes_back(tmp_path: Path) -> None:
 def test_a_ratio_a_reply_needs_a_loss_a_reply() -> None:
     with pytest.raises(ValidationError, match="importance: 'sequence' needs loss 'grpo', found 'dapo'"):
         grpo_row(importance="sequence")
-    assert grpo_row(importance="sequence", loss="grpo").importance == "sequence"
+    assert grpo_row(importance="sequence", loss="grpo", iterations=2).importance == "sequence"

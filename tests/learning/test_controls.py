@@ -14,9 +14,10 @@ from tiny_parts import LORA, Seen, grpo_row, length_reward
 from stages.domain.shaping import TemporalContrast
 from stages.learning.controls import changed_item, contrast_of
 from stages.learning.examples import Example
+from stages.learning.generate import rollouts
 from stages.learning.grpo import Objective, Reward, train_grpo
 
-CONTRAST = {"weight": 0.3, "ratio": 1.0, "rollouts": 2, "min_share": 0.0}
+CONTRAST = {"weight": 0.3, "ratio": 1.0, "rollouts": 2, "min_share": 0.05}
 
 
 def shares(_: Sequence[str], replies: Sequence[str]) -> list[float | None]:
@@ -66,6 +67,31 @@ def test_controls_move_no_rollout(folder: Path, examples: list[Example], tmp_pat
     assert 0 < logged[1]["control/shuffled_video"] <= 8 * 6 / 100
     assert logged[1]["control/video"] == pytest.approx(logged[1]["reward"] / 100)
     assert logged[1]["gauge/blank_video"] == pytest.approx(logged[1]["control/blank_video"] / logged[1]["control/video"])
+
+
+def test_replies_to_the_shuffled_video_are_drawn_once(
+    folder: Path, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+
+    def counting(*args: Any, count: int, **kwargs: Any) -> list[list[str]]:
+        drawn.extend(f"{seed}/{n}" for seed in args[3] for n in range(count))
+        return rollouts(*args, count=count, **kwargs)
+
+    monkeypatch.setattr("stages.learning.video_grpo.rollouts", counting)
+    both, contrast, controls = Seen(), Seen(), Seen()
+    rule = {"temporal_contrast": CONTRAST, "scale_rewards": "none"}
+    train(folder, examples, tmp_path / "both", both, steps=3, save_steps=3, controls_every=2, **rule)
+    assert len(drawn) == len(set(drawn)), "none is asked for again"
+    views = [sum(f"/{view}/{step}/" in seed for seed in drawn) for view in ("shuffled", "blank") for step in range(3)]
+    assert views == [8, 8, 8, 4, 0, 4], "four prompts: two replies each for the contrast, one for a gauge"
+    train(folder, examples, tmp_path / "contrast", contrast, steps=3, save_steps=3, **rule)
+    mine, theirs = (load_file(tmp_path / name / "out/final/model.safetensors") for name in ("both", "contrast"))
+    assert all(np.array_equal(mine[name], theirs[name]) for name in mine), "controls move no rollout, and no bonus"
+    train(folder, examples, tmp_path / "controls", controls, steps=1, warmup_steps=0, controls_every=2, scale_rewards="none")
+    expected, found = controls.metrics[0][1], both.metrics[0][1]
+    for name in ("control/video", "control/shuffled_video", "control/blank_video", "gauge/blank_video"):
+        assert found[name] == pytest.approx(expected[name]), "the gauges are those of a row without the contrast"
 
 
 def test_contrast_is_a_reward_and_resumes(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:

@@ -34,7 +34,15 @@ def sample(number: int = 0, trace: Trace | None = FULL) -> Sample:
 
 def taught(number: int = 0, trace: Trace | None = FULL, *, careless: float = 0.0, brief: float = 0.0) -> Reply:
     reply = parse_reply(
-        teach(sample(number, trace), sft_row(careless_share=careless, brief_share={"dark_event_infer": brief, "mcqa": 1}), seed=7)
+        teach(
+            sample(number, trace),
+            sft_row(
+                tasks={"dark_event_infer": 1, "mcqa": 1},
+                careless_share=careless,
+                brief_share={"dark_event_infer": brief, "mcqa": 1},
+            ),
+            seed=7,
+        )
         or ""
     )
     assert reply is not None

@@ -93,7 +93,7 @@ def test_sft_learns(folder: Path, examples: list[Example], tmp_path: Path, seen:
     [
         {},
         {"iterations": 2, "beta": 0.05, "loss": "grpo", "completions_per_device": 16},
-        {"loss": "grpo", "importance": "sequence", "scale_rewards": {"task_decay": 0.9}},
+        {"loss": "grpo", "importance": "sequence", "iterations": 2, "scale_rewards": {"task_decay": 0.9}},
         {"freeze": ["vision"]},
         {"resample_rounds": 2},
     ],
@@ -118,7 +118,7 @@ def test_grpo_learns(folder: Path, examples: list[Example], tmp_path: Path, seen
     if not changes:
         assert logged[8]["reward"] > logged[1]["reward"]
     if "scale_rewards" in changes:
-        assert all(values["reward_spread/caption"] >= 0 for values in logged.values())
+        assert all(values["reward_spread/caption"] >= 0 for values in logged.values() if "reward" in values)
     before, after = weights(folder), weights(tmp_path / "out/final")
     for group in read_rows(tmp_path / "out/rollouts.jsonl", RolloutGroup):
         paid = torch.tensor([rollout.paid["task"] for rollout in group.rollouts])
