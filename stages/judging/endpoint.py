@@ -131,7 +131,7 @@ class Endpoint:
 
     def _known(self, question: Question, key: str, cache: Cache) -> Record | None:
         text = cache.get(key)
-        answer = read_answer(question.form, text) if text is not None else None
+        answer = read_answer(question.form, text, question.text) if text is not None else None
         if answer is not None:
             self.usage["cache_hits"] += 1
         return answer
@@ -147,7 +147,7 @@ class Endpoint:
             return self._failed("unavailable", str(error))
         self._failed_in_a_row = 0
         text, why = self._content(response)
-        answer = read_answer(question.form, text) if text is not None else None
+        answer = read_answer(question.form, text, question.text) if text is not None else None
         if text is None or answer is None:
             self.last_error = f"unreadable answer: {why}"
             return self._failed("invalid", why)
@@ -170,7 +170,7 @@ class Endpoint:
         choice = completion.choices[0]
         if choice.finish_reason == "length":
             return None, f"cut off after {self._speaker.table}.max_tokens ({self._speaker.max_tokens}) tokens"
-        return choice.message.content, "not the JSON that was asked for"
+        return choice.message.content, "no single answer of the form that was asked for can be read"
 
     def _failed(self, outcome: str, reason: str) -> Verdict:
         self.usage[outcome] += 1
@@ -180,8 +180,8 @@ class Endpoint:
         return {
             "model": self._speaker.model,
             "messages": question.messages,
-            # An endpoint that leaves this out of account (transformers serve) is bound by the prompt alone; what it then writes
-            # that is not this JSON is invalid.
+            # An endpoint that leaves this out of account (transformers serve) is bound by the prompt alone; how much of what it then
+            # writes can be read, stages/judging/reading.py says.
             "response_format": question.response_format,
             "temperature": self._speaker.temperature,
             "max_tokens": self._speaker.max_tokens,

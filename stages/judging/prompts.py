@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 
 from stages.domain.records import Record, Sample
 from stages.domain.tasks.caption import MAX_EVENTS
+from stages.judging.reading import find_answer
 
 Kind = Literal["covers", "right", "events", "entailed", "complete", "natural"]
 
@@ -196,10 +197,19 @@ def ask_natural(caption: str) -> Question:
     return fenced(FORMS["natural"], {}, {"description": caption})
 
 
-def read_answer(form: Form, text: str) -> Record | None:
-    """The answer that a model wrote; None when it is not exactly the JSON asked for (``"2"`` is no score, and nothing is repaired)."""
+def read_answer(form: Form, text: str, asked: str | None = None) -> Record | None:
+    """The answer that a model wrote, whatever stands around it; None when it cannot be told or is not of the form (``"2"`` is no score).
+
+    Args:
+        asked: the question's text, to tell the model's own words from those that it quotes; see :func:`find_answer`.
+    """
+    found = find_answer(text, [key for key in form.answer.model_fields if key != "reason"], asked)
+    if found is None:
+        return None
+    whole = {key: int(value) if isinstance(value, float) and value.is_integer() else value for key, value in found.items()}
     try:
-        return form.answer.model_validate_json(text, strict=True)
+        # Through JSON, where a list may become a tuple, and yet neither "2" nor true becomes a number.
+        return form.answer.model_validate_json(json.dumps(whole), strict=True, extra="ignore")
     except ValidationError:
         return None
 

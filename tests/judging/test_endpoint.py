@@ -121,17 +121,16 @@ INVALID = {
     "truncated JSON": Fault(content='{"reason": "good", "sco'),
     "cut off at the limit": Fault(content='{"reason": "good", "score": 2}', finish="length"),
     "wrong schema": Fault(content='{"verdict": 2}'),
-    "one key too many": Fault(content='{"reason": "good", "score": 2, "sure": true}'),
     "no reason": Fault(content='{"score": 2}'),
     "a score in words": Fault(content='{"reason": "good", "score": "2"}'),
     "true for 1": Fault(content='{"reason": "good", "score": true}'),
-    "a score with a fraction": Fault(content='{"reason": "good", "score": 2.0}'),
+    "a score with a fraction": Fault(content='{"reason": "good", "score": 1.5}'),
     "no such score": Fault(content='{"reason": "good", "score": 3}'),
-    "text around it": Fault(content='Sure! {"reason": "good", "score": 2}'),
-    "in a code block": Fault(content='```json\n{"reason": "good", "score": 2}\n```'),
+    "text behind it": Fault(content='{"reason": "good", "score": 2} is too much'),
+    "thinking that does not end": Fault(content='<think>{"reason": "good", "score": 2}'),
     "two verdicts": Fault(content='{"reason": "good", "score": 2}{"reason": "good", "score": 2}'),
     "a bare number": Fault(content="2"),
-    "a list": Fault(content='[{"reason": "good", "score": 2}]'),
+    "a list of two": Fault(content='[{"reason": "good", "score": 2}, {"reason": "bad", "score": 0}]'),
     "words": Fault(content="2 points, well done"),
 }
 
@@ -144,6 +143,13 @@ def test_what_cannot_be_read_is_invalid_and_never_a_score(server: JudgeServer, t
     assert (verdict.outcome, verdict.score) == ("invalid", None)
     assert judge.usage["invalid"] == 1
     assert judge.covers(DARK, DARK.reference).score == 2.0, "it was not kept"
+
+
+def test_what_a_judge_puts_around_its_verdict_is_kept_and_read_again(server: JudgeServer, tmp_path: Path) -> None:
+    server.faults.append(Fault(content='<think>It is.</think>\n```json\n{"reason": "good", "score": 1.0, "sure": true}\n```<|im_end|>'))
+    for _ in range(2):
+        assert endpoint_judge(server, tmp_path).covers(DARK, DARK.reference).score == 1.0
+    assert server.requests == 1, "the second time it comes from the cache"
 
 
 def test_more_events_than_ten_are_invalid(server: JudgeServer, tmp_path: Path) -> None:
