@@ -6,12 +6,16 @@ new video has come examines that video only.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -21,9 +25,9 @@ from stages.params import IngestParams
 from stages.sources.clips import Media, to_clip, without_duplicates
 from stages.sources.formats import read_source
 from stages.sources.split import assign_splits
-from stages.video import encoder, errors
+from stages.video import encoder, errors, times
 from stages.video import probe as probing
-from stages.video.errors import VideoError
+from stages.video.errors import FfmpegMissing, VideoError
 from stages.workers import Lost, map_items
 
 
@@ -44,6 +48,8 @@ class Finding(Record):
     problem: Problem | None = None
 
 
+#: The reason of a file on which an exception that nobody foresaw was raised.
+UNEXPECTED = "unexpected-error"
 #: Constant rate factor of a file that is encoded anew: what is lost cannot be seen.
 NORMALISE_CRF = 16
 
@@ -84,16 +90,26 @@ def examine_source(params: IngestParams, seed: int, journal: Path | None = None)
 def examine(video: str, folder: Path, anew: Path | None) -> Finding:
     """Probe, decode and hash one file, and encode it anew into ``anew`` where decord must not read it; runs in a worker."""
     path = folder / video
-    status = path.stat()
-    about = {"video": video, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    about: dict[str, Any] = {"video": video, "size": 0, "mtime_ns": 0}
     try:
+        status = path.stat()
+        about |= {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
         return Finding(**about, media=_media(video, path, anew))
     except VideoError as error:
         return Finding(**about, problem=Problem(reason=error.reason, detail=error.detail))
+    except FfmpegMissing:
+        raise
+    except Exception as error:
+        # One file must not end the work on all others, whatever a decoder or this code makes of it; a full disk is no fault of the file.
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        detail = f"{video}: {type(error).__name__}: {error}; set it aside or re-encode it, and report this"
+        return Finding(**about, problem=Problem(reason=UNEXPECTED, detail=detail))
 
 
 def _media(video: str, path: Path, anew: Path | None) -> Media:
-    found = _sound(video, path)
+    found, skip = _sound(video, path)
+    starts_s = found.starts_s
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     normalised: str | None = None
@@ -102,19 +118,20 @@ def _media(video: str, path: Path, anew: Path | None) -> Media:
         normalised = f"{layout.NORMALISED}/{sha256[:32]}.mp4"
         out = anew / normalised
         out.parent.mkdir(parents=True, exist_ok=True)
-        encoder.normalise(path, out, found.rate if found.start is None else found.start, NORMALISE_CRF)
-        before, found = found, _sound(video, out)
+        encoder.normalise(path, out, _timing(found), NORMALISE_CRF, skip)
+        before, (found, _) = found, _sound(video, out)
         if found.hazards or found.frames != before.frames:
             what = f"{before.frames} frames became {found.frames}, {', '.join(found.hazards) or 'nothing'} against them"
-            raise VideoError("normalise-failed", f"{video}: {what}; encode it anew by other means")
+            raise VideoError("normalise-failed", f"{video}: {what}; encode it again by other means")
     return Media(
         sha256=sha256,
         codec=found.codec,
         width=found.width,
         height=found.height,
         rate=found.rate,
-        frames=found.frames if found.slots is None else len(found.slots),
+        frames=found.slots,
         duration_s=found.duration_s,
+        starts_s=starts_s,
         variable_rate=found.variable_rate,
         hazards=found.hazards,
         normalised=normalised,
@@ -122,13 +139,26 @@ def _media(video: str, path: Path, anew: Path | None) -> Media:
     )
 
 
-def _sound(video: str, path: Path) -> probing.Probe:
-    """The probe of a file that decodes from beginning to end to as many frames as its packets promise."""
+def _sound(video: str, path: Path) -> tuple[probing.Probe, int]:
+    """The probe of a file that decodes from beginning to end to as many frames as its packets promise, and how many frames come out of
+    a decoder before the first that is whole."""
     found = probing.probe(path)
-    decoded = encoder.validate(path)
-    if decoded != found.frames:
-        raise VideoError("frame-count", f"{video}: {found.frames} frames are stored, {decoded} decode; re-encode it")
-    return found
+    shown = encoder.validate(path)
+    skip = len(shown) - found.frames
+    if not 0 <= skip <= found.dropped:
+        raise VideoError("frame-count", f"{video}: {found.frames} frames are stored, {len(shown)} decode; re-encode it")
+    if found.times is not None and shown[skip:] != found.times and probing.UNTRUSTED_TIMES not in found.hazards:
+        found = replace(found, hazards=(*found.hazards, probing.UNTRUSTED_TIMES))
+    return found, skip
+
+
+def _timing(found: probing.Probe) -> int | Fraction | list[Fraction]:
+    """What tells ffmpeg when frames are shown: the file's own times where they can be trusted."""
+    if found.times is None or (probing.UNTRUSTED_TIMES in found.hazards and not found.variable_rate):
+        return found.rate
+    if probing.UNTRUSTED_TIMES in found.hazards:
+        return [(time - found.times[0]) * found.time_base for time in found.times]
+    return found.times[0]
 
 
 def _findings(videos: Sequence[str], params: IngestParams, journal: Path | None) -> Iterator[Finding]:
@@ -152,8 +182,8 @@ def _findings(videos: Sequence[str], params: IngestParams, journal: Path | None)
                 yield known[video]
                 continue
             found = next(looked)
-            # A time-out or a dead process says something of this machine at this moment: it is tried again.
-            if found.problem is None or found.problem.reason not in ("timeout", "worker-died"):
+            # A time-out, a dead process or an error that nobody foresaw says something of this machine at this moment: it is tried again.
+            if found.problem is None or found.problem.reason not in ("timeout", "worker-died", UNEXPECTED):
                 kept.write(found.model_dump_json(exclude_none=True) + "\n")
                 kept.flush()
             yield found
@@ -173,7 +203,7 @@ def _look(videos: Sequence[str], folder: Path, anew: Path | None, timeout_s: flo
 def journal_file(state: Path, params: IngestParams) -> Path:
     """Where the findings about the source folder are kept: another code that examines has another journal."""
     folder = Path(params.source)
-    code = [Path(module.__file__ or "") for module in (encoder, errors, probing)] + [Path(__file__)]
+    code = [Path(module.__file__ or "") for module in (encoder, errors, probing, times)] + [Path(__file__)]
     about = f"{folder.resolve()} {params.normalise}".encode()
     name = hashlib.sha256(b"\0".join([about, *(path.read_bytes() for path in code)])).hexdigest()[:16]
     return state / "examined" / f"{name}.jsonl"

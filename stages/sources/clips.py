@@ -27,6 +27,8 @@ class Media(Record):
     rate: Exact
     frames: int
     duration_s: Exact
+    #: How much later than the file, its sound included, the first frame starts. Seconds of an annotation count from the file's start.
+    starts_s: Exact
     variable_rate: bool
     #: Why decord must not read the file, as slugs.
     hazards: tuple[str, ...]
@@ -175,12 +177,15 @@ def _unfit(row: Annotation, media: Media, params: IngestParams) -> Reject | None
 
 
 def _place(row: Annotation, event: TimedEvent, media: Media) -> Event | Reject:
-    start, stop = frame_boundary(event.start, media.rate), frame_boundary(event.end, media.rate)
+    # An event that began before the first picture is seen from that on.
+    start = max(0, frame_boundary(event.start - media.starts_s, media.rate))
+    stop = frame_boundary(event.end - media.starts_s, media.rate)
     said = f"event {event.caption!r} [{_s(event.start)}, {_s(event.end)}) s"
+    if event.end <= media.starts_s:
+        return _reject(row, "event-outside-clip", f"{said} ends before the picture starts, at {_s(media.starts_s)} s; remove it")
     if stop > media.frames or start >= media.frames:
-        return _reject(
-            row, "event-outside-clip", f"{said} reaches beyond the clip, which has {_s(media.duration_s)} s; correct its end"
-        )
+        ends_s = media.starts_s + media.duration_s
+        return _reject(row, "event-outside-clip", f"{said} reaches beyond the clip, which has {_s(ends_s)} s; correct its end")
     if stop <= start:
         return _reject(row, "event-without-frame", f"{said} is shorter than a frame ({_s(1 / media.rate)} s); remove or widen it")
     return Event(span=Span(start=start, stop=stop), caption=event.caption)

@@ -10,6 +10,7 @@ import json
 import platform
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
@@ -32,7 +33,7 @@ Pixels = npt.NDArray[np.uint8]
 WHOLE_CLIP_BYTES = 2_000_000
 
 #: What turns a clip into pixels, beside the libraries. Frames on disk that other code has made are not used.
-_CODE = ("edits.py", "probe.py", "reader.py")
+_CODE = ("edits.py", "probe.py", "reader.py", "times.py")
 _LIBRARIES = ("av", "decord", "numpy", "pillow")
 #: What of a clip's row decides how its file is read.
 _FACTS = {"frames", "width", "height", "hazards", "variable_rate"}
@@ -185,10 +186,11 @@ class FrameLoader:
         if not clip.variable_rate:
             return read_frames(path, numbers, known=clip, stats=self.stats)[0]
         facts = probe(path)
-        slots = facts.slots
-        if slots is None or len(slots) != clip.frames:
+        if not facts.variable_rate or facts.slots != clip.frames:
             raise VideoError("changed", f"{clip.path}: no longer the file that ingest saw; run ingest again")
-        return read_frames(path, [slots[number] for number in numbers], known=facts, stats=self.stats)[0]
+        # Ingest, which decoded all of it, may know more against the file than its packets tell.
+        known = replace(facts, hazards=clip.hazards)
+        return read_frames(path, [facts.frame_at(number) for number in numbers], known=known, stats=self.stats)[0]
 
     def _is_small(self, clip_id: str) -> bool:
         return _decoded_bytes(self._clips[clip_id]) <= min(WHOLE_CLIP_BYTES, self._cache_bytes)
@@ -242,8 +244,6 @@ def load_video(path: Path, frames: int) -> Frames:
         VideoError: the file cannot be read.
     """
     facts = probe(path)
-    total = facts.frames if facts.slots is None else len(facts.slots)
-    indices = sample_indices(total, frames)
-    stored = indices if facts.slots is None else [facts.slots[index] for index in indices]
-    pixels, _ = read_frames(path, stored, known=facts)
-    return Frames(pixels=pixels, indices=indices, total=total, rate=facts.rate)
+    indices = sample_indices(facts.slots, frames)
+    pixels, _ = read_frames(path, [facts.frame_at(index) for index in indices], known=facts)
+    return Frames(pixels=pixels, indices=indices, total=facts.slots, rate=facts.rate)

@@ -9,11 +9,13 @@ import errno
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
+import av
+import av.error
 import ffmpeg
 import imageio_ffmpeg
 import numpy as np
@@ -161,17 +163,21 @@ def encode_stream(frames: Iterable[npt.NDArray[np.uint8]], width: int, height: i
     unfinished.replace(path)
 
 
-def normalise_command(path: Path, out: Path, timing: int | Fraction, crf: int) -> list[str]:
-    """The arguments that encode a file anew as H.264 that every reader is right on: closed GOPs of at most 48 frames, 8 bits,
+def normalise_command(path: Path, out: Path, timing: int | Fraction, crf: int, skip: int = 0, in_order: bool = False) -> list[str]:
+    """The arguments that encode a file again as H.264 that every reader is right on: closed GOPs of at most 48 frames, 8 bits,
     upright, of one even size, the first frame at time 0.
 
-    Every frame is kept. ``timing`` is the presentation time of the first one in the file's own units, which is taken off the times of
-    all; or a rate, where the file has no times: then frame ``i`` is shown at ``i / rate``.
+    Every frame but the first ``skip`` is kept, in the decoder's order. ``timing`` is the presentation time of the first one kept in the
+    file's own units, which is taken off the times of all; or a rate: then frame ``i`` is shown at ``i / rate``. ``in_order`` stores
+    frames in the order in which they are shown.
     """
     source = ffmpeg.input(str(path.absolute()), protocol_whitelist="file,pipe", format_whitelist=CONTAINERS, threads=1)
     # Not STARTPTS: it starts anew where the size changes midway.
     counted = isinstance(timing, Fraction)
-    timed = source["V:0"].filter("setpts", f"N/({timing.numerator}/{timing.denominator}*TB)" if counted else f"PTS-({timing})")
+    stream = source["V:0"]
+    if skip:
+        stream = stream.filter("select", f"gte(n,{skip})")
+    timed = stream.filter("setpts", f"N/({timing.numerator}/{timing.denominator}*TB)" if counted else f"PTS-({timing})")
     even = timed.filter("crop", "trunc(iw/2)*2", "trunc(ih/2)*2")
     output = even.output(
         str(out.absolute()),
@@ -190,6 +196,7 @@ def normalise_command(path: Path, out: Path, timing: int | Fraction, crf: int) -
         fflags="+bitexact",
         movflags="+faststart",
         sws_flags="bicubic+accurate_rnd+full_chroma_int+bitexact",
+        **({"bf": 0} if in_order else {}),
         **{"flags:v": "+bitexact+cgop", "x264-params": "open-gop=0"},
     )
     command: list[str] = output.global_args("-hide_banner", "-nostdin", "-loglevel", "error", "-xerror").compile(
@@ -198,8 +205,18 @@ def normalise_command(path: Path, out: Path, timing: int | Fraction, crf: int) -
     return command
 
 
-def normalise(path: Path, out: Path, timing: int | Fraction, crf: int, timeout_s: float = TIMEOUT_S) -> None:
-    """Encode ``path`` anew to ``out``; see :func:`normalise_command`. ``out`` appears whole or not at all.
+def normalise(
+    path: Path,
+    out: Path,
+    timing: int | Fraction | Sequence[Fraction],
+    crf: int,
+    skip: int = 0,
+    timeout_s: float = TIMEOUT_S,
+) -> None:
+    """Encode ``path`` again to ``out``; see :func:`normalise_command`. ``out`` appears whole or not at all.
+
+    Args:
+        timing: also when each frame is shown, in seconds from the first, where the file itself does not tell it rightly.
 
     Raises:
         VideoError: ``normalise-failed`` with what ffmpeg said, or ``timeout``.
@@ -207,30 +224,71 @@ def normalise(path: Path, out: Path, timing: int | Fraction, crf: int, timeout_s
     """
     # Two workers may come upon the same content.
     unfinished = out.with_suffix(f".{os.getpid()}.unfinished")
+    if isinstance(timing, (int, Fraction)):
+        times_s = None
+        command = normalise_command(path, unfinished, timing, crf, skip)
+    else:
+        times_s = timing
+        command = normalise_command(path, unfinished, Fraction(1), crf, skip, in_order=True)
     try:
-        done = _run(normalise_command(path, unfinished, timing, crf), timeout_s)
+        done = _run(command, timeout_s)
+        if not done.returncode and times_s is not None:
+            _retime(unfinished, times_s)
     except subprocess.TimeoutExpired as error:
         _remove_partial(unfinished)
-        raise VideoError("timeout", f"{path.name}: encoding it anew did not end within {timeout_s:g} s") from error
+        raise VideoError("timeout", f"{path.name}: encoding it again did not end within {timeout_s:g} s") from error
+    except (VideoError, av.error.FFmpegError) as error:
+        _remove_partial(unfinished)
+        raise VideoError("normalise-failed", f"{path.name}: {error}") from error
     if done.returncode:
         _remove_partial(unfinished)
         raise VideoError("normalise-failed", f"{path.name}: {_last_lines(done.stderr)}")
     unfinished.replace(out)
 
 
+def _retime(path: Path, times_s: Sequence[Fraction]) -> None:
+    """Give the frames of an MP4 file, stored in the order in which they are shown, these times."""
+    retimed = path.with_suffix(".retimed")
+    unit = Fraction(1, 90_000)
+    try:
+        with (
+            av.open(str(path.absolute()), format="mp4") as source,
+            av.open(str(retimed.absolute()), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}) as sink,
+        ):
+            stream = sink.add_stream_from_template(source.streams.video[0])
+            stream.time_base = unit
+            last = -1
+            packets = [packet for packet in source.demux(source.streams.video[0]) if packet.size]
+            if len(packets) != len(times_s):
+                raise VideoError("frame-count", f"{len(packets)} frames were encoded, {len(times_s)} were expected")
+            for packet, time_s in zip(packets, times_s, strict=True):
+                # Times have to rise: of two frames at one time the first is on display for a unit.
+                last = max(last + 1, round(time_s / unit))
+                packet.stream, packet.time_base = stream, unit
+                packet.pts = packet.dts = last
+                sink.mux(packet)
+        retimed.replace(path)
+    finally:
+        _remove_partial(retimed)
+
+
 def validate_command(path: Path) -> list[str]:
     """The arguments of a whole-file decode that stops at the first error and reports how many frames came out."""
     source = ffmpeg.input(str(path.absolute()), protocol_whitelist="file,pipe", format_whitelist=CONTAINERS, threads=1)
     # V, not v: cover art is no moving picture, and may stand first.
-    output = source["V:0"].output("-", format="null", fps_mode="passthrough")
-    command: list[str] = output.global_args(
-        "-hide_banner", "-nostdin", "-loglevel", "error", "-nostats", "-progress", "pipe:1", "-xerror"
-    ).compile(cmd=ffmpeg_binary())
+    # A frame without metadata is not printed.
+    said = source["V:0"].filter("metadata", mode="add", key="frame", value="1").filter("metadata", mode="print", file="pipe:1")
+    output = said.output("-", format="null", fps_mode="passthrough", copyts=None)
+    command: list[str] = output.global_args("-hide_banner", "-nostdin", "-loglevel", "error", "-nostats", "-xerror").compile(
+        cmd=ffmpeg_binary()
+    )
     return command
 
 
-def validate(path: Path, timeout_s: float = TIMEOUT_S) -> int:
-    """Decode the whole file and return how many frames it shows.
+def validate(path: Path, timeout_s: float = TIMEOUT_S) -> tuple[int | None, ...]:
+    """Decode the whole file and return when each frame is shown, in units of the file and the order of the decoder's output.
+
+    Where the file does not say it, or says it in another order, ffmpeg's guess is returned, or None.
 
     Raises:
         VideoError: ``damaged`` with what ffmpeg said, or ``timeout``.
@@ -240,10 +298,16 @@ def validate(path: Path, timeout_s: float = TIMEOUT_S) -> int:
         done = _run(validate_command(path), timeout_s)
     except subprocess.TimeoutExpired as error:
         raise VideoError("timeout", f"{path.name}: decoding did not end within {timeout_s:g} s") from error
-    counts = [line.partition(b"=")[2] for line in done.stdout.splitlines() if line.startswith(b"frame=")]
-    if done.returncode or not counts:
+    times = tuple(_time(line) for line in done.stdout.splitlines() if line.startswith(b"frame:"))
+    if done.returncode or not times:
         raise VideoError("damaged", f"{path.name}: {_last_lines(done.stderr) or 'no frame could be decoded'}")
-    return int(counts[-1])
+    return times
+
+
+def _time(line: bytes) -> int | None:
+    """Of ``frame:0    pts:512     pts_time:0.04``."""
+    said = line.partition(b" pts:")[2].split()[0]
+    return int(said) if said.lstrip(b"-").isdigit() else None
 
 
 def _check_even(width: int, height: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,24 +18,17 @@ from typing import Any
 
 import av
 import av.error
+import av.video.frame
 
 from stages.video.encoder import CONTAINERS
 from stages.video.errors import VideoError
+from stages.video.times import TYPED, Packet, PacketIndex, between, index_packets
 
 #: A file whose frame distances differ by more than this share of a frame has a variable rate (Matroska rounds to 1 ms).
 RATE_TOLERANCE = Fraction(1, 4)
-
-
-@dataclass(frozen=True)
-class PacketIndex:
-    """Presentation times of the frames that are shown, in order, and of those that a decoder can start at.
-
-    ``times`` is None where the file does not say when its frames are shown: such a file can only be read in sequence.
-    """
-
-    times: tuple[int, ...] | None
-    keys: tuple[int, ...]
-    shown: int
+#: The hazard that frames cannot be told by the times of their packets: they are counted as the decoder gives them out.
+UNTRUSTED_TIMES = "untrusted-times"
+_INTRA = av.video.frame.PictureType.I
 
 
 @dataclass(frozen=True)
@@ -49,9 +42,12 @@ class Probe:
         frames: how many are shown.
         duration_s: from the first frame's start to the last one's end.
         rotation: degrees clockwise that a player turns the stored frames by: 0, 90, 180 or 270.
-        start: presentation time of the first frame in the units of the file; None where it does not say when frames are shown.
-        slots: where frame i is not shown at i / rate (a variable frame rate): the number of the frame on display in the middle of
-            each slot of a clock of ``rate``, which is then a whole number; else None.
+        time_base: seconds of a unit of the file's times.
+        times: when each frame is shown, in units of the time base, never decreasing; None where the file does not say.
+        variable_rate: whether frame i is not shown at i / rate. ``rate`` is then a whole number, that of the file's clock.
+        starts_s: how much later than the file, its sound included, the first frame starts. A player counts from the file's start, and so
+            do the seconds of an annotation.
+        dropped: how many frames are stored before the first that decodes; they are not counted in ``frames``.
         hazards: slugs, why decord must not read the file.
     """
 
@@ -63,8 +59,11 @@ class Probe:
     frames: int
     duration_s: Fraction
     rotation: int
-    start: int | None
-    slots: tuple[int, ...] | None
+    time_base: Fraction
+    times: tuple[int, ...] | None
+    variable_rate: bool
+    starts_s: Fraction
+    dropped: int
     hazards: tuple[str, ...]
 
     @property
@@ -72,8 +71,17 @@ class Probe:
         return not self.hazards
 
     @property
-    def variable_rate(self) -> bool:
-        return self.slots is not None
+    def slots(self) -> int:
+        """How many slots its even clock of ``rate`` has; of a file with even frames, its frames. Nothing has to be walked for it."""
+        return max(1, int(self.duration_s * self.rate)) if self.variable_rate else self.frames
+
+    def frame_at(self, slot: int) -> int:
+        """The number of the frame on display in the middle of a slot."""
+        if not self.variable_rate or self.times is None:
+            return slot
+        # Half a slot is 1 / (2 rate) seconds; times count from the first frame, in units of the time base.
+        half = 1 / (2 * self.rate * self.time_base)
+        return bisect_right(self.times, self.times[0] + (2 * slot + 1) * half) - 1
 
 
 @contextmanager
@@ -114,9 +122,15 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
             raise VideoError("damaged", f"{path.name}: {_text(error)}") from error
 
 
-def packet_index(container: Any, stream: Any) -> PacketIndex:
-    """The times of all packets that are shown; the container is at its end afterwards."""
-    return _index([_facts(packet) for packet in container.demux(stream) if packet.size])
+def packet_index(path: Path) -> PacketIndex:
+    """The times of all frames that are shown, as :func:`probe` takes them."""
+    with open_video(path) as (container, stream):
+        found = _Found(container, stream)
+        for packet in container.demux(stream):
+            if packet.size:
+                found.take(packet)
+        index = found.index()
+    return _from_first_frame(path, index) if found.starts_amid() else index
 
 
 def probe(path: Path) -> Probe:
@@ -127,53 +141,49 @@ def probe(path: Path) -> Probe:
     """
     with open_video(path) as (container, stream):
         context = stream.codec_context
-        extradata = bytes(context.extradata or b"")
-        facts: list[_Packet] = []
-        parameters_change, recovery_points = False, False
+        found = _Found(container, stream)
         # Only a decoded frame tells how it is rotated, and that takes as long as all the rest.
         upright, first = container.format.name in NEVER_TURNED or _says_upright(path), None
         for packet in container.demux(stream):
             if not upright and first is None:
-                first = next(iter(packet.decode()), None)
-            if not packet.size:
-                continue
-            facts.append(_facts(packet))
-            parameters_change |= packet.has_sidedata("new_extradata")
-            if packet.is_keyframe and (kinds := _units(bytes(packet), context.name, extradata)):
-                parameters_change |= any(kind == "new-parameters" for kind in kinds)
-                recovery_points |= context.name == "h264" and "idr" not in kinds
-        index = _index(facts)
+                first = next(iter(decode(packet, packet.is_keyframe or bool(found.packets and found.packets[0].key))), None)
+            if packet.size:
+                found.take(packet)
+        index = found.index()
+        # A stream that opening it could not make out has no pixel format (to ask PyAV for its name would end the process).
+        if index.shown and ((first is None and not upright) or context.format is None):
+            raise VideoError("damaged", f"{path.name}: not one frame can be decoded")
+        if found.starts_amid():
+            index = _from_first_frame(path, index)
         if not index.shown:
             raise VideoError("no-frames", f"{path.name}: the video stream shows no frame")
         rate = _rate(stream, index)
         if rate is None:
             raise VideoError("no-frame-rate", f"{path.name}: {index.shown} frame(s), and neither header nor timestamps give a rate")
-        # A stream that opening it could not make out has no pixel format (to ask PyAV for its name would end the process).
-        if (first is None and not upright) or context.format is None:
-            raise VideoError("damaged", f"{path.name}: not one frame can be decoded")
         # libav counts counter-clockwise.
         rotation = 0 if first is None else int(round(-first.rotation / 90) * 90 % 360)
         turned = rotation in (90, 270)
         step = 1 / (rate * stream.time_base)
         span = Fraction(0) if index.times is None else (index.times[-1] - index.times[0]) * stream.time_base
         duration_s = index.shown / rate if index.times is None else span + 1 / rate
-        slots = None
-        if index.times is not None and _spread(index.times) > RATE_TOLERANCE * step:
+        variable = index.even is not None and _spread(index.even) > RATE_TOLERANCE * step
+        if variable:
             rate = Fraction(max(1, round(rate)))
-            slots = _slots(index.times, stream.time_base, rate, duration_s)
+        times = index.times if variable else index.even
         hazards = {
             "container": "mp4" not in container.format.name.split(","),
             "codec": context.name not in ("h264", "hevc"),
             "pixel-format": context.pix_fmt not in ("yuv420p", "yuvj420p"),
-            "no-timestamps": index.times is None,
-            "late-start": index.times is not None and index.times[0] != 0,
-            "discarded-frames": index.shown != len(facts),
-            "open-gop": _leading_frames(facts),
-            "no-key-frame-first": not facts[0].key,
+            "no-timestamps": times is None,
+            UNTRUSTED_TIMES: times is not None and not index.ordered,
+            "late-start": times is not None and times[0] != 0,
+            "discarded-frames": found.discards,
+            "open-gop": _leading_frames(found.packets),
+            "no-key-frame-first": not found.packets[0].key,
             # Decoding may start there, but the picture is whole only some frames later (periodic intra refresh).
-            "recovery-points": recovery_points,
-            "frame-count": stream.frames not in (0, len(facts)),
-            "resolution-change": parameters_change,
+            "recovery-points": found.recovery_points,
+            "frame-count": stream.frames not in (0, len(found.packets)),
+            "resolution-change": found.parameters_change,
             "rotation": rotation != 0,
         }
         return Probe(
@@ -185,35 +195,103 @@ def probe(path: Path) -> Probe:
             frames=index.shown,
             duration_s=duration_s,
             rotation=rotation,
-            start=index.times[0] if index.times else None,
-            slots=slots,
-            hazards=tuple(slug for slug, found in hazards.items() if found),
+            time_base=Fraction(stream.time_base),
+            times=times,
+            variable_rate=variable,
+            starts_s=_behind_the_start(container, stream, times),
+            dropped=index.dropped,
+            hazards=tuple(slug for slug, is_found in hazards.items() if is_found),
         )
 
 
-@dataclass(frozen=True)
-class _Packet:
-    pts: int | None
-    key: bool
-    discard: bool
+class _Found:
+    """What the packets of a stream say, taken one after the other."""
+
+    def __init__(self, container: Any, stream: Any) -> None:
+        self.packets: list[Packet] = []
+        self.parameters_change = self.recovery_points = False
+        self._container, self._codec = container.format.name, stream.codec_context.name
+        self._context = stream.codec_context
+        self._extradata = bytes(stream.codec_context.extradata or b"")
+        self._prefix = _length_bytes(self._codec, self._extradata)
+        self._latest: int | None = None
+        self._doubtful = False
+
+    def take(self, packet: Any) -> None:
+        time, key = packet.pts, packet.is_keyframe
+        self.packets.append(Packet(time, packet.dts, key, packet.is_discard))
+        self.parameters_change |= packet.has_sidedata("new_extradata")
+        if key and (kinds := _units(bytes(packet), self._codec, self._extradata)):
+            self.parameters_change |= any(kind == "new-parameters" for kind in kinds)
+            self.recovery_points |= self._codec == "h264" and "idr" not in kinds
+        # A frame between two others is stored behind both, so its time lies before the later one's: here it would lie behind all.
+        if time is not None and (self._latest is None or time > self._latest):
+            self._latest = time
+            if self._codec in TYPED and not key and not self._doubtful:
+                self._doubtful = between(memoryview(packet), self._codec, self._prefix)
+
+    @property
+    def discards(self) -> bool:
+        return any(packet.discard for packet in self.packets)
+
+    def index(self) -> PacketIndex:
+        return index_packets(self.packets, self._container, self._codec, bool(self._context.has_b_frames), self._doubtful)
+
+    def starts_amid(self) -> bool:
+        """Whether frames may be stored before the first that decodes: no key frame stands first, or frames of the group before it."""
+        if not self.packets or not any(packet.key for packet in self.packets):
+            return False
+        second = next((at for at, packet in enumerate(self.packets) if at and packet.key), len(self.packets))
+        return not self.packets[0].key or _leading_frames(self.packets[:second])
 
 
-def _facts(packet: Any) -> _Packet:
-    return _Packet(packet.pts, packet.is_keyframe, packet.is_discard)
+def _from_first_frame(path: Path, index: PacketIndex) -> PacketIndex:
+    """The index without the frames that refer to what is not in the file, as a recording has them that was cut anywhere."""
+    with open_video(path) as (container, stream):
+        whole = (frame for frame in decoded(container, stream) if frame.pict_type == _INTRA and not frame.is_corrupt)
+        first = next(whole, None)
+    if first is None:
+        raise VideoError("damaged", f"{path.name}: not one frame can be decoded")
+    return index.starting_at(first.pts)
 
 
-def _index(facts: list[_Packet]) -> PacketIndex:
-    shown = [packet for packet in facts if not packet.discard]
-    times = sorted(packet.pts for packet in shown if packet.pts is not None)
-    usable = len(times) == len(shown) == len(set(times))
-    keys = tuple(sorted(packet.pts for packet in facts if packet.key and packet.pts is not None))
-    return PacketIndex(tuple(times) if usable and times else None, keys, len(shown))
+def decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """Frames in the decoder's order. A packet before the first key frame need not decode."""
+    begun = False
+    for packet in container.demux(stream):
+        begun = begun or packet.is_keyframe
+        yield from decode(packet, begun)
 
 
-def _leading_frames(facts: list[_Packet]) -> bool:
+def decode(packet: Any, begun: bool) -> list[Any]:
+    """The frames that a packet completes; of one that cannot be decoded none, where no key frame has been yet."""
+    try:
+        frames: list[Any] = packet.decode()
+    except av.error.InvalidDataError:
+        if begun:
+            raise
+        return []
+    return frames
+
+
+def _behind_the_start(container: Any, stream: Any, times: tuple[int, ...] | None) -> Fraction:
+    """Seconds from the start of what a player plays, picture or sound, to the first frame."""
+    at = times[0] if times is not None else stream.start_time
+    if at is None:
+        return Fraction(0)
+    picture = Fraction(at * stream.time_base)
+    others = [
+        Fraction(other.start_time * other.time_base)
+        for other in (*container.streams.audio, *container.streams.video)
+        if other is not stream and other.start_time is not None and not other.disposition & av.stream.Disposition.attached_pic
+    ]
+    return picture - min([picture, *others])
+
+
+def _leading_frames(packets: Sequence[Packet]) -> bool:
     """Whether a frame is stored after a key frame but shown before it: the mark of an open GOP."""
     key: int | None = None
-    for packet in facts:
+    for packet in packets:
         if packet.key:
             key = packet.pts
         elif key is not None and packet.pts is not None and packet.pts < key:
@@ -226,22 +304,17 @@ def _spread(times: tuple[int, ...]) -> int:
     return max(steps) - min(steps) if steps else 0
 
 
-def _slots(times: tuple[int, ...], time_base: Fraction, rate: Fraction, duration_s: Fraction) -> tuple[int, ...]:
-    """The frame on display in the middle of each slot of a clock of ``rate`` that starts with the first frame."""
-    # Half a slot is 1 / (2 rate) seconds; times count from the first frame, in units of the time base.
-    half = 1 / (2 * rate * time_base)
-    middles = (times[0] + (2 * slot + 1) * half for slot in range(max(1, int(duration_s * rate))))
-    return tuple(bisect_right(times, middle) - 1 for middle in middles)
-
-
 def _rate(stream: Any, index: PacketIndex) -> Fraction | None:
     """The header's rate where the timestamps bear it out, else the timestamps' own."""
     stated = [Fraction(rate) for rate in (stream.guessed_rate, stream.average_rate) if rate]
-    if index.times is None or len(index.times) < 2:
+    if index.times is None or index.times[0] == index.times[-1]:
         return stated[0] if stated else None
-    measured = Fraction(len(index.times) - 1) / ((index.times[-1] - index.times[0]) * stream.time_base)
+    measured: Fraction = Fraction(len(index.times) - 1) / ((index.times[-1] - index.times[0]) * stream.time_base)
     agreeing = [rate for rate in stated if abs(rate / measured - 1) < Fraction(1, 100)]
-    return agreeing[0] if agreeing else measured.limit_denominator(100_000)
+    if agreeing:
+        return agreeing[0]
+    # A frame in two days has a rate as well.
+    return measured.limit_denominator(100_000) or measured
 
 
 def _units(packet: bytes, codec: str, extradata: bytes) -> list[str]:
@@ -251,13 +324,10 @@ def _units(packet: bytes, codec: str, extradata: bytes) -> list[str]:
     picture behind which nothing refers to what was before; ``other``. Layouts: ISO/IEC 14496-15, avcC and hvcC; types: ITU-T H.264,
     table 7-1, and H.265, table 7-1.
     """
-    idr: tuple[int, ...]
-    if codec == "h264" and len(extradata) > 6 and extradata[0] == 1:
-        prefix, shift, mask, sps, idr = (extradata[4] & 3) + 1, 0, 0x1F, 7, (5,)
-    elif codec == "hevc" and len(extradata) > 22 and extradata[0] == 1:
-        prefix, shift, mask, sps, idr = (extradata[21] & 3) + 1, 1, 0x3F, 33, (19, 20)
-    else:
+    prefix = _length_bytes(codec, extradata)
+    if not prefix:
         return []
+    shift, mask, sps, idr = (0, 0x1F, 7, (5,)) if codec == "h264" else (1, 0x3F, 33, (19, 20))
     kinds = []
     at = 0
     while at + prefix < len(packet):
@@ -269,6 +339,15 @@ def _units(packet: bytes, codec: str, extradata: bytes) -> list[str]:
             kinds.append("idr" if kind in idr else "other")
         at += prefix + size
     return kinds
+
+
+def _length_bytes(codec: str, extradata: bytes) -> int:
+    """Bytes of the length before each unit, as the header of an MP4 or Matroska file says; 0 where it says none."""
+    if codec == "h264" and len(extradata) > 6 and extradata[0] == 1:
+        return (extradata[4] & 3) + 1
+    if codec == "hevc" and len(extradata) > 22 and extradata[0] == 1:
+        return (extradata[21] & 3) + 1
+    return 0
 
 
 #: Containers that have no place for a rotation.

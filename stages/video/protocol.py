@@ -26,23 +26,29 @@ def load_at(path: Path, fps: Fraction | None, most: int, part_s: tuple[float, fl
     is decoded once.
 
     Args:
-        part_s: from when to when, in seconds; an end behind the video's is the video's.
+        part_s: from when to when, in seconds of the file as a player counts them, its sound included; an end behind the video's is the
+            video's, and so is a start before its first frame.
 
     Raises:
         VideoError: the file cannot be read, or holds no frame in that part (``no-such-part``).
     """
     facts = probe(path)
-    total = facts.frames if facts.slots is None else len(facts.slots)
+    total = facts.slots
     first, stop = 0, total
     if part_s is not None:
-        first, stop = math.ceil(part_s[0] * facts.rate), min(total, math.ceil(part_s[1] * facts.rate))
-        if not 0 <= first < stop:
+        # The first frame may start later than the file, which is what the seconds count from.
+        # The file tells that to a unit of its times.
+        start_s = facts.starts_s and facts.starts_s + facts.time_base
+        begin, end = (Fraction(str(second)) - start_s for second in part_s)
+        first, stop = max(0, math.ceil(begin * facts.rate)), min(total, math.ceil(end * facts.rate))
+        if part_s[0] < 0 or first >= stop:
             raise VideoError(
                 "no-such-part",
-                f"{path.name}: no frame from {part_s[0]:g} to {part_s[1]:g} s; it lasts {float(total / facts.rate):.1f} s",
+                f"{path.name}: no frame from {part_s[0]:g} to {part_s[1]:g} s;"
+                f" its picture lasts from {float(facts.starts_s):.1f} to {float(facts.starts_s + total / facts.rate):.1f} s",
             )
     shown = stop - first
     indices = sample_indices(shown, frame_count(shown / facts.rate, fps, most))
-    stored = [first + index if facts.slots is None else facts.slots[first + index] for index in indices]
+    stored = [facts.frame_at(first + index) for index in indices]
     pixels, _ = read_frames(path, stored, known=facts)
     return Frames(pixels=pixels, indices=indices, total=shown, rate=facts.rate)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
 from stages.video.errors import VideoError
-from stages.video.probe import open_video, packet_index, probe
+from stages.video.probe import UNTRUSTED_TIMES, decode, decoded, open_video, packet_index, probe
 
 Backend = Literal["decord", "pyav"]
 #: Takes a frame's number and the decoded frame.
@@ -38,7 +38,8 @@ DECORD_PIXELS = 1_000_000
 class Facts(Protocol):
     """What has to be known of a file before it is read; a probe knows it, and so does a clip of the manifest.
 
-    ``width`` and ``height`` are of a frame as it is shown; ``decord_safe`` says whether decord returns the right frames.
+    ``width`` and ``height`` are of a frame as it is shown; ``decord_safe`` says whether decord returns the right frames, and
+    ``hazards`` why not.
     """
 
     @property
@@ -47,6 +48,8 @@ class Facts(Protocol):
     def height(self) -> int: ...
     @property
     def frames(self) -> int: ...
+    @property
+    def hazards(self) -> tuple[str, ...]: ...
     @property
     def decord_safe(self) -> bool: ...
 
@@ -129,21 +132,35 @@ def _read_pyav(path: Path, indices: Sequence[int], facts: Facts) -> npt.NDArray[
     def keep(index: int, frame: Any) -> None:
         pixels[places[index]] = _upright(frame, facts, reformatter)
 
-    with open_video(path) as (container, stream):
-        packets = packet_index(container, stream)
+    packets = packet_index(path)
     if packets.shown != facts.frames:
         raise VideoError("damaged", f"{path.name}: {packets.shown} frames are stored, {facts.frames} were expected")
-    if packets.times is None:
-        _in_sequence(path, set(places), keep)
-    else:
+    if packets.times is None or not packets.ordered or UNTRUSTED_TIMES in facts.hazards:
+        _in_sequence(path, packets.first, set(places), keep)
+        return pixels
+    try:
         _by_time(path, {packets.times[number]: number for number in sorted(places)}, packets.keys, keep)
+    except _OutOfOrder:
+        _in_sequence(path, packets.first, set(places), keep)
     return pixels
 
 
-def _in_sequence(path: Path, left: set[int], keep: Keep) -> None:
-    """Count the frames as they are decoded: the file does not say when each is shown."""
+class _OutOfOrder(Exception):
+    """The decoder gave a frame out behind one that is said to be shown later."""
+
+
+def _in_sequence(path: Path, first: int | None, left: set[int], keep: Keep) -> None:
+    """Count the frames as they are decoded: the file does not say which is shown when.
+
+    Args:
+        first: presentation time of frame 0, where others may be decoded before it.
+    """
+    number = -1
     with open_video(path) as (container, stream):
-        for number, frame in enumerate(container.decode(stream)):
+        for frame in decoded(container, stream):
+            if number < 0 and first is not None and frame.pts != first:
+                continue
+            number += 1
             if number in left:
                 keep(number, frame)
                 left.discard(number)
@@ -157,6 +174,9 @@ def _by_time(path: Path, wanted: dict[int, int], keys: Sequence[int], keep: Keep
 
     Of each group of pictures no more is decoded than its wanted frames refer to. Where a file does not lead to a key frame as it
     says (MPEG-TS), or a frame does not come from its own, what is left is decoded from the beginning.
+
+    Raises:
+        _OutOfOrder: the times are not those of the decoder's order after all.
     """
     left = dict(wanted)
     with open_video(path) as (container, stream):
@@ -187,19 +207,26 @@ def _decode(first: Any, packets: Iterable[Any], stream: Any, times: set[int], le
     context = stream.codec_context
     skips = context.name in SKIPPING
     unfed = set(times)
+    latest: int | None = None
 
     def take(frames: Iterable[Any]) -> None:
+        nonlocal latest
         for frame in frames:
+            if latest is not None and frame.pts is not None and frame.pts < latest:
+                raise _OutOfOrder
+            latest = frame.pts
             if frame.pts in times and frame.pts in left and not frame.is_corrupt:
                 keep(left.pop(frame.pts), frame)
 
+    begun = False
     for packet in chain((first,), packets):
         if not packet.size:
             continue
+        begun = begun or packet.is_keyframe
         if skips:
             context.skip_frame = "DEFAULT" if packet.pts in unfed else "NONREF"
         unfed.discard(packet.pts)
-        take(packet.decode())
+        take(decode(packet, begun))
         if not unfed:
             break
     take(context.decode(None))
