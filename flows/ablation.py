@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flows import preflight, server, show
@@ -78,7 +79,7 @@ def _columns(grid: Grid, console: Console) -> list[str]:
 
 
 def _scores(grid: Grid, columns: list[str]) -> Table:
-    table = Table(title=f"{grid.recipe}, {len(grid.seeds)} seeds: share of the maximum, held out; bold: trained on it")
+    table = Table(title=f"{escape(grid.recipe)}, {len(grid.seeds)} seeds: share of the maximum, held out; bold: trained on it")
     table.add_column("trained on")
     for column in (*columns, "mean"):
         table.add_column(column.replace("_", " "), justify="right")
@@ -86,7 +87,7 @@ def _scores(grid: Grid, columns: list[str]) -> Table:
         cells = [f"{row.columns[column].mean:.3f}" for column in columns]
         trained = [column.split("/")[0] in row.trained_on for column in columns]
         bold = [f"[bold]{cell}[/bold]" if own else cell for own, cell in zip(trained, cells, strict=True)]
-        table.add_row(row.title, *bold, f"{sum(row.seeds) / len(row.seeds):.3f}")
+        table.add_row(escape(row.title), *bold, f"{sum(row.seeds) / len(row.seeds):.3f}")
     return table
 
 
@@ -98,12 +99,12 @@ def _contrasts(grid: Grid, columns: list[str]) -> Table:
         table.add_column(column.replace("_", " "), justify="right")
     for contrast in grid.contrasts:
         cells = [_cell(contrast, column) for column in (*columns, "mean")]
-        table.add_row(f"{titles[contrast.after]} - {titles[contrast.before]}", *cells)
+        table.add_row(escape(f"{titles[contrast.after]} - {titles[contrast.before]}"), *cells)
     return table
 
 
 def _cell(contrast: Contrast, column: str) -> str:
     gain = contrast.mean if column == "mean" else contrast.columns[column]
     interval = gain.over_seeds or gain.clips
-    text = signed(gain).replace("[", r"\[")
+    text = escape(signed(gain))
     return f"[bold]{text}[/bold]" if interval.low > 0 or interval.high < 0 else text

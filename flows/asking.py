@@ -27,7 +27,7 @@ def predict(root: Path, video: Path, question: str, version: str) -> None:
     out = show.console()
     out.print(table)
     if said.caution:
-        out.print(f"note: {said.caution}", style="yellow")
+        out.print(f"note: {said.caution}", style="yellow", markup=False)
 
 
 def report(root: Path, out: Path) -> None:
@@ -35,4 +35,4 @@ def report(root: Path, out: Path) -> None:
     from stages.report import build
 
     build(root, out)
-    show.console().print(f"written: {out} (opens offline)")
+    show.console().print(f"written: {out} (opens offline)", markup=False)

@@ -32,11 +32,19 @@ def check(root: Path, folder: Path, annotation_format: str | None, annotations: 
     out = show.console()
     seconds = float(sum(clip.frames / clip.rate for clip in found.clips))
     splits = Counter(clip.split for clip in found.clips)
-    out.print(f"{len(found.clips):,} accepted, {len(found.rejects):,} set aside, of {len(found.clips) + len(found.rejects):,}")
+    parts = sum(reject.reason in found.part_reasons for reject in found.rejects)
+    rows = len(found.rejects) - parts
+    beside = f"; {parts:,} events, questions, subjects or captions of rows set aside beside them" if parts else ""
+    out.print(f"{len(found.clips):,} accepted, {rows:,} set aside, of {len(found.clips) + rows:,}{beside}")
     if found.clips:
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_row("splits", ", ".join(f"{splits[split]:,} {split}" for split in SPLITS if splits[split]))
         table.add_row("duration", f"{seconds:,.1f} s, {seconds / len(found.clips):.1f} s a clip")
+        if cut := sum(event.cut_s is not None for clip in found.clips for event in clip.events):
+            table.add_row(
+                "events cut",
+                f"{cut:,} of {sum(len(clip.events) for clip in found.clips):,} at their clip's edge (ingest.tolerance)",
+            )
         table.add_row("codecs", _counts(Counter(clip.codec for clip in found.clips)))
         table.add_row("sizes", _counts(Counter(f"{clip.width}x{clip.height}" for clip in found.clips)))
         table.add_row("not for decord", _counts(found.hazards) if found.hazards else "none: decord is right on all of them")
@@ -84,7 +92,7 @@ def _among(option: str, given: Sequence[str], known: Sequence[Name]) -> list[Nam
 
 
 def _counts(counter: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counter.most_common())
+    return escape(", ".join(f"{count:,} {name}" for name, count in counter.most_common()))
 
 
 def _rejects(out: Console, title: str, rejects: Sequence[Reject], *, every: bool) -> None:

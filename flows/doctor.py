@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from rich.markup import escape
 from rich.table import Table
 
 from flows import preflight, server, show
@@ -56,7 +57,7 @@ def report(root: Path) -> bool:
     table.add_column()
     table.add_column(overflow="fold")
     for one in found:
-        text = (one.found + (f"\n→ {one.todo}" if one.todo else "")).replace("[", r"\[")
+        text = escape(one.found + (f"\n→ {one.todo}" if one.todo else ""))
         table.add_row(one.what, f"[{_COLOURS[one.state]}]{one.state}[/{_COLOURS[one.state]}]", text)
     out = show.console()
     out.print(table)

@@ -77,14 +77,14 @@ def show_result(console: Console, result: Mapping[str, Any], usage: Mapping[str,
             more = f" … and {len(ids) - EXAMPLES:,} more" if len(ids) > EXAMPLES else ""
             console.print(f"[yellow]{len(ids):,} {why}[/yellow]: {escape(', '.join(ids[:EXAMPLES]))}{more}", soft_wrap=True)
     if usage:
-        console.print(", ".join(f"{name} {count:,.0f}" for name, count in usage.items()), soft_wrap=True)
+        console.print(", ".join(f"{name} {count:,.0f}" for name, count in usage.items()), soft_wrap=True, markup=False)
 
 
 def _show_scores(console: Console, result: Mapping[str, Any]) -> None:
     draws, confidence = result["resampling"]["draws"], result["resampling"]["confidence"]
     judge = f"judge {escape(result['judge']['name'])}" if result["judge"] else "scored by rule"
     console.print(
-        f"{result['benchmark']}: {result['answered']:,} of {result['questions']:,} questions answered;"
+        f"{escape(result['benchmark'])}: {result['answered']:,} of {result['questions']:,} questions answered;"
         f" {confidence:.0%} intervals (± half) from {draws:,} draws of whole videos, seed {result['resampling']['seed']};"
         f" {judge}"
     )
@@ -135,7 +135,7 @@ def _show_against(console: Console, against: Mapping[str, Any]) -> None:
     console.print(table)
     for scoring in scorings:
         if changed := against["differences"][scoring]["changed"]:
-            console.print(f"  {scoring}: {changed_in_words(changed)}", soft_wrap=True)
+            console.print(f"  {scoring}: {changed_in_words(changed)}", soft_wrap=True, markup=False)
 
 
 def _difference(found: Mapping[str, Any]) -> str:

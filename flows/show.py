@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from flows.dvc import Plan
@@ -24,12 +25,13 @@ _COLOURS = {"will run": "yellow", "restore": "cyan", "up to date": "green"}
 
 
 def console(error: bool = False) -> Console:
-    return Console(stderr=error, highlight=False, soft_wrap=error)
+    """A console that shows data as they are: "train.jsonl:100:" and a video called ":dog:.mp4" hold no pictures."""
+    return Console(stderr=error, highlight=False, soft_wrap=error, emoji=False)
 
 
 def as_text(table: RenderableType, width: int = 120) -> str:
     """A table as plain lines, for logs and artefacts."""
-    out = Console(file=StringIO(), width=width, color_system=None)
+    out = Console(file=StringIO(), width=width, color_system=None, emoji=False)
     with out.capture() as captured:
         out.print(table)
     return captured.get().strip("\n")
@@ -44,7 +46,7 @@ def show_plan(out: Console, plan: Plan) -> None:
     for step in plan.steps:
         colour = _COLOURS[step.state]
         # Reasons hold paths and parameters: text, never markup.
-        table.add_row(step.name, f"[{colour}]{step.state}[/{colour}]", "\n".join(step.why).replace("[", r"\["))
+        table.add_row(step.name, f"[{colour}]{step.state}[/{colour}]", escape("\n".join(step.why)))
     out.print(table)
     if plan.empty:
         out.print(f"[green]everything that {plan.target} needs is up to date: nothing to do[/green]")
@@ -145,7 +147,7 @@ def show_where(out: Console, root: Path, *, scored: bool) -> None:
     uri = os.environ.get("MLFLOW_TRACKING_URI", defaults(root)["MLFLOW_TRACKING_URI"])
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("metrics and plots" if scored else "data", str(layout.REPORTS if scored else layout.SAMPLES))
-    table.add_row("runs and versions", uri.replace("[", r"\["))
+    table.add_row("runs and versions", escape(uri))
     table.add_row("see them", "vidbridge ui")
     out.print(table)
     if scored:

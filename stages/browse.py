@@ -140,6 +140,8 @@ def _rejects() -> tuple[list[dict[str, str]], list[tuple[str, str, int]]]:
             counts[stage, reject.reason] += 1
             if counts[stage, reject.reason] <= REJECTS_OF_A_REASON:
                 rows.append({"stage": stage, "reason": reject.reason, "item": reject.item, "detail": reject.detail})
+    # As often as it happens, as the terminal has it; within a reason in the file's order, which is a person's.
+    rows.sort(key=lambda row: (row["stage"] != "ingest", -counts[row["stage"], row["reason"]], row["reason"]))
     return rows, [(stage, reason, count) for (stage, reason), count in counts.most_common()]
 
 

@@ -6,11 +6,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.domain.records import Clip, Reject, TaskName
+from stages.domain.records import Clip, Reject, TaskName, reject_order
 from stages.domain.synthesis import synthesise
 from stages.examining import examine_source
 from stages.params import IngestParams, Params
-from stages.sources.annotation import SourceError
+from stages.sources.annotation import PART_REASONS, SourceError
 
 __all__ = ["Checked", "SourceError", "check"]
 
@@ -24,6 +24,8 @@ class Checked:
     hazards: Counter[str]
     samples: dict[TaskName, int]
     set_aside: dict[TaskName, tuple[Reject, ...]]
+    #: Reasons of those among the rejects that are parts of rows.
+    part_reasons: frozenset[str] = PART_REASONS
 
 
 def check(params: Params, folder: Path, annotation_format: str | None, annotations: str | None) -> Checked:
@@ -41,5 +43,5 @@ def check(params: Params, folder: Path, annotation_format: str | None, annotatio
     for task in params.synthesize.tasks.named:
         rows = list(synthesise(clips, task, params.synthesize.tasks, params.synthesize.sampled_frames, params.seed))
         samples[task] = sum(len(made) for _, made, _ in rows)
-        set_aside[task] = tuple(reject for _, _, refused in rows for reject in refused)
+        set_aside[task] = tuple(sorted((reject for _, _, refused in rows for reject in refused), key=reject_order))
     return Checked(tuple(clips), tuple(rejects), hazards, samples, set_aside)

@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from stages import layout
-from stages.domain.records import Clip, Record, Reject
+from stages.domain.records import Clip, Record, Reject, reject_order
 from stages.params import IngestParams
 from stages.sources.clips import Media, to_clip, without_duplicates
 from stages.sources.formats import read_source
@@ -55,7 +55,7 @@ NORMALISE_CRF = 16
 
 
 def examine_source(params: IngestParams, seed: int, journal: Path | None = None) -> tuple[list[Clip], list[Reject], Counter[str]]:
-    """Clips in order of their id, what was set aside in order of its name, and what keeps decord from files (before any was encoded
+    """Clips in order of their id, what was set aside by reason and name, and what keeps decord from files (before any was encoded
     anew).
 
     Args:
@@ -78,13 +78,12 @@ def examine_source(params: IngestParams, seed: int, journal: Path | None = None)
             rejects.append(Reject(item=row.clip_id, reason=found.problem.reason, detail=found.problem.detail))
             continue
         hazards.update(found.media.normalised_for or found.media.hazards)
-        made = to_clip(row, splits[row.clip_id], found.media, params)
-        if isinstance(made, Clip):
-            clips.append(made)
-        else:
-            rejects.append(made)
+        clip, set_aside = to_clip(row, splits[row.clip_id], found.media, params)
+        rejects += set_aside
+        if clip is not None:
+            clips.append(clip)
     kept, duplicates = without_duplicates(clips)
-    return kept, sorted(rejects + conflicts + duplicates, key=lambda r: (r.item, r.reason)), hazards
+    return kept, sorted(rejects + conflicts + duplicates, key=reject_order), hazards
 
 
 def examine(video: str, folder: Path, anew: Path | None) -> Finding:

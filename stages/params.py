@@ -66,6 +66,13 @@ class CorpusParams(Table):
     crf: int = Field(ge=0, le=51)
 
 
+class Tolerance(Table):
+    """How far the times of an annotation may be off its file: at most so many seconds, and at most this share of the clip."""
+
+    seconds: float = Field(ge=0)
+    share: Share
+
+
 class IngestParams(Table):
     #: A folder with videos and their annotations; ``data/corpus`` is the generated one. Relative to the project or absolute.
     source: str = Field(min_length=1)
@@ -77,6 +84,8 @@ class IngestParams(Table):
     test_share: Share
     min_frames: int = Field(ge=2)
     max_duration_s: Positive
+    #: An event that reaches further beyond its clip is set aside, one that does not is cut at the clip's edge.
+    tolerance: Tolerance
     #: What a clip may take to be examined; then its process is ended and the clip set aside.
     timeout_s: Positive
     #: Encode files anew that decord must not read (open GOPs, other containers, rotation …): once here, instead of slow reading for ever.

@@ -7,7 +7,6 @@ the manifest's order, whatever the number of workers.
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from typing import NamedTuple, TextIO
 import numpy as np
 
 from stages.domain.metrics import Interval, bootstrap, clusters
-from stages.domain.records import SPLITS, Clip, Reject, Sample, Split, TaskName
+from stages.domain.records import SPLITS, Clip, Reject, Sample, Split, TaskName, reject_order
 from stages.domain.synthesis import samples_of
 from stages.domain.tasks import dark_event_infer, mix_vid_qa
 from stages.domain.tasks.dark_event_infer import dark_frames
@@ -56,7 +55,7 @@ class TextOnly(NamedTuple):
 
 
 def synthesise_manifest(manifest: Path, settings: SynthesizeParams, seed: int, scratch: Path, out: Path) -> Made:
-    """Write ``<split>/<task>.jsonl`` and ``rejects.jsonl`` below ``out`` for all clips of the manifest.
+    """Write ``<split>/<task>.jsonl`` and ``rejects.jsonl`` (by reason) below ``out`` for all clips of the manifest.
 
     Args:
         manifest: the rows that ingest wrote.
@@ -130,7 +129,7 @@ def _join(files: Sequence[Path], tasks: Sequence[TaskName], out: Path) -> Made:
             return stack.enter_context(path.open("w", encoding="utf-8"))
 
         written = {(split, task): opened(f"{split}/{task}") for task in tasks for split in SPLITS}
-        set_aside = {task: opened(f".rejects/{task}") for task in tasks}
+        set_aside = opened("rejects")
         for file in files:
             shard = json.loads(file.read_text(encoding="utf-8"))
             made.rejects.update(shard["reasons"])
@@ -138,15 +137,25 @@ def _join(files: Sequence[Path], tasks: Sequence[TaskName], out: Path) -> Made:
                 rows = shard["rows"].get(f"{split}/{task}", [])
                 made.samples[split][task] += len(rows)
                 lines.writelines(row + "\n" for row in rows)
-            for task, lines in set_aside.items():
-                lines.writelines(row + "\n" for row in shard["rows"].get(f"rejects/{task}", []))
-    # Task after task, as a person looks for them.
-    with (out / "rejects.jsonl").open("wb") as whole:
-        for task in tasks:
-            with (out / ".rejects" / f"{task}.jsonl").open("rb") as part:
-                shutil.copyfileobj(part, whole)
-    shutil.rmtree(out / ".rejects")
+            for task in tasks:
+                set_aside.writelines(row + "\n" for row in shard["rows"].get(f"rejects/{task}", []))
+    sort_rejects(out / "rejects.jsonl")
     return made
+
+
+def sort_rejects(file: Path) -> None:
+    """Put a file of rejects into the order of :func:`~stages.domain.records.reject_order`; of each row its key only is held in memory."""
+    keys = []
+    sorted_file = file.with_suffix(".unfinished")
+    with file.open("rb") as rows, sorted_file.open("wb") as out:
+        start = 0
+        for line in rows:
+            keys.append((reject_order(Reject.model_validate_json(line)), start, len(line)))
+            start += len(line)
+        for _, start, length in sorted(keys):
+            rows.seek(start)
+            out.write(rows.read(length))
+    sorted_file.replace(file)
 
 
 def text_only(manifest: Path, settings: SynthesizeParams, seed: int, scratch: Path) -> TextOnly | None:

@@ -19,7 +19,7 @@ from stages.manifest import REMEMBERED, Manifest
 from stages.params import Params, SynthesizeParams, load_params
 from stages.rows import iterate_rows, write_json
 from stages.scratch import scratch_folder
-from stages.synthesising import INDEX_FILE, Made, TextOnly, synthesise_manifest, text_only
+from stages.synthesising import INDEX_FILE, Made, TextOnly, sort_rejects, synthesise_manifest, text_only
 from stages.tracking.runs import stage_run
 from stages.video.sheets import sample_sheet
 from stages.writing import Writer, write_samples
@@ -70,6 +70,7 @@ def _write(settings: SynthesizeParams, scratch: Path, made: Made) -> Writer | No
                 made.samples[split]["mix_vid_qa"] -= len(rows)
                 made.rejects.update(row.reason for row in rows)
                 rejects.writelines(row.model_dump_json(exclude_none=True) + "\n" for row in rows)
+    sort_rejects(layout.SAMPLES / "rejects.jsonl")
     print(f"synthesize: {writer.tally}; {int(writer.usage.get('writer/requests', 0)):,} requests")
     return writer
 

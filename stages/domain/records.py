@@ -7,6 +7,7 @@ Seconds appear only where a person or an annotation file speaks.
 from __future__ import annotations
 
 import re
+import unicodedata
 from fractions import Fraction
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -71,6 +72,19 @@ class Event(Record):
 
     span: Span
     caption: str = Field(min_length=1)
+    #: How many seconds of it the annotation puts before the clip's first frame or behind its last; None: it was not cut.
+    cut_s: Exact | None = None
+
+
+#: What two annotators' times of one moment may differ by. Of two events that start, or end, closer to each other it is not said which
+#: one does so first; an overlap up to this is taken for none.
+UNSURE_S = Fraction(1, 2)
+
+
+def folded(text: str) -> str:
+    """A text as far as a reader tells it from another: without case, width of letters, spacing and a mark at its end."""
+    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return plain.rstrip(" .,;:!?。、") or plain
 
 
 class Subject(Record):
@@ -79,6 +93,9 @@ class Subject(Record):
     name: str = Field(min_length=1)
     attributes: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
+
+
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 class Question(Record):
@@ -90,7 +107,16 @@ class Question(Record):
     rationale: str | None = None
 
     @model_validator(mode="after")
-    def _answer_is_an_option(self) -> Question:
+    def _one_option_is_right(self) -> Question:
+        seen: dict[str, str] = {}
+        for letter, option in zip(_LETTERS, self.options, strict=False):
+            if not option.strip():
+                raise ValueError(f"option {letter} is empty; write it, or leave it out and correct the answer")
+            twin = seen.setdefault(folded(option), letter)
+            if twin != letter:
+                raise ValueError(
+                    f"options {twin} and {letter} are both {option!r}; an option must be right or wrong, so keep one of them"
+                )
         if ord(self.answer) - ord("A") >= len(self.options):
             raise ValueError(
                 f"answer {self.answer!r} names no option: there are {len(self.options)} (A to {chr(64 + len(self.options))})"
@@ -142,10 +168,16 @@ class Clip(Record):
 
     @property
     def told(self) -> str:
-        """Its events, told one after the other; empty where there are none."""
-        said = [event.caption for event in self.events]
-        sentences = any(caption.rstrip().endswith((".", "!", "?")) for caption in said)
-        return (" " if sentences else " then ").join(said)
+        """Its events in the order in which they start; empty where there are none. "then" stands only before one that starts when all
+        that were told before it are over, "and" before another; sentences follow each other without a word."""
+        if any(event.caption.rstrip().endswith((".", "!", "?")) for event in self.events):
+            return " ".join(event.caption for event in self.events)
+        told, over = "", 0
+        for event in self.events:
+            joined = " then " if event.span.start + UNSURE_S * self.rate >= over else " and "
+            told += (joined if told else "") + event.caption
+            over = max(over, event.span.stop)
+        return told
 
     @property
     def brief_thinking(self) -> str | None:
@@ -173,6 +205,18 @@ class Reject(Record):
     item: str
     reason: str = Field(pattern=r"^[a-z0-9-]+$")
     detail: str
+
+
+def natural(text: str) -> tuple[str | int, ...]:
+    """A key that sorts numbers within texts by their value: 2 stands before 10."""
+    # Bounded, because Python refuses to read numbers of thousands of digits.
+    pieces = re.split(r"([0-9]{1,18})", text)
+    return tuple(int(piece) if place % 2 else piece for place, piece in enumerate(pieces))
+
+
+def reject_order(reject: Reject) -> tuple[str, tuple[str | int, ...], tuple[str | int, ...]]:
+    """The key by which rejects are listed everywhere: reason after reason, items as a person counts."""
+    return reject.reason, natural(reject.item), natural(reject.detail)
 
 
 class Segment(Record):

@@ -2,18 +2,20 @@
 
 Fields after ``evaluate.py`` of github.com/ranjaykrishna/densevid_eval at 5759c13 and the files that it reads: an object with an entry for
 each video (``v_`` and its YouTube id) with ``duration``, ``timestamps`` (pairs of seconds) and as many ``sentences``. The files
-``train.json``, ``val_1.json`` and ``val_2.json`` are the splits; the two of validation describe the same videos.
+``train.json``, ``val_1.json`` and ``val_2.json`` are the splits; the two of validation describe the same videos. ``duration`` is the
+container's, a median .09 s more than its frames take; a file that is longer is another recording.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel
 
 from stages.domain.records import Reject, Split
-from stages.sources.annotation import Annotation, Found, Seconds, read_text, usable, validated
+from stages.sources.annotation import Annotation, Found, Seconds, annotated, each, read_text, reject, usable, validated
 from stages.sources.documents import entries
 from stages.sources.places import Places
 
@@ -21,15 +23,14 @@ FILE = "train.json"
 
 
 class _Entry(BaseModel):
-    duration: Seconds
-    timestamps: list[tuple[Seconds, Seconds]]
-    sentences: list[str] = Field(min_length=1)
+    duration: Seconds | None = None
+    timestamps: Any
+    sentences: Any
 
-    @model_validator(mode="after")
-    def _as_many(self) -> _Entry:
-        if len(self.timestamps) != len(self.sentences):
-            raise ValueError(f"{len(self.timestamps)} timestamps and {len(self.sentences)} sentences: need as many")
-        return self
+
+class _Told(BaseModel):
+    timestamps: tuple[Seconds, Seconds]
+    sentences: str
 
 
 def read_activitynet_captions(folder: Path, name: str = FILE) -> tuple[list[Annotation], list[Reject]]:
@@ -48,25 +49,37 @@ def _rows(text: str, name: str, folder: Path) -> Iterator[Found]:
     for where, key, raw in entries(text, name, folder):
         entry = validated(_Entry, raw, where, key)
         video = places.find([key, key.removeprefix("v_")], where)
-        row = (
-            entry
-            if isinstance(entry, Reject)
-            else video
-            if isinstance(video, Reject)
-            else _annotation(entry, key, video, where, split)
-        )
-        yield Found(where, row, frozenset() if isinstance(video, Reject) else frozenset([video]))
+        if isinstance(entry, Reject) or isinstance(video, Reject):
+            problem = entry if isinstance(entry, Reject) else video
+            assert isinstance(problem, Reject)
+            yield Found(where, problem, frozenset() if isinstance(video, Reject) else frozenset([video]))
+        else:
+            yield _found(entry, key, video, where, split)
 
 
-def _annotation(entry: _Entry, key: str, video: str, where: str, split: Split | None) -> Annotation | Reject:
+def _found(entry: _Entry, key: str, video: str, where: str, split: Split | None) -> Found:
+    told, problems = _told(entry, key, where)
     # Sentences come with a space in front, and some hold nothing else.
-    told = [(times, sentence.strip()) for times, sentence in zip(entry.timestamps, entry.sentences, strict=True)]
+    sentences = [said.strip() for said in entry.sentences if isinstance(said, str)] if isinstance(entry.sentences, list) else []
     raw = {
         "video": video,
         "id": key,
         "source": key,
         "split": split,
-        "caption": " ".join(sentence for _, sentence in told if sentence) or None,
-        "events": [{"start": start, "end": end, "caption": sentence} for (start, end), sentence in told],
+        "caption": " ".join(filter(None, sentences)) or None,
+        "events": [{"start": one.timestamps[0], "end": one.timestamps[1], "caption": one.sentences.strip()} for one in told],
     }
-    return validated(Annotation, raw, where, key)
+    row, parts = annotated(raw, where, key, entry.duration)
+    return Found(where, row, frozenset([video]), (*problems, *parts))
+
+
+def _told(entry: _Entry, key: str, where: str) -> tuple[list[_Told], list[Reject]]:
+    """Each sentence with its times."""
+    for field, value in (("timestamps", entry.timestamps), ("sentences", entry.sentences)):
+        if not isinstance(value, list):
+            return [], [reject(where, "bad-event", f"{key}.{field}: need a list, found {type(value).__name__}")]
+    if len(entry.timestamps) != len(entry.sentences):
+        counted = f"{len(entry.timestamps)} timestamps and {len(entry.sentences)} sentences"
+        return [], [reject(where, "bad-event", f"{key}: {counted}: need as many; which belong together cannot be told")]
+    pairs = [{"timestamps": times, "sentences": said} for times, said in zip(entry.timestamps, entry.sentences, strict=True)]
+    return each(_Told, pairs, where, f"{key}.events", "event")

@@ -14,6 +14,8 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
 
 from stages.domain.records import Question, Record, Reject, Split, Subject
+from stages.sources.choices import stated_letter, unlettered
+from stages.sources.links import Links, walk
 
 Checked = TypeVar("Checked", bound=BaseModel)
 
@@ -22,8 +24,8 @@ VIDEO_SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv")
 )
 
-# Bounded, because Fraction("1e999999999") would compute for days.
-_SECONDS = re.compile(r"\d{1,12}(\.\d{1,18})?(e-?\d{1,2})?(/[1-9]\d{0,12})?")
+# Bounded, because Fraction("1e999999999") would compute for days. Below 0 because annotators' clocks round: ingest cuts or refuses.
+_SECONDS = re.compile(r"-?\d{1,12}(\.\d{1,18})?(e-?\d{1,2})?(/[1-9]\d{0,12})?")
 
 
 class SourceError(ValueError):
@@ -33,7 +35,7 @@ class SourceError(ValueError):
 def _read_seconds(value: Any) -> Fraction:
     text = "" if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction) else str(value)
     if not _SECONDS.fullmatch(text):
-        raise ValueError('no time in seconds: need a number of at least 0, such as 1.5 or "1001/30000"')
+        raise ValueError('no time in seconds: need a number such as 1.5 or "1001/30000"')
     whole, _, divisor = text.partition("/")
     return Fraction(whole) / int(divisor or 1)
 
@@ -55,13 +57,18 @@ class TimedEvent(Record):
 
     @model_validator(mode="after")
     def _takes_time(self) -> TimedEvent:
+        if not self.caption.strip():
+            raise ValueError("caption is blank; say what happens, or leave the event out")
         if self.end <= self.start:
             raise ValueError(f"start {float(self.start):g} s and end {float(self.end):g} s: need start < end")
         return self
 
 
 class Annotation(Record):
-    """One row: what is said of one video. ``video`` is relative to the folder, with forward slashes."""
+    """One row: what is said of one video. ``video`` is relative to the folder, with forward slashes.
+
+    The last two fields are the reader's, not the file's.
+    """
 
     video: str = Field(min_length=1)
     id: str | None = Field(default=None, min_length=1)
@@ -74,6 +81,9 @@ class Annotation(Record):
     events: tuple[TimedEvent, ...] = ()
     qa: tuple[Question, ...] = ()
     subjects: tuple[Subject, ...] = ()
+    #: ``FILE:LINE``, and how many seconds its format says that the file takes; a file that takes longer is another recording.
+    where: str = Field(default="", exclude=True)
+    length_s: Seconds | None = Field(default=None, exclude=True)
 
     @property
     def clip_id(self) -> str:
@@ -86,16 +96,106 @@ class Annotation(Record):
 
 
 class Found(NamedTuple):
-    """A row as an adapter found it: ``FILE:LINE``, the row or why there is none, and the videos it names as far as can be made out
-    (they are not reported a second time as files that no row names)."""
+    """A row as an adapter found it: ``FILE:LINE``, the row or why there is none, the videos it names as far as can be made out (they
+    are not reported a second time as files that no row names), and the parts of it that were set aside."""
 
     where: str
     row: Annotation | Reject
     videos: frozenset[str]
+    parts: tuple[Reject, ...] = ()
 
 
-def usable(found: Iterable[Found], folder: Path, file: str) -> tuple[list[Annotation], list[Reject]]:
-    """The rows whose video lies in ``folder``, each video and each id once, and what was set aside.
+#: What a row consists of beside itself: field, what each of its entries is, what it is called.
+_PARTS: dict[str, tuple[type[BaseModel], str]] = {
+    "events": (TimedEvent, "event"),
+    "qa": (Question, "question"),
+    "subjects": (Subject, "subject"),
+}
+_READERS_OWN = ("where", "length_s")
+#: Reasons of rejects that are a part of a row whose clip may well be accepted: an event, a question, a subject, a caption.
+PART_REASONS = frozenset(
+    {
+        *(f"bad-{part}" for part in ("event", "question", "subject", "caption")),
+        *("event-outside-clip", "event-without-frame", "caption-beyond-clip", "duplicate-caption"),
+    }
+)
+
+
+def annotated(
+    raw: Any, where: str, at: str = "", length_s: Fraction | None = None
+) -> tuple[Annotation | Reject, tuple[Reject, ...]]:
+    """One row, and the events, questions and subjects of it that were set aside (``bad-event`` …); or why there is no row.
+
+    Args:
+        raw: the row as the file has it, in the fields of :class:`Annotation`; null is as good as absent.
+        where: ``FILE:LINE``.
+        at: stands before the fields in a reject's detail.
+        length_s: how long the file is according to the annotation.
+    """
+    if not isinstance(raw, dict):
+        return validated(Annotation, raw, where, at), ()
+    for field in _READERS_OWN:
+        if field in raw:
+            return reject(where, "bad-annotation", _unknown(".".join(filter(None, [at, field])), raw[field])), ()
+    whole, parts = dict(raw), list[Reject]()
+    for field in _PARTS:
+        entries = whole.pop(field, None)
+        if entries is not None:
+            whole[field], problems = _entries(field, entries, where, at)
+            parts += problems
+    row = validated(Annotation, whole, where, at)
+    # A row that is set aside is one problem, whatever its parts are.
+    return (row, ()) if isinstance(row, Reject) else (row.model_copy(update={"where": where, "length_s": length_s}), tuple(parts))
+
+
+def _entries(field: str, entries: Any, where: str, at: str) -> tuple[list[Any], list[Reject]]:
+    """The entries of a field that can be used, and why the others cannot."""
+    model, called = _PARTS[field]
+    at = ".".join(filter(None, [at, field]))
+    if field == "qa" and isinstance(entries, list | tuple):
+        return _sorted_out(question(entry, where, f"{at}.{number}") for number, entry in enumerate(entries))
+    return each(model, entries, where, at, called)
+
+
+def each(model: type[Checked], entries: Any, where: str, at: str, called: str) -> tuple[list[Checked], list[Reject]]:
+    """Each entry of a list as ``model``, and a reject ``bad-CALLED`` for each that is none."""
+    if not isinstance(entries, list | tuple):
+        return [], [reject(where, f"bad-{called}", f"{at}: need a list, found {type(entries).__name__} (value {_short(entries)})")]
+    return _sorted_out(validated(model, entry, where, f"{at}.{number}", called) for number, entry in enumerate(entries))
+
+
+def _sorted_out(read: Iterable[Checked | Reject]) -> tuple[list[Checked], list[Reject]]:
+    good, problems = list[Checked](), list[Reject]()
+    for one in read:
+        if isinstance(one, Reject):
+            problems.append(one)
+        else:
+            good.append(one)
+    return good, problems
+
+
+def question(raw: Any, where: str, at: str) -> Question | Reject:
+    """A multiple-choice question whose options may carry their letters and whose answer may be spelled in several ways
+    (:mod:`stages.sources.choices`), or a reject ``bad-question``."""
+    if isinstance(raw, dict) and isinstance(raw.get("answer"), str):
+        options = raw.get("options")
+        if isinstance(options, list | tuple) and all(isinstance(option, str) for option in options) and len(options) > 1:
+            try:
+                options = unlettered(options)
+                raw = {**raw, "options": options, "answer": stated_letter(raw["answer"], options)}
+            except ValueError as error:
+                return reject(where, "bad-question", f"{at}: {error}{_named(raw)}")
+    return validated(Question, raw, where, at, "question")
+
+
+def usable(
+    found: Iterable[Found],
+    folder: Path,
+    file: str,
+    remedy: str = "put all that is said of one video into one row: its events into `events`, its questions into `qa`",
+) -> tuple[list[Annotation], list[Reject]]:
+    """The rows whose video lies in ``folder``, each video and each id once, and what was set aside. ``remedy``: what to do about two
+    rows with one video.
 
     Reasons, beside the adapters' own: ``outside-folder``, ``missing-file``, ``duplicate-id`` (also a video that two rows name),
     ``no-annotation`` (a video that no row of ``file`` names).
@@ -104,17 +204,20 @@ def usable(found: Iterable[Found], folder: Path, file: str) -> tuple[list[Annota
     rejects: list[Reject] = []
     mentioned: set[str] = set()
     seen: dict[tuple[str, str], str] = {}
-    for where, row, videos in found:
+    links = Links(folder)
+    for where, row, videos, parts in found:
         mentioned |= videos
-        problem = row if isinstance(row, Reject) else _misplaced(row, folder, where)
+        problem = row if isinstance(row, Reject) else _misplaced(row, folder, links, where)
         if isinstance(row, Annotation) and problem is None:
             keys = (("video", row.video), ("id", row.clip_id))
             for kind, value in keys:
                 if problem is None and (first := seen.get((kind, value))):
-                    problem = reject(where, "duplicate-id", f"{kind} {value!r} stands in {first} already; each row needs its own")
+                    what = remedy if kind == "video" else "give each row an id of its own"
+                    problem = reject(where, "duplicate-id", f"{kind} {value!r} stands in {first} already; {what}")
             if problem is None:
                 seen |= dict.fromkeys(keys, where)
                 rows.append(row)
+                rejects += parts
         if problem is not None:
             rejects.append(problem)
     for stray in sorted(videos_in(folder) - mentioned):
@@ -123,14 +226,16 @@ def usable(found: Iterable[Found], folder: Path, file: str) -> tuple[list[Annota
     return rows, rejects
 
 
-def validated(model: type[Checked], raw: Any, where: str, at: str = "") -> Checked | Reject:
-    """``raw`` as ``model``, or a reject ``bad-annotation`` that names field, value and rule. ``at`` stands before the fields."""
-    if not isinstance(raw, dict):
-        return reject(where, "bad-annotation", f"{at or 'row'}: need one JSON object, found {type(raw).__name__}")
+def validated(model: type[Checked], raw: Any, where: str, at: str = "", called: str = "annotation") -> Checked | Reject:
+    """``raw`` as ``model``, or a reject ``bad-annotation`` that names field, value and rule. ``at`` stands before the fields; of a part
+    of a row ``called`` says which ("event": the reason is ``bad-event``)."""
+    if not isinstance(raw, dict | model):
+        return reject(where, f"bad-{called}", f"{at or 'row'}: need one JSON object, found {type(raw).__name__}")
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        return reject(where, "bad-annotation", "; ".join(_complaint(e, at) for e in error.errors()))
+        named = "" if called == "annotation" else _named(raw)
+        return reject(where, f"bad-{called}", "; ".join(_complaint(e, at) for e in error.errors()) + named)
 
 
 def read_text(folder: Path, name: str, what: str) -> str:
@@ -155,11 +260,11 @@ def reject(where: str, reason: str, detail: str) -> Reject:
 
 
 def videos_in(folder: Path) -> set[str]:
-    """Every video file below the folder, hidden ones left out, with forward slashes."""
+    """Every video file below the folder and behind the folders linked into it, hidden ones left out, with forward slashes."""
     found = set()
-    for path in folder.rglob("*"):
+    for path in walk(folder):
         inside = path.relative_to(folder)
-        if path.suffix.lower() in VIDEO_SUFFIXES and not any(part.startswith(".") for part in inside.parts) and not path.is_dir():
+        if path.suffix.lower() in VIDEO_SUFFIXES and not any(part.startswith(".") for part in inside.parts):
             found.add(inside.as_posix())
     return found
 
@@ -167,10 +272,24 @@ def videos_in(folder: Path) -> set[str]:
 def _complaint(error: Any, at: str) -> str:
     field = ".".join([*filter(None, [at]), *(str(part) for part in error["loc"])]) or "row"
     if error["type"] == "extra_forbidden":
-        return f"{field}: unknown field (value {_short(error['input'])}); remove it or correct its spelling"
+        return _unknown(field, error["input"])
     if error["type"] == "missing":
         return f"{field}: missing"
     return f"{field}: {error['msg'].removeprefix('Value error, ')} (value {_short(error['input'])})"
+
+
+def _unknown(field: str, value: Any) -> str:
+    return f"{field}: unknown field (value {_short(value)}); remove it or correct its spelling"
+
+
+def _named(raw: Any) -> str:
+    """By which words a person finds a part again."""
+    words = (
+        next((raw[key] for key in ("caption", "question", "name") if isinstance(raw.get(key), str)), "")
+        if isinstance(raw, dict)
+        else ""
+    )
+    return f" (of {_short(words)})" if words.strip() else ""
 
 
 def _short(value: Any) -> str:
@@ -178,7 +297,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _misplaced(row: Annotation, folder: Path, where: str) -> Reject | None:
+def _misplaced(row: Annotation, folder: Path, links: Links, where: str) -> Reject | None:
     """A path from an annotation is data: it may name a file inside the folder and nothing else."""
     path = PurePosixPath(row.video)
     if path.is_absolute() or ".." in path.parts or "\\" in row.video or "\0" in row.video:
@@ -186,12 +305,14 @@ def _misplaced(row: Annotation, folder: Path, where: str) -> Reject | None:
         return reject(where, "outside-folder", detail)
     target = folder / path
     try:
-        resolved = target.resolve(strict=True)
-    except (OSError, RuntimeError) as error:
+        leads_out = links.lead_out(target)
+    # A name that the file system cannot even be asked for (a lone surrogate) is a ValueError.
+    except (OSError, RuntimeError, ValueError) as error:
         return reject(where, "missing-file", f"video: {row.video!r} does not exist in the folder ({_reason(error)})")
-    if not resolved.is_relative_to(folder.resolve()):
-        return reject(where, "outside-folder", f"video: {row.video!r} is a link that leaves the folder; copy the file into it")
-    if not resolved.is_file():
+    if leads_out:
+        detail = f"video: {row.video!r} is a link that leaves the folder; link the folder that the file stands in, or name that as source"
+        return reject(where, "outside-folder", detail)
+    if not target.is_file():
         return reject(where, "missing-file", f"video: {row.video!r} is no file")
     return None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from stages.domain.records import SPLITS, Clip, Event, Exact, Record, Reject, Span, Split
 from stages.params import IngestParams
-from stages.sources.annotation import Annotation, TimedEvent
+from stages.sources.annotation import PART_REASONS, Annotation, TimedEvent
 
 
 class Media(Record):
@@ -47,21 +47,29 @@ def frame_boundary(seconds: Fraction, rate: Fraction) -> int:
     return (seconds * rate + Fraction(1, 2)).__floor__()
 
 
-def to_clip(row: Annotation, split: Split, media: Media, params: IngestParams) -> Clip | Reject:
-    """The clip, or why the whole clip is set aside.
+def to_clip(row: Annotation, split: Split, media: Media, params: IngestParams) -> tuple[Clip | None, tuple[Reject, ...]]:
+    """The clip, and what of its annotation was set aside; no clip, and the one reason, where all of it is.
 
-    Reasons: ``too-short``, ``too-long``, ``event-outside-clip``, ``event-without-frame``.
+    Reasons for the clip: ``too-short``, ``too-long``, ``other-recording``; for an event ``event-outside-clip``, ``event-without-frame``;
+    for the caption ``caption-beyond-clip``.
     """
     problem = _unfit(row, media, params)
     if problem is not None:
-        return problem
-    events = []
+        return None, (problem,)
+    events, rejects = list[Event](), list[Reject]()
     for event in sorted(row.events, key=lambda event: (event.start, event.end)):
-        placed = _place(row, event, media)
+        placed = _place(row, event, media, params)
         if isinstance(placed, Reject):
-            return placed
-        events.append(placed)
-    return Clip(
+            rejects.append(placed)
+        else:
+            events.append(placed)
+    caption = row.caption
+    if caption is not None and (missing := _missing_s(row, media, params)):
+        caption = None
+        rejects.append(
+            _reject(row, "caption-beyond-clip", f"caption: it tells of {missing} s more than the file has; get the whole file")
+        )
+    clip = Clip(
         clip_id=row.clip_id,
         source_id=row.source_id,
         path=media.normalised or row.video,
@@ -77,11 +85,12 @@ def to_clip(row: Annotation, split: Split, media: Media, params: IngestParams) -
         normalised=media.normalised is not None,
         label=row.label,
         licence=row.licence,
-        caption=row.caption,
+        caption=caption,
         events=tuple(events),
         subjects=row.subjects,
         questions=row.qa,
     )
+    return clip, tuple(rejects)
 
 
 def without_duplicates(clips: Iterable[Clip]) -> tuple[list[Clip], list[Reject]]:
@@ -106,6 +115,7 @@ def summarise(clips: Sequence[Clip], rejects: Sequence[Reject], hazards: Mapping
         "frames": sum(clip.frames for clip in clips),
         "duration_s": round(float(sum(clip.frames / clip.rate for clip in clips)), 3),
         "events": sum(len(clip.events) for clip in clips),
+        "events_cut": sum(event.cut_s is not None for clip in clips for event in clip.events),
         "questions": sum(len(clip.questions) for clip in clips),
         "captions": sum(clip.caption is not None for clip in clips),
         "durations": _durations(clips),
@@ -138,13 +148,21 @@ def _commonest(values: Iterable[str]) -> dict[str, int]:
 
 def data_card(summary: Mapping[str, Any], recipe: str) -> str:
     """The counts of :func:`summarise` as Markdown, for whoever is handed the data."""
+    parts = sum(count for reason, count in summary["rejected"].items() if reason in PART_REASONS)
+    rows = sum(summary["rejected"].values()) - parts
     lines = [
         f"# Clips of recipe `{recipe}`",
         "",
         f"{summary['accepted']:,} clips from {summary['sources']:,} sources, {summary['duration_s']:,} s, {summary['frames']:,} frames;"
         f" {summary['events']:,} events, {summary['captions']:,} captions, {summary['questions']:,} questions.",
-        f"{sum(summary['rejected'].values()):,} rows were set aside; `rejects.jsonl` says why for each.",
+        f"{rows:,} rows were set aside; `rejects.jsonl` says why for each.",
     ]
+    if parts:
+        lines.append(f"Of other rows {parts:,} events, questions, subjects or captions were set aside, and the rest was kept.")
+    if summary["events_cut"]:
+        lines.append(
+            f"{summary['events_cut']:,} events reached beyond their clip within `ingest.tolerance` and were cut at its edge."
+        )
     tables = {
         "split": "splits",
         "duration": "durations",
@@ -157,7 +175,12 @@ def data_card(summary: Mapping[str, Any], recipe: str) -> str:
     }
     for title, key in tables.items():
         rows = [f"| {_cell(name)} | {count:,} |" for name, count in summary[key].items()]
-        lines += ["", f"| {title} | clips |", "|---|---|", *(rows or ["| none | 0 |"])]
+        lines += [
+            "",
+            f"| {title} | {'rows or parts' if key == 'rejected' else 'clips'} |",
+            "|---|---|",
+            *(rows or ["| none | 0 |"]),
+        ]
     if summary["normalised"]:
         lines += ["", f"{summary['normalised']:,} of the latter were encoded anew."]
     return "\n".join(lines) + "\n"
@@ -173,22 +196,52 @@ def _unfit(row: Annotation, media: Media, params: IngestParams) -> Reject | None
         return _reject(row, "too-short", f"{media.frames} frames, ingest.min_frames is {params.min_frames}")
     if media.duration_s > Fraction(str(params.max_duration_s)):
         return _reject(row, "too-long", f"{float(media.duration_s):.2f} s, ingest.max_duration_s is {params.max_duration_s:g}")
+    if row.length_s is not None and media.duration_s - row.length_s > _tolerated_s(row.length_s, params):
+        detail = (
+            f"the file has {_s(media.duration_s)} s, the annotation is of {_s(row.length_s)} s: it is another recording, or the whole of"
+            f" one; cut the annotated part into a file of its own ({row.where})"
+        )
+        return _reject(row, "other-recording", detail)
     return None
 
 
-def _place(row: Annotation, event: TimedEvent, media: Media) -> Event | Reject:
-    # An event that began before the first picture is seen from that on.
-    start = max(0, frame_boundary(event.start - media.starts_s, media.rate))
+def _tolerated_s(length_s: Fraction, params: IngestParams) -> Fraction:
+    """What times may be off by in something of this length; they round, and a container lasts as long as its sound."""
+    return min(Fraction(str(params.tolerance.seconds)), Fraction(str(params.tolerance.share)) * length_s)
+
+
+def _missing_s(row: Annotation, media: Media, params: IngestParams) -> str | None:
+    """By how much the file is shorter than what was annotated, where that is more than the tolerated share."""
+    missing = (row.length_s or 0) - media.starts_s - media.duration_s
+    return _s(missing) if row.caption and row.length_s and missing > Fraction(str(params.tolerance.share)) * row.length_s else None
+
+
+def _place(row: Annotation, event: TimedEvent, media: Media, params: IngestParams) -> Event | Reject:
+    """The event in frames, cut at the clip's edges where it reaches beyond them within the tolerance and most of it is inside.
+
+    Before the first picture of a file whose sound starts sooner there is nothing to see, and nothing is wrong with the annotation.
+    """
+    length_s = media.frames / media.rate
+    start = frame_boundary(event.start - media.starts_s, media.rate)
     stop = frame_boundary(event.end - media.starts_s, media.rate)
+    inside = Span(start=max(start, 0), stop=min(stop, media.frames)) if max(start, 0) < min(stop, media.frames) else None
+    ends_s = media.starts_s + length_s
+    beyond_s = max(Fraction(0), -event.start)
+    if stop > media.frames:
+        beyond_s = max(beyond_s, event.end - ends_s)
     said = f"event {event.caption!r} [{_s(event.start)}, {_s(event.end)}) s"
-    if event.end <= media.starts_s:
-        return _reject(row, "event-outside-clip", f"{said} ends before the picture starts, at {_s(media.starts_s)} s; remove it")
-    if stop > media.frames or start >= media.frames:
-        ends_s = media.starts_s + media.duration_s
-        return _reject(row, "event-outside-clip", f"{said} reaches beyond the clip, which has {_s(ends_s)} s; correct its end")
     if stop <= start:
-        return _reject(row, "event-without-frame", f"{said} is shorter than a frame ({_s(1 / media.rate)} s); remove or widen it")
-    return Event(span=Span(start=start, stop=stop), caption=event.caption)
+        why = f"{said} is shorter than a frame ({_s(1 / media.rate)} s); remove or widen it"
+        return _reject(row, "event-without-frame", f"{why} ({row.where}, events)")
+    shown = inside.frames if inside else 0
+    if not beyond_s and 2 * shown < stop - start:
+        why = f"{said} is over, or half over, before the picture starts, at {_s(media.starts_s)} s; remove it"
+        return _reject(row, "event-outside-clip", f"{why} ({row.where}, events)")
+    if inside is None or beyond_s > _tolerated_s(length_s, params) or 2 * shown < stop - start:
+        tolerance = f"ingest.tolerance is {params.tolerance.seconds:g} s and {params.tolerance.share:g} of the clip"
+        why = f"{said} reaches beyond the clip, which has {_s(ends_s)} s, by {_s(beyond_s)} s; correct its times ({tolerance})"
+        return _reject(row, "event-outside-clip", f"{why} ({row.where}, events)")
+    return Event(span=inside, caption=event.caption, cut_s=beyond_s or None)
 
 
 def _s(seconds: Fraction) -> str:

@@ -1,20 +1,21 @@
 """COIN (Tang et al., CVPR 2019): instructional videos whose steps are timed. One JSON file, ``COIN.json``.
 
 Fields after the README of github.com/coin-dataset/annotations at 4450e37: under ``database`` an entry a YouTube id, with ``class``,
-``subset`` ("training" or "testing"; the README's table says "validation") and ``annotation``: steps with ``segment`` ``[start, end]``
-in seconds of the whole video and a ``label``. VidBridge-R1 took its DarkEventInfer events from here.
+``subset`` ("training" or "testing"; the README's table says "validation"), ``duration`` and ``annotation``: steps with ``segment``
+``[start, end]`` in seconds of the whole video and a ``label``. A file that is longer than ``duration`` is another recording, and its
+times are of something else. VidBridge-R1 took its DarkEventInfer events from here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from stages.domain.records import Reject, Split
-from stages.sources.annotation import Annotation, Found, Seconds, read_text, usable, validated
+from stages.sources.annotation import Annotation, Found, Seconds, annotated, each, read_text, usable, validated
 from stages.sources.documents import entries
 from stages.sources.places import Places
 
@@ -26,13 +27,14 @@ _SPLITS: dict[str, Split] = {"training": "train", "validation": "validation", "t
 
 class _Step(BaseModel):
     segment: tuple[Seconds, Seconds]
-    label: str = Field(min_length=1)
+    label: str
 
 
 class _Entry(BaseModel):
     target: str = Field(alias="class", min_length=1)
     subset: Literal["training", "validation", "testing"]
-    annotation: list[_Step]
+    duration: Seconds | None = None
+    annotation: Any
 
 
 def read_coin(folder: Path, name: str = FILE) -> tuple[list[Annotation], list[Reject]]:
@@ -50,12 +52,16 @@ def _rows(text: str, name: str, folder: Path) -> Iterator[Found]:
     for where, key, raw in entries(text, name, folder, below="database"):
         entry = validated(_Entry, raw, where, key)
         video = places.find([key], where)
-        row = entry if isinstance(entry, Reject) else video if isinstance(video, Reject) else _annotation(entry, key, video, where)
-        yield Found(where, row, frozenset() if isinstance(video, Reject) else frozenset([video]))
+        if isinstance(entry, Reject) or isinstance(video, Reject):
+            problem = entry if isinstance(entry, Reject) else video
+            assert isinstance(problem, Reject)
+            yield Found(where, problem, frozenset() if isinstance(video, Reject) else frozenset([video]))
+        else:
+            yield _found(entry, key, video, where)
 
 
-def _annotation(entry: _Entry, key: str, video: str, where: str) -> Annotation | Reject:
-    events = [{"start": step.segment[0], "end": step.segment[1], "caption": step.label} for step in entry.annotation]
+def _found(entry: _Entry, key: str, video: str, where: str) -> Found:
+    steps, problems = each(_Step, entry.annotation, where, f"{key}.annotation", "event")
     raw = {
         "video": video,
         "id": key,
@@ -63,6 +69,7 @@ def _annotation(entry: _Entry, key: str, video: str, where: str) -> Annotation |
         "split": _SPLITS[entry.subset],
         "label": entry.target,
         "licence": LICENCE,
-        "events": events,
+        "events": [{"start": step.segment[0], "end": step.segment[1], "caption": step.label} for step in steps],
     }
-    return validated(Annotation, raw, where, key)
+    row, parts = annotated(raw, where, key, entry.duration)
+    return Found(where, row, frozenset([video]), (*problems, *parts))

@@ -20,6 +20,9 @@ def entries(text: str, name: str, folder: Path, below: str | None = None) -> Ite
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
+        first = text.partition("\n")[0].strip()
+        if first.startswith("{") and first.endswith("}"):
+            raise SourceError(f"{file}: these are JSON lines, not a JSON document ({error}); see ingest.format") from error
         raise SourceError(f"{file}: not JSON: {error}; download it again") from error
     found = document.get(below) if below and isinstance(document, dict) else document
     if not isinstance(found, dict):

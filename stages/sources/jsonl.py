@@ -19,7 +19,7 @@ from pathlib import Path
 
 from stages.domain.records import Reject
 from stages.layout import ANNOTATIONS_FILE
-from stages.sources.annotation import Annotation, Found, read_text, reject, usable, validated
+from stages.sources.annotation import Annotation, Found, SourceError, annotated, read_text, reject, usable
 
 
 def read_annotations(folder: Path, name: str = ANNOTATIONS_FILE) -> tuple[list[Annotation], list[Reject]]:
@@ -27,10 +27,42 @@ def read_annotations(folder: Path, name: str = ANNOTATIONS_FILE) -> tuple[list[A
     and see :func:`~stages.sources.annotation.usable`.
 
     Raises:
-        SourceError: the folder or its annotation file does not exist, or is not UTF-8 text.
+        SourceError: the folder or its annotation file does not exist, is not UTF-8 text, or is a JSON document.
     """
-    lines = read_text(folder, name, "write one JSON object a line, see README").split("\n")
+    lines = read_lines(folder, name, "write one JSON object a line, see README")
     return usable(_rows(lines, name), folder, name)
+
+
+def read_lines(folder: Path, name: str, what: str) -> list[str]:
+    """The lines of an annotation file of JSON lines.
+
+    Raises:
+        SourceError: as :func:`~stages.sources.annotation.read_text`, or it is one JSON document: that is said once, not of each line.
+    """
+    text = read_text(folder, name, what)
+    lines = text.split("\n")
+    began = next((line.strip() for line in lines if line.strip()), "")
+    # Lines of JSON begin with one that is an object; a document's first line is cut off in the middle of it, or holds it whole as a list.
+    document = began.startswith("[") or began == "{"
+    if not document and len(lines) > 1 and began.startswith("{") and _json(began) is None:
+        document = isinstance(_json(text), dict)
+    if document:
+        shape = "a list" if began.startswith("[") else "an object"
+        new = Path(name).with_suffix(".jsonl").name
+        new = new if new != Path(name).name else f"lines-{new}"
+        raise SourceError(
+            f"{folder / name}: this is a JSON document ({shape}), not JSON lines; write each row on a line of its own:"
+            f" jq -c '.[]' {Path(name).name} > {new}, and name that in ingest.annotations"
+        )
+    return lines
+
+
+def _json(text: str) -> object:
+    """The value of a text, None where it is not JSON (or null)."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def json_lines(lines: Iterable[str], name: str) -> Iterator[tuple[str, str, object]]:
@@ -56,10 +88,12 @@ def write_annotations(rows: Iterable[Annotation], file: Path) -> None:
 def videos_of(line: str) -> frozenset[str]:
     """The video that a broken row names, as far as it can be made out."""
     match = re.search(r'"video"\s*:\s*("(?:[^"\\]|\\.)*")', line)
-    return frozenset([json.loads(match[1], strict=False)]) if match else frozenset()
+    # It may be what breaks the row: "videos\\a.mp4" with single backslashes is no JSON.
+    video = _json(match[1]) if match else None
+    return frozenset([video]) if isinstance(video, str) else frozenset()
 
 
 def _rows(lines: Iterable[str], name: str) -> Iterator[Found]:
     for where, line, raw in json_lines(lines, name):
-        row = raw if isinstance(raw, Reject) else validated(Annotation, raw, where)
-        yield Found(where, row, videos_of(line) if isinstance(row, Reject) else frozenset([row.video]))
+        row, parts = (raw, ()) if isinstance(raw, Reject) else annotated(raw, where)
+        yield Found(where, row, videos_of(line) if isinstance(row, Reject) else frozenset([row.video]), parts)

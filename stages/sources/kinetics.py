@@ -2,20 +2,23 @@
 
 Columns and file names after github.com/cvdfoundation/kinetics-dataset at 3f0f5d9 and the CSV files it downloads: ``label``,
 ``youtube_id``, ``time_start``, ``time_end``, ``split`` and, in some, ``is_cc``; a clip is ``<youtube_id>_<start>_<end>.mp4`` with six
-digits each. The test files of some years have no label. VidBridge-R1 mixed clips from here.
+digits each. A label is true of its window only: a file that is longer, whatever it is called, is the whole recording and is set aside.
+The test files of some years have no label. VidBridge-R1 mixed clips from here.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 from stages.domain.records import Reject, Split
-from stages.sources.annotation import Annotation, Found, SourceError, read_text, reject, usable, validated
+from stages.sources.annotation import Annotation, Found, SourceError, annotated, read_text, reject, usable, validated
 from stages.sources.places import Places
 
 FILE = "kinetics.csv"
@@ -45,18 +48,32 @@ def read_kinetics(folder: Path, name: str = FILE) -> tuple[list[Annotation], lis
         SourceError: no such file, or its header lacks a column.
     """
     text = read_text(folder, name, "put the CSV file of a split there, or name it in ingest.annotations")
-    table = csv.DictReader(text.splitlines())
+    # Not splitlines(), which also parts a line at characters that a name may hold, such as U+2028.
+    table = csv.DictReader(io.StringIO(text, newline=""))
     missing = [column for column in _NEEDED if column not in (table.fieldnames or ())]
     if missing:
         raise SourceError(
             f"{folder / name}: line 1: no column {', '.join(missing)}; Kinetics has {', '.join(_NEEDED)}, label, split"
         )
-    return usable(_rows(table, name, folder), folder, name)
+    remedy = "cut each window into a file of its own, named YOUTUBEID_START_END with six digits each"
+    return usable(_rows(table, name, folder), folder, name, remedy)
 
 
 def _rows(table: csv.DictReader[str], name: str, folder: Path) -> Iterator[Found]:
     places = Places(folder)
-    for raw in table:
+    while True:
+        begins = table.line_num + 1
+        try:
+            raw = next(table)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            # A field of over 131,072 letters, such as an unclosed quote makes of all that follows it.
+            where = f"{name}:{begins}"
+            yield Found(
+                where, reject(where, "bad-annotation", f"row: no CSV: {error}; look for a quote without its second"), frozenset()
+            )
+            continue
         where = f"{name}:{table.line_num}"
         yield _found({key: value for key, value in raw.items() if key is not None and value not in (None, "")}, where, places)
 
@@ -70,6 +87,9 @@ def _found(raw: dict[str, Any], where: str, places: Places) -> Found:
     if isinstance(video, Reject):
         return Found(where, video, frozenset())
     named = frozenset([video])
+    if row.time_end <= row.time_start:
+        window = f"time_start {row.time_start} and time_end {row.time_end}: need time_start < time_end"
+        return Found(where, reject(where, "bad-annotation", window), named)
     if row.split is not None and row.split not in _SPLITS:
         return Found(where, reject(where, "bad-annotation", f"split: {row.split!r} is none of {', '.join(_SPLITS)}"), named)
     # Several clips may be cut from one recording: they stay in one split together.
@@ -81,4 +101,4 @@ def _found(raw: dict[str, Any], where: str, places: Places) -> Found:
         "label": row.label,
         "licence": "CC BY (is_cc)" if row.is_cc else None,
     }
-    return Found(where, validated(Annotation, annotation, where), named)
+    return Found(where, annotated(annotation, where, length_s=Fraction(row.time_end - row.time_start))[0], named)

@@ -2,13 +2,15 @@
 
 Fields as ``src/open_r1_video/grpo.py`` of github.com/VidBridge-R1/VidBridge-R1 reads them at 2ae764b: ``video`` (a path),
 ``problem`` (the question; for multiple choice with its options, a letter and a full stop each), ``solution`` (with or without
-``<answer>`` tags) and ``problem_type``. Samples of one video become one row. The proxy samples show videos that are masked or mixed
-already: there is no event left to black out, so they are set aside (``already-edited``), and their sources can be ingested instead.
+``<answer>`` tags; a letter alone or with its option's words, or an option's own words) and ``problem_type``. Samples of one video become
+one row. The proxy samples show videos that are masked or mixed already: there is no event left to black out, so they are set aside
+(``already-edited``), and their sources can be ingested instead.
 """
 
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +18,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from stages.domain.records import Reject
-from stages.sources.annotation import Annotation, Found, read_text, reject, usable, validated
-from stages.sources.jsonl import json_lines, videos_of
+from stages.sources.annotation import Annotation, Found, annotated, question, reject, usable, validated
+from stages.sources.jsonl import json_lines, read_lines, videos_of
 
 FILE = "train.jsonl"
-_OPTION = re.compile(r"^\s*\(?([A-G])[.):]\s*(\S.*?)\s*$", re.MULTILINE)
+_OPTION = re.compile(r"^[^\S\n]*\(?([A-Z])[.):][^\S\n]*(\S.*?)\s*$", re.MULTILINE)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -37,7 +39,7 @@ def read_vidbridge_r1(folder: Path, name: str = FILE) -> tuple[list[Annotation],
     Raises:
         SourceError: no such file.
     """
-    lines = read_text(folder, name, "download the training data of VidBridge-R1 there").split("\n")
+    lines = read_lines(folder, name, "download the training data of VidBridge-R1 there")
     return usable(_rows(lines, name), folder, name)
 
 
@@ -55,12 +57,14 @@ def _rows(lines: list[str], name: str) -> Iterator[Found]:
             yield Found(where, problem, videos_of(line) if isinstance(row, Reject) else frozenset([row.video]))
     for video, said in of_video.items():
         if said["qa"] or "caption" in said:
-            yield Found(first_at[video], validated(Annotation, said, first_at[video]), frozenset([video]))
+            whole, parts = annotated(said, first_at[video])
+            yield Found(first_at[video], whole, frozenset([video]), parts)
 
 
 def _add(row: _Row, where: str, said: dict[str, Any]) -> Reject | None:
     """Add a sample to what is said of its video; why not, where it cannot be used."""
-    solution = (_ANSWER.search(row.solution) or re.fullmatch(r"(?s)(.*)", row.solution))[1].strip()  # type: ignore[index]
+    tagged = _ANSWER.search(row.solution)
+    solution = (tagged[1] if tagged else row.solution).strip()
     if row.problem_type in ("DarkEventInfer", "MixVidQA"):
         detail = (
             f"problem_type: {row.problem_type!r} shows a video that is edited already; ingest its source, synthesize edits it again"
@@ -69,15 +73,24 @@ def _add(row: _Row, where: str, said: dict[str, Any]) -> Reject | None:
     if row.problem_type == "caption":
         if "caption" in said:
             return reject(where, "duplicate-caption", f"video: {row.video!r} has a caption already; each video keeps its first")
+        if not solution:
+            return reject(
+                where, "bad-caption", f"solution: {row.solution!r} says nothing; leave the line out, or write the caption"
+            )
         said["caption"] = solution
         return None
-    options = dict(_OPTION.findall(row.problem))
-    letter = solution[:1]
-    if list(options) != list("ABCDEFG"[: len(options)]) or len(options) < 2 or letter not in options:
-        found = ", ".join(options) or "none"
-        return reject(
-            where, "bad-annotation", f"problem: options A, B, … a line each and solution {solution!r} among them; found {found}"
-        )
-    question = row.problem[: next(_OPTION.finditer(row.problem)).start()].strip()
-    said["qa"].append({"question": question, "options": tuple(options.values()), "answer": letter})
+    listed = list(_OPTION.finditer(row.problem))
+    letters = [match[1] for match in listed]
+    if len(listed) < 2 or letters != list(string.ascii_uppercase[: len(listed)]):
+        found = ", ".join(letters) or "none"
+        return reject(where, "bad-question", f"problem: need options A, B, … a line each, in this order; found {found}")
+    asked = {
+        "question": row.problem[: listed[0].start()].strip(),
+        "options": [match[2] for match in listed],
+        "answer": solution,
+    }
+    read = question(asked, where, "solution")
+    if isinstance(read, Reject):
+        return read
+    said["qa"].append(read)
     return None

@@ -110,15 +110,15 @@ def explanation_table(explanation: Explanation) -> RenderableType:
     facts = _table(f"{version.model} version {version.number}{aliases}", "", "")
     facts.show_header = False
     facts.add_row("made by", f"{version.stage}, step {version.step}{' (final)' if version.final else ''}, recipe {version.recipe}")
-    facts.add_row("source", explanation.source)
+    facts.add_row("source", Text(explanation.source))
     facts.add_row("dvc.lock in commit", explanation.commit or Text("none: the gate will refuse it", style="yellow"))
     facts.add_row("code at commit", explanation.git_commit or "unknown")
     facts.add_row("parameters", f"digest {explanation.params_digest}")
     for path, value in explanation.data.items():
-        facts.add_row(f"data {path}", value)
+        facts.add_row(Text(f"data {path}"), value)
     for ancestor in explanation.ancestors:
         number = f", version {ancestor.version}" if ancestor.version else ""
-        facts.add_row("from", f"{ancestor.stage}{number}, out {ancestor.out}")
+        facts.add_row("from", Text(f"{ancestor.stage}{number}, out {ancestor.out}"))
     facts.add_row("run", explanation.run or "unknown here")
     if author := version.tags.get(f"{TAG}promoted_by"):
         facts.add_row("made champion by", Text(author))
@@ -137,7 +137,7 @@ def _params_table(explanation: Explanation) -> Table:
     table = _table("Parameters of the stage", "name", "value")
     for values in explanation.params.values():
         for name, value in flat(values).items():
-            table.add_row(name, Text(value))
+            table.add_row(Text(name), Text(value))
     return table
 
 

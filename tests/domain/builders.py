@@ -40,6 +40,7 @@ def clip(
     number: int = 0, colour: str = "red", shape: str = "bar", verbs: tuple[str, str] = ("rises", "grows"), **changes: object
 ) -> Clip:
     subject = f"the {colour} {shape}"
+    options = tuple(dict.fromkeys((verbs[1], verbs[0], "falls", "shrinks", "retreats", "advances")))[:4]
     values: dict[str, object] = {
         "clip_id": f"c{number}",
         "source_id": f"s{number}",
@@ -59,7 +60,7 @@ def clip(
         ),
         "subjects": (Subject(name=shape, attributes=(colour,), actions=verbs),),
         "questions": (
-            Question(question=f"what does {subject} do first ?", options=(verbs[1], verbs[0], "falls", "shrinks"), answer="B"),
+            Question(question=f"what does {subject} do first ?", options=options, answer="ABCD"[options.index(verbs[0])]),
         ),
     }
     return Clip.model_validate({**values, **changes})

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from stages.params import IngestParams
+from stages.params import IngestParams, Tolerance
 from stages.sources.annotation import Annotation, SourceError
-from stages.sources.clips import Media, frame_boundary, to_clip, without_duplicates
+from stages.sources.clips import Media, data_card, frame_boundary, summarise, to_clip, without_duplicates
 from stages.sources.jsonl import read_annotations
 from stages.sources.split import assign_splits, drawn_split
 
@@ -25,6 +25,7 @@ PARAMS = IngestParams(
     test_share=0.1,
     min_frames=8,
     max_duration_s=600,
+    tolerance=Tolerance(seconds=1, share=0.1),
     timeout_s=60,
     normalise=False,
 )
@@ -36,6 +37,7 @@ MEDIA = Media(
     rate=Fraction(25),
     frames=50,
     duration_s=Fraction(2),
+    starts_s=Fraction(0),
     variable_rate=False,
     hazards=(),
 )
@@ -59,16 +61,9 @@ def _folder(tmp_path: Path, *rows: Any, videos: tuple[str, ...] = ("a.mp4",)) ->
         (GOOD | {"vidoe": 1}, "vidoe: unknown field (value 1); remove it or correct its spelling"),
         (GOOD | {"split": "dev"}, "split: Input should be 'train', 'validation' or 'test' (value 'dev')"),
         (GOOD | {"caption": 7}, "caption: Input should be a valid string (value 7)"),
-        (GOOD | {"events": [{"start": "soon", "end": 1, "caption": "x"}]}, "events.0.start: no time in seconds"),
-        (GOOD | {"events": [{"start": -1, "end": 1, "caption": "x"}]}, "events.0.start: no time in seconds"),
-        (GOOD | {"events": [{"start": True, "end": 2, "caption": "x"}]}, "events.0.start: no time in seconds"),
-        ('{"video": "a.mp4", "events": [{"start": 0, "end": NaN, "caption": "x"}]}', "events.0.end: no time in seconds"),
-        (GOOD | {"events": [{"start": 0, "end": "1e999999999", "caption": "x"}]}, "events.0.end: no time in seconds"),
-        (GOOD | {"events": [{"start": 0, "end": "1/0", "caption": "x"}]}, "events.0.end: no time in seconds"),
-        (GOOD | {"events": [{"start": 2, "end": 2, "caption": "x"}]}, "events.0: start 2 s and end 2 s: need start < end"),
-        (GOOD | {"events": [{"start": 0, "end": 1, "caption": ""}]}, "events.0.caption: "),
-        (GOOD | {"qa": [{"question": "q", "options": ["x", "y"], "answer": "C"}]}, "qa.0: answer 'C' names no option"),
-        (GOOD | {"qa": [{"question": "q", "options": ["x"], "answer": "A"}]}, "qa.0.options: "),
+        (GOOD | {"id": ""}, "id: String should have at least 1 character"),
+        (GOOD | {"where": "elsewhere"}, "where: unknown field (value 'elsewhere'); remove it or correct its spelling"),
+        ('{"video": "films\\a.mp4"}', "not JSON: Invalid \\escape"),
     ],
 )
 def test_a_bad_row_names_line_and_field(row: Any, detail: str, tmp_path: Path) -> None:
@@ -78,7 +73,73 @@ def test_a_bad_row_names_line_and_field(row: Any, detail: str, tmp_path: Path) -
     assert rejects[0].reason == "bad-annotation"
     assert detail in rejects[0].detail
     # The video of a broken row is not reported again, unless the row does not name it.
-    assert len(rejects) == (1 if "a.mp4" in str(row) else 2)
+    assert len(rejects) == (1 if '"a.mp4' in str(row) or "'a.mp4" in str(row) else 2)
+
+
+GOOD_EVENT = {"start": 0, "end": 1, "caption": "it moves"}
+GOOD_QUESTION = {"question": "What moves?", "options": ["a cup", "a book"], "answer": "B"}
+
+
+@pytest.mark.parametrize(
+    ("part", "reason", "detail"),
+    [
+        ({"events": [{"start": "soon", "end": 1, "caption": "x"}]}, "bad-event", "events.1.start: no time in seconds"),
+        ({"events": [{"start": True, "end": 2, "caption": "x"}]}, "bad-event", "events.1.start: no time in seconds"),
+        ({"events": [{"start": 0, "end": float("nan"), "caption": "x"}]}, "bad-event", "events.1.end: no time in seconds"),
+        ({"events": [{"start": 0, "end": "1e999999999", "caption": "x"}]}, "bad-event", "events.1.end: no time in seconds"),
+        ({"events": [{"start": 0, "end": "1/0", "caption": "x"}]}, "bad-event", "events.1.end: no time in seconds"),
+        (
+            {"events": [{"start": 2, "end": 2, "caption": "a mark"}]},
+            "bad-event",
+            "events.1: start 2 s and end 2 s: need start < end (value {'start': 2, 'end': 2, 'caption': 'a mark'}) (of 'a mark')",
+        ),
+        ({"events": [{"start": 0, "end": 1, "caption": ""}]}, "bad-event", "events.1.caption: "),
+        ({"events": [{"start": 0, "end": 1, "caption": " "}]}, "bad-event", "events.1: caption is blank"),
+        ({"events": [{"start": 0, "end": 1, "text": "x"}]}, "bad-event", "events.1.text: unknown field (value 'x')"),
+        ({"events": ["it moves"]}, "bad-event", "events.1: need one JSON object, found str"),
+        (
+            {"qa": [{"question": "q", "options": ["x", "y"], "answer": "C"}]},
+            "bad-question",
+            "qa.1: 'C' names no option: there are 2",
+        ),
+        ({"qa": [{"question": "q", "options": ["x"], "answer": "A"}]}, "bad-question", "qa.1.options: "),
+        ({"qa": [{"question": "q", "options": ["x", " "], "answer": "A"}]}, "bad-question", "qa.1: option B is empty"),
+        (
+            {"qa": [{"question": "q", "options": ["It falls", "it  falls.", "y"], "answer": "C"}]},
+            "bad-question",
+            "qa.1: options A and B are both 'it  falls.'; an option must be right or wrong",
+        ),
+        ({"subjects": [{"name": ""}]}, "bad-subject", "subjects.1.name: "),
+    ],
+)
+def test_a_bad_part_is_set_aside_and_the_rest_of_its_row_stays(
+    part: dict[str, Any], reason: str, detail: str, tmp_path: Path
+) -> None:
+    whole: dict[str, Any] = {"events": [GOOD_EVENT], "qa": [GOOD_QUESTION], "subjects": [{"name": "cup"}]}
+    ((field, entries),) = part.items()
+    row = {"video": "a.mp4", **whole, field: [*whole[field], *entries]}
+    (read,), rejects = read_annotations(_folder(tmp_path, "", row))
+    assert (len(read.events), len(read.qa), len(read.subjects)) == (1, 1, 1)
+    assert [(r.item, r.reason) for r in rejects] == [("annotations.jsonl:2", reason)]
+    assert detail in rejects[0].detail
+    # A clip stays though nothing but its caption can be used.
+    folder = _folder(tmp_path, {"video": "a.mp4", "caption": "A cup.", **part})
+    (read,), rejects = read_annotations(folder)
+    assert (read.caption, read.events, read.qa, read.subjects, len(rejects)) == ("A cup.", (), (), (), 1)
+
+
+def test_a_field_that_is_no_list_is_one_reject_and_null_is_as_good_as_absent(tmp_path: Path) -> None:
+    (read,), rejects = read_annotations(_folder(tmp_path, {"video": "a.mp4", "events": {"start": 0}, "qa": None}))
+    assert (read.events, read.qa) == ((), ())
+    assert [(r.reason, r.detail) for r in rejects] == [("bad-event", "events: need a list, found dict (value {'start': 0})")]
+
+
+@pytest.mark.parametrize("text", ["[\n {}\n]\n", "[{}]", " [ {},\n{} ]", '{{\n "a": {}\n}}', '{{"rows": [\n{}]}}', "[\n {},"])
+def test_a_json_document_is_said_to_be_one_once(text: str, tmp_path: Path) -> None:
+    row = json.dumps(GOOD, indent=1)
+    (tmp_path / "annotations.jsonl").write_text(text.replace("{}", row).replace("{{", "{").replace("}}", "}"))
+    with pytest.raises(SourceError, match=r"this is a JSON document .*, not JSON lines; .*jq -c '\.\[\]' annotations\.jsonl"):
+        read_annotations(tmp_path)
 
 
 @pytest.mark.parametrize("video", ["../out.mp4", "/etc/passwd", "sub/../../out.mp4", "..\\out.mp4", "link.mp4"])
@@ -99,6 +160,7 @@ def test_every_row_and_every_video_is_accounted_for(tmp_path: Path) -> None:
         {"video": "gone.mp4"},
         {"video": "sub/b.MP4", "id": "one"},
         {"video": "a.mp4", "id": "two"},
+        {"video": "a.mp4", "id": "three"},
     ]
     folder = _folder(tmp_path, *rows, videos=("a.mp4", "sub/b.MP4", "c.webm", "notes.txt", ".hidden/d.mp4"))
     (folder / "loop.mp4").symlink_to(folder / "loop.mp4")
@@ -108,10 +170,15 @@ def test_every_row_and_every_video_is_accounted_for(tmp_path: Path) -> None:
         ("annotations.jsonl:2", "missing-file"),
         ("annotations.jsonl:3", "duplicate-id"),
         ("annotations.jsonl:4", "duplicate-id"),
+        ("annotations.jsonl:5", "duplicate-id"),
         ("c.webm", "no-annotation"),
         ("loop.mp4", "no-annotation"),
     ]
-    assert rejects[1].detail == "id 'one' stands in annotations.jsonl:1 already; each row needs its own"
+    assert rejects[1].detail == "id 'one' stands in annotations.jsonl:1 already; give each row an id of its own"
+    assert rejects[3].detail == (
+        "video 'a.mp4' stands in annotations.jsonl:1 already; put all that is said of one video into one row: its events into `events`,"
+        " its questions into `qa`"
+    )
 
 
 def test_names_are_made_from_the_video(tmp_path: Path) -> None:
@@ -151,41 +218,102 @@ def test_times_become_the_nearest_frame_boundary(seconds: str, frame: int) -> No
     assert frame_boundary(Fraction(seconds), Fraction(25)) == frame
 
 
-def _row(*events: tuple[float, float]) -> Annotation:
+def _row(*events: tuple[float, float], **about: Any) -> Annotation:
     timed = [{"start": start, "end": end, "caption": f"from {start}"} for start, end in events]
-    return Annotation.model_validate({"video": "a.mp4", "events": timed})
+    return Annotation.model_validate({"video": "a.mp4", "events": timed, "where": "annotations.jsonl:3"} | about)
+
+
+def _spans(row: Annotation, media: Media = MEDIA, params: IngestParams = PARAMS) -> tuple[list[tuple[int, int]], list[str]]:
+    clip, rejects = to_clip(row, "train", media, params)
+    assert clip is not None
+    return [(event.span.start, event.span.stop) for event in clip.events], [reject.reason for reject in rejects]
 
 
 def test_events_become_spans_in_order() -> None:
-    clip = to_clip(_row((1, 2), (0, 1)), "train", MEDIA, PARAMS)
-    assert [(event.span.start, event.span.stop) for event in clip.events] == [(0, 25), (25, 50)]  # type: ignore[union-attr]
+    assert _spans(_row((1, 2), (0, 1))) == ([(0, 25), (25, 50)], [])
 
 
 @pytest.mark.parametrize(
-    ("events", "changes", "reason", "detail"),
+    ("changes", "reason", "detail"),
     [
-        ([(0, 2.03)], {}, "event-outside-clip", "a.mp4: event 'from 0' [0, 2.03) s reaches beyond the clip, which has 2 s"),
-        ([(7, 8)], {}, "event-outside-clip", "[7, 8) s"),
-        ([(1.0, 1.01)], {}, "event-without-frame", "is shorter than a frame (0.04 s)"),
-        ([], {"frames": 7}, "too-short", "7 frames, ingest.min_frames is 8"),
-        ([], {"duration_s": Fraction(601)}, "too-long", "601.00 s, ingest.max_duration_s is 600"),
+        ({"frames": 7}, "too-short", "7 frames, ingest.min_frames is 8"),
+        ({"duration_s": Fraction(601)}, "too-long", "601.00 s, ingest.max_duration_s is 600"),
     ],
 )
-def test_unfit_clips_say_why(events: list[tuple[float, float]], changes: dict[str, Any], reason: str, detail: str) -> None:
-    media = MEDIA.model_copy(update=changes)
-    reject = to_clip(_row(*events), "train", media, PARAMS)
-    assert reject.reason == reason  # type: ignore[union-attr]
-    assert detail in reject.detail  # type: ignore[union-attr]
+def test_unfit_clips_say_why(changes: dict[str, Any], reason: str, detail: str) -> None:
+    clip, (reject,) = to_clip(_row((0, 9)), "train", MEDIA.model_copy(update=changes), PARAMS)
+    assert clip is None
+    assert reject.reason == reason
+    assert detail in reject.detail
 
 
-def test_an_event_may_end_half_a_frame_late() -> None:
-    clip = to_clip(_row((0, 2.019)), "train", MEDIA, PARAMS)
-    assert clip.events[0].span.stop == 50  # type: ignore[union-attr]
+@pytest.mark.parametrize(
+    ("event", "reason", "detail"),
+    [
+        (
+            (0, 2.21),
+            "event-outside-clip",
+            "a.mp4: event 'from 0' [0, 2.21) s reaches beyond the clip, which has 2 s, by 0.21 s; correct its times (ingest.tolerance is"
+            " 1 s and 0.1 of the clip) (annotations.jsonl:3, events)",
+        ),
+        ((7, 8), "event-outside-clip", "[7, 8) s"),
+        ((2, 2.1), "event-outside-clip", "[2, 2.1) s"),
+        # Within the tolerance, but most of it is not shown.
+        ((1.95, 2.15), "event-outside-clip", "[1.95, 2.15) s"),
+        ((-0.3, 1), "event-outside-clip", "[-0.3, 1) s reaches beyond the clip, which has 2 s, by 0.3 s"),
+        ((1.0, 1.01), "event-without-frame", "is shorter than a frame (0.04 s)"),
+    ],
+)
+def test_an_event_that_cannot_be_placed_is_set_aside_and_its_clip_stays(
+    event: tuple[float, float], reason: str, detail: str
+) -> None:
+    clip, (reject,) = to_clip(_row((0.5, 1), event, caption="It moves."), "train", MEDIA, PARAMS)
+    assert clip is not None
+    assert ([(e.span.start, e.span.stop) for e in clip.events], clip.caption) == ([(13, 25)], "It moves.")
+    assert (reject.item, reject.reason) == ("a", reason)
+    assert detail in reject.detail
+
+
+def test_an_event_may_reach_half_a_frame_beyond_and_is_not_cut() -> None:
+    clip, rejects = to_clip(_row((-0.019, 2.019)), "train", MEDIA, PARAMS)
+    assert clip is not None
+    assert [(e.span.start, e.span.stop, e.cut_s) for e in clip.events] == [(0, 50, None)]
+    assert rejects == ()
+
+
+def test_an_event_is_cut_at_the_edge_of_its_clip_within_both_tolerances_and_counted() -> None:
+    row = _row((0, 2.2), (-0.2, 1))
+    clip, rejects = to_clip(row, "train", MEDIA, PARAMS)
+    assert clip is not None
+    assert [(e.span.start, e.span.stop, e.cut_s) for e in clip.events] == [(0, 25, Fraction(1, 5)), (0, 50, Fraction(1, 5))]
+    assert rejects == ()
+    summary = summarise([clip], rejects, {})
+    assert summary["events_cut"] == 2
+    assert "\n2 events reached beyond their clip within `ingest.tolerance` and were cut at its edge.\n" in data_card(summary, "x")
+    # Of a long clip the seconds decide, of a short one the share.
+    long = MEDIA.model_copy(update={"frames": 2500, "duration_s": Fraction(100)})
+    assert _spans(_row((0, 101), (50, 101.1)), long) == ([(0, 2500)], ["event-outside-clip"])
+    exact = PARAMS.model_copy(update={"tolerance": Tolerance(seconds=0, share=0)})
+    assert _spans(row, MEDIA, exact) == ([], ["event-outside-clip"] * 2)
+
+
+def test_a_file_of_another_length_than_was_annotated_is_another_recording() -> None:
+    annotated = _row((0, 1), caption="It moves.", length_s=Fraction("1.7"))
+    clip, (reject,) = to_clip(annotated, "train", MEDIA, PARAMS)
+    assert clip is None
+    assert reject.reason == "other-recording"
+    assert "the file has 2 s, the annotation is of 1.7 s" in reject.detail
+    # A container rounds, and a clip may be cut short: then a caption of all of it is not borne out.
+    for length_s, kept, reasons in (("1.9", "It moves.", []), ("2.2", "It moves.", []), ("2.3", None, ["caption-beyond-clip"])):
+        clip, rejects = to_clip(annotated.model_copy(update={"length_s": Fraction(length_s)}), "train", MEDIA, PARAMS)
+        assert clip is not None
+        assert (clip.caption, len(clip.events), [r.reason for r in rejects]) == (kept, 1, reasons)
 
 
 def test_equal_files_are_kept_once() -> None:
     rows = [Annotation(video="b.mp4"), Annotation(video="a.mp4")]
-    clips, rejects = without_duplicates(to_clip(row, "train", MEDIA, PARAMS) for row in rows)  # type: ignore[misc]
+    made = [to_clip(row, "train", MEDIA, PARAMS)[0] for row in rows]
+    clips, rejects = without_duplicates(clip for clip in made if clip is not None)
     assert [clip.clip_id for clip in clips] == ["a"]
     assert [(r.item, r.reason) for r in rejects] == [("b", "duplicate-video")]
 

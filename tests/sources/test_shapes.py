@@ -162,6 +162,7 @@ def test_what_the_corpus_writes_the_adapter_reads(tmp_path: Path) -> None:
     write_annotations(rows, tmp_path / "annotations.jsonl")
     read, rejects = read_annotations(tmp_path)
     assert rejects == []
-    assert read == rows
+    assert [row.where for row in read] == [f"annotations.jsonl:{number}" for number in range(1, 6)]
+    assert [row.model_copy(update={"where": ""}) for row in read] == rows
     assert isinstance(read[0], Annotation)
     assert {row.label.split()[1] for row in rows if row.label} <= set(SHAPES)

@@ -5,13 +5,13 @@ Example: "what does the red bar do first ? A rises B grows C falls D shrinks", r
 
 from __future__ import annotations
 
-from itertools import pairwise
 from random import Random
 
 from pydantic import Field
 
 from stages.domain.chosen import chosen_letter
-from stages.domain.records import Clip, Question, Record, Reject, Sample, TaskName, Trace
+from stages.domain.order import first, last, right_after
+from stages.domain.records import Clip, Question, Record, Reject, Sample, TaskName, Trace, folded
 from stages.domain.replies import Reply
 from stages.domain.rewards import Referee, RewardRules, TaskScore
 from stages.domain.timeline import plain
@@ -31,16 +31,22 @@ class Settings(Record):
 def event_questions(clip: Clip, rng: Random) -> tuple[Question, ...]:
     """What happens first, last, and right after each event: the options are what happens in this clip, so that only order tells.
 
-    No question where there are fewer than two events, or where two say the same, since an option must be right or wrong.
+    An option must be right or wrong: nothing is asked where overlaps leave no single answer (:mod:`stages.domain.order`), where there
+    are fewer than two events, or where two say the same.
     """
-    said = [event.caption for event in clip.events]
-    if len(said) < 2 or len(set(said)) < len(said):
+    events = clip.events
+    said = [event.caption for event in events]
+    if len({folded(caption) for caption in said}) < len(said):
         return ()
-    asked = [("Which of these happens first?", said[0], said), ("Which of these happens last?", said[-1], said)]
+    asked = [
+        ("Which of these happens first?", first(events, clip.rate), said),
+        ("Which of these happens last?", last(events, clip.rate), said),
+    ]
     if len(said) > 2:
-        for before, after in pairwise(said):
-            asked.append((f'Which of these happens right after "{before}"?', after, [c for c in said if c != before]))
-    return tuple(_from_events(question, answer, others, rng) for question, answer, others in asked)
+        for event in events:
+            others = [caption for caption in said if caption != event.caption]
+            asked.append((f'Which of these happens right after "{event.caption}"?', right_after(events, event, clip.rate), others))
+    return tuple(_from_events(question, answer.caption, others, rng) for question, answer, others in asked if answer is not None)
 
 
 def _from_events(question: str, answer: str, captions: list[str], rng: Random) -> Question:
@@ -59,7 +65,7 @@ def make(clip: Clip, settings: Settings, sampled_frames: int, seed: int) -> tupl
     if not questions:
         detail = "the annotation lists no multiple-choice question"
         if settings.from_events:
-            detail += ", and no two events whose order could be asked (different captions)"
+            detail += ", and no events whose order could be asked (two or more, no two alike, overlaps that leave one answer)"
         return [], [Reject(item=clip.clip_id, reason="no-questions", detail=detail)]
     numbers = sorted(rng.sample(range(len(questions)), min(settings.per_clip, len(questions))))
     return [_sample(clip, number, questions[number], sampled_frames) for number in numbers], []

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from stages.domain.lexicon import vague
+from stages.domain.order import first, last
 from stages.domain.records import Clip, Event, Exact, Record, Reject, Sample, Segment, Span, TaskName, Timeline, Trace
 from stages.domain.replies import Reply
 from stages.domain.rewards import Referee, RewardRules, TaskScore, unavailable
@@ -183,7 +184,7 @@ def _sample(clip: Clip, about: Partner, partner: Partner, settings: Settings, sa
         counts = segment_counts(timeline, sample_indices(timeline.frames, sampled_frames))
         if min(counts) < settings.min_piece_frames:
             continue
-        askable = _askable(events, excerpts[order.index(about)])
+        askable = _askable(events, excerpts[order.index(about)], rate)
         if clip.called is not None and askable:
             which = rng.choice(tuple(askable))
             return _put(clip, partner, timeline, which, askable[which], sampled_frames)
@@ -228,23 +229,15 @@ def _excerpt(clip: Partner, length: int, rate: Fraction, events: Sequence[Event]
     return Span(start=start, stop=start + length)
 
 
-def _askable(events: Sequence[Event], shown: Span) -> dict[str, Event]:
-    """``first`` and ``last`` of the events that are shown whole, or the only one (no word is needed).
-
-    An event that is cut off at an edge makes it ambiguous what comes first, or last, there.
-    """
-    whole = [event for event in events if shown.start <= event.span.start and event.span.stop <= shown.stop]
-    partly = [e for e in events if e not in whole and e.span.start < shown.stop and shown.start < e.span.stop]
-    if not whole:
-        return {}
-    if len(whole) == 1 and not partly:
-        return {"": whole[0]}
-    askable = {}
-    if not any(event.span.start < whole[0].span.start for event in partly):
-        askable["first"] = whole[0]
-    if not any(event.span.stop > whole[-1].span.stop for event in partly):
-        askable["last"] = whole[-1]
-    return askable
+def _askable(events: Sequence[Event], shown: Span, rate: Fraction) -> dict[str, Event]:
+    """``first`` and ``last`` of the events that are shown at all, where exactly one is (:mod:`stages.domain.order`) and it is shown
+    whole; or the only one (no word is needed)."""
+    seen = [event for event in events if event.span.start < shown.stop and shown.start < event.span.stop]
+    whole = [event for event in seen if shown.start <= event.span.start and event.span.stop <= shown.stop]
+    if len(seen) == 1:
+        return {"": whole[0]} if whole else {}
+    asked = {"first": first(seen, rate), "last": last(seen, rate)}
+    return {which: event for which, event in asked.items() if event is not None and event in whole}
 
 
 def ask(clip: Clip, which: str) -> str:
