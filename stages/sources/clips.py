@@ -226,7 +226,7 @@ def _place(row: Annotation, event: TimedEvent, media: Media, params: IngestParam
     stop = frame_boundary(event.end - media.starts_s, media.rate)
     inside = Span(start=max(start, 0), stop=min(stop, media.frames)) if max(start, 0) < min(stop, media.frames) else None
     ends_s = media.starts_s + length_s
-    beyond_s = max(Fraction(0), -event.start)
+    beyond_s = -event.start if frame_boundary(event.start, media.rate) < 0 else Fraction(0)
     if stop > media.frames:
         beyond_s = max(beyond_s, event.end - ends_s)
     said = f"event {event.caption!r} [{_s(event.start)}, {_s(event.end)}) s"

@@ -72,7 +72,7 @@ EVENTS = ["一个人走进房间", "他在沙发上坐下", "男の人が部屋�
 def test_events_of_any_script_pass_the_filter_of_the_papers_recipe(caption: str) -> None:
     settings = SETTINGS.dark_event_infer
     assert settings is not None
-    published = load_params(Path("infra/recipes/vidbridge-r1.yaml")).synthesize.tasks.dark_event_infer
+    published = load_params(Path(__file__).parents[2] / "infra/recipes/vidbridge-r1.yaml").synthesize.tasks.dark_event_infer
     assert published is not None
     filters = published.events.model_copy(update={"min_s": 0})
     settings = settings.model_copy(update={"events": filters})
