@@ -146,7 +146,9 @@ def test_what_cannot_be_read_is_invalid_and_never_a_score(server: JudgeServer, t
 
 
 def test_what_a_judge_puts_around_its_verdict_is_kept_and_read_again(server: JudgeServer, tmp_path: Path) -> None:
-    server.faults.append(Fault(content='<think>It is.</think>\n```json\n{"reason": "good", "score": 1.0, "sure": true}\n```<|im_end|>'))
+    server.faults.append(
+        Fault(content='<think>It is.</think>\n```json\n{"reason": "good", "score": 1.0, "sure": true}\n```<|im_end|>')
+    )
     for _ in range(2):
         assert endpoint_judge(server, tmp_path).covers(DARK, DARK.reference).score == 1.0
     assert server.requests == 1, "the second time it comes from the cache"
