@@ -14,9 +14,10 @@ from pathlib import Path
 import typer
 import yaml
 
-from flows import server
+from flows import recipes, server
 from flows.errors import FlowError, UsageError
 from flows.processes import guarded
+from stages.params import load_params, parse_params
 from stages.tracking.git import git, is_repository
 from stages.tracking.uri import is_server, tracking_uri
 
@@ -30,13 +31,15 @@ def deploy(root: Path, cron: str | None, source: Path | None, recipe: str | None
     """Create the deployment on the server of ``PREFECT_API_URL``, else on one of our own at ``port``; then run what falls due.
 
     Raises:
-        UsageError: the port is in use, ``source`` is no folder, or the project is no git repository.
+        UsageError: the port is in use, ``source`` is no folder, there is no such recipe, or the project is no git repository.
+        ParamsError: what the runs would take as parameters breaks a rule.
         FlowError: Prefect refuses.
     """
     if source is not None and not source.is_dir():
         raise UsageError(f"source: {str(source)!r} is no folder; name the folder of your videos")
     if not is_repository(root):
         raise UsageError(f"git: {root} is no repository; scheduled runs work in a clone of it")
+    _check_params(root, source, recipe)
     with ExitStack() as stack:
         if not os.environ.get("PREFECT_API_URL") and (running := server.running_server(root)):
             os.environ["PREFECT_API_URL"] = running
@@ -55,6 +58,15 @@ def deploy(root: Path, cron: str | None, source: Path | None, recipe: str | None
         env = {**os.environ, "PREFECT_API_URL": url}
         process = stack.enter_context(guarded(worker_command(), root, env, sys.stdout.fileno()))
         until_interrupted({"the worker": process})
+
+
+def _check_params(root: Path, source: Path | None, recipe: str | None) -> None:
+    """Look now at what every run will read: none should fail in the night for what could be said at once."""
+    file = recipes.recipe(root, recipe).path if recipe else root / recipes.PARAMS
+    load_params(file)
+    if source is not None:
+        table = yaml.safe_load(file.read_text(encoding="utf-8"))
+        parse_params(table | {"ingest": table["ingest"] | {"source": str(source)}}, f"{file.name} with --source {source}")
 
 
 def worker_command() -> list[str]:

@@ -179,6 +179,9 @@ def _judge(root: Path) -> Finding:
         )
     needed = preflight.endpoints(params, judged=True, written=True)
     if not needed:
+        if params.judge.kind == "rule_on_real_text":
+            remedy = "name a model under `judge` in params.yaml (kind: openai), as infra/recipes/vidbridge-r1.yaml does"
+            return Finding("judge", "warn", "the rule judge on real text: it compares words and pays much that is wrong", remedy)
         return Finding("judge", "ok", "the rule judge: nothing to reach, exact on the generated world only")
     wrong = [problem for role, why in needed.items() for problem in preflight.judge_problems(role, why)]
     if wrong:

@@ -65,7 +65,11 @@ def check_benchmark(name: str) -> None:
 
 def show_result(console: Console, result: Mapping[str, Any], usage: Mapping[str, float]) -> None:
     """The table of scores with its baselines, what a comparison found, what is missing, and what the judge cost."""
+    from stages.score_table import roughly_judged
+
     _show_scores(console, result)
+    if (rough := roughly_judged(result)) is not None:
+        console.print(f"[bold yellow]rough:[/bold yellow] {escape(rough)}", soft_wrap=True)
     if result["against"]:
         _show_against(console, result["against"])
     unjudged = max(found["unjudged"] for each in result["scores"].values() for found in each["overall"].values())

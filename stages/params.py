@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from stages import layout
 from stages.domain.difficulty import DropRules
 from stages.domain.prompts import PromptTexts
-from stages.domain.records import CAPTION_TASKS, TASK_NAMES, Exact, Split, TaskName
+from stages.domain.records import CAPTION_TASKS, PROXY_TASKS, TASK_NAMES, Exact, Split, TaskName
 from stages.domain.rewards import RewardRules
 from stages.domain.shaping import RIGHT_OR_WRONG, LengthReward, TemporalContrast
 from stages.domain.synthesis import TaskSettings
@@ -422,9 +422,12 @@ class GrpoRow(TrainingRow):
 
 
 class RuleJudgeParams(Table):
-    """Deterministic, offline: exact on the generated corpus, content words elsewhere."""
+    """Deterministic, offline: exact on the generated corpus, a rough measure by shared words elsewhere.
 
-    kind: Literal["rule"]
+    ``rule`` judges the generated corpus only. ``rule_on_real_text`` is the same judge, accepted for other videos by whoever writes it.
+    """
+
+    kind: Literal["rule", "rule_on_real_text"]
     #: On text outside the corpus's grammar: share of the reference's content words for full and for partial marks.
     full_share: Share
     partial_share: Share
@@ -708,6 +711,24 @@ class Params(Table):
         return self
 
     @model_validator(mode="after")
+    def _open_answers_have_a_reader(self) -> Params:
+        """On sentences of people a judge by shared words pays negations, guesses and swapped roles: that must be wanted."""
+        read = [task for task in self.synthesize.tasks.named if task in (*PROXY_TASKS, *CAPTION_TASKS)]
+        if Path(self.ingest.source) == layout.CORPUS or not read:
+            return self
+        judges = {"judge": self.judge}
+        if self.held_out_judge is not None:
+            judges["held_out_judge.judge"] = self.held_out_judge.judge
+        for name, judge in judges.items():
+            if judge.kind == "rule":
+                raise ValueError(
+                    f"{name}.kind: 'rule' reads the sentences of {layout.CORPUS} only, and ingest.source is {self.ingest.source!r}: on real"
+                    f" text it would judge {', '.join(read)} by shared words. Name a model that reads (kind: openai, see infra/recipes/"
+                    f"vidbridge-r1.yaml and VIDBRIDGE_JUDGE_URL), or accept the rough measure with {name}.kind: rule_on_real_text"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _traces_earn_the_reward(self) -> Params:
         traces = self.synthesize.writer.traces if self.synthesize.writer else None
         for name in ("judge", "rewards"):
@@ -817,7 +838,11 @@ def parse_params(raw: Mapping[str, Any], name: str = "params") -> Params:
 
 def _field(loc: tuple[int | str, ...]) -> str:
     # Pydantic puts the tag of a discriminated union into the location; a reader looks for the key.
-    tags = {"model": ("tiny", "pretrained"), "judge": ("rule", "openai"), "embedder": ("lexical", "sentence_transformers")}
+    tags = {
+        "model": ("tiny", "pretrained"),
+        "judge": ("rule", "rule_on_real_text", "openai"),
+        "embedder": ("lexical", "sentence_transformers"),
+    }
     loc = tuple(part for n, part in enumerate(loc) if n == 0 or part not in tags.get(str(loc[n - 1]), ()))
     return ".".join(str(part) for part in loc) + (": " if loc else "")
 

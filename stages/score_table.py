@@ -15,9 +15,21 @@ def as_markdown(result: Mapping[str, Any]) -> str:
     return "\n".join(_lines(result)) + "\n"
 
 
+def roughly_judged(result: Mapping[str, Any]) -> str | None:
+    """What to say where open answers were judged without reading them; None where a model read, or no judge was asked."""
+    if not result["judge"] or result["judge"]["kind"] == "openai":
+        return None
+    return (
+        "Judged by the rule judge, which is exact on the sentences of the generated world only: on other text it compares words, so that"
+        " wrong roles and much else that is wrong can count as right. Do not report these numbers; name a model under `judge` in"
+        " params.yaml (kind: openai) and score again."
+    )
+
+
 def _lines(result: Mapping[str, Any]) -> Iterator[str]:
     how = result["resampling"]
     judge = f"judge {result['judge']['name']}" if result["judge"] else "scored by rule"
+    rough = roughly_judged(result)
     yield f"# {_text(result['model'])} on {result['benchmark']}{' (PARTIAL)' if result['partial'] else ''}"
     yield ""
     yield (
@@ -26,6 +38,9 @@ def _lines(result: Mapping[str, Any]) -> Iterator[str]:
         f" {result['controls_asked']}."
     )
     yield ""
+    if rough is not None:
+        yield f"**Rough.** {rough}"
+        yield ""
     scorings = list(result["scores"])
     measures = list(result["scores"][scorings[0]]["overall"])
     yield "| | questions |" + "".join(f" {scoring}: {measure} |" for scoring in scorings for measure in measures)

@@ -197,7 +197,7 @@ def test_the_figure_is_one_file_that_asks_nobody(tmp_path: Path) -> None:
     assert drawn == figure(grid), "the same grid, the same bytes"
     root = ElementTree.fromstring(drawn)
     words = " ".join(root.itertext())
-    assert "QA + caption, scaled by task" in words
+    assert "QA + caption, rewards scaled by task (ours)" in words
     assert "answering questions" in words
     links = [value for element in root.iter() for name, value in element.attrib.items() if name.endswith("href")]
     assert all(link.startswith("#") for link in links)

@@ -39,7 +39,7 @@ def test_a_grid_that_is_killed_goes_on_and_says_the_same_every_time(tmp_path: Pa
     went_on = call(project, "vidbridge", "ablate", "--out", str(out), timeout_s=900)
     assert went_on.returncode == 0, went_on.stderr[-3000:]
     assert "done before" in went_on.stderr
-    assert "QA + caption, scaled by task" in went_on.stdout
+    assert "QA + caption, rewards scaled by task (ours)" in went_on.stdout
     results = json.loads((out / "results.json").read_text())
     assert results["seeds"] == [1, 2]
     assert results["missing"] == []

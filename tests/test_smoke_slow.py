@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from smoke_project import BIN, belonging_to, commit, environment, git, make_project, succeed
+from smoke_project import BIN, belonging_to, commit, edit, environment, git, make_project, succeed
 
 from stages.domain.records import Clip
 from stages.params import load_params
@@ -61,6 +61,8 @@ def test_kill_9_of_the_flow_in_grpo_leaves_nothing_and_the_next_run_resumes(tmp_
 
 def test_a_cron_deployment_fires_by_itself_and_notices_a_new_clip(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
+    edit(project / "params.yaml", "judge: {kind: rule,", "judge: {kind: rule_on_real_text,")
+    commit(project, "clips elsewhere")
     succeed(project, "dvc", "repro", "--quiet", "corpus")
     before = git(project, "status", "--porcelain")
     videos = tmp_path / "videos"

@@ -226,6 +226,9 @@ def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(done: Path
     videos = tmp_path / "videos"
     videos.mkdir()
     (videos / "annotations.jsonl").write_text("{}\n")
+    params = (done / "params.yaml").read_text()
+    assert "judge: {kind: rule," in params
+    (done / "params.yaml").write_text(params.replace("judge: {kind: rule,", "judge: {kind: rule_on_real_text,"))
     (done / "infra").mkdir()
     shutil.copy(Path(__file__).resolve().parents[2] / "infra/prefect.yaml", done / "infra/prefect.yaml")
     git(done, "add", "-A")

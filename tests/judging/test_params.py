@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import pytest
 import yaml
 from judge_server import KEY
 
+from flows.recipes import smoke_version
 from stages.judging.choose import judge_of
 from stages.judging.endpoint import EndpointJudge
 from stages.judging.place import JudgeError
 from stages.judging.rule import RuleJudge
-from stages.params import Params, ParamsError, parse_params
+from stages.params import Params, ParamsError, load_params, parse_params
 
 RECIPE = Path(__file__).parent.parent.parent / "infra/recipes/tiny.yaml"
 OPENAI = {
@@ -67,7 +69,59 @@ def test_a_row_may_be_called_like_a_kind() -> None:
     assert "params: sft.rule.steps: " in str(raised.value)
 
 
-def test_the_judge_that_a_recipe_suggests_can_be_used() -> None:
-    text = (RECIPE.parent / "vidbridge-r1.yaml").read_text(encoding="utf-8")
+RULE = {"kind": "rule", "full_share": 0.8, "partial_share": 0.4}
+PRETRAINED = ("vidbridge-r1", "vidbridge-r1-staged", "videocap-r1")
+
+
+def elsewhere(source: str = "videos", tasks: Sequence[str] = ("dark_event_infer", "mcqa"), **changes: Any) -> Params:
+    """Recipe tiny, cut down to a cold start on some tasks, with videos of a folder."""
+    raw = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    raw["ingest"]["source"] = source
+    raw["synthesize"]["tasks"] = {task: raw["synthesize"]["tasks"][task] for task in tasks}
+    raw["sft"]["cold-start"]["tasks"] = dict.fromkeys(tasks, 1)
+    raw |= {"grpo": {}, "ablation": None, **changes}
+    raw["evaluation"]["of"] = ["base", "cold-start"]
+    return parse_params(raw)
+
+
+@pytest.mark.parametrize("task", ["dark_event_infer", "mix_vid_qa", "caption", "structured_caption"])
+def test_open_answers_about_real_videos_need_a_judge_that_reads_or_a_word_that_none_is_wanted(task: str) -> None:
+    with pytest.raises(ParamsError) as raised:
+        elsewhere(tasks=(task,), judge=RULE)
+    said = str(raised.value)
+    assert said.startswith("params: judge.kind: 'rule' reads the sentences of data/corpus only, and ingest.source is 'videos'")
+    for word in (task, "kind: openai", "VIDBRIDGE_JUDGE_URL", "judge.kind: rule_on_real_text"):
+        assert word in said
+    assert elsewhere(tasks=(task,), judge=OPENAI).judge.kind == "openai"
+    accepted = elsewhere(tasks=(task,), judge=RULE | {"kind": "rule_on_real_text"})
+    assert isinstance(judge_of(accepted.judge), RuleJudge)
+
+
+@pytest.mark.parametrize("source", ["data/corpus", "data/corpus/", "./data/corpus"])
+def test_the_generated_world_needs_none(source: str) -> None:
+    assert elsewhere(source, judge=RULE).judge.kind == "rule"
+
+
+def test_multiple_choice_needs_none() -> None:
+    assert elsewhere(tasks=("mcqa",), judge=RULE).judge.kind == "rule"
+
+
+def test_a_held_out_judge_must_read_too() -> None:
+    with pytest.raises(ParamsError, match=r"params: held_out_judge\.judge\.kind: 'rule' reads the sentences of data/corpus only"):
+        elsewhere(judge=OPENAI, held_out_judge={"judge": RULE, "share": 0.1})
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_recipes_of_pretrained_models_name_a_model_for_all_tasks_and_their_small_version_the_rule_judge(name: str) -> None:
+    judge = load_params(RECIPE.parent / f"{name}.yaml").judge
+    assert (judge.kind, getattr(judge, "model", None)) == ("openai", "Qwen/Qwen2.5-72B-Instruct")
+    small = parse_params(yaml.safe_load(smoke_version(RECIPE.parent.parent.parent, name)))
+    assert (small.judge.kind, small.ingest.source) == ("rule", "data/corpus")
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_the_other_judge_that_a_recipe_names_can_be_used(name: str) -> None:
+    raw = yaml.safe_load((RECIPE.parent / f"{name}.yaml").read_text(encoding="utf-8"))
+    text = (RECIPE.parent / f"{name}.yaml").read_text(encoding="utf-8")
     (line,) = [line.removeprefix("# judge: ") for line in text.splitlines() if line.startswith("# judge: ")]
-    assert parsed(yaml.safe_load(line)).judge.kind == "openai"
+    assert parse_params({**raw, "judge": yaml.safe_load(line)}).judge.kind == "rule_on_real_text"

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 from judge_server import Asked, Fault, JudgeServer, judge_server
+from rich.console import Console
 from suite_files import VDC, VDC_HARNESS, carebench, dream, lines, mvbench, predicted, samples, video_mme
 
+from flows.scoring import show_result
 from stages.domain.metrics import bootstrap, clusters
 from stages.domain.replies import render_reply
 from stages.judging import client
 from stages.judging.batch import JudgeUnavailableError
 from stages.params import OpenAIJudgeParams, Params, load_params
 from stages.score import score
+from stages.score_table import as_markdown, roughly_judged
 from stages.suites.benchmark import Mark, PredictionError
 from stages.suites.known import BENCHMARKS
 from stages.suites.table import Resampling, baseline_replies, cells
@@ -107,6 +110,13 @@ def test_dream_1k_by_hand(tmp_path: Path) -> None:
     # No event: precision 1. Sources first: recall (3/4 + 0) / 2, precision (3/4 + 1) / 2.
     assert mean(result, "compat: tarsier", "F1") == pytest.approx(100 * 2 * 0.375 * 0.875 / 1.25)
     assert result["judge"]["name"] == "rule"
+    assert roughly_judged(result) is not None
+    page = as_markdown({**result, "model": "m", "unanswered": [], "controls_asked": 0})
+    assert "**Rough.** Judged by the rule judge" in page
+    printed = Console(record=True, width=400)
+    show_result(printed, result, {})
+    assert "rough: Judged by the rule judge" in printed.export_text()
+    assert roughly_judged({"judge": None}) is roughly_judged({"judge": {"kind": "openai"}}) is None
     thought = scored(tmp_path, "dream-1k", rows[:1], {"1": render_reply("what is it", "the red bar rises then grows")})
     assert mean(thought, "strict", "F1") == 100
     assert mean(thought, "compat: tarsier", "F1") < 100

@@ -119,6 +119,7 @@ def test_the_zoo_and_a_real_clip_through_check_and_pipeline(zoo: tuple[Path, lis
     project.mkdir()
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["ingest"]["source"] = str(source)
+    params["judge"]["kind"] = "rule_on_real_text"
     params["synthesize"]["tasks"]["mix_vid_qa"] |= {"min_piece_s": 1.5, "max_piece_s": 2, "min_piece_frames": 1}
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     shutil.copy(ROOT / "dvc.yaml", project)
