@@ -17,13 +17,13 @@ from flows.project import state
 from flows.server import answers
 from stages import layout
 from stages.domain.rewards import SentenceLikeness
-from stages.params import OpenAIJudgeParams, Params, PretrainedModelParams
+from stages.params import OpenAIJudgeParams, Params, Precision, PretrainedModelParams, TrainingRow
 from stages.tracking.git import is_repository
 from stages.tracking.uri import TrackingError, check_server
 
 #: Videos, samples, caches and the tracking store of a small recipe.
 _BASE_GB = 1.0
-_BYTES_PER_PARAMETER = 2
+_BYTES: dict[Precision, int] = {"bf16": 2, "fp32": 4}
 GB = 1e9
 #: Verbs that ask a judge.
 _JUDGED = frozenset({"difficulty", "grpo", "baselines", "evaluate"})
@@ -44,19 +44,39 @@ def ffmpeg() -> Path | None:
 
 
 def disk_need_gb(params: Params, plan: Plan) -> float:
-    """A rough upper estimate, in GB, of what the stages of ``plan`` will write: each checkpoint once in place, once in DVC's cache."""
+    """A rough upper estimate, in GB, of what the stages of ``plan`` will write: each checkpoint once in place, once in DVC's cache, and
+    the states in the scratch folder from which a row resumes: two of each row are kept, and one more is there while it is written."""
     if not isinstance(params.model, PretrainedModelParams):
         return _BASE_GB
     size = re.search(r"(\d+(?:\.\d+)?)[bB]\b", params.model.name)
     # A name that tells no size is taken for one of 7 billion parameters.
-    checkpoint_gb = (float(size.group(1)) if size else 7.0) * _BYTES_PER_PARAMETER
+    billions = float(size.group(1)) if size else 7.0
     running = {step.name for step in plan.to_run}
-    checkpoints = 1 if "base" in running else 0
+    weights = _BYTES[params.model.precision] if "base" in running else 0
+    states = [0]
     for table, rows in (("sft", params.sft), ("grpo", params.grpo)):
         for name, row in rows.items():
             if f"{table}@{name}" in running:
-                checkpoints += -(-row.steps // row.save_steps) + 1
-    return _BASE_GB + 2 * checkpoint_gb * checkpoints
+                weights += (-(-row.steps // row.save_steps) + 1) * _BYTES[_saved_precision(row)]
+                states.append(_state_bytes(row))
+    return _BASE_GB + billions * (2 * weights + 2 * sum(states) + max(states))
+
+
+def _deepspeed() -> bool:
+    return bool(os.environ.get("VIDBRIDGE_DEEPSPEED"))
+
+
+def _saved_precision(row: TrainingRow) -> Precision:
+    """Of a row's weights: without DeepSpeed those that are trained are the float32 masters, and are saved so."""
+    return row.precision if row.lora is not None or _deepspeed() else "fp32"
+
+
+def _state_bytes(row: TrainingRow) -> int:
+    """Bytes a parameter in one saved state beside the weights, which are links to a checkpoint's: Adam's two moments in float32, and the
+    masters where DeepSpeed keeps them; nothing to speak of where adapters are trained."""
+    if row.lora is not None:
+        return 0
+    return 12 if _deepspeed() else 8
 
 
 def problems(root: Path, params: Params, plan: Plan) -> list[str]:

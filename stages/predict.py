@@ -27,17 +27,19 @@ def predict(root: Path, video: Path, question: str, version: str) -> Prediction:
 
     Raises:
         FileNotFoundError: no such video.
-        VideoError: the file is no readable video.
+        VideoError: the file is no readable video, or its frames are none that the model takes.
         TrackingError: the registry has no such version, its files are in neither cache nor remote, or it does not say how it is asked.
     """
     if not video.is_file():
         raise FileNotFoundError(f"{video}: no such video")
     from stages.learning.factory import device, load_model, use_threads
     from stages.learning.generate import generate
+    from stages.learning.processor import UnfitFramesError
     from stages.tracking.servable import usage_of_version
     from stages.tracking.store import open_client
     from stages.tracking.versions import find_version, load_version
     from stages.video.edits import load_video
+    from stages.video.errors import VideoError
 
     found = find_version(open_client(root), load_params(root / "params.yaml").gate.registered_model, version)
     usage = usage_of_version(found)
@@ -46,6 +48,9 @@ def predict(root: Path, video: Path, question: str, version: str) -> Prediction:
     model, processor = load_model(load_version(root, found), usage.model.precision)
     model.to(device())  # type: ignore[arg-type]
     prompt = render_prompt(question, usage.default_task, usage.prompt)
-    text = generate(model, processor, [(prompt, frames)], max_new_tokens=usage.max_new_tokens, batch_size=1)[0]
+    try:
+        text = generate(model, processor, [(prompt, frames)], max_new_tokens=usage.max_new_tokens, batch_size=1)[0]
+    except UnfitFramesError as error:
+        raise VideoError("unfit-frames", f"{video.name}: {error}") from error
     reply = parse_reply(text)
     return Prediction(text, reply and reply.thinking, reply and reply.answer, usage.caution)

@@ -212,6 +212,7 @@ class VideoAnswers(PythonModel):
 
     def _answer(self, rows: Sequence[Asked], ends: float) -> list[dict[str, str | None]]:
         from stages.learning.generate import generate
+        from stages.learning.processor import UnfitFramesError, refuse_unfit
 
         videos: dict[tuple[str, str], Frames] = {}
         items = []
@@ -219,6 +220,10 @@ class VideoAnswers(PythonModel):
             key = ("path", row.video) if row.video is not None else ("bytes", row.video_base64 or "")
             if key not in videos:
                 videos[key] = self._frames(*key, ends)
+                try:
+                    refuse_unfit(self._processor, videos[key])
+                except UnfitFramesError as error:
+                    raise _bad(f"{'video' if key[0] == 'path' else 'video_base64'}: {error}") from error
             question = render_question(row.question, row.options, self._usage.prompt)
             items.append((render_prompt(question, row.task or self._usage.default_task, self._usage.prompt), videos[key]))
         replies = generate(

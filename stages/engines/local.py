@@ -12,7 +12,7 @@ from stages.domain.frames import Frames
 from stages.domain.timeline import sample_indices
 from stages.engines.questions import Answer, Load, Question, Tell, View, seen
 from stages.learning.generate import greedy_replies
-from stages.learning.processor import EncodedPrompt, EncodedVideo, about_video, encode_video
+from stages.learning.processor import EncodedPrompt, EncodedVideo, UnfitFramesError, about_video, encode_video
 from stages.learning.vision import encode_equal_videos_once
 from stages.video.errors import VideoError
 
@@ -74,7 +74,7 @@ class _Videos:
         """The question with its video, and how many frames that has.
 
         Raises:
-            VideoError: the video cannot be read, or is too large for the model.
+            VideoError: the video cannot be read, or is none that the model takes.
         """
         if question.sight != self._sight:
             self._sight, self._encoded = question.sight, {}
@@ -82,6 +82,8 @@ class _Videos:
                 self._frames = self._fitted(self._load(question.sight), self._prompts[question.sight])
             except VideoError as error:
                 self._frames = error  # all questions about it have the same reason
+            except UnfitFramesError as error:
+                self._frames = VideoError("unfit-frames", str(error))
         if isinstance(self._frames, VideoError):
             raise self._frames
         assert self._frames is not None

@@ -74,7 +74,9 @@ def train_sft(
 
     def collate(rows: Sequence[dict[str, int]]) -> dict[str, torch.Tensor]:
         batch = [examples[drawn["example"]] for drawn in rows]
-        prompts = encode_prompts(processor, [(example.prompt, (example.load(),)) for example in batch])
+        prompts = encode_prompts(
+            processor, [(example.prompt, (example.load(),)) for example in batch], [example.sample_id for example in batch]
+        )
         return training_batch(processor, prompts, [example.reply or "" for example in batch])
 
     trainer = _Trainer(

@@ -38,9 +38,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from stages import layout
-from stages.learning.generate import plain_generation
 from stages.learning.positions import fault_of_rule, place_text_behind_videos
 from stages.learning.processor import decode_with_decord
+from stages.learning.settings import plain_generation, without_dropout
 from stages.learning.tokenizer import chat_template, train_tokenizer
 from stages.params import Precision, TinyModelParams
 
@@ -256,14 +256,6 @@ def _ready(model: PreTrainedModel, processor: ProcessorMixin) -> PreTrainedModel
             module.forward = MethodType(_one_patch, module)  # type: ignore[method-assign]
     place_text_behind_videos(model)
     return model
-
-
-def without_dropout(model: PreTrainedModel) -> None:
-    """Switch off dropout that a checkpoint's configuration asks for: log-probabilities would be drawn, and ratios differ from 1."""
-    configs = [model.config, *(getattr(model.config, name) for name in model.config.sub_configs)]
-    for part in [*configs, *model.modules()]:
-        if isinstance(getattr(part, "attention_dropout", None), float | int):
-            part.attention_dropout = 0.0
 
 
 def _one_patch(self: torch.nn.Conv3d, patches: torch.Tensor) -> torch.Tensor:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, ProcessorMixin
+from transformers import LogitsProcessor, PreTrainedModel, ProcessorMixin
 
 from stages.domain.frames import Frames
 from stages.learning.processor import EncodedPrompt, encode_prompts, placeholder_ids, prompt_batch
+from stages.learning.settings import plain_settings
 
 #: A prompt and the frames it is about, or a function that loads them: then only one batch of them is in memory.
 Item = tuple[str, Frames | Callable[[], Frames]]
@@ -138,35 +138,3 @@ def _decode(
         model.train(was_training)
     replies = processor.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return cast("list[str]", replies)
-
-
-@contextmanager
-def plain_settings(model: Any, processor: ProcessorMixin) -> Iterator[None]:
-    """For as long as this holds, `generate` of this model takes nothing from the settings that came with it but what ends a reply.
-
-    transformers fills every setting that a call leaves open from the model's own, so undoing them by name would never end.
-    """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # of PEFT, which asks the model inside it
-    own, inner.generation_config = inner.generation_config, plain_generation(inner, processor)
-    try:
-        yield
-    finally:
-        inner.generation_config = own
-
-
-def plain_generation(model: PreTrainedModel, processor: ProcessorMixin) -> GenerationConfig:
-    """Generation settings that say which tokens begin, end and fill a reply, and nothing else."""
-    tokenizer = processor.tokenizer
-    return GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=end_ids(model, processor),
-        pad_token_id=tokenizer.pad_token_id,
-        do_sample=False,
-    )
-
-
-def end_ids(model: PreTrainedModel, processor: ProcessorMixin) -> list[int]:
-    """Tokens that end a reply: the tokenizer's own first, then what the model declares."""
-    declared = model.generation_config.eos_token_id if model.generation_config is not None else None
-    declared = [] if declared is None else [declared] if isinstance(declared, int) else list(declared)
-    return list(dict.fromkeys([int(processor.tokenizer.eos_token_id), *declared]))

@@ -205,7 +205,7 @@ def cached_encoder(processor: ProcessorMixin, examples: Mapping[str, Example], m
         nonlocal held
         missing = [key for key in dict.fromkeys(keys) if key not in kept]
         if missing:
-            fresh = encode_prompts(processor, [(examples[key].prompt, (examples[key].load(),)) for key in missing])
+            fresh = encode_prompts(processor, [(examples[key].prompt, (examples[key].load(),)) for key in missing], missing)
             for key, prompt in zip(missing, fresh, strict=True):
                 kept[key] = prompt
                 held += prompt.videos.pixels.nbytes

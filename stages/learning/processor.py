@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoVideoProcessor, ProcessorMixin
+from transformers import AutoVideoProcessor, ProcessorMixin, Qwen3VLVideoProcessor
 from transformers.image_utils import SizeDict
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, load_video
@@ -37,6 +37,14 @@ _RESIZING = {
 SECONDS = "second_per_grid_ts"
 #: Label of a position that carries no loss.
 IGNORE = -100
+
+
+#: The processors of all three families refuse what is longer than so many times its width.
+_LONGEST = 200
+
+
+class UnfitFramesError(ValueError):
+    """Frames of a shape or a number that a model's processor does not take; the message says which and what to do."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +97,22 @@ def _defused(processor: ProcessorMixin, text: str) -> str:
     return text
 
 
-def encode_prompts(processor: ProcessorMixin, prompts: Sequence[tuple[str, Sequence[Frames]]]) -> list[EncodedPrompt]:
+def encode_prompts(
+    processor: ProcessorMixin, prompts: Sequence[tuple[str, Sequence[Frames]]], samples: Sequence[str] = ()
+) -> list[EncodedPrompt]:
     """Encode prompts, each with its videos. The frames are taken as they are: nothing samples a second time.
 
     What the processor's own call does, in its two parts: texts recur, and rendering and splitting them costs as much as the pixels.
+
+    Args:
+        samples: names of the prompts, for messages.
+
+    Raises:
+        UnfitFramesError: the processor does not take frames of this shape, or so few.
     """
+    for number, (_, videos) in enumerate(prompts):
+        for frames in videos:
+            refuse_unfit(processor, frames, samples[number] if samples else None)
     fields, expansions = _process_videos(processor, [frames for _, videos in prompts for frames in videos])
     counts = [len(videos) for _, videos in prompts]
     rest = iter(expansions)
@@ -104,7 +123,12 @@ def encode_prompts(processor: ProcessorMixin, prompts: Sequence[tuple[str, Seque
 
 
 def encode_video(processor: ProcessorMixin, frames: Frames) -> EncodedVideo:
-    """One video, to be asked about with :func:`about_video`. The frames are taken as they are."""
+    """One video, to be asked about with :func:`about_video`. The frames are taken as they are.
+
+    Raises:
+        UnfitFramesError: the processor does not take frames of this shape, or so few.
+    """
+    refuse_unfit(processor, frames)
     fields, expansions = _process_videos(processor, [frames])
     return EncodedVideo(split_videos(fields, [1])[0], expansions[0])
 
@@ -112,6 +136,22 @@ def encode_video(processor: ProcessorMixin, frames: Frames) -> EncodedVideo:
 def about_video(processor: ProcessorMixin, prompt: str, video: EncodedVideo) -> EncodedPrompt:
     """What :func:`encode_prompts` makes of a prompt about this video alone; the pixels are shared, not copied."""
     return EncodedPrompt(_prompt_ids(processor, prompt, (video.expansion,)), video.fields)
+
+
+def refuse_unfit(processor: ProcessorMixin, frames: Frames, sample: str | None = None) -> None:
+    """Raises:
+    UnfitFramesError: the processor does not take frames of this shape, or so few.
+    """
+    video: Any = processor.video_processor
+    count, height, width = frames.pixels.shape[:3]
+    name = "" if sample is None else f"sample {sample!r}: "
+    if isinstance(video, Qwen3VLVideoProcessor) and count < video.temporal_patch_size:
+        raise UnfitFramesError(f"{name}frames: {count}, and Qwen3-VL takes at least {video.temporal_patch_size}; show it twice")
+    if max(height, width) > _LONGEST * min(height, width):
+        raise UnfitFramesError(
+            f"{name}frames: {width} x {height} px, one side more than {_LONGEST} times the other, which no model here takes; crop the"
+            " video"
+        )
 
 
 def _process_videos(processor: ProcessorMixin, videos: Sequence[Frames]) -> tuple[Mapping[str, Any], Sequence[str]]:

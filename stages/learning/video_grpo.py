@@ -23,12 +23,13 @@ from stages.domain.records import Score
 from stages.domain.rollouts import Rollout
 from stages.learning.advantages import TaskScales, normalised, scaled, summed
 from stages.learning.controls import CONTRAST, VIEWS, Controls, View, contrast_of
-from stages.learning.generate import plain_settings, rollouts
+from stages.learning.generate import rollouts
 from stages.learning.lora import without_adapters
 from stages.learning.positions import place_text_behind_videos
 from stages.learning.processor import EncodedPrompt, VideoFields, join_videos, modality_of
 from stages.learning.resampling import Reserve, dead_groups, replace_groups
 from stages.learning.rollout_engine import VideoEngine, never_sampled
+from stages.learning.settings import plain_settings
 from stages.learning.showing import Keeper
 from stages.learning.training import Resumes
 from stages.learning.vision import encode_equal_videos_once

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,23 @@ def test_frames_that_do_not_fit_into_the_context_are_thinned_out(taught: Path, v
     LocalModel(model, processor, 8, 7).answer([question], {question}, lambda _: frames, 1, answers.extend)
     assert answers[0].reply is None
     assert answers[0].reason.startswith("too-large: ")
+
+
+def test_frames_that_a_model_does_not_take_are_a_reason(videos: Path) -> None:
+    shown = load_at(videos / "deep/red.mp4", None, 16, None)
+    single = replace(shown, pixels=shown.pixels[:1], indices=shown.indices[:1])
+    thread = replace(shown, pixels=shown.pixels[:, :8].repeat(60, axis=2))
+    asked = [
+        Question(f"{sight}/{view}", view, sight, "what ?") for sight in ("single", "thread", "red") for view in ("video", "blank")
+    ]
+    given = {"single": single, "thread": thread, "red": shown}
+    answers: list[Answer] = []
+    LocalModel(*tiny("qwen3_vl"), 8, 7).answer(asked, set(asked), given.__getitem__, 6, answers.extend)
+    reasons = {answer.question.sight: answer.reason for answer in answers}
+    assert len(answers) == 6
+    assert reasons["single"].startswith("unfit-frames: frames: 1, and Qwen3-VL takes at least 2")
+    assert reasons["thread"].startswith("unfit-frames: frames: ")
+    assert reasons["red"] == ""
 
 
 def test_models_that_cannot_be_asked(root: Path, params: Params, taught: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from judge_server import KEY, JudgeServer
 
 from flows.dvc import Plan, PlanStep, StageMeta
-from flows.preflight import endpoints, judge_problems, problems
+from flows.preflight import disk_need_gb, endpoints, judge_problems, problems
 from stages.params import parse_params
 
 RECIPE = Path(__file__).parent.parent.parent / "infra/recipes/tiny.yaml"
@@ -58,6 +58,25 @@ def test_a_run_is_told_that_its_embedder_is_not_there(tmp_path: Path, monkeypatc
     assert found("nobody/has-this") == []
     (said,) = found("no/such/folder")
     assert "is no folder, and no name on the hub" in said
+
+
+@pytest.mark.parametrize(
+    ("deepspeed", "lora", "per_checkpoint", "per_state"),
+    # Weights as they are saved, and of a state the optimiser's part: float32 masters and moments. Adapters are small.
+    [("", False, 4, 8), ("zero2.json", False, 2, 12), ("", True, 2, 0), ("zero2.json", True, 2, 0)],
+)
+def test_a_full_row_needs_room_for_its_masters_and_states(
+    deepspeed: str, lora: bool, per_checkpoint: int, per_state: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = yaml.safe_load((RECIPE.parent / "vidbridge-r1.yaml").read_text(encoding="utf-8"))
+    name, row = next(iter(raw["grpo"].items()))
+    adapters = {"rank": 8, "alpha": 16, "dropout": 0.0, "targets": ["q_proj"]}
+    raw["grpo"] = {name: {**row, "steps": 300, "save_steps": 100, "precision": "bf16", "lora": adapters if lora else None}}
+    monkeypatch.setenv("VIDBRIDGE_DEEPSPEED", deepspeed)
+    meta = StageMeta(kind="train", retries=0, timeout_s=1, warm=False)
+    plan = Plan("summary", (PlanStep(f"grpo@{name}", "will run", (), (), (), meta),))
+    written = 7 * (4 * 2 * per_checkpoint + 3 * per_state)  # billions of bytes: each checkpoint twice, two states and a third
+    assert disk_need_gb(parse_params(raw), plan) == pytest.approx(1.0 + written)
 
 
 def test_a_writer_needs_the_endpoint_when_samples_are_made(monkeypatch: pytest.MonkeyPatch) -> None:

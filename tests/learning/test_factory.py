@@ -16,7 +16,7 @@ from tiny_parts import FAMILIES, REPLIES, ROOT, SCAFFOLDING, frames, tiny, tiny_
 
 from stages.learning.factory import ModelUnavailableError, build_tiny, load_model, load_pretrained, save_model
 from stages.learning.generate import generate
-from stages.learning.processor import encode_prompts, fit_of, render, reply_ids, training_batch
+from stages.learning.processor import UnfitFramesError, encode_prompts, encode_video, fit_of, render, reply_ids, training_batch
 from stages.learning.tokenizer import REPLY_TAGS
 from stages.params import TinyModelParams, load_params
 
@@ -145,6 +145,21 @@ def test_encoding_is_what_the_processor_itself_does(family: str) -> None:
     assert torch.equal(torch.cat([prompt.videos.pixels for prompt in ours]), torch.as_tensor(theirs["pixel_values_videos"]))
     if family == "qwen2_5_vl":
         assert [s for prompt in ours for s in prompt.videos.seconds or ()] == list(theirs["second_per_grid_ts"])
+
+
+def test_frames_that_a_processor_does_not_take_are_refused_by_name(family: str) -> None:
+    _, processor = tiny(family)
+    for shown, why in (
+        (frames(1, count=1), "frames: 1, and Qwen3-VL takes at least 2"),
+        (frames(1, size=(8, 1608)), "frames: 1608 x 8 px"),
+    ):
+        if "Qwen3" in why and family != "qwen3_vl":
+            assert encode_prompts(processor, [("What?", (shown,))])[0].videos.grids.tolist() == [[1, 4, 4]]
+            continue
+        with pytest.raises(UnfitFramesError, match=f"^{why}"):
+            encode_video(processor, shown) if "Qwen3" in why else encode_prompts(processor, [("What?", (shown,))])
+        with pytest.raises(UnfitFramesError, match=f"^sample 'bad': .*{why}"):
+            encode_prompts(processor, [("What?", (frames(2),)), ("What?", (frames(3), shown))], ["good", "bad"])
 
 
 @pytest.mark.parametrize(("size", "smaller"), [((720, 1280), True), ((453, 449), True), ((32, 64), False), ((24, 4000), False)])

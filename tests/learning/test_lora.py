@@ -19,7 +19,7 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from test_training import grpo, sft
 from tiny_parts import LORA, Seen, tinted, tiny
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import PreTrainedModel
 
 from flows.recipes import FOLDER, smoke_version
 from stages.learning.examples import Example
@@ -106,7 +106,7 @@ def test_only_the_targets_move_and_the_folder_says_what_the_adapters_say(
     model, processor = load_model(home / "out/final", "fp32")
     start = logits(model, processor)
     attached = PeftModel.from_pretrained(model, str(tmp_path / "grpo/scratch/state/checkpoint-2"))
-    exported = AutoModelForImageTextToText.from_pretrained(tmp_path / "grpo/out/final")
+    exported = load_model(tmp_path / "grpo/out/final", "fp32")[0]
     assert torch.allclose(logits(attached, processor), logits(exported, processor), atol=1e-5)
     assert not torch.allclose(start, logits(exported, processor), atol=1e-4)
 
@@ -134,7 +134,8 @@ def test_targets_stay_in_their_tower_and_fresh_adapters_change_nothing(family: s
 
     randomise(model)
     save_merged(model, model.state_dict(), tmp_path / "merged")
-    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged")
+    processor.save_pretrained(tmp_path / "merged")
+    loaded, _ = load_model(tmp_path / "merged", "fp32")
     assert torch.allclose(logits(loaded, processor), logits(model, processor), atol=2e-5)
     assert not torch.allclose(logits(model, processor), start, atol=1e-2)
     with model.disable_adapter():
