@@ -25,7 +25,7 @@ from stages.learning.advantages import TaskScales
 from stages.learning.controls import CONTRAST, VIEWS, Controls, View, contrast_of
 from stages.learning.generate import rollouts
 from stages.learning.lora import without_adapters
-from stages.learning.processor import EncodedPrompt, VideoFields, join_videos, modality_of
+from stages.learning.processor import EncodedPrompt, VideoFields, join_videos, modality_of, reply_opening
 from stages.learning.resampling import Reserve, dead_groups, replace_groups
 from stages.learning.rollout_engine import VideoEngine, never_sampled
 from stages.learning.showing import Keeper
@@ -256,6 +256,8 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         return forward
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
+        opening = reply_opening(self.processing_class)
+        completions = [opening + completion for completion in completions]
         rewards: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         scores: Sequence[Score] = []
         if self._keeper is not None and self.model.training and self._keeper.due(self._step_to_come):
