@@ -35,6 +35,19 @@ def parse_reply(text: str) -> Reply | None:
     return reply if reply.answer else None
 
 
+_OPENED = re.compile(r"(?:<think>\s*(?:</think>\s*)?|</think>\s*)?(?:<answer>\s*)?\Z")
+_NOTHING_THOUGHT = re.compile(r"\A\s*<think>\s*</think>(?=\s*<think>)")
+
+
+def opened_by(prompt: str) -> str:
+    """The tags that a rendered prompt ends with, which belong to the reply: ``<think>``, an empty think block; mostly none.
+
+    They come with the white space behind them.
+    """
+    found = _OPENED.search(prompt)
+    return found[0] if found else ""
+
+
 #: End tokens of common models, where whoever served the model did not take them away.
 _END_TOKENS = (
     "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end|>", "<|end_of_text|>", "</s>", "<eos>", "<end_of_turn>", "<｜end▁of▁sentence｜>"
@@ -48,12 +61,14 @@ def final_answer(text: str) -> str | None:
 
     Evaluation asks this, of any model; training asks :func:`parse_reply`, which is stricter: of what that accepts, this reads the same
     answer. The reasoning is all up to ``</think>``, whether the reply opens that block or its template did, and what stands before an
-    answer block that ends the reply. Without a block, the whole text is the answer. A literal end token at the end is taken away.
-    A block that never ends, one that stands there twice, and text behind an answer block cannot be told.
+    answer block that ends the reply. Without a block, the whole text is the answer. An empty block in front of another, which a template
+    puts there, and a literal end token at the end are taken away. A block that never ends, one that stands there twice, and text behind
+    an answer block cannot be told.
     """
     text = text.rstrip()
     while text.endswith(_END_TOKENS):
         text = next(text.removesuffix(token) for token in _END_TOKENS if text.endswith(token)).rstrip()
+    text = _NOTHING_THOUGHT.sub("", text, count=1)
     if (match := _THOUGHT.fullmatch(text)) is not None and "<think>" not in match["thinking"]:
         text = match["rest"]
     if "<think>" in text or "</think>" in text:

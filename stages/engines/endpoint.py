@@ -44,6 +44,9 @@ class _Open(BaseModel):
 
 class _Message(_Open):
     content: str | None = None
+    #: Thinking, where the endpoint sets it apart; its name differs.
+    reasoning_content: str | None = None
+    reasoning: str | None = None
 
 
 class _Choice(_Open):
@@ -163,10 +166,14 @@ def _read(question: Question, frames: int, response: httpx.Response) -> Answer:
         completion = _Completion.model_validate_json(response.content)
     except ValidationError:
         return Answer(question, None, frames, "the endpoint's answer is no chat completion")
-    if not completion.choices or completion.choices[0].message.content is None:
+    message = completion.choices[0].message if completion.choices else _Message()
+    thinking = message.reasoning_content or message.reasoning
+    if message.content is None and not thinking:
         return Answer(question, None, frames, "the model wrote nothing")
-    # A reply that was cut off at its limit is a reply, as with any other model; half a surrogate pair could not be written down.
-    reply = completion.choices[0].message.content.encode("utf-8", "replace").decode("utf-8")
+    # A reply that was cut off at its limit is a reply, as with any other model, while it was thinking too.
+    reply = message.content if message.content is not None else f"<think>{thinking}"
+    # Half a surrogate pair could not be written down.
+    reply = reply.encode("utf-8", "replace").decode("utf-8")
     return Answer(question, reply, frames, "")
 
 

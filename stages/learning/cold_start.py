@@ -15,7 +15,7 @@ from stages.learning import distributed
 from stages.learning.examples import Example, draw
 from stages.learning.factory import freeze, load_model, use_threads
 from stages.learning.lora import adapters
-from stages.learning.processor import encode_prompts, training_batch
+from stages.learning.processor import check_trainable, encode_prompts, training_batch
 from stages.learning.training import OnCheckpoint, OnMetrics, Resumes, count_parameters, settings, train, trained, weights_precision
 from stages.params import SftRow
 
@@ -49,7 +49,7 @@ def train_sft(
 
     Raises:
         ValueError: an example without a reply, a task without examples, a batch that cannot be dealt to the processes, a target
-            of adapters that is not in the model.
+            of adapters that is not in the model, a chat template that ends thinking before a reply.
     """
     use_threads()
     for example in examples:
@@ -69,6 +69,7 @@ def train_sft(
         max_length=None,
     )
     model, processor = load_model(model_folder, weights_precision(row))
+    check_trainable(processor)
     freeze(model, row.freeze)
     parameters = count_parameters(model.parameters())
 

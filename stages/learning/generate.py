@@ -10,7 +10,7 @@ import torch
 from transformers import LogitsProcessor, PreTrainedModel, ProcessorMixin
 
 from stages.domain.frames import Frames
-from stages.learning.processor import EncodedPrompt, encode_prompts, placeholder_ids, prompt_batch
+from stages.learning.processor import EncodedPrompt, encode_prompts, placeholder_ids, prompt_batch, reply_opening
 from stages.learning.settings import plain_settings
 
 #: A prompt and the frames it is about, or a function that loads them: then only one batch of them is in memory.
@@ -35,7 +35,7 @@ def generate(
         progress: called with the number of replies that were finished, once a batch.
 
     Returns:
-        The replies without control tokens; think and answer tags are kept.
+        The replies without control tokens; think and answer tags are kept, those that the chat template puts in front included.
     """
     replies: list[str] = []
     for prompts in _batches(processor, items, batch_size):
@@ -137,4 +137,5 @@ def _decode(
     finally:
         model.train(was_training)
     replies = processor.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return cast("list[str]", replies)
+    opening = reply_opening(processor)
+    return [opening + reply for reply in cast("list[str]", replies)]

@@ -19,7 +19,7 @@ from stages.learning.controls import CONTRAST, Controls, OnControls, Shares, cha
 from stages.learning.examples import Example, draw
 from stages.learning.factory import freeze, load_model, use_threads
 from stages.learning.lora import adapters
-from stages.learning.processor import EncodedPrompt, encode_prompts
+from stages.learning.processor import EncodedPrompt, check_trainable, encode_prompts
 from stages.learning.resampling import Reserve
 from stages.learning.rollout_engine import engine_settings, rollout_engine, vllm_request
 from stages.learning.showing import Keeper, Showing
@@ -81,8 +81,8 @@ def train_grpo(
 
     Raises:
         ValueError: sample ids that repeat, a task without examples, a batch that cannot be dealt to the processes, a save in the
-            middle of the updates on one generation; a contrast or controls without `shares`; a target of adapters that is not
-            in the model.
+            middle of the updates on one generation; a chat template that ends thinking before a reply; a contrast or controls
+            without `shares`; a target of adapters that is not in the model.
     """
     use_threads()
     by_id = {example.sample_id: example for example in examples}
@@ -146,6 +146,7 @@ def train_grpo(
         **engine_settings(rollout_engine()),
     )
     model, processor = load_model(model_folder, weights_precision(row))
+    check_trainable(processor)
     freeze(model, row.freeze)
     parameters = count_parameters(model.parameters())
     trainer = VideoGRPOTrainer(

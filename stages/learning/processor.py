@@ -20,6 +20,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, load_video
 
 from stages.domain.frames import Fit, Frames
+from stages.domain.replies import opened_by
 from stages.learning.tokenizer import TURN_START
 
 #: Settings of a video processor that its resizing depends on.
@@ -85,9 +86,49 @@ def render(processor: ProcessorMixin, prompt: str, videos: int = 1) -> str:
     """
     content: list[Any] = [*({"type": "video"} for _ in range(videos)), {"type": "text", "text": _defused(processor, prompt)}]
     messages: list[Any] = [{"role": "user", "content": content}]
-    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    # All that is asked here is to be thought about: templates that leave thinking to a switch are told so.
+    switch: dict[str, Any] = {"enable_thinking": True} if "enable_thinking" in str(processor.chat_template) else {}
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **switch)
     assert isinstance(text, str)
     return text
+
+
+@lru_cache(maxsize=8)
+def reply_opening(processor: ProcessorMixin) -> str:
+    """The tags that the chat template puts in front of every reply (``<think>`` and a line break); mostly none.
+
+    They belong to the reply: whoever reads one reads them with it, and training teaches what is behind them.
+    """
+    return opened_by(render(processor, "x"))
+
+
+def check_trainable(processor: ProcessorMixin) -> None:
+    """Raises:
+    ValueError: the chat template ends thinking before a reply begins, so that no reply has the form that training asks for.
+    """
+    opening = reply_opening(processor)
+    if "</think>" in opening or "<answer>" in opening:
+        raise ValueError(
+            f"chat_template: puts {opening!r} in front of every reply, so that none can be thinking and then an answer; take a template"
+            " that leaves thinking open, or a model that thinks"
+        )
+
+
+def behind_opening(processor: ProcessorMixin, reply: str) -> str:
+    """What is left of a reply to be taught, where the chat template has put its beginning in front of it.
+
+    Raises:
+        ValueError: the reply begins otherwise.
+    """
+    opening = reply_opening(processor)
+    if not opening:
+        return reply
+    begun = reply.lstrip()
+    if not begun.startswith(opening.strip()):
+        raise ValueError(
+            f"reply: {reply[:60]!r} does not begin with {opening.strip()!r}, which the chat template puts in front of it"
+        )
+    return begun.removeprefix(opening.strip()).lstrip()
 
 
 def _defused(processor: ProcessorMixin, text: str) -> str:
@@ -239,12 +280,16 @@ def placeholder_ids(processor: Any) -> list[int]:
 
 @lru_cache(maxsize=8192)
 def reply_ids(processor: ProcessorMixin, reply: str) -> tuple[int, ...]:
-    """Token ids of a reply and of the end of the turn. Tokenised apart from the prompt, as generation produces it.
+    """Token ids of what a reply says behind :func:`reply_opening`, and of the end of the turn. Tokenised apart from the prompt, as
+    generation produces it.
 
     A reply that is taught comes from an annotation or a model, so it is data as a prompt is: control tokens in it are defused.
     """
     tokenizer = processor.tokenizer
-    return (*tokenizer(_defused(processor, reply), add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id))
+    return (
+        *tokenizer(_defused(processor, behind_opening(processor, reply)), add_special_tokens=False)["input_ids"],
+        int(tokenizer.eos_token_id),
+    )
 
 
 def prompt_batch(

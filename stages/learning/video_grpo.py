@@ -26,7 +26,7 @@ from stages.learning.controls import CONTRAST, VIEWS, Controls, View, contrast_o
 from stages.learning.generate import rollouts
 from stages.learning.lora import without_adapters
 from stages.learning.positions import place_text_behind_videos
-from stages.learning.processor import EncodedPrompt, VideoFields, join_videos, modality_of
+from stages.learning.processor import EncodedPrompt, VideoFields, join_videos, modality_of, reply_opening
 from stages.learning.resampling import Reserve, dead_groups, replace_groups
 from stages.learning.rollout_engine import VideoEngine, never_sampled
 from stages.learning.settings import plain_settings
@@ -275,6 +275,8 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         return forward
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
+        opening = reply_opening(self.processing_class)
+        completions = [opening + completion for completion in completions]
         rewards: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         scores: Sequence[Score] = []
         if self._keeper is not None and self.model.training and self._keeper.due(self._step_to_come):

@@ -14,6 +14,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from model_parts import about_colours, order, replies
@@ -21,10 +22,12 @@ from PIL import Image
 
 from stages.benchmarking import endpoint_engine, evaluate
 from stages.domain.frames import Frames
-from stages.engines.endpoint import content_of
+from stages.engines.endpoint import _read, content_of
+from stages.engines.questions import Question
 from stages.judging import client
 from stages.judging.place import JudgeError
 from stages.params import Params, load_params
+from stages.suites.choices import strict_choice
 from stages.video.protocol import load_at
 from stages.video.reader import read_frames
 
@@ -210,3 +213,21 @@ def test_frames_are_sent_as_pictures_or_as_a_video_of_exactly_them(videos: Path,
     sent = Image.open(BytesIO(base64.b64decode(content_of(large, "jpeg")[0]["image_url"]["url"].partition(";base64,")[2])))
     assert sent.size[0] * sent.size[1] <= 196 * 28 * 28
     assert sent.size[0] / sent.size[1] == pytest.approx(1920 / 1081, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("message", "reply"),
+    [
+        ({"content": "I count them.\n</think>\n\nB"}, "I count them.\n</think>\n\nB"),
+        ({"content": "B", "reasoning_content": "I count them."}, "B"),
+        ({"content": None, "reasoning_content": "It may be B"}, "<think>It may be B"),
+        ({"content": None, "reasoning": "It may be B"}, "<think>It may be B"),
+        ({"content": None}, None),
+    ],
+)
+def test_thinking_that_the_endpoint_sets_apart(message: dict[str, str | None], reply: str | None) -> None:
+    """A reply that ends while it thinks is one that answers nothing, and no question that was not answered."""
+    response = httpx.Response(200, json={"choices": [{"message": {"role": "assistant", **message}}]})
+    answer = _read(Question("q", "video", "v", "Which?"), 2, response)
+    assert answer.reply == reply
+    assert strict_choice(answer.reply or "", ("one", "two")) == ("B" if "B" in (message["content"] or "") else None)
