@@ -78,12 +78,14 @@ def test_broken_files_are_set_aside_and_the_others_accepted(tmp_path: Path, monk
     contents["rotten"] = good[:1200] + bytes(b ^ 0x3C for b in good[1200:])
     for name, content in contents.items():
         (tmp_path / f"{name}.mp4").write_bytes(content)
-    late = {"video": "late.mp4", "events": [{"start": 1, "end": 3.2, "caption": "it goes on"}]}
+    events = [{"start": 1, "end": 3.2, "caption": "it goes on"}, {"start": 1, "end": 3.4, "caption": "it never ends"}]
+    late = {"video": "late.mp4", "events": events}
     rows = [{"video": f"{name}.mp4"} for name in ("good", "short", "empty", "text", "cut", "rotten", "gone")] + [late]
     rows.append({"video": "same.mp4", "id": "twice"})
     (tmp_path / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     clips, rejects, _ = _examined(_params(tmp_path))
-    assert [clip.clip_id for clip in clips] == ["good"]
+    assert [clip.clip_id for clip in clips] == ["good", "late"]
+    assert [(event.span.start, event.span.stop, event.cut_s) for event in clips[1].events] == [(8, 24, Fraction(1, 5))]
     assert {reject.item: reject.reason for reject in rejects} == {
         "short": "too-short",
         "empty": "empty-file",
@@ -95,9 +97,12 @@ def test_broken_files_are_set_aside_and_the_others_accepted(tmp_path: Path, monk
         "twice": "duplicate-video",
         "stray.mp4": "no-annotation",
     }
-    assert [reject.item for reject in rejects] == sorted(reject.item for reject in rejects)
+    assert [reject.reason for reject in rejects] == sorted(reject.reason for reject in rejects)
     (outside,) = (reject for reject in rejects if reject.item == "late")
-    assert outside.detail == "late.mp4: event 'it goes on' [1, 3.2) s reaches beyond the clip, which has 3 s; correct its end"
+    assert outside.detail == (
+        "late.mp4: event 'it never ends' [1, 3.4) s reaches beyond the clip, which has 3 s, by 0.4 s; correct its times (ingest.tolerance"
+        " is 1 s and 0.1 of the clip) (annotations.jsonl:8, events)"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -172,12 +172,17 @@ class Clip(Record):
         that were told before it are over, "and" before another; sentences follow each other without a word."""
         if any(event.caption.rstrip().endswith((".", "!", "?")) for event in self.events):
             return " ".join(event.caption for event in self.events)
-        told, over = "", 0
+        joins = ("", *(" then " if in_turn else " and " for in_turn in self.in_turn[1:]))
+        return "".join(joined + event.caption for joined, event in zip(joins, self.events, strict=False))
+
+    @property
+    def in_turn(self) -> tuple[bool, ...]:
+        """Of each event, whether all that start before it are over when it starts: only then does it come after them."""
+        found, over = [], 0
         for event in self.events:
-            joined = " then " if event.span.start + UNSURE_S * self.rate >= over else " and "
-            told += (joined if told else "") + event.caption
+            found.append(event.span.start + UNSURE_S * self.rate >= over)
             over = max(over, event.span.stop)
-        return told
+        return tuple(found)
 
     @property
     def brief_thinking(self) -> str | None:

@@ -39,9 +39,11 @@ def telling(clip: Clip, dark: Collection[Span] = ()) -> str:
     for subject in clip.subjects:
         does = f"; {', '.join(subject.actions)}" if subject.actions else ""
         lines.append(f"Seen: {' '.join((*subject.attributes, subject.name))}{does}")
-    for number, event in enumerate(sorted(clip.events, key=lambda event: event.span.start), start=1):
+    for number, (event, in_turn) in enumerate(zip(clip.events, clip.in_turn, strict=True), start=1):
         hidden = " (hidden from the viewer)" if event.span in dark else ""
-        lines.append(f"Event {number}{hidden}: {event.caption}")
+        # A number alone would say that it comes after the ones before.
+        meanwhile = "" if in_turn else " (starts while others go on)"
+        lines.append(f"Event {number}{hidden}{meanwhile}: {event.caption}")
     return "\n".join(lines)
 
 

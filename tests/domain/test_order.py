@@ -15,6 +15,7 @@ from stages.domain.order import first, last, right_after
 from stages.domain.records import UNSURE_S, Clip, Event, Span
 from stages.domain.synthesis import TaskSettings, synthesise
 from stages.domain.tasks import mcqa
+from stages.domain.written import telling
 
 RATE = Fraction(10)
 
@@ -121,3 +122,11 @@ def test_then_is_said_only_of_what_starts_when_the_rest_is_over() -> None:
     assert told() == ""
     for before, after in pairwise(((0, 1), (0.6, 2))):
         assert told(before, after) == "a man talks then a dog barks"
+
+
+def test_a_writer_is_told_which_events_overlap() -> None:
+    assert telling(_clip(_events((0, 3), (0, 1), (3, 5)), label=None, caption=None, subjects=())).splitlines() == [
+        "Event 1: a",
+        "Event 2 (starts while others go on): b",
+        "Event 3: c",
+    ]
