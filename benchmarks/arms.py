@@ -76,7 +76,7 @@ def commit_of(folder: Path) -> str:
 
 
 def over_seeds(means: Sequence[float], confidence: float) -> list[float] | None:
-    """The two ends of :func:`stages.domain.seeds.over_seeds`; None for one seed."""
+    """The two ends of :func:`stages.domain.seeds.over_seeds`; None where seeds tell no spread."""
     found = seeds.over_seeds(means, confidence)
     return None if found is None else [found.low, found.high]
 
@@ -88,4 +88,4 @@ def signed(interval: Mapping[str, float]) -> str:
 
 def signed_spread(spread: Sequence[float] | None) -> str:
     """An interval over seeds as a cell of a table of gains."""
-    return f"[{spread[0]:+.3f}, {spread[1]:+.3f}]" if spread else "one seed"
+    return f"[{spread[0]:+.3f}, {spread[1]:+.3f}]" if spread else "none"

@@ -28,7 +28,7 @@ import numpy as np
 import yaml
 
 from benchmarks.arms import clone, commit_of, reproduce, signed, signed_spread
-from stages.ablation import clip_ids
+from stages.ablation import contents_shown
 from stages.domain.metrics import task_results
 from stages.domain.records import Score
 from stages.domain.replies import parse_reply
@@ -46,7 +46,7 @@ TEACHERS: dict[str, dict[str, Any]] = {
 THINKING_TASKS = ("dark_event_infer", "mix_vid_qa")
 #: Both GRPO rows of `tiny` take about as long as so many SFT steps (stage times of the same run, one core).
 EXTRA_SFT_STEPS = 500
-DRAWS, CONFIDENCE = 2000, 0.95
+CONFIDENCE = 0.95
 
 
 def arm_params(params: dict[str, Any], arm: str, seed: int) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def thinking_words(rows: Sequence[Score]) -> float:
 
 def pooled(pairs: Sequence[tuple[Made, Made]]) -> dict[str, Any]:
     """Gain of the first over the second of each seed (:func:`stages.domain.seeds.pooled_gain`)."""
-    mean, tasks = pooled_gain([Pair(predictions(a), predictions(b), clip_ids(a[0])) for a, b in pairs], DRAWS, CONFIDENCE)
+    mean, tasks = pooled_gain([Pair(predictions(a), predictions(b), contents_shown(a[0])) for a, b in pairs], CONFIDENCE)
     return {
         "mean": mean.clips.model_dump(),
         "seeds": list(mean.seeds),
@@ -104,7 +104,7 @@ def measure(work: Path, seeds: Sequence[int], rows: dict[str, Any]) -> dict[str,
     }
     absolute = {}
     for name, (arm, row) in policies.items():
-        results = [task_results(predictions((at[s, arm], row)), clip_ids(at[s, arm]), 100, CONFIDENCE, 0) for s in seeds]
+        results = [task_results(predictions((at[s, arm], row)), contents_shown(at[s, arm]), CONFIDENCE) for s in seeds]
         absolute[name] = {
             "tasks": {task: float(np.mean([result[task].mean for result in results])) for task in results[0]},
             "seeds": [float(np.mean([r.mean for r in result.values()])) for result in results],

@@ -31,7 +31,18 @@ from flows.pipeline import PARENT, end_lost_runs, exported, watching_for_cancel
 from flows.project import state
 from flows.warming import warmed
 from stages import layout, warm
-from stages.ablation import IDENTITY_FILE, Grid, Results, clip_ids, figure, markdown, read_grid, start_of, variant_params
+from stages.ablation import (
+    CLIPS_FILE,
+    IDENTITY_FILE,
+    Grid,
+    Results,
+    contents_shown,
+    figure,
+    markdown,
+    read_grid,
+    start_of,
+    variant_params,
+)
 from stages.machine import measured
 from stages.params import Params, PretrainedModelParams, digest, load_params, parse_params
 from stages.rows import write_json
@@ -208,7 +219,7 @@ def run_seed(
             register_variant.with_options(task_run_name=f"seed {seed}: register {name}")(folder, f"{params.recipe}-{seed}-{name}")
             for policy in ("baselines", start, name):
                 _keep(folder / layout.scores(policy), results.of(seed, policy))
-            write_json(results.folder / str(seed) / "clips.json", clip_ids(folder))
+            write_json(results.folder / str(seed) / CLIPS_FILE, contents_shown(folder))
             write_json(kept, identity)
             logger.info("seed %d, %s: %d stages ran; %s", seed, name, ended.result(), progress.tell(found=False))
     return None

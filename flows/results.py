@@ -54,18 +54,18 @@ def evaluated_by(policy: str) -> str:
     return "baselines" if policy in BASELINES else f"evaluate@{policy}"
 
 
-def read_half_widths(root: Path) -> dict[tuple[str, str], float]:
-    """(policy, task) to half the width of the bootstrap interval of its mean, for what :func:`read_scores` returns."""
-    widths: dict[tuple[str, str], float] = {}
+def read_intervals(root: Path) -> dict[tuple[str, str], tuple[float, float]]:
+    """(policy, task) to the two ends of the interval of its mean, for what :func:`read_scores` returns."""
+    found: dict[tuple[str, str], tuple[float, float]] = {}
     baselines = root / layout.scores("baselines") / _SCORES_FILE
     if baselines.is_file():
         for task, result in _read(baselines)["tasks"].items():
-            widths |= {(name, task): (result[name]["high"] - result[name]["low"]) / 2 for name in BASELINES}
+            found |= {(name, task): (result[name]["low"], result[name]["high"]) for name in BASELINES}
     for row in load_params(root / "params.yaml").evaluation.of:
         path = root / layout.scores(row) / _SCORES_FILE
         if path.is_file():
-            widths |= {(row, task): (result["high"] - result["low"]) / 2 for task, result in _read(path)["tasks"].items()}
-    return widths
+            found |= {(row, task): (result["low"], result["high"]) for task, result in _read(path)["tasks"].items()}
+    return found
 
 
 def read_gains(root: Path) -> dict[str, dict[str, tuple[float, float, float]]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from flows import dvc, lockfile, preflight, server, show
 from flows.errors import FlowError, UsageError
-from flows.results import evaluated_by, read_gains, read_half_widths, read_scores
+from flows.results import evaluated_by, read_gains, read_intervals, read_scores
 from stages.params import Params, PretrainedModelParams, load_params
 from stages.tracking.history import latest_costs
 
@@ -39,7 +39,7 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool) -> None:
     # Only what this target has brought up to date: scores may lie there from before, or from another recipe.
     done = {step.name for step in plan.steps}
     scores = {policy: row for policy, row in read_scores(root).items() if evaluated_by(policy) in done}
-    show.show_scores(out, scores, read_half_widths(root), params.evaluation.confidence)
+    show.show_scores(out, scores, read_intervals(root), params.evaluation.confidence)
     if "summary" in done:
         show.show_gains(out, read_gains(root), params.evaluation.confidence)
     show.show_where(out, root, scored=bool(scores))

@@ -65,17 +65,24 @@ def check_benchmark(name: str) -> None:
 
 def show_result(console: Console, result: Mapping[str, Any], usage: Mapping[str, float]) -> None:
     """The table of scores with its baselines, what a comparison found, what is missing, and what the judge cost."""
-    from stages.score_table import roughly_judged
+    from stages.score_table import roughly_judged, set_aside_in_words
 
     _show_scores(console, result)
     if (rough := roughly_judged(result)) is not None:
         console.print(f"[bold yellow]rough:[/bold yellow] {escape(rough)}", soft_wrap=True)
     if result["against"]:
-        _show_against(console, result["against"])
+        _show_against(console, result["against"], result["confidence"])
     unjudged = max(found["unjudged"] for each in result["scores"].values() for found in each["overall"].values())
     if unjudged:
         console.print(f"[yellow]{unjudged:,} replies have no verdict and are in no mean[/yellow]")
-    for what, why in (("missing", "questions have no prediction"), ("empty", "replies are empty: wrong under strict")):
+    if result["set_aside"]:
+        told = escape(set_aside_in_words(result))
+        console.print(f"[yellow]set aside of the annotations, neither asked nor scored[/yellow]: {told}", soft_wrap=True)
+    for what, why in (
+        ("missing", "questions have no prediction"),
+        ("empty", "replies are empty: wrong under strict"),
+        ("not_scored", "replies are to questions that were set aside"),
+    ):
         ids = result[what]
         if ids:
             more = f" … and {len(ids) - EXAMPLES:,} more" if len(ids) > EXAMPLES else ""
@@ -85,12 +92,10 @@ def show_result(console: Console, result: Mapping[str, Any], usage: Mapping[str,
 
 
 def _show_scores(console: Console, result: Mapping[str, Any]) -> None:
-    draws, confidence = result["resampling"]["draws"], result["resampling"]["confidence"]
     judge = f"judge {escape(result['judge']['name'])}" if result["judge"] else "scored by rule"
     console.print(
         f"{escape(result['benchmark'])}: {result['answered']:,} of {result['questions']:,} questions answered;"
-        f" {confidence:.0%} intervals (± half) from {draws:,} draws of whole videos, seed {result['resampling']['seed']};"
-        f" {judge}"
+        f" {result['confidence']:.0%} intervals over videos; {judge}"
     )
     for name, rule in result["scorings"].items():
         console.print(f"  {name}: {escape(rule)}")
@@ -119,14 +124,15 @@ def _show_scores(console: Console, result: Mapping[str, Any]) -> None:
     console.print(table)
 
 
-def _show_against(console: Console, against: Mapping[str, Any]) -> None:
-    """Differences to another file of predictions; bold where the interval leaves 0 out."""
+def _show_against(console: Console, against: Mapping[str, Any], confidence: float) -> None:
+    """Differences to another file of predictions; bold where chance alone is ruled out (of a category, among all of them)."""
     from stages.score_table import changed_in_words, difference_rows
 
     scorings = list(against["differences"])
     measures = list(against["differences"][scorings[0]]["overall"])
     table = Table(
-        title=f"minus {escape(against['predictions'])}, question by question ({against['shared']:,} shared; p: two-sided bootstrap)"
+        title=f"minus {escape(against['predictions'])}, question by question ({against['shared']:,} shared; p: two-sided, Holm: raised"
+        " for all categories)"
     )
     table.add_column("")
     table.add_column("questions", justify="right")
@@ -135,21 +141,24 @@ def _show_against(console: Console, against: Mapping[str, Any]) -> None:
             table.add_column(f"{scoring}\n{measure}", justify="right")
     for title, found in difference_rows(against, scorings):
         cells = [found[scoring][measure] for scoring in scorings for measure in measures]
-        table.add_row(escape(title), f"{cells[0]['items']:,}", *map(_difference, cells), end_section=title == "all")
+        told = [_difference(cell, 1 - confidence) for cell in cells]
+        table.add_row(escape(title), f"{cells[0]['items']:,}", *told, end_section=title == "all")
     console.print(table)
     for scoring in scorings:
         if changed := against["differences"][scoring]["changed"]:
             console.print(f"  {scoring}: {changed_in_words(changed)}", soft_wrap=True, markup=False)
 
 
-def _difference(found: Mapping[str, Any]) -> str:
+def _difference(found: Mapping[str, Any], alpha: float) -> str:
+    from stages.score_table import p_in_words
+
     if found["mean"] is None:
         return "–"
-    text = f"{found['mean']:+.1f} ±{(found['high'] - found['low']) / 2:.1f}, p {found['p']:.2g}"
-    return f"[bold]{text}[/bold]" if found["low"] > 0 or found["high"] < 0 else text
+    text = rf"{found['mean']:+.1f} \[{found['low']:+.1f}, {found['high']:+.1f}], {p_in_words(found)}"
+    return f"[bold]{text}[/bold]" if (found["p_holm"] or found["p"]) <= alpha else text
 
 
 def _cell(found: Mapping[str, Any]) -> str:
     if found["mean"] is None:
         return "–"
-    return f"{found['mean']:.1f} ±{(found['high'] - found['low']) / 2:.1f}"
+    return rf"{found['mean']:.1f} \[{found['low']:.1f}, {found['high']:.1f}]"

@@ -59,23 +59,21 @@ def show_plan(out: Console, plan: Plan) -> None:
 def show_scores(
     out: Console,
     scores: Mapping[str, Mapping[str, float | None]],
-    half_widths: Mapping[tuple[str, str], float] | None,
+    intervals: Mapping[tuple[str, str], tuple[float, float]] | None,
     confidence: float,
 ) -> None:
     """Held-out scores in [0, 1]; the best policy of each column is bold, baselines stand above the line. A small
     table after it says what each policy earns without its video, and with the frames of it out of order.
 
-    ``half_widths``: (policy, task) to half the width of its interval at ``confidence``, shown behind the mean.
+    ``intervals``: (policy, task) to the ends of its interval at ``confidence``, shown behind the mean.
     """
     if not scores:
         return
     columns = [name for name in dict.fromkeys(name for row in scores.values() for name in row) if name not in CONTROLS]
     best = {name: max((row.get(name) or 0.0) for row in scores.values()) for name in columns}
     if out.width < WIDE:
-        half_widths = None
-    title = "held-out scores: share of the maximum" + (
-        f" ± half of the {confidence:.0%} interval over clips" if half_widths else ""
-    )
+        intervals = None
+    title = "held-out scores: share of the maximum" + (f", and its {confidence:.0%} interval over clips" if intervals else "")
     table = Table(title=title)
     table.add_column("policy")
     for name in columns:
@@ -87,8 +85,9 @@ def show_scores(
         for name in columns:
             value = row.get(name)
             text = "" if value is None else f"{value:.3f}"
-            if half_widths and (policy, name) in half_widths:
-                text += f" ±{half_widths[policy, name]:.2f}".replace("±0.", "±.")
+            if intervals and (policy, name) in intervals:
+                low, high = intervals[policy, name]
+                text += f" {low:.2f}–{high:.2f}".replace("0.", ".")
             cells.append(f"[bold]{text}[/bold]" if value is not None and value == best[name] else text)
         last_baseline = policy in BASELINES and (position + 1 == len(policies) or policies[position + 1] not in BASELINES)
         table.add_row(policy, *cells, end_section=last_baseline)

@@ -7,23 +7,24 @@ what they scored comes here.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field
 
 from stages import layout
-from stages.domain.metrics import Interval, mean_over_tasks, task_results
-from stages.domain.records import Record, Sample, Score, TaskName
+from stages.domain.certainty import Design, Interval, mean_interval
+from stages.domain.metrics import Shown, clips_shown, mean_over_tasks, task_results
+from stages.domain.records import Clip, Record, Sample, Score, TaskName
 from stages.domain.seeds import Gain, Pair, over_seeds, pooled_gain
 from stages.inputs import InputError
 from stages.params import GrpoRow, Params, digest, load_params, parse_params
-from stages.rows import read_json, read_rows
+from stages.rows import iterate_rows, read_json, read_rows
 
-#: Draws of the bootstrap over clips.
-DRAWS = 2000
 IDENTITY_FILE = "identity.json"
+CLIPS_FILE = "clips.json"
 
 
 def start_of(params: Params) -> str:
@@ -56,9 +57,9 @@ def variant_params(params: Params, seed: int, variant: str) -> dict[str, Any]:
 class Measured(Record):
     """A policy over all seeds: shares of each task's maximum, greedy, on held-out samples.
 
-    ``columns``: for each task, and each part that is an axis, the mean over seeds with its t interval, cut at 0 and 1; ``by_seed``: the
-    same of each seed; ``seeds``: the mean over tasks of each seed; ``blank``: that mean on a black video; ``format``: share of
-    well-formed replies.
+    ``columns``: for each task, and each part that is an axis, the mean over seeds with its t interval, cut at 0 and 1 (where seeds tell
+    no spread, that over the clips of all seeds); ``by_seed``: the same of each seed; ``seeds``: the mean over tasks of each seed;
+    ``blank``: that mean on a black video; ``format``: share of well-formed replies.
     """
 
     name: str
@@ -89,7 +90,9 @@ class Grid(Record):
     command: str
     measured: str
     seeds: tuple[int, ...]
+    #: Of each variant that is trained by GRPO; those of ``without_rollouts`` are trained by SFT.
     rollouts: int = Field(ge=0)
+    without_rollouts: tuple[str, ...]
     axes: tuple[str, str]
     #: The row that all variants start from.
     start: str
@@ -116,15 +119,25 @@ class Results:
         file = self.of(seed, variant) / IDENTITY_FILE
         return dict(read_json(file)) if file.exists() else None
 
-    def clips(self, seed: int) -> dict[str, str]:
-        found: dict[str, str] = read_json(self.folder / str(seed) / "clips.json")
+    def clips(self, seed: int) -> dict[str, list[str]]:
+        """What :func:`contents_shown` found."""
+        file = self.folder / str(seed) / CLIPS_FILE
+        found: dict[str, list[str]] = read_json(file)
+        if not all(isinstance(clips, list) for clips in found.values()):
+            raise InputError(
+                f"{file}: written by an earlier version, which kept names of clips and not their content, so that nobody can say which"
+                f" seeds share clips; delete {self.folder / str(seed)} and run vidbridge ablate"
+            )
         return found
 
 
-def clip_ids(root: Path) -> dict[str, str]:
-    """Sample id to clip of everything that a project holds out: the bootstrap draws clips."""
-    files = (root / layout.SAMPLES / load_params(root / "params.yaml").evaluation.split).glob("*.jsonl")
-    return {sample.sample_id: sample.clip_id for file in sorted(files) for sample in read_rows(file, Sample)}
+def contents_shown(root: Path) -> dict[str, list[str]]:
+    """Sample id to the digests of the videos that it shows, for everything that a project holds out: seeds give other clips the same
+    names, and may hold out the same clip."""
+    split = load_params(root / "params.yaml").evaluation.split
+    content = {clip.clip_id: clip.sha256 for clip in iterate_rows(root / layout.CLIPS / "manifest.jsonl", Clip)}
+    samples = [sample for file in sorted((root / layout.SAMPLES / split).glob("*.jsonl")) for sample in read_rows(file, Sample)]
+    return {name: [content[clip] for clip in clips] for name, clips in clips_shown(samples).items()}
 
 
 def read_grid(params: Params, results: Results, *, command: str, measured: str) -> Grid:
@@ -165,6 +178,7 @@ def read_grid(params: Params, results: Results, *, command: str, measured: str) 
         measured=measured,
         seeds=seeds,
         rollouts=budgets[0] if budgets else 0,
+        without_rollouts=tuple(name for name, row in params.variants.items() if not isinstance(row, GrpoRow)),
         axes=grid.axes,
         start=start,
         rows=tuple(rows),
@@ -192,20 +206,21 @@ def _part_axes(params: Params) -> list[str]:
 
 
 def _over(
-    name: str, title: str, trained_on: Sequence[TaskName], scores: Sequence[Sequence[Score]], clips: Sequence[Mapping[str, str]],
+    name: str, title: str, trained_on: Sequence[TaskName], scores: Sequence[Sequence[Score]], clips: Sequence[Shown],
     blank: float | None, params: Params,
 ) -> Measured:  # fmt: skip
     confidence = params.evaluation.confidence
-    results = [task_results(rows, clip_of, 1, confidence, 0) for rows, clip_of in zip(scores, clips, strict=True)]
-    by_seed: dict[str, tuple[float, ...]] = {task: tuple(result[task].mean for result in results) for task in results[0]}
-    for axis in _part_axes(params):
-        parts = [[row.value for row in _as_part(rows, axis) if row.value is not None] for rows in scores]
-        by_seed[axis] = tuple(sum(values) / len(values) for values in parts)
+    results = [task_results(rows, shown, confidence) for rows, shown in zip(scores, clips, strict=True)]
+    of_column: dict[str, list[list[Score]]] = {
+        task: [[row for row in rows if row.task == task] for rows in scores] for task in results[0]
+    }
+    of_column |= {axis: [_as_part(rows, axis) for rows in scores] for axis in _part_axes(params)}
+    by_seed = {column: tuple(_mean(rows) for rows in each) for column, each in of_column.items()}
     return Measured(
         name=name,
         title=title,
         trained_on=tuple(trained_on),
-        columns={column: _share(values, confidence) for column, values in by_seed.items()},
+        columns={column: _share(by_seed[column], each, clips, confidence) for column, each in of_column.items()},
         by_seed=by_seed,
         seeds=tuple(mean_over_tasks(result) for result in results),
         format=sum(row.format_ok for rows in scores for row in rows) / sum(len(rows) for rows in scores),
@@ -213,11 +228,25 @@ def _over(
     )
 
 
-def _share(values: Sequence[float], confidence: float) -> Interval:
-    """The mean of the seeds' shares with its t interval, cut at 0 and 1 where the normal curve behind it knows no bounds. One seed has
-    no spread: its interval is a point."""
-    found = over_seeds(values, confidence) or Interval(mean=values[0], low=values[0], high=values[0])
-    return Interval(mean=found.mean, low=max(0.0, found.low), high=min(1.0, found.high))
+def _mean(rows: Sequence[Score]) -> float:
+    values = [row.value for row in rows if row.value is not None]
+    return sum(values) / len(values)
+
+
+def _share(values: Sequence[float], scores: Sequence[Sequence[Score]], clips: Sequence[Shown], confidence: float) -> Interval:
+    """The mean of the seeds' shares with its t interval, cut at 0 and 1 where the normal curve behind it knows no bounds; where the seeds
+    tell no spread, with the interval over the clips of all of them."""
+    found = over_seeds(values, confidence)
+    if found is not None:
+        return Interval(mean=found.mean, low=max(0.0, found.low), high=min(1.0, found.high))
+    judged = [
+        (row.value, shown[row.sample_id], str(seed))
+        for seed, (rows, shown) in enumerate(zip(scores, clips, strict=True))
+        for row in rows
+        if row.value is not None
+    ]
+    design = Design.of([names for _, names, _ in judged], [seed for _, _, seed in judged])
+    return mean_interval(np.array([value for value, _, _ in judged], dtype=np.float64), design, confidence)
 
 
 def _measured(name: str, results: Results, seeds: Sequence[int], params: Params) -> Measured:
@@ -239,11 +268,11 @@ def _trivial(kind: str, results: Results, seeds: Sequence[int], params: Params) 
 def _contrast(after: str, before: str, results: Results, seeds: Sequence[int], params: Params) -> Contrast:
     confidence = params.evaluation.confidence
     pairs = [Pair(results.scores(seed, after), results.scores(seed, before), results.clips(seed)) for seed in seeds]
-    mean, tasks = pooled_gain(pairs, DRAWS, confidence)
+    mean, tasks = pooled_gain(pairs, confidence)
     columns: dict[str, Gain] = {str(task): gain for task, gain in tasks.items()}
     for axis in _part_axes(params):
-        parts = [Pair(_as_part(pair.after, axis), _as_part(pair.before, axis), pair.clip_of) for pair in pairs]
-        columns[axis] = pooled_gain(parts, DRAWS, confidence)[0]
+        parts = [Pair(_as_part(pair.after, axis), _as_part(pair.before, axis), pair.shown) for pair in pairs]
+        columns[axis] = pooled_gain(parts, confidence)[0]
     return Contrast(after=after, before=before, mean=mean, columns=columns)
 
 
@@ -261,7 +290,7 @@ def markdown(grid: Grid) -> str:
     """The grid as two Markdown tables, with what they rest on."""
     columns = list(grid.rows[0].columns)
     seeds = ", ".join(map(str, grid.seeds))
-    head = f"{grid.measured} Commit {shown_commit(grid)}, seeds {seeds}; each variant {grid.rollouts:,} rollouts. `{grid.command}`"
+    head = f"{grid.measured} Commit {shown_commit(grid)}, seeds {seeds}; {_budget(grid)}. `{grid.command}`"
     lines = [head, ""]
     if grid.missing:
         lines += [f"**Partial**: {len(grid.missing)} trainings are missing ({', '.join(grid.missing[:3])} …).", ""]
@@ -278,6 +307,14 @@ def markdown(grid: Grid) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _budget(grid: Grid) -> str:
+    if not grid.without_rollouts:
+        return f"each variant {grid.rollouts:,} rollouts"
+    titles = {row.name: row.title for row in grid.rows}
+    by_sft = f"trained by SFT, without a rollout: {', '.join(titles[name] for name in grid.without_rollouts)}"
+    return f"each variant trained by GRPO {grid.rollouts:,} rollouts; {by_sft}" if grid.rollouts else by_sft
+
+
 def _cell(value: Interval) -> str:
     return f"{value.mean:.3f} [{value.low:.2f}, {value.high:.2f}]"
 
@@ -288,7 +325,7 @@ def _bold(text: str, row: Measured, column: str) -> str:
 
 
 def signed(gain: Gain) -> str:
-    """The mean difference and its t interval over seeds; its bootstrap interval over clips where there is one seed."""
+    """The mean difference and its t interval over seeds; its interval over clips where seeds tell no spread."""
     interval = gain.over_seeds or gain.clips
     return f"{gain.clips.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 

@@ -11,7 +11,7 @@ from random import Random
 from tqdm import tqdm
 
 from stages import layout
-from stages.domain.metrics import constant_reply, mean_over_tasks, task_results
+from stages.domain.metrics import clips_shown, constant_reply, mean_over_tasks, task_results
 from stages.domain.records import Sample, Score, TaskName
 from stages.domain.replies import render_reply
 from stages.held_out import evaluation_digest, evaluation_samples
@@ -51,11 +51,8 @@ def main() -> int:
             drawn = [reply_of(Random(f"{params.seed}/random/{sample.sample_id}").choice(train)) for sample in asked]
             scores["random"] += scored(asked, drawn)
             scores["constant"] += scored(asked, [constants[task]] * len(asked))
-        draws, confidence = params.evaluation.bootstrap_draws, params.evaluation.confidence
-        results = {
-            name: task_results(rows, {sample.sample_id: sample.clip_id for sample in samples}, draws, confidence, params.seed)
-            for name, rows in scores.items()
-        }
+        shown, confidence = clips_shown(samples), params.evaluation.confidence
+        results = {name: task_results(rows, shown, confidence) for name, rows in scores.items()}
         write_rows(layout.scores("baselines") / "predictions_random.jsonl", scores["random"])
         write_rows(layout.scores("baselines") / "predictions_constant.jsonl", scores["constant"])
         table = {

@@ -29,7 +29,7 @@ from stages.judging.choose import judge_of
 from stages.judging.place import place_of_model
 from stages.params import Params, digest
 from stages.rows import iterate_rows, write_json
-from stages.score import read_items, score
+from stages.score import read_questions, score
 from stages.score_table import as_markdown
 from stages.suites.benchmark import Item
 from stages.suites.known import BENCHMARKS
@@ -138,9 +138,10 @@ def evaluate(root: Path, params: Params, order: Order, engine: Engine, *, baseli
         TrackingError: MLflow's store does not answer (found before a question is asked).
     """
     check_server(tracking_uri(root))
-    items = read_items(order.benchmark, order.annotations)
+    questions_there = read_questions(order.benchmark, order.annotations)
+    items = questions_there.items
     if against is not None:
-        read_predictions(against, items)
+        read_predictions(against, questions_there)
     if BENCHMARKS[order.benchmark].judged:
         judge_of(params.judge)
     identity = identity_of(params, order.benchmark, items, engine)

@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from stages.domain.frames import Frames, blank, shuffled
-from stages.domain.metrics import mean_over_tasks, task_results
+from stages.domain.metrics import clips_shown, mean_over_tasks, task_results
 from stages.domain.prompts import sample_prompt
 from stages.domain.records import Sample, Score
 from stages.held_out import evaluation_digest, evaluation_samples
@@ -88,13 +88,9 @@ def result_table(
     shuffled: Sequence[Score],
 ) -> dict[str, Any]:
     """``scores.json``: per task the mean with its interval, format share, and the means on a blank and on a shuffled video."""
-    clips = {sample.sample_id: sample.clip_id for sample in samples}
-    draws, confidence = params.evaluation.bootstrap_draws, params.evaluation.confidence
-    results = task_results(video, clips, draws, confidence, params.seed)
-    controls = {
-        "blank": task_results(blank, clips, draws, confidence, params.seed),
-        "shuffled": task_results(shuffled, clips, draws, confidence, params.seed),
-    }
+    shown, confidence = clips_shown(samples), params.evaluation.confidence
+    results = task_results(video, shown, confidence)
+    controls = {"blank": task_results(blank, shown, confidence), "shuffled": task_results(shuffled, shown, confidence)}
     return {
         "schema_version": 1,
         "row": row,

@@ -533,7 +533,6 @@ class EvaluationParams(Table):
     samples_per_task: int = Field(gt=0)
     max_new_tokens: int = Field(gt=0)
     batch_size: int = Field(gt=0)
-    bootstrap_draws: int = Field(ge=100)
     confidence: float = Field(gt=0.5, lt=1)
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from stages.domain.comparing import SampleScore
+from stages.domain.metrics import clips_shown
 from stages.held_out import evaluation_samples
 from stages.measuring import measure
 from stages.params import load_params
@@ -25,9 +26,9 @@ def main(*arguments: str) -> int:
     measured = measure(params, name, Path(folder))
     table = measured.table
     write_json(Path(out) / "scores.json", table)
-    clips = {sample.sample_id: sample.clip_id for sample in evaluation_samples(params)}
+    shown = clips_shown(evaluation_samples(params))
     rows = (
-        SampleScore(sample_id=row.sample_id, clip_id=clips[row.sample_id], task=row.task, value=row.value) for row in measured.video
+        SampleScore(sample_id=row.sample_id, clips=shown[row.sample_id], task=row.task, value=row.value) for row in measured.video
     )
     write_rows(Path(out) / SAMPLES_FILE, rows)
     print(f"rescore: {name}: mean {table['mean']:.3f} over {len(table['tasks'])} tasks, format {table['format']:.3f}")

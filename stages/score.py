@@ -13,15 +13,15 @@ from stages.judging.choose import judge_of
 from stages.judging.examiner import examined
 from stages.judging.place import JudgeError
 from stages.params import Params, digest
-from stages.suites.benchmark import AnnotationError, Benchmark, Item, Mark, PredictionError, SuiteError
+from stages.suites.benchmark import AnnotationError, Benchmark, Item, Mark, PredictionError, Questions, SuiteError
 from stages.suites.hub import SCHEME as HUB
 from stages.suites.hub import fetched
 from stages.suites.known import BENCHMARKS
 from stages.suites.paired import overall_differences, paired
 from stages.suites.predictions import read_predictions
-from stages.suites.table import Resampling, baseline_replies, cells, overall
+from stages.suites.table import baseline_replies, cells, overall
 
-__all__ = ["BENCHMARKS", "HUB", "JudgeError", "SuiteError", "fetched", "read_items", "score"]
+__all__ = ["BENCHMARKS", "HUB", "JudgeError", "SuiteError", "fetched", "read_questions", "score"]
 
 #: Marks of one set of replies, by scoring, one for each of its items.
 Marks = dict[str, list[Mark]]
@@ -50,8 +50,9 @@ def score(
         JudgeError: the benchmark needs a judge, and it cannot be used or was not there for too many replies.
     """
     benchmark = BENCHMARKS[name]
-    items = read_items(name, annotations)
-    given = read_predictions(predictions, items)
+    questions = read_questions(name, annotations)
+    items = questions.items
+    given = read_predictions(predictions, questions)
     answered = [item for item in items if item.item_id in given.replies]
     sets: dict[str, Mapping[str, str]] = {"predictions": given.replies}
     if baselines:
@@ -59,7 +60,7 @@ def score(
             sets[who] = {item.item_id: reply for item, reply in zip(answered, said, strict=True)}
     trivial = [who for who in sets if who != "predictions"]
     if against is not None:
-        sets["against"] = read_predictions(against, items).replies
+        sets["against"] = read_predictions(against, questions).replies
     shown = {
         view: {item.item_id: said[item.item_id] for item in answered if item.item_id in said}
         for view, said in (controls or {}).items()
@@ -79,7 +80,7 @@ def score(
         for who, replies in sets.items():
             unjudged = max(sum(mark.parts is None for mark in each) for each in marks[who].values())
             check_judged(judge, unjudged, len(replies), f"{name}, {file.name if (file := files.get(who)) else who}")
-    how = Resampling(draws=params.evaluation.bootstrap_draws, confidence=params.evaluation.confidence, seed=params.seed)
+    confidence = params.evaluation.confidence
     identity = {
         "benchmark": name,
         # Whole rows: judged benchmarks score by events, objects and questions that stand nowhere else.
@@ -88,24 +89,29 @@ def score(
         "rules": {scoring.name: scoring.rule for scoring in benchmark.scorings},
     }
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "benchmark": name,
         "record": benchmark.record,
         "digest": digest(identity),
         "predictions_sha256": hashlib.sha256(predictions.read_bytes()).hexdigest(),
         "judge": {"name": judge.name, **params.judge.model_dump(mode="json")} if judge is not None else None,
         "usage": {} if judge is None else usage_of(judge),
-        "resampling": how.model_dump(),
+        "confidence": confidence,
         "questions": len(items),
         "answered": len(answered),
         "partial": bool(given.missing),
         "missing": list(given.missing),
         "empty": list(given.empty),
+        # Of the annotations; not in `questions`.
+        "set_aside": [reject.model_dump(exclude={"schema_version"}) for reject in questions.set_aside],
+        "not_scored": list(given.not_scored),
         "scorings": {scoring.name: scoring.rule for scoring in benchmark.scorings},
-        "scores": cells(benchmark, answered, marks["predictions"], how),
-        "baselines": {who: overall(benchmark, answered, marks[who], how) for who in trivial},
+        "scores": cells(benchmark, answered, marks["predictions"], confidence),
+        "baselines": {who: overall(benchmark, answered, marks[who], confidence) for who in trivial},
         "controls": {
-            view: _control(benchmark, answered, sets["predictions"], marks["predictions"], said, marks[f"control: {view}"], how)
+            view: _control(
+                benchmark, answered, sets["predictions"], marks["predictions"], said, marks[f"control: {view}"], confidence
+            )
             for view, said in shown.items()
             if said
         },
@@ -114,7 +120,7 @@ def score(
         else {
             "predictions": against.name,
             "predictions_sha256": hashlib.sha256(against.read_bytes()).hexdigest(),
-            **_compared(benchmark, items, sets["predictions"], marks["predictions"], sets["against"], marks["against"], how),
+            **_compared(benchmark, items, sets["predictions"], marks["predictions"], sets["against"], marks["against"], confidence),
         },
     }
 
@@ -126,14 +132,14 @@ def _control(
     marks: Marks,
     control: Mapping[str, str],
     control_marks: Marks,
-    how: Resampling,
+    confidence: float,
 ) -> dict[str, Any]:
     """What the model earns on the changed videos, and by how much it earns more with the real ones on the same questions."""
     shared = _those(items, control)
     return {
         "questions": len(shared),
-        "scores": overall(benchmark, shared, control_marks, how),
-        "gain": overall_differences(benchmark, shared, _picked(said, marks, shared), control_marks, how),
+        "scores": overall(benchmark, shared, control_marks, confidence),
+        "gain": overall_differences(benchmark, shared, _picked(said, marks, shared), control_marks, confidence),
     }
 
 
@@ -144,7 +150,7 @@ def _compared(
     marks: Marks,
     other: Mapping[str, str],
     other_marks: Marks,
-    how: Resampling,
+    confidence: float,
 ) -> dict[str, Any]:
     shared = [item for item in items if item.item_id in said and item.item_id in other]
     if not shared:
@@ -152,7 +158,7 @@ def _compared(
             "--against: the two files of predictions have no question in common; give two that answer the same ones"
         )
     mine, theirs = _picked(said, marks, shared), _picked(other, other_marks, shared)
-    return {"shared": len(shared), "differences": paired(benchmark, shared, mine, theirs, how)}
+    return {"shared": len(shared), "differences": paired(benchmark, shared, mine, theirs, confidence)}
 
 
 def _those(items: Sequence[Item[Any]], said: Mapping[str, str]) -> list[Item[Any]]:
@@ -165,8 +171,8 @@ def _picked(said: Mapping[str, str], marks: Marks, items: Sequence[Item[Any]]) -
     return {name: [each[places[item.item_id]] for item in items] for name, each in marks.items()}
 
 
-def read_items(name: str, path: Path) -> list[Item[Any]]:
-    """The questions of a benchmark.
+def read_questions(name: str, path: Path) -> Questions[Any]:
+    """The questions of a benchmark, and what of its annotations was set aside.
 
     Raises:
         AnnotationError: the annotations are another benchmark's, which the message names, or damaged.

@@ -27,16 +27,17 @@ def roughly_judged(result: Mapping[str, Any]) -> str | None:
 
 
 def _lines(result: Mapping[str, Any]) -> Iterator[str]:
-    how = result["resampling"]
     judge = f"judge {result['judge']['name']}" if result["judge"] else "scored by rule"
     rough = roughly_judged(result)
     yield f"# {_text(result['model'])} on {result['benchmark']}{' (PARTIAL)' if result['partial'] else ''}"
     yield ""
     yield (
-        f"{result['answered']:,} of {result['questions']:,} questions answered; {judge}; {how['confidence']:.0%} intervals from"
-        f" {how['draws']:,} draws of whole videos, seed {how['seed']}; digest `{result['digest']}`. Control videos: questions asked"
-        f" {result['controls_asked']}."
+        f"{result['answered']:,} of {result['questions']:,} questions answered; {judge}; {result['confidence']:.0%} intervals over videos;"
+        f" digest `{result['digest']}`. Control videos: questions asked {result['controls_asked']}."
     )
+    if result["set_aside"]:
+        yield ""
+        yield f"Set aside of the annotations, neither asked nor scored: {set_aside_in_words(result)}."
     yield ""
     if rough is not None:
         yield f"**Rough.** {rough}"
@@ -105,6 +106,17 @@ def difference_rows(against: Mapping[str, Any], scorings: list[str]) -> Iterator
             yield f"{category}: {value}", {name: differences[name]["by"][category][value] for name in scorings}
 
 
+def set_aside_in_words(result: Mapping[str, Any]) -> str:
+    """How much of the annotations was set aside, by reason, each with its first case."""
+    first: dict[str, Mapping[str, str]] = {}
+    for row in result["set_aside"]:
+        first.setdefault(row["reason"], row)
+    counts = Counter(row["reason"] for row in result["set_aside"])
+    return "; ".join(
+        f"{counts[reason]:,} {_text(reason)} (first {_text(row['item'])}: {_text(row['detail'])})" for reason, row in first.items()
+    )
+
+
 def changed_in_words(changed: Mapping[str, Any]) -> str:
     return (
         f"right in these alone {changed['only_this']:,}, in the others alone {changed['only_other']:,}, in both {changed['both']:,}, in"
@@ -122,7 +134,14 @@ def _cell(cell: Mapping[str, Any]) -> str:
 
 
 def _difference(cell: Mapping[str, Any]) -> str:
-    return "–" if cell["mean"] is None else f"{cell['mean']:+.1f} [{cell['low']:+.1f}, {cell['high']:+.1f}], p {cell['p']:.3g}"
+    if cell["mean"] is None:
+        return "–"
+    return f"{cell['mean']:+.1f} [{cell['low']:+.1f}, {cell['high']:+.1f}], {p_in_words(cell)}"
+
+
+def p_in_words(cell: Mapping[str, Any]) -> str:
+    """The p-value, and behind it the one that counts all categories that are looked at."""
+    return f"p {cell['p']:.2g}" + ("" if cell["p_holm"] is None else f" (Holm {cell['p_holm']:.2g})")
 
 
 def _text(value: object) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from stages import layout
-from stages.domain.comparing import paired_difference
+from stages.domain.comparing import Difference, paired_difference
+from stages.domain.metrics import clips_shown
 from stages.domain.records import Score
 from stages.held_out import evaluation_samples
 from stages.params import Params, load_params
@@ -60,19 +61,20 @@ def _drop_dead_rows(params: Params) -> None:
 
 def _gains(params: Params) -> dict[str, Any]:
     """Paired difference of every evaluated row to its ``init``, and of the candidate to the cold start."""
-    clips = {sample.sample_id: sample.clip_id for sample in evaluation_samples(params)}
+    shown = clips_shown(evaluation_samples(params))
     replies = {row: read_rows(layout.scores(row) / "predictions.jsonl", Score) for row in params.evaluation.of}
     pairs = [(row, settings.init) for row, settings in params.rows.items()]
     pairs += [(params.candidate, row) for row in params.sft if (params.candidate, row) not in pairs and row != params.candidate]
     gains: dict[str, Any] = {}
     for after, before in pairs:
         if after in replies and before in replies:
-            settings = params.evaluation
-            mean, tasks = paired_difference(
-                replies[after], replies[before], clips, settings.bootstrap_draws, settings.confidence, params.seed
-            )
-            gains[f"{after} - {before}"] = {**mean.model_dump(), "tasks": {t: i.model_dump() for t, i in tasks.items()}}
+            mean, tasks = paired_difference(replies[after], replies[before], shown, params.evaluation.confidence)
+            gains[f"{after} - {before}"] = {**_gain(mean), "tasks": {task: _gain(found) for task, found in tasks.items()}}
     return gains
+
+
+def _gain(found: Difference) -> dict[str, Any]:
+    return found.model_dump(exclude={"before", "after"}, exclude_none=True)
 
 
 def _write_score_table(tables: dict[str, dict[str, Any]], path: Path) -> None:

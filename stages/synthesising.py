@@ -9,18 +9,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
-from functools import lru_cache, partial
+from contextlib import ExitStack, closing
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
 import numpy as np
 
-from stages.domain.metrics import Interval, bootstrap, clusters
+from stages.domain.certainty import Design, Interval, mean_interval
 from stages.domain.records import SPLITS, Clip, Reject, Sample, Split, TaskName, reject_order
 from stages.domain.synthesis import samples_of
 from stages.domain.tasks import dark_event_infer, mix_vid_qa
+from stages.domain.tasks.dark_event_infer import Settings as DarkEventInferSettings
 from stages.domain.tasks.dark_event_infer import dark_frames
 from stages.domain.tasks.mix_vid_qa import Ring
 from stages.domain.text_only import TextOnlyGuesser
@@ -84,17 +85,17 @@ def synthesise_manifest(manifest: Path, settings: SynthesizeParams, seed: int, s
 
 def make_shard(shard: tuple[int, int], manifest: Path, index: Path, settings: SynthesizeParams, seed: int, scratch: Path) -> None:
     """Make the samples of the clips ``[start, stop)`` and keep them as one file; runs in a worker."""
-    clips = _manifest(manifest, index)
-    rings = {split: _ring(manifest, index, split) for split in SPLITS}
     rows: dict[str, list[str]] = {}
     reasons: Counter[str] = Counter()
-    for clip in clips.clips(*shard):
-        for task in settings.tasks.named:
-            samples, rejects = _made(clip, task, settings, rings[clip.split], seed)
-            _guarantee(samples)
-            for name, made in ((f"{clip.split}/{task}", samples), (f"rejects/{task}", rejects)):
-                rows.setdefault(name, []).extend(row.model_dump_json(exclude_none=True) for row in made)
-            reasons.update(reject.reason for reject in rejects)
+    with closing(Manifest(manifest, index)) as clips:
+        rings = {split: clips.ring(split) for split in SPLITS}
+        for clip in clips.clips(*shard):
+            for task in settings.tasks.named:
+                samples, rejects = _made(clip, task, settings, rings[clip.split], seed)
+                _guarantee(samples)
+                for name, made in ((f"{clip.split}/{task}", samples), (f"rejects/{task}", rejects)):
+                    rows.setdefault(name, []).extend(row.model_dump_json(exclude_none=True) for row in made)
+                reasons.update(reject.reason for reject in rejects)
     file = _file(scratch, shard)
     unfinished = file.with_suffix(".unfinished")
     unfinished.write_text(json.dumps({"rows": rows, "reasons": reasons}), encoding="utf-8")
@@ -166,36 +167,29 @@ def text_only(manifest: Path, settings: SynthesizeParams, seed: int, scratch: Pa
     chosen = settings.tasks.dark_event_infer
     if chosen is None:
         return None
-    clips = Manifest(manifest, scratch / INDEX_FILE)
+    with closing(Manifest(manifest, scratch / INDEX_FILE)) as clips:
+        return _guessed(clips, chosen, settings.sampled_frames, seed)
+
+
+def _guessed(clips: Manifest, chosen: DarkEventInferSettings, sampled_frames: int, seed: int) -> TextOnly | None:
     guesser = TextOnlyGuesser(islice(clips.shuffled("train"), FITTED_CLIPS))
     if guesser.fitted_on < MIN_EVENTS:
         return None
     judge = RuleJudge(full_share=0.8, partial_share=0.4)
     right: list[float] = []
-    asked: list[str] = []
+    asked: list[tuple[str, ...]] = []
     held_out = chain(clips.shuffled("validation"), clips.shuffled("test"), islice(clips.shuffled("train"), FITTED_CLIPS, None))
     for clip in islice(held_out, TRIED_CLIPS):
-        for sample in dark_event_infer.make(clip, chosen, settings.sampled_frames, seed)[0]:
+        for sample in dark_event_infer.make(clip, chosen, sampled_frames, seed)[0]:
             event = next(e for e in clip.events if e.caption == sample.reference and e.span in sample.timeline.dark)
             verdict = judge.covers(sample, guesser.guess(clip, event))
             right.append(float(verdict.score == dark_event_infer.MAXIMUM))
-            asked.append(clip.clip_id)
+            asked.append(sample.timeline.clip_ids)
     if len(right) < MIN_EVENTS:
         return None
-    interval = bootstrap(np.array(right), clusters(asked), draws=1000, confidence=0.95, seed=seed)
+    interval = mean_interval(np.array(right), Design.of(asked), confidence=0.95)
     return TextOnly(interval, len(right), guesser.fitted_on)
 
 
 def _file(scratch: Path, shard: tuple[int, int]) -> Path:
     return scratch / f"clips-{shard[0]:09d}-{shard[1]:09d}.json"
-
-
-# A worker makes many shards of one manifest.
-@lru_cache(maxsize=1)
-def _manifest(manifest: Path, index: Path) -> Manifest:
-    return Manifest(manifest, index)
-
-
-@lru_cache(maxsize=len(SPLITS))
-def _ring(manifest: Path, index: Path, split: Split) -> Ring:
-    return _manifest(manifest, index).ring(split)

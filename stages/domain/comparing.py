@@ -1,8 +1,7 @@
 """Two policies on the same samples: which is better, by how much, and could chance have done it.
 
-Each sample is its own control: what is looked at is the difference of its two scores. Several samples come from one source clip and
-are not independent, so the bootstrap draws clips, the same ones for every task (Davison and Hinkley, *Bootstrap Methods and their
-Application*, 1997, section 3.8).
+Each sample is its own control: what is looked at is the difference of its two scores. How sure that is:
+:mod:`stages.domain.certainty`.
 """
 
 from __future__ import annotations
@@ -13,23 +12,25 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from stages.domain.metrics import Floats, Interval, bootstrap_p, clusters, drawn_sums, interval
+from stages.domain.certainty import EQUAL, Compared, Design, Floats, Interval, compared, holm
+from stages.domain.metrics import Shown
 from stages.domain.records import Record, Score, TaskName
 
 
 class SampleScore(Record):
-    """What one sample was worth: ``value`` is a share of its maximum; None: no judge could say."""
+    """What one sample was worth: ``value`` is a share of its maximum; None: no judge could say. ``clips``: those it shows."""
 
     sample_id: str
-    clip_id: str
+    clips: tuple[str, ...] = Field(min_length=1)
     task: str
     value: float | None = None
 
 
 class Difference(Record):
-    """``after`` - ``before``, with its percentile interval.
+    """``after`` - ``before``, with its interval.
 
-    ``p_value``: how often chance gives a difference as far from 0 if there is none, both ways. ``won``, ``lost``, ``tied``: samples.
+    ``p_value``: how often chance gives a difference as far from 0 if there is none, both ways; ``p_holm``: the same of one task among
+    all tasks, raised since all are looked at (None: it is no one of several). ``won``, ``lost``, ``tied``: samples.
     """
 
     before: float
@@ -38,6 +39,7 @@ class Difference(Record):
     low: float
     high: float
     p_value: float
+    p_holm: float | None = None
     won: int = Field(ge=0)
     lost: int = Field(ge=0)
     tied: int = Field(ge=0)
@@ -55,7 +57,7 @@ class Comparison(Record):
     unpaired: int = Field(ge=0)
 
 
-def compare(after: Iterable[SampleScore], before: Iterable[SampleScore], *, draws: int, confidence: float, seed: int) -> Comparison:
+def compare(after: Iterable[SampleScore], before: Iterable[SampleScore], *, confidence: float) -> Comparison:
     """Compare ``after`` with ``before`` sample by sample; every task counts the same, however many samples it has.
 
     Raises:
@@ -69,54 +71,45 @@ def compare(after: Iterable[SampleScore], before: Iterable[SampleScore], *, draw
     ]
     if not pairs:
         raise ValueError("the two share no scored sample; were they evaluated on different splits?")
-    groups = clusters([row.clip_id for row, _, _ in pairs])
-    tasks: dict[str, npt.NDArray[np.bool_]] = {
-        task: np.array([row.task == task for row, _, _ in pairs]) for task in dict.fromkeys(row.task for row, _, _ in pairs)
-    }
+    names = [row.task for row, _, _ in pairs]
+    clips = [row.clips for row, _, _ in pairs]
     new, old = (np.array([pair[side] for pair in pairs], dtype=np.float64) for side in (1, 2))
-    # One list of columns, so that every task sees the same draws of clips.
-    columns = [column for here in tasks.values() for column in ((new - old) * here, here.astype(np.float64))]
-    sums = drawn_sums(columns, groups, draws, seed)
-    drawn = {}
-    for place, (task, here) in enumerate(tasks.items()):
-        total, size = sums[2 * place], sums[2 * place + 1]
-        # A draw of clips may hold none that this task has a sample of: it says nothing, so it stands at what was seen.
-        seen = float((new - old)[here].mean())
-        drawn[task] = np.where(size > 0, total / np.maximum(size, 1), seen)
-    by_task = {task: _difference(new[here], old[here], drawn[task], confidence) for task, here in tasks.items()}
-    mean = interval(_mean(by_task, "mean"), np.mean(list(drawn.values()), axis=0), confidence)
+    here = {task: np.flatnonzero([name == task for name in names]) for task in dict.fromkeys(names)}
+    found = {task: compared((new - old)[rows], Design.of([clips[row] for row in rows]), confidence) for task, rows in here.items()}
+    adjusted = holm([each.p_value for each in found.values()])
+    by_task = {
+        task: _difference(new[rows], old[rows], found[task], p_holm)
+        for (task, rows), p_holm in zip(here.items(), adjusted, strict=True)
+    }
+    whole = compared(new - old, Design.of(clips, names), confidence)
     overall = Difference(
         before=_mean(by_task, "before"),
         after=_mean(by_task, "after"),
-        **mean.model_dump(),
-        p_value=bootstrap_p(np.mean(list(drawn.values()), axis=0)),
+        **whole.model_dump(),
         **_counts(new, old),
     )
     return Comparison(mean=overall, tasks=by_task, unpaired=len(ours.keys() | theirs.keys()) - len(pairs))
 
 
 def paired_difference(
-    after: Sequence[Score], before: Sequence[Score], clip_of: Mapping[str, str], draws: int, confidence: float, seed: int
-) -> tuple[Interval, dict[TaskName, Interval]]:
+    after: Sequence[Score], before: Sequence[Score], shown: Shown, confidence: float
+) -> tuple[Difference, dict[TaskName, Difference]]:
     """``after`` - ``before`` on the samples that both scored: the mean over tasks, and each task.
 
     Raises:
         ValueError: the two share no scored sample.
     """
     rows = (
-        [SampleScore(sample_id=s.sample_id, clip_id=clip_of[s.sample_id], task=s.task, value=s.value) for s in side]
+        [SampleScore(sample_id=s.sample_id, clips=tuple(shown[s.sample_id]), task=s.task, value=s.value) for s in side]
         for side in (after, before)
     )
-    found = compare(*rows, draws=draws, confidence=confidence, seed=seed)
-    tasks: dict[TaskName, Interval] = {row.task: found.tasks[row.task].interval for row in after if row.task in found.tasks}
-    return found.mean.interval, tasks
+    found = compare(*rows, confidence=confidence)
+    tasks: dict[TaskName, Difference] = {row.task: found.tasks[row.task] for row in after if row.task in found.tasks}
+    return found.mean, tasks
 
 
-def _difference(new: Floats, old: Floats, drawn: Floats, confidence: float) -> Difference:
-    found = interval(float((new - old).mean()), drawn, confidence)
-    return Difference(
-        before=float(old.mean()), after=float(new.mean()), **found.model_dump(), p_value=bootstrap_p(drawn), **_counts(new, old)
-    )
+def _difference(new: Floats, old: Floats, found: Compared, p_holm: float) -> Difference:
+    return Difference(before=float(old.mean()), after=float(new.mean()), **found.model_dump(), p_holm=p_holm, **_counts(new, old))
 
 
 def _mean(tasks: Mapping[str, Difference], field: str) -> float:
@@ -125,6 +118,5 @@ def _mean(tasks: Mapping[str, Difference], field: str) -> float:
 
 
 def _counts(new: Floats, old: Floats) -> dict[str, int]:
-    # Scores are means of halves and thirds: equal ones may differ in the last bit.
-    apart = np.abs(new - old) > 1e-9
+    apart: npt.NDArray[np.bool_] = np.abs(new - old) > EQUAL
     return {"won": int((apart & (new > old)).sum()), "lost": int((apart & (new < old)).sum()), "tied": int((~apart).sum())}

@@ -268,7 +268,7 @@ class Sample(Record):
     sample_id: str = Field(min_length=1)
     task: TaskName
     split: Split
-    #: The clip that is asked about (MixVidQA shows another one too); the unit that a bootstrap draws.
+    #: The clip that is asked about (MixVidQA shows another one too).
     clip_id: str
     timeline: Timeline
     sampled_frames: int = Field(gt=0)

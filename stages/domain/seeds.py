@@ -1,23 +1,25 @@
 """What several seeds say together: each seed is one observation, with clips of its own.
 
-Two intervals stand side by side. The bootstrap draws clips of all seeds together and says how well these trainings are measured; the t
-interval is over the seeds' own differences and says how far another seed may lie. Few seeds make it wide, and that is honest.
+Two intervals stand side by side. One is over the clips of all seeds together and says how well these trainings are measured; a clip that
+several seeds hold out, as happens with videos of one's own, is one unit there. The t interval is over the seeds' own differences and says
+how far another seed may lie. Few seeds make it wide, and that is honest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from stages.domain.certainty import EQUAL, Interval
 from stages.domain.comparing import paired_difference
-from stages.domain.metrics import Interval
+from stages.domain.metrics import Shown
 from stages.domain.records import Record, Score, TaskName
 
 
 class Gain(Record):
-    """A difference of shares of the maximum: over these clips, by seed, and over seeds (None: one seed)."""
+    """A difference of shares of the maximum: over these clips, by seed, and over seeds (None: they tell no spread)."""
 
     clips: Interval
     seeds: tuple[float, ...]
@@ -25,25 +27,29 @@ class Gain(Record):
 
 
 class Pair(NamedTuple):
-    """Two policies of one seed on the same samples; ``clip_of``: the clip of each sample."""
+    """Two policies of one seed on the same samples; ``shown``: names of clips that are the same in all seeds for the same clip only, such
+    as digests of their content."""
 
     after: Sequence[Score]
     before: Sequence[Score]
-    clip_of: Mapping[str, str]
+    shown: Shown
 
 
 def over_seeds(values: Sequence[float], confidence: float) -> Interval | None:
-    """Student's t interval of the mean of the seeds' values; None for one seed. Seeds that agree to the last digit leave it no width."""
+    """Student's t interval of the mean of the seeds' values; None where they tell no spread: one seed, or seeds that agree to the last
+    digit, as where all of them answer everything rightly."""
     from scipy import stats  # half a second of import that no stage need pay
 
     if len(values) < 2:
         return None
     mean, error = float(np.mean(values)), stats.sem(values)
-    low, high = stats.t.interval(confidence, len(values) - 1, mean, error) if error else (mean, mean)
+    if error < EQUAL:
+        return None
+    low, high = stats.t.interval(confidence, len(values) - 1, mean, error)
     return Interval(mean=mean, low=float(low), high=float(high))
 
 
-def pooled_gain(pairs: Sequence[Pair], draws: int, confidence: float) -> tuple[Gain, dict[TaskName, Gain]]:
+def pooled_gain(pairs: Sequence[Pair], confidence: float) -> tuple[Gain, dict[TaskName, Gain]]:
     """The gain over tasks and that of each task, a pair a seed.
 
     Raises:
@@ -51,21 +57,21 @@ def pooled_gain(pairs: Sequence[Pair], draws: int, confidence: float) -> tuple[G
     """
     after: list[Score] = []
     before: list[Score] = []
-    clips: dict[str, str] = {}
+    shown: dict[str, Sequence[str]] = {}
     means: list[float] = []
     by_task: dict[TaskName, list[float]] = {}
     for number, pair in enumerate(pairs):
-        # Seeds have clips of the same names.
+        # Seeds have samples of the same names.
         for rows, kept in ((pair.after, after), (pair.before, before)):
             kept += [row.model_copy(update={"sample_id": f"{number}:{row.sample_id}"}) for row in rows]
-        clips |= {f"{number}:{sample}": f"{number}:{clip}" for sample, clip in pair.clip_of.items()}
-        mean, tasks = paired_difference(pair.after, pair.before, pair.clip_of, 1, confidence, 0)
+        shown |= {f"{number}:{sample}": clips for sample, clips in pair.shown.items()}
+        mean, tasks = paired_difference(pair.after, pair.before, pair.shown, confidence)
         means.append(mean.mean)
         for task, found in tasks.items():
             by_task.setdefault(task, []).append(found.mean)
-    whole, parts = paired_difference(after, before, clips, draws, confidence, 0)
+    whole, parts = paired_difference(after, before, shown, confidence)
 
     def gain(interval: Interval, seeds: Sequence[float]) -> Gain:
         return Gain(clips=interval, seeds=tuple(seeds), over_seeds=over_seeds(seeds, confidence))
 
-    return gain(whole, means), {task: gain(found, by_task[task]) for task, found in parts.items()}
+    return gain(whole.interval, means), {task: gain(found.interval, by_task[task]) for task, found in parts.items()}

@@ -51,7 +51,7 @@ def ablation(root: Path, recipe: str) -> dict[str, Any] | None:
 
 
 def _contrasts(grid: Grid, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """A row a contrast, its intervals over seeds (over clips where there is one seed), all drawn on one scale."""
+    """A row a contrast, its intervals over seeds (over clips where seeds tell no spread), all drawn on one scale."""
     titles = {row.name: row.title for row in grid.rows}
     shown = [(c, [_spread(c.mean), *(_spread(c.columns[name]) for name in columns)]) for c in grid.contrasts]
     widest = max((abs(end) for _, spreads in shown for s in spreads for end in (s["low"], s["high"])), default=0) or 1.0

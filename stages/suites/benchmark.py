@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Annotated, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from stages.domain.examiner import Examiner
 from stages.domain.prompts import PromptTexts
-from stages.domain.records import Exact, Record
+from stages.domain.records import Exact, Record, Reject
 
 
 class SuiteError(ValueError):
@@ -30,6 +30,10 @@ class PublishedRow(BaseModel):
     """A row of somebody else's file: its own field names; fields that are not used may be there."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+#: A text that says something.
+Words = Annotated[str, Field(pattern=r"\S")]
 
 
 class FrameProtocol(Record):
@@ -51,19 +55,31 @@ RowT_co = TypeVar("RowT_co", covariant=True)
 class Item(Generic[RowT_co]):
     """One question of a benchmark.
 
-    ``video``: as the annotations name it, and the unit that a bootstrap draws. ``categories``: what tables are made by, such as
-    ``{"duration": "short"}``. ``part_s``: from when to when of the video, in seconds; None: all of it. ``options``: what may be chosen,
-    empty for an open answer. ``truth``: a reply that is right.
+    ``video``: as it is looked for. ``units``: the files it is about, whatever tasks ask about them: questions that share one are no
+    independent evidence (:mod:`stages.domain.certainty`). ``categories``: what tables are made by, such as ``{"duration": "short"}``.
+    ``part_s``: from when to when of the video, in seconds; None: all of it. ``options``: what may be chosen, empty for an open answer.
+    ``truth``: a reply that is right.
     """
 
     item_id: str
     video: str
+    units: tuple[str, ...]
     categories: Mapping[str, str]
     frames: FrameProtocol
     part_s: tuple[float, float] | None
     options: tuple[str, ...]
     truth: str
     row: RowT_co
+
+
+@dataclass(frozen=True)
+class Questions(Generic[RowT_co]):
+    """What annotations ask. ``set_aside``: what of them cannot be asked or scored, and why; ``not_asked``: ids of whole questions among
+    that, which predictions may answer all the same."""
+
+    items: tuple[Item[RowT_co], ...]
+    set_aside: tuple[Reject, ...]
+    not_asked: frozenset[str]
 
 
 class Mark(NamedTuple):
@@ -85,11 +101,13 @@ class Scoring(Generic[RowT]):
 
 
 class Measure(NamedTuple):
-    """A number of the table: the mean of a part, or the harmonic mean of the means of two, times ``scale``."""
+    """A number of the table: the mean of a part, or the harmonic mean of the means of two, times ``scale``. ``most``: what a part can be
+    at most; the least is 0."""
 
     name: str
     parts: tuple[str] | tuple[str, str]
     scale: float
+    most: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +118,7 @@ class Benchmark(Generic[RowT]):
     name: str
     record: str
     files: tuple[str, ...]
-    read: Callable[[Path], list[Item[RowT]]]
+    read: Callable[[Path], Questions[RowT]]
     prompt: Callable[[Item[RowT], PromptTexts], str]
     measures: tuple[Measure, ...]
     scorings: tuple[Scoring[RowT], ...]

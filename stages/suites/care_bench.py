@@ -9,32 +9,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
-
 from stages.domain.examiner import Examiner
 from stages.domain.prompts import PromptTexts, render_prompt
-from stages.suites.benchmark import CAPTION_FRAMES, Benchmark, Item, Mark, Measure, PublishedRow, Scoring
+from stages.suites.benchmark import CAPTION_FRAMES, Benchmark, Item, Mark, Measure, PublishedRow, Questions, Scoring, Words
 from stages.suites.captions import strict_caption, told_shares
-from stages.suites.files import rows, typed, unique
+from stages.suites.files import gathered, rows, text_of, typed, without_blanks
 
 QUESTION = "Describe the video in detail: what happens, in order, and what is seen and what it looks like."
 
 
 class Row(PublishedRow):
-    video: str = Field(min_length=1)
-    caption: str = Field(min_length=1)
-    events: list[str] | None = None
-    objects: list[str] | None = None
+    video: Words
+    caption: Words
+    events: list[Words] | None = None
+    objects: list[Words] | None = None
 
 
-def read(path: Path) -> list[Item[Row]]:
-    return unique(_item(typed(Row, raw)) for raw in rows(path, FILES))
+def read(path: Path) -> Questions[Row]:
+    some, no_event = without_blanks(rows(path, FILES), ("events",))
+    whole, no_object = without_blanks(some, ("objects",))
+    return gathered(whole, lambda raw: [_item(typed(Row, raw))], lambda raw: text_of(raw, "video"), [*no_event, *no_object])
 
 
 def _item(row: Row) -> Item[Row]:
     return Item(
         item_id=row.video,
         video=row.video,
+        units=(row.video,),
         categories={},
         frames=CAPTION_FRAMES,
         part_s=None,

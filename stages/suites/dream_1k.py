@@ -16,19 +16,19 @@ from pydantic import Field, field_validator
 
 from stages.domain.examiner import Examiner
 from stages.domain.prompts import PromptTexts, render_prompt
-from stages.suites.benchmark import CAPTION_FRAMES, Benchmark, Item, Mark, Measure, PublishedRow, Scoring
+from stages.suites.benchmark import CAPTION_FRAMES, Benchmark, Item, Mark, Measure, PublishedRow, Questions, Scoring, Words
 from stages.suites.captions import strict_caption, told_shares
-from stages.suites.files import Raw, rows, typed, unique
+from stages.suites.files import Raw, gathered, rows, text_of, typed, without_blanks
 
 QUESTION = "Describe the video in detail."
 
 
 class Row(PublishedRow):
     idx: int | str
-    video_file: str = Field(min_length=1)
+    video_file: Words
     source: str
-    description: str = Field(min_length=1)
-    events: list[str]
+    description: Words
+    events: list[Words]
 
     @field_validator("events", mode="before")
     @classmethod
@@ -53,7 +53,7 @@ class _Message(PublishedRow):
 
 
 class _Extra(PublishedRow):
-    events: list[str]
+    events: list[Words]
 
 
 class TarsierRow(PublishedRow):
@@ -66,8 +66,10 @@ class TarsierRow(PublishedRow):
     extra_info: _Extra
 
 
-def read(path: Path) -> list[Item[Row]]:
-    return unique(_item(_row(raw)) for raw in rows(path, FILES))
+def read(path: Path) -> Questions[Row]:
+    some, here = without_blanks(rows(path, FILES), ("events",))
+    whole, there = without_blanks(some, ("extra_info", "events"))
+    return gathered(whole, lambda raw: [_item(_row(raw))], lambda raw: text_of(raw, "idx"), [*here, *there])
 
 
 def _row(raw: Raw) -> Row:
@@ -89,6 +91,7 @@ def _item(row: Row) -> Item[Row]:
     return Item(
         item_id=str(row.idx),
         video=row.video_file,
+        units=(row.video_file,),
         categories={"source": row.source},
         frames=CAPTION_FRAMES,
         part_s=None,

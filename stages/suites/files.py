@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from stages.suites.benchmark import AnnotationError, Item
+from stages.domain.records import Reject
+from stages.suites.benchmark import AnnotationError, Item, Questions
 
 Row = TypeVar("Row", bound=BaseModel)
-ItemT = TypeVar("ItemT", bound=Item[Any])
+RowT = TypeVar("RowT")
 
 #: Longer values are cut in messages.
 _SHOWN = 60
@@ -25,6 +26,12 @@ class Raw(NamedTuple):
     stem: str
     number: int
     value: Any
+
+
+class Unreadable(NamedTuple):
+    """Stands where the value of an entry would."""
+
+    why: str
 
 
 def rows(path: Path, names: tuple[str, ...]) -> list[Raw]:
@@ -45,6 +52,8 @@ def typed(kind: type[Row], raw: Raw) -> Row:
     Raises:
         AnnotationError: a field is missing or of another type; the message names it, its value, and what the entry holds instead.
     """
+    if isinstance(raw.value, Unreadable):
+        raise AnnotationError(f"annotations: {raw.value.why}")
     try:
         return kind.model_validate(raw.value)
     except ValidationError as error:
@@ -57,18 +66,93 @@ def typed(kind: type[Row], raw: Raw) -> Row:
         raise AnnotationError(f"annotations: {raw.where}: {field}: {message} (value {shown(first['input'])})") from error
 
 
-def unique(items: Iterable[ItemT]) -> list[ItemT]:
-    """The items, which must have different ids.
+def gathered(
+    raws: Iterable[Raw],
+    items_of: Callable[[Raw], Iterable[Item[RowT]]],
+    id_of: Callable[[Raw], str | None],
+    parts: Sequence[Reject] = (),
+) -> Questions[RowT]:
+    """The questions of all entries. One that cannot be asked or scored is set aside and does not stop the others; so is a second one of
+    the same id, whatever it says.
+
+    Args:
+        items_of: the questions of an entry; raises AnnotationError where it is at fault.
+        id_of: the id of a faulty entry's question, where it tells one.
+        parts: of entries, set aside before.
 
     Raises:
-        AnnotationError: two have the same.
+        AnnotationError: more than half of the entries are at fault, so that these are other annotations, or damaged ones; the message is
+            that of the first.
     """
-    known: dict[str, ItemT] = {}
-    for item in items:
-        if item.item_id in known:
-            raise AnnotationError(f"annotations: id: {shown(item.item_id)} stands twice; give one copy of the annotations only")
-        known[item.item_id] = item
-    return list(known.values())
+    known: dict[str, tuple[str, Item[RowT]]] = {}
+    set_aside = list(parts)
+    not_asked: set[str] = set()
+    first: AnnotationError | None = None
+    faulty = entries = 0
+    for raw in raws:
+        entries += 1
+        try:
+            items = list(items_of(raw))
+        except AnnotationError as error:
+            first, faulty = first or error, faulty + 1
+            set_aside.append(Reject(item=raw.where, reason="unusable-row", detail=str(error).removeprefix("annotations: ")))
+            if (item_id := id_of(raw)) is not None:
+                not_asked.add(item_id)
+            continue
+        for item in items:
+            if item.item_id not in known:
+                known[item.item_id] = (raw.where, item)
+                continue
+            where, earlier = known[item.item_id]
+            same = "the same" if earlier == item else "other words"
+            detail = f"id {shown(item.item_id)} stands in {where} too, with {same}; the first one counts"
+            set_aside.append(Reject(item=raw.where, reason="repeated-id", detail=detail))
+    if first is not None and 2 * faulty > entries:
+        others = f" (and {faulty - 1:,} more of {entries:,} rows are at fault)" if faulty > 1 else ""
+        raise AnnotationError(f"{first}{others}") from first
+    return Questions(tuple(item for _, item in known.values()), tuple(set_aside), frozenset(not_asked - known.keys()))
+
+
+def without_blanks(raws: Iterable[Raw], path: tuple[str, ...], fields: tuple[str, ...] = ()) -> tuple[list[Raw], list[Reject]]:
+    """The entries without what is blank in their list at ``path``, and a reject for each blank.
+
+    Args:
+        fields: texts that an object of that list must have; it is a list of texts where there are none.
+    """
+    whole: list[Raw] = []
+    blanks: list[Reject] = []
+    for raw in raws:
+        inside = [raw.value]
+        for key in path:
+            inside.append(inside[-1].get(key) if isinstance(inside[-1], dict) else None)
+        listed = inside.pop()
+        if not isinstance(listed, list):
+            whole.append(raw)
+            continue
+        blank = [number for number, entry in enumerate(listed) if _is_blank(entry, fields)]
+        blanks += [
+            Reject(
+                item=f"{raw.where}: {'.'.join(path)}.{number}", reason="blank-part", detail=f"says nothing: {shown(listed[number])}"
+            )
+            for number in blank
+        ]
+        value: Any = [entry for number, entry in enumerate(listed) if number not in blank]
+        for key, around in zip(reversed(path), reversed(inside), strict=True):
+            value = {**around, key: value}
+        whole.append(raw._replace(value=value))
+    return whole, blanks
+
+
+def _is_blank(entry: object, fields: tuple[str, ...]) -> bool:
+    if not fields:
+        return isinstance(entry, str) and not entry.strip()
+    return isinstance(entry, dict) and any(isinstance(said := entry.get(field), str) and not said.strip() for field in fields)
+
+
+def text_of(raw: Raw, field: str) -> str | None:
+    """A field of an entry that may be at fault, where it holds a text or a whole number."""
+    value = raw.value.get(field) if isinstance(raw.value, dict) else None
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
 
 
 def shown(value: object) -> str:
@@ -107,13 +191,13 @@ def _json(file: Path) -> list[Any]:
 
 
 def _json_lines(file: Path, text: str) -> list[Any]:
-    values = []
+    values: list[Any] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 values.append(json.loads(line))
             except (ValueError, RecursionError) as error:
-                raise AnnotationError(f"annotations: {file.name}:{number}: not JSON: {error}; download it again") from error
+                values.append(Unreadable(f"{file.name}:{number}: not JSON: {error}; download it again"))
     return values
 
 

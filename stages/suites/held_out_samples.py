@@ -15,16 +15,16 @@ from stages.domain.prompts import PromptTexts, sample_prompt
 from stages.domain.records import Sample, TaskName, Verdict
 from stages.domain.released import released_answer
 from stages.domain.replies import final_answer
-from stages.suites.benchmark import AnnotationError, Benchmark, FrameProtocol, Item, Mark, Measure, Scoring
-from stages.suites.files import rows, shown, typed, unique
+from stages.suites.benchmark import AnnotationError, Benchmark, FrameProtocol, Item, Mark, Measure, Questions, Scoring
+from stages.suites.files import Raw, gathered, rows, shown, text_of, typed
 
 #: What a judge says of an answer to a sample.
 Says = Callable[[Examiner, Sample, str], Verdict]
 Reads = Callable[[str], str | None]
 
 
-def benchmark(name: str, task: TaskName, says: Says) -> Benchmark[Sample]:
-    """The benchmark of one proxy task."""
+def benchmark(name: str, task: TaskName, says: Says, most: float) -> Benchmark[Sample]:
+    """The benchmark of one proxy task. ``most``: the judge's best score."""
     files = (f"test/{task}.jsonl", f"{task}.jsonl")
     return Benchmark(
         name=name,
@@ -32,7 +32,7 @@ def benchmark(name: str, task: TaskName, says: Says) -> Benchmark[Sample]:
         files=files,
         read=partial(_read, files=files, task=task),
         prompt=_prompt,
-        measures=(Measure("mean judge score x 100", ("native",), 100),),
+        measures=(Measure("mean judge score x 100", ("native",), 100, most),),
         scorings=(
             Scoring(
                 "strict", "reasoning taken away; an empty or unreadable reply is 0", partial(_mark, reads=final_answer, says=says)
@@ -47,20 +47,19 @@ def benchmark(name: str, task: TaskName, says: Says) -> Benchmark[Sample]:
     )
 
 
-def _read(path: Path, files: tuple[str, ...], task: TaskName) -> list[Item[Sample]]:
-    items = []
-    for raw in rows(path, files):
+def _read(path: Path, files: tuple[str, ...], task: TaskName) -> Questions[Sample]:
+    def items_of(raw: Raw) -> list[Item[Sample]]:
         sample = typed(Sample, raw)
         if (sample.task, sample.split) != (task, "test"):
             raise AnnotationError(
                 f"annotations: {raw.where}: task {shown(sample.task)}, split {shown(sample.split)}: needs {task!r} of split"
-                f" 'test'; give"
-                f" data/samples/test/{task}.jsonl"
+                f" 'test'; give data/samples/test/{task}.jsonl"
             )
-        items.append(
+        return [
             Item(
                 item_id=sample.sample_id,
                 video=sample.clip_id,
+                units=sample.timeline.clip_ids,
                 categories={},
                 frames=FrameProtocol(fps=None, frames=sample.sampled_frames),
                 part_s=None,
@@ -68,8 +67,9 @@ def _read(path: Path, files: tuple[str, ...], task: TaskName) -> list[Item[Sampl
                 truth=sample.reference,
                 row=sample,
             )
-        )
-    return unique(items)
+        ]
+
+    return gathered(rows(path, files), items_of, lambda raw: text_of(raw, "sample_id"))
 
 
 def _prompt(item: Item[Sample], texts: PromptTexts) -> str:

@@ -9,24 +9,50 @@ have ``start`` and ``end``, in seconds: the part of the video that is shown. Row
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from stages.domain.examiner import Examiner
 from stages.domain.prompts import PromptTexts, render_prompt, render_question
-from stages.suites.benchmark import QUESTION_FRAMES, Benchmark, Item, Mark, Measure, PublishedRow, Scoring
+from stages.suites.benchmark import QUESTION_FRAMES, Benchmark, Item, Mark, Measure, PublishedRow, Questions, Scoring, Words
 from stages.suites.choices import letter, lmms_eval_answer, lmms_eval_spoken, strict_choice, vlmevalkit_right
-from stages.suites.files import Raw, rows, typed, unique
+from stages.suites.files import Raw, gathered, rows, typed
 
 #: VLMEvalKit marks a prediction with this text as failed, and its table then counts it as right.
 _KIT_FAIL_MESSAGE = "Failed to obtain answer via API."
 
 
+#: Whose videos a task asks about (``data_list`` of mvbench.ipynb, OpenGVLab/Ask-Anything at 4dd8210). Equal names of one source are one
+#: file, asked about in several tasks; STAR and STA both cut theirs out of Charades' recordings, under the recordings' names. Of a task
+#: that is not listed equal names are taken for one file.
+SOURCES = {
+    "action_sequence": "charades",
+    "action_prediction": "charades",
+    "object_interaction": "charades",
+    "action_localization": "charades",
+    "object_existence": "clevrer",
+    "moving_direction": "clevrer",
+    "moving_count": "clevrer",
+    "moving_attribute": "clevrer",
+    "counterfactual_inference": "clevrer",
+    "object_shuffle": "perception",
+    "action_count": "perception",
+    "state_change": "perception",
+    "character_order": "perception",
+    "action_antonym": "ssv2",
+    "fine_grained_action": "moments_in_time",
+    "unexpected_action": "funqa",
+    "scene_transition": "scene_qa",
+    "fine_grained_pose": "nturgbd",
+    "egocentric_navigation": "vlnqa",
+    "episodic_reasoning": "tvqa",
+}
+
+
 class Row(PublishedRow):
-    video: str = Field(min_length=1)
-    question: str = Field(min_length=1)
-    candidates: list[Annotated[str, Field(min_length=1)]] = Field(min_length=2, max_length=26)
+    video: Words
+    question: Words
+    candidates: list[Words] = Field(min_length=2, max_length=26)
     answer: str
     start: float | None = None
     end: float | None = None
@@ -37,16 +63,27 @@ class Row(PublishedRow):
             raise ValueError(f"answer {self.answer!r} is none of the candidates")
         return self
 
+    @model_validator(mode="after")
+    def _part_has_two_ends(self) -> Row:
+        if (self.start is None) != (self.end is None):
+            raise ValueError(f"start {self.start}, end {self.end}: a part of a video needs both, the whole of it neither")
+        return self
 
-def read(path: Path) -> list[Item[Row]]:
-    return unique(_item(raw, typed(Row, raw)) for raw in rows(path, FILES))
+
+def read(path: Path) -> Questions[Row]:
+    return gathered(rows(path, FILES), lambda raw: [_item(raw, typed(Row, raw))], _id)
+
+
+def _id(raw: Raw) -> str:
+    return f"{raw.stem}/{raw.number}"
 
 
 def _item(raw: Raw, row: Row) -> Item[Row]:
     return Item(
-        item_id=f"{raw.stem}/{raw.number}",
+        item_id=_id(raw),
         # Files of one name lie in the folders of different sources.
         video=f"{raw.stem}/{row.video}",
+        units=(f"{SOURCES.get(raw.stem, '')}/{row.video}",),
         categories={"task": raw.stem},
         frames=QUESTION_FRAMES,
         part_s=None if row.start is None or row.end is None else (row.start, row.end),

@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stages.domain.metrics import Floats, bootstrap_p, interval
+from stages.domain.certainty import compared, holm
 from stages.domain.records import Record
 from stages.suites.benchmark import Benchmark, Item, Mark, Measure
-from stages.suites.table import Resampling, macro_means, means_of, measured, parts_of
+from stages.suites.table import by_item, counts, design_of, parts_of
 
 
 class Difference(Record):
-    """``mean``: the one's minus the other's, on the ``items`` questions that count in both; ``p``: see
-    :func:`stages.domain.metrics.bootstrap_p`. None: there is no such question."""
+    """``mean``: the one's minus the other's, on the ``items`` questions about ``units`` videos that count in both. ``p``: see
+    :mod:`stages.domain.certainty`; ``p_holm``: the same of one category's value, raised since all values of all categories are looked at
+    (None: it is over all questions). None: there is no such question."""
 
     mean: float | None
     low: float | None
     high: float | None
     p: float | None
+    p_holm: float | None = None
     items: int
+    units: int
 
 
 class Changed(Record):
@@ -37,37 +40,39 @@ def paired(
     items: Sequence[Item[Any]],
     this: Mapping[str, Sequence[Mark]],
     other: Mapping[str, Sequence[Mark]],
-    how: Resampling,
+    confidence: float,
 ) -> dict[str, Any]:
     """Scoring to ``overall`` (measure to :class:`Difference`), ``by`` (category to its values to the same) and ``changed``.
 
-    Videos are drawn, and both sets see the same draws. A question that a scoring leaves out, or no judge could score, in one of them is
-    left out of both. ``changed`` is None where there are no letters to choose.
+    A question that a scoring leaves out, or no judge could score, in one of them is left out of both. ``changed`` is None where there are
+    no letters to choose.
 
     Args:
         this, other: by scoring, a mark for each item.
     """
-    return {
-        scoring.name: {
-            "overall": _differences(benchmark.measures, items, this[scoring.name], other[scoring.name], how, scoring.macro),
-            "by": {
-                category: {
-                    value: _differences(
-                        benchmark.measures,
-                        [items[i] for i in here],
-                        [this[scoring.name][i] for i in here],
-                        [other[scoring.name][i] for i in here],
-                        how,
-                        None,
-                    )
-                    for value, here in parts_of(items, category).items()
-                }
-                for category in dict.fromkeys(name for item in items for name in item.categories)
-            },
-            "changed": _changed(items, this[scoring.name], other[scoring.name]),
+    found = {}
+    for scoring in benchmark.scorings:
+        mine, theirs = this[scoring.name], other[scoring.name]
+        by = {
+            category: {
+                value: _differences(
+                    benchmark.measures,
+                    [items[i] for i in here],
+                    [mine[i] for i in here],
+                    [theirs[i] for i in here],
+                    None,
+                    confidence,
+                )
+                for value, here in parts_of(items, category).items()
+            }
+            for category in dict.fromkeys(name for item in items for name in item.categories)
         }
-        for scoring in benchmark.scorings
-    }
+        found[scoring.name] = {
+            "overall": _dumped(_differences(benchmark.measures, items, mine, theirs, scoring.macro, confidence)),
+            "by": _adjusted(benchmark.measures, by),
+            "changed": _changed(items, mine, theirs),
+        }
+    return found
 
 
 def overall_differences(
@@ -75,11 +80,13 @@ def overall_differences(
     items: Sequence[Item[Any]],
     this: Mapping[str, Sequence[Mark]],
     other: Mapping[str, Sequence[Mark]],
-    how: Resampling,
+    confidence: float,
 ) -> dict[str, Any]:
     """Scoring to measure to :class:`Difference`, over all items."""
     return {
-        scoring.name: _differences(benchmark.measures, items, this[scoring.name], other[scoring.name], how, scoring.macro)
+        scoring.name: _dumped(
+            _differences(benchmark.measures, items, this[scoring.name], other[scoring.name], scoring.macro, confidence)
+        )
         for scoring in benchmark.scorings
     }
 
@@ -89,36 +96,51 @@ def _differences(
     items: Sequence[Item[Any]],
     this: Sequence[Mark],
     other: Sequence[Mark],
-    how: Resampling,
     macro: str | None,
-) -> dict[str, Any]:
+    confidence: float,
+) -> dict[str, Difference]:
     both = _count_in_both(this, other)
     if not both:
-        return {measure.name: Difference(mean=None, low=None, high=None, p=None, items=0).model_dump() for measure in measures}
-    shared = [items[i] for i in both]
-    marks = {"this": [this[i] for i in both], "other": [other[i] for i in both]}
-    if macro is None:
-        means = means_of(measures, shared, marks, how.draws, how.seed)
-    else:
-        means = {who: macro_means(measures, shared, each, macro, how) for who, each in marks.items()}
-    mine, theirs = means["this"], means["other"]
-    assert mine is not None
-    assert theirs is not None
+        return {measure.name: Difference(mean=None, low=None, high=None, p=None, items=0, units=0) for measure in measures}
+    design = design_of([items[i] for i in both], macro)
+    mine, theirs = ([each[i] for i in both] for each in (this, other))
+    found = {}
+    for measure in measures:
+        apart = by_item(measure, mine, design) - by_item(measure, theirs, design)
+        told = compared(apart, design, confidence, measure.most)
+        scaled = {name: measure.scale * value for name, value in told.interval.model_dump().items()}
+        found[measure.name] = Difference(**scaled, p=told.p_value, items=len(both), units=design.count)
+    return found
+
+
+def _adjusted(measures: Sequence[Measure], by: Mapping[str, Mapping[str, Mapping[str, Difference]]]) -> dict[str, Any]:
+    """With Holm's p-values, a family for each measure: a reader looks through all values of all categories for small ones."""
+    raised: dict[tuple[str, str, str], float] = {}
+    for measure in measures:
+        family = [
+            ((category, value, measure.name), cells[measure.name].p)
+            for category, values in by.items()
+            for value, cells in values.items()
+        ]
+        known = [(place, p) for place, p in family if p is not None]
+        raised |= dict(zip((place for place, _ in known), holm([p for _, p in known]), strict=True))
     return {
-        measure.name: _difference(measured(measure, mine) - measured(measure, theirs), how.confidence, len(both)).model_dump()
-        for measure in measures
+        category: {
+            value: _dumped(
+                {name: cell.model_copy(update={"p_holm": raised.get((category, value, name))}) for name, cell in cells.items()}
+            )
+            for value, cells in values.items()
+        }
+        for category, values in by.items()
     }
 
 
+def _dumped(cells: Mapping[str, Difference]) -> dict[str, Any]:
+    return {name: cell.model_dump() for name, cell in cells.items()}
+
+
 def _count_in_both(this: Sequence[Mark], other: Sequence[Mark]) -> list[int]:
-    return [
-        i for i, pair in enumerate(zip(this, other, strict=True)) if all(mark.counted and mark.parts is not None for mark in pair)
-    ]
-
-
-def _difference(drawn: Floats, confidence: float, items: int) -> Difference:
-    told = interval(float(drawn[0]), drawn[1:], confidence)
-    return Difference(**told.model_dump(), p=bootstrap_p(drawn[1:]), items=items)
+    return [i for i, pair in enumerate(zip(this, other, strict=True)) if all(map(counts, pair))]
 
 
 def _changed(items: Sequence[Item[Any]], this: Sequence[Mark], other: Sequence[Mark]) -> dict[str, Any] | None:
@@ -142,11 +164,8 @@ def _right(mark: Mark) -> bool:
 
 def exact_p(first: int, second: int) -> float:
     """Two-sided p-value of so many changes one way and the other, were both ways as likely (McNemar, *Psychometrika* 12, 1947, in its
-    exact form: the binomial distribution). Questions about one video are taken for independent, which the bootstrap does not do.
+    exact form: the binomial distribution). Questions about one video are taken for independent, which ``p`` does not do.
     """
-    changes = first + second
-    tail, ways = 0, 1
-    for count in range(min(first, second) + 1):
-        tail += ways
-        ways = ways * (changes - count) // (count + 1)  # how many ways there are to choose one more
-    return min(1.0, 2 * tail / (1 << changes))
+    from scipy import special
+
+    return min(1.0, 2 * float(special.bdtr(min(first, second), first + second, 0.5)))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.suites.benchmark import Item, PredictionError
+from stages.suites.benchmark import PredictionError, Questions
 from stages.suites.files import shown
 
 #: No answer of a model is longer; a log or a whole file in the place of a reply is.
@@ -20,14 +19,15 @@ _FORM = 'one object a line: {"id": "…", "reply": "…"}'
 @dataclass(frozen=True)
 class Predictions:
     """``replies`` by id, in the order of the questions; ``missing``: ids of questions that have none; ``empty``: of those left
-    blank."""
+    blank; ``not_scored``: of replies to questions that were set aside."""
 
     replies: dict[str, str]
     missing: tuple[str, ...]
     empty: tuple[str, ...]
+    not_scored: tuple[str, ...]
 
 
-def read_predictions(file: Path, items: Sequence[Item[Any]]) -> Predictions:
+def read_predictions(file: Path, questions: Questions[Any]) -> Predictions:
     """Read a file of replies to these questions. Other keys of a line are left alone.
 
     Raises:
@@ -41,7 +41,8 @@ def read_predictions(file: Path, items: Sequence[Item[Any]]) -> Predictions:
         raise PredictionError(f"predictions: {file}: {error.strerror}; give a JSON Lines file, {_FORM}") from error
     except UnicodeDecodeError as error:
         raise PredictionError(f"predictions: {file}: not UTF-8 text: {error}; give a JSON Lines file, {_FORM}") from error
-    known = {item.item_id for item in items}
+    items = questions.items
+    known = {item.item_id for item in items} | questions.not_asked
     faults: defaultdict[str, list[str]] = defaultdict(list)
     replies: dict[str, str] = {}
     at: dict[str, int] = {}
@@ -64,14 +65,16 @@ def read_predictions(file: Path, items: Sequence[Item[Any]]) -> Predictions:
     if faults:
         lines = [told[0] + (f" (and {len(told) - 1:,} more such lines)" if len(told) > 1 else "") for told in faults.values()]
         raise PredictionError("predictions: nothing was scored\n  " + "\n  ".join(lines))
+    not_scored = tuple(item_id for item_id in replies if item_id in questions.not_asked)
     empty = tuple(item.item_id for item in items if item.item_id in replies and not replies[item.item_id].strip())
-    if len(empty) == len(replies):
-        what = "holds no reply" if not replies else f"all {len(replies):,} replies are empty"
+    if len(empty) == len(replies) - len(not_scored):
+        what = f"all {len(empty):,} replies are empty" if empty else "holds no reply to a question that can be scored"
         raise PredictionError(f"predictions: {file}: {what}; nothing was scored. Give {_FORM}")
     return Predictions(
         replies={item.item_id: replies[item.item_id] for item in items if item.item_id in replies},
         missing=tuple(item.item_id for item in items if item.item_id not in replies),
         empty=empty,
+        not_scored=not_scored,
     )
 
 

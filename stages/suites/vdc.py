@@ -8,9 +8,7 @@ of a prediction is ``camera/VIDEO``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import Field
 
@@ -25,11 +23,13 @@ from stages.suites.benchmark import (
     Mark,
     Measure,
     PublishedRow,
+    Questions,
     Scoring,
+    Words,
 )
 from stages.suites.captions import strict_caption
 from stages.suites.choices import lmms_eval_spoken
-from stages.suites.files import Raw, rows, typed, unique
+from stages.suites.files import Raw, gathered, rows, text_of, typed, without_blanks
 
 #: What a model is asked for, by kind.
 QUESTIONS = {
@@ -42,47 +42,59 @@ QUESTIONS = {
 
 
 class Pair(PublishedRow):
-    question: str = Field(min_length=1)
-    answer: str = Field(min_length=1)
+    question: Words
+    answer: Words
 
 
 class Row(PublishedRow):
-    video_name: str = Field(min_length=1)
+    video_name: Words
     #: Not in ``VDCScore_qa``; nothing is scored by it.
     caption: str | None = None
-    qa_list: Annotated[list[Pair], Field(min_length=1)]
+    qa_list: list[Pair] = Field(min_length=1)
 
 
-def read(path: Path) -> list[Item[Row]]:
-    return unique(item for raw in rows(path, FILES) for item in _items(raw))
+def read(path: Path) -> Questions[Row]:
+    whole, empty = without_blanks(
+        [each for raw in rows(path, FILES) for each in _videos(raw)], ("qa_list",), fields=("question", "answer")
+    )
+    return gathered(whole, lambda raw: [_item(raw)], _id, empty)
 
 
-def _items(raw: Raw) -> Iterator[Item[Row]]:
-    kind = next((kind for kind in QUESTIONS if kind in raw.stem), None)
-    for value in _values(raw):
-        row = typed(Row, raw._replace(value=value))
-        if kind is None:
-            raise AnnotationError(
-                f"annotations: {raw.where}: the file's name tells no kind of caption; call it one of {', '.join(QUESTIONS)}, as"
-                f" published"
-            )
-        yield Item(
-            item_id=f"{kind}/{row.video_name}",
-            video=row.video_name,
-            categories={"kind": kind},
-            frames=CAPTION_FRAMES,
-            part_s=None,
-            options=(),
-            truth=row.caption or " ".join(pair.answer for pair in row.qa_list),
-            row=row,
+def _item(raw: Raw) -> Item[Row]:
+    row, kind = typed(Row, raw), _kind(raw)
+    if kind is None:
+        raise AnnotationError(
+            f"annotations: {raw.where}: the file's name tells no kind of caption; call it one of {', '.join(QUESTIONS)}, as"
+            f" published"
         )
+    return Item(
+        item_id=f"{kind}/{row.video_name}",
+        video=row.video_name,
+        units=(row.video_name,),
+        categories={"kind": kind},
+        frames=CAPTION_FRAMES,
+        part_s=None,
+        options=(),
+        truth=row.caption or " ".join(pair.answer for pair in row.qa_list),
+        row=row,
+    )
 
 
-def _values(raw: Raw) -> list[object]:
+def _kind(raw: Raw) -> str | None:
+    return next((kind for kind in QUESTIONS if kind in raw.stem), None)
+
+
+def _id(raw: Raw) -> str | None:
+    name = text_of(raw, "video_name")
+    return None if name is None else f"{_kind(raw)}/{name}"
+
+
+def _videos(raw: Raw) -> list[Raw]:
     """A row of the harness as it is; each entry of a published line, which may hold several videos, as such a row."""
     value = raw.value
-    published = isinstance(value, dict) and value and all(isinstance(pairs, list) for pairs in value.values())
-    return [{"video_name": name, "qa_list": pairs} for name, pairs in value.items()] if published else [value]
+    if not (isinstance(value, dict) and value and all(isinstance(pairs, list) for pairs in value.values())):
+        return [raw]
+    return [raw._replace(value={"video_name": name, "qa_list": pairs}) for name, pairs in value.items()]
 
 
 def prompt(item: Item[Row], texts: PromptTexts) -> str:
@@ -118,7 +130,7 @@ BENCHMARK = Benchmark(
     files=FILES,
     read=read,
     prompt=prompt,
-    measures=(Measure("accuracy", ("right",), 100), Measure("score", ("marks",), 1)),
+    measures=(Measure("accuracy", ("right",), 100), Measure("score", ("marks",), 1, 5)),
     scorings=(
         Scoring("strict", "reasoning taken away; a question that the caption does not answer is wrong", _strict),
         Scoring("compat: lmms-eval", "complete reasoning blocks taken away; whatever else is there is the caption", _compat),

@@ -13,20 +13,20 @@ from pydantic import Field, field_validator
 
 from stages.domain.examiner import Examiner
 from stages.domain.prompts import PromptTexts, render_prompt, render_question
-from stages.suites.benchmark import QUESTION_FRAMES, Benchmark, Item, Mark, Measure, PublishedRow, Scoring
+from stages.suites.benchmark import QUESTION_FRAMES, Benchmark, Item, Mark, Measure, PublishedRow, Questions, Scoring, Words
 from stages.suites.choices import letter, lmms_eval_letter, lmms_eval_spoken, strict_choice, vlmevalkit_letter
-from stages.suites.files import rows, typed, unique
+from stages.suites.files import gathered, rows, text_of, typed
 
 _LETTERS = "ABCD"
 
 
 class Row(PublishedRow):
-    videoID: str = Field(min_length=1)
-    question_id: str = Field(min_length=1)
+    videoID: Words
+    question_id: Words
     duration: str
     domain: str
     task_type: str
-    question: str = Field(min_length=1)
+    question: Words
     options: list[str] = Field(min_length=4, max_length=4)
     answer: str = Field(pattern=r"^[A-D]$")
 
@@ -39,14 +39,15 @@ class Row(PublishedRow):
         return options
 
 
-def read(path: Path) -> list[Item[Row]]:
-    return unique(_item(typed(Row, raw)) for raw in rows(path, FILES))
+def read(path: Path) -> Questions[Row]:
+    return gathered(rows(path, FILES), lambda raw: [_item(typed(Row, raw))], lambda raw: text_of(raw, "question_id"))
 
 
 def _item(row: Row) -> Item[Row]:
     return Item(
         item_id=row.question_id,
         video=row.videoID,
+        units=(row.videoID,),
         categories={"duration": row.duration, "task": row.task_type, "domain": row.domain},
         frames=QUESTION_FRAMES,
         part_s=None,

@@ -88,6 +88,7 @@ def comparison_table(asked: Pair, found: Comparison, confidence: float) -> Rende
         "difference",
         f"{confidence:.0%}",
         "p",
+        "p (Holm)",
         "won",
         "lost",
         "tied",
@@ -95,9 +96,14 @@ def comparison_table(asked: Pair, found: Comparison, confidence: float) -> Rende
     table = _table(title, *columns)
     for name, row in [*found.tasks.items(), ("mean", found.mean)]:
         interval = Text(f"[{row.low:+.3f}, {row.high:+.3f}]", style="bold" if row.low > 0 or row.high < 0 else "")
+        p_values = (f"{row.p_value:.2g}", "" if row.p_holm is None else f"{row.p_holm:.2g}")
         counts = (str(row.won), str(row.lost), str(row.tied))
-        table.add_row(name, f"{row.before:.3f}", f"{row.after:.3f}", f"{row.mean:+.3f}", interval, f"{row.p_value:.3f}", *counts)
-    notes = [Text("p: how often chance alone gives a difference like this; clips are drawn, since samples of one clip are alike")]
+        table.add_row(name, f"{row.before:.3f}", f"{row.after:.3f}", f"{row.mean:+.3f}", interval, *p_values, *counts)
+    notes = [
+        Text(
+            "p: how often chance alone gives a difference like this, with clips as units; Holm: raised, since all tasks are looked at"
+        )
+    ]
     if found.unpaired:
         notes.append(Text(f"{found.unpaired} samples have a score from one of them only and do not count", style="yellow"))
     return Group(table, *notes)

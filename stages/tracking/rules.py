@@ -152,7 +152,7 @@ def _by_sample(paired: Comparison | str, gate: GateParams) -> list[Check]:
 def shown(gain: Difference) -> str:
     """A paired difference in a few words."""
     return (
-        f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}], p {gain.p_value:.3f}, {gain.won} won, {gain.lost} lost,"
+        f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}], p {gain.p_value:.2g}, {gain.won} won, {gain.lost} lost,"
         f" {gain.tied} tied"
     )
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from stages.domain.comparing import Comparison, SampleScore, compare
-from stages.domain.records import Score
+from stages.domain.metrics import clips_shown
+from stages.domain.records import Sample, Score
 from stages.params import Params
 from stages.tracking.content import ContentStore, open_content
 from stages.tracking.runs import TAG
@@ -39,7 +40,6 @@ def compare_versions(
     Raises:
         TrackingError: the scores by sample of one of them are not to be had, or the two have no sample in common.
     """
-    settings = params.evaluation
     for version in (after, before):
         _place(version, digest)  # before DVC is opened, which takes a second
     with open_content(root) as content:
@@ -47,7 +47,7 @@ def compare_versions(
     if tasks is not None:
         ours, theirs = ([row for row in rows if row.task in tasks] for rows in (ours, theirs))
     try:
-        return compare(ours, theirs, draws=settings.bootstrap_draws, confidence=settings.confidence, seed=params.seed)
+        return compare(ours, theirs, confidence=params.evaluation.confidence)
     except ValueError as error:
         raise TrackingError(f"{after.model}: versions {after.number} and {before.number}: {error}") from error
 
@@ -111,13 +111,13 @@ def _of_outs(content: ContentStore, place: dict[str, str], split: str, name: str
     text = content.read(place["predictions"], PREDICTIONS_FILE)
     if text is None:
         raise TrackingError(f"{name}: {place['predictions']} holds no {PREDICTIONS_FILE}; evaluate it again")
-    clips: dict[str, str] = {}
+    shown: dict[str, tuple[str, ...]] = {}
     for path in content.files(place["samples"]):
         if path.startswith(f"{split}/") and path.endswith(".jsonl"):
             found = content.read(place["samples"], path) or b""
-            clips.update((row["sample_id"], row["clip_id"]) for row in map(json.loads, found.splitlines()))
+            shown |= clips_shown(Sample.model_validate_json(line) for line in found.splitlines())
     for line in text.decode().splitlines():
         score = Score.model_validate_json(line)
-        if score.sample_id not in clips:
+        if score.sample_id not in shown:
             raise TrackingError(f"{name}: sample {score.sample_id!r} is not among the samples it was made from; evaluate it again")
-        yield SampleScore(sample_id=score.sample_id, clip_id=clips[score.sample_id], task=score.task, value=score.value)
+        yield SampleScore(sample_id=score.sample_id, clips=shown[score.sample_id], task=score.task, value=score.value)

@@ -17,7 +17,7 @@ from stages.domain.replies import render_reply
 from stages.learning.factory import save_model
 from stages.learning.processor import encode_prompts, training_batch
 from stages.params import load_params
-from stages.score import read_items
+from stages.score import read_questions
 from stages.suites.known import BENCHMARKS
 from stages.video.protocol import load_at
 
@@ -44,7 +44,7 @@ def taught(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = load_params(ROOT / "params.yaml").prompt
     shown, said = [], []
     for name, file in (("video-mme", about_colours(folder, 2)), ("dream-1k", captions(folder))):
-        for item in read_items(name, file):
+        for item in read_questions(name, file).items:
             colour = Path(item.video).stem
             frames = load_at(videos / "deep" / f"{colour}.mp4", item.frames.fps, item.frames.frames, None)
             shown.append((BENCHMARKS[name].prompt(item, texts), [frames]))

@@ -29,7 +29,7 @@ from stages.learning.factory import load_model, save_model
 from stages.learning.generate import generate
 from stages.learning.processor import encode_prompts
 from stages.params import OpenAIJudgeParams, Params, load_params
-from stages.score import read_items, score
+from stages.score import read_questions, score
 from stages.suites.benchmark import AnnotationError, PredictionError
 from stages.tracking.runs import TAG
 from stages.tracking.store import experiment_id, open_client
@@ -100,7 +100,7 @@ def test_scores_controls_files_and_a_run(root: Path, params: Params, taught: Pat
 def test_a_video_is_decoded_and_seen_once_for_all_its_questions(
     taught: Path, videos: Path, tmp_path: Path, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    items = read_items("video-mme", about_colours(tmp_path, 8))
+    items = read_questions("video-mme", about_colours(tmp_path, 8)).items
     asked = questions([(item.item_id, item.video, f"{item.row.question} {item.item_id}") for item in items], set())
     decoded: list[str] = []
     stock = protocol.read_frames
@@ -306,7 +306,7 @@ def test_samples_cut_in_another_way_are_another_evaluation(root: Path, params: P
     longer = copy.deepcopy(rows)
     longer[0]["timeline"]["dark"][0]["stop"] += 1
     one, same, other = (
-        identity_of(params, given.benchmark, read_items(given.benchmark, lines(tmp_path / name, each)), engine)
+        identity_of(params, given.benchmark, read_questions(given.benchmark, lines(tmp_path / name, each)).items, engine)
         for name, each in (("one.jsonl", rows), ("same.jsonl", rows), ("other.jsonl", longer))
     )
     assert one == same != other, "its frames are others, whatever its name, question and reference"

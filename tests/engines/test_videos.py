@@ -11,7 +11,7 @@ from suite_files import lines, mvbench
 
 from stages.engines.questions import drawn, questions
 from stages.engines.sights import VideoFolder, sight
-from stages.score import read_items
+from stages.score import read_questions
 from stages.video.encoder import encode
 from stages.video.errors import VideoError
 from stages.video.protocol import frame_count, load_at
@@ -69,7 +69,7 @@ def test_frames_by_protocol_of_the_whole_and_of_a_part(tmp_path: Path) -> None:
 
 def test_rows_of_mvbench_name_a_part_of_their_video(tmp_path: Path) -> None:
     rows = [mvbench(), mvbench(start=1.5, end=4), mvbench(start=1.5, end=4), mvbench(start=2, end=4)]
-    items = read_items("mvbench", lines(tmp_path / "action.json", rows))
+    items = read_questions("mvbench", lines(tmp_path / "action.json", rows)).items
     assert [item.part_s for item in items] == [None, (1.5, 4), (1.5, 4), (2, 4)]
     assert len({sight(item) for item in items}) == 3, "what is shown is another part, or the same"
     asked = questions([(item.item_id, sight(item), "?") for item in items], {items[1].item_id})
@@ -83,7 +83,7 @@ def test_rows_of_mvbench_name_a_part_of_their_video(tmp_path: Path) -> None:
 
 def test_parts_late_in_a_long_video_are_told_apart(tmp_path: Path) -> None:
     rows = [mvbench(start=1234.567, end=1240.0), mvbench(start=1234.568, end=1240.0)]
-    items = read_items("mvbench", lines(tmp_path / "action.json", rows))
+    items = read_questions("mvbench", lines(tmp_path / "action.json", rows)).items
     assert len({sight(item) for item in items}) == 2, "else one of the two would be asked about the other's frames"
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from suite_files import VDC, VDC_HARNESS, carebench, dream, lines, mvbench, predicted, samples, video_mme
 
 from flows.scoring import show_result
-from stages.domain.metrics import bootstrap, clusters
+from stages.domain.certainty import Design, mean_interval
 from stages.domain.replies import render_reply
 from stages.judging import client
 from stages.judging.batch import JudgeUnavailableError
@@ -23,7 +23,7 @@ from stages.score import score
 from stages.score_table import as_markdown, roughly_judged
 from stages.suites.benchmark import Mark, PredictionError
 from stages.suites.known import BENCHMARKS
-from stages.suites.table import Resampling, baseline_replies, cells
+from stages.suites.table import baseline_replies, cells
 
 PARAMS = load_params(Path(__file__).parents[2] / "infra/recipes/tiny.yaml")
 
@@ -67,13 +67,12 @@ def test_video_mme_by_hand(tmp_path: Path) -> None:
     assert result["baselines"]["empty"]["strict"]["accuracy"]["mean"] == 0
 
 
-def test_intervals_draw_videos_as_the_rest_of_the_project_does(tmp_path: Path) -> None:
+def test_intervals_are_over_videos_as_in_the_rest_of_the_project(tmp_path: Path) -> None:
     rows = [video_mme(question_id=f"{i}", videoID=f"v{i // 3}") for i in range(60)]
     replies = {f"{i}": "B" if i % 7 < 4 else "C" for i in range(60)}
     cell = scored(tmp_path, "video-mme", rows, replies)["scores"]["strict"]["overall"]["accuracy"]
     values = np.array([float(i % 7 < 4) for i in range(60)])
-    how = PARAMS.evaluation
-    expected = bootstrap(values, clusters([f"v{i // 3}" for i in range(60)]), how.bootstrap_draws, how.confidence, PARAMS.seed)
+    expected = mean_interval(values, Design.of([(f"v{i // 3}",) for i in range(60)]), PARAMS.evaluation.confidence)
     assert (cell["mean"], cell["low"], cell["high"]) == pytest.approx(tuple(100 * x for x in expected.model_dump().values()))
 
 
@@ -148,14 +147,21 @@ def test_our_own_tests_by_hand(tmp_path: Path) -> None:
 def test_replies_without_a_verdict_are_in_no_mean_and_are_counted(tmp_path: Path) -> None:
     rows = [dream(idx=i, video_file=f"{i}.mp4", source="a" if i < 3 else "b") for i in range(4)]
     benchmark = BENCHMARKS["dream-1k"]
-    items = benchmark.read(lines(tmp_path / "a.jsonl", rows))
+    items = benchmark.read(lines(tmp_path / "a.jsonl", rows)).items
     full, none = Mark({"recall": 1.0, "precision": 0.5}), Mark({"recall": 0.0, "precision": 0.0})
     marks = [full, Mark(None), none, Mark(None)]
-    how = Resampling(draws=200, confidence=0.95, seed=7)
-    table = cells(benchmark, items, {scoring.name: marks for scoring in benchmark.scorings}, how)
+    table = cells(benchmark, items, {scoring.name: marks for scoring in benchmark.scorings}, 0.95)
     for scoring in table.values():
         # Source b has no verdict at all: it is in no mean over sources either.
-        assert scoring["overall"]["recall"] == {"mean": 50, "low": 0, "high": 100, "items": 4, "unjudged": 2, "left_out": 0}
+        recall = scoring["overall"]["recall"]
+        assert {name: recall[name] for name in ("mean", "items", "units", "unjudged", "left_out")} == {
+            "mean": 50,
+            "items": 4,
+            "units": 2,
+            "unjudged": 2,
+            "left_out": 0,
+        }
+        assert (recall["low"], recall["high"]) == pytest.approx((1.3, 98.7), abs=0.1), "one of two"
         assert scoring["overall"]["F1"]["mean"] == pytest.approx(100 * 2 * 0.5 * 0.25 / 0.75)
         assert scoring["by"]["source"]["b"]["recall"]["mean"] is None
 
@@ -238,7 +244,7 @@ def test_what_is_scored_by_is_in_the_digest(tmp_path: Path, name: str, row: dict
     digests = set()
     for number, each in enumerate((row, other)):
         annotations = lines(tmp_path / str(number) / "camera.jsonl", [each])
-        [item] = BENCHMARKS[name].read(annotations)
+        [item] = BENCHMARKS[name].read(annotations).items
         replies = predicted(tmp_path, {item.item_id: "the red bar rises"})
         digests.add(score(PARAMS, name, annotations, replies, baselines=False)["digest"])
     assert len(digests) == 2
@@ -246,7 +252,7 @@ def test_what_is_scored_by_is_in_the_digest(tmp_path: Path, name: str, row: dict
 
 def test_a_random_description_is_another_ones(tmp_path: Path) -> None:
     rows = [dream(idx=i, description=f"the bar number {i} rises") for i in range(5)]
-    items = BENCHMARKS["dream-1k"].read(lines(tmp_path / "a.jsonl", rows))
+    items = BENCHMARKS["dream-1k"].read(lines(tmp_path / "a.jsonl", rows)).items
     for seed in range(20):
         drawn = baseline_replies(items, seed)["random"]
         assert not any(reply == item.truth for reply, item in zip(drawn, items, strict=True))

@@ -48,7 +48,11 @@ if what == "samples":
     (folder / "caption.jsonl").write_text(Path("source.txt").read_text())
     (folder.parent / "test").mkdir()
     for name in ("caption", "mcqa"):
-        rows = [{"sample_id": sample, "clip_id": clip} for task, sample, clip in SAMPLES if task == name]
+        rows = [
+            {"sample_id": sample, "clip_id": clip, "task": name, "split": folder.name, "sampled_frames": 2, "question": "?",
+             "reference": "!", "timeline": {"rate": "8", "segments": [{"clip_id": clip, "span": {"start": 0, "stop": 2}}]}}
+            for task, sample, clip in SAMPLES if task == name
+        ]
         (folder.parent / "test" / f"{name}.jsonl").write_text(lines(rows))
 elif what == "base":
     model(Path("models/base/final"), "base")
