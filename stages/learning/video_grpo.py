@@ -142,7 +142,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
     def _resampled(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch with groups that teach nothing replaced by live groups of the reserve's prompts, as far as its rounds go.
 
-        The metrics of a generation are means over all of its rollouts, the replaced ones included.
+        The metrics of a generation are means over its rounds, the replaced rollouts included; each round counts once.
         """
         assert self._reserve is not None
         rollouts, replaced = self.num_generations, 0
