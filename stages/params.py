@@ -262,7 +262,8 @@ class SftRow(TrainingRow):
 
 
 class TaskScaleParams(Table):
-    """Advantages of each task are divided by a moving spread of its rewards (EMA-GRPO); the spread forgets by this factor a step."""
+    """Advantages of each task are divided by a moving spread of its rewards (EMA-GRPO); the spread forgets by this factor a generation,
+    and a round of dynamic sampling."""
 
     task_decay: float = Field(gt=0, lt=1)
 

@@ -257,6 +257,12 @@ def reward_functions(
                 raise ValueError(
                     f"{name}: gave {len(values)} values for {len(completions)} replies; give one each, None where there is none"
                 )
+            for key, value in zip(prompts, values, strict=True):
+                if value is not None and math.isinf(value):
+                    raise ValueError(
+                        f"{name}: gave {value} for a reply to {key}, and its group would have no advantage; give a finite number,"
+                        " or None where there is none"
+                    )
             if reports:
                 report(prompts, completions, log_metric)
             return values

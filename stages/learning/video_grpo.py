@@ -39,12 +39,16 @@ SCALES_FILE = "reward_scales.json"
 #: And how many prompts of the reserve have been taken.
 RESERVE_FILE = "reserve.json"
 
+#: Of each prompt's rollouts, whether they are paid alike; told by the rewards' gauges of one process's part of the groups.
+ALIKE = "gauge/zero_variance_groups"
+
 #: Of what is kept of a rollout: single precision holds no more.
 DIGITS = 6
 
 #: Encodes prompts by their keys, in order.
 Encode = Callable[[Sequence[str]], list[EncodedPrompt]]
 #: Told of each step, before it is taken, how many of how many rollouts over all processes have no reward; may raise to end training.
+#: Where groups are replaced it is told again of all that have been drawn for the step so far.
 OnMasked = Callable[[int, int], None]
 
 
@@ -91,6 +95,8 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         self._rewards = torch.zeros(0, 0)
         self._prompts: list[str] = []
         self._on_masked = on_masked
+        #: Of the rollouts that have been drawn for the step to come, how many have no reward, and how many there are.
+        self._unpaid, self._drawn = 0, 0
         #: The rollouts of all processes without a reward, shape [rollouts of the step].
         self._masked = torch.zeros(0, dtype=torch.bool)
         self._row_videos: list[VideoFields] = []
@@ -123,6 +129,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
             return super()._generate_single_turn(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._unpaid, self._drawn = 0, 0
         batch = self._scored(inputs)
         if self._reserve is not None and self.model.training:
             batch = self._resampled(batch)
@@ -142,7 +149,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
     def _resampled(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch with groups that teach nothing replaced by live groups of the reserve's prompts, as far as its rounds go.
 
-        The metrics of a generation are means over all of its rollouts, the replaced ones included.
+        The metrics of a generation are means over its rounds, the replaced rollouts included; each round counts once.
         """
         assert self._reserve is not None
         rollouts, replaced = self.num_generations, 0
@@ -194,7 +201,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
     def _advantages(self, rows: int) -> torch.Tensor:
         """Advantages of this process's rows, in place of TRL's. Every process computes those of all: a group may be dealt to several, and
         so the scales of tasks stay the same. The share of groups without an advantage is logged in place of TRL's, which takes what
-        rounding has left of a spread for one."""
+        rounding has left of a spread for one, and of the gauge's, which sees the replies of one process and the task's reward."""
         mode = "train" if self.model.training else "eval"
         rollouts = self.num_generations if self.model.training else self.num_generations_eval
         rewards_PGK = self._rewards.cpu().view(-1, rollouts, self._rewards.shape[1])
@@ -205,7 +212,11 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
             advantages_PG = normalised(rewards_PGK, weights_K)
         else:
             advantages_PG = scaled(summed(rewards_PGK, weights_K), self.scale_rewards)
-        self._metrics[mode]["frac_reward_zero_std"][-1] = float((~advantages_PG.any(dim=1)).double().mean())
+        alike_P, known_P = ~advantages_PG.any(dim=1), (~torch.isnan(rewards_PGK)).flatten(1).any(dim=1)
+        self._metrics[mode]["frac_reward_zero_std"][-1] = float(alike_P.double().mean())
+        if self._metrics[mode].get(ALIKE) and known_P.any():
+            # Of whole groups, and of all that they are paid; of prompts that nobody could judge nothing is known.
+            self._metrics[mode][ALIKE][-1] = float(alike_P[known_P].double().mean())
         start = self.accelerator.process_index * rows
         return advantages_PG.flatten()[start : start + rows]
 
@@ -296,7 +307,9 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         mode = "train" if self.model.training else "eval"
         self._metrics[mode]["masked_rollouts"].append(float(masked))
         if self._on_masked is not None:
-            self._on_masked(masked, len(rewards))
+            # Not of each round of dynamic sampling by itself: in one of a prompt or two, one reply is a large share.
+            self._unpaid, self._drawn = self._unpaid + masked, self._drawn + len(rewards)
+            self._on_masked(self._unpaid, self._drawn)
         return rewards
 
     def _paid(self, rewards: torch.Tensor, rows: int) -> list[dict[str, float]]:

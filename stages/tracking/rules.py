@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from stages.domain.comparing import Comparison, Difference
 from stages.domain.gauges import GAUGES
+from stages.domain.groups import exceeds
 from stages.params import GateParams
 from stages.tracking.scores import Baselines, ScoreCard
 
@@ -164,8 +165,10 @@ def _gauges(candidate: ScoreCard, gate: GateParams, evidence: Evidence) -> list[
         values = _blank_share(candidate) if name == HELD_OUT_BLANK else list((evidence.gauges or {}).get(name, ()))[-limits.last :]
         if values:
             value = sum(values) / len(values)
-            look = f"; {GAUGES[name].means}" if value > limit and name in GAUGES else ""
-            checks.append(Check(f"gauge {name}", value, limit, rule + look, value <= limit))
+            # The mean of three values of .1 is .10000000000000002.
+            passed = not exceeds(value, limit)
+            look = f"; {GAUGES[name].means}" if not passed and name in GAUGES else ""
+            checks.append(Check(f"gauge {name}", value, limit, rule + look, passed))
             continue
         if name == HELD_OUT_BLANK:
             why, passed = "nothing was scored on its videos, or no black video was shown", limits.unmeasured == "allow"

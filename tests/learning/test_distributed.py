@@ -196,6 +196,7 @@ def test_losses_and_equal_rewards_are_those_of_one_process(alone: Path, tmp_path
             assert moved_by > 1e-3
         if row == "partly-alike":
             assert fractions == pytest.approx([1 / 3] * 4), "one prompt of each three"
+            assert [step["gauge/zero_variance_groups"] for step in history(mine)] == fractions, "of whole groups"
 
 
 def test_an_engine_that_was_asked_for_and_does_not_train_ends_training(

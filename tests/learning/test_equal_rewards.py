@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from tiny_parts import Reward, Seen, grpo_row
 
 from stages.learning.examples import Example
-from stages.learning.grpo import Objective, train_grpo
+from stages.learning.grpo import Gauges, Objective, train_grpo
+from stages.learning.video_grpo import OnMasked
 
 
 def paid(value: float | None) -> Reward:
@@ -20,7 +21,15 @@ def paid(value: float | None) -> Reward:
 
 
 def train(
-    folder: Path, examples: list[Example], home: Path, seen: Seen, objectives: dict[str, Objective], **changes: Any
+    folder: Path,
+    examples: list[Example],
+    home: Path,
+    seen: Seen,
+    objectives: dict[str, Objective],
+    *,
+    gauges: Gauges | None = None,
+    on_masked: OnMasked | None = None,
+    **changes: Any,
 ) -> dict[str, Any]:
     return train_grpo(
         folder,
@@ -30,6 +39,8 @@ def train(
         reward=next(iter(objectives.values())).reward,
         objectives=objectives,
         well_formed=lambda _, replies: [False] * len(replies),
+        gauges=gauges,
+        on_masked=on_masked,
         seed=1,
         out=home / "out",
         scratch=home / "scratch",
@@ -107,3 +118,37 @@ def test_dynamic_sampling_replaces_them(folder: Path, examples: list[Example], t
         assert values["resampled_groups"] == replaced > 0
         assert values["frac_reward_zero_std"] == pytest.approx(sum(fractions) / len(fractions))
     assert dead_of_call == []
+
+
+def test_the_gauge_is_of_all_that_a_group_is_paid(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:
+    """All right, and told apart by their length: such groups teach, whatever the task's reward alone looks like."""
+
+    def by_place(_: Sequence[str], replies: Sequence[str]) -> list[float | None]:
+        return [float(place % 8 < 4) for place in range(len(replies))]
+
+    parts = {"task": Objective(1.0, paid(1.0)), "length": Objective(0.2, by_place)}
+    row: dict[str, Any] = {"steps": 2, "rollouts": 8, "prompts_per_step": 2, "completions_per_device": 16}
+    train(folder, examples, tmp_path, seen, parts, gauges=lambda *_: {"zero_variance_groups": 1.0}, **row)
+    for _, values in seen.metrics:
+        assert values["gauge/zero_variance_groups"] == values["frac_reward_zero_std"] == 0.0
+
+
+def test_rollouts_without_a_reward_are_a_share_of_the_step(
+    folder: Path, examples: list[Example], tmp_path: Path, seen: Seen
+) -> None:
+    """Not of a round of dynamic sampling, which may be of a single prompt."""
+    told: list[tuple[int, int]] = []
+
+    def mostly_alike(keys: Sequence[str], replies: Sequence[str]) -> list[float | None]:
+        return [None, *[0.7] * (len(replies) - 1)]
+
+    row: dict[str, Any] = {"steps": 1, "warmup_steps": 0, "rollouts": 4, "prompts_per_step": 2, "completions_per_device": 8}
+    parts = {"task": Objective(1.0, mostly_alike)}
+    train(folder, examples, tmp_path, seen, parts, on_masked=lambda *counts: told.append(counts), resample_rounds=2, **row)
+    assert told == [(1, 8), (2, 16), (3, 24)]
+
+
+def test_a_reward_that_is_no_finite_number_is_named(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:
+    parts = {"task": Objective(1.0, lambda _, replies: [1.0, float("-inf"), *[0.5] * (len(replies) - 2)])}
+    with pytest.raises(ValueError, match=r"task: gave -inf for a reply to s\d+, .* give a finite number"):
+        train(folder, examples, tmp_path, seen, parts)

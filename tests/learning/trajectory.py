@@ -67,11 +67,18 @@ def alike_by_prompt(keys: Sequence[str], replies: Sequence[str]) -> list[float |
     return [1.3 if int(key[1:]) % 2 else float(len(reply)) for key, reply in zip(keys, replies, strict=True)]
 
 
+def alike_here(keys: Sequence[str], _: Any, rewards: Sequence[float | None]) -> dict[str, float]:
+    """What one process sees of the groups."""
+    groups = [{reward for key, reward in zip(keys, rewards, strict=True) if key == one} for one in dict.fromkeys(keys)]
+    return {"zero_variance_groups": sum(len(group) == 1 for group in groups) / len(groups)}
+
+
 def paying(reward: Any) -> dict[str, Any]:
     return {
         "reward": reward,
         "objectives": {"task": Objective(1.0, reward)},
         "well_formed": lambda _, replies: [True for _ in replies],
+        "gauges": alike_here,
     }
 
 

@@ -143,6 +143,15 @@ def test_gauges_stay_below_their_marks(
         assert any("not measured" in reason for reason in decision.reasons), "a gauge without a value is said, never left out"
 
 
+def test_a_gauge_at_its_mark_passes_whatever_rounding_adds() -> None:
+    gate = GATE.model_copy(update={"gauges": GaugeLimits(last=3, unmeasured="refuse", at_most={"enumeration": 0.1})})
+    values = [0.1, 0.1, 0.1]
+    assert sum(values) / 3 > 0.1, "but for rounding it is"
+    for gauges, passes in ((values, True), ([0.1, 0.1, 0.11], False)):
+        decision = decide(card(0.6, a=0.6), card(0.5, a=0.5), gate, BASELINES, Evidence({"enumeration": gauges}, True, "none"))
+        assert decision.promote == passes, decision.reasons
+
+
 def test_what_a_black_video_earns_is_a_gauge_too() -> None:
     gate = GATE.model_copy(update={"gauges": GaugeLimits(last=1, unmeasured="refuse", at_most={"held_out_blank_video": 0.5})})
 
