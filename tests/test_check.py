@@ -7,7 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
+
+import numpy as np
+from siblings import CASES
+
+from stages.check import check
+from stages.judging.rule import RuleJudge
+from stages.params import load_params
+from stages.video.encoder import encode
 
 ROOT = Path(__file__).parents[1]
 REAL = Path(__file__).parent / "data" / "clips"
@@ -58,3 +67,19 @@ def test_a_folder_that_cannot_be_used_is_one_message_and_status_2(tmp_path: Path
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: folder: ")
     assert "is no folder; name one with videos and annotations.jsonl" in done.stderr
+
+
+def test_chinese_annotations_give_what_their_english_counterpart_would(tmp_path: Path) -> None:
+    shutil.copy(CASES / "chinese.jsonl", tmp_path / "annotations.jsonl")
+    grey = np.stack([np.full((64, 64, 3), 20 + 4 * frame, np.uint8) for frame in range(40)])
+    encode(grey, Fraction(10), tmp_path / "a.mp4", crf=18)
+    params = load_params(ROOT / "infra/recipes/vidbridge-r1.yaml")
+    found = check(params, tmp_path, None, None)
+    assert (len(found.clips), found.rejects) == (1, ())
+    assert [event.caption for event in found.clips[0].events] == ["一个人走进房间", "他在沙发上坐下"]
+    assert (found.samples["dark_event_infer"], found.set_aside["dark_event_infer"]) == (1, ())
+    assert found.samples["caption"] == 1
+
+    judge = RuleJudge(full_share=0.8, partial_share=0.4)
+    assert judge.entailed("一个人走进房间", "一个人走进房间然后坐下。").score == 1.0
+    assert judge.extract_events("一个人走进房间，然后坐下。狗在叫！") == ("一个人走进房间", "坐下", "狗在叫")

@@ -8,7 +8,6 @@ models is known for (length that grows with reward; thinking that shrinks to not
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.domain.groups import exceeds, paid_alike
-from stages.domain.lexicon import facts
+from stages.domain.lexicon import ALTERNATIVE, SEPARATORS, facts
 from stages.domain.records import CAPTION_TASKS, PROXY_TASKS, Sample
 from stages.domain.replies import parse_reply
 from stages.domain.rewards import RewardRules, keyword_count
-from stages.domain.words import phrase_pattern, words
+from stages.domain.words import words
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,9 +43,6 @@ GAUGES: dict[str, Gauge] = {
     "blank_video": Gauge(0.5, "a black video earns nearly as much: the question, or a habit, gives the answer away"),
     "shuffled_video": Gauge(0.95, "frames in another order earn as much: nothing that is asked needs their order"),
 }
-
-_SEPARATORS = re.compile(r"\sand\s|[,;/|，、；]")
-_ALTERNATIVE = phrase_pattern(("or", "或", "或者", "还是", "または", "あるいは", "หรือ", "또는"))
 
 
 def measure(
@@ -118,12 +114,12 @@ def _share(found: Iterable[bool]) -> float:
 
 def _lists(answer: str) -> bool:
     """Whether an answer names several events: an alternative, several facts of the generated world, else three parts or more."""
-    if _ALTERNATIVE.search(answer):
+    if ALTERNATIVE.search(answer):
         return True
     known = facts(answer)
     if known is not None:
         return len(set(known)) > 1
-    return len([part for part in _SEPARATORS.split(answer) if part.strip()]) > 2
+    return len([part for part in SEPARATORS.split(answer) if part.strip()]) > 2
 
 
 def _within_groups(lengths: Floats, paid: Floats, groups: Sequence[list[int]]) -> float | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
-from stages.domain.words import words
+from stages.domain.words import phrase_pattern, words
 
 COLOURS: tuple[str, ...] = ("red", "green", "blue", "yellow")
 #: Circle, square and triangle stay confused at 64 px; these three do not.
@@ -29,6 +30,9 @@ STOP_WORDS: frozenset[str] = (
     | {"an", "at", "for", "from", "in", "is", "its", "of", "on", "out", "their", "they", "to", "with"}
     | set("的了着地得在是和与及他她它们这那个一把被其" + "はがをにでとのもへて")
 )
+#: Between the parts of a list, and between alternatives, of any text.
+SEPARATORS = re.compile(r"\sand\s|[,;/|，、；،؛]")
+ALTERNATIVE = phrase_pattern(("or", "或", "还是", "または", "あるいは", "หรือ", "또는"))
 
 
 class Fact(NamedTuple):

@@ -8,19 +8,23 @@ from collections.abc import Collection
 from stages.domain.lexicon import content_words
 from stages.domain.records import Clip, Span
 
+# Of English words the edges are those of ASCII, so that one is found between Chinese characters too; Chinese and Japanese have none.
 #: Places in a mixture that a question might name its video by. "What happens first?" is none of them.
 _POSITION = re.compile(
     r"\b(?:first|1st|second|2nd|third|last|final|other|another|former|latter|left|right|odd|even|alternat\w+|interleaved|mixed)\s+"
     r"(?:video|clip|footage|film|recording|part|piece|segment|half|one)s?\b"
     r"|\b(?:video|clip|part|segment)\s+(?:one|two|1|2|a|b)\b"
-    r"|\b(?:two|both)\s+(?:of\s+the\s+)?(?:video|clip|recording)s\b",
-    re.IGNORECASE,
+    r"|\b(?:two|both)\s+(?:of\s+the\s+)?(?:video|clip|recording)s\b"
+    r"|(?:第[一二两12]|前一?|后一?|另一?|其他|最后一?|左边的?|右边的?)(?:个|段|部)?(?:视频|影片|片段|录像|录影|部分)|(?:两|二)(?:个|段)(?:视频|影片|片段|录像)"
+    r"|(?:最初|最後|次|別|他|もう一つ|左|右|[一二12]つ目|[一二12]番目)の(?:動画|ビデオ|映像|部分|クリップ)",
+    re.IGNORECASE | re.ASCII,
 )
 #: Words of somebody who reads instead of watching.
 _NOTES = re.compile(
     r"\b(?:notes?|annotat\w+|metadata|transcripts?|ground[ -]truth|privileged|captions?|described|descriptions?|labels?|labell?ed"
-    r"|listed|provided|according to|reference answer|numbered events?|fence)\b",
-    re.IGNORECASE,
+    r"|listed|provided|according to|reference answer|numbered events?|fence)\b"
+    r"|字幕|标注|标签|注释|注解|元数据|文字描述|参考答案|根据(?:描述|文字|笔记)|キャプション|注釈|ラベル|説明文",
+    re.IGNORECASE | re.ASCII,
 )
 #: What would end a turn or a block where the text is rendered.
 _MARKUP = re.compile(r"<\||\|>|</?(?:think|answer)\b", re.IGNORECASE)

@@ -1,20 +1,32 @@
 """The rule judge: deterministic, offline, exact on sentences of the generated world.
 
 Outside that world it compares content words, which is a crude measure of an open answer; the verdict's reason says which of the
-two was used.
+two was used. The plainest ways to be wrong with the right words earn nothing (a negation, alternatives, a list of guesses, words in
+another order); a synonym earns nothing either, and much that is wrong passes: whoever wants it there says so (``rule_on_real_text``).
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 
-from stages.domain.lexicon import Fact, content_words, facts, stem
+from stages.domain.lexicon import ALTERNATIVE, SEPARATORS, STOP_WORDS, Fact, content_words, facts, stem
 from stages.domain.records import Sample, Verdict
-from stages.domain.words import words
+from stages.domain.words import phrase_pattern, words
 
-_SENTENCE = re.compile(r"[.;!?]+\s*|,?\s+(?:and\s+)?then\s+|,\s+(?=and\s)")
+_SENTENCE = re.compile(r"[.;!?]+\s*|,?\s+(?:and\s+)?then\s+|,\s+(?=and\s)|[。；！？]+\s*|，?(?:然后|接着|随后)")
+_FULL_STOP = re.compile(r"[.;!?。；！？\n]+")
+#: Of 不, not where it is a part of words such as 不断, "continually".
+_NEGATION = re.compile(
+    r"\b(?:not|no|never|without|nobody|nothing|neither|nor|cannot)\b|n['’]t\b|不(?![断停久同锈])|没|未(?!来)|ない|なかった|ません|ずに|않|ไม่",
+    re.IGNORECASE,
+)
+#: After it the one who acts stands behind.
+_PASSIVE = phrase_pattern(("by", "被", "によって", "ถูก"))
+#: Fewer words than that have no order to speak of; at most this share of them in the reference's order is another order.
+_ORDERED_WORDS, _ORDERED_SHARE = 3, 0.5
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,8 @@ class RuleJudge:
         """DarkEventInfer. Exactly one event may be claimed: a list of guesses scores 0, whatever it holds."""
         reference, claimed = facts(sample.reference), facts(answer)
         if not reference:
+            if (why := self._wrong(sample.reference, answer)) is not None:
+                return self._scored(0.0, why)
             share = _content_share(sample.reference, answer)
             score = 2.0 if share >= self.full_share else 1.0 if share >= self.partial_share else 0.0
             return self._scored(score, f"{share:.2f} of the reference's content words")
@@ -42,6 +56,8 @@ class RuleJudge:
         """MixVidQA. Only the full fact is right; a vague one is ambiguous, and ambiguous is wrong."""
         reference, claimed = facts(sample.reference), facts(answer)
         if not reference:
+            if (why := self._wrong(sample.reference, answer)) is not None:
+                return self._scored(0.0, why)
             share = _content_share(sample.reference, answer)
             return self._scored(float(share >= self.full_share), f"{share:.2f} of the reference's content words")
         if not claimed or len(set(claimed)) > 1:
@@ -53,7 +69,7 @@ class RuleJudge:
         known = facts(text)
         if known is not None:
             return tuple(dict.fromkeys(" ".join(("the", *filter(None, fact))) for fact in known))
-        return tuple(dict.fromkeys(clause for part in _SENTENCE.split(text) if (clause := part.strip(" ,."))))
+        return tuple(dict.fromkeys(clause for part in _SENTENCE.split(text) if (clause := part.strip(" ,.，、"))))
 
     def entailed(self, event: str, caption: str) -> Verdict:
         """Whether the caption says the event (a vaguer event is entailed by an exact caption, not the other way round)."""
@@ -61,6 +77,10 @@ class RuleJudge:
         if wanted and said is not None:
             found = any(fact.entails(wanted[0]) for fact in said)
             return self._scored(float(found), "said" if found else "not said")
+        if not wanted:
+            nearest = max(_FULL_STOP.split(caption), key=lambda sentence: _content_share(event, sentence))
+            if (why := _denied(event, nearest) or _reordered(event, nearest)) is not None:
+                return self._scored(0.0, why)
         share = _content_share(event, caption)
         return self._scored(float(share >= self.full_share), f"{share:.2f} of the event's content words")
 
@@ -79,6 +99,22 @@ class RuleJudge:
             return self._scored(0.0, "tells no event")
         share = min(1.0, _distinct_share(caption) / _distinct_share(sample.reference))
         return self._scored(share, f"{share:.2f} of the reference's variety")
+
+    def _wrong(self, reference: str, answer: str) -> str | None:
+        """Why an answer is wrong whatever words it shares with the reference; None where no rule says so."""
+        if ALTERNATIVE.search(answer) and not ALTERNATIVE.search(reference):
+            return "offers alternatives"
+        parts = [part for sentence in _FULL_STOP.split(answer) for part in SEPARATORS.split(sentence) if words(part)]
+        shares = [_content_share(reference, part) for part in parts]
+        told = sum(share >= self.partial_share for share in shares)
+        # A part that only names who acts is neither the event nor another one.
+        others = sum(
+            share == 0 or (share < self.partial_share and len(content_words(part)) > 1)
+            for part, share in zip(parts, shares, strict=True)
+        )
+        if told and others > max(1, told):
+            return f"lists {told + others} guesses"
+        return _denied(reference, answer) or _reordered(reference, answer)
 
     def _scored(self, score: float, reason: str) -> Verdict:
         return Verdict(outcome="scored", score=score, reason=reason, judge=self.name)
@@ -104,6 +140,30 @@ def _distinct_share(text: str) -> float:
 
 
 def _content_share(reference: str, answer: str) -> float:
-    wanted = content_words(reference)
+    """Share of the reference's content words that the answer has too; of all its words where none of them says anything by itself."""
+    wanted = content_words(reference) or {stem(word) for word in words(reference)}
     said = {stem(word) for word in words(answer)}
     return len(wanted & said) / len(wanted) if wanted else 0.0
+
+
+def _denied(reference: str, answer: str) -> str | None:
+    denied = bool(_NEGATION.search(answer)) != bool(_NEGATION.search(reference))
+    return "says no where the reference says yes, or the other way round" if denied else None
+
+
+def _reordered(reference: str, answer: str) -> str | None:
+    """Say so where the words that both share stand in another order, as with subject and object swapped."""
+    if _PASSIVE.search(reference) or _PASSIVE.search(answer):
+        return None
+    wanted, said = (list(dict.fromkeys(stem(w) for w in words(text) if w not in STOP_WORDS)) for text in (reference, answer))
+    place = {word: number for number, word in enumerate(wanted)}
+    places = [place[word] for word in said if word in place]
+    ordered: list[int] = []  # the smallest end of an increasing run of each length
+    for number in places:
+        at = bisect_left(ordered, number)
+        ordered[at : at + 1] = [number]
+    return (
+        "the same words in another order"
+        if len(places) >= _ORDERED_WORDS and len(ordered) <= _ORDERED_SHARE * len(places)
+        else None
+    )

@@ -137,6 +137,51 @@ def test_open_text_is_judged_by_content_words() -> None:
 
 
 @pytest.mark.parametrize(
+    ("reference", "answer", "covers"),
+    [
+        ("The dog chases the cat", "The dog chases the cat.", 2.0),
+        ("The dog chases the cat", "the cat chases the dog", 0.0),
+        ("The dog chases the cat", "The cat is chased by the dog", 1.0),  # a stem of another form; not taken for swapped
+        ("The rabbit jumps over the log", "The rabbit does not jump over the log", 0.0),
+        ("The rabbit jumps over the log", "The rabbit doesn’t jump over the log", 0.0),
+        ("The rabbit does not jump", "The rabbit does not jump", 2.0),
+        ("The rabbit does not jump", "The rabbit jumps", 0.0),
+        ("The rabbit jumps over the log", "the rabbit jumps over the log or sleeps", 0.0),
+        ("The rabbit jumps over the log", "The rabbit jumps over the log, eats, sleeps, hides", 0.0),
+        ("The rabbit jumps over the log", "The rabbit jumps over the log. The rabbit sleeps. The rabbit eats.", 0.0),
+        ("The rabbit jumps over the log", "The rabbit, which is grey, jumps over the log", 2.0),
+        ("The boy crawls out, smiling, of the burrow", "the boy, smiling, crawls out of the burrow", 2.0),
+        ("A man cooks in the kitchen", "In the kitchen a man cooks", 2.0),
+        ("狗追猫", "猫追狗", 0.0),
+        ("狗追猫", "猫被狗追", 2.0),
+        ("狗追猫", "狗没有追猫", 0.0),
+        ("狗追猫", "狗不断追猫", 2.0),
+        ("狗追猫", "狗追猫或者睡觉", 0.0),
+    ],
+)
+def test_the_right_words_in_a_wrong_answer_earn_nothing(reference: str, answer: str, covers: float) -> None:
+    dark, mixed = (SAMPLES[task].model_copy(update={"reference": reference}) for task in ("dark_event_infer", "mix_vid_qa"))
+    assert JUDGE.covers(dark, answer).score == covers
+    assert JUDGE.right(mixed, answer).score == float(covers == 2.0)
+
+
+def test_a_caption_that_denies_an_event_does_not_entail_it() -> None:
+    caption = "A dog barks. The rabbit does not jump over the log. The cat chases the mouse, which no one sees."
+    events = ("a dog barks", "the rabbit jumps over the log", "the mouse chases the cat")
+    assert [JUDGE.entailed(event, caption).score for event in events] == [1.0, 0.0, 0.0]
+
+
+@given(answer=TEXTS)
+def test_verdicts_on_the_generated_world_do_not_look_at_words(answer: str) -> None:
+    """No rule for real text is asked there: what it says of negations and order changes no score."""
+    blunt = RuleJudge(full_share=0.8, partial_share=0.4)
+    object.__setattr__(blunt, "_wrong", None)
+    for sample in (SAMPLES["dark_event_infer"], SAMPLES["mix_vid_qa"]):
+        assert blunt.covers(sample, answer) == JUDGE.covers(sample, answer)
+        assert blunt.right(sample, answer) == JUDGE.right(sample, answer)
+
+
+@pytest.mark.parametrize(
     ("text", "hardened", "published"),
     [
         ("they strengthen the mayor", 0.0, -0.2),  # holds "then", and "may"

@@ -19,6 +19,7 @@ from stages.domain.shaping import LengthReward, length_paid
 from stages.domain.tasks.dark_event_infer import refusal
 from stages.domain.text_only import TextOnlyGuesser
 from stages.domain.words import words
+from stages.domain.written import flaw, mentions_notes
 from stages.judging.embedder import LexicalEmbedder
 from stages.params import load_params
 
@@ -130,6 +131,28 @@ def test_the_text_only_guesser_uses_words_of_its_neighbours_in_every_script() ->
         Event(span=Span(start=2, stop=6), caption="桌上有水杯"), Event(span=Span(start=10, stop=14), caption="?")
     ))  # fmt: skip
     assert guesser.guess(new, new.events[1]) == "喝水"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "reason"),
+    [
+        ("第一个视频里的人做了什么？", "他坐下", "names-a-position"),
+        ("另一段片段里发生了什么？", "他坐下", "names-a-position"),
+        ("最初の動画で何が起こりますか", "座る", "names-a-position"),
+        ("在the second clip里发生了什么？", "他坐下", "names-a-position"),
+        ("穿红衣服的人坐下了吗？", "坐下了", "gives-itself-away"),
+        ("穿红衣服的人先做了什么？", "他打开了门", None),
+        ("男の人は最初に何をしますか", "ドアを開ける", None),
+    ],
+)
+def test_a_written_question_is_held_to_the_same_rules_in_every_script(question: str, answer: str, reason: str | None) -> None:
+    assert flaw(question, answer) == reason
+
+
+@pytest.mark.parametrize("thinking", ["根据字幕，他坐下", "这个caption说他坐下", "注釈によると彼は座る"])
+def test_notes_are_found_in_every_script(thinking: str) -> None:
+    assert mentions_notes(thinking, "一个人坐下")
+    assert not mentions_notes("我看见他坐下", "一个人坐下")
 
 
 def test_the_lexical_embedder_knows_no_words_in_punctuation() -> None:
