@@ -11,7 +11,6 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -117,7 +116,7 @@ def _media(video: str, path: Path, anew: Path | None) -> Media:
         normalised = f"{layout.NORMALISED}/{sha256[:32]}.mp4"
         out = anew / normalised
         out.parent.mkdir(parents=True, exist_ok=True)
-        encoder.normalise(path, out, _timing(found), NORMALISE_CRF, skip)
+        encoder.normalise(path, out, *_timing(found), NORMALISE_CRF, skip)
         before, (found, _) = found, _sound(video, out)
         if found.hazards or found.frames != before.frames:
             what = f"{before.frames} frames became {found.frames}, {', '.join(found.hazards) or 'nothing'} against them"
@@ -147,17 +146,17 @@ def _sound(video: str, path: Path) -> tuple[probing.Probe, int]:
     if not 0 <= skip <= found.dropped:
         raise VideoError("frame-count", f"{video}: {found.frames} frames are stored, {len(shown)} decode; re-encode it")
     if found.times is not None and shown[skip:] != found.times and probing.UNTRUSTED_TIMES not in found.hazards:
-        found = replace(found, hazards=(*found.hazards, probing.UNTRUSTED_TIMES))
+        found = probing.probe(path, distrust=True)
     return found, skip
 
 
-def _timing(found: probing.Probe) -> int | Fraction | list[Fraction]:
-    """What tells ffmpeg when frames are shown: the file's own times where they can be trusted."""
-    if found.times is None or (probing.UNTRUSTED_TIMES in found.hazards and not found.variable_rate):
-        return found.rate
-    if probing.UNTRUSTED_TIMES in found.hazards:
-        return [(time - found.times[0]) * found.time_base for time in found.times]
-    return found.times[0]
+def _timing(found: probing.Probe) -> tuple[int | Fraction, list[Fraction] | None]:
+    """When frames are shown, for :func:`encoder.normalise`: by the file's own times where they can be trusted."""
+    if found.times is not None and found.variable_rate:
+        return found.rate, [(time - found.times[0]) * found.time_base for time in found.times]
+    if found.times is None or probing.UNTRUSTED_TIMES in found.hazards:
+        return found.rate, None
+    return found.times[0], None
 
 
 def _findings(videos: Sequence[str], params: IngestParams, journal: Path | None) -> Iterator[Finding]:

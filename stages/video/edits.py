@@ -10,7 +10,6 @@ import json
 import platform
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
@@ -23,7 +22,7 @@ from stages.domain.frames import Fit, Frames
 from stages.domain.records import Clip, Sample, Timeline
 from stages.domain.timeline import Source, conformed_frame, resolve, sample_indices
 from stages.video.errors import VideoError
-from stages.video.probe import probe
+from stages.video.probe import UNTRUSTED_TIMES, probe
 from stages.video.reader import ReadStats, read_frames
 from stages.video.store import FrameStore
 
@@ -185,12 +184,11 @@ class FrameLoader:
         path = self.path(clip)
         if not clip.variable_rate:
             return read_frames(path, numbers, known=clip, stats=self.stats)[0]
-        facts = probe(path)
+        # Ingest decoded all of it and may know more against its times than the packets tell.
+        facts = probe(path, distrust=UNTRUSTED_TIMES in clip.hazards)
         if not facts.variable_rate or facts.slots != clip.frames:
             raise VideoError("changed", f"{clip.path}: no longer the file that ingest saw; run ingest again")
-        # Ingest, which decoded all of it, may know more against the file than its packets tell.
-        known = replace(facts, hazards=clip.hazards)
-        return read_frames(path, [facts.frame_at(number) for number in numbers], known=known, stats=self.stats)[0]
+        return read_frames(path, [facts.frame_at(number) for number in numbers], known=facts, stats=self.stats)[0]
 
     def _is_small(self, clip_id: str) -> bool:
         return _decoded_bytes(self._clips[clip_id]) <= min(WHOLE_CLIP_BYTES, self._cache_bytes)

@@ -208,7 +208,8 @@ def normalise_command(path: Path, out: Path, timing: int | Fraction, crf: int, s
 def normalise(
     path: Path,
     out: Path,
-    timing: int | Fraction | Sequence[Fraction],
+    timing: int | Fraction,
+    times_s: Sequence[Fraction] | None,
     crf: int,
     skip: int = 0,
     timeout_s: float = TIMEOUT_S,
@@ -216,7 +217,7 @@ def normalise(
     """Encode ``path`` again to ``out``; see :func:`normalise_command`. ``out`` appears whole or not at all.
 
     Args:
-        timing: also when each frame is shown, in seconds from the first, where the file itself does not tell it rightly.
+        times_s: when each frame is shown, in seconds from the first, where that is neither the file's own time nor an even rate.
 
     Raises:
         VideoError: ``normalise-failed`` with what ffmpeg said, or ``timeout``.
@@ -224,12 +225,7 @@ def normalise(
     """
     # Two workers may come upon the same content.
     unfinished = out.with_suffix(f".{os.getpid()}.unfinished")
-    if isinstance(timing, (int, Fraction)):
-        times_s = None
-        command = normalise_command(path, unfinished, timing, crf, skip)
-    else:
-        times_s = timing
-        command = normalise_command(path, unfinished, Fraction(1), crf, skip, in_order=True)
+    command = normalise_command(path, unfinished, timing, crf, skip, in_order=times_s is not None)
     try:
         done = _run(command, timeout_s)
         if not done.returncode and times_s is not None:

@@ -22,12 +22,18 @@ import av.video.frame
 
 from stages.video.encoder import CONTAINERS
 from stages.video.errors import VideoError
-from stages.video.times import TYPED, Packet, PacketIndex, between, index_packets
+from stages.video.times import TYPED, WITHOUT_TIMES, Packet, PacketIndex, between, index_frames, index_packets
 
 #: A file whose frame distances differ by more than this share of a frame has a variable rate (Matroska rounds to 1 ms).
 RATE_TOLERANCE = Fraction(1, 4)
+#: Times that were made up from the order of storage are no better than the header's rate within so many frames.
+INVENTED_FRAMES = 2
 #: The hazard that frames cannot be told by the times of their packets: they are counted as the decoder gives them out.
 UNTRUSTED_TIMES = "untrusted-times"
+_DISCARDS = (
+    "its edit list leaves out frames by times that are not those at which they are shown; rewrite its times"
+    " (ffmpeg -ignore_editlist 1), or re-encode it"
+)
 _INTRA = av.video.frame.PictureType.I
 
 
@@ -101,7 +107,10 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
     if path.stat().st_size == 0:
         raise VideoError("empty-file", f"{path.name}: holds no byte")
     try:
-        container = av.open(str(path.absolute()), options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS})
+        # A title in another encoding than UTF-8 says nothing against the picture.
+        container = av.open(
+            str(path.absolute()), metadata_errors="replace", options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+        )
     except (av.error.FFmpegError, ValueError) as error:
         known = _opens_like_a_video(path)
         reason, what = ("damaged", "its beginning is a video's") if known else ("not-a-video", "no known video format")
@@ -133,11 +142,15 @@ def packet_index(path: Path) -> PacketIndex:
     return _from_first_frame(path, index) if found.starts_amid() else index
 
 
-def probe(path: Path) -> Probe:
-    """Read what the file holds from its header and its packets.
+def probe(path: Path, *, distrust: bool = False) -> Probe:
+    """Read what the file holds from its header and its packets; only where these do not tell the order of frames, all are decoded.
+
+    Args:
+        distrust: the packets do not tell the order, as somebody who decoded all frames knows.
 
     Raises:
-        VideoError: the file is no readable video; see :func:`open_video`, and ``no-frames``, ``no-frame-rate``.
+        VideoError: the file is no readable video; see :func:`open_video`, and ``no-frames``, ``no-frame-rate``,
+            ``untrusted-times``.
     """
     with open_video(path) as (container, stream):
         context = stream.codec_context
@@ -153,8 +166,13 @@ def probe(path: Path) -> Probe:
         # A stream that opening it could not make out has no pixel format (to ask PyAV for its name would end the process).
         if index.shown and ((first is None and not upright) or context.format is None):
             raise VideoError("damaged", f"{path.name}: not one frame can be decoded")
+        starts = index.times[0] if index.times is not None else stream.start_time
         if found.starts_amid():
             index = _from_first_frame(path, index)
+        if distrust or (index.times is not None and not index.ordered and found.has_times):
+            if found.discards:
+                raise VideoError(UNTRUSTED_TIMES, f"{path.name}: {_DISCARDS}")
+            index = index_frames(_decoded_times(path, index.first), index)
         if not index.shown:
             raise VideoError("no-frames", f"{path.name}: the video stream shows no frame")
         rate = _rate(stream, index)
@@ -167,6 +185,8 @@ def probe(path: Path) -> Probe:
         span = Fraction(0) if index.times is None else (index.times[-1] - index.times[0]) * stream.time_base
         duration_s = index.shown / rate if index.times is None else span + 1 / rate
         variable = index.even is not None and _spread(index.even) > RATE_TOLERANCE * step
+        if variable and index.invented and (stated := _near(index.even, stream)) is not None:
+            rate, duration_s, variable = stated, index.shown / stated, False
         if variable:
             rate = Fraction(max(1, round(rate)))
         times = index.times if variable else index.even
@@ -198,7 +218,7 @@ def probe(path: Path) -> Probe:
             time_base=Fraction(stream.time_base),
             times=times,
             variable_rate=variable,
-            starts_s=_behind_the_start(container, stream, times),
+            starts_s=_behind_the_start(container, stream, starts, times),
             dropped=index.dropped,
             hazards=tuple(slug for slug, is_found in hazards.items() if is_found),
         )
@@ -215,7 +235,7 @@ class _Found:
         self._extradata = bytes(stream.codec_context.extradata or b"")
         self._prefix = _length_bytes(self._codec, self._extradata)
         self._latest: int | None = None
-        self._doubtful = False
+        self._between = self._doubtful = False
 
     def take(self, packet: Any) -> None:
         time, key = packet.pts, packet.is_keyframe
@@ -224,18 +244,27 @@ class _Found:
         if key and (kinds := _units(bytes(packet), self._codec, self._extradata)):
             self.parameters_change |= any(kind == "new-parameters" for kind in kinds)
             self.recovery_points |= self._codec == "h264" and "idr" not in kinds
-        # A frame between two others is stored behind both, so its time lies before the later one's: here it would lie behind all.
-        if time is not None and (self._latest is None or time > self._latest):
+        late = time is not None and (self._latest is None or time > self._latest)
+        if late:
             self._latest = time
-            if self._codec in TYPED and not key and not self._doubtful:
-                self._doubtful = between(memoryview(packet), self._codec, self._prefix)
+        # A frame between two others is stored behind both, so its time lies before the later one's: here it would lie behind all.
+        if self._codec in TYPED and not key and (late or not self._between) and not self._doubtful:
+            found = between(memoryview(packet), self._codec, self._prefix)
+            self._between |= found
+            self._doubtful = found and late
+
+    @property
+    def has_times(self) -> bool:
+        """Whether the container stores when frames are shown."""
+        return WITHOUT_TIMES.isdisjoint(self._container.split(","))
 
     @property
     def discards(self) -> bool:
         return any(packet.discard for packet in self.packets)
 
     def index(self) -> PacketIndex:
-        return index_packets(self.packets, self._container, self._codec, bool(self._context.has_b_frames), self._doubtful)
+        reorders = self._between if self._codec in TYPED else None if not self._context.has_b_frames else True
+        return index_packets(self.packets, self._container, self._codec, reorders, self._doubtful)
 
     def starts_amid(self) -> bool:
         """Whether frames may be stored before the first that decodes: no key frame stands first, or frames of the group before it."""
@@ -253,6 +282,13 @@ def _from_first_frame(path: Path, index: PacketIndex) -> PacketIndex:
     if first is None:
         raise VideoError("damaged", f"{path.name}: not one frame can be decoded")
     return index.starting_at(first.pts)
+
+
+def _decoded_times(path: Path, first: int | None) -> list[int | None]:
+    """Presentation times of all frames in the decoder's order, from that of this time on."""
+    with open_video(path) as (container, stream):
+        times = [frame.pts for frame in decoded(container, stream)]
+    return times[times.index(first) :] if first in times else times
 
 
 def decoded(container: Any, stream: Any) -> Iterator[Any]:
@@ -274,18 +310,22 @@ def decode(packet: Any, begun: bool) -> list[Any]:
     return frames
 
 
-def _behind_the_start(container: Any, stream: Any, times: tuple[int, ...] | None) -> Fraction:
-    """Seconds from the start of what a player plays, picture or sound, to the first frame."""
-    at = times[0] if times is not None else stream.start_time
-    if at is None:
+def _behind_the_start(container: Any, stream: Any, starts: int | None, times: tuple[int, ...] | None) -> Fraction:
+    """Seconds from the start of what a player plays, picture or sound, to the first frame.
+
+    Args:
+        starts: time of the first frame that is stored, whether or not it decodes.
+        times: of those that do.
+    """
+    if starts is None:
         return Fraction(0)
-    picture = Fraction(at * stream.time_base)
+    at = starts if times is None else times[0]
     others = [
-        Fraction(other.start_time * other.time_base)
+        other.start_time * other.time_base
         for other in (*container.streams.audio, *container.streams.video)
         if other is not stream and other.start_time is not None and not other.disposition & av.stream.Disposition.attached_pic
     ]
-    return picture - min([picture, *others])
+    return Fraction(at * stream.time_base - min([starts * stream.time_base, *others]))
 
 
 def _leading_frames(packets: Sequence[Packet]) -> bool:
@@ -302,6 +342,16 @@ def _leading_frames(packets: Sequence[Packet]) -> bool:
 def _spread(times: tuple[int, ...]) -> int:
     steps = [later - earlier for earlier, later in pairwise(times)]
     return max(steps) - min(steps) if steps else 0
+
+
+def _near(times: tuple[int, ...] | None, stream: Any) -> Fraction | None:
+    """The header's rate where no time is further than :data:`INVENTED_FRAMES` from what it says."""
+    for stated in (stream.guessed_rate, stream.average_rate):
+        if stated and times is not None:
+            step = 1 / (Fraction(stated) * stream.time_base)
+            if all(abs(time - times[0] - number * step) <= INVENTED_FRAMES * step for number, time in enumerate(times)):
+                return Fraction(stated)
+    return None
 
 
 def _rate(stream: Any, index: PacketIndex) -> Fraction | None:

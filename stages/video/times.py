@@ -50,6 +50,7 @@ class PacketIndex:
         keys: presentation times of key frames.
         shown: how many frames are shown.
         ordered: whether each frame can be told by the time of its packet, and their order is that of their times.
+        invented: whether times contradict the codec: they were made up from the order of storage, or one is wrong.
         first: presentation time of the first frame that decodes, where others are stored before it.
         dropped: how many are.
     """
@@ -59,6 +60,7 @@ class PacketIndex:
     keys: tuple[int, ...]
     shown: int
     ordered: bool
+    invented: bool = False
     first: int | None = None
     dropped: int = 0
 
@@ -76,41 +78,56 @@ class PacketIndex:
         )
 
 
-def index_packets(packets: Sequence[Packet], container: str, codec: str, reorders: bool, doubtful: bool) -> PacketIndex:
+def index_packets(packets: Sequence[Packet], container: str, codec: str, reorders: bool | None, doubtful: bool) -> PacketIndex:
     """The index of all packets of a stream, in order of storage.
 
     Args:
         packets: those that hold something.
         container, codec: as libav names them.
-        reorders: whether the decoder says that it holds frames back.
+        reorders: whether frames are stored in another order than they are shown in; None where it is not known.
         doubtful: whether a frame that lies between two others in the codec's view has a time behind both (:func:`between`).
     """
     shown = [packet for packet in packets if not packet.discard]
     keys = tuple(sorted(packet.pts for packet in packets if packet.key and packet.pts is not None))
     stamps = [packet.pts for packet in shown]
-    reorders = reorders and codec not in NEVER_REORDERED
-    ordered = not doubtful and len({*stamps} - {None}) == len(stamps)
+    reorders = reorders if codec not in NEVER_REORDERED else False
+    ordered = len({*stamps} - {None}) == len(stamps)
     if not WITHOUT_TIMES.isdisjoint(container.split(",")):
         decoded = [packet.dts for packet in shown]
         # Sorted they are the times of the frames in order, whichever packet holds which.
         times = sorted(time for time in decoded if time is not None)
         complete = len(times) == len(shown) and bool(times)
-        ordered = ordered and complete and not reorders and stamps == decoded == times
+        ordered = ordered and complete and not (reorders or doubtful) and stamps == decoded == times
         bounded = _within_bounds(times, _without_doubles(times), 0) if complete else None
         said, even = bounded or (None, None)
         return PacketIndex(said, even, keys, len(shown), ordered)
-    if reorders and _rising(stamps):
-        # Held back, and yet shown in order of storage: nothing but the codec's own types of frames would tell.
-        ordered = ordered and codec in TYPED
-    found = frame_times(stamps, reorders, codec)
+    # Held back, and yet shown in order of storage: nothing but the codec's own types of frames would tell.
+    invented = doubtful or (reorders is True and _rising(stamps))
+    found = frame_times(stamps, _DEPTHS if reorders else (0,) if reorders is False else (0, *_DEPTHS))
     if found is None:
-        return PacketIndex(None, None, keys, len(shown), False)
+        return PacketIndex(None, None, keys, len(shown), ordered=False)
     said, even, wrong = found
-    return PacketIndex(said, even, keys, len(shown), ordered and not wrong)
+    return PacketIndex(said, even, keys, len(shown), ordered and not invented and not wrong, invented)
 
 
-def frame_times(stamps: Sequence[int | None], reorders: bool, codec: str) -> tuple[tuple[int, ...], tuple[int, ...], int] | None:
+def index_frames(stamps: Sequence[int | None], index: PacketIndex) -> PacketIndex:
+    """The index of a file whose packets do not tell the order, from the times of its frames as a decoder gives them out.
+
+    Where they are those of all packets that are shown, the place of a wrong one is known; where many are wrong, they were made up, and
+    in order they tell when the next frame is shown, whichever it is.
+    """
+    found = frame_times(stamps, (0,)) if len(stamps) == index.shown and index.times is not None else None
+    if found is None:
+        return replace(index, ordered=False, invented=True)
+    said, even, wrong = found
+    return replace(index, times=said, even=even, ordered=False, invented=index.invented or wrong > 0)
+
+
+def frame_times(stamps: Sequence[int | None], depths: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...], int] | None:
     """Times in the order of the decoder's output, from those of packets in order of storage.
+
+    Args:
+        depths: how many frames the decoder may hold back; the first that leaves few times wrong is taken, else the best.
 
     A time that is missing, or that does not fit between its neighbours', costs its own frame its slot: it is replaced by one between
     them. Of two equal times both stay, as a player shows it: the earlier frame is never seen.
@@ -120,7 +137,6 @@ def frame_times(stamps: Sequence[int | None], reorders: bool, codec: str) -> tup
     """
     if not stamps:
         return None
-    depths = _DEPTHS if reorders else (0,) if codec in NEVER_REORDERED else (0, *_DEPTHS)
     best: tuple[list[tuple[int, int]], int] | None = None
     for depth in depths:
         kept = _longest_rise(_given_out(stamps, depth))
@@ -164,23 +180,30 @@ def _given_out(stamps: Sequence[int | None], depth: int) -> list[tuple[int, int]
 
 
 def _longest_rise(frames: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """As many of the frames as stand in order of their times (a longest non-decreasing subsequence)."""
+    """As many of the frames as stand in order of their times (a longest increasing subsequence), and those that have the same time as
+    one of them next to it."""
     if all(earlier[0] <= later[0] for earlier, later in pairwise(frames)):
         return frames
     ends: list[int] = []  # the least last time of a rise of each length
     last: list[int] = []  # and which frame has it
     before: list[int] = []
     for number, (time, _) in enumerate(frames):
-        length = bisect_right(ends, time)
+        length = bisect_left(ends, time)
         before.append(last[length - 1] if length else -1)
         ends[length : length + 1] = [time]
         last[length : length + 1] = [number]
-    rise = []
+    risen = set()
     at = last[-1]
     while at >= 0:
-        rise.append(frames[at])
+        risen.add(at)
         at = before[at]
-    return rise[::-1]
+    doubled = {
+        number
+        for number, (time, _) in enumerate(frames)
+        for other in (number - 1, number + 1)
+        if number not in risen and other in risen and frames[other][0] == time
+    }
+    return [frames[number] for number in sorted(risen | doubled)]
 
 
 def _filled(stamps: Sequence[int | None], kept: list[tuple[int, int]], depth: int) -> list[int]:
