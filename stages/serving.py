@@ -35,6 +35,7 @@ from stages.domain.prompts import render_prompt, render_question
 from stages.domain.records import Record, TaskName
 from stages.domain.replies import parse_reply
 from stages.serving_limits import FOLDER, MEGABYTES, SECONDS, limits_from_environment
+from stages.sources.links import Links
 from stages.tracking.servable import parse_usage
 from stages.video.bounded import Wanted, load_bounded
 from stages.video.errors import VideoError
@@ -104,7 +105,8 @@ def find_video(folder: Path | None, name: str, max_bytes: int) -> Path:
         found = (folder / path).resolve(strict=True)
     except (OSError, RuntimeError) as error:
         raise _bad(f"video: {name[:200]!r} is no file in the server's folder; give the path of one") from error
-    if not found.is_relative_to(folder):
+    # A folder that DVC checked out with links holds links into its cache; a caller sees files. No other link may lead out.
+    if not found.is_relative_to(folder) and not Links(folder).in_store(found):
         raise _bad(f"video: {name[:200]!r} may not leave the server's folder; give a path below it, not a link that leads out")
     if not found.is_file():
         raise _bad(f"video: {name[:200]!r} is no file in the server's folder; give the path of one")

@@ -496,3 +496,15 @@ def post(port: int, rows: list[dict[str, Any]] | None) -> tuple[int, Any]:
         return error.code, json.loads(error.read())
     except OSError:
         return 0, None
+
+
+def test_links_into_the_cache_of_dvc_are_files_of_the_folder_and_no_others_are(tmp_path: Path) -> None:
+    folder, cache = tmp_path / "project/films", tmp_path / "project/.dvc/cache/files/md5/0a"
+    folder.mkdir(parents=True)
+    cache.mkdir(parents=True)
+    for place, name in ((cache, "1b"), (tmp_path, "private.mp4")):
+        (place / name).write_bytes(b"film")
+        (folder / f"{name}.mp4").symlink_to(place / name)
+    assert find_video(folder, "1b.mp4", 1 << 20) == cache / "1b"
+    with pytest.raises(Refusal, match="not a link that leads out"):
+        find_video(folder, "private.mp4.mp4", 1 << 20)

@@ -33,9 +33,13 @@ class Links:
         homes = [self._inside, *(home.resolve() for home in path.parents if home.is_symlink() and self._folder in home.parents)]
         if any(found.is_relative_to(home) for home in homes):
             return False
+        return not self.in_store(found)
+
+    def in_store(self, found: Path) -> bool:
+        """Whether a resolved path lies in a store of content whose links stand for the files of this folder."""
         if self._stores is None:
             self._stores = tuple(_stores(self._folder))
-        return not any(found.is_relative_to(store) for store in self._stores)
+        return any(found.is_relative_to(store) for store in self._stores)
 
 
 def walk(folder: Path) -> Iterator[Path]:

@@ -128,6 +128,23 @@ def test_a_bad_part_is_set_aside_and_the_rest_of_its_row_stays(
     assert (read.caption, read.events, read.qa, read.subjects, len(rejects)) == ("A cup.", (), (), (), 1)
 
 
+def test_options_that_carry_their_letters_lose_them_and_answers_are_read_in_their_spellings(tmp_path: Path) -> None:
+    lettered = {"question": "What moves?", "options": ["A. It rises", "B. It falls"], "answer": "B. It falls"}
+    spelled = [GOOD_QUESTION | {"answer": answer} for answer in ("b", "(B)", "B.", "a book")]
+    (read,), rejects = read_annotations(_folder(tmp_path, {"video": "a.mp4", "qa": [lettered, *spelled]}))
+    assert rejects == []
+    assert (read.qa[0].options, read.qa[0].answer) == (("It rises", "It falls"), "B")
+    assert [question.answer for question in read.qa[1:]] == ["B"] * 4
+    bad = [lettered | {"options": ["B. x", "A. y"]}, GOOD_QUESTION | {"answer": "A book falls"}, GOOD_QUESTION | {"answer": 1}]
+    (read,), rejects = read_annotations(_folder(tmp_path, {"video": "a.mp4", "qa": bad}))
+    assert read.qa == ()
+    assert [reject.detail.partition(" (")[0] for reject in rejects] == [
+        "qa.0: options carry the letters B, A; need A, B, C … in this order, or none",
+        "qa.1: 'A book falls' names no option: there are 2",
+        "qa.2.answer: Input should be a valid string",
+    ]
+
+
 def test_a_field_that_is_no_list_is_one_reject_and_null_is_as_good_as_absent(tmp_path: Path) -> None:
     (read,), rejects = read_annotations(_folder(tmp_path, {"video": "a.mp4", "events": {"start": 0}, "qa": None}))
     assert (read.events, read.qa) == ((), ())
