@@ -58,7 +58,8 @@ def worker_count() -> int:
 def map_items(
     work: Callable[[Item], Result], items: Sequence[Item], description: str, *, timeout_s: float, unit: str = "clip"
 ) -> Iterator[Result | Lost]:
-    """``work`` of each item, in order, with a progress bar. An exception of ``work`` ends the whole; what it returns is an answer.
+    """``work`` of each item, in order, with a progress bar. An exception of ``work`` ends the whole, with a note that names the item; what
+    it returns is an answer.
 
     Args:
         work: a function of a module (or a ``partial`` of one), since it travels to other processes.
@@ -163,6 +164,9 @@ def _result(
                 how = f"its process died {TRIES} times (exit status {error.exitcode}: out of memory, or a decoder crashed)"
                 return Lost("worker-died", how)
             future = _schedule(pool, work, item, timeout_s)
+        except Exception as error:
+            error.add_note(f"item: {item!r}"[:500])
+            raise
         else:
             return result
     raise AssertionError("unreachable")

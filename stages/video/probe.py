@@ -10,7 +10,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -118,7 +118,7 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
     with container:
         if not (container.streams.video or container.streams.audio):
             raise VideoError("damaged", f"{path.name}: it opens, but what says which streams it holds is missing or cut off")
-        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        streams = moving_pictures(container)
         if not streams:
             raise VideoError("no-video-stream", f"{path.name}: holds sound or still pictures only")
         stream = streams[0]
@@ -129,6 +129,11 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
             yield container, stream
         except av.error.FFmpegError as error:
             raise VideoError("damaged", f"{path.name}: {_text(error)}") from error
+
+
+def moving_pictures(container: Any) -> list[Any]:
+    """The video streams that are no cover art."""
+    return [stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic]
 
 
 def packet_index(path: Path) -> PacketIndex:
@@ -169,7 +174,9 @@ def probe(path: Path, *, distrust: bool = False) -> Probe:
         starts = index.times[0] if index.times is not None else stream.start_time
         if found.starts_amid():
             index = _from_first_frame(path, index)
-        if distrust or (index.times is not None and not index.ordered and found.has_times):
+        if distrust:
+            index = replace(index, ordered=False)
+        if index.times is not None and not index.ordered and found.has_times:
             if found.discards:
                 raise VideoError(UNTRUSTED_TIMES, f"{path.name}: {_DISCARDS}")
             index = index_frames(_decoded_times(path, index.first), index)
@@ -198,6 +205,8 @@ def probe(path: Path, *, distrust: bool = False) -> Probe:
             UNTRUSTED_TIMES: times is not None and not index.ordered,
             "late-start": times is not None and times[0] != 0,
             "discarded-frames": found.discards,
+            # decord takes the one that libav thinks best, not the first.
+            "several-streams": len(moving_pictures(container)) > 1,
             "open-gop": _leading_frames(found.packets),
             "no-key-frame-first": not found.packets[0].key,
             # Decoding may start there, but the picture is whole only some frames later (periodic intra refresh).

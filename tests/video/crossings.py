@@ -5,17 +5,18 @@ An animal of :mod:`zoo` each. Where a time was made wrong on purpose, one frame 
 
 from __future__ import annotations
 
-import subprocess
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import accumulate
 from pathlib import Path
 
 from numbered_frames import FRAMES, RATE, draw_numbers
 from zoo import run
 
-from stages.video.encoder import encode, ffmpeg_binary
+from stages.video.encoder import encode
 
-#: Frames of the varying clip are shown so long, in tenths of a second: six a second, then thirty, then six again.
-SHOWN_TENTHS = [2] * 20 + [1] * 20 + [3] * 20
 #: The frame whose time is made wrong, in order of storage.
 BAD = 31
 
@@ -71,16 +72,11 @@ HOLDS: dict[str, list[str]] = {
     "asf": [*_H264, "mpeg4-bf0", "mpeg4-bf2", *_MPEG],
 }
 #: What setts makes of the times of a stream that is copied.
-TIMES: dict[str, str] = {
-    "own": "",
-    "dts": "setts=pts=DTS-STARTDTS:dts=DTS-STARTDTS",
-    "raw-dts": "setts=pts=DTS",
-    "doubled": f"setts=pts=if(eq(N\\,{BAD})\\,PREV_OUTPTS\\,PTS)",
-    "backwards": f"setts=pts=if(eq(N\\,{BAD})\\,PTS-9*DURATION\\,PTS)",
-    "ahead": f"setts=pts=if(eq(N\\,{BAD})\\,PTS+9*DURATION\\,PTS)",
-}
-#: Times that are wrong for one frame need a container that stores them.
-ONE_WRONG = ("doubled", "backwards", "ahead")
+SETTS: dict[str, str] = {"own": "", "dts": "setts=pts=DTS-STARTDTS:dts=DTS-STARTDTS", "raw-dts": "setts=pts=DTS"}
+#: Which other frame's time, in order of storage, the frame BAD is given: of a container that stores times only.
+ONE_WRONG: dict[str, int] = {"doubled": -1, "backwards": -9, "ahead": 9}
+#: An edit list that was made for other times leaves out other frames than it should: what is set aside is not wrong.
+CUT_BY_WRONG_TIMES = frozenset(("untrusted-times",))
 
 
 def crossings() -> list[Crossing]:
@@ -88,50 +84,97 @@ def crossings() -> list[Crossing]:
     for container, codecs in HOLDS.items():
         for codec in codecs:
             made += [Crossing(container, codec, times) for times in ("own", "dts")]
-            if container in ("mp4", "mov", "mkv", "ts", "flv", "mpg"):
+            if container in ("mkv", "ts", "flv"):
                 made.append(Crossing(container, codec, "raw-dts"))
-    for container in ("mkv", "mp4"):
-        for codec in ("h264-bf0", "h264-bf2", "vp9-altref"):
-            made += [Crossing(container, codec, times, varies) for times in ONE_WRONG for varies in (False, True)]
-            made.append(Crossing(container, codec, "own", varies=True))
+            if container in ("mp4", "mov"):
+                made.append(Crossing(container, codec, "raw-dts", rejected=CUT_BY_WRONG_TIMES))
+    for codec in (
+        "h264-bf0",
+        "h264-bf1",
+        "h264-bf2",
+        "h264-bf3",
+        "hevc-bf3",
+        "mpeg4-bf2",
+        "mpeg2-bf2",
+        "vp8-altref",
+        "vp9-altref",
+        "av1",
+    ):
+        made += [Crossing("mkv", codec, times, varies) for times in ONE_WRONG for varies in (False, True)]
+        made += [
+            Crossing(container, codec, "own", varies=True)
+            for container in ("mkv", "mp4")
+            if (container, codec) != ("mp4", "vp8-altref")
+        ]
     return made
 
 
-def build_crossing(crossing: Crossing, folder: Path) -> str | None:
-    """Make the file; what ffmpeg said where this container takes no such stream."""
-    source = folder / f".{crossing.codec}{'-varies' if crossing.varies else ''}.nut"
+def build_crossing(crossing: Crossing, folder: Path) -> Path:
+    """Make the file."""
+    source, path = folder / f".{crossing.codec}{'-varies' if crossing.varies else ''}.nut", folder / crossing.name
     if not source.exists():
         plain = folder / ".plain.mp4"
         if not plain.exists():
             encode(draw_numbers(list(range(FRAMES))), RATE, plain, crf=10)
-        # Each frame's number of tenths at ten a second, the first of each only.
-        starts = "+".join(f"eq(n\\,{sum(SHOWN_TENTHS[:number])})" for number in range(FRAMES))
-        varies = ("-fps_mode", "passthrough", "-enc_time_base", "1/90000") if crossing.varies else ()
-        shown = ("-vf", f"setpts='({varying_seconds()})/TB'") if crossing.varies else ()
-        del starts
-        run("-i", str(plain), *shown, *varies, *CODECS[crossing.codec], str(source))
-    bitstream = ("-bsf:v", TIMES[crossing.times]) if TIMES[crossing.times] else ()
-    command = [
-        ffmpeg_binary(),
-        "-nostdin",
-        "-v",
-        "error",
-        "-y",
-        "-i",
-        str(source),
-        "-c",
-        "copy",
-        *bitstream,
-        str(folder / crossing.name),
-    ]
-    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
-    return done.stderr.decode() if done.returncode or not (folder / crossing.name).stat().st_size else None
+        varied = (
+            ("-vf", f"setpts='({STARTS})/TB'", "-fps_mode", "passthrough", "-enc_time_base", "1/1000") if crossing.varies else ()
+        )
+        run("-i", str(plain), *varied, *CODECS[crossing.codec], str(source))
+    # NUT keeps an MPEG-4 header beside the stream; a transport stream has no place for it.
+    filters = [*(["dump_extra"] if crossing.container == "ts" and crossing.codec.startswith("mpeg4") else [])]
+    filters += [found] if (found := SETTS.get(crossing.times)) else []
+    run("-i", str(source), "-c", "copy", *(("-bsf:v", ",".join(filters)) if filters else ()), str(path))
+    if crossing.times in ONE_WRONG:
+        _give_time_of(path, BAD, BAD + ONE_WRONG[crossing.times])
+    return path
 
 
-def varying_seconds() -> str:
-    """When frame N of the varying clip is shown, as an expression of ffmpeg."""
-    return "if(lt(N,20),N*.2,if(lt(N,40),4+(N-20)*.1,6+(N-40)*.3))"
+#: When frame N of the varying clip is shown, in seconds: five a second, then ten, then three.
+STARTS = "if(lt(N,20),N*.2,if(lt(N,40),4+(N-20)*.1,6+(N-40)*.3))"
+_SHOWN_TENTHS = [2] * 20 + [1] * 20 + [3] * 20
 
 
-def starts_s(number: int) -> float:
-    return sum(SHOWN_TENTHS[:number]) / 10
+def shown_at(seconds: Fraction, varies: bool) -> int:
+    """The number of the frame on display then."""
+    ends = list(accumulate(_SHOWN_TENTHS)) if varies else list(range(1, FRAMES + 1))
+    return bisect_right(ends, seconds * 10) if seconds * 10 < ends[-1] else FRAMES - 1
+
+
+def _give_time_of(path: Path, bad: int, other: int) -> None:
+    """Write the time of block ``other`` of a Matroska file into block ``bad``, which a muxer would refuse."""
+    content = bytearray(path.read_bytes())
+    # One track without lacing: a block is 0xA3, its size, track 1 (0x81), 16 bits of time, flags.
+    blocks: list[tuple[int, int]] = []  # where the time stands, and the cluster's own time
+    for level, kind, start, size in _elements(bytes(content), 0, len(content)):
+        del level
+        if kind == 0xE7:
+            cluster = int.from_bytes(content[start : start + size], "big")
+        elif kind in (0xA3, 0xA1):
+            blocks.append((start + 1, cluster))
+    at, cluster = blocks[bad]
+    there, its_cluster = blocks[other]
+    time = int.from_bytes(content[there : there + 2], "big", signed=True) + its_cluster - cluster
+    content[at : at + 2] = time.to_bytes(2, "big", signed=True)
+    path.write_bytes(bytes(content))
+
+
+#: Elements of Matroska that hold others: Segment, Cluster, BlockGroup.
+_HOLDERS = (0x18538067, 0x1F43B675, 0xA0)
+
+
+def _elements(content: bytes, start: int, stop: int, level: int = 0) -> Iterator[tuple[int, int, int, int]]:
+    """Depth, identity, place and size of each element (EBML, RFC 8794)."""
+    at = start
+    while at < stop:
+        length = 9 - content[at].bit_length()
+        kind = int.from_bytes(content[at : at + length], "big")
+        at += length
+        length = 9 - content[at].bit_length()
+        size = int.from_bytes(content[at : at + length], "big") & ((1 << 7 * length) - 1)
+        at += length
+        if size == (1 << 7 * length) - 1:
+            size = stop - at
+        yield level, kind, at, size
+        if kind in _HOLDERS:
+            yield from _elements(content, at, at + size, level + 1)
+        at += size
