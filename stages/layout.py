@@ -30,6 +30,9 @@ SUMMARY_FILE = "summary.json"
 FINAL = "final"
 #: Beside the weights of a version: how it was trained to be asked.
 USAGE_FILE = "vidbridge.json"
+#: In the configuration beside a model's weights: by which rule the text behind a video was placed when they were trained.
+POSITIONS = "positions_behind_video"
+AFTER_LAST = "after_last"
 #: Name of the annotation file inside a source folder.
 ANNOTATIONS_FILE = "annotations.jsonl"
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stages.domain.prompts import render_prompt
 from stages.inputs import InputError
+from stages.layout import AFTER_LAST, POSITIONS
 from stages.pages import fill
 from stages.tracking.content import parse_source
 from stages.tracking.explain import Explanation, explain
@@ -19,6 +23,11 @@ from stages.tracking.versions import Version
 CARD_FILE = "README.md"
 #: Without these a folder is no model that others can load.
 NEEDED = ("config.json", "generation_config.json", "preprocessor_config.json|processor_config.json", "tokenizer_config.json")
+
+#: Where weights were trained to find the text behind a video, by what their configuration says of it.
+_POSITIONS = {AFTER_LAST: "one after the video's last position on any axis, time included (transformers <= 5.2, vLLM)"}
+_UNKNOWN_POSITIONS = "not stated: trained by an older version, with the rule of transformers >= 5.3, which vLLM does not follow"
+_GRID_A_FRAME = "a grid a frame, where all versions of transformers and vLLM agree"
 
 
 @dataclass(frozen=True)
@@ -56,13 +65,15 @@ def publish(root: Path, which: str, out: Path) -> Published:
         shutil.copytree(source, whole, copy_function=shutil.copyfile)
         for name, text in additions(usage, parse_source(version.source).oid[:32], version.created_ms).items():
             (whole / name).write_bytes(text)
-        (whole / CARD_FILE).write_text(card(explanation, usage), encoding="utf-8")
+        config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
+        (whole / CARD_FILE).write_text(card(explanation, usage, config), encoding="utf-8")
         whole.replace(out)
     return Published(version, out, sum(path.stat().st_size for path in out.rglob("*") if path.is_file()))
 
 
-def card(explanation: Explanation, usage: Usage) -> str:
-    """The model card, as the hub reads it."""
+def card(explanation: Explanation, usage: Usage, config: Mapping[str, Any]) -> str:
+    """The model card, as the hub reads it. ``config``: the configuration of the weights, which says how they were trained."""
+    own_time = config.get("model_type") != "qwen3_vl"
     version = explanation.version
     return fill(
         "model_card.md.j2",
@@ -74,6 +85,8 @@ def card(explanation: Explanation, usage: Usage) -> str:
         data=explanation.data,
         scores=explanation.scores,
         baselines=version.baselines if explanation.scores else None,
+        positions=_POSITIONS.get(str(config.get(POSITIONS)), _UNKNOWN_POSITIONS) if own_time else _GRID_A_FRAME,
+        counts_otherwise=own_time and config.get(POSITIONS) in _POSITIONS,
         # As Python writes it, for the example.
         prompt=repr(render_prompt("What happens first?", usage.default_task, usage.prompt)),
     )

@@ -374,12 +374,28 @@ def test_a_card_says_what_a_reader_needs(exported: Path, project: Path, tmp_path
 
 def test_a_card_names_the_base_model(project: Path) -> None:
     recipe = load_params(ROOT / "infra/recipes/videocap-r1.yaml")
-    page = card(explain(project, "1"), usage_of(recipe, recipe.candidate))
+    config = {"model_type": "qwen2_vl", "positions_behind_video": "after_last"}
+    page = card(explain(project, "1"), usage_of(recipe, recipe.candidate), config)
     front = yaml.safe_load(page.split("---")[1])
     assert front["base_model"] == recipe.model.name  # type: ignore[union-attr]
     assert front["license"] == "other"
     assert "trained on | structured_caption" in page
     assert repr(recipe.prompt.structured_instruction)[1:-1] in page
+
+
+def test_a_card_says_by_which_rule_text_was_placed_behind_videos(project: Path, exported: Path) -> None:
+    page, usage = (exported / "README.md").read_text(), usage_of(load_params(ROOT / "params.yaml"), "base")
+    assert json.loads((exported / "config.json").read_text())["positions_behind_video"] == "after_last"
+    row = (
+        "| positions behind a video | one after the video's last position on any axis, time included (transformers <= 5.2, vLLM) |"
+    )
+    assert row in page
+    assert "transformers from 5.3 on goes on by the larger" in page
+    old = card(explain(project, "1"), usage, {"model_type": "qwen2_5_vl"})
+    assert "| positions behind a video | not stated: trained by an older version" in old
+    third = card(explain(project, "1"), usage, {"model_type": "qwen3_vl", "positions_behind_video": "after_last"})
+    assert "| positions behind a video | a grid a frame" in third
+    assert "get_rope_index" not in third
 
 
 def test_an_export_overwrites_nothing(project: Path, tmp_path: Path) -> None:

@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from stages.layout import AFTER_LAST, POSITIONS
+
 log = logging.getLogger(__name__)
 
-#: In the configuration of a saved model: the rule that its weights were trained with.
-RULE = "positions_behind_video"
-AFTER_LAST = "after_last"
 #: Families whose time positions may exceed a frame's sides.
 _OWN_TIME = ("qwen2_vl", "qwen2_5_vl")
 #: The first transformers that counts in the other way.
@@ -32,7 +31,7 @@ _TEXT, _IMAGE, _VIDEO = 0, 1, 2
 
 def place_text_behind_videos(model: PreTrainedModel) -> None:
     """Give a model these positions, whatever transformers it was built by; its configuration says so from now on."""
-    setattr(model.config, RULE, AFTER_LAST)
+    setattr(model.config, POSITIONS, AFTER_LAST)
     if model.config.model_type in _OWN_TIME:
         model.base_model.get_rope_index = MethodType(_rope_index, model.base_model)  # type: ignore[assignment]
 
@@ -47,11 +46,13 @@ def fault_of_rule(config: Any, name: str, *, ours: bool = False) -> str | None:
     """
     if config.model_type not in _OWN_TIME:
         return None
-    rule, written_by = getattr(config, RULE, None), str(config.transformers_version or "0.0")
+    rule, written_by = getattr(config, POSITIONS, None), str(config.transformers_version or "0.0")
     if rule == AFTER_LAST or (rule is None and _release(written_by) < _COUNTS_OTHERWISE):
         return None  # published weights say nothing, and were all trained so
     if rule is not None or ours:
-        said = f"{RULE} is {rule!r}" if rule is not None else f"VidBridge 0.1 made it, and {RULE} is not in its config.json"
+        said = (
+            f"{POSITIONS} is {rule!r}" if rule is not None else f"VidBridge 0.1 made it, and {POSITIONS} is not in its config.json"
+        )
         return (
             f"{name}: was trained with other positions behind a video ({said}; {AFTER_LAST!r} is what this version trains and shows"
             " videos with), so it would misread the longer ones; train it again from its base model"
@@ -62,7 +63,7 @@ def fault_of_rule(config: Any, name: str, *, ours: bool = False) -> str | None:
         " Weights that were trained by it (VidBridge 0.1 did) misread longer videos: train them again from their base model",
         name,
         written_by,
-        RULE,
+        POSITIONS,
         AFTER_LAST,
     )
     return None

@@ -14,20 +14,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from test_training import grpo, sft
+from test_video_grpo import config
 from tiny_parts import FAMILIES, ROOT, Seen, tiny
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin, Qwen2VLConfig
 
 from stages.domain.frames import Frames
+from stages.layout import AFTER_LAST, POSITIONS
 from stages.learning.examples import Example
 from stages.learning.factory import ModelUnavailableError, load_model, load_pretrained, save_model
-from stages.learning.positions import AFTER_LAST, RULE, fault_of_rule
+from stages.learning.positions import fault_of_rule
 from stages.learning.processor import EncodedPrompt, encode_prompts, modality_of, prompt_batch, training_batch
+from stages.learning.video_grpo import VideoGRPOTrainer
 
 GOLDEN = [json.loads(line) for line in (ROOT / "tests/data/positions.jsonl").read_text(encoding="utf-8").splitlines()]
 TWO_WAYS = ("qwen2_vl", "qwen2_5_vl")
@@ -208,7 +213,7 @@ def test_plain_transformers_still_counts_otherwise(tmp_path: Path) -> None:
 def test_what_is_saved_says_its_rule(family: str, tmp_path: Path) -> None:
     model, processor = tiny(family)
     save_model(model, processor, tmp_path / "base")
-    assert read_config(tmp_path / "base")[RULE] == AFTER_LAST
+    assert read_config(tmp_path / "base")[POSITIONS] == AFTER_LAST
     examples = [Example(f"s{i}", "caption", f"What colour is number {i}?", "a red bar", lambda: ASKED[0][1][0]) for i in range(8)]
     sft(tmp_path / "base", examples, tmp_path / "sft", Seen(), steps=1, save_steps=1, tasks={"caption": 1})
     grpo(
@@ -223,7 +228,30 @@ def test_what_is_saved_says_its_rule(family: str, tmp_path: Path) -> None:
         beta=0.1,
     )
     for out in ("sft", "grpo"):
-        assert read_config(tmp_path / out / "out/final")[RULE] == AFTER_LAST
+        assert read_config(tmp_path / out / "out/final")[POSITIONS] == AFTER_LAST
+
+
+def test_seconds_keep_their_precision_under_deepspeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers casts every float of a batch to the weights' precision there; positions are products of the seconds."""
+    model, processor = tiny("qwen2_5_vl")
+    trainer = VideoGRPOTrainer(
+        encode=lambda keys: encode_prompts(processor, [ASKED[int(key)] for key in keys]),
+        model=model,
+        reward_funcs=lambda completions, **_: [0.0 for _ in completions],
+        args=config(tmp_path, beta=0.0),
+        train_dataset=datasets.Dataset.from_dict({"prompt": ["0", "1", "2", "3"]}),
+        processing_class=processor,
+    )
+    batch = training_batch(processor, encoded(processor), ["a red bar"] * len(ASKED))
+    monkeypatch.setattr(trainer, "is_deepspeed_enabled", True)
+    as_bf16 = SimpleNamespace(hf_ds_config=SimpleNamespace(dtype=lambda: torch.bfloat16))
+    monkeypatch.setattr(type(trainer.accelerator.state), "deepspeed_plugin", as_bf16)
+    cast = trainer._prepare_input(batch)
+    assert cast["pixel_values_videos"].dtype == torch.bfloat16
+    assert torch.equal(cast["second_per_grid_ts"], batch["second_per_grid_ts"])
+    monkeypatch.setattr(model, "generate", lambda **inputs: pytest.fail(str(inputs["second_per_grid_ts"].dtype)))
+    with pytest.raises(pytest.fail.Exception, match=r"^torch\.float32$"):
+        trainer._generate_single_turn(*trainer._tokenize_prompts(["0", "1"]), 1)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -233,7 +261,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def without_rule(folder: Path, **changes: Any) -> Path:
     """A saved model as version 0.1 left it, or as it was published."""
     config = {**read_config(folder), **changes}
-    config.pop(RULE)
+    config.pop(POSITIONS)
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
@@ -263,6 +291,6 @@ def test_weights_of_another_rule_are_not_mixed_up(
     save_model(*tiny("qwen3_vl"), tmp_path / "qwen3_vl")
     load(without_rule(tmp_path / "qwen3_vl"))
     assert not caplog.records, "both rules are one"
-    fault = fault_of_rule(Qwen2VLConfig(**{RULE: "larger_side"}), "some model")
+    fault = fault_of_rule(Qwen2VLConfig(**{POSITIONS: "larger_side"}), "some model")
     assert fault is not None
     assert "positions_behind_video is 'larger_side'" in fault
