@@ -425,7 +425,7 @@ class GrpoRow(TrainingRow):
 class RuleJudgeParams(Table):
     """Deterministic, offline: exact on the generated corpus, a rough measure by shared words elsewhere.
 
-    ``rule`` judges the generated corpus only. ``rule_on_real_text`` is the same judge, accepted for other videos by whoever writes it.
+    ``rule`` judges the generated corpus only. ``rule_on_real_text`` is the same judge, accepted for other videos.
     """
 
     kind: Literal["rule", "rule_on_real_text"]

@@ -2,7 +2,8 @@
 
 Outside that world it compares content words, which is a crude measure of an open answer; the verdict's reason says which of the
 two was used. The plainest ways to be wrong with the right words earn nothing (a negation, alternatives, a list of guesses, words in
-another order); a synonym earns nothing either, and much that is wrong passes: whoever wants it there says so (``rule_on_real_text``).
+another order); a synonym earns nothing either, and much that is wrong passes, so that ``params.yaml`` must ask for it there
+(``rule_on_real_text``).
 """
 
 from __future__ import annotations
