@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from stages.domain.lexicon import words
 from stages.domain.records import Record, Sample, Verdict
+from stages.domain.replies import Reply, parse_analysis
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -56,6 +58,8 @@ class RewardRules(Record):
     hedge_cost: Weight
     temporal_phrases: tuple[str, ...]
     hedging_phrases: tuple[str, ...]
+    #: Under ``hardened`` the format gate closes for thinking with fewer words of its own (see ``own_words``); 0: thinking may be empty.
+    min_thinking_words: int = Field(ge=0)
     #: Event coverage under the first threshold scores 0, under the second 0.5, else 1.
     coverage_steps: tuple[Share, Share]
     #: What the caption after a structured analysis is paid for (VideoCap-R1): the E-score, event coverage in steps, or the CN-score, the
@@ -132,6 +136,33 @@ class TaskScore(Record):
 def unavailable(verdict: Verdict, maximum: float) -> TaskScore:
     """A reply that could not be scored, with the judge's reason."""
     return TaskScore(value=None, maximum=maximum, reason=f"{verdict.judge}: {verdict.outcome}: {verdict.reason}")
+
+
+#: Writing without spaces between words: each character counts as one.
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+
+
+def own_words(thinking: str, question: str) -> int:
+    """How many different words of a thinking are not the question's; of a structured one those of its values, not its keys.
+
+    A word that is repeated counts once, so neither repetition nor the question's own text passes for thought. Words of the options
+    count: naming one of them is what thinking about a choice is.
+    """
+    analysis = parse_analysis(thinking)
+    said = [thinking] if analysis is None else [part for s in analysis.subjects for part in (s.name, *s.attributes, *s.actions)]
+    return len(_different_words(" ".join(said)) - _different_words(question))
+
+
+def _different_words(text: str) -> frozenset[str]:
+    return frozenset(words(_UNSPACED.sub(r" \g<0> ", text)))
+
+
+def lacks_thinking(reply: Reply, sample: Sample, rules: RewardRules) -> bool:
+    """Whether the format gate closes for want of thinking. No more is asked than the sample's own trace has: the truth passes."""
+    if rules.scoring == "paper" or rules.min_thinking_words == 0:
+        return False
+    truth = own_words(sample.trace.thinking, sample.question) if sample.trace is not None else rules.min_thinking_words
+    return own_words(reply.thinking, sample.question) < min(rules.min_thinking_words, truth)
 
 
 @cache
