@@ -18,7 +18,7 @@ from stages.domain.groups import exceeds, paid_alike
 from stages.domain.lexicon import ALTERNATIVE, SEPARATORS, facts
 from stages.domain.records import CAPTION_TASKS, PROXY_TASKS, Sample
 from stages.domain.replies import parse_reply
-from stages.domain.rewards import RewardRules, keyword_count
+from stages.domain.rewards import RewardRules, keyword_count, lacks_thinking
 from stages.domain.words import words
 
 Floats = npt.NDArray[np.float64]
@@ -33,7 +33,7 @@ class Gauge(NamedTuple):
 
 GAUGES: dict[str, Gauge] = {
     "length_reward_correlation": Gauge(0.5, "longer replies of a prompt are paid better: look whether they say more"),
-    "empty_thinking": Gauge(0.2, "well-formed replies think with less than two words"),
+    "empty_thinking": Gauge(0.2, "replies with all tags think with less than two words, or less than the reward asks for"),
     "enumeration": Gauge(0.1, "answers to a question about one event list several"),
     "keyword_stuffing": Gauge(0.1, "captions hold more temporal phrases than events need"),
     "zero_variance_groups": Gauge(
@@ -52,7 +52,7 @@ def measure(
 
     Args:
         samples, replies, rewards: one each a rollout; rollouts on one sample are a group. A reward is None where no judge could say.
-        rules: names the temporal phrases.
+        rules: names the temporal phrases, and how much thinking is asked for.
     """
     found: dict[str, float] = {}
     parsed = [parse_reply(reply) for reply in replies]
@@ -69,7 +69,9 @@ def measure(
         found["zero_variance_groups"] = _share(paid_alike(group) for group in scored)
     well_formed = [(sample, reply) for sample, reply in zip(samples, parsed, strict=True) if reply is not None]
     if well_formed:
-        found["empty_thinking"] = _share(len(words(reply.thinking)) < 2 for _, reply in well_formed)
+        found["empty_thinking"] = _share(
+            len(words(reply.thinking)) < 2 or lacks_thinking(reply, sample, rules) for sample, reply in well_formed
+        )
     one_event = [reply.answer for sample, reply in well_formed if sample.task in PROXY_TASKS]
     if one_event:
         found["enumeration"] = _share(_lists(answer) for answer in one_event)

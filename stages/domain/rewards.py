@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from stages.domain.records import Record, Sample, Verdict
-from stages.domain.words import phrase_pattern
+from stages.domain.replies import Reply, parse_analysis
+from stages.domain.words import phrase_pattern, words
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -59,6 +60,8 @@ class RewardRules(Record):
     #: and each phrase once.
     temporal_phrases: tuple[Phrase, ...]
     hedging_phrases: tuple[Phrase, ...]
+    #: Under ``hardened`` the format gate closes for thinking with fewer words of its own (see ``own_words``); 0: thinking may be empty.
+    min_thinking_words: int = Field(ge=0)
     #: Event coverage under the first threshold scores 0, under the second 0.5, else 1.
     coverage_steps: tuple[Share, Share]
     #: What the caption after a structured analysis is paid for (VideoCap-R1): the E-score, event coverage in steps, or the CN-score, the
@@ -135,6 +138,25 @@ class TaskScore(Record):
 def unavailable(verdict: Verdict, maximum: float) -> TaskScore:
     """A reply that could not be scored, with the judge's reason."""
     return TaskScore(value=None, maximum=maximum, reason=f"{verdict.judge}: {verdict.outcome}: {verdict.reason}")
+
+
+def own_words(thinking: str, question: str) -> int:
+    """How many different words of a thinking are not the question's; of a structured one those of its values, not its keys.
+
+    A word that is repeated counts once, so neither repetition nor the question's own text passes for thought. Words of the options
+    count: naming one of them is what thinking about a choice is.
+    """
+    analysis = parse_analysis(thinking)
+    said = [thinking] if analysis is None else [part for s in analysis.subjects for part in (s.name, *s.attributes, *s.actions)]
+    return len(set(words(" ".join(said))) - set(words(question)))
+
+
+def lacks_thinking(reply: Reply, sample: Sample, rules: RewardRules) -> bool:
+    """Whether the format gate closes for want of thinking. No more is asked than the sample's own trace has: the truth passes."""
+    if rules.scoring == "paper" or rules.min_thinking_words == 0:
+        return False
+    truth = own_words(sample.trace.thinking, sample.question) if sample.trace is not None else rules.min_thinking_words
+    return own_words(reply.thinking, sample.question) < min(rules.min_thinking_words, truth)
 
 
 def _count(text: str, phrases: tuple[str, ...]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 
 from stages.domain.records import Sample, Score, TaskName
 from stages.domain.replies import parse_reply
-from stages.domain.rewards import Referee, RewardRules
+from stages.domain.rewards import Referee, RewardRules, lacks_thinking
 from stages.domain.tasks import caption, dark_event_infer, mcqa, mix_vid_qa, structured_caption
 
 _SCORE = {
@@ -24,9 +24,14 @@ def score_reply(sample: Sample, text: str, referee: Referee, rules: RewardRules)
     A reply that the format gate refuses scores 0; one that the judge could not score has value None.
     """
     reply = parse_reply(text)
-    task_score = _SCORE[sample.task](reply, sample, referee, rules) if reply is not None else None
+    lacking = reply is not None and lacks_thinking(reply, sample, rules)
+    task_score = _SCORE[sample.task](reply, sample, referee, rules) if reply is not None and not lacking else None
     if task_score is None:
-        refused = "no think block followed by an answer block" if reply is None else "the thinking is not the JSON asked for"
+        refused = "the thinking is not the JSON asked for"
+        if reply is None:
+            refused = "no think block followed by an answer block"
+        elif lacking:
+            refused = f"the thinking has fewer than {rules.min_thinking_words} words that are not the question's"
         return Score(
             sample_id=sample.sample_id,
             task=sample.task,

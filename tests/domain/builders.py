@@ -80,6 +80,7 @@ def rules(**changes: object) -> RewardRules:
         "hedge_cost": 0.2,
         "temporal_phrases": ("then", "first", "finally", "followed by"),
         "hedging_phrases": ("possibly", "might", "may"),
+        "min_thinking_words": 0,
         "coverage_steps": (0.5, 1.0),
         "caption_scorer": "coverage",
         "match_threshold": 0.5,

@@ -86,3 +86,10 @@ def test_the_gap_counts_replies_that_both_judges_could_judge() -> None:
     assert judge_gap([1.0, 1.0, None, 0.5], [0.5, 1.0, 0.0, None]) == {"judge_gap": 0.25}
     assert judge_gap([None], [1.0]) == {}
     assert list(alarms({"judge_gap": 0.2})) == ["judge_gap"]
+
+
+def test_thinking_that_the_gate_refuses_is_counted_as_empty() -> None:
+    asking = rules(min_thinking_words=4)
+    reply = render_reply("so so so so so", "the red bar rises")
+    assert measure([_sample("dark_event_infer")], [reply], [0.0], asking)["empty_thinking"] == 1.0
+    assert measure([_sample("dark_event_infer")], [reply], [0.0], rules())["empty_thinking"] == 0.0

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from stages.domain.metrics import constant_reply
 from stages.domain.records import TASK_NAMES, Sample, Score, Verdict
 from stages.domain.replies import parse_analysis, parse_reply, render_analysis, render_reply
-from stages.domain.rewards import hardened_bonus, published_bonus
+from stages.domain.rewards import hardened_bonus, own_words, published_bonus
 from stages.domain.scoring import objective_weights, objectives, reward, score_reply
 from stages.domain.synthesis import synthesise
 from stages.judging.rule import RuleJudge
+from stages.params import load_params
 from stages.rows import read_rows, write_rows
 
 JUDGE = RuleJudge(full_share=0.8, partial_share=0.4)
@@ -386,3 +387,58 @@ def test_a_part_that_is_left_out_is_not_paid_and_the_others_keep_their_weight() 
     broken = right.model_copy(update={"format_ok": False, "value": 0.0, "parts": {"native": 0.0}})
     assert reward(broken, rules(), ("caption",)) == 0.0
     assert set(objective_weights(["structured_caption"], rules(), ("thinking",))) == {"format", "caption"}
+
+
+QUESTION = "What does the man do in the dark part of the video?"
+THOUGHT = "He lifts the lid and pours water"
+
+
+@pytest.mark.parametrize(
+    ("thinking", "count"),
+    [
+        ("", 0),
+        (" \n", 0),
+        (QUESTION, 0),
+        ("the man, the man in the dark part", 0),
+        ("so so so so so", 1),
+        (THOUGHT, 6),
+        ("他打开盖子", 5),
+        ('{"subjects":[]}', 0),
+        ('{"subjects":[{"name":"man","attributes":["tall"],"actions":["lifts the lid"]}]}', 3),
+    ],
+)
+def test_words_of_its_own(thinking: str, count: int) -> None:
+    assert own_words(thinking, QUESTION) == count
+
+
+@pytest.mark.parametrize("task", TASK_NAMES)
+def test_empty_thinking_closes_the_gate_where_thinking_is_asked_for(task: str) -> None:
+    sample, asking = SAMPLES[task], rules(min_thinking_words=4)
+    assert sample.trace is not None
+    empty = '{"subjects":[]}' if task == "structured_caption" else ""
+    for thinking in (empty, f" {empty}\n", *([] if empty else [sample.question, "so so so so so so"])):
+        reply = render_reply(thinking, sample.trace.answer)
+        refused = score_reply(sample, reply, REFEREE, asking)
+        assert (refused.format_ok, refused.value) == (False, 0.0)
+        assert refused.reason == "the thinking has fewer than 4 words that are not the question's"
+        assert objectives(sample, refused, asking)["format"] == 0.0
+        for lenient in (rules(), rules(min_thinking_words=4, scoring="paper")):
+            assert score_reply(sample, reply, REFEREE, lenient).format_ok
+    assert score_reply(sample, truth(sample), REFEREE, asking).value == 1.0
+
+
+def test_no_more_thinking_is_asked_for_than_the_truth_has() -> None:
+    sample = SAMPLES["mcqa"]
+    assert sample.trace is not None
+    brief = sample.model_copy(update={"trace": sample.trace.model_copy(update={"thinking": "it grows"}), "reference": "B"})
+    asking = rules(min_thinking_words=4)
+    assert score_reply(brief, render_reply("it grows", "B"), REFEREE, asking).value == 1.0
+    assert score_reply(brief, render_reply("it", "B"), REFEREE, asking).value == 0.0
+    unknown = brief.model_copy(update={"trace": None})
+    assert score_reply(unknown, render_reply("it grows", "B"), REFEREE, asking).value == 0.0
+
+
+@pytest.mark.parametrize("recipe", sorted((Path(__file__).parents[2] / "infra/recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_of_pretrained_models_ask_for_thinking(recipe: Path) -> None:
+    params = load_params(recipe)
+    assert (params.rewards.min_thinking_words > 0) == (params.model.kind != "tiny")
