@@ -23,7 +23,7 @@ def load_at(path: Path, fps: Fraction | None, most: int, part_s: tuple[float, fl
     """``fps`` frames a second (None: as many as may be), at most ``most``, spread evenly over the video or the part of it.
 
     The first and the last frame are among them. What is left out of the video is no part of the timeline that is returned. The file
-    is decoded once.
+    is decoded once. A part that lies between two frames' times shows the frame that is on display then.
 
     Args:
         part_s: from when to when, in seconds; an end behind the video's is the video's.
@@ -35,7 +35,8 @@ def load_at(path: Path, fps: Fraction | None, most: int, part_s: tuple[float, fl
     total = facts.frames if facts.slots is None else len(facts.slots)
     first, stop = 0, total
     if part_s is not None:
-        first, stop = math.ceil(part_s[0] * facts.rate), min(total, math.ceil(part_s[1] * facts.rate))
+        first, stop = _frames_of(part_s, facts.rate)
+        stop = min(total, stop)
         if not 0 <= first < stop:
             raise VideoError(
                 "no-such-part",
@@ -46,3 +47,11 @@ def load_at(path: Path, fps: Fraction | None, most: int, part_s: tuple[float, fl
     stored = [first + index if facts.slots is None else facts.slots[first + index] for index in indices]
     pixels, _ = read_frames(path, stored, known=facts)
     return Frames(pixels=pixels, indices=indices, total=shown, rate=facts.rate)
+
+
+def _frames_of(part_s: tuple[float, float], rate: Fraction) -> tuple[int, int]:
+    """Frames that begin in a part, as a half-open range; where none does, the one that is on display in it. A part of no length has
+    none."""
+    start, end = (Fraction(str(second)) * rate for second in part_s)
+    first, stop = math.ceil(start), math.ceil(end)
+    return (math.floor(start), stop) if first == stop and start < end else (first, stop)
