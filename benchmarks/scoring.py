@@ -1,7 +1,7 @@
 """What scoring 10,000 stored predictions by rule takes: ``make bench-score``.
 
 The whole command is timed, imports included, on replies made to tell readings apart; every question has a video of its own, which
-is the dearest case for the bootstrap.
+is the dearest case for intervals.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> int:
     lines = [
         measured("numpy", "pydantic"),
         "",
-        f"`vidbridge score` on {COUNT:,} predictions, three scorings, three baselines, 1,000 draws:",
+        f"`vidbridge score` on {COUNT:,} predictions, three scorings, three baselines:",
     ]
     lines += ["", "| benchmark | seconds (median) | slowest | bound |", "|---|--:|--:|--:|"]
     kept = True

@@ -7,6 +7,7 @@ Example: ``evaluate(root, params, order, model_engine(root, params, order, "cham
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,7 @@ from stages.domain.frames import Frames
 from stages.domain.prompts import PromptTexts
 from stages.domain.records import Clip, Sample
 from stages.engines.answers import Answers, open_answers, predictions_file
+from stages.engines.contents import CONTENTS_FILE, Contents
 from stages.engines.endpoint import JPEG_QUALITY, MP4_CRF, EndpointModel, Form
 from stages.engines.models import MAX_PIXELS_PER_FRAME, choose
 from stages.engines.questions import CONTROLS, Answer, EngineError, Load, Question, Tell, drawn, questions
@@ -40,6 +42,8 @@ from stages.tracking.versions import Version
 from stages.video.edits import FrameLoader
 from stages.video.errors import VideoError
 
+#: Names of videos that are told in one line.
+EXAMPLES = 5
 SCORES_FILE, TABLE_FILE = "scores.json", "scores.md"
 #: Asks the pending ones of the questions, and tells of the answers as they come.
 Ask = Callable[[Sequence[Question], set[Question], Load, Tell], None]
@@ -146,8 +150,19 @@ def evaluate(root: Path, params: Params, order: Order, engine: Engine, *, baseli
         judge_of(params.judge)
     identity = identity_of(params, order.benchmark, items, engine)
     asked = _asked(params, order, items, engine.prompt)
-    sights = Sights(items, order.videos, _sample_loader(root, params, order.videos))
-    with open_answers(order.out, identity) as answers:
+    clips = _clips(root)
+    sights = Sights(
+        items,
+        order.videos,
+        _sample_loader(root, params, order.videos, clips),
+        Contents(order.out / CONTENTS_FILE),
+        lambda sample: _content_of_sample(sample, clips),
+    )
+    shown = {item.item_id: sight(item) for item in items}
+    with open_answers(order.out, identity, lambda item_id: sights.content(shown[item_id])) as answers:
+        if replaced := _replaced(answers, shown):
+            told = ", ".join(sorted(replaced)[:EXAMPLES])
+            print(f"evaluate: {len(replaced)} videos hold something else than when they were asked about; asking again: {told}")
         _ask(engine, asked, sights.load, answers)
         unanswered = _listed(answers)
         wanted = {(question.view, question.item_id) for question in asked}
@@ -173,6 +188,7 @@ def evaluate(root: Path, params: Params, order: Order, engine: Engine, *, baseli
         "model": engine.name,
         "identity": identity,
         "unanswered": unanswered,
+        "replaced": replaced,
         "controls_asked": _controls_asked(params, order, asked),
     }
     write_json(order.out / SCORES_FILE, result)
@@ -182,7 +198,8 @@ def evaluate(root: Path, params: Params, order: Order, engine: Engine, *, baseli
 
 
 def identity_of(params: Params, benchmark: str, items: Sequence[Item[Any]], engine: Engine) -> dict[str, Any]:
-    """All that a reply depends on, but for the videos themselves. A sample of this project says what is cut out of which clips."""
+    """All that a reply depends on, but for the videos themselves, whose content stands with each reply. A sample of this project says what
+    is cut out of which clips."""
     render = BENCHMARKS[benchmark].prompt
     asked = [
         [
@@ -193,7 +210,7 @@ def identity_of(params: Params, benchmark: str, items: Sequence[Item[Any]], engi
         for item in items
     ]
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "benchmark": benchmark,
         "annotations": digest({"items": [[item.item_id, item.truth, item.options] for item in items]}),
         "prompts": digest({"asked": asked}),
@@ -234,16 +251,38 @@ def _controls_asked(params: Params, order: Order, asked: Sequence[Question]) -> 
     return f"all {count}" if order.controls is None else f"{count}, drawn with seed {params.seed}" if count else "none"
 
 
-def _sample_loader(root: Path, params: Params, videos: Path | None) -> Callable[[Sample], Frames]:
+def _replaced(answers: Answers, shown: Mapping[str, str]) -> dict[str, int]:
+    """Sight to how many replies about it were dropped, since its video has been replaced."""
+    return dict(Counter(shown[item_id] for ids in answers.replaced.values() for item_id in sorted(ids)))
+
+
+def _clips(root: Path) -> Callable[[], Mapping[str, Clip]]:
+    """This project's own clips by name, which are read when the first one is asked for."""
+
+    @cache
+    def clips() -> Mapping[str, Clip]:
+        manifest = root / layout.CLIPS / "manifest.jsonl"
+        if not manifest.is_file():
+            raise InputError(f"{manifest}: not there, and these samples are edits of its clips; type: vidbridge run synthesize")
+        return {clip.clip_id: clip for clip in iterate_rows(manifest, Clip)}
+
+    return clips
+
+
+def _content_of_sample(sample: Sample, clips: Callable[[], Mapping[str, Clip]]) -> str | None:
+    known = clips()
+    names = sample.timeline.clip_ids
+    return digest({"clips": [known[name].sha256 for name in names]}) if all(name in known for name in names) else None
+
+
+def _sample_loader(
+    root: Path, params: Params, videos: Path | None, clips: Callable[[], Mapping[str, Clip]]
+) -> Callable[[Sample], Frames]:
     """Loads this project's own samples; what it needs of the project is read when the first one is loaded."""
 
     @cache
     def loader() -> FrameLoader:
-        manifest = root / layout.CLIPS / "manifest.jsonl"
-        if not manifest.is_file():
-            raise InputError(f"{manifest}: not there, and these samples are edits of its clips; type: vidbridge run synthesize")
-        clips = {clip.clip_id: clip for clip in iterate_rows(manifest, Clip)}
-        return FrameLoader(clips, videos or root / params.ingest.source, frame_memory_bytes(), root / layout.CLIPS)
+        return FrameLoader(dict(clips()), videos or root / params.ingest.source, frame_memory_bytes(), root / layout.CLIPS)
 
     def load(sample: Sample) -> Frames:
         try:

@@ -5,6 +5,7 @@ from contextlib import chdir
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -15,6 +16,11 @@ sys.addaudithook(refuse_results)
 
 # One thread a process: two on a busy two-core machine are several times slower, and results stay the same everywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# How long an example takes says something of the machine; a test that hangs is ended by its time-out.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)

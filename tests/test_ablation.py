@@ -100,9 +100,7 @@ def test_an_interval_over_seeds_is_students() -> None:
     low, high = stats.t.interval(0.95, 2, 0.7 / 3, stats.sem([0.1, 0.2, 0.4]))
     assert (found.low, found.mean, found.high) == pytest.approx((low, 0.7 / 3, high))
     assert over_seeds([0.3], 0.95) is None
-    same = over_seeds([0.3, 0.3], 0.95)
-    assert same is not None
-    assert same.low == same.high == 0.3
+    assert over_seeds([0.3, 0.3], 0.95) is None, "two that agree to the last digit are no proof that a third does"
 
 
 def scores(task: TaskName, values: list[float], part: str | None = None) -> list[Score]:
@@ -120,7 +118,7 @@ def scores(task: TaskName, values: list[float], part: str | None = None) -> list
 
 
 def test_a_gain_pairs_samples_within_each_seed() -> None:
-    clips = {f"{task}/c{i}": f"c{i}" for task in ("mcqa", "caption") for i in range(4)}
+    clips = {f"{task}/c{i}": [f"c{i}"] for task in ("mcqa", "caption") for i in range(4)}
     # The second seed is easier by 0.5 everywhere: unpaired, its clips would hide the gain of 0.1.
     pairs = [
         Pair(
@@ -130,8 +128,14 @@ def test_a_gain_pairs_samples_within_each_seed() -> None:
         )
         for level in (0.0, 0.5)
     ]
-    mean, tasks = pooled_gain(pairs, 200, 0.95)
-    assert (tasks["mcqa"].clips.low, tasks["mcqa"].clips.high) == pytest.approx((0.1, 0.1))
+    mean, tasks = pooled_gain(pairs, 0.95)
+    assert tasks["mcqa"].clips.mean == pytest.approx(0.1)
+    assert 0 <= tasks["mcqa"].clips.low < 0.1, "four clips, which both seeds hold out, are four clips"
+    apart = [
+        pair._replace(shown={name: [f"{seed}:{clip}" for clip in clips] for name, clips in pair.shown.items()})
+        for seed, pair in enumerate(pairs)
+    ]
+    assert pooled_gain(apart, 0.95)[1]["mcqa"].clips.low > tasks["mcqa"].clips.low, "eight would say more"
     assert tasks["caption"].clips.mean == 0.0
     assert mean.seeds == pytest.approx((0.05, 0.05))
 
@@ -144,7 +148,7 @@ def fill(folder: Path, params: Params, leave_out: tuple[int, str] | None = None,
     """Scores of a grid whose truth is known, on four clips a seed."""
     assert params.ablation is not None
     results = Results(folder)
-    clips = {f"{task}/c{i}": f"c{i}" for task in ("mcqa", "caption") for i in range(4)}
+    clips = {f"{task}/c{i}": [f"c{i}"] for task in ("mcqa", "caption") for i in range(4)}
     for seed in params.ablation.seeds:
         write_json(folder / str(seed) / "clips.json", clips)
         for name, (choice, caption) in SCORED.items():
@@ -180,13 +184,16 @@ def test_the_grid_says_what_the_scores_say(tmp_path: Path) -> None:
     assert rows["qa"].blank == 0.125
     gains = {(c.after, c.before): c for c in grid.contrasts}
     assert gains["qa", "cold-start"].columns["mcqa"].clips.mean == pytest.approx(0.25)
-    assert gains["qa", "cold-start"].columns["caption"].over_seeds.mean == pytest.approx(-0.25)
+    assert gains["qa", "cold-start"].columns["caption"].over_seeds is None, "seeds that agree to the last digit tell no spread"
     assert gains["qa", "cold-start"].mean.clips.mean == pytest.approx(0.0)
     assert grid.missing == ()
     text = markdown(grid)
     assert "| QA | **0.765 [0.70, 0.83]** | 0.265 [0.20, 0.33] | 0.515 | 1.000 | 0.125 |" in text
-    assert "| QA − cold-start | +0.250 [+0.250, +0.250] | -0.250 [-0.250, -0.250] |" in text
-    assert "16 rollouts" in text
+    assert "| QA − cold-start | +0.250 [" in text
+    assert "[+0.250, +0.250]" not in text
+    assert "each variant 16 rollouts" in text
+    told = markdown(grid.model_copy(update={"without_rollouts": ("qa",)}))
+    assert "each variant trained by GRPO 16 rollouts; trained by SFT, without a rollout: QA." in told
     assert "**Partial**" not in text
 
 

@@ -23,8 +23,9 @@ from domain import builders
 
 from stages import layout, summary
 from stages.ablation import Contrast, Grid, Measured
+from stages.domain.certainty import Interval
 from stages.domain.gauges import GAUGES
-from stages.domain.metrics import Interval, TaskResult, mean_over_tasks, task_results
+from stages.domain.metrics import TaskResult, clips_shown, mean_over_tasks, task_results
 from stages.domain.records import Clip, Sample, Score
 from stages.domain.replies import render_reply
 from stages.domain.seeds import Gain
@@ -113,7 +114,7 @@ def score(params: Params, row: str, samples: list[Sample], replies: list[str]) -
     """The rule judge's own scores of what a row says, in its file, and the table they make."""
     given = score_replies(samples, replies, referee_of(params), params.rewards)
     write_rows(layout.scores(row) / "predictions.jsonl", given)
-    return task_results(given, {sample.sample_id: sample.clip_id for sample in samples}, 100, 0.95, 0)  # type: ignore[return-value]
+    return task_results(given, clips_shown(samples), 0.95)  # type: ignore[return-value]
 
 
 def write_scores(params: Params, row: str) -> None:
@@ -320,7 +321,8 @@ def grid() -> Grid:
         seeds=(0.4, 0.6), format=1.0, blank=None,
     )  # fmt: skip
     return Grid(
-        recipe="smoke", commit="c" * 40, other_parameters=False, command="vidbridge ablate", measured="Held out.", seeds=(1, 2), rollouts=8,
+        recipe="smoke", commit="c" * 40, other_parameters=False, command="vidbridge ablate", measured="Held out.", seeds=(1, 2),
+        rollouts=8, without_rollouts=(),
         axes=("mcqa", "mcqa"), start="cold-start", rows=(row, row.model_copy(update={"name": "all", "title": "everything"})),
         contrasts=(Contrast(after="all", before="caption", mean=gain, columns={"mcqa": gain}),), missing=(),
     )  # fmt: skip

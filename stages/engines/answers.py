@@ -1,13 +1,14 @@
 """Replies on disk: a line a question as it is answered, so that an evaluation that was ended goes on where it was.
 
 A folder holds ``identity.json`` (all that a reply depends on), ``predictions.jsonl`` and one file like it a control view (lines that
-``vidbridge score`` reads: ``{"id": "001-1", "reply": "B", "frames": 64, "identity": "0f3a…"}``), and ``unanswered.jsonl``.
+``vidbridge score`` reads: ``{"id": "001-1", "reply": "B", "frames": 64, "identity": "0f3a…", "content": "9c11…"}``, the last one a digest
+of the video that the reply is about), and ``unanswered.jsonl``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,6 +25,10 @@ _LOCK_FILE = ".lock"
 VIEWS: tuple[View, ...] = ("video", *CONTROLS)
 
 
+#: Id of a question to a digest of the video it is about.
+ContentOf = Callable[[str], str | None]
+
+
 def predictions_file(folder: Path, view: View) -> Path:
     return folder / ("predictions.jsonl" if view == "video" else f"predictions_{view}.jsonl")
 
@@ -31,11 +36,20 @@ def predictions_file(folder: Path, view: View) -> Path:
 class Answers:
     """The replies in a folder, by view and id; :meth:`add` writes more. Made by :func:`open_answers`."""
 
-    def __init__(self, folder: Path, identity: str, files: Mapping[View, TextIO]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        identity: str,
+        files: Mapping[View, TextIO],
+        content_of: ContentOf,
+        replaced: Mapping[View, frozenset[str]],
+    ) -> None:
         self.replies: dict[View, dict[str, str]] = {view: _read(predictions_file(folder, view), identity) for view in VIEWS}
         #: Questions of this call that got no reply, by their question, with the reason.
         self.unanswered: dict[Question, str] = {}
-        self._folder, self._identity, self._files = folder, identity, files
+        #: Ids of questions whose reply was dropped, since it was about a video that lies here no more.
+        self.replaced = replaced
+        self._folder, self._identity, self._files, self._content_of = folder, identity, files, content_of
 
     def pending(self, asked: Sequence[Question]) -> set[Question]:
         return {question for question in asked if question.item_id not in self.replies[question.view]}
@@ -52,6 +66,7 @@ class Answers:
                 self.unanswered[question] = f"a reply of {len(answer.reply):,} characters, at most {MAX_CHARACTERS:,} are kept"
                 continue
             row = {"id": question.item_id, "reply": answer.reply, "frames": answer.frames, "identity": self._identity}
+            row["content"] = self._content_of(question.item_id)
             file = self._files[question.view]
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
@@ -68,8 +83,12 @@ class Answers:
 
 
 @contextmanager
-def open_answers(folder: Path, identity: Mapping[str, Any]) -> Iterator[Answers]:
-    """The replies of ``folder``, which is made where there is none, and goes to this process alone.
+def open_answers(folder: Path, identity: Mapping[str, Any], content_of: ContentOf) -> Iterator[Answers]:
+    """The replies of ``folder``, which is made where there is none, and goes to this process alone. Replies about a video that has been
+    replaced are dropped.
+
+    Args:
+        content_of: id of a question to a digest of its video as it is now; None: it is not there, which drops no reply.
 
     Raises:
         EngineError: it cannot be made, it holds replies of another identity, lines that are none, or another process is writing there.
@@ -84,10 +103,12 @@ def open_answers(folder: Path, identity: Mapping[str, Any]) -> Iterator[Answers]
         except Timeout as error:
             raise EngineError(f"--out: another evaluation is writing into {folder}; wait for it, or name another folder") from error
         _check_identity(folder, identity)
+        replaced = {}
         for view in VIEWS:
             _drop_half_line(predictions_file(folder, view))
+            replaced[view] = _drop_replaced(predictions_file(folder, view), digest(identity), content_of)
         files = {view: stack.enter_context(predictions_file(folder, view).open("a", encoding="utf-8")) for view in VIEWS}
-        answers = Answers(folder, digest(identity), files)
+        answers = Answers(folder, digest(identity), files, content_of, replaced)
         try:
             yield answers
         finally:
@@ -134,14 +155,35 @@ def _drop_half_line(path: Path) -> None:
         file.truncate(text.rfind(b"\n") + 1)
 
 
+def _drop_replaced(path: Path, identity: str, content_of: ContentOf) -> frozenset[str]:
+    """Take out the replies whose video holds something else now; their ids."""
+    kept, dropped = [], set()
+    for item_id, (_, content, line) in _rows(path, identity).items():
+        now = content_of(item_id)
+        if now is None or now == content:
+            kept.append(line)
+        else:
+            dropped.add(item_id)
+    if dropped:
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        unfinished.replace(path)
+    return frozenset(dropped)
+
+
 def _read(path: Path, identity: str) -> dict[str, str]:
-    replies: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    return {item_id: reply for item_id, (reply, _, _) in _rows(path, identity).items()}
+
+
+def _rows(path: Path, identity: str) -> dict[str, tuple[str, str | None, str]]:
+    """Id to reply, digest of its video, and line."""
+    rows: dict[str, tuple[str, str | None, str]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n") if path.exists() else (), start=1):
         if not line:
             continue
         try:
             row = json.loads(line)
-            item_id, reply, whose = row["id"], row["reply"], row["identity"]
+            item_id, reply, whose, content = row["id"], row["reply"], row["identity"], row["content"]
         except (ValueError, KeyError, TypeError) as error:
             raise EngineError(
                 f"--out: {path}:{number}: no reply of this command ({error!r}); delete that line, or name another folder"
@@ -150,5 +192,5 @@ def _read(path: Path, identity: str) -> dict[str, str]:
             raise EngineError(
                 f"--out: {path}:{number}: the reply of another evaluation ({whose}, not {identity}); name another folder"
             )
-        replies[item_id] = reply
-    return replies
+        rows[item_id] = (reply, content, line)
+    return rows

@@ -8,6 +8,7 @@ from typing import Any
 
 from stages.domain.frames import Frames
 from stages.domain.records import Sample
+from stages.engines.contents import Contents
 from stages.engines.questions import EngineError
 from stages.suites.benchmark import FrameProtocol, Item
 from stages.video.errors import VideoError
@@ -40,19 +41,32 @@ class Sights:
     Args:
         folder: where the videos lie, at any depth; None where all items are this project's own samples.
         load_sample: loads an edited sample of this project.
+        contents: digests of the videos.
+        sample_content: a digest of the clips that a sample shows; None: they are not there.
     """
 
-    def __init__(self, items: Iterable[Item[Any]], folder: Path | None, load_sample: Callable[[Sample], Frames]) -> None:
+    def __init__(
+        self,
+        items: Iterable[Item[Any]],
+        folder: Path | None,
+        load_sample: Callable[[Sample], Frames],
+        contents: Contents,
+        sample_content: Callable[[Sample], str | None],
+    ) -> None:
         self.decoded = 0
         self._items = {sight(item): item for item in items}
         self._videos = VideoFolder(folder) if folder is not None else None
         self._load_sample = load_sample
+        self._contents, self._sample_content = contents, sample_content
+        self._seen: dict[str, str | None] = {}
 
     def load(self, name: str) -> Frames:
         """Raises:
         VideoError: there is no such video, or it cannot be read.
         """
         item = self._items[name]
+        # Before its frames: a file that is replaced meanwhile is found out by the next call.
+        self._seen[name] = self.content(name)
         self.decoded += 1
         if isinstance(item.row, Sample):
             return self._load_sample(item.row)
@@ -61,6 +75,20 @@ class Sights:
                 f"--videos: not given, and the question {item.item_id!r} is about {item.video!r}; name the folder it lies in"
             )
         return load_at(self._videos.find(item.video), item.frames.fps, item.frames.frames, item.part_s)
+
+    def content(self, name: str) -> str | None:
+        """A digest of what a sight is cut out of, as it was when it was loaded, where it was; None: it is not there, or cannot be read."""
+        if name in self._seen:
+            return self._seen[name]
+        item = self._items[name]
+        if isinstance(item.row, Sample):
+            return self._sample_content(item.row)
+        if self._videos is None:
+            return None
+        try:
+            return self._contents.of(self._videos.find(item.video))
+        except (VideoError, OSError):
+            return None
 
 
 class VideoFolder:

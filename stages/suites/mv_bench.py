@@ -54,8 +54,8 @@ class Row(PublishedRow):
     question: Words
     candidates: list[Words] = Field(min_length=2, max_length=26)
     answer: str
-    start: float | None = None
-    end: float | None = None
+    start: float | None = Field(default=None, allow_inf_nan=False)
+    end: float | None = Field(default=None, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _answer_is_a_candidate(self) -> Row:

@@ -23,7 +23,7 @@ def load_at(path: Path, fps: Fraction | None, most: int, part_s: tuple[float, fl
     """``fps`` frames a second (None: as many as may be), at most ``most``, spread evenly over the video or the part of it.
 
     The first and the last frame are among them. What is left out of the video is no part of the timeline that is returned. The file
-    is decoded once.
+    is decoded once. A part that lies between two frames' times shows the frame that is on display then.
 
     Args:
         part_s: from when to when, in seconds of the file as a player counts them, its sound included; an end behind the video's is the
@@ -40,7 +40,8 @@ def load_at(path: Path, fps: Fraction | None, most: int, part_s: tuple[float, fl
         # The file tells that to a unit of its times.
         start_s = facts.starts_s and facts.starts_s + facts.time_base
         begin, end = (Fraction(str(second)) - start_s for second in part_s)
-        first, stop = max(0, math.ceil(begin * facts.rate)), min(total, math.ceil(end * facts.rate))
+        first, stop = _frames_of(begin, end, facts.rate)
+        first, stop = max(0, first), min(total, stop)
         if part_s[0] < 0 or first >= stop:
             raise VideoError(
                 "no-such-part",
@@ -52,3 +53,10 @@ def load_at(path: Path, fps: Fraction | None, most: int, part_s: tuple[float, fl
     stored = [facts.frame_at(first + index) for index in indices]
     pixels, _ = read_frames(path, stored, known=facts)
     return Frames(pixels=pixels, indices=indices, total=shown, rate=facts.rate)
+
+
+def _frames_of(begin: Fraction, end: Fraction, rate: Fraction) -> tuple[int, int]:
+    """Frames that begin in a part, given in seconds, as a half-open range; where none does, the one that is on display in it. A part of
+    no length has none."""
+    first, stop = math.ceil(begin * rate), math.ceil(end * rate)
+    return (math.floor(begin * rate), stop) if first == stop and begin < end else (first, stop)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from random import Random
 
 import pytest
-from builders import clip
+from builders import SETTINGS, clip
 
+from stages import synthesising
 from stages.domain.lexicon import COLOURS, SHAPES, VERBS
 from stages.domain.records import Clip
 from stages.domain.text_only import TextOnlyGuesser
+from stages.manifest import Manifest
+from stages.params import SynthesizeParams
+from stages.rows import write_rows
 
 
 def _world(count: int, *, scripted: bool) -> list[Clip]:
@@ -41,3 +46,26 @@ def test_the_order_of_clips_does_not_matter() -> None:
 def test_nothing_to_learn_from_is_an_error() -> None:
     with pytest.raises(ValueError, match="none has an event"):
         TextOnlyGuesser([clip(events=())]).guess(clip(), clip().events[0])
+
+
+def test_the_manifest_that_is_guessed_from_is_closed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Manifest] = []
+
+    class Kept(Manifest):
+        def __init__(self, manifest: Path, index: Path) -> None:
+            super().__init__(manifest, index)
+            opened.append(self)
+
+    monkeypatch.setattr(synthesising, "Manifest", Kept)
+    manifest, index = tmp_path / "manifest.jsonl", tmp_path / synthesising.INDEX_FILE
+    clips = [each.model_copy(update={"split": "test" if n % 3 else "train"}) for n, each in enumerate(_world(90, scripted=False))]
+    write_rows(manifest, clips)
+    total = synthesising.write_index(manifest, index)
+    settings = SynthesizeParams.model_validate(
+        {"sampled_frames": 8, "contact_sheet_samples": 1, "max_text_only": 1.0, "writer": None, "tasks": SETTINGS.model_dump()}
+    )
+    guesses = synthesising.text_only(manifest, settings, 7, tmp_path)
+    assert guesses is not None
+    assert guesses.guessed.low < guesses.guessed.mean < guesses.guessed.high
+    synthesising.make_shard((0, total), manifest, index, settings, 7, tmp_path)
+    assert [each._file.closed for each in opened] == [True, True]

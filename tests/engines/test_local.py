@@ -20,6 +20,7 @@ from suite_files import lines, samples, video_mme
 
 from stages.benchmarking import Order, evaluate, identity_of, model_engine
 from stages.engines.answers import open_answers
+from stages.engines.contents import Contents
 from stages.engines.local import LocalModel, thinned
 from stages.engines.models import choose
 from stages.engines.questions import Answer, EngineError, Question, questions
@@ -77,7 +78,7 @@ def test_scores_controls_files_and_a_run(root: Path, params: Params, taught: Pat
     for words in (
         "(PARTIAL)",
         "| (blank video) | 6 |",
-        "| **all** | 6 | 100.0 [100.0, 100.0] |",
+        "| **all** | 6 | 100.0 [",
         "video - shuffled video",
         "gone, 6 questions",
     ):
@@ -114,7 +115,13 @@ def test_a_video_is_decoded_and_seen_once_for_all_its_questions(
     )
     answers: list[Answer] = []
     engine = LocalModel(model, processor, 24, 7)
-    engine.answer(asked, set(asked), Sights(items, videos, pytest.fail).load, batch_size, answers.extend)
+    engine.answer(
+        asked,
+        set(asked),
+        Sights(items, videos, pytest.fail, Contents(tmp_path / "videos.jsonl"), pytest.fail).load,
+        batch_size,
+        answers.extend,
+    )
     assert decoded == ["red", "green", "blue"]
     assert sum(seen) == 3
     # The replies are those that the model gives without any of that.
@@ -168,6 +175,41 @@ def test_an_evaluation_that_is_killed_goes_on_where_it_was(root: Path, params: P
     with pytest.raises(EngineError, match="differs in annotations"):
         ask(root, params, order(tmp_path / "other.jsonl", videos, killed), tmp_path / "model")
     assert file.read_bytes() == before
+
+
+def test_a_video_that_was_replaced_under_its_name_is_asked_about_again_and_no_other_is(
+    root: Path, params: Params, taught: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(videos / "deep", tmp_path / "mine")
+    annotations = about_colours(tmp_path, 2)
+    given = order(annotations, tmp_path / "mine", tmp_path / "out", controls=3)
+    first = ask(root, params, given, taught)
+    assert first["replaced"] == {}
+    before = replies(tmp_path / "out")
+    as_written = (tmp_path / "out/predictions.jsonl").read_bytes()
+    # Written once more with the same bytes, and a time that is another one: nothing is asked again.
+    shutil.copyfile(videos / "deep/green.mp4", tmp_path / "mine/green.mp4")
+    assert ask(root, params, given, taught)["replaced"] == {}
+    assert (tmp_path / "out/predictions.jsonl").read_bytes() == as_written
+    # Another video under the same name, of which even the times are those of the old one.
+    times = (tmp_path / "mine/red.mp4").stat()
+    shutil.copyfile(videos / "deep/blue.mp4", tmp_path / "mine/red.mp4")
+    os.utime(tmp_path / "mine/red.mp4", ns=(times.st_atime_ns, times.st_mtime_ns))
+    capsys.readouterr()
+    again = ask(root, params, given, taught)
+    controlled = sum(
+        row["id"].startswith("red") for row in map(json.loads, (tmp_path / "out/predictions_blank.jsonl").read_text().splitlines())
+    )
+    assert again["replaced"] == {"red": 2 + 2 * controlled}
+    assert "1 videos hold something else than when they were asked about; asking again: red" in capsys.readouterr().out
+    after = replies(tmp_path / "out")
+    assert {name for name in before if before[name] != after[name]} == {"red-0", "red-1"}
+    assert after["red-0"] == after["blue-0"] != before["red-0"]
+    assert len(replies(tmp_path / "out", "predictions_blank.jsonl")) == 3
+    # What is gone cannot be asked about; the replies to it stay.
+    (tmp_path / "mine/blue.mp4").unlink()
+    assert ask(root, params, given, taught)["replaced"] == {}
+    assert replies(tmp_path / "out") == after
 
 
 def test_captions_are_asked_for_and_judged(root: Path, params: Params, taught: Path, videos: Path, tmp_path: Path) -> None:
@@ -314,22 +356,28 @@ def test_samples_cut_in_another_way_are_another_evaluation(root: Path, params: P
 
 def test_one_folder_takes_one_evaluation_at_a_time_and_no_strange_lines(tmp_path: Path) -> None:
     question = Question("1", "video", "a", "?")
-    with open_answers(tmp_path, {"a": 1}) as answers:
+    with open_answers(tmp_path, {"a": 1}, lambda _: "9c11") as answers:
         answers.add([Answer(question, 'two lines\u2028of it\nand "more"', 2, "")])
-        with pytest.raises(EngineError, match="another evaluation is writing"), open_answers(tmp_path, {"a": 1}):
+        with pytest.raises(EngineError, match="another evaluation is writing"), open_answers(tmp_path, {"a": 1}, lambda _: "9c11"):
             pass
-    with open_answers(tmp_path, {"a": 1}) as answers:
+    with open_answers(tmp_path, {"a": 1}, lambda _: "9c11") as answers:
         assert answers.replies["video"] == {"1": 'two lines\u2028of it\nand "more"'}
         assert answers.pending([question, question._replace(view="blank")]) == {question._replace(view="blank")}
     with (tmp_path / "predictions.jsonl").open("a") as file:
         file.write('{"id": "2"}\n')
-    with pytest.raises(EngineError, match=r"predictions.jsonl:2: no reply of this command"), open_answers(tmp_path, {"a": 1}):
+    with (
+        pytest.raises(EngineError, match=r"predictions.jsonl:2: no reply of this command"),
+        open_answers(tmp_path, {"a": 1}, lambda _: "9c11"),
+    ):
         pass
     with (
         pytest.raises(EngineError, match=r"identity.json/in: cannot be made \(Not a directory\)"),
-        open_answers(tmp_path / "identity.json/in", {}),
+        open_answers(tmp_path / "identity.json/in", {}, lambda _: "9c11"),
     ):
         pass
     (tmp_path / "identity.json").unlink()
-    with pytest.raises(EngineError, match=r"holds predictions.jsonl but no identity.json"), open_answers(tmp_path, {"a": 1}):
+    with (
+        pytest.raises(EngineError, match=r"holds predictions.jsonl but no identity.json"),
+        open_answers(tmp_path, {"a": 1}, lambda _: "9c11"),
+    ):
         pass

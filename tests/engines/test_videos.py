@@ -61,6 +61,10 @@ def test_frames_by_protocol_of_the_whole_and_of_a_part(tmp_path: Path) -> None:
     part = shown(Fraction(1), 128, (5.0, 8.0))
     assert (len(part), part[0], part[-1]) == (4, pytest.approx(40, abs=1), pytest.approx(63, abs=1))
     assert load_at(file, None, 4, (5.0, 99.0)).total == 40
+    between = load_at(file, Fraction(1), 128, (2.51, 2.6))
+    assert (between.total, round(float(between.pixels[0].mean()) / 3)) == (1, pytest.approx(20, abs=1)), "on display since 2.5 s"
+    assert load_at(file, None, 4, (9.9, 10.0)).total == 1
+    assert load_at(file, None, 4, (2.4, 2.6)).total == 1, "the frame that begins in it"
     for wrong in ((11.0, 12.0), (5.0, 5.0), (6.0, 5.0), (-1.0, 2.0)):
         with pytest.raises(VideoError, match="no-such-part"):
             shown(Fraction(1), 128, wrong)
