@@ -421,7 +421,7 @@ def test_empty_thinking_closes_the_gate_where_thinking_is_asked_for(task: str) -
         refused = score_reply(sample, reply, REFEREE, asking)
         assert (refused.format_ok, refused.value) == (False, 0.0)
         assert refused.reason == "the thinking has fewer than 4 words that are not the question's"
-        assert objectives(sample, refused, asking)["format"] == 0.0
+        assert objectives(refused)["format"] == 0.0
         for lenient in (rules(), rules(min_thinking_words=4, scoring="paper")):
             assert score_reply(sample, reply, REFEREE, lenient).format_ok
     assert score_reply(sample, truth(sample), REFEREE, asking).value == 1.0
