@@ -65,7 +65,7 @@ exploits: env  ## What replies that should not pay are paid, by three scorings
 	$(RUN) python -m benchmarks.exploits
 
 zoo: env  ## Awkward videos through ingest and reader: right, wrong and set aside, file by file
-	$(RUN) pytest -q tests/video/test_zoo.py
+	$(RUN) pytest -q -m "slow or not slow" tests/video/test_zoo.py tests/video/test_crossings.py
 
 # Apart from .venv on purpose: what a harness needs is no dependency of this project.
 .tools/crosscheck/bin/python: $(UV)

@@ -144,7 +144,7 @@ def packet_index(path: Path) -> PacketIndex:
             if packet.size:
                 found.take(packet)
         index = found.index()
-    return _from_first_frame(path, index) if found.starts_amid() else index
+    return _from_first_frame(path, index, found.packets) if found.starts_amid() else index
 
 
 def probe(path: Path, *, distrust: bool = False) -> Probe:
@@ -173,7 +173,7 @@ def probe(path: Path, *, distrust: bool = False) -> Probe:
             raise VideoError("damaged", f"{path.name}: not one frame can be decoded")
         starts = index.times[0] if index.times is not None else stream.start_time
         if found.starts_amid():
-            index = _from_first_frame(path, index)
+            index = _from_first_frame(path, index, found.packets)
         if distrust:
             index = replace(index, ordered=False)
         if index.times is not None and not index.ordered and found.has_times:
@@ -244,7 +244,7 @@ class _Found:
         self._extradata = bytes(stream.codec_context.extradata or b"")
         self._prefix = _length_bytes(self._codec, self._extradata)
         self._latest: int | None = None
-        self._between = self._doubtful = False
+        self._begun = self._between = self._doubtful = False
 
     def take(self, packet: Any) -> None:
         time, key = packet.pts, packet.is_keyframe
@@ -253,7 +253,9 @@ class _Found:
         if key and (kinds := _units(bytes(packet), self._codec, self._extradata)):
             self.parameters_change |= any(kind == "new-parameters" for kind in kinds)
             self.recovery_points |= self._codec == "h264" and "idr" not in kinds
-        late = time is not None and (self._latest is None or time > self._latest)
+        # What is stored before the first key frame may lie between frames that are not in the file.
+        self._begun |= key
+        late = self._begun and time is not None and (self._latest is None or time > self._latest)
         if late:
             self._latest = time
         # A frame between two others is stored behind both, so its time lies before the later one's: here it would lie behind all.
@@ -283,14 +285,15 @@ class _Found:
         return not self.packets[0].key or _leading_frames(self.packets[:second])
 
 
-def _from_first_frame(path: Path, index: PacketIndex) -> PacketIndex:
+def _from_first_frame(path: Path, index: PacketIndex, packets: Sequence[Packet]) -> PacketIndex:
     """The index without the frames that refer to what is not in the file, as a recording has them that was cut anywhere."""
     with open_video(path) as (container, stream):
         whole = (frame for frame in decoded(container, stream) if frame.pict_type == _INTRA and not frame.is_corrupt)
         first = next(whole, None)
     if first is None:
         raise VideoError("damaged", f"{path.name}: not one frame can be decoded")
-    return index.starting_at(first.pts)
+    stored = [packet.pts for packet in packets if not packet.discard]
+    return index.starting_at(first.pts, stored.index(first.pts)) if first.pts in stored else index
 
 
 def _decoded_times(path: Path, first: int | None) -> list[int | None]:

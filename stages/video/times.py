@@ -64,14 +64,15 @@ class PacketIndex:
     first: int | None = None
     dropped: int = 0
 
-    def starting_at(self, first: int | None) -> PacketIndex:
-        """The index from the frame of this presentation time on."""
+    def starting_at(self, first: int | None, stored_before: int) -> PacketIndex:
+        """The index from the frame of this presentation time on; so many others are stored before it."""
         times = self.times
-        if first is None or times is None or not self.ordered:
-            return self
-        dropped = bisect_left(times, first)
+        by_time = times is not None and self.ordered and first is not None
+        dropped = bisect_left(times, first) if by_time else stored_before  # type: ignore[arg-type,type-var]
         if not dropped:
             return self
+        if times is None:
+            return replace(self, shown=self.shown - dropped, first=first, dropped=dropped)
         assert self.even is not None
         return replace(
             self, times=times[dropped:], even=self.even[dropped:], shown=self.shown - dropped, first=first, dropped=dropped
