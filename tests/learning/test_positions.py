@@ -244,7 +244,7 @@ def test_seconds_keep_their_precision_under_deepspeed(tmp_path: Path, monkeypatc
     )
     batch = training_batch(processor, encoded(processor), ["a red bar"] * len(ASKED))
     monkeypatch.setattr(trainer, "is_deepspeed_enabled", True)
-    as_bf16 = SimpleNamespace(hf_ds_config=SimpleNamespace(dtype=lambda: torch.bfloat16))
+    as_bf16 = SimpleNamespace(hf_ds_config=SimpleNamespace(dtype=lambda: torch.bfloat16), zero_stage=2)
     monkeypatch.setattr(type(trainer.accelerator.state), "deepspeed_plugin", as_bf16)
     cast = trainer._prepare_input(batch)
     assert cast["pixel_values_videos"].dtype == torch.bfloat16
