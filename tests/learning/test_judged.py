@@ -162,7 +162,7 @@ def test_a_judge_that_is_gone_stops_training_which_goes_on_when_it_is_back(
 def test_where_a_fifth_of_the_calls_fail_nobody_earns_nothing_for_it(
     folder: Path, examples: list[Example], tmp_path: Path, seen: Seen, server: JudgeServer, rules: RewardRules
 ) -> None:
-    judge = judge_of(server, tmp_path)
+    judge = judge_of(server, tmp_path, allowed=0.5)  # a fifth of the calls may be a third of one step's replies
     faults = [Fault(status=500), Fault(content="no JSON"), Fault(cut=True), Fault(content='{"reason": "x", "score": 9}')]
     server.faults.extend(faults[n // 5 % 4] if n % 5 == 4 else Fault() for n in range(200))
     told: list[tuple[int, int]] = []
