@@ -25,7 +25,7 @@ BAD = 31
 class Crossing:
     """A file to make: container, codec with its options, and what becomes of the times.
 
-    ``varies``: whether frames are shown for different lengths; ``rejected``: reasons why ingest may set it aside instead.
+    ``varies``: whether frames are shown for different lengths; ``rejected``: one of these is the reason why ingest sets it aside.
     """
 
     container: str
@@ -77,6 +77,8 @@ SETTS: dict[str, str] = {"own": "", "dts": "setts=pts=DTS-STARTDTS:dts=DTS-START
 ONE_WRONG: dict[str, int] = {"doubled": -1, "backwards": -9, "ahead": 9}
 #: An edit list that was made for other times leaves out other frames than it should: what is set aside is not wrong.
 CUT_BY_WRONG_TIMES = frozenset(("untrusted-times",))
+#: Codecs whose first decode times are negative, so that the edit list begins behind them.
+CUT_AT_THE_START = frozenset(("h264-bf1", "h264-bf2", "h264-bf3", "h264-bf16", "h264-open", "hevc-bf3"))
 
 
 def crossings() -> list[Crossing]:
@@ -87,7 +89,8 @@ def crossings() -> list[Crossing]:
             if container in ("mkv", "ts", "flv"):
                 made.append(Crossing(container, codec, "raw-dts"))
             if container in ("mp4", "mov"):
-                made.append(Crossing(container, codec, "raw-dts", rejected=CUT_BY_WRONG_TIMES))
+                rejected = CUT_BY_WRONG_TIMES if codec in CUT_AT_THE_START else frozenset()
+                made.append(Crossing(container, codec, "raw-dts", rejected=rejected))
     for codec in (
         "h264-bf0",
         "h264-bf1",
@@ -95,7 +98,6 @@ def crossings() -> list[Crossing]:
         "h264-bf3",
         "hevc-bf3",
         "mpeg4-bf2",
-        "mpeg2-bf2",
         "vp8-altref",
         "vp9-altref",
         "av1",
