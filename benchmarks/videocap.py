@@ -111,6 +111,7 @@ def arm_params(root: Path, arm: str, seed: int, more_steps: int) -> dict[str, An
     start |= {"tasks": own["tasks"], "steps": START_STEPS, "save_steps": START_STEPS, "careless_share": CARELESS[arm]}
     table |= {name: tiny[name] for name in TINY_TABLES} | {"recipe": "videocap-r1-tiny", "seed": seed, "ablation": None}
     table["synthesize"] = tiny["synthesize"] | {"tasks": table["synthesize"]["tasks"]}
+    table["rewards"]["min_thinking_words"] = tiny["rewards"]["min_thinking_words"]
     table["gate"]["registered_model"] = "videocap-r1-bench"
     table["sft"] = {START: start}
     if arm in TEACHERS:

@@ -82,6 +82,8 @@ def smoke_version(root: Path, name: str) -> str:
         "held_out_judge": given["held_out_judge"],
         "evaluation": given["evaluation"] | {key: table["evaluation"][key] for key in ("of", "split")},
     }
+    # So small a model thinks in a few words.
+    table["rewards"]["min_thinking_words"] = given["rewards"]["min_thinking_words"]
     table["gate"] = table["gate"] | {"registered_model": f"{name}-smoke"}
     for kind in ("sft", "grpo"):
         sizes = next(iter(given[kind].values()))

@@ -231,6 +231,7 @@ def test_the_real_clip_goes_through_ingest_and_synthesize(tmp_path: Path) -> Non
     folder = make_project(tmp_path / "own")
     shutil.copytree(ROOT / "tests/data/clips", tmp_path / "videos")
     edit(folder / "params.yaml", "source: data/corpus", f"source: {tmp_path / 'videos'}")
+    edit(folder / "params.yaml", "judge: {kind: rule,", "judge: {kind: rule_on_real_text,")
     commit(folder, "own videos")
     succeed(folder, "dvc", "repro", "--quiet", "synthesize")
     (clip,) = read_rows(folder / "data/clips/manifest.jsonl", Clip)

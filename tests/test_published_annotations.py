@@ -147,7 +147,7 @@ def _counts() -> dict[str, tuple[int, Fraction]]:
 
 def _stand_in(frames: int, rate: Fraction) -> Media:
     about = {"sha256": "0" * 64, "codec": "h264", "width": 64, "height": 64, "variable_rate": False, "hazards": ()}
-    return Media.model_validate(about | {"rate": rate, "frames": frames, "duration_s": frames / rate})
+    return Media.model_validate(about | {"rate": rate, "frames": frames, "duration_s": frames / rate, "starts_s": 0})
 
 
 def _read(params: Params, name: str, folder: Path) -> tuple[list[Annotation], list[Reject], IngestParams, int, int]:

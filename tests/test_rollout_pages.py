@@ -28,7 +28,7 @@ HOSTILE = '</script></style></details><img src=x onerror=alert(1)><a href="http:
 
 @pytest.fixture(scope="module")
 def params() -> Params:
-    return load_params("params.yaml")
+    return load_params(Path(__file__).parents[1] / "params.yaml")
 
 
 def sample(task: str, number: int) -> Sample:

@@ -74,7 +74,14 @@ class Sights:
             raise EngineError(
                 f"--videos: not given, and the question {item.item_id!r} is about {item.video!r}; name the folder it lies in"
             )
-        return load_at(self._videos.find(item.video), item.frames.fps, item.frames.frames, item.part_s)
+        path = self._videos.find(item.video)
+        try:
+            return load_at(path, item.frames.fps, item.frames.frames, item.part_s)
+        except VideoError:
+            raise
+        except Exception as error:
+            # Whatever a reader stumbles over is this file's fault, and costs its questions only.
+            raise VideoError("unexpected-error", f"{item.video}: {type(error).__name__}: {error}") from error
 
     def content(self, name: str) -> str | None:
         """A digest of what a sight is cut out of, as it was when it was loaded, where it was; None: it is not there, or cannot be read."""

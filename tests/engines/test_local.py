@@ -24,7 +24,7 @@ from stages.engines.contents import Contents
 from stages.engines.local import LocalModel, thinned
 from stages.engines.models import choose
 from stages.engines.questions import Answer, EngineError, Question, questions
-from stages.engines.sights import Sights
+from stages.engines.sights import Sights, sight
 from stages.judging.place import JudgeError
 from stages.learning.factory import load_model, save_model
 from stages.learning.generate import generate
@@ -35,6 +35,7 @@ from stages.suites.benchmark import AnnotationError, PredictionError
 from stages.tracking.runs import TAG
 from stages.tracking.store import experiment_id, open_client
 from stages.video import protocol
+from stages.video.errors import VideoError
 from stages.video.protocol import load_at
 
 
@@ -130,6 +131,23 @@ def test_a_video_is_decoded_and_seen_once_for_all_its_questions(
     alone = generate(plain, processor, [(q.prompt, shown[q.sight]) for q in asked], max_new_tokens=24, batch_size=batch_size)
     assert [answer.reply for answer in answers] == alone
     assert len(set(alone)) >= 3
+
+
+def test_what_a_reader_stumbles_over_costs_the_questions_of_its_file_only(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = read_questions("video-mme", about_colours(tmp_path, 2)).items
+    sights = Sights(items, videos, pytest.fail, Contents(tmp_path / "videos.jsonl"), pytest.fail)
+
+    def stumble(path: Path, *rest: Any) -> Any:
+        return 1 // 0 if path.stem == "green" else load_at(path, *rest)
+
+    monkeypatch.setattr("stages.engines.sights.load_at", stumble)
+    names = {item.video: sight(item) for item in items}
+    assert len(sights.load(names["red"]).pixels) > 1
+    with pytest.raises(VideoError, match="green: ZeroDivisionError") as error:
+        sights.load(names["green"])
+    assert error.value.reason == "unexpected-error"
 
 
 def _child(root: Path, params: Params, given: Order, model: Path) -> None:

@@ -71,7 +71,7 @@ MISSING_FOLDER = (
     ("edits", "env", "said"),
     [
         (MISSING_FOLDER, {}, "ingest.source: 'missing-folder' is no folder"),
-        (MISSING_FOLDER[:1], {}, "params.yaml: judge.kind: 'rule' reads the sentences of data/corpus only"),
+        (MISSING_FOLDER[:1], {}, "{project}/params.yaml: judge.kind: 'rule' reads the sentences of data/corpus only"),
         ((), {"VIDBRIDGE_FFMPEG": "no-such-ffmpeg"}, "VIDBRIDGE_FFMPEG: no-such-ffmpeg: no such program"),
         ((), {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}, "MLFLOW_TRACKING_URI: http://127.0.0.1:9: no answer"),
         ((), {"PREFECT_API_URL": "http://127.0.0.1:9/api"}, "PREFECT_API_URL: http://127.0.0.1:9/api: no answer"),
@@ -86,7 +86,7 @@ def test_what_would_fail_later_fails_before_any_stage_starts(
         (project / "params.yaml").write_text(text.replace(*edit))
     shown = vidbridge("run", cwd=project, **env)
     assert shown.returncode in (1, 2)
-    assert f"error: {said}" in shown.stderr
+    assert f"error: {said.format(project=project)}" in shown.stderr
     assert "Traceback" not in shown.stderr
     assert not (project / ".vidbridge/attempts.txt").exists()
 

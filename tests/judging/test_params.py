@@ -79,6 +79,7 @@ def elsewhere(source: str = "videos", tasks: Sequence[str] = ("dark_event_infer"
     raw["ingest"]["source"] = source
     raw["synthesize"]["tasks"] = {task: raw["synthesize"]["tasks"][task] for task in tasks}
     raw["sft"]["cold-start"]["tasks"] = dict.fromkeys(tasks, 1)
+    raw["sft"]["cold-start"]["careless_share"] = 0.0
     raw |= {"grpo": {}, "ablation": None, **changes}
     raw["evaluation"]["of"] = ["base", "cold-start"]
     return parse_params(raw)

@@ -24,7 +24,7 @@ RIGHT, HALF, WRONG = (render_reply("x", text) for text in (DARK.reference, "the 
 
 @pytest.fixture(scope="module")
 def params() -> Params:
-    return load_params("infra/recipes/tiny.yaml")
+    return load_params(Path(__file__).parents[2] / "infra/recipes/tiny.yaml")
 
 
 def rewarding(params: Params, held_out: Judge | None = None, share: float = 1.0, **changes: object) -> Rewarding:

@@ -36,7 +36,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgeServer]:
 
 @pytest.fixture
 def rules() -> RewardRules:
-    return load_params("params.yaml").rewards
+    return load_params(Path(__file__).parents[2] / "params.yaml").rewards
 
 
 REFERENCE = "abcdefghijklmnopqrstuvwxyz red green blue bar think answer it is a"

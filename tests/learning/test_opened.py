@@ -82,7 +82,7 @@ def test_sft_completes_the_tag_and_does_not_repeat_it() -> None:
 
 def sft(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, steps: int) -> None:
     train_sft(
-        folder, examples, sft_row(steps=steps, save_steps=steps), stage="sft@opened", seed=1, out=home / "sft",
+        folder, examples, sft_row(steps=steps, warmup_steps=0, save_steps=steps), stage="sft@opened", seed=1, out=home / "sft",
         scratch=home / "sft-scratch", on_metrics=seen.on_metrics, on_checkpoint=seen.on_checkpoint,
     )  # fmt: skip
 
@@ -93,7 +93,7 @@ def grpo(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, told
         return [float(parse_reply(reply) is not None) for reply in replies]
 
     train_grpo(
-        folder, examples, grpo_row(steps=1, save_steps=1, max_completion_tokens=24), stage="grpo@opened", reward=reward,
+        folder, examples, grpo_row(steps=1, warmup_steps=0, save_steps=1, max_completion_tokens=24), stage="grpo@opened", reward=reward,
         objectives={"task": Objective(1.0, reward)},
         well_formed=lambda _, replies: [parse_reply(reply) is not None for reply in replies],
         seed=1, out=home / "grpo", scratch=home / "grpo-scratch", on_metrics=seen.on_metrics, on_checkpoint=seen.on_checkpoint,

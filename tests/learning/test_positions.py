@@ -215,13 +215,14 @@ def test_what_is_saved_says_its_rule(family: str, tmp_path: Path) -> None:
     save_model(model, processor, tmp_path / "base")
     assert read_config(tmp_path / "base")[POSITIONS] == AFTER_LAST
     examples = [Example(f"s{i}", "caption", f"What colour is number {i}?", "a red bar", lambda: ASKED[0][1][0]) for i in range(8)]
-    sft(tmp_path / "base", examples, tmp_path / "sft", Seen(), steps=1, save_steps=1, tasks={"caption": 1})
+    sft(tmp_path / "base", examples, tmp_path / "sft", Seen(), steps=1, warmup_steps=0, save_steps=1, tasks={"caption": 1})
     grpo(
         tmp_path / "sft/out/final",
         examples,
         tmp_path / "grpo",
         Seen(),
         steps=1,
+        warmup_steps=0,
         save_steps=1,
         max_completion_tokens=3,
         tasks={"caption": 1},

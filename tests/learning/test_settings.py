@@ -141,8 +141,17 @@ def test_what_training_saves_is_fit_to_be_used(folder: Path, examples: list[Exam
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**settings, "use_cache": False}))
     sft(folder, examples, tmp_path / "sft", Seen(), steps=2, save_steps=1)
-    sft(folder, examples, tmp_path / "lora", Seen(), steps=1, save_steps=1, lora=LORA)
-    grpo(tmp_path / "sft/out/final", examples, tmp_path / "grpo", Seen(), steps=1, save_steps=1, max_completion_tokens=3)
+    sft(folder, examples, tmp_path / "lora", Seen(), steps=1, warmup_steps=0, save_steps=1, lora=LORA)
+    grpo(
+        tmp_path / "sft/out/final",
+        examples,
+        tmp_path / "grpo",
+        Seen(),
+        steps=1,
+        warmup_steps=0,
+        save_steps=1,
+        max_completion_tokens=3,
+    )
     saved = [path.parent for path in tmp_path.glob("*/out/*/config.json")]
     assert len(saved) == 4
     for out in saved:

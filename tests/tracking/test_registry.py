@@ -172,6 +172,11 @@ def test_a_server_takes_the_versions_and_a_clone_with_an_empty_cache_loads_them(
     import mlflow
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+    # Other tests register on this server too, and its version numbers go on from theirs.
+    name = f"{MODEL}-elsewhere"
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace(f"registered_model: {MODEL}", f"registered_model: {name}"))
+    git_output(project, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "another model")
     report: RegisterReport = register(project)
     assert [(version.stage, version.step) for version in report.created] == VERSIONS
     clone = tmp_path / "clone"
@@ -180,20 +185,20 @@ def test_a_server_takes_the_versions_and_a_clone_with_an_empty_cache_loads_them(
     mlflow.set_tracking_uri(mlflow_server)
     try:
         with pytest.raises(mlflow.exceptions.MlflowException, match="dvc push, here run dvc pull"):
-            mlflow.artifacts.download_artifacts(f"models:/{MODEL}@candidate")
+            mlflow.artifacts.download_artifacts(f"models:/{name}@candidate")
         monkeypatch.setenv("VIDBRIDGE_DVC_REMOTE", str(project / ".vidbridge/remote"))
-        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}@candidate"))
+        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}@candidate"))
         assert {path.name for path in folder.iterdir()} >= {"config.json", "model.safetensors"}
         assert (folder / "model.safetensors").read_bytes() == (project / "models/general/final/model.safetensors").read_bytes()
-        base = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}/1"))
+        base = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/1"))
         assert json.loads((base / "config.json").read_text())["trained"] == "base"
         # Only what was asked for was fetched: one final policy and the base, of seven.
         assert weights(clone / ".dvc/cache") == 2 * (2 << 20)
         assert load_checkpoint(clone, "candidate").joinpath("config.json").read_bytes() == (folder / "config.json").read_bytes()
         assert [item.version for item in explain(clone, 7).ancestors] == [5, 3, 1]
         # What MLflow needs to serve it comes along, also to a copy of the version under another name, as one makes for production.
-        copy = mlflow.MlflowClient().copy_model_version(f"models:/{MODEL}@candidate", f"{MODEL}-production")
-        for uri in (f"models:/{MODEL}@candidate", f"models:/{copy.name}/{copy.version}"):
+        copy = mlflow.MlflowClient().copy_model_version(f"models:/{name}@candidate", f"{name}-production")
+        for uri in (f"models:/{name}@candidate", f"models:/{copy.name}/{copy.version}"):
             names = [item.path for item in mlflow.artifacts.list_artifacts(uri)]
             assert names == ["MLmodel", "config.json", "model.safetensors", "served.py", "vidbridge.json"]
         shutil.rmtree(base)

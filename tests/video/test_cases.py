@@ -80,7 +80,7 @@ def test_seconds_of_an_event_and_of_a_part_count_from_the_start_of_the_file(tmp_
     before = {name: [{"start": 0.5, "end": 1.5, "caption": "somebody speaks"}]}
     (tmp_path / "before").mkdir()
     _, rejects, _ = _ingested([name], before, tmp_path / "before")
-    assert "ends before the picture starts, at 1.5 s" in rejects[name].detail
+    assert "is over, or half over, before the picture starts, at 1.5 s" in rejects[name].detail
     behind = {name: [{"start": 4, "end": 60, "caption": "it goes on"}]}
     (tmp_path / "behind").mkdir()
     _, rejects, _ = _ingested([name], behind, tmp_path / "behind")
