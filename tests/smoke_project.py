@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import psutil
+from checkout import RESULTS
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -37,11 +38,11 @@ def make_project(folder: Path) -> Path:
         check=True,
     )
     for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
+        # What was run in the checkout stays there.
+        if name not in RESULTS and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
     shutil.copyfile(folder / "infra/recipes/smoke.yaml", folder / "params.yaml")
-    (folder / "dvc.lock").unlink(missing_ok=True)
     git(folder, "init", "--quiet", "--initial-branch=main")
     commit(folder, "smoke")
     return folder
