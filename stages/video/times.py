@@ -10,8 +10,9 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from heapq import heappop, heappush
+from heapq import heappop, heappushpop
 from itertools import pairwise
+from typing import NamedTuple
 
 #: Containers that store when a packet is decoded, not when its frame is shown.
 WITHOUT_TIMES = frozenset(("avi", "asf"))
@@ -28,8 +29,7 @@ _FEW_WRONG = 0.05
 _DEPTHS = (3, 5, 17)
 
 
-@dataclass(frozen=True)
-class Packet:
+class Packet(NamedTuple):
     """A packet as far as times go: presentation and decode time in the file's units, whether decoding can start there, whether its
     frame is decoded but not shown."""
 
@@ -167,14 +167,9 @@ def _rising(stamps: Sequence[int | None]) -> bool:
 
 def _given_out(stamps: Sequence[int | None], depth: int) -> list[tuple[int, int]]:
     """Time and place in storage of each frame, as a decoder that holds ``depth`` frames back gives them out."""
-    held: list[tuple[int, int]] = []
-    out = []
-    for place, time in enumerate(stamps):
-        if time is None:
-            continue
-        heappush(held, (time, place))
-        if len(held) > depth:
-            out.append(heappop(held))
+    known = [(time, place) for place, time in enumerate(stamps) if time is not None]
+    held = sorted(known[:depth])
+    out = [heappushpop(held, frame) for frame in known[depth:]]
     while held:
         out.append(heappop(held))
     return out
