@@ -179,8 +179,10 @@ class Clip(Record):
     def in_turn(self) -> tuple[bool, ...]:
         """Of each event, whether all that start before it are over when it starts: only then does it come after them."""
         found, over = [], 0
+        # Spans are whole frames: what is more than whole frames of doubt changes no comparison.
+        unsure = int(UNSURE_S * self.rate)
         for event in self.events:
-            found.append(event.span.start + UNSURE_S * self.rate >= over)
+            found.append(event.span.start + unsure >= over)
             over = max(over, event.span.stop)
         return tuple(found)
 

@@ -43,6 +43,8 @@ _PIECE = re.compile(
     f"|[{_UNSPACED}]"
     f"|[^{_UNSPACED}]+"
 )
+#: The rule of :func:`_between_spaces`, for most text many times as fast.
+_ASCII_WORD = re.compile("[a-z0-9']+")
 _WIDE = re.compile("[\uff01-\uffef]+")
 #: They say how the letters around them are drawn, and part nothing: soft hyphen, joiners, variation selectors.
 _UNSEEN = dict.fromkeys((0xAD, 0x200C, 0x200D, *range(0xFE00, 0xFE10)))
@@ -52,7 +54,7 @@ def words(text: str) -> tuple[str, ...]:
     """Lower-case words without punctuation, in order."""
     text = text.lower()
     if text.isascii():
-        return tuple(_between_spaces(text))
+        return tuple(_ASCII_WORD.findall(text))
     # Full-width letters and half-width kana are the usual ones; an accent that follows its letter is the letter with the accent.
     text = unicodedata.normalize("NFC", _WIDE.sub(lambda wide: unicodedata.normalize("NFKC", wide[0]), text).translate(_UNSEEN))
     return tuple(piece for run in _between_spaces(text) for piece in _PIECE.findall(run))
