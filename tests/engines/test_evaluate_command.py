@@ -72,7 +72,7 @@ def test_a_model_in_a_folder_and_the_table_of_a_pair(tmp_path: Path, root: Path,
         "(blank video)",
         "(shuffled video)",
         "minus other.jsonl",
-        "+66.7 ±",
+        "+66.7 [",
         "exact McNemar p 0.0312",
         "gone, 5 questions",
     ):
