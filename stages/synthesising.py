@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -87,15 +87,15 @@ def make_shard(shard: tuple[int, int], manifest: Path, index: Path, settings: Sy
     """Make the samples of the clips ``[start, stop)`` and keep them as one file; runs in a worker."""
     rows: dict[str, list[str]] = {}
     reasons: Counter[str] = Counter()
-    with closing(Manifest(manifest, index)) as clips:
-        rings = {split: clips.ring(split) for split in SPLITS}
-        for clip in clips.clips(*shard):
-            for task in settings.tasks.named:
-                samples, rejects = _made(clip, task, settings, rings[clip.split], seed)
-                _guarantee(samples)
-                for name, made in ((f"{clip.split}/{task}", samples), (f"rejects/{task}", rejects)):
-                    rows.setdefault(name, []).extend(row.model_dump_json(exclude_none=True) for row in made)
-                reasons.update(reject.reason for reject in rejects)
+    clips = _manifest(manifest, index)
+    rings = {split: _ring(manifest, index, split) for split in SPLITS}
+    for clip in clips.clips(*shard):
+        for task in settings.tasks.named:
+            samples, rejects = _made(clip, task, settings, rings[clip.split], seed)
+            _guarantee(samples)
+            for name, made in ((f"{clip.split}/{task}", samples), (f"rejects/{task}", rejects)):
+                rows.setdefault(name, []).extend(row.model_dump_json(exclude_none=True) for row in made)
+            reasons.update(reject.reason for reject in rejects)
     file = _file(scratch, shard)
     unfinished = file.with_suffix(".unfinished")
     unfinished.write_text(json.dumps({"rows": rows, "reasons": reasons}), encoding="utf-8")
@@ -193,3 +193,14 @@ def _guessed(clips: Manifest, chosen: DarkEventInferSettings, sampled_frames: in
 
 def _file(scratch: Path, shard: tuple[int, int]) -> Path:
     return scratch / f"clips-{shard[0]:09d}-{shard[1]:09d}.json"
+
+
+# A worker makes many shards of one manifest, and is its process' only reader: it is open as long as the process lives.
+@lru_cache(maxsize=1)
+def _manifest(manifest: Path, index: Path) -> Manifest:
+    return Manifest(manifest, index)
+
+
+@lru_cache(maxsize=len(SPLITS))
+def _ring(manifest: Path, index: Path, split: Split) -> Ring:
+    return _manifest(manifest, index).ring(split)
