@@ -6,14 +6,16 @@ the manifest's order, whatever the number of workers.
 
 from __future__ import annotations
 
+import heapq
 import json
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
 from functools import lru_cache, partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
 import numpy as np
 
@@ -38,6 +40,8 @@ SHARD_CLIPS = 250
 SHARD_TIMEOUT_S = 600.0
 #: Clips that the text-only guesser is fitted on and tried on, at most: so many tell enough. Fewer events than the last tell nothing.
 FITTED_CLIPS, TRIED_CLIPS, MIN_EVENTS = 1000, 200, 20
+#: So many rejects are sorted in memory, the parts then merged: what was set aside may be many times what memory holds.
+SORTED_AT_ONCE = 2_000
 
 
 class Made(NamedTuple):
@@ -145,18 +149,22 @@ def _join(files: Sequence[Path], tasks: Sequence[TaskName], out: Path) -> Made:
 
 
 def sort_rejects(file: Path) -> None:
-    """Put a file of rejects into the order of :func:`~stages.domain.records.reject_order`; of each row its key only is held in memory."""
-    keys = []
-    sorted_file = file.with_suffix(".unfinished")
-    with file.open("rb") as rows, sorted_file.open("wb") as out:
-        start = 0
-        for line in rows:
-            keys.append((reject_order(Reject.model_validate_json(line)), start, len(line)))
-            start += len(line)
-        for _, start, length in sorted(keys):
-            rows.seek(start)
-            out.write(rows.read(length))
-    sorted_file.replace(file)
+    """Put a file of rejects into the order of :func:`~stages.domain.records.reject_order`; :data:`SORTED_AT_ONCE` are held in memory."""
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder, ExitStack() as parts, file.open("rb") as rows:
+        opened: list[BinaryIO] = []
+        while some := list(islice(rows, SORTED_AT_ONCE)):
+            part = Path(folder) / str(len(opened))
+            ordered: list[bytes] = sorted(some, key=_order)
+            part.write_bytes(b"".join(ordered))
+            opened.append(parts.enter_context(part.open("rb")))
+        with (Path(folder) / "whole").open("wb") as out:
+            merged: Iterable[bytes] = heapq.merge(*opened, key=_order)
+            out.writelines(merged)
+        (Path(folder) / "whole").replace(file)
+
+
+def _order(line: bytes) -> tuple[Any, ...]:
+    return reject_order(Reject.model_validate_json(line))
 
 
 def text_only(manifest: Path, settings: SynthesizeParams, seed: int, scratch: Path) -> TextOnly | None:
