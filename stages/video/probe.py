@@ -249,7 +249,7 @@ class _Found:
     def take(self, packet: Any) -> None:
         time, key = packet.pts, packet.is_keyframe
         self.packets.append(Packet(time, packet.dts, key, packet.is_discard))
-        # Asking each packet would take a third of the gate; what decoding cannot start at brings no parameters of its own.
+        # Asking every packet takes a third of the time of this method; what decoding cannot start at brings no parameters of its own.
         if key and packet.has_sidedata("new_extradata"):
             self.parameters_change = True
         if key and (kinds := _units(bytes(packet), self._codec, self._extradata)):
