@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.domain.groups import exceeds, paid_alike
-from stages.domain.lexicon import ALTERNATIVE, SEPARATORS, facts
+from stages.domain.lexicon import SEPARATORS, facts, offers_alternatives
 from stages.domain.records import CAPTION_TASKS, PROXY_TASKS, Sample
 from stages.domain.replies import parse_reply
 from stages.domain.rewards import RewardRules, keyword_count, lacks_thinking
@@ -116,7 +116,7 @@ def _share(found: Iterable[bool]) -> float:
 
 def _lists(answer: str) -> bool:
     """Whether an answer names several events: an alternative, several facts of the generated world, else three parts or more."""
-    if ALTERNATIVE.search(answer):
+    if offers_alternatives(answer):
         return True
     known = facts(answer)
     if known is not None:

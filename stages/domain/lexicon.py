@@ -30,9 +30,10 @@ STOP_WORDS: frozenset[str] = (
     | {"an", "at", "for", "from", "in", "is", "its", "of", "on", "out", "their", "they", "to", "with"}
     | set("的了着地得在是和与及他她它们这那个一把被其" + "はがをにでとのもへて")
 )
-#: Between the parts of a list, and between alternatives, of any text.
+#: Between the parts of a list, of any text.
 SEPARATORS = re.compile(r"\sand\s|[,;/|，、；،؛]")
-ALTERNATIVE = phrase_pattern(("or", "或", "还是", "または", "あるいは", "หรือ", "또는"))
+#: Between alternatives, of any text.
+_OR = ("or", "或", "还是", "または", "あるいは", "หรือ", "또는")
 
 
 class Fact(NamedTuple):
@@ -49,6 +50,11 @@ class Fact(NamedTuple):
             and other.shape in ("", self.shape)
             and other.verb in (self.verb, VERBS.get(self.verb))
         )
+
+
+def offers_alternatives(text: str) -> bool:
+    """Whether a text says one thing "or" another."""
+    return phrase_pattern(_OR).search(text) is not None
 
 
 def facts(text: str) -> tuple[Fact, ...] | None:

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 
-from stages.domain.lexicon import ALTERNATIVE, SEPARATORS, STOP_WORDS, Fact, content_words, facts, stem
+from stages.domain.lexicon import SEPARATORS, STOP_WORDS, Fact, content_words, facts, offers_alternatives, stem
 from stages.domain.records import Sample, Verdict
 from stages.domain.words import phrase_pattern, words
 
@@ -25,7 +25,7 @@ _NEGATION = re.compile(
     re.IGNORECASE,
 )
 #: After it the one who acts stands behind.
-_PASSIVE = phrase_pattern(("by", "被", "によって", "ถูก"))
+_PASSIVE = ("by", "被", "によって", "ถูก")
 #: Fewer words than that have no order to speak of; at most this share of them in the reference's order is another order.
 _ORDERED_WORDS, _ORDERED_SHARE = 3, 0.5
 
@@ -103,7 +103,7 @@ class RuleJudge:
 
     def _wrong(self, reference: str, answer: str) -> str | None:
         """Why an answer is wrong whatever words it shares with the reference; None where no rule says so."""
-        if ALTERNATIVE.search(answer) and not ALTERNATIVE.search(reference):
+        if offers_alternatives(answer) and not offers_alternatives(reference):
             return "offers alternatives"
         parts = [part for sentence in _FULL_STOP.split(answer) for part in SEPARATORS.split(sentence) if words(part)]
         shares = [_content_share(reference, part) for part in parts]
@@ -154,7 +154,8 @@ def _denied(reference: str, answer: str) -> str | None:
 
 def _reordered(reference: str, answer: str) -> str | None:
     """Say so where the words that both share stand in another order, as with subject and object swapped."""
-    if _PASSIVE.search(reference) or _PASSIVE.search(answer):
+    passive = phrase_pattern(_PASSIVE)
+    if passive.search(reference) or passive.search(answer):
         return None
     wanted, said = (list(dict.fromkeys(stem(w) for w in words(text) if w not in STOP_WORDS)) for text in (reference, answer))
     place = {word: number for number, word in enumerate(wanted)}

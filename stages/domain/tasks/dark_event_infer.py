@@ -7,6 +7,8 @@ rises". The picture before and after shows where the bar was, so the answer can 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
+from collections.abc import Sequence
 from itertools import pairwise
 from random import Random
 from typing import Literal
@@ -96,7 +98,8 @@ def _filtered(clip: Clip, event: Event, rules: EventFilter) -> str | None:
     for pattern in rules.forbidden:
         if re.search(pattern, event.caption, re.IGNORECASE):
             return f"its caption matches {pattern!r} of events.forbidden"
-    if rules.unique and sum(other.caption.casefold() == event.caption.casefold() for other in clip.events) > 1:
+    same = event.caption.casefold()
+    if rules.unique and sum(other.caption.casefold() == same for other in clip.events) > 1:
         return "another event of the clip has the same caption (events.unique)"
     return None
 
@@ -109,15 +112,20 @@ def _unclear(clip: Clip, dark: tuple[Span, ...], settings: Settings, sampled_fra
     indices = sample_indices(clip.frames, sampled_frames)
     edges = [0, *(edge for span in dark for edge in (span.start, span.stop)), clip.frames]
     for number, span in enumerate(dark):
-        inside = sum(index in span for index in indices)
+        inside = _seen(indices, span.start, span.stop)
         if inside < settings.min_dark_frames:
             return f": {inside} of {sampled_frames} sampled frames are dark, min_dark_frames is {settings.min_dark_frames}"
         # What is seen before this dark part reaches back to the one before it, and so on.
         for side, (start, stop) in (("before", edges[2 * number :][:2]), ("after", edges[2 * number + 2 :][:2])):
-            seen = sum(start <= index < stop for index in indices)
+            seen = _seen(indices, start, stop)
             if start < stop and seen < settings.min_context_frames:
                 return f": {seen} sampled frames {side} it, min_context_frames is {settings.min_context_frames}"
     return None
+
+
+def _seen(indices: Sequence[int], start: int, stop: int) -> int:
+    """How many of the ascending frame numbers lie in ``[start, stop)``."""
+    return bisect_left(indices, stop) - bisect_left(indices, start)
 
 
 def make(clip: Clip, settings: Settings, sampled_frames: int, seed: int) -> tuple[list[Sample], list[Reject]]:
