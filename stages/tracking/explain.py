@@ -75,8 +75,11 @@ def explain(root: Path, which: str | int) -> Explanation:
 
 def _ancestors(version: Version, versions: list[Version]) -> list[Ancestor]:
     chain: list[Ancestor] = []
+    seen: set[int] = set()
     current: Version | None = version
-    while current is not None:
+    # A tag may name its own version: a circle has no base.
+    while current is not None and current.number not in seen:
+        seen.add(current.number)
         # Data are not ancestors: a parent that made a model is.
         parent = next((made for dep, made in current.parents.items() if dep.startswith("models/")), None)
         if parent is None:
