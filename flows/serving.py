@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import typer
 
-from flows import show
+from flows import champion, show
 from flows.deploying import until_interrupted
 from flows.errors import FlowError, UsageError
 from flows.processes import guarded
@@ -91,6 +91,7 @@ def export(root: Path, which: str, folder: Path) -> None:
     """Write a version as a folder of its own, and say what it holds."""
     from stages.publish import publish
 
+    champion.warn_of_moved(root, which)
     made = publish(root, which, folder)
     out = show.console()
     version = made.version
