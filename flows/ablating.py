@@ -136,7 +136,7 @@ def _clone(root: Path, folder: Path, commit: str) -> None:
     (folder / ".git" / "index.lock").unlink(missing_ok=True)
     clone.git(folder, "checkout", "--quiet", "--force", "--detach", commit)
     clone.share_storage(str(root), folder)
-    state(folder).mkdir(exist_ok=True)
+    state(folder).mkdir(mode=0o700, exist_ok=True)
 
 
 def _write_params(root: Path, folder: Path, table: dict[str, Any]) -> None:

@@ -389,10 +389,13 @@ def ui(
     prefect_port: Annotated[int, typer.Option(help="Port of Prefect's pages; 0: any free one.")] = 0,
     mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's pages; 0: any free one.")] = 0,
 ) -> None:
-    """Serve Prefect's and MLflow's pages on this machine until Ctrl-C. Example: vidbridge ui --mlflow-port 5000"""
-    from flows import deploying
+    """Serve Prefect's and MLflow's pages on this machine, behind a password that it prints, until Ctrl-C.
 
-    deploying.ui(_root(), prefect_port, mlflow_port)
+    Example: vidbridge ui --mlflow-port 5000
+    """
+    from flows import ui as pages
+
+    pages.ui(_root(), prefect_port, mlflow_port)
 
 
 @data_app.command("check")

@@ -1,9 +1,10 @@
-"""``vidbridge deploy`` and ``vidbridge ui``: servers on this machine, and the scheduled deployment of ``infra/prefect.yaml``."""
+"""``vidbridge deploy``: the scheduled deployment of ``infra/prefect.yaml``, a server for it where none runs, and a worker."""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -16,12 +17,15 @@ import yaml
 
 from flows import recipes, server
 from flows.errors import FlowError, UsageError
+from flows.keys import key_file, read_key
 from flows.processes import guarded
 from stages.params import load_params, parse_params
 from stages.tracking.git import git, is_repository
-from stages.tracking.uri import is_server, tracking_uri
+from stages.tracking.uri import shown
 
 PREFECT_FILE = Path("infra/prefect.yaml")
+#: What a run of the pool may set of its process: nothing.
+POOL_FILE = Path("infra/work-pool.json")
 POOL = "vidbridge"
 #: Seconds between two looks for work; Prefect's own default of 10 s only delays a run.
 WORKER_QUERY_S = "2"
@@ -41,22 +45,30 @@ def deploy(root: Path, cron: str | None, source: Path | None, recipe: str | None
         raise UsageError(f"git: {root} is no repository; scheduled runs work in a clone of it")
     _check_params(root, source, recipe)
     with ExitStack() as stack:
-        if not os.environ.get("PREFECT_API_URL") and (running := server.running_server(root)):
-            os.environ["PREFECT_API_URL"] = running
-        if url := os.environ.get("PREFECT_API_URL"):
-            if not server.answers(url):
-                raise FlowError(f"PREFECT_API_URL: {url}: no answer; start that server, correct the address, or unset it")
-        elif worker:
-            url = stack.enter_context(server.serving(root, port or server.free_port())).url()
-        else:
-            raise UsageError("--no-worker: needs a Prefect server that stays; set PREFECT_API_URL to it, or leave the option out")
+        own: Path | None = None
+        if not os.environ.get("PREFECT_API_URL"):
+            if (running := server.running_server(root)) is not None:
+                own = server.home(root)
+                stack.enter_context(server.reaching(running, read_key(own)))
+            elif worker:
+                own = server.home(root)
+                stack.enter_context(server.serving(root, port)).url()
+            else:
+                raise UsageError(
+                    "--no-worker: needs a Prefect server that stays; set PREFECT_API_URL to it, or leave the option out"
+                )
+        url = os.environ["PREFECT_API_URL"]
+        if not server.answers(url):
+            raise FlowError(f"PREFECT_API_URL: {shown(url)}: no answer; start that server, correct the address, or unset it")
         create(root, cron, source, recipe)
-        typer.echo(f"deployed vidbridge-scheduled; watch it at {url.removesuffix('/api')}")
+        typer.echo(f"deployed vidbridge-scheduled; watch it at {server.pages(url)}")
+        if own is not None:
+            typer.echo(how_to_enter(own))
         if not worker:
             return
-        typer.echo("working until Ctrl-C; run it now: prefect deployment run vidbridge-scheduled/nightly")
-        env = {**os.environ, "PREFECT_API_URL": url}
-        process = stack.enter_context(guarded(worker_command(), root, env, sys.stdout.fileno()))
+        needed = "" if own is None else f"PREFECT_API_URL={url} PREFECT_API_AUTH_STRING=$(cat {shlex.quote(str(key_file(own)))}) "
+        typer.echo(f"working until Ctrl-C; run it now: {needed}prefect deployment run vidbridge-scheduled/nightly")
+        process = stack.enter_context(guarded(worker_command(), root, os.environ, sys.stdout.fileno()))
         until_interrupted({"the worker": process})
 
 
@@ -67,6 +79,15 @@ def _check_params(root: Path, source: Path | None, recipe: str | None) -> None:
     if source is not None:
         table = yaml.safe_load(file.read_text(encoding="utf-8"))
         parse_params(table | {"ingest": table["ingest"] | {"source": str(source)}}, f"{file.name} with --source {source}")
+
+
+def how_to_enter(home: Path) -> str:
+    """What a person needs who opens the pages: the key itself (as Jupyter prints its token), and where it lies."""
+    user, _, password = read_key(home).partition(":")
+    return (
+        f"to get in: user {user}, password {password} (Prefect's one field takes both: {user}:{password})\n"
+        f"           kept in {key_file(home)}, which only you can read"
+    )
 
 
 def worker_command() -> list[str]:
@@ -108,7 +129,11 @@ def create(root: Path, cron: str | None, source: Path | None, recipe: str | None
     Raises:
         FlowError: Prefect refuses; its own words are in the message.
     """
+    template = root / POOL_FILE
+    if not template.is_file():
+        raise UsageError(f"{template}: is missing, and without it a run could start any command; git checkout {POOL_FILE}")
     pool = [sys.executable, "-m", "prefect", "work-pool", "create", POOL, "--type", "process", "--overwrite"]
+    pool += ["--base-job-template", str(template)]
     _prefect(root, "work pool", pool)
     _prefect(root, "deployment", deploy_command(root, cron, source, recipe))
 
@@ -116,53 +141,9 @@ def create(root: Path, cron: str | None, source: Path | None, recipe: str | None
 def _prefect(root: Path, what: str, command: Sequence[str]) -> None:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
-        words = (done.stdout + done.stderr).strip().splitlines()[-8:]
+        url = os.environ.get("PREFECT_API_URL", "")
+        words = (done.stdout + done.stderr).replace(url, shown(url)).strip().splitlines()[-8:]
         raise FlowError(f"Prefect {what}: refused with status {done.returncode}:\n  " + "\n  ".join(words))
-
-
-def ui(root: Path, prefect_port: int, mlflow_port: int) -> None:
-    """Serve Prefect's and MLflow's pages on the loopback interface until Ctrl-C.
-
-    Raises:
-        UsageError: a port is in use, or the same one was given twice.
-    """
-    if prefect_port and prefect_port == mlflow_port:
-        raise UsageError(f"--mlflow-port: {mlflow_port} is Prefect's port already; choose another one")
-    with ExitStack() as stack:
-        processes: dict[str, subprocess.Popen[bytes]] = {}
-        uri = tracking_uri(root)
-        if is_server(uri):
-            typer.echo(f"MLflow   {uri}")
-        else:
-            port = mlflow_port or server.free_port()
-            if server.port_in_use(port):
-                raise UsageError(f"--mlflow-port: {port} is in use; end what listens there, or choose another one")
-            log = stack.enter_context((server.home(root).parent / "mlflow.log").open("ab"))
-            command = [
-                sys.executable,
-                "-m",
-                "mlflow",
-                "server",
-                "--backend-store-uri",
-                uri,
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(port),
-            ]
-            processes["MLflow"] = stack.enter_context(guarded(command, root, os.environ, log))
-            typer.echo(f"MLflow   http://127.0.0.1:{port}")
-        if url := os.environ.get("PREFECT_API_URL") or server.running_server(root):
-            typer.echo(f"Prefect  {url.removesuffix('/api')}")
-        else:
-            serving = stack.enter_context(server.serving(root, prefect_port or server.free_port()))
-            typer.echo(f"Prefect  {serving.url().removesuffix('/api')}")
-            processes["Prefect"] = serving.process
-        if not processes:
-            typer.echo("both run elsewhere")
-            return
-        typer.echo("until Ctrl-C")
-        until_interrupted(processes)
 
 
 def until_interrupted(processes: dict[str, subprocess.Popen[bytes]]) -> None:

@@ -1,8 +1,9 @@
 """Runs one command and lets nothing of it outlive the process that asked for it.
 
-``python guard.py FD COMMAND …``: FD is the reading end of a pipe whose writing end only the asker holds. When the asker goes, in
-whatever way (``kill -9`` included), the kernel closes that end, and every descendant of the command is ended. A parent-death signal
-alone would not do: it reaches direct children only, and DVC puts a shell between itself and the training process.
+``python guard.py FD[,FD…] COMMAND …``: the first FD is the reading end of a pipe whose writing end only the asker holds; the others
+are handed on to the command (the socket on which it is to listen). When the asker goes, in whatever way (``kill -9`` included), the
+kernel closes that end, and every descendant of the command is ended. A parent-death signal alone would not do: it reaches direct
+children only, and DVC puts a shell between itself and the training process.
 
 The guard declares itself the reaper of orphans (Linux), so that a grandchild whose parent died is still its descendant. Nothing but
 the standard library and psutil is imported: this stands in front of every stage.
@@ -17,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psutil
 
@@ -75,7 +76,7 @@ def end_descendants(reap: Callable[[], object], grace_s: float = GRACE_S) -> Non
         reap()
 
 
-def run(lifeline: int, command: list[str]) -> int:
+def run(lifeline: int, command: list[str], handed_on: Sequence[int] = ()) -> int:
     """Run ``command`` until it ends or the lifeline breaks; returns its status as a shell would (128 + signal)."""
     adopt_orphans()
     woken, wake = os.pipe()
@@ -90,7 +91,9 @@ def run(lifeline: int, command: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, on_end)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    child = subprocess.Popen(command)
+    child = subprocess.Popen(command, pass_fds=handed_on)
+    for descriptor in handed_on:
+        os.close(descriptor)  # a socket that the guard held open would look alive when its server is dead
     status: int | None = None
 
     def reap() -> None:
@@ -120,4 +123,5 @@ def run(lifeline: int, command: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(int(sys.argv[1]), sys.argv[2:]))
+    descriptors = [int(number) for number in sys.argv[1].split(",")]
+    sys.exit(run(descriptors[0], sys.argv[2:], descriptors[1:]))

@@ -75,19 +75,27 @@ class Lines:
 
 @contextmanager
 def guarded(
-    command: Sequence[str], cwd: Path, env: Mapping[str, str], stdout: int | IO[bytes] = subprocess.PIPE
+    command: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str],
+    stdout: int | IO[bytes] = subprocess.PIPE,
+    *,
+    handed_on: Sequence[int] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start ``command`` in its own session; when the block is left, or this process dies, all that descends from it is ended."""
+    """Start ``command`` in its own session; when the block is left, or this process dies, all that descends from it is ended.
+
+    It inherits the descriptors ``handed_on`` under their numbers; this process still has to close its own.
+    """
     reading, writing = os.pipe()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-P", guard.__file__, str(reading), *command],
+            [sys.executable, "-P", guard.__file__, ",".join(map(str, (reading, *handed_on))), *command],
             cwd=cwd,
             env=dict(env),
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.STDOUT,
-            pass_fds=(reading,),
+            pass_fds=(reading, *handed_on),
             start_new_session=True,
         )
     except BaseException:

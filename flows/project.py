@@ -65,8 +65,7 @@ def defaults(root: Path) -> dict[str, str]:
 
 def enter(root: Path) -> None:
     """Fill this process's environment; what the user set stays. Call it before Prefect or MLflow is imported."""
-    local = state(root)
-    local.mkdir(exist_ok=True)
+    state(root).mkdir(mode=0o700, exist_ok=True)
     for name, value in defaults(root).items():
         os.environ.setdefault(name, value)
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
 from prefect.states import Completed
 
 from flows import dvc, preflight, project
@@ -42,35 +45,53 @@ def push_branch(root: Path, commit: str) -> str | None:
     return branch
 
 
+def only_as_deployed(fixed: Mapping[str, str | None]) -> None:
+    """Refuse a run of a deployment that sets other values than the deployment does: which code runs, and on which files.
+
+    The server cannot be asked to: who creates a run may switch its check of parameters off.
+
+    Raises:
+        FlowError: naming parameter, value and remedy.
+    """
+    context = FlowRunContext.get()
+    deployment_id = context.flow_run.deployment_id if context is not None and context.flow_run is not None else None
+    if deployment_id is None:
+        return  # called in Python, by someone who runs code here anyway
+    with get_client(sync_client=True) as client:
+        deployed = client.read_deployment(deployment_id).parameters
+    for name, value in fixed.items():
+        if value != (expected := deployed.get(name, scheduled.parameters.properties[name].get("default"))):
+            raise FlowError(
+                f"{name}: this run sets {value!r}, and only the deployment may ({expected!r}); "
+                f"leave it out, or deploy again: vidbridge deploy"
+            )
+
+
 @flow(name="vidbridge-scheduled", persist_result=False)
 def scheduled(
-    repository: str,
     branch: str = "main",
     source: str | None = None,
     recipe: str | None = None,
-    work_dir: str | None = None,
     target: str = dvc.TARGET,
     promote: bool = True,
 ) -> State[Any]:
-    """Run what is new.
+    """Run what is new in the project of the worker: the one that it was started in (``VIDBRIDGE_PROJECT``).
 
     Args:
-        repository: path or URL of the git repository.
-        branch: whose newest commit is run.
-        source: absolute path of the folder of videos; None: as ``params.yaml`` says.
+        branch: whose newest commit is run; only the deployment sets it.
+        source: absolute path of the folder of videos; None: as ``params.yaml`` says. Only the deployment sets it.
         recipe: name of a recipe; None: ``params.yaml`` as it is.
-        work_dir: where the clone lives; None: ``.vidbridge/scheduled`` of the project.
         target: stage to bring up to date.
         promote: put the candidate to the gate.
 
     Raises:
-        FlowError: a stage failed, or git or DVC refused; what was done stays done.
+        FlowError: a stage failed, or git or DVC refused; what was done stays done. Or the run sets what only the deployment may.
     """
     logger = get_run_logger()
-    home = Path(repository).resolve() if Path(repository).is_dir() else Path.cwd()
+    home = project.find_root()
     project.enter(home)
-    folder = Path(work_dir) if work_dir else project.state(home) / "scheduled"
-    clone = bring_clone(repository, branch, folder / hashlib.sha256(f"{repository}\n{branch}".encode()).hexdigest()[:12])
+    only_as_deployed({"branch": branch, "source": source})
+    clone = bring_clone(str(home), branch, project.state(home) / "scheduled" / hashlib.sha256(branch.encode()).hexdigest()[:12])
     root = clone.root
     with preflight.only_run(root):
         configure(root, recipe, source)
