@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def read_lines(folder: Path, name: str, what: str) -> list[str]:
         new = new if new != Path(name).name else f"lines-{new}"
         raise SourceError(
             f"{folder / name}: {kind}, not JSON lines; write each row on a line of its own:"
-            f" jq -c {each} {Path(name).name} > {new}, and name that in ingest.annotations"
+            f" jq -c {each} {shlex.quote(Path(name).name)} > {shlex.quote(new)}, and name that in ingest.annotations"
         )
     return lines
 
