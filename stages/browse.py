@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def browse(root: Path, out: Path, samples: int) -> Path:
     shown = [_sample(sample, clips, loader, params) for sample in _samples(params, samples)]
     rejects, reasons = _rejects()
     script = template_text("browse.js")
-    style = template_text("browse.css")
+    style = template_text("palette.css", "browse.css")
     page = fill(
         "browse.html.j2",
         params=params,
@@ -107,12 +107,27 @@ def _sample(sample: Sample, clips: dict[str, Clip], loader: FrameLoader, params:
         "split": sample.split,
         "id": sample.sample_id,
         "cells": cells,
+        "label": _label(cells),
         "width": max(24, round(FRAME_PX * width / height)),
         "question": render_question(sample.question, sample.options, params.prompt),
         "reference": shown_answer(sample),
         "thinking": sample.trace.thinking if sample.trace else None,
         "sources": [_provenance(clips[name], chr(ord("A") + n) if len(names) > 1 else "") for n, name in enumerate(names)],
     }
+
+
+def _label(cells: Sequence[Mapping[str, str]]) -> str:
+    """What a screen reader says of a film strip, which is one picture to it: how many frames, of which clips, and which are black."""
+    letters = list(dict.fromkeys(cell["letter"] for cell in cells if cell["letter"]))
+    parts = [f"{len(cells)} frames from {cells[0]['time']} to {cells[-1]['time']}"]
+    parts += [f"clip {letter} at {_times(cells, 'letter', letter)}" for letter in letters]
+    if dark := _times(cells, "kind", "dark"):
+        parts.append(f"black at {dark}")
+    return "; ".join(parts)
+
+
+def _times(cells: Sequence[Mapping[str, str]], key: str, value: str) -> str:
+    return ", ".join(cell["time"] for cell in cells if cell[key] == value)
 
 
 def _provenance(clip: Clip, letter: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 
 from stages import layout
@@ -40,6 +41,13 @@ def load_samples(split: Split, tasks: Iterable[TaskName], folder: Path = layout.
             )
         samples += rows
     return samples
+
+
+def sheet_samples(params: Params, task: TaskName) -> list[Sample]:
+    """The samples that the contact sheet of ``task`` shows: the first of the first split that has any; none where no split has."""
+    files = [layout.SAMPLES / split / f"{task}.jsonl" for split in SPLITS]
+    file = next((file for file in files if file.exists() and file.stat().st_size), None)
+    return [] if file is None else list(islice(iterate_rows(file, Sample), params.synthesize.contact_sheet_samples))
 
 
 def load_clips() -> dict[str, Clip]:

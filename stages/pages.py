@@ -38,9 +38,9 @@ def fill(template: str, *, trim_blocks: bool = False, **content: Any) -> str:
     return environment.get_template(template).render(content)
 
 
-def template_text(name: str) -> str:
-    """A file of ``stages/templates`` as it is: a style sheet or a script that a page holds and names by its hash."""
-    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+def template_text(*names: str) -> str:
+    """Files of ``stages/templates`` as they are, one after the other: a style sheet or a script that a page holds and names by its hash."""
+    return "".join((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8") for name in names)
 
 
 def policy_hash(text: str) -> str:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from stages import layout
-from stages.domain.records import SPLITS
+from stages.domain.prompts import render_question
+from stages.domain.records import SPLITS, TaskName
 from stages.domain.rollouts import RolloutGroup
 from stages.held_out import evaluation_samples
-from stages.inputs import InputError, frame_loader, load_samples
-from stages.pages import fill, in_base64, policy_hash, template_text
+from stages.inputs import InputError, frame_loader, load_samples, sheet_samples
+from stages.pages import fill, in_base64, policy_hash, shown_answer, template_text
 from stages.params import Params, digest, load_params
 from stages.reporting.ablation import ablation
 from stages.reporting.cost import asked_rows, cost_rows, graph, stage_names, total
@@ -36,7 +37,7 @@ def build(root: Path, out: Path) -> Path:
     if not (root / layout.REPORTS / "metrics.json").exists():
         raise InputError(f"{layout.REPORTS / 'metrics.json'}: no results yet; run vidbridge run, then vidbridge report")
     params = load_params(root / "params.yaml")
-    script, style = template_text("report.js"), template_text("report.css") + template_text("rollouts.css")
+    script, style = template_text("report.js"), template_text("palette.css", "report.css", "rollouts.css")
     page = fill(
         "report.html.j2",
         script=script,
@@ -89,7 +90,7 @@ def _results(root: Path, params: Params) -> dict[str, Any]:
         "made": made,
         "data_samples": sum(sum(of_split.values()) for of_split in made["samples"].values()),
         "sheets": [
-            {"task": task, "png": in_base64(sheet.read_bytes())}
+            {"task": task, "png": in_base64(sheet.read_bytes()), "texts": _texts(params, task)}
             for task in params.synthesize.tasks.named
             if (sheet := root / layout.SAMPLES / "sheets" / f"{task}.png").exists()
         ],
@@ -110,6 +111,18 @@ def _circumstances(root: Path, params: Params) -> dict[str, Any]:
         "asked": asked_rows(params, runs),
         "environment": environment(root, params, runs, datetime.now(UTC)),
     }
+
+
+def _texts(params: Params, task: TaskName) -> list[dict[str, str]]:
+    """What a contact sheet says, as text: it can be read aloud, searched, and shown in any script that the reader's machine has."""
+    return [
+        {
+            "id": sample.sample_id,
+            "question": render_question(sample.question, sample.options, params.prompt),
+            "reference": shown_answer(sample),
+        }
+        for sample in sheet_samples(params, task)
+    ]
 
 
 def _filters(root: Path, params: Params) -> list[dict[str, Any]]:

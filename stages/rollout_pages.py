@@ -12,12 +12,14 @@ from typing import Any
 from stages.domain.frames import Frames
 from stages.domain.replies import parse_reply
 from stages.domain.rollouts import Rollout, RolloutGroup
-from stages.pages import fill, film_strip
+from stages.pages import fill, film_strip, policy_hash, template_text
 
 
 def rollout_page(stage: str, step: int, groups: Sequence[RolloutGroup], frames: Iterable[Frames]) -> str:
     """A page of a step's groups, such as MLflow keeps for each checkpoint. ``frames``: what each was shown."""
-    return fill("rollouts.html.j2", stage=stage, step=step, groups=group_views(groups, frames))
+    style = template_text("palette.css", "rollouts_page.css", "rollouts.css")
+    views = group_views(groups, frames)
+    return fill("rollouts.html.j2", stage=stage, step=step, groups=views, style=style, style_hash=policy_hash(style))
 
 
 def group_views(groups: Sequence[RolloutGroup], frames: Iterable[Frames]) -> list[dict[str, Any]]:
@@ -27,6 +29,7 @@ def group_views(groups: Sequence[RolloutGroup], frames: Iterable[Frames]) -> lis
             "task": group.task,
             "sample_id": group.sample_id,
             "strip": film_strip(seen.pixels),
+            "frames": len(seen.pixels),
             "prompt": group.prompt,
             "reference": group.reference,
             "size": len(group.rollouts),

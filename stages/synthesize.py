@@ -9,15 +9,13 @@ import shutil
 import sys
 from contextlib import closing
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 
 from stages import layout
-from stages.domain.records import SPLITS, Sample
-from stages.inputs import frame_loader
+from stages.inputs import frame_loader, sheet_samples
 from stages.manifest import REMEMBERED, Manifest
 from stages.params import Params, SynthesizeParams, load_params
-from stages.rows import iterate_rows, write_json
+from stages.rows import write_json
 from stages.scratch import scratch_folder
 from stages.synthesising import INDEX_FILE, Made, TextOnly, sort_rejects, synthesise_manifest, text_only
 from stages.tracking.runs import stage_run
@@ -79,10 +77,7 @@ def _write_sheets(params: Params) -> int:
     """A contact sheet a task; returns how many frames decord served for them."""
     loader = frame_loader(params)
     for task in params.synthesize.tasks.named:
-        files = [layout.SAMPLES / split / f"{task}.jsonl" for split in SPLITS]
-        file = next((file for file in files if file.stat().st_size), None)
-        if file is not None:
-            shown = list(islice(iterate_rows(file, Sample), params.synthesize.contact_sheet_samples))
+        if shown := sheet_samples(params, task):
             sample_sheet(task, shown, loader, layout.SAMPLES / "sheets" / f"{task}.png")
     return loader.stats.decord
 

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import yaml
 from domain import builders
+from test_pages import check
 
 from stages import layout, summary
 from stages.ablation import Contrast, Grid, Measured
@@ -33,6 +34,7 @@ from stages.held_out import evaluation_samples
 from stages.inputs import InputError
 from stages.judging.batch import score_replies
 from stages.judging.choose import referee_of
+from stages.pages import template_text
 from stages.params import Params, load_params
 from stages.report import build
 from stages.reporting import cost, curves, dag, replies, scores
@@ -442,8 +444,58 @@ def test_gains_are_drawn_on_one_scale_and_coloured_by_their_interval() -> None:
     gains = {"b - a": {"mean": 0.2, "low": 0.1, "high": 0.3, "tasks": {"mcqa": {"mean": -0.1, "low": -0.4, "high": 0.2}}}}
     (row,) = scores.gain_rows(gains, ["mcqa"])
     assert [cell["kind"] for cell in row["cells"]] == ["good", ""]
+    assert [cell["p"] for cell in row["cells"]] == ["", ""]
     zeros = {re.search(r'class="zero" x1="([\d.]+)"', cell["bar"])[1] for cell in row["cells"]}  # type: ignore[index]
     assert zeros == {"48"}
+
+
+def test_the_page_is_named_throughout_and_its_tabs_are_tabs_to_a_keyboard(page: str) -> None:
+    found = check(page)
+    tabs = [attributes for _, attributes, _ in found.found if attributes.get("role") == "tab"]
+    assert [tab["id"] for tab in tabs] == ["tab-better", "tab-worse", "tab-best", "tab-worst"]
+    assert [(tab["aria-selected"], tab["tabindex"]) for tab in tabs] == [("true", "0")] + [("false", "-1")] * 3, (
+        "one stop of the Tab key"
+    )
+    (panel,) = [attributes for _, attributes, _ in found.found if attributes.get("role") == "tabpanel"]
+    assert {tab["aria-controls"] for tab in tabs} == {panel["id"]}
+    assert panel["aria-labelledby"] == "tab-better"
+    inside = [a.get("id") for _, a, around in found.found if any(outer.get("id") == panel["id"] for _, outer in around)]
+    assert {"reply-count", "reply-list", "reply-none", "reply-more"} <= set(inside)
+    (count,) = [attributes for _, attributes, _ in found.found if attributes.get("id") == "reply-count"]
+    assert count["role"] == "status"
+    script = template_text("report.js")
+    assert set(re.findall(r"(\w+): \(", script[script.index("const STEPS") : script.index("LISTS.forEach")])) == {
+        "ArrowRight", "ArrowLeft", "Home", "End",
+    }  # fmt: skip
+    scrolled = [a for _, a, _ in found.found if a.get("class") == "scroll"]
+    assert scrolled
+    assert all((a["role"], a["tabindex"]) == ("region", "0") and a["aria-label"] for a in scrolled), "wide tables scroll by keys"
+
+
+def test_what_a_contact_sheet_says_stands_below_it_as_text(project: Path, tmp_path: Path) -> None:
+    sheet = layout.SAMPLES / "sheets/caption.png"
+    sheet.parent.mkdir()
+    contents, chinese = (layout.SAMPLES / "test/caption.jsonl").read_text(encoding="utf-8"), "发生了什么?"
+    try:
+        sheet.write_bytes(b"a picture")
+        (layout.SAMPLES / "test/caption.jsonl").write_text(contents.replace("what happens ?", chinese), encoding="utf-8")
+        text = page_of(project, tmp_path)
+        assert "what it says, as text" in text
+        assert chinese in text[text.index("What the samples look like") :]
+    finally:
+        (layout.SAMPLES / "test/caption.jsonl").write_text(contents, encoding="utf-8")
+        shutil.rmtree(sheet.parent)
+
+
+def test_a_gain_stands_with_its_p_value_and_a_tasks_with_holms(page: str, project: Path) -> None:
+    text = " ".join(Elements(page).text.split())
+    gains = read_json(project / layout.REPORTS / "metrics.json")["gains"]
+    tasks = [found for gain in gains.values() for found in gain["tasks"].values()]
+    assert any(found["p_holm"] > found["p_value"] >= 0.001 for found in tasks), "Holm's p is another one somewhere"
+    for found in tasks:
+        assert scores.cell(found, (-1, 1))["p"] in text
+        assert ", Holm " in scores.cell(found, (-1, 1))["p"]
+    assert scores.cell({"mean": 0.2, "low": 0.1, "high": 0.3, "p_value": 1e-15}, (-1, 1))["p"] == "p < 0.001"
 
 
 def run_of(commit: str, version: str) -> PastRun:

@@ -118,7 +118,7 @@ def test_a_page_shows_what_was_said_and_does_none_of_it(params: Params) -> None:
     assert all(source.startswith("data:image/png;base64,") for source in pictures)
     assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", page)
     (policy,) = [a["content"] for tag, a in elements.found if a.get("http-equiv") == "Content-Security-Policy"]
-    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert re.fullmatch(r"default-src 'none'; img-src data:; style-src 'sha256-[\w+/=]+'", policy or "")
     assert elements.text.count(HOSTILE) == 2 * 2 + 3, "twice said and why, and once id, prompt and truth"
     for words in ("it rises", "+1.50", "-0.75", "2 of 4 rollouts", "reward 1.00", "not judged: HTTP 503", "1 of 4 not judged"):
         assert words in elements.text

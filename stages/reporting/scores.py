@@ -12,10 +12,19 @@ Table = Mapping[str, Any]
 
 
 def cell(interval: Mapping[str, float], span: tuple[float, float]) -> dict[str, Any]:
-    """A number with its interval, and a drawing of both between the values of ``span``. ``kind``: good or bad where 0 is outside."""
+    """A number with its interval, and a drawing of both between the values of ``span``. ``kind``: good or bad where 0 is outside.
+
+    ``p``: what is said of chance, where ``interval`` has p-values; Holm's stands beside a task's, since all tasks of a row are looked at.
+    """
     low, mean, high = interval["low"], interval["mean"], interval["high"]
     kind = "good" if low > 0 else "bad" if high < 0 else ""
-    return {"mean": mean, "low": low, "high": high, "kind": kind, "bar": interval_bar(low, mean, high, span)}
+    known = [("p", interval.get("p_value")), ("Holm", interval.get("p_holm"))]
+    chance = ", ".join(f"{name} {_p(value)}" for name, value in known if value is not None)
+    return {"mean": mean, "low": low, "high": high, "kind": kind, "p": chance, "bar": interval_bar(low, mean, high, span)}
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def score_rows(params: Params, tables: Mapping[str, Table], tasks: Sequence[str]) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """``annotations.jsonl``: one JSON object a line for one video of a folder, times in seconds.
 
-An example, of which only ``video`` has to be there::
+A row, of which only ``video`` has to be there; in the file it stands on one line::
 
     {"video": "kitchen/0001.mp4", "caption": "A man peels an onion.", "source": "kitchen", "split": "train",
      "label": "cooking", "licence": "CC BY 3.0", "events": [{"start": 0.0, "end": 1.5, "caption": "He peels it."}],
@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from stages.domain.records import Reject
 from stages.layout import ANNOTATIONS_FILE
 from stages.sources.annotation import Annotation, Found, SourceError, annotated, read_text, reject, usable
+
+_SOMETHING = re.compile(r"\S")
 
 
 def read_annotations(folder: Path, name: str = ANNOTATIONS_FILE) -> tuple[list[Annotation], list[Reject]]:
@@ -44,17 +47,35 @@ def read_lines(folder: Path, name: str, what: str) -> list[str]:
     began = next((line.strip() for line in lines if line.strip()), "")
     # Lines of JSON begin with one that is an object; a document's first line is cut off in the middle of it, or holds it whole as a list.
     document = began.startswith("[") or began == "{"
-    if not document and len(lines) > 1 and began.startswith("{") and _json(began) is None:
+    cut = began.startswith("{") and len(lines) > 1 and _json(began) is None
+    rows = _rows_over_lines(text) if cut else 0
+    if not document and cut:
         document = isinstance(_json(text), dict)
-    if document:
+    if document or rows:
         shape = "a list" if began.startswith("[") else "an object"
+        kind = f"{rows:,} rows that span several lines" if rows else f"this is a JSON document ({shape})"
+        each = "." if rows else "'.[]'"
         new = Path(name).with_suffix(".jsonl").name
         new = new if new != Path(name).name else f"lines-{new}"
         raise SourceError(
-            f"{folder / name}: this is a JSON document ({shape}), not JSON lines; write each row on a line of its own:"
-            f" jq -c '.[]' {Path(name).name} > {new}, and name that in ingest.annotations"
+            f"{folder / name}: {kind}, not JSON lines; write each row on a line of its own:"
+            f" jq -c {each} {shlex.quote(Path(name).name)} > {shlex.quote(new)}, and name that in ingest.annotations"
         )
     return lines
+
+
+def _rows_over_lines(text: str) -> int:
+    """How many rows (objects that name a video) a text consists of, however they are laid out; 0 where it holds anything else."""
+    decoder, place, rows = json.JSONDecoder(), 0, 0
+    while found := _SOMETHING.search(text, place):
+        try:
+            row, place = decoder.raw_decode(text, found.start())
+        except (ValueError, RecursionError):
+            return 0
+        if not isinstance(row, dict) or "video" not in row:
+            return 0
+        rows += 1
+    return rows
 
 
 def _json(text: str) -> object:
@@ -73,6 +94,9 @@ def json_lines(lines: Iterable[str], name: str) -> Iterator[tuple[str, str, obje
         where = f"{name}:{number}"
         try:
             yield where, line, json.loads(line)
+        except json.JSONDecodeError as error:
+            detail = f"not JSON: {error.msg}: column {error.colno}; a row must be whole, on one line"
+            yield where, line, reject(where, "bad-annotation", detail)
         except (ValueError, RecursionError) as error:
             yield where, line, reject(where, "bad-annotation", f"not JSON: {error}")
 

@@ -1,5 +1,8 @@
 """Contact sheets: a PNG on which a person sees what a sample shows, asks and expects.
 
+Text is drawn in a font of a package, never of the machine: sheets are part of what ``synthesize`` makes, and the same samples give the
+same bytes everywhere. The report has the same texts in every script.
+
 A dark frame is outlined and says DARK; where two clips are interleaved, each has its letter and its colour.
 """
 
@@ -7,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -20,6 +24,11 @@ CELL_PX = 112
 FRAME_PX, GAP_PX, MARGIN_PX = 4, 8, 20
 PER_LINE = 8
 TEXT_PX, SMALL_PX, TITLE_PX = 15, 12, 22
+
+#: What Pillow's own font has, of what is drawn here; it draws a box for everything else, é and ß among it.
+_PLAIN = frozenset(map(chr, range(32, 127))) | {"·"}
+#: Said where matplotlib's font has no letters either (Chinese, Japanese, Korean, Thai …).
+NOT_DRAWN = "Letters drawn as boxes are in no font that comes along; vidbridge report and vidbridge data browse show them."
 
 PAPER, INK, FAINT = (255, 255, 255), (24, 24, 28), (110, 110, 118)
 DARK_FRAME = (214, 60, 160)
@@ -53,7 +62,7 @@ def contact_sheet(rows: Sequence[SheetRow], path: Path, heading: str = "") -> No
     sheet = Image.new("RGB", (max(strip.width for strip in strips) + 2 * MARGIN_PX, height), PAPER)
     pen = ImageDraw.Draw(sheet)
     if heading:
-        pen.text((MARGIN_PX, MARGIN_PX), heading, INK, _font(TITLE_PX))
+        pen.text((MARGIN_PX, MARGIN_PX), heading, INK, _font(TITLE_PX, heading))
     y = head_px
     for number, strip in enumerate(strips):
         if number:
@@ -96,7 +105,7 @@ def _draw(row: SheetRow) -> Image.Image:
     height = SMALL_PX + 10 + lines * (slot_height + GAP_PX) + len(texts) * line_px
     strip = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(strip)
-    pen.text((0, 0), row.title, FAINT, _font(SMALL_PX))
+    pen.text((0, 0), row.title, FAINT, _font(SMALL_PX, row.title))
     for place, source in enumerate(row.sources):
         x = place % columns * (slot_width + GAP_PX)
         y = SMALL_PX + 10 + place // columns * (slot_height + GAP_PX)
@@ -115,7 +124,7 @@ def _draw(row: SheetRow) -> Image.Image:
             pen.text((x + slot_width / 2, y + cell_height + 2 * FRAME_PX + 5 + SMALL_PX), of, colour, _font(SMALL_PX), anchor="ma")
     y = SMALL_PX + 10 + lines * (slot_height + GAP_PX)
     for text, ink in texts:
-        pen.text((0, y), text, ink, _font(TEXT_PX))
+        pen.text((0, y), text, ink, _font(TEXT_PX, text))
         y += line_px
     return strip
 
@@ -128,12 +137,14 @@ def _texts(row: SheetRow, width_px: int) -> list[tuple[str, tuple[int, int, int]
     parts.append((f"Reference: {row.reference}", (20, 110, 60)))
     if len(letters) > 1:
         parts.append(("Clips: " + "  ·  ".join(f"{letter} = {clip_id}" for clip_id, letter in letters.items()), FAINT))
+    if not all(_is_drawn(text) for text in (row.title, *(text for text, _ in parts))):
+        parts.append((NOT_DRAWN, FAINT))
     return [(line, ink) for text, ink in parts for line in _wrap(text, width_px)]
 
 
 def _wrap(text: str, width_px: int) -> list[str]:
     """Lines that fit; a word longer than a line is cut."""
-    font = _font(TEXT_PX)
+    font = _font(TEXT_PX, text)
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -178,5 +189,23 @@ def _kernel(frames: Frames, cell_width: int) -> Image.Resampling:
     return Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
 
 
-def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size_px)
+def _font(size_px: int, text: str = "") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font for ``text``: Pillow's own, or DejaVu Sans of matplotlib where that lacks a letter."""
+    return ImageFont.load_default(size_px) if _PLAIN.issuperset(text) else _wide_font(size_px)
+
+
+@lru_cache
+def _wide_font(size_px: int) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size_px)
+
+
+def _is_drawn(text: str) -> bool:
+    """Whether the font for ``text`` has every letter of it."""
+    if _PLAIN.issuperset(text):
+        return True
+    font = _wide_font(TEXT_PX)
+    # No font has a letter here: what is drawn is the box.
+    box = bytes(font.getmask("\uffff"))
+    return all(letter.isspace() or bytes(font.getmask(letter)) != box for letter in set(text))

@@ -159,6 +159,28 @@ def test_a_json_document_is_said_to_be_one_once(text: str, tmp_path: Path) -> No
         read_annotations(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["{}", "{}\n\n{}\n", '{{"video": "b.mp4",\n "caption": "It falls."}}\n{{"video": "c.mp4"}}'])
+def test_rows_that_span_lines_are_said_to_do_so_once(text: str, tmp_path: Path) -> None:
+    row = json.dumps(GOOD, indent=1)
+    (tmp_path / "annotations.jsonl").write_text(text.replace("{}", row).replace("{{", "{").replace("}}", "}"))
+    with pytest.raises(
+        SourceError, match=r"\d rows that span several lines, not JSON lines; .*jq -c \. annotations\.jsonl > lines-"
+    ):
+        read_annotations(tmp_path)
+
+
+def test_a_row_that_is_cut_off_is_told_where_and_that_a_row_is_one_line(tmp_path: Path) -> None:
+    lines = [json.dumps({"video": "a.mp4"}), '{"video": "b.mp4",', ' "caption": "It falls."}']
+    (tmp_path / "annotations.jsonl").write_text("\n".join(lines))
+    (tmp_path / "a.mp4").touch()
+    rows, rejects = read_annotations(tmp_path)
+    assert [row.video for row in rows] == ["a.mp4"]
+    assert (rejects[0].item, rejects[0].detail) == (
+        "annotations.jsonl:2",
+        "not JSON: Expecting property name enclosed in double quotes: column 19; a row must be whole, on one line",
+    )
+
+
 @pytest.mark.parametrize("video", ["../out.mp4", "/etc/passwd", "sub/../../out.mp4", "..\\out.mp4", "link.mp4"])
 def test_a_path_never_leaves_the_folder(video: str, tmp_path: Path) -> None:
     (tmp_path / "out.mp4").touch()

@@ -12,8 +12,8 @@ from numbered_frames import FRAMES, RATE, draw_numbers, read_numbers
 from PIL import Image
 
 from stages.domain.records import Clip, Sample, Segment, Span, Timeline
-from stages.domain.timeline import interleave, mask, plain, sample_indices
-from stages.video import edits
+from stages.domain.timeline import interleave, mask, plain, resolve, sample_indices
+from stages.video import edits, sheets
 from stages.video.edits import FrameLoader, load_video
 from stages.video.encoder import encode
 from stages.video.reader import read_frames
@@ -172,6 +172,28 @@ def test_a_contact_sheet_shows_mask_and_interleave(folder: Path, tmp_path: Path)
     for colour in ((214, 60, 160), (22, 110, 190), (222, 120, 10)):
         assert (pixels == colour).all(axis=1).sum() > 1000
     assert (pixels == 0).all(axis=1).sum() > 4 * 100 * 100
+
+
+@pytest.mark.parametrize("text", ["Straße, café – naïve", "кот прыгает", "η γάτα πηδά"])
+def test_a_contact_sheet_draws_the_letters_of_other_languages(text: str, folder: Path, tmp_path: Path) -> None:
+    assert sheets._is_drawn(text)
+    assert sheets.NOT_DRAWN not in _drawn(text, folder, tmp_path)
+
+
+def test_a_contact_sheet_says_where_letters_are_drawn_as_boxes(folder: Path, tmp_path: Path) -> None:
+    assert sheets.NOT_DRAWN in _drawn("一只猫跳起来", folder, tmp_path)
+
+
+def _drawn(text: str, folder: Path, tmp_path: Path) -> str:
+    """All that a sheet of one sample writes below its frames."""
+    frames = FrameLoader(CLIPS, folder, 0).load(_sample(MASKED))
+    row = SheetRow("x", frames, resolve(MASKED, frames.indices), "what?", text)
+    contact_sheet([row], tmp_path / "sheet.png")
+    return " ".join(line for line, _ in sheets._texts(row, 2000))
+
+
+def test_plain_text_is_drawn_in_the_font_that_it_always_was() -> None:
+    assert sheets._font(15, "A) the red bar  ·  B) it rises?").getname() == ("Aileron", "Regular")
 
 
 def test_a_sheet_without_samples_is_an_error(tmp_path: Path, folder: Path) -> None:
