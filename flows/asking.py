@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.table import Table
-from rich.text import Text
 
 from flows import show
+from stages.plain import plain
 
 
 def predict(root: Path, video: Path, question: str, version: str) -> None:
@@ -17,17 +17,16 @@ def predict(root: Path, video: Path, question: str, version: str) -> None:
     said = ask(root, video, question, version)
     table = Table(box=None, show_header=False, pad_edge=False)
     if said.answer is None:
-        # Whatever a model says is text, never markup.
-        table.add_row("reply", Text(said.text))
+        table.add_row("reply", plain(said.text))
         table.add_row("parses", "no: it is not one think block followed by one answer block")
     else:
-        table.add_row("thinking", Text(said.thinking or ""))
-        table.add_row("answer", Text(said.answer))
+        table.add_row("thinking", plain(said.thinking or ""))
+        table.add_row("answer", plain(said.answer))
         table.add_row("parses", "yes")
     out = show.console()
     out.print(table)
     if said.caution:
-        out.print(f"note: {said.caution}", style="yellow", markup=False)
+        out.print(f"note: {said.caution}", style="yellow")
 
 
 def report(root: Path, out: Path) -> None:
@@ -35,4 +34,4 @@ def report(root: Path, out: Path) -> None:
     from stages.report import build
 
     build(root, out)
-    show.console().print(f"written: {out} (opens offline)", markup=False)
+    show.say(f"written: {out} (opens offline)")

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
 
-from flows.errors import FlowError, UsageError
+from flows.errors import UsageError
+from stages.errors import remedy_of
+
+
+class _Commands(typer.core.TyperGroup):
+    """Ctrl-C ends any command with a sentence and the status that shells expect, not with "Aborted!"."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
 
 app = typer.Typer(
     name="vidbridge",
+    cls=_Commands,
     help="From videos to a registered, promoted video language model. Start with: vidbridge doctor, then vidbridge run",
     no_args_is_help=True,
     add_completion=False,
@@ -31,7 +47,7 @@ app.add_typer(recipe_app, name="recipe")
 app.add_typer(scratch_app, name="scratch")
 
 #: Exit statuses: as shells and make expect them.
-FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+FAILURE, INTERRUPTED, PIPE_CLOSED = 1, 130, 141
 
 BenchmarkOption = Annotated[
     str, typer.Option(help="video-mme, mvbench, dream-1k, vdc, carebench, dark-event-infer-test or mix-vid-qa-test.")
@@ -445,26 +461,28 @@ def data_export(
 @recipe_app.command("list")
 def recipe_list() -> None:
     """List the recipes. Example: vidbridge recipe list"""
-    from flows import recipes
+    from flows import recipes, show
+    from stages.plain import one_line
 
     for one in recipes.recipes(_root()):
-        typer.echo(f"{'*' if one.in_use else ' '} {one.name:<22} {one.about}")
+        show.say(f"{'*' if one.in_use else ' '} {one_line(one.name):<22} {one_line(one.about)}")
 
 
 @recipe_app.command("show")
 def recipe_show(name: Annotated[str, typer.Argument(help="Name of a recipe.")]) -> None:
     """Print a recipe. Example: vidbridge recipe show smoke"""
-    from flows import recipes
+    from flows import recipes, show
+    from stages.bounded_yaml import read_text
 
-    typer.echo(recipes.recipe(_root(), name).path.read_text(encoding="utf-8"), nl=False)
+    show.say(read_text(recipes.recipe(_root(), name).path), end="")
 
 
 @recipe_app.command("diff")
 def recipe_diff(name: Annotated[str, typer.Argument(help="Name of a recipe.")]) -> None:
     """Show what using a recipe would change in params.yaml. Example: vidbridge recipe diff smoke"""
-    from flows import recipes
+    from flows import recipes, show
 
-    typer.echo(recipes.difference(_root(), name) or f"params.yaml is {name} already", nl=False)
+    show.say(recipes.difference(_root(), name).rstrip("\n") or f"params.yaml is {name} already")
 
 
 @recipe_app.command("use")
@@ -476,10 +494,10 @@ def recipe_use(
     ] = False,
 ) -> None:
     """Copy a recipe over params.yaml. Example: vidbridge recipe use videocap-r1 --smoke && vidbridge run"""
-    from flows import recipes
+    from flows import recipes, show
 
     params = recipes.use(_root(), name, force, smoke=smoke)
-    typer.echo(
+    show.say(
         f"params.yaml is now {params.recipe} (seed {params.seed}); see what changed: git diff params.yaml; then: vidbridge run"
     )
 
@@ -502,36 +520,46 @@ def scratch_clean(
     upkeep.scratch_clean(_root(), ask=not yes)
 
 
-def _known_errors() -> tuple[type[Exception], ...]:
-    """Errors whose message is all a person needs. Only modules that were imported anyway can have raised one of theirs."""
-    known: list[type[Exception]] = [FlowError]
-    for module, name in (
-        ("stages.params", "ParamsError"),
-        ("stages.tracking.uri", "TrackingError"),
-        ("stages.inputs", "InputError"),
-        ("stages.suites.benchmark", "SuiteError"),
-        ("stages.judging.place", "JudgeError"),
-        ("stages.engines.questions", "EngineError"),
-        ("stages.learning.factory", "ModelUnavailableError"),
-        ("stages.workers", "WorkersError"),
-        ("stages.video.errors", "VideoError"),
-        ("stages.video.errors", "FfmpegMissing"),
-    ):
-        if module in sys.modules:
-            known.append(getattr(sys.modules[module], name))
-    return tuple(known)
-
-
 def main() -> None:
-    """Entry point: an error that a person can act upon is one message and a status, never a traceback."""
+    """Entry point: an error that a person can act upon is one message and a status, never a traceback. A defect keeps its traceback."""
+    from stages.errors import VidbridgeError
+    from stages.plain import fit, guard_logs
+
+    for stream in (sys.stdout, sys.stderr):
+        # What an ASCII terminal cannot show is written out, as `\\u2013`, rather than ending the command.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    guard_logs()
     try:
         app()
-    except Exception as error:
-        if not isinstance(error, _known_errors()):
-            raise
-        sys.stderr.write(f"error: {error}\n")
-        usage = isinstance(error, UsageError) or type(error).__name__ == "ParamsError"
-        sys.exit(USAGE if usage else FAILURE)
+    except VidbridgeError as error:
+        _end(fit(error), error.status)
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PIPE_CLOSED)
+    except OSError as error:
+        if (remedy := remedy_of(error)) is None:
+            _defect()
+        _end(fit(remedy), FAILURE)
+    except Exception:
+        _defect()
+
+
+def _end(message: str, status: int) -> NoReturn:
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(status)
+
+
+def _defect() -> NoReturn:
+    """Show the traceback of what should not have happened, and where it goes."""
+    import traceback
+
+    from stages.plain import fit
+
+    sys.stderr.write(fit(traceback.format_exc()))
+    sys.stderr.write("this is a defect of vidbridge: please report it with the lines above and what `vidbridge --version` says\n")
+    sys.exit(FAILURE)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from flows import preflight, server, show
 from flows.errors import FlowError
 from flows.project import defaults
 from stages.params import ParamsError, load_params
+from stages.plain import one_line, plain, redacted
 from stages.tracking.git import git, head, is_repository
 from stages.tracking.uri import TrackingError, check_server, shown, tracking_uri
 
@@ -57,8 +58,8 @@ def report(root: Path) -> bool:
     table.add_column()
     table.add_column(overflow="fold")
     for one in found:
-        text = escape(one.found + (f"\n→ {one.todo}" if one.todo else ""))
-        table.add_row(one.what, f"[{_COLOURS[one.state]}]{one.state}[/{_COLOURS[one.state]}]", text)
+        text = one_line(redacted(one.found)) + (f"\n→ {plain(redacted(one.todo))}" if one.todo else "")
+        table.add_row(one.what, Text(one.state, _COLOURS[one.state]), text)
     out = show.console()
     out.print(table)
     missing = [one.what for one in found if one.state == "missing"]

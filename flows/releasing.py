@@ -40,9 +40,7 @@ def promote(root: Path, version: str | None, reason: str, author: str | None, ne
 
 def rollback(root: Path, reason: str, author: str | None) -> None:
     moved = gate.rollback(root, author=author, reason=reason)
-    show.console().print(
-        f"version {moved.candidate.number} is champion again, instead of {moved.champion.number if moved.champion else '–'}"
-    )
+    show.say(f"version {moved.candidate.number} is champion again, instead of {moved.champion.number if moved.champion else '–'}")
 
 
 def history(root: Path, as_json: bool) -> None:
@@ -52,7 +50,7 @@ def history(root: Path, as_json: bool) -> None:
         rows = [
             {"number": e.number, "standing": e.standing, "done": e.done, **asdict(e.decided), "verdict": e.verdict} for e in entries
         ]
-        show.console().print(json.dumps(rows, indent=2), markup=False, highlight=False, soft_wrap=True)
+        show.console().print(json.dumps(rows, indent=2), soft_wrap=True)
         return
     show.console().print(history_table(entries) if entries else "nothing was decided yet; type: vidbridge promote")
 
