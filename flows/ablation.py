@@ -12,7 +12,7 @@ from rich.text import Text
 
 from flows import preflight, server, show
 from flows.errors import FlowError
-from stages.ablation import Contrast, Grid, signed
+from stages.ablation import Contrast, Grid, NothingRunError, signed
 from stages.params import load_params
 from stages.plain import one_line
 
@@ -34,7 +34,11 @@ def ablate(root: Path, jobs: int | None, out: Path | None, *, table_only: bool) 
         from flows.ablating import check, place, publish
 
         check(root, params)
-        grid = publish(root, params, command)
+        try:
+            grid = publish(root, params, command)
+        except NothingRunError as error:
+            show.say(str(error))
+            return
     else:
         with preflight.only_run(root):
             grid = _flow(root, jobs, command)

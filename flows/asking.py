@@ -7,14 +7,31 @@ from pathlib import Path
 from rich.table import Table
 
 from flows import show
+from flows.errors import UsageError
 from stages.plain import plain
 
 
-def predict(root: Path, video: Path, question: str, version: str) -> None:
-    """Ask a registered model about a video; shows its thinking, its answer, and whether the reply parses."""
-    from stages.predict import predict as ask
+def predict(root: Path | None, video: Path, question: str, version: str, model: Path | None) -> None:
+    """Ask a registered model, or an exported folder, about a video; shows its thinking, its answer, and whether the reply parses.
 
-    said = ask(root, video, question, version)
+    Raises:
+        UsageError: there is no such video, or no project whose registry could be asked.
+        VideoError: the file is no video.
+    """
+    if not video.is_file():
+        raise UsageError(f"video: {str(video)!r} is no file; give the path of one")
+    from stages import predict as asking
+
+    if model is not None:
+        said = asking.predict_with(model, video, question, _tell)
+    elif root is not None:
+        said = asking.predict(root, video, question, version, _tell)
+    else:
+        asking.look(video)
+        raise UsageError(
+            f"working directory: {Path.cwd()} is not inside a project, and a version is looked up in the registry of one; cd into it or"
+            " set VIDBRIDGE_PROJECT, or name a folder that `vidbridge export` wrote: --model FOLDER"
+        )
     table = Table(box=None, show_header=False, pad_edge=False)
     if said.answer is None:
         table.add_row("reply", plain(said.text))
@@ -27,6 +44,10 @@ def predict(root: Path, video: Path, question: str, version: str) -> None:
     out.print(table)
     if said.caution:
         out.print(f"note: {said.caution}", style="yellow")
+
+
+def _tell(what: str) -> None:
+    show.say(f"{what} …", error=True)
 
 
 def report(root: Path, out: Path) -> None:

@@ -29,9 +29,7 @@ class _Commands(typer.core.TyperGroup):
 app = typer.Typer(
     name="vidbridge",
     cls=_Commands,
-    help="From videos to a registered, promoted video language model. Start with: vidbridge doctor, then vidbridge run",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     # Wide terminals are used: at the usual 80 columns every line of the list of commands would end in dots.
     context_settings={"max_content_width": 120},
@@ -60,6 +58,23 @@ AnnotationsOption = Annotated[
 ]
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"vidbridge {version('vidbridge')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """From videos to a registered, promoted video language model. Start with: vidbridge doctor, then vidbridge run"""
+
+
 def _root() -> Path:
     from flows.project import enter, find_root
 
@@ -70,7 +85,7 @@ def _root() -> Path:
 
 @app.command()
 def run(
-    target: Annotated[str, typer.Argument(help="Stage to bring up to date, with all it needs.")] = "summary",
+    stage: Annotated[str, typer.Argument(help="Stage to bring up to date, with all it needs.")] = "summary",
     dry_run: Annotated[bool, typer.Option("--dry-run", "--plan", help="Only show what would run, and why.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a run that trains a pretrained model.")] = False,
     resume_across_code: Annotated[
@@ -83,12 +98,13 @@ def run(
     Example: change grpo.general.learning_rate in params.yaml, then `vidbridge run`: that stage and what follows it run again, only.
     Ctrl-C ends it at once; the next `vidbridge run` resumes training at its last checkpoint.
     """
-    from flows import running
-
     if resume_across_code:
         os.environ["VIDBRIDGE_RESUME_ACROSS_CODE"] = "1"
     try:
-        running.run(_root(), target, dry_run=dry_run, ask=not yes)
+        # The import too: it takes a second, in which a person may think better of it.
+        from flows import running
+
+        running.run(_root(), stage, dry_run=dry_run, ask=not yes)
     except KeyboardInterrupt:
         # Here and not in `main`: typer would say "Aborted!" before it got there.
         typer.echo("interrupted; every stage has been ended. Go on where it stopped: vidbridge run", err=True)
@@ -96,22 +112,20 @@ def run(
 
 
 @app.command()
-def plan(target: Annotated[str, typer.Argument(help="Stage to plan for.")] = "summary") -> None:
+def plan(stage: Annotated[str, typer.Argument(help="Stage to plan for.")] = "summary") -> None:
     """Show what is up to date, what would run, and why. Example: vidbridge plan grpo@bridge"""
     from flows import running
 
-    running.run(_root(), target, dry_run=True, ask=False)
+    running.run(_root(), stage, dry_run=True, ask=False)
 
 
 @app.command()
 def doctor() -> None:
     """Say what was found on this machine and what to do about what was not. Example: vidbridge doctor"""
     from flows import doctor as checks
-    from flows.project import enter, find_root
+    from flows.project import project_or_none
 
-    root = find_root()
-    enter(root)
-    if not checks.report(root):
+    if not checks.report(project_or_none()):
         raise typer.Exit(FAILURE)
 
 
@@ -196,14 +210,22 @@ def explain(version: Annotated[str, typer.Argument(help="A version's number, or 
 def predict(
     video: Annotated[Path, typer.Argument(help="A video file.")],
     question: Annotated[str, typer.Option("--question", "-q", help="What to ask about it.")],
-    version: Annotated[str, typer.Option(help="A version's number, or champion.")] = "champion",
+    version: Annotated[str | None, typer.Option(help="A version's number, or champion; champion when left out.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="A folder that `vidbridge export` wrote, instead of a version; needs no project.")
+    ] = None,
 ) -> None:
-    """Ask a registered model about a video. Example: vidbridge predict clip.mp4 --question "What happens first?\""""
-    from flows import asking
+    """Ask a registered model about a video.
 
-    if not video.is_file():
-        raise UsageError(f"video: {str(video)!r} is no file; give the path of one")
-    asking.predict(_root(), video.resolve(), question, version)
+    Example: vidbridge predict clip.mp4 --question "What happens first?"
+    """
+    from flows import asking
+    from flows.project import project_or_none
+
+    if model is not None and version is not None:
+        raise UsageError("--version, --model: contradict each other; give one of them")
+    folder, video = _given(model), video.expanduser().resolve()
+    asking.predict(project_or_none() if folder is None else None, video, question, version or "champion", folder)
 
 
 @app.command()
@@ -230,7 +252,9 @@ def score(
     # Before the project's folder becomes the working directory.
     asked, said = scoring.annotations_at(annotations, benchmark), predictions.expanduser().resolve()
     written, other = _given(out), _given(against)
-    scoring.score(_root(), benchmark, asked, said, written, baselines=baselines, against=other)
+    from flows.project import project_or_none
+
+    scoring.score(project_or_none(), benchmark, asked, said, written, baselines=baselines, against=other)
 
 
 @app.command()
@@ -359,10 +383,10 @@ def ablate(
 
     Data, base and start are made once a seed. Ctrl-C ends it; the next call goes on where it stopped. Example: vidbridge ablate --jobs 2
     """
-    from flows import ablation
-
     folder = None if out is None else out.expanduser().resolve()
     try:
+        from flows import ablation
+
         ablation.ablate(_root(), jobs, folder, table_only=table)
     except KeyboardInterrupt:
         typer.echo("interrupted; every stage has been ended. Go on where it stopped: vidbridge ablate", err=True)
@@ -424,8 +448,10 @@ def data_check(
 ) -> None:
     """Show what ingest would accept and set aside, and why; nothing is written. Example: vidbridge data check ~/coin --format coin"""
     from flows import data
+    from flows.project import project_or_none
 
-    data.check(_root(), folder.resolve(), format, annotations, every=every)
+    if not data.check(project_or_none(), folder.expanduser().resolve(), format, annotations, every=every):
+        raise typer.Exit(FAILURE)
 
 
 @data_app.command("browse")
@@ -462,9 +488,10 @@ def data_export(
 def recipe_list() -> None:
     """List the recipes. Example: vidbridge recipe list"""
     from flows import recipes, show
+    from flows.project import project_or_none
     from stages.plain import one_line
 
-    for one in recipes.recipes(_root()):
+    for one in recipes.recipes(project_or_none()):
         show.say(f"{'*' if one.in_use else ' '} {one_line(one.name):<22} {one_line(one.about)}")
 
 
@@ -472,9 +499,10 @@ def recipe_list() -> None:
 def recipe_show(name: Annotated[str, typer.Argument(help="Name of a recipe.")]) -> None:
     """Print a recipe. Example: vidbridge recipe show smoke"""
     from flows import recipes, show
+    from flows.project import project_or_none
     from stages.bounded_yaml import read_text
 
-    show.say(read_text(recipes.recipe(_root(), name).path), end="")
+    show.say(read_text(recipes.recipe(project_or_none(), name).path), end="")
 
 
 @recipe_app.command("diff")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,24 +14,29 @@ from rich.text import Text
 
 from flows import show
 from flows.errors import UsageError
+from flows.names import unstorable_names
+from flows.recipes import params_or_default
 from stages.domain.records import SPLITS, Reject
-from stages.params import load_params
 from stages.plain import one_line
 
 #: Rejects that are shown for each reason, unless all are asked for.
 EXAMPLES = 3
 
 
-def check(root: Path, folder: Path, annotation_format: str | None, annotations: str | None, *, every: bool) -> None:
-    """Print what ingest would accept and set aside of a folder, why, and which samples it would give."""
+def check(root: Path | None, folder: Path, annotation_format: str | None, annotations: str | None, *, every: bool) -> bool:
+    """Print what ingest would accept and set aside of a folder, why, and which samples it would give; False when it accepts nothing."""
     from stages.check import SourceError
     from stages.check import check as examine
 
+    params, out = params_or_default(root), show.console()
     try:
-        found = examine(load_params(root / "params.yaml"), folder, annotation_format, annotations)
+        found = examine(params, folder, annotation_format, annotations)
     except SourceError as error:
-        raise UsageError(str(error).replace("ingest.source", "folder")) from error
-    out = show.console()
+        # As it was typed here.
+        told = str(error).replace("ingest.source", "folder").replace("ingest.annotations", "--annotations")
+        raise UsageError(told) from error
+    if root is None:
+        out.print(f"no project here: with the parameters of the recipe {params.recipe}")
     seconds = float(sum(clip.frames / clip.rate for clip in found.clips))
     splits = Counter(clip.split for clip in found.clips)
     parts = sum(reject.reason in found.part_reasons for reject in found.rejects)
@@ -54,6 +60,9 @@ def check(root: Path, folder: Path, annotation_format: str | None, annotations: 
     _rejects(out, "set aside by ingest", found.rejects, every=every)
     for task, rejects in found.set_aside.items():
         _rejects(out, f"set aside by synthesize: {task}", rejects, every=every)
+    for problem in islice(unstorable_names(folder), EXAMPLES):
+        out.print(problem, style="red", soft_wrap=True)
+    return bool(found.clips)
 
 
 def export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Sequence[str], limit: int | None) -> None:

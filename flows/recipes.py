@@ -15,11 +15,14 @@ from typing import Any
 import yaml
 
 from flows.errors import UsageError
+from flows.project import shipped_recipes
 from stages.bounded_yaml import YamlError, parse_yaml, read_text, read_yaml
 from stages.params import Params, load_params, parse_params
 
 FOLDER = Path("infra/recipes")
 PARAMS = Path("params.yaml")
+#: Whose parameters count outside a project.
+DEFAULT = "vidbridge-r1"
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,10 @@ class Recipe:
     in_use: bool
 
 
-def recipes(root: Path) -> tuple[Recipe, ...]:
-    """Every recipe, by name."""
-    current = (root / PARAMS).read_bytes() if (root / PARAMS).is_file() else b""
-    found = sorted((root / FOLDER).glob("*.yaml"))
+def recipes(root: Path | None) -> tuple[Recipe, ...]:
+    """Every recipe, by name; those that come with this code where there is no project."""
+    current = (root / PARAMS).read_bytes() if root is not None and (root / PARAMS).is_file() else b""
+    found = sorted((shipped_recipes() if root is None else root / FOLDER).glob("*.yaml"))
     return tuple(Recipe(path.stem, path, _about(path), path.read_bytes() == current) for path in found)
 
 
@@ -122,7 +125,7 @@ def _about(path: Path) -> str:
     return " ".join(words)
 
 
-def recipe(root: Path, name: str) -> Recipe:
+def recipe(root: Path | None, name: str) -> Recipe:
     """
     Raises:
         UsageError: there is no such recipe.
@@ -131,8 +134,17 @@ def recipe(root: Path, name: str) -> Recipe:
     for one in every:
         if one.name == name:
             return one
-    names = ", ".join(one.name for one in every) or f"none in {root / FOLDER}"
+    names = ", ".join(one.name for one in every) or f"none in {shipped_recipes() if root is None else root / FOLDER}"
     raise UsageError(f"recipe: {name!r} does not exist; choose one of {names}")
+
+
+def params_or_default(root: Path | None) -> Params:
+    """What ``params.yaml`` says; outside a project the recipe :data:`DEFAULT`, whose ingest and judge are those for videos of people.
+
+    Raises:
+        ParamsError: the file is missing or breaks a rule.
+    """
+    return load_params(recipe(None, DEFAULT).path if root is None else root / PARAMS)
 
 
 def difference(root: Path, name: str) -> str:

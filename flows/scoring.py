@@ -13,7 +13,7 @@ from rich.text import Text
 
 from flows import show
 from flows.errors import UsageError
-from stages.params import load_params
+from flows.recipes import params_or_default
 from stages.plain import one_line
 
 #: Ids that are listed of those that are missing or empty; all of them stand in the file.
@@ -21,7 +21,14 @@ EXAMPLES = 5
 
 
 def score(
-    root: Path, benchmark: str, annotations: Path, predictions: Path, out: Path | None, *, baselines: bool, against: Path | None
+    root: Path | None,
+    benchmark: str,
+    annotations: Path,
+    predictions: Path,
+    out: Path | None,
+    *,
+    baselines: bool,
+    against: Path | None,
 ) -> None:
     """Score, show the table, and write all of it into ``out``."""
     from stages.score import score as scored
@@ -31,7 +38,7 @@ def score(
         raise UsageError(f"--out: {str(out.parent)!r} is no folder; make it, or name a file in another one")
     if out is not None and out in (annotations, predictions, against):
         raise UsageError(f"--out: {str(out)!r} is what is to be scored; name another file")
-    result = scored(load_params(root / "params.yaml"), benchmark, annotations, predictions, baselines=baselines, against=against)
+    result = scored(params_or_default(root), benchmark, annotations, predictions, baselines=baselines, against=against)
     # Not in the file: what a judge costs depends on what it was asked before.
     usage = result.pop("usage")
     if out is not None:

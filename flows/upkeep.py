@@ -29,8 +29,7 @@ def accept(root: Path, stage: str, why: str) -> None:
         raise UsageError("--why: is empty; say why the change does not matter, a later reader has to believe it")
     with only_run(root):
         step = next((step for step in dvc.plan(root, stage).steps if step.name == stage), None)
-        if step is None:
-            raise UsageError(f"stage: {stage!r} is a group; name one of its stages (vidbridge plan {stage})")
+        assert step is not None  # a plan ends with the stage it was made for
         if step.state != "will run" or step.why == ("never ran",):
             raise UsageError(f"stage: {stage} is {'not made yet' if step.why else 'up to date'}; there is nothing to accept")
         dvc.accept(root, stage)
