@@ -58,6 +58,7 @@ def ablate(root: Path, jobs: int | None, out: Path | None, *, table_only: bool) 
 
 
 def _flow(root: Path, jobs: int | None, command: str) -> Grid:
+    preflight.check_prefect()
     with server.starting(root) as starting:
         from prefect import tags
 

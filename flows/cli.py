@@ -93,7 +93,7 @@ def run(
         typer.Option("--resume-across-code", help="Resume training from a checkpoint although its code changed since (tagged)."),
     ] = False,
 ) -> None:
-    """Run what is out of date, register what came of it, print the scores.
+    """Run what is out of date, register it, print the scores.
 
     Example: change grpo.general.learning_rate in params.yaml, then `vidbridge run`: that stage and what follows it run again, only.
     Ctrl-C ends it at once; the next `vidbridge run` resumes training at its last checkpoint.
@@ -121,7 +121,10 @@ def plan(stage: Annotated[str, typer.Argument(help="Stage to plan for.")] = "sum
 
 @app.command()
 def doctor() -> None:
-    """Say what was found on this machine and what to do about what was not. Example: vidbridge doctor"""
+    """Say what this machine has, and what to do about the rest.
+
+    Looks also for what an upgrade from 0.1 leaves to be made again. Example: vidbridge doctor
+    """
     from flows import doctor as checks
     from flows.project import project_or_none
 
@@ -131,7 +134,9 @@ def doctor() -> None:
 
 @app.command()
 def register() -> None:
-    """Make each checkpoint in dvc.lock a model version; only after a plain `dvc repro`, as `vidbridge run` does it itself.
+    """Make each checkpoint in dvc.lock a model version.
+
+    Only after a plain `dvc repro`; `vidbridge run` does it itself.
 
     Example: dvc repro && vidbridge register
     """
@@ -155,7 +160,9 @@ def promote(
         ),
     ] = False,
 ) -> None:
-    """Let the gate compare a candidate with the champion, and move the alias when it is better.
+    """Let the gate compare a candidate with the champion.
+
+    When it is better, the alias `champion` moves to it.
 
     Example: vidbridge promote, or vidbridge promote 7 --reason "better on captions"
     """
@@ -178,7 +185,10 @@ def rollback(
 
 @app.command()
 def history(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
-    """Show every promotion, refusal and rollback, with author and reason. Example: vidbridge history"""
+    """Show every promotion, refusal and rollback.
+
+    Each with its author and reason. Example: vidbridge history
+    """
     from flows import releasing
 
     releasing.history(_root(), as_json)
@@ -189,7 +199,9 @@ def compare(
     after: Annotated[str, typer.Argument(help="A version's number, or an alias.")] = "candidate",
     before: Annotated[str, typer.Argument(help="The version it is held against.")] = "champion",
 ) -> None:
-    """Compare two versions sample by sample: differences with intervals, and whether chance could have made them.
+    """Compare two versions sample by sample.
+
+    Differences with intervals, and whether chance could have made them.
 
     Example: vidbridge compare 7 5
     """
@@ -200,7 +212,10 @@ def compare(
 
 @app.command()
 def explain(version: Annotated[str, typer.Argument(help="A version's number, or champion.")] = "champion") -> None:
-    """Show a version's commit, data, parameters, scores, ancestors and verdict. Example: vidbridge explain champion"""
+    """Show where a version comes from, and how it scores.
+
+    Its commit, data, parameters, scores, ancestors and verdict. Example: vidbridge explain champion
+    """
     from flows import releasing
 
     releasing.explain(_root(), version)
@@ -239,7 +254,9 @@ def score(
         Path | None, typer.Option(help="A second file of predictions: the first is compared with it, question by question.")
     ] = None,
 ) -> None:
-    """Score anyone's predictions on a benchmark, without a model: `strict`, and `compat` as public harnesses print it.
+    """Score anyone's predictions on a benchmark, without a model.
+
+    Two readings: `strict`, and `compat` as public harnesses print it.
 
     A prediction is {"id": "001-1", "reply": "what the model wrote, reasoning and all"}, one a line; other keys are left alone. The
     id is Video-MME's question_id; action_antonym/0 (file and row) for MVBench; DREAM-1K's idx as text; camera/VIDEO for VDC;
@@ -296,7 +313,9 @@ def evaluate(
     baselines: Annotated[bool, typer.Option(help="Score random, constant and empty replies too; costs judge calls.")] = True,
     against: Annotated[Path | None, typer.Option(help="Predictions to compare with, question by question.")] = None,
 ) -> None:
-    """Put a model through a benchmark: ask every question, score the replies (as `vidbridge score` does), log it to MLflow.
+    """Put a model through a benchmark and score its replies.
+
+    Every question is asked, replies are scored as `vidbridge score` does it, and all is logged to MLflow.
 
     Frames and prompts are the benchmark's; a video is decoded once, and goes through the vision tower once, for all questions about it.
     Every reply is on disk as it comes: after Ctrl-C or kill -9 the same call goes on. Videos that are missing or unreadable are listed,
@@ -345,7 +364,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0: any free one.")] = 0,
 ) -> None:
-    """Answer questions about videos over HTTP (mlflow models serve) until Ctrl-C.
+    """Answer questions about videos over HTTP until Ctrl-C.
 
     Example: vidbridge serve --videos data/corpus/videos
     """
@@ -359,7 +378,10 @@ def export(
     folder: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
     version: Annotated[str, typer.Option(help="A version's number, or champion.")] = "champion",
 ) -> None:
-    """Write a version as a Hugging Face folder with a model card, for vllm serve or the hub. Example: vidbridge export ~/model"""
+    """Write a version as a Hugging Face folder with a model card.
+
+    For vllm serve, or the hub. Example: vidbridge export ~/model
+    """
     from flows import serving
 
     serving.export(_root(), version, folder.resolve())
@@ -367,7 +389,10 @@ def export(
 
 @app.command()
 def report(out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html")) -> None:
-    """Write one HTML page with scores, curves, versions and costs; it opens offline. Example: vidbridge report --out results.html"""
+    """Write one HTML page of scores, curves, versions and costs.
+
+    It opens offline. Example: vidbridge report --out results.html
+    """
     from flows import asking
 
     asking.report(_root(), out.resolve())
@@ -379,7 +404,9 @@ def ablate(
     out: Annotated[Path | None, typer.Option(help="A folder to copy the table, the figure and the figures behind them to.")] = None,
     table: Annotated[bool, typer.Option("--table", help="Run nothing; show what has run so far.")] = False,
 ) -> None:
-    """Run the grid of `ablation` in params.yaml with all its seeds, and print one table and one figure with intervals.
+    """Run the grid of `ablation` in params.yaml, all seeds of it.
+
+    Prints one table and writes one figure, both with intervals.
 
     Data, base and start are made once a seed. Ctrl-C ends it; the next call goes on where it stopped. Example: vidbridge ablate --jobs 2
     """
@@ -398,7 +425,9 @@ def accept(
     stage: Annotated[str, typer.Argument(help="Stage whose change does not matter.")],
     why: Annotated[str, typer.Option("--why", help="The reason, kept in accepted.jsonl.")],
 ) -> None:
-    """Declare that a change of a stage's code or parameters does not change its result, so that it need not run again.
+    """Declare that a change of a stage does not change its result.
+
+    Of its code or its parameters: it need not run again then.
 
     Example: vidbridge accept sft@cold-start --why "only a comment moved"
     """
@@ -415,7 +444,9 @@ def deploy(
     worker: Annotated[bool, typer.Option(help="Stay, and run what falls due.")] = True,
     port: Annotated[int, typer.Option(help="Port of Prefect's server when none runs yet; 0: any free one.")] = 0,
 ) -> None:
-    """Create the scheduled deployment of infra/prefect.yaml, and serve it until Ctrl-C.
+    """Create the scheduled deployment, and serve it until Ctrl-C.
+
+    It is described in infra/prefect.yaml.
 
     Example: vidbridge deploy --cron "0 3 * * *" --source /data/videos
     """
@@ -446,7 +477,10 @@ def data_check(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="List everything that is set aside.")] = False,
 ) -> None:
-    """Show what ingest would accept and set aside, and why; nothing is written. Example: vidbridge data check ~/coin --format coin"""
+    """Show what ingest would accept and set aside, and why.
+
+    Nothing is written; ends with 1 when nothing would be accepted. Example: vidbridge data check ~/coin --format coin
+    """
     from flows import data
     from flows.project import project_or_none
 
@@ -459,7 +493,10 @@ def data_browse(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("data.html"),
     samples: Annotated[int, typer.Option(min=1, help="Samples of each task and split that it shows.")] = 8,
 ) -> None:
-    """Write one HTML page of samples as film strips, of what was set aside, and the data card. Example: vidbridge data browse"""
+    """Write one HTML page of samples, rejects and the data card.
+
+    Samples are shown as film strips. Example: vidbridge data browse
+    """
     from flows import data
 
     data.browse(_root(), out.resolve(), samples)
@@ -542,7 +579,10 @@ def scratch_status() -> None:
 def scratch_clean(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete the state of interrupted trainings; they then start at step 0. Example: vidbridge scratch clean --yes"""
+    """Delete the state of interrupted trainings.
+
+    They then start at step 0. Example: vidbridge scratch clean --yes
+    """
     from flows import upkeep
 
     upkeep.scratch_clean(_root(), ask=not yes)

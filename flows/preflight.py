@@ -102,13 +102,26 @@ def problems(root: Path, params: Params, plan: Plan) -> list[str]:
         check_server()
     except TrackingError as error:
         found.append(str(error))
-    url = os.environ.get("PREFECT_API_URL")
-    if url and not answers(url):
-        found.append(
-            f"PREFECT_API_URL: {shown(url)}: no answer; start that server, correct the address, or unset it to use one of our own"
-        )
+    found += prefect_problems()
     needed = endpoints(params, judged=_judged(params, plan), written="synthesize" in _verbs(plan))
     return found + [problem for role, why in needed.items() for problem in judge_problems(role, why)]
+
+
+def prefect_problems() -> list[str]:
+    """That the Prefect server which the environment names does not answer."""
+    url = os.environ.get("PREFECT_API_URL")
+    if not url or answers(url):
+        return []
+    return [f"PREFECT_API_URL: {shown(url)}: no answer; start that server, correct the address, or unset it to use one of our own"]
+
+
+def check_prefect() -> None:
+    """
+    Raises:
+        FlowError: the Prefect server that the environment names does not answer.
+    """
+    if found := prefect_problems():
+        raise FlowError("\nerror: ".join(found))
 
 
 def _verbs(plan: Plan) -> set[str]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows import rescoring, server, show
+from flows import preflight, rescoring, server, show
 from flows.errors import FlowError
 from stages import layout
 from stages.params import load_params
@@ -28,6 +28,7 @@ def promote(root: Path, version: str | None, reason: str, author: str | None, ne
     """
     # Before a server is started for it: the answer to a version that is not there takes a second.
     find_version(open_client(root), load_params(root / "params.yaml").gate.registered_model, version or CANDIDATE)
+    preflight.check_prefect()
     with server.starting(root) as starting:
         # This import takes as long as the server's start: they go on side by side.
         from flows.promotion import promotion
