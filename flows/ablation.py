@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from flows import preflight, server, show
 from flows.errors import FlowError
-from stages.ablation import Contrast, Grid, signed
+from stages.ablation import Contrast, Grid, NothingRunError, signed
 from stages.params import load_params
+from stages.plain import one_line
 
 COMMAND = "vidbridge recipe use {recipe} && vidbridge ablate"
 FILES = ("results.json", "table.md", "figure.svg")
@@ -33,7 +34,11 @@ def ablate(root: Path, jobs: int | None, out: Path | None, *, table_only: bool) 
         from flows.ablating import check, place, publish
 
         check(root, params)
-        grid = publish(root, params, command)
+        try:
+            grid = publish(root, params, command)
+        except NothingRunError as error:
+            show.say(str(error))
+            return
     else:
         with preflight.only_run(root):
             grid = _flow(root, jobs, command)
@@ -49,10 +54,11 @@ def ablate(root: Path, jobs: int | None, out: Path | None, *, table_only: bool) 
         for name in FILES:
             shutil.copyfile(folder / name, out / name)
         folder = out
-    console.print(f"written: {', '.join(str(folder / name) for name in FILES)}", soft_wrap=True, markup=False)
+    show.say(f"written: {', '.join(str(folder / name) for name in FILES)}")
 
 
 def _flow(root: Path, jobs: int | None, command: str) -> Grid:
+    preflight.check_prefect()
     with server.starting(root) as starting:
         from prefect import tags
 
@@ -79,32 +85,31 @@ def _columns(grid: Grid, console: Console) -> list[str]:
 
 
 def _scores(grid: Grid, columns: list[str]) -> Table:
-    table = Table(title=f"{escape(grid.recipe)}, {len(grid.seeds)} seeds: share of the maximum, held out; bold: trained on it")
+    table = Table(title=f"{one_line(grid.recipe)}, {len(grid.seeds)} seeds: share of the maximum, held out; bold: trained on it")
     table.add_column("trained on")
     for column in (*columns, "mean"):
         table.add_column(column.replace("_", " "), justify="right")
     for row in grid.rows:
         cells = [f"{row.columns[column].mean:.3f}" for column in columns]
         trained = [column.split("/")[0] in row.trained_on for column in columns]
-        bold = [f"[bold]{cell}[/bold]" if own else cell for own, cell in zip(trained, cells, strict=True)]
-        table.add_row(escape(row.title), *bold, f"{sum(row.seeds) / len(row.seeds):.3f}")
+        bold = [Text(cell, "bold" if own else "") for own, cell in zip(trained, cells, strict=True)]
+        table.add_row(one_line(row.title), *bold, f"{sum(row.seeds) / len(row.seeds):.3f}")
     return table
 
 
 def _contrasts(grid: Grid, columns: list[str]) -> Table:
-    table = Table(title=r"differences, paired by sample \[t interval over seeds]; bold: it leaves 0 out")
+    table = Table(title="differences, paired by sample [t interval over seeds]; bold: it leaves 0 out")
     table.add_column("")
     titles = {row.name: row.title for row in grid.rows} | {grid.start: grid.start}
     for column in (*columns, "mean"):
         table.add_column(column.replace("_", " "), justify="right")
     for contrast in grid.contrasts:
         cells = [_cell(contrast, column) for column in (*columns, "mean")]
-        table.add_row(escape(f"{titles[contrast.after]} - {titles[contrast.before]}"), *cells)
+        table.add_row(one_line(f"{titles[contrast.after]} - {titles[contrast.before]}"), *cells)
     return table
 
 
-def _cell(contrast: Contrast, column: str) -> str:
+def _cell(contrast: Contrast, column: str) -> Text:
     gain = contrast.mean if column == "mean" else contrast.columns[column]
     interval = gain.over_seeds or gain.clips
-    text = escape(signed(gain))
-    return f"[bold]{text}[/bold]" if interval.low > 0 or interval.high < 0 else text
+    return Text(signed(gain), "bold" if interval.low > 0 or interval.high < 0 else "")

@@ -5,30 +5,50 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.table import Table
-from rich.text import Text
 
 from flows import champion, show
+from flows.errors import UsageError
+from stages.plain import plain
 
 
-def predict(root: Path, video: Path, question: str, version: str) -> None:
-    """Ask a registered model about a video; shows its thinking, its answer, and whether the reply parses."""
-    from stages.predict import predict as ask
+def predict(root: Path | None, video: Path, question: str, version: str, model: Path | None) -> None:
+    """Ask a registered model, or an exported folder, about a video; shows its thinking, its answer, and whether the reply parses.
 
-    said = ask(root, video, question, version)
-    champion.warn_of_moved(root, version)
+    Raises:
+        UsageError: there is no such video, or no project whose registry could be asked.
+        VideoError: the file is no video.
+    """
+    if not video.is_file():
+        raise UsageError(f"video: {str(video)!r} is no file; give the path of one")
+    from stages import predict as asking
+
+    if model is not None:
+        said = asking.predict_with(model, video, question, _tell)
+    elif root is not None:
+        said = asking.predict(root, video, question, version, _tell)
+        champion.warn_of_moved(root, version)
+    else:
+        asking.look(video)
+        raise UsageError(
+            f"working directory: {Path.cwd()} is not inside a project, and a version is looked up in the registry of one; cd into it or"
+            " set VIDBRIDGE_PROJECT, or name a folder that `vidbridge export` wrote: --model FOLDER"
+        )
     table = Table(box=None, show_header=False, pad_edge=False)
     if said.answer is None:
-        # Whatever a model says is text, never markup.
-        table.add_row("reply", Text(said.text))
+        table.add_row("reply", plain(said.text))
         table.add_row("parses", "no: it is not one think block followed by one answer block")
     else:
-        table.add_row("thinking", Text(said.thinking or ""))
-        table.add_row("answer", Text(said.answer))
+        table.add_row("thinking", plain(said.thinking or ""))
+        table.add_row("answer", plain(said.answer))
         table.add_row("parses", "yes")
     out = show.console()
     out.print(table)
     if said.caution:
-        out.print(f"note: {said.caution}", style="yellow", markup=False)
+        out.print(f"note: {said.caution}", style="yellow")
+
+
+def _tell(what: str) -> None:
+    show.say(f"{what} …", error=True)
 
 
 def report(root: Path, out: Path) -> None:
@@ -36,4 +56,4 @@ def report(root: Path, out: Path) -> None:
     from stages.report import build
 
     build(root, out)
-    show.console().print(f"written: {out} (opens offline)", markup=False)
+    show.say(f"written: {out} (opens offline)")

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
 
-from flows.errors import FlowError, UsageError
+from flows.errors import UsageError
+from stages.errors import remedy_of
+
+
+class _Commands(typer.core.TyperGroup):
+    """Ctrl-C ends any command with a sentence and the status that shells expect, not with "Aborted!"."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
 
 app = typer.Typer(
     name="vidbridge",
-    help="From videos to a registered, promoted video language model. Start with: vidbridge doctor, then vidbridge run",
+    cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     # Wide terminals are used: at the usual 80 columns every line of the list of commands would end in dots.
     context_settings={"max_content_width": 120},
@@ -31,7 +45,7 @@ app.add_typer(recipe_app, name="recipe")
 app.add_typer(scratch_app, name="scratch")
 
 #: Exit statuses: as shells and make expect them.
-FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+FAILURE, INTERRUPTED, PIPE_CLOSED = 1, 130, 141
 
 BenchmarkOption = Annotated[
     str, typer.Option(help="video-mme, mvbench, dream-1k, vdc, carebench, dark-event-infer-test or mix-vid-qa-test.")
@@ -44,6 +58,23 @@ AnnotationsOption = Annotated[
 ]
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"vidbridge {version('vidbridge')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """From videos to a registered, promoted video language model. Start with: vidbridge doctor, then vidbridge run"""
+
+
 def _root() -> Path:
     from flows.project import enter, find_root
 
@@ -54,7 +85,7 @@ def _root() -> Path:
 
 @app.command()
 def run(
-    target: Annotated[str, typer.Argument(help="Stage to bring up to date, with all it needs.")] = "summary",
+    stage: Annotated[str, typer.Argument(help="Stage to bring up to date, with all it needs.")] = "summary",
     dry_run: Annotated[bool, typer.Option("--dry-run", "--plan", help="Only show what would run, and why.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a run that trains a pretrained model.")] = False,
     resume_across_code: Annotated[
@@ -62,17 +93,18 @@ def run(
         typer.Option("--resume-across-code", help="Resume training from a checkpoint although its code changed since (tagged)."),
     ] = False,
 ) -> None:
-    """Run what is out of date, register what came of it, print the scores.
+    """Run what is out of date, register it, print the scores.
 
     Example: change grpo.general.learning_rate in params.yaml, then `vidbridge run`: that stage and what follows it run again, only.
     Ctrl-C ends it at once; the next `vidbridge run` resumes training at its last checkpoint.
     """
-    from flows import running
-
     if resume_across_code:
         os.environ["VIDBRIDGE_RESUME_ACROSS_CODE"] = "1"
     try:
-        running.run(_root(), target, dry_run=dry_run, ask=not yes)
+        # The import too: it takes a second, in which a person may think better of it.
+        from flows import running
+
+        running.run(_root(), stage, dry_run=dry_run, ask=not yes)
     except KeyboardInterrupt:
         # Here and not in `main`: typer would say "Aborted!" before it got there.
         typer.echo("interrupted; every stage has been ended. Go on where it stopped: vidbridge run", err=True)
@@ -80,28 +112,31 @@ def run(
 
 
 @app.command()
-def plan(target: Annotated[str, typer.Argument(help="Stage to plan for.")] = "summary") -> None:
+def plan(stage: Annotated[str, typer.Argument(help="Stage to plan for.")] = "summary") -> None:
     """Show what is up to date, what would run, and why. Example: vidbridge plan grpo@bridge"""
     from flows import running
 
-    running.run(_root(), target, dry_run=True, ask=False)
+    running.run(_root(), stage, dry_run=True, ask=False)
 
 
 @app.command()
 def doctor() -> None:
-    """Say what was found on this machine and what to do about what was not. Example: vidbridge doctor"""
-    from flows import doctor as checks
-    from flows.project import enter, find_root
+    """Say what this machine has, and what to do about the rest.
 
-    root = find_root()
-    enter(root)
-    if not checks.report(root):
+    Looks also for what an upgrade from 0.1 leaves to be made again. Example: vidbridge doctor
+    """
+    from flows import doctor as checks
+    from flows.project import project_or_none
+
+    if not checks.report(project_or_none()):
         raise typer.Exit(FAILURE)
 
 
 @app.command()
 def register() -> None:
-    """Make each checkpoint in dvc.lock a model version; only after a plain `dvc repro`, as `vidbridge run` does it itself.
+    """Make each checkpoint in dvc.lock a model version.
+
+    Only after a plain `dvc repro`; `vidbridge run` does it itself.
 
     Example: dvc repro && vidbridge register
     """
@@ -125,7 +160,9 @@ def promote(
         ),
     ] = False,
 ) -> None:
-    """Let the gate compare a candidate with the champion, and move the alias when it is better.
+    """Let the gate compare a candidate with the champion.
+
+    When it is better, the alias `champion` moves to it.
 
     Example: vidbridge promote, or vidbridge promote 7 --reason "better on captions"
     """
@@ -148,7 +185,10 @@ def rollback(
 
 @app.command()
 def history(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
-    """Show every promotion, refusal and rollback, with author and reason. Example: vidbridge history"""
+    """Show every promotion, refusal and rollback.
+
+    Each with its author and reason. Example: vidbridge history
+    """
     from flows import releasing
 
     releasing.history(_root(), as_json)
@@ -159,7 +199,9 @@ def compare(
     after: Annotated[str, typer.Argument(help="A version's number, or an alias.")] = "candidate",
     before: Annotated[str, typer.Argument(help="The version it is held against.")] = "champion",
 ) -> None:
-    """Compare two versions sample by sample: differences with intervals, and whether chance could have made them.
+    """Compare two versions sample by sample.
+
+    Differences with intervals, and whether chance could have made them.
 
     Example: vidbridge compare 7 5
     """
@@ -170,7 +212,10 @@ def compare(
 
 @app.command()
 def explain(version: Annotated[str, typer.Argument(help="A version's number, or champion.")] = "champion") -> None:
-    """Show a version's commit, data, parameters, scores, ancestors and verdict. Example: vidbridge explain champion"""
+    """Show where a version comes from, and how it scores.
+
+    Its commit, data, parameters, scores, ancestors and verdict. Example: vidbridge explain champion
+    """
     from flows import releasing
 
     releasing.explain(_root(), version)
@@ -180,14 +225,22 @@ def explain(version: Annotated[str, typer.Argument(help="A version's number, or 
 def predict(
     video: Annotated[Path, typer.Argument(help="A video file.")],
     question: Annotated[str, typer.Option("--question", "-q", help="What to ask about it.")],
-    version: Annotated[str, typer.Option(help="A version's number, or champion.")] = "champion",
+    version: Annotated[str | None, typer.Option(help="A version's number, or champion; champion when left out.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="A folder that `vidbridge export` wrote, instead of a version; needs no project.")
+    ] = None,
 ) -> None:
-    """Ask a registered model about a video. Example: vidbridge predict clip.mp4 --question "What happens first?\""""
-    from flows import asking
+    """Ask a registered model about a video.
 
-    if not video.is_file():
-        raise UsageError(f"video: {str(video)!r} is no file; give the path of one")
-    asking.predict(_root(), video.resolve(), question, version)
+    Example: vidbridge predict clip.mp4 --question "What happens first?"
+    """
+    from flows import asking
+    from flows.project import project_or_none
+
+    if model is not None and version is not None:
+        raise UsageError("--version, --model: contradict each other; give one of them")
+    folder, video = _given(model), video.expanduser().resolve()
+    asking.predict(project_or_none() if folder is None else None, video, question, version or "champion", folder)
 
 
 @app.command()
@@ -201,7 +254,9 @@ def score(
         Path | None, typer.Option(help="A second file of predictions: the first is compared with it, question by question.")
     ] = None,
 ) -> None:
-    """Score anyone's predictions on a benchmark, without a model: `strict`, and `compat` as public harnesses print it.
+    """Score anyone's predictions on a benchmark, without a model.
+
+    Two readings: `strict`, and `compat` as public harnesses print it.
 
     A prediction is {"id": "001-1", "reply": "what the model wrote, reasoning and all"}, one a line; other keys are left alone. The
     id is Video-MME's question_id; action_antonym/0 (file and row) for MVBench; DREAM-1K's idx as text; camera/VIDEO for VDC;
@@ -214,7 +269,9 @@ def score(
     # Before the project's folder becomes the working directory.
     asked, said = scoring.annotations_at(annotations, benchmark), predictions.expanduser().resolve()
     written, other = _given(out), _given(against)
-    scoring.score(_root(), benchmark, asked, said, written, baselines=baselines, against=other)
+    from flows.project import project_or_none
+
+    scoring.score(project_or_none(), benchmark, asked, said, written, baselines=baselines, against=other)
 
 
 @app.command()
@@ -256,7 +313,9 @@ def evaluate(
     baselines: Annotated[bool, typer.Option(help="Score random, constant and empty replies too; costs judge calls.")] = True,
     against: Annotated[Path | None, typer.Option(help="Predictions to compare with, question by question.")] = None,
 ) -> None:
-    """Put a model through a benchmark: ask every question, score the replies (as `vidbridge score` does), log it to MLflow.
+    """Put a model through a benchmark and score its replies.
+
+    Every question is asked, replies are scored as `vidbridge score` does it, and all is logged to MLflow.
 
     Frames and prompts are the benchmark's; a video is decoded once, and goes through the vision tower once, for all questions about it.
     Every reply is on disk as it comes: after Ctrl-C or kill -9 the same call goes on. Videos that are missing or unreadable are listed,
@@ -305,7 +364,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0: any free one.")] = 0,
 ) -> None:
-    """Answer questions about videos over HTTP (mlflow models serve) until Ctrl-C.
+    """Answer questions about videos over HTTP until Ctrl-C.
 
     Example: vidbridge serve --videos data/corpus/videos
     """
@@ -319,7 +378,10 @@ def export(
     folder: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
     version: Annotated[str, typer.Option(help="A version's number, or champion.")] = "champion",
 ) -> None:
-    """Write a version as a Hugging Face folder with a model card, for vllm serve or the hub. Example: vidbridge export ~/model"""
+    """Write a version as a Hugging Face folder with a model card.
+
+    For vllm serve, or the hub. Example: vidbridge export ~/model
+    """
     from flows import serving
 
     serving.export(_root(), version, folder.resolve())
@@ -327,7 +389,10 @@ def export(
 
 @app.command()
 def report(out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html")) -> None:
-    """Write one HTML page with scores, curves, versions and costs; it opens offline. Example: vidbridge report --out results.html"""
+    """Write one HTML page of scores, curves, versions and costs.
+
+    It opens offline. Example: vidbridge report --out results.html
+    """
     from flows import asking
 
     asking.report(_root(), out.resolve())
@@ -339,14 +404,16 @@ def ablate(
     out: Annotated[Path | None, typer.Option(help="A folder to copy the table, the figure and the figures behind them to.")] = None,
     table: Annotated[bool, typer.Option("--table", help="Run nothing; show what has run so far.")] = False,
 ) -> None:
-    """Run the grid of `ablation` in params.yaml with all its seeds, and print one table and one figure with intervals.
+    """Run the grid of `ablation` in params.yaml, all seeds of it.
+
+    Prints one table and writes one figure, both with intervals.
 
     Data, base and start are made once a seed. Ctrl-C ends it; the next call goes on where it stopped. Example: vidbridge ablate --jobs 2
     """
-    from flows import ablation
-
     folder = None if out is None else out.expanduser().resolve()
     try:
+        from flows import ablation
+
         ablation.ablate(_root(), jobs, folder, table_only=table)
     except KeyboardInterrupt:
         typer.echo("interrupted; every stage has been ended. Go on where it stopped: vidbridge ablate", err=True)
@@ -358,7 +425,9 @@ def accept(
     stage: Annotated[str, typer.Argument(help="Stage whose change does not matter.")],
     why: Annotated[str, typer.Option("--why", help="The reason, kept in accepted.jsonl.")],
 ) -> None:
-    """Declare that a change of a stage's code or parameters does not change its result, so that it need not run again.
+    """Declare that a change of a stage does not change its result.
+
+    Of its code or its parameters: it need not run again then.
 
     Example: vidbridge accept sft@cold-start --why "only a comment moved"
     """
@@ -375,7 +444,9 @@ def deploy(
     worker: Annotated[bool, typer.Option(help="Stay, and run what falls due.")] = True,
     port: Annotated[int, typer.Option(help="Port of Prefect's server when none runs yet; 0: any free one.")] = 0,
 ) -> None:
-    """Create the scheduled deployment of infra/prefect.yaml, and serve it until Ctrl-C.
+    """Create the scheduled deployment, and serve it until Ctrl-C.
+
+    It is described in infra/prefect.yaml.
 
     Example: vidbridge deploy --cron "0 3 * * *" --source /data/videos
     """
@@ -409,10 +480,15 @@ def data_check(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="List everything that is set aside.")] = False,
 ) -> None:
-    """Show what ingest would accept and set aside, and why; nothing is written. Example: vidbridge data check ~/coin --format coin"""
-    from flows import data
+    """Show what ingest would accept and set aside, and why.
 
-    data.check(_root(), folder.resolve(), format, annotations, every=every)
+    Nothing is written; ends with 1 when nothing would be accepted. Example: vidbridge data check ~/coin --format coin
+    """
+    from flows import data
+    from flows.project import project_or_none
+
+    if not data.check(project_or_none(), folder.expanduser().resolve(), format, annotations, every=every):
+        raise typer.Exit(FAILURE)
 
 
 @data_app.command("browse")
@@ -420,7 +496,10 @@ def data_browse(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("data.html"),
     samples: Annotated[int, typer.Option(min=1, help="Samples of each task and split that it shows.")] = 8,
 ) -> None:
-    """Write one HTML page of samples as film strips, of what was set aside, and the data card. Example: vidbridge data browse"""
+    """Write one HTML page of samples, rejects and the data card.
+
+    Samples are shown as film strips. Example: vidbridge data browse
+    """
     from flows import data
 
     data.browse(_root(), out.resolve(), samples)
@@ -448,26 +527,30 @@ def data_export(
 @recipe_app.command("list")
 def recipe_list() -> None:
     """List the recipes. Example: vidbridge recipe list"""
-    from flows import recipes
+    from flows import recipes, show
+    from flows.project import project_or_none
+    from stages.plain import one_line
 
-    for one in recipes.recipes(_root()):
-        typer.echo(f"{'*' if one.in_use else ' '} {one.name:<22} {one.about}")
+    for one in recipes.recipes(project_or_none()):
+        show.say(f"{'*' if one.in_use else ' '} {one_line(one.name):<22} {one_line(one.about)}")
 
 
 @recipe_app.command("show")
 def recipe_show(name: Annotated[str, typer.Argument(help="Name of a recipe.")]) -> None:
     """Print a recipe. Example: vidbridge recipe show smoke"""
-    from flows import recipes
+    from flows import recipes, show
+    from flows.project import project_or_none
+    from stages.bounded_yaml import read_text
 
-    typer.echo(recipes.recipe(_root(), name).path.read_text(encoding="utf-8"), nl=False)
+    show.say(read_text(recipes.recipe(project_or_none(), name).path), end="")
 
 
 @recipe_app.command("diff")
 def recipe_diff(name: Annotated[str, typer.Argument(help="Name of a recipe.")]) -> None:
     """Show what using a recipe would change in params.yaml. Example: vidbridge recipe diff smoke"""
-    from flows import recipes
+    from flows import recipes, show
 
-    typer.echo(recipes.difference(_root(), name) or f"params.yaml is {name} already", nl=False)
+    show.say(recipes.difference(_root(), name).rstrip("\n") or f"params.yaml is {name} already")
 
 
 @recipe_app.command("use")
@@ -479,10 +562,10 @@ def recipe_use(
     ] = False,
 ) -> None:
     """Copy a recipe over params.yaml. Example: vidbridge recipe use videocap-r1 --smoke && vidbridge run"""
-    from flows import recipes
+    from flows import recipes, show
 
     params = recipes.use(_root(), name, force, smoke=smoke)
-    typer.echo(
+    show.say(
         f"params.yaml is now {params.recipe} (seed {params.seed}); see what changed: git diff params.yaml; then: vidbridge run"
     )
 
@@ -499,42 +582,55 @@ def scratch_status() -> None:
 def scratch_clean(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete the state of interrupted trainings; they then start at step 0. Example: vidbridge scratch clean --yes"""
+    """Delete the state of interrupted trainings.
+
+    They then start at step 0. Example: vidbridge scratch clean --yes
+    """
     from flows import upkeep
 
     upkeep.scratch_clean(_root(), ask=not yes)
 
 
-def _known_errors() -> tuple[type[Exception], ...]:
-    """Errors whose message is all a person needs. Only modules that were imported anyway can have raised one of theirs."""
-    known: list[type[Exception]] = [FlowError]
-    for module, name in (
-        ("stages.params", "ParamsError"),
-        ("stages.tracking.uri", "TrackingError"),
-        ("stages.inputs", "InputError"),
-        ("stages.suites.benchmark", "SuiteError"),
-        ("stages.judging.place", "JudgeError"),
-        ("stages.engines.questions", "EngineError"),
-        ("stages.learning.factory", "ModelUnavailableError"),
-        ("stages.workers", "WorkersError"),
-        ("stages.video.errors", "VideoError"),
-        ("stages.video.errors", "FfmpegMissing"),
-    ):
-        if module in sys.modules:
-            known.append(getattr(sys.modules[module], name))
-    return tuple(known)
-
-
 def main() -> None:
-    """Entry point: an error that a person can act upon is one message and a status, never a traceback."""
+    """Entry point: an error that a person can act upon is one message and a status, never a traceback. A defect keeps its traceback."""
+    from stages.errors import VidbridgeError
+    from stages.plain import fit, guard_logs
+
+    for stream in (sys.stdout, sys.stderr):
+        # What an ASCII terminal cannot show is written out, as `\\u2013`, rather than ending the command.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    guard_logs()
     try:
         app()
-    except Exception as error:
-        if not isinstance(error, _known_errors()):
-            raise
-        sys.stderr.write(f"error: {error}\n")
-        usage = isinstance(error, UsageError) or type(error).__name__ == "ParamsError"
-        sys.exit(USAGE if usage else FAILURE)
+    except VidbridgeError as error:
+        _end(fit(error), error.status)
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PIPE_CLOSED)
+    except OSError as error:
+        if (remedy := remedy_of(error)) is None:
+            _defect()
+        _end(fit(remedy), FAILURE)
+    except Exception:
+        _defect()
+
+
+def _end(message: str, status: int) -> NoReturn:
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(status)
+
+
+def _defect() -> NoReturn:
+    """Show the traceback of what should not have happened, and where it goes."""
+    import traceback
+
+    from stages.plain import fit
+
+    sys.stderr.write(fit(traceback.format_exc()))
+    sys.stderr.write("this is a defect of vidbridge: please report it with the lines above and what `vidbridge --version` says\n")
+    sys.exit(FAILURE)
 
 
 if __name__ == "__main__":

@@ -4,32 +4,39 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from flows import show
 from flows.errors import UsageError
+from flows.names import unstorable_names
+from flows.recipes import params_or_default
 from stages.domain.records import SPLITS, Reject
-from stages.params import load_params
+from stages.plain import one_line
 
 #: Rejects that are shown for each reason, unless all are asked for.
 EXAMPLES = 3
 
 
-def check(root: Path, folder: Path, annotation_format: str | None, annotations: str | None, *, every: bool) -> None:
-    """Print what ingest would accept and set aside of a folder, why, and which samples it would give."""
+def check(root: Path | None, folder: Path, annotation_format: str | None, annotations: str | None, *, every: bool) -> bool:
+    """Print what ingest would accept and set aside of a folder, why, and which samples it would give; False when it accepts nothing."""
     from stages.check import SourceError
     from stages.check import check as examine
 
+    params, out = params_or_default(root), show.console()
     try:
-        found = examine(load_params(root / "params.yaml"), folder, annotation_format, annotations)
+        found = examine(params, folder, annotation_format, annotations)
     except SourceError as error:
-        raise UsageError(str(error).replace("ingest.source", "folder")) from error
-    out = show.console()
+        # As it was typed here.
+        told = str(error).replace("ingest.source", "folder").replace("ingest.annotations", "--annotations")
+        raise UsageError(told) from error
+    if root is None:
+        out.print(f"no project here: with the parameters of the recipe {params.recipe}")
     seconds = float(sum(clip.frames / clip.rate for clip in found.clips))
     splits = Counter(clip.split for clip in found.clips)
     parts = sum(reject.reason in found.part_reasons for reject in found.rejects)
@@ -53,6 +60,9 @@ def check(root: Path, folder: Path, annotation_format: str | None, annotations: 
     _rejects(out, "set aside by ingest", found.rejects, every=every)
     for task, rejects in found.set_aside.items():
         _rejects(out, f"set aside by synthesize: {task}", rejects, every=every)
+    for problem in islice(unstorable_names(folder), EXAMPLES):
+        out.print(problem, style="red", soft_wrap=True)
+    return bool(found.clips)
 
 
 def export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Sequence[str], limit: int | None) -> None:
@@ -69,7 +79,7 @@ def export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Seque
     for (split, task), count in made.samples.items():
         console.print(f"{count:>8,}  {task}, {split}")
     read = "its samples.jsonl names each video" if kinds[0] == "mp4" else f"datasets.load_dataset({str(out)!r}) reads it"
-    console.print(escape(f"written: {out} ({read}; README.md says what is in it)"), soft_wrap=True)
+    show.say(f"written: {out} ({read}; README.md says what is in it)")
 
 
 def browse(root: Path, out: Path, samples: int) -> None:
@@ -77,7 +87,7 @@ def browse(root: Path, out: Path, samples: int) -> None:
     from stages.browse import browse as write
 
     path = write(root, out, samples)
-    show.console().print(f"written: {escape(str(path))} ({path.stat().st_size / 1e6:.1f} MB, opens offline)", soft_wrap=True)
+    show.say(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB, opens offline)")
 
 
 Name = TypeVar("Name", bound=str)
@@ -92,20 +102,19 @@ def _among(option: str, given: Sequence[str], known: Sequence[Name]) -> list[Nam
 
 
 def _counts(counter: Counter[str]) -> str:
-    return escape(", ".join(f"{count:,} {name}" for name, count in counter.most_common()))
+    return ", ".join(f"{count:,} {one_line(name)}" for name, count in counter.most_common())
 
 
 def _rejects(out: Console, title: str, rejects: Sequence[Reject], *, every: bool) -> None:
     if not rejects:
         return
-    out.print(f"\n[bold]{title}[/bold]")
+    out.print(Text(f"\n{title}", "bold"))
     by_reason: dict[str, list[Reject]] = {}
     for reject in rejects:
         by_reason.setdefault(reject.reason, []).append(reject)
     for reason, listed in sorted(by_reason.items(), key=lambda item: -len(item[1])):
-        out.print(f"{len(listed):>6,}  [yellow]{reason}[/yellow]")
+        out.print(Text.assemble(f"{len(listed):>6,}  ", (one_line(reason), "yellow")))
         for reject in listed if every else listed[:EXAMPLES]:
-            # Names and details come from files: text, never markup.
-            out.print(f"        {escape(reject.item)}: {escape(reject.detail)}")
+            out.print(f"        {one_line(reject.item)}: {one_line(reject.detail)}")
         if not every and len(listed) > EXAMPLES:
             out.print(f"        … and {len(listed) - EXAMPLES:,} more; --all lists them")

@@ -13,12 +13,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import typer
-import yaml
 
 from flows import recipes, server
 from flows.errors import FlowError, UsageError
 from flows.keys import key_file, read_key
 from flows.processes import guarded
+from stages.bounded_yaml import YamlError, read_yaml
 from stages.params import load_params, parse_params
 from stages.tracking.git import git, is_repository
 from stages.tracking.uri import shown
@@ -77,7 +77,7 @@ def _check_params(root: Path, source: Path | None, recipe: str | None) -> None:
     file = recipes.recipe(root, recipe).path if recipe else root / recipes.PARAMS
     load_params(file)
     if source is not None:
-        table = yaml.safe_load(file.read_text(encoding="utf-8"))
+        table = read_yaml(file)
         parse_params(table | {"ingest": table["ingest"] | {"source": str(source)}}, f"{file.name} with --source {source}")
 
 
@@ -112,9 +112,9 @@ def deployment_name(root: Path) -> str:
     """The name of the one deployment in ``infra/prefect.yaml``."""
     path = root / PREFECT_FILE
     try:
-        deployments = yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]
+        deployments = read_yaml(path)["deployments"]
         return str(deployments[0]["name"])
-    except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError) as error:
+    except (OSError, YamlError, KeyError, IndexError, TypeError) as error:
         raise UsageError(f"{path}: names no deployment ({error}); restore it: git checkout {PREFECT_FILE}") from error
 
 

@@ -7,22 +7,23 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from flows import preflight, server, show
 from flows.errors import FlowError
 from flows.project import defaults
+from stages.errors import VidbridgeError
 from stages.params import ParamsError, load_params
+from stages.plain import one_line, plain, redacted
 from stages.tracking.git import git, head, is_repository
-from stages.tracking.uri import TrackingError, check_server, shown, sqlite_path, tracking_uri
+from stages.tracking.uri import TrackingError, check_server, is_server, shown, sqlite_path, tracking_uri
 
 State = Literal["ok", "warn", "missing"]
 _COLOURS = {"ok": "green", "warn": "yellow", "missing": "red"}
@@ -37,33 +38,6 @@ class Finding:
     state: State
     found: str
     todo: str = ""
-
-
-def findings(root: Path) -> list[Finding]:
-    """Look at everything, side by side."""
-    checks: list[Callable[[Path], Finding]] = [
-        _python, _ffmpeg, _decord, _pyav, _torch, _gpu, _deepspeed, _versions, _judge, _mlflow, _champion, _prefect, _remote,
-        _disk, _memory, _git
-    ]  # fmt: skip
-    with ThreadPoolExecutor(len(checks)) as pool:
-        return [future.result() for future in [pool.submit(check, root) for check in checks]]
-
-
-def report(root: Path) -> bool:
-    """Print the findings; False when something that every run needs is missing."""
-    found = findings(root)
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column()
-    table.add_column()
-    table.add_column(overflow="fold")
-    for one in found:
-        text = escape(one.found + (f"\n→ {one.todo}" if one.todo else ""))
-        table.add_row(one.what, f"[{_COLOURS[one.state]}]{one.state}[/{_COLOURS[one.state]}]", text)
-    out = show.console()
-    out.print(table)
-    missing = [one.what for one in found if one.state == "missing"]
-    out.print(f"missing: {', '.join(missing)}" if missing else "ready; type: vidbridge run")
-    return not missing
 
 
 def _installed(package: str) -> str | None:
@@ -216,9 +190,12 @@ def _remote(root: Path) -> Finding:
     name = os.environ.get("VIDBRIDGE_DVC_REMOTE") or _run(sys.executable, "-m", "dvc", "--cd", str(root), "config", "core.remote")
     if not name:
         return Finding("DVC remote", "warn", "none", "versions load on this machine only; dvc remote add -d NAME URL")
-    url = _run(sys.executable, "-m", "dvc", "--cd", str(root), "config", f"remote.{name}.url")
+    # As stages.tracking.content takes it: a URL or a path may stand there as well as a name.
+    is_url = "/" in name
+    url = name if is_url else _run(sys.executable, "-m", "dvc", "--cd", str(root), "config", f"remote.{name}.url")
+    name = "VIDBRIDGE_DVC_REMOTE" if is_url else name
     if not url:
-        return Finding("DVC remote", "missing", f"{name} is not defined", f"dvc remote add -d {name} URL")
+        return Finding("DVC remote", "missing", f"no remote is called {name}", f"dvc remote add -d {name} URL, or name its URL")
     if "://" not in url:
         return Finding("DVC remote", "ok", f"{name}: {url}, a folder of this machine (s3://… reaches others)")
     return Finding("DVC remote", "ok", f"{name}: {url} (not asked whether it answers)")
@@ -275,3 +252,54 @@ def _git(root: Path) -> Finding:
         todo = "git config user.name … && git config user.email …; until then runs are committed as vidbridge@localhost"
         return Finding("git", "warn", f"commit {commit}, no identity", todo)
     return Finding("git", "ok", f"commit {commit}, {name} <{mail}>")
+
+
+#: What is looked at on any machine, and what only in a project.
+_OF_MACHINE = (_python, _ffmpeg, _decord, _pyav, _torch, _gpu, _deepspeed, _versions, _memory, _disk)
+_OF_PROJECT = (_judge, _mlflow, _champion, _prefect, _remote, _git)
+
+
+def findings(root: Path | None) -> list[Finding]:
+    """Look at everything, side by side; outside a project (None) at the machine only."""
+    checks = _OF_MACHINE if root is None else _OF_MACHINE + _OF_PROJECT
+    with ThreadPoolExecutor(len(checks)) as pool:
+        found = [future.result() for future in [pool.submit(check, root or Path.cwd()) for check in checks]]
+    if root is None:
+        todo = "cd into a clone of the project, or set VIDBRIDGE_PROJECT to it"
+        return [*found, Finding("project", "missing", f"{Path.cwd()} is not inside one (no dvc.yaml upward of it)", todo)]
+    return found + _upgrade(root)
+
+
+def _upgrade(root: Path) -> list[Finding]:
+    """A line for each result of 0.1 that stands where today's rules would make another."""
+    from stages import upgrade
+
+    try:
+        uri = tracking_uri(root)
+        database = sqlite_path(uri)
+        there = is_server(uri) or database is None or database.is_file()
+        concerns = upgrade.concerns_of_project(root)
+        # Two seconds of imports, where there is a registry to ask.
+        concerns += upgrade.concerns_of_registry(root) if there else []
+    except (VidbridgeError, OSError) as error:
+        return [Finding("upgrade", "warn", f"whether results of 0.1 are here cannot be told: {error}", "see the lines above")]
+    if not concerns:
+        return [Finding("upgrade", "ok", "no result of 0.1 in dvc.lock, none as champion or candidate")]
+    return [Finding("upgrade", "warn", f"{one.what}: {one.found}", one.remedy) for one in concerns]
+
+
+def report(root: Path | None) -> bool:
+    """Print the findings; False when something that every run needs is missing."""
+    found = findings(root)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column()
+    table.add_column(overflow="fold")
+    for one in found:
+        text = one_line(redacted(one.found)) + (f"\n→ {plain(redacted(one.todo))}" if one.todo else "")
+        table.add_row(one.what, Text(one.state, _COLOURS[one.state]), text)
+    out = show.console()
+    out.print(table)
+    missing = [one.what for one in found if one.state == "missing"]
+    out.print(f"missing: {', '.join(missing)}" if missing else "ready; type: vidbridge run")
+    return not missing

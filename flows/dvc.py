@@ -22,12 +22,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flows import checkouts, lockfile
 from flows.errors import DvcError, StageCancelled, StageFailed, StageTimedOut, UsageError
+from flows.names import unstorable_names
 from flows.processes import Cancelled, TimedOut, stream
 from flows.project import stage_environment
+from stages.bounded_yaml import MOST_BYTES, MOST_LOCK_BYTES, YamlError, read_yaml
+from stages.params import ParamsError, load_params
+from stages.plain import one_line, redacted
 
 State = Literal["up to date", "will run", "restore"]
 TARGET = "summary"
 _TAIL_LINES = 15
+_PATH_CHARACTERS = 300
 #: Advice that DVC prints after every stage; the flow pushes and commits by itself.
 _ADVICE = (
     "To track the changes with git, run:",
@@ -108,6 +113,11 @@ def _opened(root: Path) -> Iterator[Any]:
     except DvcException as error:
         chain = [str(error)] + ([str(error.__cause__)] if error.__cause__ else [])
         raise DvcError(f"dvc.yaml: {': '.join(chain)}; `dvc status` in {root} shows more") from error
+    except UnicodeEncodeError as error:
+        source = _source(root)
+        told = next(unstorable_names(source), None) if source is not None else None
+        name = one_line(error.object)[:_PATH_CHARACTERS]
+        raise DvcError(told or f"a path that DVC is to store is not UTF-8: {name}; rename it") from error
     except OSError as error:
         # DVC follows links when it hashes a folder, and ends at one that leads nowhere.
         if error.filename is None or not Path(error.filename).is_symlink():
@@ -118,12 +128,26 @@ def _opened(root: Path) -> Iterator[Any]:
         ) from error
 
 
+def _source(root: Path) -> Path | None:
+    """The folder of videos that ``params.yaml`` names."""
+    try:
+        return root / Path(load_params(root / "params.yaml").ingest.source).expanduser()
+    except ParamsError:
+        return None
+
+
 def _selected(stages: list[Any], target: str) -> list[Any]:
-    found = [stage for stage in stages if stage.name == target or stage.name.split("@")[0] == target]
-    if not found:
-        names = ", ".join(sorted(stage.name for stage in stages))
-        raise UsageError(f"target: {target!r} is no stage of dvc.yaml; choose one of {names}")
-    return found
+    """The stage of that name.
+
+    Raises:
+        UsageError: there is none; of a group such as ``sft``, one has to be named.
+    """
+    if found := [stage for stage in stages if stage.name == target]:
+        return found
+    if group := sorted(stage.name for stage in stages if stage.name.split("@")[0] == target):
+        raise UsageError(f"stage: {target!r} is a group of {len(group)}; name one of them: {', '.join(group)}")
+    names = ", ".join(sorted(stage.name for stage in stages))
+    raise UsageError(f"stage: {target!r} is no stage of dvc.yaml; choose one of {names}")
 
 
 def _closure(graph: Any, wanted: list[Any]) -> list[Any]:
@@ -159,6 +183,7 @@ def plan(root: Path, target: str = TARGET) -> Plan:
         UnsafeContent: an out, or a list of files behind one, would write elsewhere.
         UsageError: ``target`` is no stage.
     """
+    _check_readable(root)
     with _opened(root) as repo:
         whole = repo.index.graph
         stages = [stage for stage in repo.index.stages if stage.cmd]
@@ -171,6 +196,21 @@ def plan(root: Path, target: str = TARGET) -> Plan:
             upstream = [steps[up.name] for up in whole.successors(stage) if up.cmd]
             steps[stage.name] = _step(stage, upstream, _meta(stage))
         return Plan(target, tuple(steps.values()))
+
+
+def _check_readable(root: Path) -> None:
+    """DVC's own reader of YAML follows aliases without a bound.
+
+    Raises:
+        DvcError: a file of DVC's breaks a bound of :mod:`stages.bounded_yaml`.
+    """
+    for name, most_bytes in (("dvc.yaml", MOST_BYTES), (lockfile.LOCK, MOST_LOCK_BYTES)):
+        try:
+            read_yaml(root / name, most_bytes)
+        except FileNotFoundError:
+            continue
+        except YamlError as error:
+            raise DvcError(str(error)) from error
 
 
 def _meta(stage: Any) -> StageMeta:
@@ -302,8 +342,10 @@ def reproduce(
             said["outcome"] = "cached"
         if found := re.search(r"failed to run: .*, exited with (-?\d+)$", line):
             said["exit"] = int(found.group(1))
-        tail.append(line)
-        log(line)
+        # What a stage prints may quote a file's name, a reply, or the address of a server.
+        shown = one_line(redacted(line))
+        tail.append(shown)
+        log(shown)
 
     command = [sys.executable, checkouts.COMMAND, "--wait-for-lock", "repro", "--single-item", stage]
     started = time.monotonic()

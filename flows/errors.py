@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from stages.errors import VidbridgeError
 
-class FlowError(Exception):
+
+class FlowError(VidbridgeError):
     """A failure a person can act upon; the message is all they need, a traceback adds nothing."""
 
 
 class UsageError(FlowError):
     """What was asked for makes no sense: an unknown stage, a recipe that does not exist, edits that would be lost."""
+
+    status = 2
 
 
 class DvcError(FlowError):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-
 from flows import champion, scoring, show
 from flows.errors import UsageError
 from stages.params import Params, load_params
+from stages.plain import one_line
 
 if TYPE_CHECKING:
     from stages.benchmarking import Engine, Order
@@ -45,22 +44,19 @@ def evaluate(
     params = load_params(root / "params.yaml")
     engine = _engine(root, params, order, model, revision, endpoint, endpoint_model, form)
     out = show.console()
-    out.print(f"{order.benchmark}: {engine.name}", markup=False, soft_wrap=True)
+    out.print(one_line(f"{order.benchmark}: {engine.name}"), soft_wrap=True)
     result = benchmarking.evaluate(root, params, order, engine, baselines=baselines, against=against)
     scoring.show_result(out, result, result["usage"])
     if unanswered := result["unanswered"]:
         reasons = by_reason(unanswered)
-        out.print(
-            f"[yellow]{len(unanswered):,} questions (control videos counted) were not answered; the next call asks again[/yellow]"
-        )
+        told = f"{len(unanswered):,} questions (control videos counted) were not answered; the next call asks again"
+        out.print(told, style="yellow")
         for (video, reason), count in list(reasons.items())[:EXAMPLES]:
-            out.print(f"  {escape(video)}, {count:,} questions: {escape(reason)}", soft_wrap=True)
+            out.print(f"  {one_line(video)}, {count:,} questions: {one_line(reason)}", soft_wrap=True)
         if len(reasons) > EXAMPLES:
-            out.print(
-                f"  … and {len(reasons) - EXAMPLES:,} more, all in {escape(str(order.out / 'unanswered.jsonl'))}", soft_wrap=True
-            )
+            out.print(f"  … and {len(reasons) - EXAMPLES:,} more, all in {order.out / 'unanswered.jsonl'}", soft_wrap=True)
     names = (benchmarking.TABLE_FILE, benchmarking.SCORES_FILE, "predictions.jsonl")
-    out.print(f"written: {', '.join(names)} in {escape(str(order.out))}", soft_wrap=True)
+    show.say(f"written: {', '.join(names)} in {order.out}")
 
 
 def _check_flags(order: Order, model: str | None, endpoint: str | None, endpoint_model: str | None, form: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import yaml
+from stages.bounded_yaml import MOST_LOCK_BYTES, YamlError, read_yaml
 
 LOCK = "dvc.lock"
 
@@ -19,12 +19,13 @@ def kept(root: Path) -> Path:
 
 def is_whole(path: Path) -> bool:
     """Whether the file reads as a lock of DVC's; a file that ends in the middle of a line or an entry does not."""
-    text = path.read_text(encoding="utf-8")
     try:
-        table = yaml.safe_load(text)
-    except yaml.YAMLError:
+        table = read_yaml(path, MOST_LOCK_BYTES)
+    except YamlError:
         return False
-    if not isinstance(table, dict) or "schema" not in table or not text.endswith("\n"):
+    if not isinstance(table, dict) or "schema" not in table or not path.read_bytes().endswith(b"\n"):
+        return False
+    if not isinstance(table.get("stages") or {}, dict):
         return False
     return all(isinstance(entry, dict) and "cmd" in entry for entry in (table.get("stages") or {}).values())
 

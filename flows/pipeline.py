@@ -44,7 +44,7 @@ from stages.tracking.commits import record_commit
 from stages.tracking.registry import RegisterReport, register
 from stages.tracking.render import register_table
 from stages.tracking.runs import Terminated, is_gone, pipeline_run
-from stages.tracking.uri import is_server, tracking_uri
+from stages.tracking.uri import is_server, shown, tracking_uri
 
 #: How often the flow asks the server whether someone cancelled it.
 CANCEL_POLL_S = 2.0
@@ -171,7 +171,9 @@ def _run_stages(root: Path, plan: Plan, env: dict[str, str], cancelled: threadin
     except BaseException:
         cancelled.set()
         for name in board.running:
-            futures[name].wait(timeout=_STAGE_END_S)
+            # Ctrl-C may have come between a step's place on the board and its submission.
+            if name in futures:
+                futures[name].wait(timeout=_STAGE_END_S)
         raise
     return board
 
@@ -323,7 +325,7 @@ def _link_tracking(mlflow_run: str) -> None:
     uri = tracking_uri()
     if is_server(uri):
         create_link_artifact(
-            key="mlflow", link=f"{uri.rstrip('/')}/#/runs/{mlflow_run}", description="The MLflow run of this pipeline run"
+            key="mlflow", link=f"{shown(uri).rstrip('/')}/#/runs/{mlflow_run}", description="The MLflow run of this pipeline run"
         )
     else:
         create_markdown_artifact(key="mlflow", markdown=f"MLflow run `{mlflow_run}`; `vidbridge ui` shows it.")

@@ -13,18 +13,21 @@ from pathlib import Path
 
 from flows.dvc import Plan
 from flows.errors import FlowError
+from flows.names import unstorable_names
 from flows.project import state
 from flows.server import answers
 from stages import layout
 from stages.domain.rewards import SentenceLikeness
 from stages.params import OpenAIJudgeParams, Params, Precision, PretrainedModelParams, TrainingRow
 from stages.tracking.git import is_repository
-from stages.tracking.uri import TrackingError, check_server
+from stages.tracking.uri import TrackingError, check_server, shown
 
 #: Videos, samples, caches and the tracking store of a small recipe.
 _BASE_GB = 1.0
 _BYTES: dict[Precision, int] = {"bf16": 2, "fp32": 4}
 GB = 1e9
+#: Held by the run that is working; inside the project's state.
+RUN_LOCK = "run.lock"
 #: Verbs that ask a judge.
 _JUDGED = frozenset({"difficulty", "grpo", "baselines", "evaluate"})
 
@@ -99,13 +102,26 @@ def problems(root: Path, params: Params, plan: Plan) -> list[str]:
         check_server()
     except TrackingError as error:
         found.append(str(error))
-    url = os.environ.get("PREFECT_API_URL")
-    if url and not answers(url):
-        found.append(
-            f"PREFECT_API_URL: {url}: no answer; start that server, correct the address, or unset it to use one of our own"
-        )
+    found += prefect_problems()
     needed = endpoints(params, judged=_judged(params, plan), written="synthesize" in _verbs(plan))
     return found + [problem for role, why in needed.items() for problem in judge_problems(role, why)]
+
+
+def prefect_problems() -> list[str]:
+    """That the Prefect server which the environment names does not answer."""
+    url = os.environ.get("PREFECT_API_URL")
+    if not url or answers(url):
+        return []
+    return [f"PREFECT_API_URL: {shown(url)}: no answer; start that server, correct the address, or unset it to use one of our own"]
+
+
+def check_prefect() -> None:
+    """
+    Raises:
+        FlowError: the Prefect server that the environment names does not answer.
+    """
+    if found := prefect_problems():
+        raise FlowError("\nerror: ".join(found))
 
 
 def _verbs(plan: Plan) -> set[str]:
@@ -193,6 +209,8 @@ def _source(root: Path, params: Params, plan: Plan) -> list[str]:
             "add one line of JSON for each video (see README)" if name == layout.ANNOTATIONS_FILE else "correct ingest.annotations"
         )
         return [f"ingest.source: {params.ingest.source!r} holds no {name}; {remedy}"]
+    if odd := list(islice(unstorable_names(folder), 3)):
+        return [f"ingest.source: {problem}" for problem in odd]
     return [
         f"ingest.source: {str(link)!r} is a link that leads nowhere, and DVC cannot hash it; remove such links:"
         f" find {folder} -xtype l -delete"
@@ -217,6 +235,16 @@ def check(root: Path, params: Params, plan: Plan) -> None:
         raise FlowError("\nerror: ".join(found))
 
 
+def check_alone(root: Path) -> None:
+    """
+    Raises:
+        FlowError: another run holds the project.
+    """
+    if (state(root) / RUN_LOCK).exists():
+        with only_run(root):
+            pass
+
+
 @contextmanager
 def only_run(root: Path) -> Iterator[None]:
     """Hold the project for one run at a time: two would write the same outputs.
@@ -224,7 +252,7 @@ def only_run(root: Path) -> Iterator[None]:
     Raises:
         FlowError: another run holds it. The kernel lets go of the lock when its holder dies, however it dies.
     """
-    path = state(root) / "run.lock"
+    path = state(root) / RUN_LOCK
     path.parent.mkdir(exist_ok=True)
     with path.open("a+") as file:
         try:

@@ -34,13 +34,39 @@ def find_root(start: Path | None = None) -> Path:
         if not (root / "dvc.yaml").is_file():
             raise UsageError(f"VIDBRIDGE_PROJECT: {named!r} holds no dvc.yaml; name the folder of the project, or unset it")
         return root
-    here = (start or Path.cwd()).resolve()
-    for folder in (here, *here.parents):
+    here, *above = _upward(start or Path.cwd())
+    for folder in (here, *above):
         if (folder / "dvc.yaml").is_file():
             return folder
     raise UsageError(
         f"working directory: {here} is not inside a project (no dvc.yaml upward of it); cd into it or set VIDBRIDGE_PROJECT"
     )
+
+
+def project_or_none() -> Path | None:
+    """The project's folder, entered; None outside of one, for commands that need no more than what a person names.
+
+    Raises:
+        UsageError: ``VIDBRIDGE_PROJECT`` names a folder that is no project.
+    """
+    if not os.environ.get("VIDBRIDGE_PROJECT") and not any((folder / "dvc.yaml").is_file() for folder in _upward(Path.cwd())):
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        return None
+    root = find_root()
+    enter(root)
+    return root
+
+
+def shipped_recipes() -> Path:
+    """The recipes that come with this code: in the repository, and inside the installed package."""
+    packaged = Path(__file__).parent / "cookbook"
+    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "infra" / "recipes"
+
+
+def _upward(folder: Path) -> tuple[Path, ...]:
+    here = folder.resolve()
+    return (here, *here.parents)
 
 
 def state(root: Path) -> Path:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
 
 from flows.rescoring import promote
+from stages.errors import VidbridgeError
+from stages.plain import fit, one_line
 from stages.tracking.gate import Promotion
 
 
@@ -18,19 +23,21 @@ def promotion(
     author: str | None = None,
     reason: str = "",
     new_evaluation: bool = False,
-) -> Promotion:
+) -> Promotion | State[Any]:
     """Put the gate to ``version`` (the newest candidate when None). A refusal is an answer: the run completes, and says why.
 
     A champion that was scored under another evaluation is scored again first, unless ``new_evaluation`` says to leave it.
 
-    Raises:
-        FlowError: the champion could not be scored again.
-        TrackingError: the store does not answer, or there is no such version.
+    Ends as failed, with the error as its result, when the champion could not be scored again, the store does not answer, or there is no
+    such version: Prefect would show an exception's traceback.
     """
     logger = get_run_logger()
-    decided = promote(Path(root), version, logger.info, author=author, reason=reason, new_evaluation=new_evaluation)
+    try:
+        decided = promote(Path(root), version, logger.info, author=author, reason=reason, new_evaluation=new_evaluation)
+    except VidbridgeError as error:
+        return Failed(message=fit(error), data=error)
     logger.info("version %d %s", decided.candidate.number, "is champion" if decided.moved else "was refused")
     for line in decided.decision.reasons:
-        logger.info(line)
+        logger.info(one_line(line))
     create_markdown_artifact(key="verdict", markdown=decided.verdict, description="The gate's verdict")
     return decided

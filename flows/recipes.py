@@ -15,10 +15,14 @@ from typing import Any
 import yaml
 
 from flows.errors import UsageError
+from flows.project import shipped_recipes
+from stages.bounded_yaml import YamlError, parse_yaml, read_text, read_yaml
 from stages.params import Params, load_params, parse_params
 
 FOLDER = Path("infra/recipes")
 PARAMS = Path("params.yaml")
+#: Whose parameters count outside a project.
+DEFAULT = "vidbridge-r1"
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,10 @@ class Recipe:
     in_use: bool
 
 
-def recipes(root: Path) -> tuple[Recipe, ...]:
-    """Every recipe, by name."""
-    current = (root / PARAMS).read_bytes() if (root / PARAMS).is_file() else b""
-    found = sorted((root / FOLDER).glob("*.yaml"))
+def recipes(root: Path | None) -> tuple[Recipe, ...]:
+    """Every recipe, by name; those that come with this code where there is no project."""
+    current = (root / PARAMS).read_bytes() if root is not None and (root / PARAMS).is_file() else b""
+    found = sorted((shipped_recipes() if root is None else root / FOLDER).glob("*.yaml"))
     return tuple(Recipe(path.stem, path, _about(path), path.read_bytes() == current) for path in found)
 
 
@@ -69,7 +73,7 @@ def smoke_version(root: Path, name: str) -> str:
     """
     chosen, small = recipe(root, name), recipe(root, "smoke")
     load_params(chosen.path)
-    table, given = (yaml.safe_load(one.path.read_text(encoding="utf-8")) for one in (chosen, small))
+    table, given = (read_yaml(one.path) for one in (chosen, small))
     model = table["model"]
     family = next((f for mark, f in _FAMILIES.items() if mark in model.get("name", "")), model.get("family"))
     tasks = given["synthesize"]["tasks"]
@@ -109,15 +113,19 @@ def _changes(grid: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _about(path: Path) -> str:
+    try:
+        text = read_text(path)
+    except YamlError as error:
+        return f"cannot be used: {error}"
     words = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in text.splitlines():
         if not line.startswith("#"):
             break
         words.append(line.lstrip("# ").strip())
     return " ".join(words)
 
 
-def recipe(root: Path, name: str) -> Recipe:
+def recipe(root: Path | None, name: str) -> Recipe:
     """
     Raises:
         UsageError: there is no such recipe.
@@ -126,17 +134,26 @@ def recipe(root: Path, name: str) -> Recipe:
     for one in every:
         if one.name == name:
             return one
-    names = ", ".join(one.name for one in every) or f"none in {root / FOLDER}"
+    names = ", ".join(one.name for one in every) or f"none in {shipped_recipes() if root is None else root / FOLDER}"
     raise UsageError(f"recipe: {name!r} does not exist; choose one of {names}")
+
+
+def params_or_default(root: Path | None) -> Params:
+    """What ``params.yaml`` says; outside a project the recipe :data:`DEFAULT`, whose ingest and judge are those for videos of people.
+
+    Raises:
+        ParamsError: the file is missing or breaks a rule.
+    """
+    return load_params(recipe(None, DEFAULT).path if root is None else root / PARAMS)
 
 
 def difference(root: Path, name: str) -> str:
     """What `use` would change in ``params.yaml``, as a unified diff; empty when nothing."""
     new = recipe(root, name).path
-    old = (root / PARAMS).read_text(encoding="utf-8") if (root / PARAMS).is_file() else ""
+    old = read_text(root / PARAMS) if (root / PARAMS).is_file() else ""
     lines = difflib.unified_diff(
         old.splitlines(keepends=True),
-        new.read_text(encoding="utf-8").splitlines(keepends=True),
+        read_text(new).splitlines(keepends=True),
         str(PARAMS),
         str(FOLDER / new.name),
     )
@@ -151,8 +168,8 @@ def use(root: Path, name: str, force: bool = False, *, smoke: bool = False) -> P
         ParamsError: the recipe breaks a rule.
     """
     chosen = recipe(root, name)
-    text = smoke_version(root, name) if smoke else chosen.path.read_text(encoding="utf-8")
-    params = parse_params(yaml.safe_load(text), f"{name} --smoke") if smoke else load_params(chosen.path)
+    text = smoke_version(root, name) if smoke else read_text(chosen.path)
+    params = parse_params(parse_yaml(text, name), f"{name} --smoke") if smoke else load_params(chosen.path)
     if not force and _holds_edits(root):
         raise UsageError(
             f"{PARAMS}: has edits that no commit and no recipe keeps; commit them, or save them as a recipe"
@@ -168,12 +185,16 @@ def _holds_edits(root: Path) -> bool:
     path = root / PARAMS
     if not path.is_file() or any(one.in_use for one in recipes(root)):
         return False
-    name = str((yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("recipe", ""))
+    try:
+        table = read_yaml(path)
+    except YamlError:  # damaged, so nothing but a person's own state
+        table = None
+    name = str(table.get("recipe", "")) if isinstance(table, dict) else ""
     made_from = name.removesuffix("-smoke")
     if (
         name != made_from
         and any(one.name == made_from for one in recipes(root))
-        and path.read_text() == smoke_version(root, made_from)
+        and read_text(path) == smoke_version(root, made_from)
     ):
         return False
     committed = subprocess.run(["git", "-C", str(root), "show", f"HEAD:./{PARAMS}"], capture_output=True, check=False)

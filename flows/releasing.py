@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from flows import rescoring, server, show
+from flows import preflight, rescoring, server, show
+from flows.errors import FlowError
 from stages import layout
 from stages.params import load_params
 from stages.tracking import gate
 from stages.tracking.compared import compare_pair, pair
 from stages.tracking.explain import explain as explain_version
+from stages.tracking.gate import Promotion
 from stages.tracking.render import comparison_table, explanation_table, history_table, promotion_table
+from stages.tracking.store import open_client
+from stages.tracking.versions import CANDIDATE, find_version
 
 
 def promote(root: Path, version: str | None, reason: str, author: str | None, new_evaluation: bool) -> bool:
@@ -21,12 +26,20 @@ def promote(root: Path, version: str | None, reason: str, author: str | None, ne
     The run is on the Prefect server at hand, else on one of our own for as long as it takes; its artefact stays in the project's
     Prefect database, where `vidbridge ui` shows it.
     """
+    # Before a server is started for it: the answer to a version that is not there takes a second.
+    find_version(open_client(root), load_params(root / "params.yaml").gate.registered_model, version or CANDIDATE)
+    preflight.check_prefect()
     with server.starting(root) as starting:
         # This import takes as long as the server's start: they go on side by side.
         from flows.promotion import promotion
 
         with server.connected(starting):
-            decided = promotion(root, version, author=author, reason=reason, new_evaluation=new_evaluation)
+            ended: Any = promotion(root, version, author=author, reason=reason, new_evaluation=new_evaluation, return_state=True)
+            decided = ended.result(raise_on_failure=False)
+    if isinstance(decided, BaseException):
+        raise decided
+    if not isinstance(decided, Promotion):
+        raise FlowError(f"promote: ended as {ended.name}: {ended.message}")
     out = show.console()
     out.print(promotion_table(decided))
     if decided.moved:
@@ -40,9 +53,7 @@ def promote(root: Path, version: str | None, reason: str, author: str | None, ne
 
 def rollback(root: Path, reason: str, author: str | None) -> None:
     moved = gate.rollback(root, author=author, reason=reason)
-    show.console().print(
-        f"version {moved.candidate.number} is champion again, instead of {moved.champion.number if moved.champion else '–'}"
-    )
+    show.say(f"version {moved.candidate.number} is champion again, instead of {moved.champion.number if moved.champion else '–'}")
 
 
 def history(root: Path, as_json: bool) -> None:
@@ -52,7 +63,7 @@ def history(root: Path, as_json: bool) -> None:
         rows = [
             {"number": e.number, "standing": e.standing, "done": e.done, **asdict(e.decided), "verdict": e.verdict} for e in entries
         ]
-        show.console().print(json.dumps(rows, indent=2), markup=False, highlight=False, soft_wrap=True)
+        show.console().print(json.dumps(rows, indent=2), soft_wrap=True)
         return
     show.console().print(history_table(entries) if entries else "nothing was decided yet; type: vidbridge promote")
 

@@ -22,9 +22,11 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool) -> None:
     """
     params = load_params(root / "params.yaml")
     out = show.console()
+    if not dry_run:
+        preflight.check_alone(root)  # before a plan is printed that nobody will follow
     if not dry_run and lockfile.is_broken(root):
         with preflight.only_run(root):  # another run that is alive may just be writing it
-            out.print(f"note: {lockfile.mend(root) or 'dvc.lock is whole again'}", style="yellow", markup=False)
+            out.print(f"note: {lockfile.mend(root) or 'dvc.lock is whole again'}", style="yellow")
     plan = dvc.plan(root, target)
     show.show_plan(out, plan)
     if dry_run:

@@ -27,6 +27,7 @@ from flows.errors import FlowError
 from flows.pipeline import PipelineReport, pipeline
 from flows.promotion import promotion
 from stages.params import load_params
+from stages.tracking.gate import Promotion
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="clone", retries=2, retry_delay_seconds=10)
@@ -120,6 +121,7 @@ def scheduled(
         lines.append(f"Ran: {ran}.")
         if promote and report.registration.candidate is not None:
             decided = promotion(root, author=os.environ.get("VIDBRIDGE_AUTHOR", "schedule"), reason=f"scheduled run {report.name}")
+            assert isinstance(decided, Promotion)  # called without return_state, a failed flow raises
             lines.append(decided.verdict)
         create_markdown_artifact(key="scheduled", markdown="\n\n".join(lines))
         return Completed(message=f"ran {len(report.ran)} stages; see the artefacts")

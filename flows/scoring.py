@@ -8,19 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from flows import show
 from flows.errors import UsageError
-from stages.params import load_params
+from flows.recipes import params_or_default
+from stages.plain import one_line
 
 #: Ids that are listed of those that are missing or empty; all of them stand in the file.
 EXAMPLES = 5
 
 
 def score(
-    root: Path, benchmark: str, annotations: Path, predictions: Path, out: Path | None, *, baselines: bool, against: Path | None
+    root: Path | None,
+    benchmark: str,
+    annotations: Path,
+    predictions: Path,
+    out: Path | None,
+    *,
+    baselines: bool,
+    against: Path | None,
 ) -> None:
     """Score, show the table, and write all of it into ``out``."""
     from stages.score import score as scored
@@ -30,14 +38,14 @@ def score(
         raise UsageError(f"--out: {str(out.parent)!r} is no folder; make it, or name a file in another one")
     if out is not None and out in (annotations, predictions, against):
         raise UsageError(f"--out: {str(out)!r} is what is to be scored; name another file")
-    result = scored(load_params(root / "params.yaml"), benchmark, annotations, predictions, baselines=baselines, against=against)
+    result = scored(params_or_default(root), benchmark, annotations, predictions, baselines=baselines, against=against)
     # Not in the file: what a judge costs depends on what it was asked before.
     usage = result.pop("usage")
     if out is not None:
         out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     show_result(show.console(), result, usage)
     if out is not None:
-        show.console().print(f"written: {escape(str(out))}", soft_wrap=True)
+        show.say(f"written: {out}")
 
 
 def annotations_at(place: str, benchmark: str) -> Path:
@@ -69,15 +77,17 @@ def show_result(console: Console, result: Mapping[str, Any], usage: Mapping[str,
 
     _show_scores(console, result)
     if (rough := roughly_judged(result)) is not None:
-        console.print(f"[bold yellow]rough:[/bold yellow] {escape(rough)}", soft_wrap=True)
+        console.print(Text.assemble(("rough:", "bold yellow"), f" {one_line(rough)}"), soft_wrap=True)
     if result["against"]:
         _show_against(console, result["against"], result["confidence"])
     unjudged = max(found["unjudged"] for each in result["scores"].values() for found in each["overall"].values())
     if unjudged:
-        console.print(f"[yellow]{unjudged:,} replies have no verdict and are in no mean[/yellow]")
+        console.print(f"{unjudged:,} replies have no verdict and are in no mean", style="yellow")
     if result["set_aside"]:
-        told = escape(set_aside_in_words(result))
-        console.print(f"[yellow]set aside of the annotations, neither asked nor scored[/yellow]: {told}", soft_wrap=True)
+        told = one_line(set_aside_in_words(result))
+        console.print(
+            Text.assemble(("set aside of the annotations, neither asked nor scored", "yellow"), f": {told}"), soft_wrap=True
+        )
     for what, why in (
         ("missing", "questions have no prediction"),
         ("empty", "replies are empty: wrong under strict"),
@@ -86,19 +96,20 @@ def show_result(console: Console, result: Mapping[str, Any], usage: Mapping[str,
         ids = result[what]
         if ids:
             more = f" … and {len(ids) - EXAMPLES:,} more" if len(ids) > EXAMPLES else ""
-            console.print(f"[yellow]{len(ids):,} {why}[/yellow]: {escape(', '.join(ids[:EXAMPLES]))}{more}", soft_wrap=True)
+            told = ", ".join(map(one_line, ids[:EXAMPLES]))
+            console.print(Text.assemble((f"{len(ids):,} {why}", "yellow"), f": {told}{more}"), soft_wrap=True)
     if usage:
-        console.print(", ".join(f"{name} {count:,.0f}" for name, count in usage.items()), soft_wrap=True, markup=False)
+        console.print(", ".join(f"{name} {count:,.0f}" for name, count in usage.items()), soft_wrap=True)
 
 
 def _show_scores(console: Console, result: Mapping[str, Any]) -> None:
-    judge = f"judge {escape(result['judge']['name'])}" if result["judge"] else "scored by rule"
+    judge = f"judge {one_line(result['judge']['name'])}" if result["judge"] else "scored by rule"
     console.print(
-        f"{escape(result['benchmark'])}: {result['answered']:,} of {result['questions']:,} questions answered;"
+        f"{one_line(result['benchmark'])}: {result['answered']:,} of {result['questions']:,} questions answered;"
         f" {result['confidence']:.0%} intervals over videos; {judge}"
     )
     for name, rule in result["scorings"].items():
-        console.print(f"  {name}: {escape(rule)}")
+        console.print(f"  {name}: {one_line(rule)}")
     scorings = list(result["scores"])
     measures = list(result["scores"][scorings[0]]["overall"])
     table = Table(title="PARTIAL: some questions have no prediction" if result["partial"] else None)
@@ -110,7 +121,7 @@ def _show_scores(console: Console, result: Mapping[str, Any]) -> None:
 
     def add(title: str, found: Mapping[str, Any], end: bool = False) -> None:
         row = [found[scoring][measure] for scoring in scorings for measure in measures]
-        table.add_row(escape(title), f"{row[0]['items']:,}", *map(_cell, row), end_section=end)
+        table.add_row(one_line(title), f"{row[0]['items']:,}", *map(_cell, row), end_section=end)
 
     above = {f"({who})": found for who, found in result["baselines"].items()}
     above |= {f"({view} video)": control["scores"] for view, control in result["controls"].items()}
@@ -131,7 +142,7 @@ def _show_against(console: Console, against: Mapping[str, Any], confidence: floa
     scorings = list(against["differences"])
     measures = list(against["differences"][scorings[0]]["overall"])
     table = Table(
-        title=f"minus {escape(against['predictions'])}, question by question ({against['shared']:,} shared; p: two-sided, Holm: raised"
+        title=f"minus {one_line(against['predictions'])}, question by question ({against['shared']:,} shared; p: two-sided, Holm: raised"
         " for all categories)"
     )
     table.add_column("")
@@ -142,23 +153,23 @@ def _show_against(console: Console, against: Mapping[str, Any], confidence: floa
     for title, found in difference_rows(against, scorings):
         cells = [found[scoring][measure] for scoring in scorings for measure in measures]
         told = [_difference(cell, 1 - confidence) for cell in cells]
-        table.add_row(escape(title), f"{cells[0]['items']:,}", *told, end_section=title == "all")
+        table.add_row(one_line(title), f"{cells[0]['items']:,}", *told, end_section=title == "all")
     console.print(table)
     for scoring in scorings:
         if changed := against["differences"][scoring]["changed"]:
-            console.print(f"  {scoring}: {changed_in_words(changed)}", soft_wrap=True, markup=False)
+            console.print(f"  {scoring}: {changed_in_words(changed)}", soft_wrap=True)
 
 
-def _difference(found: Mapping[str, Any], alpha: float) -> str:
+def _difference(found: Mapping[str, Any], alpha: float) -> Text:
     from stages.score_table import p_in_words
 
     if found["mean"] is None:
-        return "–"
-    text = rf"{found['mean']:+.1f} \[{found['low']:+.1f}, {found['high']:+.1f}], {p_in_words(found)}"
-    return f"[bold]{text}[/bold]" if (found["p_holm"] or found["p"]) <= alpha else text
+        return Text("–")
+    text = f"{found['mean']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}], {p_in_words(found)}"
+    return Text(text, "bold" if (found["p_holm"] or found["p"]) <= alpha else "")
 
 
 def _cell(found: Mapping[str, Any]) -> str:
     if found["mean"] is None:
         return "–"
-    return rf"{found['mean']:.1f} \[{found['low']:.1f}, {found['high']:.1f}]"
+    return f"{found['mean']:.1f} [{found['low']:.1f}, {found['high']:.1f}]"

@@ -95,5 +95,5 @@ def export(root: Path, which: str, folder: Path) -> None:
     made = publish(root, which, folder)
     out = show.console()
     version = made.version
-    out.print(f"written: {folder} (version {version.number}, {version.stage}, {made.size_bytes / 1e6:,.1f} MB)", markup=False)
+    show.say(f"written: {folder} (version {version.number}, {version.stage}, {made.size_bytes / 1e6:,.1f} MB)")
     show.show_next(out, f"vllm serve {folder}", f"mlflow models serve -m {folder} --env-manager local")

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
+from typing import TextIO
 
-from rich.console import Console, RenderableType
-from rich.markup import escape
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderHook, RenderResult
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from flows.dvc import Plan
 from flows.project import defaults
 from flows.results import BASELINES, CONTROLS
 from stages import layout
+from stages.plain import fit, known_secrets, one_line, plain, redacted
 from stages.tracking.history import Cost
+from stages.tracking.uri import shown
 
 #: Columns of a terminal in which the score table has room for intervals.
 WIDE = 120
@@ -24,14 +29,45 @@ WIDE = 120
 _COLOURS = {"will run": "yellow", "restore": "cyan", "up to date": "green"}
 
 
+class _Fitted:
+    """A renderable, each of whose pieces of text is made fit for a terminal: styles are ours, the text may be anyone's."""
+
+    def __init__(self, inner: ConsoleRenderable) -> None:
+        self._inner = inner
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        secrets = known_secrets()
+        for text, style, control in console.render(self._inner, options):
+            yield Segment(text if control else plain(redacted(text, secrets)), style, control)
+
+
+class _Fit(RenderHook):
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Fitted(one) for one in renderables]
+
+
+def _console(file: TextIO | None = None, *, error: bool = False, width: int | None = None) -> Console:
+    """A console on which a string is text: "[red]", ":dog:.mp4" and ESC mean nothing in it. What has a style is a ``Text`` with it."""
+    made = Console(file=file, stderr=error, width=width, soft_wrap=error, markup=False, emoji=False, highlight=False)
+    made.push_render_hook(_Fit())
+    return made
+
+
 def console(error: bool = False) -> Console:
-    """A console that shows data as they are: "train.jsonl:100:" and a video called ":dog:.mp4" hold no pictures."""
-    return Console(stderr=error, highlight=False, soft_wrap=error, emoji=False)
+    """The terminal. Where the output is none (a pipe, a file), tables are :data:`WIDE`, unless ``COLUMNS`` says otherwise."""
+    stream = sys.stderr if error else sys.stdout
+    wide = not stream.isatty() and not os.environ.get("COLUMNS", "").isdigit()
+    return _console(error=error, width=WIDE if wide else None)
+
+
+def say(text: object, *, error: bool = False, end: str = "\n") -> None:
+    """Print a text as it is, a line or several, whoever wrote parts of it: without secrets, control characters written out."""
+    print(fit(text), end=end, file=sys.stderr if error else sys.stdout)
 
 
 def as_text(table: RenderableType, width: int = 120) -> str:
     """A table as plain lines, for logs and artefacts."""
-    out = Console(file=StringIO(), width=width, color_system=None, emoji=False)
+    out = _console(StringIO(), width=width)
     with out.capture() as captured:
         out.print(table)
     return captured.get().strip("\n")
@@ -45,11 +81,10 @@ def show_plan(out: Console, plan: Plan) -> None:
     table.add_column("why")
     for step in plan.steps:
         colour = _COLOURS[step.state]
-        # Reasons hold paths and parameters: text, never markup.
-        table.add_row(step.name, f"[{colour}]{step.state}[/{colour}]", escape("\n".join(step.why)))
+        table.add_row(one_line(step.name), Text(step.state, colour), "\n".join(map(one_line, step.why)))
     out.print(table)
     if plan.empty:
-        out.print(f"[green]everything that {plan.target} needs is up to date: nothing to do[/green]")
+        out.print(f"everything that {plan.target} needs is up to date: nothing to do", style="green")
     else:
         restored = f", {len(plan.to_restore)} to restore from the cache" if plan.to_restore else ""
         ready = len(plan.steps) - len(plan.to_run) - len(plan.to_restore)
@@ -77,7 +112,7 @@ def show_scores(
     table = Table(title=title)
     table.add_column("policy")
     for name in columns:
-        table.add_column(name.replace("_", " "), justify="right")
+        table.add_column(one_line(name).replace("_", " "), justify="right")
     policies = list(scores)
     for position, policy in enumerate(policies):
         row = scores[policy]
@@ -88,9 +123,9 @@ def show_scores(
             if intervals and (policy, name) in intervals:
                 low, high = intervals[policy, name]
                 text += f" {low:.2f}–{high:.2f}".replace("0.", ".")
-            cells.append(f"[bold]{text}[/bold]" if value is not None and value == best[name] else text)
+            cells.append(Text(text, "bold" if value is not None and value == best[name] else ""))
         last_baseline = policy in BASELINES and (position + 1 == len(policies) or policies[position + 1] not in BASELINES)
-        table.add_row(policy, *cells, end_section=last_baseline)
+        table.add_row(one_line(policy), *cells, end_section=last_baseline)
     out.print(table)
     _show_controls(out, scores)
 
@@ -105,7 +140,7 @@ def _show_controls(out: Console, scores: Mapping[str, Mapping[str, float | None]
         table.add_column(name, justify="left" if name == "policy" else "right")
     for policy, row in controlled.items():
         values = [row.get(name) for name in ("mean", *CONTROLS)]
-        table.add_row(policy, *("" if value is None else f"{value:.3f}" for value in values))
+        table.add_row(one_line(policy), *("" if value is None else f"{value:.3f}" for value in values))
     out.print(table)
 
 
@@ -113,17 +148,17 @@ def show_gains(out: Console, gains: Mapping[str, Mapping[str, tuple[float, float
     """What each stage gained over the one it started from, on the same samples; bold where the interval leaves 0 out."""
     if not gains:
         return
-    table = Table(title=rf"gained, sample by sample \[{confidence:.0%} interval]")
+    table = Table(title=f"gained, sample by sample [{confidence:.0%} interval]")
     table.add_column("")
     for name in gains:
-        table.add_column(name, justify="right")
+        table.add_column(one_line(name), justify="right")
     for row in dict.fromkeys(name for gain in gains.values() for name in gain):
         cells = []
         for gain in gains.values():
             mean, low, high = gain.get(row, (math.nan,) * 3)
-            text = "" if math.isnan(mean) else rf"{mean:+.3f} \[{low:+.2f}, {high:+.2f}]"
-            cells.append(f"[bold]{text}[/bold]" if low > 0 or high < 0 else text)
-        table.add_row(row.replace("_", " "), *cells, end_section=row == "mean")
+            text = "" if math.isnan(mean) else f"{mean:+.3f} [{low:+.2f}, {high:+.2f}]"
+            cells.append(Text(text, "bold" if low > 0 or high < 0 else ""))
+        table.add_row(one_line(row).replace("_", " "), *cells, end_section=row == "mean")
     out.print(table)
 
 
@@ -137,7 +172,7 @@ def show_costs(out: Console, costs: Mapping[str, Cost], stages: Sequence[str]) -
     for stage in stages:
         if stage in costs:
             cost = costs[stage]
-            table.add_row(stage, f"{cost.wall_s:.0f}", f"{cost.cpu_s:.0f}", f"{cost.peak_gb:.1f}")
+            table.add_row(one_line(stage), f"{cost.wall_s:.0f}", f"{cost.cpu_s:.0f}", f"{cost.peak_gb:.1f}")
     out.print(table)
 
 
@@ -146,7 +181,7 @@ def show_where(out: Console, root: Path, *, scored: bool) -> None:
     uri = os.environ.get("MLFLOW_TRACKING_URI", defaults(root)["MLFLOW_TRACKING_URI"])
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("metrics and plots" if scored else "data", str(layout.REPORTS if scored else layout.SAMPLES))
-    table.add_row("runs and versions", escape(uri))
+    table.add_row("runs and versions", shown(uri))
     table.add_row("see them", "vidbridge ui")
     out.print(table)
     if scored:
@@ -159,4 +194,4 @@ def show_next(out: Console, *commands: str) -> None:
     """What a person may want to type now, a line each, so that it can be copied."""
     out.print("next:")
     for command in commands:
-        out.print(f"  {command}", markup=False, soft_wrap=True)
+        out.print(f"  {one_line(command)}", soft_wrap=True)

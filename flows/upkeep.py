@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from flows import dvc
+from flows import dvc, show
 from flows.errors import UsageError
 from flows.preflight import only_run
 from flows.project import scratch
@@ -29,8 +29,7 @@ def accept(root: Path, stage: str, why: str) -> None:
         raise UsageError("--why: is empty; say why the change does not matter, a later reader has to believe it")
     with only_run(root):
         step = next((step for step in dvc.plan(root, stage).steps if step.name == stage), None)
-        if step is None:
-            raise UsageError(f"stage: {stage!r} is a group; name one of its stages (vidbridge plan {stage})")
+        assert step is not None  # a plan ends with the stage it was made for
         if step.state != "will run" or step.why == ("never ran",):
             raise UsageError(f"stage: {stage} is {'not made yet' if step.why else 'up to date'}; there is nothing to accept")
         dvc.accept(root, stage)
@@ -43,7 +42,7 @@ def accept(root: Path, stage: str, why: str) -> None:
         }
         with (root / ACCEPTED).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-    typer.echo(f"{stage} stands as it is ({'; '.join(step.why)}). Commit it with its reason: git add dvc.lock {ACCEPTED}")
+    show.say(f"{stage} stands as it is ({'; '.join(step.why)}). Commit it with its reason: git add dvc.lock {ACCEPTED}")
 
 
 def _entries(root: Path) -> list[Path]:
@@ -61,8 +60,8 @@ def scratch_status(root: Path) -> None:
     entries = _entries(root)
     for path in entries:
         age_h = (time.time() - path.stat().st_mtime) / 3600
-        typer.echo(f"{path.relative_to(scratch(root)).as_posix():<48} {_size_mb(path):>10.1f} MB   last written {age_h:.1f} h ago")
-    typer.echo(
+        show.say(f"{path.relative_to(scratch(root)).as_posix():<48} {_size_mb(path):>10.1f} MB   last written {age_h:.1f} h ago")
+    show.say(
         f"{len(entries)} interrupted trainings in {scratch(root)}" + ("; delete them: vidbridge scratch clean" if entries else "")
     )
 
@@ -71,7 +70,7 @@ def scratch_clean(root: Path, ask: bool) -> None:
     """Delete it."""
     entries = _entries(root)
     if not entries:
-        typer.echo(f"nothing to delete in {scratch(root)}")
+        show.say(f"nothing to delete in {scratch(root)}")
         return
     size = sum(_size_mb(path) for path in entries)
     if ask and not typer.confirm(f"delete {len(entries)} folders, {size:.1f} MB? These trainings then start at step 0"):
@@ -79,7 +78,7 @@ def scratch_clean(root: Path, ask: bool) -> None:
     with only_run(root):
         for path in entries:
             shutil.rmtree(path)
-    typer.echo(f"deleted {len(entries)} folders, {size:.1f} MB")
+    show.say(f"deleted {len(entries)} folders, {size:.1f} MB")
 
 
 def release_scratch(root: Path, stage: str, since: float) -> Path | None:

@@ -27,6 +27,10 @@ IDENTITY_FILE = "identity.json"
 CLIPS_FILE = "clips.json"
 
 
+class NothingRunError(InputError):
+    """No seed has run whole yet, so that there is no table."""
+
+
 def start_of(params: Params) -> str:
     """The row that all variants start from."""
     return next(iter(params.variants.values())).init
@@ -144,7 +148,8 @@ def read_grid(params: Params, results: Results, *, command: str, measured: str) 
     """Everything that is there, on the seeds that have run whole.
 
     Raises:
-        InputError: no seed has, or all there is are scores of other parameters and several commits.
+        NothingRunError: no seed has.
+        InputError: all there is are scores of other parameters and several commits.
     """
     grid = params.ablation
     assert grid is not None
@@ -157,7 +162,7 @@ def read_grid(params: Params, results: Results, *, command: str, measured: str) 
     missing = tuple(f"seed {seed}: {name}" for seed, name in kept if (seed, name) not in counted)
     seeds = tuple(seed for seed in grid.seeds if all((seed, name) in counted for name in params.variants))
     if not seeds:
-        raise InputError(f"ablation: no seed has run whole ({len(missing)} trainings are missing); go on: vidbridge ablate")
+        raise NothingRunError(f"ablation: no seed has run whole ({len(missing)} trainings are missing); go on: vidbridge ablate")
     commits = sorted({found["commit"] for (seed, _), found in kept.items() if found and seed in seeds})
     if not fresh and len(commits) > 1:
         raise InputError(

@@ -1,11 +1,14 @@
-"""How a verb ends: our own errors as one clear line, a full disk with its remedy, anything else with its traceback."""
+"""How a verb ends: our own errors as one clear line, trouble with a file or a disk with its remedy, anything else with its traceback."""
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import NoReturn
+
+from stages.errors import VidbridgeError, remedy_of
+from stages.plain import fit, guard_logs
 
 
 def run_verb(main: Callable[..., int | None], *arguments: str) -> NoReturn:
@@ -14,19 +17,19 @@ def run_verb(main: Callable[..., int | None], *arguments: str) -> NoReturn:
     An exception that this project defines says field, value and remedy, so its message is all a person needs. Any other is a
     defect and keeps its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    guard_logs()
     try:
         status = main(*arguments)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(
-            f"error: the disk is full ({error.filename}); free some space and run again: what was done stays done", file=sys.stderr
-        )
+    except VidbridgeError as error:
+        print(f"error: {fit(error)}", file=sys.stderr)
         sys.exit(1)
-    except Exception as error:
-        if not type(error).__module__.startswith("stages."):
+    except OSError as error:
+        if (remedy := remedy_of(error)) is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {fit(remedy)}", file=sys.stderr)
         sys.exit(1)
     sys.exit(status or 0)
 

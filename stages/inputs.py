@@ -10,6 +10,7 @@ from pathlib import Path
 from stages import layout
 from stages.domain.frames import Fit
 from stages.domain.records import SPLITS, Clip, Sample, Split, TaskName
+from stages.errors import VidbridgeError
 from stages.params import Params
 from stages.rows import iterate_rows, read_json, read_rows
 from stages.video.edits import FrameLoader
@@ -21,7 +22,7 @@ FRAME_CACHE_MB = 512
 FRAME_DISK_GB = 20.0
 
 
-class InputError(RuntimeError):
+class InputError(VidbridgeError, RuntimeError):
     """Something that a stage needs is not there; the message says what to run."""
 
 

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from stages import layout
+from stages.bounded_yaml import YamlError, read_yaml
 from stages.domain.difficulty import DropRules
 from stages.domain.prompts import PromptTexts
 from stages.domain.records import CAPTION_TASKS, PROXY_TASKS, TASK_NAMES, Exact, Split, TaskName
 from stages.domain.rewards import RewardRules
 from stages.domain.shaping import RIGHT_OR_WRONG, LengthReward, TemporalContrast
 from stages.domain.synthesis import TaskSettings
+from stages.errors import VidbridgeError
+from stages.plain import one_line
 
 #: Names of rows become parts of paths and commands, so nothing but these characters is let in.
 RowName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
@@ -43,8 +45,14 @@ GaugeName = Literal[
 ]
 
 
-class ParamsError(ValueError):
+_MOST_COMPLAINTS = 20
+_QUOTED_CHARACTERS = 300
+
+
+class ParamsError(VidbridgeError, ValueError):
     """``params.yaml`` is not usable: each line says field, value and remedy."""
+
+    status = 2
 
 
 class Table(BaseModel):
@@ -617,7 +625,8 @@ class AblationParams(Table):
 
 class Params(Table):
     recipe: RowName
-    seed: int = Field(ge=0)
+    #: As numpy's generators take it.
+    seed: int = Field(ge=0, lt=2**32)
     corpus: CorpusParams
     ingest: IngestParams
     synthesize: SynthesizeParams
@@ -815,24 +824,31 @@ def load_params(path: Path | str = "params.yaml") -> Params:
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = read_yaml(path)
     except FileNotFoundError as error:
         raise ParamsError(
             f"{path}: no such file; run from the project's folder, or take a recipe: vidbridge recipe use tiny"
         ) from error
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path}: not YAML: {error}") from error
-    if not isinstance(raw, Mapping):
-        raise ParamsError(f"{path}: expected a table of parameters, found {type(raw).__name__}")
+    except YamlError as error:
+        raise ParamsError(str(error)) from error
     return parse_params(raw, str(path))
 
 
-def parse_params(raw: Mapping[str, Any], name: str = "params") -> Params:
-    """Check parameters that are already in memory; ``name`` opens each line of the error."""
+def parse_params(raw: object, name: str = "params") -> Params:
+    """Check parameters that are already in memory; ``name`` opens each line of the error.
+
+    Raises:
+        ParamsError: it is no table, or breaks a rule.
+    """
+    if not isinstance(raw, Mapping):
+        found = "it is empty" if raw is None else f"found {type(raw).__name__}"
+        raise ParamsError(f"{name}: expected a table of parameters, {found}; take a recipe: vidbridge recipe use tiny --force")
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
         lines = [f"{name}: {_field(e['loc'])}{_complaint(e)}" for e in error.errors()]
+        if len(lines) > _MOST_COMPLAINTS:
+            lines[_MOST_COMPLAINTS:] = [f"{name}: and {len(lines) - _MOST_COMPLAINTS:,} more like these"]
         raise ParamsError("\n".join(lines)) from error
 
 
@@ -844,16 +860,25 @@ def _field(loc: tuple[int | str, ...]) -> str:
         "embedder": ("lexical", "sentence_transformers"),
     }
     loc = tuple(part for n, part in enumerate(loc) if n == 0 or part not in tags.get(str(loc[n - 1]), ()))
-    return ".".join(str(part) for part in loc) + (": " if loc else "")
+    return ".".join(_quoted(part, str) for part in loc) + (": " if loc else "")
+
+
+def _quoted(value: object, form: Callable[[object], str] = repr) -> str:
+    """A value as a message shows it: not longer than a line or two, and without what a terminal would obey."""
+    try:
+        told = one_line(form(value))
+    except ValueError:  # a whole number of more digits than Python writes
+        told = f"a number of {cast(int, value).bit_length():,} bits"
+    return told if len(told) <= _QUOTED_CHARACTERS else f"{told[:_QUOTED_CHARACTERS]}…"
 
 
 def _complaint(error: Any) -> str:
     if error["type"] == "extra_forbidden":
-        return f"unknown key (value {error['input']!r}); remove it or correct its spelling"
+        return f"unknown key (value {_quoted(error['input'])}); remove it or correct its spelling"
     if error["type"] == "missing":
         return "missing; every value stands in params.yaml, see infra/recipes/tiny.yaml for one"
     message = error["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(error["input"], Mapping | Params) else f" (value {error['input']!r})"
+    shown = "" if isinstance(error["input"], Mapping | Params) else f" (value {_quoted(error['input'])})"
     return f"{message}{shown}"
 
 

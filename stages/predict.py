@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from stages import layout
 from stages.domain.prompts import render_prompt
 from stages.domain.replies import parse_reply
+from stages.inputs import InputError
 from stages.params import load_params
+
+if TYPE_CHECKING:
+    from stages.tracking.servable import Usage
 
 
 @dataclass(frozen=True)
@@ -21,31 +28,69 @@ class Prediction:
     caution: str | None
 
 
-def predict(root: Path, video: Path, question: str, version: str) -> Prediction:
-    """Load ``models:/<registered model>@<alias>`` or a version number, show it the video as it was trained to be shown one, and return
-    what it says.
+def look(video: Path) -> None:
+    """Look at a file before anything is loaded for it: its packets and its first frame.
 
     Raises:
-        FileNotFoundError: no such video.
+        VideoError: it is no readable video, or is none at all.
+    """
+    from stages.video.probe import probe
+
+    probe(video)
+
+
+def predict(root: Path, video: Path, question: str, version: str, tell: Callable[[str], None]) -> Prediction:
+    """Load ``models:/<registered model>@<alias>`` or a version number, show it the video as it was trained to be shown one, and return
+    what it says. ``tell`` is told what takes time.
+
+    Raises:
         VideoError: the file is no readable video, or its frames are none that the model takes.
         TrackingError: the registry has no such version, its files are in neither cache nor remote, or it does not say how it is asked.
     """
-    if not video.is_file():
-        raise FileNotFoundError(f"{video}: no such video")
-    from stages.learning.factory import device, load_model, use_threads
-    from stages.learning.generate import generate
-    from stages.learning.processor import UnfitFramesError
+    look(video)
+    tell("asking the registry")
     from stages.tracking.servable import usage_of_version
     from stages.tracking.store import open_client
     from stages.tracking.versions import find_version, load_version
-    from stages.video.edits import load_video
-    from stages.video.errors import VideoError
 
     found = find_version(open_client(root), load_params(root / "params.yaml").gate.registered_model, version)
     usage = usage_of_version(found)
+    tell(f"loading version {found.number} of {found.model} ({found.stage})")
+    return _ask(load_version(root, found), usage, video, question)
+
+
+def predict_with(folder: Path, video: Path, question: str, tell: Callable[[str], None]) -> Prediction:
+    """The same of a folder that `vidbridge export` wrote, without a registry.
+
+    Raises:
+        VideoError: as :func:`predict`.
+        InputError: ``folder`` is none of that kind.
+        TrackingError: what it says of how it is asked is damaged.
+    """
+    look(video)
+    from stages.tracking.servable import parse_usage
+
+    file = folder / layout.USAGE_FILE
+    if not file.is_file():
+        raise InputError(
+            f"--model: {str(folder)!r} has no {layout.USAGE_FILE}, so it does not say how it is asked; name a folder that"
+            " `vidbridge export` wrote"
+        )
+    usage = parse_usage(file.read_bytes(), str(file))
+    tell(f"loading {folder}")
+    return _ask(folder, usage, video, question)
+
+
+def _ask(folder: Path, usage: Usage, video: Path, question: str) -> Prediction:
+    from stages.learning.factory import device, load_model, use_threads
+    from stages.learning.generate import generate
+    from stages.learning.processor import UnfitFramesError
+    from stages.video.edits import load_video
+    from stages.video.errors import VideoError
+
     frames = load_video(video, usage.sampled_frames)
     use_threads()
-    model, processor = load_model(load_version(root, found), usage.model.precision)
+    model, processor = load_model(folder, usage.model.precision)
     model.to(device())  # type: ignore[arg-type]
     prompt = render_prompt(question, usage.default_task, usage.prompt)
     try:

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from stages.domain.records import Record
+from stages.errors import VidbridgeError
 
 R = TypeVar("R", bound=Record)
 
 
-class RowError(ValueError):
+class RowError(VidbridgeError, ValueError):
     """A file between stages does not hold what it should: file, line, field."""
 
 

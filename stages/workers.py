@@ -18,6 +18,8 @@ from typing import Any, Generic, Literal, TypeVar
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from tqdm import tqdm
 
+from stages.errors import VidbridgeError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -27,7 +29,7 @@ AHEAD = 16
 TRIES = 2
 
 
-class WorkersError(RuntimeError):
+class WorkersError(VidbridgeError, RuntimeError):
     """``VIDBRIDGE_WORKERS`` is no count, or an item was lost that nothing can do without."""
 
 

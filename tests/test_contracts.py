@@ -23,6 +23,8 @@ NOT_A_DEPENDENCY = {
     "stages/params.py": "the values it reads are dependencies by themselves (params)",
     "stages/layout.py": "names of paths, which dvc.yaml holds too",
     "stages/entry.py": "how an error is printed",
+    "stages/errors.py": "the class that errors have in common",
+    "stages/plain.py": "how foreign text is printed",
     "stages/scratch.py": "what a run resumes from",
     "stages/workers.py": "how work is spread over processes; a test holds that results do not depend on it",
     "stages/learning/distributed.py": "where training runs",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from stages.domain.frames import Frames, blank, shuffled
+from stages.errors import VidbridgeError
 from stages.params import digest
 
 #: How a video is shown: as it is, all black, or with its frames in another order.
@@ -37,7 +38,7 @@ Load = Callable[[str], Frames]
 Tell = Callable[[Sequence[Answer]], None]
 
 
-class EngineError(RuntimeError):
+class EngineError(VidbridgeError, RuntimeError):
     """A model cannot be asked, or answers on disk cannot be gone on with; the message says what to do."""
 
 

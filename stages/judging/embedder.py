@@ -12,6 +12,7 @@ from huggingface_hub import constants
 from numpy.typing import NDArray
 
 from stages.domain.words import words
+from stages.errors import VidbridgeError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -24,7 +25,7 @@ _BATCH = 64
 _DECIMALS = 4
 
 
-class EmbedderError(RuntimeError):
+class EmbedderError(VidbridgeError, RuntimeError):
     """The embedder that is named cannot be used; the message says which setting, and what to do."""
 
 

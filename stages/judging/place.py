@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from stages.errors import VidbridgeError
+
 #: Who is asked; its variables are VIDBRIDGE_<role>_URL and VIDBRIDGE_<role>_KEY.
 Role = Literal["JUDGE", "HELD_OUT_JUDGE", "WRITER"]
 #: A model that is evaluated: its address is an argument, its other variables are named like those.
 EVALUATED: Literal["ENDPOINT"] = "ENDPOINT"
 
 
-class JudgeError(RuntimeError):
+class JudgeError(VidbridgeError, RuntimeError):
     """The judge cannot be used as it is set up; the message says which setting, and what to do."""
 
 

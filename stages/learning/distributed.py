@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from stages.errors import VidbridgeError
 
-class PlacementError(ValueError):
+
+class PlacementError(VidbridgeError, ValueError):
     """The environment asks for processes or an engine that cannot be had, or that did not come to be."""
 
 

@@ -39,6 +39,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from stages import layout
+from stages.errors import VidbridgeError
 from stages.learning.harmless import CONFIG, NO_CODE, NO_PICKLE, fault_of_files, first_sentence
 from stages.learning.positions import fault_of_rule, place_text_behind_videos
 from stages.learning.processor import decode_with_decord
@@ -52,7 +53,7 @@ _TEMPORAL_PATCH = 2
 _TINY_MAX_SIDE_PX = 448
 
 
-class ModelUnavailableError(RuntimeError):
+class ModelUnavailableError(VidbridgeError, RuntimeError):
     """A model cannot be had; the message says what to set."""
 
 

@@ -21,6 +21,7 @@ from transformers.video_utils import VideoMetadata, load_video
 
 from stages.domain.frames import Fit, Frames
 from stages.domain.replies import opened_by
+from stages.errors import VidbridgeError
 from stages.learning.harmless import NO_CODE
 from stages.learning.tokenizer import TURN_START
 
@@ -45,7 +46,7 @@ IGNORE = -100
 _LONGEST = 200
 
 
-class UnfitFramesError(ValueError):
+class UnfitFramesError(VidbridgeError, ValueError):
     """Frames of a shape or a number that a model's processor does not take; the message says which and what to do."""
 
 

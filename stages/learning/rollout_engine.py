@@ -17,6 +17,7 @@ import torch
 from transformers import ProcessorMixin
 
 from stages.domain.frames import Frames
+from stages.errors import VidbridgeError
 from stages.learning.processor import placeholder_ids, render, video_metadata
 
 Engine = Literal["hf", "vllm"]
@@ -27,7 +28,7 @@ _NEVER = -100.0
 _MEMORY = 0.3
 
 
-class EngineError(RuntimeError):
+class EngineError(VidbridgeError, RuntimeError):
     """Rollouts cannot be generated as the environment asks, or were generated from something else; the message says what to do."""
 
 

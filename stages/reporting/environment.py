@@ -8,8 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from stages.bounded_yaml import read_yaml
 from stages.params import Params, digest
 from stages.tracking.commits import PARAMS_FILE
 from stages.tracking.git import head, is_dirty, is_repository
@@ -47,7 +46,7 @@ def other_parameters(root: Path, stages: Iterable[str]) -> dict[str, list[str]]:
     Raises:
         TrackingError: ``dvc.lock`` is damaged.
     """
-    locked, now = read_lock(root), yaml.safe_load((root / PARAMS_FILE).read_text(encoding="utf-8"))
+    locked, now = read_lock(root), read_yaml(root / PARAMS_FILE)
     found = {
         stage: [key for key, value in locked[stage].params.get(PARAMS_FILE, {}).items() if not _same(value, _at(now, key))]
         for stage in stages

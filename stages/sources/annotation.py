@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
 
 from stages.domain.records import Question, Record, Reject, Split, Subject
+from stages.errors import VidbridgeError
 from stages.sources.choices import stated_letter, unlettered
 from stages.sources.links import Links, walk
 
@@ -28,7 +29,7 @@ VIDEO_SUFFIXES = frozenset(
 _SECONDS = re.compile(r"-?\d{1,12}(\.\d{1,18})?(e-?\d{1,2})?(/[1-9]\d{0,12})?")
 
 
-class SourceError(ValueError):
+class SourceError(VidbridgeError, ValueError):
     """A source folder that cannot be used at all; the message names the folder and the remedy."""
 
 

@@ -15,14 +15,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from stages.domain.records import Reject
 from stages.layout import ANNOTATIONS_FILE
 from stages.sources.annotation import Annotation, Found, SourceError, annotated, read_text, reject, usable
 
-_SOMETHING = re.compile(r"\S")
+#: Of a row that is written over several: so far its end is looked for.
+MOST_LINES = 1000
 
 
 def read_annotations(folder: Path, name: str = ANNOTATIONS_FILE) -> tuple[list[Annotation], list[Reject]]:
@@ -45,37 +46,24 @@ def read_lines(folder: Path, name: str, what: str) -> list[str]:
     text = read_text(folder, name, what)
     lines = text.split("\n")
     began = next((line.strip() for line in lines if line.strip()), "")
-    # Lines of JSON begin with one that is an object; a document's first line is cut off in the middle of it, or holds it whole as a list.
-    document = began.startswith("[") or began == "{"
-    cut = began.startswith("{") and len(lines) > 1 and _json(began) is None
-    rows = _rows_over_lines(text) if cut else 0
-    if not document and cut:
-        document = isinstance(_json(text), dict)
-    if document or rows:
+    # A list, or a table of rows by name: one document. An object over several lines whose values are no objects is a row.
+    document = began.startswith("[")
+    if not document and began.startswith("{") and _json(began) is None:
+        whole = _json(text)
+        document = isinstance(whole, dict) and bool(whole) and all(isinstance(row, dict | list) for row in whole.values())
+    if document:
         shape = "a list" if began.startswith("[") else "an object"
-        kind = f"{rows:,} rows that span several lines" if rows else f"this is a JSON document ({shape})"
-        each = "." if rows else "'.[]'"
-        new = Path(name).with_suffix(".jsonl").name
-        new = new if new != Path(name).name else f"lines-{new}"
         raise SourceError(
-            f"{folder / name}: {kind}, not JSON lines; write each row on a line of its own:"
-            f" jq -c {each} {shlex.quote(Path(name).name)} > {shlex.quote(new)}, and name that in ingest.annotations"
+            f"{folder / name}: this is a JSON document ({shape}), not JSON lines; write each row on a line of its own:"
+            f" jq -c '.[]' {shlex.quote(Path(name).name)} > {shlex.quote(_lines_name(name))}, and name that in ingest.annotations"
         )
     return lines
 
 
-def _rows_over_lines(text: str) -> int:
-    """How many rows (objects that name a video) a text consists of, however they are laid out; 0 where it holds anything else."""
-    decoder, place, rows = json.JSONDecoder(), 0, 0
-    while found := _SOMETHING.search(text, place):
-        try:
-            row, place = decoder.raw_decode(text, found.start())
-        except (ValueError, RecursionError):
-            return 0
-        if not isinstance(row, dict) or "video" not in row:
-            return 0
-        rows += 1
-    return rows
+def _lines_name(name: str) -> str:
+    """How a file of lines may be called that is made of ``name``."""
+    new = Path(name).with_suffix(".jsonl").name
+    return new if new != Path(name).name else f"lines-{new}"
 
 
 def _json(text: str) -> object:
@@ -86,19 +74,45 @@ def _json(text: str) -> object:
         return None
 
 
-def json_lines(lines: Iterable[str], name: str) -> Iterator[tuple[str, str, object]]:
-    """``FILE:LINE``, the line, and its value or why it has none; empty lines are skipped."""
-    for number, line in enumerate(lines, start=1):
+def json_lines(lines: Sequence[str], name: str) -> Iterator[tuple[str, str, object]]:
+    """``FILE:LINE``, the line, and its value or why it has none; empty lines are skipped. A row that was written over several lines is
+    one reject, with all of its lines."""
+    number = 0
+    while number < len(lines):
+        line, where = lines[number], f"{name}:{number + 1}"
+        number += 1
         if not line.strip():
             continue
-        where = f"{name}:{number}"
         try:
-            yield where, line, json.loads(line)
+            value = json.loads(line)
+        except RecursionError:
+            yield where, line, reject(where, "bad-annotation", "not JSON: nested too deep to be read")
         except json.JSONDecodeError as error:
-            detail = f"not JSON: {error.msg}: column {error.colno}; a row must be whole, on one line"
-            yield where, line, reject(where, "bad-annotation", detail)
-        except (ValueError, RecursionError) as error:
+            if more := _lines_of_row(lines, number - 1):
+                until, number = number + more, number + more
+                detail = (
+                    f"a row must stand on one line, and this one takes lines {until - more} to {until}; write it on one:"
+                    f" jq -c . {shlex.quote(Path(name).name)} > {shlex.quote(_lines_name(name))}, and name that in ingest.annotations"
+                )
+                yield where, "\n".join(lines[until - more - 1 : until]), reject(where, "bad-annotation", detail)
+            else:
+                yield where, line, reject(where, "bad-annotation", f"not JSON: {error.msg} at column {error.colno}")
+        except ValueError as error:  # a number of thousands of digits
             yield where, line, reject(where, "bad-annotation", f"not JSON: {error}")
+        else:
+            yield where, line, value
+
+
+def _lines_of_row(lines: Sequence[str], first: int) -> int:
+    """On how many further lines a row goes on that begins at ``first``; 0: none that ends does."""
+    if not lines[first].lstrip().startswith("{"):
+        return 0
+    text = "\n".join(lines[first : first + MOST_LINES]).lstrip()
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return 0
+    return text.count("\n", 0, end)
 
 
 def write_annotations(rows: Iterable[Annotation], file: Path) -> None:
@@ -117,7 +131,7 @@ def videos_of(line: str) -> frozenset[str]:
     return frozenset([video]) if isinstance(video, str) else frozenset()
 
 
-def _rows(lines: Iterable[str], name: str) -> Iterator[Found]:
+def _rows(lines: Sequence[str], name: str) -> Iterator[Found]:
     for where, line, raw in json_lines(lines, name):
         row, parts = (raw, ()) if isinstance(raw, Reject) else annotated(raw, where)
         yield Found(where, row, videos_of(line) if isinstance(row, Reject) else frozenset([row.video]), parts)

@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from stages.domain.examiner import Examiner
 from stages.domain.prompts import PromptTexts
 from stages.domain.records import Exact, Record, Reject
+from stages.errors import VidbridgeError
 
 
-class SuiteError(ValueError):
+class SuiteError(VidbridgeError, ValueError):
     """Annotations or predictions that cannot be scored; the message says file, field, value and remedy."""
 
 

@@ -108,4 +108,4 @@ def _run(client: MlflowClient, root: Path, version: Version) -> str | None:
     if not is_server(uri):
         return f"run {version.run_id}: mlflow ui --backend-store-uri {shown(uri)}"
     experiment = client.get_run(version.run_id).info.experiment_id
-    return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{version.run_id}"
+    return f"{shown(uri).rstrip('/')}/#/experiments/{experiment}/runs/{version.run_id}"

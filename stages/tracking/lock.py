@@ -8,8 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from stages.bounded_yaml import MOST_LOCK_BYTES, YamlError, parse_yaml
 from stages.params import digest
 from stages.tracking.uri import TrackingError, quiet
 
@@ -45,6 +44,10 @@ def read_lock(root: Path) -> Mapping[str, StageRecord]:
     path = root / LOCK_FILE
     if not path.is_file():
         return {}
+    if path.stat().st_size > MOST_LOCK_BYTES:
+        raise TrackingError(
+            f"{path}: has {path.stat().st_size:,} bytes; restore it from git: git checkout -- dvc.lock, then dvc repro"
+        )
     return parse_lock(path.read_bytes(), str(path))
 
 
@@ -56,9 +59,9 @@ def parse_lock(text: bytes, name: str = LOCK_FILE) -> Mapping[str, StageRecord]:
         TrackingError: it is no ``dvc.lock``.
     """
     try:
-        raw = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+        raw = parse_yaml(text.decode("utf-8"), name)
         return {stage: _record(stage, entry) for stage, entry in ((raw or {}).get("stages") or {}).items()}
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (YamlError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise TrackingError(
             f"{name}: not a dvc.lock ({error}); restore it from git: git checkout -- dvc.lock, then dvc repro"
         ) from error

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.errors import VidbridgeError
 from stages.tracking.uri import STATE, shown, tracking_uri
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ UNSENT = STATE / "unsent"
 Entry = Sequence[Any]
 
 
-class ArtifactStoreError(RuntimeError):
+class ArtifactStoreError(VidbridgeError, RuntimeError):
     """The place of a run's files, which may be another one than that of its metrics, does not take one."""
 
 

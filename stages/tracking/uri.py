@@ -10,7 +10,10 @@ import urllib.error
 import urllib.request
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
+
+from stages.errors import VidbridgeError
+from stages.plain import one_line, redacted
 
 #: Everything local that is not an out: database, scratch, default remote. Ignored by git.
 STATE = Path(".vidbridge")
@@ -34,7 +37,7 @@ QUIET = {
 }
 
 
-class TrackingError(RuntimeError):
+class TrackingError(VidbridgeError, RuntimeError):
     """Tracking, registry or gate cannot do what was asked; the message says what failed, where, and the remedy."""
 
 
@@ -84,16 +87,8 @@ def is_server(uri: str) -> bool:
 
 
 def shown(uri: str) -> str:
-    """The URI without its password: messages and tags are read by others."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return uri  # Not a URI; whoever asked is about to say so.
-    if not parts.password:
-        return uri
-    host = parts.hostname or ""
-    port = f":{parts.port}" if parts.port else ""
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}{port}"))
+    """The URI as it is printed, logged and recorded, of whatever kind it is: without its password, and without tokens in its query."""
+    return one_line(redacted(uri))
 
 
 def check_server(uri: str | None = None, timeout_s: float = 4.0) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from stages.errors import VidbridgeError
 
-class VideoError(Exception):
+
+class VideoError(VidbridgeError):
     """A video that cannot be used.
 
     Attributes:
@@ -21,5 +23,5 @@ class VideoError(Exception):
         return f"{self.reason}: {self.detail}"
 
 
-class FfmpegMissing(RuntimeError):
+class FfmpegMissing(VidbridgeError, RuntimeError):
     """There is no ffmpeg to run; the message names the remedy."""

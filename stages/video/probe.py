@@ -113,8 +113,12 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
         )
     except (av.error.FFmpegError, ValueError) as error:
         known = _opens_like_a_video(path)
-        reason, what = ("damaged", "its beginning is a video's") if known else ("not-a-video", "no known video format")
-        raise VideoError(reason, f"{path.name}: {what}, but it cannot be opened ({_text(error)})") from error
+        reason, what = (
+            ("damaged", "its beginning is a video's, but it cannot be opened")
+            if known
+            else ("not-a-video", "no known video format")
+        )
+        raise VideoError(reason, f"{path.name}: {what} ({_text(error)})") from error
     with container:
         if not (container.streams.video or container.streams.audio):
             raise VideoError("damaged", f"{path.name}: it opens, but what says which streams it holds is missing or cut off")

@@ -159,25 +159,20 @@ def test_a_json_document_is_said_to_be_one_once(text: str, tmp_path: Path) -> No
         read_annotations(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{}", "{}\n\n{}\n", '{{"video": "b.mp4",\n "caption": "It falls."}}\n{{"video": "c.mp4"}}'])
-def test_rows_that_span_lines_are_said_to_do_so_once(text: str, tmp_path: Path) -> None:
-    row = json.dumps(GOOD, indent=1)
-    (tmp_path / "annotations.jsonl").write_text(text.replace("{}", row).replace("{{", "{").replace("}}", "}"))
-    with pytest.raises(
-        SourceError, match=r"\d rows that span several lines, not JSON lines; .*jq -c \. annotations\.jsonl > lines-"
-    ):
-        read_annotations(tmp_path)
-
-
-def test_a_row_that_is_cut_off_is_told_where_and_that_a_row_is_one_line(tmp_path: Path) -> None:
-    lines = [json.dumps({"video": "a.mp4"}), '{"video": "b.mp4",', ' "caption": "It falls."}']
-    (tmp_path / "annotations.jsonl").write_text("\n".join(lines))
-    (tmp_path / "a.mp4").touch()
-    rows, rejects = read_annotations(tmp_path)
-    assert [row.video for row in rows] == ["a.mp4"]
-    assert (rejects[0].item, rejects[0].detail) == (
-        "annotations.jsonl:2",
-        "not JSON: Expecting property name enclosed in double quotes: column 19; a row must be whole, on one line",
+@pytest.mark.parametrize(
+    ("text", "at"), [("{}", [1]), ("{}\n\n{}\n", [1, 8]), ('{"video": "b.mp4",\n "caption": "It falls."}\n{"video": "c.mp4"}', [1])]
+)
+def test_a_row_that_spans_lines_is_one_reject_that_says_so(text: str, at: list[int], tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "in", videos=("c.mp4",))
+    row = json.dumps({"video": "b.mp4", "caption": "It falls.", "qa": [], "events": []}, indent=1)
+    (folder / "annotations.jsonl").write_text(text.replace("{}", row))
+    rows, rejects = read_annotations(folder)
+    assert [row.video for row in rows] == (["c.mp4"] if "c.mp4" in text else [])
+    told = [reject for reject in rejects if reject.reason == "bad-annotation"]
+    assert [reject.item for reject in told] == [f"annotations.jsonl:{number}" for number in at]
+    assert all(
+        "a row must stand on one line" in r.detail and "jq -c . annotations.jsonl > lines-annotations.jsonl" in r.detail
+        for r in told
     )
 
 
