@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from stages.publish import publish
 from stages.tracking.content import Source, open_content
 from stages.tracking.explain import explain
 from stages.tracking.gate import history, load_checkpoint, promote
@@ -112,8 +113,9 @@ def doors(project: Path, target: Path) -> dict[str, Callable[[], object]]:
     client = open_client(project)
     source = client.get_model_version_by_alias(MODEL, "candidate").source
     return {
-        "predict, evaluate, export, rescore": lambda: load_checkpoint(project, "candidate"),
+        "predict, evaluate, rescore": lambda: load_checkpoint(project, "candidate"),
         "serve": lambda: load_servable(project, find_version(client, MODEL, "candidate")),
+        "export": lambda: publish(project, "candidate", target / "exported"),
         "mlflow": lambda: mlflow.artifacts.download_artifacts(uri, dst_path=str(target)),
         "mlflow, a part": lambda: mlflow.artifacts.download_artifacts(f"{uri}/config.json", dst_path=str(target)),
         "mlflow, one file": lambda: get_artifact_repository(source)._download_file("config.json", str(target / "config.json")),
