@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -321,6 +323,7 @@ def test_one_version_below_another_does_not_change_it(registered: Path, remote: 
 
 def test_an_alias_that_the_gate_did_not_put_there_is_told_of(registered: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from flows.champion import warn_of_moved
+    from flows.doctor import _champion
 
     project = registered
     client = open_client(project)
@@ -354,6 +357,33 @@ def test_an_alias_that_the_gate_did_not_put_there_is_told_of(registered: Path, c
     assert capsys.readouterr().err == ""
     client.delete_registered_model_alias(MODEL, CHAMPION)
     assert "the alias 'champion' is gone" in str(fault())
+    # The alias is where it was put, and the version is other content.
+    client.set_registered_model_alias(MODEL, CHAMPION, str(moved.candidate.number))
+    assert fault() is None
+    assert _champion(project).state == "ok"
+    point(project, f"dvc://{'0' * 32}.dir/final")
+    assert f"version {moved.candidate.number} is not the content that the gate made 'champion': its source was 'dvc://" in str(
+        fault()
+    )
+    found = _champion(project)
+    assert (found.state, f"{found.found}; {found.todo}") == ("warn", fault())
+
+
+def test_the_command_says_it_in_a_sentence(registered: Path, remote: Path, outside: Path, tmp_path: Path) -> None:
+    evil = put(remote, b"evil")
+    client = open_client(registered)
+    client.set_registered_model_alias(MODEL, CHAMPION, str(find_version(client, MODEL, "candidate").number))
+    point(registered, f"dvc://{listed(remote, {'md5': evil, 'relpath': PATHS['up']})}/final")
+    command = [sys.executable, "-m", "flows.cli", "export", str(tmp_path / "made")]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, cwd=registered, env=env, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1
+    warned, refused = done.stderr.splitlines()
+    assert warned.startswith(f"warning: {MODEL}: the alias 'champion' is on version 7, and the gate did not put it there")
+    assert refused.startswith("error: ")
+    assert "may leave its folder (an empty part, '.' or '..'); nothing of it was placed" in refused
+    assert not (tmp_path / "made").exists()
+    assert untouched(outside)
 
 
 def test_a_tag_that_is_not_what_it_should_be_says_which(registered: Path) -> None:
