@@ -369,6 +369,25 @@ def test_an_alias_that_the_gate_did_not_put_there_is_told_of(registered: Path, c
     assert (found.state, f"{found.found}; {found.todo}") == ("warn", fault())
 
 
+def test_a_production_model_whose_champion_was_moved_is_told_of(registered: Path) -> None:
+    client = open_client(registered)
+    params = registered / "params.yaml"
+    text = params.read_text()
+    assert "production: null" in text
+    params.write_text(text.replace("production: null", "production: vidbridge-live"))
+    assert promote(registered).moved
+    assert explain(registered, CHAMPION).alias_fault is None
+    source = find_version(client, MODEL, 1).source
+    client.create_model_version("vidbridge-live", source, tags={"vidbridge.copy_of": f"{MODEL}/1"}, await_creation_for=0)
+    client.set_registered_model_alias("vidbridge-live", CHAMPION, "2")
+    assert "vidbridge-live: 'champion' is version 2, which is not the copy of version 7" in str(
+        explain(registered, CHAMPION).alias_fault
+    )
+    # The right name on other content is not the copy either.
+    client.set_model_version_tag("vidbridge-live", "2", "vidbridge.copy_of", f"{MODEL}/7")
+    assert "which is not the copy of version 7" in str(explain(registered, CHAMPION).alias_fault)
+
+
 def test_the_command_says_it_in_a_sentence(registered: Path, remote: Path, outside: Path, tmp_path: Path) -> None:
     evil = put(remote, b"evil")
     client = open_client(registered)
