@@ -146,12 +146,16 @@ def check_folder(folder: Path, name: str) -> None:
 
 def _load_folder(folder: Path, precision: Precision, name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Raises:
-    EngineError: a file is missing or damaged, or the processor cannot write a question about a video for this model.
+    EngineError: a file is missing or damaged, its weights are no safetensors, it needs code of its own, or the processor
+        cannot write a question about a video for this model.
     """
     from safetensors import SafetensorError
 
     from stages.learning.factory import load_model
+    from stages.learning.harmless import fault_of_files
 
+    if fault := fault_of_files(folder):
+        raise EngineError(f"--model: {name}: {fault}")
     processor: Any
     try:
         model, processor = load_model(folder, precision)

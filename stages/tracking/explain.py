@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stages.params import GateParams, load_params
 from stages.tracking.commits import PARAMS_FILE, holding_commit
 from stages.tracking.ledger import alias_fault, last_move, read_ledger
-from stages.tracking.production import copies
+from stages.tracking.production import copies, production_fault
 from stages.tracking.scores import ScoreCard
 from stages.tracking.store import open_client
 from stages.tracking.uri import is_server, shown, tracking_uri
@@ -79,7 +79,10 @@ def explain(root: Path, which: str | int) -> Explanation:
 
 def _alias_fault(client: MlflowClient, gate: GateParams, version: Version) -> str | None:
     if CHAMPION in version.aliases:
-        return alias_fault(client, gate.registered_model, gate.ledger)
+        moved = alias_fault(client, gate.registered_model, gate.ledger)
+        if moved is None and gate.production is not None:
+            return production_fault(client, gate.registered_model, gate.production, gate.ledger)
+        return moved
     last = last_move(read_ledger(client, gate.ledger))
     return alias_fault(client, gate.registered_model, gate.ledger) if last and last.decided.version == version.number else None
 

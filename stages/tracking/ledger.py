@@ -68,11 +68,13 @@ class Decided:
 
 @dataclass(frozen=True)
 class Entry:
-    """A decision in its place. ``standing``: it moved the champion; ``done``: alias, tags and copy have followed."""
+    """A decision in its place. ``standing``: it moved the champion; ``done``: alias, tags and copy have followed; ``source``: the content
+    of the version it is about, as it was then."""
 
     number: int
     decided: Decided
     verdict: str
+    source: str
     standing: bool
     done: bool
 
@@ -109,7 +111,8 @@ def last_move(entries: Sequence[Entry]) -> Entry | None:
 
 
 def alias_fault(client: MlflowClient, model: str, ledger: str) -> str | None:
-    """Why the alias ``champion`` of ``model`` is not where the gate put it last, as a sentence with the remedy; None: it is there.
+    """Why the alias ``champion`` of ``model`` is not where the gate put it last, or that version is other content now, as a sentence with
+    the remedy; None: all is as it was put.
 
     It compares the alias with the newest standing move, so it tells of aliases that were moved by hand (MLflow's page, its API, a
     script). Who writes the ledger as well, which the same rights allow, is not found out.
@@ -119,9 +122,15 @@ def alias_fault(client: MlflowClient, model: str, ledger: str) -> str | None:
     """
     # The ledger before the alias, as the gate reads them.
     last = last_move(read_ledger(client, ledger))
-    there = next((version.number for version in all_versions(client, model) if CHAMPION in version.aliases), None)
+    champion = next((version for version in all_versions(client, model) if CHAMPION in version.aliases), None)
+    there = champion.number if champion else None
     if there == (last.decided.version if last else None):
-        return None
+        if champion is None or last is None or champion.source == last.source:
+            return None
+        return (
+            f"{model}: version {there} is not the content that the gate made {CHAMPION!r}: its source was {last.source!r:.200} then and is"
+            f" {champion.source!r:.200} now; delete that version, and run vidbridge register where its dvc.lock is checked out"
+        )
     moved = f"{model}: the alias {CHAMPION!r} is on version {there}" if there else f"{model}: the alias {CHAMPION!r} is gone"
     if last is None:
         return f"{moved}, and the gate did not put it there: it has promoted none; vidbridge promote {there} puts it to the gate"
@@ -178,7 +187,14 @@ def _entry(version: Version) -> Entry:
             f"{version.model} version {version.number}: tag {ENTRY}: no decision of the gate ({first}); delete that version, this model is"
             " the gate's own"
         ) from error
-    return Entry(version.number, decided, version.tags.get(VERDICT, ""), standing=False, done=version.tags.get(DONE) == "true")
+    return Entry(
+        version.number,
+        decided,
+        version.tags.get(VERDICT, ""),
+        version.source,
+        standing=False,
+        done=version.tags.get(DONE) == "true",
+    )
 
 
 def ensure_model(client: MlflowClient, model: str, description: str) -> None:

@@ -120,4 +120,4 @@ def too_long(oid: str, size: int, what: str = "") -> ListError:
 
 def _short(value: object) -> str:
     text = ascii(value)
-    return text if len(text) <= 120 else f"{text[:80]}…{text[-30:]}"
+    return text if len(text) <= 120 else f"{text[:80]}...{text[-30:]}"

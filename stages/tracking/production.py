@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from stages.tracking.ledger import Decided, ensure_model
+from stages.tracking.ledger import Decided, ensure_model, read_ledger
 from stages.tracking.runs import TAG
 from stages.tracking.store import insist
 from stages.tracking.versions import CHAMPION, Version, all_versions
@@ -53,6 +53,21 @@ def _copy(client: MlflowClient, production: str, version: Version) -> int:
 def copies(client: MlflowClient, production: str, version: Version) -> list[int]:
     """The versions of ``production`` that are copies of ``version``, oldest first."""
     return [copy.number for copy in all_versions(client, production) if copy.tags.get(COPY_OF) == _name(version)]
+
+
+def production_fault(client: MlflowClient, model: str, production: str, ledger: str) -> str | None:
+    """Why the champion of ``production`` is not the copy of the champion that the gate made, as a sentence with the remedy; None: it is."""
+    last = next((entry for entry in reversed(read_ledger(client, ledger)) if entry.standing), None)
+    if last is None or last.decided.production != production or not last.done:
+        return None  # Nothing was promised of that model, or not finished: the alias of the model itself tells.
+    there = next((version for version in all_versions(client, production) if CHAMPION in version.aliases), None)
+    if there is not None and there.tags.get(COPY_OF) == f"{model}/{last.decided.version}" and there.source == last.source:
+        return None
+    found = f"version {there.number}, which is not" if there else "gone, and was"
+    return (
+        f"{production}: {CHAMPION!r} is {found} the copy of version {last.decided.version} that the gate put there; set the alias to that"
+        " copy (vidbridge explain champion names it), or delete the model and promote again"
+    )
 
 
 def _name(version: Version) -> str:

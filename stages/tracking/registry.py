@@ -183,7 +183,8 @@ def _checkpoints(content: ContentStore, stage: str, path: str, out: str) -> list
             )
         return [Checkpoint(stage=stage, step=0, path=place, final=True)]
     found = []
-    for number, line in enumerate(text.decode().splitlines(), 1):
+    # What is not UTF-8 is no checkpoint, and is said with its line.
+    for number, line in enumerate(text.decode(errors="replace").splitlines(), 1):
         where = f"{path}/{layout.CHECKPOINTS_FILE} line {number}"
         try:
             checkpoint = Checkpoint.model_validate_json(line)

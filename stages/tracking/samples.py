@@ -66,8 +66,9 @@ def read_samples(client: MlflowClient, content: ContentStore, version: Version, 
         card = version.scores
         assert card is not None, "outs of DVC belong to the version's own evaluation"
         return list(_of_outs(content, place, card.split, name))
-    except ValidationError as error:
-        raise TrackingError(f"{name}: scores by sample: {error.errors()[0]['msg']}; evaluate it again") from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        first = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else "not UTF-8"
+        raise TrackingError(f"{name}: scores by sample: {first}; evaluate it again") from error
 
 
 def keep_samples(root: Path, version: Version, digest: str, text: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from stages.tracking.assembling import assemble
 from stages.tracking.content import parse_source
@@ -26,20 +26,20 @@ LOADED = STATE / "loaded"
 PAGE = 1000
 
 
-class _Made(TypedDict):
+class _Made(BaseModel):
     """Who made a dep: a stage, and the hash of its out."""
 
     stage: str
     out: str
 
 
-class _Run(TypedDict):
+class _Run(BaseModel):
     """Where scores by sample lie: with a run of MLflow."""
 
     run: str
 
 
-class _Outs(TypedDict):
+class _Outs(BaseModel):
     """Where scores by sample lie: in outs of DVC."""
 
     predictions: str
@@ -122,7 +122,7 @@ class Version:
 
     @property
     def parents(self) -> dict[str, dict[str, str]]:
-        return {dep: {**made} for dep, made in self._read("parents", dict[str, _Made]).items()}
+        return {dep: made.model_dump() for dep, made in self._read("parents", dict[str, _Made]).items()}
 
     @property
     def scores(self) -> ScoreCard | None:
@@ -137,11 +137,11 @@ class Version:
     def samples_under(self, digest: str) -> dict[str, str] | None:
         """Where its score for each sample lies, under one evaluation (:mod:`stages.tracking.samples`); None: that was not kept."""
         if self._text(f"samples.{digest}"):
-            return {**self._read(f"samples.{digest}", _Run)}
+            return dict(self._read(f"samples.{digest}", _Run).model_dump())
         own = self.scores
         if own is None or own.digest != digest or not self._text("samples"):
             return None
-        return {**self._read("samples", _Outs)}
+        return dict(self._read("samples", _Outs).model_dump())
 
     @property
     def gauges(self) -> dict[str, list[float]] | None:
