@@ -181,7 +181,11 @@ def _prefect(root: Path) -> Finding:
         return Finding(
             "Prefect API", "missing", f"PREFECT_API_URL: {url}: no answer", "start that server, correct the address, or unset it"
         )
-    if running := server.running_server(root):
+    try:
+        running = server.running_server(root)
+    except FlowError as error:  # it runs under another key than the project's
+        return Finding("Prefect API", "missing", str(error))
+    if running:
         return Finding("Prefect API", "ok", f"{running} (vidbridge ui or deploy)")
     return Finding("Prefect API", "ok", "none named; each run starts one of its own (a few seconds)")
 

@@ -27,19 +27,29 @@ from flows import server
 
 
 @pytest.fixture(scope="session")
-def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One server, with its schedules, for all tests."""
+def reaching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """One server, with its schedules, for all tests: the environment in which clients find it and its key."""
     home = tmp_path_factory.mktemp("prefect")
     before = {name: os.environ.pop(name, None) for name in ("PREFECT_HOME", "PREFECT_API_URL")}
     os.environ["PREFECT_HOME"] = str(home)
     try:
-        with server.serving(home, server.free_port()) as running:
-            yield running.url()
+        with server.serving(home, 0) as running:
+            yield {"PREFECT_API_URL": running.url(), "PREFECT_API_AUTH_STRING": running.key}
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _client(reaching: dict[str, str]) -> Iterator[Any]:
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    values = {PREFECT_API_URL: reaching["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: reaching["PREFECT_API_AUTH_STRING"]}
+    with temporary_settings(values), get_client(sync_client=True) as client:
+        yield client
 
 
 def start(root: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
@@ -80,9 +90,9 @@ def versions(root: Path) -> list[tuple[str, int]]:
 
 
 def test_a_run_from_scratch_equals_dvc_repro_and_registers_and_promotes(
-    project: Path, done_template: Path, prefect_url: str
+    project: Path, done_template: Path, reaching: dict[str, str]
 ) -> None:
-    shown = vidbridge("run", cwd=project, PREFECT_API_URL=prefect_url)
+    shown = vidbridge("run", cwd=project, **reaching)
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert lock(project) == lock(done_template)
     assert "general done" in shown.stdout + shown.stderr  # the live log
@@ -90,32 +100,26 @@ def test_a_run_from_scratch_equals_dvc_repro_and_registers_and_promotes(
     controls = shown.stdout.partition("without looking")[2]
     assert re.search(r"bridge +│ +0\.700 +│ +0\.100 +│ +0\.300", controls), "its video, a black one, a shuffled one"
     assert versions(project) == [("base", 3), ("grpo@bridge", 3), ("grpo@general", 3), ("sft@cold-start", 3)]
-    promoted = vidbridge("promote", cwd=project, PREFECT_API_URL=prefect_url)
+    promoted = vidbridge("promote", cwd=project, **reaching)
     assert promoted.returncode == 0, promoted.stdout + promoted.stderr
     assert "is champion" in promoted.stdout
     (decided,) = json.loads(vidbridge("history", "--json", cwd=project).stdout)
     assert (decided["action"], decided["author"], decided["done"]) == ("promote", "tester <tester@localhost>", True)
-    _check_artifacts(prefect_url)
-    (artefact,) = _artifacts_of(prefect_url, "vidbridge-promotion")
+    _check_artifacts(reaching)
+    (artefact,) = _artifacts_of(reaching, "vidbridge-promotion")
     assert artefact.data == decided["verdict"]
 
 
-def _artifacts_of(url: str, flow: str) -> list[Any]:
+def _artifacts_of(reaching: dict[str, str], flow: str) -> list[Any]:
     """What the runs of a flow show on Prefect's pages."""
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+    with _client(reaching) as client:
         flows = {one.id for one in client.read_flows() if one.name == flow}
         runs = {run.id for run in client.read_flow_runs() if run.flow_id in flows}
         return [one for one in client.read_artifacts() if one.flow_run_id in runs]
 
 
-def _check_artifacts(url: str) -> None:
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+def _check_artifacts(reaching: dict[str, str]) -> None:
+    with _client(reaching) as client:
         (run,) = [run for run in client.read_flow_runs() if run.name == "pipeline summary"]
         artifacts = {one.key: one for one in client.read_artifacts() if one.flow_run_id == run.id}
         tasks = {one.name: one for one in client.read_task_runs() if one.flow_run_id == run.id}
@@ -131,28 +135,28 @@ def _check_artifacts(url: str) -> None:
     assert all(one.state is not None and one.state.is_completed() for one in tasks.values())
 
 
-def test_a_failing_stage_is_tried_again_and_what_does_not_need_it_still_runs(done: Path, prefect_url: str) -> None:
+def test_a_failing_stage_is_tried_again_and_what_does_not_need_it_still_runs(done: Path, reaching: dict[str, str]) -> None:
     (done / "learning.py").write_text("rate = 2\n")
     knobs(done, bridge={"failures": 99})
     before = attempts(done, "bridge")
-    shown = vidbridge("run", cwd=done, PREFECT_API_URL=prefect_url)
+    shown = vidbridge("run", cwd=done, **reaching)
     assert shown.returncode == 1
     assert attempts(done, "bridge") - before == 2
     assert "error: stage grpo@bridge failed with exit status 1" in shown.stderr
     assert "not run because of that: evaluate@bridge, grpo@general" in shown.stderr
     # The next run goes on, and a failure that passes is got over.
     knobs(done, bridge={"failures": before + 3})
-    shown = vidbridge("run", "grpo@bridge", cwd=done, PREFECT_API_URL=prefect_url)
+    shown = vidbridge("run", "grpo@bridge", cwd=done, **reaching)
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert attempts(done, "bridge") - before == 4
     assert "held-out scores" not in shown.stdout, "those that lie there are of another policy"
 
 
-def test_a_stage_that_wants_a_person_is_not_tried_again(done: Path, prefect_url: str) -> None:
+def test_a_stage_that_wants_a_person_is_not_tried_again(done: Path, reaching: dict[str, str]) -> None:
     (done / "learning.py").write_text("rate = 3\n")
     knobs(done, bridge={"failures": 99, "status": 2})
     before = attempts(done, "bridge")
-    assert vidbridge("run", "grpo@bridge", cwd=done, PREFECT_API_URL=prefect_url).returncode == 1
+    assert vidbridge("run", "grpo@bridge", cwd=done, **reaching).returncode == 1
     assert attempts(done, "bridge") - before == 1
 
 
@@ -181,9 +185,9 @@ def test_after_kill_9_of_the_flow_no_process_is_left_and_the_next_run_goes_on(do
     assert ended[-2:] == ["CRASHED", "COMPLETED"]
 
 
-def test_ctrl_c_ends_everything_at_once(done: Path, prefect_url: str) -> None:
+def test_ctrl_c_ends_everything_at_once(done: Path, reaching: dict[str, str]) -> None:
     before = attempts(done, "bridge")
-    process, pids = _interrupted(done, signal.SIGINT, PREFECT_API_URL=prefect_url)
+    process, pids = _interrupted(done, signal.SIGINT, **reaching)
     said, _ = process.communicate(timeout=40)
     assert process.returncode == 130, said
     assert all_gone(pids, 2)
@@ -191,14 +195,12 @@ def test_ctrl_c_ends_everything_at_once(done: Path, prefect_url: str) -> None:
     assert attempts(done, "bridge") - before == 1
 
 
-def test_cancelled_in_prefect_the_stage_ends_and_is_not_tried_again(done: Path, prefect_url: str) -> None:
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+def test_cancelled_in_prefect_the_stage_ends_and_is_not_tried_again(done: Path, reaching: dict[str, str]) -> None:
     from prefect.states import Cancelling
 
     before = attempts(done, "bridge")
-    process, pids = _interrupted(done, signal.SIGCONT, PREFECT_API_URL=prefect_url)
-    with temporary_settings({PREFECT_API_URL: prefect_url}), get_client(sync_client=True) as client:
+    process, pids = _interrupted(done, signal.SIGCONT, **reaching)
+    with _client(reaching) as client:
         (run,) = [run for run in client.read_flow_runs() if run.state is not None and run.state.is_running()]
         client.set_flow_run_state(run.id, Cancelling())
         started = time.monotonic()
@@ -216,10 +218,7 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(done: Path, tmp_path: Path, prefect_url: str) -> None:
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
+def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(done: Path, tmp_path: Path, reaching: dict[str, str]) -> None:
     from flows import deploying
     from flows.processes import guarded
 
@@ -230,19 +229,19 @@ def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(done: Path
     assert "judge: {kind: rule," in params
     (done / "params.yaml").write_text(params.replace("judge: {kind: rule,", "judge: {kind: rule_on_real_text,"))
     (done / "infra").mkdir()
-    shutil.copy(Path(__file__).resolve().parents[2] / "infra/prefect.yaml", done / "infra/prefect.yaml")
+    for name in ("prefect.yaml", "work-pool.json"):
+        shutil.copy(Path(__file__).resolve().parents[2] / "infra" / name, done / "infra" / name)
     git(done, "add", "-A")
     git(done, "commit", "-qm", "a lock")
     environment.enter(done)
-    os.environ["PREFECT_API_URL"] = prefect_url
+    os.environ.update(reaching)
     os.environ["PREFECT_WORKER_QUERY_SECONDS"] = "2"
     deploying.create(done, "* * * * *", videos, None)
     seen: list[Any] = []
     with (
         (tmp_path / "worker.log").open("wb") as log,
         guarded(deploying.worker_command(), done, os.environ, log),
-        temporary_settings({PREFECT_API_URL: prefect_url}),
-        get_client(sync_client=True) as client,
+        _client(reaching) as client,
     ):
         deadline = time.monotonic() + 240
         while len(seen) < 2 and time.monotonic() < deadline:

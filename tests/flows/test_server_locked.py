@@ -29,6 +29,7 @@ import websockets
 from flows import deploying, keys, server
 from flows.errors import FlowError, UsageError
 from flows.processes import guarded
+from flows.project import QUIET
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EVIL = "http://evil.example"
@@ -58,7 +59,7 @@ class Pages:
 
 def _clean(root: Path, **changes: str) -> dict[str, str]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("VIDBRIDGE_", "PREFECT_", "MLFLOW_", "GIT_", "DVC_"))}
-    return {**inherited, "VIDBRIDGE_PROJECT": str(root), "COLUMNS": "200", **changes}
+    return {**inherited, **QUIET, "VIDBRIDGE_PROJECT": str(root), "COLUMNS": "200", **changes}
 
 
 @pytest.fixture(scope="module")
@@ -258,16 +259,19 @@ def test_no_process_of_ours_has_a_password_among_its_arguments(pages: Pages) -> 
 # --- What a run of the deployment may set ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def deployed(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> Pages:
+@pytest.fixture(scope="module")
+def deployed(pages: Pages) -> Pages:
     """The deployment of `infra/prefect.yaml` on that server, as `vidbridge deploy` makes it."""
-    monkeypatch.chdir(pages.root)
-    monkeypatch.setenv("VIDBRIDGE_PROJECT", str(pages.root))
-    monkeypatch.setenv("PREFECT_HOME", str(server.home(pages.root)))
-    monkeypatch.setenv("PREFECT_API_URL", pages.api)
-    monkeypatch.setenv("PREFECT_API_AUTH_STRING", pages.key)
-    deploying.create(pages.root, None, None, None)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in _of_worker(pages).items():
+            patch.setenv(name, value)
+        deploying.create(pages.root, None, None, None)
     return pages
+
+
+def _of_worker(pages: Pages) -> dict[str, str]:
+    reached = {"PREFECT_HOME": str(server.home(pages.root)), "PREFECT_API_URL": pages.api, "PREFECT_API_AUTH_STRING": pages.key}
+    return {"VIDBRIDGE_PROJECT": str(pages.root), **reached}
 
 
 def _deployment(pages: Pages) -> str:
@@ -354,7 +358,10 @@ def test_nothing_foreign_runs_on_a_real_worker(deployed: Pages, tmp_path: Path) 
         unchecked = now | {"enforce_parameter_schema": False, "parameters": parameters}
         orders.append((f"{deployed.api}/deployments/{deployment}/create_flow_run", unchecked))
     ended: list[str] = []
-    with (tmp_path / "worker.log").open("wb") as log, guarded(deploying.worker_command(), deployed.root, os.environ, log):
+    with (
+        (tmp_path / "worker.log").open("wb") as log,
+        guarded(deploying.worker_command(), deployed.root, _clean(deployed.root, **_of_worker(deployed)), log),
+    ):
         for url, order in orders:  # one after the other: the deployment lets one run at a time
             made = _sent("POST", url, order, headers)
             assert made.status_code == 201, made.text
