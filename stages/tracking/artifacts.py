@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from stages.tracking.content import SCHEME, Source, open_content, parse_source
+from stages.tracking.placing import put_bytes
 from stages.tracking.servable import additions_for
 from stages.tracking.uri import TrackingError, project_root
 
@@ -72,9 +73,8 @@ class DvcArtifactRepository(ArtifactRepository):
         if not target.is_dir():
             raise MlflowException(f"{target}: not an existing folder")
         if artifact_path in self._added:
-            file = target / artifact_path
-            file.write_bytes(self._added[artifact_path])
-            return str(file.resolve())
+            _write(target, artifact_path, self._added[artifact_path])
+            return str((target / artifact_path).resolve())
         source = self._inside(artifact_path)
         try:
             with open_content(project_root()) as content:
@@ -83,17 +83,17 @@ class DvcArtifactRepository(ArtifactRepository):
             raise MlflowException(str(error)) from error
         if source == self._source:
             for name, text in self._added.items():
-                (target / name).write_bytes(text)
+                _write(target, name, text)
         return str((target / (artifact_path or "")).resolve())
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
         if remote_file_path in self._added:
-            Path(local_path).write_bytes(self._added[remote_file_path])
+            _write(Path(local_path).parent, Path(local_path).name, self._added[remote_file_path])
             return
         source = self._inside(remote_file_path)
         try:
             with open_content(project_root()) as content:
-                content.place(source, Path(local_path).parent, strip=posixpath.dirname(source.path))
+                content.place_file(source, Path(local_path))
         except TrackingError as error:
             raise MlflowException(str(error)) from error
 
@@ -101,6 +101,13 @@ class DvcArtifactRepository(ArtifactRepository):
         """The part of the folder that an MLflow path names; checked like any URI, because paths come from callers."""
         inner = posixpath.join(self._source.path, path or "").strip("/")
         return _checked(f"{SCHEME}://{self._source.oid}/{inner}") if inner else self._source
+
+
+def _write(folder: Path, name: str, content: bytes) -> None:
+    try:
+        put_bytes(folder, name, content)
+    except TrackingError as error:
+        raise MlflowException(str(error)) from error
 
 
 def _checked(uri: str) -> Source:

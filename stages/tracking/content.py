@@ -1,27 +1,30 @@
 """Folders by content: ``dvc://<hash>.dir/<path>`` found in the project's DVC cache, else in its remote. Read-only.
 
-A URI names content, never a repository, a host or a file on this machine: whoever can write to the registry still cannot make a
-reader open anything but bytes of the expected hash from the reader's own project.
+A URI names content, never a repository, a host or a file on this machine. Who can write to the registry can name any content of the
+project's remote, and who can write to the remote as well can name content of their own; neither can make a reader write outside the
+folder that it is putting together: lists are checked whole before anything is placed (:mod:`stages.tracking.listing`), and links are
+never written through (:mod:`stages.tracking.placing`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.tracking.listing import MAX_BYTES, ListError, parse_list, path_fault, too_long
+from stages.tracking.placing import put_file
 from stages.tracking.uri import TrackingError, quiet
 
 SCHEME = "dvc"
 #: A whole folder is written ``dvc:///<hash>.dir``: MLflow servers refuse a source without a path.
 _URI = re.compile(r"dvc:///?(?P<oid>[0-9a-f]{32}\.dir)(?:/(?P<path>.*))?")
-#: Weights are linked from the cache (nobody edits them in place); smaller files are copied, because people do edit configurations.
-LINK_BYTES = 1 << 20
+_OID = re.compile(r"[0-9a-f]{32}(\.dir)?")
 REMOTE_VARIABLE = "VIDBRIDGE_DVC_REMOTE"
 
 
@@ -37,21 +40,29 @@ class Source:
         return f"{SCHEME}://{self.oid}/{self.path}" if self.path else f"{SCHEME}:///{self.oid}"
 
 
-def parse_source(uri: str) -> Source:
-    """Read a ``dvc://`` URI.
+def parse_source(uri: str, what: str = "") -> Source:
+    """Read a ``dvc://`` URI. ``what`` has it, for the error.
 
     Raises:
         TrackingError: it is none, or its path leaves the folder.
     """
+    name = f"{what}: model source {uri[:300]!r}" if what else f"model source {uri[:300]!r}"
     match = _URI.fullmatch(uri)
     if not match:
         raise TrackingError(
-            f"model source {uri!r}: expected dvc://<32 hex digits>.dir/<path>; run vidbridge register to write it anew"
+            f"{name}: expected dvc://<32 hex digits>.dir/<path>, as vidbridge register writes it; take another version, or delete this one"
         )
     path = (match["path"] or "").strip("/")
-    if any(part in ("", ".", "..") for part in path.split("/") if path) or "\\" in path:
-        raise TrackingError(f"model source {uri!r}: the path may not leave the folder")
+    if path and (fault := path_fault(path)):
+        raise TrackingError(f"{name}: the path may not leave the folder: it {fault}")
     return Source(match["oid"], path)
+
+
+def placed(files: Mapping[str, str], source: Source, strip: str = "") -> dict[str, tuple[str, str]]:
+    """The files below ``source.path`` among those of its folder: where each lands (less the leading folder ``strip``), its path in the
+    folder, and its hash."""
+    inside = {path: md5 for path, md5 in files.items() if path == source.path or _below(path, source.path)}
+    return {path.removeprefix(strip).lstrip("/") or path.rpartition("/")[2]: (path, md5) for path, md5 in inside.items()}
 
 
 class ContentStore:
@@ -60,7 +71,7 @@ class ContentStore:
     def __init__(self, repo: Any, root: Path) -> None:
         self.repo, self.root = repo, root
         self.cache = repo.cache.local
-        self._trees: dict[str, Any] = {}
+        self._lists: dict[str, dict[str, str]] = {}
 
     def remote_name(self) -> str | None:
         """The remote this project uses, None where none is configured."""
@@ -70,18 +81,46 @@ class ContentStore:
         """Whether the object lies in the cache."""
         return bool(self.cache.exists(oid))
 
-    def files(self, oid: str) -> dict[str, str]:
-        """The files of a folder: relative path to hash."""
-        return {"/".join(parts): str(item.value) for parts, _, item in self._tree(oid)}
+    def files(self, oid: str, what: str = "") -> dict[str, str]:
+        """The files of a folder: relative path to hash, each fit to be placed below a folder. ``what`` names the folder, for errors.
+
+        Raises:
+            ListError: the list could write elsewhere, or is none.
+            TrackingError: neither cache nor remote has it.
+        """
+        if oid not in self._lists:
+            self._lists[oid] = parse_list(self.list_bytes(oid, what), oid, what)
+        return self._lists[oid]
+
+    def list_bytes(self, oid: str, what: str = "") -> bytes:
+        """The list of a folder's files as it is kept, verified by its hash and not looked at."""
+        if not _OID.fullmatch(oid) or not oid.endswith(".dir"):
+            raise ListError(
+                f"{what or 'folder'}: {oid[:200]!r} is no hash of a folder (32 hex digits and '.dir'); run its stage again"
+            )
+        self._refuse_long(oid, what)
+        self.fetch([oid], f"{what}: folder {oid}" if what else oid)
+        path = Path(self.cache.oid_to_path(oid))
+        if path.stat().st_size > MAX_BYTES:
+            raise too_long(oid, path.stat().st_size, what)
+        text = path.read_bytes()
+        if hashlib.md5(text, usedforsecurity=False).hexdigest() != oid.removesuffix(".dir"):
+            raise ListError(f"{what or 'folder'}: {path} is not what its name says; remove it, and it is fetched again")
+        return text
 
     def sub_hash(self, oid: str, path: str) -> str | None:
         """The hash that DVC gives to ``path`` inside folder ``oid`` when a stage depends on that part only; None: no such part."""
-        parts = tuple(path.split("/"))
-        tree = self._tree(oid)
-        if (entry := tree.as_trie().get(parts)) is not None:
-            return str(entry[1].value)
-        part = tree.get_obj(self.cache, parts)
-        return str(part.hash_info.value) if part is not None and len(part) else None
+        from dvc_data.hashfile.tree import Tree
+
+        files = self.files(oid)
+        if path in files:
+            return files[path]
+        inside = [{"md5": md5, "relpath": name.removeprefix(f"{path}/")} for name, md5 in files.items() if _below(name, path)]
+        if not inside:
+            return None
+        tree = Tree.from_list(inside)
+        tree.digest()
+        return str(tree.hash_info.value)
 
     def read(self, oid: str, path: str) -> bytes | None:
         """The bytes of one file of a folder, None where the folder has no such file."""
@@ -102,24 +141,38 @@ class ContentStore:
         A file lands under its path inside the out, less the leading folder ``strip``.
 
         Raises:
-            TrackingError: neither cache nor remote has them, or nothing lies under that path.
+            ListError: the folder's list could write elsewhere; nothing was placed.
+            TrackingError: neither cache nor remote has them, nothing lies under that path, or a link lies in the way.
         """
-        files = self.files(source.oid)
-        inside = {path: file for path, file in files.items() if path == source.path or _below(path, source.path)}
-        if not inside:
+        files = placed(self.files(source.oid), source, strip)
+        if not files:
             raise TrackingError(f"{source.uri}: the folder holds nothing under that path")
-        self.fetch(list(inside.values()), source.uri)
-        for path, file in inside.items():
-            _put(Path(self.cache.oid_to_path(file)), folder / (path.removeprefix(strip).lstrip("/") or Path(path).name))
+        self.fetch([md5 for _, md5 in files.values()], source.uri)
+        for path, (_, md5) in files.items():
+            put_file(folder, path, Path(self.cache.oid_to_path(md5)))
+
+    def place_file(self, source: Source, target: Path) -> None:
+        """Put the one file that ``source`` names to ``target``.
+
+        Raises:
+            ListError, TrackingError: as `place`, or it names a folder.
+        """
+        md5 = self.files(source.oid).get(source.path)
+        if md5 is None:
+            raise TrackingError(f"{source.uri}: the folder holds no file of that name")
+        self.fetch([md5], source.uri)
+        put_file(target.parent, target.name, Path(self.cache.oid_to_path(md5)))
 
     def fetch(self, oids: Sequence[str], what: str) -> None:
         """Make sure the objects lie in the cache; ``what`` names them in the error.
 
         Raises:
-            TrackingError: neither the cache nor the remote has one of them.
+            TrackingError: neither the cache nor the remote has one of them, or it is no hash: that would be a path on this machine.
         """
         from dvc_data.hashfile.hash_info import HashInfo
 
+        if foreign := [oid for oid in oids if not _OID.fullmatch(oid)]:
+            raise TrackingError(f"{what}: {foreign[0][:200]!r} is no hash of DVC (32 hex digits); run the stage that made it again")
         missing = sorted({oid for oid in oids if not self.has(oid)})
         if not missing:
             return
@@ -143,14 +196,17 @@ class ContentStore:
         }
         return self._transfer(self.cache, remote, every, "dvc push")
 
-    def _tree(self, oid: str) -> Any:
-        from dvc_data.hashfile.hash_info import HashInfo
-        from dvc_data.hashfile.tree import Tree
-
-        if oid not in self._trees:
-            self.fetch([oid], oid)
-            self._trees[oid] = Tree.load(self.cache, HashInfo("md5", oid))
-        return self._trees[oid]
+    def _refuse_long(self, oid: str, what: str) -> None:
+        """Ask the remote for the size of a list before it is fetched; where it does not say, the list is looked at when it is here."""
+        if self.has(oid) or not self.remote_name():
+            return
+        remote = self._remote(what or oid)
+        try:
+            size = remote.fs.size(remote.oid_to_path(oid))
+        except (OSError, NotImplementedError):
+            return  # Not there, or no answer: the fetch that follows says it with a remedy.
+        if size is not None and size > MAX_BYTES:
+            raise too_long(oid, size, what)
 
     def _remote(self, what: str) -> Any:
         from dvc.exceptions import DvcException
@@ -225,16 +281,3 @@ def _configured(remote: str | None) -> Mapping[str, Any] | None:
 
 def _below(path: str, folder: str) -> bool:
     return not folder or path.startswith(f"{folder}/")
-
-
-def _put(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    if source.stat().st_size >= LINK_BYTES:
-        try:
-            os.link(source, target)
-        except OSError:
-            pass  # Another file system, or one without links: the copy below.
-        else:
-            return
-    shutil.copyfile(source, target)

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Literal
 from stages.tracking.runs import TAG
 from stages.tracking.store import insist
 from stages.tracking.uri import TrackingError
-from stages.tracking.versions import Version, all_versions
+from stages.tracking.versions import CHAMPION, Version, all_versions
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -104,6 +104,29 @@ def read_ledger(client: MlflowClient, ledger: str) -> list[Entry]:
 def last_move(entries: Sequence[Entry]) -> Entry | None:
     """The move that says who is champion."""
     return next((entry for entry in reversed(entries) if entry.standing), None)
+
+
+def alias_fault(client: MlflowClient, model: str, ledger: str) -> str | None:
+    """Why the alias ``champion`` of ``model`` is not where the gate put it last, as a sentence with the remedy; None: it is there.
+
+    It compares the alias with the newest standing move, so it tells of aliases that were moved by hand (MLflow's page, its API, a
+    script). Who writes the ledger as well, which the same rights allow, is not found out.
+
+    Raises:
+        TrackingError: somebody else has made a version of the ledger's model.
+    """
+    # The ledger before the alias, as the gate reads them.
+    last = last_move(read_ledger(client, ledger))
+    there = next((version.number for version in all_versions(client, model) if CHAMPION in version.aliases), None)
+    if there == (last.decided.version if last else None):
+        return None
+    moved = f"{model}: the alias {CHAMPION!r} is on version {there}" if there else f"{model}: the alias {CHAMPION!r} is gone"
+    if last is None:
+        return f"{moved}, and the gate did not put it there: it has promoted none; vidbridge promote {there} puts it to the gate"
+    put = f"its last decision ({last.decided.action}, entry {last.number} of {ledger}) is version {last.decided.version}"
+    if not last.done:
+        return f"{moved}, and {put}, which is not finished: the next vidbridge promote or rollback completes it"
+    return f"{moved}, and the gate did not put it there: {put}; vidbridge history says more, vidbridge promote VERSION mends it"
 
 
 def write_entry(client: MlflowClient, ledger: str, about: Version, decided: Decided, verdict: str) -> Entry:

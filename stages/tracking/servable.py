@@ -16,8 +16,10 @@ from stages import layout
 from stages.domain.prompts import PromptTexts
 from stages.domain.records import Record, TaskName
 from stages.params import ModelParams, Params
+from stages.tracking.assembling import assemble
+from stages.tracking.content import parse_source
 from stages.tracking.runs import TAG
-from stages.tracking.uri import TrackingError
+from stages.tracking.uri import STATE, TrackingError
 from stages.tracking.versions import Version
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 #: The tag of a version that holds its :class:`Usage`.
 USAGE = "usage"
+#: Folders that `load_servable` put together.
+SERVABLE = STATE / "servable"
 CODE_FILE = "served.py"
 DESCRIPTION_FILE = "MLmodel"
 _CODE = Path(__file__).parents[1] / "templates" / CODE_FILE
@@ -104,6 +108,21 @@ def additions(usage: Usage, model_id: str, created_ms: int) -> dict[str, bytes]:
         CODE_FILE: _CODE.read_bytes(),
         layout.USAGE_FILE: (usage.model_dump_json(indent=2) + "\n").encode(),
     }
+
+
+def load_servable(root: Path, version: Version) -> Path:
+    """The folder of a version as ``mlflow models serve -m FOLDER`` takes it: its content by hash, and beside it `additions`, written by us.
+
+    Nobody resolves anything after this: neither MLflow's ``source`` nor its ``storage_location`` is asked, and no file of the content
+    is code that is run.
+
+    Raises:
+        TrackingError: it does not say how it is asked, its source names no content, neither cache nor remote has that, or it could be
+            written elsewhere.
+    """
+    usage = usage_of_version(version)
+    source = parse_source(version.source, f"{version.model} version {version.number}")
+    return assemble(root, SERVABLE, source, additions(usage, source.oid[:32], version.created_ms))
 
 
 def additions_for(source: str, registry_uri: str) -> dict[str, bytes]:

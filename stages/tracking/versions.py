@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.tracking.content import Source, open_content, parse_source
+from stages.tracking.assembling import assemble
+from stages.tracking.content import parse_source
 from stages.tracking.runs import TAG
 from stages.tracking.scores import Baselines, ScoreCard, parse_scores
 from stages.tracking.uri import STATE, TrackingError
@@ -168,23 +168,9 @@ def load_version(root: Path, version: Version) -> Path:
     """The folder of a version on this machine: weights linked from the DVC cache, fetched from the DVC remote where needed.
 
     Raises:
-        TrackingError: neither has it.
+        TrackingError: neither has it, its source names no content, or that content could be written elsewhere.
     """
-    source = parse_source(version.source)
-    target = root / LOADED / source.oid.removesuffix(".dir") / (source.path or "all")
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as part, open_content(root) as content:
-        whole = Path(part) / "whole"
-        content.place(Source(source.oid, source.path), whole, strip=source.path)
-        try:
-            whole.replace(target)
-        except OSError:
-            # Another process was faster, with the same content.
-            if not target.is_dir():
-                raise
-    return target
+    return assemble(root, LOADED, parse_source(version.source, f"{version.model} version {version.number}"), {})
 
 
 def _aliases(client: MlflowClient, model: str) -> dict[int, list[str]]:
