@@ -3,10 +3,10 @@
 A row, as JSON: ``{"video": "kitchen/cut-3.mp4", "question": "What happens first?"}``; instead of ``video`` (a path below the
 folder VIDBRIDGE_SERVE_VIDEOS) there may be ``video_base64``, and beside it ``options`` (a list of choices) and ``task``.
 
-``vidbridge serve`` asks it through an application of our own (:mod:`stages.serving_app`); ``mlflow models serve -m FOLDER`` through MLflow's.
-Whoever asks is a stranger. Paths stay below one folder, sizes are bounded, for a request and for all of them together, decoding happens in
-processes of its own that may be ended, and generation stops when the time of the request is over. A request is refused with a status and
-one sentence.
+``vidbridge serve`` asks it through an application of our own (:mod:`stages.serving_app`); ``mlflow models serve -m FOLDER`` through
+MLflow's. Whoever asks is a stranger. Paths stay below one folder, sizes are bounded, for a request and for all of them together, decoding
+happens in processes of its own that may be ended, and generation stops when the time of the request is over. A request is refused with a
+status and one sentence.
 """
 
 from __future__ import annotations

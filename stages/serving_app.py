@@ -287,10 +287,18 @@ def openapi(keyed: bool) -> dict[str, Any]:
 
     row = Asked.model_json_schema()
     # As it is sent: the bytes are text there.
-    row["properties"]["video_base64"] = {"type": ["string", "null"], "contentEncoding": "base64", "description": "The bytes of a file."}
+    row["properties"]["video_base64"] = {
+        "type": ["string", "null"],
+        "contentEncoding": "base64",
+        "description": "The bytes of a file.",
+    }
     row["oneOf"] = [{"required": ["video"]}, {"required": ["video_base64"]}]
     text = {"type": ["string", "null"]}
-    answer = {"type": "object", "properties": {"thinking": text, "answer": text, "reply": {"type": "string"}}, "required": ["reply"]}
+    answer = {
+        "type": "object",
+        "properties": {"thinking": text, "answer": text, "reply": {"type": "string"}},
+        "required": ["reply"],
+    }
     refusal = {"type": "object", "properties": {"error_code": {"type": "string"}, "message": {"type": "string"}}}
 
     def holding(schema: dict[str, Any]) -> dict[str, Any]:
@@ -299,7 +307,11 @@ def openapi(keyed: bool) -> dict[str, Any]:
     rows = {"type": "array", "items": {"$ref": "#/components/schemas/Row"}, "minItems": 1, "maxItems": MAX_ROWS}
     asked = {"type": "object", "properties": {"dataframe_records": rows}, "required": ["dataframe_records"]}
     answers = {"type": "object", "properties": {"predictions": {"type": "array", "items": answer}}}
-    statuses = {"400": "Something about the request is wrong.", "401": "The key is missing or wrong.", "408": "The body did not come."}
+    statuses = {
+        "400": "Something about the request is wrong.",
+        "401": "The key is missing or wrong.",
+        "408": "The body did not come.",
+    }
     statuses |= {"403": "Host or Origin is another's.", "413": "Too large.", "415": "Not JSON.", "503": "Busy; see Retry-After."}
     statuses |= {"500": "A fault of the server.", "504": "Not done in time."}
     made: dict[str, Any] = {
@@ -364,7 +376,7 @@ def main(folder: str, host: str, port: str) -> int:
     loopback = ipaddress.ip_address(host).is_loopback
     app = ServingApp(model, key, frozenset(("localhost", "127.0.0.1", "[::1]")) if loopback else None)
     uvicorn.run(
-        app,  # type: ignore[arg-type]
+        app,
         host=host,
         port=int(port),
         http=Patient,

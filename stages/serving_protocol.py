@@ -19,7 +19,9 @@ class Patient(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
-            transport.write(f"HTTP/1.1 503 Busy\r\nRetry-After: {RETRY_S}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+            transport.write(
+                f"HTTP/1.1 503 Busy\r\nRetry-After: {RETRY_S}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+            )
             transport.close()
             return
         self._wait_for_head()

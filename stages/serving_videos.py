@@ -151,7 +151,9 @@ def keep_base64(text: bytes, left_bytes: int) -> OpenFile:
                     raise binascii.Error("Excess data after padding")
                 content = binascii.a2b_base64(piece, strict_mode=True)
             except (binascii.Error, ValueError) as error:
-                raise Refused(400, f"video_base64: {error}; send the file's bytes as standard base64, without line breaks") from error
+                raise Refused(
+                    400, f"video_base64: {error}; send the file's bytes as standard base64, without line breaks"
+                ) from error
             hashed.update(content)
             file.write(content)
         file.flush()
