@@ -54,11 +54,11 @@ def decode(job: Job) -> Frames:
         return load_bounded(Wanted(job.path, job.frames, VIDEO_PIXEL_BYTES), shrink_of(job.model))
     except VideoError as error:
         if _is_short_of_memory(error):
-            raise _hungry(job.name) from error
+            raise hungry(job.name) from error
         raise VideoError(error.reason, error.detail.replace(job.path.name, job.name, 1)) from error
     except (MemoryError, RuntimeError) as error:
         if _is_short_of_memory(error):
-            raise _hungry(job.name) from error
+            raise hungry(job.name) from error
         raise
 
 
@@ -69,7 +69,8 @@ def _is_short_of_memory(error: BaseException) -> bool:
     )
 
 
-def _hungry(name: str) -> VideoError:
+def hungry(name: str) -> VideoError:
+    """What is said of a video that takes more memory than it may."""
     return VideoError("too-large", f"{name}: needs more memory than {DECODER_BYTES >> 20} MB to decode; scale the video down")
 
 
