@@ -6,18 +6,21 @@ import json
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import typer
 
 from flows import show
 from flows.addresses import Address, listening_address
 from flows.deploying import until_interrupted
 from flows.errors import FlowError, UsageError
+from flows.guard import GRACE_S
 from flows.logs import ServerLog
 from flows.processes import guarded
 from flows.project import stage_environment, state
@@ -87,7 +90,18 @@ def serve(root: Path, which: str, videos: Path | None, host: str, port: int) -> 
                 if usage.caution:
                     typer.echo(f"note: {usage.caution}")
                 typer.echo(f"try: {example(address.url, limits.folder, keyed=key is not None)}")
-                until_interrupted({"the server": process})
+                try:
+                    until_interrupted({"the server": process})
+                finally:
+                    _ask_to_end(process)
+
+
+def _ask_to_end(guard: subprocess.Popen[bytes]) -> None:
+    """Let the server end what it started, before its guard does so by force."""
+    with suppress(psutil.NoSuchProcess, subprocess.TimeoutExpired):
+        for server in psutil.Process(guard.pid).children():
+            server.terminate()
+        guard.wait(GRACE_S)
 
 
 def _who_may_ask(address: Address, key: str | None) -> str:

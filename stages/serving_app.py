@@ -32,6 +32,7 @@ from stages.serving_limits import (
     PAUSE_S,
     RETRY_S,
     SHOWN,
+    SMALL_BODY_BYTES,
     key_from_environment,
 )
 from stages.serving_refusal import Refused
@@ -158,32 +159,40 @@ class ServingApp:
         length = headers.get("content-length", "0")
         if len(length) > 18 or (length.isdecimal() and int(length) > limit):
             raise Refused(413, _too_long(limit))
-        if self._busy >= MAX_REQUESTS:
-            raise Refused(503, f"server: {MAX_REQUESTS} requests are waiting already; try again in {RETRY_S} s")
-        self._busy += 1
-        try:
-            return await self._answered(reading, limit, started)
-        finally:
-            self._busy -= 1
-
-    async def _answered(self, reading: _Reading, limit: int, started: float) -> Reply:
+        self._refuse_when_busy()
         ends = started + self._model.timeout_s
-        loop = asyncio.get_running_loop()
         body = bytearray()
         taken = 0
         try:
             async for chunk in reading.chunks(ends):
                 if len(body) + len(chunk) > limit:
                     raise Refused(413, _too_long(limit))
-                if self._body_bytes + len(chunk) > BODY_BYTES:
-                    raise Refused(503, f"server: the requests of others fill its memory; try again in {RETRY_S} s")
-                self._body_bytes += len(chunk)
-                taken += len(chunk)
+                # What names its videos is short, and is read however many others send theirs.
+                if len(body) + len(chunk) > SMALL_BODY_BYTES:
+                    if self._body_bytes + len(chunk) > BODY_BYTES:
+                        raise Refused(503, f"server: the requests of others fill its memory; try again in {RETRY_S} s")
+                    self._body_bytes += len(chunk)
+                    taken += len(chunk)
                 body += chunk
+            self._refuse_when_busy()
+            self._busy += 1
+            try:
+                return await self._answered(reading, body, ends)
+            finally:
+                self._busy -= 1
+        finally:
+            self._body_bytes -= taken
+
+    def _refuse_when_busy(self) -> None:
+        if self._busy >= MAX_REQUESTS:
+            raise Refused(503, f"server: {MAX_REQUESTS} requests are waiting already; try again in {RETRY_S} s")
+
+    async def _answered(self, reading: _Reading, body: bytearray, ends: float) -> Reply:
+        loop = asyncio.get_running_loop()
+        try:
             request = await loop.run_in_executor(self._threads, self._received, body)
         finally:
             body.clear()
-            self._body_bytes -= taken
         gone = threading.Event()
         watching = asyncio.create_task(reading.until_gone(gone))
         try:

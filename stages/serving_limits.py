@@ -31,8 +31,8 @@ REQUEST_FRAME_BYTES = 256 << 20
 FRAME_BYTES = 512 << 20
 #: Pixels that the model is shown in one batch: 16 rows of such a recipe.
 BATCH_PIXELS = 40_000_000
-#: Bodies of requests that are being received or read, together.
-BODY_BYTES = 256 << 20
+#: Bodies of requests that are being received or answered, together, and how long one is that is not counted.
+BODY_BYTES, SMALL_BODY_BYTES = 256 << 20, 64 << 10
 #: What a body holds beside videos: questions, options, JSON.
 TEXT_BYTES = 4 << 20
 

@@ -8,8 +8,10 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -60,6 +62,7 @@ from stages.tracking.store import open_client
 from stages.tracking.uri import DATABASE, TrackingError
 from stages.tracking.versions import CHAMPION
 from stages.video.edits import load_video
+from stages.video.encoder import ffmpeg_binary
 from stages.workers import Aside
 
 
@@ -628,3 +631,65 @@ def test_a_key_that_is_none_is_refused(key: str, says: str, monkeypatch: pytest.
     with pytest.raises(ValueError, match=says) as refused:
         key_from_environment()
     assert key not in str(refused.value)
+
+
+@pytest.mark.slow
+def test_sixteen_rows_under_the_limits_of_a_7b_recipe_take_less_than_two_gigabytes(
+    exported: Path, videos: Path, tmp_path: Path
+) -> None:
+    """The tiny model with that recipe's frames and its processor's cap: what a request takes beside the weights is then the same."""
+    recipe = load_params(ROOT / "infra/recipes/vidbridge-r1.yaml")
+    model = tmp_path / "model"
+    shutil.copytree(exported, model)
+    usage = json.loads((model / "vidbridge.json").read_text()) | {"sampled_frames": recipe.synthesize.sampled_frames}
+    (model / "vidbridge.json").write_text(json.dumps(usage))
+    config = json.loads((model / "processor_config.json").read_text())
+    pixels = recipe.model.max_pixels_per_frame  # type: ignore[union-attr]
+    config["video_processor"]["size"] = {"shortest_edge": 50_176, "longest_edge": pixels}
+    (model / "processor_config.json").write_text(json.dumps(config))
+    for number in range(16):
+        source = ["-f", "lavfi", "-i", f"testsrc2=s=1280x720:r=25:d={1 + number / 10}", "-preset", "ultrafast"]
+        subprocess.run([ffmpeg_binary(), "-v", "error", *source, str(tmp_path / f"{number}.mp4")], check=True, timeout=60)
+    code = """if True:
+        import sys, threading, time, psutil
+        from pathlib import Path
+        from stages.serving import VideoAnswers
+        from stages.serving_requests import parse_rows
+
+        def taken():
+            total = 0
+            for one in (psutil.Process(), *psutil.Process().children(recursive=True)):
+                lines = Path(f"/proc/{one.pid}/smaps_rollup").read_text().splitlines()
+                total += next(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
+            return total
+
+        def main():
+            model = VideoAnswers(Path(sys.argv[1]))
+            model.load_context(None)
+            model.receive(parse_rows([{"question": "q", "video": "0.mp4"}])).close()
+            time.sleep(20)
+            before, peak, done = taken(), [0], threading.Event()
+            def watch():
+                while not done.wait(0.05):
+                    peak[0] = max(peak[0], taken())
+            watching = threading.Thread(target=watch)
+            watching.start()
+            request = model.receive(parse_rows([{"question": "q", "video": f"{n}.mp4"} for n in range(16)]))
+            answers = model.answer(request, time.monotonic() + 600)
+            done.set()
+            watching.join()
+            request.close()
+            model.close()
+            print(len(answers), peak[0] - before)
+
+        if __name__ == "__main__":
+            main()
+    """
+    (tmp_path / "ask.py").write_text(textwrap.dedent(code))
+    env = environment(tmp_path, VIDBRIDGE_SERVE_VIDEOS=str(tmp_path), VIDBRIDGE_SERVE_TIMEOUT_S="600")
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "ask.py"), str(model)], env=env, capture_output=True, text=True, check=True
+    )
+    answers, grew = map(int, done.stdout.split()[-2:])
+    assert answers == 16
+    assert grew < 2 << 30, f"{grew / 1e6:.0f} MB"
