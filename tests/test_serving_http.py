@@ -75,7 +75,7 @@ class Server:
             done = beside.submit(work)
             while not done.done():
                 peak = max(peak, self._bytes())
-                time.sleep(0.02)
+                time.sleep(0.1)
         return done.result(), peak - before
 
     def _bytes(self) -> int:

@@ -117,7 +117,7 @@ def _decord_installed() -> bool:
     return find_spec("decord") is not None
 
 
-def _read_decord(path: Path, indices: Sequence[int], facts: Facts, shrunk: Shrunk | None) -> npt.NDArray[np.uint8]:
+def _read_decord(path: Path, indices: Sequence[int], facts: Facts, shrunk: Shrunk | None = None) -> npt.NDArray[np.uint8]:
     import decord
 
     try:
@@ -131,7 +131,7 @@ def _read_decord(path: Path, indices: Sequence[int], facts: Facts, shrunk: Shrun
     return pixels if shrunk is None else np.stack([shrunk(frame) for frame in pixels])
 
 
-def _read_pyav(path: Path, indices: Sequence[int], facts: Facts, shrunk: Shrunk | None) -> npt.NDArray[np.uint8]:
+def _read_pyav(path: Path, indices: Sequence[int], facts: Facts, shrunk: Shrunk | None = None) -> npt.NDArray[np.uint8]:
     places: dict[int, list[int]] = {}
     for place, index in enumerate(indices):
         places.setdefault(index, []).append(place)
