@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as OutOfTime
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,9 @@ class VideoAnswers(PythonModel):
             Gone: nobody waits any more.
         """
         files = request.files
-        with self._frames.of(min(len(files) * self._video_bytes, REQUEST_FRAME_BYTES), ends):
+        reserved = min(len(files) * self._video_bytes, REQUEST_FRAME_BYTES)
+        with ExitStack() as reserving:
+            reserving.enter_context(self._frames.of(reserved, ends))
             shown: dict[tuple[object, ...], Frames] = {}
             held_bytes = 0
             for file in files:
@@ -202,6 +205,10 @@ class VideoAnswers(PythonModel):
                 if held_bytes > REQUEST_FRAME_BYTES:
                     allowed = f"{REQUEST_FRAME_BYTES >> 20} MB of frames are allowed"
                     raise Refused(413, f"rows: the videos of one request are too large together, {allowed}; send fewer of them")
+                if held_bytes > reserved:
+                    # Some shapes are made small by the processor alone: twice would not be the same as once.
+                    reserving.enter_context(self._frames.of(held_bytes - reserved, ends))
+                    reserved = held_bytes
             items = [(question.prompt, shown[question.file.key]) for question in request.questions]
             turn = self._turns.submit(self._reply, items, ends, gone)
             try:

@@ -32,7 +32,8 @@ def test_they_are_the_same_bytes(height: int, width: int, count: int, family: st
     size = shrink.size(count, height, width)
     shrunk = np.stack([shrink.apply(frame, size) for frame in pixels])
     assert np.array_equal(shrunk, fit_of(tmp_path / "model").apply(pixels))
-    assert shrunk.shape[1] * shrunk.shape[2] <= max(most_pixels(processor, count), 1024)
+    # What is left as it was is made small by the processor alone: twice would not be the same as once.
+    assert size == (height, width) or size[0] * size[1] <= most_pixels(processor, count)
 
     def seen(frames: np.ndarray) -> np.ndarray:
         shown = Frames(frames, tuple(range(count)), count, Fraction(8))
