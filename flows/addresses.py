@@ -46,7 +46,8 @@ def listening_address(host: str, port: int) -> Address:
         raise UsageError(
             f"--host: {host!r} names no address ({reason}); give one of this machine, such as 127.0.0.1, ::1 or 0.0.0.0"
         ) from error
-    family, _, _, _, place = found[0]
+    # A name such as localhost may mean both; most clients try IPv4 first.
+    family, _, _, _, place = min(found, key=lambda one: one[0] != socket.AF_INET)
     try:
         with socket.socket(family, socket.SOCK_STREAM) as trial:
             # As servers do: an address that only waits for its last packets is free.

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from flows import show
+from flows import champion, show
 
 
 def predict(root: Path, video: Path, question: str, version: str) -> None:
@@ -15,6 +15,7 @@ def predict(root: Path, video: Path, question: str, version: str) -> None:
     from stages.predict import predict as ask
 
     said = ask(root, video, question, version)
+    champion.warn_of_moved(root, version)
     table = Table(box=None, show_header=False, pad_edge=False)
     if said.answer is None:
         # Whatever a model says is text, never markup.

@@ -307,9 +307,9 @@ def serve(
 ) -> None:
     """Answer questions about videos over HTTP until Ctrl-C.
 
-    Only this machine can ask; another --host needs VIDBRIDGE_SERVE_KEY, which clients send as a bearer token.
-
     Example: vidbridge serve --videos data/corpus/videos
+
+    Only this machine can ask; another --host needs VIDBRIDGE_SERVE_KEY, which clients send as a bearer token.
     """
     from flows import serving
 

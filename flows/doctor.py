@@ -22,7 +22,7 @@ from flows.errors import FlowError
 from flows.project import defaults
 from stages.params import ParamsError, load_params
 from stages.tracking.git import git, head, is_repository
-from stages.tracking.uri import TrackingError, check_server, shown, tracking_uri
+from stages.tracking.uri import TrackingError, check_server, shown, sqlite_path, tracking_uri
 
 State = Literal["ok", "warn", "missing"]
 _COLOURS = {"ok": "green", "warn": "yellow", "missing": "red"}
@@ -42,7 +42,7 @@ class Finding:
 def findings(root: Path) -> list[Finding]:
     """Look at everything, side by side."""
     checks: list[Callable[[Path], Finding]] = [
-        _python, _ffmpeg, _decord, _pyav, _torch, _gpu, _deepspeed, _versions, _judge, _mlflow, _prefect, _remote,
+        _python, _ffmpeg, _decord, _pyav, _torch, _gpu, _deepspeed, _versions, _judge, _mlflow, _champion, _prefect, _remote,
         _disk, _memory, _git
     ]  # fmt: skip
     with ThreadPoolExecutor(len(checks)) as pool:
@@ -222,6 +222,25 @@ def _remote(root: Path) -> Finding:
     if "://" not in url:
         return Finding("DVC remote", "ok", f"{name}: {url}, a folder of this machine (s3://… reaches others)")
     return Finding("DVC remote", "ok", f"{name}: {url} (not asked whether it answers)")
+
+
+def _champion(root: Path) -> Finding:
+    """Whether the alias is where the gate put it. In a process of its own, since it imports MLflow."""
+    code = (
+        "import sys; from pathlib import Path; from stages.params import load_params; from stages.tracking.store import open_client;"
+        "from stages.tracking.ledger import alias_fault; root = Path(sys.argv[1]); gate = load_params(root / 'params.yaml').gate;"
+        "print(alias_fault(open_client(root), gate.registered_model, gate.ledger) or '')"
+    )
+    database = sqlite_path(tracking_uri(root))
+    if database is not None and not database.exists():
+        return Finding("champion", "ok", "nothing is registered yet")
+    fault = _run(sys.executable, "-c", code, str(root))
+    if fault is None:
+        return Finding("champion", "warn", "the store could not be asked", "vidbridge explain champion says why")
+    if fault:
+        said, _, todo = fault.rpartition("; ")
+        return Finding("champion", "warn", said, todo)
+    return Finding("champion", "ok", "the alias is where the gate put it")
 
 
 def _disk(root: Path) -> Finding:

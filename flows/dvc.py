@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from flows import lockfile
+from flows import checkouts, lockfile
 from flows.errors import DvcError, StageCancelled, StageFailed, StageTimedOut, UsageError
 from flows.processes import Cancelled, TimedOut, stream
 from flows.project import stage_environment
@@ -132,7 +132,11 @@ def _closure(graph: Any, wanted: list[Any]) -> list[Any]:
 
     needed = set(wanted).union(*(nx.descendants(graph, stage) for stage in wanted))
     # DVC's edges point from a stage to what it depends on.
-    return list(nx.lexicographical_topological_sort(graph.subgraph(needed).reverse(), key=lambda stage: stage.name))
+    # A folder that `dvc add` tracks is a stage too, without a name.
+    order = nx.lexicographical_topological_sort(
+        graph.subgraph(needed).reverse(), key=lambda stage: getattr(stage, "name", None) or ""
+    )
+    return list(order)
 
 
 def graph(root: Path, target: str = TARGET) -> dict[str, tuple[str, ...]]:
@@ -140,7 +144,11 @@ def graph(root: Path, target: str = TARGET) -> dict[str, tuple[str, ...]]:
     with _opened(root) as repo:
         stages = [stage for stage in repo.index.stages if stage.cmd]
         order = _closure(repo.index.graph, _selected(stages, target))
-        return {stage.name: tuple(sorted(up.name for up in repo.index.graph.successors(stage) if up.cmd)) for stage in order}
+        return {
+            stage.name: tuple(sorted(up.name for up in repo.index.graph.successors(stage) if up.cmd))
+            for stage in order
+            if stage.cmd
+        }
 
 
 def plan(root: Path, target: str = TARGET) -> Plan:
@@ -148,13 +156,16 @@ def plan(root: Path, target: str = TARGET) -> Plan:
 
     Raises:
         DvcError: ``dvc.yaml`` cannot be read, or breaks one of DVC's rules.
+        UnsafeContent: an out, or a list of files behind one, would write elsewhere.
         UsageError: ``target`` is no stage.
     """
     with _opened(root) as repo:
         whole = repo.index.graph
         stages = [stage for stage in repo.index.stages if stage.cmd]
         steps: dict[str, PlanStep] = {}
-        for stage in _closure(whole, _selected(stages, target)):
+        wanted = _closure(whole, _selected(stages, target))
+        checkouts.check(repo, wanted)
+        for stage in wanted:
             if not stage.cmd:
                 continue
             upstream = [steps[up.name] for up in whole.successors(stage) if up.cmd]
@@ -197,7 +208,7 @@ def _step(stage: Any, upstream: list[PlanStep], meta: StageMeta) -> PlanStep:
         if verdict == "deleted" and out.use_cache and not out.changed_cache():
             missing.append(f"{out} is missing, the cache has it")
         elif verdict == "not in cache":
-            spoilt.append(f"{out} is not in the cache (`dvc pull` may bring it)")
+            spoilt.append(f"{out} is not in the cache (`dvc fetch` may bring it)")
         elif verdict == "modified":
             spoilt.append(f"{out} was changed by hand")
         elif verdict:
@@ -253,8 +264,11 @@ def restore(root: Path, steps: tuple[PlanStep, ...]) -> None:
 
     Raises:
         DvcError: an object is not in the cache after all.
+        UnsafeContent: an out, or a list of files behind one, would write elsewhere; nothing was checked out.
     """
+    names = {step.name for step in steps}
     with _opened(root) as repo:
+        checkouts.check(repo, [stage for stage in repo.index.stages if stage.cmd and stage.name in names])
         repo.checkout(targets=[path for step in steps for path in step.outs])
 
 
@@ -291,7 +305,7 @@ def reproduce(
         tail.append(line)
         log(line)
 
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
+    command = [sys.executable, checkouts.COMMAND, "--wait-for-lock", "repro", "--single-item", stage]
     started = time.monotonic()
     try:
         status = stream(command, root, stage_environment(root, env), take, cancelled=cancelled, timeout_s=timeout_s)

@@ -15,6 +15,10 @@ class DvcError(FlowError):
     """DVC refused: an unreadable ``dvc.yaml``, a cycle, two stages that write one path."""
 
 
+class UnsafeContent(FlowError):
+    """``dvc.lock``, a ``.dvc`` file or the run cache names content that DVC would write outside the folder of an out."""
+
+
 class StageFailed(FlowError):
     """A stage's command ended with a non-zero status.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from flows import scoring, show
+from flows import champion, scoring, show
 from flows.errors import UsageError
 from stages.params import Params, load_params
 
@@ -98,6 +98,7 @@ def _engine(
     from stages import benchmarking
 
     if model is not None:
+        champion.warn_of_moved(root, model)
         return benchmarking.model_engine(root, params, order, model, revision)
     assert endpoint is not None
     assert endpoint_model is not None

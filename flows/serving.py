@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import typer
 
-from flows import show
+from flows import champion, show
 from flows.addresses import Address, listening_address
 from flows.deploying import until_interrupted
 from flows.errors import FlowError, UsageError
@@ -45,11 +45,12 @@ def serve(root: Path, which: str, videos: Path | None, host: str, port: int) -> 
         TrackingError: no such version, it does not say how it is asked, or its files are not to be had.
         FlowError: the server did not start, or ended by itself.
     """
-    from stages.tracking.ledger import alias_fault
     from stages.tracking.servable import load_servable, usage_of_version
     from stages.tracking.store import open_client
     from stages.tracking.versions import CHAMPION, find_version
 
+    if videos is not None and not videos.is_dir():
+        raise UsageError(f"--videos: {str(videos)!r} is no folder; name the one that videos may be read from")
     changes = {FOLDER: str(videos)} if videos is not None else {}
     try:
         limits = limits_from_environment(changes)
@@ -62,12 +63,10 @@ def serve(root: Path, which: str, videos: Path | None, host: str, port: int) -> 
             f"--host: {host!r} can be reached from other machines, and whoever reaches it may ask; set {KEY} to a secret that clients"
             " send as 'Authorization: Bearer …', or listen on 127.0.0.1"
         )
-    with _ended_by_sigterm():
-        gate, client = load_params(root / "params.yaml").gate, open_client(root)
-        version = find_version(client, gate.registered_model, which)
+    with _ended_by_signals():
+        version = find_version(open_client(root), load_params(root / "params.yaml").gate.registered_model, which)
         usage = usage_of_version(version)
-        if CHAMPION in (which, *version.aliases) and (fault := alias_fault(client, gate.registered_model, gate.ledger)):
-            typer.echo(f"warning: {fault}", err=True)
+        champion.warn_of_moved(root, CHAMPION if CHAMPION in version.aliases else which)
         typer.echo(f"version {version.number} of {version.model} ({version.stage}): fetching and checking its files")
         folder = load_servable(root, version)
         log = state(root) / "serving.log"
@@ -117,8 +116,8 @@ def _environment(root: Path, changes: dict[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does: in order, with all that it started."""
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, at any moment: in order, with all that it started, and without a traceback."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -126,6 +125,8 @@ def _ended_by_sigterm() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
+    except KeyboardInterrupt:
+        typer.echo("\nstopped")
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -187,6 +188,7 @@ def export(root: Path, which: str, folder: Path) -> None:
     """Write a version as a folder of its own, and say what it holds."""
     from stages.publish import publish
 
+    champion.warn_of_moved(root, which)
     made = publish(root, which, folder)
     out = show.console()
     version = made.version

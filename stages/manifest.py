@@ -39,7 +39,7 @@ class Manifest:
 
     def __init__(self, manifest: Path, index: Path) -> None:
         self._file = manifest.open("rb")
-        self._index: npt.NDArray[np.int64] = np.load(index, mmap_mode="r")
+        self._index: npt.NDArray[np.int64] = np.load(index, mmap_mode="r", allow_pickle=False)
         self._partner = lru_cache(REMEMBERED)(self._read_partner)
 
     def clip(self, number: int) -> Clip:

@@ -13,11 +13,11 @@ from typing import Any
 from stages.domain.prompts import render_prompt
 from stages.inputs import InputError
 from stages.layout import AFTER_LAST, POSITIONS
+from stages.learning.harmless import fault_of_files
 from stages.pages import fill
-from stages.tracking.content import parse_source
 from stages.tracking.explain import Explanation, explain
-from stages.tracking.gate import load_checkpoint
-from stages.tracking.servable import Usage, additions, usage_of_version
+from stages.tracking.placing import put_bytes
+from stages.tracking.servable import Usage, load_servable, usage_of_version
 from stages.tracking.versions import Version
 
 CARD_FILE = "README.md"
@@ -44,7 +44,8 @@ def publish(root: Path, which: str, out: Path) -> Published:
     card, and what ``mlflow models serve`` needs. Nothing in it points back here, and its weights are no link to the cache.
 
     Raises:
-        InputError: ``out`` holds something already, or the version lacks a file without which others cannot load it.
+        InputError: ``out`` holds something already, or the version lacks a file without which others cannot load it, or could be loaded
+            only by running something of it.
         TrackingError: no such version, neither cache nor remote has its files, or it does not say how it is asked.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -52,21 +53,21 @@ def publish(root: Path, which: str, out: Path) -> Published:
     explanation = explain(root, which)
     version = explanation.version
     usage = usage_of_version(version)
-    source = load_checkpoint(root, version.number)
+    source = load_servable(root, version)
     for names in NEEDED:
         if not any((source / name).is_file() for name in names.split("|")):
             raise InputError(
                 f"version {version.number}: has no {names.replace('|', ' or ')}, so nothing could load it; train its row again"
             )
+    if fault := fault_of_files(source):
+        raise InputError(f"version {version.number}: {fault}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".part-") as part:
         whole = Path(part) / "whole"
         # Copied, not linked: whoever edits the folder must not edit the cache.
         shutil.copytree(source, whole, copy_function=shutil.copyfile)
-        for name, text in additions(usage, parse_source(version.source).oid[:32], version.created_ms).items():
-            (whole / name).write_bytes(text)
         config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
-        (whole / CARD_FILE).write_text(card(explanation, usage, config), encoding="utf-8")
+        put_bytes(whole, CARD_FILE, card(explanation, usage, config).encode())
         whole.replace(out)
     return Published(version, out, sum(path.stat().st_size for path in out.rglob("*") if path.is_file()))
 

@@ -114,7 +114,8 @@ class ServingApp:
         self._check_caller(headers)
         method, path = scope["method"], scope["path"]
         allowed = {"/invocations": "POST"}.get(path, "GET")
-        if path in ("/ping", "/health", "/version", "/docs", "/openapi.json", "/invocations") and method != allowed:
+        known = path in ("/ping", "/health", "/version", "/docs", "/openapi.json", "/invocations")
+        if known and method != allowed and (method, allowed) != ("HEAD", "GET"):
             sentence = f"{path}: asked with {method[:SHOWN]}; use {allowed}"
             return _refusal(Refused(405, sentence), (("allow", allowed),))
         if path in ("/ping", "/health"):

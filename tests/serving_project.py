@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 import torch
@@ -158,10 +158,15 @@ class Said:
         return json.loads(self.text)
 
 
-class Answer(Protocol):
-    """Asks one server."""
+@dataclass(frozen=True)
+class Running:
+    """The application at a port of a loopback address."""
 
-    def __call__(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Said: ...
+    host: str
+    port: int
+
+    def __call__(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Said:
+        return request(self.port, method, path, body, headers, self.host)
 
 
 def request(
@@ -191,7 +196,7 @@ def post(port: int, rows: Sequence[Mapping[str, Any]]) -> tuple[int, Any]:
 
 
 @contextmanager
-def running(model: Any, key: str | None, host: str) -> Iterator[Answer]:
+def running(model: Any, key: str | None, host: str) -> Iterator[Running]:
     """The application around a model that is loaded, at a free port of a loopback address, in a thread of this process."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
         listening.bind((host, 0))
@@ -208,7 +213,7 @@ def running(model: Any, key: str | None, host: str) -> Iterator[Answer]:
             while not server.started:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
-            yield lambda method, path, body=None, headers=None: request(port, method, path, body, headers, host)
+            yield Running(host, port)
         finally:
             server.should_exit = True
             thread.join(30)

@@ -29,7 +29,7 @@ from serving_project import (
     ROOT,
     ROW,
     URI,
-    Answer,
+    Running,
     as_the_project,
     environment,
     hang_on_blue,
@@ -602,13 +602,13 @@ KEY = "abcdefghij-0123456789"
 
 
 @pytest.fixture(scope="module")
-def keyed(champion: Any) -> Iterator[Answer]:
+def keyed(champion: Any) -> Iterator[Running]:
     """The application with a key, on the loopback address of IPv6, around the model that is loaded already."""
     with running(champion.unwrap_python_model(), KEY, "::1") as asked:
         yield asked
 
 
-def test_a_key_is_demanded(keyed: Answer) -> None:
+def test_a_key_is_demanded(keyed: Running) -> None:
     body = json.dumps({"dataframe_records": [ROW]}).encode()
     right = {"Authorization": f"Bearer {KEY}"}
     assert keyed("POST", "/invocations", body, right).document == {"predictions": [RED]}

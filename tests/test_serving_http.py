@@ -422,6 +422,30 @@ def test_unfinished_bodies_keep_nobody_waiting_and_leave_a_line_each(server: Ser
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("after", ["fetching", "loading"])
+def test_it_can_be_ended_while_it_starts(after: str, project: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-u", "-m", "flows.cli", "serve"]
+    with (tmp_path / "out").open("wb") as out:
+        process = subprocess.Popen(command, cwd=project, env=environment(project), stdout=out, stderr=out, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while after not in (tmp_path / "out").read_text():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+    said = (tmp_path / "out").read_text()
+    assert said.endswith("\nstopped\n")
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
 def test_what_comes_too_slowly_is_ended(server: Server) -> None:
     """A head, and a body, that pause for longer than they may."""
     head = "POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

@@ -97,9 +97,13 @@ def load_embedder(name: str, revision: str) -> SentenceEmbedder:
         # Without its list of modules the library would make up a pooling, and go on.
         if not is_sentence_transformer_model(source, revision=revision):
             raise EmbedderError(_unavailable(name, revision, "no modules.json was found"))
-        return SentenceEmbedder(SentenceTransformer(source, revision=revision, device="cpu", model_kwargs={"dtype": torch.float32}))
-    except OSError as error:
-        raise EmbedderError(_unavailable(name, revision, " ".join(str(error).split()))) from error
+        weights = {"dtype": torch.float32, "use_safetensors": True}
+        model = SentenceTransformer(source, revision=revision, device="cpu", trust_remote_code=False, model_kwargs=weights)
+        return SentenceEmbedder(model)
+    except (OSError, ValueError) as error:
+        said = " ".join(str(error).split())
+        reason = "it asks for code of its own, which is not run" if "trust_remote_code" in said else said
+        raise EmbedderError(_unavailable(name, revision, reason)) from error
 
 
 def _unavailable(name: str, revision: str, reason: str) -> str:

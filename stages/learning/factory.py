@@ -1,7 +1,8 @@
 """Models: a tiny one built from a configuration, a pretrained one from the hub or a folder, and the folders they are kept in.
 
 All three families (Qwen2-VL, Qwen2.5-VL, Qwen3-VL) are the classes of transformers; nothing here has code of its own at run time,
-so a saved folder loads through `AutoModelForImageTextToText` and `AutoProcessor` anywhere.
+and none that a model brings is run (:mod:`stages.learning.harmless`). So a saved folder loads through `AutoModelForImageTextToText`
+and `AutoProcessor` anywhere.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from stages import layout
+from stages.learning.harmless import CONFIG, NO_CODE, NO_PICKLE, fault_of_files, first_sentence
 from stages.learning.positions import fault_of_rule, place_text_behind_videos
 from stages.learning.processor import decode_with_decord
 from stages.learning.settings import plain_generation, without_dropout
@@ -170,12 +172,22 @@ def load_pretrained(
     `max_pixels_per_frame`: a frame is scaled down to at most this many pixels.
 
     Raises:
-        ModelUnavailableError: it is neither in the cache nor to be had, or was trained with other positions behind a video.
+        ModelUnavailableError: it is neither in the cache nor to be had, its weights are no safetensors, it needs code of its own, or it
+            was trained with other positions behind a video.
     """
     source: str | Path = Path(name).resolve() if Path(name).is_dir() else name
+    if isinstance(source, Path) and (source / CONFIG).is_file() and (fault := fault_of_files(source)):
+        raise ModelUnavailableError(f"model.name: {name!r}: {fault}")
     try:
-        processor = AutoProcessor.from_pretrained(source, revision=revision, padding_side="left")
-        net = AutoModelForImageTextToText.from_pretrained(source, revision=revision, dtype=_dtype(precision))
+        processor = AutoProcessor.from_pretrained(source, revision=revision, padding_side="left", **NO_CODE)
+        net = AutoModelForImageTextToText.from_pretrained(
+            source, revision=revision, dtype=_dtype(precision), **NO_CODE, **NO_PICKLE
+        )
+    except ValueError as error:
+        raise ModelUnavailableError(
+            f"model.name: {name!r} at model.revision {revision!r} cannot be loaded: {first_sentence(error)}; take a model of a type that"
+            " transformers knows"
+        ) from error
     except OSError as error:
         remedy = (
             "HF_HUB_OFFLINE is set: unset it once to download, or set HF_HOME to a cache that holds it"
@@ -213,14 +225,24 @@ def load_model(folder: Path, precision: Precision) -> tuple[PreTrainedModel, Pro
     """A model that `save_model` or a trainer wrote, on the CPU.
 
     Raises:
-        ModelUnavailableError: the folder is missing or no model, or the model was trained with other positions behind a video.
+        ModelUnavailableError: the folder is missing or no model, its weights are no safetensors, it needs code of its own, or it was
+            trained with other positions behind a video.
     """
     transformers_logging.disable_progress_bar()  # a bar for a second of reading is noise in a stage's log
     folder = folder.resolve()  # a relative path that does not exist would be taken for a name on the hub
     if not (folder / "config.json").is_file():
         raise ModelUnavailableError(f"{folder}: holds no model (config.json is missing); run the stage that writes it")
-    processor = AutoProcessor.from_pretrained(folder, padding_side="left")
-    net = AutoModelForImageTextToText.from_pretrained(folder, dtype=_dtype(precision))
+    if fault := fault_of_files(folder):
+        raise ModelUnavailableError(f"{folder}: {fault}")
+    try:
+        processor = AutoProcessor.from_pretrained(folder, padding_side="left", **NO_CODE)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ModelUnavailableError(
+            f"{folder}: its processor cannot be loaded: {first_sentence(error)}; copy that of its base"
+        ) from error
+    net = AutoModelForImageTextToText.from_pretrained(folder, dtype=_dtype(precision), **NO_CODE, **NO_PICKLE)
     _check_rule(net, str(folder), ours=(folder / layout.USAGE_FILE).is_file())
     return _ready(net, processor), decode_with_decord(processor)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel
-from peft.utils import load_peft_weights, set_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, load_peft_weights, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
 from stages.params import VISION_TARGET, LoraParams
@@ -91,10 +91,13 @@ def load_adapters(model: PeftModel, folder: Path) -> None:
     Raises:
         ValueError: they are not those of this model.
     """
+    # PEFT would take a pickle (adapter_model.bin) in its place.
+    if not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
+        raise ValueError(f"{folder}: holds no {SAFETENSORS_WEIGHTS_NAME}, and nothing else is read; remove it to start again")
     result = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
     wrong = [*result.unexpected_keys, *(name for name in result.missing_keys if ".lora_" in name)]
     if wrong:
-        raise ValueError(f"{folder}: holds adapters of another model or row ({wrong[0]} does not fit); remove it to start anew")
+        raise ValueError(f"{folder}: holds adapters of another model or row ({wrong[0]} does not fit); remove it to start again")
 
 
 def merged(state: Mapping[str, torch.Tensor], scale: float) -> Merged:

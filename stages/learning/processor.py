@@ -21,6 +21,7 @@ from transformers.video_utils import VideoMetadata, load_video
 
 from stages.domain.frames import Fit, Frames, Shrink
 from stages.domain.replies import opened_by
+from stages.learning.harmless import NO_CODE
 from stages.learning.tokenizer import TURN_START
 
 #: Settings of a video processor that its resizing depends on.
@@ -337,7 +338,7 @@ def fit_of(model_folder: Path) -> Fit:
 
     Models that resize alike share a name, so a policy and what was trained from it do. The folder is not looked at a second time.
     """
-    video: Any = AutoVideoProcessor.from_pretrained(model_folder.resolve())
+    video: Any = AutoVideoProcessor.from_pretrained(model_folder.resolve(), **NO_CODE)
     settings = {name: value for name, value in video.to_dict().items() if name in _RESIZING}
     versions = [version(name) for name in ("torch", "torchvision", "transformers")]
     name = sha256(repr((type(video).__name__, sorted(settings.items()), versions)).encode()).hexdigest()

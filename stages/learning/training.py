@@ -17,6 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from stages.domain.records import Checkpoint
 from stages.learning import checkpoints, distributed
+from stages.learning.harmless import NO_CODE, NO_PICKLE
 from stages.learning.lora import load_adapters, save_merged
 from stages.learning.processor import SECONDS
 from stages.params import Precision, TrainingRow
@@ -85,7 +86,7 @@ class Resumes:
         if isinstance(model, PeftModel):
             load_adapters(model, Path(resume_from_checkpoint))
             return
-        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype, **NO_CODE, **NO_PICKLE)
         model.load_state_dict(saved.state_dict(), strict=True)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

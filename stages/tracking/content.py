@@ -248,7 +248,7 @@ class ContentStore:
     def _missing(self, what: str, oid: str, where: str) -> TrackingError:
         return TrackingError(
             f"{what}: object {oid} is neither in the DVC cache of {self.root} {where}; on the machine that made it run dvc push, here run"
-            " dvc pull, or set VIDBRIDGE_PROJECT to the project that holds it"
+            " dvc fetch, or set VIDBRIDGE_PROJECT to the project that holds it"
         )
 
 

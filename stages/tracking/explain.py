@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.params import load_params
+from stages.params import GateParams, load_params
 from stages.tracking.commits import PARAMS_FILE, holding_commit
+from stages.tracking.ledger import alias_fault, last_move, read_ledger
 from stages.tracking.production import copies
 from stages.tracking.scores import ScoreCard
 from stages.tracking.store import open_client
 from stages.tracking.uri import is_server, shown, tracking_uri
-from stages.tracking.versions import Version, all_versions, find_version
+from stages.tracking.versions import CHAMPION, Version, all_versions, find_version
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -31,7 +32,8 @@ class Ancestor:
 @dataclass(frozen=True)
 class Explanation:
     """All that is known of a version. ``ancestors``: nearest first, the base last. ``run``: a link, or the command that shows it.
-    ``copies``: what it is called in the production model."""
+    ``copies``: what it is called in the production model. ``alias_fault``: why it is not the gate that made it champion, where it is
+    that, or why it is not champion though the gate made it that."""
 
     version: Version
     commit: str | None
@@ -44,6 +46,7 @@ class Explanation:
     source: str
     run: str | None
     copies: tuple[str, ...]
+    alias_fault: str | None
 
 
 def explain(root: Path, which: str | int) -> Explanation:
@@ -70,13 +73,24 @@ def explain(root: Path, which: str | int) -> Explanation:
         copies=tuple(f"{gate.production} version {number}" for number in copies(client, gate.production, version))
         if gate.production
         else (),
+        alias_fault=_alias_fault(client, gate, version),
     )
+
+
+def _alias_fault(client: MlflowClient, gate: GateParams, version: Version) -> str | None:
+    if CHAMPION in version.aliases:
+        return alias_fault(client, gate.registered_model, gate.ledger)
+    last = last_move(read_ledger(client, gate.ledger))
+    return alias_fault(client, gate.registered_model, gate.ledger) if last and last.decided.version == version.number else None
 
 
 def _ancestors(version: Version, versions: list[Version]) -> list[Ancestor]:
     chain: list[Ancestor] = []
+    seen: set[int] = set()
     current: Version | None = version
-    while current is not None:
+    # A tag may name its own version: a circle has no base.
+    while current is not None and current.number not in seen:
+        seen.add(current.number)
         # Data are not ancestors: a parent that made a model is.
         parent = next((made for dep, made in current.parents.items() if dep.startswith("models/")), None)
         if parent is None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from stages.tracking.lock import read_lock
 from stages.tracking.runs import PARENT_TAG, TAG
 from stages.tracking.store import experiment_id, open_client
+from stages.tracking.uri import TrackingError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 #: What an endpoint that answers questions is counted by, as ``<who>/<count>`` among a run's metrics.
 ASKED = ("questions", "cache_hits", "requests", "prompt_tokens", "completion_tokens")
@@ -93,11 +99,19 @@ def latest_runs(root: Path) -> dict[str, PastRun]:
             asked=_asked(figures),
             commit=tags.get(TAG + "git_commit"),
             dirty=tags.get(TAG + "git_dirty") == "true",
-            machine=json.loads(tags.get(TAG + "machine", "{}")),
-            versions=json.loads(tags.get(TAG + "versions", "{}")),
-            gpus=tuple(json.loads(tags.get(TAG + "gpus", "[]"))),
+            machine=_read(run, "machine", dict[str, Any], "{}"),
+            versions=_read(run, "versions", dict[str, str], "{}"),
+            gpus=tuple(_read(run, "gpus", list[str], "[]")),
         )
     return found
+
+
+def _read(run: Run, name: str, kind: Any, empty: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_json(run.data.tags.get(TAG + name, empty))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]["msg"]
+        raise TrackingError(f"run {run.info.run_id}: tag {TAG}{name}: {first}; delete the tag, or the run") from error
 
 
 def _asked(figures: Mapping[str, float]) -> dict[str, dict[str, float]]:

@@ -26,6 +26,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from stages.tracking.runs import TAG
 from stages.tracking.store import insist
 from stages.tracking.uri import TrackingError
@@ -166,12 +168,15 @@ def champions(entries: Sequence[Entry]) -> list[int]:
 
 def _entry(version: Version) -> Entry:
     try:
-        raw = json.loads(version.tags[ENTRY])
-        decided = Decided(**{**raw, "reasons": tuple(raw["reasons"])})
-    except (KeyError, TypeError, ValueError) as error:
+        # Strict but for the tuple, which JSON has as a list: figures that are text would fail later, where they are used.
+        decided = TypeAdapter(Decided).validate_json(version.tags[ENTRY])
+    except (KeyError, ValidationError) as error:
+        first = (
+            error.errors(include_url=False, include_input=False)[0]["msg"] if isinstance(error, ValidationError) else "not there"
+        )
         raise TrackingError(
-            f"{version.model} version {version.number}: tag {ENTRY}: no decision of the gate ({error!r}); delete that version, this"
-            " model is the gate's own"
+            f"{version.model} version {version.number}: tag {ENTRY}: no decision of the gate ({first}); delete that version, this model is"
+            " the gate's own"
         ) from error
     return Entry(version.number, decided, version.tags.get(VERDICT, ""), standing=False, done=version.tags.get(DONE) == "true")
 

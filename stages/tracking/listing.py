@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Collection, Iterable
 
 from stages.tracking.uri import TrackingError
 
@@ -42,27 +43,49 @@ def parse_list(text: bytes, oid: str, what: str = "") -> dict[str, str]:
         raise ListError(f"{name}: its list of files is not a list but {type(entries).__name__}; {_REMEDY}")
     files: dict[str, str] = {}
     for number, entry in enumerate(entries, 1):
-        where = f"{name}: entry {number}"
         if not isinstance(entry, dict):
-            raise ListError(f"{where}: {_short(entry)} is no file with relpath and md5; {_REMEDY}")
-        path, md5 = entry.get("relpath"), entry.get("md5")
-        if not isinstance(path, str):
-            raise ListError(f"{where}: relpath: {_short(path)} is no path; {_REMEDY}")
-        if fault := path_fault(path):
-            raise ListError(f"{where}: relpath: {_short(path)} {fault}; {_REMEDY}")
+            raise ListError(f"{name}: entry {number}: {_short(entry)} is no file with relpath and md5; {_REMEDY}")
+        path, md5 = _fit_path(entry.get("relpath"), f"{name}: entry {number}"), entry.get("md5")
         if not isinstance(md5, str) or not _MD5.fullmatch(md5):
             # It becomes a path in the cache: `../../etc/passwd` would be read, and placed under a harmless name.
-            raise ListError(f"{where}: {_short(path)}: md5: {_short(md5)} is not 32 hex digits; {_REMEDY}")
+            raise ListError(f"{name}: entry {number}: {_short(path)}: md5: {_short(md5)} is not 32 hex digits; {_REMEDY}")
         if path in files:
-            raise ListError(f"{where}: relpath: {_short(path)} stands there twice; {_REMEDY}")
+            raise ListError(f"{name}: entry {number}: relpath: {_short(path)} stands there twice; {_REMEDY}")
         files[path] = md5
+    _refuse_conflicts(files, name)
+    return files
+
+
+def check_paths(paths: Iterable[object], name: str) -> None:
+    """Look at the paths of files that are to be placed below one folder. ``name``: of what lists them.
+
+    Raises:
+        ListError: as `parse_list`.
+    """
+    seen: set[str] = set()
+    for number, given in enumerate(paths, 1):
+        path = _fit_path(given, f"{name}: entry {number}")
+        if path in seen:
+            raise ListError(f"{name}: entry {number}: relpath: {_short(path)} stands there twice; {_REMEDY}")
+        seen.add(path)
+    _refuse_conflicts(seen, name)
+
+
+def _fit_path(path: object, where: str) -> str:
+    if not isinstance(path, str):
+        raise ListError(f"{where}: relpath: {_short(path)} is no path; {_REMEDY}")
+    if fault := path_fault(path):
+        raise ListError(f"{where}: relpath: {_short(path)} {fault}; {_REMEDY}")
+    return path
+
+
+def _refuse_conflicts(files: Collection[str], name: str) -> None:
     for path in files:
         end = path.find("/")
         while end >= 0:
             if path[:end] in files:
                 raise ListError(f"{name}: relpath: {_short(path[:end])} is a file, and the folder of {_short(path)}; {_REMEDY}")
             end = path.find("/", end + 1)
-    return files
 
 
 def path_fault(path: str) -> str | None:
@@ -83,6 +106,11 @@ def path_fault(path: str) -> str | None:
     return None
 
 
+def is_hash(value: object) -> bool:
+    """Whether DVC could have given it to a file or (``.dir``) a folder. Anything else is a path on this machine to DVC."""
+    return isinstance(value, str) and bool(_MD5.fullmatch(value.removesuffix(".dir")))
+
+
 def too_long(oid: str, size: int, what: str = "") -> ListError:
     name = f"{what}: folder {oid}" if what else f"folder {oid}"
     return ListError(
@@ -92,4 +120,4 @@ def too_long(oid: str, size: int, what: str = "") -> ListError:
 
 def _short(value: object) -> str:
     text = ascii(value)
-    return text if len(text) <= 120 else f"{text[:80]}…{text[-30:]}"
+    return text if len(text) <= 120 else f"{text[:80]}...{text[-30:]}"

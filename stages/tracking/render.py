@@ -126,6 +126,8 @@ def explanation_table(explanation: Explanation) -> RenderableType:
         number = f", version {ancestor.version}" if ancestor.version else ""
         facts.add_row("from", Text(f"{ancestor.stage}{number}, out {ancestor.out}"))
     facts.add_row("run", explanation.run or "unknown here")
+    if explanation.alias_fault:
+        facts.add_row("champion?", Text(explanation.alias_fault, style="yellow"))
     if author := version.tags.get(f"{TAG}promoted_by"):
         facts.add_row("made champion by", Text(author))
         facts.add_row("because", Text(version.tags.get(f"{TAG}reason", "") or "no reason given"))

@@ -201,7 +201,9 @@ def end_lost_runs(client: MlflowClient, root: Path) -> None:
     """End as KILLED what a dead process of this machine left RUNNING (``kill -9``, power)."""
     mine = f"attributes.status = 'RUNNING' and tags.`{TAG}host` = '{socket.gethostname()}'"
     for run in client.search_runs([experiment_id(client, root)], mine):
-        if is_gone(int(run.data.tags[TAG + "pid"]), run.info.start_time / 1000):
+        pid = run.data.tags.get(TAG + "pid", "")
+        # Without a number it is none of ours, whoever wrote the host's name on it.
+        if pid.isdecimal() and is_gone(int(pid), run.info.start_time / 1000):
             client.set_tag(run.info.run_id, TAG + "lost", "its process was gone when the next pipeline run started")
             client.set_terminated(run.info.run_id, "KILLED")
 

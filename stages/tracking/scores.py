@@ -58,7 +58,9 @@ def parse_scores(text: str | bytes, name: str) -> ScoreCard:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise TrackingError(f"{name}: {field}: {first['msg']}; evaluate this row again (dvc repro)") from error
+        raise TrackingError(
+            f"{name}: {field + ': ' if field else ''}{first['msg']}; evaluate this row again (dvc repro)"
+        ) from error
 
 
 def parse_baselines(text: str | bytes, name: str) -> Baselines:

@@ -32,6 +32,8 @@ USAGE = "usage"
 SERVABLE = STATE / "servable"
 CODE_FILE = "served.py"
 DESCRIPTION_FILE = "MLmodel"
+#: It comes from a registry, and says what is read and made on this machine.
+MAX_FRAMES, MAX_TOKENS = 4096, 1 << 17
 _CODE = Path(__file__).parents[1] / "templates" / CODE_FILE
 
 
@@ -40,9 +42,9 @@ class Usage(Record):
 
     prompt: PromptTexts
     #: Frames that it is shown of a video.
-    sampled_frames: int = Field(gt=0)
+    sampled_frames: int = Field(gt=0, le=MAX_FRAMES)
     #: A reply is cut off after so many tokens.
-    max_new_tokens: int = Field(gt=0)
+    max_new_tokens: int = Field(gt=0, le=MAX_TOKENS)
     #: What it was trained from, and the precision in which it is evaluated.
     model: ModelParams
     #: Tasks of the row that made it; none for a base model.
@@ -82,7 +84,7 @@ def parse_usage(text: str | bytes, name: str) -> Usage:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise TrackingError(f"{name}: {field}: {first['msg']}; write it anew: vidbridge register") from error
+        raise TrackingError(f"{name}: {field + ': ' if field else ''}{first['msg']}; write it again: vidbridge register") from error
 
 
 def usage_of_version(version: Version) -> Usage:

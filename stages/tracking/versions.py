@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
 from stages.tracking.assembling import assemble
 from stages.tracking.content import parse_source
 from stages.tracking.runs import TAG
-from stages.tracking.scores import Baselines, ScoreCard, parse_scores
+from stages.tracking.scores import Baselines, ScoreCard
 from stages.tracking.uri import STATE, TrackingError
 
 if TYPE_CHECKING:
@@ -23,6 +24,26 @@ CHAMPION = "champion"
 #: Folders that `load_checkpoint` put together, by content.
 LOADED = STATE / "loaded"
 PAGE = 1000
+
+
+class _Made(BaseModel):
+    """Who made a dep: a stage, and the hash of its out."""
+
+    stage: str
+    out: str
+
+
+class _Run(BaseModel):
+    """Where scores by sample lie: with a run of MLflow."""
+
+    run: str
+
+
+class _Outs(BaseModel):
+    """Where scores by sample lie: in outs of DVC."""
+
+    predictions: str
+    samples: str
 
 
 @dataclass(frozen=True)
@@ -40,8 +61,22 @@ class Version:
     def _text(self, name: str) -> str | None:
         return self.tags.get(TAG + name)
 
-    def _table(self, name: str) -> dict[str, Any]:
-        return dict(json.loads(self.tags.get(TAG + name, "{}")))
+    def _read(self, name: str, kind: Any, empty: str = "{}") -> Any:
+        """The one reader of tags that hold JSON: who can write to the registry can write anything into them.
+
+        Raises:
+            TrackingError: the tag is not JSON, or not of that kind; it names version and tag.
+        """
+        text = self.tags.get(TAG + name, empty)
+        try:
+            return TypeAdapter(kind).validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(map(str, first["loc"]))
+            raise TrackingError(
+                f"{self.model} version {self.number}: tag {TAG}{name}: {field + ': ' if field else ''}{first['msg']}; delete the version"
+                " and run vidbridge register where its dvc.lock is checked out, or take another one"
+            ) from error
 
     @property
     def stage(self) -> str:
@@ -53,7 +88,7 @@ class Version:
 
     @property
     def step(self) -> int:
-        return int(self.tags.get(TAG + "step", "0"))
+        return int(self._read("step", int, "0"))
 
     @property
     def final(self) -> bool:
@@ -79,39 +114,39 @@ class Version:
 
     @property
     def params(self) -> dict[str, Any]:
-        return self._table("params")
+        return dict(self._read("params", dict[str, Any]))
 
     @property
     def data(self) -> dict[str, str]:
-        return self._table("data")
+        return dict(self._read("data", dict[str, str]))
 
     @property
     def parents(self) -> dict[str, dict[str, str]]:
-        return self._table("parents")
+        return {dep: made.model_dump() for dep, made in self._read("parents", dict[str, _Made]).items()}
 
     @property
     def scores(self) -> ScoreCard | None:
-        text = self._text("scores")
-        return parse_scores(text, f"{self.model} version {self.number}: tag {TAG}scores") if text else None
+        return self._read("scores", ScoreCard) if self._text("scores") else None
 
     def scores_under(self, digest: str) -> ScoreCard | None:
         """The scores under one evaluation: the version's own, or those it was given when the evaluation had changed."""
         if (own := self.scores) is not None and own.digest == digest:
             return own
-        text = self._text(f"scores.{digest}")
-        return parse_scores(text, f"{self.model} version {self.number}: tag {TAG}scores.{digest}") if text else None
+        return self._read(f"scores.{digest}", ScoreCard) if self._text(f"scores.{digest}") else None
 
     def samples_under(self, digest: str) -> dict[str, str] | None:
         """Where its score for each sample lies, under one evaluation (:mod:`stages.tracking.samples`); None: that was not kept."""
-        if text := self._text(f"samples.{digest}"):
-            return dict(json.loads(text))
+        if self._text(f"samples.{digest}"):
+            return dict(self._read(f"samples.{digest}", _Run).model_dump())
         own = self.scores
-        return self._table("samples") or None if own is not None and own.digest == digest else None
+        if own is None or own.digest != digest or not self._text("samples"):
+            return None
+        return dict(self._read("samples", _Outs).model_dump())
 
     @property
     def gauges(self) -> dict[str, list[float]] | None:
         """Gauge to the last values that its training logged, oldest first; None: registered before they were kept."""
-        return self._table("gauges") if self._text("gauges") is not None else None
+        return dict(self._read("gauges", dict[str, list[float]])) if self._text("gauges") is not None else None
 
     @property
     def rolls_out(self) -> bool:
@@ -125,8 +160,7 @@ class Version:
 
     @property
     def baselines(self) -> Baselines | None:
-        text = self._text("baselines")
-        return Baselines.model_validate_json(text) if text else None
+        return self._read("baselines", Baselines) if self._text("baselines") else None
 
 
 def all_versions(client: MlflowClient, model: str) -> list[Version]:

@@ -88,7 +88,7 @@ def test_what_is_nowhere_is_named_with_the_remedy(project: Path) -> None:
     register(project)
     shutil.rmtree(project / ".dvc/cache")
     shutil.rmtree(project / ".vidbridge/remote")
-    with pytest.raises(TrackingError, match=r"is neither in the DVC cache of .* run dvc push, here run dvc pull"):
+    with pytest.raises(TrackingError, match=r"is neither in the DVC cache of .* run dvc push, here run dvc fetch"):
         load_checkpoint(project, "candidate")
 
 

@@ -184,7 +184,7 @@ def test_a_server_takes_the_versions_and_a_clone_with_an_empty_cache_loads_them(
     monkeypatch.setenv("VIDBRIDGE_PROJECT", str(clone))
     mlflow.set_tracking_uri(mlflow_server)
     try:
-        with pytest.raises(mlflow.exceptions.MlflowException, match="dvc push, here run dvc pull"):
+        with pytest.raises(mlflow.exceptions.MlflowException, match="dvc push, here run dvc fetch"):
             mlflow.artifacts.download_artifacts(f"models:/{name}@candidate")
         monkeypatch.setenv("VIDBRIDGE_DVC_REMOTE", str(project / ".vidbridge/remote"))
         folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}@candidate"))

@@ -1,0 +1,62 @@
+"""Models are data: no code of a folder or of the hub is run, no pickle is opened, and nobody is asked whether to.
+
+What transformers is told (:data:`NO_CODE`, :data:`NO_PICKLE`) holds for the hub, too. A folder is looked at before, so that what is
+wrong with it is one sentence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+#: For every `from_pretrained`. Left out, transformers asks on a terminal whether to run code, and waits for the answer.
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+#: For weights.
+NO_PICKLE: dict[str, Any] = {"use_safetensors": True}
+
+CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", "*.safetensors"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.msgpack")
+_CONVERT = "convert them where you trust their maker: AutoModelForImageTextToText.from_pretrained(OLD).save_pretrained(NEW)"
+
+
+def fault_of_files(folder: Path) -> str | None:
+    """Why a folder is no model that could be loaded without running anything of it, with the remedy; None: it is one."""
+    from transformers import CONFIG_MAPPING, __version__
+
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+    except (ValueError, RecursionError) as error:
+        return f"{CONFIG} is not JSON ({type(error).__name__}); copy the folder again"
+    if not isinstance(config, dict):
+        return f"{CONFIG} is no table but {type(config).__name__}; copy the folder again"
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        code = ", and code that came with the model is not run (auto_map)" if "auto_map" in config else ""
+        return f"{CONFIG}: model_type {kind!r:.80} is unknown to transformers {__version__}{code}; take a model of a known type"
+    if not any(folder.glob(WEIGHTS)):
+        if pickled := next((file.name for pattern in _PICKLES for file in sorted(folder.glob(pattern))), None):
+            return f"its weights are pickled ({pickled}), which can run code, and only safetensors are read; {_CONVERT}"
+        return f"holds no weights ({WEIGHTS}); copy the folder again"
+    return next(_faults_of_index(folder), None)
+
+
+def _faults_of_index(folder: Path) -> Iterator[str]:
+    """The list of a large model's parts may name any file: a pickle, or one elsewhere."""
+    if not (folder / INDEX).is_file():
+        return
+    try:
+        parts = set(json.loads((folder / INDEX).read_bytes())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        yield f"{INDEX} lists no parts ({type(error).__name__}); copy the folder again"
+        return
+    for part in parts:
+        if not isinstance(part, str) or "/" in part or "\\" in part or not part.endswith(".safetensors"):
+            yield f"{INDEX}: {part!r:.80} is no safetensors file of the folder; {_CONVERT}"
+
+
+def first_sentence(error: Exception) -> str:
+    """What a library says when a model wants code of its own run, less its advice to do so."""
+    text = " ".join(str(error).split())
+    return "it asks for code of its own, which is not run" if "trust_remote_code" in text else text[:300]

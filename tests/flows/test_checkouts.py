@@ -1,0 +1,211 @@
+"""DVC places files wherever a folder's list says. What `dvc.lock`, a `.dvc` file or the run cache of a clone says is looked at first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from test_cli import vidbridge
+
+from flows import clone, dvc
+from flows.errors import StageFailed, UnsafeContent
+
+KEPT = "what was there before"
+STAGE, OUT = "sft@cold-start", "models/cold-start"
+
+
+def put(store: Path, content: bytes, suffix: str = "") -> str:
+    """An object in a cache or a remote, under its own hash, as anybody who may write there can make it."""
+    name = hashlib.md5(content).hexdigest() + suffix
+    path = store / "files/md5" / name[:2] / name[2:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return name
+
+
+def listing(store: Path, *paths: str) -> str:
+    """A list that names a harmless file and these."""
+    entries = [{"md5": put(store, b"{}"), "relpath": "final/config.json"}]
+    entries += [{"md5": put(store, b"evil"), "relpath": path} for path in paths]
+    return put(store, json.dumps(entries).encode(), ".dir")
+
+
+def locked_as(root: Path, **changes: Any) -> None:
+    lock = yaml.safe_load((root / "dvc.lock").read_text())
+    out = lock["stages"][STAGE]["outs"][0]
+    out.update(changes)
+    for name in [name for name, value in out.items() if value is None]:
+        del out[name]
+    # DVC trusts a stage whose deps and outs are as locked; those after it were made from another out now, which changes nothing here.
+    (root / "dvc.lock").write_text(yaml.safe_dump(lock))
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    file = tmp_path / "outside" / "file"
+    file.parent.mkdir()
+    file.write_text(KEPT)
+    return file
+
+
+def untouched(outside: Path) -> bool:
+    return outside.read_text() == KEPT and [path.name for path in outside.parent.iterdir()] == [outside.name]
+
+
+PATHS = [
+    "../../../outside/file",
+    "final/../../../../outside/file",
+    "/etc/vidbridge-test",
+    "final//config",
+    "./config",
+    "a\\..\\b",
+    "a\nb",
+    "a\0b",
+    "",
+    "x" * 256,
+    "/".join(["deep" * 20] * 40),
+    ".git/hooks/post-checkout",
+    "final/config.json",
+    "final/config.json/below",
+]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=range(len(PATHS)))
+def test_a_locked_list_that_could_write_elsewhere_is_refused_before_anything_is_written(
+    done: Path, outside: Path, path: str
+) -> None:
+    steps = tuple(step for step in dvc.plan(done).steps if step.name == STAGE)
+    locked_as(done, md5=listing(done / ".dvc/cache", path))
+    shutil.rmtree(done / OUT)
+    for attempt in (lambda: dvc.plan(done), lambda: dvc.restore(done, steps)):
+        with pytest.raises(UnsafeContent, match=r"dvc\.lock: sft@cold-start: out 'models/cold-start': folder [0-9a-f]{32}\.dir: "):
+            attempt()
+    assert untouched(outside)
+    assert not (done / OUT).exists()
+
+
+def test_dvc_itself_would_have_written_there(done: Path, outside: Path) -> None:
+    """The fault that is guarded against: DVC 3.67.1. When this fails, DVC has mended it, and `flows.checkouts` may go."""
+    locked_as(done, md5=listing(done / ".dvc/cache", PATHS[0]))
+    shutil.rmtree(done / OUT)
+    subprocess.run(["dvc", "checkout", "-q", "-f", OUT], cwd=done, capture_output=True, check=False)
+    assert outside.read_text() == "evil"
+
+
+def test_a_stage_that_is_run_checks_what_dvc_takes_from_its_cache(done: Path, outside: Path) -> None:
+    locked_as(done, md5=listing(done / ".dvc/cache", PATHS[0]))
+    shutil.rmtree(done / OUT)
+    said: list[str] = []
+    with pytest.raises(StageFailed):
+        dvc.reproduce(done, STAGE, said.append)
+    assert any("may leave its folder" in line for line in said), said
+    assert not any("Traceback" in line for line in said)
+    assert untouched(outside)
+
+
+@pytest.mark.parametrize("what", ["a list", "an out of the project", "a hash that is a path"])
+def test_an_entry_of_the_run_cache_gives_a_stage_its_own_outs_only(done: Path, outside: Path, what: str) -> None:
+    for file in (done / ".dvc/cache/runs").glob("*/*/*"):
+        entry = yaml.safe_load(file.read_text())
+        if entry["outs"][0]["path"] == OUT:
+            own = entry["outs"][0]
+            secret = "../" * len((done / ".dvc/cache/files/md5/xx").parts) + str(outside)
+            own |= {
+                "a list": {"md5": listing(done / ".dvc/cache", PATHS[0])},
+                "an out of the project": {"path": "work.py", "md5": put(done / ".dvc/cache", b"evil")},
+                "a hash that is a path": {"md5": secret},
+            }[what]
+            file.write_text(yaml.safe_dump(entry))
+            # The newest entry is the one that DVC takes.
+            os.utime(file, (2e9, 2e9))
+    lock = yaml.safe_load((done / "dvc.lock").read_text())
+    del lock["stages"][STAGE]
+    (done / "dvc.lock").write_text(yaml.safe_dump(lock))
+    shutil.rmtree(done / OUT)
+    before, said = (done / "work.py").read_text(), []
+    with pytest.raises(StageFailed):
+        dvc.reproduce(done, STAGE, said.append)
+    assert any(("may leave its folder" if what == "a list" else "somebody else wrote it: rm -r") in line for line in said), said
+    assert untouched(outside)
+    assert (done / "work.py").read_text() == before
+
+
+def test_files_that_are_listed_in_the_lock_itself_are_looked_at_too(done: Path, outside: Path) -> None:
+    evil = put(done / ".dvc/cache", b"evil")
+    locked_as(done, md5=None, files=[{"relpath": PATHS[0], "md5": evil, "size": 4}])
+    with pytest.raises(UnsafeContent, match=r"out 'models/cold-start': files: entry 1: relpath: .* may leave its folder"):
+        dvc.plan(done)
+    assert untouched(outside)
+
+
+def test_a_hash_is_no_path(done: Path, outside: Path) -> None:
+    locked_as(done, md5=f"../../../../../outside/{outside.name}")
+    with pytest.raises(UnsafeContent, match="is no hash of DVC"):
+        dvc.plan(done)
+
+
+@pytest.mark.parametrize("out", ["../outside/made", ".git/hooks", "."])
+def test_an_out_outside_the_project_is_refused(done: Path, outside: Path, out: str) -> None:
+    text = (done / "dvc.yaml").read_text()
+    (done / "dvc.yaml").write_text(text.replace("outs: [scores/baselines]", f'outs: ["{out}"]'))
+    with pytest.raises((UnsafeContent, dvc.DvcError)):
+        dvc.plan(done, "baselines")
+    assert untouched(outside)
+
+
+def test_a_link_that_came_with_the_repository_leads_nowhere_and_one_of_ones_own_may(done: Path, outside: Path) -> None:
+    shutil.rmtree(done / OUT)
+    (done / OUT).symlink_to(outside.parent)
+    assert dvc.plan(done, STAGE).steps[-1].name == STAGE
+    subprocess.run(["git", "add", "-f", OUT], cwd=done, check=True)
+    with pytest.raises(UnsafeContent, match=r"models/cold-start is a link to '.*outside' that came with the repository"):
+        dvc.plan(done)
+    assert untouched(outside)
+
+
+def test_a_link_inside_an_out_is_not_written_through(done: Path, outside: Path) -> None:
+    shutil.rmtree(done / OUT / "final")
+    (done / OUT / "final").symlink_to(outside.parent)
+    with pytest.raises(UnsafeContent, match="is a link that leads out, and DVC would write there; remove it: rm "):
+        dvc.plan(done)
+    assert untouched(outside)
+
+
+def test_a_clone_whose_lock_names_a_poisoned_list_of_the_remote_is_refused(done: Path, outside: Path, tmp_path: Path) -> None:
+    """As it would reach us: `git clone`, an empty cache, a remote that somebody else could write to."""
+    remote = tmp_path / "remote"
+    subprocess.run(["dvc", "remote", "add", "-q", "-d", "-f", "local", str(remote)], cwd=done, check=True)
+    locked_as(done, md5=listing(remote, PATHS[0]))
+    for command in (["add", "-A"], ["commit", "-qm", "a run"]):
+        subprocess.run(["git", *command], cwd=done, check=True)
+    root = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(done), str(root)], check=True)
+    shutil.copytree(done / "data/corpus", root / "data/corpus")
+    for command in ("plan", "run"):
+        said = vidbridge(command, cwd=root)
+        assert said.returncode != 0
+        assert "error: dvc.lock: sft@cold-start: out 'models/cold-start': folder " in said.stderr + said.stdout
+        assert "may leave its folder (an empty part, '.' or '..'); nothing of it was placed" in said.stderr + said.stdout
+        assert "Traceback" not in said.stderr + said.stdout
+    # A scheduled run tries several locks; it does not pass such a one over in silence.
+    with pytest.raises(UnsafeContent):
+        clone.choose_lock(root, dvc.TARGET)
+    assert untouched(outside)
+
+
+def test_a_tracked_source_is_looked_at_too(done: Path, outside: Path) -> None:
+    videos = {"outs": [{"md5": listing(done / ".dvc/cache", PATHS[0]), "path": "videos", "hash": "md5"}]}
+    (done / "videos.dvc").write_text(yaml.safe_dump(videos))
+    (done / "videos").mkdir()
+    text = (done / "params.yaml").read_text()
+    (done / "params.yaml").write_text(text.replace("source: data/corpus", "source: videos"))
+    with pytest.raises(UnsafeContent, match=r"videos\.dvc: out 'videos': folder "):
+        dvc.plan(done)
+    assert untouched(outside)

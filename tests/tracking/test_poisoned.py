@@ -1,0 +1,415 @@
+"""A registry and a remote that somebody else writes to: neither makes a reader write, read or run anything but content in its folder.
+
+Each attack has succeeded against 0.1. The remote, the cache, the registry and its database are real.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.publish import publish
+from stages.tracking.content import Source, open_content
+from stages.tracking.explain import explain
+from stages.tracking.gate import history, load_checkpoint, promote
+from stages.tracking.ledger import alias_fault
+from stages.tracking.listing import MAX_BYTES, ListError, parse_list
+from stages.tracking.lock import read_lock
+from stages.tracking.registry import register
+from stages.tracking.servable import SERVABLE, load_servable, usage_of_version
+from stages.tracking.store import open_client
+from stages.tracking.uri import DATABASE, TrackingError
+from stages.tracking.versions import CHAMPION, LOADED, find_version
+
+MODEL, LEDGER = "vidbridge-tiny", "vidbridge-tiny.gate"
+KEPT = "what was there before"
+
+
+def put(remote: Path, content: bytes, suffix: str = "") -> str:
+    name = hashlib.md5(content).hexdigest() + suffix
+    path = remote / "files/md5" / name[:2] / name[2:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return name
+
+
+def listed(remote: Path, *entries: dict[str, Any]) -> str:
+    """A list with a whole model and these; its hash."""
+    model = [
+        {"md5": put(remote, b'{"model_type": "tiny"}'), "relpath": "final/config.json"},
+        {"md5": put(remote, b"weights" * (1 << 18)), "relpath": "final/model.safetensors"},
+    ]
+    return put(remote, json.dumps([*model, *entries]).encode(), ".dir")
+
+
+def point(project: Path, source: str, storage: str | None = None) -> None:
+    """Who can write to the registry's database sets what they like; the newest version is `candidate`."""
+    with closing(sqlite3.connect(project / DATABASE)) as connection, connection:
+        number = connection.execute("select version from registered_model_aliases where alias = 'candidate'").fetchone()[0]
+        connection.execute(
+            "update model_versions set source = ?, storage_location = ? where version = ?", (source, storage or source, number)
+        )
+
+
+@pytest.fixture(scope="module")
+def template(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Versions 1 to 7, an empty cache: everything comes from the remote."""
+    root = tmp_path_factory.mktemp("poisoned") / "project"
+    shutil.copytree(dvc_project, root)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("VIDBRIDGE_", "MLFLOW_", "GIT_")):
+                patch.delenv(name)
+        register(root)
+    for folder in (".dvc/cache", "models"):
+        shutil.rmtree(root / folder)
+    return root
+
+
+@pytest.fixture
+def registered(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in list(os.environ):
+        if name.startswith(("VIDBRIDGE_", "MLFLOW_", "GIT_")):
+            monkeypatch.delenv(name)
+    root = tmp_path / "project"
+    shutil.copytree(template, root)
+    monkeypatch.setenv("VIDBRIDGE_PROJECT", str(root))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / DATABASE}")
+    return root
+
+
+@pytest.fixture
+def remote(registered: Path) -> Path:
+    return registered / ".vidbridge/remote"
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    file = tmp_path / "outside/file"
+    file.parent.mkdir()
+    file.write_text(KEPT)
+    return file
+
+
+def untouched(outside: Path) -> bool:
+    return outside.read_text() == KEPT and [path.name for path in outside.parent.iterdir()] == [outside.name]
+
+
+def doors(project: Path, target: Path) -> dict[str, Callable[[], object]]:
+    """Every way from a version to its files."""
+    import mlflow
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    uri = f"models:/{MODEL}@candidate"
+    client = open_client(project)
+    source = client.get_model_version_by_alias(MODEL, "candidate").source
+    return {
+        "predict, evaluate, rescore": lambda: load_checkpoint(project, "candidate"),
+        "serve": lambda: load_servable(project, find_version(client, MODEL, "candidate")),
+        "export": lambda: publish(project, "candidate", target / "exported"),
+        "mlflow": lambda: mlflow.artifacts.download_artifacts(uri, dst_path=str(target)),
+        "mlflow, a part": lambda: mlflow.artifacts.download_artifacts(f"{uri}/config.json", dst_path=str(target)),
+        "mlflow, one file": lambda: get_artifact_repository(source)._download_file("config.json", str(target / "config.json")),
+        "mlflow, a listing": lambda: get_artifact_repository(source).list_artifacts(),
+    }
+
+
+PATHS = {
+    "up": "final/../../../../../../outside/file",
+    "up at once": "../outside/file",
+    "absolute": "/tmp/vidbridge-test/file",
+    "dot": "final/./config",
+    "empty part": "final//config",
+    "empty": "",
+    "backslash": "final\\..\\..\\file",
+    "nul": "final/a\0b",
+    "newline": "final/a\nb",
+    "half a letter": "final/\ud800",
+    "long name": "final/" + "x" * 256,
+    "long path": "final/" + "/".join(["y" * 200] * 20),
+    "git": "final/.GIT/config",
+    "twice": "final/config.json",
+    "below a file": "final/config.json/below",
+    "a file and a folder": "final",
+}
+
+
+@pytest.mark.parametrize("path", ["up", "absolute", "a file and a folder"])
+def test_a_list_with_such_a_path_places_nothing_through_any_door(
+    registered: Path, remote: Path, outside: Path, tmp_path: Path, path: str
+) -> None:
+    evil = put(remote, b"evil")
+    point(registered, f"dvc://{listed(remote, {'md5': evil, 'relpath': PATHS[path]})}/final")
+    (tmp_path / "download").mkdir()
+    before = set(tmp_path.rglob("*"))
+    for name, door in doors(registered, tmp_path / "download").items():
+        with pytest.raises(
+            Exception, match=r"folder [0-9a-f]{32}\.dir: .*; nothing of it was placed; DVC does not write such"
+        ) as error:
+            door()
+        assert "\n" not in str(error.value), name
+    assert untouched(outside)
+    made = [file.relative_to(registered).as_posix() for file in set(tmp_path.rglob("*")) - before if file.is_file()]
+    # The list itself and nothing else was fetched; nothing was placed.
+    assert len([file for file in made if file.startswith(".dvc/cache/files/")]) == 1
+    assert not [file for file in made if not file.startswith((".dvc/", ".vidbridge/mlflow.db"))]
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_no_list_with_such_a_path_is_read(path: str) -> None:
+    entries = [{"md5": "0" * 32, "relpath": name} for name in ("final/config.json", "final/model.safetensors", path)]
+    with pytest.raises(ListError, match=r"m version 3: folder x\.dir: .*relpath: '.*; nothing of it was placed") as refused:
+        parse_list(json.dumps(entries).encode(), "x.dir", "m version 3")
+    assert str(refused.value).isascii()
+    assert "\n" not in str(refused.value)
+    assert len(parse_list(json.dumps(entries[:2]).encode(), "x.dir")) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (b"{{{", "its list of files is not JSON"),
+        (b"\xff\xfe", "its list of files is not JSON"),
+        (b"[" * 100_000, "its list of files is not JSON (RecursionError)"),
+        (b'{"relpath": "a"}', "not a list but dict"),
+        (b"[1]", "entry 1: 1 is no file with relpath and md5"),
+        (b'[{"md5": "0123456789abcdef0123456789abcdef"}]', "entry 1: relpath: None is no path"),
+        (b'[{"relpath": "a"}]', "entry 1: 'a': md5: None is not 32 hex digits"),
+        (b'[{"relpath": "a", "md5": "../../../etc/passwd"}]', "md5: '../../../etc/passwd' is not 32 hex digits"),
+        (b'[{"relpath": "a", "md5": "0123456789abcdef0123456789abcdef.dir"}]', "is not 32 hex digits"),
+        (b'[{"relpath": 5, "md5": "0123456789abcdef0123456789abcdef"}]', "entry 1: relpath: 5 is no path"),
+    ],
+)
+def test_what_is_no_list_is_one_sentence(text: bytes, sentence: str) -> None:
+    with pytest.raises(ListError) as refused:
+        parse_list(text, "x.dir", "m version 3")
+    assert str(refused.value).startswith("m version 3: folder x.dir: ")
+    assert sentence in str(refused.value)
+
+
+def test_a_huge_list_is_not_fetched(registered: Path, remote: Path) -> None:
+    huge = remote / "files/md5/01" / "23456789abcdef0123456789abcdef.dir"
+    huge.parent.mkdir(parents=True)
+    with huge.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)  # a hole: no bytes are written
+    point(registered, "dvc:///0123456789abcdef0123456789abcdef.dir")
+    with pytest.raises(ListError, match=r"has 268,435,457 bytes, 268,435,456 are read; keep small files in fewer"):
+        load_checkpoint(registered, "candidate")
+    assert not (registered / ".dvc/cache/files/md5/01").exists()
+
+
+def test_a_hash_that_is_a_path_reads_nothing_of_this_machine(registered: Path, remote: Path, outside: Path) -> None:
+    here = "../" * 12 + str(outside)
+    point(registered, f"dvc://{listed(remote, {'md5': here, 'relpath': 'final/notes.json'})}/final")
+    with pytest.raises(ListError, match="is not 32 hex digits"):
+        load_checkpoint(registered, "candidate")
+    with open_content(registered) as content, pytest.raises(TrackingError, match="is no hash of DVC"):
+        content.fetch([here], "samples")
+
+
+@pytest.mark.parametrize(
+    "source", ["file:///etc", "/etc", "runs:/1/model", "http://127.0.0.1:1/m", "models:/other/1", "hf://a/b", "dvc://../../etc", ""]
+)
+def test_only_content_is_opened_whatever_source_and_storage_location_say(registered: Path, source: str) -> None:
+    version = find_version(open_client(registered), MODEL, "candidate")
+    good = version.source
+    point(registered, source, good)
+    for load in (load_servable, lambda root, version: load_checkpoint(root, version.number)):
+        with pytest.raises(TrackingError, match=rf"{MODEL} version {version.number}: model source '.*': expected dvc://"):
+            load(registered, find_version(open_client(registered), MODEL, "candidate"))
+
+
+def test_a_folder_with_code_behind_storage_location_is_not_what_is_served(registered: Path, tmp_path: Path) -> None:
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    (evil / "MLmodel").write_text("flavors: {python_function: {loader_module: code, model_code_path: code.py}}\n")
+    (evil / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    good = find_version(open_client(registered), MODEL, "candidate").source
+    point(registered, good, str(evil))
+    folder = load_servable(registered, find_version(open_client(registered), MODEL, "candidate"))
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "MLmodel",
+        "config.json",
+        "model.safetensors",
+        "served.py",
+        "vidbridge.json",
+    ]
+    assert "stages.serving" in (folder / "served.py").read_text()
+    assert folder.is_relative_to(registered / SERVABLE)
+
+
+def test_a_servable_folder_that_was_changed_is_put_together_again(registered: Path) -> None:
+    version = find_version(open_client(registered), MODEL, "candidate")
+    folder = load_servable(registered, version)
+    served = (folder / "served.py").read_text()
+    for change in (
+        lambda: (folder / "served.py").write_text("import os"),
+        lambda: (folder / "extra.py").write_text("import os"),
+        lambda: (folder / "config.json").unlink(),
+        lambda: ((folder / "MLmodel").unlink(), (folder / "MLmodel").symlink_to("/etc/passwd")),
+    ):
+        change()
+        assert load_servable(registered, version) == folder
+        assert (folder / "served.py").read_text() == served
+        assert len(list(folder.iterdir())) == 5
+        assert not any(path.is_symlink() for path in folder.iterdir())
+
+
+def test_content_that_brings_the_names_of_what_is_added_is_written_over_and_the_cache_is_not(
+    registered: Path, remote: Path
+) -> None:
+    """A large file was a hard link to the cache, and what is added was written through it."""
+    evil = put(remote, b"x" * (2 << 20))
+    point(registered, f"dvc://{listed(remote, {'md5': evil, 'relpath': 'final/MLmodel'})}/final")
+    folder = load_servable(registered, find_version(open_client(registered), MODEL, "candidate"))
+    assert "python_function" in (folder / "MLmodel").read_text()
+    assert (registered / ".dvc/cache/files/md5" / evil[:2] / evil[2:]).read_bytes() == b"x" * (2 << 20)
+
+
+@pytest.mark.parametrize("where", ["loaded", "the hash", "the folder"])
+def test_a_link_where_the_folder_is_to_be_is_not_followed(registered: Path, outside: Path, where: str) -> None:
+    source = find_version(open_client(registered), MODEL, "candidate").source
+    oid = source.removeprefix("dvc://").split(".dir")[0]
+    link = {"loaded": LOADED, "the hash": LOADED / oid, "the folder": LOADED / oid / "final"}[where]
+    (registered / link).parent.mkdir(parents=True, exist_ok=True)
+    (registered / link).symlink_to(outside.parent)
+    with pytest.raises(TrackingError, match="is a link where a folder is to be, and could lead anywhere; remove it"):
+        load_checkpoint(registered, "candidate")
+    assert untouched(outside)
+
+
+def test_a_link_in_the_folder_of_a_download_is_not_followed(registered: Path, outside: Path, tmp_path: Path) -> None:
+    source = Source(read_lock(registered)["grpo@general"].outs["models/general"], "")
+    target = tmp_path / "target"
+    (target / "final").mkdir(parents=True)
+    (target / "final/config.json").symlink_to(outside)
+    with open_content(registered) as content:
+        content.place(source, target)
+        assert (target / "final/config.json").is_file()
+        assert not (target / "final/config.json").is_symlink()
+        shutil.rmtree(target / "final")
+        (target / "final").symlink_to(outside.parent)
+        with pytest.raises(TrackingError, match="final: a link is in the way of what is to be placed there"):
+            content.place(source, target)
+        (target / "final").unlink()
+        (target / "final/config.json").mkdir(parents=True)
+        with pytest.raises(TrackingError, match=r"config\.json: a folder is in the way"):
+            content.place(source, target)
+    assert untouched(outside)
+
+
+def test_one_version_below_another_does_not_change_it(registered: Path, remote: Path) -> None:
+    deep = listed(remote, {"md5": put(remote, b"{}"), "relpath": "final/deep/config.json"})
+    point(registered, f"dvc://{deep}/final/deep")
+    assert [path.name for path in load_checkpoint(registered, "candidate").iterdir()] == ["config.json"]
+    point(registered, f"dvc://{deep}/final")
+    assert sorted(path.name for path in load_checkpoint(registered, "candidate").iterdir()) == [
+        "config.json",
+        "deep",
+        "model.safetensors",
+    ]
+
+
+def test_an_alias_that_the_gate_did_not_put_there_is_told_of(registered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from flows.champion import warn_of_moved
+
+    project = registered
+    client = open_client(project)
+
+    def fault() -> str | None:
+        return alias_fault(client, MODEL, LEDGER)
+
+    assert fault() is None
+    client.set_registered_model_alias(MODEL, CHAMPION, "1")
+    assert "is on version 1, and the gate did not put it there: it has promoted none" in str(fault())
+    client.delete_registered_model_alias(MODEL, CHAMPION)
+    moved = promote(project)
+    assert moved.moved
+    assert fault() is None
+    assert explain(project, CHAMPION).alias_fault is None
+    warn_of_moved(project, CHAMPION)
+    assert capsys.readouterr().err == ""
+    client.set_registered_model_alias(MODEL, CHAMPION, "1")
+    said = (
+        f"{MODEL}: the alias 'champion' is on version 1, and the gate did not put it there: its last decision (promote, entry 1 of"
+    )
+    assert str(fault()).startswith(said)
+    # Told of both: the one that is there, and the one that should be.
+    for which in (CHAMPION, str(moved.candidate.number)):
+        assert explain(project, which).alias_fault == fault()
+    assert explain(project, 2).alias_fault is None
+    for which in (CHAMPION, f"models:/{MODEL}@champion"):
+        warn_of_moved(project, which)
+        assert capsys.readouterr().err == f"warning: {fault()}\n"
+    warn_of_moved(project, "1")
+    assert capsys.readouterr().err == ""
+    client.delete_registered_model_alias(MODEL, CHAMPION)
+    assert "the alias 'champion' is gone" in str(fault())
+
+
+def test_a_tag_that_is_not_what_it_should_be_says_which(registered: Path) -> None:
+    client = open_client(registered)
+    number = find_version(client, MODEL, "candidate").number
+    digest = find_version(client, MODEL, number).scores.digest  # type: ignore[union-attr]
+    for tag in (
+        "parents",
+        "data",
+        "params",
+        "gauges",
+        "scores",
+        "baselines",
+        "samples",
+        "usage",
+        "step",
+        "samples.d9",
+        "scores.d9",
+    ):
+        whole = find_version(client, MODEL, number).tags.get(f"vidbridge.{tag}", "")
+        for text in ("{{{", "[1]", '{"a": 1}', "[" * 5000):
+            if (tag, text) == ("params", '{"a": 1}'):
+                continue  # any table is one of parameters
+            client.set_model_version_tag(MODEL, str(number), f"vidbridge.{tag}", text)
+            version = find_version(client, MODEL, number)
+            readers: dict[str, Callable[[], object]] = {
+                "usage": lambda version=version: usage_of_version(version),
+                "samples": lambda version=version: version.samples_under(digest),
+                "samples.d9": lambda version=version: version.samples_under("d9"),
+                "scores.d9": lambda version=version: version.scores_under("d9"),
+            }
+            read = readers.get(tag, lambda version=version, tag=tag: getattr(version, tag))
+            with pytest.raises(TrackingError, match=rf"{MODEL} version {number}: tag vidbridge\.{tag}: [^:]") as refused:
+                read()
+            assert "\n" not in str(refused.value)
+        client.set_model_version_tag(MODEL, str(number), f"vidbridge.{tag}", whole)
+
+
+def test_parents_in_a_circle_end(registered: Path) -> None:
+    client = open_client(registered)
+    version = find_version(client, MODEL, "candidate")
+    client.set_model_version_tag(
+        MODEL,
+        str(version.number),
+        "vidbridge.parents",
+        json.dumps({"models/x": {"stage": version.stage, "out": version.out}}),
+    )
+    assert [item.version for item in explain(registered, version.number).ancestors] == [version.number]
+
+
+def test_an_entry_of_the_ledger_that_is_none_is_one_sentence(registered: Path) -> None:
+    client = open_client(registered)
+    client.create_registered_model(LEDGER)
+    source = find_version(client, MODEL, "candidate").source
+    entry = {"at_ms": "yesterday", "action": "promote", "version": 1, "previous": None, "after": 0, "author": "x", "reason": ""}
+    tags = {"vidbridge.entry": json.dumps(entry | {"reasons": [], "mean": None, "production": None, "name": "n"})}
+    client.create_model_version(LEDGER, source, tags=tags, await_creation_for=0)
+    with pytest.raises(TrackingError, match=r"tag vidbridge\.entry: no decision of the gate \(Input should be a valid integer"):
+        history(registered)
