@@ -361,12 +361,14 @@ def _given(path: Path | None) -> Path | None:
 def serve(
     version: Annotated[str, typer.Option(help="A version's number, or champion.")] = "champion",
     videos: Annotated[Path | None, typer.Option(help="Folder whose videos a request may name; none when left out.")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address or name to listen on, IPv4 or IPv6.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0: any free one.")] = 0,
 ) -> None:
     """Answer questions about videos over HTTP until Ctrl-C.
 
     Example: vidbridge serve --videos data/corpus/videos
+
+    Only this machine can ask; another --host needs VIDBRIDGE_SERVE_KEY, which clients send as a bearer token.
     """
     from flows import serving
 

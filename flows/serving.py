@@ -3,88 +3,185 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import signal
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+import psutil
 import typer
 
 from flows import champion, show
+from flows.addresses import Address, listening_address
 from flows.deploying import until_interrupted
 from flows.errors import FlowError, UsageError
+from flows.guard import GRACE_S
+from flows.logs import ServerLog
 from flows.processes import guarded
 from flows.project import stage_environment, state
-from flows.server import free_port, port_in_use
 from stages.params import load_params
-from stages.serving_limits import FOLDER, limits_from_environment
+from stages.serving_limits import FOLDER, KEY, key_from_environment, limits_from_environment
 
 #: Loading a large model from a slow disk takes minutes.
 STARTUP_S = 1800
-#: MLflow's own time-out stands behind ours, so that ours can say what took so long.
-SLACK_S = 10
 LOG_LINES = 12
+#: How many files of a folder are looked at for one that an example can name.
+LOOKED_AT = 2000
+_VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts", ".mpg", ".mpeg")
+#: Variables whose names end so hold secrets, and a server that answers strangers needs none of them but its own key.
+_SECRETS = ("KEY", "TOKEN", "PASSWORD", "SECRET", "CREDENTIALS")
 
 
 def serve(root: Path, which: str, videos: Path | None, host: str, port: int) -> None:
-    """Serve a version over HTTP with MLflow's own server until Ctrl-C.
+    """Serve a version over HTTP until Ctrl-C or SIGTERM.
 
     Raises:
-        UsageError: the port is in use, or a limit in the environment is none.
-        TrackingError: no such version, or it does not say how it is asked.
+        UsageError: the address cannot be had, or can be reached by others and there is no key, or a limit in the environment is none.
+        TrackingError: no such version, it does not say how it is asked, or its files are not to be had.
         FlowError: the server did not start, or ended by itself.
     """
-    from stages.tracking.servable import usage_of_version
+    from stages.tracking.servable import load_servable, usage_of_version
     from stages.tracking.store import open_client
-    from stages.tracking.versions import find_version
+    from stages.tracking.versions import CHAMPION, find_version
 
+    if videos is not None and not videos.is_dir():
+        raise UsageError(f"--videos: {str(videos)!r} is no folder; name the one that videos may be read from")
     changes = {FOLDER: str(videos)} if videos is not None else {}
     try:
         limits = limits_from_environment(changes)
+        key = key_from_environment()
     except ValueError as error:
         raise UsageError(str(error)) from error
-    port = port or free_port()
-    if port_in_use(port):
-        raise UsageError(f"--port: {port} is in use; end what listens there, or choose another one")
-    version = find_version(open_client(root), load_params(root / "params.yaml").gate.registered_model, which)
-    usage = usage_of_version(version)
-    log = state(root) / "serving.log"
-    # Beside the DVC cache: what MLflow downloads are then links to it, and no copies of the weights.
-    with TemporaryDirectory(dir=state(root), prefix="serving-") as temporary, log.open("wb") as out:
-        uri = f"models:/{version.model}/{version.number}"
-        command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "-h", host, "-p", str(port)]
-        command += ["--env-manager", "local", "-t", str(int(limits.timeout_s) + SLACK_S)]
-        env = stage_environment(root, {**changes, "TMPDIR": temporary})
-        with guarded(command, root, env, out.fileno()) as process:
-            deadline = time.monotonic() + STARTUP_S
-            while not _answers(f"http://{host}:{port}"):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    last = "\n  ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
-                    raise FlowError(f"mlflow models serve: did not start; the end of {log}:\n  {last}")
-                time.sleep(0.3)
-            typer.echo(
-                f"version {version.number} of {version.model} ({version.stage}) answers at http://{host}:{port} until Ctrl-C"
-            )
-            where = "a path below " + str(limits.folder) if limits.folder else "none: no folder is open, so send video_base64"
-            typer.echo(f"video: {where}; log: {log}")
-            if usage.caution:
-                typer.echo(f"note: {usage.caution}")
-            typer.echo(_example(f"http://{host}:{port}"))
-            until_interrupted({"the server": process})
+    address = listening_address(host, port)
+    if not address.is_loopback and key is None:
+        raise UsageError(
+            f"--host: {host!r} can be reached from other machines, and whoever reaches it may ask; set {KEY} to a secret that clients"
+            " send as 'Authorization: Bearer …', or listen on 127.0.0.1"
+        )
+    with _ended_by_signals():
+        version = find_version(open_client(root), load_params(root / "params.yaml").gate.registered_model, which)
+        usage = usage_of_version(version)
+        champion.warn_of_moved(root, CHAMPION if CHAMPION in version.aliases else which)
+        typer.echo(f"version {version.number} of {version.model} ({version.stage}): fetching and checking its files")
+        folder = load_servable(root, version)
+        log = state(root) / "serving.log"
+        typer.echo(f"loading the model; log: {log}")
+        # The key is in the environment, which other users cannot read; a command line they can.
+        command = [sys.executable, "-m", "stages.serving_app", str(folder), address.ip, str(address.port)]
+        with guarded(command, root, _environment(root, changes)) as process:
+            assert process.stdout is not None
+            with closing(ServerLog(log, process.stdout)):
+                deadline = time.monotonic() + STARTUP_S
+                while not _answers(address.url):
+                    if process.poll() is not None or time.monotonic() > deadline:
+                        last = "\n  ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
+                        raise FlowError(f"the server: did not start; the end of {log}:\n  {last}")
+                    time.sleep(0.1)
+                typer.echo(f"version {version.number} of {version.model} ({version.stage}) answers at {address.url} until Ctrl-C")
+                where = "a path below " + str(limits.folder) if limits.folder else "none: no folder is open, so send video_base64"
+                typer.echo(f"video: {where}; fields: {address.url}/docs")
+                typer.echo(_who_may_ask(address, key))
+                if usage.caution:
+                    typer.echo(f"note: {usage.caution}")
+                typer.echo(f"try: {example(address.url, limits.folder, keyed=key is not None)}")
+                try:
+                    until_interrupted({"the server": process})
+                finally:
+                    _ask_to_end(process)
+
+
+def _ask_to_end(guard: subprocess.Popen[bytes]) -> None:
+    """Let the server end what it started, before its guard does so by force."""
+    with suppress(psutil.NoSuchProcess, subprocess.TimeoutExpired):
+        for server in psutil.Process(guard.pid).children():
+            server.terminate()
+        guard.wait(GRACE_S)
+
+
+def _who_may_ask(address: Address, key: str | None) -> str:
+    if key is not None:
+        wire = "" if address.is_loopback else "; it crosses the network as it is, so put a proxy with TLS before it"
+        return f"key: clients send 'Authorization: Bearer …' with {KEY}{wire}"
+    return f"key: none, so every program and user of this machine may ask; set {KEY} to demand one"
+
+
+def _environment(root: Path, changes: dict[str, str]) -> dict[str, str]:
+    made = stage_environment(root, changes)
+    return {name: value for name, value in made.items() if name == KEY or not name.upper().endswith(_SECRETS)}
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, at any moment: in order, with all that it started, and without a traceback."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("\nstopped")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _answers(url: str) -> bool:
     import httpx
 
     try:
-        return httpx.get(f"{url}/ping", timeout=2).status_code == 200
+        # Straight: a proxy of the environment has no business between this process and its own server.
+        return httpx.get(f"{url}/ping", timeout=2, trust_env=False).status_code == 200
     except httpx.HTTPError:
         return False
 
 
-def _example(url: str) -> str:
-    body = json.dumps({"dataframe_records": [{"video": "clip.mp4", "question": "What happens first?"}]})
-    return f"try: curl -H 'Content-Type: application/json' {url}/invocations -d '{body}'"
+def example(url: str, folder: Path | None, *, keyed: bool) -> str:
+    """A command for a POSIX shell that this server answers: about a video in its folder, else one that is sent.
+
+    ``folder``: the server's; None: it reads none.
+    """
+    found = None if folder is None else _first_video(folder)
+    row = {"question": "What happens first?"} | ({"video": found} if found is not None else {"video_base64": "@"})
+    body = shlex.quote(json.dumps({"dataframe_records": [row]}))
+    if found is None:
+        # The video goes in where the sign stands; read by curl, since a command line has not the room for one.
+        before, after = json.dumps({"dataframe_records": [row]}).split("@")
+        file = "clip.mp4"
+        body = f"@- # with {file}"
+        start = f"(printf %s {shlex.quote(before)}; base64 < {file} | tr -d '\\n'; printf %s {shlex.quote(after)}) | "
+    else:
+        start = ""
+    secret = f' -H "Authorization: Bearer ${KEY}"' if keyed else ""
+    return f"{start}curl -H 'Content-Type: application/json'{secret} {shlex.quote(f'{url}/invocations')} --data-binary {body}"
+
+
+def _first_video(folder: Path) -> str | None:
+    """The path of a video below the folder, as a request names it."""
+    looked_at = 0
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            looked_at += 1
+            path = Path(place) / name
+            if name.lower().endswith(_VIDEOS) and path.is_file() and not path.is_symlink() and _can_be_sent(name):
+                return path.relative_to(folder).as_posix()
+            if looked_at >= LOOKED_AT:
+                return None
+    return None
+
+
+def _can_be_sent(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return name.isprintable() and "\\" not in name
 
 
 def export(root: Path, which: str, folder: Path) -> None:

@@ -1,164 +1,84 @@
-"""A version as a service: MLflow hands over rows with a video and a question, and gets back thinking and answer.
+"""A version as a service: rows with a video and a question come in, thinking and answer go out.
 
 A row, as JSON: ``{"video": "kitchen/cut-3.mp4", "question": "What happens first?"}``; instead of ``video`` (a path below the
 folder VIDBRIDGE_SERVE_VIDEOS) there may be ``video_base64``, and beside it ``options`` (a list of choices) and ``task``.
 
-Whoever asks is a stranger. Paths stay below one folder, sizes are bounded, decoding happens in a process of its own that may be
-ended, and generation stops when the time of the request is over. A request is refused with a status and one sentence.
+``vidbridge serve`` asks it through an application of our own (:mod:`stages.serving_app`); ``mlflow models serve -m FOLDER`` through
+MLflow's. Whoever asks is a stranger. Paths stay below one folder, sizes are bounded, for a request and for all of them together, decoding
+happens in processes of its own that may be ended, and generation stops when the time of the request is over. A request is refused with a
+status and one sentence.
 """
 
 from __future__ import annotations
 
 import atexit
-import base64
-import binascii
 import json
 import logging
-import math
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as OutOfTime
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2 as codes
 from mlflow.pyfunc.model import PythonModel
-from pydantic import Field, ValidationError, model_validator
 
 from stages import layout
 from stages.domain.frames import Frames
 from stages.domain.prompts import render_prompt, render_question
-from stages.domain.records import Record, TaskName
 from stages.domain.replies import parse_reply
-from stages.serving_limits import FOLDER, MEGABYTES, SECONDS, limits_from_environment
-from stages.sources.links import Links
+from stages.serving_files import OpenFile, open_named
+from stages.serving_limits import BATCH_PIXELS, DECODING_SHARE, FRAME_BYTES, REQUEST_FRAME_BYTES, limits_from_environment
+from stages.serving_refusal import Refused
+from stages.serving_requests import Asked, parse_rows
+from stages.serving_videos import Budget, Decoders, keep_base64, late
 from stages.tracking.servable import parse_usage
-from stages.video.bounded import Wanted, load_bounded
-from stages.video.errors import VideoError
-from stages.workers import Aside, Lost
-
-#: Questions of one request; they are answered in one batch.
-MAX_ROWS = 16
-#: Letters of a question with its options.
-MAX_TEXT = 8192
-#: Pixels of one video's frames in memory.
-MAX_PIXEL_BYTES = 1 << 30
 
 _log = logging.getLogger(__name__)
+#: Statuses as MLflow's exceptions name them; any other is a bad request.
+_CODES = {500: codes.INTERNAL_ERROR, 503: codes.TEMPORARILY_UNAVAILABLE, 504: codes.DEADLINE_EXCEEDED}
 
 
 class Refusal(MlflowException):
-    """A request that gets no answer, and why: a status and a sentence that says field, value, remedy."""
+    """:class:`Refused`, as MLflow's server sends it."""
 
     def serialize_as_json(self) -> str:
         """What is sent. MLflow would put the input before the sentence: a whole video, were it sent as text."""
         return json.dumps({"error_code": self.error_code, "message": self.args[0]})
 
 
-def _bad(sentence: str) -> Refusal:
-    return Refusal(sentence, error_code=codes.INVALID_PARAMETER_VALUE)
+class Gone(Exception):
+    """Who asked is not there any more."""
 
 
-def _late(what: str, limit_s: float) -> Refusal:
-    return Refusal(
-        f"{what}: not done within {limit_s:g} s ({SECONDS}); send a shorter video or fewer questions",
-        error_code=codes.DEADLINE_EXCEEDED,
-    )
+@dataclass(frozen=True)
+class Question:
+    """A row of a request: its prompt, and which of the request's files it is about."""
+
+    prompt: str
+    file: OpenFile
 
 
-class Asked(Record):
-    """One row of a request."""
+@dataclass(frozen=True)
+class Request:
+    """A request whose videos are at hand, each once. It is the caller's to close."""
 
-    question: str = Field(min_length=1, max_length=MAX_TEXT)
-    #: Exactly one of the two: a path below the folder of the server, with forward slashes, or the bytes of a file.
-    video: str | None = None
-    video_base64: str | None = None
-    options: tuple[str, ...] = Field(default=(), max_length=26)
-    task: TaskName | None = None
+    questions: tuple[Question, ...]
 
-    @model_validator(mode="after")
-    def _has_one_video(self) -> Asked:
-        if (self.video is None) == (self.video_base64 is None):
-            given = "none" if self.video is None else "both"
-            raise ValueError(f"video, video_base64: {given} given; send one of them")
-        if len(self.question) + sum(map(len, self.options)) > MAX_TEXT:
-            raise ValueError(f"question: with its options over {MAX_TEXT} letters; shorten it")
-        return self
+    @property
+    def files(self) -> tuple[OpenFile, ...]:
+        return tuple({question.file.key: question.file for question in self.questions}.values())
 
-
-def find_video(folder: Path | None, name: str, max_bytes: int) -> Path:
-    """The file that a request names.
-
-    Raises:
-        Refusal: the path is absolute, leads out of the folder (through ``..`` or a link), names no file, or one that is too large.
-    """
-    if folder is None:
-        raise _bad(f"video: this server reads no files; send video_base64, or start it with {FOLDER} set to a folder")
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        raise _bad(f"video: {name[:200]!r} may not leave the server's folder; give a path below it, without '..'")
-    try:
-        found = (folder / path).resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        raise _bad(f"video: {name[:200]!r} is no file in the server's folder; give the path of one") from error
-    # A folder that DVC checked out with links holds links into its cache; a caller sees files. No other link may lead out.
-    if not found.is_relative_to(folder) and not Links(folder).in_store(found):
-        raise _bad(f"video: {name[:200]!r} may not leave the server's folder; give a path below it, not a link that leads out")
-    if not found.is_file():
-        raise _bad(f"video: {name[:200]!r} is no file in the server's folder; give the path of one")
-    if found.stat().st_size > max_bytes:
-        raise _bad(_too_large("video", found.stat().st_size, max_bytes))
-    return found
-
-
-def _too_large(field: str, size: float, max_bytes: int) -> str:
-    return f"{field}: {size / (1 << 20):.1f} MB, {max_bytes / (1 << 20):.3g} MB are allowed ({MEGABYTES}); send a smaller file"
-
-
-def decode_text(text: str, max_bytes: int) -> bytes:
-    """The bytes of a video sent as base64.
-
-    Raises:
-        Refusal: too many, none, or not base64.
-    """
-    if len(text) * 3 // 4 > max_bytes + 2:
-        raise _bad(_too_large("video_base64", len(text) * 3 / 4, max_bytes))
-    try:
-        content = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise _bad(f"video_base64: {error}; send the file's bytes as standard base64, without line breaks") from error
-    if not content:
-        raise _bad("video_base64: empty; send the bytes of a video file")
-    return content
-
-
-def parse_rows(rows: Sequence[dict[str, Any]]) -> list[Asked]:
-    """The rows of a request, as MLflow's tables hold them: what was left out is missing, None or NaN.
-
-    Raises:
-        Refusal: there are none, too many, or one is not as it has to be.
-    """
-    if not 0 < len(rows) <= MAX_ROWS:
-        raise _bad(f"rows: {len(rows)} in one request; send 1 to {MAX_ROWS}")
-    asked = []
-    for number, row in enumerate(rows):
-        given = {str(name): value for name, value in row.items() if not _absent(value)}
-        try:
-            asked.append(Asked.model_validate(given))
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            field = ".".join(map(str, first["loc"]))
-            sentence = first["msg"].removeprefix("Value error, ")
-            raise _bad(f"row {number}: {f'{field}: ' if field else ''}{sentence}") from error
-    return asked
-
-
-def _absent(value: object) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    def close(self) -> None:
+        for file in self.files:
+            file.close()
 
 
 class VideoAnswers(PythonModel):
@@ -172,20 +92,30 @@ class VideoAnswers(PythonModel):
         """Load the model.
 
         Raises:
-            ValueError: the environment sets a limit that is none.
+            ValueError: the environment sets a limit that is none, or nothing bounds the size of the processor's frames.
         """
         from stages.learning.factory import device, load_model, use_threads
+        from stages.learning.processor import most_pixels
 
         self._limits = limits_from_environment()
-        self._load = Aside(load_bounded)
-        atexit.register(self._load.close)
+        self._decoders = Decoders(self._folder, self._usage.sampled_frames, self._limits.timeout_s * DECODING_SHARE)
+        atexit.register(self._decoders.close)
         use_threads()
         model, self._processor = load_model(self._folder, self._usage.model.precision)
         model.to(device())  # type: ignore[arg-type]
         self._model = model
-        self._turn = threading.Lock()
+        self._video_bytes = most_pixels(self._processor, self._usage.sampled_frames) * 3 * self._usage.sampled_frames
+        self._frames = Budget(FRAME_BYTES)
+        # One request after the other, in the order of their coming: they would share one device, and memory is planned for one.
+        self._turns = ThreadPoolExecutor(1, "turn", initializer=use_threads)
         if self._usage.caution:
             _log.warning("%s", self._usage.caution)
+
+    def close(self) -> None:
+        """End what decodes and answers."""
+        self._turns.shutdown(cancel_futures=True)
+        self._decoders.close()
+        atexit.unregister(self._decoders.close)
 
     def predict(
         self,
@@ -193,82 +123,148 @@ class VideoAnswers(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,  # noqa: ARG002
     ) -> list[dict[str, str | None]]:
-        """Answer every row: ``thinking`` and ``answer`` (None where the reply is not one block of each), and the whole ``reply``.
+        """Answer every row, asked through MLflow's server.
 
         Raises:
             Refusal: something about the request is wrong (400), it takes too long (504), or the server itself failed (500).
         """
         ends = time.monotonic() + self._limits.timeout_s
         try:
-            rows = parse_rows(model_input.to_dict(orient="records"))
-            with self._my_turn(ends):
-                return self._answer(rows, ends)
-        except Refusal:
-            raise
+            request = self.receive(parse_rows(model_input.to_dict(orient="records")))
+            try:
+                return self.answer(request, ends)
+            finally:
+                request.close()
+        except Refused as refused:
+            code = _CODES.get(refused.status, codes.INVALID_PARAMETER_VALUE)
+            raise Refusal(refused.sentence, error_code=code) from refused
         except Exception as error:
             # The boundary to whoever asked: the traceback is for the server's log, not for them.
             _log.exception("a request failed")
-            raise Refusal(
-                f"the server failed on this request ({type(error).__name__}); its log says more", error_code=codes.INTERNAL_ERROR
-            ) from error
+            raise Refusal(failed(error), error_code=codes.INTERNAL_ERROR) from error
 
-    def _answer(self, rows: Sequence[Asked], ends: float) -> list[dict[str, str | None]]:
-        from stages.learning.generate import generate
+    @property
+    def timeout_s(self) -> float:
+        """How long a request may take."""
+        return self._limits.timeout_s
+
+    @property
+    def max_body_bytes(self) -> int:
+        """How long a request may be."""
+        return self._limits.max_body_bytes
+
+    def receive(self, rows: Sequence[Asked]) -> Request:
+        """Open the videos of a request, each once however it is named; those that were sent become files.
+
+        Raises:
+            Refused: one is not to be had, or they are too large.
+        """
+        files: dict[tuple[object, ...], OpenFile] = {}
+        questions = []
+        left_bytes = self._limits.max_bytes
+        try:
+            for row in rows:
+                if row.video is not None:
+                    file = open_named(self._limits.folder, row.video, self._limits.max_bytes)
+                else:
+                    file = keep_base64(row.video_base64 or b"", left_bytes)
+                    left_bytes -= os.fstat(file.descriptor).st_size
+                if file.key in files:
+                    file.close()
+                file = files.setdefault(file.key, file)
+                question = render_question(row.question, row.options, self._usage.prompt)
+                questions.append(Question(render_prompt(question, row.task or self._usage.default_task, self._usage.prompt), file))
+        except BaseException:
+            for file in files.values():
+                file.close()
+            raise
+        return Request(tuple(questions))
+
+    def answer(self, request: Request, ends: float, gone: threading.Event | None = None) -> list[dict[str, str | None]]:
+        """For every question ``thinking`` and ``answer`` (None where the reply is not one block of each), and the whole ``reply``.
+
+        Args:
+            ends: when the time of the request is over, by the monotonic clock.
+            gone: is set when nobody waits for the answer any more.
+
+        Raises:
+            Refused: a video cannot be shown, or the time is over.
+            Gone: nobody waits any more.
+        """
+        files = request.files
+        reserved = min(len(files) * self._video_bytes, REQUEST_FRAME_BYTES)
+        with ExitStack() as reserving:
+            reserving.enter_context(self._frames.of(reserved, ends))
+            shown: dict[tuple[object, ...], Frames] = {}
+            held_bytes = 0
+            for file in files:
+                if gone is not None and gone.is_set():
+                    raise Gone
+                shown[file.key] = frames = self._decode(file, ends)
+                held_bytes += frames.pixels.nbytes
+                if held_bytes > REQUEST_FRAME_BYTES:
+                    allowed = f"{REQUEST_FRAME_BYTES >> 20} MB of frames are allowed"
+                    raise Refused(413, f"rows: the videos of one request are too large together, {allowed}; send fewer of them")
+                if held_bytes > reserved:
+                    # Some shapes are made small by the processor alone: twice would not be the same as once.
+                    reserving.enter_context(self._frames.of(held_bytes - reserved, ends))
+                    reserved = held_bytes
+            items = [(question.prompt, shown[question.file.key]) for question in request.questions]
+            turn = self._turns.submit(self._reply, items, ends, gone)
+            try:
+                return turn.result(max(ends - time.monotonic(), 0))
+            except OutOfTime:
+                if turn.cancel():
+                    raise late("waiting for other requests", self._limits.timeout_s) from None
+                # It ends by itself, and says so.
+                return turn.result()
+
+    def _decode(self, file: OpenFile, ends: float) -> Frames:
         from stages.learning.processor import UnfitFramesError, refuse_unfit
 
-        videos: dict[tuple[str, str], Frames] = {}
-        items = []
-        for row in rows:
-            key = ("path", row.video) if row.video is not None else ("bytes", row.video_base64 or "")
-            if key not in videos:
-                videos[key] = self._frames(*key, ends)
-                try:
-                    refuse_unfit(self._processor, videos[key])
-                except UnfitFramesError as error:
-                    raise _bad(f"{'video' if key[0] == 'path' else 'video_base64'}: {error}") from error
-            question = render_question(row.question, row.options, self._usage.prompt)
-            items.append((render_prompt(question, row.task or self._usage.default_task, self._usage.prompt), videos[key]))
-        replies = generate(
-            self._model,
-            self._processor,
-            items,
-            max_new_tokens=self._usage.max_new_tokens,
-            batch_size=len(items),
-            max_time_s=max(ends - time.monotonic(), 0.001),
-        )
-        if time.monotonic() >= ends:
-            raise _late("generation", self._limits.timeout_s)
-        return [answer_row(text) for text in replies]
-
-    def _frames(self, kind: Literal["path", "bytes"] | str, value: str, ends: float) -> Frames:
-        if kind == "path":
-            return self._decode(find_video(self._limits.folder, value, self._limits.max_bytes), "video", ends)
-        content = decode_text(value, self._limits.max_bytes)
-        with TemporaryDirectory(prefix="vidbridge-") as folder:
-            file = Path(folder) / "video_base64"
-            file.write_bytes(content)
-            return self._decode(file, "video_base64", ends)
-
-    def _decode(self, file: Path, field: str, ends: float) -> Frames:
+        field = "video_base64" if file.key[0] == "bytes" else "video"
+        frames = self._decoders(file, field, ends)
         try:
-            frames = self._load(Wanted(file, self._usage.sampled_frames, MAX_PIXEL_BYTES), max(ends - time.monotonic(), 0.001))
-        except VideoError as error:
-            raise _bad(f"{field}: {error}; send a video that ffmpeg can read") from error
-        if isinstance(frames, Lost):
-            if frames.reason == "timeout":
-                raise _late(f"decoding {field}", self._limits.timeout_s)
-            raise _bad(f"{field}: {frames.detail}; send a video that ffmpeg can read")
+            refuse_unfit(self._processor, frames)
+        except UnfitFramesError as error:
+            raise Refused(400, f"{field}: {error}") from error
         return frames
 
-    @contextmanager
-    def _my_turn(self, ends: float) -> Iterator[None]:
-        """One request at a time: they would share one device, and memory is planned for one."""
-        if not self._turn.acquire(timeout=max(ends - time.monotonic(), 0)):
-            raise _late("waiting for other requests", self._limits.timeout_s)
-        try:
-            yield
-        finally:
-            self._turn.release()
+    def _reply(self, items: Sequence[tuple[str, Frames]], ends: float, gone: threading.Event | None) -> list[dict[str, str | None]]:
+        from stages.learning.generate import generate
+
+        replies: list[str] = []
+        for batch in batches(items):
+            if gone is not None and gone.is_set():
+                raise Gone
+            replies += generate(
+                self._model,
+                self._processor,
+                batch,
+                max_new_tokens=self._usage.max_new_tokens,
+                batch_size=len(batch),
+                max_time_s=max(ends - time.monotonic(), 0.001),
+            )
+            if time.monotonic() >= ends:
+                raise late("generation", self._limits.timeout_s)
+        return [answer_row(text) for text in replies]
+
+
+def batches(items: Sequence[tuple[str, Frames]]) -> Iterator[Sequence[tuple[str, Frames]]]:
+    """Questions that are answered at once: in order, at most BATCH_PIXELS of frames together, or one."""
+    start = pixels = 0
+    for number, (_, frames) in enumerate(items):
+        more = frames.pixels.size // 3
+        if number > start and pixels + more > BATCH_PIXELS:
+            yield items[start:number]
+            start, pixels = number, 0
+        pixels += more
+    yield items[start:]
+
+
+def failed(error: Exception) -> str:
+    """What a stranger is told of a fault of the server: its kind, and nothing that it says."""
+    return f"the server failed on this request ({type(error).__name__}); its log says more"
 
 
 def answer_row(text: str) -> dict[str, str | None]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import TimeoutError as OutOfTime
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
@@ -35,9 +38,9 @@ class WorkersError(VidbridgeError, RuntimeError):
 
 @dataclass(frozen=True)
 class Lost:
-    """An item without a result: its process died on each try, or it took longer than it may."""
+    """An item without a result: its process died on each try, it took longer than it may, or its turn did not come in time."""
 
-    reason: Literal["worker-died", "timeout"]
+    reason: Literal["worker-died", "timeout", "waiting"]
     detail: str
 
 
@@ -126,24 +129,37 @@ def map_whole(
 
 
 class Aside(Generic[Item, Result]):
-    """A process that does ``work`` beside this one, call after call: what hangs or kills it there harms nothing here.
+    """Processes that do ``work`` beside this one, call after call: what hangs or kills one, or takes too much memory there, harms nothing
+    here.
 
-    It is started at once, makes its imports meanwhile, and ends with this process at the latest.
+    They are forked, in 20 ms, from one that has made its imports (``preload``) and does nothing else: one that had to be ended is
+    replaced at once. All end with this process at the latest. It may be called from many threads; items are taken in order.
+
+    Args:
+        work: a function of a module.
+        processes: how many items are worked on at once.
+        memory_bytes: what a process may take beyond what its imports take; more is a ``MemoryError``, or its end (Linux). None: any.
     """
 
-    def __init__(self, work: Callable[[Item], Result]) -> None:
+    def __init__(self, work: Callable[[Item], Result], *, processes: int = 1, memory_bytes: int | None = None) -> None:
         self._work = work
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPool(1, initializer=_begin, initargs=[work], context=context)
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([work.__module__])
+        self._pool = ProcessPool(processes, initializer=partial(_begin_aside, memory_bytes), initargs=[work], context=context)
         self._pool.schedule(_nothing)
 
-    def __call__(self, item: Item, timeout_s: float) -> Result | Lost:
-        """The result, or why there is none. An exception of ``work`` is raised here."""
+    def __call__(self, item: Item, timeout_s: float, within_s: float | None = None) -> Result | Lost:
+        """The result, or why there is none. An exception of ``work`` is raised here.
+
+        Args:
+            timeout_s: how long the work may take, once it has begun.
+            within_s: how long it is waited for, with what comes before it; None: as long as that takes.
+        """
         future = _schedule(self._pool, self._work, item, timeout_s)
-        return _result(self._pool, self._work, item, future, timeout_s)
+        return _result(self._pool, self._work, item, future, timeout_s, within_s)
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """End the processes, whatever they do."""
         self._pool.stop()
         self._pool.join()
 
@@ -154,12 +170,21 @@ def _schedule(pool: ProcessPool, work: Callable[[Item], Result], item: Item, tim
 
 
 def _result(
-    pool: ProcessPool, work: Callable[[Item], Result], item: Item, future: ProcessFuture[Any], timeout_s: float
+    pool: ProcessPool,
+    work: Callable[[Item], Result],
+    item: Item,
+    future: ProcessFuture[Any],
+    timeout_s: float,
+    within_s: float | None = None,
 ) -> Result | Lost:
+    ends = None if within_s is None else time.monotonic() + within_s
     for tries in range(1, TRIES + 1):
         try:
-            result: Result = future.result()
+            result: Result = future.result(None if ends is None else max(ends - time.monotonic(), 0))
         except OutOfTime:
+            if not future.done():
+                future.cancel()
+                return Lost("waiting", f"not done within {within_s:g} s, with what came before it")
             return Lost("timeout", f"not done within {timeout_s:g} s; its process was ended")
         except ProcessExpired as error:
             if tries == TRIES:
@@ -192,3 +217,19 @@ def _begin(_work: object) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _begin_aside(memory_bytes: int | None, work: object) -> None:
+    _begin(work)
+    if memory_bytes is not None and sys.platform == "linux":
+        import resource
+
+        # Written pages of this process alone: what shared libraries map, and torch maps a great deal, is no use of memory.
+        limit = _data_bytes() + memory_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _data_bytes() -> int:
+    """Private writable memory of this process, as RLIMIT_DATA counts it (``VmData`` of proc(5))."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as lines:  # noqa: PTH123
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmData:"))

@@ -23,6 +23,18 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 
+@pytest.fixture(scope="session")
+def serving_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project with one registered model that has learned to name colours; made once for all that serves it."""
+    from serving_project import make_project
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("VIDBRIDGE_", "MLFLOW_", "GIT_")):
+                patch.delenv(name)
+        yield make_project(tmp_path_factory.mktemp("serving") / "project")
+
+
 @pytest.fixture(autouse=True)
 def environment_is_left_as_it_was() -> Iterator[None]:
     """Commands enter a project by setting its environment; other tests of this process must not find themselves in it."""

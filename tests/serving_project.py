@@ -4,14 +4,24 @@ with versions.
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+import uvicorn
 import yaml
 from learning.tiny_parts import COLOURS, REPLIES, tiny
 from tracking.conftest import commit, dvc, run
@@ -21,10 +31,12 @@ from stages.domain.prompts import render_prompt
 from stages.learning.factory import save_model
 from stages.learning.processor import encode_prompts, training_batch
 from stages.params import load_params
+from stages.serving_app import ServingApp
+from stages.serving_protocol import Patient
+from stages.serving_videos import Job, decode, hungry
 from stages.tracking.registry import register
 from stages.tracking.store import open_client
 from stages.tracking.versions import CHAMPION
-from stages.video.bounded import Wanted, load_bounded
 from stages.video.edits import load_video
 from stages.video.encoder import ffmpeg_binary
 
@@ -33,6 +45,8 @@ CLIP = ROOT / "tests/data/clips/bigbuckbunny.mp4"
 MODEL = "vidbridge-tiny"
 QUESTION = "what colour is it ?"
 URI = f"models:/{MODEL}@{CHAMPION}"
+ROW = {"question": QUESTION, "video": "deep/red.mp4"}
+RED = {"thinking": "it is red", "answer": "a red bar", "reply": "<think>it is red</think><answer>a red bar</answer>"}
 
 
 def make_videos(folder: Path) -> None:
@@ -41,6 +55,19 @@ def make_videos(folder: Path) -> None:
     for colour in COLOURS:
         source = ["-f", "lavfi", "-i", f"color={colour}:size=32x32:rate=8:duration=2", "-pix_fmt", "yuv420p"]
         subprocess.run([ffmpeg_binary(), "-v", "error", *source, str(folder / f"{colour}.mp4")], check=True, timeout=60)
+
+
+def make_video_folder(place: Path) -> Path:
+    """The folder ``open`` that a server reads from, with links, and beside it a file that it must not read."""
+    folder = place / "open"
+    make_videos(folder / "deep")
+    shutil.copyfile(CLIP, folder / "rabbit.mp4")
+    shutil.copyfile(CLIP, place / "private.mp4")
+    (folder / "link.mp4").symlink_to(place / "private.mp4")
+    (folder / "inner.mp4").symlink_to(folder / "deep/red.mp4")
+    (folder / "out").symlink_to(place)
+    (folder / "text.mp4").write_text("no video at all\n" * 100)
+    return folder
 
 
 def save_taught_model(videos: Path, folder: Path) -> None:
@@ -81,6 +108,17 @@ def make_project(root: Path) -> Path:
     return root
 
 
+@contextmanager
+def as_the_project(root: Path) -> Iterator[Path]:
+    """That project, as the one that commands of this process find, and nothing of the caller's own environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("VIDBRIDGE_", "MLFLOW_", "GIT_")):
+                patch.delenv(name)
+        patch.setenv("VIDBRIDGE_PROJECT", str(root))
+        yield root
+
+
 def environment(root: Path, **changes: str) -> dict[str, str]:
     """For a process in ``root``: nothing of the caller's own servers, this checkout's code."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("VIDBRIDGE_", "MLFLOW_", "GIT_"))}
@@ -90,8 +128,92 @@ def environment(root: Path, **changes: str) -> dict[str, str]:
     return {**inherited, "PATH": path, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": database, **quiet, **changes}
 
 
-def hang_on_blue(wanted: Wanted) -> Frames:
+def hang_on_blue(job: Job) -> Frames:
     """Reads a video as a server does, and does not come back from the blue one."""
-    if wanted.path.name == "blue.mp4":
+    if job.name == "blue.mp4":
         time.sleep(600)
-    return load_bounded(wanted)
+    return decode(job)
+
+
+def hungry_on_blue(job: Job) -> Frames:
+    """Reads a video as a server does; the blue one takes more memory than there is."""
+    if job.name == "blue.mp4":
+        try:
+            bytearray(600 << 20)
+        except MemoryError as error:
+            raise hungry(job.name) from error
+    return decode(job)
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer over HTTP; status 0 where nobody listens."""
+
+    status: int
+    text: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.text)
+
+
+@dataclass(frozen=True)
+class Running:
+    """The application at a port of a loopback address."""
+
+    host: str
+    port: int
+
+    def __call__(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Said:
+        return request(self.port, method, path, body, headers, self.host)
+
+
+def request(
+    port: int,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    host: str = "127.0.0.1",
+) -> Said:
+    """Ask a server of this machine. A body is JSON unless the headers say otherwise."""
+    connection = http.client.HTTPConnection(host, port, timeout=120)
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json", **(headers or {})})
+        reply = connection.getresponse()
+        return Said(reply.status, reply.read().decode(), {name.lower(): value for name, value in reply.getheaders()})
+    except ConnectionError:
+        return Said(0)
+    finally:
+        connection.close()
+
+
+def post(port: int, rows: Sequence[Mapping[str, Any]]) -> tuple[int, Any]:
+    """Status and document of a request with these rows."""
+    said = request(port, "POST", "/invocations", json.dumps({"dataframe_records": rows}).encode())
+    return said.status, json.loads(said.text or "null")
+
+
+@contextmanager
+def running(model: Any, key: str | None, host: str) -> Iterator[Running]:
+    """The application around a model that is loaded, at a free port of a loopback address, in a thread of this process."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
+        listening.bind((host, 0))
+        port = listening.getsockname()[1]
+        app = ServingApp(model, key, frozenset(("localhost",)))
+        config = uvicorn.Config(
+            app, http=Patient, ws="none", lifespan="off", interface="asgi3", log_config=None, log_level="warning"
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            deadline = time.monotonic() + 60
+            while not server.started:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            yield Running(host, port)
+        finally:
+            server.should_exit = True
+            thread.join(30)

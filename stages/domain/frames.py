@@ -25,6 +25,20 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class Shrink:
+    """How frames are made as small as a model's processor makes them anyway, one after the other: those of a large video are then never
+    in memory together.
+
+    Attributes:
+        size: how many frames a video is shown with, and their height and width, to the height and width they are made.
+        apply: uint8 [height, width, 3] and the height and width to make of it; what the processor makes of the frames stays the same.
+    """
+
+    size: Callable[[int, int, int], tuple[int, int]]
+    apply: Callable[[npt.NDArray[np.uint8], tuple[int, int]], npt.NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
 class Frames:
     """Sampled frames of one timeline.
 

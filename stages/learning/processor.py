@@ -19,7 +19,7 @@ from transformers.image_utils import SizeDict
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, load_video
 
-from stages.domain.frames import Fit, Frames
+from stages.domain.frames import Fit, Frames, Shrink
 from stages.domain.replies import opened_by
 from stages.errors import VidbridgeError
 from stages.learning.harmless import NO_CODE
@@ -346,27 +346,72 @@ def fit_of(model_folder: Path) -> Fit:
     return Fit(name, lambda pixels: _fitted(video, pixels))
 
 
+@lru_cache(maxsize=8)
+def shrink_of(model_folder: Path) -> Shrink:
+    """What :func:`fit_of` does, frame by frame."""
+    video: Any = AutoVideoProcessor.from_pretrained(model_folder.resolve())
+    return Shrink(
+        lambda count, height, width: _shrunk_size(video, count, height, width), lambda frame, size: _shrunk(video, frame, size)
+    )
+
+
+def most_pixels(processor: ProcessorMixin, count: int) -> int:
+    """The most pixels of one frame that the processor makes of any video of ``count`` frames."""
+    video: Any = processor.video_processor
+    if not video.do_resize:
+        raise ValueError("preprocessor_config.json: do_resize is false, so that nothing bounds what a video takes; set it to true")
+    # As good as any: what is larger than it may be is scaled to it whatever its shape.
+    height, width = _resized(video, torch.empty((1, count, 3, 1 << 16, 1 << 16), dtype=torch.uint8, device="meta")).shape[-2:]
+    return int(height * width)
+
+
+def _shrunk_size(video: Any, count: int, height: int, width: int) -> tuple[int, int]:
+    if not video.do_resize:
+        return height, width
+
+    def size(height: int, width: int) -> tuple[int, int]:
+        made = _resized(video, torch.empty((1, count, 3, height, width), dtype=torch.uint8, device="meta"))
+        return int(made.shape[-2]), int(made.shape[-1])
+
+    fitted = size(height, width)
+    return fitted if fitted[0] * fitted[1] < height * width and size(*fitted) == fitted else (height, width)
+
+
+def _shrunk(video: Any, frame: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    if frame.shape[:2] == size:
+        return frame
+    writable = frame if frame.flags.writeable else frame.copy()  # torch warns of others
+    # What the processors call, once they know the size.
+    made = BaseVideoProcessor.resize(
+        video,
+        torch.from_numpy(writable).permute(2, 0, 1)[None, None],
+        size=SizeDict(height=size[0], width=size[1]),
+        resample=video.resample,
+    )
+    return made[0, 0].permute(1, 2, 0).contiguous().numpy()
+
+
 def _fitted(video: Any, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     if not video.do_resize:
         return pixels
-
-    def resized(frames: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = video.resize(
-            videos=frames,
-            size=SizeDict(**dict(video.size)),
-            resample=video.resample,
-            factor=video.patch_size * video.merge_size,
-            temporal_factor=video.temporal_patch_size,
-            cap_pixels_per_frame=video.cap_pixels_per_frame,
-        )
-        return made
-
     writable = pixels if pixels.flags.writeable else pixels.copy()  # torch warns of others
-    fitted = resized(torch.from_numpy(writable).permute(0, 3, 1, 2)[None])
+    fitted = _resized(video, torch.from_numpy(writable).permute(0, 3, 1, 2)[None])
     # Only what is smaller, and what the processor leaves as it is: it may not, where a frame is very long.
-    if fitted.shape[-2] * fitted.shape[-1] >= pixels.shape[1] * pixels.shape[2] or resized(fitted).shape != fitted.shape:
+    if fitted.shape[-2] * fitted.shape[-1] >= pixels.shape[1] * pixels.shape[2] or _resized(video, fitted).shape != fitted.shape:
         return pixels
     return fitted[0].permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _resized(video: Any, frames: torch.Tensor) -> torch.Tensor:
+    made: torch.Tensor = video.resize(
+        videos=frames,
+        size=SizeDict(**dict(video.size)),
+        resample=video.resample,
+        factor=video.patch_size * video.merge_size,
+        temporal_factor=video.temporal_patch_size,
+        cap_pixels_per_frame=video.cap_pixels_per_frame,
+    )
+    return made
 
 
 class _DecodesWithDecord:

@@ -37,9 +37,13 @@ class Links:
 
     def in_store(self, found: Path) -> bool:
         """Whether a resolved path lies in a store of content whose links stand for the files of this folder."""
+        return self.store_of(found) is not None
+
+    def store_of(self, found: Path) -> Path | None:
+        """The store that a resolved path lies in, None where it lies in none."""
         if self._stores is None:
             self._stores = tuple(_stores(self._folder))
-        return any(found.is_relative_to(store) for store in self._stores)
+        return next((store for store in self._stores if found.is_relative_to(store)), None)
 
 
 def walk(folder: Path) -> Iterator[Path]:

@@ -27,6 +27,8 @@ from stages.video.probe import UNTRUSTED_TIMES, decode, decoded, open_video, pac
 Backend = Literal["decord", "pyav"]
 #: Takes a frame's number and the decoded frame.
 Keep = Callable[[int, Any], None]
+#: Makes one frame, uint8 RGB [height, width, 3], smaller; all of a file come out in one size.
+Shrunk = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
 
 #: Decoders that leave out frames that no other frame refers to when they are told to.
 SKIPPING = frozenset(("h264", "hevc"))
@@ -66,7 +68,12 @@ class ReadStats:
 
 
 def read_frames(
-    path: Path, indices: Sequence[int], *, known: Facts | None = None, stats: ReadStats | None = None
+    path: Path,
+    indices: Sequence[int],
+    *,
+    known: Facts | None = None,
+    stats: ReadStats | None = None,
+    shrunk: Shrunk | None = None,
 ) -> tuple[npt.NDArray[np.uint8], Backend]:
     """Frames ``indices`` in presentation order, upright.
 
@@ -75,9 +82,11 @@ def read_frames(
         indices: frame numbers, any order, repetition allowed.
         known: what a probe of the file says, where the caller knows it already.
         stats: counts the frames served.
+        shrunk: is given each frame as it comes, so that of a large file only one frame is in memory in its full size; None: as they are.
 
     Returns:
-        uint8 RGB [len(indices), height, width, 3], all of the first frame's size, and the reader that served them.
+        uint8 RGB [len(indices), height, width, 3], all of the first frame's size (or of what ``shrunk`` makes of it), and the reader
+        that served them.
 
     Raises:
         IndexError: a number outside the file.
@@ -90,7 +99,7 @@ def read_frames(
     if not indices:
         return np.empty((0, facts.height, facts.width, 3), np.uint8), choose(facts)
     backend = choose(facts)
-    pixels = _read_decord(path, indices, facts) if backend == "decord" else _read_pyav(path, indices, facts)
+    pixels = _read_decord(path, indices, facts, shrunk) if backend == "decord" else _read_pyav(path, indices, facts, shrunk)
     if stats is not None:
         stats.count(backend, len(indices))
     return pixels, backend
@@ -108,7 +117,7 @@ def _decord_installed() -> bool:
     return find_spec("decord") is not None
 
 
-def _read_decord(path: Path, indices: Sequence[int], facts: Facts) -> npt.NDArray[np.uint8]:
+def _read_decord(path: Path, indices: Sequence[int], facts: Facts, shrunk: Shrunk | None = None) -> npt.NDArray[np.uint8]:
     import decord
 
     try:
@@ -118,19 +127,26 @@ def _read_decord(path: Path, indices: Sequence[int], facts: Facts) -> npt.NDArra
         pixels: npt.NDArray[np.uint8] = reader.get_batch(list(indices)).asnumpy()
     except decord.DECORDError as error:
         raise VideoError("damaged", f"{path.name}: decord: {str(error).splitlines()[-1]}") from error
-    return pixels
+    # It is asked for small files only.
+    return pixels if shrunk is None else np.stack([shrunk(frame) for frame in pixels])
 
 
-def _read_pyav(path: Path, indices: Sequence[int], facts: Facts) -> npt.NDArray[np.uint8]:
+def _read_pyav(path: Path, indices: Sequence[int], facts: Facts, shrunk: Shrunk | None = None) -> npt.NDArray[np.uint8]:
     places: dict[int, list[int]] = {}
     for place, index in enumerate(indices):
         places.setdefault(index, []).append(place)
-    pixels = np.empty((len(indices), facts.height, facts.width, 3), np.uint8)
+    pixels = np.empty((len(indices), facts.height, facts.width, 3) if shrunk is None else (0, 0, 0, 3), np.uint8)
     # One for all frames: a new one would set up its conversion for each.
     reformatter = VideoReformatter()
 
     def keep(index: int, frame: Any) -> None:
-        pixels[places[index]] = _upright(frame, facts, reformatter)
+        nonlocal pixels
+        shown = _upright(frame, facts, reformatter)
+        if shrunk is not None:
+            shown = shrunk(shown)
+            if not len(pixels):
+                pixels = np.empty((len(indices), *shown.shape), np.uint8)
+        pixels[places[index]] = shown
 
     packets = packet_index(path)
     if packets.shown != facts.frames:
