@@ -36,6 +36,7 @@ _QUERY = re.compile(
     re.IGNORECASE,
 )
 _HEADER = re.compile(r"(?i)\b(authorization\W{1,4}(?:bearer|basic)|bearer)\s+[\w.~+/=-]{6,}")
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/].*")
 #: Variables whose whole value is a secret.
 _SECRET_NAME = re.compile(r"(_KEY|_TOKEN|_PASSWORD|_SECRET|_AUTH_STRING|_ACCESS_KEY_ID|PGPASSWORD|_PASSPHRASE|_CREDENTIALS?)$")
 
@@ -94,7 +95,7 @@ def known_secrets() -> list[str]:
         if _SECRET_NAME.search(name) and not value.startswith("/"):
             # PREFECT_API_AUTH_STRING is `user:password`.
             found |= {value, value.partition(":")[2]} if name.endswith("_AUTH_STRING") else {value}
-        elif "@" in value and "://" in value:
+        elif "@" in value and _URI.fullmatch(value):
             password = _password(value)
             found |= {password, unquote(password)}
     return sorted((secret for secret in found if len(secret) >= _LEAST_CHARACTERS), key=lambda secret: (-len(secret), secret))
