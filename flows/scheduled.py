@@ -24,6 +24,7 @@ from flows.errors import FlowError
 from flows.pipeline import PipelineReport, pipeline
 from flows.promotion import promotion
 from stages.params import load_params
+from stages.plain import guard_logs
 from stages.tracking.gate import Promotion
 
 
@@ -67,6 +68,7 @@ def scheduled(
     Raises:
         FlowError: a stage failed, or git or DVC refused; what was done stays done.
     """
+    guard_logs()  # this process is Prefect's: nothing of ours has done it before
     logger = get_run_logger()
     home = Path(repository).resolve() if Path(repository).is_dir() else Path.cwd()
     project.enter(home)
