@@ -612,7 +612,11 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     guard_logs()
     try:
-        app()
+        try:
+            app()
+        finally:
+            # Here, where an error of it is told: the interpreter's own flush at the end only complains.
+            sys.stdout.flush()
     except VidbridgeError as error:
         _end(fit(error), error.status)
     except BrokenPipeError:

@@ -12,6 +12,7 @@ import os
 import re
 import traceback
 from collections.abc import Sequence
+from json import JSONDecodeError
 from urllib.parse import unquote, urlsplit
 
 #: What replaces a secret.
@@ -78,6 +79,13 @@ def redacted(text: object, secrets: Sequence[str] | None = None) -> str:
 def fit(text: object) -> str:
     """Both, for a message of several lines: what an error says, as it is printed."""
     return plain(redacted(text))
+
+
+def not_json(error: Exception) -> str:
+    """Why one line is not JSON. The parser counts lines within what it was given, which is line 1 of whatever line of a file."""
+    if isinstance(error, JSONDecodeError):
+        return f"not JSON: {error.msg} at column {error.colno}"
+    return "not JSON: nested too deep to be read" if isinstance(error, RecursionError) else f"not JSON: {one_line(error)}"
 
 
 def _without_secret(found: re.Match[str]) -> str:

@@ -44,6 +44,7 @@ def test_what_needs_no_project_works_anywhere(tmp_path: Path) -> None:
         ["data", "check", "empty"],
         ["data", "check", "nowhere"],
         scored,
+        [*scored[:-1], "/dev/full"],
         ["doctor"],
         ["predict", str(REPOSITORY / "README.md"), "-q", "What?"],
         ["predict", str(next(CLIPS.glob("*.mp4"))), "-q", "What?"],
@@ -51,8 +52,8 @@ def test_what_needs_no_project_works_anywhere(tmp_path: Path) -> None:
         ["plan"],
     ]
     done = commands(here, [({}, command) for command in asked])
-    version, listed, recipe, checked, empty, nowhere, score, doctor, text, clip, gone, plan = done
-    assert [one.status for one in done] == [0, 0, 0, 0, 1, 2, 0, 1, 1, 2, 2, 2]
+    version, listed, recipe, checked, empty, nowhere, score, full, doctor, text, clip, gone, plan = done
+    assert [one.status for one in done] == [0, 0, 0, 0, 1, 2, 0, 1, 1, 1, 2, 2, 2]
     assert not any("Traceback" in one.said for one in done)
     assert version.stdout.startswith("vidbridge 0.")
     assert {line.split()[0] for line in listed.stdout.splitlines()} == {path.stem for path in shipped_recipes().glob("*.yaml")}
@@ -63,6 +64,7 @@ def test_what_needs_no_project_works_anywhere(tmp_path: Path) -> None:
     assert "error: folder: " in nowhere.stderr
     assert json.loads((here / "scores.json").read_text())["answered"] == 1
     assert "mvbench: 1 of 1 questions answered" in score.stdout
+    assert full.stderr.startswith("error: the disk is full")
     assert "is not inside one (no dvc.yaml upward of it)" in " ".join(doctor.stdout.split())
     assert "missing: project" in doctor.stdout
     assert text.stderr == "error: not-a-video: README.md: no known video format (Invalid data found when processing input)\n"
@@ -175,6 +177,9 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(project: Path) -> None:
     shown = subprocess.run(["bash", "-c", command], cwd=project, env=env, capture_output=True, text=True, check=False)
     assert shown.stdout.startswith("  r0 ")
     assert shown.stderr == ""
+    command = f"{sys.executable} -m flows.cli recipe show r1 > /dev/full"
+    shown = subprocess.run(["bash", "-c", command], cwd=project, env=env, capture_output=True, text=True, check=False)
+    assert shown.stderr == "error: the disk is full; free some space and start again: what was done stays done\n"
 
 
 def test_ctrl_c_ends_a_command_with_a_sentence(project: Path) -> None:
