@@ -292,7 +292,9 @@ def test_on_a_console_strings_are_text_and_styles_are_given(
     out.print(table)
     out.print("[/] :dog: \x1b CANARY7", soft_wrap=True)
     show.say("[/] :dog: \x1b CANARY7\nnext")
+    show.show_where(out, Path("/nowhere"), scored=True)
     said = capsys.readouterr().out + show.as_text(table)
+    assert "runs and versions  postgresql://bob:***@host/db" in said
     assert not [character for character in said if character in ESCAPES]
     assert "CANARY" not in said
     for text in ("[red]title[/red] :dog:", "[bold]head", r"[/red] \x1b[31m \u202e http://u:***@h", r"[/] :dog: \x1b ***"):

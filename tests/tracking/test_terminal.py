@@ -15,7 +15,6 @@ from stages.tracking import gate
 from stages.tracking.registry import register
 from stages.tracking.runs import TAG
 from stages.tracking.store import open_client
-from stages.tracking.uri import DATABASE
 from stages.upgrade import concerns_of_project, concerns_of_registry
 
 CLIP = next(iter(sorted((Path(__file__).parents[1] / "data/clips").glob("*.mp4"))))
@@ -134,9 +133,16 @@ def test_no_password_of_any_uri_is_printed_logged_or_written(project: Path) -> N
     assert written == []
 
 
-def test_a_url_as_remote_is_a_remote(project: Path) -> None:
-    remotes = [f"https://bob:{CANARY}@127.0.0.1:9/x", "nowhere"]
-    url, name = commands(project, [({"VIDBRIDGE_DVC_REMOTE": remote}, ["doctor"]) for remote in remotes], COLUMNS="300")
+def test_a_url_as_remote_is_a_remote(project: Path, tmp_path: Path) -> None:
+    none = tmp_path / "none.db"
+    changes = [
+        {"VIDBRIDGE_DVC_REMOTE": f"https://bob:{CANARY}@127.0.0.1:9/x", "MLFLOW_TRACKING_URI": f"sqlite:///{none}"},
+        {"VIDBRIDGE_DVC_REMOTE": "nowhere", "MLFLOW_TRACKING_URI": f"sqlite:///{none}"},
+    ]
+    url, name = commands(project, [(change, ["doctor"]) for change in changes], COLUMNS="300")
+    # A registry that is not there is not made by looking for it.
+    assert not none.exists()
+    assert "no result of 0.1" in url.stdout
     said = url.stdout
     line = next(line for line in said.splitlines() if line.startswith("DVC remote"))
     assert "ok" in line.split()
@@ -194,10 +200,3 @@ def test_weights_of_0_1_have_to_be_trained_again(project: Path) -> None:
     assert "vidbridge promote --new-evaluation" in one.remedy
     config.write_text(json.dumps({"model_type": "qwen2_5_vl", "positions_behind_video": "after_last"}))
     assert not [concern for concern in concerns_of_registry(project) if "are refused" in concern.found]
-
-
-def test_a_registry_that_is_not_there_costs_no_import(project: Path) -> None:
-    (project / DATABASE).unlink()
-    shown = vidbridge(project, "doctor")
-    assert "no result of 0.1" in shown.stdout
-    assert not (project / DATABASE).exists()
