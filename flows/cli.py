@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -11,19 +13,30 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
+from flows.command import INTERRUPTED
 from flows.errors import UsageError
 from stages.errors import remedy_of
 
 
 class _Commands(typer.core.TyperGroup):
-    """Ctrl-C ends any command with a sentence and the status that shells expect, not with "Aborted!"."""
+    """Ctrl-C ends any command with a sentence and the status that shells expect; typer says nothing, or "Aborted!"."""
+
+    def make_context(self, *arguments: Any, **named: Any) -> Any:
+        with _interruptible():
+            return super().make_context(*arguments, **named)
 
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _interruptible():
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            typer.echo("interrupted", err=True)
-            raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 app = typer.Typer(
@@ -45,7 +58,7 @@ app.add_typer(recipe_app, name="recipe")
 app.add_typer(scratch_app, name="scratch")
 
 #: Exit statuses: as shells and make expect them.
-FAILURE, INTERRUPTED, PIPE_CLOSED = 1, 130, 141
+FAILURE, PIPE_CLOSED = 1, 141
 
 BenchmarkOption = Annotated[
     str, typer.Option(help="video-mme, mvbench, dream-1k, vdc, carebench, dark-event-infer-test or mix-vid-qa-test.")
@@ -604,7 +617,11 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     guard_logs()
     try:
-        app()
+        try:
+            app()
+        finally:
+            # Here, where an error of it is told: the interpreter's own flush at the end only complains.
+            sys.stdout.flush()
     except VidbridgeError as error:
         _end(fit(error), error.status)
     except BrokenPipeError:

@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from flows import dvc, recipes
 from flows.errors import DvcError, FlowError, UsageError
 from stages import layout
+from stages.plain import redacted
 
 LOCK = "dvc.lock"
 PARAMS = "params.yaml"
@@ -37,7 +38,8 @@ def git(folder: Path, *arguments: str) -> str:
     except FileNotFoundError as error:
         raise FlowError("git: not found; install it, scheduled runs work in a clone") from error
     if done.returncode:
-        raise FlowError(f"git {arguments[0]} in {folder}: {done.stderr.strip()}")
+        # Git repeats the address that it could not reach, password and all.
+        raise FlowError(f"git {arguments[0]} in {folder}: {redacted(done.stderr.strip())}")
     return done.stdout.strip()
 
 

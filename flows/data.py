@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -14,9 +14,10 @@ from rich.text import Text
 
 from flows import show
 from flows.errors import UsageError
-from flows.names import unstorable_names
+from flows.names import is_utf8, unstorable_names
 from flows.recipes import params_or_default
 from stages.domain.records import SPLITS, Reject
+from stages.params import SourceFormat
 from stages.plain import one_line
 
 #: Rejects that are shown for each reason, unless all are asked for.
@@ -28,6 +29,10 @@ def check(root: Path | None, folder: Path, annotation_format: str | None, annota
     from stages.check import SourceError
     from stages.check import check as examine
 
+    if annotation_format is not None:
+        _among("--format", [annotation_format], get_args(SourceFormat))
+    if not is_utf8(str(folder)):
+        raise UsageError(f"folder: {str(folder)!r}: its name is not UTF-8; rename it")
     params, out = params_or_default(root), show.console()
     try:
         found = examine(params, folder, annotation_format, annotations)

@@ -13,11 +13,12 @@ def unstorable_names(folder: Path) -> Iterator[str]:
     """A sentence for each name below ``folder`` that is not UTF-8."""
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
-            if not _is_utf8(name):
+            if not is_utf8(name):
                 yield f"{one_line(Path(parent, name))}: its name is not UTF-8, and DVC stores no such name; rename it"
 
 
-def _is_utf8(name: str) -> bool:
+def is_utf8(name: str) -> bool:
+    """Whether the name of a file, as Python read it, is one in UTF-8."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:

@@ -19,8 +19,8 @@ _SCORES_FILE = "scores.json"
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        table: dict[str, Any] = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise FlowError(f"{path}: not JSON ({error}); delete its folder, then type: vidbridge run") from error
     return table
 

@@ -10,6 +10,7 @@ from flows import dvc, lockfile, preflight, server, show
 from flows.errors import FlowError, UsageError
 from flows.results import evaluated_by, read_gains, read_intervals, read_scores
 from stages.params import Params, PretrainedModelParams, load_params
+from stages.plain import one_line
 from stages.tracking.history import latest_costs
 
 
@@ -55,7 +56,7 @@ def _confirm(root: Path, params: Params, plan: dvc.Plan) -> None:
     question = f"this trains {params.model.name} and writes about {need:.0f} GB below {root}; go on? [y/N] "
     if not sys.stdin.isatty():
         raise UsageError(f"run: {question.split(';', maxsplit=1)[0]}; add --yes to start it without a question")
-    if input(question).strip().lower() not in ("y", "yes"):
+    if input(one_line(question)).strip().lower() not in ("y", "yes"):
         raise UsageError("run: not started")
 
 

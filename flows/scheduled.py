@@ -27,6 +27,7 @@ from flows.errors import FlowError
 from flows.pipeline import PipelineReport, pipeline
 from flows.promotion import promotion
 from stages.params import load_params
+from stages.plain import guard_logs
 from stages.tracking.gate import Promotion
 
 
@@ -88,6 +89,7 @@ def scheduled(
     Raises:
         FlowError: a stage failed, or git or DVC refused; what was done stays done. Or the run sets what only the deployment may.
     """
+    guard_logs()  # this process is Prefect's: nothing of ours has done it before
     logger = get_run_logger()
     home = project.find_root()
     project.enter(home)

@@ -30,6 +30,7 @@ from stages.inputs import InputError, frame_memory_bytes
 from stages.judging.choose import judge_of
 from stages.judging.place import place_of_model
 from stages.params import Params, digest
+from stages.plain import one_line
 from stages.rows import iterate_rows, write_json
 from stages.score import read_questions, score
 from stages.score_table import as_markdown
@@ -161,7 +162,7 @@ def evaluate(root: Path, params: Params, order: Order, engine: Engine, *, baseli
     shown = {item.item_id: sight(item) for item in items}
     with open_answers(order.out, identity, lambda item_id: sights.content(shown[item_id])) as answers:
         if replaced := _replaced(answers, shown):
-            told = ", ".join(sorted(replaced)[:EXAMPLES])
+            told = ", ".join(map(one_line, sorted(replaced)[:EXAMPLES]))
             print(f"evaluate: {len(replaced)} videos hold something else than when they were asked about; asking again: {told}")
         _ask(engine, asked, sights.load, answers)
         unanswered = _listed(answers)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from stages.domain.records import SPLITS, Clip, Split
 from stages.domain.tasks.mix_vid_qa import Partner, Ring, as_partner, ring_point
+from stages.rows import RowError, parse_row
 
 #: Clips whose row was parsed last, for those that ask for their neighbours again.
 REMEMBERED = 4096
@@ -22,13 +23,19 @@ def write_index(manifest: Path, index: Path) -> int:
 
     Returns:
         How many clips there are.
+
+    Raises:
+        RowError: a row is none; the message names its line.
     """
     rows: list[tuple[int, int, int]] = []
     at = 0
     with manifest.open("rb") as lines:
-        for line in lines:
-            row = json.loads(line)
-            rows.append((at, SPLITS.index(row["split"]), ring_point(row["clip_id"])))
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                rows.append((at, SPLITS.index(row["split"]), ring_point(row["clip_id"])))
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                raise RowError(f"{manifest}:{number}: no clip ({error}); it is damaged: dvc repro --force ingest") from error
             at += len(line)
     np.save(index, np.array([*rows, (at, -1, 0)], dtype=np.int64))
     return len(rows)
@@ -45,7 +52,7 @@ class Manifest:
     def clip(self, number: int) -> Clip:
         start, stop = int(self._index[number, 0]), int(self._index[number + 1, 0])
         self._file.seek(start)
-        return Clip.model_validate_json(self._file.read(stop - start))
+        return parse_row(self._file.read(stop - start), Clip, f"{self._file.name}:{number + 1}")
 
     def close(self) -> None:
         self._file.close()

@@ -45,6 +45,7 @@ GaugeName = Literal[
 ]
 
 
+SourceFormat = Literal["jsonl", "coin", "kinetics", "activitynet_captions", "vidbridge_r1"]
 _MOST_COMPLAINTS = 20
 _QUOTED_CHARACTERS = 300
 
@@ -85,7 +86,7 @@ class IngestParams(Table):
     #: A folder with videos and their annotations; ``data/corpus`` is the generated one. Relative to the project or absolute.
     source: str = Field(min_length=1)
     #: How the annotations are written (:mod:`stages.sources.formats`), and in which file of the folder; None: the format's usual one.
-    format: Literal["jsonl", "coin", "kinetics", "activitynet_captions", "vidbridge_r1"]
+    format: SourceFormat
     annotations: str | None
     #: Shares of the source videos that go to validation and test where the annotations name no split.
     validation_share: Share

@@ -12,6 +12,7 @@ import os
 import re
 import traceback
 from collections.abc import Sequence
+from json import JSONDecodeError
 from urllib.parse import unquote, urlsplit
 
 #: What replaces a secret.
@@ -36,6 +37,7 @@ _QUERY = re.compile(
     re.IGNORECASE,
 )
 _HEADER = re.compile(r"(?i)\b(authorization\W{1,4}(?:bearer|basic)|bearer)\s+[\w.~+/=-]{6,}")
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/].*")
 #: Variables whose whole value is a secret.
 _SECRET_NAME = re.compile(r"(_KEY|_TOKEN|_PASSWORD|_SECRET|_AUTH_STRING|_ACCESS_KEY_ID|PGPASSWORD|_PASSPHRASE|_CREDENTIALS?)$")
 
@@ -79,6 +81,13 @@ def fit(text: object) -> str:
     return plain(redacted(text))
 
 
+def not_json(error: Exception) -> str:
+    """Why one line is not JSON. The parser counts lines within what it was given, which is line 1 of whatever line of a file."""
+    if isinstance(error, JSONDecodeError):
+        return f"not JSON: {error.msg} at column {error.colno}"
+    return "not JSON: nested too deep to be read" if isinstance(error, RecursionError) else f"not JSON: {one_line(error)}"
+
+
 def _without_secret(found: re.Match[str]) -> str:
     if found["secret"] not in (None, ":", ":x-oauth-basic"):
         return f"{found['scheme']}{found['user']}:{HIDDEN}@"
@@ -94,7 +103,7 @@ def known_secrets() -> list[str]:
         if _SECRET_NAME.search(name) and not value.startswith("/"):
             # PREFECT_API_AUTH_STRING is `user:password`.
             found |= {value, value.partition(":")[2]} if name.endswith("_AUTH_STRING") else {value}
-        elif "@" in value and "://" in value:
+        elif "@" in value and _URI.fullmatch(value):
             password = _password(value)
             found |= {password, unquote(password)}
     return sorted((secret for secret in found if len(secret) >= _LEAST_CHARACTERS), key=lambda secret: (-len(secret), secret))

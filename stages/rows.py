@@ -15,6 +15,10 @@ from stages.errors import VidbridgeError
 R = TypeVar("R", bound=Record)
 
 
+#: Of a value in a message.
+QUOTED_CHARACTERS = 200
+
+
 class RowError(VidbridgeError, ValueError):
     """A file between stages does not hold what it should: file, line, field."""
 
@@ -26,15 +30,31 @@ def iterate_rows(path: Path, kind: type[R]) -> Iterator[R]:
         RowError: a line is not a ``kind``; the message names file, line and field.
         FileNotFoundError: no such file.
     """
-    with path.open(encoding="utf-8") as lines:
+    # As bytes: a line that is not UTF-8 is then a bad row with a number, and no end of the reading.
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            try:
-                yield kind.model_validate_json(line)
-            except ValidationError as error:
-                first = error.errors()[0]
-                field = ".".join(str(part) for part in first["loc"])
-                remedy = "it was written by another version: dvc repro --force the stage that makes it"
-                raise RowError(f"{path}:{number}: {field}: {first['msg']} (value {first['input']!r}); {remedy}") from error
+            yield parse_row(line, kind, f"{path}:{number}")
+
+
+def parse_row(line: bytes, kind: type[R], where: str) -> R:
+    """The record of one line; ``where`` opens the message.
+
+    Raises:
+        RowError: the line is not a ``kind``.
+    """
+    try:
+        return kind.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = "".join(f"{part}." for part in first["loc"]).rstrip(".")
+        remedy = "it is damaged, or was written by another version: dvc repro --force the stage that makes it"
+        said = f"{f'{field}: ' if field else ''}{first['msg']}"
+        raise RowError(f"{where}: {said} (value {_short(first['input'])}); {remedy}") from error
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= QUOTED_CHARACTERS else f"{text[:QUOTED_CHARACTERS]}…"
 
 
 def read_rows(path: Path, kind: type[R]) -> list[R]:
@@ -65,6 +85,9 @@ def read_json(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: no such file.
-        json.JSONDecodeError: it is not JSON.
+        RowError: it is not JSON.
     """
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise RowError(f"{path}: not JSON ({error}); it is damaged: dvc repro --force the stage that makes it") from error

@@ -65,7 +65,7 @@ HOSTILE = {
     "a tab": ("a:\n\t- b\n", "not YAML: line 2, column 1"),
     "a list as a key": ("? [a, b]\n: c\n", "not YAML: line 1"),
     "50 MB": (b"a" * 50_000_000, "has 50,000,000 bytes, and at most 1,000,000 are read"),
-    "many unknown keys": ("".join(f"k{n}: 1\n" for n in range(20_000)), "and 20,"),
+    "many unknown keys": ("".join(f"k{n}: 1\n" for n in range(20_000)), "and 19,"),
 }
 
 
@@ -133,7 +133,7 @@ def test_recipes_are_held_to_the_same(tmp_path: Path) -> None:
     listed = {one.name: one.about for one in recipes.recipes(tmp_path)}
     assert listed["good"].startswith("A good one")
     assert "line 1: byte 0xff is not UTF-8" in listed["bad"]
-    with pytest.raises(ParamsError, match=r"bad\.yaml: line 1: byte 0xff"):
+    with pytest.raises(YamlError, match=r"bad\.yaml: line 1: byte 0xff"):
         recipes.use(tmp_path, "bad", force=True)
     with pytest.raises(YamlError, match=r"params\.yaml: line 1: byte 0xff"):
         recipes.difference(tmp_path, "good")

@@ -41,7 +41,7 @@ from stages.plain import HIDDEN, fit, guard_logs, one_line, redacted
 )
 def test_a_uri_is_told_without_its_secrets(given: str, told: str) -> None:
     assert redacted(given) == told
-    assert redacted(f"it says ({given}) twice: {given}") == f"it says ({told}) twice: {told}"
+    assert redacted(f"it says {given} twice: '{given}'") == f"it says {told} twice: '{told}'"
 
 
 def test_what_the_environment_keeps_secret_is_never_repeated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def placement(environ: Mapping[str, str] = os.environ) -> Placement:
     path = Path(config).resolve()
     try:
         stage = int(json.loads(path.read_text(encoding="utf-8"))["zero_optimization"]["stage"])
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PlacementError(
             f"VIDBRIDGE_DEEPSPEED: {config}: {error}; name a file like infra/deepspeed/zero2.json, or unset it"
         ) from error

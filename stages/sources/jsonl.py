@@ -20,6 +20,7 @@ from pathlib import Path
 
 from stages.domain.records import Reject
 from stages.layout import ANNOTATIONS_FILE
+from stages.plain import not_json
 from stages.sources.annotation import Annotation, Found, SourceError, annotated, read_text, reject, usable
 
 #: Of a row that is written over several: so far its end is looked for.
@@ -85,9 +86,7 @@ def json_lines(lines: Sequence[str], name: str) -> Iterator[tuple[str, str, obje
             continue
         try:
             value = json.loads(line)
-        except RecursionError:
-            yield where, line, reject(where, "bad-annotation", "not JSON: nested too deep to be read")
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             if more := _lines_of_row(lines, number - 1):
                 until, number = number + more, number + more
                 detail = (
@@ -96,9 +95,7 @@ def json_lines(lines: Sequence[str], name: str) -> Iterator[tuple[str, str, obje
                 )
                 yield where, "\n".join(lines[until - more - 1 : until]), reject(where, "bad-annotation", detail)
             else:
-                yield where, line, reject(where, "bad-annotation", f"not JSON: {error.msg} at column {error.colno}")
-        except ValueError as error:  # a number of thousands of digits
-            yield where, line, reject(where, "bad-annotation", f"not JSON: {error}")
+                yield where, line, reject(where, "bad-annotation", not_json(error))
         else:
             yield where, line, value
 

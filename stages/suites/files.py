@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from stages.domain.records import Reject
+from stages.plain import not_json
 from stages.suites.benchmark import AnnotationError, Item, Questions
 
 Row = TypeVar("Row", bound=BaseModel)
@@ -197,7 +198,7 @@ def _json_lines(file: Path, text: str) -> list[Any]:
             try:
                 values.append(json.loads(line))
             except (ValueError, RecursionError) as error:
-                values.append(Unreadable(f"{file.name}:{number}: not JSON: {error}; download it again"))
+                values.append(Unreadable(f"{file.name}:{number}: {not_json(error)}; download it again"))
     return values
 
 

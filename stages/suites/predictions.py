@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.plain import not_json
 from stages.suites.benchmark import PredictionError, Questions
 from stages.suites.files import shown
 
@@ -83,7 +84,7 @@ def _read(line: str) -> tuple[tuple[str, str] | None, tuple[str, str] | None]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return ("json", f"not JSON: {error}; write {_FORM}"), None
+        return ("json", f"{not_json(error)}; write {_FORM}"), None
     if not isinstance(row, dict):
         return ("object", f"{shown(row)} is no object; write {_FORM}"), None
     for field in ("id", "reply"):

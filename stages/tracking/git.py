@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from stages.plain import redacted
 from stages.tracking.uri import TrackingError
 
 
@@ -22,7 +23,7 @@ def git(root: Path, *arguments: str, env: Mapping[str, str] | None = None, stdin
     except FileNotFoundError as error:
         raise TrackingError("git: not found; install it, the registry ties every model version to a commit") from error
     if done.returncode:
-        raise TrackingError(f"git {arguments[0]} in {root}: {done.stderr.decode(errors='replace').strip()}")
+        raise TrackingError(f"git {arguments[0]} in {root}: {redacted(done.stderr.decode(errors='replace').strip())}")
     return done.stdout.decode(errors="replace").strip()
 
 

@@ -6,30 +6,22 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import commands, vidbridge
 
 from stages.tracking import gate
 from stages.tracking.registry import register
 from stages.tracking.runs import TAG
 from stages.tracking.store import open_client
-from stages.tracking.uri import DATABASE
 from stages.upgrade import concerns_of_project, concerns_of_registry
 
 CLIP = next(iter(sorted((Path(__file__).parents[1] / "data/clips").glob("*.mp4"))))
-REPOSITORY = Path(__file__).parents[2]
 MODEL = "vidbridge-tiny"
 #: Sets the title, colours, opens markup of rich's that nothing closes, is an emoji's code, shows what follows backwards, breaks a line.
 HOSTILE = "[/red][bold]\x1b]0;TITLE\x07\x1b[31m:dog:\u202e\x9b31m [link=http://evil.example]x\nline"
 SHOWN = r"[/red][bold]\x1b]0;TITLE\x07\x1b[31m:dog:\u202e\x9b31m [link=http://evil.example]x\nline"
-
-
-def vidbridge(root: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.cli", *arguments]
-    given = {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "400", **env}
-    return subprocess.run(command, cwd=root, env=given, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +60,13 @@ def test_tags_and_names_of_the_registry_are_text(project: Path) -> None:
     client.set_model_version_tag(MODEL, champion.version, TAG + "data", json.dumps({HOSTILE: HOSTILE}))
     client.set_model_version_tag(MODEL, champion.version, TAG + "params", json.dumps({"params.yaml": {HOSTILE: HOSTILE}}))
     gate.promote(project, "1", author=HOSTILE, reason=HOSTILE)
-    for command in (("explain", str(champion.version)), ("history",), ("compare", str(champion.version), "1")):
-        shown = vidbridge(project, *command)
-        said = shown.stdout + shown.stderr
+    asked = [("explain", str(champion.version)), ("history",), ("compare", str(champion.version), "1")]
+    for command, shown in zip(asked, commands(project, [({}, command) for command in asked], COLUMNS="400"), strict=True):
+        said = shown.said
         assert "Traceback" not in said, said
         assert not [character for character in said if character in "\x1b\x07\x9b\u202e\r"], command
         if command[0] != "compare":
-            assert shown.returncode == 0, said
+            assert shown.status == 0, said
             assert SHOWN in said, said
             assert "🐶" not in said
 
@@ -127,12 +119,11 @@ def test_no_password_of_any_uri_is_printed_logged_or_written(project: Path) -> N
         ),
         ({}, ("score", "--benchmark", "mvbench", "--annotations", f"hf://datasets/{CANARY}@x", "--predictions", "p.jsonl")),
     ]
-    for env, command in doors:
-        done = vidbridge(project, *command, **env)
-        said = (done.stdout + done.stderr).replace(f"hf://datasets/{CANARY}", "")
+    for (_, command), done in zip(doors, commands(project, doors, COLUMNS="400"), strict=True):
+        said = done.said.replace(f"hf://datasets/{CANARY}", "")
         assert CANARY not in said, f"{command}: {said[-3000:]}"
         if command[0] not in ("explain",):
-            assert done.returncode != 0, f"{command}: {said[-2000:]}"
+            assert done.status != 0, f"{command}: {said[-2000:]}"
         assert "Traceback" not in said, f"{command}: {said[-3000:]}"
     written = [
         path
@@ -143,18 +134,26 @@ def test_no_password_of_any_uri_is_printed_logged_or_written(project: Path) -> N
 
 
 def test_a_url_as_remote_is_a_remote(project: Path, tmp_path: Path) -> None:
-    said = vidbridge(project, "doctor", VIDBRIDGE_DVC_REMOTE=f"https://bob:{CANARY}@127.0.0.1:9/x").stdout
+    none = tmp_path / "none.db"
+    changes = [
+        {"VIDBRIDGE_DVC_REMOTE": f"https://bob:{CANARY}@127.0.0.1:9/x", "MLFLOW_TRACKING_URI": f"sqlite:///{none}"},
+        {"VIDBRIDGE_DVC_REMOTE": "nowhere", "MLFLOW_TRACKING_URI": f"sqlite:///{none}"},
+    ]
+    url, name = commands(project, [(change, ["doctor"]) for change in changes], COLUMNS="300")
+    # A registry that is not there is not made by looking for it.
+    assert not none.exists()
+    assert "no result of 0.1" in url.stdout
+    said = url.stdout
     line = next(line for line in said.splitlines() if line.startswith("DVC remote"))
     assert "ok" in line.split()
     assert "https://bob:***@127.0.0.1:9/x" in line
-    said = vidbridge(project, "doctor", VIDBRIDGE_DVC_REMOTE="nowhere").stdout
-    assert "no remote is called nowhere" in said
+    assert "no remote is called nowhere" in name.stdout
 
 
 def test_a_version_that_is_not_there_is_said_once_and_without_a_server(project: Path) -> None:
     shown = vidbridge(project, "promote", "99")
-    assert shown.returncode == 1
-    assert (shown.stdout + shown.stderr).count("no version '99'") == 1
+    assert shown.status == 1
+    assert shown.said.count("no version '99'") == 1
     assert "Traceback" not in shown.stderr
     assert not (project / ".vidbridge/prefect").exists()
 
@@ -201,10 +200,3 @@ def test_weights_of_0_1_have_to_be_trained_again(project: Path) -> None:
     assert "vidbridge promote --new-evaluation" in one.remedy
     config.write_text(json.dumps({"model_type": "qwen2_5_vl", "positions_behind_video": "after_last"}))
     assert not [concern for concern in concerns_of_registry(project) if "are refused" in concern.found]
-
-
-def test_a_registry_that_is_not_there_costs_no_import(project: Path) -> None:
-    (project / DATABASE).unlink()
-    shown = vidbridge(project, "doctor")
-    assert "no result of 0.1" in shown.stdout
-    assert not (project / DATABASE).exists()
