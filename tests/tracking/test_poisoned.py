@@ -218,6 +218,19 @@ def test_a_hash_that_is_a_path_reads_nothing_of_this_machine(registered: Path, r
         content.fetch([here], "samples")
 
 
+def test_a_lock_that_names_a_path_for_a_hash_sends_nothing_to_the_remote(registered: Path, remote: Path, outside: Path) -> None:
+    """`register` pushes what the lock names; DVC copied the file to the remote."""
+    lock = registered / "dvc.lock"
+    oid = read_lock(registered)["base"].outs["models/base/final"]
+    lock.write_text(lock.read_text().replace(oid, "../" * 12 + str(outside)))
+    before = sorted(remote.rglob("*"))
+    with pytest.raises(TrackingError, match="is no hash of DVC"):
+        register(registered)
+    with open_content(registered) as content, pytest.raises(TrackingError, match="is no hash of DVC"):
+        content.push(["../" * 12 + str(outside)])
+    assert sorted(remote.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     "source", ["file:///etc", "/etc", "runs:/1/model", "http://127.0.0.1:1/m", "models:/other/1", "hf://a/b", "dvc://../../etc", ""]
 )
