@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +78,12 @@ class ContentStore:
         return self.repo.config["core"].get("remote") or None
 
     def has(self, oid: str) -> bool:
-        """Whether the object lies in the cache."""
+        """Whether the object lies in the cache.
+
+        Raises:
+            TrackingError: it is no hash.
+        """
+        _refuse_foreign([oid], "dvc.lock")
         return bool(self.cache.exists(oid))
 
     def files(self, oid: str, what: str = "") -> dict[str, str]:
@@ -171,8 +176,7 @@ class ContentStore:
         """
         from dvc_data.hashfile.hash_info import HashInfo
 
-        if foreign := [oid for oid in oids if not _OID.fullmatch(oid)]:
-            raise TrackingError(f"{what}: {foreign[0][:200]!r} is no hash of DVC (32 hex digits); run the stage that made it again")
+        _refuse_foreign(oids, what)
         missing = sorted({oid for oid in oids if not self.has(oid)})
         if not missing:
             return
@@ -190,6 +194,8 @@ class ContentStore:
         """
         from dvc_data.hashfile.hash_info import HashInfo
 
+        # DVC would take a path for one, and copy that file of this machine to the remote.
+        _refuse_foreign(oids, "dvc push")
         remote = self._remote("dvc push")
         every = {HashInfo("md5", oid) for oid in oids} | {
             HashInfo("md5", file) for oid in oids if oid.endswith(".dir") for file in self.files(oid).values()
@@ -277,6 +283,11 @@ def _configured(remote: str | None) -> Mapping[str, Any] | None:
     if "/" in remote:
         return {"remote": {"vidbridge-environment": {"url": remote}}, "core": {"remote": "vidbridge-environment"}}
     return {"core": {"remote": remote}}
+
+
+def _refuse_foreign(oids: Iterable[str], what: str) -> None:
+    if foreign := next((oid for oid in oids if not _OID.fullmatch(oid)), None):
+        raise TrackingError(f"{what}: {foreign[:200]!r} is no hash of DVC (32 hex digits); run the stage that made it again")
 
 
 def _below(path: str, folder: str) -> bool:

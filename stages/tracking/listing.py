@@ -18,7 +18,10 @@ MAX_BYTES = 256 << 20
 #: What file systems hold of one name, and what is left of a path (4,096 bytes) after the folder it is placed in. In bytes of UTF-8.
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 2048
 _MD5 = re.compile(r"[0-9a-f]{32}")
-_REMEDY = "nothing of it was placed; DVC does not write such lists, so ask who wrote it (to the remote, the registry or dvc.lock)"
+_REMEDY = (
+    "nothing of it was placed; unless a file of yours has such a name (rename it), somebody else wrote this list: ask who can write to the"
+    " remote, the registry and dvc.lock"
+)
 
 
 class ListError(TrackingError):

@@ -155,7 +155,7 @@ def test_a_list_with_such_a_path_places_nothing_through_any_door(
     before = set(tmp_path.rglob("*"))
     for name, door in doors(registered, tmp_path / "download").items():
         with pytest.raises(
-            Exception, match=r"folder [0-9a-f]{32}\.dir: .*; nothing of it was placed; DVC does not write such"
+            Exception, match=r"folder [0-9a-f]{32}\.dir: .*; nothing of it was placed; unless a file of yours"
         ) as error:
             door()
         assert "\n" not in str(error.value), name
@@ -216,6 +216,19 @@ def test_a_hash_that_is_a_path_reads_nothing_of_this_machine(registered: Path, r
         load_checkpoint(registered, "candidate")
     with open_content(registered) as content, pytest.raises(TrackingError, match="is no hash of DVC"):
         content.fetch([here], "samples")
+
+
+def test_a_lock_that_names_a_path_for_a_hash_sends_nothing_to_the_remote(registered: Path, remote: Path, outside: Path) -> None:
+    """`register` pushes what the lock names; DVC copied the file to the remote."""
+    lock = registered / "dvc.lock"
+    oid = read_lock(registered)["base"].outs["models/base/final"]
+    lock.write_text(lock.read_text().replace(oid, "../" * 12 + str(outside)))
+    before = sorted(remote.rglob("*"))
+    with pytest.raises(TrackingError, match="is no hash of DVC"):
+        register(registered)
+    with open_content(registered) as content, pytest.raises(TrackingError, match="is no hash of DVC"):
+        content.push(["../" * 12 + str(outside)])
+    assert sorted(remote.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
