@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -83,7 +84,7 @@ def launch(module: str, arguments: Sequence[str]) -> int | None:
         sys.executable,
         "-m",
         "torch.distributed.run",
-        "--standalone",
+        *_meeting(),
         "--nproc_per_node",
         str(where.ranks),
         "-m",
@@ -91,6 +92,18 @@ def launch(module: str, arguments: Sequence[str]) -> int | None:
         *arguments,
     ]
     return subprocess.run(command, env={**os.environ, **rank_environment(where)}, check=False).returncode
+
+
+def _meeting() -> list[str]:
+    """How the processes of this machine find each other.
+
+    Not ``--standalone``: torch then keeps the state of the meeting as a pickle in a store that listens on every address of the machine
+    and asks nobody for a password, and the launcher unpickles what lies there every few seconds. A static meeting has no such state.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return ["--rdzv-backend=static", "--nnodes=1", "--node-rank=0", "--master-addr=127.0.0.1", f"--master-port={port}"]
 
 
 def rank_environment(where: Placement) -> dict[str, str]:
