@@ -88,7 +88,7 @@ def serve(root: Path, which: str, videos: Path | None, host: str, port: int) -> 
                 typer.echo(_who_may_ask(address, key))
                 if usage.caution:
                     typer.echo(f"note: {usage.caution}")
-                typer.echo(f"try: {example(address.url, limits.folder, keyed=key is not None)}")
+                typer.echo(f"try: {example(address.url, limits.folder, limits.max_bytes, keyed=key is not None)}")
                 try:
                     until_interrupted({"the server": process})
                 finally:
@@ -141,12 +141,15 @@ def _answers(url: str) -> bool:
         return False
 
 
-def example(url: str, folder: Path | None, *, keyed: bool) -> str:
+def example(url: str, folder: Path | None, max_bytes: int, *, keyed: bool) -> str:
     """A command for a POSIX shell that this server answers: about a video in its folder, else one that is sent.
 
-    ``folder``: the server's; None: it reads none.
+    Args:
+        folder: the server's; None: it reads none.
+        max_bytes: how large a video may be there.
+        keyed: whether it demands a key.
     """
-    found = None if folder is None else _first_video(folder)
+    found = None if folder is None else _first_video(folder, max_bytes)
     row = {"question": "What happens first?"} | ({"video": found} if found is not None else {"video_base64": "@"})
     body = shlex.quote(json.dumps({"dataframe_records": [row]}))
     if found is None:
@@ -161,7 +164,7 @@ def example(url: str, folder: Path | None, *, keyed: bool) -> str:
     return f"{start}curl -H 'Content-Type: application/json'{secret} {shlex.quote(f'{url}/invocations')} --data-binary {body}"
 
 
-def _first_video(folder: Path) -> str | None:
+def _first_video(folder: Path, max_bytes: int) -> str | None:
     """The path of a video below the folder, as a request names it."""
     looked_at = 0
     for place, folders, files in os.walk(folder):
@@ -169,19 +172,20 @@ def _first_video(folder: Path) -> str | None:
         for name in sorted(files):
             looked_at += 1
             path = Path(place) / name
-            if name.lower().endswith(_VIDEOS) and path.is_file() and not path.is_symlink() and _can_be_sent(name):
-                return path.relative_to(folder).as_posix()
+            named = path.relative_to(folder).as_posix()
+            if (
+                name.lower().endswith(_VIDEOS)
+                and not name.startswith(".")
+                and named.isprintable()
+                and "\\" not in named
+                and path.is_file()
+                and not path.is_symlink()
+                and path.stat().st_size <= max_bytes
+            ):
+                return named
             if looked_at >= LOOKED_AT:
                 return None
     return None
-
-
-def _can_be_sent(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return name.isprintable() and "\\" not in name
 
 
 def export(root: Path, which: str, folder: Path) -> None:
