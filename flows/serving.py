@@ -100,7 +100,7 @@ def _ask_to_end(guard: subprocess.Popen[bytes]) -> None:
     with suppress(psutil.NoSuchProcess, subprocess.TimeoutExpired):
         for server in psutil.Process(guard.pid).children():
             server.terminate()
-        guard.wait(GRACE_S)
+        guard.wait(2 * GRACE_S)
 
 
 def _who_may_ask(address: Address, key: str | None) -> str:
@@ -151,17 +151,16 @@ def example(url: str, folder: Path | None, max_bytes: int, *, keyed: bool) -> st
     """
     found = None if folder is None else _first_video(folder, max_bytes)
     row = {"question": "What happens first?"} | ({"video": found} if found is not None else {"video_base64": "@"})
-    body = shlex.quote(json.dumps({"dataframe_records": [row]}))
-    if found is None:
-        # The video goes in where the sign stands; read by curl, since a command line has not the room for one.
-        before, after = json.dumps({"dataframe_records": [row]}).split("@")
-        file = "clip.mp4"
-        body = f"@- # with {file}"
-        start = f"(printf %s {shlex.quote(before)}; base64 < {file} | tr -d '\\n'; printf %s {shlex.quote(after)}) | "
-    else:
-        start = ""
-    secret = f' -H "Authorization: Bearer ${KEY}"' if keyed else ""
-    return f"{start}curl -H 'Content-Type: application/json'{secret} {shlex.quote(f'{url}/invocations')} --data-binary {body}"
+    body = json.dumps({"dataframe_records": [row]})
+    # Through the standard input: a command line is seen by other users.
+    secret = f"printf 'Authorization: Bearer %s' \"${KEY}\" | " if keyed else ""
+    header = " -H @-" if keyed else ""
+    asks = f"{secret}curl -sS{header} -H 'Content-Type: application/json' {shlex.quote(f'{url}/invocations')} --data-binary"
+    if found is not None:
+        return f"{asks} {shlex.quote(body)}"
+    # The video goes where the sign stands; into a file, since a command line has not the room for one.
+    before, after = map(shlex.quote, body.split("@"))
+    return f"(printf %s {before}; base64 < clip.mp4 | tr -d '\\n'; printf %s {after}) > request.json && {asks} @request.json"
 
 
 def _first_video(folder: Path, max_bytes: int) -> str | None:

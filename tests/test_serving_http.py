@@ -220,12 +220,12 @@ def test_the_command_names_what_can_be_asked_about(tmp_path: Path) -> None:
     assert '"video": "z.MKV"' in example("http://x", tmp_path, 1000, keyed=False)
 
 
-def test_without_a_folder_the_command_sends_a_video(server: Server, videos: Path) -> None:
-    command = example(f"http://127.0.0.1:{server.port}", None, 2 << 20, keyed=True).replace("clip.mp4", "red.mp4")
+@pytest.mark.parametrize("keyed", [False, True])
+def test_without_a_folder_the_command_sends_a_video(keyed: bool, server: Server, videos: Path, tmp_path: Path) -> None:
+    shutil.copyfile(videos / "deep/red.mp4", tmp_path / "clip.mp4")
+    command = example(f"http://127.0.0.1:{server.port}", None, 2 << 20, keyed=keyed)
     env = {**os.environ, "VIDBRIDGE_SERVE_KEY": "0123456789abcdef"}
-    done = subprocess.run(
-        ["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True, cwd=videos / "deep", env=env
-    )
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path, env=env)
     assert set(json.loads(done.stdout)["predictions"][0]) == {"thinking", "answer", "reply"}
 
 
