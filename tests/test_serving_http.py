@@ -170,6 +170,14 @@ def test_it_serves_what_is_put_together_by_content_and_runs_nothing_else(server:
     assert not server.canary.exists()
 
 
+def test_secrets_of_the_shell_do_not_reach_it(server: Server) -> None:
+    assert server.processes()[0].environ()["VIDBRIDGE_JUDGE_KEY"] == "CANARY"
+    for process in server.processes()[1:]:
+        environ = process.environ()
+        assert environ["VIDBRIDGE_SERVE_MAX_MB"] == "2"
+        assert "VIDBRIDGE_JUDGE_KEY" not in environ
+
+
 def test_an_alias_that_the_gate_did_not_put_there_is_told(server: Server) -> None:
     assert server.printed.read_text().startswith(
         "warning: vidbridge-tiny: the alias 'champion' is on version 1, and the gate did not"
