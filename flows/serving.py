@@ -88,7 +88,7 @@ def serve(root: Path, which: str, videos: Path | None, host: str, port: int) -> 
                 typer.echo(_who_may_ask(address, key))
                 if usage.caution:
                     typer.echo(f"note: {usage.caution}")
-                typer.echo(f"try: {example(address.url, limits.folder, keyed=key is not None)}")
+                typer.echo(f"try: {example(address.url, limits.folder, limits.max_bytes, keyed=key is not None)}")
                 try:
                     until_interrupted({"the server": process})
                 finally:
@@ -100,7 +100,7 @@ def _ask_to_end(guard: subprocess.Popen[bytes]) -> None:
     with suppress(psutil.NoSuchProcess, subprocess.TimeoutExpired):
         for server in psutil.Process(guard.pid).children():
             server.terminate()
-        guard.wait(GRACE_S)
+        guard.wait(2 * GRACE_S)
 
 
 def _who_may_ask(address: Address, key: str | None) -> str:
@@ -141,27 +141,29 @@ def _answers(url: str) -> bool:
         return False
 
 
-def example(url: str, folder: Path | None, *, keyed: bool) -> str:
+def example(url: str, folder: Path | None, max_bytes: int, *, keyed: bool) -> str:
     """A command for a POSIX shell that this server answers: about a video in its folder, else one that is sent.
 
-    ``folder``: the server's; None: it reads none.
+    Args:
+        folder: the server's; None: it reads none.
+        max_bytes: how large a video may be there.
+        keyed: whether it demands a key.
     """
-    found = None if folder is None else _first_video(folder)
+    found = None if folder is None else _first_video(folder, max_bytes)
     row = {"question": "What happens first?"} | ({"video": found} if found is not None else {"video_base64": "@"})
-    body = shlex.quote(json.dumps({"dataframe_records": [row]}))
-    if found is None:
-        # The video goes in where the sign stands; read by curl, since a command line has not the room for one.
-        before, after = json.dumps({"dataframe_records": [row]}).split("@")
-        file = "clip.mp4"
-        body = f"@- # with {file}"
-        start = f"(printf %s {shlex.quote(before)}; base64 < {file} | tr -d '\\n'; printf %s {shlex.quote(after)}) | "
-    else:
-        start = ""
-    secret = f' -H "Authorization: Bearer ${KEY}"' if keyed else ""
-    return f"{start}curl -H 'Content-Type: application/json'{secret} {shlex.quote(f'{url}/invocations')} --data-binary {body}"
+    body = json.dumps({"dataframe_records": [row]})
+    # Through the standard input: a command line is seen by other users.
+    secret = f"printf 'Authorization: Bearer %s' \"${KEY}\" | " if keyed else ""
+    header = " -H @-" if keyed else ""
+    asks = f"{secret}curl -sS{header} -H 'Content-Type: application/json' {shlex.quote(f'{url}/invocations')} --data-binary"
+    if found is not None:
+        return f"{asks} {shlex.quote(body)}"
+    # The video goes where the sign stands; into a file, since a command line has not the room for one.
+    before, after = map(shlex.quote, body.split("@"))
+    return f"(printf %s {before}; base64 < clip.mp4 | tr -d '\\n'; printf %s {after}) > request.json && {asks} @request.json"
 
 
-def _first_video(folder: Path) -> str | None:
+def _first_video(folder: Path, max_bytes: int) -> str | None:
     """The path of a video below the folder, as a request names it."""
     looked_at = 0
     for place, folders, files in os.walk(folder):
@@ -169,19 +171,20 @@ def _first_video(folder: Path) -> str | None:
         for name in sorted(files):
             looked_at += 1
             path = Path(place) / name
-            if name.lower().endswith(_VIDEOS) and path.is_file() and not path.is_symlink() and _can_be_sent(name):
-                return path.relative_to(folder).as_posix()
+            named = path.relative_to(folder).as_posix()
+            if (
+                name.lower().endswith(_VIDEOS)
+                and not name.startswith(".")
+                and named.isprintable()
+                and "\\" not in named
+                and path.is_file()
+                and not path.is_symlink()
+                and path.stat().st_size <= max_bytes
+            ):
+                return named
             if looked_at >= LOOKED_AT:
                 return None
     return None
-
-
-def _can_be_sent(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return name.isprintable() and "\\" not in name
 
 
 def export(root: Path, which: str, folder: Path) -> None:

@@ -376,11 +376,12 @@ def main(folder: str, host: str, port: str) -> int:
     _allow_descriptors()
     from stages.serving import VideoAnswers
     from stages.serving_protocol import Patient
+    from stages.tracking.uri import TrackingError
 
-    model = VideoAnswers(Path(folder))
     try:
+        model = VideoAnswers(Path(folder))
         model.load_context(None)
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, TrackingError) as error:
         _log.error("%s", error)
         return 1
     loopback = ipaddress.ip_address(host).is_loopback

@@ -170,6 +170,14 @@ def test_it_serves_what_is_put_together_by_content_and_runs_nothing_else(server:
     assert not server.canary.exists()
 
 
+def test_secrets_of_the_shell_do_not_reach_it(server: Server) -> None:
+    assert server.processes()[0].environ()["VIDBRIDGE_JUDGE_KEY"] == "CANARY"
+    for process in server.processes()[1:]:
+        environ = process.environ()
+        assert environ["VIDBRIDGE_SERVE_MAX_MB"] == "2"
+        assert "VIDBRIDGE_JUDGE_KEY" not in environ
+
+
 def test_an_alias_that_the_gate_did_not_put_there_is_told(server: Server) -> None:
     assert server.printed.read_text().startswith(
         "warning: vidbridge-tiny: the alias 'champion' is on version 1, and the gate did not"
@@ -202,19 +210,30 @@ def test_the_printed_command_works_in_a_shell(server: Server) -> None:
 def test_any_name_is_quoted_for_the_shell(name: str, server: Server, videos: Path, tmp_path: Path) -> None:
     (tmp_path / "films").mkdir()
     shutil.copyfile(videos / "deep/red.mp4", tmp_path / "films" / name)
-    command = example(f"http://127.0.0.1:{server.port}", tmp_path / "films", keyed=False)
+    command = example(f"http://127.0.0.1:{server.port}", tmp_path / "films", 2 << 20, keyed=False)
     # Not in the server's folder: it has arrived whole when the server says so of this very name.
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
     assert json.loads(done.stdout)["message"] == f"video: {name!r} is no file in the server's folder; give the path of one"
     assert [path.name for path in tmp_path.iterdir()] == ["films"]
 
 
-def test_without_a_folder_the_command_sends_a_video(server: Server, videos: Path) -> None:
-    command = example(f"http://127.0.0.1:{server.port}", None, keyed=True).replace("clip.mp4", "red.mp4")
+def test_the_command_names_what_can_be_asked_about(tmp_path: Path) -> None:
+    (tmp_path / "a\nb").mkdir()
+    for name in (".hidden.mp4", "a\nb/a.mp4", "b.txt", os.fsdecode(b"c\xff.mp4"), "d\\.mp4"):
+        (tmp_path / name).write_bytes(b"film")
+    (tmp_path / "big.mp4").write_bytes(b"x" * 2000)
+    (tmp_path / "a.mp4").symlink_to(tmp_path / "z.MKV")
+    assert '"video_base64"' in example("http://x", tmp_path, 1000, keyed=False)
+    (tmp_path / "z.MKV").write_bytes(b"film")
+    assert '"video": "z.MKV"' in example("http://x", tmp_path, 1000, keyed=False)
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_without_a_folder_the_command_sends_a_video(keyed: bool, server: Server, videos: Path, tmp_path: Path) -> None:
+    shutil.copyfile(videos / "deep/red.mp4", tmp_path / "clip.mp4")
+    command = example(f"http://127.0.0.1:{server.port}", None, 2 << 20, keyed=keyed)
     env = {**os.environ, "VIDBRIDGE_SERVE_KEY": "0123456789abcdef"}
-    done = subprocess.run(
-        ["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True, cwd=videos / "deep", env=env
-    )
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path, env=env)
     assert set(json.loads(done.stdout)["predictions"][0]) == {"thinking", "answer", "reply"}
 
 

@@ -75,6 +75,7 @@ def test_addresses_are_written_as_urls() -> None:
     [
         (["--port", "99999999"], None, "error: --port: 99999999 is no port"),
         (["--host", "999.1.1.1"], None, "error: --host: '999.1.1.1' names no address"),
+        (["--videos", "nofolder"], None, "error: --videos: "),
         (["--host", "0.0.0.0"], None, "error: --host: '0.0.0.0' can be reached from other machines"),
         (["--host", "0.0.0.0"], "short", "error: VIDBRIDGE_SERVE_KEY: 5 characters; set at least 16"),
     ],
