@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
-
+from flows import show
 from stages.params import load_params
 from stages.tracking.versions import CHAMPION
 
@@ -23,4 +22,4 @@ def warn_of_moved(root: Path, which: str) -> None:
     from stages.tracking.store import open_client
 
     if fault := alias_fault(open_client(root), gate.registered_model, gate.ledger):
-        typer.echo(f"warning: {fault}", err=True)
+        show.say(f"warning: {fault}", error=True)

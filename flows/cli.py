@@ -475,7 +475,9 @@ def ui(
     prefect_port: Annotated[int, typer.Option(help="Port of Prefect's pages; 0: any free one.")] = 0,
     mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's pages; 0: any free one.")] = 0,
 ) -> None:
-    """Serve Prefect's and MLflow's pages on this machine, behind a password that it prints, until Ctrl-C.
+    """Serve Prefect's and MLflow's pages here until Ctrl-C.
+
+    They ask for a password, which is printed.
 
     Example: vidbridge ui --mlflow-port 5000
     """

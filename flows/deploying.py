@@ -14,7 +14,7 @@ from pathlib import Path
 
 import typer
 
-from flows import recipes, server
+from flows import recipes, server, show
 from flows.errors import FlowError, UsageError
 from flows.keys import key_file, read_key
 from flows.processes import guarded
@@ -61,7 +61,7 @@ def deploy(root: Path, cron: str | None, source: Path | None, recipe: str | None
         if not server.answers(url):
             raise FlowError(f"PREFECT_API_URL: {shown(url)}: no answer; start that server, correct the address, or unset it")
         create(root, cron, source, recipe)
-        typer.echo(f"deployed vidbridge-scheduled; watch it at {server.pages(url)}")
+        show.say(f"deployed vidbridge-scheduled; watch it at {server.pages(url)}")
         if own is not None:
             typer.echo(how_to_enter(own))
         if not worker:

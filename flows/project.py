@@ -103,6 +103,8 @@ def stage_environment(root: Path, extra: Mapping[str, str] | None = None) -> dic
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
     env["SHELL"] = shutil.which("sh") or "/bin/sh"
     env["PYTHONUNBUFFERED"] = "1"
+    # Its output is read by us, whatever this terminal can show.
+    env["PYTHONIOENCODING"] = "utf-8:backslashreplace"
     # MLFLOW_RUN_ID would make every stage log into the parent run.
     env.pop("MLFLOW_RUN_ID", None)
     return env

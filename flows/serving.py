@@ -14,7 +14,6 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
-import typer
 
 from flows import champion, show
 from flows.addresses import Address, listening_address
@@ -67,10 +66,10 @@ def serve(root: Path, which: str, videos: Path | None, host: str, port: int) -> 
         version = find_version(open_client(root), load_params(root / "params.yaml").gate.registered_model, which)
         usage = usage_of_version(version)
         champion.warn_of_moved(root, CHAMPION if CHAMPION in version.aliases else which)
-        typer.echo(f"version {version.number} of {version.model} ({version.stage}): fetching and checking its files")
+        show.say(f"version {version.number} of {version.model} ({version.stage}): fetching and checking its files")
         folder = load_servable(root, version)
         log = state(root) / "serving.log"
-        typer.echo(f"loading the model; log: {log}")
+        show.say(f"loading the model; log: {log}")
         # The key is in the environment, which other users cannot read; a command line they can.
         command = [sys.executable, "-m", "stages.serving_app", str(folder), address.ip, str(address.port)]
         with guarded(command, root, _environment(root, changes)) as process:
@@ -82,13 +81,13 @@ def serve(root: Path, which: str, videos: Path | None, host: str, port: int) -> 
                         last = "\n  ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
                         raise FlowError(f"the server: did not start; the end of {log}:\n  {last}")
                     time.sleep(0.1)
-                typer.echo(f"version {version.number} of {version.model} ({version.stage}) answers at {address.url} until Ctrl-C")
+                show.say(f"version {version.number} of {version.model} ({version.stage}) answers at {address.url} until Ctrl-C")
                 where = "a path below " + str(limits.folder) if limits.folder else "none: no folder is open, so send video_base64"
-                typer.echo(f"video: {where}; fields: {address.url}/docs")
-                typer.echo(_who_may_ask(address, key))
+                show.say(f"video: {where}; fields: {address.url}/docs")
+                show.say(_who_may_ask(address, key))
                 if usage.caution:
-                    typer.echo(f"note: {usage.caution}")
-                typer.echo(f"try: {example(address.url, limits.folder, limits.max_bytes, keyed=key is not None)}")
+                    show.say(f"note: {usage.caution}")
+                show.say(f"try: {example(address.url, limits.folder, limits.max_bytes, keyed=key is not None)}")
                 try:
                     until_interrupted({"the server": process})
                 finally:
@@ -126,7 +125,7 @@ def _ended_by_signals() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("\nstopped")
+        show.say("\nstopped")
     finally:
         signal.signal(signal.SIGTERM, before)
 

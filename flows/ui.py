@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode
 
 import typer
 
-from flows import door, server
+from flows import door, server, show
 from flows.deploying import how_to_enter, until_interrupted
 from flows.errors import FlowError, UsageError
 from flows.keys import own_key, private_folder
@@ -45,7 +45,7 @@ def ui(root: Path, prefect_port: int, mlflow_port: int) -> None:
         uri = tracking_uri(root)
         home = private_folder(server.home(root))
         if is_server(uri):
-            typer.echo(f"MLflow   {shown(uri)}")
+            show.say(f"MLflow   {shown(uri)}")
         else:
             # Both are started before either is waited for.
             listener = stack.enter_context(server.listening("--mlflow-port", mlflow_port))
@@ -63,8 +63,8 @@ def ui(root: Path, prefect_port: int, mlflow_port: int) -> None:
         if "MLflow" in processes:
             _wait(address, processes["MLflow"], state(root) / "mlflow.log")
             for name, link in _links(root, address, own_key(home)):
-                typer.echo(f"MLflow   {link}  ({name})")
-        typer.echo(f"Prefect  {server.pages(prefect)}/runs")
+                show.say(f"MLflow   {link}  ({name})")
+        show.say(f"Prefect  {server.pages(prefect)}/runs")
         if own:
             typer.echo(how_to_enter(home))
         if not processes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from io import TextIOWrapper
 from typing import NoReturn
 
 from stages.errors import VidbridgeError, remedy_of
@@ -17,9 +16,6 @@ def run_verb(main: Callable[..., int | None], *arguments: str) -> NoReturn:
     An exception that this project defines says field, value and remedy, so its message is all a person needs. Any other is a
     defect and keeps its traceback.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     guard_logs()
     try:
         status = main(*arguments)

@@ -43,7 +43,7 @@ def project(tmp_path: Path) -> Path:
     package = tmp_path / "code/stages"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
-    for name in ("warm.py", "__main__.py", "entry.py"):
+    for name in ("warm.py", "__main__.py", "entry.py", "errors.py", "plain.py"):
         (package / name).write_text((ROOT / "stages" / name).read_text())
     (package / "sft.py").write_text(VERB)
     text = (package / "warm.py").read_text()

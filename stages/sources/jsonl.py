@@ -56,15 +56,15 @@ def read_lines(folder: Path, name: str, what: str) -> list[str]:
         shape = "a list" if began.startswith("[") else "an object"
         raise SourceError(
             f"{folder / name}: this is a JSON document ({shape}), not JSON lines; write each row on a line of its own:"
-            f" jq -c '.[]' {shlex.quote(Path(name).name)} > {shlex.quote(_lines_name(name))}, and name that in ingest.annotations"
+            f" jq -c '.[]' {shlex.quote(Path(name).name)} > {_lines_name(name)}, and name that in ingest.annotations"
         )
     return lines
 
 
 def _lines_name(name: str) -> str:
-    """How a file of lines may be called that is made of ``name``."""
+    """How a file of lines may be called that is made of ``name``, for a shell."""
     new = Path(name).with_suffix(".jsonl").name
-    return new if new != Path(name).name else f"lines-{new}"
+    return shlex.quote(new if new != Path(name).name else f"lines-{new}")
 
 
 def _json(text: str) -> object:
@@ -91,7 +91,7 @@ def json_lines(lines: Sequence[str], name: str) -> Iterator[tuple[str, str, obje
                 until, number = number + more, number + more
                 detail = (
                     f"a row must stand on one line, and this one takes lines {until - more} to {until}; write it on one:"
-                    f" jq -c . {shlex.quote(Path(name).name)} > {shlex.quote(_lines_name(name))}, and name that in ingest.annotations"
+                    f" jq -c . {shlex.quote(Path(name).name)} > {_lines_name(name)}, and name that in ingest.annotations"
                 )
                 yield where, "\n".join(lines[until - more - 1 : until]), reject(where, "bad-annotation", detail)
             else:
