@@ -14,7 +14,6 @@ import pytest
 
 from flows import logs
 from flows.addresses import Address, listening_address
-from flows.cli import USAGE
 from flows.errors import UsageError
 from flows.logs import ServerLog
 
@@ -87,7 +86,7 @@ def test_the_command_says_so_and_ends_with_2(options: list[str], key: str | None
     done = subprocess.run(
         [sys.executable, "-m", "flows.cli", "serve", *options], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == USAGE
+    assert done.returncode == UsageError.status
     assert done.stderr.startswith(says)
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
