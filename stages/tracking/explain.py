@@ -108,7 +108,16 @@ def _run(client: MlflowClient, root: Path, version: Version) -> str | None:
     if version.run_id is None:
         return None
     uri = tracking_uri(root)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        experiment = client.get_run(version.run_id).info.experiment_id
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return f"run {version.run_id}, which was removed from {shown(uri)}"
+    page = f"/#/experiments/{experiment}/runs/{version.run_id}"
     if not is_server(uri):
-        return f"run {version.run_id}: mlflow ui --backend-store-uri {shown(uri)}"
-    experiment = client.get_run(version.run_id).info.experiment_id
-    return f"{shown(uri).rstrip('/')}/#/experiments/{experiment}/runs/{version.run_id}"
+        # Not MLflow's own `mlflow ui`: that one asks nobody for a key.
+        return f"{shown(uri)}; vidbridge ui shows it at {page}"
+    return f"{shown(uri).rstrip('/')}{page}"
