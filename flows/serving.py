@@ -63,7 +63,8 @@ def serve(root: Path, which: str, videos: Path | None, host: str, port: int) -> 
             " send as 'Authorization: Bearer …', or listen on 127.0.0.1"
         )
     with _ended_by_signals():
-        version = find_version(open_client(root), load_params(root / "params.yaml").gate.registered_model, which)
+        params = load_params(root / "params.yaml")
+        version = find_version(open_client(root), params.gate.registered_model, which)
         usage = usage_of_version(version)
         champion.warn_of_moved(root, CHAMPION if CHAMPION in version.aliases else which)
         show.say(f"version {version.number} of {version.model} ({version.stage}): fetching and checking its files")
@@ -87,7 +88,10 @@ def serve(root: Path, which: str, videos: Path | None, host: str, port: int) -> 
                 show.say(_who_may_ask(address, key))
                 if usage.caution:
                     show.say(f"note: {usage.caution}")
-                show.say(f"try: {example(address.url, limits.folder, limits.max_bytes, keyed=key is not None)}")
+                asked = example(
+                    address.url, limits.folder, limits.max_bytes, keyed=key is not None, own=root / params.ingest.source
+                )
+                show.say(f"try: {asked}")
                 try:
                     until_interrupted({"the server": process})
                 finally:
@@ -140,11 +144,12 @@ def _answers(url: str) -> bool:
         return False
 
 
-def example(url: str, folder: Path | None, max_bytes: int, *, keyed: bool) -> str:
+def example(url: str, folder: Path | None, max_bytes: int, *, keyed: bool, own: Path | None = None) -> str:
     """A command for a POSIX shell that this server answers: about a video in its folder, else one that is sent.
 
     Args:
         folder: the server's; None: it reads none.
+        own: whose first video is sent then; where there is none, a ``clip.mp4`` of whoever asks.
         max_bytes: how large a video may be there.
         keyed: whether it demands a key.
     """
@@ -159,7 +164,9 @@ def example(url: str, folder: Path | None, max_bytes: int, *, keyed: bool) -> st
         return f"{asks} {shlex.quote(body)}"
     # The video goes where the sign stands; into a file, since a command line has not the room for one.
     before, after = map(shlex.quote, body.split("@"))
-    return f"(printf %s {before}; base64 < clip.mp4 | tr -d '\\n'; printf %s {after}) > request.json && {asks} @request.json"
+    sent = None if own is None else _first_video(own, max_bytes)
+    file = "clip.mp4" if own is None or sent is None else shlex.quote(str(own / sent))
+    return f"(printf %s {before}; base64 < {file} | tr -d '\\n'; printf %s {after}) > request.json && {asks} @request.json"
 
 
 def _first_video(folder: Path, max_bytes: int) -> str | None:

@@ -237,6 +237,15 @@ def test_without_a_folder_the_command_sends_a_video(keyed: bool, server: Server,
     assert set(json.loads(done.stdout)["predictions"][0]) == {"thinking", "answer", "reply"}
 
 
+def test_where_the_project_has_videos_the_command_sends_one_of_them(server: Server, videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "my films").mkdir()
+    shutil.copyfile(videos / "deep/red.mp4", tmp_path / "my films/one.mp4")
+    command = example(f"http://127.0.0.1:{server.port}", None, 2 << 20, keyed=False, own=tmp_path / "my films")
+    assert "clip.mp4" not in command
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
+    assert set(json.loads(done.stdout)["predictions"][0]) == {"thinking", "answer", "reply"}
+
+
 def rows(*asked: Mapping[str, Any]) -> bytes:
     return json.dumps({"dataframe_records": [{"question": QUESTION, **row} for row in asked]}).encode()
 
