@@ -50,7 +50,9 @@ lint: env  ## Format, lint, strict types, import contracts
 	$(RUN) lint-imports
 
 test: env lint  ## Everything CI runs
-	$(RUN) pytest -n 3 --dist loadfile --no-loadscope-reorder $(TESTS)
+	@# Its own temporary folder: the one that pytest shares between all runs of a user ends this run where another one cleans up.
+	@tmp=$$(mktemp -d); echo pytest; \
+	  $(RUN) pytest -n 3 --dist loadfile --no-loadscope-reorder --basetemp "$$tmp/tests" $(TESTS) && rm -rf "$$tmp"
 
 test-slow: env  ## Proofs that take minutes
 	$(RUN) pytest -m slow --timeout 1500
