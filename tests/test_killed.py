@@ -72,17 +72,19 @@ def _workers(stage: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return found
 
 
-@pytest.fixture
-def undisturbed(project: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """The manifest of an ingest that nobody kills, and nothing examined yet."""
-    journal = _journal(project, monkeypatch)
-    journal.unlink(missing_ok=True)
+@pytest.fixture(scope="module")
+def whole(project: Path) -> bytes:
+    """The manifest of an ingest that nobody kills."""
     assert _start(project, "ingest").wait(120) == 0
-    journal.unlink()
-    manifest = project / "data/clips/manifest.jsonl"
-    content = manifest.read_bytes()
-    manifest.unlink()
-    return content
+    return (project / "data/clips/manifest.jsonl").read_bytes()
+
+
+@pytest.fixture
+def undisturbed(project: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """The same, and nothing examined yet."""
+    _journal(project, monkeypatch).unlink(missing_ok=True)
+    (project / "data/clips/manifest.jsonl").unlink(missing_ok=True)
+    return whole
 
 
 def test_a_killed_worker_is_replaced(project: Path, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,7 @@ def test_no_wrong_frame(
     assert not failures, "\n".join(failures)
 
 
+@pytest.mark.slow
 def test_the_zoo_and_a_real_clip_through_check_and_pipeline(zoo: tuple[Path, list[Animal]], tmp_path: Path) -> None:
     """Counts add up, each reason is right, nothing is lost, and no stage fails."""
     animals_folder, animals = zoo
