@@ -154,7 +154,8 @@ print(json.dumps(rows))
 
 
 # Plain DVC imports everything again for each of thirteen stages; tests/flows/test_pipeline.py compares all stages of a light project.
-@pytest.mark.parametrize("target", ["base", pytest.param("summary", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["base", "summary"])
 def test_dvc_repro_from_scratch_leaves_the_same_lock_and_the_same_versions(project: Path, tmp_path: Path, target: str) -> None:
     other = make_project(tmp_path / "plain")
     succeed(other, "dvc", "repro", "--quiet", target)

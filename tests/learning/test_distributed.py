@@ -85,7 +85,8 @@ def config(name: str) -> str:
 
 
 @linux_only
-@pytest.mark.parametrize("name", ["zero2", pytest.param("zero3", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["zero2", "zero3"])
 def test_deepspeed_trains_both_on_two_ranks(folder: Path, tmp_path: Path, name: str, examples: list[Example], seen: Seen) -> None:
     # As on a machine without a compiler: nothing may be compiled on the way.
     stage, missing = int(name[4]), str(tmp_path / "missing")

@@ -153,7 +153,15 @@ def adapted_grpo(*args: Any, **kwargs: Any) -> dict[str, Any]:
     return grpo(*args, lora=LORA, beta=0.05, **kwargs)
 
 
-@pytest.mark.parametrize("train", [sft, grpo, scaled_grpo, resampled_grpo, adapted_sft, adapted_grpo])
+@pytest.mark.parametrize(
+    "train",
+    [
+        sft,
+        grpo,
+        resampled_grpo,
+        *(pytest.param(train, marks=pytest.mark.slow) for train in (scaled_grpo, adapted_sft, adapted_grpo)),
+    ],
+)
 def test_resumed_equals_uninterrupted(
     train: Any, folder: Path, examples: list[Example], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

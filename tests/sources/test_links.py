@@ -80,7 +80,7 @@ def _dvc(folder: Path, *arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "dvc", *arguments, "-q"], cwd=folder, check=True, timeout=120)
 
 
-@pytest.mark.parametrize("kind", ["symlink", "hardlink", "copy"])
+@pytest.mark.parametrize("kind", ["symlink", pytest.param("hardlink", marks=pytest.mark.slow), "copy"])
 @pytest.mark.parametrize("shared", [False, True])
 def test_what_dvc_has_linked_into_its_cache_is_read(
     kind: str, shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
