@@ -50,7 +50,7 @@ lint: env  ## Format, lint, strict types, import contracts
 	$(RUN) lint-imports
 
 test: env lint  ## Everything CI runs
-	@# Its own temporary folder: the one that pytest shares between all runs of a user ends this run where another one cleans up.
+	@# Its own temporary folder: cleaning up the one that pytest shares between all runs of a user has ended a green run with an error.
 	@tmp=$$(mktemp -d); echo pytest; \
 	  $(RUN) pytest -n 3 --dist loadfile --no-loadscope-reorder --basetemp "$$tmp/tests" $(TESTS) && rm -rf "$$tmp"
 
