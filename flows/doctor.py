@@ -206,17 +206,20 @@ def _remote(root: Path) -> Finding:
 
 
 def _champion(root: Path) -> Finding:
-    """Whether the alias is where the gate put it. In a process of its own, since it imports MLflow."""
-    code = (
-        "import sys; from pathlib import Path; from stages.params import load_params; from stages.tracking.store import open_client;"
-        "from stages.tracking.ledger import alias_fault; root = Path(sys.argv[1]); gate = load_params(root / 'params.yaml').gate;"
-        "print(alias_fault(open_client(root), gate.registered_model, gate.ledger) or '')"
-    )
+    """Whether the alias is where the gate put it."""
     database = sqlite_path(tracking_uri(root))
     if database is not None and not database.exists():
         return Finding("champion", "ok", "nothing is registered yet")
-    fault = _run(sys.executable, "-c", code, str(root))
-    if fault is None:
+    # Two seconds of imports, where there is a registry to ask; `_upgrade` needs them too.
+    from mlflow.exceptions import MlflowException
+
+    from stages.tracking.ledger import alias_fault
+    from stages.tracking.store import open_client
+
+    try:
+        gate = load_params(root / "params.yaml").gate
+        fault = alias_fault(open_client(root), gate.registered_model, gate.ledger)
+    except (VidbridgeError, MlflowException, OSError):
         return Finding("champion", "warn", "the store could not be asked", "vidbridge explain champion says why")
     if fault:
         said, _, todo = fault.rpartition("; ")
@@ -283,7 +286,6 @@ def _upgrade(root: Path) -> list[Finding]:
         database = sqlite_path(uri)
         there = is_server(uri) or database is None or database.is_file()
         concerns = upgrade.concerns_of_project(root)
-        # Two seconds of imports, where there is a registry to ask.
         concerns += upgrade.concerns_of_registry(root) if there else []
     except (VidbridgeError, OSError) as error:
         return [Finding("upgrade", "warn", f"whether results of 0.1 are here cannot be told: {error}", "see the lines above")]

@@ -9,6 +9,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import IO, Any
 
+from stages.plain import one_line
+
 #: A file, and how many older ones are kept beside it.
 FILE_BYTES, KEPT = 4 << 20, 2
 LINE_CHARACTERS = 2000
@@ -38,9 +40,7 @@ class ServerLog:
         within = False
         while raw := output.readline(LINE_CHARACTERS):
             if not within:
-                text = "".join(
-                    c if c.isprintable() or c == " " else f"\\x{ord(c):02x}" for c in raw.decode(errors="replace").rstrip("\r\n")
-                )
+                text = one_line(raw.decode(errors="replace").rstrip("\r\n"))
                 self._file.emit(logging.makeLogRecord({"msg": text}))
             within = not raw.endswith(b"\n")
 

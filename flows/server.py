@@ -75,6 +75,12 @@ def _version(url: str) -> str:
 
 
 def _status(url: str, key: str | None, timeout_s: float) -> int | None:
+    found = asked(url, key, timeout_s)
+    return None if found is None else found[0]
+
+
+def asked(url: str, key: str | None, timeout_s: float) -> tuple[int, bytes] | None:
+    """Status and content of what a server answers who is told ``key``; of an error the status only. None: it does not answer."""
     if not url.startswith(("http://", "https://")):
         return None
     request = urllib.request.Request(url)  # noqa: S310
@@ -82,10 +88,10 @@ def _status(url: str, key: str | None, timeout_s: float) -> int | None:
         request.add_header("Authorization", "Basic " + base64.b64encode(key.encode()).decode())
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as reply:  # noqa: S310
-            return int(reply.status)
+            return int(reply.status), bytes(reply.read())
     except urllib.error.HTTPError as error:
         with error:
-            return error.code
+            return error.code, b""
     except OSError:
         return None
 

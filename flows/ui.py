@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urlencode
 
 import typer
@@ -119,12 +115,5 @@ def _links(root: Path, address: str, key: str) -> list[tuple[str, str]]:
 
 def _get(url: str, key: str | None) -> bytes | None:
     """What our own server answers; None when it does not answer, or with an error."""
-    request = urllib.request.Request(url)  # noqa: S310
-    if key is not None:
-        request.add_header("Authorization", "Basic " + base64.b64encode(key.encode()).decode())
-    try:
-        with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310
-            content: Any = reply.read()
-            return bytes(content)
-    except OSError:
-        return None
+    found = server.asked(url, key, 30)
+    return found[1] if found is not None and found[0] == 200 else None
