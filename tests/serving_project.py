@@ -24,6 +24,7 @@ import torch
 import uvicorn
 import yaml
 from learning.tiny_parts import COLOURS, REPLIES, tiny
+from surroundings import forget
 from tracking.conftest import commit, dvc, run
 
 from stages.domain.frames import Frames
@@ -112,9 +113,7 @@ def make_project(root: Path) -> Path:
 def as_the_project(root: Path) -> Iterator[Path]:
     """That project, as the one that commands of this process find, and nothing of the caller's own environment."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith(("VIDBRIDGE_", "MLFLOW_", "GIT_")):
-                patch.delenv(name)
+        forget(patch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
         patch.setenv("VIDBRIDGE_PROJECT", str(root))
         yield root
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pytest
 import torch
 from learning.tiny_parts import COLOURS, REPLIES, tiny
 from serving_project import ROOT, make_videos
+from surroundings import forget
 
 from stages.domain.replies import render_reply
 from stages.learning.factory import save_model
@@ -68,7 +68,5 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
     (folder / "dvc.yaml").write_text("stages: {}\n")
     with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith(("VIDBRIDGE_", "MLFLOW_")):
-                patch.delenv(name)
+        forget(patch, "VIDBRIDGE_", "MLFLOW_")
         yield folder

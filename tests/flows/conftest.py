@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from surroundings import forget
 
 from flows.project import QUIET
 
@@ -123,9 +124,7 @@ def git(folder: Path, *arguments: str) -> str:
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the machine's own configuration: no servers, no git identity of the user, no project around."""
-    for name in list(os.environ):
-        if name.startswith(("VIDBRIDGE_", "MLFLOW_", "PREFECT_", "GIT_", "DVC_")):
-            monkeypatch.delenv(name)
+    forget(monkeypatch, "VIDBRIDGE_", "MLFLOW_", "PREFECT_", "GIT_", "DVC_")
     for name, value in QUIET.items():
         monkeypatch.setenv(name, value)
     for person in ("AUTHOR", "COMMITTER"):

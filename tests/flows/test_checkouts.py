@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from surroundings import put
 from test_cli import vidbridge
 
 from flows import clone, dvc
@@ -19,15 +19,6 @@ from flows.errors import StageFailed, UnsafeContent
 
 KEPT = "what was there before"
 STAGE, OUT = "sft@cold-start", "models/cold-start"
-
-
-def put(store: Path, content: bytes, suffix: str = "") -> str:
-    """An object in a cache or a remote, under its own hash, as anybody who may write there can make it."""
-    name = hashlib.md5(content).hexdigest() + suffix
-    path = store / "files/md5" / name[:2] / name[2:]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return name
 
 
 def listing(store: Path, *paths: str) -> str:

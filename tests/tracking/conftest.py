@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from surroundings import forget
 
 from stages.tracking.store import open_client
 from stages.tracking.uri import DATABASE
@@ -161,9 +162,7 @@ def dvc_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     commit(root, "first run")
     # A tracking database with its tables but without a run: making it takes longer than most tests.
     with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith(("VIDBRIDGE_", "MLFLOW_")):
-                patch.delenv(name)
+        forget(patch, "VIDBRIDGE_", "MLFLOW_")
         open_client(root)
     with closing(sqlite3.connect(root / DATABASE)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -5,7 +5,6 @@ Each attack has succeeded against 0.1. The remote, the cache, the registry and i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from surroundings import forget, put
 
 from stages.publish import publish
 from stages.tracking.content import Source, open_content
@@ -34,14 +34,6 @@ from stages.tracking.versions import CHAMPION, LOADED, find_version
 
 MODEL, LEDGER = "vidbridge-tiny", "vidbridge-tiny.gate"
 KEPT = "what was there before"
-
-
-def put(remote: Path, content: bytes, suffix: str = "") -> str:
-    name = hashlib.md5(content).hexdigest() + suffix
-    path = remote / "files/md5" / name[:2] / name[2:]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return name
 
 
 def listed(remote: Path, *entries: dict[str, Any]) -> str:
@@ -68,9 +60,7 @@ def template(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     root = tmp_path_factory.mktemp("poisoned") / "project"
     shutil.copytree(dvc_project, root)
     with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith(("VIDBRIDGE_", "MLFLOW_", "GIT_")):
-                patch.delenv(name)
+        forget(patch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
         register(root)
     for folder in (".dvc/cache", "models"):
         shutil.rmtree(root / folder)
@@ -79,9 +69,7 @@ def template(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def registered(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in list(os.environ):
-        if name.startswith(("VIDBRIDGE_", "MLFLOW_", "GIT_")):
-            monkeypatch.delenv(name)
+    forget(monkeypatch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
     root = tmp_path / "project"
     shutil.copytree(template, root)
     monkeypatch.setenv("VIDBRIDGE_PROJECT", str(root))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from commands import commands, vidbridge
+from surroundings import forget
 
 from stages.tracking import gate
 from stages.tracking.registry import register
@@ -30,9 +31,7 @@ def registered(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     root = tmp_path_factory.mktemp("registered") / "project"
     shutil.copytree(dvc_project, root)
     with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith(("VIDBRIDGE_", "MLFLOW_", "GIT_")):
-                patch.delenv(name)
+        forget(patch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
         patch.setenv("VIDBRIDGE_PROJECT", str(root))
         patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
         register(root)
@@ -42,9 +41,7 @@ def registered(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def project(registered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in list(os.environ):
-        if name.startswith(("VIDBRIDGE_", "MLFLOW_", "GIT_", "PREFECT_")):
-            monkeypatch.delenv(name)
+    forget(monkeypatch, "VIDBRIDGE_", "MLFLOW_", "GIT_", "PREFECT_")
     root = tmp_path / "project"
     shutil.copytree(registered, root, symlinks=True)
     monkeypatch.setenv("VIDBRIDGE_PROJECT", str(root))
