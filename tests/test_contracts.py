@@ -26,6 +26,8 @@ NOT_A_DEPENDENCY = {
     "stages/errors.py": "the class that errors have in common",
     "stages/plain.py": "how foreign text is printed",
     "stages/scratch.py": "what a run resumes from",
+    "stages/lease.py": "who may use a folder that several hosts share",
+    "stages/liveness.py": "which process something belongs to",
     "stages/workers.py": "how work is spread over processes; a test holds that results do not depend on it",
     "stages/learning/distributed.py": "where training runs",
     "stages/learning/rollout_engine.py": "who generates rollouts; log-probabilities are those of the model that is trained",
