@@ -88,9 +88,8 @@ def run_stage(root: Path, step: PlanStep, env: dict[str, str], cancelled: thread
     if cancelled.is_set():
         raise StageCancelled(f"stage {step.name} was cancelled before it started")
     logger = get_run_logger()
-    started = time.time()
     result = dvc.reproduce(root, step.name, logger.info, env, timeout_s=step.meta.timeout_s, cancelled=cancelled)
-    if step.meta.kind == "train" and (released := release_scratch(root, step.name, started)):
+    if step.meta.kind == "train" and (released := release_scratch(root, step.name, env[PARENT])):
         logger.info("committed by DVC, so the state to resume from is deleted: %s", released)
     return result
 

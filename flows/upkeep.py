@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import shutil
 import time
 from pathlib import Path
 
@@ -14,6 +13,9 @@ from flows import dvc, show
 from flows.errors import UsageError
 from flows.preflight import only_run
 from flows.project import scratch
+from stages import lease
+from stages.liveness import verdict
+from stages.scratch import RUN_FILE
 
 #: One line of JSON for each acceptance; tracked by git, so that a reader of the history finds the reason beside the lock.
 ACCEPTED = Path("accepted.jsonl")
@@ -56,18 +58,22 @@ def _size_mb(folder: Path) -> float:
 
 
 def scratch_status(root: Path) -> None:
-    """List what interrupted trainings would resume from."""
+    """List what interrupted trainings would resume from, and who is at it."""
     entries = _entries(root)
     for path in entries:
         age_h = (time.time() - path.stat().st_mtime) / 3600
-        show.say(f"{path.relative_to(scratch(root)).as_posix():<48} {_size_mb(path):>10.1f} MB   last written {age_h:.1f} h ago")
+        now = lease.holder(path)
+        held = "" if now is None or _has_ended(now) else f"   held by {now.shown}"
+        show.say(
+            f"{path.relative_to(scratch(root)).as_posix():<48} {_size_mb(path):>10.1f} MB   last written {age_h:.1f} h ago{held}"
+        )
     show.say(
         f"{len(entries)} interrupted trainings in {scratch(root)}" + ("; delete them: vidbridge scratch clean" if entries else "")
     )
 
 
 def scratch_clean(root: Path, ask: bool) -> None:
-    """Delete it."""
+    """Delete it, but for what a living process, on whatever host, is training in."""
     entries = _entries(root)
     if not entries:
         show.say(f"nothing to delete in {scratch(root)}")
@@ -75,21 +81,52 @@ def scratch_clean(root: Path, ask: bool) -> None:
     size = sum(_size_mb(path) for path in entries)
     if ask and not typer.confirm(f"delete {len(entries)} folders, {size:.1f} MB? These trainings then start at step 0"):
         raise UsageError("scratch: nothing was deleted")
+    deleted, size = 0, 0.0
     with only_run(root):
         for path in entries:
-            shutil.rmtree(path)
-    show.say(f"deleted {len(entries)} folders, {size:.1f} MB")
+            weight = _size_mb(path)
+            # Of a process that cannot be looked up from here, the sign of life is watched.
+            mine = lease.take(path, "scratch", wait=False)
+            if mine is None:
+                now = lease.holder(path)
+                by = f" by {now.shown}" if now else ""
+                show.say(f"{path.relative_to(scratch(root)).as_posix()}: is in use{by}; left as it is")
+                continue
+            mine.clear()
+            mine.release()
+            deleted, size = deleted + 1, size + weight
+    show.say(f"deleted {deleted} folders, {size:.1f} MB")
 
 
-def release_scratch(root: Path, stage: str, since: float) -> Path | None:
+def _has_ended(holder: lease.Holder) -> bool:
+    return holder.process is not None and verdict(holder.process) == "gone"
+
+
+def release_scratch(root: Path, stage: str, run: str) -> Path | None:
     """Delete what ``stage`` could have resumed from, now that DVC has committed its outputs; returns the folder, None when none was left.
 
-    A stage marks its folder when it starts, so the one marked after ``since`` (seconds since the epoch) is meant. Several are left
-    alone: the folder may be shared, and another worker may be training there.
+    Only a folder that the pipeline run ``run`` (its id in MLflow) was the last to use, and that nobody holds: where it is shared,
+    another host may be training there, or wait to take up what lies there.
     """
-    folders = (scratch(root) / stage.replace("@", "-")).glob("*/code.txt")
-    marked = [mark.parent for mark in folders if mark.stat().st_mtime >= since]
-    if len(marked) != 1:
-        return None
-    shutil.rmtree(marked[0])
-    return marked[0]
+    for note in (scratch(root) / stage.replace("@", "-")).glob(f"*/{RUN_FILE}"):
+        folder = note.parent
+        if not _last_used_by(note, run) or ((now := lease.holder(folder)) is not None and not _has_ended(now)):
+            continue
+        mine = lease.take(folder, stage, wait=False)
+        if mine is None:
+            continue
+        try:
+            if not _last_used_by(note, run):
+                continue
+            mine.clear()
+        finally:
+            mine.release()
+        return folder
+    return None
+
+
+def _last_used_by(note: Path, run: str) -> bool:
+    try:
+        return note.read_text(encoding="utf-8") == run
+    except FileNotFoundError:
+        return False

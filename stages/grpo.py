@@ -18,7 +18,7 @@ from stages.learning.distributed import launch
 from stages.learning.examples import Example
 from stages.learning.rollout_engine import rollout_engine
 from stages.params import load_params
-from stages.scratch import scratch_folder
+from stages.scratch import scratch_of
 from stages.tracking.runs import stage_run
 
 
@@ -43,40 +43,36 @@ def main(*arguments: str) -> int:
         examples = [Example(s.sample_id, s.task, sample_prompt(s, params.prompt), None, partial(loader.load, s)) for s in samples]
         held_out = held_out_of(params, referee)
         rewarding = Rewarding(params, name, samples, referee, held_out)
-        summary = train_grpo(
-            policy,
-            examples,
-            row,
-            reward=rewarding.total,
-            objectives=rewarding.objectives,
-            well_formed=rewarding.well_formed,
-            shares=rewarding.shares,
-            on_masked=lambda masked, rollouts: check_judged(referee.judge, masked, rollouts, f"a step of grpo@{name}"),
-            gauges=rewarding.gauges,
-            on_controls=rewarding.controls,
-            showing=showing(params, name, samples, rewarding.scores, loader, run.page),
-            stage=f"grpo@{name}",
-            seed=params.seed,
-            out=layout.model(name),
-            scratch=scratch_folder(
-                f"grpo@{name}",
-                [row, params.prompt, params.rewards, params.judge, params.held_out_judge, params.seed],
-                [Path(row.samples), layout.model(row.init)],
-                [
-                    Path("stages/learning"),
-                    Path("stages/domain"),
-                    Path("stages/judging"),
-                    Path("stages/rewarding.py"),
-                    Path("stages/showing.py"),
-                    Path(__file__),
-                ],
-            ),
+        settings = [row, params.prompt, params.rewards, params.judge, params.held_out_judge, params.seed]
+        code = [Path("stages", part) for part in ("learning", "domain", "judging", "rewarding.py", "showing.py")]
+        inputs = [Path(row.samples), layout.model(row.init)]
+        with scratch_of(f"grpo@{name}", settings, inputs, [*code, Path(__file__)]) as scratch:
             # What judging cost depends on what was cached: it is reported, and stays out of the history that the out holds.
-            on_metrics=lambda step, values: run.log(
-                step, {**values, **usage_of(referee.judge), **(usage_of(held_out.judge, "held_out_judge") if held_out else {})}
-            ),
-            on_checkpoint=run.checkpoint,
-        )
+            on_metrics = scratch.guarded(
+                lambda step, values: run.log(
+                    step,
+                    {**values, **usage_of(referee.judge), **(usage_of(held_out.judge, "held_out_judge") if held_out else {})},
+                )
+            )
+            summary = train_grpo(
+                policy,
+                examples,
+                row,
+                reward=rewarding.total,
+                objectives=rewarding.objectives,
+                well_formed=rewarding.well_formed,
+                shares=rewarding.shares,
+                on_masked=lambda masked, rollouts: check_judged(referee.judge, masked, rollouts, f"a step of grpo@{name}"),
+                gauges=rewarding.gauges,
+                on_controls=rewarding.controls,
+                showing=showing(params, name, samples, rewarding.scores, loader, run.page),
+                stage=f"grpo@{name}",
+                seed=params.seed,
+                out=layout.model(name),
+                scratch=scratch.folder,
+                on_metrics=on_metrics,
+                on_checkpoint=scratch.guarded(run.checkpoint),
+            )
         run.tag({"engine": summary["engine"]})
         run.summary(loader.counts())
         print(

@@ -22,7 +22,7 @@ from stages.learning.distributed import launch
 from stages.learning.examples import Example
 from stages.learning.processor import fit_of
 from stages.params import SftRow, load_params
-from stages.scratch import scratch_folder
+from stages.scratch import scratch_of
 from stages.tracking.runs import stage_run
 
 
@@ -59,22 +59,20 @@ def main(*arguments: str) -> int:
             raise InputError(
                 f"sft.{name}.tasks: none of {len(samples)} samples has a trace to learn from; write traces, or set `sft: {{}}`"
             )
-        summary = train_sft(
-            policy,
-            examples,
-            row,
-            stage=f"sft@{name}",
-            seed=params.seed,
-            out=layout.model(name),
-            scratch=scratch_folder(
-                f"sft@{name}",
-                [row, params.prompt, params.seed],
-                [layout.SAMPLES, layout.model(row.init)],
-                [Path("stages/learning"), Path("stages/domain"), Path(__file__)],
-            ),
-            on_metrics=run.log,
-            on_checkpoint=run.checkpoint,
-        )
+        code = [Path("stages/learning"), Path("stages/domain"), Path(__file__)]
+        inputs = [layout.SAMPLES, layout.model(row.init)]
+        with scratch_of(f"sft@{name}", [row, params.prompt, params.seed], inputs, code) as scratch:
+            summary = train_sft(
+                policy,
+                examples,
+                row,
+                stage=f"sft@{name}",
+                seed=params.seed,
+                out=layout.model(name),
+                scratch=scratch.folder,
+                on_metrics=scratch.guarded(run.log),
+                on_checkpoint=scratch.guarded(run.checkpoint),
+            )
         run.tag({"engine": summary["engine"]})
         run.summary({**loader.counts(), "without_trace": len(samples) - len(examples)})
         print(f"sft@{name}: {row.steps} steps on {len(examples):,} samples, {len(samples) - len(examples)} without a trace left out;"

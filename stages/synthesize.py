@@ -5,7 +5,6 @@ Run as ``python -m stages synthesize``; writes ``data/samples``.
 
 from __future__ import annotations
 
-import shutil
 import sys
 from contextlib import closing
 from functools import lru_cache
@@ -16,7 +15,7 @@ from stages.inputs import frame_loader, sheet_samples
 from stages.manifest import REMEMBERED, Manifest
 from stages.params import Params, SynthesizeParams, load_params
 from stages.rows import write_json
-from stages.scratch import scratch_folder
+from stages.scratch import scratch_of
 from stages.synthesising import INDEX_FILE, Made, TextOnly, sort_rejects, synthesise_manifest, text_only
 from stages.tracking.runs import stage_run
 from stages.video.sheets import sample_sheet
@@ -29,7 +28,17 @@ def main() -> int:
     params = load_params()
     settings = params.synthesize
     code = [Path(__file__).parent / name for name in ("domain", "synthesising.py", "manifest.py")]
-    scratch = scratch_folder("synthesize", [settings, params.seed], [layout.CLIPS], code)
+    with scratch_of("synthesize", [settings, params.seed], [layout.CLIPS], code) as scratch:
+        if (problem := _synthesise(params, scratch.folder)) is not None:
+            print(f"error: {problem}", file=sys.stderr)
+            return 1
+        scratch.clear()
+    return 0
+
+
+def _synthesise(params: Params, scratch: Path) -> str | None:
+    """Returns why the samples are not to be used; None: they are."""
+    settings = params.synthesize
     with stage_run("synthesize", params) as run:
         made = synthesise_manifest(MANIFEST, settings, params.seed, scratch, layout.SAMPLES)
         writer = _write(settings, scratch, made)
@@ -45,14 +54,8 @@ def main() -> int:
         aside = "".join(f", {count} set aside: {reason}" for reason, count in reasons.items())
         print(f"synthesize: {total:,} samples of {len(settings.tasks.named)} tasks{aside}; sheets in {layout.SAMPLES / 'sheets'}")
     if not total:
-        print(f"error: synthesize: no clip gave a sample; {layout.SAMPLES / 'rejects.jsonl'} says why for each", file=sys.stderr)
-        return 1
-    problem = guesses and _given_away(guesses, settings.max_text_only)
-    if problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 1
-    shutil.rmtree(scratch)
-    return 0
+        return f"synthesize: no clip gave a sample; {layout.SAMPLES / 'rejects.jsonl'} says why for each"
+    return None if guesses is None else _given_away(guesses, settings.max_text_only)
 
 
 def _write(settings: SynthesizeParams, scratch: Path, made: Made) -> Writer | None:

@@ -18,11 +18,21 @@ from typing import Any
 
 from stages import layout
 from stages.domain.records import Checkpoint
+from stages.errors import VidbridgeError
 
 log = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
 _TRAINER_STATE = "trainer_state.json"
+_SAVED = "saved.json"
+#: The model folders that a training has saved so far: of each step, the sizes of its files by name.
+Saved = dict[int, dict[str, int]]
+
+
+class CheckpointGone(VidbridgeError, RuntimeError):
+    """A checkpoint that this training saved is not there any more."""
+
+
 #: What belongs to the trainer and not to the model, in a folder that transformers' Trainer saves.
 _STATE_FILES = {
     "optimizer.pt",
@@ -65,11 +75,56 @@ def _fault(state: Path) -> str | None:
         return "it was not finished"
     except json.JSONDecodeError:
         return "its manifest is damaged"
+    if _SAVED not in sizes:
+        return "it does not say which checkpoints were saved before it (it is of version 0.1)"
     for name, size in sizes.items():
         path = state / name
         if not path.is_file() or path.stat().st_size != size:
             return f"{name} is missing or has another size"
     return None
+
+
+def note_saved(state: Path, so_far: Saved) -> Saved:
+    """Add the model folder that will be made of ``state`` to those ``so_far``, and keep the list in the state, before it is sealed."""
+    known = {**so_far, _step(state): {path.name: path.stat().st_size for path in _model_files(state)}}
+    _write(state / _SAVED, json.dumps(known, sort_keys=True))
+    return known
+
+
+def read_saved(state: Path) -> Saved:
+    """The list that a sealed state keeps."""
+    rows: dict[str, dict[str, int]] = json.loads((state / _SAVED).read_text(encoding="utf-8"))
+    return {int(step): files for step, files in rows.items()}
+
+
+def check_saved(saved: Path, known: Saved) -> None:
+    """
+    Raises:
+        CheckpointGone: one of the list ``known`` is not whole in the folder ``saved``. Without it, fewer would be published than were
+            made, and another run of the same training would disagree.
+    """
+    for step, files in sorted(known.items()):
+        folder = saved / f"checkpoint-{step}"
+        if not folder.with_name(f"{folder.name}.json").is_file():
+            raise _gone(step, saved, folder.name)
+        _check_files(step, folder, files, saved)
+
+
+def _check_files(step: int, folder: Path, files: Mapping[str, int], saved: Path) -> None:
+    for name, size in files.items():
+        try:
+            found = (folder / name).stat().st_size
+        except OSError:
+            found = -1
+        if found != size:
+            raise _gone(step, saved, f"{folder.name}/{name}")
+
+
+def _gone(step: int, saved: Path, what: str) -> CheckpointGone:
+    return CheckpointGone(
+        f"checkpoint {step} that this training saved is gone from {saved} ({what}); find out what deletes there, put it back, or begin"
+        " again without it: vidbridge scratch clean"
+    )
 
 
 def deepspeed_ranks(state: Path) -> int:
@@ -86,14 +141,22 @@ def export(state: Path, saved: Path, record: Checkpoint) -> Path:
     partial = saved / f".{state.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for path in sorted(state.iterdir()):
-        mine = path.name in _STATE_FILES or path.name in (_MANIFEST, _TRAINER_STATE) or path.name.startswith("rng_state")
-        if path.is_file() and not mine:
-            _link(path, partial / path.name)
+    for path in _model_files(state):
+        _link(path, partial / path.name)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     _write(saved / f"{state.name}.json", record.model_dump_json())
     return target
+
+
+def _model_files(state: Path) -> list[Path]:
+    """The files of a state that make a model folder."""
+    own = {*_STATE_FILES, _MANIFEST, _TRAINER_STATE, _SAVED}
+    return [
+        path
+        for path in sorted(state.iterdir())
+        if path.is_file() and path.name not in own and not path.name.startswith("rng_state")
+    ]
 
 
 def read_history(state: Path) -> list[dict[str, float]]:
@@ -121,16 +184,20 @@ def record_of(state: Path, stage: str, last_step: int) -> Checkpoint:
     return Checkpoint(stage=stage, step=step, path=layout.FINAL if final else state.name, final=final, metrics=values)
 
 
-def publish(saved: Path, last: Path, out: Path, summary: Mapping[str, Any]) -> list[Checkpoint]:
+def publish(saved: Path, last: Path, out: Path, summary: Mapping[str, Any], known: Saved) -> list[Checkpoint]:
     """Lay what was saved into `out`: model folders, ``checkpoints.jsonl``, ``history.jsonl``, ``summary.json``.
 
     Files are linked, not moved: if this is interrupted, DVC empties `out` and the scratch still has everything.
+
+    Raises:
+        CheckpointGone: one of the list ``known`` is not there, or went while it was laid out; or the state ``last`` is gone.
     """
+    check_saved(saved, known)
     records = [
-        Checkpoint.model_validate_json(path.read_text(encoding="utf-8"))
-        for path in sorted(saved.glob("checkpoint-*.json"), key=lambda path: _step(path.with_suffix("")))
-        if _step(path.with_suffix("")) <= _step(last)
+        Checkpoint.model_validate_json((saved / f"checkpoint-{step}.json").read_text(encoding="utf-8")) for step in sorted(known)
     ]
+    if not (last / _TRAINER_STATE).is_file():
+        raise _gone(_step(last), last.parent, f"{last.name}/{_TRAINER_STATE}")
     out.mkdir(parents=True, exist_ok=True)
     for record in records:
         target = out / record.path
@@ -138,6 +205,7 @@ def publish(saved: Path, last: Path, out: Path, summary: Mapping[str, Any]) -> l
         target.mkdir()
         for path in sorted((saved / f"checkpoint-{record.step}").iterdir()):
             _link(path, target / path.name)
+        _check_files(record.step, target, known[record.step], saved)
     _write(out / layout.CHECKPOINTS_FILE, _lines(record.model_dump_json() for record in records))
     _write(out / layout.HISTORY_FILE, _lines(json.dumps(row, sort_keys=True) for row in read_history(last)))
     _write(out / layout.SUMMARY_FILE, json.dumps(summary, indent=1, sort_keys=True) + "\n")

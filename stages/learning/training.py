@@ -129,6 +129,7 @@ def train(
 
     Raises:
         PlacementError: what trains is not what the environment asks for, or the state in `scratch` is of another engine.
+        CheckpointGone: a checkpoint that this training saved, before or after it was resumed, is not in `scratch` any more.
     """
     states, saved = scratch / "state", scratch / "saved"
     first = trainer.accelerator.is_main_process
@@ -140,10 +141,13 @@ def train(
     trainer.accelerator.wait_for_everyone()
     resume = checkpoints.newest_whole(states)
     resumed_from = 0 if resume is None else int(resume.name.rpartition("-")[2])
+    known = {} if resume is None else checkpoints.read_saved(resume)
+    if first:
+        checkpoints.check_saved(saved, known)
     if resume is not None and resumed_from < steps:
         _same_engine(resume)
 
-    watch = _Watch(trainer, stage=stage, scratch=scratch, on_metrics=on_metrics, on_checkpoint=on_checkpoint)
+    watch = _Watch(trainer, known, stage=stage, scratch=scratch, on_metrics=on_metrics, on_checkpoint=on_checkpoint)
     trainer.add_callback(watch)
     trainer.remove_callback(PrinterCallback)
     if resumed_from < steps:
@@ -153,7 +157,7 @@ def train(
             trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     last = states / f"checkpoint-{steps}"
     if first:
-        checkpoints.publish(saved, last, out, summary)
+        checkpoints.publish(saved, last, out, summary, watch.known)
     trainer.accelerator.wait_for_everyone()
     return {**summary, "resumed_from": resumed_from, "engine": watch.engine.name, "deepspeed_stage": watch.engine.stage}
 
@@ -173,8 +177,19 @@ def _same_engine(state: Path) -> None:
 class _Watch(TrainerCallback):
     """Reports metrics and checkpoints while they happen, and shows a progress bar. On the first process only."""
 
-    def __init__(self, trainer: Any, *, stage: str, scratch: Path, on_metrics: OnMetrics, on_checkpoint: OnCheckpoint) -> None:
+    def __init__(
+        self,
+        trainer: Any,
+        known: checkpoints.Saved,
+        *,
+        stage: str,
+        scratch: Path,
+        on_metrics: OnMetrics,
+        on_checkpoint: OnCheckpoint,
+    ) -> None:
         self.trainer = trainer
+        #: All that this training has saved, before it was resumed as well.
+        self.known = known
         self.stage = stage
         self.scratch = scratch
         self.on_metrics = on_metrics
@@ -206,9 +221,12 @@ class _Watch(TrainerCallback):
         self.trainer.accelerator.wait_for_everyone()  # every process has written its part
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            saved = self.scratch / "saved"
+            checkpoints.check_saved(saved, {step: files for step, files in self.known.items() if step != state.global_step})
+            self.known = checkpoints.note_saved(folder, self.known)
             checkpoints.seal(folder)
             record = checkpoints.record_of(folder, self.stage, state.max_steps)
-            self.on_checkpoint(record, checkpoints.export(folder, self.scratch / "saved", record))
+            self.on_checkpoint(record, checkpoints.export(folder, saved, record))
         self.trainer.accelerator.wait_for_everyone()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002

@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from flows import recipes, upkeep
 from flows.errors import UsageError
 from flows.preflight import only_run
+from stages import lease
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -197,14 +197,28 @@ def test_scratch_is_shown_and_deleted(project: Path) -> None:
 
 
 def test_the_state_to_resume_from_goes_with_the_stage_that_is_done_and_no_other(project: Path) -> None:
-    old, new = (project / f".vidbridge/scratch/grpo-bridge/{name}" for name in ("old", "new"))
-    for folder in (old, new):
-        folder.mkdir(parents=True)
-        (folder / "code.txt").write_text("digest")
-    started = time.time()
-    os.utime(old / "code.txt", (started - 100, started - 100))
-    os.utime(new / "code.txt", (started + 1, started + 1))
-    assert upkeep.release_scratch(project, "grpo@bridge", started) == new
-    assert old.exists()
-    assert not new.exists()
-    assert upkeep.release_scratch(project, "grpo@bridge", started) is None
+    """Not one that another run used last, nor one that another process holds: the folder may be shared by hosts."""
+    other, mine = (project / f".vidbridge/scratch/grpo-bridge/{name}" for name in ("other", "mine"))
+    for folder, run in ((other, "run of B"), (mine, "run of A")):
+        (folder / "saved").mkdir(parents=True)
+        (folder / "run.txt").write_text(run)
+    with lease.held(mine, "grpo@bridge"):
+        assert upkeep.release_scratch(project, "grpo@bridge", "run of A") is None
+    assert upkeep.release_scratch(project, "grpo@bridge", "run of A") == mine
+    assert other.exists()
+    assert not mine.exists()
+    assert upkeep.release_scratch(project, "grpo@bridge", "run of A") is None
+
+
+def test_what_somebody_trains_in_is_named_and_not_cleaned_away(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    used, left = (project / f".vidbridge/scratch/grpo-bridge/{name}" for name in ("used", "left"))
+    left.mkdir(parents=True)
+    with lease.held(used, "grpo@bridge"):
+        upkeep.scratch_status(project)
+        upkeep.scratch_clean(project, ask=False)
+        assert (used.exists(), left.exists()) == (True, False)
+    said = capsys.readouterr().out
+    me = f"process {os.getpid()} on {socket.gethostname()}"
+    assert f"held by {me}\n" in said
+    assert f"grpo-bridge/used: is in use by {me}; left as it is" in said
+    assert "deleted 1 folders" in said

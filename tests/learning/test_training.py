@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from stages.domain.records import Checkpoint
 from stages.domain.rollouts import RolloutGroup
+from stages.learning.checkpoints import CheckpointGone
 from stages.learning.cold_start import train_sft
 from stages.learning.examples import Example, draw
 from stages.learning.grpo import Objective, train_grpo
@@ -205,6 +207,13 @@ def test_resumed_equals_uninterrupted(
     # Interrupted while the out was being laid down: nothing is trained again.
     again = train(folder, examples, tmp_path / "cut", Seen())
     assert again["resumed_from"] == 6
+    if train is sft:
+        # Somebody deleted what was saved before the interruption: fewer checkpoints than were made are never laid out.
+        shutil.rmtree(tmp_path / "cut/out")
+        (tmp_path / "cut/scratch/saved/checkpoint-2/model.safetensors").unlink()
+        with pytest.raises(CheckpointGone, match=r"checkpoint 2 that this training saved is gone from .*vidbridge scratch clean"):
+            train(folder, examples, tmp_path / "cut", Seen())
+        assert not (tmp_path / "cut/out").exists()
 
 
 def test_same_seed_same_bytes(folder: Path, examples: list[Example], tmp_path: Path) -> None:
