@@ -53,8 +53,8 @@ class Host:
 
     @property
     def deps(self) -> Path:
-        """Where the installed packages appear."""
-        return self.folder / "packages"
+        """Where the installed packages appear. By that name datasets knows what is installed, and hashes only the rest by value."""
+        return self.folder / "packages/site-packages"
 
     @property
     def project(self) -> Path:
