@@ -27,7 +27,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import clone, dvc
 from flows.errors import FlowError, StageCancelled, UsageError
-from flows.pipeline import PARENT, end_lost_runs, exported, watching_for_cancel
+from flows.lost import at_work
+from flows.pipeline import PARENT, exported, watching_for_cancel
 from flows.project import state
 from flows.warming import warmed
 from stages import layout, warm
@@ -244,11 +245,10 @@ def ablation(root: Path, jobs: int, command: str) -> Grid | State[Any]:
     commit = check(root, params)
     grid = params.ablation
     assert grid is not None
-    end_lost_runs()
     cancelled, progress = threading.Event(), Progress(len(grid.seeds) * len(grid.variants))
     slots = threading.Semaphore(jobs)
     failed: dict[int, BaseException] = {}
-    with watching_for_cancel(cancelled), ablation_run(params, root, commit) as run:
+    with at_work(), watching_for_cancel(cancelled), ablation_run(params, root, commit) as run:
         assert run.run_id is not None
         with exported(PARENT, run.run_id):
             _run_seeds(root, params, commit, progress, cancelled, slots, failed)

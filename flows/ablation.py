@@ -63,7 +63,7 @@ def _flow(root: Path, jobs: int | None, command: str) -> Grid:
         from prefect import tags
 
         from flows.ablating import ablation, check, default_jobs
-        from flows.pipeline import process_tags
+        from flows.lost import process_tags
 
         params = load_params(root / "params.yaml")
         check(root, params)  # before anyone waits for the server

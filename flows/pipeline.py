@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,17 +22,17 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, FlowRunFilterTags
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Crashed, Failed
+from prefect.states import Cancelled, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import dvc
 from flows.dvc import Plan, PlanStep, StageResult
 from flows.errors import FlowError, StageCancelled, StageFailed, UsageError
+from flows.lost import at_work
 from flows.results import read_scores
 from flows.show import as_text
 from flows.upkeep import release_scratch
@@ -43,7 +42,7 @@ from stages.params import Params, load_params
 from stages.tracking.commits import record_commit
 from stages.tracking.registry import RegisterReport, register
 from stages.tracking.render import register_table
-from stages.tracking.runs import Terminated, is_gone, pipeline_run
+from stages.tracking.runs import Terminated, pipeline_run
 from stages.tracking.uri import is_server, shown, tracking_uri
 
 #: How often the flow asks the server whether someone cancelled it.
@@ -204,24 +203,6 @@ def watching_for_cancel(cancelled: threading.Event) -> Iterator[None]:
         thread.join(CANCEL_POLL_S * 2)
 
 
-def process_tags() -> tuple[str, str]:
-    """Put on a flow run so that it can be ended on the server when its process is lost."""
-    return f"host:{socket.gethostname()}", f"pid:{os.getpid()}"
-
-
-def end_lost_runs() -> None:
-    """End as crashed what a dead process of this machine left running on the server (``kill -9``, power)."""
-    host, me = process_tags()
-    running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
-    with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[host]), state=running), limit=50
-        ):
-            pid = next((tag for tag in run.tags if tag.startswith("pid:")), me)
-            if pid != me and run.start_time and is_gone(int(pid.removeprefix("pid:")), run.start_time.timestamp()):
-                client.set_flow_run_state(run.id, Crashed(message="its process was gone when the next run started"), force=True)
-
-
 @contextmanager
 def _pipeline_run(root: Path, params: Params, run_name: str) -> Iterator[str]:
     """MLflow's parent run; it ends as KILLED when Prefect interrupts the flow."""
@@ -278,7 +259,6 @@ def pipeline(root: Path, target: str = dvc.TARGET) -> PipelineReport | State[Any
     was done stays done. Ends as cancelled when someone cancels it on the server.
     """
     root = Path(root)
-    end_lost_runs()
     params = load_params(root / "params.yaml")
     run_name = f"{params.recipe}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{str(flow_run.id)[:4]}"
     plan = dvc.plan(root, target)
@@ -288,6 +268,7 @@ def pipeline(root: Path, target: str = dvc.TARGET) -> PipelineReport | State[Any
     create_table_artifact(key="plan", table=plan_table(plan), description=f"What `{target}` needs, and why it runs")
     cancelled = threading.Event()
     with (
+        at_work(),
         warmed(root, params, plan) as environ,
         watching_for_cancel(cancelled),
         _pipeline_run(root, params, run_name) as mlflow_run,

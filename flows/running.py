@@ -65,7 +65,8 @@ def _flow(root: Path, target: str) -> None:
         # These imports take as long as the server's start: they go on side by side.
         from prefect import tags
 
-        from flows.pipeline import pipeline, process_tags
+        from flows.lost import process_tags
+        from flows.pipeline import pipeline
 
         with server.connected(starting), tags(*process_tags()):
             state: Any = pipeline(root, target, return_state=True)

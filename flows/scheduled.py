@@ -24,6 +24,7 @@ from prefect.states import Completed
 from flows import dvc, preflight, project
 from flows.clone import Clone, choose_lock, configure, publish, refresh
 from flows.errors import FlowError
+from flows.lost import mark_this_run
 from flows.pipeline import PipelineReport, pipeline
 from flows.promotion import promotion
 from stages.params import load_params
@@ -90,6 +91,7 @@ def scheduled(
         FlowError: a stage failed, or git or DVC refused; what was done stays done. Or the run sets what only the deployment may.
     """
     guard_logs()  # this process is Prefect's: nothing of ours has done it before
+    mark_this_run()
     logger = get_run_logger()
     home = project.find_root()
     project.enter(home)

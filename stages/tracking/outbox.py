@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import VidbridgeError
+from stages.liveness import beat_every_s, lost_after_s
+from stages.tracking.heartbeats import COUNT_TAG, LOST_TAG
 from stages.tracking.uri import STATE, shown, tracking_uri
 
 if TYPE_CHECKING:
@@ -51,6 +53,11 @@ class Outbox:
         self._complained = False
         self._thread = threading.Thread(target=self._pump, name="mlflow-outbox", daemon=True)
         self._thread.start()
+        self._ending = threading.Event()
+        self._beaten_at = time.monotonic()
+        # By itself: a file that its store takes minutes for must not hold up the sign of life.
+        self._heart = threading.Thread(target=self._beat, args=(beat_every_s(),), name="mlflow-heartbeat", daemon=True)
+        self._heart.start()
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         at_ms = _now_ms()
@@ -92,9 +99,13 @@ class Outbox:
         """End the run with ``status`` once everything else has been sent."""
         self._closed = True
         self._wake.set()
+        self._ending.set()
         self._thread.join()
+        self._heart.join()
         self._add([("end", status, _now_ms())])
         if self.flush():
+            if time.monotonic() - self._beaten_at > lost_after_s() / 2:
+                _found_again(self._client, self._run_id, None)
             return
         left = [*self._entries, *self._texts]
         path = self._root / UNSENT / f"{self._run_id}.jsonl"
@@ -122,6 +133,22 @@ class Outbox:
                 # A full box wakes the thread again and again: do not hammer a store that is down.
                 time.sleep(FLUSH_S)
 
+    def _beat(self, every_s: float) -> None:
+        from mlflow.exceptions import MlflowException
+
+        count = 0
+        while not self._ending.wait(every_s):
+            count += 1
+            silent_s = time.monotonic() - self._beaten_at
+            try:
+                self._client.set_tag(self._run_id, COUNT_TAG, str(count))
+                if silent_s > lost_after_s() / 2:
+                    # The store, or the way to it, was away, or this process was held up: somebody may have taken it for lost.
+                    _found_again(self._client, self._run_id, "RUNNING")
+            except MlflowException:
+                continue  # what waits to be sent says so
+            self._beaten_at = time.monotonic()
+
     def _complain(self, error: Exception) -> None:
         if not self._complained:
             self._complained = True
@@ -141,8 +168,17 @@ def send_unsent(client: MlflowClient, root: Path) -> int:
         while batch := _batch(entries):
             _send(client, path.stem, batch)
             entries = entries[len(batch) :]
+        _found_again(client, path.stem, None)
         path.unlink()
     return count
+
+
+def _found_again(client: MlflowClient, run_id: str, status: str | None) -> None:
+    """Take back that a run was lost, if another one said so; ``status``: which it has, None when it has ended as it should."""
+    if LOST_TAG in client.get_run(run_id).data.tags:
+        if status is not None:
+            client.update_run(run_id, status=status)
+        client.delete_tag(run_id, LOST_TAG)
 
 
 def _batch(entries: Sequence[Entry]) -> Sequence[Entry]:

@@ -24,9 +24,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from stages.domain.records import Checkpoint
+from stages.liveness import lost_after_s, me, parse, verdict
 from stages.params import Params, digest
 from stages.tracking import lock
 from stages.tracking.git import head, is_dirty, is_repository
+from stages.tracking.heartbeats import COUNT_TAG, LOST_TAG, NOTE_TAG, PROCESS_TAG, Sign, watching
 from stages.tracking.machine import gpus_in_use, machine, versions
 from stages.tracking.outbox import Outbox
 from stages.tracking.store import experiment_id, is_first_rank, open_client
@@ -130,10 +132,12 @@ def pipeline_run(params: Params, root: Path | None = None, tags: Mapping[str, st
     """The parent run of a pipeline; give ``run.run_id`` to the stages as ``VIDBRIDGE_PIPELINE_RUN``. Ends like :func:`stage_run`."""
     root = root or project_root()
     client = open_client(root)
-    end_lost_runs(client, root)
     named = {TAG + name: value for name, value in (tags or {}).items()}
     all_tags = _tags(root, params) | {TAG + "kind": "pipeline", TAG + "params_digest": digest(params)} | named
-    with _recorded(client, root, f"pipeline {params.recipe}", all_tags, flat(params.model_dump(mode="json"))) as run:
+    with (
+        _lost_runs_ended(client, root),
+        _recorded(client, root, f"pipeline {params.recipe}", all_tags, flat(params.model_dump(mode="json"))) as run,
+    ):
         yield run
 
 
@@ -141,10 +145,9 @@ def pipeline_run(params: Params, root: Path | None = None, tags: Mapping[str, st
 def ablation_run(params: Params, root: Path, commit: str) -> Iterator[StageRun]:
     """The parent run of an ablation: the stages of every seed's clone are its children. Ends like :func:`stage_run`."""
     client = open_client(root)
-    end_lost_runs(client, root)
     tags = _tags(root, params) | {TAG + "kind": "ablation", TAG + "params_digest": digest(params), TAG + "ablation_commit": commit}
     used = flat(params.ablation.model_dump(mode="json")) if params.ablation else {}
-    with _recorded(client, root, f"ablation {params.recipe}", tags, used) as run:
+    with _lost_runs_ended(client, root), _recorded(client, root, f"ablation {params.recipe}", tags, used) as run:
         yield run
 
 
@@ -184,28 +187,42 @@ def _recorded(client: MlflowClient, root: Path, name: str, tags: Mapping[str, st
         run.close(status)
 
 
-def is_gone(pid: int, started_s: float) -> bool:
-    """Whether the process of this machine that was at work at ``started_s`` (seconds since the epoch) has ended.
+class _OthersRuns:
+    """The RUNNING runs of the experiment, as :func:`stages.tracking.heartbeats.watching` wants them."""
 
-    A process that started later has only got the same number.
-    """
-    import psutil
+    def __init__(self, client: MlflowClient, root: Path) -> None:
+        self._client, self._experiment = client, experiment_id(client, root)
 
-    try:
-        return psutil.Process(pid).create_time() > started_s
-    except psutil.NoSuchProcess:
-        return True
+    def signs(self) -> dict[str, Sign]:
+        """Those whose process cannot be looked up; of the others, those are ended whose process has ended."""
+        found = {}
+        for run in self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'"):
+            # Without a process it is none of ours, whoever gave it our tags.
+            process = parse(run.data.tags.get(PROCESS_TAG, ""))
+            seen = verdict(process) if process is not None else None
+            if seen == "gone":
+                self._end(run.info.run_id, "its process was gone when another pipeline run looked")
+            elif seen == "elsewhere":
+                found[run.info.run_id] = Sign(run.data.tags.get(COUNT_TAG, ""), run.data.tags.get(NOTE_TAG, ""))
+        return found
+
+    def note(self, run: str, text: str) -> None:
+        self._client.set_tag(run, NOTE_TAG, text)
+
+    def end(self, run: str) -> None:
+        self._end(run, f"it gave no sign of life for {lost_after_s():g} s while the store could be reached")
+
+    def _end(self, run: str, why: str) -> None:
+        self._client.set_tag(run, LOST_TAG, why)
+        self._client.set_terminated(run, "KILLED")
 
 
-def end_lost_runs(client: MlflowClient, root: Path) -> None:
-    """End as KILLED what a dead process of this machine left RUNNING (``kill -9``, power)."""
-    mine = f"attributes.status = 'RUNNING' and tags.`{TAG}host` = '{socket.gethostname()}'"
-    for run in client.search_runs([experiment_id(client, root)], mine):
-        pid = run.data.tags.get(TAG + "pid", "")
-        # Without a number it is none of ours, whoever wrote the host's name on it.
-        if pid.isdecimal() and is_gone(int(pid), run.info.start_time / 1000):
-            client.set_tag(run.info.run_id, TAG + "lost", "its process was gone when the next pipeline run started")
-            client.set_terminated(run.info.run_id, "KILLED")
+@contextmanager
+def _lost_runs_ended(client: MlflowClient, root: Path) -> Iterator[None]:
+    """End as KILLED what dead processes left RUNNING (``kill -9``, power): of this machine at once, of others when their sign of life has
+    stood still for long enough, which is watched for this block."""
+    with watching(_OthersRuns(client, root)):
+        yield
 
 
 def process_cost() -> dict[str, float]:
@@ -245,7 +262,7 @@ def _termination_raises() -> Iterator[None]:
 
 
 def _tags(root: Path, params: Params) -> dict[str, str]:
-    tags = {TAG + "recipe": params.recipe, TAG + "host": socket.gethostname(), TAG + "pid": str(os.getpid())}
+    tags = {TAG + "recipe": params.recipe, TAG + "host": socket.gethostname(), PROCESS_TAG: str(me()), COUNT_TAG: "0"}
     if is_repository(root) and (commit := head(root)):
         tags |= {TAG + "git_commit": commit, TAG + "git_dirty": str(is_dirty(root)).lower()}
     return tags | {TAG + "machine": json.dumps(machine()), TAG + "versions": json.dumps(versions())}

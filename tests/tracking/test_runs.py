@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,9 @@ import pytest
 from mlflow.entities import Run
 
 from stages.domain.records import Checkpoint
+from stages.liveness import me
 from stages.params import Params, load_params
+from stages.tracking.heartbeats import LOST_TAG, PROCESS_TAG, Sign, Watch
 from stages.tracking.machine import gpus_in_use
 from stages.tracking.outbox import UNSENT
 from stages.tracking.registry import register
@@ -243,6 +246,58 @@ def test_a_run_whose_process_was_killed_is_ended_by_the_next_pipeline_run_and_a_
     }
     both[1].terminate()
     both[1].communicate(timeout=60)
+
+
+@pytest.mark.slow
+def test_a_run_of_another_host_is_judged_by_its_sign_of_life(
+    project: Path, params: Params, mlflow_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+    monkeypatch.setenv("VIDBRIDGE_LOST_AFTER_S", "2")
+    process = writer(project, "base", 0.5)
+    request.addfinalizer(process.kill)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "open\n"
+    client = open_client(project)
+
+    def found() -> Run:
+        experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+        return client.search_runs([experiment], "tags.`vidbridge.stage` = 'base'", max_results=1)[0]
+
+    # As if it were process 1 of another pod: it cannot be looked up from here.
+    run_id = found().info.run_id
+    client.set_tag(run_id, PROCESS_TAG, str(replace(me(), namespace="1", pid=1)))
+    with pipeline_run(params, project):
+        time.sleep(2.5)
+    assert found().info.status == "RUNNING"
+    process.send_signal(signal.SIGSTOP)
+    for _ in range(4):  # no look is as long as the time that is waited for; they add up
+        with pipeline_run(params, project):
+            time.sleep(0.9)
+    assert found().info.status == "KILLED"
+    assert "no sign of life for 2 s while the store could be reached" in found().data.tags[LOST_TAG]
+    # It was not lost: its machine had been asleep. It says so itself.
+    process.send_signal(signal.SIGCONT)
+    deadline = time.monotonic() + 10
+    while (run := found()).info.status != "RUNNING" or LOST_TAG in run.data.tags:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert found().info.status == "KILLED"
+
+
+def test_nothing_is_learned_of_a_run_while_the_store_is_away() -> None:
+    watch = Watch(patience_s=300, every_s=15)
+    for now_s in (0.0, 15.0, 30.0):
+        assert watch.look({"run": Sign("7"), "other": Sign("1", note="1 280")}, now_s) == (["other"] if now_s > 15 else [])
+    # The store was down for an hour: neither the run nor this watcher could reach it.
+    assert watch.look({"run": Sign("7")}, 3630.0) == []
+    for step in range(1, 18):
+        assert watch.look({"run": Sign("7")}, 3630.0 + 15 * step) == []
+    assert watch.notes() == {"run": "7 285"}
+    assert watch.look({"run": Sign("8")}, 3900.0) == []
+    assert watch.notes() == {}
 
 
 def test_metrics_are_seen_on_a_server_while_the_stage_works(
