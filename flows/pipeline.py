@@ -38,11 +38,12 @@ from flows.show import as_text
 from flows.upkeep import release_scratch
 from flows.warming import warmed
 from stages import layout
+from stages.errors import Terminated
 from stages.params import Params, load_params
 from stages.tracking.commits import record_commit
 from stages.tracking.registry import RegisterReport, register
 from stages.tracking.render import register_table
-from stages.tracking.runs import Terminated, pipeline_run
+from stages.tracking.runs import pipeline_run
 from stages.tracking.uri import is_server, shown, tracking_uri
 
 #: How often the flow asks the server whether someone cancelled it.
@@ -76,18 +77,19 @@ def stage_slots() -> int:
 
 def _try_again(_task: object, _run: object, state: State[Any]) -> bool:
     error = state.result(raise_on_failure=False)
-    if isinstance(error, StageCancelled):
-        return False
     return not (isinstance(error, StageFailed) and error.exit_code == USAGE_STATUS)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_try_again)
-def run_stage(root: Path, step: PlanStep, env: dict[str, str], cancelled: threading.Event) -> StageResult:
-    """One DVC stage; every line it prints goes into the log of this task's run."""
+def run_stage(root: Path, step: PlanStep, env: dict[str, str], cancelled: threading.Event) -> StageResult | State[Any]:
+    """One DVC stage; every line it prints goes into the log of this task's run. A cancelled one ends as that, and is not tried again."""
     if cancelled.is_set():
-        raise StageCancelled(f"stage {step.name} was cancelled before it started")
+        return Cancelled(message=f"stage {step.name} was cancelled before it started")
     logger = get_run_logger()
-    result = dvc.reproduce(root, step.name, logger.info, env, timeout_s=step.meta.timeout_s, cancelled=cancelled)
+    try:
+        result = dvc.reproduce(root, step.name, logger.info, env, timeout_s=step.meta.timeout_s, cancelled=cancelled)
+    except StageCancelled as error:
+        return Cancelled(message=str(error))
     if step.meta.kind == "train" and (released := release_scratch(root, step.name, env[PARENT])):
         logger.info("committed by DVC, so the state to resume from is deleted: %s", released)
     return result
@@ -140,7 +142,7 @@ def _downstream(name: str, steps: tuple[PlanStep, ...]) -> int:
 def _run_stages(root: Path, plan: Plan, env: dict[str, str], cancelled: threading.Event) -> _Board:
     """Run every stage of the plan that must run; stages that do not depend on a failed one still run."""
     board = _Board(plan.to_run, stage_slots())
-    futures: dict[str, PrefectFuture[StageResult]] = {}
+    futures: dict[str, PrefectFuture[Any]] = {}
 
     def tell(name: str) -> Callable[[object], None]:
         return lambda _future: board.ended.put(name)

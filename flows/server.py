@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from flows.errors import FlowError, UsageError
 from flows.keys import key_file, own_key, private_folder, read_key
 from flows.processes import guarded
 from flows.project import state
+from stages.errors import Terminated
+from stages.liveness import identity_of, parse, verdict
 from stages.tracking.uri import shown
 
 #: 4 s on a warm machine, 26 s were seen for a first start (it creates its tables) on a slow one.
@@ -38,8 +41,8 @@ _URL, _KEY = "PREFECT_API_URL", "PREFECT_API_AUTH_STRING"
 _SERVER_KEY = "PREFECT_SERVER_API_AUTH_STRING"
 #: A connection waits in the socket's queue while its server is starting.
 _BACKLOG = 128
-#: Clocks are set now and then; a number of a process is not given again that soon.
-_SAME_START_S = 5.0
+#: A server that takes connections and says nothing (it is stopped, or its disk is busy) is waited for so long.
+STILL_S = 120.0
 
 
 def free_port() -> int:
@@ -60,9 +63,20 @@ def port_in_use(port: int) -> bool:
         return False
 
 
-def answers(url: str, timeout_s: float = 2.0) -> bool:
-    """Whether a Prefect API answers at ``url`` (which ends in ``/api``)."""
-    return _status(f"{url.rstrip('/')}/health", None, timeout_s) == 200
+def answers(url: str, timeout_s: float = 2.0, *, patience_s: float = STILL_S) -> bool:
+    """Whether a Prefect API answers at ``url`` (which ends in ``/api``). Where nobody listens that is known at once; one that takes
+    connections and says nothing is asked again, for ``patience_s`` seconds."""
+    until, told = time.monotonic() + patience_s, False
+    while True:
+        asked_at = time.monotonic()
+        if (status := _status(f"{url.rstrip('/')}/health", None, timeout_s)) is not None:
+            return status == 200
+        silent = time.monotonic() - asked_at >= timeout_s
+        if not silent or time.monotonic() > until:
+            return False
+        if not told:
+            told = True
+            sys.stderr.write(f"Prefect server {shown(url)}: takes connections and says nothing; waiting up to {patience_s:g} s\n")
 
 
 def accepts(url: str, key: str, timeout_s: float = 10.0) -> bool:
@@ -145,7 +159,7 @@ class Server:
         Raises:
             FlowError: it ended, or did not answer within :data:`STARTUP_S` seconds.
         """
-        while not answers(self.address):
+        while not answers(self.address, patience_s=0):
             if self.process.poll() is not None:
                 tail = "\n  ".join(self._log.read_text(errors="replace").splitlines()[-5:])
                 raise FlowError(
@@ -180,7 +194,7 @@ def running_server(root: Path) -> str | None:
         FlowError: it runs, and does not take the key of the project.
     """
     noted = _noted(home(root) / URL_FILE)
-    if noted is None or not answers(noted, timeout_s=10.0):
+    if noted is None or not answers(noted):
         return None
     if not accepts(noted, read_key(home(root))):
         raise FlowError(f"{noted}: refuses the key in {key_file(home(root))}; end vidbridge ui or deploy there and start it again")
@@ -188,22 +202,23 @@ def running_server(root: Path) -> str | None:
 
 
 def _noted(note: Path) -> str | None:
-    """The address in ``note`` while the process that it names is alive and ours."""
+    """The address in ``note`` while the process that it names is alive and ours; one of another host or container is neither."""
     lines = note.read_text(encoding="utf-8", errors="replace").splitlines() if note.is_file() else []
-    if len(lines) != 3 or not lines[0].startswith(f"http://{LOOPBACK}:"):
-        return None  # none, half written, or of 0.1, which named no process
-    try:
-        process = psutil.Process(int(lines[1]))
-        alive = abs(process.create_time() - float(lines[2])) < _SAME_START_S and process.uids().real == os.getuid()
-    except (ValueError, psutil.Error):
+    if len(lines) != 2 or not lines[0].startswith(f"http://{LOOPBACK}:"):
+        return None  # none, half written, or of 0.1, which told processes by their number
+    process = parse(lines[1])
+    if process is None or verdict(process) != "alive":
         return None
-    return lines[0] if alive and process.status() != psutil.STATUS_ZOMBIE else None
+    try:
+        return lines[0] if psutil.Process(process.pid).uids().real == os.getuid() else None
+    except psutil.Error:
+        return None
 
 
 @contextmanager
 def _note(note: Path, address: str, process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Name the server in ``note`` for this block, unless another one that runs is named there; only what was written here is removed."""
-    text = f"{address}\n{process.pid}\n{psutil.Process(process.pid).create_time()}\n"
+    text = f"{address}\n{identity_of(process.pid)}\n"
     if _noted(note) is None:
         fresh = note.with_name(f"{URL_FILE}.{process.pid}")
         fresh.write_text(text, encoding="utf-8")
@@ -300,6 +315,7 @@ def connected(server: Server | None) -> Iterator[None]:
     url = server.url() if server else os.environ[_URL]
     key = server.key if server else os.environ.get(_KEY)
     from prefect.events.worker import EventsWorker
+    from prefect.exceptions import TerminationSignal
     from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
 
@@ -311,6 +327,9 @@ def connected(server: Server | None) -> Iterator[None]:
             )
         try:
             yield
+        except TerminationSignal as error:
+            # Prefect sends the signal once more, which the first process of a container does not feel.
+            raise Terminated(128 + signal.SIGTERM) from error
         finally:
             APILogWorker.drain_all(timeout=DRAIN_S, at_exit=False)
             EventsWorker.drain_all(timeout=DRAIN_S, at_exit=False)

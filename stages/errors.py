@@ -11,6 +11,10 @@ class VidbridgeError(Exception):
     status = 1
 
 
+class Terminated(SystemExit):
+    """SIGTERM, as an exception, so that runs are closed as KILLED and resources are let go; it ends the process with 143."""
+
+
 #: What the system says of a file, a folder or a disk, and what to do about it. Other system errors are defects.
 _REMEDIES = {
     errno.EACCES: "is not permitted; give yourself the right to it (chmod, chown), or name another place",

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from stages.domain.records import Checkpoint
+from stages.errors import Terminated
 from stages.liveness import lost_after_s, me, parse, verdict
 from stages.params import Params, digest
 from stages.tracking import lock
@@ -44,10 +45,6 @@ PARENT_TAG = "mlflow.parentRunId"
 #: Limits of an MLflow batch and of a parameter's value.
 BATCH_PARAMS = 100
 PARAM_CHARACTERS = 6000
-
-
-class Terminated(SystemExit):
-    """SIGTERM, as an exception, so that the run is closed as KILLED and resources are let go."""
 
 
 class StageRun:

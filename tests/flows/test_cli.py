@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows import recipes, upkeep
@@ -222,3 +223,26 @@ def test_what_somebody_trains_in_is_named_and_not_cleaned_away(project: Path, ca
     assert f"held by {me}\n" in said
     assert f"grpo-bridge/used: is in use by {me}; left as it is" in said
     assert "deleted 1 folders" in said
+
+
+def test_sigterm_ends_a_command_with_143_and_a_sentence(tmp_path: Path) -> None:
+    """Also where it is process 1, as in a container: there a signal without a handler does nothing."""
+    code = "import time, flows.cli, flows.command; flows.cli.main = lambda: (print('up', flush=True), time.sleep(60)); flows.command.main()"
+    kill = "import os, signal, subprocess, sys; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=subprocess.PIPE);"
+    kill += "p.stdout.readline(); p.terminate(); sys.exit(p.wait(20))"
+    process_1 = ["unshare", "-Urpf", "--mount-proc"]
+    refused = not shutil.which("unshare") or subprocess.run([*process_1, "true"], capture_output=True, check=False).returncode
+    command = [sys.executable, "-c", code]
+    if refused:
+        done = subprocess.run([sys.executable, "-c", kill, code], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 143, done.stderr
+        assert done.stderr == "terminated; what this command had started has been ended\n"
+        return
+    process = subprocess.Popen([*process_1, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    (inner,) = psutil.Process(process.pid).children()
+    inner.terminate()
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 143, said
+    assert said == "terminated; what this command had started has been ended\n"

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -30,6 +30,7 @@ from flows import deploying, keys, server
 from flows.errors import FlowError, UsageError
 from flows.processes import guarded
 from flows.project import QUIET
+from stages.liveness import identity_of, me
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EVIL = "http://evil.example"
@@ -549,16 +550,41 @@ def test_the_key_is_not_told_to_a_stranger_on_the_port_of_a_server_that_is_gone(
 
         threading.Thread(target=answer, daemon=True).start()
         address = f"http://127.0.0.1:{stranger.getsockname()[1]}/api"
-        # Notes of a process that is gone, of another user's, of one that began later under the same number, and of version 0.1.
+        # Notes of a process that is gone, of another user's, of one that began later under the same number, of this number in another
+        # container, and of version 0.1.
         theirs = next(
             (one for one in psutil.process_iter(["uids"]) if one.info["uids"] and one.info["uids"].real != os.getuid()), None
         )
-        notes = [f"{address}\n999999999\n1.0\n", f"{address}\n{os.getpid()}\n1.0\n", address, ""]
-        notes += [f"{address}\n{theirs.pid}\n{theirs.create_time()}\n"] if theirs else []
+        others = [replace(me(), pid=999999999), replace(me(), started="1"), replace(me(), namespace="1")]
+        others += [who for who in (identity_of(theirs.pid) if theirs else None,) if who]
+        notes = [*(f"{address}\n{who}\n" for who in others), f"{address}\n{os.getpid()}\n1.0\n", address, ""]
         for text in notes:
             (tmp_path / server.URL_FILE).write_text(text)
             assert server.running_server(tmp_path) is None
     assert heard == []
+
+
+def test_a_server_that_takes_connections_and_says_nothing_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """As one that was stopped, or whose disk is busy. Where nobody listens, that is known at once."""
+    with socket.create_server(("127.0.0.1", 0)) as still:
+        address = f"http://127.0.0.1:{still.getsockname()[1]}/api"
+
+        def wakes_up() -> None:
+            time.sleep(0.5)
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = still.accept()
+                    with connection:
+                        connection.recv(4096)
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\ntrue")
+
+        threading.Thread(target=wakes_up, daemon=True).start()
+        assert not server.answers(address, 0.1, patience_s=0)
+        assert server.answers(address, 0.2, patience_s=20)
+        assert f"{address}: takes connections and says nothing; waiting up to 20 s" in capsys.readouterr().err
+    started = time.monotonic()
+    assert not server.answers(f"http://127.0.0.1:{server.free_port()}/api")
+    assert time.monotonic() - started < 5
 
 
 def test_a_port_that_is_taken_is_one_sentence() -> None:
