@@ -67,6 +67,9 @@ def deploy(root: Path, cron: str | None, source: Path | None, recipe: str | None
         if not worker:
             return
         needed = "" if own is None else f"PREFECT_API_URL={url} PREFECT_API_AUTH_STRING=$(cat {shlex.quote(str(key_file(own)))}) "
+        from flows.lost import end_lost_flow_runs
+
+        end_lost_flow_runs()
         typer.echo(f"working until Ctrl-C; run it now: {needed}prefect deployment run vidbridge-scheduled/nightly")
         process = stack.enter_context(guarded(worker_command(), root, os.environ, sys.stdout.fileno()))
         until_interrupted({"the worker": process})

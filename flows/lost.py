@@ -56,6 +56,13 @@ def mark_this_run() -> threading.Event:
     return stop
 
 
+def end_lost_flow_runs() -> None:
+    """End those of this machine's lost processes, on the server of the environment: before a worker starts, so that the slots which they
+    held are free for what it runs first."""
+    with get_client(sync_client=True) as client:
+        watched_once(_OthersRuns(client))
+
+
 def _beat(run_id: UUID, every_s: float, stop: threading.Event) -> None:
     count = 0
     with get_client(sync_client=True) as client:

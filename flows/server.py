@@ -39,6 +39,9 @@ URL_FILE = "server.url"
 LOOPBACK = "127.0.0.1"
 _URL, _KEY = "PREFECT_API_URL", "PREFECT_API_AUTH_STRING"
 _SERVER_KEY = "PREFECT_SERVER_API_AUTH_STRING"
+#: Services that the server of a single run has no use for. They wrote into its SQLite file beside the one that records stages, and now
+#: and then each waited a minute for the other ("database is locked").
+_NOT_NEEDED = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in ("EVENT_PERSISTER", "TRIGGERS")}
 #: A connection waits in the socket's queue while its server is starting.
 _BACKLOG = 128
 #: A server that takes connections and says nothing (it is stopped, or its disk is busy) is waited for so long.
@@ -246,7 +249,7 @@ def starting(root: Path) -> Iterator[Server | None]:
         with reaching(url, read_key(home(root))):
             yield None
         return
-    env = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+    env = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", **_NOT_NEEDED}
     with listening("port", 0) as listener, _started(root, listener, env) as server:
         yield server
 
