@@ -31,8 +31,8 @@ from stages.errors import Terminated
 from stages.liveness import identity_of, parse, verdict
 from stages.tracking.uri import shown
 
-#: 4 s on a warm machine, 26 s were seen for a first start (it creates its tables) on a slow one.
-STARTUP_S = 120
+#: 4 s on a warm machine, 26 s for a first start (it creates its tables) on a slow one; over 120 s were seen on a very busy one.
+STARTUP_S = 300
 DRAIN_S = 10
 #: Names the server that `vidbridge ui` or `vidbridge deploy` serves, inside ``PREFECT_HOME``: its address, its process, since when.
 URL_FILE = "server.url"

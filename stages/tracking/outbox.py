@@ -101,7 +101,8 @@ class Outbox:
         self._wake.set()
         self._ending.set()
         self._thread.join()
-        self._heart.join()
+        # Not for longer: it may be waiting for a store that is away.
+        self._heart.join(FLUSH_S)
         self._add([("end", status, _now_ms())])
         if self.flush():
             if time.monotonic() - self._beaten_at > lost_after_s() / 2:
@@ -142,7 +143,7 @@ class Outbox:
             silent_s = time.monotonic() - self._beaten_at
             try:
                 self._client.set_tag(self._run_id, COUNT_TAG, str(count))
-                if silent_s > lost_after_s() / 2:
+                if silent_s > lost_after_s() / 2 and not self._ending.is_set():
                     # The store, or the way to it, was away, or this process was held up: somebody may have taken it for lost.
                     _found_again(self._client, self._run_id, "RUNNING")
             except MlflowException:

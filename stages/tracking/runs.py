@@ -164,6 +164,7 @@ def _recorded(client: MlflowClient, root: Path, name: str, tags: Mapping[str, st
     from mlflow.entities import Param
     from mlflow.exceptions import MlflowException
 
+    lost_after_s()  # what it says wrongly is said before there is a run that nobody would end
     try:
         record = client.create_run(experiment_id(client, root), run_name=name, tags=dict(tags))
         items = [Param(key, value) for key, value in used.items()]
