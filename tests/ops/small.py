@@ -80,8 +80,8 @@ def start(root: Path, *arguments: str, log: Path, **changes: str) -> subprocess.
 def serving(root: Path) -> Iterator[tuple[dict[str, str], int]]:
     """Prefect's server with its schedules: the environment in which clients find it, and the process that is its guard."""
     before = dict(os.environ)
-    for name in ("PREFECT_HOME", "PREFECT_API_URL"):
-        os.environ.pop(name, None)
+    os.environ.pop("PREFECT_API_URL", None)
+    os.environ["PREFECT_HOME"] = str(project.state(root) / "prefect")
     try:
         with server.serving(root, 0) as running:
             yield {"PREFECT_API_URL": running.url(), "PREFECT_API_AUTH_STRING": running.key}, running.process.pid

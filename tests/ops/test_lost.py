@@ -70,11 +70,12 @@ def kill_tree(pid: int) -> None:
 
 
 def test_sigterm_ends_a_run_with_143_every_stage_and_a_right_state_everywhere(
-    root: Path, served: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, served: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     small.knobs(root, base={"seconds": 600})
     log = tmp_path / "run.log"
     process = small.start(root, "run", "base", log=log, **served)
+    request.addfinalizer(process.kill)
     until(lambda: attempts(root, "base"), log)
     below = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
@@ -94,12 +95,15 @@ def test_sigterm_ends_a_run_with_143_every_stage_and_a_right_state_everywhere(
     assert [run.info.status for run in mlflow_runs(root)] == ["KILLED"]
 
 
-def test_stages_of_a_cancelled_run_end_cancelled(root: Path, served: dict[str, str], tmp_path: Path) -> None:
+def test_stages_of_a_cancelled_run_end_cancelled(
+    root: Path, served: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     from prefect.states import Cancelling
 
     small.knobs(root, base={"seconds": 600})
     log = tmp_path / "run.log"
     process = small.start(root, "run", "base", log=log, **served)
+    request.addfinalizer(process.kill)
     until(lambda: attempts(root, "base"), log)
     with client_of(served) as client:
         (run,) = [run for run in client.read_flow_runs() if run.name == "pipeline base"]
@@ -115,11 +119,12 @@ def test_stages_of_a_cancelled_run_end_cancelled(root: Path, served: dict[str, s
     assert attempts(root, "base") == 1
 
 
-def test_a_server_that_stands_still_for_a_minute_costs_a_minute(root: Path, tmp_path: Path) -> None:
+def test_a_server_that_stands_still_for_a_minute_costs_a_minute(root: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     small.knobs(root, corpus={"seconds": 3}, ingest={"seconds": 3})
     log = tmp_path / "run.log"
     with small.serving(root) as (served, guard):
         process = small.start(root, "run", "base", log=log, **served)
+        request.addfinalizer(process.kill)
         until(lambda: attempts(root, "corpus"), log)
         stopped = psutil.Process(guard).children(recursive=True)
         for one in stopped:
@@ -135,7 +140,7 @@ def test_a_server_that_stands_still_for_a_minute_costs_a_minute(root: Path, tmp_
 
 
 def test_after_kill_9_of_worker_and_flow_the_next_run_ends_what_was_lost_and_is_not_cancelled(
-    root: Path, served: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, served: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     small.knobs(root, base={"seconds": 600})
     small.commit(root, "slow")
@@ -156,6 +161,7 @@ def test_after_kill_9_of_worker_and_flow_the_next_run_ends_what_was_lost_and_is_
 
     log = tmp_path / "worker.log"
     first = worker(log)
+    request.addfinalizer(lambda: kill_tree(first.pid) if first.poll() is None else None)
     with client_of(served) as client:
         lost = order(client)
         until(lambda: any((root / ".vidbridge/scheduled").glob("**/attempts.txt")), log)
