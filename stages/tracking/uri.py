@@ -58,6 +58,8 @@ TIMEOUT_VARIABLE, TIMEOUT_S = "VIDBRIDGE_MLFLOW_TIMEOUT_S", 4.0
 PATIENCE_VARIABLE, PATIENCE_S = "VIDBRIDGE_MLFLOW_PATIENCE_S", 300.0
 #: The second try is given longer: the first request to a server that has just started, or that checks passwords, is the slowest.
 SECOND_TRY = 2.0
+#: A file that another process writes to is waited for so much longer than a server.
+SQLITE_PATIENCE = 2.5
 #: Before a connection that was refused is tried a second time; between later tries it grows to the second figure.
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
 #: Set by the flow for its stages, and where it registers: the MLflow run they belong to.
@@ -214,7 +216,7 @@ def _ask(uri: str, timeout_s: float) -> None:
     if is_server(uri):
         _check_http(uri, timeout_s)
     elif (database := sqlite_path(uri)) is not None:
-        _check_sqlite(database)
+        _check_sqlite(database, timeout_s * SQLITE_PATIENCE)
     else:
         _check_database(uri, timeout_s)
 
@@ -255,7 +257,7 @@ def _question(uri: str) -> urllib.request.Request:
     return request
 
 
-def _check_sqlite(database: Path) -> None:
+def _check_sqlite(database: Path, timeout_s: float) -> None:
     folder = database.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -265,12 +267,12 @@ def _check_sqlite(database: Path) -> None:
         return
     # MLflow would retry for hours on a file that is no database.
     try:
-        with closing(sqlite3.connect(database, timeout=20)) as connection:
+        with closing(sqlite3.connect(database, timeout=timeout_s)) as connection:
             connection.execute("PRAGMA schema_version").fetchone()
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
             raise NoAnswer(
-                f"tracking database {database}: another process holds it; wait for that one or end it (fuser {database} names it)"
+                f"tracking database {database}: another process holds it for {timeout_s:g} s; wait for that one or end it (fuser {database} names it)"
             ) from error
         if "unable to open" in str(error):
             raise TrackingError(f"tracking database {database}: {error}; give yourself the right to it (chmod, chown)") from error
