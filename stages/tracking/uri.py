@@ -230,6 +230,7 @@ def _check_http(uri: str, timeout_s: float) -> None:
         with urllib.request.urlopen(_question(uri), timeout=timeout_s) as reply:  # noqa: S310
             reply.read()
     except urllib.error.HTTPError as error:
+        error.close()  # the error that is raised from it lives on, and with it the connection
         remedies = {
             401: "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
             403: "name this host in MLFLOW_SERVER_ALLOWED_HOSTS where the server starts, or check the account's rights",
@@ -272,7 +273,8 @@ def _check_sqlite(database: Path, timeout_s: float) -> None:
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
             raise NoAnswer(
-                f"tracking database {database}: another process holds it for {timeout_s:g} s; wait for that one or end it (fuser {database} names it)"
+                f"tracking database {database}: another process holds it for {timeout_s:g} s; wait for that one or end it (fuser"
+                f" {database} names it)"
             ) from error
         if "unable to open" in str(error):
             raise TrackingError(f"tracking database {database}: {error}; give yourself the right to it (chmod, chown)") from error
@@ -307,10 +309,10 @@ def check_driver(uri: str) -> None:
 
     try:
         make_url(uri).get_dialect().import_dbapi()
-    except ArgumentError as error:  # the URI's own words would be in it, with the password
-        raise _failure(uri, "cannot be read as the address of a database", "correct it") from error
     except NoSuchModuleError as error:
         raise _failure(uri, f"SQLAlchemy has no driver {urlsplit(uri).scheme!r}", "correct what stands before ://") from error
+    except ArgumentError as error:  # the URI's own words would be in it, with the password
+        raise _failure(uri, "cannot be read as the address of a database", "correct it") from error
     except ImportError as error:
         module = (error.name or str(error)).partition(".")[0]
         package = DRIVER_PACKAGES.get(module, module)
