@@ -59,9 +59,12 @@ def is_of_remote(error: BaseException) -> bool:
     """Whether an exception comes from what speaks to remotes, or from the system below that."""
     from dvc.exceptions import DvcException
 
-    return isinstance(error, (DvcException, OSError)) or any(
-        kind.__module__.partition(".")[0] in _LIBRARIES for kind in type(error).__mro__
-    )
+    return isinstance(error, (DvcException, OSError)) or speaks_to_remotes(error)
+
+
+def speaks_to_remotes(error: BaseException) -> bool:
+    """Whether a package that speaks to remotes defines the exception."""
+    return any(kind.__module__.partition(".")[0] in _LIBRARIES for kind in type(error).__mro__)
 
 
 @contextmanager

@@ -137,16 +137,14 @@ def test_a_stranger_who_made_the_ledger_decides_nothing(
     assert promote(team, 5).moved
     assert rollback(team).candidate.number == 3
     # Who may change the model and not the stranger's ledger is told which of the two it is.
-    become(monkeypatch, READER, PASSWORD)
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "owner")
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "password-of-the-owner")
     servers.add_user("owner", "password-of-the-owner")
     httpx.post(
-        f"{servers.tracking_url}/api/2.0/mlflow/registered-models/permissions/create",
-        json={"name": gate.registered_model, "username": "owner", "permission": "EDIT"},
+        f"{servers.tracking_url}/api/3.0/mlflow/users/permissions/grant",
+        json={"username": "owner", "resource_type": "registered_model", "resource_id": gate.registered_model, "permission": "EDIT"},
         auth=(ADMIN, ADMIN_PASSWORD),
         timeout=60,
     ).raise_for_status()
+    become(monkeypatch, "owner", "password-of-the-owner")
     with pytest.raises(TrackingError, match=rf"registered model '{gate.ledger}': no permission: the MLflow user 'owner' may not"):
         promote(team, 7)
 

@@ -17,6 +17,7 @@ import pytest
 from flows.doctor import _git, _remote
 from flows.preflight import git_problems, mlflow_problems, remote_problems
 from stages.params import load_params
+from stages.tracking.foreign import sentence_of
 from stages.tracking.registry import register
 from stages.tracking.remote import remote_error
 from stages.tracking.runs import stage_run
@@ -247,3 +248,21 @@ def test_git_that_is_not_there_is_to_be_installed(project: Path, monkeypatch: py
     found = _git(project)
     assert (found.state, found.found) == ("missing", "git: not found")
     assert found.todo.startswith("install it")
+
+
+def test_errors_of_the_layers_below_are_sentences_and_defects_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx
+    from mlflow.exceptions import MlflowException
+
+    monkeypatch.setenv("PREFECT_API_URL", f"http://ann:{CANARY}@h/api")
+    with pytest.raises(httpx.ConnectError) as refused:
+        httpx.get("http://127.0.0.1:9", trust_env=False)
+    said = sentence_of(refused.value) or ""
+    assert said.startswith("PREFECT_API_URL: http://ann:***@h/api: stopped answering (")
+    answer = httpx.Response(401, request=httpx.Request("GET", "http://h"))
+    assert "PREFECT_API_AUTH_STRING" in (sentence_of(httpx.HTTPStatusError("no", request=answer.request, response=answer)) or "")
+    away = MlflowException("API request to http://h/x failed with exception HTTPConnectionPool(host='h')")
+    assert "MLFLOW_TRACKING_URI" in (sentence_of(away) or "")
+    assert "another process holds" in (sentence_of(sqlite3.OperationalError("database is locked")) or "")
+    for defect in (MlflowException("no such column"), KeyError("x"), sqlite3.OperationalError("near SELECT: syntax error")):
+        assert sentence_of(defect) is None
