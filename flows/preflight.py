@@ -21,7 +21,7 @@ from stages.domain.rewards import SentenceLikeness
 from stages.params import OpenAIJudgeParams, Params, Precision, PretrainedModelParams, TrainingRow
 from stages.plain import one_line
 from stages.tracking.git import head, is_repository
-from stages.tracking.uri import TrackingError, check_server, is_server, shown, tracking_uri
+from stages.tracking.uri import TrackingError, check_server, is_server, patience_of_run_s, shown, tracking_uri
 
 #: Videos, samples, caches and the tracking store of a small recipe.
 _BASE_GB = 1.0
@@ -128,7 +128,7 @@ def git_remedy(root: Path, error: TrackingError) -> str:
 def mlflow_problems(root: Path, params: Params) -> list[str]:
     """That MLflow does not answer, or that this account may not do there what the run will end with."""
     try:
-        uri = check_server(tracking_uri(root))
+        uri = check_server(tracking_uri(root), wait_s=patience_of_run_s())
         if is_server(uri):
             _try_rights(root, params)
     except TrackingError as error:

@@ -34,7 +34,7 @@ from stages.tracking.runs import TAG
 from stages.tracking.samples import compare_versions, keep_samples
 from stages.tracking.scores import ScoreCard, parse_scores
 from stages.tracking.store import insist, locked, open_client, store_error
-from stages.tracking.uri import STATE, TrackingError
+from stages.tracking.uri import STATE, TrackingError, patience_of_run_s
 from stages.tracking.verdict import rollback_verdict, verdict
 from stages.tracking.versions import CANDIDATE, CHAMPION, Version, all_versions, find_version, load_version
 
@@ -89,7 +89,7 @@ def promote(
         TrackingError: the store does not answer, this account may not move the champion, or there is no such version.
     """
     params = load_params(root / PARAMS_FILE)
-    gate, client = params.gate, open_client(root)
+    gate, client = params.gate, open_client(root, patience_of_run_s())
     with _guard(root, gate):
         wanted = find_version(client, gate.registered_model, version or CANDIDATE).number
         prove_rights(client, gate)
@@ -292,7 +292,7 @@ def champion_to_rescore(root: Path, version: str | int | None = None) -> tuple[V
         TrackingError: the store does not answer, or there is no such version.
     """
     gate = load_params(root / PARAMS_FILE).gate
-    model, client = gate.registered_model, open_client(root)
+    model, client = gate.registered_model, open_client(root, patience_of_run_s())
     candidate, champion = find_version(client, model, version or CANDIDATE), _champion(client, model)
     if champion is None or champion.number == candidate.number or candidate.scores is None:
         return None

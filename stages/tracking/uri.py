@@ -64,6 +64,8 @@ SQLITE_PATIENCE = 2.5
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
 #: Set by the flow for its stages, and where it registers: the MLflow run they belong to.
 PARENT_VARIABLE = "VIDBRIDGE_PIPELINE_RUN"
+#: Set by Prefect's worker for the process of a flow run: nobody sits before it.
+_FLOW_RUN = "PREFECT__FLOW_RUN_ID"
 
 T = TypeVar("T")
 
@@ -154,8 +156,8 @@ def patience_s() -> float:
 
 
 def patience_of_run_s() -> float:
-    """The same where a flow is at work, and 0 where a person waits for the answer."""
-    return patience_s() if os.environ.get(PARENT_VARIABLE) else 0.0
+    """The same in a flow's stages and in a run that a worker started, and 0 where a person waits for the answer."""
+    return patience_s() if os.environ.get(PARENT_VARIABLE) or os.environ.get(_FLOW_RUN) else 0.0
 
 
 def _seconds(name: str, default: float, least: float) -> float:
