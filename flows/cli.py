@@ -634,8 +634,12 @@ def main() -> None:
         if (remedy := remedy_of(error)) is None:
             _defect()
         _end(fit(remedy), FAILURE)
-    except Exception:
-        _defect()
+    except Exception as error:
+        from stages.tracking.foreign import sentence_of
+
+        if (said := sentence_of(error)) is None:
+            _defect()
+        _end(fit(said), FAILURE)
 
 
 def _end(message: str, status: int) -> NoReturn:

@@ -200,9 +200,12 @@ def _remote(root: Path) -> Finding:
     name = "VIDBRIDGE_DVC_REMOTE" if is_url else name
     if not url:
         return Finding("DVC remote", "missing", f"no remote is called {name}", f"dvc remote add -d {name} URL, or name its URL")
+    if problems := preflight.remote_problems(root):
+        said, _, todo = problems[0].rpartition("; ")
+        return Finding("DVC remote", "missing", f"{name}: {url}: {said}", todo)
     if "://" not in url:
         return Finding("DVC remote", "ok", f"{name}: {url}, a folder of this machine (s3://… reaches others)")
-    return Finding("DVC remote", "ok", f"{name}: {url} (not asked whether it answers)")
+    return Finding("DVC remote", "ok", f"{name}: {url}, which takes what is written to it")
 
 
 def _champion(root: Path) -> Finding:
@@ -254,7 +257,8 @@ def _git(root: Path) -> Finding:
         name, mail = (_run("git", "-C", str(root), "config", key) for key in ("user.name", "user.email"))
         commit = git(root, "rev-parse", "--short", "HEAD")
     except (TrackingError, FlowError) as error:
-        return Finding("git", "missing", str(error), "install git")
+        said, _, todo = preflight.git_remedy(root, TrackingError(str(error))).rpartition("; ")
+        return Finding("git", "missing", said or todo, todo if said else "mend what git names")
     if not (name and mail):
         todo = "git config user.name … && git config user.email …; until then runs are committed as vidbridge@localhost"
         return Finding("git", "warn", f"commit {commit}, no identity", todo)

@@ -19,8 +19,9 @@ from flows.server import answers
 from stages import layout
 from stages.domain.rewards import SentenceLikeness
 from stages.params import OpenAIJudgeParams, Params, Precision, PretrainedModelParams, TrainingRow
-from stages.tracking.git import is_repository
-from stages.tracking.uri import TrackingError, check_server, shown
+from stages.plain import one_line
+from stages.tracking.git import head, is_repository
+from stages.tracking.uri import TrackingError, check_server, is_server, patience_of_run_s, shown, tracking_uri
 
 #: Videos, samples, caches and the tracking store of a small recipe.
 _BASE_GB = 1.0
@@ -84,11 +85,7 @@ def _state_bytes(row: TrainingRow) -> int:
 
 def problems(root: Path, params: Params, plan: Plan) -> list[str]:
     """Everything that would make a run fail later; each entry says field, value and remedy. Empty: go ahead."""
-    found = []
-    if not is_repository(root):
-        found.append(
-            f"git: {root} is no repository, and a model version names its commit; type: git init && git add -A && git commit -m start"
-        )
+    found = git_problems(root)
     found += _source(root, params, plan)
     found += _embedder(root, params, plan)
     if ffmpeg() is None:
@@ -98,13 +95,69 @@ def problems(root: Path, params: Params, plan: Plan) -> list[str]:
     need, free = disk_need_gb(params, plan), shutil.disk_usage(root).free / GB
     if free < need:
         found.append(f"disk: {free:.1f} GB are free at {root}, about {need:.1f} GB are needed; make room, or move the project")
-    try:
-        check_server()
-    except TrackingError as error:
-        found.append(str(error))
+    found += mlflow_problems(root, params)
+    found += remote_problems(root)
     found += prefect_problems()
     needed = endpoints(params, judged=_judged(params, plan), written="synthesize" in _verbs(plan))
     return found + [problem for role, why in needed.items() for problem in judge_problems(role, why)]
+
+
+def git_problems(root: Path) -> list[str]:
+    """What keeps a run from being tied to a commit, at most one."""
+    first = "git add -A && git commit -m start"
+    try:
+        if not is_repository(root):
+            return [f"git: {root} is no repository, and a model version names its commit; type: git init && {first}"]
+        if head(root) is None:
+            return [f"git: {root} has no commit yet, and a run is recorded as one that follows it; type: {first}"]
+    except TrackingError as error:
+        return [f"git: {git_remedy(root, error)}"]
+    return []
+
+
+def git_remedy(root: Path, error: TrackingError) -> str:
+    """What git says, and what to do about it."""
+    if "dubious ownership" in str(error):
+        return (
+            f"{root} belongs to another user of this machine, and git reads no such repository until you say that you trust it; type: git"
+            f" config --global --add safe.directory {root}"
+        )
+    return one_line(error)
+
+
+def mlflow_problems(root: Path, params: Params) -> list[str]:
+    """That MLflow does not answer, or that this account may not do there what the run will end with."""
+    try:
+        uri = check_server(tracking_uri(root), wait_s=patience_of_run_s())
+        if is_server(uri):
+            _try_rights(root, params)
+    except TrackingError as error:
+        return [str(error)]
+    return []
+
+
+def _try_rights(root: Path, params: Params) -> None:
+    """Only a server has accounts. Two seconds of imports, which the run needs anyway.
+
+    Raises:
+        TrackingError: this account may not record runs, or not write to the registered model, where that is there already.
+    """
+    from stages.tracking.rights import check_run_rights
+
+    check_run_rights(root, params.gate)
+
+
+def remote_problems(root: Path) -> list[str]:
+    """What keeps outputs from being pushed to the DVC remote, where there is one: each registration pushes."""
+    from stages.tracking.content import open_content
+
+    try:
+        with open_content(root) as content:
+            if content.remote_name():
+                content.check_remote()
+    except TrackingError as error:
+        return [str(error)]
+    return []
 
 
 def prefect_problems() -> list[str]:

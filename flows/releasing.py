@@ -26,8 +26,9 @@ def promote(root: Path, version: str | None, reason: str, author: str | None, ne
     The run is on the Prefect server at hand, else on one of our own for as long as it takes; its artefact stays in the project's
     Prefect database, where `vidbridge ui` shows it.
     """
-    # Before a server is started for it: the answer to a version that is not there takes a second.
+    # Before a server is started for it: the answer to a version that is not there takes a second, and so does that to who may not.
     find_version(open_client(root), load_params(root / "params.yaml").gate.registered_model, version or CANDIDATE)
+    gate.check_rights(root)
     preflight.check_prefect()
     with server.starting(root) as starting:
         # This import takes as long as the server's start: they go on side by side.
@@ -61,7 +62,15 @@ def history(root: Path, as_json: bool) -> None:
     entries = gate.history(root)
     if as_json:
         rows = [
-            {"number": e.number, "standing": e.standing, "done": e.done, **asdict(e.decided), "verdict": e.verdict} for e in entries
+            {
+                "number": e.number,
+                "standing": e.standing,
+                "done": e.done,
+                "proven": e.proven,
+                **asdict(e.decided),
+                "verdict": e.verdict,
+            }
+            for e in entries
         ]
         show.console().print(json.dumps(rows, indent=2), soft_wrap=True)
         return

@@ -61,8 +61,10 @@ def rescore(root: Path, version: Version, digest: str, log: Callable[[str], None
 
     Raises:
         FlowError: it could not be scored.
-        TrackingError: the present state is another evaluation, or the version's weights are not to be had.
+        TrackingError: the present state is another evaluation, the version's weights are not to be had, or this account may not write
+            scores on it.
     """
+    gate.check_rights(root)
     folder = gate.load_checkpoint(root, version.number)
     with tempfile.TemporaryDirectory(prefix="vidbridge-") as place:
         command = [sys.executable, "-m", "stages", "rescore", f"version-{version.number}", str(folder), place]

@@ -20,8 +20,7 @@ from flows.errors import FlowError, UsageError
 from flows.keys import own_key, private_folder
 from flows.project import state
 from stages.params import ParamsError, load_params
-from stages.tracking.store import EXPERIMENT
-from stages.tracking.uri import RUN_FILES, is_server, shown, tracking_uri
+from stages.tracking.uri import RUN_FILES, experiment_name, is_server, shown, tracking_uri
 
 #: Features of MLflow's server that nobody here needs: jobs that run code, and a gateway that calls models with keys of the server.
 _OFF = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ENABLE_AI_GATEWAY": "false"}
@@ -105,7 +104,7 @@ def _links(root: Path, address: str, key: str) -> list[tuple[str, str]]:
         links.append((f"versions of {model}", f"{address}/#/models/{quote(model, safe='')}"))
     else:
         links.append(("models; none is registered yet", f"{address}/#/models"))
-    found = _get(f"{api}/experiments/get-by-name?{urlencode({'experiment_name': EXPERIMENT})}", key)
+    found = _get(f"{api}/experiments/get-by-name?{urlencode({'experiment_name': experiment_name()})}", key)
     if found is not None:
         links.append(("runs", f"{address}/#/experiments/{json.loads(found)['experiment']['experiment_id']}/runs"))
     else:

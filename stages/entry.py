@@ -27,6 +27,13 @@ def run_verb(main: Callable[..., int | None], *arguments: str) -> NoReturn:
             raise
         print(f"error: {fit(remedy)}", file=sys.stderr)
         sys.exit(1)
+    except Exception as error:
+        from stages.tracking.foreign import sentence_of
+
+        if (said := sentence_of(error)) is None:
+            raise
+        print(f"error: {fit(said)}", file=sys.stderr)
+        sys.exit(1)
     sys.exit(status or 0)
 
 

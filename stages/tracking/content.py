@@ -19,13 +19,13 @@ from typing import Any
 
 from stages.tracking.listing import MAX_BYTES, ListError, parse_list, path_fault, too_long
 from stages.tracking.placing import put_file
+from stages.tracking.remote import PROBE_S, REMOTE_VARIABLE, is_of_remote, probe, remote_error, remote_errors, shown_name, within
 from stages.tracking.uri import TrackingError, quiet
 
 SCHEME = "dvc"
 #: A whole folder is written ``dvc:///<hash>.dir``: MLflow servers refuse a source without a path.
 _URI = re.compile(r"dvc:///?(?P<oid>[0-9a-f]{32}\.dir)(?:/(?P<path>.*))?")
 _OID = re.compile(r"[0-9a-f]{32}(\.dir)?")
-REMOTE_VARIABLE = "VIDBRIDGE_DVC_REMOTE"
 
 
 @dataclass(frozen=True)
@@ -209,27 +209,51 @@ class ContentStore:
         remote = self._remote(what or oid)
         try:
             size = remote.fs.size(remote.oid_to_path(oid))
-        except (OSError, NotImplementedError):
+        except NotImplementedError:
+            return
+        except Exception as error:
+            if not is_of_remote(error):
+                raise
             return  # Not there, or no answer: the fetch that follows says it with a remedy.
         if size is not None and size > MAX_BYTES:
             raise too_long(oid, size, what)
 
+    def check_remote(self) -> None:
+        """Write an object to the remote, list it and remove it, so that a run learns before it starts what its end would tell it.
+
+        Raises:
+            TrackingError: naming the remote, what its libraries say, and the remedy. It comes within :data:`PROBE_S` seconds.
+        """
+        what = "a probe cannot be written"
+        name = self.remote_name()
+
+        def ask() -> None:
+            remote = self._remote(what)
+            with remote_errors(name, what):
+                probe(remote.fs, remote.path)
+
+        within(PROBE_S, ask, name)
+
     def _remote(self, what: str) -> Any:
         from dvc.exceptions import DvcException
 
-        if not self.remote_name():
+        name = self.remote_name()
+        if not name:
             raise self._missing(what, what, f"and no remote is configured (dvc remote add -d NAME URL, or {REMOTE_VARIABLE})")
         try:
-            return self.repo.cloud.get_remote_odb(self.remote_name())
+            return self.repo.cloud.get_remote_odb(name)
         except DvcException as error:
-            raise TrackingError(f"DVC remote {self.remote_name()!r}: {error}; check .dvc/config and {REMOTE_VARIABLE}") from error
+            raise TrackingError(f"DVC remote {shown_name(name)}: {error}; check .dvc/config and {REMOTE_VARIABLE}") from error
+        except Exception as error:
+            if not is_of_remote(error):
+                raise
+            raise remote_error(name, what, error) from error
 
     def _transfer(self, source: Any, target: Any, items: set[Any], what: str) -> int:
-        from dvc.exceptions import DvcException
         from dvc_data.hashfile.transfer import transfer
 
         lost: set[Any] = set()
-        try:
+        with remote_errors(self.remote_name(), what):
             # Verified on the way in: the remote is written by others. `shallow`: a folder's list comes without its files.
             done = transfer(
                 source,
@@ -240,14 +264,11 @@ class ContentStore:
                 shallow=True,
                 validate_status=lambda status: lost.update(status.missing),
             )
-        except (DvcException, OSError) as error:
-            raise TrackingError(
-                f"DVC remote {self.remote_name()!r}: {what}: {error}; check that it is reachable and writable"
-            ) from error
         if done.failed:
             first = next(iter(done.failed)).value
             raise TrackingError(
-                f"DVC remote {self.remote_name()!r}: {what}: {len(done.failed)} objects failed, first {first}; try again: dvc push"
+                f"DVC remote {shown_name(self.remote_name())}: {what}: {len(done.failed)} objects failed, first {first}; why stands above;"
+                " try again"
             )
         return len(done.transferred)
 

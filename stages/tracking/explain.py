@@ -83,7 +83,7 @@ def _alias_fault(client: MlflowClient, gate: GateParams, version: Version) -> st
         if moved is None and gate.production is not None:
             return production_fault(client, gate.registered_model, gate.production, gate.ledger)
         return moved
-    last = last_move(read_ledger(client, gate.ledger))
+    last = last_move(read_ledger(client, gate.registered_model, gate.ledger))
     return alias_fault(client, gate.registered_model, gate.ledger) if last and last.decided.version == version.number else None
 
 

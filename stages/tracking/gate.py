@@ -28,12 +28,13 @@ from stages.tracking.ledger import (
     write_entry,
 )
 from stages.tracking.production import publish, set_tags, tags_of
+from stages.tracking.rights import prove_rights
 from stages.tracking.rules import Decision, Evidence, counted, decide, refusal
 from stages.tracking.runs import TAG
 from stages.tracking.samples import compare_versions, keep_samples
 from stages.tracking.scores import ScoreCard, parse_scores
-from stages.tracking.store import insist, locked, open_client
-from stages.tracking.uri import STATE, TrackingError
+from stages.tracking.store import insist, locked, open_client, store_error
+from stages.tracking.uri import STATE, TrackingError, patience_of_run_s
 from stages.tracking.verdict import rollback_verdict, verdict
 from stages.tracking.versions import CANDIDATE, CHAMPION, Version, all_versions, find_version, load_version
 
@@ -85,12 +86,13 @@ def promote(
     candidate is judged again, against that one.
 
     Raises:
-        TrackingError: the store does not answer, or there is no such version.
+        TrackingError: the store does not answer, this account may not move the champion, or there is no such version.
     """
     params = load_params(root / PARAMS_FILE)
-    gate, client = params.gate, open_client(root)
+    gate, client = params.gate, open_client(root, patience_of_run_s())
     with _guard(root, gate):
         wanted = find_version(client, gate.registered_model, version or CANDIDATE).number
+        prove_rights(client, gate)
         for _ in range(ATTEMPTS):
             case = judge(root, client, params, wanted, author=author, reason=reason, new_evaluation=new_evaluation)
             told = _told(case)
@@ -164,16 +166,17 @@ def rollback(root: Path, *, author: str | None = None, reason: str = "") -> Prom
     """Make the version champion that was it before the last promotion; repeated, it goes further back.
 
     Raises:
-        TrackingError: there is none, it was deleted, or the alias was moved by someone else.
+        TrackingError: there is none, it was deleted, the alias was moved by someone else, or this account may not move it.
     """
     gate = load_params(root / PARAMS_FILE).gate
     model, client = gate.registered_model, open_client(root)
     with _guard(root, gate):
         for _ in range(ATTEMPTS):
             last = settle(client, gate)
-            champion, stack = _champion(client, model), champions(read_ledger(client, gate.ledger))
+            champion, stack = _champion(client, model), champions(read_ledger(client, gate.registered_model, gate.ledger))
             if champion is None:
                 raise TrackingError(f"{model}: no champion yet, so nothing to roll back; run vidbridge promote")
+            prove_rights(client, gate)
             if last is None or stack[-1] != champion.number:
                 raise TrackingError(
                     f"{model}: the alias {CHAMPION!r} was moved outside the gate (it is on version {champion.number}); name the version"
@@ -207,26 +210,37 @@ def rollback(root: Path, *, author: str | None = None, reason: str = "") -> Prom
 def settle(client: MlflowClient, gate: GateParams) -> Entry | None:
     """Complete the last standing move where that is not done: tags, alias, production copy. Returns that move.
 
-    Each step may be done twice. After the alias was written the ledger is read again, since a slow process may have written the
-    alias of a move that has been followed by another.
+    A move that is not proven does not stand, so nobody completes it. Each step may be done twice. After the alias was written the ledger
+    is read again, since a slow process may have written the alias of a move that has been followed by another.
     """
     wrote: int | None = None
     while True:
-        last = last_move(read_ledger(client, gate.ledger))
+        last = last_move(read_ledger(client, gate.registered_model, gate.ledger))
         if last is None or last.number == wrote or (last.done and wrote is None):
             break
         _follow(client, gate, last)
         wrote = last.number
     if last is not None and wrote is not None:
-        mark_done(client, gate.ledger, last)
+        mark_done(client, gate.registered_model, last)
     return last
+
+
+def check_rights(root: Path) -> None:
+    """Find out now, and not after hours, whether this account may decide and keep what it decides.
+
+    Raises:
+        TrackingError: it may not, or the store does not answer.
+    """
+    gate = load_params(root / PARAMS_FILE).gate
+    with _errors(gate):
+        prove_rights(open_client(root), gate)
 
 
 def history(root: Path) -> list[Entry]:
     """Every promotion, refusal and rollback, oldest first."""
     gate = load_params(root / PARAMS_FILE).gate
     with _errors(gate):
-        return read_ledger(open_client(root), gate.ledger)
+        return read_ledger(open_client(root), gate.registered_model, gate.ledger)
 
 
 def load_checkpoint(root: Path, which: str | int = CHAMPION) -> Path:
@@ -278,7 +292,7 @@ def champion_to_rescore(root: Path, version: str | int | None = None) -> tuple[V
         TrackingError: the store does not answer, or there is no such version.
     """
     gate = load_params(root / PARAMS_FILE).gate
-    model, client = gate.registered_model, open_client(root)
+    model, client = gate.registered_model, open_client(root, patience_of_run_s())
     candidate, champion = find_version(client, model, version or CANDIDATE), _champion(client, model)
     if champion is None or champion.number == candidate.number or candidate.scores is None:
         return None
@@ -300,8 +314,9 @@ def add_scores(root: Path, version: Version, digest: str, table: str, samples: s
             f"{name}: was scored under evaluation {card.digest}, the candidate under {digest}; bring data and params.yaml to the"
             " candidate's state (its runs/ branch), then promote again"
         )
-    keep_samples(root, version, digest, samples)
-    open_client(root).set_model_version_tag(version.model, str(version.number), f"{TAG}scores.{digest}", table)
+    with _errors(load_params(root / PARAMS_FILE).gate):
+        keep_samples(root, version, digest, samples)
+        open_client(root).set_model_version_tag(version.model, str(version.number), f"{TAG}scores.{digest}", table)
 
 
 def _champion(client: MlflowClient, model: str) -> Version | None:
@@ -322,10 +337,17 @@ def _errors(gate: GateParams) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise TrackingError(
-            f"{gate.registered_model}: the store stopped answering: {error}; see what was decided with vidbridge history. A promotion"
-            " that stands there unfinished is completed by the next vidbridge promote"
+        raise store_error(
+            gate.registered_model,
+            error,
+            f"EDIT on the registered models {' and '.join(repr(name) for name in _models(gate))}",
+            "see what was decided with vidbridge history. A promotion that stands there unfinished is completed by the next vidbridge"
+            " promote",
         ) from error
+
+
+def _models(gate: GateParams) -> list[str]:
+    return [gate.registered_model, gate.ledger] + ([gate.production] if gate.production else [])
 
 
 def _overtaken(gate: GateParams) -> TrackingError:

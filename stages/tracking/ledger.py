@@ -6,6 +6,12 @@ with its tags in one transaction, so entries have one order, and whoever reads e
 was written; else somebody was faster, and it moves nothing. Whether an entry stands depends on earlier entries only, so every reader,
 then and later, comes to the same answer: of two moves decided upon the same champion, one stands. No clock, lease or lock is involved.
 
+The ledger is a model of its own, and who may write it need not be allowed to move the champion: any account may make a model, and owns it
+then. So an entry moves nothing unless it is *proven*: before it is written, its author writes a tag on the model whose champion it is
+about, :data:`PROOF` and the entry's name, with the digest of all that the entry says. Only who may change that model can; a reader who
+copies a name cannot change what was signed. That a move is done stands in the same tag. Entries of 0.1 have no such tag: those that were
+done, and whose version shows the tags that only a promotion leaves on it, stand as they did, up to the first proven one.
+
 What is guaranteed, on one MLflow server or database however many machines use it:
 
 - Writing a standing entry is the commit point. Alias, tags and the production copy follow from it. Where that was interrupted, the entry
@@ -14,15 +20,17 @@ What is guaranteed, on one MLflow server or database however many machines use i
   ends on the last standing move. One window is left: a process that is killed between the two after it was overtaken leaves the
   alias behind; then `rollback` says that the alias is not where the ledger has it, and `promote VERSION` mends it.
 
-Not guaranteed: an alias that is moved by hand asks nobody. The gate then compares with the version it finds there.
+Not guaranteed: an alias that is moved by hand asks nobody. The gate then compares with the version it finds there. Who may delete
+versions of the ledger can make it forget moves; the champion stays where it is, and is told of as one that the gate did not put there.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -37,6 +45,11 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 ENTRY, VERDICT, DONE = TAG + "entry", TAG + "verdict", TAG + "done"
+#: On the registered model whose champion is decided about, followed by an entry's name: the entry's digest, and whether the move is done.
+PROOF = TAG + "decision."
+_IS_DONE = " done"
+#: On a version: when it was made champion. Written when a move is followed, never at registration.
+PROMOTED_AT = TAG + "promoted_at_ms"
 #: MLflow tries three times to get a number; when as many others are faster each time it gives up.
 NUMBER_TRIES = 20
 #: What MLflow's tables hold of a description.
@@ -69,14 +82,17 @@ class Decided:
 @dataclass(frozen=True)
 class Entry:
     """A decision in its place. ``standing``: it moved the champion; ``done``: alias, tags and copy have followed; ``source``: the content
-    of the version it is about, as it was then."""
+    of the version it is about, as it was then; ``digest``: of all that it says; ``proven``: its author may change the model that it is
+    about (:data:`PROOF`)."""
 
     number: int
     decided: Decided
     verdict: str
     source: str
+    digest: str
     standing: bool
     done: bool
+    proven: bool
 
     @property
     def moves(self) -> bool:
@@ -87,22 +103,56 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def read_ledger(client: MlflowClient, ledger: str) -> list[Entry]:
-    """Every entry, oldest first; empty where nothing was decided yet.
+def read_ledger(client: MlflowClient, model: str, ledger: str) -> list[Entry]:
+    """Every entry of the ``ledger`` of ``model``, oldest first; empty where nothing was decided yet.
 
     Raises:
-        TrackingError: somebody else has made a version of that model.
+        TrackingError: somebody else has made a version of the ledger's model.
     """
-    entries: dict[str, Entry] = {}
-    last = 0
-    for version in all_versions(client, ledger):
-        entry = _entry(version)
-        if entry.decided.name in entries:
-            continue
-        if entry.moves and entry.decided.after == last:
+    found = all_versions(client, ledger)
+    # The proofs after the entries: each was written before its entry.
+    proofs = _proofs(client, model) if found else {}
+    entries: dict[tuple[str, bool], Entry] = {}
+    for version in found:
+        entry = _entry(version, proofs)
+        entries.setdefault((entry.decided.name, entry.proven), entry)
+    return _standing(list(entries.values()), client, model)
+
+
+def _standing(entries: list[Entry], client: MlflowClient, model: str) -> list[Entry]:
+    """The entries with what stands marked so. What is not proven moves nothing, but where 0.1 did it before anything was proven."""
+    early = next((index for index, entry in enumerate(entries) if entry.proven), len(entries))
+    promoted = _promoted(client, model) if any(entry.moves and entry.done for entry in entries[:early]) else {}
+    marked, last = [], 0
+    for index, entry in enumerate(entries):
+        # A version that was deleted has no tags to look at, and nobody can go back to it.
+        counts = entry.proven or (index < early and entry.done and promoted.get(entry.decided.version, True))
+        if counts and entry.moves and entry.decided.after == last:
             entry, last = replace(entry, standing=True), entry.number
-        entries[entry.decided.name] = entry
-    return list(entries.values())
+        marked.append(entry)
+    return marked
+
+
+def _proofs(client: MlflowClient, model: str) -> dict[str, str]:
+    """What the tags of ``model`` say of entries, by name."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        tags = client.get_registered_model(model).tags
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise
+    return {name.removeprefix(PROOF): value for name, value in tags.items() if name.startswith(PROOF)}
+
+
+def _promoted(client: MlflowClient, model: str) -> dict[int, bool]:
+    """Version to whether it has the tags that only a completed move leaves on it."""
+    return {version.number: PROMOTED_AT in version.tags for version in all_versions(client, model)}
+
+
+def _digest(entry: str, verdict: str, source: str) -> str:
+    return hashlib.sha256(json.dumps([entry, verdict, source]).encode()).hexdigest()
 
 
 def last_move(entries: Sequence[Entry]) -> Entry | None:
@@ -121,7 +171,7 @@ def alias_fault(client: MlflowClient, model: str, ledger: str) -> str | None:
         TrackingError: somebody else has made a version of the ledger's model.
     """
     # The ledger before the alias, as the gate reads them.
-    last = last_move(read_ledger(client, ledger))
+    last = last_move(read_ledger(client, model, ledger))
     champion = next((version for version in all_versions(client, model) if CHAMPION in version.aliases), None)
     there = champion.number if champion else None
     if there == (last.decided.version if last else None):
@@ -141,11 +191,19 @@ def alias_fault(client: MlflowClient, model: str, ledger: str) -> str | None:
 
 
 def write_entry(client: MlflowClient, ledger: str, about: Version, decided: Decided, verdict: str) -> Entry:
-    """Write a decision and read how it stands. ``about``: the version it is about; the entry's source is that one's."""
+    """Write a decision and read how it stands. ``about``: the version it is about; the entry's source is that one's.
+
+    Raises:
+        MlflowException: the store does not answer, or this account may not change the model, or may not write the ledger.
+    """
     from mlflow.exceptions import MlflowException
 
-    ensure_model(client, ledger, f"Decisions of the gate about {about.model}, a version each. Written by vidbridge only.")
     tags = {ENTRY: json.dumps(asdict(decided)), VERDICT: verdict}
+    proof = _digest(tags[ENTRY], verdict, about.source)
+    # Before the ledger is made: who may not do this must not come to own it. What is proven already may be done as well.
+    if decided.name not in _proofs(client, about.model):
+        insist(lambda: client.set_registered_model_tag(about.model, PROOF + decided.name, proof))
+    ensure_model(client, ledger, describe_ledger(about.model))
     shown = verdict if len(verdict) <= DESCRIPTION_LENGTH else verdict[: DESCRIPTION_LENGTH - 1] + "…"
     for left in reversed(range(NUMBER_TRIES)):
         try:
@@ -155,11 +213,17 @@ def write_entry(client: MlflowClient, ledger: str, about: Version, decided: Deci
             # What it says when others were faster three times; nothing was written then.
             if not left or "Giving up after" not in str(error):
                 raise
-    return next(entry for entry in read_ledger(client, ledger) if entry.decided.name == decided.name)
+    ours = (decided.name, True)
+    return next(entry for entry in read_ledger(client, about.model, ledger) if (entry.decided.name, entry.proven) == ours)
 
 
-def mark_done(client: MlflowClient, ledger: str, entry: Entry) -> None:
-    insist(lambda: client.set_model_version_tag(ledger, str(entry.number), DONE, "true"))
+def mark_done(client: MlflowClient, model: str, entry: Entry) -> None:
+    """Write on ``model`` that a proven move of its champion has been followed by all that follows from it."""
+    insist(lambda: client.set_registered_model_tag(model, PROOF + entry.decided.name, entry.digest + _IS_DONE))
+
+
+def describe_ledger(model: str) -> str:
+    return f"Decisions of the gate about {model}, a version each. Written by vidbridge only."
 
 
 def champions(entries: Sequence[Entry]) -> list[int]:
@@ -175,7 +239,7 @@ def champions(entries: Sequence[Entry]) -> list[int]:
     return stack
 
 
-def _entry(version: Version) -> Entry:
+def _entry(version: Version, proofs: Mapping[str, str]) -> Entry:
     try:
         # Strict but for the tuple, which JSON has as a list: figures that are text would fail later, where they are used.
         decided = TypeAdapter(Decided).validate_json(version.tags[ENTRY])
@@ -187,13 +251,18 @@ def _entry(version: Version) -> Entry:
             f"{version.model} version {version.number}: tag {ENTRY}: no decision of the gate ({first}); delete that version, this model is"
             " the gate's own"
         ) from error
+    verdict, proof = version.tags.get(VERDICT, ""), proofs.get(decided.name, "")
+    digest = _digest(version.tags[ENTRY], verdict, version.source)
+    proven = proof.removesuffix(_IS_DONE) == digest
     return Entry(
         version.number,
         decided,
-        version.tags.get(VERDICT, ""),
+        verdict,
         version.source,
+        digest,
         standing=False,
-        done=version.tags.get(DONE) == "true",
+        done=proof.endswith(_IS_DONE) if proven else version.tags.get(DONE) == "true",
+        proven=proven,
     )
 
 

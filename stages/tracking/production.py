@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from stages.tracking.ledger import Decided, ensure_model, read_ledger
+from stages.tracking.ledger import PROMOTED_AT, Decided, ensure_model, read_ledger
 from stages.tracking.runs import TAG
 from stages.tracking.store import insist
 from stages.tracking.versions import CHAMPION, Version, all_versions
@@ -39,7 +39,7 @@ def set_tags(client: MlflowClient, model: str, number: int, tags: Mapping[str, s
 def _copy(client: MlflowClient, production: str, version: Version) -> int:
     if found := copies(client, production, version):
         return found[0]
-    ensure_model(client, production, f"Copies of the champions of {version.model}.")
+    ensure_model(client, production, describe_production(version.model))
     made = client.create_model_version(
         production, version.source, run_id=version.run_id, tags={**version.tags, COPY_OF: _name(version)}, await_creation_for=0
     )
@@ -51,13 +51,22 @@ def _copy(client: MlflowClient, production: str, version: Version) -> int:
 
 
 def copies(client: MlflowClient, production: str, version: Version) -> list[int]:
-    """The versions of ``production`` that are copies of ``version``, oldest first."""
-    return [copy.number for copy in all_versions(client, production) if copy.tags.get(COPY_OF) == _name(version)]
+    """The versions of ``production`` that are copies of ``version``, oldest first: with its name, and its content, which a name is no
+    promise of."""
+    return [
+        copy.number
+        for copy in all_versions(client, production)
+        if copy.tags.get(COPY_OF) == _name(version) and copy.source == version.source
+    ]
+
+
+def describe_production(model: str) -> str:
+    return f"Copies of the champions of {model}."
 
 
 def production_fault(client: MlflowClient, model: str, production: str, ledger: str) -> str | None:
     """Why the champion of ``production`` is not the copy of the champion that the gate made, as a sentence with the remedy; None: it is."""
-    last = next((entry for entry in reversed(read_ledger(client, ledger)) if entry.standing), None)
+    last = next((entry for entry in reversed(read_ledger(client, model, ledger)) if entry.standing), None)
     if last is None or last.decided.production != production or not last.done:
         return None  # Nothing was promised of that model, or not finished: the alias of the model itself tells.
     there = next((version for version in all_versions(client, production) if CHAMPION in version.aliases), None)
@@ -78,7 +87,7 @@ def tags_of(decided: Decided) -> dict[str, str]:
     """Who made a version champion, when and why, as tags: on the version, and on its copy."""
     tags = {
         TAG + "promoted_by": decided.author,
-        TAG + "promoted_at_ms": str(decided.at_ms),
+        PROMOTED_AT: str(decided.at_ms),
         TAG + "reason": decided.reason,
         TAG + "promotion": decided.action,
     }

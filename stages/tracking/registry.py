@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,12 +23,13 @@ from stages.tracking.git import head, is_repository
 from stages.tracking.live import Pipeline, read_pipeline
 from stages.tracking.lock import LOCK_FILE, StageRecord
 from stages.tracking.outbox import ArtifactStoreError, send_unsent
+from stages.tracking.rights import LEDGER, prove_rights
 from stages.tracking.runs import TAG
 from stages.tracking.samples import PREDICTIONS_FILE
 from stages.tracking.scores import parse_baselines, parse_scores
 from stages.tracking.servable import USAGE, usage_of
-from stages.tracking.store import experiment_id, insist, locked, open_client
-from stages.tracking.uri import STATE, TrackingError
+from stages.tracking.store import experiment_id, insist, is_away, locked, open_client, store_error
+from stages.tracking.uri import STATE, TrackingError, experiment_name, patience_of_run_s, patiently
 from stages.tracking.versions import CANDIDATE, Version, all_versions
 
 if TYPE_CHECKING:
@@ -76,13 +78,26 @@ def register(root: Path) -> RegisterReport:
     """Push the outs of ``dvc.lock`` to the DVC remote, then create the model versions that are missing and bring tags up to date.
 
     Raises:
-        TrackingError: the store or the remote does not answer, an object is missing, or a file is damaged.
+        TrackingError: the store or the remote does not answer, an object is missing, a file is damaged, or this account may not do it.
     """
+    from mlflow.exceptions import MlflowException
+
     params = load_params(root / PARAMS_FILE)
-    client = open_client(root)
+    wait_s = patience_of_run_s()
+    client = open_client(root, wait_s)
     commit = head(root) if is_repository(root) else None
+    model = params.gate.registered_model
     with locked(root / STATE / "register.lock", REGISTER_WAIT_S), open_content(root) as content:
-        return _reconcile(root, params, client, content, commit)
+        try:
+            # All of it may be done twice, so a server that goes away in the middle is waited for.
+            return patiently(lambda: _reconcile(root, params, client, content, commit), wait_s, is_away)
+        except (MlflowException, ArtifactStoreError) as error:
+            raise store_error(
+                f"{model}: registration stopped",
+                error,
+                f"EDIT on the registered model {model!r} and on the experiment {experiment_name()!r}",
+                "what was registered stays, run vidbridge register again",
+            ) from error
 
 
 def _reconcile(root: Path, params: Params, client: MlflowClient, content: ContentStore, commit: str | None) -> RegisterReport:
@@ -104,25 +119,27 @@ def _reconcile(root: Path, params: Params, client: MlflowClient, content: Conten
             "no DVC remote: these versions load on this machine only; dvc remote add -d NAME URL, then vidbridge register"
         )
     model = params.gate.registered_model
-    try:
-        existing = {version.source: version for version in all_versions(client, model)}
-        wanted = [item for row, record in rows for item in _wanted(root, params, content, pipeline, row, record, commit)]
-        missing = {item.source: item for item in wanted if item.source not in existing}
-        updated = [number for item in wanted if (number := _update(client, existing.get(item.source), item))]
-        runs = {stage: _stage_run(client, root, pipeline.records[stage]) for stage in {item.stage for item in missing.values()}}
-        if missing and not existing:
-            _ensure_model(client, model)
-        created = {_create(client, model, item, runs[item.stage]) for item in missing.values()}
-        if created:
-            existing = _without_duplicates(client, model, created)
-        candidate = _point_candidate(client, params, wanted, existing)
-        if rows:
-            _keep_files(client, root, params)
+    unsent = 0
+    # First: a stage's run that could not say that it has finished is found below only when it has. Said below when it fails for good.
+    with suppress(MlflowException, ArtifactStoreError):
         unsent = send_unsent(client, root)
-    except (MlflowException, ArtifactStoreError) as error:
-        raise TrackingError(
-            f"{model}: registration stopped: {error}; what was registered stays, run vidbridge register again"
-        ) from error
+    existing = {version.source: version for version in all_versions(client, model)}
+    wanted = [item for row, record in rows for item in _wanted(root, params, content, pipeline, row, record, commit)]
+    missing = {item.source: item for item in wanted if item.source not in existing}
+    if missing and not existing:
+        _ensure_model(client, model)
+    if missing or (existing and LEDGER not in client.get_registered_model(model).tags):
+        # So the ledger belongs to who owns the model, and not to who decides first.
+        prove_rights(client, params.gate)
+    updated = [number for item in wanted if (number := _update(client, existing.get(item.source), item))]
+    runs = {stage: _stage_run(client, root, pipeline.records[stage]) for stage in {item.stage for item in missing.values()}}
+    created = {_create(client, model, item, runs[item.stage]) for item in missing.values()}
+    if created:
+        existing = _without_duplicates(client, model, created)
+    candidate = _point_candidate(client, params, wanted, existing)
+    if rows:
+        _keep_files(client, root, params)
+    unsent += send_unsent(client, root)
     if wanted and any(item.tags.get("lock_commit") is None for item in wanted):
         warnings.append(
             "no commit holds this dvc.lock yet, so the gate will refuse these versions; commit dvc.lock and params.yaml"

@@ -79,7 +79,10 @@ def history_table(entries: Sequence[Entry]) -> RenderableType:
         previous = "–" if decided.previous is None else str(decided.previous)
         why = [decided.reason] if decided.reason else []
         why += decided.reasons
-        if entry.moves and not entry.standing:
+        if entry.moves and not entry.standing and not entry.proven:
+            what = Text("not counted", style="yellow")
+            why.append("nobody who may change the model has signed it, or another move of 0.1 came first: it moved nothing")
+        elif entry.moves and not entry.standing:
             what = Text("overtaken", style="yellow")
             why.append("another move came first, so this one moved nothing")
         elif entry.moves and not entry.done:

@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,8 +33,8 @@ from stages.tracking.git import head, is_dirty, is_repository
 from stages.tracking.heartbeats import COUNT_TAG, LOST_TAG, NOTE_TAG, PROCESS_TAG, Sign, watching
 from stages.tracking.machine import gpus_in_use, machine, versions
 from stages.tracking.outbox import Outbox
-from stages.tracking.store import experiment_id, is_first_rank, open_client
-from stages.tracking.uri import TrackingError, project_root
+from stages.tracking.store import experiment_id, is_away, is_first_rank, open_client, store_error
+from stages.tracking.uri import PARENT_VARIABLE, experiment_name, patience_of_run_s, patience_s, patiently, project_root
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -103,19 +104,20 @@ def stage_run(stage: str, params: Params, root: Path | None = None) -> Iterator[
     commit, and digests of the stage, its parameters and its data, all computed from ``dvc.yaml``.
 
     Raises:
-        TrackingError: at once, when the store does not answer.
+        TrackingError: when the store does not answer: soon where a person waits, after ``VIDBRIDGE_MLFLOW_PATIENCE_S`` under the flow.
     """
     root = root or project_root()
     if not is_first_rank():
         yield StageRun(None, None, root)
         return
-    client = open_client(root)
+    wait_s = patience_of_run_s()
+    client = open_client(root, wait_s)
     record = lock.current_stage(root, stage)
     tags = _tags(root, params) | {TAG + "kind": "stage", TAG + "stage": stage} | _record_tags(record)
-    if parent := os.environ.get("VIDBRIDGE_PIPELINE_RUN"):
+    if parent := os.environ.get(PARENT_VARIABLE):
         tags[PARENT_TAG] = parent
     used = flat(record.params) if record else flat(params.model_dump(mode="json"))
-    with _recorded(client, root, stage, tags, used) as run:
+    with _recorded(client, root, stage, tags, used, wait_s) as run:
         try:
             yield run
         finally:
@@ -128,23 +130,21 @@ def stage_run(stage: str, params: Params, root: Path | None = None) -> Iterator[
 def pipeline_run(params: Params, root: Path | None = None, tags: Mapping[str, str] | None = None) -> Iterator[StageRun]:
     """The parent run of a pipeline; give ``run.run_id`` to the stages as ``VIDBRIDGE_PIPELINE_RUN``. Ends like :func:`stage_run`."""
     root = root or project_root()
-    client = open_client(root)
+    client = open_client(root, patience_s())
     named = {TAG + name: value for name, value in (tags or {}).items()}
     all_tags = _tags(root, params) | {TAG + "kind": "pipeline", TAG + "params_digest": digest(params)} | named
-    with (
-        _lost_runs_ended(client, root),
-        _recorded(client, root, f"pipeline {params.recipe}", all_tags, flat(params.model_dump(mode="json"))) as run,
-    ):
+    used = flat(params.model_dump(mode="json"))
+    with _lost_runs_ended(client, root), _recorded(client, root, f"pipeline {params.recipe}", all_tags, used, patience_s()) as run:
         yield run
 
 
 @contextmanager
 def ablation_run(params: Params, root: Path, commit: str) -> Iterator[StageRun]:
     """The parent run of an ablation: the stages of every seed's clone are its children. Ends like :func:`stage_run`."""
-    client = open_client(root)
+    client = open_client(root, patience_s())
     tags = _tags(root, params) | {TAG + "kind": "ablation", TAG + "params_digest": digest(params), TAG + "ablation_commit": commit}
     used = flat(params.ablation.model_dump(mode="json")) if params.ablation else {}
-    with _lost_runs_ended(client, root), _recorded(client, root, f"ablation {params.recipe}", tags, used) as run:
+    with _lost_runs_ended(client, root), _recorded(client, root, f"ablation {params.recipe}", tags, used, patience_s()) as run:
         yield run
 
 
@@ -159,19 +159,40 @@ def benchmark_run(
         yield run
 
 
+#: What recording runs takes.
+_RIGHTS = "EDIT on the experiment {!r}, or name another: MLFLOW_EXPERIMENT_NAME"
+
+
 @contextmanager
-def _recorded(client: MlflowClient, root: Path, name: str, tags: Mapping[str, str], used: Mapping[str, str]) -> Iterator[StageRun]:
+def _recorded(
+    client: MlflowClient, root: Path, name: str, tags: Mapping[str, str], used: Mapping[str, str], wait_s: float = 0.0
+) -> Iterator[StageRun]:
     from mlflow.entities import Param
     from mlflow.exceptions import MlflowException
 
     lost_after_s()  # what it says wrongly is said before there is a run that nobody would end
-    try:
-        record = client.create_run(experiment_id(client, root), run_name=name, tags=dict(tags))
-        items = [Param(key, value) for key, value in used.items()]
+    # A server may have made the run and gone away before it said so: by this tag it is found, and not made twice.
+    opened = TAG + "opened"
+    marked = {**tags, opened: uuid.uuid4().hex}
+    tries = 0
+
+    def create() -> Run:
+        nonlocal tries
+        tries += 1
+        experiment = experiment_id(client, root)
+        found = client.search_runs([experiment], f"tags.`{opened}` = '{marked[opened]}'") if tries > 1 else []
+        return found[0] if found else client.create_run(experiment, run_name=name, tags=marked)
+
+    def describe() -> None:
         for start in range(0, len(items), BATCH_PARAMS):
             client.log_batch(record.info.run_id, params=items[start : start + BATCH_PARAMS], synchronous=True)
+
+    items = [Param(key, value) for key, value in used.items()]
+    try:
+        record = patiently(create, wait_s, is_away)
+        patiently(describe, wait_s, is_away)
     except MlflowException as error:
-        raise TrackingError(f"MLflow run {name!r} cannot be opened: {error}") from error
+        raise store_error(f"MLflow run {name!r} cannot be opened", error, _RIGHTS.format(experiment_name())) from error
     run = StageRun(client, record, root)
     status = "FAILED"
     try:
@@ -189,12 +210,12 @@ class _OthersRuns:
     """The RUNNING runs of the experiment, as :func:`stages.tracking.heartbeats.watching` wants them."""
 
     def __init__(self, client: MlflowClient, root: Path) -> None:
-        self._client, self._experiment = client, experiment_id(client, root)
+        self._client, self._root = client, root
 
     def signs(self) -> dict[str, Sign]:
         """Those whose process cannot be looked up; of the others, those are ended whose process has ended."""
         found = {}
-        for run in self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'"):
+        for run in self._client.search_runs([experiment_id(self._client, self._root)], "attributes.status = 'RUNNING'"):
             # Without a process it is none of ours, whoever gave it our tags.
             process = parse(run.data.tags.get(PROCESS_TAG, ""))
             seen = verdict(process) if process is not None else None

@@ -2,11 +2,13 @@
 
 Nothing is copied at registration. An evaluated row's ``predictions.jsonl`` and the samples it was asked are outs of DVC, in the cache
 and the remote like the weights, so a version's tag names their hashes. A version that was scored again under a later evaluation has no
-such out; its scores by sample are a file of an MLflow run, which the tag names instead.
+such out; its scores by sample are a file of an MLflow run, which the tag names instead, with its digest: who may write to that run need
+not be allowed to change the version.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
@@ -62,7 +64,7 @@ def read_samples(client: MlflowClient, content: ContentStore, version: Version, 
     place = _place(version, digest)
     try:
         if "run" in place:
-            return list(_of_run(client, place["run"], name))
+            return list(_of_run(client, place, name))
         card = version.scores
         assert card is not None, "outs of DVC belong to the version's own evaluation"
         return list(_of_outs(content, place, card.split, name))
@@ -78,7 +80,7 @@ def keep_samples(root: Path, version: Version, digest: str, text: str) -> None:
     run = client.create_run(experiment_id(client, root), run_name=f"rescore version {version.number}", tags=tags)
     client.log_text(run.info.run_id, text, SAMPLES_FILE)
     client.set_terminated(run.info.run_id)
-    place = json.dumps({"run": run.info.run_id})
+    place = json.dumps({"run": run.info.run_id, "sha256": _sha256(text)})
     client.set_model_version_tag(version.model, str(version.number), f"{TAG}samples.{digest}", place)
 
 
@@ -92,18 +94,29 @@ def _place(version: Version, digest: str) -> dict[str, str]:
     return place
 
 
-def _of_run(client: MlflowClient, run_id: str, name: str) -> Iterator[SampleScore]:
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _of_run(client: MlflowClient, place: dict[str, str], name: str) -> Iterator[SampleScore]:
     from mlflow.exceptions import MlflowException
+
+    run_id = place["run"]
 
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = Path(client.download_artifacts(run_id, SAMPLES_FILE, folder))
-            text = path.read_text(encoding="utf-8")
+            text = path.read_bytes().decode()
         except (MlflowException, OSError) as error:
             raise TrackingError(
                 f"{name}: its scores by sample lie with run {run_id}, which cannot be read from here ({error}); with one database for"
                 " several machines use an MLflow server, which keeps files too"
             ) from error
+    if _sha256(text) != place["sha256"]:
+        raise TrackingError(
+            f"{name}: run {run_id} holds other scores by sample than were kept with the version; see who may write to its experiment, and"
+            f" remove the tag {TAG}samples.… of the version: the next vidbridge promote scores it again"
+        )
     for line in text.splitlines():
         yield SampleScore.model_validate_json(line)
 

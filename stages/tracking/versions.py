@@ -34,9 +34,10 @@ class _Made(BaseModel):
 
 
 class _Run(BaseModel):
-    """Where scores by sample lie: with a run of MLflow."""
+    """Where scores by sample lie: with a run of MLflow. ``sha256``: of that file; None (of earlier releases): it counts for nothing."""
 
     run: str
+    sha256: str | None = None
 
 
 class _Outs(BaseModel):
@@ -137,7 +138,8 @@ class Version:
     def samples_under(self, digest: str) -> dict[str, str] | None:
         """Where its score for each sample lies, under one evaluation (:mod:`stages.tracking.samples`); None: that was not kept."""
         if self._text(f"samples.{digest}"):
-            return dict(self._read(f"samples.{digest}", _Run).model_dump())
+            place = self._read(f"samples.{digest}", _Run)
+            return None if place.sha256 is None else dict(place.model_dump())
         own = self.scores
         if own is None or own.digest != digest or not self._text("samples"):
             return None

@@ -76,7 +76,7 @@ def test_a_rollback_that_came_too_late_moves_nothing(registered: Path) -> None:
     assert rollback(registered).candidate.number == 3
     # The champion is the one it was judged against, but two moves have been made since: the case is from another time.
     assert not conclude(client, gate, late)
-    assert champions(read_ledger(client, gate.ledger)) == [3]
+    assert champions(read_ledger(client, MODEL, gate.ledger)) == [3]
 
 
 def test_a_promotion_that_was_interrupted_is_completed_by_the_next_command(registered: Path) -> None:
@@ -173,7 +173,7 @@ def test_two_machines_that_promote_at_once_never_both_replace_the_same_champion(
             process.communicate()
     overtaken = 0
     for turn in range(rounds):
-        entries = read_ledger(client, f"race-{turn}.gate")
+        entries = read_ledger(client, f"race-{turn}", f"race-{turn}.gate")
         moves = [entry for entry in entries if entry.standing]
         # Each replaced the one before it: nobody was replaced twice, nobody judged against another than it replaced.
         assert [entry.decided.previous for entry in moves] == [None, *(entry.decided.version for entry in moves[:-1])]

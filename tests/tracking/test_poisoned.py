@@ -456,7 +456,6 @@ def test_parents_in_a_circle_end(registered: Path) -> None:
 
 def test_an_entry_of_the_ledger_that_is_none_is_one_sentence(registered: Path) -> None:
     client = open_client(registered)
-    client.create_registered_model(LEDGER)
     source = find_version(client, MODEL, "candidate").source
     entry = {"at_ms": "yesterday", "action": "promote", "version": 1, "previous": None, "after": 0, "author": "x", "reason": ""}
     tags = {"vidbridge.entry": json.dumps(entry | {"reasons": [], "mean": None, "production": None, "name": "n"})}

@@ -18,8 +18,8 @@ from stages.tracking.gate import load_checkpoint
 from stages.tracking.lock import read_lock
 from stages.tracking.registry import RegisterReport, register
 from stages.tracking.runs import TAG
-from stages.tracking.store import EXPERIMENT, open_client
-from stages.tracking.uri import RUN_FILES, TrackingError
+from stages.tracking.store import open_client
+from stages.tracking.uri import EXPERIMENT, RUN_FILES, TrackingError
 from stages.tracking.versions import all_versions
 
 MODEL = "vidbridge-tiny"
