@@ -265,7 +265,7 @@ def deployed(pages: Pages) -> Pages:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in _of_worker(pages).items():
             patch.setenv(name, value)
-        deploying.create(pages.root, None, None, None)
+        deploying.create(pages.root, deploying.Order("main", "nightly"))
     return pages
 
 
@@ -276,7 +276,14 @@ def _of_worker(pages: Pages) -> dict[str, str]:
 
 def _deployment(pages: Pages) -> str:
     (one,) = _sent("POST", f"{pages.api}/deployments/filter", {}, _with_token(pages)).json()
-    assert one["parameters"] == {"branch": "main", "source": None, "recipe": None, "promote": True}
+    assert one["parameters"] == {
+        "repository": None,
+        "directory": None,
+        "branch": "main",
+        "source": None,
+        "recipe": None,
+        "promote": True,
+    }
     return str(one["id"])
 
 
