@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from commands import commands
-from conftest import git
+from small_project import git
 
 from flows import clone, deploying, pools
 from flows.clone import Origin
