@@ -64,8 +64,8 @@ def rescore(root: Path, version: Version, digest: str, log: Callable[[str], None
         FlowError: it could not be scored, or a run holds the project, whose data and parameters would change under it.
         TrackingError: the present state is another evaluation, or the version's weights are not to be had.
     """
-    folder = gate.load_checkpoint(root, version.number)
     with only_run(root), tempfile.TemporaryDirectory(prefix="vidbridge-") as place:
+        folder = gate.load_checkpoint(root, version.number)
         command = [sys.executable, "-m", "stages", "rescore", f"version-{version.number}", str(folder), place]
         status = stream(command, root, stage_environment(root), log)
         if status:

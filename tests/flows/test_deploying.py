@@ -9,24 +9,34 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 import yaml
-from commands import commands
 from small_project import git
 
-from flows import clone, deploying, pools
+from flows import ablation, cli, clone, deploying, pools, recipes, rescoring, upkeep
 from flows.clone import Origin
 from flows.deploying import Order, Standing, order_of
 from flows.errors import FlowError, UsageError
 from flows.hold import hold
 from flows.preflight import only_run
 from flows.unchanged import Watch
+from stages.tracking.versions import Version
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def kept_environment(clean_environment: None) -> Iterator[None]:
+    """Commands fill this process's environment."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @contextmanager
@@ -95,13 +105,17 @@ def test_a_scheduled_run_that_is_refused_has_not_touched_the_clone(project: Path
 
 def test_commands_that_change_the_project_take_its_lock_first(shipped: Path) -> None:
     before = (shipped / "params.yaml").read_bytes()
+    changes: tuple[Callable[[], object], ...] = (
+        lambda: recipes.use(shipped, "smoke", force=True),
+        cli.register,
+        lambda: upkeep.accept(shipped, "corpus", "a reason"),
+        lambda: rescoring.rescore(shipped, cast(Version, None), "digest", print, "otherwise"),
+        lambda: ablation.ablate(shipped, 1, None, table_only=False),
+    )
     with held_elsewhere(shipped / ".vidbridge/run.lock", "4711 a b"):
-        shown = commands(
-            shipped,
-            [({}, ["recipe", "use", "smoke"]), ({}, ["register"]), ({}, ["accept", "corpus", "--why", "a"])],
-        )
-    assert [one.status for one in shown] == [1, 1, 1]
-    assert all("error: run: process 4711 of a is running this project already" in one.stderr for one in shown)
+        for change in changes:
+            with pytest.raises(FlowError, match="run: process 4711 of a is running this project already"):
+                change()
     assert (shipped / "params.yaml").read_bytes() == before
     with only_run(shipped):
         pass
@@ -191,6 +205,13 @@ def test_a_project_in_a_folder_of_a_repository(shipped: Path, tmp_path: Path) ->
         clone.refresh(Origin(str(top), "gone", ""), tmp_path / "work/nightly")
     with pytest.raises(UsageError, match=r"--directory: .* holds no dvc.yaml \(there is one in a b/videos\)"):
         order_of(shipped, repository=str(top))
+    # A seed of an ablation has its clone in the same way.
+    from flows.ablating import _clone
+
+    (top / "a b/videos/.vidbridge").mkdir()
+    seed = _clone(top / "a b/videos", tmp_path / "seed-1", git(top, "rev-parse", "HEAD"))
+    assert (seed / "dvc.yaml").is_file()
+    assert str(top / "a b/videos/.dvc/cache") in (seed / ".dvc/config.local").read_text()
     order, _ = order_of(shipped, repository=str(top), directory="a b/videos/")
     assert order.directory == "a b/videos"
 
