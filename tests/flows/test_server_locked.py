@@ -339,7 +339,7 @@ def test_whose_code_runs_and_on_what_only_the_deployment_says(
     from flows import scheduled as module
 
     run = SimpleNamespace(flow_run=SimpleNamespace(deployment_id=UUID(_deployment(deployed))))
-    monkeypatch.setattr(module.FlowRunContext, "get", lambda: run)
+    monkeypatch.setattr(module, "FlowRunContext", SimpleNamespace(get=lambda: run))
     given: dict[str, str | None] = {"repository": None, "directory": None, "branch": "main", "source": None}
     with temporary_settings({PREFECT_API_URL: deployed.api, PREFECT_API_AUTH_STRING: deployed.key}):
         assert module.only_as_deployed(given).name == "nightly"

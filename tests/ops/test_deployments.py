@@ -142,7 +142,8 @@ def recorded(repository: Path) -> list[str]:
 def versions(store: str) -> int:
     from mlflow.tracking import MlflowClient
 
-    return len(MlflowClient(tracking_uri=store, registry_uri=store).search_model_versions())
+    found = MlflowClient(tracking_uri=store, registry_uri=store).search_model_versions()
+    return len([one for one in found if "vidbridge.stage" in one.tags])  # and not the entries of the ledger
 
 
 @pytest.mark.timeout(1500)
@@ -168,9 +169,7 @@ def test_two_deployments_of_one_branch_do_not_meet_and_an_edit_under_a_run_fails
         assert versions(store) >= 4
         # Once more, and somebody edits the clone's parameters while it trains.
         before = versions(store)
-        (watched / "new.mp4").write_bytes(b"a clip")
-        table = (project / "work.py").read_text()
-        (project / "work.py").write_text(table + "\n")
+        (project / "learning.py").write_text("rate = 2\n")  # the training's code, so that DVC's run cache has no answer
         git(project, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qam", "a change")
         count = attempts.read_text().split().count("general")
         third = started(client, "x")
