@@ -27,6 +27,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import clone, dvc
 from flows.errors import FlowError, StageCancelled, UsageError
+from flows.hold import hold
 from flows.lost import at_work
 from flows.pipeline import PARENT, exported, watching_for_cancel
 from flows.project import state
@@ -56,6 +57,8 @@ FOLDER = "ablation"
 MOST_JOBS = 4
 #: Of what a stage prints, a line is shown this often; all of it is in the seed's log.
 SHOW_EVERY_S = 60.0
+#: Writing the table takes a second or two.
+_TABLE_S = 60.0
 #: DVC's index of a project is made in this process, and DVC is not made for several threads.
 _PLANNING = threading.Lock()
 
@@ -129,15 +132,19 @@ def check(root: Path, params: Params) -> str:
     return clone.git(root, "rev-parse", "HEAD")
 
 
-def _clone(root: Path, folder: Path, commit: str) -> None:
+def _clone(root: Path, folder: Path, commit: str) -> Path:
+    """Clone, or bring the clone, to ``commit``; returns the project's folder in it. The project's lock is held."""
+    origin = clone.project_origin(root, commit)
     if not (folder / ".git").is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        clone.git(folder.parent, "clone", "--quiet", "--local", "--no-checkout", str(root), folder.name)
+        clone.git(folder.parent, "clone", "--quiet", "--local", "--no-checkout", "--", origin.repository, folder.name)
     clone.git(folder, "fetch", "--quiet", "origin", "HEAD")
     (folder / ".git" / "index.lock").unlink(missing_ok=True)
     clone.git(folder, "checkout", "--quiet", "--force", "--detach", commit)
-    clone.share_storage(str(root), folder)
-    state(folder).mkdir(mode=0o700, exist_ok=True)
+    project = folder / origin.directory
+    clone.share_storage(root, project)
+    state(project).mkdir(mode=0o700, exist_ok=True)
+    return project
 
 
 def _write_params(root: Path, folder: Path, table: dict[str, Any]) -> None:
@@ -179,12 +186,17 @@ def _reproduce(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], c
 
 
 @task(name="register", cache_policy=NO_CACHE, persist_result=False)
-def register_variant(folder: Path, run_name: str) -> None:
-    """Every checkpoint of the variant becomes a version of the recipe's ablation model, and a commit of the clone holds its lock."""
+def register_variant(folder: Path, run_name: str, variant: str) -> State[Any] | None:
+    """Every checkpoint of the variant becomes a version of the recipe's ablation model, and a commit of the clone holds its lock. A state
+    says why the variant's own could not be."""
     with _PLANNING:
         record_commit(folder, f"{run_name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}")
         report = register(folder)
     get_run_logger().info("%s: %d versions of %s are new", folder.name, len(report.created), report.model)
+    for stage, reason in report.unregistered.items():
+        if stage.partition("@")[2] == variant:
+            return Failed(message=f"not registered: {reason}", data=FlowError(f"{variant}: not registered: {reason}"))
+    return None
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -195,7 +207,7 @@ def run_seed(
     logger, grid = get_run_logger(), params.ablation
     assert grid is not None
     folder, results, start = place(root, params) / f"seed-{seed}", Results(place(root, params) / "scores"), start_of(params)
-    _clone(root, folder, commit)
+    folder = _clone(root, folder, commit)
     env = {"VIDBRIDGE_SCRATCH": str(state(folder) / "scratch")}
     with ExitStack() as stack:
         for name in grid.variants:
@@ -217,7 +229,11 @@ def run_seed(
             ended = named(folder, targets, env, cancelled, return_state=True)
             if not ended.is_completed():
                 return ended
-            register_variant.with_options(task_run_name=f"seed {seed}: register {name}")(folder, f"{params.recipe}-{seed}-{name}")
+            registering = register_variant.with_options(task_run_name=f"seed {seed}: register {name}")
+            registered = registering(folder, f"{params.recipe}-{seed}-{name}", name, return_state=True)
+            if not registered.is_completed():
+                return registered
+            kept.unlink(missing_ok=True)  # of other parameters: until it is written again, the scores beside it do not count
             for policy in ("baselines", start, name):
                 _keep(folder / layout.scores(policy), results.of(seed, policy))
             write_json(results.folder / str(seed) / CLIPS_FILE, contents_shown(folder))
@@ -302,6 +318,12 @@ def publish(root: Path, params: Params, command: str, run: StageRun | None = Non
         InputError: no seed has run whole.
     """
     out = place(root, params)
+    # `ablate --table` may be asked for while the grid runs.
+    with hold(out / "table.lock", "ablate", "is writing this table already", wait_s=_TABLE_S):
+        return _write(out, params, command, run)
+
+
+def _write(out: Path, params: Params, command: str, run: StageRun | None) -> Grid:
     grid = read_grid(params, Results(out / "scores"), command=command, measured=measured("torch", "transformers", "trl"))
     write_json(out / "results.json", grid.model_dump(mode="json"))
     table, drawn = markdown(grid), figure(grid)

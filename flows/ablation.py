@@ -41,7 +41,9 @@ def ablate(root: Path, jobs: int | None, out: Path | None, *, table_only: bool) 
             return
     else:
         with preflight.only_run(root):
-            grid = _flow(root, jobs, command)
+            # Again, now that nobody else changes them.
+            params = load_params(root / "params.yaml")
+            grid = _flow(root, jobs, COMMAND.format(recipe=params.recipe))
         from flows.ablating import place
     console, folder = show.console(), place(root, params)
     columns = _columns(grid, console)

@@ -155,10 +155,13 @@ def register() -> None:
     """
     root = _root()
     from flows import show
+    from flows.preflight import only_run
     from stages.tracking.registry import register as reconcile
     from stages.tracking.render import register_table
 
-    show.console().print(register_table(reconcile(root)))
+    with only_run(root):  # a run is just writing the lock that is read here
+        report = reconcile(root)
+    show.console().print(register_table(report))
 
 
 @app.command()
@@ -453,21 +456,54 @@ def accept(
 
 @app.command()
 def deploy(
-    cron: Annotated[str, typer.Option(help="When to look for new videos (cron).")] = "",
-    source: Annotated[Path | None, typer.Option(help="Folder of videos to watch; overrides ingest.source.")] = None,
-    recipe: Annotated[str, typer.Option(help="Recipe to run; what params.yaml says when left out.")] = "",
+    cron: Annotated[str | None, typer.Option(help="When to look for new videos; infra/prefect.yaml says when left out.")] = None,
+    timezone: Annotated[
+        str | None, typer.Option(help="Time zone of the schedule, such as Europe/Berlin; UTC when left out.")
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="Folder of videos to watch, as the worker sees it; overrides ingest.source.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe to run; what params.yaml says when left out.")] = None,
+    branch: Annotated[str | None, typer.Option(help="Branch that is run; the one checked out when left out.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the deployment; another name makes another one. infra/prefect.yaml says when left out."),
+    ] = None,
+    repository: Annotated[
+        str | None, typer.Option(help="What a worker elsewhere clones: a URL; the project of the worker when left out.")
+    ] = None,
+    directory: Annotated[str | None, typer.Option(help="The project's folder inside --repository; its top when left out.")] = None,
+    pool: Annotated[str | None, typer.Option(help="Work pool whose workers run it; vidbridge when left out.")] = None,
     worker: Annotated[bool, typer.Option(help="Stay, and run what falls due.")] = True,
     port: Annotated[int, typer.Option(help="Port of Prefect's server when none runs yet; 0: any free one.")] = 0,
 ) -> None:
-    """Create the scheduled deployment, and serve it until Ctrl-C.
+    """Create a scheduled deployment, and serve it until Ctrl-C.
 
     It is described in infra/prefect.yaml.
 
-    Example: vidbridge deploy --cron "0 3 * * *" --source /data/videos
+    Each deployment has a clone of its own on the worker. A schedule that was paused stays so; a work pool that is there stays as it is.
+
+    Example: vidbridge deploy --cron "0 3 * * *" --timezone Europe/Berlin --source /data/videos
+
+    Example, for workers elsewhere: vidbridge deploy --repository https://git.example.org/team/videos.git --branch main --pool gpus
+    --name nightly-gpus --no-worker, and there: prefect worker start --pool gpus --type process
     """
+    root = _root()
     from flows import deploying
 
-    deploying.deploy(_root(), cron or None, source.resolve() if source else None, recipe or None, worker, port)
+    order, notes = deploying.order_of(
+        root,
+        cron=cron or None,
+        timezone=timezone,
+        source=source,
+        recipe=recipe or None,
+        repository=repository,
+        directory=directory,
+        branch=branch,
+        pool=pool,
+        name=name,
+    )
+    deploying.deploy(root, order, notes, worker, port)
 
 
 @app.command()

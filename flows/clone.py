@@ -1,22 +1,34 @@
 """The scheduled run's own clone of the repository: it never disturbs the work tree of a person, and a lost one costs nothing.
 
-Code comes from the branch, results from DVC's cache and remote, which the clone shares with the project it was made from.
+Code comes from the branch, results from DVC's cache and remote, which the clone shares with the project it was made from; one of a
+repository elsewhere shares a cache with the worker's other clones. Each deployment has a folder of its own, and its lock lies beside
+that: it is held before git touches anything, and before there is a clone (:func:`folder_of`, :func:`held`).
+
 ``dvc.lock`` is the one file with two possible truths (the branch's, and that of earlier scheduled runs, which stand on branches
 ``runs/*``): the one that leaves the least to do is taken.
 """
 
 from __future__ import annotations
 
-import configparser
+import hashlib
+import json
+import os
+import re
+import shutil
 import subprocess
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
 from flows import dvc, recipes
 from flows.errors import DvcError, FlowError, UsageError
+from flows.hold import hold
+from flows.project import find_root, state
 from stages import layout
 from stages.plain import redacted
 
@@ -44,57 +56,184 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a deployment runs. ``directory``: the project's folder inside the repository, "" for its top. ``home``: the project of the
+    worker itself, when it is that which is cloned; None for a repository elsewhere."""
+
+    repository: str
+    branch: str
+    directory: str
+    home: Path | None = None
+
+
+@dataclass(frozen=True)
 class Clone:
+    #: The project's folder in it.
     root: Path
     commit: str
     #: Whether the clone's DVC remote is one that other machines, or the project itself, can read.
     shared_remote: bool
 
 
-def refresh(repository: str, branch: str, folder: Path) -> Clone:
-    """Clone ``repository`` into ``folder``, or bring the clone there to the newest commit of ``branch``.
+def project_origin(home: Path, branch: str) -> Origin:
+    """The repository that ``home`` is the top of, or a folder in.
 
-    What an earlier run left behind (edited parameters, a lock that was not committed) is dropped from the work tree; outputs and the
-    state from which training resumes are ignored by git, so they stay.
+    Raises:
+        FlowError: it is in none.
+    """
+    top = git(home, "rev-parse", "--show-toplevel")
+    return Origin(top, branch, git(home, "rev-parse", "--show-prefix").rstrip("/"), home)
+
+
+def work_folder() -> Path:
+    """Where a worker keeps its clones: ``VIDBRIDGE_WORK``, else in the project that it stands in, else in its user's state folder.
+
+    Raises:
+        UsageError: none of these can be.
+    """
+    if named := os.environ.get("VIDBRIDGE_WORK"):
+        folder = Path(named).expanduser()
+        if not folder.is_absolute():
+            raise UsageError(f"VIDBRIDGE_WORK: {named!r} is relative, and a worker starts runs elsewhere; name an absolute path")
+        return folder
+    if os.environ.get("VIDBRIDGE_PROJECT"):
+        return state(find_root()) / "scheduled"
+    try:
+        home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+        (home / "vidbridge").mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f"VIDBRIDGE_WORK: not set, and this user has no home that can be written ({error}); set it") from error
+    return home / "vidbridge"
+
+
+def folder_of(work: Path, origin: Origin, source: str | None, deployment: str, deployment_id: str) -> Path:
+    """The clone's folder: of one deployment, and of what that runs, so that no two deployments meet in one."""
+    parts = (deployment_id, origin.repository, origin.branch, origin.directory, source or "")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", deployment)[:40].strip(".-") or "run"
+    return work / f"{name}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:12]}"
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold the clone for this block: from before git touches it, or makes it, until everything of the run is pushed.
+
+    Raises:
+        FlowError: another run holds it.
+    """
+    with hold(_beside(folder, ".lock"), "run", f"is running this deployment already (in {folder})"):
+        yield
+
+
+def _beside(folder: Path, ending: str) -> Path:
+    return folder.with_name(folder.name + ending)
+
+
+def make(origin: Origin, folder: Path) -> Path:
+    """Clone where there is none yet; returns the folder of the project. Call it while :func:`held`, as :func:`refresh`.
 
     Raises:
         FlowError: the repository or the branch cannot be read.
     """
     if not (folder / ".git").is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        git(folder.parent, "clone", "--quiet", "--branch", branch, repository, folder.name)
-    else:
-        git(folder, "remote", "set-url", "origin", repository)
+        partial = _beside(folder, ".partial")  # a clone that was killed half-way is none
+        shutil.rmtree(partial, ignore_errors=True)
+        git(folder.parent, "clone", "--quiet", "--branch", origin.branch, "--", origin.repository, partial.name)
+        partial.replace(folder)
+    note = asdict(origin) | {"home": str(origin.home or ""), "used": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    _beside(folder, ".json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+    return folder / origin.directory
+
+
+def leftovers(work: Path) -> list[Path]:
+    """Clones below ``work`` that no deployment of this version uses: they are named by the hash of a branch, with no note beside."""
+    return [
+        folder
+        for folder in sorted(work.glob("*"))
+        if re.fullmatch("[0-9a-f]{12}", folder.name) and (folder / ".git").is_dir() and not _beside(folder, ".json").is_file()
+    ]
+
+
+def refresh(origin: Origin, folder: Path) -> Clone:
+    """Bring the clone in ``folder`` to the newest commit of the branch.
+
+    What an earlier run left behind (edited parameters, a lock that was not committed) is dropped from the work tree; outputs and the
+    state from which training resumes are ignored by git, so they stay.
+
+    Raises:
+        FlowError: the repository cannot be read, or has no such branch, or no project in that folder.
+    """
+    git(folder, "remote", "set-url", "origin", origin.repository)
     git(folder, "fetch", "--quiet", "--prune", "origin", "+refs/heads/*:refs/remotes/origin/*")
     # A lock of git that a killed run left behind would stop every later one; nobody else works in this clone.
     (folder / ".git" / "index.lock").unlink(missing_ok=True)
-    git(folder, "checkout", "--quiet", "--force", "--detach", f"origin/{branch}")
-    shared = share_storage(repository, folder)
-    return Clone(folder, git(folder, "rev-parse", "HEAD"), shared)
+    tip = f"refs/remotes/origin/{origin.branch}"
+    if not git(folder, "for-each-ref", "--format=%(refname)", tip):
+        raise FlowError(f"branch: {origin.branch!r} is not in {origin.repository} any more; push it, or deploy another one")
+    git(folder, "checkout", "--quiet", "--force", "--detach", tip)
+    root = folder / origin.directory
+    if not (root / "dvc.yaml").is_file():
+        where = f"folder {origin.directory!r}" if origin.directory else "the top"
+        raise FlowError(
+            f"directory: {where} of {origin.repository}, branch {origin.branch}, holds no dvc.yaml; deploy again with --directory SUB"
+        )
+    shared = share_storage(origin.home, root, folder.parent / "cache")
+    return Clone(root, git(folder, "rev-parse", "HEAD"), shared)
 
 
-def share_storage(repository: str, folder: Path) -> bool:
-    """Point the clone at the cache and the remote of the project it was made from; False when the remote stays this clone's own.
+def share_storage(home: Path | None, root: Path, cache: Path | None = None) -> bool:
+    """Point the clone at the cache and the remotes of the project ``home`` that it was made from; without one, at ``cache``, unless DVC's
+    configuration names another. False when the remote stays this clone's own.
 
-    A path in ``.dvc/config`` counts from that file, so in a clone it would name another folder.
+    A path in ``.dvc/config`` counts from that file, so in a clone it would name another folder; ``.dvc/config.local`` (keys, the place
+    of the cache) is in no clone.
+
+    Raises:
+        FlowError: DVC cannot read one of the configurations.
     """
-    config = configparser.ConfigParser()
-    config.read(folder / ".dvc" / "config", encoding="utf-8")
-    name = config.get("core", "remote", fallback=None)
-    section = f"'remote \"{name}\"'"
-    url = config.get(section, "url", fallback=None) if name else None
-    if url is None:
-        return False
-    relative = "://" not in url and not Path(url).is_absolute()
-    origin = Path(repository)
-    local = configparser.ConfigParser()
-    if origin.is_dir():
-        local["cache"] = {"dir": str(origin.resolve() / ".dvc" / "cache")}
-        if relative:
-            local[section] = {"url": str((origin / ".dvc" / url).resolve())}
-    with (folder / ".dvc" / "config.local").open("w", encoding="utf-8") as file:
-        local.write(file)
-    return not relative or origin.is_dir()
+    from dvc.config import Config, ConfigError
+
+    target = root / ".dvc"
+    if not target.is_dir():
+        raise FlowError(f"{root}: no .dvc; commit what `dvc init` made")
+    try:
+        # Only its owner's: keys may stand in it.
+        os.close(os.open(target / "config.local", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+        committed = Config(str(target))
+        given = Config(str(home / ".dvc")) if home is not None else None
+        with committed.edit("local") as local:
+            if given is not None and home is not None:
+                for section, table in given.load_one("local").items():
+                    local[section] = _plain(table)
+                local["cache"]["dir"] = str(given["cache"].get("dir") or home / ".dvc" / "cache")
+                for name, remote in committed.load_one("repo")["remote"].items():
+                    if _is_relative(remote.get("url")):
+                        meant = home / ".dvc" / os.path.relpath(remote["url"], target)
+                        local["remote"].setdefault(name, {}).setdefault("url", str(meant.resolve()))
+            elif cache is not None and not committed["cache"].get("dir"):
+                local["cache"]["dir"] = str(cache)
+        merged = Config(str(target))
+    except ConfigError as error:
+        raise FlowError(f"{target}: {error}; correct it: dvc config --list") from error
+    name = merged["core"].get("remote")
+    url = merged["remote"].get(name, {}).get("url") if name else None
+    if os.environ.get("VIDBRIDGE_DVC_REMOTE"):
+        return True
+    return url is not None and not _is_relative(url)
+
+
+def _is_relative(url: object) -> bool:
+    """Whether DVC read a path that counts from the file it stands in."""
+    from dvc.config_schema import RelPath
+
+    return isinstance(url, RelPath)
+
+
+def _plain(value: Any) -> Any:
+    """A table of a configuration, with every path whole that counted from its file: it is written into another one."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return str(value) if _is_relative(value) else value
 
 
 def configure(root: Path, recipe: str | None, source: str | None) -> None:

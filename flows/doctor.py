@@ -18,7 +18,7 @@ from rich.text import Text
 
 from flows import preflight, server, show
 from flows.errors import FlowError
-from flows.project import defaults
+from flows.project import defaults, state
 from stages.errors import VidbridgeError
 from stages.params import ParamsError, load_params
 from stages.plain import one_line, plain, redacted
@@ -208,6 +208,17 @@ def _remote(root: Path) -> Finding:
     return Finding("DVC remote", "ok", f"{name}: {url}, which takes what is written to it")
 
 
+def _clones(root: Path) -> Finding:
+    """Clones of scheduled runs that no deployment of this version uses."""
+    from flows.clone import leftovers
+
+    left = leftovers(state(root) / "scheduled")
+    if not left:
+        return Finding("scheduled runs", "ok", "no clone of an earlier version is left")
+    names = " ".join(map(str, left))
+    return Finding("scheduled runs", "warn", f"clones of an earlier version, which nothing uses: {names}", f"rm -r {names}")
+
+
 def _champion(root: Path) -> Finding:
     """Whether the alias is where the gate put it."""
     database = sqlite_path(tracking_uri(root))
@@ -267,7 +278,7 @@ def _git(root: Path) -> Finding:
 
 #: What is looked at on any machine, and what only in a project.
 _OF_MACHINE = (_python, _ffmpeg, _decord, _pyav, _torch, _gpu, _deepspeed, _versions, _memory, _disk)
-_OF_PROJECT = (_judge, _mlflow, _champion, _prefect, _remote, _git)
+_OF_PROJECT = (_judge, _mlflow, _champion, _prefect, _remote, _clones, _git)
 
 
 def findings(root: Path | None) -> list[Finding]:

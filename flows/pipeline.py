@@ -35,6 +35,7 @@ from flows.errors import FlowError, StageCancelled, StageFailed, UsageError
 from flows.lost import at_work
 from flows.results import read_scores
 from flows.show import as_text
+from flows.unchanged import Watch
 from flows.upkeep import release_scratch
 from flows.warming import warmed
 from stages import layout
@@ -139,8 +140,8 @@ def _downstream(name: str, steps: tuple[PlanStep, ...]) -> int:
     return len(reached) - 1
 
 
-def _run_stages(root: Path, plan: Plan, env: dict[str, str], cancelled: threading.Event) -> _Board:
-    """Run every stage of the plan that must run; stages that do not depend on a failed one still run."""
+def _run_stages(root: Path, plan: Plan, env: dict[str, str], cancelled: threading.Event, watch: Watch | None = None) -> _Board:
+    """Run every stage of the plan that must run; stages that do not depend on a failed one still run. ``watch`` notes what each locks."""
     board = _Board(plan.to_run, stage_slots())
     futures: dict[str, PrefectFuture[Any]] = {}
 
@@ -168,6 +169,8 @@ def _run_stages(root: Path, plan: Plan, env: dict[str, str], cancelled: threadin
                 board.fail(name, outcome)
             else:
                 board.done[name] = outcome
+                if watch is not None:
+                    watch.note(name)
     except BaseException:
         cancelled.set()
         for name in board.running:
@@ -258,7 +261,8 @@ def pipeline(root: Path, target: str = dvc.TARGET) -> PipelineReport | State[Any
     """Bring ``target`` up to date and register what came of it.
 
     Ends as failed, with a :class:`FlowError`, when a stage failed for good: every stage that did not depend on it has run, and what
-    was done stays done. Ends as cancelled when someone cancels it on the server.
+    was done stays done. So it ends, too, when someone changed ``params.yaml`` or ``dvc.lock`` meanwhile, or when checkpoints that the
+    target needs could not be registered. Ends as cancelled when someone cancels it on the server.
     """
     root = Path(root)
     params = load_params(root / "params.yaml")
@@ -267,6 +271,7 @@ def pipeline(root: Path, target: str = dvc.TARGET) -> PipelineReport | State[Any
     if plan.to_restore:
         dvc.restore(root, plan.to_restore)
         plan = dvc.plan(root, target)
+    watch = Watch.start(root, [step.name for step in plan.steps])
     create_table_artifact(key="plan", table=plan_table(plan), description=f"What `{target}` needs, and why it runs")
     cancelled = threading.Event()
     with (
@@ -276,16 +281,20 @@ def pipeline(root: Path, target: str = dvc.TARGET) -> PipelineReport | State[Any
         _pipeline_run(root, params, run_name) as mlflow_run,
     ):
         _link_tracking(mlflow_run)
-        board = _run_stages(root, plan, {PARENT: mlflow_run, **environ}, cancelled)
+        board = _run_stages(root, plan, {PARENT: mlflow_run, **environ}, cancelled, watch)
         if cancelled.is_set():
             return Cancelled(message="cancelled; every stage has been ended, the next run goes on from the last checkpoints")
         if board.failed and not board.done:
             return _failure(board)
+        if changed := watch.changes(board.failed):
+            return _failure(board, *changed, "so nothing was recorded or registered")
         commit = record(root, run_name)
         registration = register_versions(root, mlflow_run)
         _publish(root, board, registration)
         if board.failed:
             return _failure(board)
+        if left := [reason for step in plan.steps if (reason := registration.unregistered.get(step.name))]:
+            return _failure(board, *(f"not registered: {reason}" for reason in dict.fromkeys(left)))
     return PipelineReport(tuple(board.done.values()), run_name, mlflow_run, commit, registration)
 
 
@@ -293,9 +302,9 @@ def plan_table(plan: Plan) -> list[dict[str, str]]:
     return [{"stage": step.name, "state": step.state, "why": "; ".join(step.why)} for step in plan.steps]
 
 
-def _failure(board: _Board) -> State[Any]:
+def _failure(board: _Board, *reasons: str) -> State[Any]:
     """A state and not an exception: Prefect would print the traceback of every failed stage once more."""
-    lines = [str(error) for error in board.failed.values()]
+    lines = [*(str(error) for error in board.failed.values()), *reasons]
     if board.skipped:
         lines.append(f"not run because of that: {', '.join(board.skipped)}")
     lines.append("what was done stays done; mend the cause and type: vidbridge run")

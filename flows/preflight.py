@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 
 from flows.dvc import Plan
 from flows.errors import FlowError
+from flows.hold import hold
 from flows.names import unstorable_names
 from flows.project import state
 from flows.server import answers
@@ -298,26 +298,11 @@ def check_alone(root: Path) -> None:
             pass
 
 
-@contextmanager
-def only_run(root: Path) -> Iterator[None]:
-    """Hold the project for one run at a time: two would write the same outputs.
+def only_run(root: Path) -> AbstractContextManager[None]:
+    """Hold the project for one run at a time: two would write the same outputs. What changes or reads its state in several steps takes
+    it first, and looks afterwards.
 
     Raises:
-        FlowError: another run holds it. The kernel lets go of the lock when its holder dies, however it dies.
+        FlowError: another process holds it (see :mod:`flows.hold` for what is guaranteed between hosts).
     """
-    path = state(root) / RUN_LOCK
-    path.parent.mkdir(exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise FlowError(
-                f"run: process {holder} is running this project already; wait for it, or end it: kill {holder}"
-            ) from error
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    return hold(state(root) / RUN_LOCK, "run", "is running this project already")

@@ -50,12 +50,17 @@ def project_or_none() -> Path | None:
         UsageError: ``VIDBRIDGE_PROJECT`` names a folder that is no project.
     """
     if not os.environ.get("VIDBRIDGE_PROJECT") and not any((folder / "dvc.yaml").is_file() for folder in _upward(Path.cwd())):
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
+        be_quiet()
         return None
     root = find_root()
     enter(root)
     return root
+
+
+def be_quiet() -> None:
+    """Fill of this process's environment what needs no project."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
 
 
 def shipped_recipes() -> Path:

@@ -166,7 +166,15 @@ def use(root: Path, name: str, force: bool = False, *, smoke: bool = False) -> P
     Raises:
         UsageError: no such recipe, or ``params.yaml`` holds edits that neither a commit nor a recipe keeps, and ``force`` is not set.
         ParamsError: the recipe breaks a rule.
+        FlowError: a run holds the project; its parameters would change under it.
     """
+    from flows.preflight import only_run  # half of the time that `recipe list` would take
+
+    with only_run(root):
+        return _use(root, name, force, smoke)
+
+
+def _use(root: Path, name: str, force: bool, smoke: bool) -> Params:
     chosen = recipe(root, name)
     text = smoke_version(root, name) if smoke else read_text(chosen.path)
     params = parse_params(parse_yaml(text, name), f"{name} --smoke") if smoke else load_params(chosen.path)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows.errors import FlowError
+from flows.preflight import only_run
 from flows.processes import stream
 from flows.project import stage_environment
 from stages.tracking import gate
@@ -60,13 +61,13 @@ def rescore(root: Path, version: Version, digest: str, log: Callable[[str], None
     ``otherwise`` names what else can be done when that fails.
 
     Raises:
-        FlowError: it could not be scored.
+        FlowError: it could not be scored, or a run holds the project, whose data and parameters would change under it.
         TrackingError: the present state is another evaluation, the version's weights are not to be had, or this account may not write
             scores on it.
     """
     gate.check_rights(root)
-    folder = gate.load_checkpoint(root, version.number)
-    with tempfile.TemporaryDirectory(prefix="vidbridge-") as place:
+    with only_run(root), tempfile.TemporaryDirectory(prefix="vidbridge-") as place:
+        folder = gate.load_checkpoint(root, version.number)
         command = [sys.executable, "-m", "stages", "rescore", f"version-{version.number}", str(folder), place]
         status = stream(command, root, stage_environment(root), log)
         if status:

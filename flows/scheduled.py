@@ -1,15 +1,16 @@
 """The scheduled flow: look at the source folder; when something is new, run what depends on it, put the candidate to the gate, report.
 
-It works in a clone of its own (:mod:`flows.clone`), so that a person's work tree is never touched, and ends with the outputs pushed and
+It works in a clone of its own (:mod:`flows.clone`), so that a person's work tree is never touched; it holds that before git touches it.
+It ends with the outputs pushed and
 ``dvc.lock`` and ``params.yaml`` on a branch ``runs/<id>`` of the repository. A run that was cancelled or failed leaves finished stages in
 DVC's cache and unfinished training in the scratch folder: the next one goes on from there.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,19 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed
 
 from flows import dvc, preflight, project
-from flows.clone import Clone, choose_lock, configure, publish, refresh
+from flows.clone import (
+    Clone,
+    Origin,
+    choose_lock,
+    configure,
+    folder_of,
+    held,
+    make,
+    project_origin,
+    publish,
+    refresh,
+    work_folder,
+)
 from flows.errors import FlowError
 from flows.lost import mark_this_run
 from flows.pipeline import PipelineReport, pipeline
@@ -33,10 +46,16 @@ from stages.tracking.gate import Promotion
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="clone", retries=2, retry_delay_seconds=10)
-def bring_clone(repository: str, branch: str, folder: Path) -> Clone:
+def make_clone(origin: Origin, folder: Path) -> Path:
+    """A clone in ``folder``, where there is none yet; returns the project's folder in it."""
+    return make(origin, folder)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="newest commit", retries=2, retry_delay_seconds=10)
+def bring_clone(origin: Origin, folder: Path) -> Clone:
     """The clone at the newest commit of the branch."""
-    clone = refresh(repository, branch, folder)
-    get_run_logger().info("%s is at commit %s of %s", clone.root, clone.commit[:12], branch)
+    clone = refresh(origin, folder)
+    get_run_logger().info("%s is at commit %s of %s", clone.root, clone.commit[:12], origin.branch)
     return clone
 
 
@@ -48,7 +67,15 @@ def push_branch(root: Path, commit: str) -> str | None:
     return branch
 
 
-def only_as_deployed(fixed: Mapping[str, str | None]) -> None:
+@dataclass(frozen=True)
+class Deployed:
+    """The deployment that a run belongs to."""
+
+    name: str
+    id: str
+
+
+def only_as_deployed(fixed: Mapping[str, str | None]) -> Deployed:
     """Refuse a run of a deployment that sets other values than the deployment does: which code runs, and on which files.
 
     The server cannot be asked to: who creates a run may switch its check of parameters off.
@@ -59,15 +86,17 @@ def only_as_deployed(fixed: Mapping[str, str | None]) -> None:
     context = FlowRunContext.get()
     deployment_id = context.flow_run.deployment_id if context is not None and context.flow_run is not None else None
     if deployment_id is None:
-        return  # called in Python, by someone who runs code here anyway
+        return Deployed("by-hand", "")  # called in Python, by someone who runs code here anyway
     with get_client(sync_client=True) as client:
-        deployed = client.read_deployment(deployment_id).parameters
+        deployment = client.read_deployment(deployment_id)
     for name, value in fixed.items():
-        if value != (expected := deployed.get(name, scheduled.parameters.properties[name].get("default"))):
+        expected = deployment.parameters.get(name, scheduled.parameters.properties[name].get("default"))
+        if value != expected:
             raise FlowError(
                 f"{name}: this run sets {value!r}, and only the deployment may ({expected!r}); "
                 f"leave it out, or deploy again: vidbridge deploy"
             )
+    return Deployed(deployment.name, str(deployment_id))
 
 
 @flow(name="vidbridge-scheduled", persist_result=False)
@@ -77,55 +106,89 @@ def scheduled(
     recipe: str | None = None,
     target: str = dvc.TARGET,
     promote: bool = True,
+    repository: str | None = None,
+    directory: str | None = None,
 ) -> State[Any]:
-    """Run what is new in the project of the worker: the one that it was started in (``VIDBRIDGE_PROJECT``).
+    """Run what is new in a repository, or in the project of the worker: the one that it was started in (``VIDBRIDGE_PROJECT``).
 
     Args:
-        branch: whose newest commit is run; only the deployment sets it.
-        source: absolute path of the folder of videos; None: as ``params.yaml`` says. Only the deployment sets it.
+        branch: whose newest commit is run; only the deployment sets it, as the four that follow it below.
+        source: absolute path of the folder of videos; None: as ``params.yaml`` says.
         recipe: name of a recipe; None: ``params.yaml`` as it is.
         target: stage to bring up to date.
         promote: put the candidate to the gate.
+        repository: what git clones; None: the project of the worker. Only the deployment sets it.
+        directory: the project's folder inside ``repository``; None: its top. Only the deployment sets it.
 
     Raises:
-        FlowError: a stage failed, or git or DVC refused; what was done stays done. Or the run sets what only the deployment may.
+        FlowError: a stage failed, or git or DVC refused; what was done stays done. Or the run sets what only the deployment may, or
+            another run holds this deployment's clone.
     """
     guard_logs()  # this process is Prefect's: nothing of ours has done it before
     mark_this_run()
-    logger = get_run_logger()
-    home = project.find_root()
-    project.enter(home)
-    only_as_deployed({"branch": branch, "source": source})
-    clone = bring_clone(str(home), branch, project.state(home) / "scheduled" / hashlib.sha256(branch.encode()).hexdigest()[:12])
-    root = clone.root
-    with preflight.only_run(root):
-        configure(root, recipe, source)
-        params = load_params(root / "params.yaml")
-        plan = choose_lock(root, target)
-        if plan.empty or not plan.to_run:
-            logger.info("nothing new: all that %s needs is up to date", target)
-            create_markdown_artifact(
-                key="scheduled", markdown=f"Nothing new at commit `{clone.commit[:12]}`: {target} is up to date."
-            )
-            return Completed(name="NothingNew", message="nothing new")
-        preflight.check(root, params, plan)
-        logger.info("to run: %s", ", ".join(f"{step.name} ({step.why[0]})" for step in plan.to_run))
-        state = pipeline(root, target, return_state=True)
-        if not state.is_completed():
-            return state
-        report = state.result()
-        assert isinstance(report, PipelineReport)
-        branch_name = push_branch(root, report.commit)
-        lines = [f"Commit `{report.commit[:12]}` on branch `{branch_name}` holds `dvc.lock`."]
-        if not clone.shared_remote:
-            lines.append("**The DVC remote is this worker's own**: give `.dvc/config` one that others can read.")
-        if report.registration.pushed is None:
-            raise FlowError("dvc push: no remote; dvc remote add -d NAME URL, then commit .dvc/config")
-        ran = ", ".join(result.stage for result in report.ran)
-        lines.append(f"Ran: {ran}.")
-        if promote and report.registration.candidate is not None:
-            decided = promotion(root, author=os.environ.get("VIDBRIDGE_AUTHOR", "schedule"), reason=f"scheduled run {report.name}")
-            assert isinstance(decided, Promotion)  # called without return_state, a failed flow raises
-            lines.append(decided.verdict)
-        create_markdown_artifact(key="scheduled", markdown="\n\n".join(lines))
-        return Completed(message=f"ran {len(report.ran)} stages; see the artefacts")
+    origin, deployed = _origin(branch, source, repository, directory)
+    folder = folder_of(work_folder(), origin, source, deployed.name, deployed.id)
+    with held(folder):
+        root = make_clone(origin, folder)
+        root.mkdir(parents=True, exist_ok=True)  # an older commit, that has no such folder yet, may be checked out
+        with preflight.only_run(root):  # a person may be working in it
+            clone = bring_clone(origin, folder)
+            if origin.home is None:
+                project.enter(root)
+            return _bring_up_to_date(clone, source, recipe, target, promote)
+
+
+def _origin(branch: str, source: str | None, repository: str | None, directory: str | None) -> tuple[Origin, Deployed]:
+    home = project.find_root() if repository is None or os.environ.get("VIDBRIDGE_PROJECT") else None
+    if home is not None:
+        project.enter(home)
+    else:
+        project.be_quiet()
+    deployed = only_as_deployed({"branch": branch, "source": source, "repository": repository, "directory": directory})
+    if repository is not None:
+        return Origin(repository, branch, (directory or "").strip("/")), deployed
+    assert home is not None
+    return project_origin(home, branch), deployed
+
+
+def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, target: str, promote: bool) -> State[Any]:
+    logger, root = get_run_logger(), clone.root
+    if not clone.shared_remote:
+        logger.warning(
+            "the DVC remote is this clone's own: what it makes stays on this worker; give .dvc/config one that others can read"
+            " (dvc remote add -d NAME URL), or set VIDBRIDGE_DVC_REMOTE"
+        )
+    configure(root, recipe, source)
+    params = load_params(root / "params.yaml")
+    plan = choose_lock(root, target)
+    if plan.empty or not plan.to_run:
+        logger.info("nothing new: all that %s needs is up to date", target)
+        create_markdown_artifact(key="scheduled", markdown=f"Nothing new at commit `{clone.commit[:12]}`: {target} is up to date.")
+        return Completed(name="NothingNew", message="nothing new")
+    preflight.check(root, params, plan)
+    logger.info("to run: %s", ", ".join(f"{step.name} ({step.why[0]})" for step in plan.to_run))
+    state = pipeline(root, target, return_state=True)
+    if not state.is_completed():
+        return state
+    report = state.result()
+    assert isinstance(report, PipelineReport)
+    branch_name = push_branch(root, report.commit)
+    lines = [f"Commit `{report.commit[:12]}` on branch `{branch_name}` holds `dvc.lock`."]
+    if not clone.shared_remote:
+        lines.append("**The DVC remote is this worker's own**: give `.dvc/config` one that others can read.")
+    if report.registration.pushed is None:
+        raise FlowError("dvc push: no remote; dvc remote add -d NAME URL, then commit .dvc/config")
+    ran = ", ".join(result.stage for result in report.ran)
+    lines.append(f"Ran: {ran}.")
+    if promote and (candidate := report.registration.candidate) is not None:
+        # By its number: another deployment may have registered one meanwhile, and the alias names that.
+        decided = promotion(
+            root,
+            str(candidate),
+            author=os.environ.get("VIDBRIDGE_AUTHOR", "schedule"),
+            reason=f"scheduled run {report.name}",
+        )
+        assert isinstance(decided, Promotion)  # called without return_state, a failed flow raises
+        lines.append(decided.verdict)
+    create_markdown_artifact(key="scheduled", markdown="\n\n".join(lines))
+    return Completed(message=f"ran {len(report.ran)} stages; see the artefacts")

@@ -50,6 +50,7 @@ class RegisterReport:
     """What `register` found and did.
 
     ``pushed``: objects that were new to the remote, None without a remote. ``unsent``: entries of earlier runs, sent only now.
+    ``unregistered``: the stages whose checkpoints are no versions, and why; ``skipped``: those reasons, each once.
     """
 
     model: str
@@ -61,6 +62,7 @@ class RegisterReport:
     skipped: tuple[str, ...]
     warnings: tuple[str, ...]
     unsent: int
+    unregistered: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -104,11 +106,12 @@ def _reconcile(root: Path, params: Params, client: MlflowClient, content: Conten
     from mlflow.exceptions import MlflowException
 
     pipeline = read_pipeline(content, root)
-    skipped, warnings = [], []
+    unregistered: dict[str, str] = {}
+    warnings = []
     rows: list[tuple[str, StageRecord]] = []
     for row, stage in _row_stages(params).items():
         if reason := pipeline.stale(stage, content):
-            skipped.append(reason)
+            unregistered[stage] = reason
         else:
             rows.append((row, pipeline.records[stage]))
     pushed = None
@@ -151,9 +154,10 @@ def _reconcile(root: Path, params: Params, client: MlflowClient, content: Conten
         updated=tuple(updated),
         candidate=candidate,
         pushed=pushed,
-        skipped=tuple(dict.fromkeys(skipped)),
+        skipped=tuple(dict.fromkeys(unregistered.values())),
         warnings=tuple(warnings),
         unsent=unsent,
+        unregistered=unregistered,
     )
 
 

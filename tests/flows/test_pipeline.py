@@ -236,7 +236,7 @@ def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(done: Path
     environment.enter(done)
     os.environ.update(reaching)
     os.environ["PREFECT_WORKER_QUERY_SECONDS"] = "2"
-    deploying.create(done, "* * * * *", videos, None)
+    deploying.create(done, deploying.Order("main", "nightly", cron="* * * * *", source=str(videos)))
     seen: list[Any] = []
     with (
         (tmp_path / "worker.log").open("wb") as log,

@@ -266,7 +266,7 @@ def deployed(pages: Pages) -> Pages:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in _of_worker(pages).items():
             patch.setenv(name, value)
-        deploying.create(pages.root, None, None, None)
+        deploying.create(pages.root, deploying.Order("main", "nightly"))
     return pages
 
 
@@ -277,7 +277,14 @@ def _of_worker(pages: Pages) -> dict[str, str]:
 
 def _deployment(pages: Pages) -> str:
     (one,) = _sent("POST", f"{pages.api}/deployments/filter", {}, _with_token(pages)).json()
-    assert one["parameters"] == {"branch": "main", "source": None, "recipe": None, "promote": True}
+    assert one["parameters"] == {
+        "repository": None,
+        "directory": None,
+        "branch": "main",
+        "source": None,
+        "recipe": None,
+        "promote": True,
+    }
     return str(one["id"])
 
 
@@ -307,15 +314,38 @@ def test_a_run_may_not_set_what_the_worker_starts(deployed: Pages, tmp_path: Pat
     assert changed.status_code == 422
 
 
-@pytest.mark.parametrize("name", ["repository", "work_dir"])
-def test_the_flow_has_no_parameter_that_says_whose_code_runs_or_where(name: str) -> None:
+def test_the_flow_has_no_parameter_that_says_where_it_works() -> None:
     """Prefect's server lets parameters through that no flow has; the run then fails before the flow begins (see the slow test)."""
     from prefect.exceptions import SignatureMismatchError
 
     from flows.scheduled import scheduled
 
     with pytest.raises((SignatureMismatchError, TypeError)):
-        scheduled.validate_parameters({name: "https://evil.example/x"})
+        scheduled.validate_parameters({"work_dir": "/tmp/x"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("repository", "https://evil.example/x"), ("directory", "a"), ("branch", "elsewhere"), ("source", "/etc")],
+)
+def test_whose_code_runs_and_on_what_only_the_deployment_says(
+    deployed: Pages, name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flow's own look at its deployment, on a real server: Prefect's check of parameters can be switched off by who makes a run."""
+    from types import SimpleNamespace
+    from uuid import UUID
+
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    from flows import scheduled as module
+
+    run = SimpleNamespace(flow_run=SimpleNamespace(deployment_id=UUID(_deployment(deployed))))
+    monkeypatch.setattr(module, "FlowRunContext", SimpleNamespace(get=lambda: run))
+    given: dict[str, str | None] = {"repository": None, "directory": None, "branch": "main", "source": None}
+    with temporary_settings({PREFECT_API_URL: deployed.api, PREFECT_API_AUTH_STRING: deployed.key}):
+        assert module.only_as_deployed(given).name == "nightly"
+        with pytest.raises(FlowError, match=f"{name}: this run sets '{value}', and only the deployment may"):
+            module.only_as_deployed(given | {name: value})
 
 
 def test_what_the_server_lets_through_does_not_reach_the_process(deployed: Pages, tmp_path: Path) -> None:
@@ -370,6 +400,7 @@ def test_nothing_foreign_runs_on_a_real_worker(deployed: Pages, tmp_path: Path) 
     said = (tmp_path / "worker.log").read_text()
     assert "COMPLETED" not in ended, said
     assert not owned.exists()
+    assert f"repository: this run sets {str(foreign)!r}, and only the deployment may (None)" in said
     assert "branch: this run sets 'elsewhere', and only the deployment may ('main')" in said
     assert "source: this run sets '/etc', and only the deployment may (None)" in said
     assert not (deployed.root / ".vidbridge/scheduled").exists(), "no clone was made"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,35 +9,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+
+from flow_project import make_small_project
 
 from flows import project, server
 
 TESTS = Path(__file__).resolve().parents[1]
 
 
-def _flows() -> ModuleType:
-    # By its path: pytest knows two files of that name.
-    spec = importlib.util.spec_from_file_location("small_project_of_flows", TESTS / "flows/conftest.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def make(root: Path) -> Path:
-    """A committed project in which nothing has run."""
-    flows = _flows()
-    (root / ".dvc").mkdir(parents=True)
-    for name in ("params.yaml", ".gitignore", ".dvc/config", "infra/prefect.yaml", "infra/work-pool.json"):
-        (root / name).parent.mkdir(exist_ok=True)
+    """A committed project in which nothing has run, with what deployments need."""
+    make_small_project(root)
+    (root / "infra").mkdir()
+    for name in ("infra/prefect.yaml", "infra/work-pool.json"):
         (root / name).write_bytes((TESTS.parent / name).read_bytes())
-    (root / "work.py").write_text(flows.WORK)
-    (root / "learning.py").write_text("rate = 1\n")
-    (root / "dvc.yaml").write_text(flows.PIPELINE)
-    flows.git(root, "init", "-q", "-b", "main")
-    commit(root, "start")
+    commit(root, "deployments")
     return root
 
 

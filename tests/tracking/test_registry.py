@@ -92,6 +92,7 @@ def test_a_changed_row_gives_new_versions_of_it_and_of_what_follows(project: Pat
     stale = register(project)
     assert (stale.created, stale.candidate) == ((), None)
     assert stale.skipped == ("grpo@general: params.yaml differs from what it was made with (grpo.general)",)
+    assert dict(stale.unregistered) == {"grpo@general": stale.skipped[0]}
     repro(project)
     # The toy training does not look at that parameter: same content, same versions, which now have the new lock.
     report = register(project)

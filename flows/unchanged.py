@@ -1,0 +1,75 @@
+"""Nobody changes ``params.yaml`` or ``dvc.lock`` under a run: what it made would be recorded with what it was not made with.
+
+The lock of the project (:func:`flows.preflight.only_run`) keeps our own commands away; a person's editor and git know nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stages.bounded_yaml import read_yaml
+from stages.params import digest
+from stages.tracking.lock import StageRecord, read_lock
+from stages.tracking.uri import TrackingError
+
+PARAMS = "params.yaml"
+_SHOWN = 3
+
+
+@dataclass
+class Watch:
+    """What ``params.yaml`` and ``dvc.lock`` said when the run read them, and what each stage of it locked since."""
+
+    root: Path
+    params: Mapping[str, Any]
+    _records: dict[str, StageRecord] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, root: Path, stages: Collection[str]) -> Watch:
+        """Look at the parameters, and at the lock's entries of ``stages``."""
+        locked = read_lock(root)
+        return cls(root, read_yaml(root / PARAMS), {name: locked[name] for name in stages if name in locked})
+
+    def note(self, stage: str) -> None:
+        """Remember what a stage has locked, now that it has ended. Another stage may just be writing the file: then nothing is known."""
+        self._records.pop(stage, None)
+        try:
+            if record := read_lock(self.root).get(stage):
+                self._records[stage] = record
+        except TrackingError:
+            return
+
+    def changes(self, but: Collection[str] = ()) -> list[str]:
+        """What someone else changed since, a sentence each; entries of the stages ``but`` are not looked at. Call it when no stage runs."""
+        found = []
+        now = read_yaml(self.root / PARAMS)
+        if digest(now) != digest(self.params):
+            leaves = list(_leaves("", self.params, now))
+            more = f" and {len(leaves) - _SHOWN} more" if len(leaves) > _SHOWN else ""
+            found.append(f"{PARAMS}: was changed during the run ({', '.join(leaves[:_SHOWN])}{more})")
+        locked = read_lock(self.root)
+        other = [name for name, was in self._records.items() if name not in but and _differs(was, locked.get(name))]
+        if other:
+            found.append(f"dvc.lock: was changed during the run by something else ({', '.join(other)})")
+        return found
+
+
+def _differs(was: StageRecord, now: StageRecord | None) -> bool:
+    """Only what both say is held against each other: of a file that was just being written, an entry may have been read in part."""
+    if now is None:
+        return True
+    pairs = ((was.outs, now.outs), (was.deps, now.deps))
+    return any(path in new and new[path] != value for old, new in pairs for path, value in old.items())
+
+
+def _leaves(name: str, old: object, new: object) -> Iterator[str]:
+    """Full names of the parameters that differ, or that only one has."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in [*old, *(key for key in new if key not in old)]:
+            if key not in old or key not in new or old[key] != new[key]:
+                yield from _leaves(f"{name}.{key}".lstrip("."), old.get(key), new.get(key))
+    else:
+        yield name

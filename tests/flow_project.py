@@ -1,0 +1,128 @@
+"""A small project: the real parameters and the shape of the real pipeline, with stages that take no time."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+#: Acts as every stage: `work.py KIND NAME OUT` writes what tracking and the gate expect of it. `knobs.json` may make it slow or fail.
+WORK = """
+import json, os, subprocess, sys, time
+from pathlib import Path
+
+kind, name, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+knobs = json.loads(Path("knobs.json").read_text()).get(name, {}) if Path("knobs.json").is_file() else {}
+log = Path(os.environ["VIDBRIDGE_PROJECT"]) / ".vidbridge" / "attempts.txt"
+log.parent.mkdir(exist_ok=True)
+before = log.read_text().split() if log.is_file() else []
+with log.open("a") as file:
+    file.write(name + "\\n")
+for _ in range(knobs.get("children", 0)):
+    child = subprocess.Popen(["setsid", sys.executable, "-c", "import time; time.sleep(600)"])
+    with (log.parent / "children.txt").open("a") as file:
+        file.write(f"{child.pid}\\n")
+print(f"{name} starts with {sys.executable}", flush=True)
+time.sleep(knobs.get("seconds", 0))
+if before.count(name) < knobs.get("failures", 0):
+    print("it broke", flush=True)
+    sys.exit(knobs.get("status", 1))
+out.mkdir(parents=True, exist_ok=True)
+if kind == "model":
+    (out / "final").mkdir()
+    (out / "final" / "config.json").write_text(name)
+    row = {"stage": name, "step": 3, "path": "final", "final": True, "metrics": {"loss": 0.5}}
+    (out / "checkpoints.jsonl").write_text(json.dumps(row) + "\\n")
+    watched = "length_reward_correlation empty_thinking enumeration keyword_stuffing zero_variance_groups blank_video".split()
+    (out / "history.jsonl").write_text(json.dumps({"step": 3} | {f"gauge/{gauge}": 0.0 for gauge in watched}) + "\\n")
+elif kind == "scores":
+    mean = {"base": 0.1, "cold-start": 0.6, "bridge": 0.7}.get(name, 0.8)
+    task = {"mean": mean, "low": mean - 0.05, "high": mean + 0.05, "samples": 8, "format": 1.0, "blank": 0.1, "blank_high": 0.2}
+    task |= {"shuffled": 0.3, "shuffled_high": 0.4}
+    scores = {"row": name, "digest": "d", "split": "test", "samples": 8, "mean": mean, "format": 1.0}
+    scores |= {"blank_mean": 0.1, "shuffled_mean": 0.3}
+    scores["tasks"] = {"mcqa": task}
+    (out / "scores.json").write_text(json.dumps(scores))
+elif kind == "baselines":
+    each = {"mean": 0.2, "low": 0.1, "high": 0.3}
+    tasks = {"mcqa": {"random": each, "constant": each}}
+    (out / "scores.json").write_text(json.dumps({"digest": "d", "random": {"mean": 0.2}, "constant": {"mean": 0.2}, "tasks": tasks}))
+else:
+    (out / "files.txt").write_text(name)
+print(f"{name} done", flush=True)
+"""
+
+PIPELINE = """
+stages:
+  corpus:
+    cmd: python work.py data corpus data/corpus
+    deps: [work.py]
+    params: [corpus.size_px]
+    outs: [data/corpus]
+  ingest:
+    cmd: python work.py data ingest data/clips
+    deps: ["${ingest.source}", work.py]
+    params: [seed, ingest]
+    outs: [data/clips]
+    meta: {kind: data, retries: 1, retry_delay_s: 0, timeout_s: 60}
+  base:
+    cmd: python work.py model base models/base
+    deps: [data/clips]
+    params: [model]
+    outs: [models/base]
+    meta: {kind: train}
+  sft:
+    foreach: ${sft}
+    do:
+      cmd: python work.py model ${key} models/${key}
+      deps: ["models/${item.init}"]
+      params: ["sft.${key}"]
+      outs: ["models/${key}"]
+      meta: {kind: train, retries: 1, retry_delay_s: 0}
+  grpo:
+    foreach: ${grpo}
+    do:
+      cmd: python work.py model ${key} models/${key}
+      deps: ["models/${item.init}", learning.py]
+      params: ["grpo.${key}"]
+      outs: ["models/${key}"]
+      meta: {kind: train, retries: 1, retry_delay_s: 0, timeout_s: 120}
+  baselines:
+    cmd: python work.py baselines baselines scores/baselines
+    deps: [data/clips]
+    outs: [scores/baselines]
+    meta: {kind: evaluate}
+  evaluate:
+    foreach: ${evaluation.of}
+    do:
+      cmd: python work.py scores ${item} scores/${item}
+      deps: ["models/${item}"]
+      outs: ["scores/${item}"]
+      meta: {kind: evaluate}
+  summary:
+    cmd: python work.py reports summary reports
+    deps: [scores/baselines, scores/base, scores/cold-start, scores/bridge, scores/general]
+    outs: [reports]
+"""
+
+
+def git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def make_small_project(root: Path) -> Path:
+    """A committed project in which nothing has run."""
+    (root / ".dvc").mkdir(parents=True)
+    for name in ("params.yaml", ".gitignore", ".dvc/config"):
+        shutil.copy(REPOSITORY / name, root / name)
+    (root / "work.py").write_text(WORK)
+    (root / "learning.py").write_text("rate = 1\n")
+    (root / "dvc.yaml").write_text(PIPELINE)
+    git(root, "init", "-q", "-b", "main")
+    git(root, "-c", "user.name=t", "-c", "user.email=t@localhost", "add", "-A")
+    git(root, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "start")
+    return root
