@@ -330,7 +330,8 @@ def restore(root: Path, steps: tuple[PlanStep, ...]) -> None:
     with _opened(root) as content:
         found = [stage for stage in content.repo.index.stages if planning.name_of(stage) in names]
         checkouts.check(content.repo, found)
-        content.repo.checkout(targets=[path for step in steps for path in step.outs])
+        # Whole paths: DVC counts others from the working directory, which for a clone is another project's.
+        content.repo.checkout(targets=[out.fs_path for stage in found for out in stage.outs])
 
 
 def fetch(root: Path, steps: tuple[PlanStep, ...], say: Callable[[str], None]) -> set[str]:

@@ -213,7 +213,7 @@ class _Walk:
             where = f"run cache: {'entry' if here else 'entry of the remote'} {key[:8]}…/{value[:8]}… of stage {one.name}"
             try:
                 entry = runcache.read_entry(text, key, value, {out.def_path for out in one.stage.outs})
-                outs = self._content.repo.stage_cache._create_stage(entry, wdir=one.stage.wdir).outs
+                outs = _outs_of(entry, one.stage)
                 checkouts.check_outs(self._content.repo, outs, where)
                 one.outs = {str(out): str(out.hash_info.value) for out in outs}
                 if self._place(one, outs):
@@ -261,6 +261,17 @@ class _Walk:
             else:
                 dep.hash_info, dep.meta = HashInfo("md5", md5), Meta()
         return runcache.key_of(stage)
+
+
+def _outs_of(entry: Mapping[str, Any], stage: Any) -> list[Any]:
+    """The outs of a stage as an entry of the run cache has them. (DVC's own function for it counts paths from the working directory.)"""
+    from dvc.stage import PipelineStage, create_stage
+    from dvc.stage.loader import StageLoader
+
+    paths = [out["path"] for out in entry["outs"]]
+    made = create_stage(PipelineStage, repo=stage.repo, path=stage.path, cmd=entry["cmd"], wdir=stage.wdir, outs=paths)
+    StageLoader.fill_from_lock(made, entry)
+    return list(made.outs)
 
 
 def _paths(one: _Looked) -> list[str]:

@@ -21,7 +21,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Completed
 
-from flows import dvc, preflight, project
+from flows import dvc, preflight, project, registered
 from flows.clone import Clone, choose_lock, configure, publish, refresh
 from flows.errors import FlowError
 from flows.pipeline import PipelineReport, pipeline
@@ -100,7 +100,8 @@ def scheduled(
         configure(root, recipe, source)
         params = load_params(root / "params.yaml")
         plan = choose_lock(root, target)
-        if plan.empty or not plan.to_run:
+        # What is fetched, or restored, is nothing new; an earlier run that could not be registered is.
+        if not plan.to_run and registered.is_noted(root):
             logger.info("nothing new: all that %s needs is up to date", target)
             create_markdown_artifact(
                 key="scheduled", markdown=f"Nothing new at commit `{clone.commit[:12]}`: {target} is up to date."
@@ -108,7 +109,7 @@ def scheduled(
             return Completed(name="NothingNew", message="nothing new")
         preflight.check(root, params, plan)
         logger.info("to run: %s", ", ".join(f"{step.name} ({step.why[0]})" for step in plan.to_run))
-        state = pipeline(root, target, return_state=True)
+        state = pipeline(root, target, push=True, return_state=True)
         if not state.is_completed():
             return state
         report = state.result()
@@ -121,7 +122,7 @@ def scheduled(
             raise FlowError("dvc push: no remote; dvc remote add -d NAME URL, then commit .dvc/config")
         ran = ", ".join(result.stage for result in report.ran)
         lines.append(f"Ran: {ran}.")
-        if promote and report.registration.candidate is not None:
+        if promote and report.registration.candidate is not None and (report.ran or report.registration.created):
             decided = promotion(root, author=os.environ.get("VIDBRIDGE_AUTHOR", "schedule"), reason=f"scheduled run {report.name}")
             assert isinstance(decided, Promotion)  # called without return_state, a failed flow raises
             lines.append(decided.verdict)
