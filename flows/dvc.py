@@ -35,6 +35,8 @@ from stages.tracking.content import ContentStore, open_content
 
 __all__ = [
     "ANSWER",
+    "ASK_S",
+    "GLANCE_S",
     "TARGET",
     "Plan",
     "PlanStep",
@@ -51,8 +53,8 @@ __all__ = [
     "restore",
 ]
 
-#: Seconds that the remote may take to say what it holds. A plan without its answer says so.
-ASK_S = 20.0
+#: Seconds that the remote may take to say what it holds: before a run, and where a person only looks. A plan without its answer says so.
+ASK_S, GLANCE_S = 60.0, 10.0
 #: Asks the remote and fetches from it. A file and no module, as `checkouts.COMMAND`.
 REMOTE_COMMAND = str(Path(__file__).with_name("remote_dvc.py"))
 #: Begins the line with which it answers.
@@ -154,11 +156,11 @@ def graph(root: Path, target: str = TARGET) -> dict[str, tuple[str, ...]]:
         }
 
 
-def plan(root: Path, target: str = TARGET, *, lost: frozenset[str] = frozenset()) -> Plan:
+def plan(root: Path, target: str = TARGET, *, lost: frozenset[str] = frozenset(), ask_s: float = ASK_S) -> Plan:
     """What running ``target`` would do, and why. Nothing is started; what is written are lists of files that came from the remote, into
     the cache, and what the remote was seen to hold.
 
-    The remote is asked only where something would run, and for :data:`ASK_S` at most. ``lost``: objects that it could not give.
+    The remote is asked only where something would run, and for ``ask_s`` seconds at most. ``lost``: objects that it could not give.
 
     Raises:
         DvcError: ``dvc.yaml`` cannot be read, or breaks one of DVC's rules.
@@ -180,7 +182,7 @@ def plan(root: Path, target: str = TARGET, *, lost: frozenset[str] = frozenset()
             except remotes.failures() as error:
                 why = one_line(error)
     if why is None:
-        answer = _asked(root, target, lost)
+        answer = _asked(root, target, lost, ask_s)
         if isinstance(answer, Plan):
             return answer
         why = answer
@@ -208,14 +210,14 @@ def _planned(content: ContentStore, target: str, remote: remotes.Remote | None, 
     return planning.walk(content, target, wanted, whole, remote, lost, asked)
 
 
-def _asked(root: Path, target: str, lost: frozenset[str]) -> Plan | str:
+def _asked(root: Path, target: str, lost: frozenset[str], ask_s: float) -> Plan | str:
     """The plan with the remote's answers, or why there are none."""
     question = json.dumps({"do": "plan", "target": target, "lost": sorted(lost)})
     said: list[str] = []
     try:
-        answer = _in_own_process(root, question, said.append, timeout_s=ASK_S)
+        answer = _in_own_process(root, question, said.append, timeout_s=ask_s)
     except TimedOut:
-        return f"no answer within {ASK_S:g} s"
+        return f"no answer within {ask_s:g} s"
     if answer is None:
         return said[-1] if said else "it said nothing"
     return TypeAdapter(Plan).validate_json(answer)

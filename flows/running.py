@@ -34,7 +34,7 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
     if not dry_run and lockfile.is_broken(root):
         with preflight.only_run(root):  # another run that is alive may just be writing it
             out.print(f"note: {lockfile.mend(root) or 'dvc.lock is whole again'}", style="yellow")
-    plan = dvc.plan(root, target)
+    plan = dvc.plan(root, target, ask_s=dvc.GLANCE_S if dry_run else dvc.ASK_S)
     show.show_plan(out, plan)
     if dry_run:
         return

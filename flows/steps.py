@@ -85,6 +85,11 @@ class Plan:
         return tuple(step for step in self.steps if step.remote is not None and step.state == "up to date")
 
     @property
+    def distance(self) -> tuple[int, int]:
+        """How far ``dvc.lock`` is from what the target needs: stages that run, then stages that only the run cache knows."""
+        return len(self.to_run), sum(step.entry is not None for step in self.steps)
+
+    @property
     def empty(self) -> bool:
         return all(step.state == "up to date" and step.entry is None for step in self.steps)
 

@@ -147,7 +147,6 @@ def test_entries_of_the_run_cache_are_what_their_names_say_or_are_not_used(host_
 def test_a_remote_that_does_not_answer_is_a_note_and_nothing_is_trained_again(
     host_b: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dvc, "ASK_S", 5.0)
     monkeypatch.setenv("VIDBRIDGE_DVC_REMOTE", "http://127.0.0.1:9/remote")
     plan = dvc.plan(host_b)
     assert "remote 'vidbridge-environment' (http://127.0.0.1:9/remote): " in plan.notes[-1]
