@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from dvc.stage.cache import _get_cache_hash
 from surroundings import put
 from test_plan import edit, states, why
 
 from flows import clone, dvc
 from flows.errors import DvcError
 from flows.remote import SEEN, push_runs
-from flows.steps import held
+from flows.steps import InRemote, held
 from stages.tracking.content import open_content
+from stages.tracking.listing import ListError
 from stages.tracking.lock import read_lock
 
 
@@ -91,6 +95,7 @@ def test_one_parameter_runs_its_stage_and_what_follows_and_its_inputs_are_fetche
     assert why(host_b, "grpo@general")[0].startswith("params grpo.general.learning_rate: ")
 
 
+@pytest.mark.slow
 def test_without_a_lock_the_remotes_run_cache_knows_what_ran_elsewhere(pushed: Path, host_b: Path) -> None:
     (host_b / "dvc.lock").unlink()
     # Corpus and clips lie nowhere but in the remote: the keys come from hashes, not from files.
@@ -103,6 +108,7 @@ def test_without_a_lock_the_remotes_run_cache_knows_what_ran_elsewhere(pushed: P
     assert (host_b / "scores/general/scores.json").is_file()
 
 
+@pytest.mark.slow
 def test_an_object_that_the_remote_lost_or_spoilt_is_a_warning_and_its_stage_runs(host_b: Path) -> None:
     remote = host_b.parent / "remote"
     lock = yaml.safe_load((host_b / "dvc.lock").read_text())
@@ -131,19 +137,47 @@ def test_entries_of_the_run_cache_are_what_their_names_say_or_are_not_used(host_
     for file in (remote / "runs").glob("*/*/*"):
         entry = yaml.safe_load(file.read_text())
         if entry["outs"][0]["path"] == "scores/baselines":
-            # The key still fits, since it is made of paths only.
+            # The key still fits, since of the outs it knows the paths only.
             entry["outs"][0]["md5"] = put(
                 remote, b'[{"md5": "' + put(remote, b"evil").encode() + b'", "relpath": "../../evil"}]', ".dir"
             )
             file.chmod(0o644)
             file.write_text(yaml.safe_dump(entry))
+            # One who may write there can give it the name that fits, too.
+            (file.parent / _get_cache_hash(entry)).write_text(yaml.safe_dump(entry))
     plan = dvc.plan(host_b)
     assert [step.name for step in plan.to_run] == ["baselines", "summary"]
-    assert any(
-        "entry of the remote" in note and "of stage baselines: is not what its name says; not used" in note for note in plan.notes
-    )
+    first, second = sorted(plan.notes, key=len)
+    assert re.match(r"run cache: entry of the remote \S+ of stage baselines: is not what its name says; not used", first)
+    assert "may leave its folder" in second
 
 
+def test_a_poisoned_list_that_only_the_remote_has_places_nothing(host_b: Path) -> None:
+    evil = put(host_b.parent / "remote", b"evil")
+    oid = put(host_b.parent / "remote", json.dumps([{"md5": evil, "relpath": "../../evil"}]).encode(), ".dir")
+    (step,) = (step for step in dvc.plan(host_b).to_fetch if step.name == "baselines")
+    step = replace(step, remote=InRemote((oid,), 1, 4))
+    with pytest.raises(ListError, match="may leave its folder"):
+        dvc.fetch(host_b, (step,), print)
+    assert not (host_b.parent / "evil").exists()
+    assert not (host_b / "scores").exists()
+
+
+@pytest.mark.slow
+def test_a_tracked_source_is_fetched_when_ingest_has_to_run(host_b: Path) -> None:
+    oid = read_lock(host_b)["corpus"].outs["data/corpus"]
+    videos = {"outs": [{"md5": oid, "path": "videos", "hash": "md5", "nfiles": 1, "size": 6}]}
+    (host_b / "videos.dvc").write_text(yaml.safe_dump(videos))
+    edit(host_b / "params.yaml", "source: data/corpus", "source: videos")
+    plan = dvc.plan(host_b)
+    assert plan.to_run[0].name == "ingest"
+    assert "videos.dvc" in {step.name for step in plan.to_fetch}
+    after = dvc.bring(host_b, plan, print)
+    assert (host_b / "videos/files.txt").read_text() == "corpus"
+    assert "videos.dvc" not in {step.name for step in after.steps}
+
+
+@pytest.mark.slow
 def test_a_remote_that_does_not_answer_is_a_note_and_nothing_is_trained_again(
     host_b: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
