@@ -19,6 +19,7 @@ from flows import clone, dvc
 from flows.errors import DvcError
 from flows.remote import SEEN, push_runs
 from flows.steps import InRemote, held
+from stages.sources.links import Links
 from stages.tracking.content import open_content
 from stages.tracking.listing import ListError
 from stages.tracking.lock import read_lock
@@ -202,3 +203,36 @@ def test_what_the_work_tree_holds_of_another_run_gives_way_and_an_edit_does_not(
     (done / "reports/files.txt").unlink()
     (done / "reports/files.txt").write_text("mine")
     assert why(done, "summary") == ("reports was changed by hand",)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_links_into_dvcs_cache_are_the_files_themselves(done: Path, tmp_path: Path, elsewhere: bool) -> None:
+    """`cache.type symlink`, and a cache outside the project: what DVC advises for a shared one."""
+    if elsewhere:
+        (done / ".dvc/cache").rename(tmp_path / "cache")
+    local = "[cache]\n    type = symlink\n" + (f"    dir = {tmp_path / 'cache'}\n" if elsewhere else "")
+    (done / ".dvc/config.local").write_text(local)
+    shutil.rmtree(done / "models")
+    shutil.rmtree(done / "data")
+    assert dvc.bring(done, dvc.plan(done), print).empty
+    assert (done / "models/bridge/final/config.json").is_symlink()
+    assert dvc.plan(done).empty
+    (source := done / "data/clips/annotations.jsonl").write_text('{"video": "files.txt"}\n')
+    assert not Links(source.parent).lead_out(source.parent / "files.txt")
+    (source.parent / "secret.txt").symlink_to("/etc/hostname")
+    assert Links(source.parent).lead_out(source.parent / "secret.txt")
+
+
+@pytest.mark.parametrize("variable", ["DVC_SYSTEM_CONFIG_DIR", "DVC_GLOBAL_CONFIG_DIR"])
+def test_a_cache_that_dvcs_own_settings_of_the_machine_name_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    for folder in ("settings", "cache", "project/.dvc", "project/videos"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "settings/config").write_text(f"[cache]\n    dir = {tmp_path / 'cache'}\n")
+    (tmp_path / "cache/ab").touch()
+    (tmp_path / "project/videos/a.mp4").symlink_to(tmp_path / "cache/ab")
+    found = tmp_path / "project/videos/a.mp4"
+    assert Links(found.parent).lead_out(found)
+    monkeypatch.setenv(variable, str(tmp_path / "settings"))
+    assert not Links(found.parent).lead_out(found)
