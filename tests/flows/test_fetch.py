@@ -13,6 +13,7 @@ import pytest
 import yaml
 from dvc.stage.cache import _get_cache_hash
 from surroundings import put
+from test_cli import vidbridge
 from test_plan import edit, states, why
 
 from flows import clone, dvc
@@ -162,6 +163,42 @@ def test_a_poisoned_list_that_only_the_remote_has_places_nothing(host_b: Path) -
         dvc.fetch(host_b, (step,), print)
     assert not (host_b.parent / "evil").exists()
     assert not (host_b / "scores").exists()
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_registered_and_handed_on_and_taken_over_by_another_host(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No stage runs, so no Prefect server starts; each host has a registry of its own here."""
+    _git(tmp_path, "init", "-q", "--bare", "hub.git")
+    edit(done / ".dvc/config", "url = ../.vidbridge/remote", f"url = {tmp_path / 'remote'}")
+    _git(done, "remote", "add", "origin", str(tmp_path / "hub.git"))
+    _git(done, "commit", "-qam", "a remote")
+    _git(done, "push", "-q", "origin", "main")
+    said = vidbridge("run", "--push", cwd=done)
+    assert said.returncode == 0, said.stderr
+    assert "nothing had to run, and the registry lacked what dvc.lock holds:" in said.stdout
+    assert "12 entries of the run cache are new in the remote" in said.stdout
+    assert "pushed: dvc.lock is on branch runs/" in said.stdout
+    assert "vidbridge promote" in said.stdout
+    again = vidbridge("run", "--push", cwd=done, MLFLOW_TRACKING_URI="")
+    assert again.returncode == 0, again.stderr
+    assert "pushed" not in again.stdout
+    promoted = vidbridge("promote", cwd=done)
+    assert "is champion" in promoted.stdout, promoted.stdout + promoted.stderr
+    assert "vidbridge promote" not in vidbridge("run", cwd=done).stdout
+    root = tmp_path / "b"
+    _git(tmp_path, "clone", "-q", str(tmp_path / "hub.git"), str(root), "--branch", "main")
+    monkeypatch.chdir(root)
+    said = vidbridge("run", cwd=root)
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "0 to run, 6 to fetch from the remote (6 files, " in said.stdout
+    assert "left in the remote: " in said.stdout
+    assert "0.700" in said.stdout
+    assert not (root / ".vidbridge/prefect").exists()
+    # The run's branch holds the same lock, by content; a promotion here finds it.
+    _git(root, "fetch", "-q", "origin", "refs/heads/runs/*:refs/remotes/origin/runs/*")
+    assert "is champion" in vidbridge("promote", cwd=root).stdout
 
 
 @pytest.mark.slow
