@@ -35,4 +35,5 @@ if __name__ == "__main__":
     except VidbridgeError as error:
         print(error)
         sys.exit(1)
-    print(ANSWER + answer)
+    # On a line of its own, whatever progress bar stands in the one before.
+    print(f"\n{ANSWER}{answer}")

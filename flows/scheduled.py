@@ -120,7 +120,7 @@ def scheduled(
             lines.append("**The DVC remote is this worker's own**: give `.dvc/config` one that others can read.")
         if report.registration.pushed is None:
             raise FlowError("dvc push: no remote; dvc remote add -d NAME URL, then commit .dvc/config")
-        ran = ", ".join(result.stage for result in report.ran)
+        ran = ", ".join(result.stage for result in report.ran) or "nothing, all of it was made before"
         lines.append(f"Ran: {ran}.")
         if promote and report.registration.candidate is not None and (report.ran or report.registration.created):
             decided = promotion(root, author=os.environ.get("VIDBRIDGE_AUTHOR", "schedule"), reason=f"scheduled run {report.name}")
