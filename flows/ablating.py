@@ -170,12 +170,11 @@ def run_variant(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], 
 def _reproduce(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], cancelled: threading.Event) -> int:
     logger = get_run_logger()
     with _PLANNING:
+        for target in targets:
+            plan = dvc.plan(folder, target)
+            dvc.insist_on_answer(plan)
+            dvc.bring(folder, plan, logger.info, cancelled)
         steps = {step.name: step for target in targets for step in dvc.plan(folder, target).steps}
-    restored = [step.name for step in steps.values() if step.state == "restore"]
-    if restored:
-        dvc.restore(folder, tuple(steps[name] for name in restored))
-        with _PLANNING:
-            steps = {step.name: step for target in targets for step in dvc.plan(folder, target).steps}
     waiting = [step for step in steps.values() if step.state == "will run"]
     for step in waiting:
         logger.info(step.name)

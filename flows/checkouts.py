@@ -30,13 +30,22 @@ def check(repo: Any, stages: Iterable[Any]) -> None:
     for stage in stages:
         # A stage of dvc.yaml is locked in dvc.lock; other files, such as videos.dvc, hold what they lock.
         file = "dvc.lock" if stage.cmd else stage.relpath
-        for out in stage.outs:
-            name = f"{file}: {stage.name + ': ' if stage.cmd else ''}out {str(out)!r}"
-            try:
-                _check_place(repo, out, name)
-                _check_content(repo, out, name)
-            except ListError as error:
-                raise UnsafeContent(f"{error}; put another {file} in place: git checkout COMMIT -- {file}") from error
+        try:
+            check_outs(repo, stage.outs, f"{file}: {stage.name}" if stage.cmd else file)
+        except ListError as error:
+            raise UnsafeContent(f"{error}; put another {file} in place: git checkout COMMIT -- {file}") from error
+
+
+def check_outs(repo: Any, outs: Iterable[Any], where: str) -> None:
+    """Look at outs, wherever they are named; ``where`` opens the message.
+
+    Raises:
+        UnsafeContent, ListError: as `check`.
+    """
+    for out in outs:
+        name = f"{where}: out {str(out)!r}"
+        _check_place(repo, out, name)
+        _check_content(repo, out, name)
 
 
 def _check_place(repo: Any, out: Any, name: str) -> None:

@@ -105,8 +105,14 @@ def run(
         bool,
         typer.Option("--resume-across-code", help="Resume training from a checkpoint although its code changed since (tagged)."),
     ] = False,
+    push: Annotated[
+        bool,
+        typer.Option(
+            "--push", help="Hand DVC's run cache and the branch with dvc.lock on, for other hosts (as scheduled runs do)."
+        ),
+    ] = False,
 ) -> None:
-    """Run what is out of date, register it, print the scores.
+    """Run what is out of date, register it, print the scores. What the DVC remote holds is fetched instead.
 
     Example: change grpo.general.learning_rate in params.yaml, then `vidbridge run`: that stage and what follows it run again, only.
     Ctrl-C ends it at once; the next `vidbridge run` resumes training at its last checkpoint.
@@ -117,7 +123,7 @@ def run(
         # The import too: it takes a second, in which a person may think better of it.
         from flows import running
 
-        running.run(_root(), stage, dry_run=dry_run, ask=not yes)
+        running.run(_root(), stage, dry_run=dry_run, ask=not yes, push=push)
     except KeyboardInterrupt:
         # Here and not in `main`: typer would say "Aborted!" before it got there.
         typer.echo("interrupted; every stage has been ended. Go on where it stopped: vidbridge run", err=True)
@@ -126,7 +132,7 @@ def run(
 
 @app.command()
 def plan(stage: Annotated[str, typer.Argument(help="Stage to plan for.")] = "summary") -> None:
-    """Show what is up to date, what would run, and why. Example: vidbridge plan grpo@bridge"""
+    """Show what is up to date, what would run or be fetched, and why. Example: vidbridge plan grpo@bridge"""
     from flows import running
 
     running.run(_root(), stage, dry_run=True, ask=False)
@@ -154,13 +160,14 @@ def register() -> None:
     Example: dvc repro && vidbridge register
     """
     root = _root()
-    from flows import show
+    from flows import registered, show
     from flows.preflight import only_run
     from stages.tracking.registry import register as reconcile
     from stages.tracking.render import register_table
 
     with only_run(root):  # a run is just writing the lock that is read here
         report = reconcile(root)
+        registered.write(root, report)
     show.console().print(register_table(report))
 
 

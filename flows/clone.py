@@ -265,7 +265,7 @@ def configure(root: Path, recipe: str | None, source: str | None) -> None:
 
 def choose_lock(root: Path, target: str) -> dvc.Plan:
     """Put the ``dvc.lock`` in place that leaves the least to run, and return the plan with it."""
-    best: tuple[int, bytes | None, dvc.Plan] | None = None
+    best: tuple[tuple[int, int], bytes | None, dvc.Plan] | None = None
     for text in dict.fromkeys(_locks(root)):
         _write_lock(root, text)
         try:
@@ -274,8 +274,8 @@ def choose_lock(root: Path, target: str) -> dvc.Plan:
             if text is None:
                 raise
             continue  # written by another version of the pipeline: not this one's lock
-        if best is None or len(plan.to_run) < best[0]:
-            best = (len(plan.to_run), text, plan)
+        if best is None or plan.distance < best[0]:
+            best = (plan.distance, text, plan)
     assert best is not None  # "no lock at all" is always tried
     _write_lock(root, best[1])
     return best[2]

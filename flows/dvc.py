@@ -7,6 +7,7 @@ nothing of it outlives the flow. DVC is imported inside functions: ``vidbridge -
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 import sys
@@ -14,22 +15,50 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import TypeAdapter
 
-from flows import checkouts, lockfile
+from flows import checkouts, fetching, lockfile, planning
+from flows import remote as remotes
 from flows.errors import DvcError, StageCancelled, StageFailed, StageTimedOut, UsageError
 from flows.names import unstorable_names
 from flows.processes import Cancelled, TimedOut, stream
 from flows.project import stage_environment
-from stages.bounded_yaml import MOST_BYTES, MOST_LOCK_BYTES, YamlError, read_yaml
+from flows.steps import Plan, PlanStep, StageMeta, held
+from stages.bounded_yaml import MOST_BYTES, MOST_LOCK_BYTES, MergeConflict, YamlError, read_yaml
 from stages.params import ParamsError, load_params
 from stages.plain import one_line, redacted
+from stages.tracking.content import ContentStore, open_content
 
-State = Literal["up to date", "will run", "restore"]
+__all__ = [
+    "ANSWER",
+    "ASK_S",
+    "GLANCE_S",
+    "TARGET",
+    "Plan",
+    "PlanStep",
+    "StageMeta",
+    "StageResult",
+    "accept",
+    "bring",
+    "fetch",
+    "graph",
+    "insist_on_answer",
+    "plan",
+    "plan_asking",
+    "reproduce",
+    "restore",
+]
+
+#: Seconds that the remote may take to say what it holds: before a run, and where a person only looks. A plan without its answer says so.
+ASK_S, GLANCE_S = 60.0, 10.0
+#: Asks the remote and fetches from it. A file and no module, as `checkouts.COMMAND`.
+REMOTE_COMMAND = str(Path(__file__).with_name("remote_dvc.py"))
+#: Begins the line with which it answers.
+ANSWER = "vidbridge-answer: "
 TARGET = "summary"
 _TAIL_LINES = 15
 _PATH_CHARACTERS = 300
@@ -43,54 +72,6 @@ _ADVICE = (
 )
 
 
-class StageMeta(BaseModel):
-    """``meta:`` of a stage in ``dvc.yaml``. It does not enter the stage's hash; a stage without it gets these values."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["data", "train", "evaluate"] = "data"
-    #: How often a failed stage is tried again. A cancelled one never is, nor one that exits with 2.
-    retries: int = Field(default=0, ge=0)
-    retry_delay_s: float = Field(default=2, ge=0)
-    timeout_s: float | None = Field(default=None, gt=0)
-    #: GPUs the stage wants; told to the reader, not enforced.
-    gpu: int = Field(default=0, ge=0)
-    #: It imports torch, which a warm process could have done for it (:mod:`stages.warm`).
-    warm: bool = False
-
-
-@dataclass(frozen=True)
-class PlanStep:
-    """One stage and what is to be done about it. ``restore``: unchanged, but its outputs have to be checked out from the cache."""
-
-    name: str
-    state: State
-    why: tuple[str, ...]
-    upstream: tuple[str, ...]
-    outs: tuple[str, ...]
-    meta: StageMeta
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Every stage that ``target`` needs, each after those it depends on."""
-
-    target: str
-    steps: tuple[PlanStep, ...]
-
-    @property
-    def to_run(self) -> tuple[PlanStep, ...]:
-        return tuple(step for step in self.steps if step.state == "will run")
-
-    @property
-    def to_restore(self) -> tuple[PlanStep, ...]:
-        return tuple(step for step in self.steps if step.state == "restore")
-
-    @property
-    def empty(self) -> bool:
-        return all(step.state == "up to date" for step in self.steps)
-
-
 @dataclass(frozen=True)
 class StageResult:
     """``cached``: DVC had run the very same stage before and took its outputs; ``unchanged``: there was nothing to do after all."""
@@ -101,15 +82,14 @@ class StageResult:
 
 
 @contextlib.contextmanager
-def _opened(root: Path) -> Iterator[Any]:
+def _opened(root: Path) -> Iterator[ContentStore]:
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
     # DVC warns of every frozen stage and every slow status; a plan is for a person to read.
     logging.getLogger("dvc").setLevel(logging.ERROR)
     try:
-        with contextlib.closing(Repo(str(root))) as repo:
-            yield repo
+        with open_content(root) as content:
+            yield content
     except DvcException as error:
         chain = [str(error)] + ([str(error.__cause__)] if error.__cause__ else [])
         raise DvcError(f"dvc.yaml: {': '.join(chain)}; `dvc status` in {root} shows more") from error
@@ -165,7 +145,8 @@ def _closure(graph: Any, wanted: list[Any]) -> list[Any]:
 
 def graph(root: Path, target: str = TARGET) -> dict[str, tuple[str, ...]]:
     """The stages that ``target`` needs, each with those it depends on directly, in a valid order."""
-    with _opened(root) as repo:
+    with _opened(root) as content:
+        repo = content.repo
         stages = [stage for stage in repo.index.stages if stage.cmd]
         order = _closure(repo.index.graph, _selected(stages, target))
         return {
@@ -175,27 +156,97 @@ def graph(root: Path, target: str = TARGET) -> dict[str, tuple[str, ...]]:
         }
 
 
-def plan(root: Path, target: str = TARGET) -> Plan:
-    """What running ``target`` would do, and why. Nothing is started and nothing is written.
+def plan(root: Path, target: str = TARGET, *, lost: frozenset[str] = frozenset(), ask_s: float = ASK_S) -> Plan:
+    """What running ``target`` would do, and why. Nothing is started; what is written are lists of files that came from the remote, into
+    the cache, and what the remote was seen to hold.
+
+    The remote is asked only where something would run, and for ``ask_s`` seconds at most. ``lost``: objects that it could not give.
 
     Raises:
         DvcError: ``dvc.yaml`` cannot be read, or breaks one of DVC's rules.
+        MergeConflict: a file of DVC's holds both sides of a merge.
         UnsafeContent: an out, or a list of files behind one, would write elsewhere.
         UsageError: ``target`` is no stage.
     """
     _check_readable(root)
-    with _opened(root) as repo:
-        whole = repo.index.graph
-        stages = [stage for stage in repo.index.stages if stage.cmd]
-        steps: dict[str, PlanStep] = {}
-        wanted = _closure(whole, _selected(stages, target))
-        checkouts.check(repo, wanted)
-        for stage in wanted:
-            if not stage.cmd:
-                continue
-            upstream = [steps[up.name] for up in whole.successors(stage) if up.cmd]
-            steps[stage.name] = _step(stage, upstream, _meta(stage))
-        return Plan(target, tuple(steps.values()))
+    with _opened(root) as content:
+        made = _planned(content, target, None, lost)
+        if not made.to_run or content.remote_name() is None:
+            return made
+        name = remotes.name_of(content)
+        if not remotes.is_folder(content):
+            why = None
+        else:
+            try:
+                return _planned(content, target, remotes.opened(content), lost)
+            except remotes.failures() as error:
+                why = one_line(error)
+    if why is None:
+        answer = _asked(root, target, lost, ask_s)
+        if isinstance(answer, Plan):
+            return answer
+        why = answer
+    with _opened(root) as content:
+        alone = _planned(content, target, None, lost, asked=True)
+    return replace(alone, notes=(*alone.notes, f"remote {name}: {why}; it may hold what is planned to run here"))
+
+
+def plan_asking(root: Path, target: str, lost: frozenset[str]) -> Plan:
+    """The plan with the remote's answers, however long they take. :func:`plan` calls it in a process of its own."""
+    with _opened(root) as content:
+        try:
+            return _planned(content, target, remotes.opened(content), lost)
+        except remotes.failures() as error:
+            raise DvcError(one_line(error)) from error
+
+
+def _planned(content: ContentStore, target: str, remote: remotes.Remote | None, lost: frozenset[str], asked: bool = False) -> Plan:
+    # A fresh one: a walk fills what it finds into the stages.
+    content.repo._reset()
+    whole = content.repo.index.graph
+    stages = [stage for stage in content.repo.index.stages if stage.cmd]
+    wanted = _closure(whole, _selected(stages, target))
+    checkouts.check(content.repo, wanted)
+    return planning.walk(content, target, wanted, whole, remote, lost, asked)
+
+
+def _asked(root: Path, target: str, lost: frozenset[str], ask_s: float) -> Plan | str:
+    """The plan with the remote's answers, or why there are none."""
+    question = json.dumps({"do": "plan", "target": target, "lost": sorted(lost)})
+    said: list[str] = []
+    try:
+        answer = _in_own_process(root, question, said.append, timeout_s=ask_s)
+    except TimedOut:
+        return f"no answer within {ask_s:g} s"
+    if answer is None:
+        return said[-1] if said else "it said nothing"
+    return TypeAdapter(Plan).validate_json(answer)
+
+
+def _in_own_process(
+    root: Path,
+    question: str,
+    log: Callable[[str], None],
+    *,
+    timeout_s: float | None = None,
+    cancelled: threading.Event | None = None,
+) -> str | None:
+    """Have :mod:`flows.remote_dvc` do something; returns its answer, None where it failed, with its error as the last line for ``log``.
+
+    Raises:
+        Cancelled, TimedOut: as :func:`flows.processes.stream`.
+    """
+    answers: list[str] = []
+
+    def take(line: str) -> None:
+        if line.startswith(ANSWER):
+            answers.append(line.removeprefix(ANSWER))
+        else:
+            log(one_line(redacted(line)))
+
+    command = [sys.executable, REMOTE_COMMAND, str(root), question]
+    status = stream(command, root, stage_environment(root), take, cancelled=cancelled, timeout_s=timeout_s)
+    return answers[-1] if answers and status == 0 else None
 
 
 def _check_readable(root: Path) -> None:
@@ -203,100 +254,71 @@ def _check_readable(root: Path) -> None:
 
     Raises:
         DvcError: a file of DVC's breaks a bound of :mod:`stages.bounded_yaml`.
+        MergeConflict: it holds both sides of a merge. No lock of an earlier run is taken instead.
     """
     for name, most_bytes in (("dvc.yaml", MOST_BYTES), (lockfile.LOCK, MOST_LOCK_BYTES)):
         try:
             read_yaml(root / name, most_bytes)
         except FileNotFoundError:
             continue
+        except MergeConflict:
+            raise
         except YamlError as error:
             raise DvcError(str(error)) from error
 
 
-def _meta(stage: Any) -> StageMeta:
-    try:
-        return StageMeta.model_validate(dict(stage.meta or {}))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DvcError(f"dvc.yaml: stages.{stage.name}.meta.{where}: {first['msg']} (value {first['input']!r})") from error
+def insist_on_answer(made: Plan) -> None:
+    """
+    Raises:
+        DvcError: stages would run, hours of training among them, only because a remote did not answer. They would also be pushed there.
+    """
+    if made.unasked:
+        raise DvcError(
+            f"{made.notes[-1]}: {', '.join(made.unasked)}; start it, correct its address or keys, or, to run them again, take another"
+            " remote (dvc remote default NAME)"
+        )
 
 
-def _step(stage: Any, upstream: list[PlanStep], meta: StageMeta) -> PlanStep:
-    names = tuple(sorted(step.name for step in upstream))
-    outs = tuple(str(out) for out in stage.outs)
-    running = {path: step.name for step in upstream if step.state == "will run" for path in step.outs}
-    restored = {path for step in upstream if step.state == "restore" for path in step.outs}
+def bring(root: Path, made: Plan, log: Callable[[str], None], cancelled: threading.Event | None = None) -> Plan:
+    """Fetch and check out what the plan says, take over what the run cache knows, and return the plan of what is left to do.
 
-    def step(state: State, *why: str) -> PlanStep:
-        return PlanStep(stage.name, state, why, names, outs, meta)
+    What the remote turns out not to have, or only damaged, is told, and its stages run. What has come stays when this is broken off.
 
-    if stage.outs and not any(out.hash_info for out in stage.outs):
-        return step("will run", "never ran")
-    why = ["command changed"] if stage.changed_stage() else []
-    if stage.is_callback or stage.always_changed:
-        why.append("is always run")
-    for dep in stage.deps:
-        path = str(dep)
-        if over := _overlapping(path, running):
-            why.append(f"{path} will change ({running[over]})")
-        elif not _overlapping(path, restored):
-            why.extend(_changes(dep))
-    missing, spoilt = [], []
-    for out in stage.outs:
-        verdict = out.status().get(str(out))
-        if verdict == "deleted" and out.use_cache and not out.changed_cache():
-            missing.append(f"{out} is missing, the cache has it")
-        elif verdict == "not in cache":
-            spoilt.append(f"{out} is not in the cache (`dvc fetch` may bring it)")
-        elif verdict == "modified":
-            spoilt.append(f"{out} was changed by hand")
-        elif verdict:
-            spoilt.append(f"{out} is {'missing' if verdict == 'deleted' else verdict}")
-    why.extend(spoilt)
-    if why:
-        return step("will run", *why)
-    return step("restore", *missing) if missing else step("up to date")
+    Raises:
+        DvcError: the remote stopped answering, or an object is not in the cache after all.
+        StageCancelled: ``cancelled`` was set.
+        UnsafeContent: an out, or a list of files behind one, would write elsewhere; nothing was checked out.
+    """
+    steps = tuple(step for step in made.steps if step.state in ("fetch", "restore") or step.entry is not None)
+    if not steps:
+        return made
+    lost: frozenset[str] = frozenset()
+    if made.to_fetch or any(step.entry for step in steps):
+        if made.to_fetch:
+            files, megabytes = held(made.to_fetch)
+            log(f"fetching {files:,} files, {megabytes:,.1f} MB from the remote")
+        question = json.dumps({"do": "bring", "steps": TypeAdapter(tuple[PlanStep, ...]).dump_python(steps, mode="json")})
+        said: deque[str] = deque(maxlen=_TAIL_LINES)
 
+        def take(line: str) -> None:
+            said.append(line)
+            log(line)
 
-def _overlapping(path: str, paths: Mapping[str, str] | set[str]) -> str | None:
-    for other in paths:
-        if path == other or path.startswith(other + "/") or other.startswith(path + "/"):
-            return other
-    return None
-
-
-def _changes(dep: Any) -> list[str]:
-    from dvc.dependency import ParamsDependency
-
-    status = dep.status()
-    if not status:
-        return []
-    verdict = status[str(dep)]
-    if isinstance(dep, ParamsDependency) and isinstance(verdict, dict):
-        old, new = dep.hash_info.value or {}, dep.read_params()
-        leaves = [leaf for name in verdict for leaf in _leaves(name, old.get(name), new.get(name))]
-        shown = [f"params {leaf}" for leaf in leaves[:3]]
-        return shown + ([f"and {len(leaves) - 3} more parameters"] if len(leaves) > 3 else [])
-    words = {"modified": "changed", "deleted": "is missing", "new": "is a new dependency"}
-    return [f"dep {dep} {words.get(str(verdict), str(verdict))}"]
-
-
-def _leaves(name: str, old: object, new: object) -> Iterator[str]:
-    """Each parameter that differs, by its full name, as ``name: old -> new``."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in [*new, *(key for key in old if key not in new)]:
-            if old.get(key) != new.get(key):
-                yield from _leaves(f"{name}.{key}", old.get(key), new.get(key))
+        try:
+            answer = _in_own_process(root, question, take, cancelled=cancelled)
+        except Cancelled as error:
+            raise StageCancelled(
+                "fetching was cancelled; what has come stays in the cache, and the next run goes on from there"
+            ) from error
+        if answer is None:
+            raise DvcError(
+                f"{said[-1] if said else 'fetching failed'}; what has come stays in the cache: vidbridge run goes on from there"
+            )
+        lost = frozenset(json.loads(answer))
     else:
-        yield f"{name}: {_short(old)} -> {_short(new)}"
-
-
-def _short(value: object) -> str:
-    if value is None:
-        return "(not set)"
-    text = str(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+        restore(root, steps)
+    lockfile.keep(root)
+    return plan(root, made.target, lost=lost)
 
 
 def restore(root: Path, steps: tuple[PlanStep, ...]) -> None:
@@ -307,9 +329,32 @@ def restore(root: Path, steps: tuple[PlanStep, ...]) -> None:
         UnsafeContent: an out, or a list of files behind one, would write elsewhere; nothing was checked out.
     """
     names = {step.name for step in steps}
-    with _opened(root) as repo:
-        checkouts.check(repo, [stage for stage in repo.index.stages if stage.cmd and stage.name in names])
-        repo.checkout(targets=[path for step in steps for path in step.outs])
+    with _opened(root) as content:
+        found = [stage for stage in content.repo.index.stages if planning.name_of(stage) in names]
+        checkouts.check(content.repo, found)
+        # Whole paths: DVC counts others from the working directory, which for a clone is another project's.
+        content.repo.checkout(targets=[out.fs_path for stage in found for out in stage.outs])
+
+
+def fetch(root: Path, steps: tuple[PlanStep, ...], say: Callable[[str], None]) -> set[str]:
+    """Do what :func:`bring` does, in this process; returns the objects that the remote did not have, or only damaged.
+
+    Raises:
+        DvcError, TrackingError: the remote stopped answering.
+        UnsafeContent: as :func:`restore`.
+    """
+    lost: dict[str, set[str]] = {}
+    with _opened(root) as content:
+        total = held(tuple(step for step in steps if step.state == "fetch"))
+        came = fetching.Progress(say, *total)
+        for step in steps:
+            if step.state == "fetch" and (missing := fetching.fetch(content, step, came)):
+                lost[step.name] = missing
+        fetching.take_over(content, [step for step in steps if step.entry is not None and step.name not in lost])
+    ready = tuple(step for step in steps if step.state in ("fetch", "restore") and step.name not in lost)
+    if ready:
+        restore(root, ready)
+    return set().union(*lost.values())
 
 
 def reproduce(
@@ -370,6 +415,6 @@ def accept(root: Path, stage: str) -> None:
         DvcError: an output is missing.
         UsageError: there is no such stage.
     """
-    with _opened(root) as repo:
-        _selected([found for found in repo.index.stages if found.cmd], stage)
-        repo.commit(target=stage, force=True)
+    with _opened(root) as content:
+        _selected([found for found in content.repo.index.stages if found.cmd], stage)
+        content.repo.commit(target=stage, force=True)

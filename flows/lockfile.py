@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from stages.bounded_yaml import MOST_LOCK_BYTES, YamlError, read_yaml
+from stages.bounded_yaml import MOST_LOCK_BYTES, MergeConflict, YamlError, read_yaml
 
 LOCK = "dvc.lock"
 
@@ -18,9 +18,15 @@ def kept(root: Path) -> Path:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the file reads as a lock of DVC's; a file that ends in the middle of a line or an entry does not."""
+    """Whether the file reads as a lock of DVC's; a file that ends in the middle of a line or an entry does not.
+
+    Raises:
+        MergeConflict: both sides of a merge stand in it. It was not cut short, and which side counts is a person's to say.
+    """
     try:
         table = read_yaml(path, MOST_LOCK_BYTES)
+    except MergeConflict:
+        raise
     except YamlError:
         return False
     if not isinstance(table, dict) or "schema" not in table or not path.read_bytes().endswith(b"\n"):

@@ -29,12 +29,14 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import dvc
-from flows.dvc import Plan, PlanStep, StageResult
+from flows import dvc, registered
+from flows.dvc import StageResult
 from flows.errors import FlowError, StageCancelled, StageFailed, UsageError
 from flows.lost import at_work
+from flows.remote import push_runs
 from flows.results import read_scores
 from flows.show import as_text
+from flows.steps import Plan, PlanStep
 from flows.unchanged import Watch
 from flows.upkeep import release_scratch
 from flows.warming import warmed
@@ -240,11 +242,20 @@ def record(root: Path, run_name: str) -> str:
 
 
 @task(name="register", task_run_name="register", cache_policy=NO_CACHE, persist_result=False, retries=1, retry_delay_seconds=2)
-def register_versions(root: Path, mlflow_run: str) -> RegisterReport:
-    """Make every committed checkpoint a model version; the parent run keeps ``dvc.lock`` and ``params.yaml``."""
+def register_versions(root: Path, mlflow_run: str, push: bool) -> RegisterReport:
+    """Make every committed checkpoint a model version; the parent run keeps ``dvc.lock`` and ``params.yaml``.
+
+    ``push``: hand DVC's run cache to the remote as well, so that other hosts need not run what this one did.
+    """
+    logger = get_run_logger()
     with exported(PARENT, mlflow_run):
         report = register(root)
-    logger = get_run_logger()
+    if push:
+        new, notes = push_runs(root)
+        logger.info("%d entries of the run cache are new in the remote", new)
+        for note in notes:
+            logger.warning("%s", note)
+    registered.write(root, report)
     for line in as_text(register_table(report)).splitlines():
         logger.info(line)
     return report
@@ -257,8 +268,10 @@ def register_versions(root: Path, mlflow_run: str) -> RegisterReport:
     persist_result=False,
     validate_parameters=False,
 )
-def pipeline(root: Path, target: str = dvc.TARGET) -> PipelineReport | State[Any]:
-    """Bring ``target`` up to date and register what came of it.
+def pipeline(root: Path, target: str = dvc.TARGET, push: bool = False) -> PipelineReport | State[Any]:
+    """Bring ``target`` up to date and register what came of it. What the remote holds is fetched, not run.
+
+    ``push``: hand DVC's run cache to the remote, with the outs.
 
     Ends as failed, with a :class:`FlowError`, when a stage failed for good: every stage that did not depend on it has run, and what
     was done stays done. So it ends, too, when someone changed ``params.yaml`` or ``dvc.lock`` meanwhile, or when checkpoints that the
@@ -267,13 +280,15 @@ def pipeline(root: Path, target: str = dvc.TARGET) -> PipelineReport | State[Any
     root = Path(root)
     params = load_params(root / "params.yaml")
     run_name = f"{params.recipe}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{str(flow_run.id)[:4]}"
-    plan = dvc.plan(root, target)
-    if plan.to_restore:
-        dvc.restore(root, plan.to_restore)
-        plan = dvc.plan(root, target)
-    watch = Watch.start(root, [step.name for step in plan.steps])
-    create_table_artifact(key="plan", table=plan_table(plan), description=f"What `{target}` needs, and why it runs")
+    watch = Watch.start(root)
     cancelled = threading.Event()
+    try:
+        with watching_for_cancel(cancelled):
+            plan = bring(root, target, cancelled)
+    except StageCancelled as error:
+        return Cancelled(message=str(error))
+    watch.note(*(step.name for step in plan.steps))
+    create_table_artifact(key="plan", table=plan_table(plan), description=f"What `{target}` needs, and why it runs")
     with (
         at_work(),
         warmed(root, params, plan) as environ,
@@ -289,13 +304,25 @@ def pipeline(root: Path, target: str = dvc.TARGET) -> PipelineReport | State[Any
         if changed := watch.changes(board.failed):
             return _failure(board, *changed, "so nothing was recorded or registered")
         commit = record(root, run_name)
-        registration = register_versions(root, mlflow_run)
+        registration = register_versions(root, mlflow_run, push)
         _publish(root, board, registration)
         if board.failed:
             return _failure(board)
         if left := [reason for step in plan.steps if (reason := registration.unregistered.get(step.name))]:
             return _failure(board, *(f"not registered: {reason}" for reason in dict.fromkeys(left)))
     return PipelineReport(tuple(board.done.values()), run_name, mlflow_run, commit, registration)
+
+
+def bring(root: Path, target: str, cancelled: threading.Event) -> Plan:
+    """Fetch and check out what need not run; returns the plan of what is left.
+
+    Raises:
+        DvcError: the remote does not answer, and stages would run whose outputs it may hold.
+        StageCancelled: ``cancelled`` was set.
+    """
+    plan = dvc.plan(root, target)
+    dvc.insist_on_answer(plan)
+    return dvc.bring(root, plan, get_run_logger().info, cancelled)
 
 
 def plan_table(plan: Plan) -> list[dict[str, str]]:

@@ -10,12 +10,12 @@ from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 
-from flows.dvc import Plan
 from flows.errors import FlowError
 from flows.hold import hold
 from flows.names import unstorable_names
 from flows.project import state
 from flows.server import answers
+from flows.steps import Plan
 from stages import layout
 from stages.domain.rewards import SentenceLikeness
 from stages.params import OpenAIJudgeParams, Params, Precision, PretrainedModelParams, TrainingRow

@@ -85,6 +85,8 @@ def defaults(root: Path) -> dict[str, str]:
         **QUIET,
         "VIDBRIDGE_PROJECT": str(root),
         "VIDBRIDGE_SCRATCH": str(local / "scratch"),
+        # DVC's own is /var/tmp/dvc, which a read-only root file system has not. Its folder for each project has the path in its name.
+        "DVC_SITE_CACHE_DIR": str(local / "dvc"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{local / 'mlflow.db'}",
         "PREFECT_HOME": str(local / "prefect"),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows import preflight, rescoring, server, show
+from flows import preflight, registered, rescoring, server, show
 from flows.errors import FlowError
 from stages import layout
 from stages.params import load_params
@@ -44,6 +44,7 @@ def promote(root: Path, version: str | None, reason: str, author: str | None, ne
     out = show.console()
     out.print(promotion_table(decided))
     if decided.moved:
+        registered.promoted(root, decided.candidate.number)
         clip = next(iter(sorted((root / layout.CORPUS / "videos").glob("test-*.mp4"))), None)
         video = clip.relative_to(root) if clip else "VIDEO"
         show.show_next(

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-from flows import dvc, lockfile, preflight, server, show
+from flows import clone, dvc, lockfile, preflight, registered, server, show
 from flows.errors import FlowError, UsageError
+from flows.remote import push_runs
 from flows.results import evaluated_by, read_gains, read_intervals, read_scores
 from stages.params import Params, PretrainedModelParams, load_params
 from stages.plain import one_line
 from stages.tracking.history import latest_costs
 
 
-def run(root: Path, target: str, *, dry_run: bool, ask: bool) -> None:
+def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False) -> None:
     """Bring ``target`` up to date, and print the plan first and the scores afterwards. An empty plan starts no server.
+
+    What is not registered yet, since an earlier run was cut short or its server was away, is registered. ``push``: DVC's run cache and
+    the branch that holds ``dvc.lock`` are handed on, so that other hosts can take over and promote.
 
     Raises:
         FlowError: something is missing (found before any stage starts), or a stage failed.
@@ -28,24 +34,72 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool) -> None:
     if not dry_run and lockfile.is_broken(root):
         with preflight.only_run(root):  # another run that is alive may just be writing it
             out.print(f"note: {lockfile.mend(root) or 'dvc.lock is whole again'}", style="yellow")
-    plan = dvc.plan(root, target)
+    plan = dvc.plan(root, target, ask_s=dvc.GLANCE_S if dry_run else dvc.ASK_S)
     show.show_plan(out, plan)
     if dry_run:
         return
-    if not plan.empty:
+    dvc.insist_on_answer(plan)
+    if not plan.to_run and not plan.empty:
+        with preflight.only_run(root):
+            plan = dvc.bring(root, plan, show.say)
+        if plan.to_run:
+            show.show_plan(out, plan)
+    if plan.to_run:
         preflight.check(root, params, plan)
         if ask:
             _confirm(root, params, plan)
         with preflight.only_run(root):
-            _flow(root, target)
+            commit = _flow(root, target, push)
+            if push:
+                _publish(root, commit)
+                registered.pushed(root)
         show.show_costs(out, latest_costs(root), [step.name for step in plan.to_run])
+    elif not registered.is_noted(root, pushed=push):
+        with preflight.only_run(root):
+            register(root, params, push)
     # Only what this target has brought up to date: scores may lie there from before, or from another recipe.
     done = {step.name for step in plan.steps}
     scores = {policy: row for policy, row in read_scores(root).items() if evaluated_by(policy) in done}
     show.show_scores(out, scores, read_intervals(root), params.evaluation.confidence)
     if "summary" in done:
         show.show_gains(out, read_gains(root), params.evaluation.confidence)
-    show.show_where(out, root, scored=bool(scores))
+    show.show_where(out, root, scored=bool(scores), promote=registered.awaits_promotion(root))
+
+
+def register(root: Path, params: Params, push: bool) -> None:
+    """Record and register what earlier runs, here or elsewhere, left in ``dvc.lock``, and say so.
+
+    Raises:
+        TrackingError: the store, the remote or git says no.
+    """
+    from stages.tracking.commits import record_commit
+    from stages.tracking.registry import register as reconcile
+    from stages.tracking.render import register_table
+
+    commit = record_commit(root, f"{params.recipe}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}")
+    report = reconcile(root)
+    registered.write(root, report)
+    if push:
+        new, notes = push_runs(root)
+        show.say(f"pushed: {new} entries of the run cache are new in the remote")
+        for note in notes:
+            show.say(f"note: {note}")
+        _publish(root, commit)
+        registered.pushed(root)
+    if report.created or report.updated or report.unsent:
+        show.say("nothing had to run, and the registry lacked what dvc.lock holds:")
+        show.console().print(register_table(report))
+    else:
+        show.say(f"the registry has what dvc.lock holds: {report.kept} versions of {report.model}, none is new")
+
+
+def _publish(root: Path, commit: str) -> None:
+    """Hand the branch that holds the commit to the repository that this one was cloned from."""
+    if "origin" not in clone.git(root, "remote").split():
+        show.say(f"note: no git remote 'origin', so commit {commit[:12]} with dvc.lock stays here; git remote add origin URL")
+        return
+    branch = clone.publish(root, commit)
+    show.say(f"pushed: dvc.lock is on branch {branch}" if branch else "dvc.lock is as HEAD has it; push that: git push")
 
 
 def _confirm(root: Path, params: Params, plan: dvc.Plan) -> None:
@@ -60,16 +114,17 @@ def _confirm(root: Path, params: Params, plan: dvc.Plan) -> None:
         raise UsageError("run: not started")
 
 
-def _flow(root: Path, target: str) -> None:
+def _flow(root: Path, target: str, push: bool) -> str:
+    """Returns the commit that holds ``dvc.lock``."""
     with server.starting(root) as starting:
         # These imports take as long as the server's start: they go on side by side.
         from prefect import tags
 
         from flows.lost import process_tags
-        from flows.pipeline import pipeline
+        from flows.pipeline import PipelineReport, pipeline
 
         with server.connected(starting), tags(*process_tags()):
-            state: Any = pipeline(root, target, return_state=True)
+            state: Any = pipeline(root, target, push, return_state=True)
             if state.is_cancelled():
                 raise KeyboardInterrupt
             result = state.result(raise_on_failure=False)
@@ -77,3 +132,5 @@ def _flow(root: Path, target: str) -> None:
         raise result
     if not state.is_completed():
         raise FlowError(f"run: ended as {state.name}: {state.message}")
+    assert isinstance(result, PipelineReport)
+    return result.commit

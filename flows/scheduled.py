@@ -22,7 +22,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Completed
 
-from flows import dvc, preflight, project
+from flows import dvc, preflight, project, registered
 from flows.clone import (
     Clone,
     Origin,
@@ -161,13 +161,14 @@ def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, targ
     configure(root, recipe, source)
     params = load_params(root / "params.yaml")
     plan = choose_lock(root, target)
-    if plan.empty or not plan.to_run:
+    # What is fetched, or restored, is nothing new; an earlier run that could not be registered is.
+    if not plan.to_run and registered.is_noted(root):
         logger.info("nothing new: all that %s needs is up to date", target)
         create_markdown_artifact(key="scheduled", markdown=f"Nothing new at commit `{clone.commit[:12]}`: {target} is up to date.")
         return Completed(name="NothingNew", message="nothing new")
     preflight.check(root, params, plan)
     logger.info("to run: %s", ", ".join(f"{step.name} ({step.why[0]})" for step in plan.to_run))
-    state = pipeline(root, target, return_state=True)
+    state = pipeline(root, target, push=True, return_state=True)
     if not state.is_completed():
         return state
     report = state.result()
@@ -178,9 +179,10 @@ def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, targ
         lines.append("**The DVC remote is this worker's own**: give `.dvc/config` one that others can read.")
     if report.registration.pushed is None:
         raise FlowError("dvc push: no remote; dvc remote add -d NAME URL, then commit .dvc/config")
-    ran = ", ".join(result.stage for result in report.ran)
+    ran = ", ".join(result.stage for result in report.ran) or "nothing, all of it was made before"
     lines.append(f"Ran: {ran}.")
-    if promote and (candidate := report.registration.candidate) is not None:
+    fresh = report.ran or report.registration.created
+    if promote and fresh and (candidate := report.registration.candidate) is not None:
         # By its number: another deployment may have registered one meanwhile, and the alias names that.
         decided = promotion(
             root,

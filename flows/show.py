@@ -15,9 +15,9 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from flows.dvc import Plan
 from flows.project import defaults
 from flows.results import BASELINES, CONTROLS
+from flows.steps import Plan, held
 from stages import layout
 from stages.plain import fit, known_secrets, one_line, plain, redacted
 from stages.tracking.history import Cost
@@ -26,7 +26,7 @@ from stages.tracking.uri import shown
 #: Columns of a terminal in which the score table has room for intervals.
 WIDE = 120
 
-_COLOURS = {"will run": "yellow", "restore": "cyan", "up to date": "green"}
+_COLOURS = {"will run": "yellow", "restore": "cyan", "fetch": "blue", "up to date": "green"}
 
 
 class _Fitted:
@@ -83,12 +83,26 @@ def show_plan(out: Console, plan: Plan) -> None:
         colour = _COLOURS[step.state]
         table.add_row(one_line(step.name), Text(step.state, colour), "\n".join(map(one_line, step.why)))
     out.print(table)
+    for note in plan.notes:
+        out.print(f"note: {one_line(note)}", style="yellow", soft_wrap=True)
     if plan.empty:
         out.print(f"everything that {plan.target} needs is up to date: nothing to do", style="green")
     else:
-        restored = f", {len(plan.to_restore)} to restore from the cache" if plan.to_restore else ""
-        ready = len(plan.steps) - len(plan.to_run) - len(plan.to_restore)
-        out.print(f"{len(plan.to_run)} to run{restored}, {ready} up to date")
+        counted = [f"{len(plan.to_run)} to run"]
+        if plan.to_fetch:
+            files, megabytes = held(plan.to_fetch)
+            counted.append(f"{len(plan.to_fetch)} to fetch from the remote ({files:,} files, {megabytes:,.1f} MB)")
+        if plan.to_restore:
+            counted.append(f"{len(plan.to_restore)} to restore from the cache")
+        ready = len(plan.steps) - len(plan.to_run) - len(plan.to_fetch) - len(plan.to_restore)
+        out.print(", ".join([*counted, f"{ready} up to date"]))
+    if plan.left:
+        files, megabytes = held(plan.left)
+        names = ", ".join(path for step in plan.left for path in step.outs)
+        out.print(
+            f"left in the remote: {names} ({files:,} files, {megabytes:,.1f} MB); nothing that runs needs them, dvc pull PATH brings one",
+            soft_wrap=True,
+        )
 
 
 def show_scores(
@@ -176,8 +190,9 @@ def show_costs(out: Console, costs: Mapping[str, Cost], stages: Sequence[str]) -
     out.print(table)
 
 
-def show_where(out: Console, root: Path, *, scored: bool) -> None:
-    """Paths of the results, and the next commands: of a run that ended with scores, or with data only."""
+def show_where(out: Console, root: Path, *, scored: bool, promote: bool = True) -> None:
+    """Paths of the results, and the next commands: of a run that ended with scores, or with data only. ``promote``: there is a
+    candidate that is not the champion yet, as far as is known."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", defaults(root)["MLFLOW_TRACKING_URI"])
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("metrics and plots" if scored else "data", str(layout.REPORTS if scored else layout.SAMPLES))
@@ -185,7 +200,8 @@ def show_where(out: Console, root: Path, *, scored: bool) -> None:
     table.add_row("see them", "vidbridge ui")
     out.print(table)
     if scored:
-        show_next(out, "vidbridge promote", "vidbridge report", "vidbridge explain candidate")
+        asked = ("vidbridge promote", "vidbridge report", "vidbridge explain candidate")
+        show_next(out, *(asked if promote else ("vidbridge report", "vidbridge explain champion", "vidbridge serve")))
     else:
         show_next(out, "vidbridge data browse", "vidbridge data export samples --limit 100", "vidbridge run")
 

@@ -28,19 +28,19 @@ class Watch:
     _records: dict[str, StageRecord] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, root: Path, stages: Collection[str]) -> Watch:
-        """Look at the parameters, and at the lock's entries of ``stages``."""
-        locked = read_lock(root)
-        return cls(root, read_yaml(root / PARAMS), {name: locked[name] for name in stages if name in locked})
+    def start(cls, root: Path) -> Watch:
+        """Look at the parameters."""
+        return cls(root, read_yaml(root / PARAMS))
 
-    def note(self, stage: str) -> None:
-        """Remember what a stage has locked, now that it has ended. Another stage may just be writing the file: then nothing is known."""
-        self._records.pop(stage, None)
+    def note(self, *stages: str) -> None:
+        """Remember what these have locked, now that they have ended. Another one may just be writing the file: then nothing is known."""
+        for stage in stages:
+            self._records.pop(stage, None)
         try:
-            if record := read_lock(self.root).get(stage):
-                self._records[stage] = record
+            locked = read_lock(self.root)
         except TrackingError:
             return
+        self._records |= {stage: locked[stage] for stage in stages if stage in locked}
 
     def changes(self, but: Collection[str] = ()) -> list[str]:
         """What someone else changed since, a sentence each; entries of the stages ``but`` are not looked at. Call it when no stage runs."""

@@ -33,7 +33,9 @@ def accept(root: Path, stage: str, why: str) -> None:
         step = next((step for step in dvc.plan(root, stage).steps if step.name == stage), None)
         assert step is not None  # a plan ends with the stage it was made for
         if step.state != "will run" or step.why == ("never ran",):
-            raise UsageError(f"stage: {stage} is {'not made yet' if step.why else 'up to date'}; there is nothing to accept")
+            raise UsageError(
+                f"stage: {stage} is {'not made yet' if step.state == 'will run' else 'up to date'}; there is nothing to accept"
+            )
         dvc.accept(root, stage)
         row = {
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.dvc import Plan
 from flows.processes import guarded
 from flows.project import stage_environment, state
+from flows.steps import Plan
 from stages import warm
 from stages.params import Params, TinyModelParams
 

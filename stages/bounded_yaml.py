@@ -25,6 +25,8 @@ MOST_REPEATED = 100_000
 _QUOTED_CHARACTERS = 200
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+#: As git leaves them around what two sides of a merge, a rebase or a stash changed.
+_CONFLICT = re.compile(r"^(<{7}|>{7})(?: |$)", re.MULTILINE)
 #: Python refuses decimal numbers of 4,300 digits, and takes minutes for others of that size.
 _LONG_NUMBER = re.compile(r"[-+]?[0-9.][0-9a-fA-FxXoO_:.+-]{99,}")
 
@@ -33,6 +35,10 @@ class YamlError(VidbridgeError, ValueError):
     """A document that cannot be used: file, line, what is wrong there, and the remedy."""
 
     status = 2
+
+
+class MergeConflict(YamlError):
+    """Two sides of a merge stand in a file: neither is taken, a person settles it."""
 
 
 def read_yaml(path: Path, most_bytes: int = MOST_BYTES) -> Any:
@@ -71,8 +77,15 @@ def parse_yaml(text: str, name: str) -> Any:
     """The value of a YAML text; ``name`` opens the message.
 
     Raises:
+        MergeConflict: git's marks of a conflict stand in it.
         YamlError: no YAML, or it breaks a bound of this module.
     """
+    if (mark := _CONFLICT.search(text)) is not None:
+        short = name.rpartition("/")[2]
+        raise MergeConflict(
+            f"{name}: merge conflict in {short} (line {text.count(chr(10), 0, mark.start()) + 1}); settle it: edit the file, or take"
+            f" one side whole (git checkout --ours -- {short}, or --theirs), then: git add {short}"
+        )
     try:
         _check(text, name)
         return yaml.load(text, Loader=_LOADER)  # noqa: S506 - the safe one

@@ -85,8 +85,13 @@ def _dvc_caches(dvc: Path) -> Iterator[Path]:
     """The cache of a DVC project: its folder ``cache``, and ``cache.dir`` of each of its configuration files that names one."""
     yield (dvc / "cache").resolve()
     shared = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
-    own_files = [Path(os.environ.get("DVC_GLOBAL_CONFIG_DIR") or shared / "dvc") / "config", dvc / "config", dvc / "config.local"]
-    for file in own_files:
+    systems = os.environ.get("XDG_CONFIG_DIRS", "").split(os.pathsep)[0] or "/etc/xdg"
+    folders = (
+        os.environ.get("DVC_SYSTEM_CONFIG_DIR") or f"{systems}/dvc",
+        os.environ.get("DVC_GLOBAL_CONFIG_DIR") or shared / "dvc",
+        dvc,
+    )
+    for file in (*(Path(folder) / "config" for folder in folders), dvc / "config.local"):
         # DVC's own reader would come with DVC, which nothing that determines a result imports.
         parser = RawConfigParser(strict=False, allow_no_value=True)
         try:

@@ -13,6 +13,8 @@ from stages.tracking.uri import TrackingError
 
 PARAMS_FILE = "params.yaml"
 RUN_BRANCHES = "refs/heads/runs/"
+#: Those that were fetched from other hosts: a run that found all of their results makes no branch of its own.
+_FETCHED_RUNS = "refs/remotes/*/runs/**"
 #: Who commits when git knows nobody: the pipeline.
 IDENTITY = {
     "GIT_AUTHOR_NAME": "vidbridge",
@@ -36,7 +38,10 @@ def holding_commit(root: Path, stage: str, out: str) -> str | None:
             text = git(root, "cat-file", "blob", f"{commit}:{path}")
         except TrackingError:
             continue  # This commit deleted the file.
-        record = parse_lock(text.encode(), f"{commit}:{path}").get(stage)
+        try:
+            record = parse_lock(text.encode(), f"{commit}:{path}").get(stage)
+        except TrackingError:
+            continue  # Committed with the marks of a merge in it: it says nothing.
         if record and out in record.outs.values():
             return commit
     return None
@@ -67,7 +72,7 @@ def record_commit(root: Path, run_name: str) -> str:
         for name in (LOCK_FILE, PARAMS_FILE)
         if (root / name).is_file()
     }
-    for commit in (base, *git(root, "for-each-ref", "--format=%(objectname)", RUN_BRANCHES).split()):
+    for commit in (base, *git(root, "for-each-ref", "--format=%(objectname)", RUN_BRANCHES, _FETCHED_RUNS).split()):
         if all(_blob(root, commit, path) == blob for path, blob in blobs.items()):
             return commit
     reference = f"{RUN_BRANCHES}{run_name}"

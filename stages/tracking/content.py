@@ -28,6 +28,10 @@ _URI = re.compile(r"dvc:///?(?P<oid>[0-9a-f]{32}\.dir)(?:/(?P<path>.*))?")
 _OID = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
+class MissingContent(TrackingError):
+    """An object is neither in the cache nor, undamaged, in the remote, which did answer."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A folder (``oid``: hash of an out, ends with ``.dir``) and a path inside it, ``""`` for the whole."""
@@ -172,7 +176,8 @@ class ContentStore:
         """Make sure the objects lie in the cache; ``what`` names them in the error.
 
         Raises:
-            TrackingError: neither the cache nor the remote has one of them, or it is no hash: that would be a path on this machine.
+            MissingContent: neither the cache nor the remote has one of them.
+            TrackingError: the remote does not answer, or it is no hash: that would be a path on this machine.
         """
         from dvc_data.hashfile.hash_info import HashInfo
 
@@ -272,8 +277,8 @@ class ContentStore:
             )
         return len(done.transferred)
 
-    def _missing(self, what: str, oid: str, where: str) -> TrackingError:
-        return TrackingError(
+    def _missing(self, what: str, oid: str, where: str) -> MissingContent:
+        return MissingContent(
             f"{what}: object {oid} is neither in the DVC cache of {self.root} {where}; on the machine that made it run dvc push, here run"
             " dvc fetch, or set VIDBRIDGE_PROJECT to the project that holds it"
         )

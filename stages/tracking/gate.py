@@ -259,7 +259,8 @@ def _considered(
     if holding_commit(root, candidate.stage, candidate.out) is None:
         return refusal(
             f"no commit here holds a dvc.lock with version {candidate.number} ({candidate.stage}, out {candidate.out}), so it could not be "
-            "made again; commit dvc.lock and params.yaml, or fetch the branch that has them (git fetch origin 'runs/*:runs/*')"
+            "made again; commit dvc.lock and params.yaml, or fetch the branch that has them (where it ran: vidbridge run --push; here: git"
+            " fetch origin 'runs/*:runs/*')"
         )
     if candidate.scores is None:
         return refusal(

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from stages.bounded_yaml import MOST_LOCK_BYTES, YamlError, parse_yaml
+from stages.bounded_yaml import MOST_LOCK_BYTES, MergeConflict, YamlError, parse_yaml
 from stages.params import digest
 from stages.tracking.uri import TrackingError, quiet
 
@@ -61,6 +61,8 @@ def parse_lock(text: bytes, name: str = LOCK_FILE) -> Mapping[str, StageRecord]:
     try:
         raw = parse_yaml(text.decode("utf-8"), name)
         return {stage: _record(stage, entry) for stage, entry in ((raw or {}).get("stages") or {}).items()}
+    except MergeConflict as error:
+        raise TrackingError(str(error)) from error
     except (YamlError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise TrackingError(
             f"{name}: not a dvc.lock ({error}); restore it from git: git checkout -- dvc.lock, then dvc repro"

@@ -12,10 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import recipes, upkeep
+from flows import recipes, registered, running, upkeep
 from flows.errors import UsageError
 from flows.preflight import only_run
 from stages import lease
+from stages.tracking.registry import RegisterReport
+from stages.tracking.uri import TrackingError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -42,6 +44,8 @@ def test_every_command_teaches_with_an_example() -> None:
 
 
 def test_a_run_with_nothing_to_do_says_so_and_starts_no_server(done: Path) -> None:
+    registered.write(done, RegisterReport("m", (), 4, (), 4, None, (), (), 0))
+    registered.promoted(done, 4)
     shown = vidbridge("run", cwd=done, PATH="/nonexistent")
     assert shown.returncode == 0, shown.stderr
     assert "nothing to do" in shown.stdout
@@ -49,6 +53,33 @@ def test_a_run_with_nothing_to_do_says_so_and_starts_no_server(done: Path) -> No
     assert "0.600" in shown.stdout
     assert not (done / ".vidbridge/prefect").exists()
     assert not (done / ".vidbridge/run.lock").exists()
+    assert "vidbridge promote" not in shown.stdout, "the candidate is the champion"
+
+
+def test_a_finished_run_is_registered_once_its_server_is_there(done: Path) -> None:
+    """Also one that was cut short between its last stage and the registry."""
+    report = RegisterReport("m", (), 4, (), 4, None, (), (), 0)
+    assert not registered.is_noted(done)
+    registered.write(done, report)
+    assert registered.is_noted(done)
+    assert not registered.is_noted(done, pushed=True)
+    registered.pushed(done)
+    assert registered.is_noted(done, pushed=True)
+    for name, text in (("dvc.lock", "\n"), ("params.yaml", None)):
+        before = (done / name).read_text()
+        (done / name).write_text(before + text if text else before.replace("learning_rate: ", "learning_rate: 1", 1))
+        assert not registered.is_noted(done), name
+        (done / name).write_text(before)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://anna:password@127.0.0.1:9")
+        assert not registered.is_noted(done)
+        registered.write(done, report)
+        assert "password" not in (done / ".vidbridge/registered.json").read_text()
+        # Nothing to run, and nothing is noted of that store.
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        with pytest.raises(TrackingError, match=r"MLFLOW_TRACKING_URI: http://127\.0\.0\.1:9: "):
+            running.run(done, "summary", dry_run=False, ask=False)
+    assert not registered.is_noted(done)
 
 
 def test_a_plan_says_why_and_changes_nothing(done: Path) -> None:

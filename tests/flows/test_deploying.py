@@ -138,7 +138,8 @@ def test_what_changes_under_a_run_is_named(project: Path) -> None:
     made = {name: {"cmd": "c", "outs": [{"path": name, "md5": "1" * 32}]} for name in ("corpus", "grpo@bridge", "other")}
     before = yaml.safe_dump({"schema": "2.0", "stages": made})
     (done / "dvc.lock").write_text(before)
-    watch = Watch.start(done, ["corpus", "grpo@bridge", "never"])
+    watch = Watch.start(done)
+    watch.note("corpus", "grpo@bridge", "never")
     assert watch.changes() == []
     (done / "params.yaml").write_text("# a remark changes nothing\n" + (done / "params.yaml").read_text())
     assert watch.changes() == []

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from flows import lockfile
+from flows import clone, lockfile, running
+from stages.errors import VidbridgeError
 
 WHOLE = (
     "schema: '2.0'\nstages:\n  corpus:\n    cmd: python -m stages.corpus\n    outs:\n    - path: data/corpus\n      md5: 1.dir\n"
@@ -39,3 +42,24 @@ def test_a_broken_lock_without_a_copy_is_set_aside(tmp_path: Path) -> None:
     (tmp_path / "dvc.lock").write_text("")
     assert "no copy" in (lockfile.mend(tmp_path) or "")
     assert not (tmp_path / "dvc.lock").exists()
+
+
+@pytest.mark.parametrize("name", ["dvc.lock", "dvc.yaml", "params.yaml"])
+def test_both_sides_of_a_merge_are_a_persons_to_settle(done: Path, name: str) -> None:
+    """Neither set aside as cut short, nor replaced by the copy, nor passed over for the lock of an earlier run."""
+    lockfile.keep(done)
+    text = (done / name).read_text()
+    half = text.index("\n", len(text) // 2) + 1
+    conflict = f"{text[:half]}<<<<<<< HEAD\n  a: 1\n=======\n  a: 2\n>>>>>>> branch\n{text[half:]}"
+    (done / name).write_text(conflict)
+    attempts = [partial(running.run, done, "summary", dry_run=dry, ask=False) for dry in (True, False)]
+    attempts += [partial(clone.choose_lock, done, "summary")] if name == "dvc.lock" else []
+    subprocess.run(["git", "add", "-A"], cwd=done, check=True)
+    subprocess.run(["git", "commit", "-qm", "with marks"], cwd=done, check=True)
+    for attempt in attempts:
+        with pytest.raises(
+            VidbridgeError, match=rf"merge conflict in {name} \(line \d+\); settle it: .*git checkout --ours -- {name}"
+        ):
+            attempt()
+    assert (done / name).read_text() == conflict
+    assert not (done / "dvc.lock.broken").exists()

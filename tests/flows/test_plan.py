@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import dvc, upkeep
+from flows import dvc, project, upkeep
 from flows.errors import DvcError, UsageError
 from stages.params import load_params
 
@@ -82,9 +82,8 @@ def test_an_output_changed_by_hand_and_one_that_is_nowhere_are_made_again(done: 
     (done / "models/bridge/final/config.json").chmod(0o644)
     (done / "models/bridge/final/config.json").write_text("edited")
     assert why(done, "grpo@bridge") == ("models/bridge was changed by hand",)
-    shutil.rmtree(done / "scores/base")
     shutil.rmtree(done / ".dvc/cache")
-    assert "scores/base is not in the cache (`dvc fetch` may bring it)" in why(done, "evaluate@base")
+    assert why(done, "corpus") == ("data/corpus is neither in the cache nor in the remote 'local'",)
 
 
 def test_only_what_the_target_needs_is_planned(project: Path, tmp_path: Path) -> None:
@@ -145,3 +144,19 @@ def test_accept_makes_a_changed_stage_stand(done: Path) -> None:
         upkeep.accept(done, "grpo@bridge", "again")
     with pytest.raises(UsageError, match="--why"):
         upkeep.accept(done, "grpo@bridge", " ")
+
+
+def test_what_dvc_remembers_lies_in_the_project_and_its_locks_where_a_plain_dvc_looks(
+    done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest of the file system may be read-only, and `dvc` by hand is still locked out."""
+    from dvc.repo import Repo
+
+    with Repo(str(done)) as plain:
+        lock, elsewhere = plain.lock.lockfile, Path(plain.site_cache_dir)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", project.defaults(done)["DVC_SITE_CACHE_DIR"])
+    with Repo(str(done)) as ours:
+        assert Path(ours.site_cache_dir).is_relative_to(done / ".vidbridge")
+        assert ours.lock.lockfile == lock
+        assert Path(lock).is_relative_to(done / ".dvc/tmp")
+    assert not elsewhere.is_relative_to(done)

@@ -1,0 +1,72 @@
+"""A note that the registry has what ``dvc.lock`` holds: a run that has nothing to do reads it, and asks no server and no remote."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from flows.project import state
+from stages.params import digest, load_params
+from stages.tracking.lock import LOCK_FILE
+from stages.tracking.registry import RegisterReport
+from stages.tracking.remote import REMOTE_VARIABLE
+from stages.tracking.uri import shown, tracking_uri
+
+NOTE = "registered.json"
+
+
+def is_noted(root: Path, *, pushed: bool = False) -> bool:
+    """Whether this lock, with these parameters, was registered in this store; ``pushed``: and handed on by ``run --push``."""
+    note = _read(root)
+    return all(note.get(name) == value for name, value in _identity(root).items()) and (not pushed or note.get("pushed") is True)
+
+
+def write(root: Path, report: RegisterReport) -> None:
+    """Note that `register` has succeeded."""
+    keep = {"pushed": is_noted(root, pushed=True), "champion": _read(root).get("champion")}
+    _write(root, {**_identity(root), "candidate": report.candidate, **keep})
+
+
+def pushed(root: Path) -> None:
+    """Note that run cache and branch were handed on with what is registered."""
+    _write(root, {**_read(root), "pushed": True})
+
+
+def promoted(root: Path, version: int) -> None:
+    """Note which version is the champion, as far as this project has seen."""
+    if note := _read(root):
+        _write(root, {**note, "champion": version})
+
+
+def awaits_promotion(root: Path) -> bool:
+    """Whether there may be a candidate that is not the champion; True where nothing is noted."""
+    note = _read(root)
+    return note.get("candidate") is None or note["candidate"] != note.get("champion")
+
+
+def _identity(root: Path) -> dict[str, str | None]:
+    lock = root / LOCK_FILE
+    store = f"{shown(tracking_uri(root))} {os.environ.get(REMOTE_VARIABLE) and shown(os.environ[REMOTE_VARIABLE])}"
+    return {
+        "lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
+        "params": digest(load_params(root / "params.yaml").model_dump(mode="json")),
+        "store": store,
+    }
+
+
+def _read(root: Path) -> dict[str, Any]:
+    try:
+        note = json.loads((state(root) / NOTE).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _write(root: Path, note: dict[str, Any]) -> None:
+    path = state(root) / NOTE
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(note))
+    unfinished.replace(path)

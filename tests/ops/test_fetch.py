@@ -1,0 +1,47 @@
+"""Host B after host A: what A ran, and handed on, is fetched from S3 on a host that has nothing but the repository's address and keys."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from hosts import Host
+from stack import Stack
+
+#: A policy of the recipe `smoke` that starts nothing else: data, base and one SFT stage before it.
+TARGET = "evaluate@cold-start"
+
+
+def ran(host: Host) -> str:
+    """The names of the stages that ran on a host, by what DVC said."""
+    return " ".join(re.findall(r"Running stage '(.*?)'", host.vidbridge("run", TARGET, "--yes")))
+
+
+def test_another_host_runs_only_what_nobody_ran(servers: Stack, project: Path, two_hosts: list[Host]) -> None:
+    first, second = two_hosts
+    url = servers.publish(project, "fetch")
+    first.clone(url)
+    said = first.vidbridge("run", TARGET, "--yes", "--push")
+    assert "pushed: dvc.lock is on branch runs/" in said
+    # The branch `main` has no lock: DVC's run cache in the remote tells.
+    clone = second.clone(url)
+    plan = second.vidbridge("plan", TARGET)
+    assert re.search(r"^0 to run, \d+ to fetch from the remote \(\d+ files, ", plan, re.MULTILINE), plan
+    said = second.vidbridge("run", TARGET, "--yes")
+    assert "Running stage" not in said
+    assert "the registry has what dvc.lock holds" in said
+    assert "none is new" in said
+    assert (clone / "scores/cold-start/scores.json").is_file()
+    assert not (clone / "models").exists()
+    with servers.mlflow.away("cut off", 0), servers.s3.away("cut off", 0):
+        assert "nothing to do" in second.vidbridge("run", TARGET), "neither registry nor remote is asked"
+    params = clone / "params.yaml"
+    head, row = params.read_text().split("  cold-start:", 1)
+    params.write_text(head + "  cold-start:" + re.sub(r"learning_rate: \S+", "learning_rate: 5.0e-4", row, count=1))
+    assert ran(second) == f"sft@cold-start {TARGET}"
+    second.vidbridge("run", TARGET, "--push")
+    # Host A takes that over, and B may go back to what A ran.
+    (first.project / "params.yaml").write_text(params.read_text())
+    assert re.search(r"^0 to run, 2 to fetch", first.vidbridge("plan", TARGET), re.MULTILINE)
+    params.write_text(head + "  cold-start:" + row)
+    assert "will run" not in second.vidbridge("plan", TARGET)
