@@ -23,13 +23,15 @@ from typing import Any
 from stages.tracking.cache import CacheRepo, check_writable, is_cache, mark_used, most_bytes, prune
 from stages.tracking.listing import MAX_BYTES, ListError, parse_list, path_fault, too_long
 from stages.tracking.placing import put_file
-from stages.tracking.uri import TrackingError, quiet
+from stages.tracking.uri import TrackingError, quiet, shown
 
 SCHEME = "dvc"
 #: A whole folder is written ``dvc:///<hash>.dir``: MLflow servers refuse a source without a path.
 _URI = re.compile(r"dvc:///?(?P<oid>[0-9a-f]{32}\.dir)(?:/(?P<path>.*))?")
 _OID = re.compile(r"[0-9a-f]{32}(\.dir)?")
 REMOTE_VARIABLE = "VIDBRIDGE_DVC_REMOTE"
+#: How DVC knows the remote whose URL that variable gives.
+FROM_ENVIRONMENT = "vidbridge-environment"
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,7 @@ class ContentStore:
         self._transfer(remote, self.cache, {HashInfo("md5", oid) for oid in missing}, what)
         # DVC drops what does not match its hash, and says nothing.
         if lost := [oid for oid in missing if not self.has(oid)]:
-            raise self._missing(what, lost[0], f"nor, undamaged, in the remote {self.remote_name()!r} ({remote.path})")
+            raise self._missing(what, lost[0], f"nor, undamaged, in the remote {self._shown_remote()} ({shown(remote.path)})")
 
     def push(self, oids: Sequence[str]) -> int:
         """Copy the folders and files ``oids`` to the remote, with all they hold; returns how many objects were new there.
@@ -258,10 +260,19 @@ class ContentStore:
             raise self._missing(what, what, f"and no remote is configured (dvc remote add -d NAME URL, or {REMOTE_VARIABLE})")
         try:
             remote = self.repo.cloud.get_remote_odb(name)
-        except DvcException as error:
-            where = f"~/.config/dvc/config and {REMOTE_VARIABLE}" if is_cache(self.root) else f".dvc/config and {REMOTE_VARIABLE}"
-            raise TrackingError(f"DVC remote {name!r}: {error}; check {where}") from error
+        except (DvcException, ImportError) as error:
+            # No package for this kind of remote is an ImportError, and names the package.
+            remedy = f"check .dvc/config and {REMOTE_VARIABLE}"
+            if is_cache(self.root):
+                remedy = f"outside of a project give its URL in {REMOTE_VARIABLE}, or add it: dvc remote add --global NAME URL"
+            said = "; ".join(str(error).split("\n"))
+            raise TrackingError(f"DVC remote {self._shown_remote()}: {said}; {remedy}") from error
         return remote
+
+    def _shown_remote(self) -> str:
+        """The remote as a message names it: by the URL that the environment gives, without its password, else by its name."""
+        name = self.remote_name()
+        return shown(os.environ.get(REMOTE_VARIABLE, "")) if name == FROM_ENVIRONMENT else repr(name)
 
     def _transfer(self, source: Any, target: Any, items: set[Any], what: str) -> int:
         from dvc.exceptions import DvcException
@@ -330,6 +341,12 @@ def open_content(root: Path) -> Iterator[ContentStore]:
     except NotDvcRepoError as error:
         raise TrackingError(f"{root}: {error}; set VIDBRIDGE_PROJECT to a clone of the project, or run dvc init") from error
     except ConfigError as error:
+        if changes and FROM_ENVIRONMENT in changes.get("remote", {}) and FROM_ENVIRONMENT in str(error):
+            said = shown(os.environ[REMOTE_VARIABLE])
+            raise TrackingError(
+                f"{REMOTE_VARIABLE}: {said}: no URL of a DVC remote ({str(error).partition(' for dictionary value')[0]}); give one such as"
+                " s3://BUCKET/PATH, ssh://HOST/PATH or /absolute/path"
+            ) from error
         what = "DVC's configuration" if is_cache(root) else str(root)
         raise TrackingError(f"{what}: {error}; correct it, or set VIDBRIDGE_PROJECT to a clone of the project") from error
 
@@ -347,7 +364,7 @@ def _configured(remote: str) -> dict[str, Any] | None:
     if not remote:
         return None
     if "/" in remote:
-        return {"remote": {"vidbridge-environment": {"url": remote}}, "core": {"remote": "vidbridge-environment"}}
+        return {"remote": {FROM_ENVIRONMENT: {"url": remote}}, "core": {"remote": FROM_ENVIRONMENT}}
     return {"core": {"remote": remote}}
 
 
