@@ -28,7 +28,7 @@ def reader() -> Path:
     if not uri:
         raise UsageError(f"working directory: {Path.cwd()} is not inside a project (no dvc.yaml upward of it); {WAYS}")
     from stages.tracking.cache import cache_folder
-    from stages.tracking.uri import shown, sqlite_path
+    from stages.tracking.uri import STATE, shown, sqlite_path
 
     database = sqlite_path(uri)
     if database is not None and not database.is_absolute():
@@ -39,7 +39,11 @@ def reader() -> Path:
     if database is not None and not database.is_file():
         # MLflow would make an empty one there, and find nothing in it.
         raise UsageError(f"MLFLOW_TRACKING_URI: {shown(uri)}: no such file; correct the path, or name the server")
-    return cache_folder()
+    root = cache_folder()
+    # A project's own lie in its folder; here the working folder may be read-only, and is nobody's place for them.
+    os.environ.setdefault("VIDBRIDGE_JUDGE_CACHE", str(root / STATE / "judge"))
+    os.environ.setdefault("VIDBRIDGE_FRAME_CACHE", str(root / STATE / "frames"))
+    return root
 
 
 def project_of(root: Path) -> Path | None:
