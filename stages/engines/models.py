@@ -14,10 +14,11 @@ from stages import layout
 from stages.domain.prompts import PromptTexts
 from stages.engines.questions import EngineError
 from stages.params import Params, Precision, PretrainedModelParams
-from stages.tracking.named import find_named
+from stages.tracking.named import find_named, parse_named
 from stages.tracking.runs import TAG
 from stages.tracking.servable import USAGE, Usage, parse_usage, usage_of_version
 from stages.tracking.store import open_client
+from stages.tracking.uri import TrackingError
 from stages.tracking.versions import Version, load_version
 
 if TYPE_CHECKING:
@@ -69,6 +70,10 @@ def choose(root: Path, params: Params, which: str, revision: str | None) -> Chos
     if _looks_like_a_folder(which, folder):
         return _of_folder(params, folder)
     if which.startswith("models:"):
+        try:
+            parse_named(which)
+        except TrackingError as error:
+            raise EngineError(f"--model: {error}") from error
         return _of_registry(root, params, which)
     if _HUB_ID.fullmatch(which):
         return _of_hub(params, which, revision)
