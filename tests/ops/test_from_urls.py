@@ -84,6 +84,8 @@ def readers(servers: Stack, videos: Path, tmp_path: Path) -> list[Host]:
     for host in made:
         for package in ("flows", "stages"):
             shutil.copytree(CHECKOUT / package, host.project / package)
+        # Where an installed package has its recipes.
+        shutil.copytree(CHECKOUT / "infra/recipes", host.project / "flows/cookbook")
         (host.folder / "empty").mkdir()
         shutil.copytree(videos, host.folder / "videos")
     return made
