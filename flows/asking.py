@@ -8,14 +8,15 @@ from rich.table import Table
 
 from flows import champion, show
 from flows.errors import UsageError
+from flows.outside import reader
 from stages.plain import plain
 
 
-def predict(root: Path | None, video: Path, question: str, version: str, model: Path | None) -> None:
+def predict(video: Path, question: str, version: str, model: Path | None) -> None:
     """Ask a registered model, or an exported folder, about a video; shows its thinking, its answer, and whether the reply parses.
 
     Raises:
-        UsageError: there is no such video, or no project whose registry could be asked.
+        UsageError: there is no such video, or no registry that could be asked.
         VideoError: the file is no video.
     """
     if not video.is_file():
@@ -24,15 +25,14 @@ def predict(root: Path | None, video: Path, question: str, version: str, model: 
 
     if model is not None:
         said = asking.predict_with(model, video, question, _tell)
-    elif root is not None:
+    else:
+        try:
+            root = reader()
+        except UsageError as error:
+            asking.look(video)
+            raise UsageError(f"{error}; or name a folder that `vidbridge export` wrote: --model FOLDER") from error
         said = asking.predict(root, video, question, version, _tell)
         champion.warn_of_moved(root, version)
-    else:
-        asking.look(video)
-        raise UsageError(
-            f"working directory: {Path.cwd()} is not inside a project, and a version is looked up in the registry of one; cd into it or"
-            " set VIDBRIDGE_PROJECT, or name a folder that `vidbridge export` wrote: --model FOLDER"
-        )
     table = Table(box=None, show_header=False, pad_edge=False)
     if said.answer is None:
         table.add_row("reply", plain(said.text))

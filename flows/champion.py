@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows import show
-from stages.params import load_params
-from stages.tracking.versions import CHAMPION
+
+if TYPE_CHECKING:
+    from stages.tracking.versions import Version
 
 
 def warn_of_moved(root: Path, which: str) -> None:
-    """Say on stderr that the gate did not put ``champion`` where it is, if ``which`` means that alias of the project's own model.
+    """Say on stderr that the gate did not put ``champion`` where it is, if ``which`` means that alias of a registered model.
 
     Raises:
         TrackingError: the store does not answer.
     """
-    gate = load_params(root / "params.yaml").gate
-    if which not in (CHAMPION, f"models:/{gate.registered_model}@{CHAMPION}"):
-        return
-    from stages.tracking.ledger import alias_fault
+    from stages.tracking.named import find_named, parse_named
+    from stages.tracking.store import open_client
+    from stages.tracking.versions import CHAMPION
+
+    if which == CHAMPION or (which.startswith("models:") and parse_named(which).which == CHAMPION):
+        warn_of_moved_version(root, find_named(root, open_client(root), which))
+
+
+def warn_of_moved_version(root: Path, version: Version) -> None:
+    """The same of a version that was found, whatever it was called by."""
+    from stages.tracking.named import moved_fault
     from stages.tracking.store import open_client
 
-    if fault := alias_fault(open_client(root), gate.registered_model, gate.ledger):
+    if fault := moved_fault(open_client(root), version):
         show.say(f"warning: {fault}", error=True)

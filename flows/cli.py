@@ -70,6 +70,12 @@ AnnotationsOption = Annotated[
     ),
 ]
 
+VersionArgument = Annotated[str, typer.Argument(help="A version's number, champion, or models:/NAME@champion, models:/NAME/7.")]
+VersionOption = Annotated[str | None, typer.Option(help="A version's number, or champion; champion when left out.")]
+ModelOption = Annotated[
+    str | None, typer.Option(help="models:/NAME@champion or models:/NAME/7, instead of --version: of any registered model.")
+]
+
 
 def _say_version(asked: bool) -> None:
     if asked:
@@ -94,6 +100,13 @@ def _root() -> Path:
     root = find_root()
     enter(root)
     return root
+
+
+def _reading_root() -> Path:
+    """The project, or outside of one the cache folder: for commands that ask the registry and nothing else of a project."""
+    from flows.outside import reader
+
+    return reader()
 
 
 @app.command()
@@ -207,63 +220,78 @@ def rollback(
 
 
 @app.command()
-def history(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+def history(
+    model: Annotated[
+        str | None, typer.Option(help="A registered model; the project's own, or VIDBRIDGE_MODEL outside of one, when left out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
     """Show every promotion, refusal and rollback.
 
-    Each with its author and reason. Example: vidbridge history
+    Each with its author and reason. Needs no project where MLFLOW_TRACKING_URI is set. Example: vidbridge history
     """
+    root = _reading_root()
     from flows import releasing
 
-    releasing.history(_root(), as_json)
+    releasing.history(root, model, as_json)
 
 
 @app.command()
 def compare(
-    after: Annotated[str, typer.Argument(help="A version's number, or an alias.")] = "candidate",
+    after: Annotated[str, typer.Argument(help="A version's number, an alias, or models:/NAME/7.")] = "candidate",
     before: Annotated[str, typer.Argument(help="The version it is held against.")] = "champion",
 ) -> None:
     """Compare two versions sample by sample.
 
-    Differences with intervals, and whether chance could have made them.
+    Differences with intervals, and whether chance could have made them. Outside of a project name the model: models:/NAME/7 5
 
     Example: vidbridge compare 7 5
     """
+    root = _reading_root()
     from flows import releasing
 
-    releasing.compare(_root(), after, before)
+    releasing.compare(root, after, before)
 
 
 @app.command()
-def explain(version: Annotated[str, typer.Argument(help="A version's number, or champion.")] = "champion") -> None:
+def explain(version: VersionArgument = "champion") -> None:
     """Show where a version comes from, and how it scores.
 
-    Its commit, data, parameters, scores, ancestors and verdict. Example: vidbridge explain champion
+    Its commit, data, parameters, scores, ancestors and verdict. Needs no project where MLFLOW_TRACKING_URI is set.
+
+    Example: vidbridge explain champion, or vidbridge explain models:/vidbridge-tiny/7
     """
+    root = _reading_root()
     from flows import releasing
 
-    releasing.explain(_root(), version)
+    releasing.explain(root, version)
 
 
 @app.command()
 def predict(
     video: Annotated[Path, typer.Argument(help="A video file.")],
     question: Annotated[str, typer.Option("--question", "-q", help="What to ask about it.")],
-    version: Annotated[str | None, typer.Option(help="A version's number, or champion; champion when left out.")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="A version's number, champion, or models:/NAME@champion; champion when left out.")
+    ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="A folder that `vidbridge export` wrote, instead of a version; needs no project.")
+        str | None,
+        typer.Option(help="models:/NAME@champion, models:/NAME/7, or a folder that `vidbridge export` wrote; needs no project."),
     ] = None,
 ) -> None:
     """Ask a registered model about a video.
 
+    Outside of a project MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a URL) say where it comes from.
+
     Example: vidbridge predict clip.mp4 --question "What happens first?"
     """
     from flows import asking
-    from flows.project import project_or_none
 
-    if model is not None and version is not None:
+    uri = _version_of(version, model if model is not None and model.startswith("models:") else None)
+    folder = Path(model) if model is not None and not model.startswith("models:") else None
+    if folder is not None and version is not None:
         raise UsageError("--version, --model: contradict each other; give one of them")
-    folder, video = _given(model), video.expanduser().resolve()
-    asking.predict(project_or_none() if folder is None else None, video, question, version or "champion", folder)
+    asking.predict(video.expanduser().resolve(), question, uri, _given(folder))
 
 
 @app.command()
@@ -364,7 +392,7 @@ def evaluate(
         batch_size=batch_size,
     )
     evaluating.evaluate(
-        _root(),
+        _reading_root(),
         order,
         model=model,
         revision=revision,
@@ -376,13 +404,23 @@ def evaluate(
     )
 
 
+def _version_of(version: str | None, model: str | None) -> str:
+    """The one version that ``--version`` and ``--model`` name; champion where neither does."""
+    if version is not None and model is not None:
+        raise UsageError("--version, --model: contradict each other; give one of them")
+    if model is not None and not model.startswith("models:"):
+        raise UsageError(f"--model: {model!r} is no version; write models:/NAME@champion or models:/NAME/3, or --version {model}")
+    return version or model or "champion"
+
+
 def _given(path: Path | None) -> Path | None:
     return None if path is None else path.expanduser().resolve()
 
 
 @app.command()
 def serve(
-    version: Annotated[str, typer.Option(help="A version's number, or champion.")] = "champion",
+    version: VersionOption = None,
+    model: ModelOption = None,
     videos: Annotated[Path | None, typer.Option(help="Folder whose videos a request may name; none when left out.")] = None,
     host: Annotated[str, typer.Option(help="Address or name to listen on, IPv4 or IPv6.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0: any free one.")] = 0,
@@ -391,25 +429,33 @@ def serve(
 
     Example: vidbridge serve --videos data/corpus/videos
 
-    Only this machine can ask; another --host needs VIDBRIDGE_SERVE_KEY, which clients send as a bearer token.
+    Only this machine can ask; another --host needs VIDBRIDGE_SERVE_KEY, which clients send as a bearer token. Outside of a project
+    MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a URL) say where the model comes from; it is kept in VIDBRIDGE_CACHE.
+
+    Example: vidbridge serve --model models:/vidbridge-tiny@champion
     """
+    asked, root = _version_of(version, model), _reading_root()
     from flows import serving
 
-    serving.serve(_root(), version, videos.resolve() if videos else None, host, port)
+    serving.serve(root, asked, videos.resolve() if videos else None, host, port)
 
 
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
-    version: Annotated[str, typer.Option(help="A version's number, or champion.")] = "champion",
+    version: VersionOption = None,
+    model: ModelOption = None,
 ) -> None:
     """Write a version as a Hugging Face folder with a model card.
 
-    For vllm serve, or the hub. Example: vidbridge export ~/model
+    For vllm serve, or the hub. Outside of a project MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a URL) say where it comes from.
+
+    Example: vidbridge export ~/model, or vidbridge export ~/model --model models:/vidbridge-tiny/7
     """
+    asked, root = _version_of(version, model), _reading_root()
     from flows import serving
 
-    serving.export(_root(), version, folder.resolve())
+    serving.export(root, asked, folder.resolve())
 
 
 @app.command()

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from flows import champion, scoring, show
 from flows.errors import UsageError
-from stages.params import Params, load_params
+from flows.outside import WAYS, project_of
+from flows.recipes import params_or_default
+from stages.params import Params
 from stages.plain import one_line
 
 if TYPE_CHECKING:
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 #: How an endpoint may be sent a video.
 FORMS = ("jpeg", "mp4")
+#: Benchmarks whose questions are samples of a project.
+OWN = ("dark-event-infer-test", "mix-vid-qa-test")
 #: Videos without answers that are shown; all of them stand in the folder.
 EXAMPLES = 5
 
@@ -41,7 +45,13 @@ def evaluate(
 
     scoring.check_benchmark(order.benchmark)
     _check_flags(order, model, endpoint, endpoint_model, form)
-    params = load_params(root / "params.yaml")
+    project = project_of(root)
+    if project is None and order.benchmark in OWN:
+        raise UsageError(
+            f"--benchmark: {order.benchmark} asks about edits of a project's own clips, and {Path.cwd()} is not inside one;"
+            f" {WAYS.partition(', or')[0]}"
+        )
+    params = params_or_default(project)
     engine = _engine(root, params, order, model, revision, endpoint, endpoint_model, form)
     out = show.console()
     out.print(one_line(f"{order.benchmark}: {engine.name}"), soft_wrap=True)
@@ -76,8 +86,7 @@ def _check_flags(order: Order, model: str | None, endpoint: str | None, endpoint
         raise UsageError("--endpoint-video: means nothing without --endpoint; leave it out, or give the address")
     if order.out.exists() and not order.out.is_dir():
         raise UsageError(f"--out: {str(order.out)!r} is no folder; name one, which is made where there is none")
-    own = order.benchmark in ("dark-event-infer-test", "mix-vid-qa-test")
-    if order.videos is None and not own:
+    if order.videos is None and order.benchmark not in OWN:
         raise UsageError(f"--videos: not given; name the folder that holds the videos of {order.benchmark}")
 
 

@@ -39,7 +39,8 @@ def find_root(start: Path | None = None) -> Path:
         if (folder / "dvc.yaml").is_file():
             return folder
     raise UsageError(
-        f"working directory: {here} is not inside a project (no dvc.yaml upward of it); cd into it or set VIDBRIDGE_PROJECT"
+        f"working directory: {here} is not inside a project (no dvc.yaml upward of it), and this command needs one; clone it (git clone"
+        " URL) and cd into it, or set VIDBRIDGE_PROJECT"
     )
 
 

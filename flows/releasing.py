@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from flows import preflight, registered, rescoring, server, show
-from flows.errors import FlowError
+from flows.errors import FlowError, UsageError
+from flows.outside import WAYS, project_of
+from flows.recipes import params_or_default
 from stages import layout
 from stages.params import load_params
 from stages.tracking import gate
 from stages.tracking.compared import compare_pair, pair
 from stages.tracking.explain import explain as explain_version
 from stages.tracking.gate import Promotion
+from stages.tracking.ledger import read_ledger
+from stages.tracking.named import ledger_of, own_model
 from stages.tracking.render import comparison_table, explanation_table, history_table, promotion_table
 from stages.tracking.store import open_client
 from stages.tracking.versions import CANDIDATE, find_version
@@ -58,9 +62,11 @@ def rollback(root: Path, reason: str, author: str | None) -> None:
     show.say(f"version {moved.candidate.number} is champion again, instead of {moved.champion.number if moved.champion else '–'}")
 
 
-def history(root: Path, as_json: bool) -> None:
-    """Show every decision, for a person or for a program."""
-    entries = gate.history(root)
+def history(root: Path, model: str | None, as_json: bool) -> None:
+    """Show every decision about one's own registered model, or ``model``; for a person or for a program."""
+    client = open_client(root)
+    name = model or own_model(root, client)
+    entries = read_ledger(client, name, ledger_of(name))
     if as_json:
         rows = [
             {
@@ -79,14 +85,24 @@ def history(root: Path, as_json: bool) -> None:
 
 
 def compare(root: Path, after: str, before: str) -> None:
-    """Show what ``after`` gained over ``before``, sample by sample; where they were scored differently, score one of them again."""
-    asked = pair(root, after, before)
+    """Show what ``after`` gained over ``before``, sample by sample; where they were scored differently, score one of them again.
+
+    Raises:
+        UsageError: one is to be scored again, which takes a project.
+    """
+    asked, project = pair(root, after, before), project_of(root)
     out = show.console()
     if asked.to_rescore is not None:
+        if project is None:
+            raise UsageError(
+                f"compare: version {asked.to_rescore.number} was not scored under evaluation {asked.digest}, and scoring it again takes the"
+                f" project's samples; {WAYS.partition(', or')[0]}"
+            )
         out.print(f"version {asked.to_rescore.number} was not scored under evaluation {asked.digest}; scoring it now")
         rescoring.rescore(root, asked.to_rescore, asked.digest, out.print, "compare versions of one evaluation")
         asked = pair(root, after, before)
-    out.print(comparison_table(asked, compare_pair(root, asked), load_params(root / "params.yaml").evaluation.confidence))
+    params = params_or_default(project)
+    out.print(comparison_table(asked, compare_pair(root, asked, params), params.evaluation.confidence))
 
 
 def explain(root: Path, version: str) -> None:

@@ -6,11 +6,14 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -21,6 +24,7 @@ from flows.deploying import until_interrupted
 from flows.errors import FlowError, UsageError
 from flows.guard import GRACE_S
 from flows.logs import ServerLog
+from flows.outside import project_of
 from flows.processes import guarded
 from flows.project import stage_environment, state
 from stages.params import load_params
@@ -29,6 +33,8 @@ from stages.serving_limits import FOLDER, KEY, key_from_environment, limits_from
 #: Loading a large model from a slow disk takes minutes.
 STARTUP_S = 1800
 LOG_LINES = 12
+#: A folder that is served is noted as used so often: the cache folder forgets what was unused for a day.
+MARK_EVERY_S = 600.0
 #: How many files of a folder are looked at for one that an example can name.
 LOOKED_AT = 2000
 _VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts", ".mpg", ".mpeg")
@@ -44,9 +50,10 @@ def serve(root: Path, which: str, videos: Path | None, host: str, port: int) -> 
         TrackingError: no such version, it does not say how it is asked, or its files are not to be had.
         FlowError: the server did not start, or ended by itself.
     """
+    from stages.tracking.cache import mark_used
+    from stages.tracking.named import find_named
     from stages.tracking.servable import load_servable, usage_of_version
     from stages.tracking.store import open_client
-    from stages.tracking.versions import CHAMPION, find_version
 
     if videos is not None and not videos.is_dir():
         raise UsageError(f"--videos: {str(videos)!r} is no folder; name the one that videos may be read from")
@@ -63,17 +70,20 @@ def serve(root: Path, which: str, videos: Path | None, host: str, port: int) -> 
             " send as 'Authorization: Bearer …', or listen on 127.0.0.1"
         )
     with _ended_by_signals():
-        params = load_params(root / "params.yaml")
-        version = find_version(open_client(root), params.gate.registered_model, which)
+        project = project_of(root)
+        source = None if project is None else project / load_params(project / "params.yaml").ingest.source
+        version = find_named(root, open_client(root), which)
         usage = usage_of_version(version)
-        champion.warn_of_moved(root, CHAMPION if CHAMPION in version.aliases else which)
+        champion.warn_of_moved_version(root, version)
         show.say(f"version {version.number} of {version.model} ({version.stage}): fetching and checking its files")
         folder = load_servable(root, version)
-        log = state(root) / "serving.log"
+        log = state(root) / ("serving.log" if project is not None else f"serving-{socket.gethostname()}.log")
         show.say(f"loading the model; log: {log}")
         # The key is in the environment, which other users cannot read; a command line they can.
-        command = [sys.executable, "-m", "stages.serving_app", str(folder), address.ip, str(address.port)]
-        with guarded(command, root, _environment(root, changes)) as process:
+        # -P: nothing that lies in a cache folder, which several may share, is taken for our code.
+        python = [sys.executable] if project is not None else [sys.executable, "-P"]
+        command = [*python, "-m", "stages.serving_app", str(folder), address.ip, str(address.port)]
+        with guarded(command, root, _environment(root, changes)) as process, _in_use(partial(mark_used, folder)):
             assert process.stdout is not None
             with closing(ServerLog(log, process.stdout)):
                 deadline = time.monotonic() + STARTUP_S
@@ -88,9 +98,7 @@ def serve(root: Path, which: str, videos: Path | None, host: str, port: int) -> 
                 show.say(_who_may_ask(address, key))
                 if usage.caution:
                     show.say(f"note: {usage.caution}")
-                asked = example(
-                    address.url, limits.folder, limits.max_bytes, keyed=key is not None, own=root / params.ingest.source
-                )
+                asked = example(address.url, limits.folder, limits.max_bytes, keyed=key is not None, own=source)
                 show.say(f"try: {asked}")
                 try:
                     until_interrupted({"the server": process})
@@ -115,7 +123,27 @@ def _who_may_ask(address: Address, key: str | None) -> str:
 
 def _environment(root: Path, changes: dict[str, str]) -> dict[str, str]:
     made = stage_environment(root, changes)
+    if project_of(root) is None:
+        made.pop("VIDBRIDGE_PROJECT", None)
     return {name: value for name, value in made.items() if name == KEY or not name.upper().endswith(_SECRETS)}
+
+
+@contextmanager
+def _in_use(mark: Callable[[], None]) -> Iterator[None]:
+    """Call ``mark`` now and then while the block lasts."""
+    over = threading.Event()
+
+    def follow() -> None:
+        while not over.wait(MARK_EVERY_S):
+            mark()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from stages import layout
 from stages.domain.prompts import render_prompt
 from stages.domain.replies import parse_reply
 from stages.inputs import InputError
-from stages.params import load_params
 
 if TYPE_CHECKING:
     from stages.tracking.servable import Usage
@@ -40,8 +39,8 @@ def look(video: Path) -> None:
 
 
 def predict(root: Path, video: Path, question: str, version: str, tell: Callable[[str], None]) -> Prediction:
-    """Load ``models:/<registered model>@<alias>`` or a version number, show it the video as it was trained to be shown one, and return
-    what it says. ``tell`` is told what takes time.
+    """Load a version (an alias or a number of one's own model, or ``models:/NAME@ALIAS``), show it the video as it was trained to be
+    shown one, and return what it says. ``tell`` is told what takes time.
 
     Raises:
         VideoError: the file is no readable video, or its frames are none that the model takes.
@@ -49,11 +48,12 @@ def predict(root: Path, video: Path, question: str, version: str, tell: Callable
     """
     look(video)
     tell("asking the registry")
+    from stages.tracking.named import find_named
     from stages.tracking.servable import usage_of_version
     from stages.tracking.store import open_client
-    from stages.tracking.versions import find_version, load_version
+    from stages.tracking.versions import load_version
 
-    found = find_version(open_client(root), load_params(root / "params.yaml").gate.registered_model, version)
+    found = find_named(root, open_client(root), version)
     usage = usage_of_version(found)
     tell(f"loading version {found.number} of {found.model} ({found.stage})")
     return _ask(load_version(root, found), usage, video, question)

@@ -14,17 +14,18 @@ from stages import layout
 from stages.domain.prompts import PromptTexts
 from stages.engines.questions import EngineError
 from stages.params import Params, Precision, PretrainedModelParams
+from stages.tracking.named import find_named, parse_named
 from stages.tracking.runs import TAG
 from stages.tracking.servable import USAGE, Usage, parse_usage, usage_of_version
 from stages.tracking.store import open_client
-from stages.tracking.versions import Version, find_version, load_version
+from stages.tracking.uri import TrackingError
+from stages.tracking.versions import Version, load_version
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
 #: SPEC 1: at most so many pixels a frame, where no recipe says otherwise.
 MAX_PIXELS_PER_FRAME = 196 * 28 * 28
-_MODELS_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<number>\d+))")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -68,28 +69,30 @@ def choose(root: Path, params: Params, which: str, revision: str | None) -> Chos
         )
     if _looks_like_a_folder(which, folder):
         return _of_folder(params, folder)
-    if found := _MODELS_URI.fullmatch(which):
-        return _of_registry(root, params, found["name"], found["alias"] or found["number"])
     if which.startswith("models:"):
-        raise EngineError(f"--model: {which!r} is no version; write models:/NAME@champion or models:/NAME/3")
+        try:
+            parse_named(which)
+        except TrackingError as error:
+            raise EngineError(f"--model: {error}") from error
+        return _of_registry(root, params, which)
     if _HUB_ID.fullmatch(which):
         return _of_hub(params, which, revision)
     if "/" in which:
         raise EngineError(f"--model: {which!r} is no folder with a model, no version and no hub id; correct it")
-    return _of_registry(root, params, params.gate.registered_model, which)
+    return _of_registry(root, params, which)
 
 
 def _looks_like_a_folder(which: str, folder: Path) -> bool:
     return which.startswith(("/", "./", "../", "~")) or (folder / "config.json").is_file()
 
 
-def _of_registry(root: Path, params: Params, model: str, which: str) -> Chosen:
-    version = find_version(open_client(root), model, which)
+def _of_registry(root: Path, params: Params, which: str) -> Chosen:
+    version = find_named(root, open_client(root), which)
     usage = usage_of_version(version) if TAG + USAGE in version.tags else None
     folder = load_version(root, version)
-    check_folder(folder, f"{model} version {version.number}")
-    name = f"{model} version {version.number}"
-    return _chosen(params, name, {"model": model, "weights": version.source}, usage, version, folder)
+    name = f"{version.model} version {version.number}"
+    check_folder(folder, name)
+    return _chosen(params, name, {"model": version.model, "weights": version.source}, usage, version, folder)
 
 
 def _of_folder(params: Params, folder: Path) -> Chosen:

@@ -14,14 +14,16 @@ from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
+from stages.tracking.cache import reading_root
 from stages.tracking.content import SCHEME, Source, open_content, parse_source
 from stages.tracking.placing import put_bytes
 from stages.tracking.servable import additions_for
-from stages.tracking.uri import TrackingError, project_root
+from stages.tracking.uri import TrackingError
 
 
 class DvcArtifactRepository(ArtifactRepository):
-    """Read-only; content comes from the cache of the project (``VIDBRIDGE_PROJECT`` or upward from here), else from its DVC remote.
+    """Read-only; content comes from the cache of the project (``VIDBRIDGE_PROJECT`` or upward from here), else from its DVC remote. Outside
+    of a project it comes from the cache folder, else from the remote that ``VIDBRIDGE_DVC_REMOTE`` names.
 
     A folder that is read as a model version (``models:/…``) has in addition what MLflow needs to serve it
     (:mod:`stages.tracking.servable`); a ``dvc://`` URI by itself names content and nothing else.
@@ -52,7 +54,7 @@ class DvcArtifactRepository(ArtifactRepository):
         """Files and folders directly below ``path``, as MLflow lists them: paths relative to the URI."""
         base = self._inside(path)
         try:
-            with open_content(project_root()) as content:
+            with open_content(reading_root()) as content:
                 below = {
                     name: oid for name, oid in content.files(base.oid).items() if not base.path or name.startswith(f"{base.path}/")
                 }
@@ -77,7 +79,7 @@ class DvcArtifactRepository(ArtifactRepository):
             return str((target / artifact_path).resolve())
         source = self._inside(artifact_path)
         try:
-            with open_content(project_root()) as content:
+            with open_content(reading_root()) as content:
                 content.place(source, target, strip=self._source.path)
         except TrackingError as error:
             raise MlflowException(str(error)) from error
@@ -92,7 +94,7 @@ class DvcArtifactRepository(ArtifactRepository):
             return
         source = self._inside(remote_file_path)
         try:
-            with open_content(project_root()) as content:
+            with open_content(reading_root()) as content:
                 content.place_file(source, Path(local_path))
         except TrackingError as error:
             raise MlflowException(str(error)) from error

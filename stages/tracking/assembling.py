@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
+from stages.tracking.cache import mark_used
 from stages.tracking.content import Source, open_content, placed
 from stages.tracking.listing import parse_list
 from stages.tracking.placing import holds, put_bytes, refuse_links
@@ -38,6 +39,7 @@ def assemble(root: Path, where: Path, source: Source, added: Mapping[str, bytes]
     if target.is_dir() and known.is_file() and not known.is_symlink():
         text = known.read_bytes()
         if _md5(text) == source.oid.removesuffix(".dir") and holds(target, _expected(text, source, added)):
+            mark_used(target)
             return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as part, open_content(root) as content:
@@ -55,6 +57,7 @@ def assemble(root: Path, where: Path, source: Source, added: Mapping[str, bytes]
             if not holds(target, _expected(text, source, added)):
                 target.replace(Path(part) / "former")
                 whole.replace(target)
+        mark_used(target)
     return target
 
 

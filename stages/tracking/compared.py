@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.domain.comparing import Comparison
-from stages.params import load_params
-from stages.tracking.commits import PARAMS_FILE
+from stages.params import Params
+from stages.tracking.named import model_of, parse_named
 from stages.tracking.samples import compare_versions
 from stages.tracking.store import open_client
 from stages.tracking.uri import TrackingError
@@ -25,14 +25,16 @@ class Pair:
 
 
 def pair(root: Path, after: str, before: str) -> Pair:
-    """Find two versions (numbers or aliases) and an evaluation that both were scored under, else that of ``after``.
+    """Find two versions of one model (numbers, aliases, ``models:/NAME/3``) and an evaluation that both were scored under, else that of
+    ``after``.
 
     Raises:
-        TrackingError: there is no such version, the two are one, or one was never scored.
+        TrackingError: there is no such version, the two are one or of two models, or one was never scored.
     """
-    model = load_params(root / PARAMS_FILE).gate.registered_model
     client = open_client(root)
-    ours, theirs = (find_version(client, model, which) for which in (after, before))
+    named = (parse_named(after), parse_named(before))
+    model = model_of(root, client, *named)
+    ours, theirs = (find_version(client, model, item.which) for item in named)
     if ours.number == theirs.number:
         raise TrackingError(f"{model}: {after!r} and {before!r} are both version {ours.number}; name two versions")
     scored = []
@@ -48,11 +50,10 @@ def pair(root: Path, after: str, before: str) -> Pair:
     return Pair(ours, theirs, scored[0], None if scored[0] == scored[1] else theirs)
 
 
-def compare_pair(root: Path, asked: Pair) -> Comparison:
-    """``after`` - ``before``, by task and over all tasks.
+def compare_pair(root: Path, asked: Pair, params: Params) -> Comparison:
+    """``after`` - ``before``, by task and over all tasks. ``params``: whose confidence the intervals have.
 
     Raises:
         TrackingError: the scores by sample of one of them are not to be had.
     """
-    params = load_params(root / PARAMS_FILE)
     return compare_versions(root, open_client(root), asked.after, asked.before, asked.digest, params, None)

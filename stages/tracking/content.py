@@ -1,5 +1,7 @@
 """Folders by content: ``dvc://<hash>.dir/<path>`` found in the project's DVC cache, else in its remote. Read-only.
 
+Outside of a project the cache folder takes the place of that cache (:mod:`stages.tracking.cache`), and the environment names the remote.
+
 A URI names content, never a repository, a host or a file on this machine. Who can write to the registry can name any content of the
 project's remote, and who can write to the remote as well can name content of their own; neither can make a reader write outside the
 folder that it is putting together: lists are checked whole before anything is placed (:mod:`stages.tracking.listing`), and links are
@@ -11,16 +13,28 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.tracking.cache import CacheRepo, check_writable, is_cache, mark_used, most_bytes, prune
 from stages.tracking.listing import MAX_BYTES, ListError, parse_list, path_fault, too_long
 from stages.tracking.placing import put_file
-from stages.tracking.remote import PROBE_S, REMOTE_VARIABLE, is_of_remote, probe, remote_error, remote_errors, shown_name, within
-from stages.tracking.uri import TrackingError, quiet
+from stages.tracking.remote import (
+    FROM_ENVIRONMENT,
+    PROBE_S,
+    REMOTE_VARIABLE,
+    is_of_remote,
+    probe,
+    remote_error,
+    remote_errors,
+    shown_name,
+    within,
+)
+from stages.tracking.uri import TrackingError, quiet, shown
 
 SCHEME = "dvc"
 #: A whole folder is written ``dvc:///<hash>.dir``: MLflow servers refuse a source without a path.
@@ -70,11 +84,14 @@ def placed(files: Mapping[str, str], source: Source, strip: str = "") -> dict[st
 
 
 class ContentStore:
-    """Objects of one DVC project: cache first, then remote; whatever is fetched stays in the cache and is verified by its hash."""
+    """Objects of one DVC project, or of a cache folder: cache first, then remote; whatever is fetched stays in the cache and is verified by
+    its hash."""
 
     def __init__(self, repo: Any, root: Path) -> None:
         self.repo, self.root = repo, root
         self.cache = repo.cache.local
+        #: Whether something has come from the remote.
+        self.fetched = False
         self._lists: dict[str, dict[str, str]] = {}
 
     def remote_name(self) -> str | None:
@@ -82,13 +99,20 @@ class ContentStore:
         return self.repo.config["core"].get("remote") or None
 
     def has(self, oid: str) -> bool:
-        """Whether the object lies in the cache.
+        """Whether the object lies in the cache, and holds what its name says.
 
         Raises:
             TrackingError: it is no hash.
         """
+        from dvc_objects.errors import ObjectFormatError
+
         _refuse_foreign([oid], "dvc.lock")
-        return bool(self.cache.exists(oid))
+        try:
+            # It is read-only once its hash was looked at. Else another process is at that just now, or was killed before: look ourselves.
+            self.cache.check(oid)
+        except (FileNotFoundError, ObjectFormatError):
+            return False
+        return True
 
     def files(self, oid: str, what: str = "") -> dict[str, str]:
         """The files of a folder: relative path to hash, each fit to be placed below a folder. ``what`` names the folder, for errors.
@@ -158,7 +182,7 @@ class ContentStore:
             raise TrackingError(f"{source.uri}: the folder holds nothing under that path")
         self.fetch([md5 for _, md5 in files.values()], source.uri)
         for path, (_, md5) in files.items():
-            put_file(folder, path, Path(self.cache.oid_to_path(md5)))
+            self._put(folder, path, md5)
 
     def place_file(self, source: Source, target: Path) -> None:
         """Put the one file that ``source`` names to ``target``.
@@ -170,7 +194,24 @@ class ContentStore:
         if md5 is None:
             raise TrackingError(f"{source.uri}: the folder holds no file of that name")
         self.fetch([md5], source.uri)
-        put_file(target.parent, target.name, Path(self.cache.oid_to_path(md5)))
+        self._put(target.parent, target.name, md5)
+
+    def _put(self, folder: Path, path: str, md5: str) -> None:
+        """Place one object; and look at what was placed unless it is the very file whose hash was looked at in the cache."""
+        object_ = Path(self.cache.oid_to_path(md5))
+        before = object_.stat()
+        put_file(folder, path, object_)
+        after = object_.stat()
+        settled = stat.S_IMODE(after.st_mode) == self.cache.CACHE_MODE
+        if settled and (before.st_dev, before.st_ino) == (after.st_dev, after.st_ino):
+            return
+        # Another process has put its own copy into the cache meanwhile; or this file system knows no modes.
+        placed_file = folder / path
+        with placed_file.open("rb") as made:
+            found = hashlib.file_digest(made, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        if found != md5:
+            placed_file.unlink()
+            raise TrackingError(f"{placed_file}: is not the object {md5}, which changed while it was placed; try again")
 
     def fetch(self, oids: Sequence[str], what: str) -> None:
         """Make sure the objects lie in the cache; ``what`` names them in the error.
@@ -183,13 +224,20 @@ class ContentStore:
 
         _refuse_foreign(oids, what)
         missing = sorted({oid for oid in oids if not self.has(oid)})
+        if is_cache(self.root):
+            mark_used(*(Path(self.cache.oid_to_path(oid)) for oid in oids if oid not in missing))
         if not missing:
             return
         remote = self._remote(what)
+        if is_cache(self.root):
+            check_writable(self.root, what)
+        self.fetched = True
         self._transfer(remote, self.cache, {HashInfo("md5", oid) for oid in missing}, what)
         # DVC drops what does not match its hash, and says nothing.
         if lost := [oid for oid in missing if not self.has(oid)]:
-            raise self._missing(what, lost[0], f"nor, undamaged, in the remote {self.remote_name()!r} ({remote.path})")
+            raise self._missing(
+                what, lost[0], f"nor, undamaged, in the remote {shown_name(self.remote_name())} ({shown(remote.path)})"
+            )
 
     def push(self, oids: Sequence[str]) -> int:
         """Copy the folders and files ``oids`` to the remote, with all they hold; returns how many objects were new there.
@@ -247,8 +295,13 @@ class ContentStore:
             raise self._missing(what, what, f"and no remote is configured (dvc remote add -d NAME URL, or {REMOTE_VARIABLE})")
         try:
             return self.repo.cloud.get_remote_odb(name)
-        except DvcException as error:
-            raise TrackingError(f"DVC remote {shown_name(name)}: {error}; check .dvc/config and {REMOTE_VARIABLE}") from error
+        except (DvcException, ImportError) as error:
+            # No package for this kind of remote is an ImportError, and names the package.
+            remedy = f"check .dvc/config and {REMOTE_VARIABLE}"
+            if is_cache(self.root):
+                remedy = f"outside of a project give its URL in {REMOTE_VARIABLE}, or add it: dvc remote add --global NAME URL"
+            said = "; ".join(str(error).split("\n"))
+            raise TrackingError(f"DVC remote {shown_name(name)}: {said}; {remedy}") from error
         except Exception as error:
             if not is_of_remote(error):
                 raise
@@ -278,6 +331,14 @@ class ContentStore:
         return len(done.transferred)
 
     def _missing(self, what: str, oid: str, where: str) -> MissingContent:
+        if is_cache(self.root):
+            there = f"neither in the cache folder {self.root} {where}"
+            if not self.remote_name():
+                there = f"not in the cache folder {self.root}, and {REMOTE_VARIABLE} is not set"
+            return MissingContent(
+                f"{what}: object {oid} is {there}; set {REMOTE_VARIABLE} to the URL of the DVC remote that holds it (on the machine that"
+                " made it: dvc push), or VIDBRIDGE_PROJECT to a clone of the project"
+            )
         return MissingContent(
             f"{what}: object {oid} is neither in the DVC cache of {self.root} {where}; on the machine that made it run dvc push, here run"
             " dvc fetch, or set VIDBRIDGE_PROJECT to the project that holds it"
@@ -286,28 +347,53 @@ class ContentStore:
 
 @contextmanager
 def open_content(root: Path) -> Iterator[ContentStore]:
-    """The objects of the DVC project at ``root``; ``VIDBRIDGE_DVC_REMOTE`` (a remote's name or its URL) replaces the default remote.
+    """The objects of the DVC project at ``root``, or of a cache folder. ``VIDBRIDGE_DVC_REMOTE`` (a remote's name or its URL) replaces the
+    default remote; outside of a project a name is one of the person's own DVC configuration (``dvc remote add --global``).
 
     Raises:
-        TrackingError: ``root`` is no DVC project.
+        TrackingError: ``root`` is neither, or a configuration of DVC cannot be read.
     """
     quiet()
     from dvc.config import ConfigError
     from dvc.exceptions import NotDvcRepoError
-    from dvc.repo import Repo
 
+    changes = _configured(os.environ.get(REMOTE_VARIABLE, "").strip())
     try:
-        with Repo(str(root), config=_configured(os.environ.get(REMOTE_VARIABLE))) as repo:
+        if is_cache(root):
+            with _cached(root, changes) as content:
+                yield content
+            return
+        from dvc.repo import Repo
+
+        with Repo(str(root), config=changes) as repo:
             yield ContentStore(repo, root)
-    except (NotDvcRepoError, ConfigError) as error:
+    except NotDvcRepoError as error:
         raise TrackingError(f"{root}: {error}; set VIDBRIDGE_PROJECT to a clone of the project, or run dvc init") from error
+    except ConfigError as error:
+        if changes and FROM_ENVIRONMENT in changes.get("remote", {}) and FROM_ENVIRONMENT in str(error):
+            said = shown(os.environ[REMOTE_VARIABLE])
+            raise TrackingError(
+                f"{REMOTE_VARIABLE}: {said}: no URL of a DVC remote ({str(error).partition(' for dictionary value')[0]}); give one such as"
+                " s3://BUCKET/PATH, ssh://HOST/PATH or /absolute/path"
+            ) from error
+        what = "DVC's configuration" if is_cache(root) else str(root)
+        raise TrackingError(f"{what}: {error}; correct it, or set VIDBRIDGE_PROJECT to a clone of the project") from error
 
 
-def _configured(remote: str | None) -> Mapping[str, Any] | None:
+@contextmanager
+def _cached(root: Path, changes: dict[str, Any] | None) -> Iterator[ContentStore]:
+    most = most_bytes()
+    content = ContentStore(CacheRepo(root, changes), root)
+    yield content
+    if content.fetched:
+        prune(root, most)
+
+
+def _configured(remote: str) -> dict[str, Any] | None:
     if not remote:
         return None
     if "/" in remote:
-        return {"remote": {"vidbridge-environment": {"url": remote}}, "core": {"remote": "vidbridge-environment"}}
+        return {"remote": {FROM_ENVIRONMENT: {"url": remote}}, "core": {"remote": FROM_ENVIRONMENT}}
     return {"core": {"remote": remote}}
 
 

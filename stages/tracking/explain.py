@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.params import GateParams, load_params
-from stages.tracking.commits import PARAMS_FILE, holding_commit
+from stages.tracking.cache import is_cache
+from stages.tracking.commits import holding_commit
 from stages.tracking.ledger import alias_fault, last_move, read_ledger
+from stages.tracking.named import find_named, ledger_of, moved_fault, production_of
 from stages.tracking.production import copies, production_fault
 from stages.tracking.scores import ScoreCard
 from stages.tracking.store import open_client
 from stages.tracking.uri import is_server, shown, tracking_uri
-from stages.tracking.versions import CHAMPION, Version, all_versions, find_version
+from stages.tracking.versions import CHAMPION, Version, all_versions
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -50,41 +51,40 @@ class Explanation:
 
 
 def explain(root: Path, which: str | int) -> Explanation:
-    """Explain the version with that number or alias of the project's registered model.
+    """Explain a version: a number or an alias of one's own registered model, or ``models:/NAME@ALIAS``, ``models:/NAME/3``. ``root``: the
+    project, or a cache folder, where git is not asked and the commit is the one that `register` found.
 
     Raises:
         TrackingError: the store does not answer, or there is no such version.
     """
-    gate = load_params(root / PARAMS_FILE).gate
-    model = gate.registered_model
     client = open_client(root)
-    version = find_version(client, model, which)
+    version = find_named(root, client, str(which))
+    production = production_of(root, client, version.model)
     return Explanation(
         version=version,
-        commit=holding_commit(root, version.stage, version.out),
+        commit=version.lock_commit if is_cache(root) else holding_commit(root, version.stage, version.out),
         git_commit=version.git_commit,
         data=version.data,
         params=version.params,
         params_digest=version.params_digest,
         scores=version.scores,
-        ancestors=tuple(_ancestors(version, all_versions(client, model))),
+        ancestors=tuple(_ancestors(version, all_versions(client, version.model))),
         source=version.source,
         run=_run(client, root, version),
-        copies=tuple(f"{gate.production} version {number}" for number in copies(client, gate.production, version))
-        if gate.production
-        else (),
-        alias_fault=_alias_fault(client, gate, version),
+        copies=tuple(f"{production} version {number}" for number in copies(client, production, version)) if production else (),
+        alias_fault=_alias_fault(client, production, version),
     )
 
 
-def _alias_fault(client: MlflowClient, gate: GateParams, version: Version) -> str | None:
+def _alias_fault(client: MlflowClient, production: str | None, version: Version) -> str | None:
+    ledger = ledger_of(version.model)
     if CHAMPION in version.aliases:
-        moved = alias_fault(client, gate.registered_model, gate.ledger)
-        if moved is None and gate.production is not None:
-            return production_fault(client, gate.registered_model, gate.production, gate.ledger)
+        moved = moved_fault(client, version)
+        if moved is None and production is not None:
+            return production_fault(client, version.model, production, ledger)
         return moved
-    last = last_move(read_ledger(client, gate.registered_model, gate.ledger))
-    return alias_fault(client, gate.registered_model, gate.ledger) if last and last.decided.version == version.number else None
+    last = last_move(read_ledger(client, version.model, ledger))
+    return alias_fault(client, version.model, ledger) if last and last.decided.version == version.number else None
 
 
 def _ancestors(version: Version, versions: list[Version]) -> list[Ancestor]:

@@ -7,6 +7,7 @@ no base class with the others: keys that are missing are no OSError.
 from __future__ import annotations
 
 import errno
+import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from stages.plain import one_line, redacted
 from stages.tracking.uri import TrackingError
 
 REMOTE_VARIABLE = "VIDBRIDGE_DVC_REMOTE"
+#: How DVC knows the remote whose URL that variable gives.
+FROM_ENVIRONMENT = "vidbridge-environment"
 #: What a probe of the remote may take: libraries try a dead address again for minutes.
 PROBE_S = 30.0
 
@@ -93,6 +96,9 @@ def remote_error(name: str | None, what: str, error: BaseException) -> TrackingE
 
 
 def shown_name(name: str | None, quoted: bool = True) -> str:
+    """The remote as a message names it: by the URL that the environment gives, without its password, else by its name."""
+    if name == FROM_ENVIRONMENT:
+        name = os.environ.get(REMOTE_VARIABLE) or name
     told = one_line(redacted(name or "(none)"))
     return repr(told) if quoted else told
 

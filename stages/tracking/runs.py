@@ -29,6 +29,7 @@ from stages.errors import Terminated
 from stages.liveness import lost_after_s, me, parse, verdict
 from stages.params import Params, digest
 from stages.tracking import lock
+from stages.tracking.cache import is_cache
 from stages.tracking.git import head, is_dirty, is_repository
 from stages.tracking.heartbeats import COUNT_TAG, LOST_TAG, NOTE_TAG, PROCESS_TAG, Sign, watching
 from stages.tracking.machine import gpus_in_use, machine, versions
@@ -282,7 +283,8 @@ def _termination_raises() -> Iterator[None]:
 
 def _tags(root: Path, params: Params) -> dict[str, str]:
     tags = {TAG + "recipe": params.recipe, TAG + "host": socket.gethostname(), PROCESS_TAG: str(me()), COUNT_TAG: "0"}
-    if is_repository(root) and (commit := head(root)):
+    # A cache folder is no checkout, and where models are only read there may be no git.
+    if not is_cache(root) and is_repository(root) and (commit := head(root)):
         tags |= {TAG + "git_commit": commit, TAG + "git_dirty": str(is_dirty(root)).lower()}
     return tags | {TAG + "machine": json.dumps(machine()), TAG + "versions": json.dumps(versions())}
 

@@ -97,11 +97,11 @@ def quiet() -> None:
         os.environ.setdefault(name, value)
 
 
-def project_root() -> Path:
-    """The project's folder: ``VIDBRIDGE_PROJECT``, else the nearest folder upward that holds ``dvc.yaml``; absolute.
+def project_or_none() -> Path | None:
+    """The project's folder: ``VIDBRIDGE_PROJECT``, else the nearest folder upward that holds ``dvc.yaml``; absolute. None: outside.
 
     Raises:
-        TrackingError: neither is there.
+        TrackingError: ``VIDBRIDGE_PROJECT`` is no folder.
     """
     named = os.environ.get("VIDBRIDGE_PROJECT")
     if named:
@@ -110,10 +110,21 @@ def project_root() -> Path:
             raise TrackingError(f"VIDBRIDGE_PROJECT: {named!r} is no folder; set it to the folder that holds dvc.yaml, or unset it")
         return root
     here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "dvc.yaml").is_file():
-            return folder
-    raise TrackingError(f"project: no dvc.yaml in {here} or above; go to the project's folder, or set VIDBRIDGE_PROJECT to it")
+    return next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), None)
+
+
+def project_root() -> Path:
+    """The project's folder, as `project_or_none` finds it.
+
+    Raises:
+        TrackingError: there is none.
+    """
+    root = project_or_none()
+    if root is None:
+        raise TrackingError(
+            f"project: no dvc.yaml in {Path.cwd()} or above; go to the project's folder, or set VIDBRIDGE_PROJECT to it"
+        )
+    return root
 
 
 def tracking_uri(root: Path | None = None) -> str:

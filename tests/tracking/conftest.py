@@ -18,6 +18,7 @@ import pytest
 from small_project import commit, make, run
 from surroundings import forget
 
+from stages.tracking.registry import register
 from stages.tracking.store import open_client
 from stages.tracking.uri import DATABASE
 
@@ -48,6 +49,19 @@ def project(dvc_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     # Nobody's git identity: what runs in production must not need one.
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+    return root
+
+
+@pytest.fixture(scope="session")
+def template(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Versions 1 to 7, an empty cache: everything comes from the remote. Do not change it, nor what it holds."""
+    root = tmp_path_factory.mktemp("registered") / "project"
+    shutil.copytree(dvc_project, root)
+    with pytest.MonkeyPatch.context() as patch:
+        forget(patch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
+        register(root)
+    for folder in (".dvc/cache", "models"):
+        shutil.rmtree(root / folder)
     return root
 
 

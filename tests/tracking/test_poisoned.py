@@ -54,19 +54,6 @@ def point(project: Path, source: str, storage: str | None = None) -> None:
         )
 
 
-@pytest.fixture(scope="module")
-def template(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Versions 1 to 7, an empty cache: everything comes from the remote."""
-    root = tmp_path_factory.mktemp("poisoned") / "project"
-    shutil.copytree(dvc_project, root)
-    with pytest.MonkeyPatch.context() as patch:
-        forget(patch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
-        register(root)
-    for folder in (".dvc/cache", "models"):
-        shutil.rmtree(root / folder)
-    return root
-
-
 @pytest.fixture
 def registered(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     forget(monkeypatch, "VIDBRIDGE_", "MLFLOW_", "GIT_")

@@ -190,10 +190,15 @@ def test_weights_of_0_1_have_to_be_trained_again(project: Path) -> None:
     source = parse_source(version.source)
     with open_content(project) as content:
         config = Path(content.cache.oid_to_path(content.files(source.oid)[f"{source.path}/config.json"]))
-    config.chmod(0o644)
-    config.write_text(json.dumps({"model_type": "qwen2_5_vl", "transformers_version": "5.23.0"}))
+
+    def says(what: dict[str, str]) -> None:
+        config.chmod(0o644)
+        config.write_text(json.dumps(what))
+        config.chmod(0o444)  # what is writable in a cache is hashed before it is believed
+
+    says({"model_type": "qwen2_5_vl", "transformers_version": "5.23.0"})
     (one,) = [concern for concern in concerns_of_registry(project) if "champion" in concern.what]
     assert "are refused" in one.found
     assert "vidbridge promote --new-evaluation" in one.remedy
-    config.write_text(json.dumps({"model_type": "qwen2_5_vl", "positions_behind_video": "after_last"}))
+    says({"model_type": "qwen2_5_vl", "positions_behind_video": "after_last"})
     assert not [concern for concern in concerns_of_registry(project) if "are refused" in concern.found]
