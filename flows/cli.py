@@ -541,6 +541,28 @@ def data_export(
     data.export(_root(), out.resolve(), kind, task or [], split or [], limit)
 
 
+@data_app.command("remove")
+def data_remove(
+    videos: Annotated[
+        list[str], typer.Argument(help="Each as the annotations name it, as a path, by its clip's id, or by its SHA-256.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it; without this it is only shown.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Take videos back that were removed by mistake.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Take videos out of the data on request, and say what has seen them.
+
+    Which clips, samples and registered versions saw it, and what has to run again. With --yes it is written to `ingest.exclude` in
+    params.yaml: ingest sets it aside (removed-on-request), with every copy of the same bytes. Versions that learned from it are
+    tagged, and the gate takes none of them, on any machine. A version whose data cannot be read counts as unknown, never as clean.
+
+    Then: vidbridge run, vidbridge promote, and vidbridge gc, which frees the copies. Example: vidbridge data remove videos/a.mp4 --yes
+    """
+    from flows import removal
+
+    removal.remove(_root(), videos, yes=yes, undo=undo, as_json=as_json)
+
+
 @recipe_app.command("list")
 def recipe_list() -> None:
     """List the recipes. Example: vidbridge recipe list"""

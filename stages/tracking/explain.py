@@ -11,6 +11,7 @@ from stages.params import GateParams, load_params
 from stages.tracking.commits import PARAMS_FILE, holding_commit
 from stages.tracking.ledger import alias_fault, last_move, read_ledger
 from stages.tracking.production import copies, production_fault
+from stages.tracking.removals import objection
 from stages.tracking.scores import ScoreCard
 from stages.tracking.store import open_client
 from stages.tracking.uri import is_server, shown, tracking_uri
@@ -47,6 +48,8 @@ class Explanation:
     run: str | None
     copies: tuple[str, ...]
     alias_fault: str | None
+    #: Why the gate takes it no more: it learned from a video that was removed on request, or that cannot be told.
+    objection: str | None
 
 
 def explain(root: Path, which: str | int) -> Explanation:
@@ -55,7 +58,8 @@ def explain(root: Path, which: str | int) -> Explanation:
     Raises:
         TrackingError: the store does not answer, or there is no such version.
     """
-    gate = load_params(root / PARAMS_FILE).gate
+    params = load_params(root / PARAMS_FILE)
+    gate = params.gate
     model = gate.registered_model
     client = open_client(root)
     version = find_version(client, model, which)
@@ -74,6 +78,7 @@ def explain(root: Path, which: str | int) -> Explanation:
         if gate.production
         else (),
         alias_fault=_alias_fault(client, gate, version),
+        objection=objection(root, client, params, version),
     )
 
 
