@@ -435,6 +435,35 @@ def ablate(
         raise typer.Exit(INTERRUPTED) from None
 
 
+@app.command("gc")
+def collect_garbage(
+    remote: Annotated[bool, typer.Option("--remote", help="In the DVC remote too, what is proven this project's own.")] = False,
+    versions: Annotated[
+        bool, typer.Option("--versions", help="Give up the weights of versions that nothing needs; their tags and lineage stay.")
+    ] = False,
+    keep_days: Annotated[float, typer.Option(min=0, help="Nothing younger is touched.")] = 7.0,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another project that uses this cache or remote, and needs what it names; may be repeated."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Free it; without this it is only shown.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Free what nothing needs any more; without --yes only show it.
+
+    Needed is what the work tree, any branch or tag (runs/* included), an alias (champion, candidate), or an earlier champion in the
+    ledger names: rollback stays possible. What else lies in DVC's cache is freed, and old scratch, models put together, journals, frames
+    and clones of scheduled runs. A registered version keeps its last copy unless --versions gives it up; `explain` knows it all the same.
+
+    A shared cache and a remote: only content that this project's history names is freed, and only when every branch of the origin is
+    known here. MLflow's runs and pages are never touched. Example: vidbridge gc --remote --versions --yes
+    """
+    from flows import housekeeping
+
+    order = housekeeping.Order(remote, versions, keep_days, tuple(path.expanduser().resolve() for path in also or ()))
+    housekeeping.gc(_root(), order, yes=yes, as_json=as_json)
+
+
 @app.command()
 def accept(
     stage: Annotated[str, typer.Argument(help="Stage whose change does not matter.")],

@@ -228,7 +228,8 @@ def _next(found: Sequence[Video], *, yes: bool, undo: bool, registry: str | None
         )
     else:
         show.say(
-            f"params.yaml leaves it out ({FIRST}.exclude); {len(tagged or ())} versions are tagged {REMOVED}, and the gate takes none of them"
+            f"params.yaml leaves it out ({FIRST}.exclude); versions tagged {REMOVED}, so that the gate takes none of them:"
+            f" {len(tagged or ())}"
         )
     show.say("commit params.yaml, so that scheduled runs and other clones leave it out too")
     show.show_next(show.console(), "vidbridge run", "vidbridge promote", "vidbridge gc --versions --remote")

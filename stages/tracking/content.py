@@ -77,6 +77,14 @@ class ContentStore:
         """The remote this project uses, None where none is configured."""
         return self.repo.config["core"].get("remote") or None
 
+    def remote(self) -> Any | None:
+        """The remote's objects, None where none is configured.
+
+        Raises:
+            TrackingError: it is configured in a way that DVC does not understand.
+        """
+        return self._remote("remote") if self.remote_name() else None
+
     def has(self, oid: str) -> bool:
         """Whether the object lies in the cache.
 
