@@ -19,7 +19,7 @@ def with_excluded(text: str, videos: Sequence[ExcludedVideo], name: str = "param
     """
     parse_yaml(text, name)  # before PyYAML builds anything of it
     node = _value(_value(yaml.compose(text, Loader=yaml.SafeLoader), "ingest", name), "exclude", name)
-    lines = [f"    {{video: {_quoted(video.video)}, sha256: {video.sha256 or 'null'}}},\n" for video in videos]
+    lines = [f"    {{video: {_quoted(video.video)}, sha256: {_quoted(video.sha256)}}},\n" for video in videos]
     listed = "[\n" + "".join(lines) + "  ]" if lines else "[]"
     changed = text[: node.start_mark.index] + listed + text[_end(node) :]
     parse_params(parse_yaml(changed, name), name)
@@ -43,5 +43,8 @@ def _end(node: Any) -> int:
     return int(node.end_mark.index)
 
 
-def _quoted(text: str) -> str:
+def _quoted(text: str | None) -> str:
+    # Digits alone would be a number, and some hashes are one with an exponent.
+    if text is None:
+        return "null"
     return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=1_000_000).strip()
