@@ -125,11 +125,20 @@ def run(
 
 
 @app.command()
-def plan(stage: Annotated[str, typer.Argument(help="Stage to plan for.")] = "summary") -> None:
-    """Show what is up to date, what would run, and why. Example: vidbridge plan grpo@bridge"""
+def plan(
+    stage: Annotated[str, typer.Argument(help="Stage to plan for.")] = "summary",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show what is up to date, what would run, why, and what that costs.
+
+    Time and GPU hours come from earlier runs of a stage (measured; scaled where only its steps differ), else from rates that you
+    declare in .vidbridge/rates.yaml, else they are unknown. Questions to judges and writer are counted, as upper bounds.
+
+    Example: vidbridge plan grpo@bridge
+    """
     from flows import running
 
-    running.run(_root(), stage, dry_run=True, ask=False)
+    running.run(_root(), stage, dry_run=True, ask=False, as_json=as_json)
 
 
 @app.command()

@@ -69,6 +69,8 @@ class PlanStep:
     upstream: tuple[str, ...]
     outs: tuple[str, ...]
     meta: StageMeta
+    #: What it depends on of ``params.yaml``, as ``dvc.yaml`` names it: tables and values.
+    params: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -228,8 +230,10 @@ def _step(stage: Any, upstream: list[PlanStep], meta: StageMeta) -> PlanStep:
     running = {path: step.name for step in upstream if step.state == "will run" for path in step.outs}
     restored = {path for step in upstream if step.state == "restore" for path in step.outs}
 
+    params = tuple(sorted(name for dep in stage.deps for name in getattr(dep, "params", ())))
+
     def step(state: State, *why: str) -> PlanStep:
-        return PlanStep(stage.name, state, why, names, outs, meta)
+        return PlanStep(stage.name, state, why, names, outs, meta, params)
 
     if stage.outs and not any(out.hash_info for out in stage.outs):
         return step("will run", "never ran")

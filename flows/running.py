@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from flows import dvc, lockfile, preflight, server, show
+from flows import costs, dvc, lockfile, preflight, server, show
 from flows.errors import FlowError, UsageError
 from flows.results import evaluated_by, read_gains, read_intervals, read_scores
 from stages.params import Params, PretrainedModelParams, load_params
@@ -14,8 +15,10 @@ from stages.plain import one_line
 from stages.tracking.history import latest_costs
 
 
-def run(root: Path, target: str, *, dry_run: bool, ask: bool) -> None:
-    """Bring ``target`` up to date, and print the plan first and the scores afterwards. An empty plan starts no server.
+def run(root: Path, target: str, *, dry_run: bool, ask: bool, as_json: bool = False) -> None:
+    """Bring ``target`` up to date, and print the plan and its cost first and the scores afterwards. An empty plan starts no server.
+
+    ``as_json``: of a dry run, for programs.
 
     Raises:
         FlowError: something is missing (found before any stage starts), or a stage failed.
@@ -29,7 +32,12 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool) -> None:
         with preflight.only_run(root):  # another run that is alive may just be writing it
             out.print(f"note: {lockfile.mend(root) or 'dvc.lock is whole again'}", style="yellow")
     plan = dvc.plan(root, target)
+    if as_json and dry_run:
+        show.say(json.dumps(_plain(plan, costs.cost_of(root, params, plan)), indent=2, ensure_ascii=False))
+        return
     show.show_plan(out, plan)
+    if plan.to_run:
+        show.show_cost(out, costs.cost_of(root, params, plan))
     if dry_run:
         return
     if not plan.empty:
@@ -46,6 +54,11 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool) -> None:
     if "summary" in done:
         show.show_gains(out, read_gains(root), params.evaluation.confidence)
     show.show_where(out, root, scored=bool(scores))
+
+
+def _plain(plan: dvc.Plan, cost: costs.RunCost) -> dict[str, Any]:
+    steps = [{"stage": step.name, "state": step.state, "why": step.why, "upstream": step.upstream} for step in plan.steps]
+    return {"target": plan.target, "steps": steps, "cost": costs.plain(cost)}
 
 
 def _confirm(root: Path, params: Params, plan: dvc.Plan) -> None:
