@@ -29,11 +29,12 @@ _TRIES_OF_A_QUESTION = 3
 @dataclass(frozen=True)
 class Calls:
     """``at_most``: questions that a stage asks; None: that depends on data that are not made yet. ``about``: an expected number (the
-    rollouts that a held-out judge sees are drawn by their text)."""
+    rollouts that a held-out judge sees are drawn by their text). ``measured``: what an earlier run asked, scaled."""
 
     who: Who
     at_most: int | None
     about: bool = False
+    measured: int | None = None
 
 
 def questions_of_reply(task: TaskName, rules: RewardRules) -> int:

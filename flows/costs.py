@@ -12,7 +12,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -149,38 +149,51 @@ def _stage(
     note: str,
 ) -> StageCost:
     rate = rates.of(step.name)
-    steps = _steps(params, step.name)
-    hours, gpu_hours, basis, why = _time(step, spent.get(step.name, ()), current)
-    if basis is None and rate is not None and (declared := _declared(rate, steps)) is not None:
-        hours, basis, why = declared, "declared", "declared rate"
-        gpu_hours = declared * rate.gpus
-    if basis is None:
-        why = why or ("MLflow does not answer" if note else "no earlier run, no declared rate")
+    time = _time(step, spent.get(step.name, ()), current)
+    declared = None if rate is None else _declared(rate, _steps(params, step.name))
+    if time.basis is None and rate is not None and declared is not None:
+        time = _Time(declared, declared * rate.gpus, "declared", "rates.yaml", {})
+    why = time.why or ("MLflow does not answer" if note else "no earlier run, no declared rate")
+    asked = tuple(replace(call, measured=time.questions.get(call.who)) for call in calls)
     disk, disk_basis = _disk(step, params, rate, sizes)
-    return StageCost(step.name, hours, gpu_hours, basis, why, disk, disk_basis, calls, _money(rates, gpu_hours, calls))
+    money = _money(rates, time.gpu_hours, asked)
+    return StageCost(step.name, time.hours, time.gpu_hours, time.basis, why, disk, disk_basis, asked, money)
 
 
-def _time(
-    step: PlanStep, runs: Sequence[Spent], current: Mapping[str, str]
-) -> tuple[float | None, float | None, Basis | None, str]:
-    """Hours, GPU hours, where they come from and what they rest on: of the newest run with the same parameters, else of the newest with
-    another number of steps. Parameters that cost no time do not count."""
+@dataclass(frozen=True)
+class _Time:
+    """``why``: what it rests on, or why it is unknown. ``questions``: by who is asked."""
+
+    hours: float | None
+    gpu_hours: float | None
+    basis: Basis | None
+    why: str
+    questions: Mapping[str, int]
+
+
+def _time(step: PlanStep, runs: Sequence[Spent], current: Mapping[str, str]) -> _Time:
+    """Of the newest run with the same parameters, else of the newest with another number of steps. Parameters that cost no time do not
+    count."""
     own = f"{step.name.replace('@', '.')}.steps"
     others = ""
-    scaled: tuple[float | None, float | None, Basis | None, str] | None = None
+    scaled: _Time | None = None
     for run in runs:
         differing = _differing(step, run.params, current)
-        hours, gpu_hours = run.cost.wall_s / 3600, run.cost.gpu_h
         day = f"{run.started:%Y-%m-%d}{_on(run.gpus)}"
         if not differing:
-            return hours, gpu_hours, "measured", f"run of {day}"
+            return _measured(run, 1, "measured", f"run of {day}")
         if differing == [own] and scaled is None and (share := _ratio(current.get(own), run.params.get(own))) is not None:
-            gpu = None if gpu_hours is None else gpu_hours * share
-            scaled = hours * share, gpu, "scaled", f"run of {day} with {run.params[own]} steps"
+            scaled = _measured(run, share, "scaled", f"run of {day} with {run.params[own]} steps")
         elif not others:
             named = ", ".join(differing[:_NAMED]) + (f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else "")
-            others = f"the run of {day} took {in_words(hours)} with other {named}"
-    return scaled or (None, None, None, others)
+            others = f"the run of {day} took {in_words(run.cost.wall_s / 3600)} with other {named}"
+    return scaled or _Time(None, None, None, others, {})
+
+
+def _measured(run: Spent, share: float, basis: Basis, why: str) -> _Time:
+    gpu_hours = None if run.cost.gpu_h is None else run.cost.gpu_h * share
+    questions = {who: math.ceil(count * share) for who, count in run.questions.items()}
+    return _Time(run.cost.wall_s / 3600 * share, gpu_hours, basis, why, questions)
 
 
 def in_words(hours: float) -> str:

@@ -18,6 +18,7 @@ from stages.plain import redacted
 from stages.tracking.content import ContentStore
 from stages.tracking.needed import (
     MANIFESTS,
+    REFS,
     REGISTERED,
     Lists,
     Need,
@@ -131,7 +132,7 @@ class Judge:
         self.why: dict[str, str] = {}
         for need in sorted(needs, key=lambda need: need.why == MANIFESTS):
             for oid in lists.expand(need):
-                self.why.setdefault(oid, need.why)
+                self.why.setdefault(oid, f"{REFS}: {need.who}" if need.why == REFS else need.why)
         #: Object to the version that would lose it.
         self.registered = {
             oid: f"{one.version.model} version {one.version.number}"
@@ -235,6 +236,13 @@ def _remove_elsewhere(place: Place, paths: list[str]) -> int:
     return vanished
 
 
+def remove_files(odb: Any, paths: Sequence[str]) -> None:
+    """Remove files of a remote that are no objects."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            odb.fs.remove(path)
+
+
 def forget_index(odb: Any) -> None:
     """Drop what DVC remembers of the remote: it would take objects for present that are gone, and never push them again."""
     from dvc_data.hashfile.db import get_index
@@ -242,17 +250,46 @@ def forget_index(odb: Any) -> None:
     get_index(odb).clear()
 
 
-def spent_entries(content: ContentStore, left: frozenset[str], remote: Any | None) -> list[Path]:
-    """Entries of DVC's run cache whose outs are in neither cache (``left``: what stays there) nor ``remote``."""
+def spent_entries(content: ContentStore, left: frozenset[str], elsewhere: frozenset[str] | None) -> list[Path]:
+    """Entries of DVC's run cache whose outs are neither in the cache (``left``: what stays there) nor in the remote.
+
+    DVC believes an entry only where its outs are; spent ones would pile up, and the newest one of a stage hides those before it.
+
+    Args:
+        elsewhere: what stays in the remote; None: it is asked.
+    """
     folder = Path(content.repo.stage_cache.cache_dir)
     outs = {path: _entry_outs(path.read_bytes(), str(path)) for path in sorted(folder.glob("*/*/*")) if path.is_file()}
     missing = {oid for oids in outs.values() for oid in oids} - left
-    if missing and remote is not None:
+    if elsewhere is not None:
+        missing -= elsewhere
+    elif missing and content.remote_name():
         try:
+            remote = content.remote()
+            assert remote is not None
             missing -= set(remote.oids_exist(sorted(missing)))
         except Exception:  # it does not answer: what it has is unknown, so every entry may still be of use
             return []
     return [path for path, oids in outs.items() if oids & missing]
+
+
+def spent_elsewhere(content: ContentStore, freed: frozenset[str]) -> tuple[Any, list[str]]:
+    """The remote, and the entries of the run cache there that name content which is ``freed`` there.
+
+    Raises:
+        FlowError: it does not answer.
+    """
+    try:
+        odb = content.repo.cloud.get_remote_odb(content.remote_name(), "gc", hash_name="md5-dos2unix")
+        folder = odb.fs.join(odb.path, "runs")
+        if not freed or not odb.fs.exists(folder):
+            return odb, []
+        paths = sorted(odb.fs.find(folder))
+        return odb, [path for path in paths if _entry_outs(bytes(odb.fs.cat_file(path)), path) & freed]
+    except FileNotFoundError:
+        return None, []  # another one was faster
+    except Exception as error:  # whatever the remote's library raises
+        raise FlowError(f"remote: {redacted(str(error))}; its run cache cannot be listed, so nothing was freed") from error
 
 
 def _entry_outs(text: bytes, name: str) -> frozenset[str]:

@@ -27,6 +27,8 @@ from flows.holdings import (
     inventory,
     own_oids,
     remove,
+    remove_files,
+    spent_elsewhere,
     spent_entries,
 )
 from flows.leftovers import Leftover, leftovers
@@ -75,6 +77,8 @@ class Findings:
     paths: list[Path]
     versions: list[Standing]
     entries: list[Path]
+    #: A remote, and entries of its run cache.
+    far_entries: tuple[Any, list[str]]
     notes: list[str]
 
     @property
@@ -162,7 +166,7 @@ def _find(root: Path, params: Params, content: ContentStore, order: Order, marke
         needs += origin_needs(root)
     refs = frozenset(oid for need in needs for oid in need.oids)
     known = _registry(root, params, refs, order, notes, marked, yes=yes)
-    found = Findings([], [], [], [], [], notes)
+    found = Findings([], [], [], [], [], (None, []), notes)
     pinned: frozenset[str] = frozenset()
     if known is None:
         found.rows.append(Row("cache", "objects", len(cache.held), sum(one.size for one in cache.held), False, notes[-1]))
@@ -180,12 +184,16 @@ def _find(root: Path, params: Params, content: ContentStore, order: Order, marke
         if order.remote:
             verdicts = judge.judge(remote, None)
             elsewhere = frozenset(verdicts.kept)
-            _place_rows(found, remote, verdicts, shown(remote.odb.fs.unstrip_protocol(remote.odb.path)))
+            where = shown(remote.odb.fs.unstrip_protocol(remote.odb.path))
+            _place_rows(found, remote, verdicts, where)
+            found.far_entries = spent_elsewhere(content, frozenset(one.oid for one in verdicts.free))
+            if count := len(found.far_entries[1]):
+                found.rows.append(Row("run cache", where, count, 0, True, "its outs are freed"))
         elif content.remote_name() and judge.registered:
             elsewhere = _copies(content, judge, cache, notes)
         verdicts = judge.judge(cache, elsewhere)
         _place_rows(found, cache, verdicts, str(cache.odb.path))
-        _entry_row(found, content, cache, verdicts)
+        _entry_row(found, content, cache, verdicts, elsewhere if order.remote else None)
     removed = frozenset(video.sha256 for video in params.ingest.exclude if video.sha256)
     _leftover_rows(
         found, root, list(leftovers(root, params, projects, pinned, removed, order.keep_s)), pinned_known=known is not None
@@ -314,11 +322,10 @@ def _copies(content: ContentStore, judge: Judge, cache: Place, notes: list[str])
         return None
 
 
-def _entry_row(found: Findings, content: ContentStore, cache: Place, verdicts: Verdicts) -> None:
+def _entry_row(found: Findings, content: ContentStore, cache: Place, verdicts: Verdicts, elsewhere: frozenset[str] | None) -> None:
     if cache.shared:
         return
-    remote = content.remote() if content.remote_name() else None
-    found.entries = spent_entries(content, frozenset(verdicts.kept), remote)
+    found.entries = spent_entries(content, frozenset(verdicts.kept), elsewhere)
     if found.entries:
         size = sum(path.stat().st_size for path in found.entries)
         found.rows.append(
@@ -367,6 +374,8 @@ def _free(found: Findings) -> None:
             found.notes.append(f"{place.kind}: {vanished} objects had vanished already")
         if place.kind == "remote":
             forget_index(place.odb)
+    odb, entries = found.far_entries
+    remove_files(odb, entries)
     for path in found.entries:
         path.unlink(missing_ok=True)
     for path in found.paths:

@@ -21,7 +21,8 @@ from stages.params import ExcludedVideo, Params, load_params
 from stages.plain import one_line
 from stages.removing import Samples, Video, find, samples_showing
 from stages.tracking.content import open_content
-from stages.tracking.removals import REMOVED, Manifests, Seen, forget_note, note, registered_models, seen, tag_value
+from stages.tracking.needed import clips_of_refs
+from stages.tracking.removals import REMOVED, Manifests, Seen, forget_note, holds, note, registered_models, seen, tag_value
 from stages.tracking.store import insist, open_client
 from stages.tracking.uri import TrackingError, sqlite_path, tracking_uri
 from stages.tracking.versions import Version, all_versions
@@ -58,6 +59,8 @@ class Consequences:
     clean: int
     registry: str | None
     again: tuple[str, ...]
+    #: Branches and tags whose results were made from one of the videos.
+    refs: tuple[str, ...]
 
 
 def remove(root: Path, asked: Sequence[str], *, yes: bool, undo: bool, as_json: bool) -> None:
@@ -75,7 +78,7 @@ def remove(root: Path, asked: Sequence[str], *, yes: bool, undo: bool, as_json: 
     told = [one for one in affected if one.seen.trained or one.seen.scored or one.seen.unknown]
     ids = frozenset(name for one in found for name in one.clip_ids)
     consequences = Consequences(
-        tuple(found), samples_showing(root, ids), tuple(told), len(affected) - len(told), registry, _again(root)
+        tuple(found), samples_showing(root, ids), tuple(told), len(affected) - len(told), registry, _again(root), _refs(root, meant)
     )
     tagged = None
     if yes:
@@ -138,6 +141,22 @@ def _again(root: Path) -> tuple[str, ...]:
         if again & set(upstream):
             again.add(stage)
     return tuple(stage for stage in dvc.graph(root) if stage in again)
+
+
+def _refs(root: Path, videos: Sequence[ExcludedVideo]) -> tuple[str, ...]:
+    found = clips_of_refs(root)
+    if not found:
+        return ()
+    with open_content(root) as content:
+        manifests = Manifests(content)
+
+        def hold(oid: str) -> bool:
+            try:
+                return any(holds(row, video) for row in manifests.rows(oid) for video in videos)
+            except TrackingError:
+                return False  # What cannot be had any more is kept by nobody.
+
+        return tuple(name.removeprefix("refs/") for name, oid in found.items() if hold(oid))
 
 
 def _write(root: Path, videos: Sequence[ExcludedVideo], *, undo: bool) -> None:
@@ -211,6 +230,8 @@ def _show(found: Consequences) -> None:
     if not found.registry:
         out.print(f"versions that never saw it: {found.clean:,}")
     out.print(f"has to run again: {', '.join(found.again)}")
+    if found.refs:
+        out.print(f"branches and tags whose results were made from it: {_names(tuple(map(one_line, found.refs)))}")
 
 
 def _next(found: Sequence[Video], *, yes: bool, undo: bool, registry: str | None, tagged: Sequence[str] | None) -> None:
@@ -233,10 +254,11 @@ def _next(found: Sequence[Video], *, yes: bool, undo: bool, registry: str | None
         )
     show.say("commit params.yaml, so that scheduled runs and other clones leave it out too")
     show.show_next(show.console(), "vidbridge run", "vidbridge promote", "vidbridge gc --versions --remote")
+    show.say("where the present champion saw it, and is better for that: vidbridge promote --new-evaluation")
     show.say(
         "Copies of it are left until then in DVC's cache and remote (earlier data, contact sheets) and among decoded frames: vidbridge gc"
-        " frees them once no branch, tag or champion needs them. Not touched by either: the file in the source folder, pages of"
-        " rollouts in MLflow, exports, and git's history."
+        " frees them once no branch, tag or champion needs them, so delete branches of earlier runs too (git branch -D runs/NAME). Not"
+        " touched by either: the file in the source folder, pages of rollouts in MLflow, exports, and git's history."
     )
 
 
@@ -275,4 +297,5 @@ def _plain(found: Consequences) -> dict[str, Any]:
         "clean_versions": found.clean,
         "registry": found.registry,
         "run_again": found.again,
+        "refs": found.refs,
     }

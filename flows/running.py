@@ -36,12 +36,12 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, as_json: bool = Fa
         show.say(json.dumps(_plain(plan, costs.cost_of(root, params, plan)), indent=2, ensure_ascii=False))
         return
     show.show_plan(out, plan)
-    if plan.to_run:
-        show.show_cost(out, costs.cost_of(root, params, plan))
     if dry_run:
+        show.show_cost(out, costs.cost_of(root, params, plan))
         return
     if not plan.empty:
         preflight.check(root, params, plan)
+        show.show_cost(out, costs.cost_of(root, params, plan))
         if ask:
             _confirm(root, params, plan)
         with preflight.only_run(root):

@@ -103,7 +103,11 @@ def show_cost(out: Console, cost: RunCost) -> None:
     for name in ("stage", "time", "GPU h", "GB", "questions", *([cost.currency or "money"] if money else []), "from"):
         table.add_column(name, justify="left" if name in ("stage", "from") else "right")
     for one in cost.stages:
-        asked = "\n".join(f"{_count(call.at_most, about=call.about)} {call.who.replace('_', '-')}" for call in one.calls)
+        asked = "\n".join(
+            f"{_count(call.at_most, about=call.about)} {call.who.replace('_', '-')}"
+            + ("" if call.measured is None else f" (it was {call.measured:,})")
+            for call in one.calls
+        )
         paid = [_figure(one.money)] if money else []
         basis = Text(
             f"{one.basis}: {one_line(one.why)}" if one.basis else f"unknown: {one_line(one.why)}", "" if one.basis else "yellow"

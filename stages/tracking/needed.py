@@ -55,7 +55,7 @@ class Need:
 
 
 WORK_TREE = "present in a work tree (dvc.lock, .dvc files)"
-REFS = "in a branch, tag or commit that is checked out"
+REFS = "in a branch or tag"
 ALIASES = "champion, candidate or another alias"
 STACK = "an earlier champion, which rollback goes back to"
 FOREIGN = "a version of another registered model"
@@ -172,6 +172,24 @@ def _blob(root: Path, blob: str) -> bytes:
     return (git(root, "cat-file", "blob", blob) + "\n").encode()
 
 
+def clips_of_refs(root: Path) -> dict[str, str]:
+    """By branch or tag, the hash of the clips that its results were made from; refs without results are missing.
+
+    Raises:
+        TrackingError: a lock cannot be read.
+    """
+    if not is_repository(root) or head(root) is None:
+        return {}
+    found = {}
+    path = git(root, "rev-parse", "--show-prefix") + LOCK_FILE
+    for name in git(root, "for-each-ref", "--format=%(refname)").split():
+        blob = git(root, "ls-tree", "--format=%(objectname)", "--full-tree", f"{name}^{{tree}}", "--", path)
+        records = parse_lock(_blob(root, blob), f"{name}:{path}").values() if blob else ()
+        for oid in (oid for record in records for out, oid in record.outs.items() if out == layout.CLIPS.as_posix()):
+            found[name] = oid
+    return found
+
+
 def history_oids(root: Path) -> frozenset[str]:
     """What any ``dvc.lock`` or ``.dvc`` file of the repository's whole history made, reflogs included: content that is this project's own.
 
@@ -245,10 +263,12 @@ def registry(client: MlflowClient, own: frozenset[str], refs: frozenset[str], yo
             oids = oids_of(version)
             if not oids or ENTRY in version.tags:
                 continue
+            # One that learned from a removed video is not gone back to.
+            earlier = stacks.get((name, version.number)) if version.removed_videos is None else None
             why = (
                 ALIASES
                 if version.aliases
-                else stacks.get((name, version.number))
+                else earlier
                 or (REFS if version.out in refs else None)
                 or (FOREIGN if name not in own else None)
                 or (YOUNG if version.created_ms > young_ms else None)

@@ -14,6 +14,7 @@ from stages.tracking.uri import check_server, sqlite_path, tracking_uri
 
 #: A plan waits no longer for a store that does not answer.
 PATIENCE_S = 2.0
+ASKED = "/questions"
 #: Runs that are looked through, the newest first.
 _RUNS = 500
 #: Of a run: the step at which its training was taken up; what it cost is then no whole training.
@@ -22,12 +23,14 @@ RESUMED_FROM = TAG + "resumed_from"
 
 @dataclass(frozen=True)
 class Spent:
-    """One finished run of a stage: its cost, when it began (UTC), its parameters as MLflow keeps them, and what it ran on."""
+    """One finished run of a stage: its cost, when it began (UTC), its parameters as MLflow keeps them, its GPUs (JSON), and how many
+    questions it put to whom (judge, held_out_judge, writer), those that a cache answered included."""
 
     cost: Cost
     started: datetime
     params: Mapping[str, str]
     gpus: str
+    questions: Mapping[str, float]
 
 
 def spent_by_stage(root: Path) -> dict[str, list[Spent]]:
@@ -61,6 +64,7 @@ def spent_by_stage(root: Path) -> dict[str, list[Spent]]:
             continue
         cost = Cost(figures["process/wall_s"], figures["process/cpu_s"], figures["process/peak_gb"], figures.get("process/gpu_h"))
         started = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
-        spent = Spent(cost, started, dict(run.data.params), tags.get(f"{TAG}gpus", "[]"))
+        asked = {name.removesuffix(ASKED): count for name, count in figures.items() if name.endswith(ASKED)}
+        spent = Spent(cost, started, dict(run.data.params), tags.get(f"{TAG}gpus", "[]"), asked)
         found.setdefault(tags.get(f"{TAG}stage", ""), []).append(spent)
     return found

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from surroundings import forget, put
 
-from flows import doctor
+from flows import doctor, running
 from flows.errors import FlowError, UsageError
 from flows.housekeeping import Order, gc
 from flows.removal import remove
@@ -24,6 +24,7 @@ from stages.tracking.gate import load_checkpoint, promote, rollback, settle
 from stages.tracking.ledger import Decided, last_move, now_ms, read_ledger, write_entry
 from stages.tracking.registry import register
 from stages.tracking.removals import REMOVED
+from stages.tracking.runs import stage_run
 from stages.tracking.store import open_client
 from stages.tracking.uri import TrackingError
 from stages.tracking.versions import find_version
@@ -377,3 +378,26 @@ def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys
         ask(here, capsys, "videos/a.mp4", undo=True)
     with pytest.raises(RemovalError, match=r"video: 'nothing' is neither a path in .*, nor an id or a SHA-256"):
         ask(here, capsys, "nothing")
+
+
+def test_a_plan_says_what_earlier_runs_of_its_stages_cost(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    params = here / "params.yaml"
+    with stage_run("grpo@bridge", load_params(params), here) as run:
+        run.summary({"judge/questions": 12})
+    with stage_run("grpo@general", load_params(params), here) as run:
+        run.tag({"resumed_from": "5"})  # what it cost is no whole training
+    steps = load_params(params).grpo["bridge"].steps
+    text = params.read_text()
+    bridge = text.index("\n  bridge:\n")
+    params.write_text(text[:bridge] + text[bridge:].replace(f"steps: {steps}\n", f"steps: {3 * steps}\n", 1))
+    capsys.readouterr()
+    running.run(here, "grpo@general", dry_run=True, ask=False, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert [step["stage"] for step in told["steps"] if step["state"] == "will run"] == ["grpo@bridge", "grpo@general"]
+    scaled, unknown = told["cost"]["stages"]
+    assert (scaled["basis"], scaled["why"][-len(f"with {steps} steps") :]) == ("scaled", f"with {steps} steps")
+    assert scaled["hours"] > 0
+    assert (unknown["hours"], unknown["why"]) == (None, "no earlier run, no declared rate")
+    assert told["cost"]["unknown"] == ["grpo@general"]
+    # Measured by what lies in dvc.lock: two checkpoints of 2 MiB, in place and in the cache.
+    assert scaled["disk_gb"] == pytest.approx(2 * 2 * 2**21 / 1e9, rel=0.01)
