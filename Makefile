@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow exploits crosscheck bench bench-video bench-score bench-eval bench-grpo bench-learning bench-videocap zoo clean
+.PHONY: help env demo test lint test-slow test-ops exploits crosscheck bench bench-video bench-score bench-eval bench-grpo bench-learning bench-videocap zoo clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -56,6 +56,16 @@ test: env lint  ## Everything CI runs
 
 test-slow: env  ## Proofs that take minutes
 	$(RUN) pytest -m slow --timeout 1500
+
+# What a team's servers need (MLflow's basic auth, an S3 store for tests, PostgreSQL as a wheel) is no dependency of this project.
+.tools/ops/bin/python: $(UV) tests/ops/requirements.txt
+	$(UV) venv --quiet --clear --python $(PYTHON) .tools/ops
+	env -u UV_PROJECT_ENVIRONMENT $(UV) pip install --quiet --python $@ --requirements tests/ops/requirements.txt
+	@touch $@
+
+test-ops: env .tools/ops/bin/python  ## Proofs on a team's servers and several hosts, all on this machine
+	@# PostgreSQL's own user has to get in where root makes this, so the folder may be entered.
+	@tmp=$$(mktemp -d); chmod 755 "$$tmp"; $(RUN) pytest -m ops --timeout 1500 --basetemp "$$tmp/tests" tests/ops && rm -rf "$$tmp"
 
 bench: env  ## Speed and memory, as ratios taken in one run
 	$(RUN) python -m benchmarks.pipeline
