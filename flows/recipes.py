@@ -46,8 +46,10 @@ def recipes(root: Path | None) -> tuple[Recipe, ...]:
     removed = _removed(root)
 
     def in_use(path: Path) -> bool:
-        if not removed or not current:
-            return path.read_bytes() == current
+        text = path.read_bytes()
+        # Both begin with the comment that says what the recipe is: another one need not be read whole.
+        if not removed or text.partition(b"\n")[0] != current.partition(b"\n")[0]:
+            return text == current
         try:
             return taking_along(read_text(path), removed, path.name).encode() == current
         except VidbridgeError:  # damaged, so not what is in use

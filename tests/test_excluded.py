@@ -41,7 +41,7 @@ def test_a_removed_video_outlives_a_change_of_recipe(tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     params.write_text(with_excluded((ROOT / "params.yaml").read_text(), VIDEOS))
     assert [one.name for one in recipes.recipes(tmp_path) if one.in_use] == ["tiny"]
-    for name, smoke in (("vidbridge-r1", True), ("tiny", False)):
+    for name, smoke in (("smoke", False), ("tiny", False)):
         # The list is no edit that would be lost.
         assert recipes.use(tmp_path, name, smoke=smoke).ingest.exclude == VIDEOS
         assert load_params(params).ingest.exclude == VIDEOS

@@ -119,12 +119,13 @@ def test_a_removed_video_is_set_aside_with_all_its_copies_and_moves_no_other(
         {"video": "copy.mp4", "source": "other"},
     ]
     (tmp_path / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    before, _, _ = _examined(_params(tmp_path))
+    journal = tmp_path / "journal.jsonl"
+    before, _, _ = _examined(_params(tmp_path), journal)
     assert [(clip.clip_id, clip.split) for clip in before] == [("a", "test"), ("b", "test")]
     params = _params(tmp_path)
     video = ExcludedVideo(video="./a.mp4", sha256=before[0].sha256)
     ingest = params.ingest.model_copy(update={"exclude": (video,)})
-    after, rejects, _ = examine_source(ingest, params.seed)
+    after, rejects, _ = examine_source(ingest, params.seed, journal)
     assert after == before[1:]
     assert [(one.item, one.reason, one.detail) for one in rejects] == [
         ("a", "removed-on-request", "a.mp4: named in ingest.exclude; it was removed on request"),

@@ -23,7 +23,7 @@ from stages.tracking.explain import explain
 from stages.tracking.gate import load_checkpoint, promote, rollback, settle
 from stages.tracking.ledger import Decided, last_move, now_ms, read_ledger, write_entry
 from stages.tracking.registry import register
-from stages.tracking.removals import REMOVED
+from stages.tracking.removals import REMOVED, objection
 from stages.tracking.runs import stage_run
 from stages.tracking.store import open_client
 from stages.tracking.uri import TrackingError
@@ -355,20 +355,22 @@ def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys
     listed = f'exclude: [\n    {{video: "videos/a.mp4", sha256: "{content("a")}"}},\n  ]\n'
     assert params.read_text() == before.replace("exclude: []\n", listed)
     assert find_version(open_client(here), MODEL, learned).tags[REMOVED] == '["videos/a.mp4"]'
-    for number in (learned, inherited):
-        (reason,) = promote(here, number, author="tester").decision.reasons
-        assert reason.startswith(f"version {number} learned from 'videos/a.mp4', removed on request")
-    assert "cannot be told" in promote(here, lost, author="tester").decision.reasons[0]
-    # Neither is refused for the video.
-    for number in (clean, scored):
-        assert "no commit here holds" in promote(here, number, author="tester").decision.reasons[0]
+    (reason,) = promote(here, inherited, author="tester").decision.reasons
+    assert reason.startswith(f"version {inherited} learned from 'videos/a.mp4', removed on request")
+
+    def refused(number: int) -> str | None:
+        return objection(here, open_client(here), load_params(params), find_version(open_client(here), MODEL, number))
+
+    assert "learned from 'videos/a.mp4'" in str(refused(learned))
+    assert "cannot be told" in str(refused(lost))
+    assert refused(clean) is refused(scored) is refused(pretrained) is None
     assert "whether version" in str(explain(here, "champion").objection)
     assert "cannot be told" in doctor._champion(here).found
 
     # A clone whose branch has not heard of it is told by the registry; a version that came later is looked at by its data.
     params.write_text(before)
     later = made("sft@six", with_it)
-    assert "learned from 'videos/a.mp4'" in promote(here, later, author="tester").decision.reasons[0]
+    assert "learned from 'videos/a.mp4'" in str(refused(later))
     ask(here, capsys, "videos/a.mp4", yes=True)
     ask(here, capsys, "videos/a.mp4", yes=True, undo=True)
     assert params.read_text() == before
