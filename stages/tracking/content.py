@@ -277,10 +277,13 @@ def open_content(root: Path) -> Iterator[ContentStore]:
     from dvc.config import ConfigError
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
+    from dvc.scm import SCMError
 
     try:
         with Repo(str(root), config=_configured(os.environ.get(REMOTE_VARIABLE))) as repo:
             yield ContentStore(repo, root)
+    except SCMError as error:
+        raise TrackingError(f"{error}; type: git init && git add -A && git commit -m start") from error
     except (NotDvcRepoError, ConfigError) as error:
         raise TrackingError(f"{root}: {error}; set VIDBRIDGE_PROJECT to a clone of the project, or run dvc init") from error
 
