@@ -144,11 +144,20 @@ def run(
 
 
 @app.command()
-def plan(stage: Annotated[str, typer.Argument(help="Stage to plan for.")] = "summary") -> None:
-    """Show what is up to date, what would run or be fetched, and why. Example: vidbridge plan grpo@bridge"""
+def plan(
+    stage: Annotated[str, typer.Argument(help="Stage to plan for.")] = "summary",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show what is up to date, what would run or be fetched, why, and what that costs.
+
+    Time and GPU hours come from earlier runs of a stage (measured; scaled where only its steps differ), else from rates that you
+    declare in .vidbridge/rates.yaml, else they are unknown. Questions to judges and writer are counted, as upper bounds.
+
+    Example: vidbridge plan grpo@bridge
+    """
     from flows import running
 
-    running.run(_root(), stage, dry_run=True, ask=False)
+    running.run(_root(), stage, dry_run=True, ask=False, as_json=as_json)
 
 
 @app.command()
@@ -491,6 +500,35 @@ def ablate(
         raise typer.Exit(INTERRUPTED) from None
 
 
+@app.command("gc")
+def collect_garbage(
+    remote: Annotated[bool, typer.Option("--remote", help="In the DVC remote too, what is proven this project's own.")] = False,
+    versions: Annotated[
+        bool, typer.Option("--versions", help="Give up the weights of versions that nothing needs; their tags and lineage stay.")
+    ] = False,
+    keep_days: Annotated[float, typer.Option(min=0, help="Nothing younger is touched.")] = 7.0,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another project that uses this cache or remote, and needs what it names; may be repeated."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Free it; without this it is only shown.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Free what nothing needs any more; without --yes only show it.
+
+    Needed is what the work tree, any branch or tag (runs/* included), an alias (champion, candidate), or an earlier champion in the
+    ledger names: rollback stays possible. What else lies in DVC's cache is freed, and old scratch, models put together, journals, frames
+    and clones of scheduled runs. A registered version keeps its last copy unless --versions gives it up; `explain` knows it all the same.
+
+    A shared cache and a remote: only content that this project's history names is freed, and only when every branch of the origin is
+    known here. MLflow's runs and pages are never touched. Example: vidbridge gc --remote --versions --yes
+    """
+    from flows import housekeeping
+
+    order = housekeeping.Order(remote, versions, keep_days, tuple(path.expanduser().resolve() for path in also or ()))
+    housekeeping.gc(_root(), order, yes=yes, as_json=as_json)
+
+
 @app.command()
 def accept(
     stage: Annotated[str, typer.Argument(help="Stage whose change does not matter.")],
@@ -628,6 +666,28 @@ def data_export(
     from flows import data
 
     data.export(_root(), out.resolve(), kind, task or [], split or [], limit)
+
+
+@data_app.command("remove")
+def data_remove(
+    videos: Annotated[
+        list[str], typer.Argument(help="Each as the annotations name it, as a path, by its clip's id, or by its SHA-256.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it; without this it is only shown.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Take videos back that were removed by mistake.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Take videos out of the data on request, and say what has seen them.
+
+    Which clips, samples and registered versions saw it, and what has to run again. With --yes it is written to `ingest.exclude` in
+    params.yaml: ingest sets it aside (removed-on-request), with every copy of the same bytes. Versions that learned from it are
+    tagged, and the gate takes none of them, on any machine. A version whose data cannot be read counts as unknown, never as clean.
+
+    Then: vidbridge run, vidbridge promote, and vidbridge gc, which frees the copies. Example: vidbridge data remove videos/a.mp4 --yes
+    """
+    from flows import removal
+
+    removal.remove(_root(), videos, yes=yes, undo=undo, as_json=as_json)
 
 
 @recipe_app.command("list")

@@ -228,16 +228,23 @@ def _champion(root: Path) -> Finding:
     from mlflow.exceptions import MlflowException
 
     from stages.tracking.ledger import alias_fault
+    from stages.tracking.removals import objection
     from stages.tracking.store import open_client
+    from stages.tracking.versions import CHAMPION, all_versions
 
     try:
-        gate = load_params(root / "params.yaml").gate
-        fault = alias_fault(open_client(root), gate.registered_model, gate.ledger)
+        params = load_params(root / "params.yaml")
+        gate, client = params.gate, open_client(root)
+        fault = alias_fault(client, gate.registered_model, gate.ledger)
+        champion = next((found for found in all_versions(client, gate.registered_model) if CHAMPION in found.aliases), None)
+        saw = None if fault or champion is None else objection(root, client, params, champion)
     except (VidbridgeError, MlflowException, OSError):
         return Finding("champion", "warn", "the store could not be asked", "vidbridge explain champion says why")
     if fault:
         said, _, todo = fault.rpartition("; ")
         return Finding("champion", "warn", said, todo)
+    if saw:
+        return Finding("champion", "warn", saw, "vidbridge run, then vidbridge promote")
     return Finding("champion", "ok", "the alias is where the gate put it")
 
 

@@ -97,6 +97,7 @@ def _step(one: _Looked, needed: bool) -> PlanStep:
         meta=one.meta,
         remote=remote,
         entry=None if one.why else one.entry,
+        params=tuple(sorted(name for dep in one.stage.deps for name in getattr(dep, "params", ()))),
     )
 
 

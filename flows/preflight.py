@@ -50,20 +50,27 @@ def ffmpeg() -> Path | None:
 def disk_need_gb(params: Params, plan: Plan) -> float:
     """A rough upper estimate, in GB, of what the stages of ``plan`` will write: each checkpoint once in place, once in DVC's cache, and
     the states in the scratch folder from which a row resumes: two of each row are kept, and one more is there while it is written."""
+    sizes = [size for step in plan.to_run if (size := model_gb(params, step.name)) is not None]
+    return _BASE_GB + sum(weights + states for weights, states in sizes) + max((states / 2 for _, states in sizes), default=0)
+
+
+def model_gb(params: Params, stage: str) -> tuple[float, float] | None:
+    """What a stage that makes a pretrained model's weights will write, in GB: those weights, in place and in DVC's cache, and the two
+    states that are kept meanwhile; None: it makes none, or a tiny model's."""
     if not isinstance(params.model, PretrainedModelParams):
-        return _BASE_GB
+        return None
     size = re.search(r"(\d+(?:\.\d+)?)[bB]\b", params.model.name)
     # A name that tells no size is taken for one of 7 billion parameters.
     billions = float(size.group(1)) if size else 7.0
-    running = {step.name for step in plan.to_run}
-    weights = _BYTES[params.model.precision] if "base" in running else 0
-    states = [0]
-    for table, rows in (("sft", params.sft), ("grpo", params.grpo)):
-        for name, row in rows.items():
-            if f"{table}@{name}" in running:
-                weights += (-(-row.steps // row.save_steps) + 1) * _BYTES[_saved_precision(row)]
-                states.append(_state_bytes(row))
-    return _BASE_GB + billions * (2 * weights + 2 * sum(states) + max(states))
+    table, _, name = stage.partition("@")
+    if stage == "base":
+        return billions * 2 * _BYTES[params.model.precision], 0.0
+    rows: dict[str, TrainingRow] = {**params.sft} if table == "sft" else {**params.grpo} if table == "grpo" else {}
+    if name not in rows:
+        return None
+    row = rows[name]
+    checkpoints = -(-row.steps // row.save_steps) + 1
+    return billions * 2 * checkpoints * _BYTES[_saved_precision(row)], billions * 2 * _state_bytes(row)
 
 
 def _deepspeed() -> bool:

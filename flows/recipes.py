@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import difflib
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from flows.errors import UsageError
 from flows.project import shipped_recipes
 from stages.bounded_yaml import YamlError, parse_yaml, read_text, read_yaml
-from stages.params import Params, load_params, parse_params
+from stages.errors import VidbridgeError
+from stages.excluded import with_excluded
+from stages.params import ExcludedVideo, Params, load_params, parse_params
 
 FOLDER = Path("infra/recipes")
 PARAMS = Path("params.yaml")
@@ -39,7 +43,38 @@ def recipes(root: Path | None) -> tuple[Recipe, ...]:
     """Every recipe, by name; those that come with this code where there is no project."""
     current = (root / PARAMS).read_bytes() if root is not None and (root / PARAMS).is_file() else b""
     found = sorted((shipped_recipes() if root is None else root / FOLDER).glob("*.yaml"))
-    return tuple(Recipe(path.stem, path, _about(path), path.read_bytes() == current) for path in found)
+    removed = _removed(root)
+
+    def in_use(path: Path) -> bool:
+        text = path.read_bytes()
+        # Both begin with the comment that says what the recipe is: another one need not be read whole.
+        if not removed or text.partition(b"\n")[0] != current.partition(b"\n")[0]:
+            return text == current
+        try:
+            return taking_along(read_text(path), removed, path.name).encode() == current
+        except VidbridgeError:  # damaged, so not what is in use
+            return False
+
+    return tuple(Recipe(path.stem, path, _about(path), in_use(path)) for path in found)
+
+
+def _removed(root: Path | None) -> tuple[ExcludedVideo, ...]:
+    """The videos that the present ``params.yaml`` leaves out on request; none where it cannot be read."""
+    if root is None:
+        return ()
+    try:
+        table = read_yaml(root / PARAMS)
+        return tuple(ExcludedVideo.model_validate(row) for row in table["ingest"]["exclude"])
+    except (OSError, YamlError, KeyError, TypeError, ValidationError):
+        return ()
+
+
+def taking_along(text: str, removed: Sequence[ExcludedVideo], name: str) -> str:
+    """The text of a recipe that leaves out what was removed on request, too: a request outlives a change of recipe."""
+    if not removed:
+        return text
+    own = parse_params(parse_yaml(text, name), name).ingest.exclude
+    return with_excluded(text, list(dict.fromkeys([*own, *removed])), name)
 
 
 #: What recipe ``smoke`` gives to another one whole, and what of its rows: where, on what, how large and how long.
@@ -163,6 +198,8 @@ def difference(root: Path, name: str) -> str:
 def use(root: Path, name: str, force: bool = False, *, smoke: bool = False) -> Params:
     """Copy a recipe, or its small version, over ``params.yaml`` and return what it says. A recipe that does not load is never copied.
 
+    Videos that were removed on request stay removed.
+
     Raises:
         UsageError: no such recipe, or ``params.yaml`` holds edits that neither a commit nor a recipe keeps, and ``force`` is not set.
         ParamsError: the recipe breaks a rule.
@@ -183,6 +220,9 @@ def _use(root: Path, name: str, force: bool, smoke: bool) -> Params:
             f"{PARAMS}: has edits that no commit and no recipe keeps; commit them, or save them as a recipe"
             f" (cp {PARAMS} {FOLDER}/NAME.yaml), or overwrite them: vidbridge recipe use {name} --force"
         )
+    if removed := _removed(root):
+        text = taking_along(text, removed, name)
+        params = parse_params(parse_yaml(text, name), name)
     partial = root / (str(PARAMS) + ".new")
     partial.write_text(text, encoding="utf-8")
     partial.replace(root / PARAMS)
@@ -202,7 +242,7 @@ def _holds_edits(root: Path) -> bool:
     if (
         name != made_from
         and any(one.name == made_from for one in recipes(root))
-        and read_text(path) == smoke_version(root, made_from)
+        and read_text(path) == taking_along(smoke_version(root, made_from), _removed(root), name)
     ):
         return False
     committed = subprocess.run(["git", "-C", str(root), "show", f"HEAD:./{PARAMS}"], capture_output=True, check=False)

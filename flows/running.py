@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from flows import clone, dvc, lockfile, preflight, registered, server, show
+from flows import clone, costs, dvc, lockfile, preflight, registered, server, show
 from flows.errors import FlowError, UsageError
 from flows.remote import push_runs
 from flows.results import evaluated_by, read_gains, read_intervals, read_scores
@@ -17,8 +18,10 @@ from stages.plain import one_line
 from stages.tracking.history import latest_costs
 
 
-def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False) -> None:
-    """Bring ``target`` up to date, and print the plan first and the scores afterwards. An empty plan starts no server.
+def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False, as_json: bool = False) -> None:
+    """Bring ``target`` up to date, and print the plan and its cost first and the scores afterwards. An empty plan starts no server.
+
+    ``as_json``: of a dry run, for programs.
 
     What is not registered yet, since an earlier run was cut short or its server was away, is registered. ``push``: DVC's run cache and
     the branch that holds ``dvc.lock`` are handed on, so that other hosts can take over and promote.
@@ -35,8 +38,12 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
         with preflight.only_run(root):  # another run that is alive may just be writing it
             out.print(f"note: {lockfile.mend(root) or 'dvc.lock is whole again'}", style="yellow")
     plan = dvc.plan(root, target, ask_s=dvc.GLANCE_S if dry_run else dvc.ASK_S)
+    if as_json and dry_run:
+        show.say(json.dumps(_plain(plan, costs.cost_of(root, params, plan)), indent=2, ensure_ascii=False))
+        return
     show.show_plan(out, plan)
     if dry_run:
+        show.show_cost(out, costs.cost_of(root, params, plan))
         return
     dvc.insist_on_answer(plan)
     if not plan.to_run and not plan.empty:
@@ -46,6 +53,7 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
             show.show_plan(out, plan)
     if plan.to_run:
         preflight.check(root, params, plan)
+        show.show_cost(out, costs.cost_of(root, params, plan))
         if ask:
             _confirm(root, params, plan)
         with preflight.only_run(root):
@@ -100,6 +108,11 @@ def _publish(root: Path, commit: str) -> None:
         return
     branch = clone.publish(root, commit)
     show.say(f"pushed: dvc.lock is on branch {branch}" if branch else "dvc.lock is as HEAD has it; push that: git push")
+
+
+def _plain(plan: dvc.Plan, cost: costs.RunCost) -> dict[str, Any]:
+    steps = [{"stage": step.name, "state": step.state, "why": step.why, "upstream": step.upstream} for step in plan.steps]
+    return {"target": plan.target, "steps": steps, "cost": costs.plain(cost)}
 
 
 def _confirm(root: Path, params: Params, plan: dvc.Plan) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderHook, RenderResult
 from rich.segment import Segment
@@ -22,6 +22,9 @@ from stages import layout
 from stages.plain import fit, known_secrets, one_line, plain, redacted
 from stages.tracking.history import Cost
 from stages.tracking.uri import shown
+
+if TYPE_CHECKING:
+    from flows.costs import RunCost
 
 #: Columns of a terminal in which the score table has room for intervals.
 WIDE = 120
@@ -103,6 +106,63 @@ def show_plan(out: Console, plan: Plan) -> None:
             f"left in the remote: {names} ({files:,} files, {megabytes:,.1f} MB); nothing that runs needs them, dvc pull PATH brings one",
             soft_wrap=True,
         )
+
+
+def show_cost(out: Console, cost: RunCost) -> None:
+    """What the stages that will run take, and where each figure comes from."""
+    if not cost.stages:
+        return
+    money = any(one.money is not None for one in cost.stages)
+    table = Table(title="what it will cost", title_justify="left", box=None, pad_edge=False)
+    for name in ("stage", "time", "GPU h", "GB", "questions", *([cost.currency or "money"] if money else []), "from"):
+        table.add_column(name, justify="left" if name in ("stage", "from") else "right")
+    for one in cost.stages:
+        asked = "\n".join(
+            f"{_count(call.at_most, about=call.about)} {call.who.replace('_', '-')}"
+            + ("" if call.measured is None else f" (it was {call.measured:,})")
+            for call in one.calls
+        )
+        paid = [_figure(one.money)] if money else []
+        basis = Text(
+            f"{one.basis}: {one_line(one.why)}" if one.basis else f"unknown: {one_line(one.why)}", "" if one.basis else "yellow"
+        )
+        table.add_row(one_line(one.stage), _time(one.hours), _figure(one.gpu_hours), _figure(one.disk_gb), asked, *paid, basis)
+    table.add_section()
+    sums = [_sum(cost.total("hours"), _time)]
+    sums += [_sum(cost.total("gpu_hours"), _figure), _sum(cost.total("disk_gb"), _figure)]
+    asked = "\n".join(
+        f"{'' if whole else '? + '}{_count(count, about=about)} {who.replace('_', '-')}"
+        for who, (count, whole, about) in cost.calls().items()
+    )
+    table.add_row("together", *sums, asked, *([_sum(cost.total("money"), _figure)] if money else []), "")
+    out.print(table)
+    if cost.note:
+        out.print(Text(one_line(cost.note), style="yellow"))
+    if cost.unknown:
+        out.print("a sum behind ≥ lacks what is unknown; rates can be declared in .vidbridge/rates.yaml (see README, Housekeeping)")
+
+
+def _count(count: int | None, *, about: bool) -> str:
+    if count is None:
+        return "?"
+    return f"{'about' if about else '≤'} {count:,}"
+
+
+def _time(hours: float | None) -> str:
+    from flows.costs import in_words
+
+    return "?" if hours is None else in_words(hours)
+
+
+def _figure(value: float | None) -> str:
+    return "?" if value is None else "< 0.01" if 0 < value < 0.01 else f"{value:,.2f}"
+
+
+def _sum(total: tuple[float, bool] | None, as_text: Callable[[float], str]) -> str:
+    if total is None:
+        return "?"
+    value, whole = total
+    return as_text(value) if whole else f"≥ {as_text(value)}"
 
 
 def show_scores(

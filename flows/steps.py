@@ -52,6 +52,8 @@ class PlanStep:
     meta: StageMeta
     remote: InRemote | None = None
     entry: str | None = None
+    #: What it depends on of ``params.yaml``, as ``dvc.yaml`` names it: tables and values.
+    params: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

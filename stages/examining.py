@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from posixpath import normpath
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 from stages import layout
 from stages.domain.records import Clip, Record, Reject, reject_order
 from stages.params import IngestParams
+from stages.sources.annotation import Annotation
 from stages.sources.clips import Media, to_clip, without_duplicates
 from stages.sources.formats import read_source
 from stages.sources.split import assign_splits
@@ -49,6 +51,8 @@ class Finding(Record):
 
 #: The reason of a file on which an exception that nobody foresaw was raised.
 UNEXPECTED = "unexpected-error"
+#: The reason of a video that ``ingest.exclude`` names. Its file is not read.
+REMOVED = "removed-on-request"
 #: Constant rate factor of a file that is encoded anew: what is lost cannot be seen.
 NORMALISE_CRF = 16
 
@@ -66,12 +70,23 @@ def examine_source(params: IngestParams, seed: int, journal: Path | None = None)
         SourceError: the source folder cannot be used at all.
     """
     rows, rejects = read_source(params)
+    # Split before anything is excluded: what is removed moves no other clip.
     splits, conflicts = assign_splits(rows, params, seed)
     placed = [row for row in sorted(rows, key=lambda row: row.clip_id) if row.clip_id in splits]
+    names = {normpath(video.video) for video in params.exclude}
+    removed = [row for row in placed if normpath(row.video) in names]
+    rejects += [_removed(row, f"{row.video}: named in ingest.exclude") for row in removed]
+    placed = [row for row in placed if normpath(row.video) not in names]
+    # The same bytes under another name, which were a duplicate until then.
+    contents = {video.sha256: video.video for video in params.exclude if video.sha256 is not None}
     clips: list[Clip] = []
     hazards: Counter[str] = Counter()
     findings = _findings([row.video for row in placed], params, journal)
     for row, found in zip(placed, findings, strict=True):
+        if found.media is not None and found.media.sha256 in contents:
+            same = contents[found.media.sha256]
+            rejects.append(_removed(row, f"{row.video}: holds the same bytes as {same!r}, which is named in ingest.exclude"))
+            continue
         if found.media is None:
             assert found.problem is not None
             rejects.append(Reject(item=row.clip_id, reason=found.problem.reason, detail=found.problem.detail))
@@ -83,6 +98,10 @@ def examine_source(params: IngestParams, seed: int, journal: Path | None = None)
             clips.append(clip)
     kept, duplicates = without_duplicates(clips)
     return kept, sorted(rejects + conflicts + duplicates, key=reject_order), hazards
+
+
+def _removed(row: Annotation, detail: str) -> Reject:
+    return Reject(item=row.clip_id, reason=REMOVED, detail=f"{detail}; it was removed on request")
 
 
 def examine(video: str, folder: Path, anew: Path | None) -> Finding:

@@ -73,7 +73,7 @@ def main(*arguments: str) -> int:
                 on_metrics=on_metrics,
                 on_checkpoint=scratch.guarded(run.checkpoint),
             )
-        run.tag({"engine": summary["engine"]})
+        run.tag({"engine": summary["engine"], "resumed_from": str(summary["resumed_from"])})
         run.summary(loader.counts())
         print(
             f"grpo@{name}: {row.steps} steps of {row.prompts_per_step} prompts x {row.rollouts} rollouts;"

@@ -82,6 +82,15 @@ class Tolerance(Table):
     share: Share
 
 
+class ExcludedVideo(Table):
+    """A video that was removed on request: no clip is made of it, nor of the same bytes under another name."""
+
+    #: As annotations name it, relative to the source folder.
+    video: str = Field(min_length=1)
+    #: Of the file's bytes; None: never ingested, and not there when it was removed.
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None
+
+
 class IngestParams(Table):
     #: A folder with videos and their annotations; ``data/corpus`` is the generated one. Relative to the project or absolute.
     source: str = Field(min_length=1)
@@ -99,6 +108,8 @@ class IngestParams(Table):
     timeout_s: Positive
     #: Encode files anew that decord must not read (open GOPs, other containers, rotation …): once here, instead of slow reading for ever.
     normalise: bool
+    #: Videos that were removed on request (``vidbridge data remove`` writes them); ``vidbridge recipe use`` takes them along.
+    exclude: tuple[ExcludedVideo, ...]
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> IngestParams:

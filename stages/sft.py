@@ -73,7 +73,7 @@ def main(*arguments: str) -> int:
                 on_metrics=scratch.guarded(run.log),
                 on_checkpoint=scratch.guarded(run.checkpoint),
             )
-        run.tag({"engine": summary["engine"]})
+        run.tag({"engine": summary["engine"], "resumed_from": str(summary["resumed_from"])})
         run.summary({**loader.counts(), "without_trace": len(samples) - len(examples)})
         print(f"sft@{name}: {row.steps} steps on {len(examples):,} samples, {len(samples) - len(examples)} without a trace left out;"
               f" resumed from step {summary['resumed_from']}, trained by {summary['engine']}")  # fmt: skip

@@ -21,7 +21,7 @@ import yaml
 from stages.domain.records import Clip, Reject
 from stages.entry import run_verb
 from stages.examining import examine_source
-from stages.params import Params, load_params
+from stages.params import ExcludedVideo, Params, load_params
 from stages.rows import read_rows, write_rows
 from stages.video.encoder import encode
 from stages.video.errors import VideoError
@@ -103,6 +103,38 @@ def test_broken_files_are_set_aside_and_the_others_accepted(tmp_path: Path, monk
         "late.mp4: event 'it never ends' [1, 3.4) s reaches beyond the clip, which has 3 s, by 0.4 s; correct its times (ingest.tolerance"
         " is 1 s and 0.1 of the clip) (annotations.jsonl:8, events)"
     )
+
+
+def test_a_removed_video_is_set_aside_with_all_its_copies_and_moves_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDBRIDGE_WORKERS", "1")
+    for number, name in enumerate(("a", "b")):
+        encode(_moving(8, number), Fraction(8), tmp_path / f"{name}.mp4", crf=20)
+    shutil.copyfile(tmp_path / "a.mp4", tmp_path / "copy.mp4")
+    # The annotated split of "a" counts for its whole source, also when the video is gone.
+    rows = [
+        {"video": "a.mp4", "source": "s", "split": "test"},
+        {"video": "b.mp4", "source": "s"},
+        {"video": "copy.mp4", "source": "other"},
+    ]
+    (tmp_path / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    journal = tmp_path / "journal.jsonl"
+    before, _, _ = _examined(_params(tmp_path), journal)
+    assert [(clip.clip_id, clip.split) for clip in before] == [("a", "test"), ("b", "test")]
+    params = _params(tmp_path)
+    video = ExcludedVideo(video="./a.mp4", sha256=before[0].sha256)
+    ingest = params.ingest.model_copy(update={"exclude": (video,)})
+    after, rejects, _ = examine_source(ingest, params.seed, journal)
+    assert after == before[1:]
+    assert [(one.item, one.reason, one.detail) for one in rejects] == [
+        ("a", "removed-on-request", "a.mp4: named in ingest.exclude; it was removed on request"),
+        (
+            "copy",
+            "removed-on-request",
+            "copy.mp4: holds the same bytes as './a.mp4', which is named in ingest.exclude; it was removed on request",
+        ),
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -98,6 +98,14 @@ class ContentStore:
         """The remote this project uses, None where none is configured."""
         return self.repo.config["core"].get("remote") or None
 
+    def remote(self) -> Any | None:
+        """The remote's objects, None where none is configured.
+
+        Raises:
+            TrackingError: it is configured in a way that DVC does not understand.
+        """
+        return self._remote("remote") if self.remote_name() else None
+
     def has(self, oid: str) -> bool:
         """Whether the object lies in the cache, and holds what its name says.
 
@@ -356,6 +364,7 @@ def open_content(root: Path) -> Iterator[ContentStore]:
     quiet()
     from dvc.config import ConfigError
     from dvc.exceptions import NotDvcRepoError
+    from dvc.scm import SCMError
 
     changes = _configured(os.environ.get(REMOTE_VARIABLE, "").strip())
     try:
@@ -367,6 +376,8 @@ def open_content(root: Path) -> Iterator[ContentStore]:
 
         with Repo(str(root), config=changes) as repo:
             yield ContentStore(repo, root)
+    except SCMError as error:
+        raise TrackingError(f"{error}; type: git init && git add -A && git commit -m start") from error
     except NotDvcRepoError as error:
         raise TrackingError(f"{root}: {error}; set VIDBRIDGE_PROJECT to a clone of the project, or run dvc init") from error
     except ConfigError as error:

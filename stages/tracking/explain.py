@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.params import load_params
 from stages.tracking.cache import is_cache
-from stages.tracking.commits import holding_commit
+from stages.tracking.commits import PARAMS_FILE, holding_commit
 from stages.tracking.ledger import alias_fault, last_move, read_ledger
 from stages.tracking.named import find_named, ledger_of, moved_fault, production_of
 from stages.tracking.production import copies, production_fault
+from stages.tracking.removals import objection
 from stages.tracking.scores import ScoreCard
 from stages.tracking.store import open_client
 from stages.tracking.uri import is_server, shown, tracking_uri
@@ -48,6 +50,8 @@ class Explanation:
     run: str | None
     copies: tuple[str, ...]
     alias_fault: str | None
+    #: Why the gate takes it no more: it learned from a video that was removed on request, or that cannot be told.
+    objection: str | None
 
 
 def explain(root: Path, which: str | int) -> Explanation:
@@ -73,6 +77,7 @@ def explain(root: Path, which: str | int) -> Explanation:
         run=_run(client, root, version),
         copies=tuple(f"{production} version {number}" for number in copies(client, production, version)) if production else (),
         alias_fault=_alias_fault(client, production, version),
+        objection=None if is_cache(root) else objection(root, client, load_params(root / PARAMS_FILE), version),
     )
 
 

@@ -28,6 +28,7 @@ from stages.tracking.ledger import (
     write_entry,
 )
 from stages.tracking.production import publish, set_tags, tags_of
+from stages.tracking.removals import objection
 from stages.tracking.rights import prove_rights
 from stages.tracking.rules import Decision, Evidence, counted, decide, refusal
 from stages.tracking.runs import TAG
@@ -166,9 +167,11 @@ def rollback(root: Path, *, author: str | None = None, reason: str = "") -> Prom
     """Make the version champion that was it before the last promotion; repeated, it goes further back.
 
     Raises:
-        TrackingError: there is none, it was deleted, the alias was moved by someone else, or this account may not move it.
+        TrackingError: there is none, it was deleted or learned from a video that was removed on request, the alias was moved by someone
+            else, or this account may not move it.
     """
-    gate = load_params(root / PARAMS_FILE).gate
+    params = load_params(root / PARAMS_FILE)
+    gate = params.gate
     model, client = gate.registered_model, open_client(root)
     with _guard(root, gate):
         for _ in range(ATTEMPTS):
@@ -187,6 +190,10 @@ def rollback(root: Path, *, author: str | None = None, reason: str = "") -> Prom
                     f"{model}: version {champion.number} is the first champion, there is no earlier one to go back to"
                 )
             earlier = find_version(client, model, stack[-2])
+            if (why := objection(root, client, params, earlier)) is not None:
+                raise TrackingError(
+                    f"{model}: cannot go back: {why}. Another one can be put to the gate: vidbridge promote VERSION"
+                )
             scores, who = earlier.scores, _author(root, author)
             decided = Decided(
                 at_ms=now_ms(),
@@ -256,6 +263,10 @@ def load_checkpoint(root: Path, which: str | int = CHAMPION) -> Path:
 def _considered(
     root: Path, client: MlflowClient, params: Params, candidate: Version, champion: Version | None, new_evaluation: bool
 ) -> Decision:
+    if candidate.freed is not None:
+        return refusal(f"version {candidate.number} has no weights any more: {candidate.freed}")
+    if (why := objection(root, client, params, candidate)) is not None:
+        return refusal(why)
     if holding_commit(root, candidate.stage, candidate.out) is None:
         return refusal(
             f"no commit here holds a dvc.lock with version {candidate.number} ({candidate.stage}, out {candidate.out}), so it could not be "

@@ -312,10 +312,13 @@ def _update(client: MlflowClient, version: Version | None, item: _Wanted) -> int
     if version is None:
         return None
     news = {name: item.tags[name] for name in MUTABLE if name in item.tags and version.tags.get(TAG + name) != item.tags[name]}
+    if version.freed is not None:
+        # It is here again: gc had given its weights up.
+        client.delete_model_version_tag(version.model, str(version.number), TAG + "freed")
     for name, value in news.items():
         # Another host may be registering the same versions.
         insist(partial(client.set_model_version_tag, version.model, str(version.number), TAG + name, value))
-    return version.number if news else None
+    return version.number if news or version.freed is not None else None
 
 
 def _without_duplicates(client: MlflowClient, model: str, ours: set[int]) -> dict[str, Version]:

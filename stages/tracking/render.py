@@ -146,6 +146,10 @@ def explanation_table(explanation: Explanation) -> RenderableType:
     facts.add_row("run", one_line(explanation.run or "unknown here"))
     if explanation.alias_fault:
         facts.add_row("champion?", Text(explanation.alias_fault, style="yellow"))
+    if version.freed:
+        facts.add_row("weights", Text(one_line(version.freed), style="yellow"))
+    if explanation.objection:
+        facts.add_row("removed videos", Text(one_line(explanation.objection), style="yellow"))
     if author := version.tags.get(f"{TAG}promoted_by"):
         facts.add_row("made champion by", one_line(author))
         facts.add_row("because", one_line(version.tags.get(f"{TAG}reason", "") or "no reason given"))

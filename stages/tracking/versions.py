@@ -161,6 +161,16 @@ class Version:
         return self._text("verdict")
 
     @property
+    def removed_videos(self) -> list[str] | None:
+        """The videos removed on request that it learned from, as `vidbridge data remove` found; None: none that is known."""
+        return list(self._read("removed_videos", list[str])) if self._text("removed_videos") is not None else None
+
+    @property
+    def freed(self) -> str | None:
+        """When `vidbridge gc` gave up its weights, as a sentence; None: they are kept."""
+        return self._text("freed")
+
+    @property
     def baselines(self) -> Baselines | None:
         return self._read("baselines", Baselines) if self._text("baselines") else None
 

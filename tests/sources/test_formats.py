@@ -62,6 +62,7 @@ def read(folder: Path, name: str, annotations: str | None = None) -> tuple[list[
             "tolerance": {"seconds": 1, "share": 0.1},
             "timeout_s": 60,
             "normalise": False,
+            "exclude": [],
         }
     )
     rows, rejects = read_source(params)

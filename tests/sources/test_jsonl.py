@@ -28,6 +28,7 @@ PARAMS = IngestParams(
     tolerance=Tolerance(seconds=1, share=0.1),
     timeout_s=60,
     normalise=False,
+    exclude=(),
 )
 MEDIA = Media(
     sha256="0" * 64,

@@ -1,0 +1,405 @@
+"""What `vidbridge gc` and `vidbridge data remove` free, keep, tag and refuse: on a real cache, remote, repository and registry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from surroundings import forget, put
+
+from flows import doctor, running
+from flows.errors import FlowError, UsageError
+from flows.housekeeping import Order, gc
+from flows.removal import remove
+from stages.params import ExcludedVideo, load_params
+from stages.removing import RemovalError
+from stages.tracking.explain import explain
+from stages.tracking.gate import load_checkpoint, promote, rollback, settle
+from stages.tracking.ledger import Decided, last_move, now_ms, read_ledger, write_entry
+from stages.tracking.registry import register
+from stages.tracking.removals import REMOVED, objection
+from stages.tracking.runs import stage_run
+from stages.tracking.store import open_client
+from stages.tracking.uri import TrackingError
+from stages.tracking.versions import find_version
+
+MODEL = "vidbridge-tiny"
+CACHE, REMOTE = Path(".dvc/cache"), Path(".vidbridge/remote")
+DAY_S = 86400.0
+
+
+@pytest.fixture(scope="module")
+def champion_template(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose candidate is champion; take the fixture `here`, a copy."""
+    root = tmp_path_factory.mktemp("kept") / "project"
+    shutil.copytree(dvc_project, root)
+    with pytest.MonkeyPatch.context() as patch:
+        forget(patch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
+        patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        patch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+        register(root)
+        assert promote(root, author="tester").moved
+    return root
+
+
+@pytest.fixture
+def here(champion_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    forget(monkeypatch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+    root = tmp_path / "project"
+    shutil.copytree(champion_template, root)
+    return root
+
+
+def folder(root: Path, files: dict[str, bytes], *stores: Path) -> str:
+    """A folder of DVC's in these stores; its hash."""
+    rows = [{"md5": "", "relpath": name} for name in sorted(files)]
+    oid = ""
+    for store in stores:
+        for row in rows:
+            row["md5"] = put(root / store, files[row["relpath"]])
+        oid = put(root / store, json.dumps(rows).encode(), ".dir")
+    return oid
+
+
+def in_store(root: Path, store: Path, oid: str) -> bool:
+    return (root / store / "files/md5" / oid[:2] / oid[2:]).is_file()
+
+
+def version(root: Path, oid: str, stage: str, **tags: Any) -> int:
+    named = {"stage": stage, "out": oid, "step": "10", "final": "true", "params": "{}", "data": "{}", "parents": "{}"} | tags
+    made = open_client(root).create_model_version(
+        MODEL, f"dvc://{oid}/final", tags={f"vidbridge.{name}": value for name, value in named.items()}
+    )
+    return int(made.version)
+
+
+def add_to_lock(root: Path, stage: str, oid: str) -> None:
+    path = root / "dvc.lock"
+    path.write_text(
+        path.read_text() + f"  {stage}:\n    cmd: x\n    outs:\n    - path: models/{stage}\n      hash: md5\n      md5: {oid}\n"
+    )
+
+
+def free(root: Path, capsys: pytest.CaptureFixture[str], *, yes: bool = False, **order: Any) -> dict[str, Any]:
+    given = {"remote": False, "versions": False, "keep_days": 0.0, "also": ()} | order
+    capsys.readouterr()
+    gc(root, Order(**given), yes=yes, as_json=True)
+    return dict(json.loads(capsys.readouterr().out))
+
+
+def test_only_what_nothing_needs_is_freed(
+    here: Path, save: Callable[[Path, str], str], git_output: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = {
+        name: {"final/config.json": name.encode(), "final/model.safetensors": name.encode() * 1000} for name in ("old", "run")
+    }
+    old = folder(here, weights["old"], CACHE, REMOTE)
+    run = folder(here, weights["run"], CACHE, REMOTE)
+    theirs = folder(here, {"a": b"another project's"}, REMOTE)
+    lock = (here / "dvc.lock").read_text()
+    # The first is in the history only, the second on a branch of a run.
+    for name, oid, branch in (("old", old, None), ("run", run, "runs/one")):
+        add_to_lock(here, name, oid)
+        save(here, name)
+        if branch:
+            git_output(here, "branch", branch)
+        (here / "dvc.lock").write_text(lock)
+        save(here, "back")
+    parent = version(here, old, "sft@old")
+    child = version(
+        here,
+        folder(here, {"final/config.json": b"{}"}, CACHE),
+        "grpo@child",
+        parents=json.dumps({"models/old": {"stage": "sft@old", "out": old}}),
+    )
+    champion = find_version(open_client(here), MODEL, "champion")
+
+    shown = free(here, capsys)
+    assert not shown["freed"]
+    assert in_store(here, CACHE, old)
+    (row,) = (row for row in shown["rows"] if row["kind"] == "cache" and row["free"])
+    # The remote has a copy of the old ones; of the child nobody has one.
+    assert (row["objects"], row["bytes"]) == (3, 3000 + 3 + len((here / CACHE / "files/md5" / old[:2] / old[2:]).read_bytes()))
+    free(here, capsys, yes=True)
+    assert not in_store(here, CACHE, old)
+    assert in_store(here, REMOTE, old)
+    assert in_store(here, CACHE, run)
+    assert {row["free"] for row in free(here, capsys, remote=True)["rows"]} == {False}  # still registered
+
+    given_up = free(here, capsys, yes=True, remote=True, versions=True)
+    assert {row["kind"] for row in given_up["rows"] if row["free"]} == {"cache", "remote", "versions"}
+    assert not in_store(here, REMOTE, old)
+    assert in_store(here, REMOTE, run)
+    assert in_store(here, REMOTE, theirs)
+    told = find_version(open_client(here), MODEL, parent).freed
+    assert told is not None
+    assert "given up on" in told
+    assert [(one.stage, one.version) for one in explain(here, child).ancestors] == [("sft@old", parent)]
+    assert "has no weights any more: given up on" in promote(here, parent, author="tester").decision.reasons[0]
+    # What a lock, an alias and a branch need is there, on a machine that has nothing yet, too.
+    shutil.rmtree(here / ".dvc/cache")
+    assert (load_checkpoint(here, "champion") / "model.safetensors").stat().st_size == 2 << 20
+    assert find_version(open_client(here), MODEL, "champion").number == champion.number
+    assert {row["free"] for row in free(here, capsys, remote=True, versions=True)["rows"]} == {False}
+
+
+def decide(root: Path, number: int) -> None:
+    """The gate's decision that a version is champion."""
+    gate, client = load_params(root / "params.yaml").gate, open_client(root)
+    last = last_move(read_ledger(client, gate.ledger))
+    about = find_version(client, MODEL, number)
+    decided = Decided(now_ms(), "promote", number, None, last.number if last else 0, "tester", "", (), None, None)
+    assert write_entry(client, gate.ledger, about, decided, "told").standing
+    settle(client, gate)
+
+
+def test_an_earlier_champion_keeps_its_weights_and_rollback_reaches_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = find_version(open_client(here), MODEL, "champion").number
+    oid = folder(here, {"final/config.json": b"{}"}, CACHE)
+    earlier = version(here, oid, "sft@earlier")
+    decide(here, earlier)
+    decide(here, first)
+    free(here, capsys, yes=True, versions=True, remote=True)
+    assert in_store(here, CACHE, oid)
+    assert rollback(here, author="tester").candidate.number == earlier
+    assert (load_checkpoint(here) / "config.json").read_text() == "{}"
+
+
+def test_what_is_young_or_cannot_be_told_is_not_touched(
+    here: Path,
+    save: Callable[[Path, str], str],
+    git_output: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    oid = folder(here, {"a": b"left behind"}, CACHE, REMOTE)
+    young = free(here, capsys, keep_days=1.0)
+    assert not any(row["free"] for row in young["rows"])
+    for path in (here / CACHE).rglob("*"):
+        os.utime(path, (0, 0))
+    assert [row["objects"] for row in free(here, capsys, keep_days=1.0)["rows"] if row["free"]] == [2]
+
+    # A branch that only the origin has may need it.
+    git_output(here.parent, "clone", "-q", str(here), "other")
+    git_output(here, "remote", "add", "origin", str(here.parent / "other"))
+    add_to_lock(here.parent / "other", "theirs", oid)
+    save(here.parent / "other", "theirs")
+    with pytest.raises(TrackingError, match=r"git remote origin: refs/heads/main was not fetched.*do: git fetch origin"):
+        free(here, capsys, yes=True, remote=True)
+    git_output(here, "fetch", "-q", "origin")
+    free(here, capsys, yes=True, remote=True)
+    assert in_store(here, REMOTE, oid)
+    assert in_store(here, CACHE, oid)
+    git_output(here, "remote", "remove", "origin")
+
+    # A branch whose lock cannot be read.
+    git_output(here, "checkout", "-q", "-b", "damaged")
+    (here / "dvc.lock").write_text("stages: [")
+    save(here, "damaged")
+    git_output(here, "checkout", "-q", "main")
+    with pytest.raises(TrackingError, match=r"refs/heads/damaged:dvc.lock: cannot be read, so nobody can say what it needs"):
+        free(here, capsys, yes=True)
+    git_output(here, "branch", "-q", "-D", "damaged")
+
+    # A registry that does not answer: content stays, the rest is looked at.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    unknown = free(here, capsys, yes=True)
+    assert "the registry or its ledger cannot be read" in unknown["notes"][0]
+    assert in_store(here, CACHE, oid)
+    for asked in ("remote", "versions"):
+        with pytest.raises(TrackingError, match=r"who needs content cannot be told.*nothing was freed"):
+            free(here, capsys, yes=True, **{asked: True})
+
+
+def test_a_shared_cache_and_other_projects(
+    here: Path, save: Callable[[Path, str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = Path("../shared")
+    (here / CACHE).rename(here / shared)
+    (here / ".dvc/config.local").write_text(f"[cache]\n    dir = {here / shared}\n")
+    theirs = folder(here, {"a": b"somebody else's"}, shared)
+    ours = folder(here, {"a": b"ours", "b": b"old"}, shared)
+    lock = (here / "dvc.lock").read_text()
+    add_to_lock(here, "old", ours)
+    save(here, "old")
+    (here / "dvc.lock").write_text(lock)
+    save(here, "back")
+    other = here.parent / "user"
+    other.mkdir()
+    (other / "dvc.yaml").write_text("stages: {}\n")
+    (other / "dvc.lock").write_text("schema: '2.0'\nstages:\n")
+    add_to_lock(other, "uses", ours)
+    free(here, capsys, yes=True, also=(other,))
+    assert in_store(here, shared, ours)
+    assert in_store(here, shared, theirs)
+    free(here, capsys, yes=True)
+    assert not in_store(here, shared, ours)
+    assert in_store(here, shared, theirs)
+    with pytest.raises(UsageError, match=r"--also: .* holds no dvc.yaml"):
+        free(here, capsys, also=(here.parent,))
+
+
+def test_a_run_that_goes_on_is_not_disturbed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from flows.preflight import only_run
+
+    oid = folder(here, {"a": b"of a run"}, CACHE)
+    clone = here / ".vidbridge/scheduled/one"
+    clone.mkdir(parents=True)
+    (clone / "dvc.yaml").write_text("stages: {}\n")
+    with only_run(clone), pytest.raises(FlowError, match="is running this project already"):
+        free(here, capsys, yes=True)
+    assert in_store(here, CACHE, oid)
+    # What it will need stands in its own lock, before any commit does.
+    (clone / "dvc.lock").write_text("schema: '2.0'\nstages:\n")
+    add_to_lock(clone, "made", oid)
+    free(here, capsys, yes=True)
+    assert in_store(here, CACHE, oid)
+
+
+def test_what_runs_leave_behind(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state, now = here / ".vidbridge", (here / "params.yaml").stat().st_mtime
+    loaded = load_checkpoint(here, "champion")
+    (state / "loaded" / ("f" * 32) / "final").mkdir(parents=True)
+    for name in (
+        "scratch/sft-x/old/state.pt",
+        "scratch/sft-x/new/state.pt",
+        "frames/a.npy",
+        "examined/abc.jsonl",
+        "examined/abc/normalised/x.mp4",
+    ):
+        (state / name).parent.mkdir(parents=True, exist_ok=True)
+        (state / name).write_bytes(b"x" * 1000)
+    for path in state.rglob("*"):
+        if "new" not in path.parts:
+            os.utime(path, (now - 30 * DAY_S,) * 2)
+    rows = free(here, capsys, yes=True, keep_days=7.0)["rows"]
+    freed = {row["kind"]: (row["objects"], row["bytes"]) for row in rows if row["free"]}
+    assert freed == {"scratch": (1, 1000), "frames": (1, 1000), "examined": (2, 2000), "loaded": (0, 0)}
+    left = {str(path.relative_to(state)) for path in state.rglob("*") if path.is_file()}
+    assert "scratch/sft-x/new/state.pt" in left
+    assert not {"frames/a.npy", "scratch/sft-x/old/state.pt", "examined/abc.jsonl"} & left
+    assert loaded.is_dir()
+
+
+CLIP = {"source_id": "s", "frames": 8, "rate": "8", "width": 64, "height": 64, "codec": "h264"}
+
+
+def clips(root: Path, **split_of: str) -> str:
+    """A result of ingest, in the cache: its manifest names these videos; the hash."""
+    rows = [
+        {"schema_version": 1, "clip_id": name, "path": f"videos/{name}.mp4", "sha256": content(name), "split": split} | CLIP
+        for name, split in split_of.items()
+    ]
+    return folder(root, {"manifest.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()}, CACHE)
+
+
+def content(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def ask(root: Path, capsys: pytest.CaptureFixture[str], *videos: str, yes: bool = False, undo: bool = False) -> dict[str, Any]:
+    capsys.readouterr()
+    remove(root, videos, yes=yes, undo=undo, as_json=True)
+    return dict(json.loads(capsys.readouterr().out))
+
+
+def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = here / "data/corpus"
+    (source / "videos").mkdir(parents=True)
+    for name in ("a", "b"):
+        (source / f"videos/{name}.mp4").write_bytes(name.encode())
+    (source / "annotations.jsonl").write_text('{"id": "a", "video": "videos/a.mp4"}\n{"id": "b", "video": "videos/b.mp4"}\n')
+    params = here / "params.yaml"
+    stages = (
+        "  ingest: {cmd: x, deps: [source.txt], outs: [data/clips]}\n  summary: {cmd: x, deps: [data/clips], outs: [reports]}\n"
+    )
+    (here / "dvc.yaml").write_text((here / "dvc.yaml").read_text() + stages)
+    before = params.read_text()
+
+    def made(stage: str, data: str | None, parent: str = "", **tags: str) -> int:
+        named = {"data": json.dumps({"data/clips": data} if data else {}), **tags}
+        if parent:
+            named["parents"] = json.dumps({"models/x/final": {"stage": parent, "out": content(parent)[:32] + ".dir"}})
+        return version(here, content(stage)[:32] + ".dir", stage, **named)
+
+    with_it, without, tested = clips(here, a="train", b="train"), clips(here, b="train"), clips(here, a="test", b="train")
+    learned, clean, scored = made("sft@one", with_it), made("sft@two", without), made("sft@three", tested)
+    inherited = made("grpo@four", without, parent="sft@one")
+    lost = made("sft@five", "0" * 32 + ".dir")
+    pretrained = made("base", with_it, params='{"params.yaml": {"model": {"kind": "pretrained"}}}')
+
+    shown = ask(here, capsys, str(source / "videos/a.mp4"))
+    assert params.read_text() == before
+    assert shown["videos"] == [{"video": "videos/a.mp4", "sha256": [content("a")], "clips": ["a"], "splits": []}]
+    told = {row["version"]: (row["trained"], row["scored"], row["unknown"] is not None) for row in shown["versions"]}
+    assert told[learned] == told[inherited] == (["videos/a.mp4"], [], False)
+    assert told[scored] == ([], ["videos/a.mp4"], False)
+    assert told[lost] == ([], [], True)
+    assert not {clean, pretrained} & told.keys()
+    # Those of the fixture do not say which clips they were made from: unknown, not clean.
+    champion = find_version(open_client(here), MODEL, "champion").number
+    assert told[champion][2]
+    assert shown["run_again"] == ["ingest", "summary"]
+
+    done = ask(here, capsys, "a", yes=True)
+    assert done["tagged"] == [f"{MODEL} version {learned}", f"{MODEL} version {inherited}"]
+    assert load_params(params).ingest.exclude == (ExcludedVideo(video="videos/a.mp4", sha256=content("a")),)
+    listed = f'exclude: [\n    {{video: "videos/a.mp4", sha256: "{content("a")}"}},\n  ]\n'
+    assert params.read_text() == before.replace("exclude: []\n", listed)
+    assert find_version(open_client(here), MODEL, learned).tags[REMOVED] == '["videos/a.mp4"]'
+    (reason,) = promote(here, inherited, author="tester").decision.reasons
+    assert reason.startswith(f"version {inherited} learned from 'videos/a.mp4', removed on request")
+
+    def refused(number: int) -> str | None:
+        return objection(here, open_client(here), load_params(params), find_version(open_client(here), MODEL, number))
+
+    assert "learned from 'videos/a.mp4'" in str(refused(learned))
+    assert "cannot be told" in str(refused(lost))
+    assert refused(clean) is refused(scored) is refused(pretrained) is None
+    assert "whether version" in str(explain(here, "champion").objection)
+    assert "cannot be told" in doctor._champion(here).found
+
+    # A clone whose branch has not heard of it is told by the registry; a version that came later is looked at by its data.
+    params.write_text(before)
+    later = made("sft@six", with_it)
+    assert "learned from 'videos/a.mp4'" in str(refused(later))
+    ask(here, capsys, "videos/a.mp4", yes=True)
+    ask(here, capsys, "videos/a.mp4", yes=True, undo=True)
+    assert params.read_text() == before
+    assert explain(here, "champion").objection is None
+    assert find_version(open_client(here), MODEL, learned).removed_videos is None
+    with pytest.raises(FlowError, match=r"video: 'videos/a.mp4' is not in ingest.exclude of params.yaml \(there: none\)"):
+        ask(here, capsys, "videos/a.mp4", undo=True)
+    with pytest.raises(RemovalError, match=r"video: 'nothing' is neither a path in .*, nor an id or a SHA-256"):
+        ask(here, capsys, "nothing")
+
+
+def test_a_plan_says_what_earlier_runs_of_its_stages_cost(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    params = here / "params.yaml"
+    with stage_run("grpo@bridge", load_params(params), here) as run:
+        run.summary({"judge/questions": 12})
+    with stage_run("grpo@general", load_params(params), here) as run:
+        run.tag({"resumed_from": "5"})  # what it cost is no whole training
+    steps = load_params(params).grpo["bridge"].steps
+    text = params.read_text()
+    bridge = text.index("\n  bridge:\n")
+    params.write_text(text[:bridge] + text[bridge:].replace(f"steps: {steps}\n", f"steps: {3 * steps}\n", 1))
+    capsys.readouterr()
+    running.run(here, "grpo@general", dry_run=True, ask=False, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert [step["stage"] for step in told["steps"] if step["state"] == "will run"] == ["grpo@bridge", "grpo@general"]
+    scaled, unknown = told["cost"]["stages"]
+    assert (scaled["basis"], scaled["why"][-len(f"with {steps} steps") :]) == ("scaled", f"with {steps} steps")
+    assert scaled["hours"] > 0
+    assert (unknown["hours"], unknown["why"]) == (None, "no earlier run, no declared rate")
+    assert told["cost"]["unknown"] == ["grpo@general"]
+    # Measured by what lies in dvc.lock: two checkpoints of 2 MiB, in place and in the cache.
+    assert scaled["disk_gb"] == pytest.approx(2 * 2 * 2**21 / 1e9, rel=0.01)
