@@ -174,7 +174,8 @@ def test_after_kill_9_of_worker_and_flow_the_next_run_ends_what_was_lost_and_is_
         second = worker(tmp_path / "worker-2.log")
         try:
             again = order(client)
-            # The lost run's slot is taken until its lease at the server runs out, 5 minutes at most; until then the new one waits.
+            # The lost run's slot is taken until its lease at the server runs out, 5 minutes at most; until then the new one waits, where
+            # nobody has ended the lost run as `vidbridge deploy` does before it starts a worker.
             until(lambda: client.read_flow_run(again.id).state.is_final(), tmp_path / "worker-2.log", 500)
             state = client.read_flow_run(again.id).state
             runs = {run.id: run for run in client.read_flow_runs()}

@@ -82,17 +82,12 @@ def test_the_second_waits_and_comes_to_the_same(prepared: Path, tmp_path: Path, 
         assert one.poll() is None, said(first)
         assert time.monotonic() < deadline, said(first)
         time.sleep(0.05)
+    if killed:
+        end(one)
     other = dvc(second, "repro", "--single-item", ROW, host="host-b", scratch=scratch)
     try:
-        while "is held by process" not in said(second):
-            assert other.poll() is None, said(second)
-            assert time.monotonic() < deadline, said(second)
-            if one.poll() is not None and not killed:
-                break  # it was quicker than the other one's imports
-            time.sleep(0.05)
-        if killed:
-            end(one)
-        else:
+        if not killed:
+            # It may end before the other one has made its imports; what that finds is whole either way.
             assert one.wait(WAIT_S) == 0, said(first)
         assert other.wait(WAIT_S) == 0, said(second)
     finally:
@@ -100,6 +95,7 @@ def test_the_second_waits_and_comes_to_the_same(prepared: Path, tmp_path: Path, 
     assert "checkpoint-50/model.safetensors" in content(second)
     assert "final/model.safetensors" in content(second)
     if killed:
+        assert "is held by process" in said(second)
         assert "on host-a, whose sign of life stood still for" in said(second)
         assert "resumed from step 50" in said(second)
     else:
