@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 import uuid
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from surroundings import forget
 
 from stages.params import load_params
 from stages.tracking.gate import history, promote, rollback, settle
@@ -19,16 +23,30 @@ from stages.tracking.render import history_table
 from stages.tracking.rights import LEDGER, OF
 from stages.tracking.samples import keep_samples, read_samples
 from stages.tracking.store import open_client
-from stages.tracking.uri import TrackingError
+from stages.tracking.uri import DATABASE, TrackingError
 from stages.tracking.versions import find_version
 
 MODEL, KEPT = "vidbridge-tiny", "vidbridge-tiny.gate"
 
 
+@pytest.fixture(scope="module")
+def store(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of the project after its registration, made once."""
+    root = tmp_path_factory.mktemp("registered") / "project"
+    shutil.copytree(dvc_project, root)
+    with pytest.MonkeyPatch.context() as patch:
+        forget(patch, "VIDBRIDGE_", "MLFLOW_")
+        patch.setenv("VIDBRIDGE_PROJECT", str(root))
+        register(root)
+    with closing(sqlite3.connect(root / DATABASE)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return root / DATABASE
+
+
 @pytest.fixture
-def registered(project: Path) -> Path:
+def registered(project: Path, store: Path) -> Path:
     """Seven versions whose scores grow: 1 (0.1), 3 (0.6), 5 (0.65), 7 (0.8); nothing is decided yet."""
-    register(project)
+    shutil.copyfile(store, project / DATABASE)
     return project
 
 
