@@ -20,7 +20,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed, Failed
 
 from flows import dvc, preflight, project, registered
 from flows.clone import (
@@ -170,7 +170,10 @@ def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, targ
     logger.info("to run: %s", ", ".join(f"{step.name} ({step.why[0]})" for step in plan.to_run))
     state = pipeline(root, target, push=True, return_state=True)
     if not state.is_completed():
-        return state
+        # A state of this run's own: of another run's Prefect would keep the count ("1/1 states failed") and not the reason.
+        if state.is_cancelled():
+            return Cancelled(message=state.message)
+        return Failed(message=state.message, data=state.result(raise_on_failure=False))
     report = state.result()
     assert isinstance(report, PipelineReport)
     branch_name = push_branch(root, report.commit)
