@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 #: Seconds that the remote may take to say what it holds: before a run, and where a person only looks. A plan without its answer says so.
-ASK_S, GLANCE_S = 60.0, 10.0
+ASK_S, GLANCE_S = 180.0, 10.0
 #: Asks the remote and fetches from it. A file and no module, as `checkouts.COMMAND`.
 REMOTE_COMMAND = str(Path(__file__).with_name("remote_dvc.py"))
 #: Begins the line with which it answers.

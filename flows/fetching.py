@@ -11,6 +11,7 @@ from flows import runcache
 from flows.steps import PlanStep
 from stages.plain import one_line
 from stages.tracking.content import ContentStore, MissingContent
+from stages.tracking.listing import ListError
 from stages.tracking.uri import TrackingError
 
 #: Files that are asked for together; what has come is told after each such part.
@@ -53,6 +54,12 @@ def fetch(content: ContentStore, step: PlanStep, progress: Progress) -> set[str]
             progress.warn(f"{error}; so {step.name} will run")
             seen = remotes.seen_of(content)
             seen.write(seen.objects - {oid})
+            return {oid}
+        except ListError as error:
+            # What dvc.lock names is a person's to settle; an entry of the run cache is just not used.
+            if step.entry is None:
+                raise
+            progress.warn(f"{error}; so {step.name} will run")
             return {oid}
     return set()
 

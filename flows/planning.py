@@ -221,9 +221,6 @@ class _Walk:
                     one.restored, one.remote, one.outs = False, None, {}
                     one.notes.clear()
                     continue
-                for md5 in one.remote.objects if one.remote else ():
-                    if md5.endswith(".dir") and self._remote is not None:
-                        self._content.files(md5, where)
             except (ValueError, UnsafeContent, ListError) as error:
                 self.notes.append(f"{where}: {one_line(error)}; not used")
                 one.restored, one.remote, one.outs, one.unasked = False, None, {}, False
