@@ -33,6 +33,7 @@ from flows.holdings import (
 )
 from flows.leftovers import Leftover, leftovers
 from flows.preflight import only_run
+from stages import lease
 from stages.params import Params, load_params
 from stages.plain import one_line, redacted
 from stages.tracking.content import ContentStore, open_content
@@ -75,6 +76,8 @@ class Findings:
     rows: list[Row]
     places: list[tuple[Place, list[Held]]]
     paths: list[Path]
+    #: Folders that somebody may take up again, also on another host.
+    scratch: list[Path]
     versions: list[Standing]
     entries: list[Path]
     #: A remote, and entries of its run cache.
@@ -166,7 +169,7 @@ def _find(root: Path, params: Params, content: ContentStore, order: Order, marke
         needs += origin_needs(root)
     refs = frozenset(oid for need in needs for oid in need.oids)
     known = _registry(root, params, refs, order, notes, marked, yes=yes)
-    found = Findings([], [], [], [], [], (None, []), notes)
+    found = Findings([], [], [], [], [], [], (None, []), notes)
     pinned: frozenset[str] = frozenset()
     if known is None:
         found.rows.append(Row("cache", "objects", len(cache.held), sum(one.size for one in cache.held), False, notes[-1]))
@@ -345,7 +348,7 @@ def _leftover_rows(found: Findings, root: Path, left: Sequence[Leftover], *, pin
         count, size = _measure(paths, free=why is None)
         found.rows.append(Row(kind, f"{len(paths)} in {where}", count, size, why is None, why or NOBODY))
         if why is None:
-            found.paths += paths
+            (found.scratch if kind == "scratch" else found.paths).extend(paths)
 
 
 def _shown_path(root: Path, path: Path) -> str:
@@ -380,6 +383,9 @@ def _free(found: Findings) -> None:
         path.unlink(missing_ok=True)
     for path in found.paths:
         _remove(path)
+    for path in found.scratch:
+        if not lease.delete(path, "gc"):
+            found.notes.append(f"{path}: is in use again; left as it is")
 
 
 def _remove(path: Path) -> None:

@@ -88,14 +88,11 @@ def scratch_clean(root: Path, ask: bool) -> None:
         for path in entries:
             weight = _size_mb(path)
             # Of a process that cannot be looked up from here, the sign of life is watched.
-            mine = lease.take(path, "scratch", wait=False)
-            if mine is None:
+            if not lease.delete(path, "scratch"):
                 now = lease.holder(path)
                 by = f" by {now.shown}" if now else ""
                 show.say(f"{path.relative_to(scratch(root)).as_posix()}: is in use{by}; left as it is")
                 continue
-            mine.clear()
-            mine.release()
             deleted, size = deleted + 1, size + weight
     show.say(f"deleted {deleted} folders, {size:.1f} MB")
 

@@ -202,6 +202,18 @@ def take(folder: Path, what: str, *, wait: bool = True) -> Lease | None:
         time.sleep(min(LOOK_S, watch.patience_s / 4))
 
 
+def delete(folder: Path, what: str) -> bool:
+    """Delete ``folder`` and all that it holds, unless a living process holds it; False: it does. ``what`` begins what is printed."""
+    mine = take(folder, what, wait=False)
+    if mine is None:
+        return False
+    try:
+        mine.clear()
+    finally:
+        mine.release()
+    return True
+
+
 def follow(folder: Path) -> None:
     """Wait until the first process of the training that this one belongs to holds ``folder``."""
     while (found := holder(folder)) is None or found.job != _job():

@@ -182,9 +182,9 @@ def s3(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_missing_keys_and_a_dead_endpoint_are_one_sentence(s3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = "Unable to locate credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-    with pytest.raises(TrackingError, match=f"^DVC remote 'vidbridge-environment': dvc push: {keys}$"):
+    with pytest.raises(TrackingError, match=f"^DVC remote 's3://team/dvc': dvc push: {keys}$"):
         register(s3)
-    assert remote_problems(s3) == [f"DVC remote 'vidbridge-environment': a probe cannot be written: {keys}"]
+    assert remote_problems(s3) == [f"DVC remote 's3://team/dvc': a probe cannot be written: {keys}"]
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key-of-ann")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
     (said,) = remote_problems(s3)
@@ -216,7 +216,7 @@ def test_a_remote_is_tried_before_a_run_and_keeps_nothing_of_it(
     (tmp_path / "file").touch()
     monkeypatch.setenv("VIDBRIDGE_DVC_REMOTE", str(tmp_path / "file/below"))
     (said,) = remote_problems(project)
-    assert said.startswith("DVC remote 'vidbridge-environment': a probe cannot be written: ")
+    assert said.startswith(f"DVC remote '{tmp_path}/file/below': a probe cannot be written: ")
 
 
 def test_a_run_asks_for_a_commit_and_for_a_repository_that_git_reads(

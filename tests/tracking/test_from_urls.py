@@ -198,7 +198,7 @@ def test_where_the_cache_folder_is(cache: Path, tmp_path: Path, monkeypatch: pyt
             "nothing://known/remote",
             r"VIDBRIDGE_DVC_REMOTE: nothing://known/remote: no URL of a DVC remote .*Unsupported URL type nothing://",
         ),
-        ("gs://bucket/remote", "DVC remote gs://bucket/remote: gs is supported, but requires 'dvc-gs' to be installed"),
+        ("gs://bucket/remote", "DVC remote 'gs://bucket/remote': gs is supported, but requires 'dvc-gs' to be installed"),
     ],
 )
 def test_a_remote_that_gives_nothing_is_one_sentence(

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from stages.domain.comparing import Comparison, SampleScore, compare
 from stages.domain.gauges import GAUGES
-from stages.params import GateParams, GaugeLimits, GaugeName, ParamsError, parse_params
+from stages.params import GateParams, GaugeLimits, GaugeName, ParamsError, load_params, parse_params
 from stages.tracking import render
 from stages.tracking.compared import compare_pair, pair
 from stages.tracking.explain import explain
@@ -320,7 +320,7 @@ def test_a_champion_scored_again_under_the_new_evaluation_is_compared(
     assert "-0.0500 [" in refused.verdict, "the samples of both were at hand, the champion's from the run that scored it again"
     asked = pair(project, "candidate", "champion")
     assert (asked.digest, asked.to_rescore) == ("d2", None)
-    compared = compare_pair(project, asked).mean
+    compared = compare_pair(project, asked, load_params(project / "params.yaml")).mean
     assert (compared.won, compared.lost, compared.tied) == (0, 2, 38)
     add_scores(project, champion, "d2", card(0.6, "d2").model_dump_json(), by_sample(12))
     assert promote(project).moved
@@ -387,7 +387,9 @@ def test_everything_can_be_shown(project: Path) -> None:
         render.promotion_table(promote(project, 2)),
         render.promotion_table(promote(project, reason="[red]markup is data[/red]")),
         render.history_table(history(project)),
-        render.comparison_table(asked := pair(project, "7", "5"), compare_pair(project, asked), 0.95),
+        render.comparison_table(
+            asked := pair(project, "7", "5"), compare_pair(project, asked, load_params(project / "params.yaml")), 0.95
+        ),
         render.explanation_table(explain(project, "champion")),
     ):
         console.print(shown)

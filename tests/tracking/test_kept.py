@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +156,7 @@ def test_only_what_nothing_needs_is_freed(
 def decide(root: Path, number: int) -> None:
     """The gate's decision that a version is champion."""
     gate, client = load_params(root / "params.yaml").gate, open_client(root)
-    last = last_move(read_ledger(client, gate.ledger))
+    last = last_move(read_ledger(client, MODEL, gate.ledger))
     about = find_version(client, MODEL, number)
     decided = Decided(now_ms(), "promote", number, None, last.number if last else 0, "tester", "", (), None, None)
     assert write_entry(client, gate.ledger, about, decided, "told").standing
@@ -247,14 +249,21 @@ def test_a_shared_cache_and_other_projects(
         free(here, capsys, also=(here.parent,))
 
 
-def test_a_run_that_goes_on_is_not_disturbed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from flows.preflight import only_run
+@contextmanager
+def held_elsewhere(project: Path) -> Iterator[None]:
+    """The project is held as another process would hold it: by a lock that this one has not taken with `hold`."""
+    (project / ".vidbridge").mkdir()
+    with (project / ".vidbridge/run.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
+
+def test_a_run_that_goes_on_is_not_disturbed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     oid = folder(here, {"a": b"of a run"}, CACHE)
     clone = here / ".vidbridge/scheduled/one"
     clone.mkdir(parents=True)
     (clone / "dvc.yaml").write_text("stages: {}\n")
-    with only_run(clone), pytest.raises(FlowError, match="is running this project already"):
+    with held_elsewhere(clone), pytest.raises(FlowError, match="is running this project already"):
         free(here, capsys, yes=True)
     assert in_store(here, CACHE, oid)
     # What it will need stands in its own lock, before any commit does.
