@@ -148,7 +148,7 @@ def plan(
     stage: Annotated[str, typer.Argument(help="Stage to plan for.")] = "summary",
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Show what is up to date, what would run or be fetched, why, and what that costs.
+    """Show what would run or be fetched, why, and at what cost.
 
     Time and GPU hours come from earlier runs of a stage (measured; scaled where only its steps differ), else from rates that you
     declare in .vidbridge/rates.yaml, else they are unknown. Questions to judges and writer are counted, as upper bounds.
@@ -677,7 +677,7 @@ def data_remove(
     undo: Annotated[bool, typer.Option("--undo", help="Take videos back that were removed by mistake.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Take videos out of the data on request, and say what has seen them.
+    """Take videos out of the data; say what has seen them.
 
     Which clips, samples and registered versions saw it, and what has to run again. With --yes it is written to `ingest.exclude` in
     params.yaml: ingest sets it aside (removed-on-request), with every copy of the same bytes. Versions that learned from it are

@@ -45,7 +45,10 @@ def process_tags() -> tuple[str, ...]:
 def mark_this_run() -> threading.Event:
     """Tag the flow run that calls this, however it came about, and raise its count until it has ended or the event is set. What is known to
     be lost is ended: a run that finds nothing to do comes no further."""
-    run_id, stop = UUID(str(flow_run.id)), threading.Event()
+    stop = threading.Event()
+    if flow_run.id is None:
+        return stop  # called in Python, as a plain function
+    run_id = UUID(str(flow_run.id))
     with get_client(sync_client=True) as client:
         tags = set(client.read_flow_run(run_id).tags)
         client.update_flow_run(run_id, tags={tag for tag in tags if not tag.startswith((_PROCESS, "host:"))} | set(process_tags()))

@@ -87,15 +87,20 @@ def _try_again(_task: object, _run: object, state: State[Any]) -> bool:
 def run_stage(root: Path, step: PlanStep, env: dict[str, str], cancelled: threading.Event) -> StageResult | State[Any]:
     """One DVC stage; every line it prints goes into the log of this task's run. A cancelled one ends as that, and is not tried again."""
     if cancelled.is_set():
-        return Cancelled(message=f"stage {step.name} was cancelled before it started")
+        return _cancelled(StageCancelled(f"stage {step.name} was cancelled before it started"))
     logger = get_run_logger()
     try:
         result = dvc.reproduce(root, step.name, logger.info, env, timeout_s=step.meta.timeout_s, cancelled=cancelled)
     except StageCancelled as error:
-        return Cancelled(message=str(error))
+        return _cancelled(error)
     if step.meta.kind == "train" and (released := release_scratch(root, step.name, env[PARENT])):
         logger.info("committed by DVC, so the state to resume from is deleted: %s", released)
     return result
+
+
+def _cancelled(error: StageCancelled) -> State[Any]:
+    """With its reason as the result: of a state without one Prefect makes None, which would pass for a stage that has run."""
+    return Cancelled(message=str(error), data=error)
 
 
 class _Board:

@@ -65,8 +65,8 @@ def rescore(root: Path, version: Version, digest: str, log: Callable[[str], None
         TrackingError: the present state is another evaluation, the version's weights are not to be had, or this account may not write
             scores on it.
     """
-    gate.check_rights(root)
     with only_run(root), tempfile.TemporaryDirectory(prefix="vidbridge-") as place:
+        gate.check_rights(root)
         folder = gate.load_checkpoint(root, version.number)
         command = [sys.executable, "-m", "stages", "rescore", f"version-{version.number}", str(folder), place]
         status = stream(command, root, stage_environment(root), log)

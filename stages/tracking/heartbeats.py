@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from stages.liveness import beat_every_s, lost_after_s
@@ -110,14 +111,15 @@ def watching(runs: Runs) -> Iterator[None]:
         thread.join(_END_S)
         if not thread.is_alive():
             for run, text in watch.notes().items():
-                if not _quietly(lambda run=run, text=text: runs.note(run, text)):  # type: ignore[misc]
+                if not _quietly(partial(runs.note, run, text)):
                     break
 
 
 def _look(watch: Watch, runs: Runs) -> None:
     signs = runs.signs()
     for run in watch.look(signs, time.monotonic()):
-        runs.end(run)
+        # Each by itself: one that this account may not end keeps no other.
+        _quietly(partial(runs.end, run))
 
 
 def _quietly(call: Callable[[], None]) -> bool:

@@ -34,7 +34,7 @@ from stages.tracking.git import head, is_dirty, is_repository
 from stages.tracking.heartbeats import COUNT_TAG, LOST_TAG, NOTE_TAG, PROCESS_TAG, Sign, watching
 from stages.tracking.machine import gpus_in_use, machine, versions
 from stages.tracking.outbox import Outbox
-from stages.tracking.store import experiment_id, is_away, is_first_rank, open_client, store_error
+from stages.tracking.store import experiment_id, is_away, is_denied, is_first_rank, open_client, store_error
 from stages.tracking.uri import PARENT_VARIABLE, experiment_name, patience_of_run_s, patience_s, patiently, project_root
 
 if TYPE_CHECKING:
@@ -215,13 +215,19 @@ class _OthersRuns:
 
     def signs(self) -> dict[str, Sign]:
         """Those whose process cannot be looked up; of the others, those are ended whose process has ended."""
+        from mlflow.exceptions import MlflowException
+
         found = {}
         for run in self._client.search_runs([experiment_id(self._client, self._root)], "attributes.status = 'RUNNING'"):
             # Without a process it is none of ours, whoever gave it our tags.
             process = parse(run.data.tags.get(PROCESS_TAG, ""))
             seen = verdict(process) if process is not None else None
             if seen == "gone":
-                self._end(run.info.run_id, "its process was gone when another pipeline run looked")
+                try:
+                    self._end(run.info.run_id, "its process was gone when another pipeline run looked")
+                except MlflowException as error:
+                    if not is_denied(error):
+                        raise  # else it is another account's, and stays
             elif seen == "elsewhere":
                 found[run.info.run_id] = Sign(run.data.tags.get(COUNT_TAG, ""), run.data.tags.get(NOTE_TAG, ""))
         return found

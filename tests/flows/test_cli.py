@@ -44,7 +44,7 @@ def test_every_command_teaches_with_an_example() -> None:
 
 
 def test_a_run_with_nothing_to_do_says_so_and_starts_no_server(done: Path) -> None:
-    registered.write(done, RegisterReport("m", (), 4, (), 4, None, (), (), 0))
+    registered.write(done, RegisterReport("m", (), 4, (), 4, None, (), (), 0, {}))
     registered.promoted(done, 4)
     shown = vidbridge("run", cwd=done, PATH="/nonexistent")
     assert shown.returncode == 0, shown.stderr
@@ -58,7 +58,7 @@ def test_a_run_with_nothing_to_do_says_so_and_starts_no_server(done: Path) -> No
 
 def test_a_finished_run_is_registered_once_its_server_is_there(done: Path) -> None:
     """Also one that was cut short between its last stage and the registry."""
-    report = RegisterReport("m", (), 4, (), 4, None, (), (), 0)
+    report = RegisterReport("m", (), 4, (), 4, None, (), (), 0, {})
     assert not registered.is_noted(done)
     registered.write(done, report)
     assert registered.is_noted(done)

@@ -45,7 +45,7 @@ def plan_of(*stages: str) -> Plan:
         verb, _, name = stage.partition("@")
         return ("seed", PARAMS[verb].format(name)) if verb in PARAMS else ("seed",)
 
-    return Plan("summary", tuple(PlanStep(stage, "will run", (), (), (), StageMeta(), keys(stage)) for stage in stages))
+    return Plan("summary", tuple(PlanStep(stage, "will run", (), (), (), StageMeta(), params=keys(stage)) for stage in stages))
 
 
 def test_questions_are_counted_from_the_parameters(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_store_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     (tmp_path / "params.yaml").write_text((RECIPES / "tiny.yaml").read_text())
     found = costs.cost_of(tmp_path, params_of("tiny"), plan_of("evaluate@base"))
-    assert found.note.startswith("MLflow does not answer: MLFLOW_TRACKING_URI: http://127.0.0.1:9: no answer within 2 s")
+    assert found.note.startswith("MLflow does not answer: MLFLOW_TRACKING_URI: http://127.0.0.1:9: no answer within 4 s")
     assert [one.why for one in found.stages] == ["MLflow does not answer"]
     # Nothing to run: nobody is asked.
     assert costs.cost_of(tmp_path, params_of("tiny"), plan_of()).note == ""
