@@ -24,8 +24,8 @@ import torch
 import uvicorn
 import yaml
 from learning.tiny_parts import COLOURS, REPLIES, tiny
+from small_project import commit, dvc, run
 from surroundings import forget
-from tracking.conftest import commit, dvc, run
 
 from stages.domain.frames import Frames
 from stages.domain.prompts import render_prompt

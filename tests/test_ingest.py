@@ -172,6 +172,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow
 def test_two_workers_make_the_same_corpus_and_stale_clips_go(project: Path) -> None:
     before = _bytes(project / "data" / "corpus")
     assert len(before) == 12

@@ -25,6 +25,7 @@ from stages.synthesising import synthesise_manifest
 
 ROOT = Path(__file__).parents[1]
 CLIPS = 240
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from stages import lease
 from stages.lease import LeaseLost, holder, take
 from stages.liveness import me
 
-ROOT = Path(__file__).parents[1]
 #: Takes the folder, says so with the time, does one thing with it, and lets go when its input ends.
 TAKES = """
 import sys, time
@@ -48,7 +47,6 @@ class Processes:
         code = f"import socket; socket.gethostname = lambda: {host!r}\n{TAKES}" if host else TAKES
         process = subprocess.Popen(
             [sys.executable, "-c", code, str(folder)],
-            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -7,14 +7,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from stages import liveness
 from stages.liveness import LivenessError, identity_of, lost_after_s, me, owner_is_gone, parse, verdict
 
-ROOT = Path(__file__).parents[1]
 #: Says who it is, and waits.
 SAYS = "import sys; from stages.liveness import me; print(me(), flush=True); sys.stdin.read()"
 UNSHARED = ["unshare", "-Urpf", "--mount-proc"]
@@ -33,9 +31,7 @@ def unshared() -> list[str]:
 
 
 def start(*before: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*before, sys.executable, "-c", SAYS], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen([*before, sys.executable, "-c", SAYS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
@@ -95,7 +91,7 @@ def test_one_process_1_says_nothing_about_another(unshared: list[str]) -> None:
         assert first.namespace != second.namespace
         # Each asked about the other, and about a process of ours.
         asks = f"from stages.liveness import parse, verdict; print([verdict(parse(t)) for t in {[*texts, str(me())]!r}])"
-        told = subprocess.run([*unshared, sys.executable, "-c", asks], cwd=ROOT, capture_output=True, text=True, check=True)
+        told = subprocess.run([*unshared, sys.executable, "-c", asks], capture_output=True, text=True, check=True)
         assert told.stdout.strip() == str(["elsewhere"] * 3)
         assert [verdict(first), verdict(second)] == ["elsewhere"] * 2
     finally:
@@ -108,7 +104,7 @@ def test_where_proc_shows_other_numbers_nothing_is_said(unshared: list[str]) -> 
     """Without --mount-proc, /proc/1 is the machine's first process, and this one believes to be number 1."""
     asks = "from stages.liveness import me, verdict; print(me().pid, verdict(me()))"
     command = ["unshare", "-Urpf", sys.executable, "-c", asks]
-    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split() == ["1", "elsewhere"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["1", "elsewhere"]
 
 
 def test_after_a_fork_the_child_is_itself() -> None:

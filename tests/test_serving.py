@@ -39,7 +39,7 @@ from serving_project import (
     request,
     running,
 )
-from tracking.conftest import run
+from small_project import run
 
 from flows.server import free_port
 from stages.domain.frames import Frames

@@ -169,6 +169,7 @@ def _interrupted(done: Path, how: signal.Signals, **env: str) -> tuple[subproces
     return process, pids
 
 
+@pytest.mark.slow
 def test_after_kill_9_of_the_flow_no_process_is_left_and_the_next_run_goes_on(done: Path) -> None:
     # With a server of its own: that must go, too.
     process, pids = _interrupted(done, signal.SIGKILL)

@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import yaml
+from small_project import MAKE, MEANS, commit, dvc, pipeline, run
 from stack import BUCKET, Stack, environment
-from tracking.conftest import MAKE, MEANS, commit, dvc, pipeline, run
 
 ROOT = Path(__file__).parents[2]
 REMOTE = f"s3://{BUCKET}/kept"

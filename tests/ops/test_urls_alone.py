@@ -18,8 +18,8 @@ import httpx
 import pytest
 from hosts import Host, make_hosts
 from serving_project import QUESTION, RED, make_project
+from small_project import commit
 from stack import BUCKET, CHECKOUT, Stack
-from tracking.conftest import commit
 
 from stages.tracking.registry import register
 from stages.tracking.store import open_client
