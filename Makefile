@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 
 # The longest files first, so that the workers end together; three for two cores, since tests wait for servers and schedules.
-LONGEST := tests/test_end_to_end.py tests/flows/
+LONGEST := tests/test_end_to_end.py tests/flows/ tests/test_serving_http.py tests/test_serving.py tests/test_export.py tests/test_ingest.py tests/tracking/ tests/learning/
 TESTS := $(LONGEST) $(filter-out $(LONGEST),$(sort $(dir $(wildcard tests/*/test_*.py)) $(wildcard tests/test_*.py)))
 
 UV := .tools/bin/uv

@@ -179,7 +179,9 @@ def plan(root: Path, target: str = TARGET, *, lost: frozenset[str] = frozenset()
         else:
             try:
                 return _planned(content, target, remotes.opened(content), lost)
-            except remotes.failures() as error:
+            except Exception as error:
+                if not remotes.failed(error):
+                    raise
                 why = one_line(error)
     if why is None:
         answer = _asked(root, target, lost, ask_s)
@@ -196,7 +198,9 @@ def plan_asking(root: Path, target: str, lost: frozenset[str]) -> Plan:
     with _opened(root) as content:
         try:
             return _planned(content, target, remotes.opened(content), lost)
-        except remotes.failures() as error:
+        except Exception as error:
+            if not remotes.failed(error):
+                raise
             raise DvcError(one_line(error)) from error
 
 

@@ -17,6 +17,7 @@ from flows import runcache
 from flows.project import state
 from stages.plain import one_line
 from stages.tracking.content import ContentStore
+from stages.tracking.remote import is_of_remote
 from stages.tracking.uri import TrackingError, shown
 
 #: What a remote was seen to hold, so that a run that has nothing to do need not ask for it again. Inside the project's state.
@@ -156,15 +157,9 @@ def _is_kind(fs: Any, protocol: str) -> bool:
     return fs.protocol == protocol or (not isinstance(fs.protocol, str) and protocol in fs.protocol)
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """What is raised where a remote does not answer, or says no. botocore's errors are nobody's subclass."""
-    from dvc.exceptions import DvcException
-
-    try:
-        from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
-    except ImportError:
-        return (DvcException, OSError, TrackingError)
-    return (DvcException, OSError, TrackingError, BotoCoreError, ClientError)
+def failed(error: Exception) -> bool:
+    """Whether a remote did not answer, or said no: an error of what speaks to remotes, or of ours about it."""
+    return isinstance(error, TrackingError) or is_of_remote(error)
 
 
 def opened(content: ContentStore) -> Remote | None:
@@ -212,7 +207,9 @@ def push_runs(root: Path) -> tuple[int, tuple[str, ...]]:
                     # Only of outs that were pushed with this lock.
                     if {out["path"]: out["md5"] for out in entry["outs"]} == now:
                         new += remote.push_entry(key, value, text)
-        except failures() as error:
+        except Exception as error:
+            if not failed(error):
+                raise
             raise TrackingError(
                 f"DVC remote {remote.name}: run cache: {one_line(error)}; is it reachable and writable? then: vidbridge run --push"
             ) from error

@@ -219,6 +219,7 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.slow
 def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(done: Path, tmp_path: Path, reaching: dict[str, str]) -> None:
     from flows import deploying
     from flows.processes import guarded

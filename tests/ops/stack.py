@@ -245,6 +245,7 @@ def tracking(folder: Path, database: Service, store: Service) -> Service:
         "[mlflow]\ndefault_permission = READ\n"
         f"database_uri = sqlite:///{folder / 'auth.db'}\n"
         f"admin_username = {ADMIN}\nadmin_password = {ADMIN_PASSWORD}\n"
+        "auth_cache_ttl_seconds = 60\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
         encoding="utf-8",
     )
