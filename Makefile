@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow test-ops exploits crosscheck bench bench-video bench-score bench-eval bench-grpo bench-learning bench-videocap zoo clean
+.PHONY: help env demo test lint test-slow test-ops outages exploits crosscheck bench bench-video bench-score bench-eval bench-grpo bench-learning bench-videocap zoo clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -66,6 +66,9 @@ test-slow: env  ## Proofs that take minutes
 test-ops: env .tools/ops/bin/python  ## Proofs on a team's servers and several hosts, all on this machine
 	@# PostgreSQL's own user has to get in where root makes this, so the folder may be entered.
 	@tmp=$$(mktemp -d); chmod 755 "$$tmp"; $(RUN) pytest -m ops --timeout 1500 --basetemp "$$tmp/tests" tests/ops && rm -rf "$$tmp"
+
+outages: env .tools/ops/bin/python  ## What a run keeps when a server is killed, stopped, cut off or slow, as a table
+	$(RUN) python tests/ops/outages.py
 
 bench: env  ## Speed and memory, as ratios taken in one run
 	$(RUN) python -m benchmarks.pipeline
