@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,16 +106,16 @@ class Host:
 
     def start(self, *command: str, cwd: Path | None = None, log: Path | None = None, **changes: str) -> subprocess.Popen[str]:
         """A command on this host; its output goes to ``log``, or into pipes. Whatever ends it ends all that it started."""
-        output = log.open("ab") if log else subprocess.PIPE
-        return subprocess.Popen(
-            self._inside(command, cwd or self.folder),
-            env=self.environ(**changes),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT if log else subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        with log.open("ab") if log else nullcontext() as output:
+            return subprocess.Popen(
+                self._inside(command, cwd or self.folder),
+                env=self.environ(**changes),
+                stdin=subprocess.DEVNULL,
+                stdout=output or subprocess.PIPE,
+                stderr=subprocess.STDOUT if log else subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
 
     def call(
         self, *command: str, cwd: Path | None = None, timeout_s: float = 600, **changes: str

@@ -55,10 +55,11 @@ def attempts(root: Path, name: str) -> int:
 
 
 def mlflow_runs(root: Path) -> list[Any]:
-    from stages.tracking.store import EXPERIMENT, open_client
+    from stages.tracking.store import open_client
+    from stages.tracking.uri import experiment_name
 
     client = open_client(root)
-    return list(client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id]))
+    return list(client.search_runs([client.get_experiment_by_name(experiment_name()).experiment_id]))
 
 
 def kill_tree(pid: int) -> None:
@@ -148,12 +149,13 @@ def test_after_kill_9_of_worker_and_flow_the_next_run_ends_what_was_lost_and_is_
         monkeypatch.setenv(name, value)
     project.enter(root)
     monkeypatch.setenv("VIDBRIDGE_PROJECT", str(root))
-    deploying.create(root, None, None, None)
+    order = deploying.Order("main", "nightly")
+    deploying.create(root, order, worker=True)
 
     def worker(log: Path) -> subprocess.Popen[bytes]:
         with log.open("wb") as out:
             environment = {**os.environ, "PREFECT_WORKER_QUERY_SECONDS": "2"}
-            return subprocess.Popen(deploying.worker_command(), cwd=root, env=environment, stdout=out, stderr=out)
+            return subprocess.Popen(deploying.worker_command(order.pool), cwd=root, env=environment, stdout=out, stderr=out)
 
     def order(client: Any) -> Any:
         deployment = client.read_deployment_by_name("vidbridge-scheduled/nightly")

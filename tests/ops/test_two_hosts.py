@@ -8,8 +8,10 @@ from pathlib import Path
 from hosts import Host
 from stack import Stack
 
-#: A policy of the recipe `smoke` that starts nothing else: data, base and one SFT stage before it.
-TARGET = "evaluate@cold-start"
+#: A policy of the recipe `smoke`: data, base, one SFT stage and one GRPO stage before it.
+TARGET = "evaluate@bridge"
+ROW = "  bridge:\n    init: cold-start"
+MODEL = "vidbridge-smoke"
 
 
 def ran(host: Host) -> str:
@@ -31,17 +33,25 @@ def test_another_host_runs_only_what_nobody_ran(servers: Stack, project: Path, t
     assert "Running stage" not in said
     assert "the registry has what dvc.lock holds" in said
     assert "none is new" in said
-    assert (clone / "scores/cold-start/scores.json").is_file()
+    assert (clone / "scores/bridge/scores.json").is_file()
     assert not (clone / "models").exists()
     with servers.mlflow.away("cut off", 0), servers.s3.away("cut off", 0):
         assert "nothing to do" in second.vidbridge("run", TARGET), "neither registry nor remote is asked"
     params = clone / "params.yaml"
-    head, row = params.read_text().split("  cold-start:", 1)
-    params.write_text(head + "  cold-start:" + re.sub(r"learning_rate: \S+", "learning_rate: 5.0e-4", row, count=1))
-    assert ran(second) == f"sft@cold-start {TARGET}"
+    head, row = params.read_text().split(ROW, 1)
+    params.write_text(head + ROW + re.sub(r"learning_rate: \S+", "learning_rate: 5.0e-4", row, count=1))
+    assert ran(second) == f"grpo@bridge {TARGET}"
     second.vidbridge("run", TARGET, "--push")
     # Host A takes that over, and B may go back to what A ran.
     (first.project / "params.yaml").write_text(params.read_text())
-    assert re.search(r"^0 to run, 2 to fetch", first.vidbridge("plan", TARGET), re.MULTILINE)
-    params.write_text(head + "  cold-start:" + row)
+    assert re.search(r"^0 to run, 1 to fetch", first.vidbridge("plan", TARGET), re.MULTILINE)
+    # Promoted from B, and read where there is nothing but two URLs.
+    assert "is champion" in second.vidbridge("promote")
+    empty = first.folder / "empty"
+    empty.mkdir()
+    uri = f"models:/{MODEL}@champion"
+    assert "grpo@bridge" in first.succeed("vidbridge", "explain", uri, cwd=empty)
+    first.succeed("vidbridge", "export", str(empty / "champion"), "--model", uri, cwd=empty)
+    assert (empty / "champion/model.safetensors").is_file()
+    params.write_text(head + ROW + row)
     assert "will run" not in second.vidbridge("plan", TARGET)
