@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 RESULT = CHECKOUT / "benchmarks/results/outages.md"
-STEPS, SAVE_STEPS = 120, 40
+STEPS, SAVE_STEPS = 60, 20
 ROW, TARGET = "bridge", "evaluate@bridge"
 AGAIN = ("grpo@bridge", TARGET)
 TAG = "vidbridge."
@@ -199,7 +199,7 @@ HEAD = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=30, help="how long a server is away (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=20, help="how long a server is away (default: %(default)s)")
     parser.add_argument("--only", default="", help="servers to try, separated by commas (default: all)")
     parser.add_argument("--logs", type=Path, help="keep what the runs said in this folder")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the table goes (default: %(default)s)")

@@ -149,13 +149,13 @@ def test_after_kill_9_of_worker_and_flow_the_next_run_ends_what_was_lost_and_is_
         monkeypatch.setenv(name, value)
     project.enter(root)
     monkeypatch.setenv("VIDBRIDGE_PROJECT", str(root))
-    order = deploying.Order("main", "nightly")
-    deploying.create(root, order, worker=True)
+    nightly = deploying.Order("main", "nightly")
+    deploying.create(root, nightly, worker=True)
 
     def worker(log: Path) -> subprocess.Popen[bytes]:
         with log.open("wb") as out:
             environment = {**os.environ, "PREFECT_WORKER_QUERY_SECONDS": "2"}
-            return subprocess.Popen(deploying.worker_command(order.pool), cwd=root, env=environment, stdout=out, stderr=out)
+            return subprocess.Popen(deploying.worker_command(nightly.pool), cwd=root, env=environment, stdout=out, stderr=out)
 
     def order(client: Any) -> Any:
         deployment = client.read_deployment_by_name("vidbridge-scheduled/nightly")
