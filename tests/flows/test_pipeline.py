@@ -262,3 +262,19 @@ def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(done: Path
     assert str(videos) in git(done, "show", f"{branch}:dvc.lock")
     # The person's own work tree was not touched.
     assert git(done, "status", "--porcelain") == ""
+
+
+def test_a_run_that_ended_by_itself_is_not_ended_as_lost(reaching: dict[str, str]) -> None:
+    from prefect import flow
+    from prefect.states import Completed, Running
+
+    from flows.lost import _OthersRuns
+
+    @flow(name="ends-by-itself")
+    def one() -> None: ...
+
+    with _client(reaching) as client:
+        ended, at_work = (client.create_flow_run(one, state=state).id for state in (Completed(), Running()))
+        for run in (ended, at_work):
+            _OthersRuns(client).end(str(run))
+        assert [client.read_flow_run(run).state_type.value for run in (ended, at_work)] == ["COMPLETED", "CRASHED"]
