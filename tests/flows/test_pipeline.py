@@ -278,3 +278,33 @@ def test_a_run_that_ended_by_itself_is_not_ended_as_lost(reaching: dict[str, str
         for run in (ended, at_work):
             _OthersRuns(client).end(str(run))
         assert [client.read_flow_run(run).state_type.value for run in (ended, at_work)] == ["COMPLETED", "CRASHED"]
+
+
+@pytest.mark.slow
+def test_a_seed_whose_variant_failed_has_failed(reaching: dict[str, str]) -> None:
+    from prefect import flow, task
+    from prefect.client.schemas.objects import State
+    from prefect.states import Failed
+
+    from flows.ablating import _own
+    from flows.errors import FlowError
+
+    @task(persist_result=False)
+    def variant() -> State[Any]:
+        return Failed(message="of the variant", data=FlowError("of the variant"))
+
+    @task(persist_result=False)
+    def seed() -> State[Any]:
+        return _own(variant(return_state=True))
+
+    @flow(persist_result=False)
+    def grid() -> State[Any]:
+        future = seed.submit()
+        future.wait()
+        assert future.state.is_failed()
+        return _own(future.state)
+
+    with _client(reaching):
+        ended = grid(return_state=True)
+        assert (ended.is_failed(), ended.message) == (True, "of the variant")
+        assert isinstance(ended.result(raise_on_failure=False), FlowError)
