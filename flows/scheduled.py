@@ -169,6 +169,8 @@ def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, targ
     configure(root, recipe, source)
     params = load_params(root / "params.yaml")
     plan = choose_lock(root, target)
+    for note in plan.notes:
+        logger.warning("%s", note)
     if is_nothing_new(root, plan, promote):
         logger.info("nothing new: all that %s needs is up to date", target)
         create_markdown_artifact(key="scheduled", markdown=f"Nothing new at commit `{clone.commit[:12]}`: {target} is up to date.")

@@ -24,6 +24,7 @@ from flows.errors import DvcError
 from flows.remote import SEEN, push_runs
 from flows.steps import InRemote, held
 from stages.sources.links import Links
+from stages.tracking.commits import record_commit
 from stages.tracking.content import open_content
 from stages.tracking.listing import ListError
 from stages.tracking.lock import read_lock
@@ -99,8 +100,15 @@ def test_a_fresh_clone_runs_nothing_and_fetches_what_it_shows(host_b: Path) -> N
 
 
 def test_one_parameter_runs_its_stage_and_what_follows_and_its_inputs_are_fetched(host_b: Path) -> None:
+    # An earlier run's lock with both sides of a merge in it stops no later run, and is named.
+    lock = (host_b / "dvc.lock").read_text()
+    (host_b / "dvc.lock").write_text(f"<<<<<<< HEAD\n=======\n>>>>>>> other\n{lock}")
+    _git(host_b, "update-ref", "refs/remotes/origin/runs/bad", record_commit(host_b, "bad"))
+    assert clone.publish(host_b, clone.git(host_b, "rev-parse", "HEAD")) is None, "no branch that is built on it"
     learn_faster(host_b)
     plan = clone.choose_lock(host_b, dvc.TARGET)
+    assert re.match(r"dvc\.lock of origin/runs/bad is not used: .*merge conflict in dvc\.lock", plan.notes[-1])
+    assert (host_b / "dvc.lock").read_text() == lock
     assert [step.name for step in plan.to_run] == ["grpo@general", "evaluate@general", "summary"]
     assert "grpo@bridge" in {step.name for step in plan.to_fetch}
     assert "ingest" in {step.name for step in plan.left}
