@@ -86,6 +86,8 @@ def test_a_lock_that_is_held_names_its_holder_and_the_remedy(tmp_path: Path, sig
     with hold(tmp_path / "a.lock", "run", "is running it"), hold(tmp_path / "a.lock", "run", "is running it"):
         assert (tmp_path / "a.lock").read_text().startswith(f"{os.getpid()} ")  # a promotion inside a run
     assert (tmp_path / "a.lock").read_text() == ""
+    with hold(tmp_path / ".vidbridge/scheduled/a.lock", "run", "is running it"):
+        assert (tmp_path / ".vidbridge").stat().st_mode & 0o77 == 0
 
 
 def test_a_scheduled_run_that_is_refused_has_not_touched_the_clone(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
