@@ -108,6 +108,9 @@ def test_a_run_from_scratch_equals_dvc_repro_and_registers_and_promotes(
     _check_artifacts(reaching)
     (artefact,) = _artifacts_of(reaching, "vidbridge-promotion")
     assert artefact.data == decided["verdict"]
+    with _client(reaching) as client:
+        # With its process, else nobody could end it when that is lost.
+        assert any(tag.startswith("process:") for tag in client.read_flow_run(artefact.flow_run_id).tags)
 
 
 def _artifacts_of(reaching: dict[str, str], flow: str) -> list[Any]:
