@@ -31,6 +31,7 @@ from flows.hold import hold
 from flows.lost import at_work
 from flows.pipeline import PARENT, exported, watching_for_cancel
 from flows.project import state
+from flows.steps import PlanStep
 from flows.warming import warmed
 from stages import layout, warm
 from stages.ablation import (
@@ -170,11 +171,14 @@ def run_variant(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], 
 def _reproduce(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], cancelled: threading.Event) -> int:
     logger = get_run_logger()
     with _PLANNING:
+        steps: dict[str, PlanStep] = {}
         for target in targets:
             plan = dvc.plan(folder, target)
             dvc.insist_on_answer(plan)
-            dvc.bring(folder, plan, logger.info, cancelled)
-        steps = {step.name: step for target in targets for step in dvc.plan(folder, target).steps}
+            # Its own plan of what is left: a later one would believe in what the remote was found to have lost.
+            for step in dvc.bring(folder, plan, logger.info, cancelled).steps:
+                if step.name not in steps or step.state == "will run":
+                    steps[step.name] = step
     waiting = [step for step in steps.values() if step.state == "will run"]
     for step in waiting:
         logger.info(step.name)
@@ -227,11 +231,11 @@ def run_seed(
             named = run_variant.with_options(name=name, task_run_name=f"seed {seed}: {name}")
             ended = named(folder, targets, env, cancelled, return_state=True)
             if not ended.is_completed():
-                return ended
+                return _own(ended)
             registering = register_variant.with_options(task_run_name=f"seed {seed}: register {name}")
             registered = registering(folder, f"{params.recipe}-{seed}-{name}", name, return_state=True)
             if not registered.is_completed():
-                return registered
+                return _own(registered)
             kept.unlink(missing_ok=True)  # of other parameters: until it is written again, the scores beside it do not count
             for policy in ("baselines", start, name):
                 _keep(folder / layout.scores(policy), results.of(seed, policy))
@@ -239,6 +243,14 @@ def run_seed(
             write_json(kept, identity)
             logger.info("seed %d, %s: %d stages ran; %s", seed, name, ended.result(), progress.tell(found=False))
     return None
+
+
+def _own(ended: State[Any]) -> State[Any]:
+    """The state of a task that did not end well, for the task that called it. Another run's own state would count as a result: Prefect
+    would end this one as completed."""
+    if ended.is_cancelled():
+        return Cancelled(message=ended.message)
+    return Failed(message=ended.message, data=ended.result(raise_on_failure=False))
 
 
 def _keep(scores: Path, place: Path) -> None:
@@ -294,9 +306,12 @@ def _run_seeds(
             futures[seed] = prepared.submit(root, params, seed, commit, progress, cancelled, return_state=False)
             futures[seed].add_done_callback(lambda _future: slots.release())
         for seed, future in futures.items():
-            outcome = future.result(raise_on_failure=False)
-            if isinstance(outcome, BaseException):
-                failed[seed] = outcome
+            future.wait()
+            if not future.state.is_completed():
+                outcome = future.state.result(raise_on_failure=False)
+                failed[seed] = (
+                    outcome if isinstance(outcome, BaseException) else FlowError(future.state.message or future.state.name)
+                )
     except BaseException:
         cancelled.set()
         for future in futures.values():

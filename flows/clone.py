@@ -19,34 +19,40 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
 from flows import dvc, recipes
-from flows.errors import DvcError, FlowError, UsageError
+from flows.errors import DvcError, FlowError, UnsafeContent, UsageError
 from flows.hold import hold
 from flows.project import find_root, state
 from stages import layout
-from stages.plain import redacted
+from stages.bounded_yaml import MergeConflict
+from stages.plain import one_line, redacted
+from stages.tracking.git import command
 
 LOCK = "dvc.lock"
 PARAMS = "params.yaml"
 _RUNS = "refs/remotes/origin/runs/"
 #: Earlier runs whose lock is tried; older ones have less in common with the branch.
 _LOCKS_TRIED = 3
+_OWN = "HEAD"
 
 
 def git(folder: Path, *arguments: str) -> str:
     """Run git in ``folder``; returns what it prints.
 
     Raises:
-        FlowError: git is missing or says no.
+        FlowError: git is missing or says no, or another repository does not answer.
     """
+    asked = command(folder, arguments)
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(asked.words, capture_output=True, text=True, env=asked.env, timeout=asked.timeout_s, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise FlowError(f"git {arguments[0]} in {folder}: {asked.late}") from error
     except FileNotFoundError as error:
         raise FlowError("git: not found; install it, scheduled runs work in a clone") from error
     if done.returncode:
@@ -264,31 +270,42 @@ def configure(root: Path, recipe: str | None, source: str | None) -> None:
 
 
 def choose_lock(root: Path, target: str) -> dvc.Plan:
-    """Put the ``dvc.lock`` in place that leaves the least to run, and return the plan with it."""
+    """Put the ``dvc.lock`` in place that leaves the least to run, and return the plan with it, with a note of each that cannot be used.
+
+    Raises:
+        MergeConflict, UnsafeContent: in the branch's own lock, which is a person's to settle. Those of other runs are passed over.
+    """
     best: tuple[tuple[int, int], bytes | None, dvc.Plan] | None = None
-    for text in dict.fromkeys(_locks(root)):
+    notes: list[str] = []
+    seen: set[bytes | None] = set()
+    for reference, text in _locks(root):
+        if text in seen:
+            continue
+        seen.add(text)
         _write_lock(root, text)
         try:
             plan = dvc.plan(root, target)
-        except DvcError:
-            if text is None:
+        except (DvcError, MergeConflict, UnsafeContent) as error:
+            # One of another version of the pipeline is not this one's lock, not even on the branch itself.
+            if text is None or (reference == _OWN and not isinstance(error, DvcError)):
                 raise
-            continue  # written by another version of the pipeline: not this one's lock
+            notes.append(f"{LOCK} of {reference.removeprefix('refs/remotes/')} is not used: {one_line(error)}")
+            continue
         if best is None or plan.distance < best[0]:
             best = (plan.distance, text, plan)
     assert best is not None  # "no lock at all" is always tried
     _write_lock(root, best[1])
-    return best[2]
+    return replace(best[2], notes=(*best[2].notes, *notes))
 
 
-def _locks(root: Path) -> Iterator[bytes | None]:
-    """The branch's lock, those of the newest runs, and none."""
+def _locks(root: Path) -> Iterator[tuple[str, bytes | None]]:
+    """The branch's lock, those of the newest runs, and none, each with where it stands."""
     newest = git(root, "for-each-ref", "--sort=-committerdate", f"--count={_LOCKS_TRIED}", "--format=%(refname)", _RUNS).split()
-    for reference in ("HEAD", *newest):
+    for reference in (_OWN, *newest):
         shown = subprocess.run(["git", "-C", str(root), "show", f"{reference}:./{LOCK}"], capture_output=True, check=False)
         if shown.returncode == 0:
-            yield shown.stdout
-    yield None
+            yield reference, shown.stdout
+    yield "", None
 
 
 def _write_lock(root: Path, text: bytes | None) -> None:
@@ -299,12 +316,12 @@ def _write_lock(root: Path, text: bytes | None) -> None:
 
 
 def publish(root: Path, commit: str) -> str | None:
-    """Push the branch ``runs/*`` that holds ``commit`` to origin; returns its name, None when HEAD holds it.
+    """Push the branch ``runs/*`` that ends at ``commit`` to origin; returns its name, None where there is none: HEAD holds it.
 
     Raises:
         FlowError: origin refuses.
     """
-    names = git(root, "for-each-ref", "--contains", commit, "--format=%(refname:short)", "refs/heads/runs/").split()
+    names = git(root, "for-each-ref", "--points-at", commit, "--format=%(refname:short)", "refs/heads/runs/").split()
     if not names:
         return None
     git(root, "push", "--quiet", "origin", f"{names[0]}:{names[0]}")

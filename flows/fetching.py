@@ -12,6 +12,7 @@ from flows.steps import PlanStep
 from stages.plain import one_line
 from stages.tracking.content import ContentStore, MissingContent
 from stages.tracking.listing import ListError
+from stages.tracking.remote import remote_error
 from stages.tracking.uri import TrackingError
 
 #: Files that are asked for together; what has come is told after each such part.
@@ -51,6 +52,7 @@ def fetch(content: ContentStore, step: PlanStep, progress: Progress) -> set[str]
                 content.fetch(part, step.name)
                 progress.came(step.name, [Path(content.cache.oid_to_path(file)) for file in part])
         except MissingContent as error:
+            _insist_on_answer(content, step, oid)
             progress.warn(f"{error}; so {step.name} will run")
             seen = remotes.seen_of(content)
             seen.write(seen.objects - {oid})
@@ -62,6 +64,21 @@ def fetch(content: ContentStore, step: PlanStep, progress: Progress) -> set[str]
             progress.warn(f"{error}; so {step.name} will run")
             return {oid}
     return set()
+
+
+def _insist_on_answer(content: ContentStore, step: PlanStep, oid: str) -> None:
+    """
+    Raises:
+        TrackingError: what is missing may be there: the remote did not answer.
+    """
+    if (remote := remotes.opened(content)) is None:
+        return
+    try:
+        remote.insist_on_answer(oid)
+    except Exception as error:
+        if not remotes.failed(error):
+            raise
+        raise remote_error(content.remote_name(), f"{step.name}: fetching stopped", error) from error
 
 
 def _parts(items: Sequence[str]) -> Iterator[list[str]]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from flows.errors import FlowError
+from flows.project import STATE
 
 #: Someone may only have looked whether it is free.
 LOOK_S = 0.3
@@ -42,6 +43,8 @@ def hold(path: Path, what: str, doing: str, wait_s: float = LOOK_S) -> Iterator[
     if ours:
         yield
         return
+    if (state := next((folder for folder in path.parents if folder.name == STATE), None)) is not None:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)  # its owner's, whichever command comes first
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8", errors="replace") as file:
         _acquire(file, what, doing, time.monotonic() + wait_s)

@@ -109,13 +109,15 @@ class _OthersRuns:
         self._end(UUID(run), f"it gave no sign of life for {lost_after_s():g} s while the server could be reached")
 
     def _end(self, run_id: UUID, why: str) -> None:
+        was = self._client.read_flow_run(run_id).state
+        if was is None or was.type not in _AT_WORK:
+            return  # it has ended by itself since the runs were listed
         # What stages it had under way first: nobody looks for them once the run is no longer at work.
         mine = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
         for stage in self._client.read_task_runs(flow_run_filter=mine, limit=_MOST):
             if stage.state is not None and not stage.state.is_final():
                 self._client.set_task_run_state(stage.id, Crashed(message=why), force=True)
-        was = self._client.read_flow_run(run_id).state
-        ended: State[None] = Cancelled(message=why) if was is not None and was.is_cancelling() else Crashed(message=why)
+        ended: State[None] = Cancelled(message=why) if was.is_cancelling() else Crashed(message=why)
         self._client.set_flow_run_state(run_id, ended, force=True)
 
 

@@ -287,34 +287,30 @@ def pipeline(root: Path, target: str = dvc.TARGET, push: bool = False) -> Pipeli
     run_name = f"{params.recipe}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{str(flow_run.id)[:4]}"
     watch = Watch.start(root)
     cancelled = threading.Event()
-    try:
-        with watching_for_cancel(cancelled):
+    # From here on, not from the first stage on: what is fetched may take hours, and another host counts who gives no sign of life as lost.
+    with at_work(), watching_for_cancel(cancelled):
+        try:
             plan = bring(root, target, cancelled)
-    except StageCancelled as error:
-        return Cancelled(message=str(error))
-    watch.note(*(step.name for step in plan.steps))
-    create_table_artifact(key="plan", table=plan_table(plan), description=f"What `{target}` needs, and why it runs")
-    with (
-        at_work(),
-        warmed(root, params, plan) as environ,
-        watching_for_cancel(cancelled),
-        _pipeline_run(root, params, run_name) as mlflow_run,
-    ):
-        _link_tracking(mlflow_run)
-        board = _run_stages(root, plan, {PARENT: mlflow_run, **environ}, cancelled, watch)
-        if cancelled.is_set():
-            return Cancelled(message="cancelled; every stage has been ended, the next run goes on from the last checkpoints")
-        if board.failed and not board.done:
-            return _failure(board)
-        if changed := watch.changes(board.failed):
-            return _failure(board, *changed, "so nothing was recorded or registered")
-        commit = record(root, run_name)
-        registration = register_versions(root, mlflow_run, push)
-        _publish(root, board, registration)
-        if board.failed:
-            return _failure(board)
-        if left := [reason for step in plan.steps if (reason := registration.unregistered.get(step.name))]:
-            return _failure(board, *(f"not registered: {reason}" for reason in dict.fromkeys(left)))
+        except StageCancelled as error:
+            return Cancelled(message=str(error))
+        watch.note(*(step.name for step in plan.steps))
+        create_table_artifact(key="plan", table=plan_table(plan), description=f"What `{target}` needs, and why it runs")
+        with warmed(root, params, plan) as environ, _pipeline_run(root, params, run_name) as mlflow_run:
+            _link_tracking(mlflow_run)
+            board = _run_stages(root, plan, {PARENT: mlflow_run, **environ}, cancelled, watch)
+            if cancelled.is_set():
+                return Cancelled(message="cancelled; every stage has been ended, the next run goes on from the last checkpoints")
+            if board.failed and not board.done:
+                return _failure(board)
+            if changed := watch.changes(board.failed):
+                return _failure(board, *changed, "so nothing was recorded or registered")
+            commit = record(root, run_name)
+            registration = register_versions(root, mlflow_run, push)
+            _publish(root, board, registration)
+            if board.failed:
+                return _failure(board)
+            if left := [reason for step in plan.steps if (reason := registration.unregistered.get(step.name))]:
+                return _failure(board, *(f"not registered: {reason}" for reason in dict.fromkeys(left)))
     return PipelineReport(tuple(board.done.values()), run_name, mlflow_run, commit, registration)
 
 

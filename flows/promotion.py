@@ -10,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
+from flows.lost import at_work
 from flows.rescoring import promote
 from stages.errors import VidbridgeError
 from stages.plain import fit, one_line
@@ -33,7 +34,8 @@ def promotion(
     """
     logger = get_run_logger()
     try:
-        decided = promote(Path(root), version, logger.info, author=author, reason=reason, new_evaluation=new_evaluation)
+        with at_work():  # scoring the champion again may take hours
+            decided = promote(Path(root), version, logger.info, author=author, reason=reason, new_evaluation=new_evaluation)
     except VidbridgeError as error:
         return Failed(message=fit(error), data=error)
     logger.info("version %d %s", decided.candidate.number, "is champion" if decided.moved else "was refused")

@@ -26,7 +26,10 @@ def is_noted(root: Path, *, pushed: bool = False) -> bool:
 
 def write(root: Path, report: RegisterReport) -> None:
     """Note that `register` has succeeded."""
-    keep = {"pushed": is_noted(root, pushed=True), "champion": _read(root).get("champion")}
+    before = _read(root)
+    keep = {"pushed": is_noted(root, pushed=True), "champion": before.get("champion")}
+    if report.candidate is not None and before.get("judged") == report.candidate:
+        keep["judged"] = report.candidate
     _write(root, {**_identity(root), "candidate": report.candidate, **keep})
 
 
@@ -39,6 +42,18 @@ def promoted(root: Path, version: int) -> None:
     """Note which version is the champion, as far as this project has seen."""
     if note := _read(root):
         _write(root, {**note, "champion": version})
+
+
+def judged(root: Path, candidate: int) -> None:
+    """Note that the gate has given its answer about ``candidate``, whichever it was."""
+    if note := _read(root):
+        _write(root, {**note, "judged": candidate})
+
+
+def awaits_gate(root: Path) -> bool:
+    """Whether the candidate that is noted has not been put to the gate; False where none is noted."""
+    note = _read(root)
+    return note.get("candidate") is not None and note["candidate"] != note.get("judged")
 
 
 def awaits_promotion(root: Path) -> bool:

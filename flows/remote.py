@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from flows import runcache
-from flows.project import state
+from flows.project import STATE, state
 from stages.plain import one_line
 from stages.tracking.content import ContentStore
-from stages.tracking.remote import is_of_remote
+from stages.tracking.remote import insist_on_http, is_http, is_of_remote
 from stages.tracking.uri import TrackingError, shown
 
 #: What a remote was seen to hold, so that a run that has nothing to do need not ask for it again. Inside the project's state.
@@ -91,27 +88,26 @@ class Remote:
         unknown = sorted(wanted - self.seen.objects)
         found = set(self._remote.odb.list_oids_exists(unknown)) if unknown else set()
         if len(found) < len(unknown):
-            self._insist_on_answer()
+            self.insist_on_answer(next(oid for oid in unknown if oid not in found))
         self.seen.write(self.seen.objects | found)
         return (wanted & self.seen.objects) | found
 
-    def _insist_on_answer(self) -> None:
-        """A file system of HTTP says of what it cannot reach that it is not there.
+    def insist_on_answer(self, oid: str) -> None:
+        """Make sure that the remote can be believed where it said of an object that it is not there.
 
         Raises:
-            OSError: the server is away.
+            OSError, Exception of aiohttp: a server of HTTP is away or wants to know who asks; a folder is not mounted.
         """
-        if not self._is_http():
-            return
-        try:
-            # The scheme is that of a remote's address, http or https.
-            urllib.request.urlopen(urllib.request.Request(self._remote.path, method="HEAD"), timeout=5).close()  # noqa: S310
-        except urllib.error.HTTPError as error:
-            if error.code >= 500:
-                raise
+        if is_http(self._remote.fs):
+            insist_on_http(self._remote.fs, self._remote.odb.oid_to_path(oid))
+        elif is_folder(self.content):
+            self._insist_on_mount(Path(self._remote.path), Path(self._remote.odb.path))
 
-    def _is_http(self) -> bool:
-        return _is_kind(self._remote.fs, "http") or _is_kind(self._remote.fs, "https")
+    def _insist_on_mount(self, folder: Path, objects: Path) -> None:
+        if folder.is_relative_to(self.content.root.resolve()) or STATE in folder.parts:
+            return  # of this project, or in the state of the one that this is a clone of
+        if not objects.is_dir():
+            raise FileNotFoundError(f"{objects} is not there; is it mounted? A remote that holds nothing yet: mkdir -p {objects}")
 
     def entries(self, key: str) -> list[tuple[str, bytes]]:
         """Entries of the run cache under that key."""
@@ -134,7 +130,7 @@ class Remote:
 
     def keeps_runs(self) -> bool:
         """Whether DVC's run cache can be kept there; said once where it cannot."""
-        if not self._is_http():
+        if not is_http(self._remote.fs):
             return True
         note = f"remote {self.name}: DVC keeps no run cache on http, so only what dvc.lock names is fetched from there"
         if note not in self.notes:
@@ -151,10 +147,6 @@ class Remote:
         with fs.open(path, "wb") as file:
             file.write(text)
         return True
-
-
-def _is_kind(fs: Any, protocol: str) -> bool:
-    return fs.protocol == protocol or (not isinstance(fs.protocol, str) and protocol in fs.protocol)
 
 
 def failed(error: Exception) -> bool:

@@ -151,6 +151,14 @@ def _origin(branch: str, source: str | None, repository: str | None, directory: 
     return project_origin(home, branch), deployed
 
 
+def is_nothing_new(root: Path, plan: dvc.Plan, promote: bool) -> bool:
+    """Whether a scheduled run with this plan has nothing to do. What is fetched, or restored, is nothing new. An earlier run that could not
+    be registered is: of it the run cache may know more than ``dvc.lock``. So is a candidate whose promotion failed."""
+    if plan.to_run or any(step.entry is not None for step in plan.steps) or not registered.is_noted(root):
+        return False
+    return not (promote and registered.awaits_gate(root))
+
+
 def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, target: str, promote: bool) -> State[Any]:
     logger, root = get_run_logger(), clone.root
     if not clone.shared_remote:
@@ -161,13 +169,16 @@ def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, targ
     configure(root, recipe, source)
     params = load_params(root / "params.yaml")
     plan = choose_lock(root, target)
-    # What is fetched, or restored, is nothing new; an earlier run that could not be registered is.
-    if not plan.to_run and registered.is_noted(root):
+    for note in plan.notes:
+        logger.warning("%s", note)
+    if is_nothing_new(root, plan, promote):
         logger.info("nothing new: all that %s needs is up to date", target)
         create_markdown_artifact(key="scheduled", markdown=f"Nothing new at commit `{clone.commit[:12]}`: {target} is up to date.")
         return Completed(name="NothingNew", message="nothing new")
     preflight.check(root, params, plan)
-    logger.info("to run: %s", ", ".join(f"{step.name} ({step.why[0]})" for step in plan.to_run))
+    logger.info(
+        "to run: %s", ", ".join(f"{step.name} ({step.why[0]})" for step in plan.to_run) or "nothing; what was made is handed on"
+    )
     state = pipeline(root, target, push=True, return_state=True)
     if not state.is_completed():
         # A state of this run's own: of another run's Prefect would keep the count ("1/1 states failed") and not the reason.
@@ -184,8 +195,7 @@ def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, targ
         raise FlowError("dvc push: no remote; dvc remote add -d NAME URL, then commit .dvc/config")
     ran = ", ".join(result.stage for result in report.ran) or "nothing, all of it was made before"
     lines.append(f"Ran: {ran}.")
-    fresh = report.ran or report.registration.created
-    if promote and fresh and (candidate := report.registration.candidate) is not None:
+    if promote and registered.awaits_gate(root) and (candidate := report.registration.candidate) is not None:
         # By its number: another deployment may have registered one meanwhile, and the alias names that.
         decided = promotion(
             root,
@@ -194,6 +204,7 @@ def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, targ
             reason=f"scheduled run {report.name}",
         )
         assert isinstance(decided, Promotion)  # called without return_state, a failed flow raises
+        registered.judged(root, candidate)  # A refusal is an answer too; an error is none, and the next run asks again.
         lines.append(decided.verdict)
     create_markdown_artifact(key="scheduled", markdown="\n\n".join(lines))
     return Completed(message=f"ran {len(report.ran)} stages; see the artefacts")

@@ -72,6 +72,7 @@ def main(*arguments: str) -> int:
                 scratch=scratch.folder,
                 on_metrics=on_metrics,
                 on_checkpoint=scratch.guarded(run.checkpoint),
+                still_ours=scratch.check,
             )
         run.tag({"engine": summary["engine"], "resumed_from": str(summary["resumed_from"])})
         run.summary(loader.counts())

@@ -35,6 +35,8 @@ LOOK_S = 1.0
 TELL_S = 60.0
 _BEAT_DIGITS = 20
 _HESITATION_S = 2.0
+#: Two who take over at once may both go back a few times; more often is told.
+_REFUSED_OFTEN = 20
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -86,9 +88,13 @@ class Lease:
         Raises:
             LeaseLost: the folder is not ours any more. What lies there belongs to another process now: do not touch it.
         """
-        if (lost := self._lost()) is not None:
+        try:
+            lost = self._is_lost()
+        except OSError:
+            return  # not known to be lost; where that lasts, the thread has said so
+        if lost:
             raise LeaseLost(
-                f"{self.folder}: {lost} has taken it over, because this process gave no sign of life for longer than"
+                f"{self.folder}: {self._successor()} has taken it over, because this process gave no sign of life for longer than"
                 " VIDBRIDGE_LOST_AFTER_S; raise that on every host, and start again: the run then waits for the other"
             )
 
@@ -116,7 +122,13 @@ class Lease:
         """Let go of the folder; an empty one is removed. Nothing happens to one that is not ours any more."""
         self._stop.set()
         self._thread.join()
-        if self._lost() is None:
+        try:
+            lost = self._is_lost()
+        except OSError as error:
+            # Whose it is cannot be read; others take it over once this process has ended.
+            _say(f"{self.folder}: its lease cannot be read, and is left there ({error.strerror})")
+            return
+        if not lost:
             # The name last: a folder with a count and no owner is free, one with an owner and no count is not.
             for path in (_beat_file(self.folder, self.number), _file(self.folder, self.number)):
                 path.unlink(missing_ok=True)
@@ -125,19 +137,28 @@ class Lease:
                 (self.folder / FOLDER).rmdir()
                 self.folder.rmdir()
 
-    def _lost(self) -> str | None:
-        """Who has taken over; None: it is ours."""
+    def _is_lost(self) -> bool:
+        """Whether another process has taken over.
+
+        Raises:
+            OSError: our own file cannot be read just now, which says nothing of whose it is (``ESTALE``, ``EIO``, ``EMFILE``).
+        """
         until = time.monotonic() + _HESITATION_S
         while True:
-            mine = _read(self.folder, self.number)
-            if mine is None or mine.token != self.token:
-                break
+            try:
+                text = _file(self.folder, self.number).read_bytes()
+            except FileNotFoundError:
+                return True
+            if _parsed(self.number, text).token not in (self.token, ""):
+                return True
             if not _file(self.folder, self.number + 1).exists():
-                return None
+                return False
             # One who takes over deletes ours next; one who was mistaken goes back.
             if time.monotonic() > until:
-                break
+                return True
             time.sleep(_HESITATION_S / 20)
+
+    def _successor(self) -> str:
         now = holder(self.folder)
         return "somebody who has left again" if now is None or now.token == self.token else now.shown
 
@@ -146,14 +167,14 @@ class Lease:
         while not self._stop.wait(beat_every_s()):
             count += 1
             try:
-                if self._lost() is not None:
-                    return
+                if self._is_lost():
+                    return  # :meth:`check` tells who works here
                 _beat(self.folder, self.number, count)
             except OSError as error:
                 if not self._complained:
                     self._complained = True
                     print(
-                        f"{self.folder}: the sign of life cannot be written ({error.strerror}); another host may take the folder over"
+                        f"{self.folder}: the sign of life cannot be given ({error.strerror}); another host may take the folder over"
                         f" in {lost_after_s():g} s",
                         file=sys.stderr,
                     )
@@ -172,13 +193,22 @@ def take(folder: Path, what: str, *, wait: bool = True) -> Lease | None:
     """
     since, told_at = time.monotonic(), -float("inf")
     watch: _Watch | None = None
+    refused = 0
     while True:
+        if refused >= _REFUSED_OFTEN and time.monotonic() - told_at >= TELL_S:
+            told_at = time.monotonic()
+            others = ", ".join(one.shown for one in sorted(_held(folder), key=lambda one: one.number)) or "nobody"
+            _say(
+                f"{what}: {folder} cannot be taken over, though its owner has ended: in it are leases of {others}; trying again."
+                f" If none of these lives, delete {folder / FOLDER}"
+            )
         found = holder(folder)
         if found is None or _is_gone(found):
             if (lease := _create(folder, found)) is not None:
                 if found is not None:
                     _say(f"{what}: {folder} was held by {found.shown}, which has ended; taken over")
                 return lease
+            refused += 1
             time.sleep(random.uniform(0.05, 0.5))
             continue
         if watch is None or watch.token != found.token:
@@ -189,6 +219,8 @@ def take(folder: Path, what: str, *, wait: bool = True) -> Lease | None:
                     f"{what}: {folder} was held by {found.shown}, whose sign of life stood still for {watch.still_s:.0f} s; taken over"
                 )
                 return lease
+            refused += 1
+            time.sleep(random.uniform(0.05, 0.5))
             continue
         if not wait and (watch.changed or (found.process is not None and verdict(found.process) == "alive")):
             return None
@@ -300,10 +332,14 @@ def _create(folder: Path, before: Holder | None) -> Lease | None:
         del others[link.number]
         after = link.after
         link = next((one for one in others.values() if after and one.token == after), None)
+    for gone in [one for one in others.values() if _is_gone(one)]:
+        over.append(gone.number)
+        del others[gone.number]
     if others:
         path.unlink(missing_ok=True)
         return None
-    for old in over:
+    # The oldest first: whoever follows one that is killed here still finds each by the one that took over from it.
+    for old in sorted(over):
         for file_over in (_beat_file(folder, old), _file(folder, old)):
             file_over.unlink(missing_ok=True)
     return Lease(folder, number, token)
@@ -321,11 +357,15 @@ def _held(folder: Path) -> list[Holder]:
 def _read(folder: Path, number: int) -> Holder | None:
     """Who holds lease ``number``; None: there is no such lease."""
     try:
-        text = _file(folder, number).read_text(encoding="utf-8")
+        text = _file(folder, number).read_bytes()
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError):
+    except OSError:
         return Holder(number, "", None)
+    return _parsed(number, text)
+
+
+def _parsed(number: int, text: bytes) -> Holder:
     try:
         row: dict[str, Any] = json.loads(text)
         process = parse(str(row["process"]))

@@ -34,6 +34,14 @@ class Scratch:
         """``call``, which ends with :class:`stages.lease.LeaseLost` when the folder is not ours any more."""
         return call if self.lease is None else self.lease.before(call)
 
+    def check(self) -> None:
+        """
+        Raises:
+            LeaseLost: the folder is not ours any more.
+        """
+        if self.lease is not None:
+            self.lease.check()
+
     def clear(self) -> None:
         """Delete what it holds."""
         if self.lease is not None:

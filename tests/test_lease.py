@@ -177,6 +177,74 @@ def test_one_that_believes_in_an_old_number_goes_back(tmp_path: Path) -> None:
         assert holder(tmp_path) == lease.Holder(1, mine.token, me(), beat_every_s=0.05)
 
 
+def _left(folder: Path, number: int, token: str, after: str = "", host: str | None = None) -> lease.Holder:
+    """What a process leaves that was killed: of this machine, or of ``host``."""
+    process = replace(me(), host=host) if host else replace(me(), started="1")
+    row = {"token": token, "process": str(process), "job": "", "after": after, "beat_every_s": 0.05}
+    (folder / "lease").mkdir(parents=True, exist_ok=True)
+    (folder / f"lease/{number}").write_text(json.dumps(row))
+    return lease.Holder(number, token, process, "", after, 0.05)
+
+
+def test_of_a_chain_of_killed_take_overs_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _left(tmp_path, 1, "a")
+    _left(tmp_path, 2, "b", after="a", host="lost")
+    found = _left(tmp_path, 3, "c", after="b", host="lost")
+    gone: list[int] = []
+    real = Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.name.isdecimal():
+            gone.append(int(path.name))
+        real(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        mine = lease._create(tmp_path, found)
+    assert mine is not None
+    assert gone == [1, 2, 3], "each is known by the next until it is gone"
+    mine.release()
+    # As one left it that deleted the newest first: nobody names lease 1.
+    _left(tmp_path, 1, "a")
+    _left(tmp_path, 3, "c", after="b")
+    with lease.held(tmp_path, "grpo@bridge") as mine:
+        assert [path.name for path in (tmp_path / "lease").iterdir() if path.suffix != ".beat"] == [str(mine.number)]
+
+
+def test_a_lease_that_stops_a_take_over_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lease, "_REFUSED_OFTEN", 1)
+    monkeypatch.setattr(lease, "_say", lambda text: (print(text), (tmp_path / "lease/1").unlink()) if "cannot" in text else None)
+    _left(tmp_path, 1, "a", host="lost")
+    _left(tmp_path, 3, "c", after="b")
+    with lease.held(tmp_path, "grpo@bridge"):
+        said = capsys.readouterr().out
+    assert f"{tmp_path} cannot be taken over, though its owner has ended: in it are leases of process {os.getpid()} on lost" in said
+
+
+def test_an_error_of_the_file_system_is_not_the_loss_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with lease.held(tmp_path, "grpo@bridge") as mine:
+        own = tmp_path / "lease/1"
+        text = own.read_text()
+        own.unlink()
+        own.mkdir()  # EISDIR, where a network file system says ESTALE or EIO
+        mine.check()
+        time.sleep(0.15)
+        assert mine._thread.is_alive()
+        assert capsys.readouterr().err.count("the sign of life cannot be given (Is a directory)") == 1
+        own.rmdir()
+        own.write_text(text)
+        before = (tmp_path / "lease/1.beat").read_text()
+        time.sleep(0.15)
+        assert (tmp_path / "lease/1.beat").read_text() > before
+        own.write_text(text.replace(mine.token, "another"))
+        with pytest.raises(LeaseLost):
+            mine.check()
+
+
 def test_only_the_first_process_of_a_training_holds_and_the_others_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "12345")

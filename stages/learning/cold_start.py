@@ -16,7 +16,18 @@ from stages.learning.examples import Example, draw
 from stages.learning.factory import freeze, load_model, use_threads
 from stages.learning.lora import adapters
 from stages.learning.processor import check_trainable, encode_prompts, training_batch
-from stages.learning.training import OnCheckpoint, OnMetrics, Resumes, count_parameters, settings, train, trained, weights_precision
+from stages.learning.training import (
+    Check,
+    OnCheckpoint,
+    OnMetrics,
+    Resumes,
+    count_parameters,
+    settings,
+    train,
+    trained,
+    unshared,
+    weights_precision,
+)
 from stages.params import SftRow
 
 #: Losses are averaged over this many steps before they are logged.
@@ -38,11 +49,12 @@ def train_sft(
     scratch: Path,
     on_metrics: OnMetrics,
     on_checkpoint: OnCheckpoint,
+    still_ours: Check = unshared,
 ) -> dict[str, Any]:
     """Train the model in `model_folder` to say each example's reply, and write the stage's out.
 
     The loss is on the reply and the end of the turn only. `scratch` may hold state of an earlier, interrupted call with the same
-    arguments: training then goes on from there, with the same data in the same order.
+    arguments: training then goes on from there, with the same data in the same order. `still_ours` raises where it has become another's.
 
     Returns:
         What was trained, for a summary line: steps, samples, tasks, parameters and trained ones, where it was resumed.
@@ -106,4 +118,5 @@ def train_sft(
         summary=summary,
         on_metrics=on_metrics,
         on_checkpoint=on_checkpoint,
+        still_ours=still_ours,
     )

@@ -23,7 +23,17 @@ from stages.learning.processor import EncodedPrompt, check_trainable, encode_pro
 from stages.learning.resampling import Reserve
 from stages.learning.rollout_engine import engine_settings, rollout_engine, vllm_request
 from stages.learning.showing import Keeper, Showing
-from stages.learning.training import OnCheckpoint, OnMetrics, count_parameters, settings, train, trained, weights_precision
+from stages.learning.training import (
+    Check,
+    OnCheckpoint,
+    OnMetrics,
+    count_parameters,
+    settings,
+    train,
+    trained,
+    unshared,
+    weights_precision,
+)
 from stages.learning.video_grpo import Encode, OnMasked, VideoGRPOTrainer
 from stages.params import GrpoRow, TaskScaleParams
 
@@ -61,6 +71,7 @@ def train_grpo(
     scratch: Path,
     on_metrics: OnMetrics,
     on_checkpoint: OnCheckpoint,
+    still_ours: Check = unshared,
     on_masked: OnMasked | None = None,
     gauges: Gauges | None = None,
     shares: Shares | None = None,
@@ -74,7 +85,8 @@ def train_grpo(
     them and needs `shares`, and so do its controls, of which `on_controls` is told.
     `on_masked` is told on every process, before a step is taken, how many of its rollouts have no reward; what it raises ends training.
     `showing` says which rollouts are kept in the out for people to read, of the last step before each checkpoint.
-    `scratch` may hold state of an earlier, interrupted call with the same arguments: training then goes on from there.
+    `scratch` may hold state of an earlier, interrupted call with the same arguments: training then goes on from there. `still_ours` raises
+    where it has become another's.
 
     Returns:
         What was trained, for a summary line: steps, prompts, tasks, parameters and trained ones, where it was resumed.
@@ -185,6 +197,7 @@ def train_grpo(
         summary=summary,
         on_metrics=on_metrics,
         on_checkpoint=on_checkpoint,
+        still_ours=still_ours,
     )
     if keeper is not None and trainer.accelerator.is_main_process:
         keeper.publish(out)

@@ -24,6 +24,12 @@ from stages.params import Precision, TrainingRow
 
 OnMetrics = Callable[[int, dict[str, float]], None]
 OnCheckpoint = Callable[[Checkpoint, Path], None]
+#: Raises where the scratch folder has become another process's.
+Check = Callable[[], None]
+
+
+def unshared() -> None:
+    """The check of a scratch folder that no other process may take over."""
 
 
 def settings(row: TrainingRow, *, seed: int, scratch: Path, per_device: int, rounds: int) -> dict[str, Any]:
@@ -121,8 +127,11 @@ def train(
     summary: dict[str, Any],
     on_metrics: OnMetrics,
     on_checkpoint: OnCheckpoint,
+    still_ours: Check = unshared,
 ) -> dict[str, Any]:
     """Train to `steps`, from the newest whole state in `scratch` if there is one, and lay the result into `out`.
+
+    `still_ours` is called before anything is written into `scratch`, and before the result is made of what lies there.
 
     Returns:
         The summary that was written, with `resumed_from`, `engine` and `deepspeed_stage`, which are circumstance and not written.
@@ -147,7 +156,9 @@ def train(
     if resume is not None and resumed_from < steps:
         _same_engine(resume)
 
-    watch = _Watch(trainer, known, stage=stage, scratch=scratch, on_metrics=on_metrics, on_checkpoint=on_checkpoint)
+    watch = _Watch(
+        trainer, known, stage=stage, scratch=scratch, on_metrics=on_metrics, on_checkpoint=on_checkpoint, still_ours=still_ours
+    )
     trainer.add_callback(watch)
     trainer.remove_callback(PrinterCallback)
     if resumed_from < steps:
@@ -157,6 +168,7 @@ def train(
             trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     last = states / f"checkpoint-{steps}"
     if first:
+        still_ours()
         checkpoints.publish(saved, last, out, summary, watch.known)
     trainer.accelerator.wait_for_everyone()
     return {**summary, "resumed_from": resumed_from, "engine": watch.engine.name, "deepspeed_stage": watch.engine.stage}
@@ -186,6 +198,7 @@ class _Watch(TrainerCallback):
         scratch: Path,
         on_metrics: OnMetrics,
         on_checkpoint: OnCheckpoint,
+        still_ours: Check,
     ) -> None:
         self.trainer = trainer
         #: All that this training has saved, before it was resumed as well.
@@ -194,6 +207,7 @@ class _Watch(TrainerCallback):
         self.scratch = scratch
         self.on_metrics = on_metrics
         self.on_checkpoint = on_checkpoint
+        self.still_ours = still_ours
         self.engine = distributed.Engine("none", 0)  # until training begins; where nothing is left to train it never does
         self.bar: Any = None
 
@@ -209,6 +223,8 @@ class _Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
+        if control.should_save:
+            self.still_ours()  # else the trainer writes a state into another process's folder, and deletes old ones there
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:  # noqa: ARG002
         values = checkpoints.metrics(logs or {})
@@ -220,6 +236,7 @@ class _Watch(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         self.trainer.accelerator.wait_for_everyone()  # every process has written its part
         if state.is_world_process_zero:
+            self.still_ours()  # saving takes minutes
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             saved = self.scratch / "saved"
             checkpoints.check_saved(saved, {step: files for step, files in self.known.items() if step != state.global_step})

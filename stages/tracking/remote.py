@@ -23,6 +23,8 @@ REMOTE_VARIABLE = "VIDBRIDGE_DVC_REMOTE"
 FROM_ENVIRONMENT = "vidbridge-environment"
 #: What a probe of the remote may take: libraries try a dead address again for minutes.
 PROBE_S = 30.0
+#: What a server of HTTP may take to say whether an object is there.
+_ANSWER_S = 10.0
 
 #: Packages that speak to remotes; an exception of theirs is about the remote, and of anybody else's a defect.
 _LIBRARIES = {
@@ -52,6 +54,7 @@ _REMEDIES = {
     "ClientConnectionError": _ADDRESS,
     "TimeoutError": _ADDRESS,
     "InvalidRegionError": "correct AWS_DEFAULT_REGION",
+    "AccessRefused": "give its user and password: dvc remote modify --local {name} auth basic, then user USER and password WORD",
     "RemoteMissingDepsError": "install what it names into .venv",
     "PermissionError": "check the keys (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), and what they may do there",
     "FileNotFoundError": "make that bucket or folder, or correct the remote's URL in .dvc/config or {variable}",
@@ -113,6 +116,37 @@ def _remedy(error: BaseException) -> str | None:
     return None
 
 
+class AccessRefused(OSError):
+    """A server of HTTP wants to know who asks, or refuses who does."""
+
+
+def is_http(fs: Any) -> bool:
+    return fs.protocol in ("http", "https")
+
+
+def insist_on_http(fs: Any, url: str) -> None:
+    """Ask for ``url`` with the access that the remote is given. DVC's file system of HTTP says of what it cannot reach, or may not read,
+    that it is not there.
+
+    Raises:
+        OSError, Exception of aiohttp: there is no answer to whether it is there.
+    """
+    from fsspec.asyn import sync  # type: ignore[import-untyped]
+
+    client = fs.fs
+
+    async def ask() -> int:
+        session = await client.set_session()
+        async with session.head(client.encode_url(url), allow_redirects=True, **client.kwargs) as response:
+            return int(response.status)
+
+    status = sync(client.loop, ask, timeout=_ANSWER_S)
+    if status in (401, 403, 407):
+        raise AccessRefused(f"it answers with HTTP status {status}")
+    if status == 429 or status >= 500:
+        raise ConnectionError(f"it answers with HTTP status {status}")
+
+
 def probe(fs: Any, path: str) -> None:
     """Write an object below ``path``, list it and remove it. What a kind of remote cannot do (a list over HTTP) is not asked of it.
 
@@ -121,8 +155,8 @@ def probe(fs: Any, path: str) -> None:
     """
     folder = fs.join(path, f".probe-{uuid.uuid4().hex}")
     file = fs.join(folder, "probe")
-    if fs.protocol in ("http", "https"):
-        fs.exists(file)
+    if is_http(fs):
+        insist_on_http(fs, file)
         return
     fs.makedirs(folder, exist_ok=True)
     try:

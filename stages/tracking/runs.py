@@ -239,6 +239,8 @@ class _OthersRuns:
         self._end(run, f"it gave no sign of life for {lost_after_s():g} s while the store could be reached")
 
     def _end(self, run: str, why: str) -> None:
+        if self._client.get_run(run).info.status != "RUNNING":
+            return  # it has ended by itself since the runs were listed
         self._client.set_tag(run, LOST_TAG, why)
         self._client.set_terminated(run, "KILLED")
 

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,7 @@ import pytest
 from flows import recipes, registered, running, upkeep
 from flows.errors import UsageError
 from flows.preflight import only_run
+from flows.steps import Plan, PlanStep, StageMeta
 from stages import lease
 from stages.tracking.registry import RegisterReport
 from stages.tracking.uri import TrackingError
@@ -80,6 +82,25 @@ def test_a_finished_run_is_registered_once_its_server_is_there(done: Path) -> No
         with pytest.raises(TrackingError, match=r"MLFLOW_TRACKING_URI: http://127\.0\.0\.1:9: "):
             running.run(done, "summary", dry_run=False, ask=False)
     assert not registered.is_noted(done)
+
+
+def test_what_was_not_registered_or_not_judged_is_new_to_a_schedule(done: Path) -> None:
+    from flows.scheduled import is_nothing_new
+
+    def found(number: int) -> RegisterReport:
+        return RegisterReport("m", (), number, (), number, None, (), (), 0, {})
+
+    plan = Plan("summary", (PlanStep("summary", "restore", (), (), (), StageMeta()),))
+    registered.write(done, found(4))
+    assert not is_nothing_new(done, plan, promote=True), "its promotion failed"
+    registered.judged(done, 4)
+    registered.write(done, found(4))
+    assert is_nothing_new(done, plan, promote=True)
+    # The run cache knows what an earlier run made and could not register.
+    known = replace(plan, steps=(replace(plan.steps[0], entry="a/b"),))
+    assert not is_nothing_new(done, known, promote=False)
+    registered.write(done, found(5))
+    assert registered.awaits_gate(done)
 
 
 def test_a_plan_says_why_and_changes_nothing(done: Path) -> None:

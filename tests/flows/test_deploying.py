@@ -11,6 +11,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -25,6 +26,8 @@ from flows.errors import FlowError, UsageError
 from flows.hold import hold
 from flows.preflight import only_run
 from flows.unchanged import Watch
+from stages.tracking.git import command
+from stages.tracking.uri import TrackingError
 from stages.tracking.versions import Version
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -83,6 +86,8 @@ def test_a_lock_that_is_held_names_its_holder_and_the_remedy(tmp_path: Path, sig
     with hold(tmp_path / "a.lock", "run", "is running it"), hold(tmp_path / "a.lock", "run", "is running it"):
         assert (tmp_path / "a.lock").read_text().startswith(f"{os.getpid()} ")  # a promotion inside a run
     assert (tmp_path / "a.lock").read_text() == ""
+    with hold(tmp_path / ".vidbridge/scheduled/a.lock", "run", "is running it"):
+        assert (tmp_path / ".vidbridge").stat().st_mode & 0o77 == 0
 
 
 def test_a_scheduled_run_that_is_refused_has_not_touched_the_clone(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +136,23 @@ def test_no_two_deployments_meet_in_one_folder(tmp_path: Path) -> None:
     }
     assert len(folders) == 4 * 2 * 3
     assert {folder.parent for folder in folders} == {tmp_path}
+
+
+def test_git_asks_another_repository_for_so_long_and_no_longer(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = command(project, ("push", "origin", "main"))
+    assert asked.timeout_s == 1800
+    assert "http.lowSpeedTime=60" in asked.words
+    assert "-o BatchMode=yes" in asked.env["GIT_SSH_COMMAND"]
+    assert command(project, ("status",)).timeout_s is None
+    git(project, "config", "core.sshCommand", "ssh -i key")
+    assert "GIT_SSH_COMMAND" not in command(project, ("fetch",)).env, "it would go before what git is told"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(clone, "command", lambda *given: replace(command(*given), timeout_s=0.1))
+        with pytest.raises(FlowError, match=r"git ls-remote in .*: no answer within 0\.1 s; .* VIDBRIDGE_GIT_TIMEOUT_S"):
+            clone.git(project, "ls-remote", f"git://127.0.0.1:{silent.getsockname()[1]}/x")
+    monkeypatch.setenv("VIDBRIDGE_GIT_TIMEOUT_S", "soon")
+    with pytest.raises(TrackingError, match="VIDBRIDGE_GIT_TIMEOUT_S: 'soon' is not a number of seconds"):
+        command(project, ("fetch",))
 
 
 def test_what_changes_under_a_run_is_named(project: Path) -> None:

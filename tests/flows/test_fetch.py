@@ -6,12 +6,15 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
 from dvc.stage.cache import _get_cache_hash
+from dvc_http import HTTPFileSystem
 from surroundings import put
 from test_cli import vidbridge
 from test_plan import edit, states, why
@@ -21,9 +24,12 @@ from flows.errors import DvcError
 from flows.remote import SEEN, push_runs
 from flows.steps import InRemote, held
 from stages.sources.links import Links
+from stages.tracking.commits import record_commit
 from stages.tracking.content import open_content
 from stages.tracking.listing import ListError
 from stages.tracking.lock import read_lock
+from stages.tracking.remote import AccessRefused, probe
+from stages.tracking.uri import TrackingError
 
 
 def _git(folder: Path, *arguments: str) -> None:
@@ -86,11 +92,23 @@ def test_a_fresh_clone_runs_nothing_and_fetches_what_it_shows(host_b: Path) -> N
     (host_b / ".vidbridge" / SEEN).unlink()
     offline = dvc.plan(host_b)
     assert {step.name for step in offline.to_run} >= {"corpus", "grpo@general"}
+    with pytest.raises(DvcError, match=rf"{host_b.parent}/remote/files/md5 is not there; is it mounted\? .* mkdir -p .*: corpus, "):
+        dvc.insist_on_answer(offline)
+    away = replace(plan.to_fetch[0], remote=InRemote(("0" * 32,), 1, 4))
+    with pytest.raises(TrackingError, match=r"fetching stopped: .* is it mounted"):
+        dvc.fetch(host_b, (away,), print)
 
 
 def test_one_parameter_runs_its_stage_and_what_follows_and_its_inputs_are_fetched(host_b: Path) -> None:
+    # An earlier run's lock with both sides of a merge in it stops no later run, and is named.
+    lock = (host_b / "dvc.lock").read_text()
+    (host_b / "dvc.lock").write_text(f"<<<<<<< HEAD\n=======\n>>>>>>> other\n{lock}")
+    _git(host_b, "update-ref", "refs/remotes/origin/runs/bad", record_commit(host_b, "bad"))
+    assert clone.publish(host_b, clone.git(host_b, "rev-parse", "HEAD")) is None, "no branch that is built on it"
     learn_faster(host_b)
     plan = clone.choose_lock(host_b, dvc.TARGET)
+    assert re.match(r"dvc\.lock of origin/runs/bad is not used: .*merge conflict in dvc\.lock", plan.notes[-1])
+    assert (host_b / "dvc.lock").read_text() == lock
     assert [step.name for step in plan.to_run] == ["grpo@general", "evaluate@general", "summary"]
     assert "grpo@bridge" in {step.name for step in plan.to_fetch}
     assert "ingest" in {step.name for step in plan.left}
@@ -213,6 +231,31 @@ def test_a_tracked_source_is_fetched_when_ingest_has_to_run(host_b: Path) -> Non
     after = dvc.bring(host_b, plan, print)
     assert (host_b / "videos/files.txt").read_text() == "corpus"
     assert "videos.dvc" not in {step.name for step in after.steps}
+
+
+def test_what_a_server_refuses_to_show_is_not_said_to_be_missing() -> None:
+    status = 404
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    fs = HTTPFileSystem()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/remote"
+            probe(fs, url)
+            for status in (401, 403):
+                assert not fs.exists(f"{url}/files/md5/00/0"), "so DVC says"
+                with pytest.raises(AccessRefused, match=f"HTTP status {status}"):
+                    probe(fs, url)
+        finally:
+            server.shutdown()
+            fs.fs.close_session(fs.fs.loop, fs.fs._session)
 
 
 @pytest.mark.slow

@@ -108,6 +108,9 @@ def test_a_run_from_scratch_equals_dvc_repro_and_registers_and_promotes(
     _check_artifacts(reaching)
     (artefact,) = _artifacts_of(reaching, "vidbridge-promotion")
     assert artefact.data == decided["verdict"]
+    with _client(reaching) as client:
+        # With its process, else nobody could end it when that is lost.
+        assert any(tag.startswith("process:") for tag in client.read_flow_run(artefact.flow_run_id).tags)
 
 
 def _artifacts_of(reaching: dict[str, str], flow: str) -> list[Any]:
@@ -262,3 +265,49 @@ def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(done: Path
     assert str(videos) in git(done, "show", f"{branch}:dvc.lock")
     # The person's own work tree was not touched.
     assert git(done, "status", "--porcelain") == ""
+
+
+def test_a_run_that_ended_by_itself_is_not_ended_as_lost(reaching: dict[str, str]) -> None:
+    from prefect import flow
+    from prefect.states import Completed, Running
+
+    from flows.lost import _OthersRuns
+
+    @flow(name="ends-by-itself")
+    def one() -> None: ...
+
+    with _client(reaching) as client:
+        ended, at_work = (client.create_flow_run(one, state=state).id for state in (Completed(), Running()))
+        for run in (ended, at_work):
+            _OthersRuns(client).end(str(run))
+        assert [client.read_flow_run(run).state_type.value for run in (ended, at_work)] == ["COMPLETED", "CRASHED"]
+
+
+@pytest.mark.slow
+def test_a_seed_whose_variant_failed_has_failed(reaching: dict[str, str]) -> None:
+    from prefect import flow, task
+    from prefect.client.schemas.objects import State
+    from prefect.states import Failed
+
+    from flows.ablating import _own
+    from flows.errors import FlowError
+
+    @task(persist_result=False)
+    def variant() -> State[Any]:
+        return Failed(message="of the variant", data=FlowError("of the variant"))
+
+    @task(persist_result=False)
+    def seed() -> State[Any]:
+        return _own(variant(return_state=True))
+
+    @flow(persist_result=False)
+    def grid() -> State[Any]:
+        future = seed.submit()
+        future.wait()
+        assert future.state.is_failed()
+        return _own(future.state)
+
+    with _client(reaching):
+        ended = grid(return_state=True)
+        assert (ended.is_failed(), ended.message) == (True, "of the variant")
+        assert isinstance(ended.result(raise_on_failure=False), FlowError)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from stages import lease
 from stages.learning import checkpoints
 from stages.learning.checkpoints import CheckpointGone, Saved
 
@@ -73,3 +75,28 @@ def test_the_last_state_may_be_what_is_gone(tmp_path: Path, known: Saved) -> Non
     ):
         checkpoints.publish(tmp_path / "saved", tmp_path / "state/checkpoint-4", tmp_path / "out", {}, known)
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_written_into_a_folder_that_another_process_has_taken_over(tmp_path: Path, known: Saved) -> None:
+    from stages.learning.training import _Watch
+
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    mine = lease.take(tmp_path, "sft@cold-start")
+    assert mine is not None
+    trainer = SimpleNamespace(accelerator=SimpleNamespace(wait_for_everyone=lambda: None))
+    watch = _Watch(
+        trainer, known, stage="sft@cold-start", scratch=tmp_path, on_metrics=never, on_checkpoint=never, still_ours=mine.check
+    )
+    step = SimpleNamespace(global_step=6, max_steps=6, is_world_process_zero=True)
+    args, saves = SimpleNamespace(output_dir=str(tmp_path / "state")), SimpleNamespace(should_save=True)
+    watch.on_step_end(args, step, saves)
+    own = tmp_path / "lease/1"
+    own.write_text(own.read_text().replace(mine.token, "another"))
+    with pytest.raises(lease.LeaseLost):
+        watch.on_step_end(args, step, saves)
+    watch.on_step_end(args, step, SimpleNamespace(should_save=False))
+    with pytest.raises(lease.LeaseLost):
+        watch.on_save(args, step, saves)
+    mine.release()

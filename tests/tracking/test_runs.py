@@ -29,7 +29,7 @@ from stages.tracking.heartbeats import LOST_TAG, PROCESS_TAG, Sign, Watch
 from stages.tracking.machine import gpus_in_use
 from stages.tracking.outbox import UNSENT
 from stages.tracking.registry import register
-from stages.tracking.runs import TAG, pipeline_run, process_cost, stage_run
+from stages.tracking.runs import TAG, _OthersRuns, pipeline_run, process_cost, stage_run
 from stages.tracking.store import open_client
 from stages.tracking.uri import DATABASE, EXPERIMENT, RUN_FILES, TrackingError, check_server, project_root, shown, tracking_uri
 
@@ -246,6 +246,12 @@ def test_a_run_whose_process_was_killed_is_ended_by_the_next_pipeline_run_and_a_
     }
     both[1].terminate()
     both[1].communicate(timeout=60)
+    # It ended after it was listed, and before it was to be ended as lost.
+    living = next(run.info.run_id for run in runs if run.data.tags.get("vidbridge.stage") == "summary")
+    client.set_terminated(living, "FINISHED")
+    _OthersRuns(client, project).end(living)
+    assert status(project, living) == "FINISHED"
+    assert LOST_TAG not in client.get_run(living).data.tags
 
 
 @pytest.mark.slow
