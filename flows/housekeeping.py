@@ -33,6 +33,7 @@ from flows.holdings import (
 )
 from flows.leftovers import Leftover, leftovers
 from flows.preflight import only_run
+from flows.registered import other_store
 from stages import lease
 from stages.params import Params, load_params
 from stages.plain import one_line, redacted
@@ -156,6 +157,8 @@ def _dvc_lock(content: ContentStore) -> Iterator[None]:
 
 def _find(root: Path, params: Params, content: ContentStore, order: Order, marked: list[Standing], *, yes: bool) -> Findings:
     notes: list[str] = []
+    if other := other_store(root):
+        raise FlowError(f"{other}; nothing was freed")
     lists = Lists(content)
     projects = [root, *clones(root)]
     needs = [need for project in (*projects, *order.also) for need in project_needs(project)]
@@ -169,6 +172,8 @@ def _find(root: Path, params: Params, content: ContentStore, order: Order, marke
         needs += origin_needs(root)
     refs = frozenset(oid for need in needs for oid in need.oids)
     known = _registry(root, params, refs, order, notes, marked, yes=yes)
+    if known is not None and (order.remote or order.versions or cache.shared):
+        _insist_on_versions(root, params, known)
     found = Findings([], [], [], [], [], [], (None, []), notes)
     pinned: frozenset[str] = frozenset()
     if known is None:
@@ -202,6 +207,20 @@ def _find(root: Path, params: Params, content: ContentStore, order: Order, marke
         found, root, list(leftovers(root, params, projects, pinned, removed, order.keep_s)), pinned_known=known is not None
     )
     return found
+
+
+def _insist_on_versions(root: Path, params: Params, known: Registry) -> None:
+    """A store that knows nothing of this project is taken for the wrong one, where others' copies are at stake.
+
+    Raises:
+        UsageError: it has no version of the project's model.
+    """
+    model = params.gate.registered_model
+    if not any(one.version.model == model for one in known.versions):
+        raise UsageError(
+            f"MLFLOW_TRACKING_URI: {shown(tracking_uri(root))} holds no version of {model}, so it cannot tell what a shared cache, the"
+            " remote or --versions may lose; set it to the store in which this project registers, or register first: vidbridge register"
+        )
 
 
 def _own_models(params: Params) -> frozenset[str]:

@@ -15,6 +15,7 @@ from rich.text import Text
 from flows import dvc, show
 from flows.errors import FlowError
 from flows.preflight import only_run
+from flows.registered import other_store
 from stages.bounded_yaml import read_text
 from stages.excluded import with_excluded
 from stages.params import ExcludedVideo, Params, load_params
@@ -24,7 +25,7 @@ from stages.tracking.content import open_content
 from stages.tracking.needed import clips_of_refs
 from stages.tracking.removals import REMOVED, Manifests, Seen, forget_note, holds, note, registered_models, seen, tag_value
 from stages.tracking.store import insist, open_client
-from stages.tracking.uri import TrackingError, sqlite_path, tracking_uri
+from stages.tracking.uri import TrackingError, shown, sqlite_path, tracking_uri
 from stages.tracking.versions import Version, all_versions
 
 PARAMS = "params.yaml"
@@ -71,7 +72,7 @@ def remove(root: Path, asked: Sequence[str], *, yes: bool, undo: bool, as_json: 
         FlowError: a run is working in the project.
     """
     params = load_params(root / PARAMS)
-    versions, registry = _versions(root)
+    versions, registry = _versions(root, params)
     found = _excluded(params, asked) if undo else find(root, params, asked, versions)
     meant = [video for one in found for video in one.videos]
     affected = _affected(root, versions, meant)
@@ -84,7 +85,7 @@ def remove(root: Path, asked: Sequence[str], *, yes: bool, undo: bool, as_json: 
     if yes:
         with only_run(root):
             _write(root, meant, undo=undo)
-            tagged = _tell(root, params, affected, meant, undo=undo)
+            tagged = [] if other_store(root) else _tell(root, params, affected, meant, undo=undo)
     if as_json:
         show.say(json.dumps(_plain(consequences) | {"removed": yes and not undo, "tagged": tagged}, indent=2, ensure_ascii=False))
         return
@@ -102,17 +103,25 @@ def _excluded(params: Params, asked: Sequence[str]) -> list[Video]:
     return [Video(name, tuple(by_name[name]), (), ()) for name in asked]
 
 
-def _versions(root: Path) -> tuple[list[Version], str | None]:
+def _versions(root: Path, params: Params) -> tuple[list[Version], str | None]:
     """Every version that a stage of ours made, in any registered model of the store, oldest first; or why they cannot be listed."""
+    if other := other_store(root):
+        return [], other
+    model = params.gate.registered_model
+    empty = (
+        f"MLFLOW_TRACKING_URI: {shown(tracking_uri(root))} holds no version of {model}; where versions are registered in another store, set"
+        " it to that one and do this again"
+    )
     database = sqlite_path(tracking_uri(root))
     if database is not None and not database.exists():
-        return [], None
+        return [], empty
     try:
         with _asking(root) as client:
             models = [all_versions(client, model) for model in registered_models(client)]
     except TrackingError as error:
         return [], str(error)
-    return [version for model in models for version in model if version.stage], None
+    found = [version for versions in models for version in versions if version.stage]
+    return found, None if any(version.model == model for version in found) else empty
 
 
 @contextmanager
@@ -245,7 +254,8 @@ def _next(found: Sequence[Video], *, yes: bool, undo: bool, registry: str | None
         return
     if registry:
         show.say(
-            f"params.yaml leaves it out, but no version could be tagged; do it again when MLflow answers: {one_line(registry)}"
+            f"params.yaml leaves it out, but no version of this project could be tagged; do it again when that is mended:"
+            f" {one_line(registry)}"
         )
     else:
         show.say(

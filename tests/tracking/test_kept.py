@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from surroundings import forget, put
 
-from flows import doctor, running
+from flows import doctor, registered, running
 from flows.errors import FlowError, UsageError
 from flows.housekeeping import Order, gc
 from flows.removal import remove
@@ -24,7 +24,7 @@ from stages.removing import RemovalError
 from stages.tracking.explain import explain
 from stages.tracking.gate import load_checkpoint, promote, rollback, settle
 from stages.tracking.ledger import Decided, last_move, now_ms, read_ledger, write_entry
-from stages.tracking.registry import register
+from stages.tracking.registry import RegisterReport, register
 from stages.tracking.removals import REMOVED, objection
 from stages.tracking.runs import stage_run
 from stages.tracking.store import open_client
@@ -219,6 +219,27 @@ def test_what_is_young_or_cannot_be_told_is_not_touched(
     for asked in ("remote", "versions"):
         with pytest.raises(TrackingError, match=r"who needs content cannot be told.*nothing was freed"):
             free(here, capsys, yes=True, **{asked: True})
+
+
+def test_a_store_that_knows_nothing_of_the_project_frees_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oid = folder(here, {"a": b"of a champion that another store knows"}, CACHE, REMOTE)
+    registered.write(here, RegisterReport(MODEL, (), 0, (), 1, None, (), (), 0, {}))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here.parent / 'empty.db'}")
+    with pytest.raises(
+        FlowError, match=r"MLFLOW_TRACKING_URI: this project's versions were registered in sqlite:.*nothing was freed"
+    ):
+        free(here, capsys, yes=True)
+    assert doctor._champion(here).state == "warn"
+    # Another clone has no note; then nothing that others share is freed.
+    (here / ".vidbridge/registered.json").unlink()
+    for order in ({"remote": True}, {"remote": True, "versions": True}):
+        with pytest.raises(UsageError, match=r"empty.db holds no version of vidbridge-tiny"):
+            free(here, capsys, yes=True, **order)
+    assert in_store(here, CACHE, oid)
+    assert in_store(here, REMOTE, oid)
+    assert "empty.db" in doctor._champion(here).found
 
 
 def test_a_shared_cache_and_other_projects(
