@@ -23,6 +23,7 @@ from stages.tracking.ledger import (
     champions,
     last_move,
     mark_done,
+    may_publish,
     now_ms,
     read_ledger,
     write_entry,
@@ -218,16 +219,18 @@ def settle(client: MlflowClient, gate: GateParams) -> Entry | None:
     """Complete the last standing move where that is not done: tags, alias, production copy. Returns that move.
 
     A move that is not proven does not stand, so nobody completes it. Each step may be done twice. After the alias was written the ledger
-    is read again, since a slow process may have written the alias of a move that has been followed by another.
+    is read again, since a slow process may have written the alias of a move that has been followed by another. A move whose copy goes to
+    another model than this project's ``gate.production`` is left unfinished: who works with that one makes the copy.
     """
     wrote: int | None = None
+    whole = False
     while True:
         last = last_move(read_ledger(client, gate.registered_model, gate.ledger))
         if last is None or last.number == wrote or (last.done and wrote is None):
             break
-        _follow(client, gate, last)
+        whole = _follow(client, gate, last)
         wrote = last.number
-    if last is not None and wrote is not None:
+    if last is not None and wrote is not None and whole:
         mark_done(client, gate.registered_model, last)
     return last
 
@@ -379,8 +382,9 @@ def _author(root: Path, author: str | None) -> str:
     return ident.rsplit(" ", 2)[0]  # less time and zone
 
 
-def _follow(client: MlflowClient, gate: GateParams, entry: Entry) -> None:
-    """What follows from a move, each step of which may be repeated: tags on the version, the alias, the copy."""
+def _follow(client: MlflowClient, gate: GateParams, entry: Entry) -> bool:
+    """What follows from a move, each step of which may be repeated: tags on the version, the alias, the copy. False: the copy is left to
+    those whose production model it is."""
     decided, model = entry.decided, gate.registered_model
     version = find_version(client, model, decided.version)
     tags = tags_of(decided) | ({VERDICT: entry.verdict} if decided.action == "promote" else {})
@@ -389,5 +393,11 @@ def _follow(client: MlflowClient, gate: GateParams, entry: Entry) -> None:
         left = {TAG + "rolled_back_by": decided.author, TAG + "rolled_back_because": decided.reason}
         set_tags(client, model, decided.previous, left)
     insist(lambda: client.set_registered_model_alias(model, CHAMPION, str(version.number)))
-    if decided.production is not None:
+    if decided.production is None:
+        return True
+    if decided.production != gate.production:
+        return False
+    # An author who may not change the production model must not have it changed by us.
+    if may_publish(client, entry):
         publish(client, decided.production, version, tags)
+    return True

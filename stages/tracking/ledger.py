@@ -32,6 +32,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -200,9 +201,11 @@ def write_entry(client: MlflowClient, ledger: str, about: Version, decided: Deci
 
     tags = {ENTRY: json.dumps(asdict(decided)), VERDICT: verdict}
     proof = _digest(tags[ENTRY], verdict, about.source)
-    # Before the ledger is made: who may not do this must not come to own it. What is proven already may be done as well.
-    if decided.name not in _proofs(client, about.model):
-        insist(lambda: client.set_registered_model_tag(about.model, PROOF + decided.name, proof))
+    # Before the ledger is made: who may not do this must not come to own it. What is proven already may be done as well. The copy is made
+    # with the rights of who completes the move, so its author proves that he may change that model too.
+    for model in (about.model, *([decided.production] if decided.production is not None else [])):
+        if decided.name not in _proofs(client, model):
+            insist(partial(client.set_registered_model_tag, model, PROOF + decided.name, proof))
     ensure_model(client, ledger, describe_ledger(about.model))
     shown = verdict if len(verdict) <= DESCRIPTION_LENGTH else verdict[: DESCRIPTION_LENGTH - 1] + "…"
     for left in reversed(range(NUMBER_TRIES)):
@@ -215,6 +218,12 @@ def write_entry(client: MlflowClient, ledger: str, about: Version, decided: Deci
                 raise
     ours = (decided.name, True)
     return next(entry for entry in read_ledger(client, about.model, ledger) if (entry.decided.name, entry.proven) == ours)
+
+
+def may_publish(client: MlflowClient, entry: Entry) -> bool:
+    """Whether the author of a move may change the production model that it names: he has signed it there as well."""
+    production = entry.decided.production
+    return production is not None and _proofs(client, production).get(entry.decided.name) == entry.digest
 
 
 def mark_done(client: MlflowClient, model: str, entry: Entry) -> None:
