@@ -121,6 +121,9 @@ def judge(
     last = settle(client, gate)
     champion = _champion(client, gate.registered_model)
     candidate = find_version(client, gate.registered_model, version)
+    if champion is not None and champion.number == version and (last is None or last.decided.version != version):
+        # The alias was put there by hand: the candidate is judged as if it had stayed where the gate put it.
+        champion = _version_or_none(client, gate.registered_model, last.decided.version) if last else None
     if champion is not None and champion.number == version:
         decision = refusal(f"version {version} is champion already")
     else:
@@ -332,6 +335,10 @@ def add_scores(root: Path, version: Version, digest: str, table: str, samples: s
     with _errors(load_params(root / PARAMS_FILE).gate):
         keep_samples(root, version, digest, samples)
         open_client(root).set_model_version_tag(version.model, str(version.number), f"{TAG}scores.{digest}", table)
+
+
+def _version_or_none(client: MlflowClient, model: str, number: int) -> Version | None:
+    return next((version for version in all_versions(client, model) if version.number == number), None)
 
 
 def _champion(client: MlflowClient, model: str) -> Version | None:

@@ -150,6 +150,22 @@ def test_in_a_ledger_of_0_1_only_versions_that_were_promoted_count(registered: P
     assert rollback(registered).candidate.number == 3, "a forged entry is what one could go back to"
 
 
+def test_an_alias_set_by_hand_is_mended_by_putting_that_version_to_the_gate(registered: Path) -> None:
+    client = open_client(registered)
+    client.set_registered_model_alias(MODEL, "champion", "3")
+    first = promote(registered, 3)
+    assert (first.moved, first.champion) == (True, None)
+    client.set_registered_model_alias(MODEL, "champion", "7")
+    assert alias_fault(client, MODEL, KEPT) is not None
+    second = promote(registered, 7)
+    assert second.moved
+    assert second.champion is not None
+    assert second.champion.number == 3, "judged against the champion of the ledger"
+    assert alias_fault(client, MODEL, KEPT) is None
+    assert promote(registered, 7).decision.reasons == ("version 7 is champion already",)
+    assert rollback(registered).candidate.number == 3
+
+
 def test_a_copy_is_made_only_where_author_and_settler_both_mean_that_production_model(registered: Path) -> None:
     client, gate = open_client(registered), load_params(registered / "params.yaml").gate
     for name in ("live", "theirs"):
