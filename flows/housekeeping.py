@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,12 @@ from stages.tracking.content import ContentStore, open_content
 from stages.tracking.needed import (
     ALIASES,
     Lists,
+    Need,
     Registry,
     Standing,
     clones,
     history_oids,
+    oids_of,
     origin_needs,
     project_needs,
     registry,
@@ -52,6 +55,7 @@ from stages.tracking.needed import (
 from stages.tracking.runs import TAG
 from stages.tracking.store import insist, open_client
 from stages.tracking.uri import TrackingError, shown, sqlite_path, tracking_uri
+from stages.tracking.versions import Version
 
 #: Other clones and machines may share cache and remote, and take days to say what they need.
 KEEP_DAYS = 7.0
@@ -168,10 +172,15 @@ def _find(root: Path, params: Params, content: ContentStore, order: Order, marke
         if remote_odb is None:
             raise UsageError("--remote: this project has no DVC remote (dvc remote add -d NAME URL)")
         remote = inventory("remote", remote_odb, shared=True)
-    if order.remote or cache.shared:
+    elif order.versions and content.remote_name():
+        raise UsageError(
+            "--versions: this project has a DVC remote, where copies of those weights would be left; add --remote: vidbridge gc --remote"
+            " --versions"
+        )
+    if order.remote or order.versions or cache.shared:
         needs += origin_needs(root)
     refs = frozenset(oid for need in needs for oid in need.oids)
-    known = _registry(root, params, refs, order, notes, marked, yes=yes)
+    known = _registry(root, params, refs, order, notes, marked, partial(_has_weights, content, lists), yes=yes)
     if known is not None and (order.remote or order.versions or cache.shared):
         _insist_on_versions(root, params, known)
     found = Findings([], [], [], [], [], [], (None, []), notes)
@@ -184,7 +193,6 @@ def _find(root: Path, params: Params, content: ContentStore, order: Order, marke
         left = [one for one in given_up if not order.versions and one.version.freed is None]
         if order.versions:
             found.versions = [one for one in given_up if one.version.freed is None]
-        _version_rows(found, known, order)
         models = _own_models(params)
         ours = own_oids(history_oids(root), known.versions, models) if order.remote or cache.shared else frozenset[str]()
         judge = Judge(lists, [*needs, *known.needs], left, ours, order.keep_s)
@@ -201,6 +209,11 @@ def _find(root: Path, params: Params, content: ContentStore, order: Order, marke
             elsewhere = _copies(content, judge, cache, notes)
         verdicts = judge.judge(cache, elsewhere)
         _place_rows(found, cache, verdicts, str(cache.odb.path))
+        if intact := _intact(found.versions, lists, frozenset(verdicts.kept) | (elsewhere or frozenset())):
+            found.versions = [one for one in found.versions if one not in intact]
+            if yes:
+                _unmark(root, intact)
+        _version_rows(found, known, order, intact)
         _entry_row(found, content, cache, verdicts, elsewhere if order.remote else None)
     removed = frozenset(video.sha256 for video in params.ingest.exclude if video.sha256)
     _leftover_rows(
@@ -228,8 +241,41 @@ def _own_models(params: Params) -> frozenset[str]:
     return frozenset(filter(None, (gate.registered_model, f"{gate.registered_model}-ablation", gate.production)))
 
 
+def _intact(versions: Sequence[Standing], lists: Lists, left: frozenset[str]) -> list[Standing]:
+    """Those whose weights are all ``left`` in the cache or the remote: young, of others, or shared with what is needed. They are not given
+    up."""
+    return [one for one in versions if left.issuperset(lists.expand(Need("", "", oids_of(one.version))))]
+
+
+def _has_weights(content: ContentStore, lists: Lists, version: Version) -> bool:
+    """Whether every object of a version is in the cache or the remote.
+
+    Raises:
+        TrackingError: the remote cannot be asked.
+    """
+    oids = oids_of(version)
+    if not oids or any(lists.files(oid) is None for oid in oids if oid.endswith(".dir")):
+        return False
+    missing = [oid for oid in lists.expand(Need("", "", oids)) if not Path(content.cache.oid_to_path(oid)).is_file()]
+    remote = content.remote() if missing else None
+    if remote is None:
+        return not missing
+    try:
+        return not set(missing) - set(remote.oids_exist(missing))
+    except Exception as error:  # whatever the remote's library raises
+        raise TrackingError(f"DVC remote: {redacted(one_line(str(error)))}; try again when it answers") from error
+
+
 def _registry(
-    root: Path, params: Params, refs: frozenset[str], order: Order, notes: list[str], marked: list[Standing], *, yes: bool
+    root: Path,
+    params: Params,
+    refs: frozenset[str],
+    order: Order,
+    notes: list[str],
+    marked: list[Standing],
+    has_weights: Callable[[Version], bool],
+    *,
+    yes: bool,
 ) -> Registry | None:
     """Who needs what in the registry; None, and a note, where it cannot be asked. With ``yes`` versions that are given up are marked, and
     added to ``marked``."""
@@ -250,8 +296,9 @@ def _registry(
                 marked.append(one)
         # Marked before it is looked at again: who promotes one meanwhile either finds the mark, or is found here.
         again = registry(client, _own_models(params), refs, young_ms) if marked else found
+        ours = {_key(one) for one in marked}
         for one in again.versions:
-            if one.why is not None and one.version.freed is not None:
+            if one.why is not None and one.version.freed is not None and (_key(one) in ours or has_weights(one.version)):
                 _mark(client, one, None)
     except (TrackingError, MlflowException) as error:
         said = f"the registry or its ledger cannot be read, so who needs content cannot be told: {redacted(str(error))}"
@@ -259,7 +306,6 @@ def _registry(
             raise TrackingError(f"{said}; nothing was freed") from error
         notes.append(one_line(said))
         return None
-    ours = {(one.version.model, one.version.number) for one in marked}
     return Registry(tuple(_unmarked(one) if _key(one) in ours else one for one in again.versions), again.needs)
 
 
@@ -296,7 +342,7 @@ def _mark(client: Any, one: Standing, sentence: str | None) -> None:
         insist(lambda: client.set_model_version_tag(model, number, FREED, sentence))
 
 
-def _version_rows(found: Findings, known: Registry, order: Order) -> None:
+def _version_rows(found: Findings, known: Registry, order: Order, intact: Sequence[Standing]) -> None:
     kept: dict[str, int] = {}
     for one in known.versions:
         if one.why is not None:
@@ -307,6 +353,8 @@ def _version_rows(found: Findings, known: Registry, order: Order) -> None:
             kept["nobody needs it; --versions gives its weights up"] = (
                 kept.get("nobody needs it; --versions gives its weights up", 0) + 1
             )
+    if intact:
+        kept["nobody needs it, and a copy is left all the same"] = len(intact)
     for why, count in kept.items():
         found.rows.append(Row("versions", "weights of versions", count, 0, False, why))
     if found.versions:

@@ -171,8 +171,8 @@ def rollback(root: Path, *, author: str | None = None, reason: str = "") -> Prom
     """Make the version champion that was it before the last promotion; repeated, it goes further back.
 
     Raises:
-        TrackingError: there is none, it was deleted or learned from a video that was removed on request, the alias was moved by someone
-            else, or this account may not move it.
+        TrackingError: there is none, it was deleted, its weights were given up, it learned from a video that was removed on request, the
+            alias was moved by someone else, or this account may not move it.
     """
     params = load_params(root / PARAMS_FILE)
     gate = params.gate
@@ -194,7 +194,8 @@ def rollback(root: Path, *, author: str | None = None, reason: str = "") -> Prom
                     f"{model}: version {champion.number} is the first champion, there is no earlier one to go back to"
                 )
             earlier = find_version(client, model, stack[-2])
-            if (why := objection(root, client, params, earlier)) is not None:
+            why = earlier.freed and f"version {earlier.number} has no weights any more: {earlier.freed}"
+            if (why := why or objection(root, client, params, earlier)) is not None:
                 raise TrackingError(
                     f"{model}: cannot go back: {why}. Another one can be put to the gate: vidbridge promote VERSION"
                 )

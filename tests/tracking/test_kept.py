@@ -136,7 +136,9 @@ def test_only_what_nothing_needs_is_freed(
     assert in_store(here, CACHE, run)
     assert {row["free"] for row in free(here, capsys, remote=True)["rows"]} == {False}  # still registered
 
+    shared = version(here, run, "sft@shared", out="0" * 32 + ".dir")
     given_up = free(here, capsys, yes=True, remote=True, versions=True)
+    assert find_version(open_client(here), MODEL, shared).freed is None, "a branch keeps its content, so it is not given up"
     assert {row["kind"] for row in given_up["rows"] if row["free"]} == {"cache", "remote", "versions"}
     assert not in_store(here, REMOTE, old)
     assert in_store(here, REMOTE, run)
@@ -171,6 +173,16 @@ def test_an_earlier_champion_keeps_its_weights_and_rollback_reaches_it(here: Pat
     decide(here, first)
     free(here, capsys, yes=True, versions=True, remote=True)
     assert in_store(here, CACHE, oid)
+    # Given up before it was gone back to: the mark stays as long as the weights are nowhere, and rollback does not go there.
+    client, data = open_client(here), here / CACHE / "files/md5" / oid[:2] / oid[2:]
+    client.set_model_version_tag(MODEL, str(earlier), "vidbridge.freed", "given up on a day")
+    data.unlink()
+    free(here, capsys, yes=True)
+    with pytest.raises(TrackingError, match=rf"cannot go back: version {earlier} has no weights any more: given up on a day"):
+        rollback(here, author="tester")
+    folder(here, {"final/config.json": b"{}"}, CACHE)
+    free(here, capsys, yes=True)
+    assert find_version(client, MODEL, earlier).freed is None
     assert rollback(here, author="tester").candidate.number == earlier
     assert (load_checkpoint(here) / "config.json").read_text() == "{}"
 
@@ -216,9 +228,11 @@ def test_what_is_young_or_cannot_be_told_is_not_touched(
     unknown = free(here, capsys, yes=True)
     assert "the registry or its ledger cannot be read" in unknown["notes"][0]
     assert in_store(here, CACHE, oid)
-    for asked in ("remote", "versions"):
+    for asked in ({"remote": True}, {"remote": True, "versions": True}):
         with pytest.raises(TrackingError, match=r"who needs content cannot be told.*nothing was freed"):
-            free(here, capsys, yes=True, **{asked: True})
+            free(here, capsys, yes=True, **asked)
+    with pytest.raises(UsageError, match=r"--versions: this project has a DVC remote.*add --remote"):
+        free(here, capsys, yes=True, versions=True)
 
 
 def test_a_store_that_knows_nothing_of_the_project_frees_nothing(
