@@ -6,6 +6,7 @@ The rules are in :mod:`stages.tracking.rules`; what was decided, and who was fir
 from __future__ import annotations
 
 import getpass
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from stages.tracking.ledger import (
     VERDICT,
     Decided,
     Entry,
+    abandon,
     champions,
     last_move,
     mark_done,
@@ -29,7 +31,7 @@ from stages.tracking.ledger import (
     write_entry,
 )
 from stages.tracking.production import publish, set_tags, tags_of
-from stages.tracking.removals import objection
+from stages.tracking.removals import REMOVED, objection
 from stages.tracking.rights import prove_rights
 from stages.tracking.rules import Decision, Evidence, counted, decide, refusal
 from stages.tracking.runs import TAG
@@ -224,14 +226,22 @@ def settle(client: MlflowClient, gate: GateParams) -> Entry | None:
 
     A move that is not proven does not stand, so nobody completes it. Each step may be done twice. After the alias was written the ledger
     is read again, since a slow process may have written the alias of a move that has been followed by another. A move whose copy goes to
-    another model than this project's ``gate.production`` is left unfinished: who works with that one makes the copy.
+    another model than this project's ``gate.production`` is left unfinished: who works with that one makes the copy. A move whose version
+    cannot be champion any more is abandoned, which is said on the standard error; what stands before it is followed again.
     """
     wrote: int | None = None
-    whole = False
+    whole = again = False
     while True:
         last = last_move(read_ledger(client, gate.registered_model, gate.ledger))
-        if last is None or last.number == wrote or (last.done and wrote is None):
+        if last is None or last.number == wrote or (last.done and wrote is None and not again):
             break
+        if (why := _unfit(client, gate.registered_model, last)) is not None:
+            if last.done:
+                break  # It was champion once; what has become of it since is no question of completing a move.
+            if abandon(client, gate.registered_model, last):
+                print(f"gate: {last.decided.action} (entry {last.number} of {gate.ledger}) is abandoned: {why}", file=sys.stderr)
+            again = True
+            continue
         whole = _follow(client, gate, last)
         wrote = last.number
     if last is not None and wrote is not None and whole:
@@ -336,6 +346,20 @@ def add_scores(root: Path, version: Version, digest: str, table: str, samples: s
     with _errors(load_params(root / PARAMS_FILE).gate):
         keep_samples(root, version, digest, samples)
         open_client(root).set_model_version_tag(version.model, str(version.number), f"{TAG}scores.{digest}", table)
+
+
+def _unfit(client: MlflowClient, model: str, entry: Entry) -> str | None:
+    """Why a move cannot be completed any more: its version was deleted, or may not become champion; None: it can."""
+    version = _version_or_none(client, model, entry.decided.version)
+    if version is None:
+        return f"version {entry.decided.version} was deleted"
+    if CHAMPION in version.aliases:
+        return None  # It came as far as this.
+    if version.freed is not None:
+        return f"version {version.number} has no weights any more: {version.freed}"
+    if version.tags.get(REMOVED) is not None:
+        return f"version {version.number} learned from a video that was removed on request"
+    return None
 
 
 def _version_or_none(client: MlflowClient, model: str, number: int) -> Version | None:

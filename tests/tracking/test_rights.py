@@ -150,6 +150,28 @@ def test_in_a_ledger_of_0_1_only_versions_that_were_promoted_count(registered: P
     assert rollback(registered).candidate.number == 3, "a forged entry is what one could go back to"
 
 
+@pytest.mark.parametrize("lost", ["deleted", "freed", "removed_videos"])
+def test_a_move_that_can_never_be_finished_is_passed_over(registered: Path, lost: str, capsys: pytest.CaptureFixture[str]) -> None:
+    client, gate = open_client(registered), load_params(registered / "params.yaml").gate
+    assert promote(registered, 3).moved
+    write_entry(client, KEPT, find_version(client, MODEL, 5), decided(5, after=1, previous=3), "told")
+    if lost == "deleted":
+        client.delete_model_version(MODEL, "5")
+    else:
+        client.set_model_version_tag(MODEL, "5", f"vidbridge.{lost}", '["a.mp4"]')
+    capsys.readouterr()
+    last = settle(client, gate)
+    assert "entry 2 of vidbridge-tiny.gate) is abandoned: version 5 " in capsys.readouterr().err
+    assert last is not None
+    assert (last.number, champion(registered)) == (1, 3)
+    assert alias_fault(client, MODEL, KEPT) is None
+    assert promote(registered, 7).moved
+    assert rollback(registered).candidate.number == 3
+    console = Console(width=200, record=True)
+    console.print(history_table(history(registered)))
+    assert "abandoned" in console.export_text()
+
+
 def test_an_alias_set_by_hand_is_mended_by_putting_that_version_to_the_gate(registered: Path) -> None:
     client = open_client(registered)
     client.set_registered_model_alias(MODEL, "champion", "3")
