@@ -49,6 +49,7 @@ from stages.tracking.needed import (
     history_oids,
     oids_of,
     origin_needs,
+    own_models,
     project_needs,
     registry,
 )
@@ -193,7 +194,7 @@ def _find(root: Path, params: Params, content: ContentStore, order: Order, marke
         left = [one for one in given_up if not order.versions and one.version.freed is None]
         if order.versions:
             found.versions = [one for one in given_up if one.version.freed is None]
-        models = _own_models(params)
+        models = own_models(params)
         ours = own_oids(history_oids(root), known.versions, models) if order.remote or cache.shared else frozenset[str]()
         judge = Judge(lists, [*needs, *known.needs], left, ours, order.keep_s)
         elsewhere: frozenset[str] | None = None
@@ -234,11 +235,6 @@ def _insist_on_versions(root: Path, params: Params, known: Registry) -> None:
             f"MLFLOW_TRACKING_URI: {shown(tracking_uri(root))} holds no version of {model}, so it cannot tell what a shared cache, the"
             " remote or --versions may lose; set it to the store in which this project registers, or register first: vidbridge register"
         )
-
-
-def _own_models(params: Params) -> frozenset[str]:
-    gate = params.gate
-    return frozenset(filter(None, (gate.registered_model, f"{gate.registered_model}-ablation", gate.production)))
 
 
 def _intact(versions: Sequence[Standing], lists: Lists, left: frozenset[str]) -> list[Standing]:
@@ -287,7 +283,7 @@ def _registry(
     young_ms = (time.time() - order.keep_s) * 1000
     try:
         client = open_client(root)
-        found = registry(client, _own_models(params), refs, young_ms)
+        found = registry(client, own_models(params), refs, young_ms)
         if not yes:
             return found
         for one in found.versions:
@@ -295,7 +291,7 @@ def _registry(
                 _mark(client, one, _sentence(one))
                 marked.append(one)
         # Marked before it is looked at again: who promotes one meanwhile either finds the mark, or is found here.
-        again = registry(client, _own_models(params), refs, young_ms) if marked else found
+        again = registry(client, own_models(params), refs, young_ms) if marked else found
         ours = {_key(one) for one in marked}
         for one in again.versions:
             if one.why is not None and one.version.freed is not None and (_key(one) in ours or has_weights(one.version)):

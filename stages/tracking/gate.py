@@ -40,7 +40,7 @@ from stages.tracking.scores import ScoreCard, parse_scores
 from stages.tracking.store import insist, locked, open_client, store_error
 from stages.tracking.uri import STATE, TrackingError, patience_of_run_s
 from stages.tracking.verdict import rollback_verdict, verdict
-from stages.tracking.versions import CANDIDATE, CHAMPION, Version, all_versions, find_version, load_version
+from stages.tracking.versions import CANDIDATE, CHAMPION, JUDGING, Version, all_versions, find_version, load_version
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -97,6 +97,8 @@ def promote(
     with _guard(root, gate):
         wanted = find_version(client, gate.registered_model, version or CANDIDATE).number
         prove_rights(client, gate)
+        # Before it is looked at: who gives versions up meanwhile finds this, or is found.
+        set_tags(client, gate.registered_model, wanted, {JUDGING: str(now_ms())})
         for _ in range(ATTEMPTS):
             case = judge(root, client, params, wanted, author=author, reason=reason, new_evaluation=new_evaluation)
             told = _told(case)

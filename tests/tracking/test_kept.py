@@ -23,13 +23,13 @@ from stages.params import ExcludedVideo, load_params
 from stages.removing import RemovalError
 from stages.tracking.explain import explain
 from stages.tracking.gate import load_checkpoint, promote, rollback, settle
-from stages.tracking.ledger import Decided, last_move, now_ms, read_ledger, write_entry
+from stages.tracking.ledger import ENTRY, Decided, last_move, now_ms, read_ledger, write_entry
 from stages.tracking.registry import RegisterReport, register
 from stages.tracking.removals import REMOVED, objection
 from stages.tracking.runs import stage_run
 from stages.tracking.store import open_client
 from stages.tracking.uri import TrackingError
-from stages.tracking.versions import find_version
+from stages.tracking.versions import JUDGING, find_version
 
 MODEL = "vidbridge-tiny"
 CACHE, REMOTE = Path(".dvc/cache"), Path(".vidbridge/remote")
@@ -355,6 +355,13 @@ def ask(root: Path, capsys: pytest.CaptureFixture[str], *videos: str, yes: bool 
     return dict(json.loads(capsys.readouterr().out))
 
 
+def with_ingest(root: Path) -> None:
+    stages = (
+        "  ingest: {cmd: x, deps: [source.txt], outs: [data/clips]}\n  summary: {cmd: x, deps: [data/clips], outs: [reports]}\n"
+    )
+    (root / "dvc.yaml").write_text((root / "dvc.yaml").read_text() + stages)
+
+
 def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = here / "data/corpus"
     (source / "videos").mkdir(parents=True)
@@ -362,10 +369,7 @@ def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys
         (source / f"videos/{name}.mp4").write_bytes(name.encode())
     (source / "annotations.jsonl").write_text('{"id": "a", "video": "videos/a.mp4"}\n{"id": "b", "video": "videos/b.mp4"}\n')
     params = here / "params.yaml"
-    stages = (
-        "  ingest: {cmd: x, deps: [source.txt], outs: [data/clips]}\n  summary: {cmd: x, deps: [data/clips], outs: [reports]}\n"
-    )
-    (here / "dvc.yaml").write_text((here / "dvc.yaml").read_text() + stages)
+    with_ingest(here)
     before = params.read_text()
 
     def made(stage: str, data: str | None, parent: str = "", **tags: str) -> int:
@@ -424,6 +428,33 @@ def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys
         ask(here, capsys, "videos/a.mp4", undo=True)
     with pytest.raises(RemovalError, match=r"video: 'nothing' is neither a path in .*, nor an id or a SHA-256"):
         ask(here, capsys, "nothing")
+
+
+def test_what_strangers_wrote_stops_nothing_and_what_is_judged_stays(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    client = open_client(here)
+    theirs = folder(here, {"a": b"theirs"}, CACHE, REMOTE)
+    junk = {"vidbridge.stage": "sft@x", "vidbridge.out": theirs, "vidbridge.removed_videos": "{", "vidbridge.data": "["}
+    for name, more in {"bob's model": {}, "bob.gate": {ENTRY: "no entry"}}.items():
+        client.create_registered_model(name)
+        client.create_model_version(name, f"dvc://{theirs}/final", tags=junk | more)
+    oid = folder(here, {"a": b"put to the gate now"}, CACHE, REMOTE)
+    number = version(here, oid, "sft@judged")
+    assert not promote(here, number, author="tester").moved
+    free(here, capsys, yes=True, remote=True, versions=True)
+    assert find_version(client, MODEL, number).freed is None
+    assert in_store(here, REMOTE, oid)
+    client.set_model_version_tag(MODEL, str(number), JUDGING, "1000")
+    free(here, capsys, yes=True, remote=True, versions=True)
+    assert find_version(client, MODEL, number).freed is not None
+    assert not in_store(here, REMOTE, oid)
+    assert in_store(here, REMOTE, theirs)
+
+    source = here / "data/corpus"
+    (source / "videos").mkdir(parents=True)
+    (source / "videos/a.mp4").write_bytes(b"a")
+    (source / "annotations.jsonl").write_text('{"id": "a", "video": "videos/a.mp4"}\n')
+    with_ingest(here)
+    assert ask(here, capsys, "a")["skipped"] == ["bob's model version 1", "bob.gate version 1"]
 
 
 def test_a_plan_says_what_earlier_runs_of_its_stages_cost(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
