@@ -167,7 +167,9 @@ def _find(root: Path, params: Params, content: ContentStore, order: Order, marke
     lists = Lists(content)
     projects = [root, *clones(root)]
     needs = [need for project in (*projects, *order.also) for need in project_needs(project)]
-    cache = inventory("cache", content.cache, shared=not Path(content.cache.path).resolve().is_relative_to(root.resolve()))
+    needs += [need for other in order.also for need in _others_needs(root, other)]
+    alone = not order.also and Path(content.cache.path).resolve().is_relative_to(root.resolve())
+    cache = inventory("cache", content.cache, shared=not alone)
     if order.remote:
         remote_odb = content.remote()
         if remote_odb is None:
@@ -221,6 +223,29 @@ def _find(root: Path, params: Params, content: ContentStore, order: Order, marke
         found, root, list(leftovers(root, params, projects, pinned, removed, order.keep_s)), pinned_known=known is not None
     )
     return found
+
+
+def _others_needs(root: Path, other: Path) -> list[Need]:
+    """What the registry and the origin of a project that ``--also`` names need.
+
+    Raises:
+        FlowError, TrackingError: these cannot be asked; nothing was freed.
+    """
+    if said := other_store(other):
+        raise FlowError(f"--also {other}: {said}; nothing was freed")
+    from mlflow.exceptions import MlflowException
+
+    try:
+        needs = origin_needs(other)
+        uri = tracking_uri(other)
+        database = sqlite_path(uri)
+        if uri == tracking_uri(root) or (database is not None and not database.exists()):
+            return needs
+        return [*needs, *registry(open_client(other), frozenset(), frozenset(), 0.0).needs]
+    except (TrackingError, MlflowException) as error:
+        raise TrackingError(
+            f"--also {other}: what it needs cannot be told: {redacted(one_line(str(error)))}; nothing was freed"
+        ) from error
 
 
 def _insist_on_versions(root: Path, params: Params, known: Registry) -> None:

@@ -21,6 +21,7 @@ from stages import layout
 from stages.bounded_yaml import YamlError, parse_yaml
 from stages.params import Params
 from stages.plain import one_line, redacted
+from stages.tracking.commits import blob_at
 from stages.tracking.content import ContentStore
 from stages.tracking.git import git, head, is_repository
 from stages.tracking.ledger import ENTRY, champions, read_ledger
@@ -188,7 +189,7 @@ def clips_of_refs(root: Path) -> dict[str, str]:
     found = {}
     path = git(root, "rev-parse", "--show-prefix") + LOCK_FILE
     for name in git(root, "for-each-ref", "--format=%(refname)").split():
-        blob = git(root, "ls-tree", "--format=%(objectname)", "--full-tree", f"{name}^{{tree}}", "--", path)
+        blob = blob_at(root, f"{name}^{{tree}}", path)
         records = parse_lock(_blob(root, blob), f"{name}:{path}").values() if blob else ()
         for oid in (oid for record in records for out, oid in record.outs.items() if out == layout.CLIPS.as_posix()):
             found[name] = oid
