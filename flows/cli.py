@@ -504,7 +504,11 @@ def ablate(
 def collect_garbage(
     remote: Annotated[bool, typer.Option("--remote", help="In the DVC remote too, what is proven this project's own.")] = False,
     versions: Annotated[
-        bool, typer.Option("--versions", help="Give up the weights of versions that nothing needs; their tags and lineage stay.")
+        bool,
+        typer.Option(
+            "--versions",
+            help="Give up the weights of versions that nothing needs (with --remote, where there is one); tags and lineage stay.",
+        ),
     ] = False,
     keep_days: Annotated[float, typer.Option(min=0, help="Nothing younger is touched.")] = 7.0,
     also: Annotated[

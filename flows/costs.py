@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from flows.calls import Calls, calls_of
 from flows.dvc import Plan, PlanStep
-from flows.preflight import GB, model_gb
+from flows.preflight import GB, model_gb, says_size
 from flows.rates import Rates, StageRate, Who, load_rates
 from stages.bounded_yaml import MOST_LOCK_BYTES, YamlError, read_yaml
 from stages.params import Params
@@ -50,6 +50,8 @@ _NO_TIME = frozenset(
     )
 )
 _NAMED = 3
+#: Stages whose time depends on the model, whatever parameters they name.
+_WITH_MODEL = frozenset(("sft", "grpo", "difficulty", "evaluate"))
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,11 @@ def _time(step: PlanStep, runs: Sequence[Spent], current: Mapping[str, str]) -> 
     own = f"{step.name.replace('@', '.')}.steps"
     others = ""
     scaled: _Time | None = None
+    trains = step.name.partition("@")[0] in _WITH_MODEL
     for run in runs:
-        differing = _differing(step, run.params, current)
+        # Of a run whose model was not kept nobody can say that it was this one.
+        model = {"model": "unknown"} if run.model is None else run.model
+        differing = _differing(step, {**run.params, **model} if trains else run.params, current, model=trains)
         day = f"{run.started:%Y-%m-%d}{_on(run.gpus)}"
         if not differing:
             return _measured(run, 1, "measured", f"run of {day}")
@@ -212,12 +217,15 @@ def _on(gpus: str) -> str:
     return f" on {', '.join(f'{count} x {name}' for name, count in names.items())}" if names else ""
 
 
-def _differing(step: PlanStep, past: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
-    """Names of parameters that a past run had otherwise, or lacked, among those that decide how long this stage takes."""
+def _differing(step: PlanStep, past: Mapping[str, str], current: Mapping[str, str], *, model: bool) -> list[str]:
+    """Names of parameters that a past run had otherwise, or lacked, among those that decide how long this stage takes; ``model``: those of
+    the model too, though DVC does not have the stage depend on them."""
     row = step.name.partition("@")[2]
     rows = tuple(f"{table}.{row}." for table in ("sft", "grpo", "difficulty"))
 
     def counts(name: str) -> bool:
+        if model and (name == "model" or name.startswith("model.")):
+            return True
         if name.rpartition(".")[2] in _NO_TIME or not any(name == key or name.startswith(f"{key}.") for key in step.params):
             return False
         # Of other rows a table of all results is made, which takes a second.
@@ -257,8 +265,8 @@ def _declared(rate: StageRate, steps: int | None) -> float | None:
 def _disk(
     step: PlanStep, params: Params, rate: StageRate | None, sizes: Mapping[str, float]
 ) -> tuple[float | None, Literal["measured", "scaled", "declared", "computed"] | None]:
-    """GB in place and in DVC's cache: of a pretrained model from its size, else as large as the last result, else as declared."""
-    if (weights := model_gb(params, step.name)) is not None:
+    """GB in place and in DVC's cache: of a pretrained model from its name's size, else as large as the last result, else as declared."""
+    if says_size(params) and (weights := model_gb(params, step.name)) is not None:
         return sum(weights), "computed"
     if (size := sizes.get(step.name)) is not None:
         return size, "measured"

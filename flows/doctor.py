@@ -16,7 +16,7 @@ from typing import Literal
 from rich.table import Table
 from rich.text import Text
 
-from flows import preflight, server, show
+from flows import preflight, registered, server, show
 from flows.errors import FlowError
 from flows.project import defaults, state
 from stages.errors import VidbridgeError
@@ -221,9 +221,12 @@ def _clones(root: Path) -> Finding:
 
 def _champion(root: Path) -> Finding:
     """Whether the alias is where the gate put it."""
+    if other := registered.other_store(root):
+        said, _, todo = other.partition("; ")
+        return Finding("champion", "warn", said, todo)
     database = sqlite_path(tracking_uri(root))
     if database is not None and not database.exists():
-        return Finding("champion", "ok", "nothing is registered yet")
+        return Finding("champion", "ok", _nothing_in(root))
     # Two seconds of imports, where there is a registry to ask; `_upgrade` needs them too.
     from mlflow.exceptions import MlflowException
 
@@ -236,7 +239,8 @@ def _champion(root: Path) -> Finding:
         params = load_params(root / "params.yaml")
         gate, client = params.gate, open_client(root)
         fault = alias_fault(client, gate.registered_model, gate.ledger)
-        champion = next((found for found in all_versions(client, gate.registered_model) if CHAMPION in found.aliases), None)
+        versions = all_versions(client, gate.registered_model)
+        champion = next((found for found in versions if CHAMPION in found.aliases), None)
         saw = None if fault or champion is None else objection(root, client, params, champion)
     except (VidbridgeError, MlflowException, OSError):
         return Finding("champion", "warn", "the store could not be asked", "vidbridge explain champion says why")
@@ -245,7 +249,14 @@ def _champion(root: Path) -> Finding:
         return Finding("champion", "warn", said, todo)
     if saw:
         return Finding("champion", "warn", saw, "vidbridge run, then vidbridge promote")
+    if not versions:
+        return Finding("champion", "ok", _nothing_in(root))
     return Finding("champion", "ok", "the alias is where the gate put it")
+
+
+def _nothing_in(root: Path) -> str:
+    """Said with the store's name: it may be another one than the project registers in."""
+    return f"nothing is registered yet in {shown(tracking_uri(root))}"
 
 
 def _disk(root: Path) -> Finding:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from flows.holdings import (
 )
 from flows.leftovers import Leftover, leftovers
 from flows.preflight import only_run
+from flows.registered import other_store
 from stages import lease
 from stages.params import Params, load_params
 from stages.plain import one_line, redacted
@@ -40,17 +42,21 @@ from stages.tracking.content import ContentStore, open_content
 from stages.tracking.needed import (
     ALIASES,
     Lists,
+    Need,
     Registry,
     Standing,
     clones,
     history_oids,
+    oids_of,
     origin_needs,
+    own_models,
     project_needs,
     registry,
 )
 from stages.tracking.runs import TAG
 from stages.tracking.store import insist, open_client
 from stages.tracking.uri import TrackingError, shown, sqlite_path, tracking_uri
+from stages.tracking.versions import Version
 
 #: Other clones and machines may share cache and remote, and take days to say what they need.
 KEEP_DAYS = 7.0
@@ -156,19 +162,30 @@ def _dvc_lock(content: ContentStore) -> Iterator[None]:
 
 def _find(root: Path, params: Params, content: ContentStore, order: Order, marked: list[Standing], *, yes: bool) -> Findings:
     notes: list[str] = []
+    if other := other_store(root):
+        raise FlowError(f"{other}; nothing was freed")
     lists = Lists(content)
     projects = [root, *clones(root)]
     needs = [need for project in (*projects, *order.also) for need in project_needs(project)]
-    cache = inventory("cache", content.cache, shared=not Path(content.cache.path).resolve().is_relative_to(root.resolve()))
+    needs += [need for other in order.also for need in _others_needs(root, other)]
+    alone = not order.also and Path(content.cache.path).resolve().is_relative_to(root.resolve())
+    cache = inventory("cache", content.cache, shared=not alone)
     if order.remote:
         remote_odb = content.remote()
         if remote_odb is None:
             raise UsageError("--remote: this project has no DVC remote (dvc remote add -d NAME URL)")
         remote = inventory("remote", remote_odb, shared=True)
-    if order.remote or cache.shared:
+    elif order.versions and content.remote_name():
+        raise UsageError(
+            "--versions: this project has a DVC remote, where copies of those weights would be left; add --remote: vidbridge gc --remote"
+            " --versions"
+        )
+    if order.remote or order.versions or cache.shared:
         needs += origin_needs(root)
     refs = frozenset(oid for need in needs for oid in need.oids)
-    known = _registry(root, params, refs, order, notes, marked, yes=yes)
+    known = _registry(root, params, refs, order, notes, marked, partial(_has_weights, content, lists), yes=yes)
+    if known is not None and (order.remote or order.versions or cache.shared):
+        _insist_on_versions(root, params, known)
     found = Findings([], [], [], [], [], [], (None, []), notes)
     pinned: frozenset[str] = frozenset()
     if known is None:
@@ -179,8 +196,7 @@ def _find(root: Path, params: Params, content: ContentStore, order: Order, marke
         left = [one for one in given_up if not order.versions and one.version.freed is None]
         if order.versions:
             found.versions = [one for one in given_up if one.version.freed is None]
-        _version_rows(found, known, order)
-        models = _own_models(params)
+        models = own_models(params)
         ours = own_oids(history_oids(root), known.versions, models) if order.remote or cache.shared else frozenset[str]()
         judge = Judge(lists, [*needs, *known.needs], left, ours, order.keep_s)
         elsewhere: frozenset[str] | None = None
@@ -196,6 +212,11 @@ def _find(root: Path, params: Params, content: ContentStore, order: Order, marke
             elsewhere = _copies(content, judge, cache, notes)
         verdicts = judge.judge(cache, elsewhere)
         _place_rows(found, cache, verdicts, str(cache.odb.path))
+        if intact := _intact(found.versions, lists, frozenset(verdicts.kept) | (elsewhere or frozenset())):
+            found.versions = [one for one in found.versions if one not in intact]
+            if yes:
+                _unmark(root, intact)
+        _version_rows(found, known, order, intact)
         _entry_row(found, content, cache, verdicts, elsewhere if order.remote else None)
     removed = frozenset(video.sha256 for video in params.ingest.exclude if video.sha256)
     _leftover_rows(
@@ -204,13 +225,78 @@ def _find(root: Path, params: Params, content: ContentStore, order: Order, marke
     return found
 
 
-def _own_models(params: Params) -> frozenset[str]:
-    gate = params.gate
-    return frozenset(filter(None, (gate.registered_model, f"{gate.registered_model}-ablation", gate.production)))
+def _others_needs(root: Path, other: Path) -> list[Need]:
+    """What the registry and the origin of a project that ``--also`` names need.
+
+    Raises:
+        FlowError, TrackingError: these cannot be asked; nothing was freed.
+    """
+    if said := other_store(other):
+        raise FlowError(f"--also {other}: {said}; nothing was freed")
+    from mlflow.exceptions import MlflowException
+
+    try:
+        needs = origin_needs(other)
+        uri = tracking_uri(other)
+        database = sqlite_path(uri)
+        if uri == tracking_uri(root) or (database is not None and not database.exists()):
+            return needs
+        return [*needs, *registry(open_client(other), frozenset(), frozenset(), 0.0).needs]
+    except (TrackingError, MlflowException) as error:
+        raise TrackingError(
+            f"--also {other}: what it needs cannot be told: {redacted(one_line(str(error)))}; nothing was freed"
+        ) from error
+
+
+def _insist_on_versions(root: Path, params: Params, known: Registry) -> None:
+    """A store that knows nothing of this project is taken for the wrong one, where others' copies are at stake.
+
+    Raises:
+        UsageError: it has no version of the project's model.
+    """
+    model = params.gate.registered_model
+    if not any(one.version.model == model for one in known.versions):
+        raise UsageError(
+            f"MLFLOW_TRACKING_URI: {shown(tracking_uri(root))} holds no version of {model}, so it cannot tell what a shared cache, the"
+            " remote or --versions may lose; set it to the store in which this project registers, or register first: vidbridge register"
+        )
+
+
+def _intact(versions: Sequence[Standing], lists: Lists, left: frozenset[str]) -> list[Standing]:
+    """Those whose weights are all ``left`` in the cache or the remote: young, of others, or shared with what is needed. They are not given
+    up."""
+    return [one for one in versions if left.issuperset(lists.expand(Need("", "", oids_of(one.version))))]
+
+
+def _has_weights(content: ContentStore, lists: Lists, version: Version) -> bool:
+    """Whether every object of a version is in the cache or the remote.
+
+    Raises:
+        TrackingError: the remote cannot be asked.
+    """
+    oids = oids_of(version)
+    if not oids or any(lists.files(oid) is None for oid in oids if oid.endswith(".dir")):
+        return False
+    missing = [oid for oid in lists.expand(Need("", "", oids)) if not Path(content.cache.oid_to_path(oid)).is_file()]
+    remote = content.remote() if missing else None
+    if remote is None:
+        return not missing
+    try:
+        return not set(missing) - set(remote.oids_exist(missing))
+    except Exception as error:  # whatever the remote's library raises
+        raise TrackingError(f"DVC remote: {redacted(one_line(str(error)))}; try again when it answers") from error
 
 
 def _registry(
-    root: Path, params: Params, refs: frozenset[str], order: Order, notes: list[str], marked: list[Standing], *, yes: bool
+    root: Path,
+    params: Params,
+    refs: frozenset[str],
+    order: Order,
+    notes: list[str],
+    marked: list[Standing],
+    has_weights: Callable[[Version], bool],
+    *,
+    yes: bool,
 ) -> Registry | None:
     """Who needs what in the registry; None, and a note, where it cannot be asked. With ``yes`` versions that are given up are marked, and
     added to ``marked``."""
@@ -222,7 +308,7 @@ def _registry(
     young_ms = (time.time() - order.keep_s) * 1000
     try:
         client = open_client(root)
-        found = registry(client, _own_models(params), refs, young_ms)
+        found = registry(client, own_models(params), refs, young_ms)
         if not yes:
             return found
         for one in found.versions:
@@ -230,9 +316,10 @@ def _registry(
                 _mark(client, one, _sentence(one))
                 marked.append(one)
         # Marked before it is looked at again: who promotes one meanwhile either finds the mark, or is found here.
-        again = registry(client, _own_models(params), refs, young_ms) if marked else found
+        again = registry(client, own_models(params), refs, young_ms) if marked else found
+        ours = {_key(one) for one in marked}
         for one in again.versions:
-            if one.why is not None and one.version.freed is not None:
+            if one.why is not None and one.version.freed is not None and (_key(one) in ours or has_weights(one.version)):
                 _mark(client, one, None)
     except (TrackingError, MlflowException) as error:
         said = f"the registry or its ledger cannot be read, so who needs content cannot be told: {redacted(str(error))}"
@@ -240,7 +327,6 @@ def _registry(
             raise TrackingError(f"{said}; nothing was freed") from error
         notes.append(one_line(said))
         return None
-    ours = {(one.version.model, one.version.number) for one in marked}
     return Registry(tuple(_unmarked(one) if _key(one) in ours else one for one in again.versions), again.needs)
 
 
@@ -277,7 +363,7 @@ def _mark(client: Any, one: Standing, sentence: str | None) -> None:
         insist(lambda: client.set_model_version_tag(model, number, FREED, sentence))
 
 
-def _version_rows(found: Findings, known: Registry, order: Order) -> None:
+def _version_rows(found: Findings, known: Registry, order: Order, intact: Sequence[Standing]) -> None:
     kept: dict[str, int] = {}
     for one in known.versions:
         if one.why is not None:
@@ -288,6 +374,8 @@ def _version_rows(found: Findings, known: Registry, order: Order) -> None:
             kept["nobody needs it; --versions gives its weights up"] = (
                 kept.get("nobody needs it; --versions gives its weights up", 0) + 1
             )
+    if intact:
+        kept["nobody needs it, and a copy is left all the same"] = len(intact)
     for why, count in kept.items():
         found.rows.append(Row("versions", "weights of versions", count, 0, False, why))
     if found.versions:

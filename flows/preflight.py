@@ -59,9 +59,8 @@ def model_gb(params: Params, stage: str) -> tuple[float, float] | None:
     states that are kept meanwhile; None: it makes none, or a tiny model's."""
     if not isinstance(params.model, PretrainedModelParams):
         return None
-    size = re.search(r"(\d+(?:\.\d+)?)[bB]\b", params.model.name)
     # A name that tells no size is taken for one of 7 billion parameters.
-    billions = float(size.group(1)) if size else 7.0
+    billions = _billions(params.model.name) or 7.0
     table, _, name = stage.partition("@")
     if stage == "base":
         return billions * 2 * _BYTES[params.model.precision], 0.0
@@ -71,6 +70,17 @@ def model_gb(params: Params, stage: str) -> tuple[float, float] | None:
     row = rows[name]
     checkpoints = -(-row.steps // row.save_steps) + 1
     return billions * 2 * checkpoints * _BYTES[_saved_precision(row)], billions * 2 * _state_bytes(row)
+
+
+def says_size(params: Params) -> bool:
+    """Whether the name of the pretrained model tells its size, so that `model_gb` is more than a guess."""
+    return isinstance(params.model, PretrainedModelParams) and _billions(params.model.name) is not None
+
+
+def _billions(name: str) -> float | None:
+    """Parameters, from a name such as ``Qwen2.5-VL-7B`` or ``SmolVLM2-500M``."""
+    size = re.search(r"(\d+(?:\.\d+)?)([bBmM])\b", name)
+    return None if size is None else float(size[1]) / (1 if size[2] in "bB" else 1000)
 
 
 def _deepspeed() -> bool:

@@ -62,13 +62,26 @@ def awaits_promotion(root: Path) -> bool:
     return note.get("candidate") is None or note["candidate"] != note.get("champion")
 
 
+def other_store(root: Path) -> str | None:
+    """Why the present store cannot say what is registered, with the remedy: `register` has last written into another one. None: it can,
+    as far as is noted."""
+    note, present = _read(root), shown(tracking_uri(root))
+    # Notes that do not name the remote by itself are of another form.
+    if "remote" not in note or note.get("store") == present:
+        return None
+    return (
+        f"MLFLOW_TRACKING_URI: this project's versions were registered in {note.get('store')}, and the store is now {present}; set it as"
+        " it was then, or run vidbridge register, which makes the present store the project's"
+    )
+
+
 def _identity(root: Path) -> dict[str, str | None]:
     lock = root / LOCK_FILE
-    store = f"{shown(tracking_uri(root))} {os.environ.get(REMOTE_VARIABLE) and shown(os.environ[REMOTE_VARIABLE])}"
     return {
         "lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
         "params": digest(load_params(root / "params.yaml").model_dump(mode="json")),
-        "store": store,
+        "store": shown(tracking_uri(root)),
+        "remote": shown(os.environ[REMOTE_VARIABLE]) if os.environ.get(REMOTE_VARIABLE) else None,
     }
 
 

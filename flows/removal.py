@@ -15,16 +15,17 @@ from rich.text import Text
 from flows import dvc, show
 from flows.errors import FlowError
 from flows.preflight import only_run
+from flows.registered import other_store
 from stages.bounded_yaml import read_text
 from stages.excluded import with_excluded
 from stages.params import ExcludedVideo, Params, load_params
 from stages.plain import one_line
 from stages.removing import Samples, Video, find, samples_showing
 from stages.tracking.content import open_content
-from stages.tracking.needed import clips_of_refs
+from stages.tracking.needed import clips_of_refs, own_models
 from stages.tracking.removals import REMOVED, Manifests, Seen, forget_note, holds, note, registered_models, seen, tag_value
 from stages.tracking.store import insist, open_client
-from stages.tracking.uri import TrackingError, sqlite_path, tracking_uri
+from stages.tracking.uri import TrackingError, shown, sqlite_path, tracking_uri
 from stages.tracking.versions import Version, all_versions
 
 PARAMS = "params.yaml"
@@ -61,6 +62,8 @@ class Consequences:
     again: tuple[str, ...]
     #: Branches and tags whose results were made from one of the videos.
     refs: tuple[str, ...]
+    #: Versions of other projects whose tags cannot be read.
+    skipped: tuple[str, ...]
 
 
 def remove(root: Path, asked: Sequence[str], *, yes: bool, undo: bool, as_json: bool) -> None:
@@ -71,20 +74,28 @@ def remove(root: Path, asked: Sequence[str], *, yes: bool, undo: bool, as_json: 
         FlowError: a run is working in the project.
     """
     params = load_params(root / PARAMS)
-    versions, registry = _versions(root)
-    found = _excluded(params, asked) if undo else find(root, params, asked, versions)
+    versions, registry = _versions(root, params)
+    ours = [version for version in versions if version.model in own_models(params)]
+    found = _excluded(params, asked) if undo else find(root, params, asked, ours)
     meant = [video for one in found for video in one.videos]
-    affected = _affected(root, versions, meant)
+    affected, skipped = _affected(root, own_models(params), versions, meant)
     told = [one for one in affected if one.seen.trained or one.seen.scored or one.seen.unknown]
     ids = frozenset(name for one in found for name in one.clip_ids)
     consequences = Consequences(
-        tuple(found), samples_showing(root, ids), tuple(told), len(affected) - len(told), registry, _again(root), _refs(root, meant)
+        tuple(found),
+        samples_showing(root, ids),
+        tuple(told),
+        len(affected) - len(told),
+        registry,
+        _again(root),
+        _refs(root, meant),
+        skipped,
     )
     tagged = None
     if yes:
         with only_run(root):
             _write(root, meant, undo=undo)
-            tagged = _tell(root, params, affected, meant, undo=undo)
+            tagged = [] if other_store(root) else _tell(root, params, affected, meant, undo=undo)
     if as_json:
         show.say(json.dumps(_plain(consequences) | {"removed": yes and not undo, "tagged": tagged}, indent=2, ensure_ascii=False))
         return
@@ -102,17 +113,25 @@ def _excluded(params: Params, asked: Sequence[str]) -> list[Video]:
     return [Video(name, tuple(by_name[name]), (), ()) for name in asked]
 
 
-def _versions(root: Path) -> tuple[list[Version], str | None]:
+def _versions(root: Path, params: Params) -> tuple[list[Version], str | None]:
     """Every version that a stage of ours made, in any registered model of the store, oldest first; or why they cannot be listed."""
+    if other := other_store(root):
+        return [], other
+    model = params.gate.registered_model
+    empty = (
+        f"MLFLOW_TRACKING_URI: {shown(tracking_uri(root))} holds no version of {model}; where versions are registered in another store, set"
+        " it to that one and do this again"
+    )
     database = sqlite_path(tracking_uri(root))
     if database is not None and not database.exists():
-        return [], None
+        return [], empty
     try:
         with _asking(root) as client:
             models = [all_versions(client, model) for model in registered_models(client)]
     except TrackingError as error:
         return [], str(error)
-    return [version for model in models for version in model if version.stage], None
+    found = [version for versions in models for version in versions if version.stage]
+    return found, None if any(version.model == model for version in found) else empty
 
 
 @contextmanager
@@ -126,12 +145,26 @@ def _asking(root: Path) -> Iterator[Any]:
         raise TrackingError(f"the registry could not be read or written: {error}; do it again when it answers") from error
 
 
-def _affected(root: Path, versions: Sequence[Version], videos: Sequence[ExcludedVideo]) -> list[Affected]:
+def _affected(
+    root: Path, own: frozenset[str], versions: Sequence[Version], videos: Sequence[ExcludedVideo]
+) -> tuple[list[Affected], tuple[str, ...]]:
+    """What each version saw, and which versions of other projects cannot be read: these are theirs to mend."""
     if not versions:
-        return []
+        return [], ()
+    found, skipped = [], []
+    # Among several with the same content, the project's own is the ancestor.
+    known = sorted(versions, key=lambda version: version.model not in own)
     with open_content(root) as content:
         manifests = Manifests(content)
-        return [Affected(version, seen(manifests, version, versions, videos)) for version in versions]
+        for version in versions:
+            try:
+                version.removed_videos  # noqa: B018
+                found.append(Affected(version, seen(manifests, version, known, videos)))
+            except TrackingError:
+                if version.model in own:
+                    raise
+                skipped.append(f"{version.model} version {version.number}")
+    return found, tuple(skipped)
 
 
 def _again(root: Path) -> tuple[str, ...]:
@@ -229,6 +262,9 @@ def _show(found: Consequences) -> None:
         out.print(table)
     if not found.registry:
         out.print(f"versions that never saw it: {found.clean:,}")
+    if found.skipped:
+        names = one_line(_names(found.skipped))
+        out.print(Text(f"not looked at, tags that cannot be read: {names} (another project's)", style="yellow"))
     out.print(f"has to run again: {', '.join(found.again)}")
     if found.refs:
         out.print(f"branches and tags whose results were made from it: {_names(tuple(map(one_line, found.refs)))}")
@@ -245,7 +281,8 @@ def _next(found: Sequence[Video], *, yes: bool, undo: bool, registry: str | None
         return
     if registry:
         show.say(
-            f"params.yaml leaves it out, but no version could be tagged; do it again when MLflow answers: {one_line(registry)}"
+            f"params.yaml leaves it out, but no version of this project could be tagged; do it again when that is mended:"
+            f" {one_line(registry)}"
         )
     else:
         show.say(
@@ -298,4 +335,5 @@ def _plain(found: Consequences) -> dict[str, Any]:
         "registry": found.registry,
         "run_again": found.again,
         "refs": found.refs,
+        "skipped": found.skipped,
     }

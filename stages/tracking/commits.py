@@ -73,7 +73,7 @@ def record_commit(root: Path, run_name: str) -> str:
         if (root / name).is_file()
     }
     for commit in (base, *git(root, "for-each-ref", "--format=%(objectname)", RUN_BRANCHES, _FETCHED_RUNS).split()):
-        if all(_blob(root, commit, path) == blob for path, blob in blobs.items()):
+        if all(blob_at(root, commit, path) == blob for path, blob in blobs.items()):
             return commit
     reference = f"{RUN_BRANCHES}{run_name}"
     with tempfile.TemporaryDirectory() as folder:
@@ -94,8 +94,11 @@ def _in_repository(root: Path, name: str) -> str:
     return git(root, "rev-parse", "--show-prefix") + name
 
 
-def _blob(root: Path, commit: str, path: str) -> str | None:
-    return git(root, "ls-tree", "--format=%(objectname)", "--full-tree", commit, "--", path) or None
+def blob_at(root: Path, commit: str, path: str) -> str | None:
+    """The hash of a file as a commit or tree has it, ``path`` from the top of the repository; None: it has none."""
+    # Not by `--format`, which git before 2.36 does not know.
+    about = git(root, "ls-tree", "--full-tree", commit, "--", path).split()
+    return about[2] if about else None
 
 
 def _identity(root: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ The rules are in :mod:`stages.tracking.rules`; what was decided, and who was fir
 from __future__ import annotations
 
 import getpass
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,15 +21,17 @@ from stages.tracking.ledger import (
     VERDICT,
     Decided,
     Entry,
+    abandon,
     champions,
     last_move,
     mark_done,
+    may_publish,
     now_ms,
     read_ledger,
     write_entry,
 )
 from stages.tracking.production import publish, set_tags, tags_of
-from stages.tracking.removals import objection
+from stages.tracking.removals import REMOVED, objection
 from stages.tracking.rights import prove_rights
 from stages.tracking.rules import Decision, Evidence, counted, decide, refusal
 from stages.tracking.runs import TAG
@@ -37,7 +40,7 @@ from stages.tracking.scores import ScoreCard, parse_scores
 from stages.tracking.store import insist, locked, open_client, store_error
 from stages.tracking.uri import STATE, TrackingError, patience_of_run_s
 from stages.tracking.verdict import rollback_verdict, verdict
-from stages.tracking.versions import CANDIDATE, CHAMPION, Version, all_versions, find_version, load_version
+from stages.tracking.versions import CANDIDATE, CHAMPION, JUDGING, Version, all_versions, find_version, load_version
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -94,6 +97,8 @@ def promote(
     with _guard(root, gate):
         wanted = find_version(client, gate.registered_model, version or CANDIDATE).number
         prove_rights(client, gate)
+        # Before it is looked at: who gives versions up meanwhile finds this, or is found.
+        set_tags(client, gate.registered_model, wanted, {JUDGING: str(now_ms())})
         for _ in range(ATTEMPTS):
             case = judge(root, client, params, wanted, author=author, reason=reason, new_evaluation=new_evaluation)
             told = _told(case)
@@ -120,6 +125,9 @@ def judge(
     last = settle(client, gate)
     champion = _champion(client, gate.registered_model)
     candidate = find_version(client, gate.registered_model, version)
+    if champion is not None and champion.number == version and (last is None or last.decided.version != version):
+        # The alias was put there by hand: the candidate is judged as if it had stayed where the gate put it.
+        champion = _version_or_none(client, gate.registered_model, last.decided.version) if last else None
     if champion is not None and champion.number == version:
         decision = refusal(f"version {version} is champion already")
     else:
@@ -167,8 +175,8 @@ def rollback(root: Path, *, author: str | None = None, reason: str = "") -> Prom
     """Make the version champion that was it before the last promotion; repeated, it goes further back.
 
     Raises:
-        TrackingError: there is none, it was deleted or learned from a video that was removed on request, the alias was moved by someone
-            else, or this account may not move it.
+        TrackingError: there is none, it was deleted, its weights were given up, it learned from a video that was removed on request, the
+            alias was moved by someone else, or this account may not move it.
     """
     params = load_params(root / PARAMS_FILE)
     gate = params.gate
@@ -190,7 +198,8 @@ def rollback(root: Path, *, author: str | None = None, reason: str = "") -> Prom
                     f"{model}: version {champion.number} is the first champion, there is no earlier one to go back to"
                 )
             earlier = find_version(client, model, stack[-2])
-            if (why := objection(root, client, params, earlier)) is not None:
+            why = earlier.freed and f"version {earlier.number} has no weights any more: {earlier.freed}"
+            if (why := why or objection(root, client, params, earlier)) is not None:
                 raise TrackingError(
                     f"{model}: cannot go back: {why}. Another one can be put to the gate: vidbridge promote VERSION"
                 )
@@ -218,16 +227,26 @@ def settle(client: MlflowClient, gate: GateParams) -> Entry | None:
     """Complete the last standing move where that is not done: tags, alias, production copy. Returns that move.
 
     A move that is not proven does not stand, so nobody completes it. Each step may be done twice. After the alias was written the ledger
-    is read again, since a slow process may have written the alias of a move that has been followed by another.
+    is read again, since a slow process may have written the alias of a move that has been followed by another. A move whose copy goes to
+    another model than this project's ``gate.production`` is left unfinished: who works with that one makes the copy. A move whose version
+    cannot be champion any more is abandoned, which is said on the standard error; what stands before it is followed again.
     """
     wrote: int | None = None
+    whole = again = False
     while True:
         last = last_move(read_ledger(client, gate.registered_model, gate.ledger))
-        if last is None or last.number == wrote or (last.done and wrote is None):
+        if last is None or last.number == wrote or (last.done and wrote is None and not again):
             break
-        _follow(client, gate, last)
+        if (why := _unfit(client, gate.registered_model, last)) is not None:
+            if last.done:
+                break  # It was champion once; what has become of it since is no question of completing a move.
+            if abandon(client, gate.registered_model, last):
+                print(f"gate: {last.decided.action} (entry {last.number} of {gate.ledger}) is abandoned: {why}", file=sys.stderr)
+            again = True
+            continue
+        whole = _follow(client, gate, last)
         wrote = last.number
-    if last is not None and wrote is not None:
+    if last is not None and wrote is not None and whole:
         mark_done(client, gate.registered_model, last)
     return last
 
@@ -331,6 +350,24 @@ def add_scores(root: Path, version: Version, digest: str, table: str, samples: s
         open_client(root).set_model_version_tag(version.model, str(version.number), f"{TAG}scores.{digest}", table)
 
 
+def _unfit(client: MlflowClient, model: str, entry: Entry) -> str | None:
+    """Why a move cannot be completed any more: its version was deleted, or may not become champion; None: it can."""
+    version = _version_or_none(client, model, entry.decided.version)
+    if version is None:
+        return f"version {entry.decided.version} was deleted"
+    if CHAMPION in version.aliases:
+        return None  # It came as far as this.
+    if version.freed is not None:
+        return f"version {version.number} has no weights any more: {version.freed}"
+    if version.tags.get(REMOVED) is not None:
+        return f"version {version.number} learned from a video that was removed on request"
+    return None
+
+
+def _version_or_none(client: MlflowClient, model: str, number: int) -> Version | None:
+    return next((version for version in all_versions(client, model) if version.number == number), None)
+
+
 def _champion(client: MlflowClient, model: str) -> Version | None:
     return next((version for version in all_versions(client, model) if CHAMPION in version.aliases), None)
 
@@ -379,8 +416,9 @@ def _author(root: Path, author: str | None) -> str:
     return ident.rsplit(" ", 2)[0]  # less time and zone
 
 
-def _follow(client: MlflowClient, gate: GateParams, entry: Entry) -> None:
-    """What follows from a move, each step of which may be repeated: tags on the version, the alias, the copy."""
+def _follow(client: MlflowClient, gate: GateParams, entry: Entry) -> bool:
+    """What follows from a move, each step of which may be repeated: tags on the version, the alias, the copy. False: the copy is left to
+    those whose production model it is."""
     decided, model = entry.decided, gate.registered_model
     version = find_version(client, model, decided.version)
     tags = tags_of(decided) | ({VERDICT: entry.verdict} if decided.action == "promote" else {})
@@ -389,5 +427,11 @@ def _follow(client: MlflowClient, gate: GateParams, entry: Entry) -> None:
         left = {TAG + "rolled_back_by": decided.author, TAG + "rolled_back_because": decided.reason}
         set_tags(client, model, decided.previous, left)
     insist(lambda: client.set_registered_model_alias(model, CHAMPION, str(version.number)))
-    if decided.production is not None:
+    if decided.production is None:
+        return True
+    if decided.production != gate.production:
+        return False
+    # An author who may not change the production model must not have it changed by us.
+    if may_publish(client, entry):
         publish(client, decided.production, version, tags)
+    return True

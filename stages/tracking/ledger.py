@@ -32,6 +32,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -48,6 +49,8 @@ ENTRY, VERDICT, DONE = TAG + "entry", TAG + "verdict", TAG + "done"
 #: On the registered model whose champion is decided about, followed by an entry's name: the entry's digest, and whether the move is done.
 PROOF = TAG + "decision."
 _IS_DONE = " done"
+#: Said there instead of a move whose version cannot be champion any more: it stands no longer, so the one before it is the last.
+_IS_ABANDONED = " abandoned"
 #: On a version: when it was made champion. Written when a move is followed, never at registration.
 PROMOTED_AT = TAG + "promoted_at_ms"
 #: MLflow tries three times to get a number; when as many others are faster each time it gives up.
@@ -83,7 +86,7 @@ class Decided:
 class Entry:
     """A decision in its place. ``standing``: it moved the champion; ``done``: alias, tags and copy have followed; ``source``: the content
     of the version it is about, as it was then; ``digest``: of all that it says; ``proven``: its author may change the model that it is
-    about (:data:`PROOF`)."""
+    about (:data:`PROOF`); ``abandoned``: it cannot be completed, and does not stand."""
 
     number: int
     decided: Decided
@@ -93,6 +96,7 @@ class Entry:
     standing: bool
     done: bool
     proven: bool
+    abandoned: bool = False
 
     @property
     def moves(self) -> bool:
@@ -127,7 +131,7 @@ def _standing(entries: list[Entry], client: MlflowClient, model: str) -> list[En
     for index, entry in enumerate(entries):
         # A version that was deleted has no tags to look at, and nobody can go back to it.
         counts = entry.proven or (index < early and entry.done and promoted.get(entry.decided.version, True))
-        if counts and entry.moves and entry.decided.after == last:
+        if counts and entry.moves and not entry.abandoned and entry.decided.after == last:
             entry, last = replace(entry, standing=True), entry.number
         marked.append(entry)
     return marked
@@ -200,9 +204,11 @@ def write_entry(client: MlflowClient, ledger: str, about: Version, decided: Deci
 
     tags = {ENTRY: json.dumps(asdict(decided)), VERDICT: verdict}
     proof = _digest(tags[ENTRY], verdict, about.source)
-    # Before the ledger is made: who may not do this must not come to own it. What is proven already may be done as well.
-    if decided.name not in _proofs(client, about.model):
-        insist(lambda: client.set_registered_model_tag(about.model, PROOF + decided.name, proof))
+    # Before the ledger is made: who may not do this must not come to own it. What is proven already may be done as well. The copy is made
+    # with the rights of who completes the move, so its author proves that he may change that model too.
+    for model in (about.model, *([decided.production] if decided.production is not None else [])):
+        if decided.name not in _proofs(client, model):
+            insist(partial(client.set_registered_model_tag, model, PROOF + decided.name, proof))
     ensure_model(client, ledger, describe_ledger(about.model))
     shown = verdict if len(verdict) <= DESCRIPTION_LENGTH else verdict[: DESCRIPTION_LENGTH - 1] + "…"
     for left in reversed(range(NUMBER_TRIES)):
@@ -217,9 +223,26 @@ def write_entry(client: MlflowClient, ledger: str, about: Version, decided: Deci
     return next(entry for entry in read_ledger(client, about.model, ledger) if (entry.decided.name, entry.proven) == ours)
 
 
+def may_publish(client: MlflowClient, entry: Entry) -> bool:
+    """Whether the author of a move may change the production model that it names: he has signed it there as well."""
+    production = entry.decided.production
+    return production is not None and _proofs(client, production).get(entry.decided.name) == entry.digest
+
+
 def mark_done(client: MlflowClient, model: str, entry: Entry) -> None:
-    """Write on ``model`` that a proven move of its champion has been followed by all that follows from it."""
-    insist(lambda: client.set_registered_model_tag(model, PROOF + entry.decided.name, entry.digest + _IS_DONE))
+    """Write on ``model`` that a proven move of its champion has been followed by all that follows from it; what others have abandoned
+    meanwhile stays so."""
+    if _proofs(client, model).get(entry.decided.name) != entry.digest + _IS_ABANDONED:
+        insist(lambda: client.set_registered_model_tag(model, PROOF + entry.decided.name, entry.digest + _IS_DONE))
+
+
+def abandon(client: MlflowClient, model: str, entry: Entry) -> bool:
+    """Write on ``model`` that a proven move can never be completed, so that no reader takes it for standing. False: it is done meanwhile,
+    or nobody has proven it."""
+    if not entry.proven or _proofs(client, model).get(entry.decided.name) != entry.digest:
+        return False
+    insist(lambda: client.set_registered_model_tag(model, PROOF + entry.decided.name, entry.digest + _IS_ABANDONED))
+    return True
 
 
 def describe_ledger(model: str) -> str:
@@ -253,7 +276,7 @@ def _entry(version: Version, proofs: Mapping[str, str]) -> Entry:
         ) from error
     verdict, proof = version.tags.get(VERDICT, ""), proofs.get(decided.name, "")
     digest = _digest(version.tags[ENTRY], verdict, version.source)
-    proven = proof.removesuffix(_IS_DONE) == digest
+    proven = proof.removesuffix(_IS_DONE).removesuffix(_IS_ABANDONED) == digest
     return Entry(
         version.number,
         decided,
@@ -263,6 +286,7 @@ def _entry(version: Version, proofs: Mapping[str, str]) -> Entry:
         standing=False,
         done=proof.endswith(_IS_DONE) if proven else version.tags.get(DONE) == "true",
         proven=proven,
+        abandoned=proven and proof.endswith(_IS_ABANDONED),
     )
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from stages import layout
 from stages.bounded_yaml import YamlError, parse_yaml
+from stages.params import Params
 from stages.plain import one_line, redacted
+from stages.tracking.commits import blob_at
 from stages.tracking.content import ContentStore
 from stages.tracking.git import git, head, is_repository
 from stages.tracking.ledger import ENTRY, champions, read_ledger
@@ -27,7 +30,7 @@ from stages.tracking.lock import LOCK_FILE, parse_lock
 from stages.tracking.removals import MANIFEST, registered_models
 from stages.tracking.runs import TAG
 from stages.tracking.uri import STATE, TrackingError
-from stages.tracking.versions import Version, all_versions
+from stages.tracking.versions import JUDGING, Version, all_versions
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -39,6 +42,8 @@ _NO_CLONES = frozenset(
     ("loaded", "servable", "mlflow-artifacts", "scratch", "frames", "examined", "prefect", "remote", "unsent", "cache")
 )
 _CLONE_LEVELS = 4
+#: A version that was put to the gate is left alone for so long: judging may run a whole evaluation of the champion before.
+_JUDGING_MS = 3_600_000
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ REFS = "in a branch or tag"
 ALIASES = "champion, candidate or another alias"
 STACK = "an earlier champion, which rollback goes back to"
 FOREIGN = "a version of another registered model"
+JUDGED = "put to the gate within the last hour"
 YOUNG = "younger than --keep-days"
 MANIFESTS = "what a version was trained on (its list of clips, for data remove)"
 REGISTERED = "a registered version, and the only copy (--versions frees it)"
@@ -183,7 +189,7 @@ def clips_of_refs(root: Path) -> dict[str, str]:
     found = {}
     path = git(root, "rev-parse", "--show-prefix") + LOCK_FILE
     for name in git(root, "for-each-ref", "--format=%(refname)").split():
-        blob = git(root, "ls-tree", "--format=%(objectname)", "--full-tree", f"{name}^{{tree}}", "--", path)
+        blob = blob_at(root, f"{name}^{{tree}}", path)
         records = parse_lock(_blob(root, blob), f"{name}:{path}").values() if blob else ()
         for oid in (oid for record in records for out, oid in record.outs.items() if out == layout.CLIPS.as_posix()):
             found[name] = oid
@@ -224,6 +230,12 @@ def clones(root: Path) -> list[Path]:
     return found
 
 
+def own_models(params: Params) -> frozenset[str]:
+    """The names of a project's registered models."""
+    gate = params.gate
+    return frozenset(filter(None, (gate.registered_model, f"{gate.registered_model}-ablation", gate.production)))
+
+
 @dataclass(frozen=True)
 class Standing:
     """A version that a stage of ours made, and why it must keep its weights; None: nothing needs it."""
@@ -254,7 +266,8 @@ def registry(client: MlflowClient, own: frozenset[str], refs: frozenset[str], yo
     models = {name: all_versions(client, name) for name in registered_models(client)}
     stacks: dict[tuple[str, int], str] = {}
     for name, versions in models.items():
-        if any(ENTRY in version.tags for version in versions):
+        # Of other projects everything is kept, so what stands in their ledgers and tags, and whether it can be read, is all the same.
+        if name.removesuffix(".gate") in own and any(ENTRY in version.tags for version in versions):
             for number in champions(read_ledger(client, name.removesuffix(".gate"), name)):
                 stacks[name.removesuffix(".gate"), number] = STACK
     standing, needs = [], []
@@ -264,13 +277,14 @@ def registry(client: MlflowClient, own: frozenset[str], refs: frozenset[str], yo
             if not oids or ENTRY in version.tags:
                 continue
             # One that learned from a removed video is not gone back to.
-            earlier = stacks.get((name, version.number)) if version.removed_videos is None else None
+            earlier = stacks.get((name, version.number)) if name in own and version.removed_videos is None else None
             why = (
                 ALIASES
                 if version.aliases
                 else earlier
                 or (REFS if version.out in refs else None)
                 or (FOREIGN if name not in own else None)
+                or (JUDGED if _is_judged(version) else None)
                 or (YOUNG if version.created_ms > young_ms else None)
             )
             who = f"{name} version {version.number}"
@@ -280,6 +294,11 @@ def registry(client: MlflowClient, own: frozenset[str], refs: frozenset[str], yo
             if clips := _data_of(version).get(layout.CLIPS.as_posix()):
                 needs.append(Need(MANIFESTS, who, frozenset([clips]), only=MANIFEST))
     return Registry(tuple(standing), tuple(needs))
+
+
+def _is_judged(version: Version) -> bool:
+    said = version.tags.get(JUDGING, "")
+    return said.isascii() and said.isdigit() and abs(time.time() * 1000 - int(said[:20])) < _JUDGING_MS
 
 
 def oids_of(version: Version) -> frozenset[str]:

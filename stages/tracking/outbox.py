@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from stages.errors import VidbridgeError
 from stages.liveness import beat_every_s, lost_after_s
+from stages.plain import one_line, redacted
 from stages.tracking.heartbeats import COUNT_TAG, LOST_TAG
+from stages.tracking.store import is_away, is_denied
 from stages.tracking.uri import STATE, shown, tracking_uri
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ FLUSH_ENTRIES = 500
 #: MLflow takes 1000 metrics and 100 tags in one batch.
 BATCH_METRICS = 1000
 BATCH_TAGS = 100
+#: Codes of MLflow's errors about a run that is not there, or was deleted.
+_NO_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 #: What could not be sent, a file for each run; `register` sends it.
 UNSENT = STATE / "unsent"
 
@@ -161,17 +165,82 @@ class Outbox:
 
 
 def send_unsent(client: MlflowClient, root: Path) -> int:
-    """Send what earlier runs had to leave on disk; returns how many entries."""
+    """Send what earlier runs had to leave on disk; returns how many entries.
+
+    Each run's file is taken by itself: one that can never be sent (its run was deleted or is another server's, a line is broken) is put
+    aside as ``*.refused``, and said so; one that this account may not send stays.
+
+    Raises:
+        MlflowException: the store is away.
+        ArtifactStoreError: it does not take a file; all else was sent.
+    """
+    from mlflow.exceptions import MlflowException
+
     count = 0
+    failed: ArtifactStoreError | None = None
     for path in sorted((root / UNSENT).glob("*.jsonl")):
-        entries: list[Entry] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        try:
+            entries = _entries(path)
+            _send_all(client, path.stem, entries)
+        except (MlflowException, ArtifactStoreError, ValueError) as error:
+            # Of a run that is not there its files cannot be put either.
+            cause = error.__cause__ if isinstance(error, ArtifactStoreError) else error
+            code = getattr(cause, "error_code", None)
+            if isinstance(error, ArtifactStoreError) and code not in _NO_RUN:
+                failed = failed or error
+            elif isinstance(cause, Exception) and is_away(cause):
+                raise
+            elif isinstance(cause, Exception) and is_denied(cause):
+                _tell(f"{path}: this account may not send it ({error}); register as the one whose run it is, or delete the file")
+            else:
+                aside = path.with_name(path.name + ".refused")
+                path.replace(aside)
+                _tell(f"{path.name} can never be sent ({error}); it was put aside: {aside}; delete it when you do not need it")
+            continue
         count += len(entries)
-        while batch := _batch(entries):
-            _send(client, path.stem, batch)
-            entries = entries[len(batch) :]
-        _found_again(client, path.stem, None)
         path.unlink()
+    if failed is not None:
+        raise failed
     return count
+
+
+def _tell(said: str) -> None:
+    print(f"tracking: {redacted(one_line(said))}", file=sys.stderr)
+
+
+#: Kind of an entry to the types of what follows.
+_KINDS: Mapping[str, tuple[Any, ...]] = {
+    "metric": (str, int | float, int, int),
+    "tag": (str, str),
+    "end": (str, int),
+    "text": (str, str),
+}
+
+
+def _entries(path: Path) -> list[Entry]:
+    """The entries of a file.
+
+    Raises:
+        ValueError: a line is none.
+    """
+    entries: list[Entry] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            kind, *values = json.loads(line)
+            whole = all(isinstance(value, wanted) for value, wanted in zip(values, _KINDS[kind], strict=True))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ValueError(f"line {number} is broken: {error}") from error
+        if not whole:
+            raise ValueError(f"line {number} is broken: no {kind}")
+        entries.append((kind, *values))
+    return entries
+
+
+def _send_all(client: MlflowClient, run_id: str, entries: Sequence[Entry]) -> None:
+    while batch := _batch(entries):
+        _send(client, run_id, batch)
+        entries = entries[len(batch) :]
+    _found_again(client, run_id, None)
 
 
 def _found_again(client: MlflowClient, run_id: str, status: str | None) -> None:

@@ -82,6 +82,9 @@ def history_table(entries: Sequence[Entry]) -> RenderableType:
         if entry.moves and not entry.standing and not entry.proven:
             what = Text("not counted", style="yellow")
             why.append("nobody who may change the model has signed it, or another move of 0.1 came first: it moved nothing")
+        elif entry.abandoned:
+            what = Text("abandoned", style="yellow")
+            why.append("its version was deleted, given up or objected to before the move was finished: it moved nothing")
         elif entry.moves and not entry.standing:
             what = Text("overtaken", style="yellow")
             why.append("another move came first, so this one moved nothing")

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 #: Every tag of ours starts so.
 TAG = "vidbridge."
+#: Of a stage's run: the parameters of the model that the project trains, by name, as JSON.
+MODEL_TAG = TAG + "model_params"
 PARENT_TAG = "mlflow.parentRunId"
 #: Limits of an MLflow batch and of a parameter's value.
 BATCH_PARAMS = 100
@@ -115,6 +117,8 @@ def stage_run(stage: str, params: Params, root: Path | None = None) -> Iterator[
     client = open_client(root, wait_s)
     record = lock.current_stage(root, stage)
     tags = _tags(root, params) | {TAG + "kind": "stage", TAG + "stage": stage} | _record_tags(record)
+    # A training's own parameters do not say which model it trains.
+    tags[MODEL_TAG] = json.dumps(flat({"model": params.model.model_dump(mode="json")}))
     if parent := os.environ.get(PARENT_VARIABLE):
         tags[PARENT_TAG] = parent
     used = flat(record.params) if record else flat(params.model_dump(mode="json"))

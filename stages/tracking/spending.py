@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from stages.tracking.history import Cost
-from stages.tracking.runs import PARENT_TAG, TAG
+from stages.tracking.runs import MODEL_TAG, PARENT_TAG, TAG
 from stages.tracking.store import open_client
 from stages.tracking.uri import check_server, experiment_name, sqlite_path, tracking_uri
 
@@ -24,13 +25,15 @@ RESUMED_FROM = TAG + "resumed_from"
 @dataclass(frozen=True)
 class Spent:
     """One finished run of a stage: its cost, when it began (UTC), its parameters as MLflow keeps them, its GPUs (JSON), and how many
-    questions it put to whom (judge, held_out_judge, writer), those that a cache answered included."""
+    questions it put to whom (judge, held_out_judge, writer), those that a cache answered included. ``model``: the parameters ``model.*`` of
+    its project then; None: that was not kept."""
 
     cost: Cost
     started: datetime
     params: Mapping[str, str]
     gpus: str
     questions: Mapping[str, float]
+    model: Mapping[str, str] | None
 
 
 def spent_by_stage(root: Path) -> dict[str, list[Spent]]:
@@ -58,6 +61,8 @@ def spent_by_stage(root: Path) -> dict[str, list[Spent]]:
         max_results=_RUNS,
     )
     found: dict[str, list[Spent]] = {}
+    # Runs of earlier releases do not say it: theirs is what `base` had made last.
+    bases = [run for run in runs if run.data.tags.get(f"{TAG}stage") == "base"]
     for run in runs:
         figures, tags = run.data.metrics, run.data.tags
         if "process/wall_s" not in figures or tags.get(PARENT_TAG) in grids or tags.get(RESUMED_FROM, "0") != "0":
@@ -65,6 +70,19 @@ def spent_by_stage(root: Path) -> dict[str, list[Spent]]:
         cost = Cost(figures["process/wall_s"], figures["process/cpu_s"], figures["process/peak_gb"], figures.get("process/gpu_h"))
         started = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
         asked = {name.removesuffix(ASKED): count for name, count in figures.items() if name.endswith(ASKED)}
-        spent = Spent(cost, started, dict(run.data.params), tags.get(f"{TAG}gpus", "[]"), asked)
+        base = next((one for one in bases if one.info.start_time <= run.info.start_time), None)
+        model = _model(tags.get(MODEL_TAG), base.data.params if base else {})
+        spent = Spent(cost, started, dict(run.data.params), tags.get(f"{TAG}gpus", "[]"), asked, model)
         found.setdefault(tags.get(f"{TAG}stage", ""), []).append(spent)
     return found
+
+
+def _model(said: str | None, base: Mapping[str, str]) -> dict[str, str] | None:
+    """Of a run, from its own tag, else from the parameters of the run that made its base."""
+    try:
+        table = json.loads(said) if said else base
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(table, Mapping):
+        return None
+    return {str(name): str(value) for name, value in table.items() if str(name).startswith("model.")} or None

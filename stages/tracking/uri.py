@@ -183,20 +183,24 @@ def _seconds(name: str, default: float, least: float) -> float:
 
 
 def patiently(ask: Callable[[], T], patience_s: float, transient: Callable[[Exception], bool]) -> T:
-    """``ask()``, and again while that fails in a ``transient`` way, until ``patience_s`` seconds have passed; then the last error.
+    """``ask()``, and again while that fails in a ``transient`` way, until ``patience_s`` seconds after the first such failure; then
+    its last error.
 
     It says once, on the standard error, that it waits.
     """
-    deadline, pause = time.monotonic() + patience_s, _PAUSE_S
-    told = False
+    deadline: float | None = None
+    pause = _PAUSE_S
     while True:
         try:
             return ask()
         except Exception as error:
-            if not transient(error) or time.monotonic() + pause > deadline:
+            if not transient(error):
                 raise
-            if not told:
-                told = True
+            # Not before: what is asked may work for long until the store goes away.
+            first, deadline = deadline is None, time.monotonic() + patience_s if deadline is None else deadline
+            if time.monotonic() + pause > deadline:
+                raise
+            if first:
                 print(
                     f"tracking: {redacted(one_line(error))}; asking again for up to {patience_s:g} s", file=sys.stderr, flush=True
                 )

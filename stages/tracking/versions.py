@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
+#: On a version: when (milliseconds since the epoch) it was last put to the gate, before the gate looked whether its weights are kept.
+JUDGING = TAG + "judging"
 #: Folders that `load_checkpoint` put together, by content.
 LOADED = STATE / "loaded"
 PAGE = 1000
@@ -180,8 +182,9 @@ def all_versions(client: MlflowClient, model: str) -> list[Version]:
     found: list[Version] = []
     token: str | None = None
     aliases = _aliases(client, model)
+    quote = '"' if "'" in model else "'"
     while True:
-        page = client.search_model_versions(f"name = '{model}'", max_results=PAGE, page_token=token)
+        page = client.search_model_versions(f"name = {quote}{model}{quote}", max_results=PAGE, page_token=token)
         found += [_version(item, aliases) for item in page]
         token = page.token or None
         if not token:

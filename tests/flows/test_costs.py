@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,14 @@ def test_training_draws_no_more_than_is_counted(weights: dict[TaskName, float]) 
 def spent(params: Params, wall_s: float, gpu_h: float, **asked: float) -> Spent:
     raw = params.model_dump(mode="json")
     kept = flat({"seed": raw["seed"], "grpo": {"mixed": raw["grpo"]["mixed"]}})
-    return Spent(Cost(wall_s, wall_s, 1.0, gpu_h), datetime(2026, 5, 1, tzinfo=UTC), kept, '["H100", "H100"]', asked)
+    return Spent(
+        Cost(wall_s, wall_s, 1.0, gpu_h),
+        datetime(2026, 5, 1, tzinfo=UTC),
+        kept,
+        '["H100", "H100"]',
+        asked,
+        flat({"model": raw["model"]}),
+    )
 
 
 def test_time_is_measured_scaled_declared_or_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,6 +151,13 @@ def test_time_is_measured_scaled_declared_or_unknown(tmp_path: Path, monkeypatch
     unknown = cost(other, run)
     assert (unknown.hours, unknown.basis) == (None, None)
     assert unknown.why == "the run of 2026-05-01 on 2 x H100 took 2.0 h with other grpo.mixed.rollouts"
+    # Another model, or one that was not kept, takes another time; the size of a model is read, not guessed.
+    small = params_of("vidbridge-r1", model__name="HuggingFaceTB/SmolVLM2-500M-Video-Instruct")
+    of_small = cost(small, run)
+    assert (of_small.hours, of_small.why[-len("with other model.name") :]) == (None, "with other model.name")
+    assert of_small.disk_gb == pytest.approx(0.5 * 2 * (10 * 4 + 8))
+    assert cost(present, replace(run, model=None)).hours is None
+    assert cost(params_of("vidbridge-r1", model__name="somebody/unsized")).disk_gb is None
     # The run that fits goes before a newer one that has to be scaled.
     assert cost(present, spent(params_of("vidbridge-r1", grpo__mixed__steps=900), 9, 9), run).basis == "measured"
 

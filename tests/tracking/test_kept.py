@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from surroundings import forget, put
 
-from flows import doctor, running
+from flows import doctor, registered, running
 from flows.errors import FlowError, UsageError
 from flows.housekeeping import Order, gc
 from flows.removal import remove
@@ -23,13 +23,13 @@ from stages.params import ExcludedVideo, load_params
 from stages.removing import RemovalError
 from stages.tracking.explain import explain
 from stages.tracking.gate import load_checkpoint, promote, rollback, settle
-from stages.tracking.ledger import Decided, last_move, now_ms, read_ledger, write_entry
-from stages.tracking.registry import register
+from stages.tracking.ledger import ENTRY, Decided, last_move, now_ms, read_ledger, write_entry
+from stages.tracking.registry import RegisterReport, register
 from stages.tracking.removals import REMOVED, objection
 from stages.tracking.runs import stage_run
 from stages.tracking.store import open_client
 from stages.tracking.uri import TrackingError
-from stages.tracking.versions import find_version
+from stages.tracking.versions import JUDGING, find_version
 
 MODEL = "vidbridge-tiny"
 CACHE, REMOTE = Path(".dvc/cache"), Path(".vidbridge/remote")
@@ -136,7 +136,9 @@ def test_only_what_nothing_needs_is_freed(
     assert in_store(here, CACHE, run)
     assert {row["free"] for row in free(here, capsys, remote=True)["rows"]} == {False}  # still registered
 
+    shared = version(here, run, "sft@shared", out="0" * 32 + ".dir")
     given_up = free(here, capsys, yes=True, remote=True, versions=True)
+    assert find_version(open_client(here), MODEL, shared).freed is None, "a branch keeps its content, so it is not given up"
     assert {row["kind"] for row in given_up["rows"] if row["free"]} == {"cache", "remote", "versions"}
     assert not in_store(here, REMOTE, old)
     assert in_store(here, REMOTE, run)
@@ -171,6 +173,16 @@ def test_an_earlier_champion_keeps_its_weights_and_rollback_reaches_it(here: Pat
     decide(here, first)
     free(here, capsys, yes=True, versions=True, remote=True)
     assert in_store(here, CACHE, oid)
+    # Given up before it was gone back to: the mark stays as long as the weights are nowhere, and rollback does not go there.
+    client, data = open_client(here), here / CACHE / "files/md5" / oid[:2] / oid[2:]
+    client.set_model_version_tag(MODEL, str(earlier), "vidbridge.freed", "given up on a day")
+    data.unlink()
+    free(here, capsys, yes=True)
+    with pytest.raises(TrackingError, match=rf"cannot go back: version {earlier} has no weights any more: given up on a day"):
+        rollback(here, author="tester")
+    folder(here, {"final/config.json": b"{}"}, CACHE)
+    free(here, capsys, yes=True)
+    assert find_version(client, MODEL, earlier).freed is None
     assert rollback(here, author="tester").candidate.number == earlier
     assert (load_checkpoint(here) / "config.json").read_text() == "{}"
 
@@ -216,9 +228,32 @@ def test_what_is_young_or_cannot_be_told_is_not_touched(
     unknown = free(here, capsys, yes=True)
     assert "the registry or its ledger cannot be read" in unknown["notes"][0]
     assert in_store(here, CACHE, oid)
-    for asked in ("remote", "versions"):
+    for asked in ({"remote": True}, {"remote": True, "versions": True}):
         with pytest.raises(TrackingError, match=r"who needs content cannot be told.*nothing was freed"):
-            free(here, capsys, yes=True, **{asked: True})
+            free(here, capsys, yes=True, **asked)
+    with pytest.raises(UsageError, match=r"--versions: this project has a DVC remote.*add --remote"):
+        free(here, capsys, yes=True, versions=True)
+
+
+def test_a_store_that_knows_nothing_of_the_project_frees_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oid = folder(here, {"a": b"of a champion that another store knows"}, CACHE, REMOTE)
+    registered.write(here, RegisterReport(MODEL, (), 0, (), 1, None, (), (), 0, {}))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here.parent / 'empty.db'}")
+    with pytest.raises(
+        FlowError, match=r"MLFLOW_TRACKING_URI: this project's versions were registered in sqlite:.*nothing was freed"
+    ):
+        free(here, capsys, yes=True)
+    assert doctor._champion(here).state == "warn"
+    # Another clone has no note; then nothing that others share is freed.
+    (here / ".vidbridge/registered.json").unlink()
+    for order in ({"remote": True}, {"remote": True, "versions": True}):
+        with pytest.raises(UsageError, match=r"empty.db holds no version of vidbridge-tiny"):
+            free(here, capsys, yes=True, **order)
+    assert in_store(here, CACHE, oid)
+    assert in_store(here, REMOTE, oid)
+    assert "empty.db" in doctor._champion(here).found
 
 
 def test_a_shared_cache_and_other_projects(
@@ -229,8 +264,10 @@ def test_a_shared_cache_and_other_projects(
     (here / ".dvc/config.local").write_text(f"[cache]\n    dir = {here / shared}\n")
     theirs = folder(here, {"a": b"somebody else's"}, shared)
     ours = folder(here, {"a": b"ours", "b": b"old"}, shared)
+    registered_there = folder(here, {"a": b"ours, and registered by the other project"}, shared)
     lock = (here / "dvc.lock").read_text()
     add_to_lock(here, "old", ours)
+    add_to_lock(here, "old2", registered_there)
     save(here, "old")
     (here / "dvc.lock").write_text(lock)
     save(here, "back")
@@ -239,9 +276,19 @@ def test_a_shared_cache_and_other_projects(
     (other / "dvc.yaml").write_text("stages: {}\n")
     (other / "dvc.lock").write_text("schema: '2.0'\nstages:\n")
     add_to_lock(other, "uses", ours)
+    (other / ".vidbridge").mkdir()
+    for path in (here / ".vidbridge").glob("mlflow.db*"):
+        shutil.copy(path, other / ".vidbridge")
+    version(other, registered_there, "sft@theirs")
     free(here, capsys, yes=True, also=(other,))
     assert in_store(here, shared, ours)
     assert in_store(here, shared, theirs)
+    assert in_store(here, shared, registered_there)
+    for path in (other / ".vidbridge").glob("mlflow.db*"):
+        path.unlink()
+    (other / ".vidbridge/mlflow.db").write_bytes(b"damaged" * 1000)
+    with pytest.raises(TrackingError, match=r"--also .*user: what it needs cannot be told: .*nothing was freed"):
+        free(here, capsys, yes=True, also=(other,))
     free(here, capsys, yes=True)
     assert not in_store(here, shared, ours)
     assert in_store(here, shared, theirs)
@@ -320,6 +367,13 @@ def ask(root: Path, capsys: pytest.CaptureFixture[str], *videos: str, yes: bool 
     return dict(json.loads(capsys.readouterr().out))
 
 
+def with_ingest(root: Path) -> None:
+    stages = (
+        "  ingest: {cmd: x, deps: [source.txt], outs: [data/clips]}\n  summary: {cmd: x, deps: [data/clips], outs: [reports]}\n"
+    )
+    (root / "dvc.yaml").write_text((root / "dvc.yaml").read_text() + stages)
+
+
 def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = here / "data/corpus"
     (source / "videos").mkdir(parents=True)
@@ -327,10 +381,7 @@ def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys
         (source / f"videos/{name}.mp4").write_bytes(name.encode())
     (source / "annotations.jsonl").write_text('{"id": "a", "video": "videos/a.mp4"}\n{"id": "b", "video": "videos/b.mp4"}\n')
     params = here / "params.yaml"
-    stages = (
-        "  ingest: {cmd: x, deps: [source.txt], outs: [data/clips]}\n  summary: {cmd: x, deps: [data/clips], outs: [reports]}\n"
-    )
-    (here / "dvc.yaml").write_text((here / "dvc.yaml").read_text() + stages)
+    with_ingest(here)
     before = params.read_text()
 
     def made(stage: str, data: str | None, parent: str = "", **tags: str) -> int:
@@ -389,6 +440,33 @@ def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys
         ask(here, capsys, "videos/a.mp4", undo=True)
     with pytest.raises(RemovalError, match=r"video: 'nothing' is neither a path in .*, nor an id or a SHA-256"):
         ask(here, capsys, "nothing")
+
+
+def test_what_strangers_wrote_stops_nothing_and_what_is_judged_stays(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    client = open_client(here)
+    theirs = folder(here, {"a": b"theirs"}, CACHE, REMOTE)
+    junk = {"vidbridge.stage": "sft@x", "vidbridge.out": theirs, "vidbridge.removed_videos": "{", "vidbridge.data": "["}
+    for name, more in {"bob's model": {}, "bob.gate": {ENTRY: "no entry"}}.items():
+        client.create_registered_model(name)
+        client.create_model_version(name, f"dvc://{theirs}/final", tags=junk | more)
+    oid = folder(here, {"a": b"put to the gate now"}, CACHE, REMOTE)
+    number = version(here, oid, "sft@judged")
+    assert not promote(here, number, author="tester").moved
+    free(here, capsys, yes=True, remote=True, versions=True)
+    assert find_version(client, MODEL, number).freed is None
+    assert in_store(here, REMOTE, oid)
+    client.set_model_version_tag(MODEL, str(number), JUDGING, "1000")
+    free(here, capsys, yes=True, remote=True, versions=True)
+    assert find_version(client, MODEL, number).freed is not None
+    assert not in_store(here, REMOTE, oid)
+    assert in_store(here, REMOTE, theirs)
+
+    source = here / "data/corpus"
+    (source / "videos").mkdir(parents=True)
+    (source / "videos/a.mp4").write_bytes(b"a")
+    (source / "annotations.jsonl").write_text('{"id": "a", "video": "videos/a.mp4"}\n')
+    with_ingest(here)
+    assert ask(here, capsys, "a")["skipped"] == ["bob's model version 1", "bob.gate version 1"]
 
 
 def test_a_plan_says_what_earlier_runs_of_its_stages_cost(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,7 +80,10 @@ def test_a_rollback_that_came_too_late_moves_nothing(registered: Path) -> None:
 
 
 def test_a_promotion_that_was_interrupted_is_completed_by_the_next_command(registered: Path) -> None:
+    text = (registered / "params.yaml").read_text()
+    (registered / "params.yaml").write_text(text.replace("production: null", "production: live"))
     gate, client = params_of(registered).gate, open_client(registered)
+    client.create_registered_model("live")
     case = judged(registered, 5, "ann")
     promoted = next(entry for entry in history(registered) if entry.moves)
     # What `conclude` does first, and then the machine goes down.

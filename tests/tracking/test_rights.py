@@ -16,7 +16,7 @@ from surroundings import forget
 
 from stages.params import load_params
 from stages.tracking.gate import history, promote, rollback, settle
-from stages.tracking.ledger import DONE, ENTRY, PROOF, VERDICT, Decided, alias_fault, champions, now_ms, read_ledger
+from stages.tracking.ledger import DONE, ENTRY, PROOF, VERDICT, Decided, alias_fault, champions, now_ms, read_ledger, write_entry
 from stages.tracking.production import COPY_OF, publish
 from stages.tracking.registry import register
 from stages.tracking.render import history_table
@@ -24,7 +24,7 @@ from stages.tracking.rights import LEDGER, OF
 from stages.tracking.samples import keep_samples, read_samples
 from stages.tracking.store import open_client
 from stages.tracking.uri import DATABASE, TrackingError
-from stages.tracking.versions import find_version
+from stages.tracking.versions import all_versions, find_version
 
 MODEL, KEPT = "vidbridge-tiny", "vidbridge-tiny.gate"
 
@@ -148,6 +148,67 @@ def test_in_a_ledger_of_0_1_only_versions_that_were_promoted_count(registered: P
     assert [entry.standing for entry in history(registered)] == [True, False]
     assert promote(registered, 7).moved
     assert rollback(registered).candidate.number == 3, "a forged entry is what one could go back to"
+
+
+@pytest.mark.parametrize("lost", ["deleted", "freed", "removed_videos"])
+def test_a_move_that_can_never_be_finished_is_passed_over(registered: Path, lost: str, capsys: pytest.CaptureFixture[str]) -> None:
+    client, gate = open_client(registered), load_params(registered / "params.yaml").gate
+    assert promote(registered, 3).moved
+    write_entry(client, KEPT, find_version(client, MODEL, 5), decided(5, after=1, previous=3), "told")
+    if lost == "deleted":
+        client.delete_model_version(MODEL, "5")
+    else:
+        client.set_model_version_tag(MODEL, "5", f"vidbridge.{lost}", '["a.mp4"]')
+    capsys.readouterr()
+    last = settle(client, gate)
+    assert "entry 2 of vidbridge-tiny.gate) is abandoned: version 5 " in capsys.readouterr().err
+    assert last is not None
+    assert (last.number, champion(registered)) == (1, 3)
+    assert alias_fault(client, MODEL, KEPT) is None
+    assert promote(registered, 7).moved
+    assert rollback(registered).candidate.number == 3
+    console = Console(width=200, record=True)
+    console.print(history_table(history(registered)))
+    assert "abandoned" in console.export_text()
+
+
+def test_an_alias_set_by_hand_is_mended_by_putting_that_version_to_the_gate(registered: Path) -> None:
+    client = open_client(registered)
+    client.set_registered_model_alias(MODEL, "champion", "3")
+    first = promote(registered, 3)
+    assert (first.moved, first.champion) == (True, None)
+    client.set_registered_model_alias(MODEL, "champion", "7")
+    assert alias_fault(client, MODEL, KEPT) is not None
+    second = promote(registered, 7)
+    assert second.moved
+    assert second.champion is not None
+    assert second.champion.number == 3, "judged against the champion of the ledger"
+    assert alias_fault(client, MODEL, KEPT) is None
+    assert promote(registered, 7).decision.reasons == ("version 7 is champion already",)
+    assert rollback(registered).candidate.number == 3
+
+
+def test_a_copy_is_made_only_where_author_and_settler_both_mean_that_production_model(registered: Path) -> None:
+    client, gate = open_client(registered), load_params(registered / "params.yaml").gate
+    for name in ("live", "theirs"):
+        client.create_registered_model(name)
+    first = decided(3, production="theirs")
+    write_entry(client, KEPT, find_version(client, MODEL, 3), first, "told")
+    moved = settle(client, gate)
+    assert champion(registered) == 3
+    assert all_versions(client, "theirs") == []
+    assert not history(registered)[-1].done, "left to those whose production model it is"
+    settle(client, gate.model_copy(update={"production": "theirs"}))
+    assert find_version(client, "theirs", "champion").tags[COPY_OF] == f"{MODEL}/3"
+    assert history(registered)[-1].done
+    # Who may change the model, and not the production model, cannot sign there.
+    assert moved is not None
+    second = decided(5, after=moved.number, previous=3, production="live")
+    write_entry(client, KEPT, find_version(client, MODEL, 5), second, "told")
+    client.delete_registered_model_tag("live", PROOF + second.name)
+    settle(client, gate.model_copy(update={"production": "live"}))
+    assert champion(registered) == 5
+    assert all_versions(client, "live") == []
 
 
 def test_a_copy_with_other_content_is_no_copy(registered: Path) -> None:

@@ -25,13 +25,25 @@ from mlflow.entities import Run
 from stages.domain.records import Checkpoint
 from stages.liveness import me
 from stages.params import Params, load_params
+from stages.tracking import uri
 from stages.tracking.heartbeats import LOST_TAG, PROCESS_TAG, Sign, Watch
 from stages.tracking.machine import gpus_in_use
-from stages.tracking.outbox import UNSENT
+from stages.tracking.outbox import UNSENT, send_unsent
 from stages.tracking.registry import register
 from stages.tracking.runs import TAG, _OthersRuns, pipeline_run, process_cost, stage_run
 from stages.tracking.store import open_client
-from stages.tracking.uri import DATABASE, EXPERIMENT, RUN_FILES, TrackingError, check_server, project_root, shown, tracking_uri
+from stages.tracking.uri import (
+    DATABASE,
+    EXPERIMENT,
+    RUN_FILES,
+    NoAnswer,
+    TrackingError,
+    check_server,
+    patiently,
+    project_root,
+    shown,
+    tracking_uri,
+)
 
 
 @pytest.fixture
@@ -169,6 +181,40 @@ def test_where_no_file_can_be_put_metrics_are_kept_and_the_stage_ends_well(
     in_the_way.unlink()
     assert register(project).unsent == 1
     assert Path(client.download_artifacts(run_id, "rollouts/step-00000025.html")).read_text() == "<p>seen</p>"
+
+
+def test_what_can_never_be_sent_holds_up_nothing(project: Path, params: Params, capsys: pytest.CaptureFixture[str]) -> None:
+    client = open_client(project)
+    runs = []
+    for _ in range(2):
+        with stage_run("base", params) as run:
+            runs.append(run.run_id or "")
+    client.delete_run(runs[0])
+    folder = project / UNSENT
+    folder.mkdir(parents=True, exist_ok=True)
+    tag = json.dumps(["tag", "late", "yes"]) + "\n"
+    page = json.dumps(["text", "page.html", "<p></p>"]) + "\n"
+    poisoned = {runs[0]: tag, "0" * 32: page, "1" * 32: tag, "2" * 32: tag + '["metric", "rew', "3" * 32: '["metric", 1]\n'}
+    for name, text in poisoned.items() | {(runs[1], tag)}:
+        (folder / f"{name}.jsonl").write_text(text)
+    assert send_unsent(client, project) == 1
+    assert client.get_run(runs[1]).data.tags["late"] == "yes"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{name}.jsonl.refused" for name in poisoned)
+    assert capsys.readouterr().err.count("can never be sent") == len(poisoned)
+
+
+def test_patience_begins_with_the_first_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uri, "_PAUSE_S", 0.01)
+    calls = []
+
+    def ask() -> str:
+        calls.append(time.monotonic())
+        if len(calls) == 1:
+            time.sleep(0.2)
+            raise NoAnswer("away")
+        return "there"
+
+    assert patiently(ask, 0.1, lambda error: isinstance(error, NoAnswer)) == "there"
 
 
 def test_only_the_first_rank_writes(project: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
