@@ -91,6 +91,8 @@ def defaults(root: Path) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": f"sqlite:///{local / 'mlflow.db'}",
         "PREFECT_HOME": str(local / "prefect"),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+        # What a server answers while its database restarts; asked again for a minute, like one that is away itself.
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504",
         "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s %(flow_run_name)s │ %(message)s",
         "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s %(task_run_name)s │ %(message)s",
         "PREFECT_LOGGING_FORMATTERS_STANDARD_DATEFMT": "%H:%M:%S",
