@@ -142,7 +142,8 @@ def test_a_url_as_remote_is_a_remote(project: Path, tmp_path: Path) -> None:
     assert "no result of 0.1" in url.stdout
     said = url.stdout
     line = next(line for line in said.splitlines() if line.startswith("DVC remote"))
-    assert "ok" in line.split()
+    assert "missing" in line.split(), "it is known for a remote, and does not answer"
+    assert "Cannot connect" in line
     assert "https://bob:***@127.0.0.1:9/x" in line
     assert "no remote is called nowhere" in name.stdout
 
