@@ -167,6 +167,7 @@ def test_a_damaged_checkpoint_list_is_named(project: Path, repro: Callable[[Path
         register(project)
 
 
+@pytest.mark.slow
 def test_a_server_takes_the_versions_and_a_clone_with_an_empty_cache_loads_them(
     project: Path, tmp_path: Path, mlflow_server: str, monkeypatch: pytest.MonkeyPatch, git_output: Callable[..., str]
 ) -> None:
