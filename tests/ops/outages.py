@@ -200,7 +200,9 @@ HEAD = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20, help="how long a server is away (default: %(default)s)")
-    parser.add_argument("--only", default="", help="servers to try, separated by commas (default: all)")
+    parser.add_argument(
+        "--only", default="", help="servers to try, such as postgres or postgres/killed, separated by commas (default: all)"
+    )
     parser.add_argument("--logs", type=Path, help="keep what the runs said in this folder")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the table goes (default: %(default)s)")
     given = parser.parse_args()
@@ -225,7 +227,7 @@ def main() -> None:
             rows.append(row("–", "–", "–", calm, calm))
             print(rows[-1], flush=True)
             for server, how in TROUBLES:
-                if server not in wanted:
+                if not {server, f"{server}/{how}"} & set(wanted):
                     continue
                 for when in WHEN:
                     title = f"{server}-{how}-{when}".replace(" ", "-")
