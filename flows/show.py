@@ -112,6 +112,12 @@ def show_cost(out: Console, cost: RunCost) -> None:
     """What the stages that will run take, and where each figure comes from."""
     if not cost.stages:
         return
+    if not cost.calls() and not any(cost.total(what) for what in ("hours", "gpu_hours", "disk_gb", "money")):
+        out.print(
+            f"what it will cost is not known ({one_line(cost.note or cost.stages[0].why)}); rates can be declared in"
+            " .vidbridge/rates.yaml (see README, Housekeeping)"
+        )
+        return
     money = any(one.money is not None for one in cost.stages)
     table = Table(title="what it will cost", title_justify="left", box=None, pad_edge=False)
     for name in ("stage", "time", "GPU h", "GB", "questions", *([cost.currency or "money"] if money else []), "from"):

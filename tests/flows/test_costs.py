@@ -190,6 +190,9 @@ def test_a_store_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypa
     found = costs.cost_of(tmp_path, params_of("tiny"), plan_of("evaluate@base"))
     assert found.note.startswith("MLflow does not answer: MLFLOW_TRACKING_URI: http://127.0.0.1:9: no answer within 4 s")
     assert [one.why for one in found.stages] == ["MLflow does not answer"]
+    out = Console(width=300, record=True)
+    show.show_cost(out, found)
+    assert out.export_text().startswith("what it will cost is not known (MLflow does not answer: ")
     # Nothing to run: nobody is asked.
     assert costs.cost_of(tmp_path, params_of("tiny"), plan_of()).note == ""
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
