@@ -23,10 +23,10 @@ from stages.plain import one_line
 from stages.removing import Samples, Video, find, samples_showing
 from stages.tracking.content import open_content
 from stages.tracking.needed import clips_of_refs, own_models
-from stages.tracking.removals import REMOVED, Manifests, Seen, forget_note, holds, note, registered_models, seen, tag_value
+from stages.tracking.removals import REMOVED, Manifests, Seen, forget_note, holds, note, seen, tag_value
 from stages.tracking.store import insist, open_client
 from stages.tracking.uri import TrackingError, shown, sqlite_path, tracking_uri
-from stages.tracking.versions import Version, all_versions
+from stages.tracking.versions import Version, all_versions, registered_models
 
 PARAMS = "params.yaml"
 #: The stage that sets videos aside.

@@ -131,8 +131,8 @@ def pipeline() -> dict[str, object]:
     return {"stages": stages}
 
 
-def make(root: Path) -> None:
-    """Put the project into the folder ``root``, as it is after `dvc repro` and a commit."""
+def lay_out(root: Path) -> None:
+    """Put the project into the folder ``root``, a repository in which nothing has run or been committed; it has no DVC remote."""
     shutil.copyfile(Path(__file__).parents[1] / "params.yaml", root / "params.yaml")
     (root / ".gitignore").write_text("/.vidbridge/\n/data/\n/models/\n/scores/\n")
     (root / "make.py").write_text(MAKE)
@@ -142,6 +142,12 @@ def make(root: Path) -> None:
     (root / "dvc.yaml").write_text(yaml.safe_dump(pipeline()))
     run(root, "git", "init", "-q", "-b", "main")
     dvc(root, "init", "-q")
+    (root / ".dvc" / "config").write_text("[core]\n    autostage = false\n    analytics = false\n")
+
+
+def make(root: Path) -> None:
+    """Put the project into the folder ``root``, as it is after `dvc repro` and a commit."""
+    lay_out(root)
     (root / ".dvc" / "config").write_text(
         "[core]\n    remote = local\n    autostage = false\n    analytics = false\n['remote \"local\"']\n    url = ../.vidbridge/remote\n"
     )

@@ -40,7 +40,7 @@ from pydantic import TypeAdapter, ValidationError
 from stages.tracking.runs import TAG
 from stages.tracking.store import insist
 from stages.tracking.uri import TrackingError
-from stages.tracking.versions import CHAMPION, Version, all_versions
+from stages.tracking.versions import CHAMPION, Version, all_versions, registered_model
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -139,14 +139,8 @@ def _standing(entries: list[Entry], client: MlflowClient, model: str) -> list[En
 
 def _proofs(client: MlflowClient, model: str) -> dict[str, str]:
     """What the tags of ``model`` say of entries, by name."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        tags = client.get_registered_model(model).tags
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return {}
-        raise
+    found = registered_model(client, model)
+    tags = found.tags if found else {}
     return {name.removeprefix(PROOF): value for name, value in tags.items() if name.startswith(PROOF)}
 
 
@@ -290,7 +284,7 @@ def _entry(version: Version, proofs: Mapping[str, str]) -> Entry:
     )
 
 
-def ensure_model(client: MlflowClient, model: str, description: str) -> None:
+def ensure_model(client: MlflowClient, model: str, description: str | None = None) -> None:
     """Create a registered model, unless there is one of that name."""
     from mlflow.exceptions import MlflowException
 

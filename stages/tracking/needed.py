@@ -27,10 +27,10 @@ from stages.tracking.git import git, head, is_repository
 from stages.tracking.ledger import ENTRY, champions, read_ledger
 from stages.tracking.listing import MAX_BYTES, parse_list
 from stages.tracking.lock import LOCK_FILE, parse_lock
-from stages.tracking.removals import MANIFEST, registered_models
+from stages.tracking.removals import MANIFEST
 from stages.tracking.runs import TAG
 from stages.tracking.uri import STATE, TrackingError
-from stages.tracking.versions import JUDGING, Version, all_versions
+from stages.tracking.versions import JUDGING, Version, all_versions, registered_models
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

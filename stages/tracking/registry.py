@@ -20,6 +20,7 @@ from stages.params import Params, load_params
 from stages.tracking.commits import PARAMS_FILE, holding_commit
 from stages.tracking.content import ContentStore, Source, open_content
 from stages.tracking.git import head, is_repository
+from stages.tracking.ledger import ensure_model
 from stages.tracking.live import Pipeline, read_pipeline
 from stages.tracking.lock import LOCK_FILE, StageRecord
 from stages.tracking.outbox import ArtifactStoreError, send_unsent
@@ -130,7 +131,7 @@ def _reconcile(root: Path, params: Params, client: MlflowClient, content: Conten
     wanted = [item for row, record in rows for item in _wanted(root, params, content, pipeline, row, record, commit)]
     missing = {item.source: item for item in wanted if item.source not in existing}
     if missing and not existing:
-        _ensure_model(client, model)
+        ensure_model(client, model)
     if missing or (existing and LEDGER not in client.get_registered_model(model).tags):
         # So the ledger belongs to who owns the model, and not to who decides first.
         prove_rights(client, params.gate)
@@ -286,16 +287,6 @@ def _stage_run(client: MlflowClient, root: Path, record: StageRecord) -> Run | N
     )
     found = client.search_runs([experiment_id(client, root)], where, max_results=1, order_by=["attributes.start_time DESC"])
     return found[0] if found else None
-
-
-def _ensure_model(client: MlflowClient, model: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.create_registered_model(model)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
 
 
 def _create(client: MlflowClient, model: str, item: _Wanted, run: Run | None) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from posixpath import normpath
@@ -23,7 +23,7 @@ from stages.plain import one_line
 from stages.tracking.content import ContentStore, open_content
 from stages.tracking.runs import TAG
 from stages.tracking.uri import TrackingError
-from stages.tracking.versions import PAGE, Version, all_versions
+from stages.tracking.versions import Version, all_versions, registered_model
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -164,7 +164,7 @@ def removed_videos(client: MlflowClient, params: Params) -> list[ExcludedVideo]:
 
 def note(client: MlflowClient, model: str, videos: Sequence[ExcludedVideo]) -> None:
     """Tell every clone of these videos, on the registered model; nothing where there is none yet."""
-    if not _is_registered(client, model):
+    if registered_model(client, model) is None:
         return
     for video in videos:
         client.set_registered_model_tag(model, NOTED + _key(video), video.model_dump_json())
@@ -218,44 +218,9 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(repr(one_line(name)) for name in names[:_NAMED]) + more
 
 
-def registered_models(client: MlflowClient) -> list[str]:
-    """The names of all registered models, those of other projects on this server included."""
-    return _pages(lambda token: client.search_registered_models(max_results=PAGE, page_token=token))
-
-
-def _pages(search: Callable[[str | None], Sequence[object]]) -> list[str]:
-    names: list[str] = []
-    token: str | None = None
-    while True:
-        page = search(token)
-        names += [str(item.name) for item in page]  # type: ignore[attr-defined]
-        token = getattr(page, "token", None) or None
-        if token is None:
-            return names
-
-
 def _notes(client: MlflowClient, model: str) -> dict[str, str]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        tags = client.get_registered_model(model).tags
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return {}
-        raise
-    return {name: value for name, value in tags.items() if name.startswith(NOTED)}
-
-
-def _is_registered(client: MlflowClient, model: str) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.get_registered_model(model)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
-        raise
-    return True
+    found = registered_model(client, model)
+    return {name: value for name, value in found.tags.items() if name.startswith(NOTED)} if found else {}
 
 
 def _key(video: ExcludedVideo) -> str:

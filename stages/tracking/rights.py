@@ -16,6 +16,7 @@ from stages.tracking.production import describe_production
 from stages.tracking.runs import TAG
 from stages.tracking.store import experiment_id, insist, is_denied, open_client, store_error
 from stages.tracking.uri import experiment_name
+from stages.tracking.versions import registered_model
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -87,21 +88,9 @@ def check_run_rights(root: Path, gate: GateParams) -> None:
     client = open_client(root)
     try:
         prove_experiment(client, experiment_id(client, root), gate)
-        if _exists(client, gate.registered_model):
+        if registered_model(client, gate.registered_model) is not None:
             prove_rights(client, gate)
     except MlflowException as error:
         raise store_error(
             "MLflow", error, f"EDIT on the experiment and on the registered model {gate.registered_model!r}"
         ) from error
-
-
-def _exists(client: MlflowClient, model: str) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.get_registered_model(model)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return False
-    return True

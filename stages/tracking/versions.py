@@ -16,7 +16,7 @@ from stages.tracking.scores import Baselines, ScoreCard
 from stages.tracking.uri import STATE, TrackingError
 
 if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
     from mlflow.tracking import MlflowClient
 
 CANDIDATE = "candidate"
@@ -177,6 +177,30 @@ class Version:
         return self._read("baselines", Baselines) if self._text("baselines") else None
 
 
+def registered_model(client: MlflowClient, model: str) -> RegisteredModel | None:
+    """The registered model of that name, with its tags and aliases; None: there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_registered_model(model)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def registered_models(client: MlflowClient) -> list[str]:
+    """The names of all registered models, those of other projects on this server included."""
+    names: list[str] = []
+    token: str | None = None
+    while True:
+        page = client.search_registered_models(max_results=PAGE, page_token=token)
+        names += [item.name for item in page]
+        token = page.token or None
+        if token is None:
+            return names
+
+
 def all_versions(client: MlflowClient, model: str) -> list[Version]:
     """Every version of ``model``, oldest first, in one look-up for a thousand; empty where the model is not registered."""
     found: list[Version] = []
@@ -223,16 +247,9 @@ def load_version(root: Path, version: Version) -> Path:
 
 
 def _aliases(client: MlflowClient, model: str) -> dict[int, list[str]]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        registered = client.get_registered_model(model)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return {}
-        raise
+    found = registered_model(client, model)
     named: dict[int, list[str]] = {}
-    for alias, number in registered.aliases.items():
+    for alias, number in found.aliases.items() if found else ():
         named.setdefault(int(number), []).append(alias)
     return named
 

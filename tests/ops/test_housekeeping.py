@@ -6,8 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import yaml
-from small_project import MAKE, MEANS, commit, dvc, pipeline, run
+from small_project import commit, dvc, lay_out
 from stack import BUCKET, Stack, environment
 
 ROOT = Path(__file__).parents[2]
@@ -15,20 +14,11 @@ REMOTE = f"s3://{BUCKET}/kept"
 
 
 def project(root: Path) -> Path:
-    """A repository whose pipeline has run twice: what came first is in its history only."""
+    """A small project, with a model of its own: another test of this session may have made one of the usual name."""
     root.mkdir(parents=True)
-    params = (ROOT / "params.yaml").read_text()
-    # Another test of this session may have made a model of the usual name.
+    lay_out(root)
+    params = (root / "params.yaml").read_text()
     (root / "params.yaml").write_text(params.replace("registered_model: vidbridge-tiny", "registered_model: vidbridge-kept"))
-    (root / ".gitignore").write_text("/.vidbridge/\n/data/\n/models/\n/scores/\n")
-    (root / "make.py").write_text(MAKE)
-    (root / "source.txt").write_text("clips\n")
-    (root / "rates.json").write_text("1\n")
-    (root / "means.json").write_text(MEANS)
-    (root / "dvc.yaml").write_text(yaml.safe_dump(pipeline()))
-    run(root, "git", "init", "-q", "-b", "main")
-    dvc(root, "init", "-q")
-    (root / ".dvc/config").write_text("[core]\n    autostage = false\n    analytics = false\n")
     return root
 
 
