@@ -49,7 +49,7 @@ from stages.ablation import (
 from stages.machine import measured
 from stages.params import Params, PretrainedModelParams, digest, load_params, parse_params
 from stages.rows import write_json
-from stages.tracking.commits import record_commit
+from stages.tracking.commits import record_commit, stamped
 from stages.tracking.registry import register
 from stages.tracking.runs import StageRun, ablation_run
 
@@ -193,7 +193,7 @@ def register_variant(folder: Path, run_name: str, variant: str) -> State[Any] | 
     """Every checkpoint of the variant becomes a version of the recipe's ablation model, and a commit of the clone holds its lock. A state
     says why the variant's own could not be."""
     with _PLANNING:
-        record_commit(folder, f"{run_name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}")
+        record_commit(folder, stamped(run_name))
         report = register(folder)
     get_run_logger().info("%s: %d versions of %s are new", folder.name, len(report.created), report.model)
     for stage, reason in report.unregistered.items():

@@ -11,7 +11,6 @@ import logging
 import os
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,7 +42,7 @@ from flows.warming import warmed
 from stages import layout
 from stages.errors import Terminated
 from stages.params import Params, load_params
-from stages.tracking.commits import record_commit
+from stages.tracking.commits import record_commit, stamped
 from stages.tracking.registry import RegisterReport, register
 from stages.tracking.render import register_table
 from stages.tracking.runs import pipeline_run
@@ -284,7 +283,7 @@ def pipeline(root: Path, target: str = dvc.TARGET, push: bool = False) -> Pipeli
     """
     root = Path(root)
     params = load_params(root / "params.yaml")
-    run_name = f"{params.recipe}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{str(flow_run.id)[:4]}"
+    run_name = stamped(params.recipe, str(flow_run.id)[:4])
     watch = Watch.start(root)
     cancelled = threading.Event()
     # From here on, not from the first stage on: what is fetched may take hours, and another host counts who gives no sign of life as lost.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +79,11 @@ def register(root: Path, params: Params, push: bool) -> None:
     Raises:
         TrackingError: the store, the remote or git says no.
     """
-    from stages.tracking.commits import record_commit
+    from stages.tracking.commits import record_commit, stamped
     from stages.tracking.registry import register as reconcile
     from stages.tracking.render import register_table
 
-    commit = record_commit(root, f"{params.recipe}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}")
+    commit = record_commit(root, stamped(params.recipe, str(os.getpid())))
     report = reconcile(root)
     registered.write(root, report)
     if push:

@@ -1,9 +1,8 @@
 """The scheduled flow: look at the source folder; when something is new, run what depends on it, put the candidate to the gate, report.
 
 It works in a clone of its own (:mod:`flows.clone`), so that a person's work tree is never touched; it holds that before git touches it.
-It ends with the outputs pushed and
-``dvc.lock`` and ``params.yaml`` on a branch ``runs/<id>`` of the repository. A run that was cancelled or failed leaves finished stages in
-DVC's cache and unfinished training in the scratch folder: the next one goes on from there.
+It ends with the outputs pushed, and ``dvc.lock`` and ``params.yaml`` on a branch ``runs/<id>`` of the repository. A run that was
+cancelled or failed leaves finished stages in DVC's cache and unfinished training in the scratch folder: the next one goes on from there.
 """
 
 from __future__ import annotations
@@ -112,8 +111,8 @@ def scheduled(
     """Run what is new in a repository, or in the project of the worker: the one that it was started in (``VIDBRIDGE_PROJECT``).
 
     Args:
-        branch: whose newest commit is run; only the deployment sets it, as the four that follow it below.
-        source: absolute path of the folder of videos; None: as ``params.yaml`` says.
+        branch: whose newest commit is run. Only the deployment sets it.
+        source: absolute path of the folder of videos; None: as ``params.yaml`` says. Only the deployment sets it.
         recipe: name of a recipe; None: ``params.yaml`` as it is.
         target: stage to bring up to date.
         promote: put the candidate to the gate.

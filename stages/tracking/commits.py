@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import time
 from pathlib import Path
 
 from stages.tracking.git import git, head, is_repository
@@ -45,6 +46,11 @@ def holding_commit(root: Path, stage: str, out: str) -> str | None:
         if record and out in record.outs.values():
             return commit
     return None
+
+
+def stamped(name: str, *ending: str) -> str:
+    """A name for :func:`record_commit`: what ran, when (UTC), and what tells it from another of that second."""
+    return "-".join((name, time.strftime("%Y%m%d-%H%M%S", time.gmtime()), *ending))
 
 
 def record_commit(root: Path, run_name: str) -> str:
