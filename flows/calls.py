@@ -14,14 +14,13 @@ from typing import Any
 from flows.dvc import Plan
 from flows.rates import Who
 from stages import layout
+from stages.domain.metrics import CONSTANTS, TRIED_ON
 from stages.domain.records import SPLITS, Split, TaskName
 from stages.domain.rewards import RewardRules
 from stages.domain.tasks.caption import MAX_EVENTS
 from stages.params import GrpoRow, OpenAIJudgeParams, Params
 from stages.rows import RowError, read_json
 
-#: Candidates for the best constant reply, and replies that each is tried on (:func:`stages.domain.metrics.constant_reply`).
-_CONSTANTS, _TRIED_ON = 24, 100
 #: A proposed question is tried from nothing, from the other clip and from its own; each answer gets a verdict.
 _TRIES_OF_A_QUESTION = 3
 
@@ -126,7 +125,7 @@ class _Counts:
     def baselines(self) -> Iterable[Calls]:
         total: int | None = 0
         for task in self._params.synthesize.tasks.named:
-            tried = _CONSTANTS * _TRIED_ON
+            tried = CONSTANTS * TRIED_ON
             asked = self._at_most(task, self._params.evaluation.split, self._params.evaluation.samples_per_task)
             total = _plus(total, _times(_plus(_times(asked, 2), tried if asked != 0 else 0), self._worth(task)))
         yield from self._judge(total)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from flows.errors import FlowError
 from stages.bounded_yaml import YamlError, parse_yaml
 from stages.plain import redacted
 from stages.tracking.content import ContentStore
+from stages.tracking.listing import is_hash
 from stages.tracking.needed import (
     MANIFESTS,
     REFS,
@@ -27,7 +27,6 @@ from stages.tracking.needed import (
     oids_of,
 )
 
-_OID = re.compile(r"[0-9a-f]{32}(\.dir)?")
 NOBODY = "nobody needs it"
 NOT_OURS = "shared, and nothing says that it is this project's"
 NO_AGE = "the remote does not say how old it is"
@@ -76,7 +75,7 @@ def _local(base: str) -> Iterator[Held]:
         prefix = Path(folder).name
         for name in files:
             oid = prefix + name
-            if len(prefix) != 2 or not _OID.fullmatch(oid):
+            if len(prefix) != 2 or not is_hash(oid):
                 continue
             path = f"{folder}{os.sep}{name}"
             with suppress(FileNotFoundError):
@@ -89,7 +88,7 @@ def _elsewhere(odb: Any) -> Iterator[Held]:
         for path, about in odb.fs.fs.find(odb.path, detail=True).items():
             parts = path.rsplit("/", 2)
             oid = "".join(parts[-2:])
-            if _OID.fullmatch(oid) and about.get("type") != "directory":
+            if is_hash(oid) and about.get("type") != "directory":
                 yield Held(oid, path, int(about.get("size") or 0), _mtime(about))
 
 
@@ -298,4 +297,4 @@ def _entry_outs(text: bytes, name: str) -> frozenset[str]:
         found = {str(out.get("md5") or "") for out in table.get("outs") or ()}
     except (YamlError, UnicodeDecodeError, AttributeError, TypeError):
         return frozenset()  # DVC drops it itself when it comes across it
-    return frozenset(oid for oid in found if _OID.fullmatch(oid))
+    return frozenset(oid for oid in found if is_hash(oid))

@@ -15,6 +15,9 @@ from stages.domain.records import Record, Sample, Score, TaskName
 #: Sample id to the clips that the sample shows: the units of :mod:`stages.domain.certainty`.
 Shown = Mapping[str, Sequence[str]]
 
+#: Candidates for the best constant reply, and samples that each is tried on.
+CONSTANTS, TRIED_ON = 24, 100
+
 
 class TaskResult(Record):
     """Scores of one task: shares of the maximum in [0, 1]. ``native`` is the mean of the task's own number x 100, as papers print it."""
@@ -74,8 +77,8 @@ def constant_reply(
     ``values`` scores many replies, each to the sample beside it. One that could not be judged counts neither way.
     """
     counts = Counter(reply_of(sample) for sample in train)
-    candidates = [reply for reply, _ in counts.most_common(24)]
-    judged = Random(f"{seed}/constant").sample(list(train), min(len(train), 100))
+    candidates = [reply for reply, _ in counts.most_common(CONSTANTS)]
+    judged = Random(f"{seed}/constant").sample(list(train), min(len(train), TRIED_ON))
     found = iter(values(judged * len(candidates), [reply for reply in candidates for _ in judged]))
     scored = {reply: [value for _ in judged if (value := next(found)) is not None] for reply in candidates}
     return max(candidates, key=lambda reply: (sum(scored[reply]) / max(len(scored[reply]), 1), reply))

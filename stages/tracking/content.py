@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.tracking.cache import CacheRepo, check_writable, is_cache, mark_used, most_bytes, prune
-from stages.tracking.listing import MAX_BYTES, ListError, parse_list, path_fault, too_long
+from stages.tracking.listing import MAX_BYTES, ListError, is_hash, parse_list, path_fault, too_long
 from stages.tracking.placing import put_file
 from stages.tracking.remote import (
     FROM_ENVIRONMENT,
@@ -39,7 +39,6 @@ from stages.tracking.uri import TrackingError, quiet, shown
 SCHEME = "dvc"
 #: A whole folder is written ``dvc:///<hash>.dir``: MLflow servers refuse a source without a path.
 _URI = re.compile(r"dvc:///?(?P<oid>[0-9a-f]{32}\.dir)(?:/(?P<path>.*))?")
-_OID = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 class MissingContent(TrackingError):
@@ -135,7 +134,7 @@ class ContentStore:
 
     def list_bytes(self, oid: str, what: str = "") -> bytes:
         """The list of a folder's files as it is kept, verified by its hash and not looked at."""
-        if not _OID.fullmatch(oid) or not oid.endswith(".dir"):
+        if not is_hash(oid) or not oid.endswith(".dir"):
             raise ListError(
                 f"{what or 'folder'}: {oid[:200]!r} is no hash of a folder (32 hex digits and '.dir'); run its stage again"
             )
@@ -409,7 +408,7 @@ def _configured(remote: str) -> dict[str, Any] | None:
 
 
 def _refuse_foreign(oids: Iterable[str], what: str) -> None:
-    if foreign := next((oid for oid in oids if not _OID.fullmatch(oid)), None):
+    if foreign := next((oid for oid in oids if not is_hash(oid)), None):
         raise TrackingError(f"{what}: {foreign[:200]!r} is no hash of DVC (32 hex digits); run the stage that made it again")
 
 

@@ -25,7 +25,7 @@ from stages.tracking.commits import blob_at
 from stages.tracking.content import ContentStore
 from stages.tracking.git import git, head, is_repository
 from stages.tracking.ledger import ENTRY, champions, read_ledger
-from stages.tracking.listing import MAX_BYTES, parse_list
+from stages.tracking.listing import MAX_BYTES, is_hash, parse_list
 from stages.tracking.lock import LOCK_FILE, parse_lock
 from stages.tracking.removals import MANIFEST
 from stages.tracking.runs import TAG
@@ -35,7 +35,6 @@ from stages.tracking.versions import JUDGING, Version, all_versions, registered_
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-_OID = re.compile(r"[0-9a-f]{32}(\.dir)?")
 _SOURCE = re.compile(r"dvc:///?([0-9a-f]{32}\.dir)(?:/.*)?")
 #: Folders of the state in which no clone lies.
 _NO_CLONES = frozenset(
@@ -76,7 +75,7 @@ def lock_oids(text: bytes, name: str) -> frozenset[str]:
     Raises:
         TrackingError: it is none; nobody can say then what it needs.
     """
-    return frozenset(oid for record in parse_lock(text, name).values() for oid in record.outs.values() if _OID.fullmatch(oid))
+    return frozenset(oid for record in parse_lock(text, name).values() for oid in record.outs.values() if is_hash(oid))
 
 
 def tracked_oids(text: bytes, name: str) -> frozenset[str]:
@@ -90,7 +89,7 @@ def tracked_oids(text: bytes, name: str) -> frozenset[str]:
         found = {str(out.get("md5") or "") for out in table.get("outs") or ()}
     except (YamlError, UnicodeDecodeError, AttributeError, TypeError) as error:
         raise TrackingError(f"{name}: no .dvc file ({error}); mend it, or delete it") from error
-    return frozenset(oid for oid in found if _OID.fullmatch(oid))
+    return frozenset(oid for oid in found if is_hash(oid))
 
 
 def project_needs(root: Path) -> list[Need]:
@@ -309,18 +308,18 @@ def oids_of(version: Version) -> frozenset[str]:
     found = {match[1]}
     for tag, text in version.tags.items():
         if tag.startswith(f"{TAG}samples"):
-            found |= {oid for oid in _table(text).values() if isinstance(oid, str) and _OID.fullmatch(oid)}
+            found |= {oid for oid in _table(text).values() if is_hash(oid)}
     return frozenset(found)
 
 
 def _data_of(version: Version) -> dict[str, str]:
-    return {path: oid for path, oid in _table(version.tags.get(f"{TAG}data", "{}")).items() if _OID.fullmatch(str(oid))}
+    return {path: oid for path, oid in _table(version.tags.get(f"{TAG}data", "{}")).items() if is_hash(oid)}
 
 
 def named_oids(version: Version) -> frozenset[str]:
     """All content that a version names: weights, scores, data and parents."""
     parents = {str(made.get("out")) for made in _table(version.tags.get(f"{TAG}parents", "{}")).values() if isinstance(made, dict)}
-    return frozenset(oid for oid in {*oids_of(version), *_data_of(version).values(), *parents} if _OID.fullmatch(oid))
+    return frozenset(oid for oid in {*oids_of(version), *_data_of(version).values(), *parents} if is_hash(oid))
 
 
 def _table(text: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from stack import CHECKOUT, environment
@@ -41,7 +41,6 @@ class Host:
     folder: Path
     env: dict[str, str]
     hidden: tuple[Path, ...] = ()
-    shared: tuple[Path, ...] = field(default=())
 
     def __post_init__(self) -> None:
         for path in (self.home, self.deps, self.folder / "tmp"):
@@ -97,7 +96,7 @@ class Host:
         steps = [
             f"hostname {shlex.quote(self.name)}",
             f"mount --bind {shlex.quote(packages)} {shlex.quote(str(self.deps))}",
-            # Held open across what hides them.
+            # The packages are mounted by now, and stay so under what hides the place they come from.
             *(f"mount -t tmpfs none {shlex.quote(str(path))}" for path in self.hidden if path.exists()),
             f"cd {shlex.quote(str(cwd))}",
             f"exec {shlex.join(command)}",

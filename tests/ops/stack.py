@@ -192,11 +192,10 @@ def postgres(folder: Path) -> Service:
     programs = postgres_programs()
     assert programs is not None
     user = _UNPRIVILEGED if os.getuid() == 0 else None
-    data, sockets = folder / "pg", folder / "pg-sockets"
-    for path in (data, sockets):
-        path.mkdir()
-        if user:
-            shutil.chown(path, user)
+    data = folder / "pg"
+    data.mkdir()
+    if user:
+        shutil.chown(data, user)
     run = {"cwd": data, "user": user, "check": True, "capture_output": True}
     made = [str(programs / "initdb"), "-D", str(data), "-U", "team", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C"]
     subprocess.run(made, **run)  # type: ignore[call-overload]
@@ -206,7 +205,6 @@ def postgres(folder: Path) -> Service:
         asked = [str(programs / "psql"), "-h", "127.0.0.1", "-p", str(port), "-U", "team", "-d", "postgres", "-c", "select 1"]
         return subprocess.run(asked, capture_output=True, check=False).returncode == 0
 
-    # psql may be of the distribution while initdb is not.
     service = Service("postgres", folder, lambda port: [*command, "-p", str(port), "-k", ""], ready, user=user, env={"LC_ALL": "C"})
     service.start()
     for name in ("mlflow", "prefect", "plain"):
