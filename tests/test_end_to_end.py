@@ -231,6 +231,7 @@ print(type(model).__name__)
     assert done.stdout.strip().splitlines()[-1] == "Qwen2_5_VLForConditionalGeneration"
 
 
+@pytest.mark.slow
 def test_the_real_clip_goes_through_ingest_and_synthesize(tmp_path: Path) -> None:
     folder = make_project(tmp_path / "own")
     shutil.copytree(ROOT / "tests/data/clips", tmp_path / "videos")

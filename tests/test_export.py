@@ -69,13 +69,14 @@ def _loader(project: Path) -> FrameLoader:
     return FrameLoader(load_clips(), project / "videos", cache_bytes=0)
 
 
+@pytest.mark.slow
 def test_mp4_shows_frame_for_frame_what_the_edit_list_says(inside: Path, tmp_path: Path) -> None:
-    made = export(inside, tmp_path / "out", "mp4", [], SPLITS, 1)
+    made = export(inside, tmp_path / "out", "mp4", [], SPLITS, 3)
     each: Counter[tuple[str, str]] = Counter()
     samples = []
     for sample in _samples():
         each[sample.split, sample.task] += 1
-        if each[sample.split, sample.task] <= 1:
+        if each[sample.split, sample.task] <= 3:
             samples.append(sample)
     assert sum(made.samples.values()) == len(samples)
     assert {sample.task for sample in samples} == {"dark_event_infer", "mix_vid_qa", "mcqa", "caption"}

@@ -105,6 +105,7 @@ def ask(model: Any, *rows: dict[str, Any]) -> list[dict[str, Any]]:
     return answered
 
 
+@pytest.mark.slow
 def test_a_version_is_an_ordinary_folder_and_what_mlflow_needs(champion: Any, project: Path, tmp_path: Path) -> None:
     import mlflow
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -220,6 +221,7 @@ def test_a_reply_that_takes_too_long_is_cut_off(champion: Any, videos: Path, mon
     assert ask(champion, ROW) == [RED]
 
 
+@pytest.mark.slow
 def test_a_slow_video_costs_its_own_request_and_no_other(champion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = champion.unwrap_python_model()
     quick, slow = Aside(hang_on_blue, processes=2), Aside(hang_on_blue)

@@ -70,6 +70,7 @@ def learn_faster(root: Path, rate: str = "3.0e-4") -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_fresh_clone_runs_nothing_and_fetches_what_it_shows(host_b: Path) -> None:
     plan = dvc.plan(host_b)
     assert plan.to_run == ()

@@ -155,6 +155,7 @@ def test_a_failing_stage_is_tried_again_and_what_does_not_need_it_still_runs(don
     assert "held-out scores" not in shown.stdout, "those that lie there are of another policy"
 
 
+@pytest.mark.slow
 def test_a_stage_that_wants_a_person_is_not_tried_again(done: Path, reaching: dict[str, str]) -> None:
     (done / "learning.py").write_text("rate = 3\n")
     knobs(done, bridge={"failures": 99, "status": 2})
@@ -199,6 +200,7 @@ def test_ctrl_c_ends_everything_at_once(done: Path, reaching: dict[str, str]) ->
     assert attempts(done, "bridge") - before == 1
 
 
+@pytest.mark.slow
 def test_cancelled_in_prefect_the_stage_ends_and_is_not_tried_again(done: Path, reaching: dict[str, str]) -> None:
     from prefect.states import Cancelling
 

@@ -352,6 +352,7 @@ def test_nothing_is_learned_of_a_run_while_the_store_is_away() -> None:
     assert watch.notes() == {}
 
 
+@pytest.mark.slow
 def test_metrics_are_seen_on_a_server_while_the_stage_works(
     project: Path, params: Params, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -430,6 +431,7 @@ def wire(mlflow_server: str) -> Iterator[Wire]:
     wire.cut()
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_costs_no_training_and_no_metrics(
     project: Path, params: Params, wire: Wire, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
