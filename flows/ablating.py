@@ -227,7 +227,7 @@ def run_seed(
             if warm.VARIABLE not in env:
                 with _PLANNING:
                     plan = dvc.plan(folder, targets[-1])
-                env |= stack.enter_context(warmed(folder, parse_params(table), plan))
+                env |= stack.enter_context(warmed(folder, parse_params(table), plan.to_warm))
             named = run_variant.with_options(name=name, task_run_name=f"seed {seed}: {name}")
             ended = named(folder, targets, env, cancelled, return_state=True)
             if not ended.is_completed():

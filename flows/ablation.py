@@ -12,6 +12,7 @@ from rich.text import Text
 
 from flows import preflight, server, show
 from flows.errors import FlowError
+from flows.hold import only_run
 from stages.ablation import Contrast, Grid, NothingRunError, signed
 from stages.params import load_params
 from stages.plain import one_line
@@ -40,7 +41,7 @@ def ablate(root: Path, jobs: int | None, out: Path | None, *, table_only: bool) 
             show.say(str(error))
             return
     else:
-        with preflight.only_run(root):
+        with only_run(root):
             # Again, now that nobody else changes them.
             params = load_params(root / "params.yaml")
             grid = _flow(root, jobs, COMMAND.format(recipe=params.recipe))

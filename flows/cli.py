@@ -183,7 +183,7 @@ def register() -> None:
     """
     root = _root()
     from flows import registered, show
-    from flows.preflight import only_run
+    from flows.hold import only_run
     from stages.tracking.registry import register as reconcile
     from stages.tracking.render import register_table
 

@@ -13,13 +13,15 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO
 
 from flows.errors import FlowError
-from flows.project import STATE
+from flows.project import STATE, state
 
+#: Held by the run that is working; inside the project's state.
+RUN_LOCK = "run.lock"
 #: Someone may only have looked whether it is free.
 LOOK_S = 0.3
 _POLL_S = 0.05
@@ -57,6 +59,16 @@ def hold(path: Path, what: str, doing: str, wait_s: float = LOOK_S) -> Iterator[
             _sign(file, "")
             with _guard:
                 _ours.discard(path)
+
+
+def only_run(root: Path) -> AbstractContextManager[None]:
+    """Hold the project for one run at a time: two would write the same outputs. What changes or reads its state in several steps takes
+    it first, and looks afterwards.
+
+    Raises:
+        FlowError: another process holds it (what is guaranteed between hosts: see above).
+    """
+    return hold(state(root) / RUN_LOCK, "run", "is running this project already")
 
 
 def _acquire(file: IO[str], what: str, doing: str, deadline: float) -> None:

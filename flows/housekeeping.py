@@ -17,6 +17,7 @@ from rich.text import Text
 
 from flows import show
 from flows.errors import FlowError, UsageError
+from flows.hold import only_run
 from flows.holdings import (
     NOBODY,
     Held,
@@ -33,7 +34,6 @@ from flows.holdings import (
     spent_entries,
 )
 from flows.leftovers import Leftover, leftovers
-from flows.preflight import only_run
 from flows.registered import other_store
 from stages import lease
 from stages.params import Params, load_params

@@ -33,11 +33,11 @@ from flows.dvc import StageResult
 from flows.errors import FlowError, StageCancelled, StageFailed, UsageError
 from flows.lost import at_work
 from flows.remote import push_runs
+from flows.repro.scratch import release_scratch
 from flows.results import read_scores
 from flows.show import as_text
 from flows.steps import Plan, PlanStep
 from flows.unchanged import Watch
-from flows.upkeep import release_scratch
 from flows.warming import warmed
 from stages import layout
 from stages.errors import Terminated
@@ -294,7 +294,7 @@ def pipeline(root: Path, target: str = dvc.TARGET, push: bool = False) -> Pipeli
             return Cancelled(message=str(error))
         watch.note(*(step.name for step in plan.steps))
         create_table_artifact(key="plan", table=plan_table(plan), description=f"What `{target}` needs, and why it runs")
-        with warmed(root, params, plan) as environ, _pipeline_run(root, params, run_name) as mlflow_run:
+        with warmed(root, params, plan.to_warm) as environ, _pipeline_run(root, params, run_name) as mlflow_run:
             _link_tracking(mlflow_run)
             board = _run_stages(root, plan, {PARENT: mlflow_run, **environ}, cancelled, watch)
             if cancelled.is_set():

@@ -6,12 +6,11 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 
 from flows.errors import FlowError
-from flows.hold import hold
+from flows.hold import RUN_LOCK, only_run
 from flows.names import unstorable_names
 from flows.project import state
 from flows.server import answers
@@ -27,8 +26,6 @@ from stages.tracking.uri import TrackingError, check_server, is_server, patience
 _BASE_GB = 1.0
 _BYTES: dict[Precision, int] = {"bf16": 2, "fp32": 4}
 GB = 1e9
-#: Held by the run that is working; inside the project's state.
-RUN_LOCK = "run.lock"
 #: Verbs that ask a judge.
 _JUDGED = frozenset({"difficulty", "grpo", "baselines", "evaluate"})
 
@@ -313,13 +310,3 @@ def check_alone(root: Path) -> None:
     if (state(root) / RUN_LOCK).exists():
         with only_run(root):
             pass
-
-
-def only_run(root: Path) -> AbstractContextManager[None]:
-    """Hold the project for one run at a time: two would write the same outputs. What changes or reads its state in several steps takes
-    it first, and looks afterwards.
-
-    Raises:
-        FlowError: another process holds it (see :mod:`flows.hold` for what is guaranteed between hosts).
-    """
-    return hold(state(root) / RUN_LOCK, "run", "is running this project already")

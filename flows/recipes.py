@@ -205,7 +205,7 @@ def use(root: Path, name: str, force: bool = False, *, smoke: bool = False) -> P
         ParamsError: the recipe breaks a rule.
         FlowError: a run holds the project; its parameters would change under it.
     """
-    from flows.preflight import only_run  # half of the time that `recipe list` would take
+    from flows.hold import only_run
 
     with only_run(root):
         return _use(root, name, force, smoke)

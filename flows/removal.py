@@ -14,7 +14,7 @@ from rich.text import Text
 
 from flows import dvc, show
 from flows.errors import FlowError
-from flows.preflight import only_run
+from flows.hold import only_run
 from flows.registered import other_store
 from stages.bounded_yaml import read_text
 from stages.excluded import with_excluded

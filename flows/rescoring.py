@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows.errors import FlowError
-from flows.preflight import only_run
+from flows.hold import only_run
 from flows.processes import stream
 from flows.project import stage_environment
 from stages.tracking import gate

@@ -10,6 +10,7 @@ from typing import Any
 
 from flows import clone, costs, dvc, lockfile, preflight, registered, server, show
 from flows.errors import FlowError, UsageError
+from flows.hold import only_run
 from flows.remote import push_runs
 from flows.results import evaluated_by, read_gains, read_intervals, read_scores
 from stages.params import Params, PretrainedModelParams, load_params
@@ -34,7 +35,7 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
     if not dry_run:
         preflight.check_alone(root)  # before a plan is printed that nobody will follow
     if not dry_run and lockfile.is_broken(root):
-        with preflight.only_run(root):  # another run that is alive may just be writing it
+        with only_run(root):  # another run that is alive may just be writing it
             out.print(f"note: {lockfile.mend(root) or 'dvc.lock is whole again'}", style="yellow")
     plan = dvc.plan(root, target, ask_s=dvc.GLANCE_S if dry_run else dvc.ASK_S)
     if as_json and dry_run:
@@ -46,7 +47,7 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
         return
     dvc.insist_on_answer(plan)
     if not plan.to_run and not plan.empty:
-        with preflight.only_run(root):
+        with only_run(root):
             plan = dvc.bring(root, plan, show.say)
         if plan.to_run:
             show.show_plan(out, plan)
@@ -55,14 +56,14 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
         show.show_cost(out, costs.cost_of(root, params, plan))
         if ask:
             _confirm(root, params, plan)
-        with preflight.only_run(root):
+        with only_run(root):
             commit = _flow(root, target, push)
             if push:
                 _publish(root, commit)
                 registered.pushed(root)
         show.show_costs(out, latest_costs(root), [step.name for step in plan.to_run])
     elif not registered.is_noted(root, pushed=push):
-        with preflight.only_run(root):
+        with only_run(root):
             register(root, params, push)
     # Only what this target has brought up to date: scores may lie there from before, or from another recipe.
     done = {step.name for step in plan.steps}

@@ -36,6 +36,7 @@ from flows.clone import (
     work_folder,
 )
 from flows.errors import FlowError
+from flows.hold import only_run
 from flows.lost import mark_this_run
 from flows.pipeline import PipelineReport, pipeline
 from flows.promotion import promotion
@@ -130,7 +131,7 @@ def scheduled(
     with held(folder):
         root = make_clone(origin, folder)
         root.mkdir(parents=True, exist_ok=True)  # an older commit, that has no such folder yet, may be checked out
-        with preflight.only_run(root):  # a person may be working in it
+        with only_run(root):  # a person may be working in it
             clone = bring_clone(origin, folder)
             if origin.home is None:
                 project.enter(root)

@@ -74,6 +74,11 @@ class Plan:
         return tuple(step for step in self.steps if step.state == "will run")
 
     @property
+    def to_warm(self) -> int:
+        """How many stages to run are asked of a warm process."""
+        return sum(step.meta.warm for step in self.to_run)
+
+    @property
     def to_restore(self) -> tuple[PlanStep, ...]:
         return tuple(step for step in self.steps if step.state == "restore")
 

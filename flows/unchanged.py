@@ -1,6 +1,6 @@
 """Nobody changes ``params.yaml`` or ``dvc.lock`` under a run: what it made would be recorded with what it was not made with.
 
-The lock of the project (:func:`flows.preflight.only_run`) keeps our own commands away; a person's editor and git know nothing of it.
+The lock of the project (:func:`flows.hold.only_run`) keeps our own commands away; a person's editor and git know nothing of it.
 """
 
 from __future__ import annotations

@@ -11,11 +11,10 @@ import typer
 
 from flows import dvc, show
 from flows.errors import UsageError
-from flows.preflight import only_run
+from flows.hold import only_run
 from flows.project import scratch
+from flows.repro.scratch import has_ended
 from stages import lease
-from stages.liveness import verdict
-from stages.scratch import RUN_FILE
 
 #: One line of JSON for each acceptance; tracked by git, so that a reader of the history finds the reason beside the lock.
 ACCEPTED = Path("accepted.jsonl")
@@ -65,7 +64,7 @@ def scratch_status(root: Path) -> None:
     for path in entries:
         age_h = (time.time() - path.stat().st_mtime) / 3600
         now = lease.holder(path)
-        held = "" if now is None or _has_ended(now) else f"   held by {now.shown}"
+        held = "" if now is None or has_ended(now) else f"   held by {now.shown}"
         show.say(
             f"{path.relative_to(scratch(root)).as_posix():<48} {_size_mb(path):>10.1f} MB   last written {age_h:.1f} h ago{held}"
         )
@@ -95,37 +94,3 @@ def scratch_clean(root: Path, ask: bool) -> None:
                 continue
             deleted, size = deleted + 1, size + weight
     show.say(f"deleted {deleted} folders, {size:.1f} MB")
-
-
-def _has_ended(holder: lease.Holder) -> bool:
-    return holder.process is not None and verdict(holder.process) == "gone"
-
-
-def release_scratch(root: Path, stage: str, run: str) -> Path | None:
-    """Delete what ``stage`` could have resumed from, now that DVC has committed its outputs; returns the folder, None when none was left.
-
-    Only a folder that the pipeline run ``run`` (its id in MLflow) was the last to use, and that nobody holds: where it is shared,
-    another host may be training there, or wait to take up what lies there.
-    """
-    for note in (scratch(root) / stage.replace("@", "-")).glob(f"*/{RUN_FILE}"):
-        folder = note.parent
-        if not _last_used_by(note, run) or ((now := lease.holder(folder)) is not None and not _has_ended(now)):
-            continue
-        mine = lease.take(folder, stage, wait=False)
-        if mine is None:
-            continue
-        try:
-            if not _last_used_by(note, run):
-                continue
-            mine.clear()
-        finally:
-            mine.release()
-        return folder
-    return None
-
-
-def _last_used_by(note: Path, run: str) -> bool:
-    try:
-        return note.read_text(encoding="utf-8") == run
-    except FileNotFoundError:
-        return False

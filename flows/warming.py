@@ -11,22 +11,20 @@ from pathlib import Path
 
 from flows.processes import guarded
 from flows.project import stage_environment, state
-from flows.steps import Plan
 from stages import warm
 from stages.params import Params, TinyModelParams
 
 
-def worth_it(params: Params, plan: Plan) -> bool:
+def worth_it(params: Params, stages: int) -> bool:
     """A model of billions of parameters does not notice; several ranks, and one stage alone, import for themselves."""
     several = os.environ.get("VIDBRIDGE_DEEPSPEED") or os.environ.get("VIDBRIDGE_RANKS", "1") not in ("", "1")
-    stages = [step for step in plan.to_run if step.meta.warm]
-    return sys.platform == "linux" and isinstance(params.model, TinyModelParams) and not several and len(stages) > 1
+    return sys.platform == "linux" and isinstance(params.model, TinyModelParams) and not several and stages > 1
 
 
 @contextmanager
-def warmed(root: Path, params: Params, plan: Plan) -> Iterator[dict[str, str]]:
+def warmed(root: Path, params: Params, stages: int) -> Iterator[dict[str, str]]:
     """Keep a warm process for this block if it is worth it; gives what stages need in their environment to find it."""
-    if not worth_it(params, plan):
+    if not worth_it(params, stages):
         yield {}
         return
     # A socket's path must be short, which a project's folder may not be.

@@ -15,7 +15,8 @@ import pytest
 
 from flows import recipes, registered, running, upkeep
 from flows.errors import UsageError
-from flows.preflight import only_run
+from flows.hold import only_run
+from flows.repro.scratch import release_scratch
 from flows.steps import Plan, PlanStep, StageMeta
 from stages import lease
 from stages.tracking.registry import RegisterReport
@@ -256,11 +257,11 @@ def test_the_state_to_resume_from_goes_with_the_stage_that_is_done_and_no_other(
         (folder / "saved").mkdir(parents=True)
         (folder / "run.txt").write_text(run)
     with lease.held(mine, "grpo@bridge"):
-        assert upkeep.release_scratch(project, "grpo@bridge", "run of A") is None
-    assert upkeep.release_scratch(project, "grpo@bridge", "run of A") == mine
+        assert release_scratch(project, "grpo@bridge", "run of A") is None
+    assert release_scratch(project, "grpo@bridge", "run of A") == mine
     assert other.exists()
     assert not mine.exists()
-    assert upkeep.release_scratch(project, "grpo@bridge", "run of A") is None
+    assert release_scratch(project, "grpo@bridge", "run of A") is None
 
 
 def test_what_somebody_trains_in_is_named_and_not_cleaned_away(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

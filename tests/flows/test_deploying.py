@@ -23,8 +23,7 @@ from flows import ablation, cli, clone, deploying, pools, recipes, rescoring, up
 from flows.clone import Origin
 from flows.deploying import Order, Standing, order_of
 from flows.errors import FlowError, UsageError
-from flows.hold import hold
-from flows.preflight import only_run
+from flows.hold import hold, only_run
 from flows.unchanged import Watch
 from stages.tracking.git import command
 from stages.tracking.uri import TrackingError

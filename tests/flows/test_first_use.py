@@ -15,7 +15,7 @@ import pytest
 from commands import REPOSITORY, commands, vidbridge
 
 from flows import dvc, show
-from flows.preflight import only_run
+from flows.hold import only_run
 from flows.project import shipped_recipes
 
 CLIPS = Path(__file__).parents[1] / "data/clips"

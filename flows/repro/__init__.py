@@ -1,0 +1,1 @@
+"""DVC for the flows: plan, fetch, reproduce, and what lies around a run of it."""

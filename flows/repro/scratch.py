@@ -1,0 +1,44 @@
+"""What a stage could resume from goes when DVC has committed its outs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows.project import scratch
+from stages import lease
+from stages.liveness import verdict
+from stages.scratch import RUN_FILE
+
+
+def has_ended(holder: lease.Holder) -> bool:
+    return holder.process is not None and verdict(holder.process) == "gone"
+
+
+def release_scratch(root: Path, stage: str, run: str) -> Path | None:
+    """Delete what ``stage`` could have resumed from, now that DVC has committed its outputs; returns the folder, None when none was left.
+
+    Only a folder that the pipeline run ``run`` (its id in MLflow) was the last to use, and that nobody holds: where it is shared,
+    another host may be training there, or wait to take up what lies there.
+    """
+    for note in (scratch(root) / stage.replace("@", "-")).glob(f"*/{RUN_FILE}"):
+        folder = note.parent
+        if not _last_used_by(note, run) or ((now := lease.holder(folder)) is not None and not has_ended(now)):
+            continue
+        mine = lease.take(folder, stage, wait=False)
+        if mine is None:
+            continue
+        try:
+            if not _last_used_by(note, run):
+                continue
+            mine.clear()
+        finally:
+            mine.release()
+        return folder
+    return None
+
+
+def _last_used_by(note: Path, run: str) -> bool:
+    try:
+        return note.read_text(encoding="utf-8") == run
+    except FileNotFoundError:
+        return False
