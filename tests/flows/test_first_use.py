@@ -184,7 +184,8 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(project: Path) -> None:
 
 def test_ctrl_c_ends_a_command_with_a_sentence(project: Path) -> None:
     code = (
-        "import os, signal, sys\nfrom flows import cli, releasing\n"
+        # Where the suite runs in the background of a shell, SIGINT is ignored, and children would inherit that.
+        "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom flows import cli, releasing\n"
         "def slow(*_): os.kill(os.getpid(), signal.SIGINT)\n"
         "releasing.history = slow\nsys.argv = ['vidbridge', 'history']\ncli.main()"
     )
@@ -198,6 +199,7 @@ def test_ctrl_c_while_a_run_imports(module: str, project: Path) -> None:
     """The signal comes at the moment when ``module`` is looked for: of the command line, and of the command."""
     code = f"""
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 class Interrupts:
     def find_spec(self, name, path=None, target=None):
         if name == {module!r}:
