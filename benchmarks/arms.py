@@ -16,8 +16,8 @@ from unittest.mock import patch
 
 import yaml
 
-from stages.domain import seeds
-from stages.tracking.history import Cost, latest_costs
+from stages.tools.ablation import seeds
+from stages.tracking.runs.history import Cost, latest_costs
 
 
 def clone(root: Path, folder: Path, params: Mapping[str, Any]) -> None:
@@ -76,7 +76,7 @@ def commit_of(folder: Path) -> str:
 
 
 def over_seeds(means: Sequence[float], confidence: float) -> list[float] | None:
-    """The two ends of :func:`stages.domain.seeds.over_seeds`; None where seeds tell no spread."""
+    """The two ends of :func:`stages.tools.ablation.seeds.over_seeds`; None where seeds tell no spread."""
     found = seeds.over_seeds(means, confidence)
     return None if found is None else [found.low, found.high]
 

@@ -18,7 +18,13 @@ from random import Random
 from typing import Any
 
 from benchmarks.machine import keep
-from stages.suites.choices import lmms_eval_answer, lmms_eval_letter, lmms_eval_spoken, vlmevalkit_letter, vlmevalkit_right
+from stages.tools.suites.published.choices import (
+    lmms_eval_answer,
+    lmms_eval_letter,
+    lmms_eval_spoken,
+    vlmevalkit_letter,
+    vlmevalkit_right,
+)
 
 WORKER = Path(__file__).with_name("crosscheck_worker.py")
 #: Questions whose options differ in what a careless reading takes for an answer.

@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import keep, measured
-from stages.domain.frames import Frames
-from stages.engines.local import LocalModel
-from stages.engines.questions import Answer, Question
-from stages.learning.factory import build_tiny, use_threads
-from stages.learning.generate import generate
+from stages.domain.core.frames import Frames
+from stages.lib.inference.generate import generate
+from stages.lib.models.load import build_tiny, use_threads
+from stages.lib.video.encoder import encode
 from stages.params import TinyModelParams, load_params
-from stages.video import protocol
-from stages.video.encoder import encode
-from stages.video.protocol import load_at
+from stages.tools.suites import frames as protocol
+from stages.tools.suites.engines.local import LocalModel
+from stages.tools.suites.engines.questions import Answer, Question
+from stages.tools.suites.frames import load_at
 
 QUESTIONS = 8
 #: The issue's bound on the throughput of batches against batch size 1.

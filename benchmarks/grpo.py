@@ -33,23 +33,23 @@ from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.machine import keep
-from stages.domain.frames import Frames
-from stages.domain.records import Sample
-from stages.domain.replies import render_reply
-from stages.domain.rewards import Referee
-from stages.domain.timeline import plain
-from stages.judging.batch import score_replies
-from stages.judging.choose import judge_of
-from stages.judging.embedder import LexicalEmbedder
-from stages.learning import video_grpo
-from stages.learning.examples import Example
-from stages.learning.factory import build_tiny, freeze, save_model, use_threads
-from stages.learning.grpo import ENCODED_BYTES, cached_encoder
-from stages.learning.processor import placeholder_ids
-from stages.learning.video_grpo import VideoGRPOTrainer
-from stages.machine import measured
+from stages.domain.core.frames import Frames
+from stages.domain.core.records import Sample
+from stages.domain.core.replies import render_reply
+from stages.domain.core.timeline import plain
+from stages.domain.tasks.rewards import Referee
+from stages.grpo import trainer as video_grpo
+from stages.grpo.train import ENCODED_BYTES, cached_encoder
+from stages.grpo.trainer import VideoGRPOTrainer
+from stages.lib.judging.batch import score_replies
+from stages.lib.judging.build import judge_of
+from stages.lib.judging.embedder import LexicalEmbedder
+from stages.lib.models.load import build_tiny, freeze, save_model, use_threads
+from stages.lib.models.processor import placeholder_ids
+from stages.lib.training.mixture import Example
+from stages.lib.video.encoder import encode
 from stages.params import OpenAIJudgeParams, TinyModelParams, load_params
-from stages.video.encoder import encode
+from stages.runtime.free_machine import measured
 
 RATE, FRAMES, SIZE = Fraction(8), 16, 64
 PROMPTS, ROLLOUTS, TOKENS = 8, 8, 24

@@ -28,13 +28,13 @@ import numpy as np
 import yaml
 
 from benchmarks.arms import clone, commit_of, reproduce, signed, signed_spread
-from stages.ablation import contents_shown
-from stages.domain.metrics import task_results
-from stages.domain.records import Score
-from stages.domain.replies import parse_reply
-from stages.domain.seeds import Pair, pooled_gain
-from stages.machine import measured
-from stages.rows import read_rows, write_json
+from stages.domain.core.records import Score
+from stages.domain.core.replies import parse_reply
+from stages.domain.statistics.metrics import task_results
+from stages.lib.rows.jsonl import read_rows, write_json
+from stages.runtime.free_machine import measured
+from stages.tools.ablation.grid import contents_shown
+from stages.tools.ablation.seeds import Pair, pooled_gain
 
 ARMS = ("recipe", "clean", "thorough", "longer")
 #: The teachers of the arms that differ from the recipe's in nothing else.
@@ -83,7 +83,7 @@ def thinking_words(rows: Sequence[Score]) -> float:
 
 
 def pooled(pairs: Sequence[tuple[Made, Made]]) -> dict[str, Any]:
-    """Gain of the first over the second of each seed (:func:`stages.domain.seeds.pooled_gain`)."""
+    """Gain of the first over the second of each seed (:func:`stages.tools.ablation.seeds.pooled_gain`)."""
     mean, tasks = pooled_gain([Pair(predictions(a), predictions(b), contents_shown(a[0])) for a, b in pairs], CONFIDENCE)
     return {
         "mean": mean.clips.model_dump(),

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.machine import keep
-from stages.machine import measured
-from stages.tracking.history import latest_costs
+from stages.runtime.free_machine import measured
+from stages.tracking.runs.history import latest_costs
 
 BIN = Path(sys.executable).parent
 
@@ -42,9 +42,9 @@ def registration(root: Path) -> tuple[int, float]:
     code = f"""
 import time
 from pathlib import Path
-from stages.tracking.content import open_content
-from stages.tracking.registry import register
-from stages.tracking.store import open_client
+from stages.tracking.lineage.cache import open_content
+from stages.tracking.registry.register import register
+from stages.tracking.runs.store import open_client
 root = Path({str(root)!r})
 open_client(root)
 with open_content(root):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.crosscheck import QUESTIONS, replies
 from benchmarks.machine import keep
-from stages.machine import measured
+from stages.runtime.free_machine import measured
 
 COUNT = 10_000
 #: The issue's own bound, in seconds.
@@ -68,7 +68,7 @@ def main() -> int:
     for benchmark in ("video-mme", "mvbench"):
         with tempfile.TemporaryDirectory() as folder:
             annotations, predictions = write(Path(folder), benchmark)
-            command = [sys.executable, "-m", "flows.cli", "score", "--benchmark", benchmark]
+            command = [sys.executable, "-m", "flows.cli.main", "score", "--benchmark", benchmark]
             command += ["--annotations", str(annotations), "--predictions", str(predictions), "--out", f"{folder}/scores.json"]
             times = []
             for _ in range(arguments.runs):

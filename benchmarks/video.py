@@ -30,17 +30,17 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.machine import keep
-from stages.domain.frames import Frames
-from stages.domain.records import Clip, Event, Question, Sample, Segment, Span, Subject, Timeline
-from stages.domain.timeline import interleave, mask, plain, sample_indices
-from stages.machine import measured
+from stages.domain.core.frames import Frames
+from stages.domain.core.records import Clip, Event, Question, Sample, Segment, Span, Subject, Timeline
+from stages.domain.core.timeline import interleave, mask, plain, sample_indices
+from stages.lib.rows.jsonl import write_rows
+from stages.lib.video.encoder import ffmpeg_binary
+from stages.lib.video.loader import FrameLoader
+from stages.lib.video.probe import Probe, probe
+from stages.lib.video.reader import read_frames
 from stages.params import load_params
-from stages.rows import write_rows
-from stages.video.edits import FrameLoader
-from stages.video.encoder import ffmpeg_binary
-from stages.video.probe import Probe, probe
-from stages.video.reader import read_frames
-from stages.video.store import FrameStore
+from stages.runtime.frame_cache import FrameStore
+from stages.runtime.free_machine import measured
 
 Pixels = npt.NDArray[np.uint8]
 REAL = Path("tests/data/clips/bigbuckbunny.mp4")
@@ -257,7 +257,7 @@ def kept(folder: Path, files: Sequence[File], rounds: int) -> list[str]:
     import torch
     from transformers import Qwen2VLVideoProcessor
 
-    from stages.learning.processor import fit_of
+    from stages.lib.models.processor import fit_of
 
     torch.set_num_threads(1)
     most = 196 * 28 * 28
@@ -338,7 +338,7 @@ SYNTHESIS = """
 import json, resource, sys, time
 from pathlib import Path
 from stages.params import SynthesizeParams
-from stages.synthesising import synthesise_manifest
+from stages.synthesize.shards import synthesise_manifest
 folder = Path(sys.argv[1])
 settings = SynthesizeParams.model_validate_json((folder / "settings.json").read_text())
 (folder / "scratch").mkdir(exist_ok=True)
@@ -378,7 +378,7 @@ def synthesis(counts: Sequence[int], workers: int) -> list[str]:
 INGEST = """
 import sys
 from pathlib import Path
-from stages.examining import examine_source
+from stages.ingest.examine import examine_source
 from stages.params import IngestParams
 if __name__ == "__main__":
     settings = IngestParams.model_validate_json(Path(sys.argv[1]).read_text())

@@ -52,16 +52,16 @@ import yaml
 
 from benchmarks.arms import clone, commit_of, over_seeds, reproduce, signed, signed_spread, stage_cost
 from benchmarks.machine import keep
-from stages import layout
-from stages.domain.certainty import Design, Floats, compared, harmonic
-from stages.domain.records import Sample, Score, Verdict
-from stages.domain.replies import parse_reply
-from stages.domain.rewards import Judge
+from stages.domain.core.records import Sample, Score, Verdict
+from stages.domain.core.replies import parse_reply
+from stages.domain.statistics.bootstrap import Design, Floats, compared, harmonic
 from stages.domain.tasks.caption import event_precision, event_recall
-from stages.judging.choose import judge_of
-from stages.machine import measured
+from stages.domain.tasks.rewards import Judge
+from stages.lib.judging.build import judge_of
+from stages.lib.rows.jsonl import read_rows, write_json
 from stages.params import load_params, parse_params
-from stages.rows import read_rows, write_json
+from stages.runtime import paths
+from stages.runtime.free_machine import measured
 
 #: Steps of the cold start and its row's name; the names of the rows that go on from it.
 START_STEPS = 250
@@ -182,14 +182,14 @@ def _by_clip(rows: Floats, metric: str) -> Floats:
 def held_out(folder: Path) -> tuple[tuple[Sample, ...], Judge]:
     """The evaluated samples of a clone, and its judge."""
     params = load_params(folder / "params.yaml")
-    file = folder / layout.SAMPLES / params.evaluation.split / "structured_caption.jsonl"
+    file = folder / paths.SAMPLES / params.evaluation.split / "structured_caption.jsonl"
     return tuple(sorted(read_rows(file, Sample), key=lambda sample: sample.sample_id)), judge_of(params.judge)
 
 
 def replies_of(folder: Path, row: str, predictions: str) -> Floats:
     """:func:`columns` of what a row of a clone replied."""
     samples, judge = held_out(folder)
-    replies = sorted(read_rows(folder / layout.scores(row) / f"{predictions}.jsonl", Score), key=lambda score: score.sample_id)
+    replies = sorted(read_rows(folder / paths.scores(row) / f"{predictions}.jsonl", Score), key=lambda score: score.sample_id)
     return columns(samples, replies, judge)
 
 
@@ -199,7 +199,7 @@ def stage_of(row: str) -> str:
 
 def trained_on(folder: Path, row: str) -> int:
     """How many different samples a row has seen."""
-    summary = json.loads((folder / layout.model(row) / layout.SUMMARY_FILE).read_text(encoding="utf-8"))
+    summary = json.loads((folder / paths.model(row) / paths.SUMMARY_FILE).read_text(encoding="utf-8"))
     return int(summary["distinct_prompts" if row == GRPO else "distinct_samples"])
 
 

@@ -1,118 +1,351 @@
-"""The command `vidbridge ablate`: run the grid (:mod:`flows.ablating`), show the table, say where the figure is."""
+"""``vidbridge ablate``: the grid of ``params.yaml``, every variant with every seed, as a Prefect flow.
+
+Each seed has a clone of the committed state below ``.vidbridge/ablation``, and runs there one variant after the other through DVC: data,
+base and start are made once a seed. Clones share the project's DVC cache, so a grid that was interrupted, or run again after a change
+elsewhere, makes only what is missing.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import yaml
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import preflight, server, show
-from flows.errors import FlowError
-from flows.hold import only_run
-from stages.ablation import Contrast, Grid, NothingRunError, signed
-from stages.params import load_params
-from stages.plain import one_line
+from flows.errors import FlowError, StageCancelled, UsageError
+from flows.pipeline import PARENT, exported, watching_for_cancel
+from flows.processes.environment import state
+from flows.processes.locks import hold
+from flows.processes.lost import at_work
+from flows.processes.warm_pool import warmed
+from flows.repro import clone, reproduce
+from flows.repro.steps import PlanStep
+from stages.lib.rows.jsonl import write_json
+from stages.params import Params, PretrainedModelParams, digest, load_params, parse_params
+from stages.runtime import paths, warm
+from stages.runtime.free_machine import measured
+from stages.tools.ablation.grid import (
+    CLIPS_FILE,
+    IDENTITY_FILE,
+    Grid,
+    Results,
+    contents_shown,
+    figure,
+    markdown,
+    read_grid,
+    start_of,
+    variant_params,
+)
+from stages.tracking.lineage.commits import record_commit, stamped
+from stages.tracking.registry.register import register
+from stages.tracking.runs.run import StageRun, ablation_run
 
-COMMAND = "vidbridge recipe use {recipe} && vidbridge ablate"
-FILES = ("results.json", "table.md", "figure.svg")
+FOLDER = "ablation"
+#: Seeds at a time on one machine, unless someone says otherwise: each takes a core and up to 2 GB.
+MOST_JOBS = 4
+#: Of what a stage prints, a line is shown this often; all of it is in the seed's log.
+SHOW_EVERY_S = 60.0
+#: Writing the table takes a second or two.
+_TABLE_S = 60.0
+#: DVC's index of a project is made in this process, and DVC is not made for several threads.
+_PLANNING = threading.Lock()
 
 
-def ablate(root: Path, jobs: int | None, out: Path | None, *, table_only: bool) -> None:
-    """Run what is missing, ``jobs`` seeds at a time (None: as many as the machine takes), then show the grid.
+@dataclass
+class NowAndThen:
+    """What a stage prints, whole in a file; a line of it now and then for who watches."""
+
+    file: Path
+    show: Callable[[str], None]
+    _shown: float = field(default_factory=time.monotonic)
+
+    def __call__(self, line: str) -> None:
+        with self.file.open("a", encoding="utf-8") as out:
+            out.write(line + "\n")
+        if time.monotonic() - self._shown >= SHOW_EVERY_S:
+            self._shown = time.monotonic()
+            self.show(line)
+
+
+@dataclass
+class Progress:
+    """How many trainings are done, and how long the rest may take at this pace."""
+
+    total: int
+    started: float = field(default_factory=time.monotonic)
+    done: int = 0
+    #: Of those, the ones that were there already.
+    found: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def tell(self, *, found: bool) -> str:
+        with self._lock:
+            self.done += 1
+            self.found += found
+            made, left = self.done - self.found, self.total - self.done
+            if not left:
+                return f"{self.done} of {self.total}"
+            pace = f", about {(time.monotonic() - self.started) / made * left / 60:.0f} minutes left" if made else ""
+            return f"{self.done} of {self.total}{pace}"
+
+
+def place(root: Path, params: Params) -> Path:
+    """Where a recipe's ablation lives: a clone a seed, the scores, and what came of them."""
+    return state(root) / FOLDER / params.recipe
+
+
+def default_jobs(params: Params) -> int:
+    """Seeds at a time: one where a model fills the machine, else as many as it has cores, up to :data:`MOST_JOBS`."""
+    if isinstance(params.model, PretrainedModelParams) or params.ablation is None:
+        return 1
+    return max(1, min(len(os.sched_getaffinity(0)), MOST_JOBS, len(params.ablation.seeds)))
+
+
+def check(root: Path, params: Params) -> str:
+    """The commit that the grid runs from.
 
     Raises:
-        UsageError: the recipe has no grid, or code is not committed.
-        FlowError: a training failed; what was done stays done.
-        InputError: nothing has run whole.
+        UsageError: the recipe has no grid, or code was edited and not committed, so that no clone would have it.
     """
+    if params.ablation is None:
+        raise UsageError(
+            f"ablation: the recipe {params.recipe} has none; write one (infra/recipes/tiny.yaml has an example), or take a recipe that has:"
+            " vidbridge recipe list"
+        )
+    if edited := clone.git(root, "status", "--porcelain", "--", "stages", "dvc.yaml"):
+        first = edited.splitlines()[0].split()[-1]
+        raise UsageError(
+            f"{first}: edited and not committed, and an ablation runs from a commit; commit it, or put it aside: git stash"
+        )
+    return clone.git(root, "rev-parse", "HEAD")
+
+
+def _clone(root: Path, folder: Path, commit: str) -> Path:
+    """Clone, or bring the clone, to ``commit``; returns the project's folder in it. The project's lock is held."""
+    origin = clone.project_origin(root, commit)
+    if not (folder / ".git").is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        clone.git(folder.parent, "clone", "--quiet", "--local", "--no-checkout", "--", origin.repository, folder.name)
+    clone.git(folder, "fetch", "--quiet", "origin", "HEAD")
+    (folder / ".git" / "index.lock").unlink(missing_ok=True)
+    clone.git(folder, "checkout", "--quiet", "--force", "--detach", commit)
+    project = folder / origin.directory
+    clone.share_storage(root, project)
+    state(project).mkdir(mode=0o700, exist_ok=True)
+    return project
+
+
+def _write_params(root: Path, folder: Path, table: dict[str, Any]) -> None:
+    """One's own videos lie where they lie: a path that counts from the project has to be whole in a clone."""
+    source = Path(table["ingest"]["source"])
+    if source != paths.CORPUS and not source.is_absolute():
+        table["ingest"]["source"] = str(root / source)
+    (folder / "params.yaml").write_text(yaml.safe_dump(table, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def run_variant(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], cancelled: threading.Event) -> int | State[Any]:
+    """Bring the targets up to date in a seed's clone; returns how many stages had to run. A state and not an exception says why not:
+    Prefect would print a traceback that says less."""
+    try:
+        return _reproduce(folder, targets, env, cancelled)
+    except StageCancelled as error:
+        return Cancelled(message=str(error))
+    except FlowError as error:
+        return Failed(message=str(error), data=error)
+
+
+def _reproduce(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], cancelled: threading.Event) -> int:
+    logger = get_run_logger()
+    with _PLANNING:
+        steps: dict[str, PlanStep] = {}
+        for target in targets:
+            plan = reproduce.plan(folder, target)
+            reproduce.insist_on_answer(plan)
+            # Its own plan of what is left: a later one would believe in what the remote was found to have lost.
+            for step in reproduce.bring(folder, plan, logger.info, cancelled).steps:
+                if step.name not in steps or step.state == "will run":
+                    steps[step.name] = step
+    waiting = [step for step in steps.values() if step.state == "will run"]
+    for step in waiting:
+        logger.info(step.name)
+        log = NowAndThen(folder.with_suffix(".log"), logger.info)
+        reproduce.reproduce(folder, step.name, log, dict(env), timeout_s=step.meta.timeout_s, cancelled=cancelled)
+    shutil.rmtree(env["VIDBRIDGE_SCRATCH"], ignore_errors=True)
+    return len(waiting)
+
+
+@task(name="register", cache_policy=NO_CACHE, persist_result=False)
+def register_variant(folder: Path, run_name: str, variant: str) -> State[Any] | None:
+    """Every checkpoint of the variant becomes a version of the recipe's ablation model, and a commit of the clone holds its lock. A state
+    says why the variant's own could not be."""
+    with _PLANNING:
+        record_commit(folder, stamped(run_name))
+        report = register(folder)
+    get_run_logger().info("%s: %d versions of %s are new", folder.name, len(report.created), report.model)
+    for stage, reason in report.unregistered.items():
+        if stage.partition("@")[2] == variant:
+            return Failed(message=f"not registered: {reason}", data=FlowError(f"{variant}: not registered: {reason}"))
+    return None
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def run_seed(
+    root: Path, params: Params, seed: int, commit: str, progress: Progress, cancelled: threading.Event
+) -> State[Any] | None:
+    """Every variant with one seed; a state where one could not be run."""
+    logger, grid = get_run_logger(), params.ablation
+    assert grid is not None
+    folder, results, start = place(root, params) / f"seed-{seed}", Results(place(root, params) / "scores"), start_of(params)
+    folder = _clone(root, folder, commit)
+    env = {"VIDBRIDGE_SCRATCH": str(state(folder) / "scratch")}
+    with ExitStack() as stack:
+        for name in grid.variants:
+            if cancelled.is_set():
+                return Cancelled(message=f"cancelled before {name}")
+            table = variant_params(params, seed, name)
+            identity = {"commit": commit, "params": digest(table)}
+            kept = results.of(seed, name) / IDENTITY_FILE
+            if results.identity(seed, name) == identity:
+                logger.info("seed %d, %s: done before; %s", seed, name, progress.tell(found=True))
+                continue
+            _write_params(root, folder, table)
+            targets = ("baselines", f"evaluate@{start}", f"evaluate@{name}")
+            if warm.VARIABLE not in env:
+                with _PLANNING:
+                    plan = reproduce.plan(folder, targets[-1])
+                env |= stack.enter_context(warmed(folder, parse_params(table), plan.to_warm))
+            named = run_variant.with_options(name=name, task_run_name=f"seed {seed}: {name}")
+            ended = named(folder, targets, env, cancelled, return_state=True)
+            if not ended.is_completed():
+                return _own(ended)
+            registering = register_variant.with_options(task_run_name=f"seed {seed}: register {name}")
+            registered = registering(folder, f"{params.recipe}-{seed}-{name}", name, return_state=True)
+            if not registered.is_completed():
+                return _own(registered)
+            kept.unlink(missing_ok=True)  # of other parameters: until it is written again, the scores beside it do not count
+            for policy in ("baselines", start, name):
+                _keep(folder / paths.scores(policy), results.of(seed, policy))
+            write_json(results.folder / str(seed) / CLIPS_FILE, contents_shown(folder))
+            write_json(kept, identity)
+            logger.info("seed %d, %s: %d stages ran; %s", seed, name, ended.result(), progress.tell(found=False))
+    return None
+
+
+def _own(ended: State[Any]) -> State[Any]:
+    """The state of a task that did not end well, for the task that called it. Another run's own state would count as a result: Prefect
+    would end this one as completed."""
+    if ended.is_cancelled():
+        return Cancelled(message=ended.message)
+    return Failed(message=ended.message, data=ended.result(raise_on_failure=False))
+
+
+def _keep(scores: Path, place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(scores, place)
+
+
+@flow(
+    name="vidbridge-ablation",
+    flow_run_name="ablation",
+    task_runner=ThreadPoolTaskRunner(max_workers=32),  # type: ignore[arg-type]
+    persist_result=False,
+    validate_parameters=False,
+)
+def ablation(root: Path, jobs: int, command: str) -> Grid | State[Any]:
+    """Run what is missing of the grid, and write what it came to; ``jobs`` seeds at a time."""
+    root = Path(root)
     params = load_params(root / "params.yaml")
-    command = COMMAND.format(recipe=params.recipe)
-    if table_only:
-        from flows.ablating import check, place, publish
-
-        check(root, params)
-        try:
-            grid = publish(root, params, command)
-        except NothingRunError as error:
-            show.say(str(error))
-            return
-    else:
-        with only_run(root):
-            # Again, now that nobody else changes them.
-            params = load_params(root / "params.yaml")
-            grid = _flow(root, jobs, COMMAND.format(recipe=params.recipe))
-        from flows.ablating import place
-    console, folder = show.console(), place(root, params)
-    columns = _columns(grid, console)
-    console.print(_scores(grid, columns))
-    console.print(_contrasts(grid, columns))
-    if grid.missing:
-        console.print(f"partial: {len(grid.missing)} trainings are missing; go on: vidbridge ablate", style="yellow")
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            shutil.copyfile(folder / name, out / name)
-        folder = out
-    show.say(f"written: {', '.join(str(folder / name) for name in FILES)}")
+    commit = check(root, params)
+    grid = params.ablation
+    assert grid is not None
+    cancelled, progress = threading.Event(), Progress(len(grid.seeds) * len(grid.variants))
+    slots = threading.Semaphore(jobs)
+    failed: dict[int, BaseException] = {}
+    with at_work(), watching_for_cancel(cancelled), ablation_run(params, root, commit) as run:
+        assert run.run_id is not None
+        with exported(PARENT, run.run_id):
+            _run_seeds(root, params, commit, progress, cancelled, slots, failed)
+        if cancelled.is_set():
+            return Cancelled(message="cancelled; every stage has been ended, the next run goes on where it stopped")
+        if len(failed) == len(grid.seeds):
+            return _failure(failed)
+        found = publish(root, params, command, run)
+        create_markdown_artifact(key="ablation", markdown=markdown(found), description="What the grid came to")
+        if failed:
+            return _failure(failed)
+    return found
 
 
-def _flow(root: Path, jobs: int | None, command: str) -> Grid:
-    preflight.check_prefect()
-    with server.starting(root) as starting:
-        from prefect import tags
-
-        from flows.ablating import ablation, check, default_jobs
-        from flows.lost import process_tags
-
-        params = load_params(root / "params.yaml")
-        check(root, params)  # before anyone waits for the server
-        with server.connected(starting), tags(*process_tags()):
-            state: Any = ablation(root, jobs or default_jobs(params), command, return_state=True)
-            if state.is_cancelled():
-                raise KeyboardInterrupt
-            result = state.result(raise_on_failure=False)
-    if isinstance(result, Grid):
-        return result
-    if isinstance(result, BaseException):
-        raise result
-    raise FlowError(f"ablate: ended as {state.name}: {state.message}")
-
-
-def _columns(grid: Grid, console: Console) -> list[str]:
-    """All columns where there is room for them, else what the figure's axes are."""
-    return list(grid.rows[0].columns) if console.width >= show.WIDE else list(grid.axes)
-
-
-def _scores(grid: Grid, columns: list[str]) -> Table:
-    table = Table(title=f"{one_line(grid.recipe)}, {len(grid.seeds)} seeds: share of the maximum, held out; bold: trained on it")
-    table.add_column("trained on")
-    for column in (*columns, "mean"):
-        table.add_column(column.replace("_", " "), justify="right")
-    for row in grid.rows:
-        cells = [f"{row.columns[column].mean:.3f}" for column in columns]
-        trained = [column.split("/")[0] in row.trained_on for column in columns]
-        bold = [Text(cell, "bold" if own else "") for own, cell in zip(trained, cells, strict=True)]
-        table.add_row(one_line(row.title), *bold, f"{sum(row.seeds) / len(row.seeds):.3f}")
-    return table
+def _run_seeds(
+    root: Path, params: Params, commit: str, progress: Progress, cancelled: threading.Event,
+    slots: threading.Semaphore, failed: dict[int, BaseException],
+) -> None:  # fmt: skip
+    grid = params.ablation
+    assert grid is not None
+    futures: dict[int, Any] = {}
+    try:
+        for seed in grid.seeds:
+            slots.acquire()
+            if cancelled.is_set():
+                break
+            prepared = run_seed.with_options(name="seed", task_run_name=f"seed {seed}")
+            futures[seed] = prepared.submit(root, params, seed, commit, progress, cancelled, return_state=False)
+            futures[seed].add_done_callback(lambda _future: slots.release())
+        for seed, future in futures.items():
+            future.wait()
+            if not future.state.is_completed():
+                outcome = future.state.result(raise_on_failure=False)
+                failed[seed] = (
+                    outcome if isinstance(outcome, BaseException) else FlowError(future.state.message or future.state.name)
+                )
+    except BaseException:
+        cancelled.set()
+        for future in futures.values():
+            future.wait(timeout=20)
+        raise
 
 
-def _contrasts(grid: Grid, columns: list[str]) -> Table:
-    table = Table(title="differences, paired by sample [t interval over seeds]; bold: it leaves 0 out")
-    table.add_column("")
-    titles = {row.name: row.title for row in grid.rows} | {grid.start: grid.start}
-    for column in (*columns, "mean"):
-        table.add_column(column.replace("_", " "), justify="right")
-    for contrast in grid.contrasts:
-        cells = [_cell(contrast, column) for column in (*columns, "mean")]
-        table.add_row(one_line(f"{titles[contrast.after]} - {titles[contrast.before]}"), *cells)
-    return table
+def _failure(failed: Mapping[int, BaseException]) -> State[Any]:
+    lines = [f"seed {seed}: {error}" for seed, error in failed.items()]
+    message = "\n".join([*lines, "what was done stays done; mend the cause and type: vidbridge ablate"])
+    return Failed(message=message, data=FlowError(message))
 
 
-def _cell(contrast: Contrast, column: str) -> Text:
-    gain = contrast.mean if column == "mean" else contrast.columns[column]
-    interval = gain.over_seeds or gain.clips
-    return Text(signed(gain), "bold" if interval.low > 0 or interval.high < 0 else "")
+def publish(root: Path, params: Params, command: str, run: StageRun | None = None) -> Grid:
+    """Write ``results.json``, ``table.md`` and ``figure.svg`` beside the clones, and into MLflow's run if there is one.
+
+    Raises:
+        InputError: no seed has run whole.
+    """
+    out = place(root, params)
+    # `ablate --table` may be asked for while the grid runs.
+    with hold(out / "table.lock", "ablate", "is writing this table already", wait_s=_TABLE_S):
+        return _write(out, params, command, run)
+
+
+def _write(out: Path, params: Params, command: str, run: StageRun | None) -> Grid:
+    grid = read_grid(params, Results(out / "scores"), command=command, measured=measured("torch", "transformers", "trl"))
+    write_json(out / "results.json", grid.model_dump(mode="json"))
+    table, drawn = markdown(grid), figure(grid)
+    (out / "table.md").write_text(table, encoding="utf-8")
+    (out / "figure.svg").write_text(drawn, encoding="utf-8")
+    if run is not None:
+        run.page("ablation/table.md", table)
+        run.page("ablation/figure.svg", drawn)
+        run.page("ablation/results.json", grid.model_dump_json(indent=1))
+        run.summary({f"{row.name}/{task}": value.mean for row in grid.rows for task, value in row.columns.items()})
+    return grid

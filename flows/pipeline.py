@@ -28,25 +28,25 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import dvc, registered
-from flows.dvc import StageResult
+from flows.console.registry import register_table
+from flows.console.results import read_scores
+from flows.console.show import as_text
 from flows.errors import FlowError, StageCancelled, StageFailed, UsageError
-from flows.lost import at_work
-from flows.remote import push_runs
+from flows.processes.lost import at_work
+from flows.processes.warm_pool import warmed
+from flows.repro import registered, reproduce
+from flows.repro.remote import push_runs
+from flows.repro.reproduce import StageResult
 from flows.repro.scratch import release_scratch
-from flows.results import read_scores
-from flows.show import as_text
-from flows.steps import Plan, PlanStep
-from flows.unchanged import Watch
-from flows.warming import warmed
-from stages import layout
+from flows.repro.steps import Plan, PlanStep
+from flows.repro.unchanged import Watch
 from stages.errors import Terminated
 from stages.params import Params, load_params
-from stages.tracking.commits import record_commit, stamped
-from stages.tracking.registry import RegisterReport, register
-from stages.tracking.render import register_table
-from stages.tracking.runs import pipeline_run
-from stages.tracking.uri import is_server, shown, tracking_uri
+from stages.runtime import paths
+from stages.tracking.lineage.commits import record_commit, stamped
+from stages.tracking.lineage.uri import is_server, shown, tracking_uri
+from stages.tracking.registry.register import RegisterReport, register
+from stages.tracking.runs.run import pipeline_run
 
 #: How often the flow asks the server whether someone cancelled it.
 CANCEL_POLL_S = 2.0
@@ -89,7 +89,7 @@ def run_stage(root: Path, step: PlanStep, env: dict[str, str], cancelled: thread
         return _cancelled(StageCancelled(f"stage {step.name} was cancelled before it started"))
     logger = get_run_logger()
     try:
-        result = dvc.reproduce(root, step.name, logger.info, env, timeout_s=step.meta.timeout_s, cancelled=cancelled)
+        result = reproduce.reproduce(root, step.name, logger.info, env, timeout_s=step.meta.timeout_s, cancelled=cancelled)
     except StageCancelled as error:
         return _cancelled(error)
     if step.meta.kind == "train" and (released := release_scratch(root, step.name, env[PARENT])):
@@ -272,7 +272,7 @@ def register_versions(root: Path, mlflow_run: str, push: bool) -> RegisterReport
     persist_result=False,
     validate_parameters=False,
 )
-def pipeline(root: Path, target: str = dvc.TARGET, push: bool = False) -> PipelineReport | State[Any]:
+def pipeline(root: Path, target: str = reproduce.TARGET, push: bool = False) -> PipelineReport | State[Any]:
     """Bring ``target`` up to date and register what came of it. What the remote holds is fetched, not run.
 
     ``push``: hand DVC's run cache to the remote, with the outs.
@@ -320,9 +320,9 @@ def bring(root: Path, target: str, cancelled: threading.Event) -> Plan:
         DvcError: the remote does not answer, and stages would run whose outputs it may hold.
         StageCancelled: ``cancelled`` was set.
     """
-    plan = dvc.plan(root, target)
-    dvc.insist_on_answer(plan)
-    return dvc.bring(root, plan, get_run_logger().info, cancelled)
+    plan = reproduce.plan(root, target)
+    reproduce.insist_on_answer(plan)
+    return reproduce.bring(root, plan, get_run_logger().info, cancelled)
 
 
 def plan_table(plan: Plan) -> list[dict[str, str]]:
@@ -359,7 +359,7 @@ def _publish(root: Path, board: _Board, registration: RegisterReport) -> None:
             key="scores", table=[{"policy": name, **row} for name, row in scores.items()], description="Held-out scores"
         )
     create_markdown_artifact(key="registration", markdown=f"```\n{as_text(register_table(registration))}\n```")
-    if (root / layout.REPORTS).is_dir():
+    if (root / paths.REPORTS).is_dir():
         create_link_artifact(
-            key="report", link=(root / layout.REPORTS).as_uri(), description="Metrics and plots of the summary stage"
+            key="report", link=(root / paths.REPORTS).as_uri(), description="Metrics and plots of the summary stage"
         )

@@ -10,17 +10,17 @@ from itertools import islice
 from pathlib import Path
 
 from flows.errors import FlowError
-from flows.hold import RUN_LOCK, only_run
-from flows.names import unstorable_names
-from flows.project import state
-from flows.server import answers
-from flows.steps import Plan
-from stages import layout
-from stages.domain.rewards import SentenceLikeness
+from flows.processes.environment import state
+from flows.processes.locks import RUN_LOCK, only_run
+from flows.processes.prefect_server import answers
+from flows.repro.names import unstorable_names
+from flows.repro.steps import Plan
+from stages.domain.tasks.rewards import SentenceLikeness
 from stages.params import OpenAIJudgeParams, Params, Precision, PretrainedModelParams, TrainingRow
-from stages.plain import one_line
-from stages.tracking.git import head, is_repository
-from stages.tracking.uri import TrackingError, check_server, is_server, patience_of_run_s, shown, tracking_uri
+from stages.runtime import paths
+from stages.runtime.plain import one_line
+from stages.tracking.lineage.git import head, is_repository
+from stages.tracking.lineage.uri import TrackingError, check_server, is_server, patience_of_run_s, shown, tracking_uri
 
 #: Videos, samples, caches and the tracking store of a small recipe.
 _BASE_GB = 1.0
@@ -156,14 +156,14 @@ def _try_rights(root: Path, params: Params) -> None:
     Raises:
         TrackingError: this account may not record runs, or not write to the registered model, where that is there already.
     """
-    from stages.tracking.rights import check_run_rights
+    from stages.tracking.registry.rights import check_run_rights
 
     check_run_rights(root, params.gate)
 
 
 def remote_problems(root: Path) -> list[str]:
     """What keeps outputs from being pushed to the DVC remote, where there is one: each registration pushes."""
-    from stages.tracking.content import open_content
+    from stages.tracking.lineage.cache import open_content
 
     try:
         with open_content(root) as content:
@@ -267,13 +267,13 @@ def _source(root: Path, params: Params, plan: Plan) -> list[str]:
     folder = root / Path(params.ingest.source).expanduser()
     if not folder.is_dir():
         return [
-            f"ingest.source: {params.ingest.source!r} is no folder; name that of your videos in params.yaml ({layout.CORPUS}: generated)"
+            f"ingest.source: {params.ingest.source!r} is no folder; name that of your videos in params.yaml ({paths.CORPUS}: generated)"
         ]
     # Which file another format is read from, its adapter knows and says.
-    name = params.ingest.annotations or (layout.ANNOTATIONS_FILE if params.ingest.format == "jsonl" else None)
+    name = params.ingest.annotations or (paths.ANNOTATIONS_FILE if params.ingest.format == "jsonl" else None)
     if name is not None and not (folder / name).is_file():
         remedy = (
-            "add one line of JSON for each video (see README)" if name == layout.ANNOTATIONS_FILE else "correct ingest.annotations"
+            "add one line of JSON for each video (see README)" if name == paths.ANNOTATIONS_FILE else "correct ingest.annotations"
         )
         return [f"ingest.source: {params.ingest.source!r} holds no {name}; {remedy}"]
     if odd := list(islice(unstorable_names(folder), 3)):

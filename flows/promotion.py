@@ -10,11 +10,11 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from flows.lost import at_work
+from flows.processes.lost import at_work
 from flows.rescoring import promote
 from stages.errors import VidbridgeError
-from stages.plain import fit, one_line
-from stages.tracking.gate import Promotion
+from stages.runtime.plain import fit, one_line
+from stages.tracking.gate.promote import Promotion
 
 
 @flow(name="vidbridge-promotion", persist_result=False, validate_parameters=False)

@@ -17,11 +17,11 @@ import yaml
 from pydantic import ValidationError
 
 from flows.errors import UsageError
-from flows.project import shipped_recipes
-from stages.bounded_yaml import YamlError, parse_yaml, read_text, read_yaml
+from flows.processes.environment import shipped_recipes
 from stages.errors import VidbridgeError
-from stages.excluded import with_excluded
 from stages.params import ExcludedVideo, Params, load_params, parse_params
+from stages.runtime.bounded_yaml import YamlError, parse_yaml, read_text, read_yaml
+from stages.tools.dataset.excluded import with_excluded
 
 FOLDER = Path("infra/recipes")
 PARAMS = Path("params.yaml")
@@ -205,7 +205,7 @@ def use(root: Path, name: str, force: bool = False, *, smoke: bool = False) -> P
         ParamsError: the recipe breaks a rule.
         FlowError: a run holds the project; its parameters would change under it.
     """
-    from flows.hold import only_run
+    from flows.processes.locks import only_run
 
     with only_run(root):
         return _use(root, name, force, smoke)

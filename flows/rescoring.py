@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows.errors import FlowError
-from flows.hold import only_run
-from flows.processes import stream
-from flows.project import stage_environment
-from stages.tracking import gate
-from stages.tracking.gate import Promotion
-from stages.tracking.samples import SAMPLES_FILE
-from stages.tracking.versions import Version
+from flows.processes.environment import stage_environment
+from flows.processes.locks import only_run
+from flows.processes.stream import stream
+from stages.tracking.gate import promote as gate
+from stages.tracking.gate.promote import Promotion
+from stages.tracking.registry.samples import SAMPLES_FILE
+from stages.tracking.registry.versions import Version
 
 
 def promote(
@@ -34,7 +34,7 @@ def promote(
 
     Raises:
         FlowError: the champion could not be scored.
-        TrackingError: see :func:`stages.tracking.gate.promote`.
+        TrackingError: see :func:`stages.tracking.gate.promote.promote`.
     """
     if not new_evaluation:
         rescore_champion(root, version, log)

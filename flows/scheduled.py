@@ -1,6 +1,6 @@
 """The scheduled flow: look at the source folder; when something is new, run what depends on it, put the candidate to the gate, report.
 
-It works in a clone of its own (:mod:`flows.clone`), so that a person's work tree is never touched; it holds that before git touches it.
+It works in a clone of its own (:mod:`flows.repro.clone`), so that a person's work tree is never touched; it holds that before git touches it.
 It ends with the outputs pushed, and ``dvc.lock`` and ``params.yaml`` on a branch ``runs/<id>`` of the repository. A run that was
 cancelled or failed leaves finished stages in DVC's cache and unfinished training in the scratch folder: the next one goes on from there.
 """
@@ -21,8 +21,15 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
-from flows import dvc, preflight, project, registered
-from flows.clone import (
+from flows import preflight
+from flows.errors import FlowError
+from flows.pipeline import PipelineReport, pipeline
+from flows.processes import environment
+from flows.processes.locks import only_run
+from flows.processes.lost import mark_this_run
+from flows.promotion import promotion
+from flows.repro import registered, reproduce
+from flows.repro.clone import (
     Clone,
     Origin,
     choose_lock,
@@ -35,14 +42,9 @@ from flows.clone import (
     refresh,
     work_folder,
 )
-from flows.errors import FlowError
-from flows.hold import only_run
-from flows.lost import mark_this_run
-from flows.pipeline import PipelineReport, pipeline
-from flows.promotion import promotion
 from stages.params import load_params
-from stages.plain import guard_logs
-from stages.tracking.gate import Promotion
+from stages.runtime.plain import guard_logs
+from stages.tracking.gate.promote import Promotion
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="clone", retries=2, retry_delay_seconds=10)
@@ -104,7 +106,7 @@ def scheduled(
     branch: str = "main",
     source: str | None = None,
     recipe: str | None = None,
-    target: str = dvc.TARGET,
+    target: str = reproduce.TARGET,
     promote: bool = True,
     repository: str | None = None,
     directory: str | None = None,
@@ -134,16 +136,16 @@ def scheduled(
         with only_run(root):  # a person may be working in it
             clone = bring_clone(origin, folder)
             if origin.home is None:
-                project.enter(root)
+                environment.enter(root)
             return _bring_up_to_date(clone, source, recipe, target, promote)
 
 
 def _origin(branch: str, source: str | None, repository: str | None, directory: str | None) -> tuple[Origin, Deployed]:
-    home = project.find_root() if repository is None or os.environ.get("VIDBRIDGE_PROJECT") else None
+    home = environment.find_root() if repository is None or os.environ.get("VIDBRIDGE_PROJECT") else None
     if home is not None:
-        project.enter(home)
+        environment.enter(home)
     else:
-        project.be_quiet()
+        environment.be_quiet()
     deployed = only_as_deployed({"branch": branch, "source": source, "repository": repository, "directory": directory})
     if repository is not None:
         return Origin(repository, branch, (directory or "").strip("/")), deployed
@@ -151,7 +153,7 @@ def _origin(branch: str, source: str | None, repository: str | None, directory: 
     return project_origin(home, branch), deployed
 
 
-def is_nothing_new(root: Path, plan: dvc.Plan, promote: bool) -> bool:
+def is_nothing_new(root: Path, plan: reproduce.Plan, promote: bool) -> bool:
     """Whether a scheduled run with this plan has nothing to do. What is fetched, or restored, is nothing new. An earlier run that could not
     be registered is: of it the run cache may know more than ``dvc.lock``. So is a candidate whose promotion failed."""
     if plan.to_run or any(step.entry is not None for step in plan.steps) or not registered.is_noted(root):

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from stages import warm
-from stages.entry import run_verb
+from stages.runtime import warm
+from stages.runtime.dispatch import run_verb
 
 #: Each is a module of this package with a ``main``, and a stage of ``dvc.yaml`` (but the last).
 VERBS = tuple(warm.ASKED)
@@ -22,7 +22,7 @@ def run(arguments: Sequence[str]) -> None:
         print(f"usage: python -m stages VERB [ROW]\nerror: VERB is {given}; there are {', '.join(VERBS)}", file=sys.stderr)
         sys.exit(2)
     verb, *rest = arguments
-    run_verb(importlib.import_module(f"stages.{verb}").main, *rest)
+    run_verb(importlib.import_module(warm.MODULES.get(verb, f"stages.{verb}.stage")).main, *rest)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ _MARK = "\n=====ended with "
 #: Whatever a command leaves in the environment is taken back before the next one.
 _DRIVER = f"""
 import json, os, sys, traceback
-from flows.cli import main
+from flows.cli.main import main
 for env, arguments in json.loads(sys.argv[1]):
     before = dict(os.environ)
     os.environ.update(env)

@@ -27,19 +27,19 @@ from learning.tiny_parts import COLOURS, REPLIES, tiny
 from small_project import commit, dvc, run
 from surroundings import forget
 
-from stages.domain.frames import Frames
-from stages.domain.prompts import render_prompt
-from stages.learning.factory import save_model
-from stages.learning.processor import encode_prompts, training_batch
+from stages.domain.core.frames import Frames
+from stages.domain.core.prompts import render_prompt
+from stages.lib.models.load import save_model
+from stages.lib.models.processor import encode_prompts, training_batch
+from stages.lib.video.encoder import ffmpeg_binary
+from stages.lib.video.loader import load_video
 from stages.params import load_params
-from stages.serving_app import ServingApp
-from stages.serving_protocol import Patient
-from stages.serving_videos import Job, decode, hungry
-from stages.tracking.registry import register
-from stages.tracking.store import open_client
-from stages.tracking.versions import CHAMPION
-from stages.video.edits import load_video
-from stages.video.encoder import ffmpeg_binary
+from stages.tools.serving.app import ServingApp
+from stages.tools.serving.protocol import Patient
+from stages.tools.serving.videos import Job, decode, hungry
+from stages.tracking.registry.register import register
+from stages.tracking.registry.versions import CHAMPION
+from stages.tracking.runs.store import open_client
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "tests/data/clips/bigbuckbunny.mp4"

@@ -12,12 +12,12 @@ import yaml
 from scipy import stats
 
 from flows.recipes import smoke_version
-from stages.ablation import IDENTITY_FILE, Results, figure, markdown, read_grid, start_of, variant_params
-from stages.domain.records import Score, TaskName
-from stages.domain.seeds import Pair, over_seeds, pooled_gain
-from stages.inputs import InputError
+from stages.domain.core.records import Score, TaskName
+from stages.lib.rows.jsonl import write_json, write_rows
+from stages.lib.rows.samples import InputError
 from stages.params import GrpoRow, Params, ParamsError, digest, load_params, parse_params
-from stages.rows import write_json, write_rows
+from stages.tools.ablation.grid import IDENTITY_FILE, Results, figure, markdown, read_grid, start_of, variant_params
+from stages.tools.ablation.seeds import Pair, over_seeds, pooled_gain
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ("smoke", "tiny", "vidbridge-r1", "vidbridge-r1-staged", "videocap-r1")

@@ -62,7 +62,7 @@ def test_a_grid_that_is_killed_goes_on_and_says_the_same_every_time(tmp_path: Pa
     assert "FINISHED" in {run.info.status for run in runs}
     assert not (project / ".vidbridge/ablation/smoke/seed-1/.vidbridge/scratch").exists()
 
-    (project / "stages/evaluate.py").write_text((project / "stages/evaluate.py").read_text() + "\n")
+    (project / "stages/evaluate/stage.py").write_text((project / "stages/evaluate/stage.py").read_text() + "\n")
     refused = call(project, "vidbridge", "ablate")
     assert refused.returncode == 2
-    assert "stages/evaluate.py: edited and not committed" in refused.stderr
+    assert "stages/evaluate/stage.py: edited and not committed" in refused.stderr

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from flows import dvc, lockfile, recipes
+from flows import recipes
 from flows.errors import DvcError
-from stages.bounded_yaml import YamlError, parse_yaml, read_yaml
+from flows.repro import lockfile, reproduce
 from stages.params import ParamsError, load_params
-from stages.tracking.lock import read_lock
-from stages.tracking.uri import TrackingError
+from stages.runtime.bounded_yaml import YamlError, parse_yaml, read_yaml
+from stages.tracking.lineage.lockfile import read_lock
+from stages.tracking.lineage.uri import TrackingError
 
 ROOT = Path(__file__).parents[1]
 TINY = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -117,7 +118,7 @@ def test_files_of_dvc_are_held_to_the_same(name: str, file: str, tmp_path: Path)
     text = HOSTILE[name][0]
     (tmp_path / file).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DvcError, match=f"{file}: "):
-        dvc.plan(tmp_path)
+        reproduce.plan(tmp_path)
     if file == "dvc.lock":
         with pytest.raises(TrackingError, match=r"dvc\.lock: not a dvc\.lock"):
             read_lock(tmp_path)

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from siblings import CASES
 
-from stages.check import check
-from stages.judging.rule import RuleJudge
+from stages.lib.judging.rule import RuleJudge
+from stages.lib.video.encoder import encode
 from stages.params import load_params
-from stages.video.encoder import encode
+from stages.tools.dataset.check import check
 
 ROOT = Path(__file__).parents[1]
 REAL = Path(__file__).parent / "data" / "clips"
@@ -33,7 +33,7 @@ def test_a_folder_is_checked_and_everything_in_it_accounted_for(tmp_path: Path) 
         rows.write(json.dumps({"video": "broken.mp4"}) + "\n" + json.dumps({"video": "gone [red].mp4"}) + "\n")
     before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     done = subprocess.run(
-        [sys.executable, "-c", "from flows.cli import main; main()", "data", "check", str(videos)],
+        [sys.executable, "-c", "from flows.cli.main import main; main()", "data", "check", str(videos)],
         cwd=project,
         env={**os.environ, "PYTHONPATH": str(ROOT), "VIDBRIDGE_PROJECT": str(project), "COLUMNS": "300"},
         capture_output=True,
@@ -57,7 +57,7 @@ def test_a_folder_that_cannot_be_used_is_one_message_and_status_2(tmp_path: Path
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, project)
     done = subprocess.run(
-        [sys.executable, "-c", "from flows.cli import main; main()", "data", "check", str(tmp_path / "nowhere")],
+        [sys.executable, "-c", "from flows.cli.main import main; main()", "data", "check", str(tmp_path / "nowhere")],
         cwd=project,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from smoke_project import ROOT, call, commit, make_project, succeed
 
-from stages.domain.difficulty import Rolled
-from stages.domain.records import Sample
+from stages.domain.core.records import Sample
+from stages.domain.rl.difficulty import Rolled
+from stages.lib.rows.jsonl import read_rows
 from stages.params import Params, ParamsError, load_params, parse_params
-from stages.rows import read_rows
 
 ROW = {
     "init": "cold-start",

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from smoke_project import ROOT, commit, edit, environment, git, make_project, succeed
 
-from stages.domain.records import Checkpoint, Clip, Sample, Score
-from stages.domain.rollouts import RolloutGroup
-from stages.rows import read_rows
+from stages.domain.core.records import Checkpoint, Clip, Sample, Score
+from stages.domain.rl.rollouts import RolloutGroup
+from stages.lib.rows.jsonl import read_rows
 
 pytestmark = pytest.mark.xdist_group("smoke")
 
@@ -113,7 +113,7 @@ def test_a_learning_rate_reruns_its_stage_and_what_follows_only(edited: Path) ->
 
 
 def test_a_comment_in_tracking_reruns_nothing(edited: Path) -> None:
-    with (edited / "stages/tracking/runs.py").open("a") as file:
+    with (edited / "stages/tracking/runs/run.py").open("a") as file:
         file.write("# a remark\n")
     assert "will run" not in succeed(edited, "vidbridge", "plan")
 

@@ -9,9 +9,9 @@ import pytest
 
 from flows import recipes
 from flows.errors import UsageError
-from stages.bounded_yaml import parse_yaml
-from stages.excluded import with_excluded
 from stages.params import ExcludedVideo, load_params, parse_params
+from stages.runtime.bounded_yaml import parse_yaml
+from stages.tools.dataset.excluded import with_excluded
 
 ROOT = Path(__file__).parents[1]
 VIDEOS = (

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import yaml
 
-from stages import layout
-from stages.domain.records import SPLITS, Sample
-from stages.domain.timeline import sample_indices
-from stages.export import export, video_name
-from stages.inputs import InputError, load_clips
-from stages.rows import read_rows
-from stages.video.edits import FrameLoader
-from stages.video.encoder import ffmpeg_binary
-from stages.video.probe import probe
-from stages.video.reader import read_frames
+from stages.domain.core.records import SPLITS, Sample
+from stages.domain.core.timeline import sample_indices
+from stages.lib.rows.jsonl import read_rows
+from stages.lib.rows.samples import InputError, load_clips
+from stages.lib.video.encoder import ffmpeg_binary
+from stages.lib.video.loader import FrameLoader
+from stages.lib.video.probe import probe
+from stages.lib.video.reader import read_frames
+from stages.runtime import paths
+from stages.tools.dataset.export import export, video_name
 
 ROOT = Path(__file__).parents[1]
 REAL = Path(__file__).parent / "data" / "clips"
@@ -62,7 +62,7 @@ def inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _samples() -> list[Sample]:
-    return [s for split in SPLITS for file in sorted((layout.SAMPLES / split).glob("*.jsonl")) for s in read_rows(file, Sample)]
+    return [s for split in SPLITS for file in sorted((paths.SAMPLES / split).glob("*.jsonl")) for s in read_rows(file, Sample)]
 
 
 def _loader(project: Path) -> FrameLoader:

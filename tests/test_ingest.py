@@ -18,16 +18,16 @@ import numpy as np
 import pytest
 import yaml
 
-from stages.domain.records import Clip, Reject
-from stages.entry import run_verb
-from stages.examining import examine_source
+from stages.domain.core.records import Clip, Reject
+from stages.ingest.examine import examine_source
+from stages.lib.rows.jsonl import read_rows, write_rows
+from stages.lib.video.encoder import encode
+from stages.lib.video.errors import VideoError
+from stages.lib.video.probe import probe
+from stages.lib.video.reader import read_frames
 from stages.params import ExcludedVideo, Params, load_params
-from stages.rows import read_rows, write_rows
-from stages.video.encoder import encode
-from stages.video.errors import VideoError
-from stages.video.probe import probe
-from stages.video.reader import read_frames
-from stages.workers import Lost, WorkersError, map_items, map_whole, worker_count
+from stages.runtime.dispatch import run_verb
+from stages.runtime.workers import Lost, WorkersError, map_items, map_whole, worker_count
 
 ROOT = Path(__file__).parents[1]
 REAL = Path(__file__).parent / "data" / "clips"
@@ -289,7 +289,9 @@ def test_what_was_found_is_kept_until_the_file_changes(project: Path, tmp_path: 
     # Killed in the middle of a line: what was written whole is not looked at again, and the outcome is the same.
     journal.write_text("".join(lines[:2]) + lines[2][:30])
     looked: list[str] = []
-    monkeypatch.setattr("stages.examining.map_items", lambda work, items, *_, **__: (looked.append(i) or work(i) for i in items))
+    monkeypatch.setattr(
+        "stages.ingest.examine.map_items", lambda work, items, *_, **__: (looked.append(i) or work(i) for i in items)
+    )
     assert _examined(_params(folder), journal) == whole
     assert looked == sorted(row["video"] for row in rows)[2:]
 

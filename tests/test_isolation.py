@@ -10,8 +10,8 @@ import pytest
 from checkout import CHECKOUT, RESULTS
 
 from flows.errors import UsageError
-from flows.project import find_root
-from stages.tracking.uri import TrackingError, project_root
+from flows.processes.environment import find_root
+from stages.tracking.lineage.uri import TrackingError, project_root
 
 
 def test_no_project_is_found_from_where_tests_run() -> None:
@@ -20,7 +20,7 @@ def test_no_project_is_found_from_where_tests_run() -> None:
     with pytest.raises(TrackingError, match=r"no dvc\.yaml"):
         project_root()
     # Nor by a process that a test starts and tells nothing.
-    told = [sys.executable, "-m", "flows.cli", "plan"]
+    told = [sys.executable, "-m", "flows.cli.main", "plan"]
     done = subprocess.run(told, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     assert "is not inside a project" in done.stderr

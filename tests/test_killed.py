@@ -15,13 +15,13 @@ import psutil
 import pytest
 import yaml
 
-from stages import synthesising
-from stages.domain.records import SPLITS, TASK_NAMES, Clip, Sample
-from stages.domain.synthesis import synthesise
-from stages.examining import journal_file
+from stages.domain.core.records import SPLITS, TASK_NAMES, Clip, Sample
+from stages.domain.tasks.synthesis import synthesise
+from stages.ingest.examine import journal_file
+from stages.lib.rows.jsonl import read_rows
 from stages.params import load_params
-from stages.rows import read_rows
-from stages.synthesising import synthesise_manifest
+from stages.synthesize import shards
+from stages.synthesize.shards import synthesise_manifest
 
 ROOT = Path(__file__).parents[1]
 CLIPS = 240
@@ -122,7 +122,7 @@ def test_a_killed_ingest_goes_on_where_it_was(project: Path, undisturbed: bytes,
 def test_a_killed_synthesis_makes_only_the_shards_that_are_missing(
     project: Path, tmp_path: Path, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(synthesising, "SHARD_CLIPS", 50)
+    monkeypatch.setattr(shards, "SHARD_CLIPS", 50)
     manifest, scratch, out = tmp_path / "manifest.jsonl", tmp_path / "scratch", tmp_path / "out"
     manifest.write_bytes(undisturbed)
     scratch.mkdir()

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from stages import lease
-from stages.lease import LeaseLost, holder, take
-from stages.liveness import me
+from stages.runtime import lease
+from stages.runtime.lease import LeaseLost, holder, take
+from stages.runtime.liveness import me
 
 #: Takes the folder, says so with the time, does one thing with it, and lets go when its input ends.
 TAKES = """
 import sys, time
 from pathlib import Path
-from stages import lease
+from stages.runtime import lease
 mine = lease.take(Path(sys.argv[1]), "grpo@bridge")
 print("mine", flush=True)
 sys.stdin.read()

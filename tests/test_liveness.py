@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import pytest
 
-from stages import liveness
-from stages.liveness import LivenessError, identity_of, lost_after_s, me, owner_is_gone, parse, verdict
+from stages.runtime import liveness
+from stages.runtime.liveness import LivenessError, identity_of, lost_after_s, me, owner_is_gone, parse, verdict
 
 #: Says who it is, and waits.
-SAYS = "import sys; from stages.liveness import me; print(me(), flush=True); sys.stdin.read()"
+SAYS = "import sys; from stages.runtime.liveness import me; print(me(), flush=True); sys.stdin.read()"
 UNSHARED = ["unshare", "-Urpf", "--mount-proc"]
 
 
@@ -90,7 +90,7 @@ def test_one_process_1_says_nothing_about_another(unshared: list[str]) -> None:
         assert (first.pid, second.pid, first.host, second.host) == (1, 1, me().host, me().host)
         assert first.namespace != second.namespace
         # Each asked about the other, and about a process of ours.
-        asks = f"from stages.liveness import parse, verdict; print([verdict(parse(t)) for t in {[*texts, str(me())]!r}])"
+        asks = f"from stages.runtime.liveness import parse, verdict; print([verdict(parse(t)) for t in {[*texts, str(me())]!r}])"
         told = subprocess.run([*unshared, sys.executable, "-c", asks], capture_output=True, text=True, check=True)
         assert told.stdout.strip() == str(["elsewhere"] * 3)
         assert [verdict(first), verdict(second)] == ["elsewhere"] * 2
@@ -102,7 +102,7 @@ def test_one_process_1_says_nothing_about_another(unshared: list[str]) -> None:
 
 def test_where_proc_shows_other_numbers_nothing_is_said(unshared: list[str]) -> None:
     """Without --mount-proc, /proc/1 is the machine's first process, and this one believes to be number 1."""
-    asks = "from stages.liveness import me, verdict; print(me().pid, verdict(me()))"
+    asks = "from stages.runtime.liveness import me, verdict; print(me().pid, verdict(me()))"
     command = ["unshare", "-Urpf", sys.executable, "-c", asks]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["1", "elsewhere"]
 

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from domain import builders
 
-from stages import layout
-from stages.browse import browse
-from stages.domain.frames import Frames
-from stages.domain.records import Reject, Sample, Score
-from stages.domain.rollouts import Rollout, RolloutGroup
-from stages.pages import policy_hash, template_text
-from stages.rollout_pages import rollout_page
-from stages.rows import write_json, write_rows
-from stages.video.encoder import encode
+from stages.domain.core.frames import Frames
+from stages.domain.core.records import Reject, Sample, Score
+from stages.domain.rl.rollouts import Rollout, RolloutGroup
+from stages.lib.rows.jsonl import write_json, write_rows
+from stages.lib.video.encoder import encode
+from stages.pages.render import policy_hash, template_text
+from stages.pages.rollouts import rollout_page
+from stages.runtime import paths
+from stages.tools.dataset.browse import browse
 
 ROOT = Path(__file__).parents[1]
 #: The style sheets of each page, in the order in which it holds them.
@@ -213,14 +213,14 @@ def data_page(tmp_path_factory: pytest.TempPathFactory) -> str:
     with chdir(root):
         clips = [builders.clip(n, colour, split="test") for n, colour in enumerate(("red", "green"))]
         for shade, clip in enumerate(clips):
-            path = layout.CORPUS / clip.path
+            path = paths.CORPUS / clip.path
             path.parent.mkdir(parents=True, exist_ok=True)
             encode(np.full((16, 64, 64, 3), 90 * shade, np.uint8), Fraction(8), path, 18)
-        write_rows(layout.CLIPS / "manifest.jsonl", clips)
-        write_rows(layout.CLIPS / "rejects.jsonl", [Reject(item="a <b>.mp4", reason="damaged", detail="no picture")])
+        write_rows(paths.CLIPS / "manifest.jsonl", clips)
+        write_rows(paths.CLIPS / "rejects.jsonl", [Reject(item="a <b>.mp4", reason="damaged", detail="no picture")])
         counts = {"accepted": 2, "sources": 2, "duration_s": 4.0, "splits": {"test": 2}, "rejected": {"damaged": 1}}
         others = ("codecs", "durations", "sizes", "licences", "not_for_decord")
-        write_json(layout.CLIPS / "summary.json", counts | {key: {} for key in others})
+        write_json(paths.CLIPS / "summary.json", counts | {key: {} for key in others})
         first, second = clips
         span = {"start": 0, "stop": 16}
         alone = {"rate": "8", "segments": [{"clip_id": first.clip_id, "span": span}], "dark": [{"start": 4, "stop": 8}]}
@@ -228,14 +228,14 @@ def data_page(tmp_path_factory: pytest.TempPathFactory) -> str:
         for task, timeline in (("dark_event_infer", alone), ("mix_vid_qa", {"rate": "8", "segments": half})):
             about = {"clip_id": first.clip_id, "timeline": timeline, "sampled_frames": 8, "question": "what?", "reference": "it"}
             row = Sample.model_validate({"sample_id": f"{task}/0", "task": task, "split": "test", **about})
-            write_rows(layout.SAMPLES / f"test/{task}.jsonl", [row])
+            write_rows(paths.SAMPLES / f"test/{task}.jsonl", [row])
         for split in ("train", "validation", "test"):
             for task in ("dark_event_infer", "mix_vid_qa", "mcqa", "caption", "structured_caption"):
-                (layout.SAMPLES / split).mkdir(parents=True, exist_ok=True)
-                (layout.SAMPLES / split / f"{task}.jsonl").touch()
-        write_rows(layout.SAMPLES / "rejects.jsonl", [])
+                (paths.SAMPLES / split).mkdir(parents=True, exist_ok=True)
+                (paths.SAMPLES / split / f"{task}.jsonl").touch()
+        write_rows(paths.SAMPLES / "rejects.jsonl", [])
         made = {"samples": {split: {} for split in ("train", "validation", "test")}, "rejects": {}, "text_only": None}
-        write_json(layout.SAMPLES / "summary.json", made)
+        write_json(paths.SAMPLES / "summary.json", made)
         return browse(root, root / "data.html", 4).read_text(encoding="utf-8")
 
 

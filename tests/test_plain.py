@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from stages import plain
-from stages.plain import HIDDEN, fit, guard_logs, one_line, redacted
+from stages.runtime import plain
+from stages.runtime.plain import HIDDEN, fit, guard_logs, one_line, redacted
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from stages.check import Checked, check
-from stages.domain.records import Clip, Reject
+from stages.domain.core.records import Clip, Reject
 from stages.domain.tasks import mcqa
+from stages.ingest.clips import Media, to_clip
+from stages.lib.annotations.annotation import Annotation
+from stages.lib.annotations.formats import read_source
+from stages.lib.video.encoder import ffmpeg_binary
 from stages.params import IngestParams, Params, load_params
-from stages.sources.annotation import Annotation
-from stages.sources.clips import Media, to_clip
-from stages.sources.formats import read_source
-from stages.video.encoder import ffmpeg_binary
+from stages.tools.dataset.check import Checked, check
 from tests.siblings import ANNOTATIONS, CASES, needs_annotations
 
 ROOT = Path(__file__).parents[1]
@@ -120,7 +120,7 @@ def test_a_row_of_a_hundred_names_its_line_and_a_dog_its_file(tmp_path: Path) ->
     rows = [{"video": "a.mp4", "events": events}, *({"video": name} for name in names)]
     (videos / "annotations.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     done = subprocess.run(
-        [sys.executable, "-c", "from flows.cli import main; main()", "data", "check", str(videos), "--all"],
+        [sys.executable, "-c", "from flows.cli.main import main; main()", "data", "check", str(videos), "--all"],
         cwd=project,
         env={**os.environ, "PYTHONPATH": str(ROOT), "VIDBRIDGE_PROJECT": str(project), "COLUMNS": "300"},
         capture_output=True,

@@ -19,15 +19,15 @@ import pytest
 import typer
 import yaml
 
-from flows.cli import app
-from flows.rates import Rates
+from flows.cli.main import app
+from flows.costs.rates import Rates
+from stages.lib.video.encoder import encode
 from stages.params import parse_params
-from stages.video.encoder import encode
 
 ROOT = Path(__file__).parents[1]
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
 #: What a person reads and copies from; the history of what was decided and changed may name what is gone.
-PAGES = (README, CONTRIBUTING, ROOT / "tests/data/clips/README.md", *sorted((ROOT / "stages/templates").glob("*.md.j2")))
+PAGES = (README, CONTRIBUTING, ROOT / "tests/data/clips/README.md", *sorted((ROOT / "stages/pages/templates").glob("*.md.j2")))
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def annotation_blocks() -> list[Block]:
 def vidbridge(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("VIDBRIDGE_", "MLFLOW_"))}
     return subprocess.run(
-        [sys.executable, "-c", "from flows.cli import main; main()", *arguments],
+        [sys.executable, "-c", "from flows.cli.main import main; main()", *arguments],
         cwd=cwd,
         env={**env, "PYTHONPATH": str(ROOT), "VIDBRIDGE_PROJECT": str(cwd), "COLUMNS": "200"},
         capture_output=True,
@@ -231,5 +231,5 @@ def test_the_licence_is_the_one_that_is_stated() -> None:
     assert text.rstrip().endswith("limitations under the License.")
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert 'license = "Apache-2.0"\nlicense-files = ["LICENSE"]' in project
-    assert "under Apache-2.0" in (ROOT / "stages/templates/model_card.md.j2").read_text(encoding="utf-8")
+    assert "under Apache-2.0" in (ROOT / "stages/pages/templates/model_card.md.j2").read_text(encoding="utf-8")
     assert "[LICENSE](LICENSE)" in README.read_text(encoding="utf-8")

@@ -8,11 +8,12 @@ from random import Random
 import pytest
 from rich.table import Table
 
-from flows import show
-from stages import browse, layout
-from stages.domain.records import Reject, natural, reject_order
-from stages.rows import read_rows, write_rows
-from stages.synthesising import sort_rejects
+from flows.console import show
+from stages.domain.core.records import Reject, natural, reject_order
+from stages.lib.rows.jsonl import read_rows, write_rows
+from stages.runtime import paths
+from stages.synthesize.shards import sort_rejects
+from stages.tools.dataset import browse
 
 LISTED = [
     Reject(item=item, reason=reason, detail=detail)
@@ -51,8 +52,8 @@ def test_a_file_of_rejects_is_put_in_order(tmp_path: Path) -> None:
 
 
 def test_the_page_lists_stage_after_stage_and_the_commonest_reason_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "CLIPS", tmp_path / "clips")
-    monkeypatch.setattr(layout, "SAMPLES", tmp_path / "samples")
+    monkeypatch.setattr(paths, "CLIPS", tmp_path / "clips")
+    monkeypatch.setattr(paths, "SAMPLES", tmp_path / "samples")
     write_rows(
         tmp_path / "clips/rejects.jsonl", sorted([*LISTED, Reject(item="z", reason="a-rare-one", detail="x")], key=reject_order)
     )

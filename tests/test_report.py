@@ -22,29 +22,30 @@ import yaml
 from domain import builders
 from test_pages import check
 
-from stages import layout, summary
-from stages.ablation import Contrast, Grid, Measured
-from stages.domain.certainty import Interval
-from stages.domain.gauges import GAUGES
-from stages.domain.metrics import TaskResult, clips_shown, mean_over_tasks, task_results
-from stages.domain.records import Clip, Sample, Score
-from stages.domain.replies import render_reply
-from stages.domain.seeds import Gain
-from stages.held_out import evaluation_samples
-from stages.inputs import InputError
-from stages.judging.batch import score_replies
-from stages.judging.choose import referee_of
-from stages.pages import template_text
+from stages.domain.core.records import Clip, Sample, Score
+from stages.domain.core.replies import render_reply
+from stages.domain.rl.gauges import GAUGES
+from stages.domain.statistics.bootstrap import Interval
+from stages.domain.statistics.metrics import TaskResult, clips_shown, mean_over_tasks, task_results
+from stages.lib.evaluation.held_out import evaluation_samples
+from stages.lib.judging.batch import score_replies
+from stages.lib.judging.build import referee_of
+from stages.lib.rows.jsonl import read_json, write_json, write_rows
+from stages.lib.rows.samples import InputError
+from stages.lib.video.encoder import encode
+from stages.pages.render import template_text
 from stages.params import Params, load_params
-from stages.report import build
-from stages.reporting import cost, curves, dag, replies, scores
-from stages.reporting.environment import environment
-from stages.rows import read_json, write_json, write_rows
-from stages.tracking.history import Cost, PastRun, latest_runs
-from stages.tracking.lock import read_lock
-from stages.tracking.runs import ablation_run, stage_run
-from stages.tracking.store import experiment_id, open_client
-from stages.video.encoder import encode
+from stages.runtime import paths
+from stages.summary import stage as summary
+from stages.tools.ablation.grid import Contrast, Grid, Measured
+from stages.tools.ablation.seeds import Gain
+from stages.tools.report import cost, curves, dag, replies, scores
+from stages.tools.report.environment import environment
+from stages.tools.report.page import build
+from stages.tracking.lineage.lockfile import read_lock
+from stages.tracking.runs.history import Cost, PastRun, latest_runs
+from stages.tracking.runs.run import ablation_run, stage_run
+from stages.tracking.runs.store import experiment_id, open_client
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = '</script></style><img src=x onerror=alert(1)><a href="http://evil.example/">\'{{ 7 * 7 }}'
@@ -90,13 +91,13 @@ def write_data() -> None:
     """Three clips of real H.264, nine samples of them, and what the stages count of both."""
     clips = [builders.clip(n, colour, split="test") for n, colour in enumerate(("red", "green", "blue"))]
     for number, clip in enumerate(clips):
-        path = layout.CORPUS / clip.path
+        path = paths.CORPUS / clip.path
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = np.arange(64, dtype=np.uint8)[None, :, None, None] * (number + 1)
         encode(
             np.broadcast_to(rows + 8 * np.arange(16, dtype=np.uint8)[:, None, None, None], (16, 64, 64, 3)), Fraction(8), path, 18
         )
-    write_rows(layout.CLIPS / "manifest.jsonl", clips)
+    write_rows(paths.CLIPS / "manifest.jsonl", clips)
     counts = {
         "accepted": 3,
         "sources": 3,
@@ -105,17 +106,17 @@ def write_data() -> None:
         "codecs": {"h264": 3},
         "rejected": {HOSTILE: 1},
     }
-    write_json(layout.CLIPS / "summary.json", counts | {key: {} for key in ("durations", "sizes", "licences", "not_for_decord")})
+    write_json(paths.CLIPS / "summary.json", counts | {key: {} for key in ("durations", "sizes", "licences", "not_for_decord")})
     for task in TASKS:
-        write_rows(layout.SAMPLES / f"test/{task}.jsonl", [sample_of(clip, task) for clip in clips])
+        write_rows(paths.SAMPLES / f"test/{task}.jsonl", [sample_of(clip, task) for clip in clips])
     made = {split: dict.fromkeys(TASKS, 3 if split == "test" else 0) for split in ("train", "validation", "test")}
-    write_json(layout.SAMPLES / "summary.json", {"samples": made, "rejects": {}, "text_only": None})
+    write_json(paths.SAMPLES / "summary.json", {"samples": made, "rejects": {}, "text_only": None})
 
 
 def score(params: Params, row: str, samples: list[Sample], replies: list[str]) -> dict[str, TaskResult]:
     """The rule judge's own scores of what a row says, in its file, and the table they make."""
     given = score_replies(samples, replies, referee_of(params), params.rewards)
-    write_rows(layout.scores(row) / "predictions.jsonl", given)
+    write_rows(paths.scores(row) / "predictions.jsonl", given)
     return task_results(given, clips_shown(samples), 0.95)  # type: ignore[return-value]
 
 
@@ -135,11 +136,11 @@ def write_scores(params: Params, row: str) -> None:
         "shuffled_mean": 0.4,
         "format": 0.5,
     }
-    write_json(layout.scores(row) / "scores.json", {**table, "tasks": tasks})
+    write_json(paths.scores(row) / "scores.json", {**table, "tasks": tasks})
     steps = [{"step": step, "loss": 3 / step, "reward": 0.1 * step, "reward/mcqa": 0.2 * step} for step in range(1, 5)]
     gauges = [{"gauge/enumeration": 0.3}, {"gauge/blank_video": 0.1, "gauge/enumeration": 0.05}, {}, {"gauge/blank_video": 0.7}]
     lines = [json.dumps({**step, **(gauge if row in params.grpo else {})}) for step, gauge in zip(steps, gauges, strict=True)]
-    (layout.scores(row) / layout.HISTORY_FILE).write_text("\n".join(lines) + "\n")
+    (paths.scores(row) / paths.HISTORY_FILE).write_text("\n".join(lines) + "\n")
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +160,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         trivial = score(params, "baselines", samples, [said_by("cold-start", sample) for sample in samples])
         tasks = {task: {name: result.model_dump() for name in ("random", "constant")} for task, result in trivial.items()}
         means = {name: {"mean": mean_over_tasks(trivial)} for name in ("random", "constant")}
-        write_json(layout.scores("baselines") / "scores.json", {"tasks": tasks, **means})
+        write_json(paths.scores("baselines") / "scores.json", {"tasks": tasks, **means})
         with stage_run("corpus", params):
             pass
         assert summary.main() == 0
@@ -241,7 +242,7 @@ def test_every_section_is_there_with_what_the_results_say(page: str, project: Pa
     links = {a["href"] for tag, a in elements.found if tag == "a"}
     assert links == {f"#{name}" for name in ids}
     for row in ROWS:
-        table = read_json(project / layout.scores(row) / "scores.json")
+        table = read_json(project / paths.scores(row) / "scores.json")
         assert f"{table['mean']:.3f}" in elements.text
         assert all(f"{result['low']:.2f} to {result['high']:.2f}" in elements.text for result in table["tasks"].values())
     for words in ("random", "constant", "general, blank video", "general − cold-start", "3 clips", "h264", "torch", "processor"):
@@ -473,23 +474,23 @@ def test_the_page_is_named_throughout_and_its_tabs_are_tabs_to_a_keyboard(page: 
 
 
 def test_what_a_contact_sheet_says_stands_below_it_as_text(project: Path, tmp_path: Path) -> None:
-    sheet = layout.SAMPLES / "sheets/caption.png"
+    sheet = paths.SAMPLES / "sheets/caption.png"
     sheet.parent.mkdir()
-    contents, chinese = (layout.SAMPLES / "test/caption.jsonl").read_text(encoding="utf-8"), "发生了什么?"
+    contents, chinese = (paths.SAMPLES / "test/caption.jsonl").read_text(encoding="utf-8"), "发生了什么?"
     try:
         sheet.write_bytes(b"a picture")
-        (layout.SAMPLES / "test/caption.jsonl").write_text(contents.replace("what happens ?", chinese), encoding="utf-8")
+        (paths.SAMPLES / "test/caption.jsonl").write_text(contents.replace("what happens ?", chinese), encoding="utf-8")
         text = page_of(project, tmp_path)
         assert "what it says, as text" in text
         assert chinese in text[text.index("What the samples look like") :]
     finally:
-        (layout.SAMPLES / "test/caption.jsonl").write_text(contents, encoding="utf-8")
+        (paths.SAMPLES / "test/caption.jsonl").write_text(contents, encoding="utf-8")
         shutil.rmtree(sheet.parent)
 
 
 def test_a_gain_stands_with_its_p_value_and_a_tasks_with_holms(page: str, project: Path) -> None:
     text = " ".join(Elements(page).text.split())
-    gains = read_json(project / layout.REPORTS / "metrics.json")["gains"]
+    gains = read_json(project / paths.REPORTS / "metrics.json")["gains"]
     tasks = [found for gain in gains.values() for found in gain["tasks"].values()]
     assert any(found["p_holm"] > found["p_value"] >= 0.001 for found in tasks), "Holm's p is another one somewhere"
     for found in tasks:

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.domain.frames import Frames
-from stages.domain.records import Sample, Score
-from stages.domain.replies import render_reply
-from stages.domain.rollouts import PROMPTS_PER_TASK, Rollout, RolloutGroup, shown_groups
-from stages.pages import film_strip
+from stages.domain.core.frames import Frames
+from stages.domain.core.records import Sample, Score
+from stages.domain.core.replies import render_reply
+from stages.domain.rl.rollouts import PROMPTS_PER_TASK, Rollout, RolloutGroup, shown_groups
+from stages.lib.rows.jsonl import read_rows, write_rows
+from stages.pages.render import film_strip
+from stages.pages.rollouts import rollout_page
 from stages.params import Params, load_params
-from stages.rollout_pages import rollout_page
-from stages.rows import read_rows, write_rows
 
 HOSTILE = '</script></style></details><img src=x onerror=alert(1)><a href="http://evil.example/">\'{{ 7 * 7 }}'
 

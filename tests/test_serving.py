@@ -41,29 +41,29 @@ from serving_project import (
 )
 from small_project import run
 
-from flows.server import free_port
-from stages.domain.frames import Frames
-from stages.engines.models import choose
-from stages.inputs import InputError
-from stages.learning.generate import generate
+from flows.processes.prefect_server import free_port
+from stages.domain.core.frames import Frames
+from stages.lib.inference.generate import generate
+from stages.lib.rows.samples import InputError
+from stages.lib.video.encoder import ffmpeg_binary
+from stages.lib.video.loader import load_video
 from stages.params import load_params
-from stages.publish import card, publish
-from stages.serving import Refusal, answer_row, batches
-from stages.serving_files import open_named
-from stages.serving_limits import key_from_environment, limits_from_environment
-from stages.serving_refusal import Refused
-from stages.serving_requests import parse_rows
-from stages.serving_videos import keep_base64
-from stages.tracking.explain import explain
-from stages.tracking.registry import register
-from stages.tracking.runs import TAG
-from stages.tracking.servable import USAGE, usage_of
-from stages.tracking.store import open_client
-from stages.tracking.uri import DATABASE, TrackingError
-from stages.tracking.versions import CHAMPION
-from stages.video.edits import load_video
-from stages.video.encoder import ffmpeg_binary
-from stages.workers import Aside
+from stages.runtime.workers import Aside
+from stages.tools.serving.export import card, publish
+from stages.tools.serving.files import open_named
+from stages.tools.serving.limits import key_from_environment, limits_from_environment
+from stages.tools.serving.refusal import Refused
+from stages.tools.serving.requests import parse_rows
+from stages.tools.serving.server import Refusal, answer_row, batches
+from stages.tools.serving.videos import keep_base64
+from stages.tools.suites.engines.models import choose
+from stages.tracking.lineage.uri import DATABASE, TrackingError
+from stages.tracking.registry.explain import explain
+from stages.tracking.registry.register import register
+from stages.tracking.registry.servable import USAGE, usage_of
+from stages.tracking.registry.versions import CHAMPION
+from stages.tracking.runs.run import TAG
+from stages.tracking.runs.store import open_client
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_it_is_asked_as_it_was_trained(champion: Any, project: Path, videos: Pat
         asked.extend(items)
         return generate(model, processor, items, **settings)
 
-    monkeypatch.setattr("stages.learning.generate.generate", listening)
+    monkeypatch.setattr("stages.lib.inference.generate.generate", listening)
     ask(
         champion,
         ROW,
@@ -216,7 +216,7 @@ def test_a_reply_that_takes_too_long_is_cut_off(champion: Any, videos: Path, mon
         patch.setattr(inner, "_decoders", lambda file, field, ends: frames)
         patch.setattr(inner, "_limits", replace(inner._limits, timeout_s=0.3))
         patch.setattr(inner, "_usage", inner._usage.model_copy(update={"max_new_tokens": 100_000}))
-        patch.setattr("stages.learning.settings.end_ids", lambda *_: None)
+        patch.setattr("stages.lib.models.settings.end_ids", lambda *_: None)
         refuses_in_time(champion, "generation: not done within 0.3 s")
     assert ask(champion, ROW) == [RED]
 
@@ -229,7 +229,7 @@ def test_a_slow_video_costs_its_own_request_and_no_other(champion: Any, monkeypa
         monkeypatch.setattr(inner._decoders, "_quick", quick)
         monkeypatch.setattr(inner._decoders, "_slow", slow)
         monkeypatch.setattr(inner._decoders, "_limit_s", 3.0)
-        monkeypatch.setattr("stages.serving_videos.QUICK_S", 1.0)
+        monkeypatch.setattr("stages.tools.serving.videos.QUICK_S", 1.0)
         assert ask(champion, ROW) == [RED]
         with ThreadPoolExecutor(4) as others:
             blue = [others.submit(refuses_in_time, champion, "decoding video: not done within 3 s", video="deep/blue.mp4")]
@@ -358,7 +358,7 @@ def card_inputs(video: Path) -> dict[str, Any]:
     import torch
     from transformers.video_utils import VideoMetadata
 
-    from stages.learning.processor import video_metadata
+    from stages.lib.models.processor import video_metadata
 
     frames = load_video(video, load_params(ROOT / "params.yaml").synthesize.sampled_frames)
     return {
@@ -566,7 +566,7 @@ def test_one_file_is_one_video_however_it_is_named(champion: Any, videos: Path, 
 
 def test_frames_that_are_too_large_together_are_refused_and_none_are_shown(champion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = sum(frames_of(champion, name).pixels.nbytes for name in ("deep/red.mp4", "deep/blue.mp4"))
-    monkeypatch.setattr("stages.serving.REQUEST_FRAME_BYTES", shown - 1)
+    monkeypatch.setattr("stages.tools.serving.server.REQUEST_FRAME_BYTES", shown - 1)
     assert ask(champion, ROW) == [RED]
     with pytest.raises(Refusal, match="too large together"):
         ask(champion, ROW, ROW | {"video": "deep/blue.mp4"})
@@ -575,9 +575,9 @@ def test_frames_that_are_too_large_together_are_refused_and_none_are_shown(champ
 def test_questions_are_answered_in_batches_of_so_many_pixels(champion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = frames_of(champion, "deep/red.mp4")
     items = [(str(number), frames) for number in range(5)]
-    monkeypatch.setattr("stages.serving.BATCH_PIXELS", frames.pixels.size // 3 * 2)
+    monkeypatch.setattr("stages.tools.serving.server.BATCH_PIXELS", frames.pixels.size // 3 * 2)
     assert [[name for name, _ in batch] for batch in batches(items)] == [["0", "1"], ["2", "3"], ["4"]]
-    monkeypatch.setattr("stages.serving.BATCH_PIXELS", 1)
+    monkeypatch.setattr("stages.tools.serving.server.BATCH_PIXELS", 1)
     assert [len(batch) for batch in batches(items)] == [1] * 5
     assert ask(champion, ROW, ROW | {"video": "deep/blue.mp4"})[0] == RED
 
@@ -655,8 +655,8 @@ def test_sixteen_rows_under_the_limits_of_a_7b_recipe_take_less_than_two_gigabyt
     code = """if True:
         import sys, threading, time, psutil
         from pathlib import Path
-        from stages.serving import VideoAnswers
-        from stages.serving_requests import parse_rows
+        from stages.tools.serving.server import VideoAnswers
+        from stages.tools.serving.requests import parse_rows
 
         def taken():
             total = 0

@@ -35,10 +35,10 @@ from serving_project import (
     request,
 )
 
-from flows.server import free_port
-from flows.serving import example, serve
-from stages.tracking.uri import DATABASE, TrackingError
-from stages.video.encoder import ffmpeg_binary
+from flows.cli.serve import example, serve
+from flows.processes.prefect_server import free_port
+from stages.lib.video.encoder import ffmpeg_binary
+from stages.tracking.lineage.uri import DATABASE, TrackingError
 
 #: What a poisoned registry entry names: MLflow runs the code of such a folder when it loads it.
 POISON = """flavors:
@@ -138,7 +138,7 @@ def server(project: Path, videos: Path, poison: tuple[Path, Path], tmp_path_fact
     """The command, as a person starts it; where MLflow would download the version from is a folder with code."""
     folder, canary = poison
     port, printed = free_port(), tmp_path_factory.mktemp("printed") / "out"
-    command = [sys.executable, "-m", "flows.cli", "serve", "--videos", str(videos), "--port", str(port)]
+    command = [sys.executable, "-m", "flows.cli.main", "serve", "--videos", str(videos), "--port", str(port)]
     env = environment(project, VIDBRIDGE_SERVE_MAX_MB="2", VIDBRIDGE_JUDGE_KEY="CANARY")
     # Where tests run in the background of a shell, an interrupt is ignored, and what they start inherits that.
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
@@ -452,7 +452,7 @@ def test_unfinished_bodies_keep_nobody_waiting_and_leave_a_line_each(server: Ser
 @pytest.mark.slow
 @pytest.mark.parametrize("after", ["fetching", "loading"])
 def test_it_can_be_ended_while_it_starts(after: str, project: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-u", "-m", "flows.cli", "serve"]
+    command = [sys.executable, "-u", "-m", "flows.cli.main", "serve"]
     with (tmp_path / "out").open("wb") as out:
         process = subprocess.Popen(command, cwd=project, env=environment(project), stdout=out, stderr=out, start_new_session=True)
     try:

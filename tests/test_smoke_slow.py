@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from smoke_project import BIN, belonging_to, commit, edit, environment, git, make_project, succeed
 
-from stages.domain.records import Clip
+from stages.domain.core.records import Clip
+from stages.lib.rows.jsonl import read_rows
 from stages.params import load_params
-from stages.rows import read_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

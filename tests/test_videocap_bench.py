@@ -10,13 +10,13 @@ import pytest
 
 from benchmarks import videocap
 from benchmarks.arms import over_seeds
-from stages.domain.records import Clip, Event, Sample, Score, Span, Subject
-from stages.domain.replies import render_reply
-from stages.domain.rewards import Referee
-from stages.domain.scoring import score_reply
+from stages.domain.core.records import Clip, Event, Sample, Score, Span, Subject
+from stages.domain.core.replies import render_reply
 from stages.domain.tasks import structured_caption
-from stages.judging.embedder import LexicalEmbedder
-from stages.judging.rule import RuleJudge
+from stages.domain.tasks.rewards import Referee
+from stages.domain.tasks.scoring import score_reply
+from stages.lib.judging.embedder import LexicalEmbedder
+from stages.lib.judging.rule import RuleJudge
 from stages.params import load_params, parse_params
 
 ROOT = Path(__file__).parents[1]

@@ -42,14 +42,16 @@ PRELOADED = os.getpid()
 def project(tmp_path: Path) -> Path:
     package = tmp_path / "code/stages"
     package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    for name in ("warm.py", "__main__.py", "entry.py", "errors.py", "plain.py"):
+    for folder in (package, package / "runtime", package / "sft"):
+        folder.mkdir(exist_ok=True)
+        (folder / "__init__.py").touch()
+    for name in ("runtime/warm.py", "__main__.py", "runtime/dispatch.py", "errors.py", "runtime/plain.py"):
         (package / name).write_text((ROOT / "stages" / name).read_text())
-    (package / "sft.py").write_text(VERB)
-    text = (package / "warm.py").read_text()
+    (package / "sft/stage.py").write_text(VERB)
+    text = (package / "runtime/warm.py").read_text()
     start = text.index("PRELOADED:")
-    mine = 'PRELOADED = {"data": ("json", "not_installed_here"), "model": ("stages.sft",)}'
-    (package / "warm.py").write_text(text[:start] + mine + text[text.index("\n}", start) + 2 :])
+    mine = 'PRELOADED = {"data": ("json", "not_installed_here"), "model": ("stages.sft.stage",)}'
+    (package / "runtime/warm.py").write_text(text[:start] + mine + text[text.index("\n}", start) + 2 :])
     (tmp_path / "s").mkdir()
     return tmp_path
 
@@ -61,7 +63,9 @@ def environment(project: Path, **changes: str) -> dict[str, str]:
 @pytest.fixture
 def warm(project: Path) -> Iterator[psutil.Process]:
     """The process that is asked for `sft`: a fork of the one that was started."""
-    first = subprocess.Popen([sys.executable, "-m", "stages.warm", str(project / "s")], cwd=project, env=environment(project))
+    first = subprocess.Popen(
+        [sys.executable, "-m", "stages.runtime.warm", str(project / "s")], cwd=project, env=environment(project)
+    )
     deadline = time.monotonic() + 20
     while not (forks := psutil.Process(first.pid).children()) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows.project import scratch
-from stages import lease
-from stages.liveness import verdict
-from stages.scratch import RUN_FILE
+from flows.processes.environment import scratch
+from stages.runtime import lease
+from stages.runtime.liveness import verdict
+from stages.tracking.runs.scratch import RUN_FILE
 
 
 def has_ended(holder: lease.Holder) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from stages.domain.records import Clip, Event, Question, Span, Subject
-from stages.domain.rewards import Judge, Referee, RewardRules
-from stages.domain.synthesis import TaskSettings
-from stages.judging.embedder import LexicalEmbedder
+from stages.domain.core.records import Clip, Event, Question, Span, Subject
+from stages.domain.tasks.rewards import Judge, Referee, RewardRules
+from stages.domain.tasks.synthesis import TaskSettings
+from stages.lib.judging.embedder import LexicalEmbedder
 
 SETTINGS = TaskSettings.model_validate(
     {

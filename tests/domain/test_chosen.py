@@ -11,13 +11,13 @@ from builders import SETTINGS, clip, referee, rules
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.domain.chosen import chosen_letter
-from stages.domain.records import Sample
-from stages.domain.replies import render_reply
-from stages.domain.scoring import score_reply
-from stages.domain.synthesis import synthesise
-from stages.judging.rule import RuleJudge
-from stages.suites.choices import strict_choice
+from stages.domain.core.records import Sample
+from stages.domain.core.replies import render_reply
+from stages.domain.tasks.choice import chosen_letter
+from stages.domain.tasks.scoring import score_reply
+from stages.domain.tasks.synthesis import synthesise
+from stages.lib.judging.rule import RuleJudge
+from stages.tools.suites.published.choices import strict_choice
 
 #: ``options`` by name; ``rows`` of [name of the options, answer, the letter that a careful reader takes, or null].
 BATTERY: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data/choices/battery.json").read_text(encoding="utf-8"))

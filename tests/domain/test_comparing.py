@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stages.domain.comparing import SampleScore, compare, paired_difference
-from stages.domain.records import Score
+from stages.domain.core.records import Score
+from stages.domain.statistics.paired import SampleScore, compare, paired_difference
 
 
 def rows(values: dict[str, float | None], per_clip: int = 1) -> list[SampleScore]:

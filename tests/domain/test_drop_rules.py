@@ -7,8 +7,8 @@ from builders import SETTINGS, clip
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.domain.difficulty import DropRules, Rolled, Verdict, counts, judged
-from stages.domain.records import TASK_NAMES, Sample, TaskName
+from stages.domain.core.records import TASK_NAMES, Sample, TaskName
+from stages.domain.rl.difficulty import DropRules, Rolled, Verdict, counts, judged
 from stages.domain.tasks import caption
 
 RULES = DropRules(drop_always_right=True, min_spread=0.1)

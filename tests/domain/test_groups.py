@@ -9,12 +9,12 @@ from builders import SETTINGS, clip, rules
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.domain.difficulty import DropRules, judged
-from stages.domain.gauges import alarms, measure
-from stages.domain.groups import exceeds, paid_alike
-from stages.domain.records import Score
-from stages.domain.replies import render_reply
-from stages.domain.shaping import LengthReward, TemporalContrast, contrast_paid, length_paid
+from stages.domain.core.records import Score
+from stages.domain.core.replies import render_reply
+from stages.domain.rl.difficulty import DropRules, judged
+from stages.domain.rl.gauges import alarms, measure
+from stages.domain.rl.groups import exceeds, paid_alike
+from stages.domain.rl.shaping import LengthReward, TemporalContrast, contrast_paid, length_paid
 from stages.domain.tasks import caption
 
 NAN = math.nan

@@ -11,11 +11,11 @@ from builders import SETTINGS, clip
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.domain.order import first, last, right_after
-from stages.domain.records import UNSURE_S, Clip, Event, Span
-from stages.domain.synthesis import TaskSettings, synthesise
+from stages.domain.core.records import UNSURE_S, Clip, Event, Span
 from stages.domain.tasks import mcqa
-from stages.domain.written import telling
+from stages.domain.tasks.order import first, last, right_after
+from stages.domain.tasks.synthesis import TaskSettings, synthesise
+from stages.synthesize.question_rules import telling
 
 RATE = Fraction(10)
 

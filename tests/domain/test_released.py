@@ -7,11 +7,11 @@ from builders import rules
 from hypothesis import given
 from test_rewards import REFEREE, SAMPLES, TEXTS, truth
 
-from stages.domain.records import TASK_NAMES
-from stages.domain.released import released_letter, score_as_released
-from stages.domain.replies import render_reply
-from stages.domain.scoring import score_reply
-from stages.judging.mathematics import same_mathematics
+from stages.domain.core.records import TASK_NAMES
+from stages.domain.core.replies import render_reply
+from stages.domain.tasks.scoring import score_reply
+from stages.tools.suites.mathematics import same_mathematics
+from stages.tools.suites.released import released_letter, score_as_released
 
 PAPER = rules(scoring="paper")
 

@@ -9,15 +9,15 @@ from builders import SETTINGS, clip, referee, rules
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from stages.domain.metrics import constant_reply
-from stages.domain.records import TASK_NAMES, Sample, Score, Verdict
-from stages.domain.replies import parse_analysis, parse_reply, render_analysis, render_reply
-from stages.domain.rewards import hardened_bonus, own_words, published_bonus
-from stages.domain.scoring import objective_weights, objectives, reward, score_reply
-from stages.domain.synthesis import synthesise
-from stages.judging.rule import RuleJudge
+from stages.domain.core.records import TASK_NAMES, Sample, Score, Verdict
+from stages.domain.core.replies import parse_analysis, parse_reply, render_analysis, render_reply
+from stages.domain.statistics.metrics import constant_reply
+from stages.domain.tasks.rewards import hardened_bonus, own_words, published_bonus
+from stages.domain.tasks.scoring import objective_weights, objectives, reward, score_reply
+from stages.domain.tasks.synthesis import synthesise
+from stages.lib.judging.rule import RuleJudge
+from stages.lib.rows.jsonl import read_rows, write_rows
 from stages.params import load_params
-from stages.rows import read_rows, write_rows
 
 JUDGE = RuleJudge(full_share=0.8, partial_share=0.4)
 REFEREE = referee(JUDGE)

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stages.domain.frames import Frames, blank, shuffled
-from stages.domain.records import Score
-from stages.domain.replies import render_reply
-from stages.domain.shaping import LengthReward, TemporalContrast, contrast_paid, length_paid
+from stages.domain.core.frames import Frames, blank, shuffled
+from stages.domain.core.records import Score
+from stages.domain.core.replies import render_reply
+from stages.domain.rl.shaping import LengthReward, TemporalContrast, contrast_paid, length_paid
 
 LENGTH = LengthReward(weight=0.2, min_words=3, max_words=5, min_share=0.5)
 CONTRAST = TemporalContrast(weight=0.3, ratio=1.0, rollouts=2, min_share=0.5)

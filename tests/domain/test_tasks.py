@@ -9,11 +9,11 @@ import pytest
 from builders import SETTINGS, clip
 from pydantic import ValidationError
 
-from stages.domain.lexicon import COLOURS, SHAPES, VERBS
-from stages.domain.records import TASK_NAMES, Clip, Event, Sample, Span
-from stages.domain.synthesis import TaskSettings, synthesise
+from stages.domain.core.records import TASK_NAMES, Clip, Event, Sample, Span
+from stages.domain.core.timeline import conformed_frame, conformed_frames, resolve, sample_indices, segment_counts
 from stages.domain.tasks import dark_event_infer, mix_vid_qa
-from stages.domain.timeline import conformed_frame, conformed_frames, resolve, sample_indices, segment_counts
+from stages.domain.tasks.lexicon import COLOURS, SHAPES, VERBS
+from stages.domain.tasks.synthesis import TaskSettings, synthesise
 
 
 def world(count: int) -> list[Clip]:

@@ -8,13 +8,13 @@ from random import Random
 import pytest
 from builders import SETTINGS, clip
 
-from stages import synthesising
-from stages.domain.lexicon import COLOURS, SHAPES, VERBS
-from stages.domain.records import Clip
-from stages.domain.text_only import TextOnlyGuesser
-from stages.manifest import Manifest
+from stages.domain.core.records import Clip
+from stages.domain.tasks.lexicon import COLOURS, SHAPES, VERBS
+from stages.lib.rows.jsonl import write_rows
 from stages.params import SynthesizeParams
-from stages.rows import write_rows
+from stages.synthesize import shards
+from stages.synthesize.manifest import Manifest
+from stages.synthesize.text_only import TextOnlyGuesser
 
 
 def _world(count: int, *, scripted: bool) -> list[Clip]:
@@ -56,15 +56,15 @@ def test_the_manifest_that_is_guessed_from_is_closed_again(tmp_path: Path, monke
             super().__init__(manifest, index)
             opened.append(self)
 
-    monkeypatch.setattr(synthesising, "Manifest", Kept)
-    manifest, index = tmp_path / "manifest.jsonl", tmp_path / synthesising.INDEX_FILE
+    monkeypatch.setattr(shards, "Manifest", Kept)
+    manifest, index = tmp_path / "manifest.jsonl", tmp_path / shards.INDEX_FILE
     clips = [each.model_copy(update={"split": "test" if n % 3 else "train"}) for n, each in enumerate(_world(90, scripted=False))]
     write_rows(manifest, clips)
-    synthesising.write_index(manifest, index)
+    shards.write_index(manifest, index)
     settings = SynthesizeParams.model_validate(
         {"sampled_frames": 8, "contact_sheet_samples": 1, "max_text_only": 1.0, "writer": None, "tasks": SETTINGS.model_dump()}
     )
-    guesses = synthesising.text_only(manifest, settings, 7, tmp_path)
+    guesses = shards.text_only(manifest, settings, 7, tmp_path)
     assert guesses is not None
     assert guesses.guessed.low < guesses.guessed.mean < guesses.guessed.high
     assert [each._file.closed for each in opened] == [True]

@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_rewards import JUDGE, SAMPLES
 
-from stages.domain.gauges import measure
-from stages.domain.records import Event, Score, Span
-from stages.domain.replies import render_reply
-from stages.domain.rewards import keyword_count
-from stages.domain.shaping import LengthReward, length_paid
+from stages.domain.core.records import Event, Score, Span
+from stages.domain.core.replies import render_reply
+from stages.domain.core.words import words
+from stages.domain.rl.gauges import measure
+from stages.domain.rl.shaping import LengthReward, length_paid
 from stages.domain.tasks.dark_event_infer import refusal
-from stages.domain.text_only import TextOnlyGuesser
-from stages.domain.words import words
-from stages.domain.written import flaw, mentions_notes
-from stages.judging.embedder import LexicalEmbedder
+from stages.domain.tasks.rewards import keyword_count
+from stages.lib.judging.embedder import LexicalEmbedder
 from stages.params import load_params
+from stages.synthesize.question_rules import flaw, mentions_notes
+from stages.synthesize.text_only import TextOnlyGuesser
 
 
 def english(text: str) -> tuple[str, ...]:

@@ -13,13 +13,13 @@ from learning.tiny_parts import COLOURS, REPLIES, tiny
 from serving_project import ROOT, make_videos
 from surroundings import forget
 
-from stages.domain.replies import render_reply
-from stages.learning.factory import save_model
-from stages.learning.processor import encode_prompts, training_batch
+from stages.domain.core.replies import render_reply
+from stages.lib.models.load import save_model
+from stages.lib.models.processor import encode_prompts, training_batch
 from stages.params import load_params
-from stages.score import read_questions
-from stages.suites.known import BENCHMARKS
-from stages.video.protocol import load_at
+from stages.tools.suites.frames import load_at
+from stages.tools.suites.published.registry import BENCHMARKS
+from stages.tools.suites.score import read_questions
 
 for folder in ("suites", "domain"):
     sys.path.insert(0, str(Path(__file__).parent.parent / folder))

@@ -10,7 +10,7 @@ from learning.tiny_parts import COLOURS
 from serving_project import QUESTION
 from suite_files import dream, lines, video_mme
 
-from stages.benchmarking import Order
+from stages.tools.suites.evaluate import Order
 
 OPTIONS = [f"{letter}. a {colour} bar" for letter, colour in zip("ABC", COLOURS, strict=True)] + ["D. none of them"]
 

@@ -20,16 +20,16 @@ import pytest
 from model_parts import about_colours, order, replies
 from PIL import Image
 
-from stages.benchmarking import endpoint_engine, evaluate
-from stages.domain.frames import Frames
-from stages.engines.endpoint import _read, content_of
-from stages.engines.questions import Question
-from stages.judging import client
-from stages.judging.place import JudgeError
+from stages.domain.core.frames import Frames
+from stages.lib.video.reader import read_frames
 from stages.params import Params, load_params
-from stages.suites.choices import strict_choice
-from stages.video.protocol import load_at
-from stages.video.reader import read_frames
+from stages.runtime import http as client
+from stages.runtime.endpoints import JudgeError
+from stages.tools.suites.engines.endpoint import _read, content_of
+from stages.tools.suites.engines.questions import Question
+from stages.tools.suites.evaluate import endpoint_engine, evaluate
+from stages.tools.suites.frames import load_at
+from stages.tools.suites.published.choices import strict_choice
 
 KEY = "sk-test-0123456789abcdef"
 COLOURS = ("red", "green", "blue")

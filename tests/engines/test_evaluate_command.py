@@ -13,7 +13,7 @@ from model_parts import about_colours
 from serving_project import ROOT
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.main import app
 from flows.errors import UsageError
 
 
@@ -62,7 +62,7 @@ def test_a_model_in_a_folder_and_the_table_of_a_pair(tmp_path: Path, root: Path,
     about_colours(tmp_path, 3, "gone")
     lines = [json.dumps({"id": f"{name}-{n}", "reply": "B"}) for name in ("red", "green", "blue") for n in range(3)]
     (tmp_path / "other.jsonl").write_text("\n".join(lines))
-    command = [sys.executable, "-m", "flows.cli", *given(tmp_path, videos, "--model", "./model", "--controls", "4")]
+    command = [sys.executable, "-m", "flows.cli.main", *given(tmp_path, videos, "--model", "./model", "--controls", "4")]
     command += ["--against", str(tmp_path / "other.jsonl")]
     environment = {**os.environ, "VIDBRIDGE_PROJECT": str(root), "PYTHONPATH": str(ROOT), "COLUMNS": "160"}
     done = subprocess.run(command, cwd=taught.parent, env=environment, capture_output=True, text=True, timeout=300, check=False)

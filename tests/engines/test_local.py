@@ -18,25 +18,25 @@ from learning.tiny_parts import tiny
 from model_parts import about_colours, captions, order, replies
 from suite_files import lines, samples, video_mme
 
-from stages.benchmarking import Order, evaluate, identity_of, model_engine
-from stages.engines.answers import open_answers
-from stages.engines.contents import Contents
-from stages.engines.local import LocalModel, thinned
-from stages.engines.models import choose
-from stages.engines.questions import Answer, EngineError, Question, questions
-from stages.engines.sights import Sights, sight
-from stages.judging.place import JudgeError
-from stages.learning.factory import load_model, save_model
-from stages.learning.generate import generate
-from stages.learning.processor import encode_prompts
+from stages.lib.inference.generate import generate
+from stages.lib.models.load import load_model, save_model
+from stages.lib.models.processor import encode_prompts
+from stages.lib.video.errors import VideoError
 from stages.params import OpenAIJudgeParams, Params, load_params
-from stages.score import read_questions, score
-from stages.suites.benchmark import AnnotationError, PredictionError
-from stages.tracking.runs import TAG
-from stages.tracking.store import experiment_id, open_client
-from stages.video import protocol
-from stages.video.errors import VideoError
-from stages.video.protocol import load_at
+from stages.runtime.endpoints import JudgeError
+from stages.tools.suites import frames as protocol
+from stages.tools.suites.engines.answers import open_answers
+from stages.tools.suites.engines.contents import Contents
+from stages.tools.suites.engines.local import LocalModel, thinned
+from stages.tools.suites.engines.models import choose
+from stages.tools.suites.engines.questions import Answer, EngineError, Question, questions
+from stages.tools.suites.engines.videos import Sights, sight
+from stages.tools.suites.evaluate import Order, evaluate, identity_of, model_engine
+from stages.tools.suites.frames import load_at
+from stages.tools.suites.published.benchmark import AnnotationError, PredictionError
+from stages.tools.suites.score import read_questions, score
+from stages.tracking.runs.run import TAG
+from stages.tracking.runs.store import experiment_id, open_client
 
 
 @pytest.fixture(scope="session")
@@ -142,7 +142,7 @@ def test_what_a_reader_stumbles_over_costs_the_questions_of_its_file_only(
     def stumble(path: Path, *rest: Any) -> Any:
         return 1 // 0 if path.stem == "green" else load_at(path, *rest)
 
-    monkeypatch.setattr("stages.engines.sights.load_at", stumble)
+    monkeypatch.setattr("stages.tools.suites.engines.videos.load_at", stumble)
     names = {item.video: sight(item) for item in items}
     assert len(sights.load(names["red"]).pixels) > 1
     with pytest.raises(VideoError, match="green: ZeroDivisionError") as error:

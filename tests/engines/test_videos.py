@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from suite_files import lines, mvbench
 
-from stages.engines.questions import drawn, questions
-from stages.engines.sights import VideoFolder, sight
-from stages.score import read_questions
-from stages.video.encoder import encode
-from stages.video.errors import VideoError
-from stages.video.protocol import frame_count, load_at
+from stages.lib.video.encoder import encode
+from stages.lib.video.errors import VideoError
+from stages.tools.suites.engines.questions import drawn, questions
+from stages.tools.suites.engines.videos import VideoFolder, sight
+from stages.tools.suites.frames import frame_count, load_at
+from stages.tools.suites.score import read_questions
 
 
 def test_a_video_is_found_by_the_name_that_annotations_give_it(tmp_path: Path) -> None:

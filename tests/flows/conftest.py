@@ -12,7 +12,7 @@ import pytest
 from flow_project import make_small_project
 from surroundings import forget
 
-from flows.project import QUIET
+from flows.processes.environment import QUIET
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from flows import logs
-from flows.addresses import Address, listening_address
 from flows.errors import UsageError
-from flows.logs import ServerLog
+from flows.processes import logs
+from flows.processes.addresses import Address, listening_address
+from flows.processes.logs import ServerLog
 
 
 @pytest.fixture
@@ -84,7 +84,12 @@ def test_the_command_says_so_and_ends_with_2(options: list[str], key: str | None
     env = {name: value for name, value in os.environ.items() if not name.startswith(("VIDBRIDGE_", "MLFLOW_"))}
     env |= {"VIDBRIDGE_SERVE_KEY": key} if key else {}
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "serve", *options], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "flows.cli.main", "serve", *options],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == UsageError.status
     assert done.stderr.startswith(says)

@@ -14,8 +14,8 @@ import yaml
 from surroundings import put
 from test_cli import vidbridge
 
-from flows import clone, dvc
 from flows.errors import StageFailed, UnsafeContent
+from flows.repro import clone, reproduce
 
 KEPT = "what was there before"
 STAGE, OUT = "sft@cold-start", "models/cold-start"
@@ -72,10 +72,10 @@ PATHS = [
 def test_a_locked_list_that_could_write_elsewhere_is_refused_before_anything_is_written(
     done: Path, outside: Path, path: str
 ) -> None:
-    steps = tuple(step for step in dvc.plan(done).steps if step.name == STAGE)
+    steps = tuple(step for step in reproduce.plan(done).steps if step.name == STAGE)
     locked_as(done, md5=listing(done / ".dvc/cache", path))
     shutil.rmtree(done / OUT)
-    for attempt in (lambda: dvc.plan(done), lambda: dvc.restore(done, steps)):
+    for attempt in (lambda: reproduce.plan(done), lambda: reproduce.restore(done, steps)):
         with pytest.raises(UnsafeContent, match=r"dvc\.lock: sft@cold-start: out 'models/cold-start': folder [0-9a-f]{32}\.dir: "):
             attempt()
     assert untouched(outside)
@@ -83,7 +83,7 @@ def test_a_locked_list_that_could_write_elsewhere_is_refused_before_anything_is_
 
 
 def test_dvc_itself_would_have_written_there(done: Path, outside: Path) -> None:
-    """The fault that is guarded against: DVC 3.67.1. When this fails, DVC has mended it, and `flows.checkouts` may go."""
+    """The fault that is guarded against: DVC 3.67.1. When this fails, DVC has mended it, and `flows.repro.checkouts` may go."""
     locked_as(done, md5=listing(done / ".dvc/cache", PATHS[0]))
     shutil.rmtree(done / OUT)
     subprocess.run(["dvc", "checkout", "-q", "-f", OUT], cwd=done, capture_output=True, check=False)
@@ -95,7 +95,7 @@ def test_a_stage_that_is_run_checks_what_dvc_takes_from_its_cache(done: Path, ou
     shutil.rmtree(done / OUT)
     said: list[str] = []
     with pytest.raises(StageFailed):
-        dvc.reproduce(done, STAGE, said.append)
+        reproduce.reproduce(done, STAGE, said.append)
     assert any("may leave its folder" in line for line in said), said
     assert not any("Traceback" in line for line in said)
     assert untouched(outside)
@@ -122,7 +122,7 @@ def test_an_entry_of_the_run_cache_gives_a_stage_its_own_outs_only(done: Path, o
     shutil.rmtree(done / OUT)
     before, said = (done / "work.py").read_text(), []
     with pytest.raises(StageFailed):
-        dvc.reproduce(done, STAGE, said.append)
+        reproduce.reproduce(done, STAGE, said.append)
     assert any(("may leave its folder" if what == "a list" else "somebody else wrote it: rm -r") in line for line in said), said
     assert untouched(outside)
     assert (done / "work.py").read_text() == before
@@ -132,32 +132,32 @@ def test_files_that_are_listed_in_the_lock_itself_are_looked_at_too(done: Path, 
     evil = put(done / ".dvc/cache", b"evil")
     locked_as(done, md5=None, files=[{"relpath": PATHS[0], "md5": evil, "size": 4}])
     with pytest.raises(UnsafeContent, match=r"out 'models/cold-start': files: entry 1: relpath: .* may leave its folder"):
-        dvc.plan(done)
+        reproduce.plan(done)
     assert untouched(outside)
 
 
 def test_a_hash_is_no_path(done: Path, outside: Path) -> None:
     locked_as(done, md5=f"../../../../../outside/{outside.name}")
     with pytest.raises(UnsafeContent, match="is no hash of DVC"):
-        dvc.plan(done)
+        reproduce.plan(done)
 
 
 @pytest.mark.parametrize("out", ["../outside/made", ".git/hooks", "."])
 def test_an_out_outside_the_project_is_refused(done: Path, outside: Path, out: str) -> None:
     text = (done / "dvc.yaml").read_text()
     (done / "dvc.yaml").write_text(text.replace("outs: [scores/baselines]", f'outs: ["{out}"]'))
-    with pytest.raises((UnsafeContent, dvc.DvcError)):
-        dvc.plan(done, "baselines")
+    with pytest.raises((UnsafeContent, reproduce.DvcError)):
+        reproduce.plan(done, "baselines")
     assert untouched(outside)
 
 
 def test_a_link_that_came_with_the_repository_leads_nowhere_and_one_of_ones_own_may(done: Path, outside: Path) -> None:
     shutil.rmtree(done / OUT)
     (done / OUT).symlink_to(outside.parent)
-    assert dvc.plan(done, STAGE).steps[-1].name == STAGE
+    assert reproduce.plan(done, STAGE).steps[-1].name == STAGE
     subprocess.run(["git", "add", "-f", OUT], cwd=done, check=True)
     with pytest.raises(UnsafeContent, match=r"models/cold-start is a link to '.*outside' that came with the repository"):
-        dvc.plan(done)
+        reproduce.plan(done)
     assert untouched(outside)
 
 
@@ -165,7 +165,7 @@ def test_a_link_inside_an_out_is_not_written_through(done: Path, outside: Path) 
     shutil.rmtree(done / OUT / "final")
     (done / OUT / "final").symlink_to(outside.parent)
     with pytest.raises(UnsafeContent, match="is a link that leads out, and DVC would write there; remove it: rm "):
-        dvc.plan(done)
+        reproduce.plan(done)
     assert untouched(outside)
 
 
@@ -187,7 +187,7 @@ def test_a_clone_whose_lock_names_a_poisoned_list_of_the_remote_is_refused(done:
         assert "Traceback" not in said.stderr + said.stdout
     # A scheduled run tries several locks; it does not pass such a one over in silence.
     with pytest.raises(UnsafeContent):
-        clone.choose_lock(root, dvc.TARGET)
+        clone.choose_lock(root, reproduce.TARGET)
     assert untouched(outside)
 
 
@@ -198,5 +198,5 @@ def test_a_tracked_source_is_looked_at_too(done: Path, outside: Path) -> None:
     text = (done / "params.yaml").read_text()
     (done / "params.yaml").write_text(text.replace("source: data/corpus", "source: videos"))
     with pytest.raises(UnsafeContent, match=r"videos\.dvc: out 'videos': folder "):
-        dvc.plan(done)
+        reproduce.plan(done)
     assert untouched(outside)

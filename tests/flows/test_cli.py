@@ -13,32 +13,35 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import recipes, registered, running, upkeep
+from flows import recipes
+from flows.cli import maintain
+from flows.cli import run as running
 from flows.errors import UsageError
-from flows.hold import only_run
+from flows.processes.locks import only_run
+from flows.repro import registered
 from flows.repro.scratch import release_scratch
-from flows.steps import Plan, PlanStep, StageMeta
-from stages import lease
-from stages.tracking.registry import RegisterReport
-from stages.tracking.uri import TrackingError
+from flows.repro.steps import Plan, PlanStep, StageMeta
+from stages.runtime import lease
+from stages.tracking.lineage.uri import TrackingError
+from stages.tracking.registry.register import RegisterReport
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def vidbridge(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.cli", *arguments]
+    command = [sys.executable, "-m", "flows.cli.main", *arguments]
     return subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_importing_the_command_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'transformers', 'prefect', 'mlflow', 'dvc', 'pydantic', 'numpy', 'rich.table'}"
-    code = f"import sys, flows.cli; print(sorted(name for name in {heavy} if name in sys.modules))"
+    code = f"import sys, flows.cli.main; print(sorted(name for name in {heavy} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_every_command_teaches_with_an_example() -> None:
-    from flows.cli import app, data_app, recipe_app, scratch_app
+    from flows.cli.main import app, data_app, recipe_app, scratch_app
 
     for group in (app, data_app, recipe_app, scratch_app):
         for command in group.registered_commands:
@@ -268,8 +271,8 @@ def test_what_somebody_trains_in_is_named_and_not_cleaned_away(project: Path, ca
     used, left = (project / f".vidbridge/scratch/grpo-bridge/{name}" for name in ("used", "left"))
     left.mkdir(parents=True)
     with lease.held(used, "grpo@bridge"):
-        upkeep.scratch_status(project)
-        upkeep.scratch_clean(project, ask=False)
+        maintain.scratch_status(project)
+        maintain.scratch_clean(project, ask=False)
         assert (used.exists(), left.exists()) == (True, False)
     said = capsys.readouterr().out
     me = f"process {os.getpid()} on {socket.gethostname()}"
@@ -280,7 +283,7 @@ def test_what_somebody_trains_in_is_named_and_not_cleaned_away(project: Path, ca
 
 def test_sigterm_ends_a_command_with_143_and_a_sentence(tmp_path: Path) -> None:
     """Also where it is process 1, as in a container: there a signal without a handler does nothing."""
-    code = "import time, flows.cli, flows.command; flows.cli.main = lambda: (print('up', flush=True), time.sleep(60)); flows.command.main()"
+    code = "import time, flows.cli.main, flows.cli.command; flows.cli.main.main = lambda: (print('up', flush=True), time.sleep(60)); flows.cli.command.main()"
     kill = "import os, signal, subprocess, sys; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=subprocess.PIPE);"
     kill += "p.stdout.readline(); p.terminate(); sys.exit(p.wait(20))"
     process_1 = ["unshare", "-Urpf", "--mount-proc"]

@@ -13,17 +13,18 @@ import pytest
 import yaml
 from rich.console import Console
 
-from flows import costs, show
-from flows.calls import Calls, calls_of
-from flows.dvc import Plan, PlanStep, StageMeta
+from flows.console import show
+from flows.costs import estimate
+from flows.costs.calls import Calls, calls_of
+from flows.costs.rates import load_rates
 from flows.errors import UsageError
-from flows.rates import load_rates
-from stages.domain.records import TaskName
-from stages.learning.examples import Example, draw
+from flows.repro.reproduce import Plan, PlanStep, StageMeta
+from stages.domain.core.records import TaskName
+from stages.lib.training.mixture import Example, draw
 from stages.params import Params, parse_params
-from stages.tracking.history import Cost
-from stages.tracking.runs import flat
-from stages.tracking.spending import Spent
+from stages.tracking.runs.history import Cost
+from stages.tracking.runs.run import flat
+from stages.tracking.runs.spending import Spent
 
 RECIPES = Path(__file__).parents[2] / "infra/recipes"
 PARAMS = {"sft": "sft.{}", "grpo": "grpo.{}", "evaluate": "evaluation.samples_per_task"}
@@ -102,7 +103,7 @@ def test_with_samples_there_the_count_is_of_them(tmp_path: Path) -> None:
     "weights", [{"mcqa": 1, "caption": 1, "mix_vid_qa": 1}, {"caption": 4624, "mcqa": 2003, "mix_vid_qa": 2332}]
 )
 def test_training_draws_no_more_than_is_counted(weights: dict[TaskName, float]) -> None:
-    from flows.calls import _dealt
+    from flows.costs.calls import _dealt
 
     examples = [Example(task, task, "", None, lambda: None) for task in weights]  # type: ignore[arg-type, return-value]
     for count in (1, 8, 100, 1201):
@@ -128,10 +129,10 @@ def test_time_is_measured_scaled_declared_or_unknown(tmp_path: Path, monkeypatch
     plan = plan_of("grpo@mixed", "evaluate@mixed")
     (tmp_path / ".vidbridge").mkdir()
 
-    def cost(params: Params, *runs: Spent) -> costs.StageCost:
+    def cost(params: Params, *runs: Spent) -> estimate.StageCost:
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
-        monkeypatch.setattr(costs, "spent_by_stage", lambda _root: {"grpo@mixed": list(runs)})
-        return costs.cost_of(tmp_path, params, plan).stages[0]
+        monkeypatch.setattr(estimate, "spent_by_stage", lambda _root: {"grpo@mixed": list(runs)})
+        return estimate.cost_of(tmp_path, params, plan).stages[0]
 
     run = spent(present, 7200, 16, judge=900)
     same = cost(present, run)
@@ -172,7 +173,7 @@ def test_time_is_measured_scaled_declared_or_unknown(tmp_path: Path, monkeypatch
     # 7 billion parameters: ten checkpoints of float32 masters in place and in the cache, and two states.
     assert declared.disk_gb == pytest.approx(7 * 2 * (10 * 4 + 8))
 
-    whole = costs.cost_of(tmp_path, other, plan)
+    whole = estimate.cost_of(tmp_path, other, plan)
     assert whole.unknown == ("evaluate@mixed",)
     assert whole.total("hours") == (2, False)
     out = Console(width=160, record=True)
@@ -180,23 +181,23 @@ def test_time_is_measured_scaled_declared_or_unknown(tmp_path: Path, monkeypatch
     told = out.export_text()
     assert "unknown: no earlier run, no declared rate" in told
     assert "≥ 2.0 h" in told
-    assert json.loads(json.dumps(costs.plain(whole)))["total"]["hours"] == {"known": 2, "complete": False}
+    assert json.loads(json.dumps(estimate.plain(whole)))["total"]["hours"] == {"known": 2, "complete": False}
     assert asdict(whole.stages[1])["hours"] is None
 
 
 def test_a_store_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     (tmp_path / "params.yaml").write_text((RECIPES / "tiny.yaml").read_text())
-    found = costs.cost_of(tmp_path, params_of("tiny"), plan_of("evaluate@base"))
+    found = estimate.cost_of(tmp_path, params_of("tiny"), plan_of("evaluate@base"))
     assert found.note.startswith("MLflow does not answer: MLFLOW_TRACKING_URI: http://127.0.0.1:9: no answer within 4 s")
     assert [one.why for one in found.stages] == ["MLflow does not answer"]
     out = Console(width=300, record=True)
     show.show_cost(out, found)
     assert out.export_text().startswith("what it will cost is not known (MLflow does not answer: ")
     # Nothing to run: nobody is asked.
-    assert costs.cost_of(tmp_path, params_of("tiny"), plan_of()).note == ""
+    assert estimate.cost_of(tmp_path, params_of("tiny"), plan_of()).note == ""
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert costs.cost_of(tmp_path, params_of("tiny"), plan_of("evaluate@base")).note == ""
+    assert estimate.cost_of(tmp_path, params_of("tiny"), plan_of("evaluate@base")).note == ""
     assert not (tmp_path / ".vidbridge").exists()
 
 

@@ -19,15 +19,18 @@ import pytest
 import yaml
 from flow_project import git
 
-from flows import ablation, cli, clone, deploying, pools, recipes, rescoring, upkeep
-from flows.clone import Origin
-from flows.deploying import Order, Standing, order_of
+from flows import recipes, rescoring
+from flows.cli import ablate, main, maintain
+from flows.deployments import deploy, pools
+from flows.deployments.deploy import Order, Standing, order_of
 from flows.errors import FlowError, UsageError
-from flows.hold import hold, only_run
-from flows.unchanged import Watch
-from stages.tracking.git import command
-from stages.tracking.uri import TrackingError
-from stages.tracking.versions import Version
+from flows.processes.locks import hold, only_run
+from flows.repro import clone
+from flows.repro.clone import Origin
+from flows.repro.unchanged import Watch
+from stages.tracking.lineage.git import command
+from stages.tracking.lineage.uri import TrackingError
+from stages.tracking.registry.versions import Version
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -111,10 +114,10 @@ def test_commands_that_change_the_project_take_its_lock_first(shipped: Path) -> 
     before = (shipped / "params.yaml").read_bytes()
     changes: tuple[Callable[[], object], ...] = (
         lambda: recipes.use(shipped, "smoke", force=True),
-        cli.register,
-        lambda: upkeep.accept(shipped, "corpus", "a reason"),
+        main.register,
+        lambda: maintain.accept(shipped, "corpus", "a reason"),
         lambda: rescoring.rescore(shipped, cast(Version, None), "digest", print, "otherwise"),
-        lambda: ablation.ablate(shipped, 1, None, table_only=False),
+        lambda: ablate.ablate(shipped, 1, None, table_only=False),
     )
     with held_elsewhere(shipped / ".vidbridge/run.lock", "4711 a b"):
         for change in changes:
@@ -228,7 +231,7 @@ def test_a_project_in_a_folder_of_a_repository(shipped: Path, tmp_path: Path) ->
     with pytest.raises(UsageError, match=r"--directory: .* holds no dvc.yaml \(there is one in a b/videos\)"):
         order_of(shipped, repository=str(top))
     # A seed of an ablation has its clone in the same way.
-    from flows.ablating import _clone
+    from flows.ablation import _clone
 
     (top / "a b/videos/.vidbridge").mkdir()
     seed = _clone(top / "a b/videos", tmp_path / "seed-1", git(top, "rev-parse", "HEAD"))
@@ -299,7 +302,7 @@ def test_a_deployment_for_elsewhere_names_no_path_of_this_machine(shipped: Path,
     (note,) = notes
     assert "the DVC remote in" in note
     assert "../.vidbridge/remote, a folder of each clone" in note
-    table = deploying.prefect_file(shipped, order, None)
+    table = deploy.prefect_file(shipped, order, None)
     (one,) = table["deployments"]
     assert str(shipped) not in json.dumps(table)
     assert one["pull"] == []
@@ -311,7 +314,7 @@ def test_a_deployment_for_elsewhere_names_no_path_of_this_machine(shipped: Path,
 
 def test_a_schedule_that_was_paused_stays_paused(shipped: Path) -> None:
     def active(standing: Standing | None, **order: str) -> list[bool]:
-        table = deploying.prefect_file(shipped, Order("main", "nightly", **order), standing)  # type: ignore[arg-type]
+        table = deploy.prefect_file(shipped, Order("main", "nightly", **order), standing)  # type: ignore[arg-type]
         return [schedule.get("active", True) for schedule in table["deployments"][0]["schedules"]]
 
     paused = Standing(False, (("0 3 * * *", "UTC", False),))
@@ -322,7 +325,7 @@ def test_a_schedule_that_was_paused_stays_paused(shipped: Path) -> None:
     several = Standing(True, (("0 3 * * *", "UTC", False), ("0 4 * * *", "UTC", True)))
     assert active(several) == [False]
     assert active(several, cron="0 4 * * *") == [True]
-    assert deploying.prefect_file(shipped, Order("main", "nightly"), several)["deployments"][0]["paused"] is True
+    assert deploy.prefect_file(shipped, Order("main", "nightly"), several)["deployments"][0]["paused"] is True
 
 
 def test_which_pools_let_a_run_set_nothing() -> None:
@@ -334,4 +337,4 @@ def test_which_pools_let_a_run_set_nothing() -> None:
     assert not pools.is_locked(ProcessWorker.get_default_base_job_template())
     assert not pools.is_locked({"job_configuration": {"env": {"A": "b"}}})
     assert not pools.is_locked({"job_configuration": {"command": "{{command}}"}})
-    assert subprocess.list2cmdline(deploying.worker_words("a b")) == 'prefect worker start --pool "a b" --type process'
+    assert subprocess.list2cmdline(deploy.worker_words("a b")) == 'prefect worker start --pool "a b" --type process'

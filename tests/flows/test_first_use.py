@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from commands import REPOSITORY, commands, vidbridge
 
-from flows import dvc, show
-from flows.hold import only_run
-from flows.project import shipped_recipes
+from flows.console import show
+from flows.processes.environment import shipped_recipes
+from flows.processes.locks import only_run
+from flows.repro import reproduce
 
 CLIPS = Path(__file__).parents[1] / "data/clips"
 ESCAPES = "\x1b\x07\x9b\u202e\r"
@@ -76,7 +77,7 @@ def test_what_needs_no_project_works_anywhere(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_video_is_told_before_anything_heavy_is_imported(project: Path) -> None:
     code = (
-        "import sys\nfrom stages.predict import look\nfrom pathlib import Path\n"
+        "import sys\nfrom stages.tools.serving.predict import look\nfrom pathlib import Path\n"
         "try:\n    look(Path('params.yaml'))\nexcept Exception as error:\n    print(type(error).__name__)\n"
         "print([name for name in ('torch', 'transformers', 'mlflow', 'dvc') if name in sys.modules])"
     )
@@ -144,7 +145,7 @@ def test_trouble_with_files_is_one_sentence_with_the_path(project: Path) -> None
 
 def test_a_defect_keeps_its_traceback_and_says_where_it_goes(project: Path) -> None:
     code = (
-        "import sys\nfrom flows import cli, releasing\n"
+        "import sys\nfrom flows.cli import main as cli, registry as releasing\n"
         "def broken(*_): raise KeyError('https://bob:CANARY@host')\n"
         "releasing.history = broken\nsys.argv = ['vidbridge', 'history']\ncli.main()"
     )
@@ -173,11 +174,11 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(project: Path) -> None:
     for n in range(400):
         (project / f"infra/recipes/r{n}.yaml").write_text("# " + "word " * 400 + "\n")
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    command = f"{sys.executable} -m flows.cli recipe list | head -1"
+    command = f"{sys.executable} -m flows.cli.main recipe list | head -1"
     shown = subprocess.run(["bash", "-c", command], cwd=project, env=env, capture_output=True, text=True, check=False)
     assert shown.stdout.startswith("  r0 ")
     assert shown.stderr == ""
-    command = f"{sys.executable} -m flows.cli recipe show r1 > /dev/full"
+    command = f"{sys.executable} -m flows.cli.main recipe show r1 > /dev/full"
     shown = subprocess.run(["bash", "-c", command], cwd=project, env=env, capture_output=True, text=True, check=False)
     assert shown.stderr == "error: the disk is full; free some space and start again: what was done stays done\n"
 
@@ -185,7 +186,7 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(project: Path) -> None:
 def test_ctrl_c_ends_a_command_with_a_sentence(project: Path) -> None:
     code = (
         # Where the suite runs in the background of a shell, SIGINT is ignored, and children would inherit that.
-        "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom flows import cli, releasing\n"
+        "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom flows.cli import main as cli, registry as releasing\n"
         "def slow(*_): os.kill(os.getpid(), signal.SIGINT)\n"
         "releasing.history = slow\nsys.argv = ['vidbridge', 'history']\ncli.main()"
     )
@@ -194,7 +195,7 @@ def test_ctrl_c_ends_a_command_with_a_sentence(project: Path) -> None:
     assert (shown.returncode, shown.stderr) == (130, "interrupted\n")
 
 
-@pytest.mark.parametrize("module", ["typer", "rich.segment", "pydantic", "flows.dvc", "flows.running"])
+@pytest.mark.parametrize("module", ["typer", "rich.segment", "pydantic", "flows.repro.reproduce", "flows.cli.run"])
 def test_ctrl_c_while_a_run_imports(module: str, project: Path) -> None:
     """The signal comes at the moment when ``module`` is looked for: of the command line, and of the command."""
     code = f"""
@@ -207,7 +208,7 @@ class Interrupts:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Interrupts())
 sys.argv = ["vidbridge", "run"]
-from flows.command import main
+from flows.cli.command import main
 main()
 """
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
@@ -224,10 +225,10 @@ def test_an_interrupt_between_the_board_and_the_submission_is_an_interrupt(monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline.run_stage, "with_options", interrupted)
-    step = dvc.PlanStep("corpus", "will run", (), (), (), dvc.StageMeta())
+    step = reproduce.PlanStep("corpus", "will run", (), (), (), reproduce.StageMeta())
     cancelled = threading.Event()
     with pytest.raises(KeyboardInterrupt):
-        pipeline._run_stages(tmp_path, dvc.Plan("corpus", (step,)), {}, cancelled)
+        pipeline._run_stages(tmp_path, reproduce.Plan("corpus", (step,)), {}, cancelled)
     assert cancelled.is_set()
 
 
@@ -323,12 +324,12 @@ def test_a_log_line_of_a_stage_is_text(done: Path) -> None:
     told = "print('\\x1b]0;T\\x07 postgresql://bob:CANARY@host/db', flush=True)\n"
     (done / "work.py").write_text(work.replace('print(f"{name} done", flush=True)', told + 'print(f"{name} done", flush=True)'))
     lines: list[str] = []
-    dvc.reproduce(done, "corpus", lines.append)
+    reproduce.reproduce(done, "corpus", lines.append)
     assert r"\x1b]0;T\x07 postgresql://bob:***@host/db" in lines
 
 
 def test_the_clock_of_a_name_search_is_short(tmp_path: Path) -> None:
-    from flows.names import unstorable_names
+    from flows.repro.names import unstorable_names
 
     for n in range(2000):
         (tmp_path / f"{n}.mp4").touch()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import clone, lockfile, running
+from flows.cli import run
+from flows.repro import clone, lockfile
 from stages.errors import VidbridgeError
 
 WHOLE = (
@@ -52,7 +53,7 @@ def test_both_sides_of_a_merge_are_a_persons_to_settle(done: Path, name: str) ->
     half = text.index("\n", len(text) // 2) + 1
     conflict = f"{text[:half]}<<<<<<< HEAD\n  a: 1\n=======\n  a: 2\n>>>>>>> branch\n{text[half:]}"
     (done / name).write_text(conflict)
-    attempts = [partial(running.run, done, "summary", dry_run=dry, ask=False) for dry in (True, False)]
+    attempts = [partial(run.run, done, "summary", dry_run=dry, ask=False) for dry in (True, False)]
     attempts += [partial(clone.choose_lock, done, "summary")] if name == "dvc.lock" else []
     subprocess.run(["git", "add", "-A"], cwd=done, check=True)
     subprocess.run(["git", "commit", "-qm", "with marks"], cwd=done, check=True)

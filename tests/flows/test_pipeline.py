@@ -22,8 +22,7 @@ import yaml
 from test_cli import vidbridge
 from test_reproduce import all_gone, children, knobs
 
-from flows import project as environment
-from flows import server
+from flows.processes import environment, prefect_server
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +32,7 @@ def reaching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
     before = {name: os.environ.pop(name, None) for name in ("PREFECT_HOME", "PREFECT_API_URL")}
     os.environ["PREFECT_HOME"] = str(home)
     try:
-        with server.serving(home, 0) as running:
+        with prefect_server.serving(home, 0) as running:
             yield {"PREFECT_API_URL": running.url(), "PREFECT_API_AUTH_STRING": running.key}
     finally:
         for name, value in before.items():
@@ -53,7 +52,7 @@ def _client(reaching: dict[str, str]) -> Iterator[Any]:
 
 
 def start(root: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "flows.cli", "run", *arguments]
+    command = [sys.executable, "-m", "flows.cli.main", "run", *arguments]
     # A shell starts background jobs with SIGINT ignored, and children inherit that; at a terminal it is not.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -226,8 +225,8 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.mark.slow
 def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(done: Path, tmp_path: Path, reaching: dict[str, str]) -> None:
-    from flows import deploying
-    from flows.processes import guarded
+    from flows.deployments import deploy
+    from flows.processes.stream import guarded
 
     videos = tmp_path / "videos"
     videos.mkdir()
@@ -243,11 +242,11 @@ def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(done: Path
     environment.enter(done)
     os.environ.update(reaching)
     os.environ["PREFECT_WORKER_QUERY_SECONDS"] = "2"
-    deploying.create(done, deploying.Order("main", "nightly", cron="* * * * *", source=str(videos)))
+    deploy.create(done, deploy.Order("main", "nightly", cron="* * * * *", source=str(videos)))
     seen: list[Any] = []
     with (
         (tmp_path / "worker.log").open("wb") as log,
-        guarded(deploying.worker_command(), done, os.environ, log),
+        guarded(deploy.worker_command(), done, os.environ, log),
         _client(reaching) as client,
     ):
         deadline = time.monotonic() + 240
@@ -273,7 +272,7 @@ def test_a_run_that_ended_by_itself_is_not_ended_as_lost(reaching: dict[str, str
     from prefect import flow
     from prefect.states import Completed, Running
 
-    from flows.lost import _OthersRuns
+    from flows.processes.lost import _OthersRuns
 
     @flow(name="ends-by-itself")
     def one() -> None: ...
@@ -291,7 +290,7 @@ def test_a_seed_whose_variant_failed_has_failed(reaching: dict[str, str]) -> Non
     from prefect.client.schemas.objects import State
     from prefect.states import Failed
 
-    from flows.ablating import _own
+    from flows.ablation import _own
     from flows.errors import FlowError
 
     @task(persist_result=False)

@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import dvc
 from flows.errors import StageCancelled, StageFailed, StageTimedOut
-from flows.processes import Lines
+from flows.processes.stream import Lines
+from flows.repro import reproduce
 
 
 def knobs(root: Path, **table: dict[str, float]) -> None:
@@ -41,23 +41,23 @@ def all_gone(pids: list[int], wait_s: float = 20) -> bool:
 
 def test_each_line_is_handed_over_and_dvc_commits(project: Path) -> None:
     lines: list[str] = []
-    result = dvc.reproduce(project, "corpus", lines.append, {"EXTRA": "1"})
+    result = reproduce.reproduce(project, "corpus", lines.append, {"EXTRA": "1"})
     assert result.outcome == "ran"
     assert lines[:2] == ["Running stage 'corpus':", "> python work.py data corpus data/corpus"]
     assert "corpus done" in lines
     assert not any("git add" in line or "dvc push" in line for line in lines)
-    assert dvc.reproduce(project, "corpus", lines.append).outcome == "unchanged"
+    assert reproduce.reproduce(project, "corpus", lines.append).outcome == "unchanged"
     text = (project / "work.py").read_text()
     (project / "work.py").write_text(text + "\n")
-    dvc.reproduce(project, "corpus", lines.append)
+    reproduce.reproduce(project, "corpus", lines.append)
     (project / "work.py").write_text(text)
-    assert dvc.reproduce(project, "corpus", lines.append).outcome == "cached"
+    assert reproduce.reproduce(project, "corpus", lines.append).outcome == "cached"
 
 
 def test_a_failure_says_the_commands_own_status_and_its_last_lines(project: Path) -> None:
     knobs(project, corpus={"failures": 1, "status": 7})
     with pytest.raises(StageFailed) as caught:
-        dvc.reproduce(project, "corpus", lambda line: None)
+        reproduce.reproduce(project, "corpus", lambda line: None)
     assert caught.value.exit_code == 7
     assert "it broke" in str(caught.value)
 
@@ -65,7 +65,7 @@ def test_a_failure_says_the_commands_own_status_and_its_last_lines(project: Path
 def test_a_stage_that_takes_too_long_is_ended_with_all_its_descendants(project: Path) -> None:
     knobs(project, corpus={"seconds": 600, "children": 2})
     with pytest.raises(StageTimedOut, match="timeout_s 3"):
-        dvc.reproduce(project, "corpus", lambda line: None, timeout_s=3)
+        reproduce.reproduce(project, "corpus", lambda line: None, timeout_s=3)
     assert all_gone(children(project, 2), 1)
 
 
@@ -80,16 +80,16 @@ def test_a_cancelled_stage_ends_at_once_and_the_project_is_not_left_locked(proje
     thread = threading.Thread(target=cancel)
     thread.start()
     with pytest.raises(StageCancelled):
-        dvc.reproduce(project, "corpus", lambda line: None, cancelled=cancelled)
+        reproduce.reproduce(project, "corpus", lambda line: None, cancelled=cancelled)
     thread.join()
     assert all_gone(children(project, 2), 1)
     knobs(project)
-    assert dvc.reproduce(project, "corpus", lambda line: None).outcome == "ran"
+    assert reproduce.reproduce(project, "corpus", lambda line: None).outcome == "ran"
 
 
 def test_what_a_stage_leaves_running_is_ended_with_it(project: Path) -> None:
     knobs(project, corpus={"children": 1})
-    dvc.reproduce(project, "corpus", lambda line: None)
+    reproduce.reproduce(project, "corpus", lambda line: None)
     assert all_gone(children(project, 1), 1)
 
 

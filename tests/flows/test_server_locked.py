@@ -26,11 +26,12 @@ import psutil
 import pytest
 import websockets
 
-from flows import deploying, keys, server
+from flows.deployments import deploy
 from flows.errors import FlowError, UsageError
-from flows.processes import guarded
-from flows.project import QUIET
-from stages.liveness import identity_of, me
+from flows.processes import keys, prefect_server
+from flows.processes.environment import QUIET
+from flows.processes.stream import guarded
+from stages.runtime.liveness import identity_of, me
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EVIL = "http://evil.example"
@@ -84,7 +85,7 @@ def pages(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     # A shell starts background jobs with SIGINT ignored, and children inherit that; at a terminal it is not.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with log.open("wb") as out:
-        command = [sys.executable, "-m", "flows.cli", "ui"]
+        command = [sys.executable, "-m", "flows.cli.main", "ui"]
         process = subprocess.Popen(command, cwd=root, env=_clean(root, MLFLOW_TRACKING_URI=store), stdout=out, stderr=out)
     signal.signal(signal.SIGINT, before)
     try:
@@ -221,7 +222,7 @@ def test_the_server_of_a_run_is_locked_too_and_our_clients_get_in(tmp_path: Path
 
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "somebody:else")
-    with server.starting(tmp_path) as running:
+    with prefect_server.starting(tmp_path) as running:
         assert running is not None
         api = running.url()
         port = api.rpartition(":")[2].removesuffix("/api")
@@ -232,7 +233,7 @@ def test_the_server_of_a_run_is_locked_too_and_our_clients_get_in(tmp_path: Path
         assert httpx.post(f"{api}/deployments/filter", json={}, headers={"Origin": EVIL}).status_code == 403
         assert httpx.get(f"{api}/health", headers={"Host": "evil.example"}).status_code == 400
         assert not any(running.key.partition(":")[2] in line for line in _command_lines(psutil.Process()))
-        with server.connected(running), get_client(sync_client=True) as client:
+        with prefect_server.connected(running), get_client(sync_client=True) as client:
             client.create_flow_from_name("ours")
             assert [flow.name for flow in client.read_flows()] == ["ours"]
         home = tmp_path / "home"
@@ -252,7 +253,7 @@ def _command_lines(process: psutil.Process) -> list[str]:
 
 def test_no_process_of_ours_has_a_password_among_its_arguments(pages: Pages) -> None:
     lines = _command_lines(pages.process)
-    assert sum("flows.door" in line for line in lines) == 4, "two servers, each behind its guard"
+    assert sum("flows.processes.door" in line for line in lines) == 4, "two servers, each behind its guard"
     password = pages.key.partition(":")[2]
     assert not [line for line in lines if CANARY in line or password in line]
 
@@ -266,12 +267,16 @@ def deployed(pages: Pages) -> Pages:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in _of_worker(pages).items():
             patch.setenv(name, value)
-        deploying.create(pages.root, deploying.Order("main", "nightly"))
+        deploy.create(pages.root, deploy.Order("main", "nightly"))
     return pages
 
 
 def _of_worker(pages: Pages) -> dict[str, str]:
-    reached = {"PREFECT_HOME": str(server.home(pages.root)), "PREFECT_API_URL": pages.api, "PREFECT_API_AUTH_STRING": pages.key}
+    reached = {
+        "PREFECT_HOME": str(prefect_server.home(pages.root)),
+        "PREFECT_API_URL": pages.api,
+        "PREFECT_API_AUTH_STRING": pages.key,
+    }
     return {"VIDBRIDGE_PROJECT": str(pages.root), **reached}
 
 
@@ -391,7 +396,7 @@ def test_nothing_foreign_runs_on_a_real_worker(deployed: Pages, tmp_path: Path) 
     ended: list[str] = []
     with (
         (tmp_path / "worker.log").open("wb") as log,
-        guarded(deploying.worker_command(), deployed.root, _clean(deployed.root, **_of_worker(deployed)), log),
+        guarded(deploy.worker_command(), deployed.root, _clean(deployed.root, **_of_worker(deployed)), log),
     ):
         for url, order in orders:  # one after the other: the deployment lets one run at a time
             made = _sent("POST", url, order, headers)
@@ -487,7 +492,7 @@ def test_ui_says_how_a_person_gets_in_and_what_to_open(pages: Pages) -> None:
     assert f"MLflow   {pages.mlflow}/#/models/vidbridge-tiny  (versions of vidbridge-tiny)" in pages.said
     assert re.search(rf"MLflow   {pages.mlflow}/#/experiments/\d+/runs", pages.said)
     assert f"Prefect  {pages.prefect}/runs" in pages.said
-    path = keys.key_file(server.home(pages.root))
+    path = keys.key_file(prefect_server.home(pages.root))
     assert str(path) in pages.said
     assert path.read_text().strip() == pages.key
 
@@ -510,57 +515,63 @@ def test_what_lies_in_the_projects_state_is_its_owners(pages: Pages) -> None:
 def test_a_server_that_runs_is_found_and_used_with_its_key(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.client.orchestration import get_client
 
-    assert server.running_server(pages.root) == pages.api
-    with server.starting(pages.root) as started:
+    assert prefect_server.running_server(pages.root) == pages.api
+    with prefect_server.starting(pages.root) as started:
         assert started is None, "none of its own"
         assert os.environ["PREFECT_API_AUTH_STRING"] == pages.key
-        with server.connected(started), get_client(sync_client=True) as client:
+        with prefect_server.connected(started), get_client(sync_client=True) as client:
             client.read_flows()
     monkeypatch.setenv("PREFECT_API_URL", pages.api)
     with (
-        server.starting(pages.root) as started,
+        prefect_server.starting(pages.root) as started,
         pytest.raises(FlowError, match="set PREFECT_API_AUTH_STRING"),
-        server.connected(started),
+        prefect_server.connected(started),
     ):
         pass
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", pages.key)
-    with server.starting(pages.root) as started, server.connected(started), get_client(sync_client=True) as client:
+    with prefect_server.starting(pages.root) as started, prefect_server.connected(started), get_client(sync_client=True) as client:
         client.read_flows()
 
 
 def test_a_second_ui_uses_the_first_ones_server_and_leaves_its_note(pages: Pages) -> None:
-    before = (server.home(pages.root) / server.URL_FILE).read_text()
+    before = (prefect_server.home(pages.root) / prefect_server.URL_FILE).read_text()
     env = _clean(pages.root, MLFLOW_TRACKING_URI="http://bob:hunter2@127.0.0.1:1")
     second = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "ui"], cwd=pages.root, env=env, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "flows.cli.main", "ui"],
+        cwd=pages.root,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert second.returncode == 0, second.stderr
     assert "both run elsewhere" in second.stdout
     assert f"Prefect  {pages.prefect}/runs" in second.stdout
     assert "hunter2" not in second.stdout + second.stderr
-    assert (server.home(pages.root) / server.URL_FILE).read_text() == before
+    assert (prefect_server.home(pages.root) / prefect_server.URL_FILE).read_text() == before
 
 
 def test_of_two_servers_the_one_that_ends_removes_its_own_note_only(tmp_path: Path) -> None:
-    note, address = tmp_path / server.URL_FILE, "http://127.0.0.1:1/api"
+    note, address = tmp_path / prefect_server.URL_FILE, "http://127.0.0.1:1/api"
     with contextlib.ExitStack() as stack:
         first, second = (
             stack.enter_context(guarded([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, os.environ))
             for _ in range(2)
         )
-        with server._note(note, address, first):
+        with prefect_server._note(note, address, first):
             text = note.read_text()
-            with server._note(note, "http://127.0.0.1:2/api", second):
+            with prefect_server._note(note, "http://127.0.0.1:2/api", second):
                 assert note.read_text() == text, "the first one lives"
             assert note.read_text() == text
-            assert server._noted(note) == address
+            assert prefect_server._noted(note) == address
         assert not note.exists()
-        with server._note(note, address, first):
+        with prefect_server._note(note, address, first):
             first.terminate()
             first.wait()
-            assert server._noted(note) is None
-            with server._note(note, "http://127.0.0.1:2/api", second):
-                assert server._noted(note) == "http://127.0.0.1:2/api", "the first one is gone"
+            assert prefect_server._noted(note) is None
+            with prefect_server._note(note, "http://127.0.0.1:2/api", second):
+                assert prefect_server._noted(note) == "http://127.0.0.1:2/api", "the first one is gone"
 
 
 def test_the_key_is_not_told_to_a_stranger_on_the_port_of_a_server_that_is_gone(
@@ -590,8 +601,8 @@ def test_the_key_is_not_told_to_a_stranger_on_the_port_of_a_server_that_is_gone(
         others += [who for who in (identity_of(theirs.pid) if theirs else None,) if who]
         notes = [*(f"{address}\n{who}\n" for who in others), f"{address}\n{os.getpid()}\n1.0\n", address, ""]
         for text in notes:
-            (tmp_path / server.URL_FILE).write_text(text)
-            assert server.running_server(tmp_path) is None
+            (tmp_path / prefect_server.URL_FILE).write_text(text)
+            assert prefect_server.running_server(tmp_path) is None
     assert heard == []
 
 
@@ -610,20 +621,20 @@ def test_a_server_that_takes_connections_and_says_nothing_is_waited_for(capsys: 
                         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\ntrue")
 
         threading.Thread(target=wakes_up, daemon=True).start()
-        assert not server.answers(address, 0.1, patience_s=0)
-        assert server.answers(address, 0.2, patience_s=20)
+        assert not prefect_server.answers(address, 0.1, patience_s=0)
+        assert prefect_server.answers(address, 0.2, patience_s=20)
         assert f"{address}: takes connections and says nothing; waiting up to 20 s" in capsys.readouterr().err
     started = time.monotonic()
-    assert not server.answers(f"http://127.0.0.1:{server.free_port()}/api")
+    assert not prefect_server.answers(f"http://127.0.0.1:{prefect_server.free_port()}/api")
     assert time.monotonic() - started < 5
 
 
 def test_a_port_that_is_taken_is_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(UsageError, match=f"port: {port} is in use"), server.listening("port", port):
+        with pytest.raises(UsageError, match=f"port: {port} is in use"), prefect_server.listening("port", port):
             pass
-    with pytest.raises(UsageError, match="port: 99999 is not a port"), server.listening("port", 99999):
+    with pytest.raises(UsageError, match="port: 99999 is not a port"), prefect_server.listening("port", 99999):
         pass
 
 

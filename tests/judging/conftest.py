@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from judge_server import JudgeServer, judge_server
 
-from stages.judging import client
+from stages.runtime import http as client
 
 
 @pytest.fixture

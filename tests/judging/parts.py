@@ -8,11 +8,11 @@ from typing import Any
 from builders import SETTINGS, clip
 from judge_server import JudgeServer
 
-from stages.domain.records import TASK_NAMES, Sample
-from stages.domain.synthesis import synthesise
-from stages.judging.endpoint import EndpointJudge
-from stages.judging.place import place
+from stages.domain.core.records import TASK_NAMES, Sample
+from stages.domain.tasks.synthesis import synthesise
+from stages.lib.judging.endpoint import EndpointJudge
 from stages.params import OpenAIJudgeParams
+from stages.runtime.endpoints import place
 
 CLIPS = [clip(0), clip(1, "blue", "circle", ("falls", "shrinks"))]
 SAMPLES: dict[str, Sample] = {

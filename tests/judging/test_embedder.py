@@ -17,15 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parts import SAMPLES
 
-from stages.domain.records import Subject
-from stages.domain.replies import render_analysis, render_reply
-from stages.domain.rewards import Embedder
+from stages.domain.core.records import Subject
+from stages.domain.core.replies import render_analysis, render_reply
+from stages.domain.tasks.rewards import Embedder
 from stages.domain.tasks.structured_caption import thinking_score
-from stages.held_out import evaluation_digest
-from stages.judging import embedder
-from stages.judging.batch import score_replies
-from stages.judging.choose import embedder_of, referee_of
-from stages.judging.embedder import EmbedderError, LexicalEmbedder, SentenceEmbedder, load_embedder
+from stages.lib.evaluation.held_out import evaluation_digest
+from stages.lib.judging import embedder
+from stages.lib.judging.batch import score_replies
+from stages.lib.judging.build import embedder_of, referee_of
+from stages.lib.judging.embedder import EmbedderError, LexicalEmbedder, SentenceEmbedder, load_embedder
 from stages.params import Params, ParamsError, parse_params
 
 RECIPE = Path(__file__).parent.parent.parent / "infra/recipes/tiny.yaml"

@@ -17,15 +17,15 @@ from builders import referee, rules
 from judge_server import KEY, Fault, JudgeServer
 from parts import SAMPLES, endpoint_judge
 
-from stages.domain.records import Sample
-from stages.domain.replies import render_reply
-from stages.domain.scoring import reward
-from stages.judging import client
-from stages.judging.batch import JudgeUnavailableError, check_judged, score_replies, usage_of
-from stages.judging.client import retry_after_s
-from stages.judging.place import JudgeError, place
-from stages.judging.prompts import ask_covers
-from stages.judging.rule import RuleJudge
+from stages.domain.core.records import Sample
+from stages.domain.core.replies import render_reply
+from stages.domain.tasks.scoring import reward
+from stages.lib.judging.batch import JudgeUnavailableError, check_judged, score_replies, usage_of
+from stages.lib.judging.prompts import ask_covers
+from stages.lib.judging.rule import RuleJudge
+from stages.runtime import http as client
+from stages.runtime.endpoints import JudgeError, place
+from stages.runtime.http import retry_after_s
 
 DARK = SAMPLES["dark_event_infer"]
 
@@ -273,9 +273,9 @@ ASK = """
 import sys
 sys.path[:0] = [{here!r}, {builders!r}]
 from parts import SAMPLES, judge_params
-from stages.judging.endpoint import EndpointJudge
-from stages.judging.place import place
-from stages.judging.prompts import ask_covers
+from stages.lib.judging.endpoint import EndpointJudge
+from stages.runtime.endpoints import place
+from stages.lib.judging.prompts import ask_covers
 judge = EndpointJudge(judge_params(), place())
 answers = judge.ask([ask_covers(SAMPLES["dark_event_infer"], f"answer {{n}}") for n in range({count})])
 print(sum(answer.worth for answer in answers.values()), len(answers))

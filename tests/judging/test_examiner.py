@@ -9,9 +9,9 @@ from judge_server import Asked, Fault, JudgeServer
 from parts import endpoint_judge
 from test_injection import ATTEMPTS
 
-from stages.domain.examiner import Agreement
-from stages.domain.records import Verdict
-from stages.judging.examiner import AskingExaminer, RuleExaminer, examined
+from stages.domain.core.records import Verdict
+from stages.tools.suites.asked_of_judges import Agreement
+from stages.tools.suites.examiner import AskingExaminer, RuleExaminer, examined
 
 RULE = RuleExaminer(full_share=0.8, partial_share=0.4)
 

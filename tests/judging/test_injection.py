@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from judge_server import Asked, Fault, JudgeServer, read_question
 from parts import SAMPLES, endpoint_judge
 
-from stages.domain.replies import render_reply
-from stages.judging.batch import score_replies
-from stages.judging.prompts import (
+from stages.domain.core.replies import render_reply
+from stages.lib.judging.batch import score_replies
+from stages.lib.judging.prompts import (
     FENCE,
     Question,
     ask_complete,

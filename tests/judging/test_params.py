@@ -11,11 +11,11 @@ import yaml
 from judge_server import KEY
 
 from flows.recipes import smoke_version
-from stages.judging.choose import judge_of
-from stages.judging.endpoint import EndpointJudge
-from stages.judging.place import JudgeError
-from stages.judging.rule import RuleJudge
+from stages.lib.judging.build import judge_of
+from stages.lib.judging.endpoint import EndpointJudge
+from stages.lib.judging.rule import RuleJudge
 from stages.params import Params, ParamsError, load_params, parse_params
+from stages.runtime.endpoints import JudgeError
 
 RECIPE = Path(__file__).parent.parent.parent / "infra/recipes/tiny.yaml"
 OPENAI = {

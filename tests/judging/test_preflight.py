@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from judge_server import KEY, JudgeServer
 
 from flows.preflight import disk_need_gb, endpoints, judge_problems, problems
-from flows.steps import Plan, PlanStep, StageMeta
+from flows.repro.steps import Plan, PlanStep, StageMeta
 from stages.params import parse_params
 
 RECIPE = Path(__file__).parent.parent.parent / "infra/recipes/tiny.yaml"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from parts import SAMPLES
 
-from stages.judging.prompts import (
+from stages.lib.judging.prompts import (
     FORMS,
     Form,
     Question,

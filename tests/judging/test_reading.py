@@ -14,10 +14,11 @@ from judge_server import Fault, JudgeServer
 from parts import SAMPLES, endpoint_judge
 from test_injection import ATTEMPTS
 
-from stages.domain.records import Verdict
-from stages.judging import examiner, writer_prompts
-from stages.judging.examiner import AskingExaminer, examined
-from stages.judging.prompts import FORMS, ask_covers, fenced, read_answer
+from stages.domain.core.records import Verdict
+from stages.lib.judging.prompts import FORMS, ask_covers, fenced, read_answer
+from stages.synthesize import writer_prompts
+from stages.tools.suites import examiner
+from stages.tools.suites.examiner import AskingExaminer, examined
 
 
 class Transcript(NamedTuple):

@@ -8,14 +8,14 @@ import pytest
 from judge_server import JudgeServer
 from parts import SAMPLES, endpoint_judge, judge_params
 
-from stages.domain.replies import render_reply
-from stages.domain.rewards import Judge, Referee
-from stages.domain.scoring import reward, score_reply
-from stages.domain.shaping import LengthReward
-from stages.judging.embedder import LexicalEmbedder
-from stages.judging.rule import RuleJudge
+from stages.domain.core.replies import render_reply
+from stages.domain.rl.shaping import LengthReward
+from stages.domain.tasks.rewards import Judge, Referee
+from stages.domain.tasks.scoring import reward, score_reply
+from stages.grpo.rewards import Rewarding
+from stages.lib.judging.embedder import LexicalEmbedder
+from stages.lib.judging.rule import RuleJudge
 from stages.params import HeldOutJudgeParams, Params, load_params
-from stages.rewarding import Rewarding
 
 REFEREE = Referee(RuleJudge(full_share=0.8, partial_share=0.4), LexicalEmbedder())
 DARK, TOLD, CHOICE = (SAMPLES[task] for task in ("dark_event_infer", "caption", "mcqa"))

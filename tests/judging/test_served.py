@@ -20,13 +20,13 @@ import torch
 from builders import referee, rules
 from parts import SAMPLES, judge_params
 
-from stages.domain.records import Verdict
-from stages.domain.replies import render_reply
-from stages.domain.scoring import reward
-from stages.judging.batch import score_replies
-from stages.judging.endpoint import EndpointJudge
-from stages.judging.place import place
-from stages.judging.prompts import Coverage, Question, ask_covers, ask_right
+from stages.domain.core.records import Verdict
+from stages.domain.core.replies import render_reply
+from stages.domain.tasks.scoring import reward
+from stages.lib.judging.batch import score_replies
+from stages.lib.judging.endpoint import EndpointJudge
+from stages.lib.judging.prompts import Coverage, Question, ask_covers, ask_right
+from stages.runtime.endpoints import place
 
 DARK, MIXED = SAMPLES["dark_event_infer"], SAMPLES["mix_vid_qa"]
 FULL, NONE = ask_covers(DARK, DARK.reference), ask_covers(DARK, "the blue circle sleeps")
@@ -41,7 +41,7 @@ def make(folder: Path, steps: int) -> Path:
     """A Qwen2 of 40 k parameters; after ``steps`` of training it answers as ``ANSWERS`` has it, after none it babbles."""
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-    from stages.learning.tokenizer import chat_template, train_tokenizer
+    from stages.lib.models.chat import chat_template, train_tokenizer
 
     texts = [f"{message['content']} {answer}" for question, answer in ANSWERS.items() for message in question.messages]
     tokenizer = train_tokenizer(texts * 2, (), 1024)

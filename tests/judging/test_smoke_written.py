@@ -11,8 +11,8 @@ import yaml
 from judge_server import KEY, Asked, JudgeServer, written
 from smoke_project import call, make_project, succeed
 
-from stages.domain.records import Sample
-from stages.rows import read_rows
+from stages.domain.core.records import Sample
+from stages.lib.rows.jsonl import read_rows
 
 
 def switch_on(path: Path) -> None:

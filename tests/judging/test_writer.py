@@ -13,22 +13,22 @@ from builders import SETTINGS, clip, referee, rules
 from judge_server import Asked, JudgeServer, written
 from parts import judge_params
 
-from stages import writing
-from stages.domain.records import Reject, Sample, TaskName
-from stages.domain.replies import render_reply
-from stages.domain.scoring import score_reply
-from stages.domain.synthesis import synthesise
+from stages.domain.core.records import Reject, Sample, TaskName
+from stages.domain.core.replies import render_reply
 from stages.domain.tasks import mix_vid_qa
 from stages.domain.tasks.mix_vid_qa import UNWRITTEN, make_unwritten, ring_of
-from stages.domain.written import flaw, mentions_notes, telling
-from stages.judging.place import JudgeError
-from stages.judging.rule import RuleJudge
-from stages.judging.writer_prompts import FORMS
-from stages.manifest import Manifest
+from stages.domain.tasks.scoring import score_reply
+from stages.domain.tasks.synthesis import synthesise
+from stages.lib.judging.rule import RuleJudge
+from stages.lib.rows.jsonl import read_rows, write_rows
 from stages.params import ParamsError, SynthesizeParams, WriterParams, parse_params
-from stages.rows import read_rows, write_rows
-from stages.synthesising import INDEX_FILE, synthesise_manifest
-from stages.writing import Writer, WriterUnavailableError, write_questions, write_samples, write_traces
+from stages.runtime.endpoints import JudgeError
+from stages.synthesize import writer as writing
+from stages.synthesize.manifest import Manifest
+from stages.synthesize.question_rules import flaw, mentions_notes, telling
+from stages.synthesize.shards import INDEX_FILE, synthesise_manifest
+from stages.synthesize.writer import Writer, WriterUnavailableError, write_questions, write_samples, write_traces
+from stages.synthesize.writer_prompts import FORMS
 
 ROOT = Path(__file__).parents[2]
 LOOKS = [(colour, shape) for shape in ("bar", "circle", "pillar") for colour in ("red", "green", "blue", "yellow")]

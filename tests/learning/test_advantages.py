@@ -10,8 +10,8 @@ import torch
 from pydantic import ValidationError
 from tiny_parts import grpo_row
 
-from stages.learning.advantages import TaskScales, normalised, scaled, summed
-from stages.learning.resampling import dead_groups
+from stages.grpo.advantages import TaskScales, normalised, scaled, summed
+from stages.grpo.resampling import dead_groups
 
 NAN = float("nan")
 ONE = torch.ones(1)

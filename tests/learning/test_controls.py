@@ -11,11 +11,11 @@ import pytest
 from safetensors.torch import load_file
 from tiny_parts import LORA, Seen, grpo_row, length_reward
 
-from stages.domain.shaping import TemporalContrast
-from stages.learning.controls import changed_item, contrast_of
-from stages.learning.examples import Example
-from stages.learning.generate import rollouts
-from stages.learning.grpo import Objective, Reward, train_grpo
+from stages.domain.rl.shaping import TemporalContrast
+from stages.grpo.controls import changed_item, contrast_of
+from stages.grpo.train import Objective, Reward, train_grpo
+from stages.lib.inference.generate import rollouts
+from stages.lib.training.mixture import Example
 
 CONTRAST = {"weight": 0.3, "ratio": 1.0, "rollouts": 2, "min_share": 0.05}
 
@@ -78,7 +78,7 @@ def test_replies_to_the_shuffled_video_are_drawn_once(
         drawn.extend(f"{seed}/{n}" for seed in args[3] for n in range(count))
         return rollouts(*args, count=count, **kwargs)
 
-    monkeypatch.setattr("stages.learning.video_grpo.rollouts", counting)
+    monkeypatch.setattr("stages.grpo.trainer.rollouts", counting)
     both, contrast, controls = Seen(), Seen(), Seen()
     rule = {"temporal_contrast": CONTRAST, "scale_rewards": "none"}
     train(folder, examples, tmp_path / "both", both, steps=3, save_steps=3, controls_every=2, **rule)

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file
 from tiny_parts import Seen, sft_row, tiny
 
-from stages.domain.rollouts import RolloutGroup
-from stages.learning import distributed
-from stages.learning.cold_start import train_sft
-from stages.learning.distributed import Placement, PlacementError, check_saving, launch, placement, rank_environment, share
-from stages.learning.examples import Example
-from stages.learning.factory import save_model
-from stages.rows import read_rows
+from stages.domain.rl.rollouts import RolloutGroup
+from stages.lib.models.load import save_model
+from stages.lib.rows.jsonl import read_rows
+from stages.lib.training.mixture import Example
+from stages.runtime import distributed
+from stages.runtime.distributed import Placement, PlacementError, check_saving, launch, placement, rank_environment, share
+from stages.sft.train import train_sft
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -235,7 +235,7 @@ def test_placement_reads_the_environment(tmp_path: Path, monkeypatch: pytest.Mon
     assert rank_environment(Placement(2, given, 3))["ACCELERATE_USE_DEEPSPEED"] == "true"
     monkeypatch.setenv("VIDBRIDGE_RANKS", "1")
     monkeypatch.delenv("VIDBRIDGE_DEEPSPEED", raising=False)
-    assert launch("stages.sft", ["x"]) is None
+    assert launch("stages.sft.stage", ["x"]) is None
 
 
 def test_share() -> None:

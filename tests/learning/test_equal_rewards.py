@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from tiny_parts import Reward, Seen, grpo_row
 
-from stages.learning.examples import Example
-from stages.learning.grpo import Gauges, Objective, train_grpo
-from stages.learning.video_grpo import OnMasked
+from stages.grpo.train import Gauges, Objective, train_grpo
+from stages.grpo.trainer import OnMasked
+from stages.lib.training.mixture import Example
 
 
 def paid(value: float | None) -> Reward:

@@ -15,8 +15,8 @@ import pytest
 import torch
 from tiny_parts import tiny
 
-from stages.learning.factory import ModelUnavailableError, load_model, load_pretrained, save_model
-from stages.learning.lora import load_adapters
+from stages.lib.models.load import ModelUnavailableError, load_model, load_pretrained, save_model
+from stages.lib.training.lora import load_adapters
 
 CODE = """
 from pathlib import Path

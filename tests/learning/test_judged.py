@@ -13,18 +13,18 @@ from judge_server import Fault, JudgeServer, judge_server
 from safetensors.torch import load_file
 from tiny_parts import Seen, grpo_row
 
-from stages.domain.records import Sample, Score
-from stages.domain.replies import render_reply
-from stages.domain.rewards import Referee, RewardRules
-from stages.domain.scoring import reward
-from stages.judging import client
-from stages.judging.batch import JudgeUnavailableError, check_judged, score_replies
-from stages.judging.embedder import LexicalEmbedder
-from stages.judging.endpoint import EndpointJudge
-from stages.judging.place import place
-from stages.learning.examples import Example
-from stages.learning.grpo import Gauges, Objective, train_grpo
+from stages.domain.core.records import Sample, Score
+from stages.domain.core.replies import render_reply
+from stages.domain.tasks.rewards import Referee, RewardRules
+from stages.domain.tasks.scoring import reward
+from stages.grpo.train import Gauges, Objective, train_grpo
+from stages.lib.judging.batch import JudgeUnavailableError, check_judged, score_replies
+from stages.lib.judging.embedder import LexicalEmbedder
+from stages.lib.judging.endpoint import EndpointJudge
+from stages.lib.training.mixture import Example
 from stages.params import OpenAIJudgeParams, load_params
+from stages.runtime import http as client
+from stages.runtime.endpoints import place
 
 
 @pytest.fixture

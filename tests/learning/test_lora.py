@@ -22,10 +22,10 @@ from tiny_parts import LORA, Seen, tinted, tiny
 from transformers import PreTrainedModel
 
 from flows.recipes import FOLDER, smoke_version
-from stages.learning.examples import Example
-from stages.learning.factory import load_model, save_model
-from stages.learning.lora import adapters, load_adapters, merged, save_merged, without_adapters
-from stages.learning.processor import encode_prompts, join_videos, modality_of
+from stages.lib.models.load import load_model, save_model
+from stages.lib.models.processor import encode_prompts, join_videos, modality_of
+from stages.lib.training.lora import adapters, load_adapters, merged, save_merged, without_adapters
+from stages.lib.training.mixture import Example
 from stages.params import GrpoRow, LoraParams, parse_params
 
 ROOT = Path(__file__).parents[2]

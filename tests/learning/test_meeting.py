@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 MODULE = """
 import os, sys, time
 from pathlib import Path
-from stages.learning.distributed import launch
+from stages.runtime.distributed import launch
 
 home = Path(sys.argv[1])
 if (status := launch("meeting", sys.argv[1:])) is not None:

@@ -10,16 +10,16 @@ import pytest
 from tiny_parts import REPLIES, Seen, frames, grpo_row, sft_row, tinted, tiny
 from transformers import PreTrainedModel
 
-from stages.domain.replies import final_answer, opened_by, parse_reply
-from stages.engines.local import LocalModel
-from stages.engines.questions import Answer, questions
-from stages.learning.cold_start import train_sft
-from stages.learning.examples import Example
-from stages.learning.factory import load_model, save_model
-from stages.learning.generate import generate, rollouts
-from stages.learning.grpo import Objective, train_grpo
-from stages.learning.processor import IGNORE, encode_prompts, render, reply_opening, training_batch
-from stages.suites.choices import strict_choice
+from stages.domain.core.replies import final_answer, opened_by, parse_reply
+from stages.grpo.train import Objective, train_grpo
+from stages.lib.inference.generate import generate, rollouts
+from stages.lib.models.load import load_model, save_model
+from stages.lib.models.processor import IGNORE, encode_prompts, render, reply_opening, training_batch
+from stages.lib.training.mixture import Example
+from stages.sft.train import train_sft
+from stages.tools.suites.engines.local import LocalModel
+from stages.tools.suites.engines.questions import Answer, questions
+from stages.tools.suites.published.choices import strict_choice
 
 OPEN, CLOSED = "<think>\n", "<think>\n\n</think>\n\n"
 #: As in Qwen3.5's small models: no thinking, unless it is asked for.

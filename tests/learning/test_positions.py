@@ -26,13 +26,13 @@ from test_video_grpo import config
 from tiny_parts import FAMILIES, ROOT, Seen, tiny
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin, Qwen2VLConfig
 
-from stages.domain.frames import Frames
-from stages.layout import AFTER_LAST, POSITIONS
-from stages.learning.examples import Example
-from stages.learning.factory import ModelUnavailableError, load_model, load_pretrained, save_model
-from stages.learning.positions import fault_of_rule
-from stages.learning.processor import EncodedPrompt, encode_prompts, modality_of, prompt_batch, training_batch
-from stages.learning.video_grpo import VideoGRPOTrainer
+from stages.domain.core.frames import Frames
+from stages.grpo.trainer import VideoGRPOTrainer
+from stages.lib.models.load import ModelUnavailableError, load_model, load_pretrained, save_model
+from stages.lib.models.positions import fault_of_rule
+from stages.lib.models.processor import EncodedPrompt, encode_prompts, modality_of, prompt_batch, training_batch
+from stages.lib.training.mixture import Example
+from stages.runtime.paths import AFTER_LAST, POSITIONS
 
 GOLDEN = [json.loads(line) for line in (ROOT / "tests/data/positions.jsonl").read_text(encoding="utf-8").splitlines()]
 TWO_WAYS = ("qwen2_vl", "qwen2_5_vl")
@@ -199,7 +199,7 @@ def test_generation_and_a_whole_forward_pass_agree(family: str) -> None:
 
 
 def test_plain_transformers_still_counts_otherwise(tmp_path: Path) -> None:
-    """When this fails, transformers counts as the weights were trained again: `stages/learning/positions.py` can go."""
+    """When this fails, transformers counts as the weights were trained again: `stages/lib/models/positions.py` can go."""
     for family in FAMILIES:
         save_model(*tiny(family), tmp_path / family)
         ours, processor = load_model(tmp_path / family, "fp32")

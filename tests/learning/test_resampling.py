@@ -11,10 +11,10 @@ import torch
 from test_video_grpo import TOLERANCE, VIDEOS, config, prepared, worst_errors
 from tiny_parts import tiny
 
-from stages.learning.factory import save_model
-from stages.learning.processor import encode_prompts
-from stages.learning.resampling import Reserve, dead_groups, replace_groups
-from stages.learning.video_grpo import VideoGRPOTrainer
+from stages.grpo.resampling import Reserve, dead_groups, replace_groups
+from stages.grpo.trainer import VideoGRPOTrainer
+from stages.lib.models.load import save_model
+from stages.lib.models.processor import encode_prompts
 
 
 def test_dead_groups_are_those_without_any_advantage() -> None:

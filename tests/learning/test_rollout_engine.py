@@ -18,10 +18,10 @@ from transformers.video_utils import VideoMetadata
 from trl import GRPOConfig
 from trl.generation import vllm_generation
 
-from stages.learning.factory import load_model, save_model
-from stages.learning.processor import encode_prompts, modality_of
-from stages.learning.rollout_engine import EngineError, VideoEngine, engine_settings, never_sampled, rollout_engine, vllm_request
-from stages.learning.video_grpo import VideoGRPOTrainer
+from stages.grpo.engine import EngineError, VideoEngine, engine_settings, never_sampled, rollout_engine, vllm_request
+from stages.grpo.trainer import VideoGRPOTrainer
+from stages.lib.models.load import load_model, save_model
+from stages.lib.models.processor import encode_prompts, modality_of
 
 SHOWN = {"even": (frames(1, 8, (48, 64)),), "odd": (frames(2, 7),), "two": (frames(3, 4), frames(4, 8, (64, 32)))}
 
@@ -109,7 +109,7 @@ def test_what_cannot_generate_is_refused_at_the_start(monkeypatch: pytest.Monkey
     with pytest.raises(EngineError, match="needs a GPU"):
         rollout_engine(wanted)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("stages.learning.rollout_engine.find_spec", lambda name: None)
+    monkeypatch.setattr("stages.grpo.engine.find_spec", lambda name: None)
     with pytest.raises(EngineError, match="vllm is not installed; install"):
         rollout_engine(wanted)
     assert engine_settings("hf", {"VIDBRIDGE_VLLM_MEMORY": "x"}) == {}

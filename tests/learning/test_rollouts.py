@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_parts import frames, tiny
 
-from stages.learning.generate import SeededDraws, rollouts
-from stages.learning.vision import encode_equal_videos_once
+from stages.lib.inference.generate import SeededDraws, rollouts
+from stages.lib.inference.vision_cache import encode_equal_videos_once
 
 
 def test_draws_follow_the_softmax_at_the_temperature() -> None:

@@ -14,9 +14,9 @@ from test_video_grpo import VIDEOS, config, gradients
 from tiny_parts import ROOT, grpo_row, sft_row, tiny
 
 from flows.recipes import smoke_version
-from stages.learning.advantages import normalised, scaled, summed
-from stages.learning.processor import encode_prompts
-from stages.learning.video_grpo import VideoGRPOTrainer
+from stages.grpo.advantages import normalised, scaled, summed
+from stages.grpo.trainer import VideoGRPOTrainer
+from stages.lib.models.processor import encode_prompts
 from stages.params import ParamsError, load_params, parse_params
 
 CONTRAST = {"weight": 0.3, "ratio": 0.8, "rollouts": 2, "min_share": 1.0}

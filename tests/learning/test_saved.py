@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from stages import lease
-from stages.learning import checkpoints
-from stages.learning.checkpoints import CheckpointGone, Saved
+from stages.lib.training import checkpoints
+from stages.lib.training.checkpoints import CheckpointGone, Saved
+from stages.runtime import lease
 
 
 def save(scratch: Path, step: int, known: Saved) -> Saved:
@@ -78,7 +78,7 @@ def test_the_last_state_may_be_what_is_gone(tmp_path: Path, known: Saved) -> Non
 
 
 def test_nothing_is_written_into_a_folder_that_another_process_has_taken_over(tmp_path: Path, known: Saved) -> None:
-    from stages.learning.training import _Watch
+    from stages.lib.training.loop import _Watch
 
     def never(*_: object) -> None:
         raise AssertionError

@@ -15,12 +15,12 @@ from test_video_grpo import VIDEOS, config, prepared
 from tiny_parts import LORA, Seen, frames, tiny
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
-from stages.learning.examples import Example
-from stages.learning.factory import load_model, load_pretrained, save_model
-from stages.learning.generate import generate, rollouts
-from stages.learning.lora import adapters
-from stages.learning.processor import EncodedPrompt, encode_prompts, prompt_batch
-from stages.learning.video_grpo import VideoGRPOTrainer
+from stages.grpo.trainer import VideoGRPOTrainer
+from stages.lib.inference.generate import generate, rollouts
+from stages.lib.models.load import load_model, load_pretrained, save_model
+from stages.lib.models.processor import EncodedPrompt, encode_prompts, prompt_batch
+from stages.lib.training.lora import adapters
+from stages.lib.training.mixture import Example
 from stages.params import LoraParams
 
 ITEMS = [(f"What{' colour' * i}?", frames(i, count=4 + 2 * (i % 2))) for i in range(3)]

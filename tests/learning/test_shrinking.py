@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from learning.tiny_parts import tiny
 
-from stages.domain.frames import Frames
-from stages.learning.factory import save_model
-from stages.learning.processor import encode_video, fit_of, most_pixels, shrink_of
-from stages.video.bounded import Wanted, load_bounded
-from stages.video.edits import load_video
-from stages.video.errors import VideoError
+from stages.domain.core.frames import Frames
+from stages.lib.models.load import save_model
+from stages.lib.models.processor import encode_video, fit_of, most_pixels, shrink_of
+from stages.lib.video.errors import VideoError
+from stages.lib.video.loader import load_video
+from stages.tools.serving.decode import Wanted, load_bounded
 
 CLIP = Path(__file__).parents[1] / "data/clips/bigbuckbunny.mp4"
 

@@ -6,9 +6,9 @@ from fractions import Fraction
 
 from tiny_parts import sft_row
 
-from stages.domain.records import Sample, Segment, Span, Timeline, Trace
-from stages.domain.replies import Reply, parse_reply
-from stages.sft import teach
+from stages.domain.core.records import Sample, Segment, Span, Timeline, Trace
+from stages.domain.core.replies import Reply, parse_reply
+from stages.sft.stage import teach
 
 FULL = Trace(
     thinking="the red bar rises then grows",

@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from tiny_parts import LORA, Seen, grpo_row, length_reward, sft_row, showing
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from stages.domain.records import Checkpoint
-from stages.domain.rollouts import RolloutGroup
-from stages.learning.checkpoints import CheckpointGone
-from stages.learning.cold_start import train_sft
-from stages.learning.examples import Example, draw
-from stages.learning.grpo import Objective, train_grpo
-from stages.rows import read_rows
+from stages.domain.core.records import Checkpoint
+from stages.domain.rl.rollouts import RolloutGroup
+from stages.grpo.train import Objective, train_grpo
+from stages.lib.rows.jsonl import read_rows
+from stages.lib.training.checkpoints import CheckpointGone
+from stages.lib.training.mixture import Example, draw
+from stages.sft.train import train_sft
 
 
 class Killed(BaseException):

@@ -18,10 +18,11 @@ from tiny_parts import LORA, frames, tiny
 from transformers import PreTrainedModel, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 
-from stages.domain.frames import Frames
-from stages.learning.factory import freeze, load_model, save_model
-from stages.learning.lora import adapters
-from stages.learning.processor import (
+from stages.domain.core.frames import Frames
+from stages.grpo.trainer import VideoGRPOTrainer
+from stages.lib.inference.vision_cache import _KeptFeatures, equal_to, fingerprint
+from stages.lib.models.load import freeze, load_model, save_model
+from stages.lib.models.processor import (
     EncodedPrompt,
     VideoFields,
     encode_prompts,
@@ -30,8 +31,7 @@ from stages.learning.processor import (
     placeholder_ids,
     split_videos,
 )
-from stages.learning.video_grpo import VideoGRPOTrainer
-from stages.learning.vision import _KeptFeatures, equal_to, fingerprint
+from stages.lib.training.lora import adapters
 from stages.params import LoraParams
 
 TEMPERATURE = 0.7
@@ -308,7 +308,7 @@ def test_rows_without_an_advantage_are_left_out_and_change_no_gradient(
 
     monkeypatch.setattr(trainer, "_get_per_token_logps_and_entropies", counting)
     fewer = gradients(trainer, inputs)
-    monkeypatch.setattr("stages.learning.video_grpo.with_advantage", lambda inputs, _: inputs)
+    monkeypatch.setattr("stages.grpo.trainer.with_advantage", lambda inputs, _: inputs)
     every = gradients(trainer, inputs)
     assert rows == [kept, 8]
     assert fewer.keys() == every.keys()

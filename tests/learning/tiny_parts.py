@@ -12,12 +12,12 @@ import pytest
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
-from stages.domain.frames import Frames
-from stages.domain.records import Sample, Score
-from stages.domain.rollouts import shown_groups
-from stages.learning.examples import Example
-from stages.learning.factory import build_tiny, save_model
-from stages.learning.showing import Showing
+from stages.domain.core.frames import Frames
+from stages.domain.core.records import Sample, Score
+from stages.domain.rl.rollouts import shown_groups
+from stages.grpo.rollout_log import Showing
+from stages.lib.models.load import build_tiny, save_model
+from stages.lib.training.mixture import Example
 from stages.params import GrpoRow, SftRow, TinyModelParams, load_params
 
 torch.set_num_threads(1)

@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from accelerate.state import AcceleratorState
 from tiny_parts import REPLIES, Seen, grpo_row, length_reward, sft_row, tinted
 
-from stages.learning import cold_start
-from stages.learning.distributed import launch
-from stages.learning.examples import Example
-from stages.learning.grpo import Objective, train_grpo
-from stages.learning.video_grpo import VideoGRPOTrainer
+from stages.grpo.train import Objective, train_grpo
+from stages.grpo.trainer import VideoGRPOTrainer
+from stages.lib.training.mixture import Example
+from stages.runtime.distributed import launch
+from stages.sft import train as cold_start
 
 STEPS, SAVED_AT = 4, 2
 SHARED = {"steps": STEPS, "save_steps": SAVED_AT, "schedule": "linear", "adam_beta2": 0.98}

@@ -14,11 +14,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from accelerate.state import AcceleratorState
 from tiny_parts import REPLIES, Seen, grpo_row, length_reward, sft_row, showing, tinted
 
-from stages.learning import vision
-from stages.learning.cold_start import train_sft
-from stages.learning.distributed import launch
-from stages.learning.examples import Example
-from stages.learning.grpo import Objective, train_grpo
+from stages.grpo.train import Objective, train_grpo
+from stages.lib.inference import vision_cache
+from stages.lib.training.mixture import Example
+from stages.runtime.distributed import launch
+from stages.sft.train import train_sft
 
 
 def missing_on_the_first_process(_: Any, replies: Sequence[str]) -> list[float | None]:
@@ -47,7 +47,7 @@ def main(home: Path, steps: int, lora: dict[str, Any] | None, frozen: bool) -> i
     AcceleratorState._reset_state()  # the verbs train once a process; here one start of two processes has to do for both
     # Three prompts on two processes: one has to see a video again where the other has just seen its own, and memory holds one.
     prompts = 3 if frozen else 2
-    vision.FEATURE_BYTES = 1
+    vision_cache.FEATURE_BYTES = 1
     grpo = grpo_row(
         steps=steps,
         prompts_per_step=prompts,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flow_project import make_small_project
 
-from flows import project, server
+from flows.processes import environment, prefect_server
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -45,7 +45,7 @@ def environ(**changes: str) -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return {
         **inherited,
-        **project.QUIET,
+        **environment.QUIET,
         **people,
         "PATH": path,
         "PYTHONPATH": str(TESTS.parent),
@@ -57,7 +57,7 @@ def environ(**changes: str) -> dict[str, str]:
 def start(root: Path, *arguments: str, log: Path, **changes: str) -> subprocess.Popen[bytes]:
     """``vidbridge`` as it is installed."""
     with log.open("wb") as out:
-        command = [sys.executable, "-m", "flows.command", *arguments]
+        command = [sys.executable, "-m", "flows.cli.command", *arguments]
         return subprocess.Popen(command, cwd=root, env=environ(**changes), stdin=subprocess.DEVNULL, stdout=out, stderr=out)
 
 
@@ -66,9 +66,9 @@ def serving(root: Path) -> Iterator[tuple[dict[str, str], int]]:
     """Prefect's server with its schedules: the environment in which clients find it, and the process that is its guard."""
     before = dict(os.environ)
     os.environ.pop("PREFECT_API_URL", None)
-    os.environ["PREFECT_HOME"] = str(project.state(root) / "prefect")
+    os.environ["PREFECT_HOME"] = str(environment.state(root) / "prefect")
     try:
-        with server.serving(root, 0) as running:
+        with prefect_server.serving(root, 0) as running:
             yield {"PREFECT_API_URL": running.url(), "PREFECT_API_AUTH_STRING": running.key}, running.process.pid
     finally:
         os.environ.clear()

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from flow_project import REPOSITORY, git, make_small_project
 
-from flows import server
+from flows.processes import prefect_server
 
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 #: For one run on a busy machine; what is waited for takes a quarter of it.
@@ -48,7 +48,7 @@ def reached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
             patch.delenv(name, raising=False)
         patch.setenv("PREFECT_HOME", str(home))
-        with server.serving(home, 0) as running:
+        with prefect_server.serving(home, 0) as running:
             yield {"PREFECT_API_URL": running.url(), "PREFECT_API_AUTH_STRING": running.key}
 
 
@@ -103,7 +103,7 @@ def ended(client: Any, run: Any, log: Path) -> Any:
 
 
 def deploy(project: Path, env: dict[str, str], *arguments: str) -> str:
-    command = [sys.executable, "-m", "flows.cli", "deploy", "--no-worker", *arguments]
+    command = [sys.executable, "-m", "flows.cli.main", "deploy", "--no-worker", *arguments]
     done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -254,7 +254,7 @@ def test_what_an_operator_set_on_the_server_stays(reached: dict[str, str], tmp_p
         # A pool that lets a run set its command is neither used nor changed.
         theirs = ProcessWorker.get_default_base_job_template()
         client.create_work_pool(WorkPoolCreate(name="theirs", type="process", base_job_template=theirs))
-        command = [sys.executable, "-m", "flows.cli", "deploy", "--no-worker", "--pool", "theirs"]
+        command = [sys.executable, "-m", "flows.cli.main", "deploy", "--no-worker", "--pool", "theirs"]
         refused = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False)
         assert refused.returncode == 2
         assert "--pool: 'theirs' is there already, and lets a run set how it is started" in refused.stderr
@@ -262,7 +262,7 @@ def test_what_an_operator_set_on_the_server_stays(reached: dict[str, str], tmp_p
     # Two at once.
     both = [
         subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "deploy", "--no-worker", "--pool", "twice", "--name", name],
+            [sys.executable, "-m", "flows.cli.main", "deploy", "--no-worker", "--pool", "twice", "--name", name],
             cwd=project,
             env=env,
             stdout=subprocess.PIPE,

@@ -15,7 +15,8 @@ import psutil
 import pytest
 import small
 
-from flows import deploying, project
+from flows.deployments import deploy
+from flows.processes import environment as project
 
 WAIT_S = 240
 
@@ -55,8 +56,8 @@ def attempts(root: Path, name: str) -> int:
 
 
 def mlflow_runs(root: Path) -> list[Any]:
-    from stages.tracking.store import open_client
-    from stages.tracking.uri import experiment_name
+    from stages.tracking.lineage.uri import experiment_name
+    from stages.tracking.runs.store import open_client
 
     client = open_client(root)
     return list(client.search_runs([client.get_experiment_by_name(experiment_name()).experiment_id]))
@@ -149,13 +150,13 @@ def test_after_kill_9_of_worker_and_flow_the_next_run_ends_what_was_lost_and_is_
         monkeypatch.setenv(name, value)
     project.enter(root)
     monkeypatch.setenv("VIDBRIDGE_PROJECT", str(root))
-    nightly = deploying.Order("main", "nightly")
-    deploying.create(root, nightly, worker=True)
+    nightly = deploy.Order("main", "nightly")
+    deploy.create(root, nightly, worker=True)
 
     def worker(log: Path) -> subprocess.Popen[bytes]:
         with log.open("wb") as out:
             environment = {**os.environ, "PREFECT_WORKER_QUERY_SECONDS": "2"}
-            return subprocess.Popen(deploying.worker_command(nightly.pool), cwd=root, env=environment, stdout=out, stderr=out)
+            return subprocess.Popen(deploy.worker_command(nightly.pool), cwd=root, env=environment, stdout=out, stderr=out)
 
     def order(client: Any) -> Any:
         deployment = client.read_deployment_by_name("vidbridge-scheduled/nightly")

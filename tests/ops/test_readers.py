@@ -21,14 +21,14 @@ from surroundings import forget
 
 from flows.preflight import mlflow_problems, remote_problems
 from stages.params import load_params
-from stages.tracking import content
-from stages.tracking.gate import history, promote, rollback
-from stages.tracking.ledger import DONE, ENTRY, VERDICT, Decided, now_ms
-from stages.tracking.registry import register
-from stages.tracking.runs import stage_run
-from stages.tracking.store import open_client
-from stages.tracking.uri import NoAnswer, TrackingError, check_server
-from stages.tracking.versions import find_version
+from stages.tracking.gate.promote import history, promote, rollback
+from stages.tracking.lineage import cache
+from stages.tracking.lineage.uri import NoAnswer, TrackingError, check_server
+from stages.tracking.registry.ledger import DONE, ENTRY, VERDICT, Decided, now_ms
+from stages.tracking.registry.register import register
+from stages.tracking.registry.versions import find_version
+from stages.tracking.runs.run import stage_run
+from stages.tracking.runs.store import open_client
 
 READER, PASSWORD = "dev", "password-of-the-dev"
 
@@ -71,7 +71,7 @@ def become(patch: pytest.MonkeyPatch, user: str, password: str) -> None:
 def command(root: Path, *arguments: str) -> tuple[int, str]:
     """A command of ours as the account that the environment names: its status and what it says."""
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *arguments],
+        [sys.executable, "-m", "flows.cli.main", *arguments],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
@@ -196,7 +196,7 @@ def test_the_remote_is_tried_and_a_hanging_one_is_given_up(team: Path, servers: 
     (said,) = remote_problems(team)
     assert "make that bucket or folder" in said
     monkeypatch.setenv("VIDBRIDGE_DVC_REMOTE", "s3://team/dvc")
-    monkeypatch.setattr(content, "PROBE_S", 3.0)
+    monkeypatch.setattr(cache, "PROBE_S", 3.0)
     servers.s3.trouble("stopped")
     try:
         start = time.monotonic()

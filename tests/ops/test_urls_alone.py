@@ -21,9 +21,9 @@ from serving_project import QUESTION, RED, make_project
 from small_project import commit
 from stack import BUCKET, CHECKOUT, Stack
 
-from stages.tracking.registry import register
-from stages.tracking.store import open_client
-from stages.tracking.versions import CHAMPION
+from stages.tracking.registry.register import register
+from stages.tracking.registry.versions import CHAMPION
+from stages.tracking.runs.store import open_client
 
 MODEL = "vidbridge-anywhere"
 URI = f"models:/{MODEL}@{CHAMPION}"

@@ -9,9 +9,9 @@ from typing import Any, get_args
 
 import pytest
 
+from stages.lib.annotations.annotation import Annotation, SourceError
+from stages.lib.annotations.formats import FORMATS, read_source
 from stages.params import IngestParams
-from stages.sources.annotation import Annotation, SourceError
-from stages.sources.formats import FORMATS, read_source
 from tests.siblings import CASES
 
 #: After the entry that the README of github.com/coin-dataset/annotations shows at 4450e37.

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from stages.ingest.clips import Media, data_card, frame_boundary, summarise, to_clip, without_duplicates
+from stages.ingest.split import assign_splits, drawn_split
+from stages.lib.annotations.annotation import Annotation, SourceError
+from stages.lib.annotations.jsonl import read_annotations
 from stages.params import IngestParams, Tolerance
-from stages.sources.annotation import Annotation, SourceError
-from stages.sources.clips import Media, data_card, frame_boundary, summarise, to_clip, without_duplicates
-from stages.sources.jsonl import read_annotations
-from stages.sources.split import assign_splits, drawn_split
 
 GOOD: dict[str, Any] = {"video": "a.mp4", "events": [{"start": 0, "end": 1.5, "caption": "it moves"}]}
 PARAMS = IngestParams(

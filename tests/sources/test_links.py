@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.sources.activitynet_captions import read_activitynet_captions
-from stages.sources.annotation import videos_in
-from stages.sources.jsonl import read_annotations
+from stages.lib.annotations.activitynet_captions import read_activitynet_captions
+from stages.lib.annotations.annotation import videos_in
+from stages.lib.annotations.jsonl import read_annotations
 
 ENTRY = {"duration": 3.0, "timestamps": [[0, 1]], "sentences": ["It moves."]}
 

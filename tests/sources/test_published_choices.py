@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stages.sources.choices import stated_letter, unlettered
+from stages.lib.annotations.choices import stated_letter, unlettered
 
 OPTIONS = ("It is pushed", "It slips", "A cat jumps")
 

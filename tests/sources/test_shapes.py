@@ -10,12 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.domain import lexicon
-from stages.domain.timeline import sample_indices
-from stages.params import CorpusParams, ParamsError
-from stages.sources.annotation import Annotation
-from stages.sources.jsonl import read_annotations, write_annotations
-from stages.sources.shapes import (
+from stages.corpus.shapes import (
     BACKGROUND,
     COLOURS,
     MOVES,
@@ -30,6 +25,11 @@ from stages.sources.shapes import (
     plan,
     render,
 )
+from stages.domain.core.timeline import sample_indices
+from stages.domain.tasks import lexicon
+from stages.lib.annotations.annotation import Annotation
+from stages.lib.annotations.jsonl import read_annotations, write_annotations
+from stages.params import CorpusParams, ParamsError
 
 
 def params(**changes: object) -> CorpusParams:

@@ -10,7 +10,7 @@ from typing import Any
 
 from builders import SETTINGS, clip
 
-from stages.domain.synthesis import synthesise
+from stages.domain.tasks.synthesis import synthesise
 
 
 def video_mme(**changes: Any) -> dict[str, Any]:

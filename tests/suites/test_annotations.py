@@ -15,9 +15,9 @@ from siblings import ANNOTATIONS, needs_annotations
 from suite_files import VDC, VDC_HARNESS, carebench, dream, lines, mvbench, predicted, samples, tarsier, video_mme
 
 from stages.params import load_params
-from stages.score import read_questions, score
-from stages.suites.benchmark import AnnotationError
-from stages.suites.known import BENCHMARKS
+from stages.tools.suites.published.benchmark import AnnotationError
+from stages.tools.suites.published.registry import BENCHMARKS
+from stages.tools.suites.score import read_questions, score
 
 PARAMS = load_params(Path(__file__).parents[2] / "infra/recipes/tiny.yaml")
 TEXTS = PARAMS.prompt

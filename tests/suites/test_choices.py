@@ -10,8 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.crosscheck import SUBJECTS
-from stages.domain.replies import final_answer
-from stages.suites.choices import lmms_eval_letter, lmms_eval_spoken, strict_choice, vlmevalkit_letter, vlmevalkit_right
+from stages.domain.core.replies import final_answer
+from stages.tools.suites.published.choices import (
+    lmms_eval_letter,
+    lmms_eval_spoken,
+    strict_choice,
+    vlmevalkit_letter,
+    vlmevalkit_right,
+)
 
 RECORDS = Path(__file__).parents[1] / "data/crosscheck"
 OPTIONS = ("Apples.", "Candles", "Berries", "A dog")

@@ -11,11 +11,11 @@ import pytest
 from suite_files import dream, lines, mvbench, predicted, samples, video_mme
 from test_score import PARAMS
 
-from stages.domain.certainty import holm
-from stages.domain.replies import render_reply
-from stages.score import score
-from stages.suites.benchmark import PredictionError
-from stages.suites.paired import exact_p
+from stages.domain.core.replies import render_reply
+from stages.domain.statistics.bootstrap import holm
+from stages.tools.suites.published.benchmark import PredictionError
+from stages.tools.suites.published.paired import exact_p
+from stages.tools.suites.score import score
 
 
 def compared(folder: Path, name: str, rows: list[Any], this: dict[str, str], other: dict[str, str]) -> Any:

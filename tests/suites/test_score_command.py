@@ -27,7 +27,7 @@ def project(tmp_path: Path) -> Path:
 
 def test_the_table_the_file_and_the_messages(project: Path, tmp_path: Path) -> None:
     def vidbridge(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "flows.cli", "score", *map(str, arguments)]
+        command = [sys.executable, "-m", "flows.cli.main", "score", *map(str, arguments)]
         return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120, check=False)
 
     rows = [video_mme(question_id=f"[b]{i}", task_type="[red]OCR") for i in range(3)]
@@ -71,7 +71,17 @@ def test_annotations_may_lie_on_the_hub(project: Path, tmp_path: Path) -> None:
     offline = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
 
     def score(at: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "flows.cli", "score", "--benchmark", "video-mme", "--annotations", at, "--no-baselines"]
+        command = [
+            sys.executable,
+            "-m",
+            "flows.cli.main",
+            "score",
+            "--benchmark",
+            "video-mme",
+            "--annotations",
+            at,
+            "--no-baselines",
+        ]
         command += ["--predictions", str(predictions)]
         return subprocess.run(command, cwd=project, env=offline, capture_output=True, text=True, timeout=120, check=False)
 

@@ -18,9 +18,9 @@ import pytest
 from small_project import commit, make, run
 from surroundings import forget
 
-from stages.tracking.registry import register
-from stages.tracking.store import open_client
-from stages.tracking.uri import DATABASE
+from stages.tracking.lineage.uri import DATABASE
+from stages.tracking.registry.register import register
+from stages.tracking.runs.store import open_client
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from stages.tracking.content import Source, open_content, parse_source
-from stages.tracking.gate import load_checkpoint
-from stages.tracking.lock import read_lock
-from stages.tracking.registry import register
-from stages.tracking.uri import TrackingError
+from stages.tracking.gate.promote import load_checkpoint
+from stages.tracking.lineage.cache import Source, open_content, parse_source
+from stages.tracking.lineage.lockfile import read_lock
+from stages.tracking.lineage.uri import TrackingError
+from stages.tracking.registry.register import register
 
 
 def out(project: Path, stage: str, path: str) -> str:

@@ -14,15 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.doctor import _git, _remote
+from flows.cli.doctor import _git, _remote
 from flows.preflight import git_problems, mlflow_problems, remote_problems
 from stages.params import load_params
-from stages.tracking.foreign import sentence_of
-from stages.tracking.registry import register
-from stages.tracking.remote import remote_error
-from stages.tracking.runs import stage_run
-from stages.tracking.store import experiment_id, open_client, store_error
-from stages.tracking.uri import (
+from stages.tracking.lineage.remote import remote_error
+from stages.tracking.lineage.uri import (
     DATABASE,
     NoAnswer,
     TrackingError,
@@ -32,6 +28,10 @@ from stages.tracking.uri import (
     patience_of_run_s,
     tracking_uri,
 )
+from stages.tracking.registry.register import register
+from stages.tracking.runs.foreign import sentence_of
+from stages.tracking.runs.run import stage_run
+from stages.tracking.runs.store import experiment_id, open_client, store_error
 
 CANARY = "CANARY7value"
 

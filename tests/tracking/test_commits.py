@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.tracking.commits import holding_commit, record_commit
-from stages.tracking.lock import read_lock
-from stages.tracking.uri import TrackingError
+from stages.tracking.lineage.commits import holding_commit, record_commit
+from stages.tracking.lineage.lockfile import read_lock
+from stages.tracking.lineage.uri import TrackingError
 
 
 def test_it_commits_the_lock_and_leaves_everything_else_alone(

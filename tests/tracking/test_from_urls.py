@@ -14,19 +14,19 @@ from pathlib import Path
 import pytest
 from surroundings import forget, put
 
-from flows import champion
+from flows.cli import champion
+from flows.cli.outside import reader
 from flows.errors import UsageError
-from flows.outside import reader
-from stages.tracking.cache import CACHE_VARIABLE, SIZE_VARIABLE, TAG_FILE, cache_folder, is_cache, kept, prune
-from stages.tracking.compared import compare_pair, pair
-from stages.tracking.content import REMOTE_VARIABLE, Source, open_content, parse_source
-from stages.tracking.explain import explain
-from stages.tracking.listing import ListError
-from stages.tracking.named import MODEL_VARIABLE, find_named
-from stages.tracking.servable import load_servable
-from stages.tracking.store import open_client
-from stages.tracking.uri import DATABASE, TrackingError
-from stages.tracking.versions import load_version
+from stages.tracking.lineage.cache import REMOTE_VARIABLE, Source, open_content, parse_source
+from stages.tracking.lineage.cache_folder import CACHE_VARIABLE, SIZE_VARIABLE, TAG_FILE, cache_folder, is_cache, kept, prune
+from stages.tracking.lineage.listing import ListError
+from stages.tracking.lineage.uri import DATABASE, TrackingError
+from stages.tracking.registry.compare import compare_pair, pair
+from stages.tracking.registry.explain import explain
+from stages.tracking.registry.named import MODEL_VARIABLE, find_named
+from stages.tracking.registry.servable import load_servable
+from stages.tracking.registry.versions import load_version
+from stages.tracking.runs.store import open_client
 
 MODEL = "vidbridge-tiny"
 URI = f"models:/{MODEL}@candidate"

@@ -13,18 +13,18 @@ import pytest
 import yaml
 from rich.console import Console
 
-from stages.domain.comparing import Comparison, SampleScore, compare
-from stages.domain.gauges import GAUGES
+from flows.console import registry
+from stages.domain.rl.gauges import GAUGES
+from stages.domain.statistics.paired import Comparison, SampleScore, compare
 from stages.params import GateParams, GaugeLimits, GaugeName, ParamsError, load_params, parse_params
-from stages.tracking import render
-from stages.tracking.compared import compare_pair, pair
-from stages.tracking.explain import explain
-from stages.tracking.gate import add_scores, champion_to_rescore, history, load_checkpoint, promote, rollback
-from stages.tracking.registry import register
-from stages.tracking.rules import HELD_OUT_BLANK, Evidence, decide
-from stages.tracking.scores import Baselines, ScoreCard, TaskScore, parse_baselines, parse_scores
-from stages.tracking.store import open_client
-from stages.tracking.uri import TrackingError, tracking_uri
+from stages.tracking.gate.promote import add_scores, champion_to_rescore, history, load_checkpoint, promote, rollback
+from stages.tracking.gate.rules import HELD_OUT_BLANK, Evidence, decide
+from stages.tracking.lineage.uri import TrackingError, tracking_uri
+from stages.tracking.registry.compare import compare_pair, pair
+from stages.tracking.registry.explain import explain
+from stages.tracking.registry.register import register
+from stages.tracking.registry.score_cards import Baselines, ScoreCard, TaskScore, parse_baselines, parse_scores
+from stages.tracking.runs.store import open_client
 
 GATE = GateParams(
     registered_model="m",
@@ -383,14 +383,14 @@ def test_everything_can_be_shown(project: Path) -> None:
     report = register(project)
     console = Console(width=140, record=True)
     for shown in (
-        render.register_table(report),
-        render.promotion_table(promote(project, 2)),
-        render.promotion_table(promote(project, reason="[red]markup is data[/red]")),
-        render.history_table(history(project)),
-        render.comparison_table(
+        registry.register_table(report),
+        registry.promotion_table(promote(project, 2)),
+        registry.promotion_table(promote(project, reason="[red]markup is data[/red]")),
+        registry.history_table(history(project)),
+        registry.comparison_table(
             asked := pair(project, "7", "5"), compare_pair(project, asked, load_params(project / "params.yaml")), 0.95
         ),
-        render.explanation_table(explain(project, "champion")),
+        registry.explanation_table(explain(project, "champion")),
     ):
         console.print(shown)
     text = console.export_text()

@@ -15,21 +15,23 @@ from typing import Any
 import pytest
 from surroundings import forget, put
 
-from flows import doctor, registered, running
+from flows.cli import doctor
+from flows.cli import run as running
 from flows.errors import FlowError, UsageError
-from flows.housekeeping import Order, gc
-from flows.removal import remove
+from flows.housekeeping.gc import Order, gc
+from flows.housekeeping.removal import remove
+from flows.repro import registered
 from stages.params import ExcludedVideo, load_params
-from stages.removing import RemovalError
-from stages.tracking.explain import explain
-from stages.tracking.gate import load_checkpoint, promote, rollback, settle
-from stages.tracking.ledger import ENTRY, Decided, last_move, now_ms, read_ledger, write_entry
-from stages.tracking.registry import RegisterReport, register
-from stages.tracking.removals import REMOVED, objection
-from stages.tracking.runs import stage_run
-from stages.tracking.store import open_client
-from stages.tracking.uri import TrackingError
-from stages.tracking.versions import JUDGING, find_version
+from stages.tools.dataset.remove import RemovalError
+from stages.tracking.gate.promote import load_checkpoint, promote, rollback, settle
+from stages.tracking.lineage.uri import TrackingError
+from stages.tracking.registry.explain import explain
+from stages.tracking.registry.ledger import ENTRY, Decided, last_move, now_ms, read_ledger, write_entry
+from stages.tracking.registry.register import RegisterReport, register
+from stages.tracking.registry.removals import REMOVED, objection
+from stages.tracking.registry.versions import JUDGING, find_version
+from stages.tracking.runs.run import stage_run
+from stages.tracking.runs.store import open_client
 
 MODEL = "vidbridge-tiny"
 CACHE, REMOTE = Path(".dvc/cache"), Path(".vidbridge/remote")

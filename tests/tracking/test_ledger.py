@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from flows.console.registry import history_table
 from stages.params import Params, load_params
-from stages.tracking.gate import Case, conclude, history, judge, promote, rollback, settle
-from stages.tracking.ledger import champions, last_move, read_ledger, write_entry
-from stages.tracking.registry import register
-from stages.tracking.render import history_table
-from stages.tracking.store import open_client
-from stages.tracking.uri import TrackingError, tracking_uri
-from stages.tracking.versions import all_versions, find_version
+from stages.tracking.gate.promote import Case, conclude, history, judge, promote, rollback, settle
+from stages.tracking.lineage.uri import TrackingError, tracking_uri
+from stages.tracking.registry.ledger import champions, last_move, read_ledger, write_entry
+from stages.tracking.registry.register import register
+from stages.tracking.registry.versions import all_versions, find_version
+from stages.tracking.runs.store import open_client
 
 MODEL = "vidbridge-tiny"
 
@@ -124,7 +124,7 @@ RACE = """
 import sys, time
 from pathlib import Path
 from stages.params import load_params
-from stages.tracking.gate import promote
+from stages.tracking.gate.promote import promote
 root, rounds, version, meeting = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
 text = (root / "params.yaml").read_text()
 for turn in range(rounds):

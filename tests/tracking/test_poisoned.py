@@ -19,18 +19,18 @@ from typing import Any
 import pytest
 from surroundings import forget, put
 
-from stages.publish import publish
-from stages.tracking.content import Source, open_content
-from stages.tracking.explain import explain
-from stages.tracking.gate import history, load_checkpoint, promote
-from stages.tracking.ledger import alias_fault
-from stages.tracking.listing import MAX_BYTES, ListError, parse_list
-from stages.tracking.lock import read_lock
-from stages.tracking.registry import register
-from stages.tracking.servable import SERVABLE, load_servable, usage_of_version
-from stages.tracking.store import open_client
-from stages.tracking.uri import DATABASE, TrackingError
-from stages.tracking.versions import CHAMPION, LOADED, find_version
+from stages.tools.serving.export import publish
+from stages.tracking.gate.promote import history, load_checkpoint, promote
+from stages.tracking.lineage.cache import Source, open_content
+from stages.tracking.lineage.listing import MAX_BYTES, ListError, parse_list
+from stages.tracking.lineage.lockfile import read_lock
+from stages.tracking.lineage.uri import DATABASE, TrackingError
+from stages.tracking.registry.explain import explain
+from stages.tracking.registry.ledger import alias_fault
+from stages.tracking.registry.register import register
+from stages.tracking.registry.servable import SERVABLE, load_servable, usage_of_version
+from stages.tracking.registry.versions import CHAMPION, LOADED, find_version
+from stages.tracking.runs.store import open_client
 
 MODEL, LEDGER = "vidbridge-tiny", "vidbridge-tiny.gate"
 KEPT = "what was there before"
@@ -233,7 +233,7 @@ def test_a_folder_with_code_behind_storage_location_is_not_what_is_served(regist
         "served.py",
         "vidbridge.json",
     ]
-    assert "stages.serving" in (folder / "served.py").read_text()
+    assert "stages.tools.serving.server" in (folder / "served.py").read_text()
     assert folder.is_relative_to(registered / SERVABLE)
 
 
@@ -310,8 +310,8 @@ def test_one_version_below_another_does_not_change_it(registered: Path, remote: 
 
 
 def test_an_alias_that_the_gate_did_not_put_there_is_told_of(registered: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from flows.champion import warn_of_moved
-    from flows.doctor import _champion
+    from flows.cli.champion import warn_of_moved
+    from flows.cli.doctor import _champion
 
     project = registered
     client = open_client(project)
@@ -381,7 +381,7 @@ def test_the_command_says_it_in_a_sentence(registered: Path, remote: Path, outsi
     client = open_client(registered)
     client.set_registered_model_alias(MODEL, CHAMPION, str(find_version(client, MODEL, "candidate").number))
     point(registered, f"dvc://{listed(remote, {'md5': evil, 'relpath': PATHS['up']})}/final")
-    command = [sys.executable, "-m", "flows.cli", "export", str(tmp_path / "made")]
+    command = [sys.executable, "-m", "flows.cli.main", "export", str(tmp_path / "made")]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, cwd=registered, env=env, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.tracking.explain import explain
-from stages.tracking.gate import load_checkpoint
-from stages.tracking.lock import read_lock
-from stages.tracking.registry import RegisterReport, register
-from stages.tracking.runs import TAG
-from stages.tracking.store import open_client
-from stages.tracking.uri import EXPERIMENT, RUN_FILES, TrackingError
-from stages.tracking.versions import all_versions
+from stages.tracking.gate.promote import load_checkpoint
+from stages.tracking.lineage.lockfile import read_lock
+from stages.tracking.lineage.uri import EXPERIMENT, RUN_FILES, TrackingError
+from stages.tracking.registry.explain import explain
+from stages.tracking.registry.register import RegisterReport, register
+from stages.tracking.registry.versions import all_versions
+from stages.tracking.runs.run import TAG
+from stages.tracking.runs.store import open_client
 
 MODEL = "vidbridge-tiny"
 #: Stage and step of the seven versions, in order.
@@ -129,7 +129,9 @@ def test_lock_and_parameters_are_kept_with_a_run(project: Path, tmp_path: Path) 
         assert kept.read_bytes() == (project / name).read_bytes()
 
 
-REGISTER = "import sys; from pathlib import Path; from stages.tracking.registry import register; register(Path(sys.argv[1]))"
+REGISTER = (
+    "import sys; from pathlib import Path; from stages.tracking.registry.register import register; register(Path(sys.argv[1]))"
+)
 
 
 @pytest.mark.slow

@@ -14,17 +14,28 @@ import pytest
 from rich.console import Console
 from surroundings import forget
 
+from flows.console.registry import history_table
 from stages.params import load_params
-from stages.tracking.gate import history, promote, rollback, settle
-from stages.tracking.ledger import DONE, ENTRY, PROOF, VERDICT, Decided, alias_fault, champions, now_ms, read_ledger, write_entry
-from stages.tracking.production import COPY_OF, publish
-from stages.tracking.registry import register
-from stages.tracking.render import history_table
-from stages.tracking.rights import LEDGER, OF
-from stages.tracking.samples import keep_samples, read_samples
-from stages.tracking.store import open_client
-from stages.tracking.uri import DATABASE, TrackingError
-from stages.tracking.versions import all_versions, find_version
+from stages.tracking.gate.promote import history, promote, rollback, settle
+from stages.tracking.lineage.uri import DATABASE, TrackingError
+from stages.tracking.registry.ledger import (
+    DONE,
+    ENTRY,
+    PROOF,
+    VERDICT,
+    Decided,
+    alias_fault,
+    champions,
+    now_ms,
+    read_ledger,
+    write_entry,
+)
+from stages.tracking.registry.production import COPY_OF, publish
+from stages.tracking.registry.register import register
+from stages.tracking.registry.rights import LEDGER, OF
+from stages.tracking.registry.samples import keep_samples, read_samples
+from stages.tracking.registry.versions import all_versions, find_version
+from stages.tracking.runs.store import open_client
 
 MODEL, KEPT = "vidbridge-tiny", "vidbridge-tiny.gate"
 

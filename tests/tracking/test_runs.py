@@ -22,17 +22,12 @@ from urllib.parse import urlsplit
 import pytest
 from mlflow.entities import Run
 
-from stages.domain.records import Checkpoint
-from stages.liveness import me
+from stages.domain.core.records import Checkpoint
 from stages.params import Params, load_params
-from stages.tracking import uri
-from stages.tracking.heartbeats import LOST_TAG, PROCESS_TAG, Sign, Watch
-from stages.tracking.machine import gpus_in_use
-from stages.tracking.outbox import UNSENT, send_unsent
-from stages.tracking.registry import register
-from stages.tracking.runs import TAG, _OthersRuns, pipeline_run, process_cost, stage_run
-from stages.tracking.store import open_client
-from stages.tracking.uri import (
+from stages.runtime.liveness import me
+from stages.runtime.machine import gpus_in_use
+from stages.tracking.lineage import uri
+from stages.tracking.lineage.uri import (
     DATABASE,
     EXPERIMENT,
     RUN_FILES,
@@ -44,6 +39,11 @@ from stages.tracking.uri import (
     shown,
     tracking_uri,
 )
+from stages.tracking.registry.register import register
+from stages.tracking.runs.heartbeats import LOST_TAG, PROCESS_TAG, Sign, Watch
+from stages.tracking.runs.outbox import UNSENT, send_unsent
+from stages.tracking.runs.run import TAG, _OthersRuns, pipeline_run, process_cost, stage_run
+from stages.tracking.runs.store import open_client
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from stages.params import load_params
-from stages.tracking.runs import stage_run
+from stages.tracking.runs.run import stage_run
 with stage_run(sys.argv[1], load_params("params.yaml")) as run:
     print("open", flush=True)
     for step in range(200):

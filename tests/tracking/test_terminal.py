@@ -12,11 +12,11 @@ import pytest
 from commands import commands, vidbridge
 from surroundings import forget
 
-from stages.tracking import gate
-from stages.tracking.registry import register
-from stages.tracking.runs import TAG
-from stages.tracking.store import open_client
-from stages.upgrade import concerns_of_project, concerns_of_registry
+from stages.tools.upgrade import concerns_of_project, concerns_of_registry
+from stages.tracking.gate import promote
+from stages.tracking.registry.register import register
+from stages.tracking.runs.run import TAG
+from stages.tracking.runs.store import open_client
 
 CLIP = next(iter(sorted((Path(__file__).parents[1] / "data/clips").glob("*.mp4"))))
 MODEL = "vidbridge-tiny"
@@ -35,7 +35,7 @@ def registered(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         patch.setenv("VIDBRIDGE_PROJECT", str(root))
         patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
         register(root)
-        gate.promote(root, author="somebody", reason="a start")
+        promote.promote(root, author="somebody", reason="a start")
     return root
 
 
@@ -56,7 +56,7 @@ def test_tags_and_names_of_the_registry_are_text(project: Path) -> None:
         client.set_model_version_tag(MODEL, champion.version, TAG + name, HOSTILE)
     client.set_model_version_tag(MODEL, champion.version, TAG + "data", json.dumps({HOSTILE: HOSTILE}))
     client.set_model_version_tag(MODEL, champion.version, TAG + "params", json.dumps({"params.yaml": {HOSTILE: HOSTILE}}))
-    gate.promote(project, "1", author=HOSTILE, reason=HOSTILE)
+    promote.promote(project, "1", author=HOSTILE, reason=HOSTILE)
     asked = [("explain", str(champion.version)), ("history",), ("compare", str(champion.version), "1")]
     for command, shown in zip(asked, commands(project, [({}, command) for command in asked], COLUMNS="400"), strict=True):
         said = shown.said
@@ -71,7 +71,7 @@ def test_tags_and_names_of_the_registry_are_text(project: Path) -> None:
 def test_who_and_why_are_shown_whole_where_the_output_is_no_terminal(project: Path) -> None:
     who = "maintainer-of-a-long-name@a-host-with-a-long-name.example.org"
     why = "it is better on captions of scenes at night, and no worse on any other"
-    gate.promote(project, "1", author=who, reason=why)
+    promote.promote(project, "1", author=who, reason=why)
     said = vidbridge(project, "history", COLUMNS="").stdout
     assert max(map(len, said.splitlines())) <= 120
     header = next(line for line in said.splitlines() if " who " in line and " why" in line)
@@ -184,8 +184,8 @@ def test_the_doctor_names_what_0_1_made(project: Path) -> None:
 
 
 def test_weights_of_0_1_have_to_be_trained_again(project: Path) -> None:
-    from stages.tracking.content import open_content, parse_source
-    from stages.tracking.versions import find_version
+    from stages.tracking.lineage.cache import open_content, parse_source
+    from stages.tracking.registry.versions import find_version
 
     version = find_version(open_client(project), MODEL, "champion")
     source = parse_source(version.source)

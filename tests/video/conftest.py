@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from numbered_frames import FRAMES, RATE, draw_numbers
 
-from stages.video.encoder import encode, ffmpeg_binary
+from stages.lib.video.encoder import encode, ffmpeg_binary
 
 
 @pytest.fixture(scope="session")

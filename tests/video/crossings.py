@@ -15,7 +15,7 @@ from pathlib import Path
 from numbered_frames import FRAMES, RATE, draw_numbers
 from zoo import run
 
-from stages.video.encoder import encode
+from stages.lib.video.encoder import encode
 
 #: The frame whose time is made wrong, in order of storage.
 BAD = 31

@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 from siblings import CASES
 
-from stages.domain.records import Clip, Reject
-from stages.domain.timeline import plain
-from stages.examining import copy_normalised, examine, examine_source
+from stages.domain.core.records import Clip, Reject
+from stages.domain.core.timeline import plain
+from stages.ingest.examine import copy_normalised, examine, examine_source
+from stages.lib.video import probe as probing
+from stages.lib.video.encoder import encode
+from stages.lib.video.errors import VideoError
+from stages.lib.video.loader import FrameLoader, load_video
+from stages.lib.video.probe import probe
+from stages.lib.video.reader import read_frames
 from stages.params import load_params
-from stages.video import probe as probing
-from stages.video.bounded import Wanted, load_bounded
-from stages.video.edits import FrameLoader, load_video
-from stages.video.encoder import encode
-from stages.video.errors import VideoError
-from stages.video.probe import probe
-from stages.video.protocol import load_at
-from stages.video.reader import read_frames
+from stages.tools.serving.decode import Wanted, load_bounded
+from stages.tools.suites.frames import load_at
 
 Make = Callable[..., Path]
 ROOT = Path(__file__).parents[2]

@@ -11,13 +11,13 @@ from crossings import ONE_WRONG, Crossing, build_crossing, crossings, shown_at
 from numbered_frames import FRAMES
 from zoo import read_blocks
 
-from stages.examining import Finding, examine
-from stages.video import reader
-from stages.video.edits import load_video
-from stages.video.errors import VideoError
-from stages.video.probe import Probe, probe
-from stages.video.protocol import load_at
-from stages.video.reader import read_frames
+from stages.ingest.examine import Finding, examine
+from stages.lib.video import reader
+from stages.lib.video.errors import VideoError
+from stages.lib.video.loader import load_video
+from stages.lib.video.probe import Probe, probe
+from stages.lib.video.reader import read_frames
+from stages.tools.suites.frames import load_at
 
 #: A file of each kind of fault, for the ordinary test run; the others take minutes.
 FEW = frozenset(

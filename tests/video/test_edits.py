@@ -11,13 +11,14 @@ import pytest
 from numbered_frames import FRAMES, RATE, draw_numbers, read_numbers
 from PIL import Image
 
-from stages.domain.records import Clip, Sample, Segment, Span, Timeline
-from stages.domain.timeline import interleave, mask, plain, resolve, sample_indices
-from stages.video import edits, sheets
-from stages.video.edits import FrameLoader, load_video
-from stages.video.encoder import encode
-from stages.video.reader import read_frames
-from stages.video.sheets import SheetRow, contact_sheet, sample_sheet
+from stages.domain.core.records import Clip, Sample, Segment, Span, Timeline
+from stages.domain.core.timeline import interleave, mask, plain, resolve, sample_indices
+from stages.lib.video import loader as edits
+from stages.lib.video.encoder import encode
+from stages.lib.video.loader import FrameLoader, load_video
+from stages.lib.video.reader import read_frames
+from stages.synthesize import contact_sheets
+from stages.synthesize.contact_sheets import SheetRow, contact_sheet, sample_sheet
 
 SHOWN = 12
 
@@ -176,12 +177,12 @@ def test_a_contact_sheet_shows_mask_and_interleave(folder: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("text", ["Straße, café – naïve", "кот прыгает", "η γάτα πηδά"])
 def test_a_contact_sheet_draws_the_letters_of_other_languages(text: str, folder: Path, tmp_path: Path) -> None:
-    assert sheets._is_drawn(text)
-    assert sheets.NOT_DRAWN not in _drawn(text, folder, tmp_path)
+    assert contact_sheets._is_drawn(text)
+    assert contact_sheets.NOT_DRAWN not in _drawn(text, folder, tmp_path)
 
 
 def test_a_contact_sheet_says_where_letters_are_drawn_as_boxes(folder: Path, tmp_path: Path) -> None:
-    assert sheets.NOT_DRAWN in _drawn("一只猫跳起来", folder, tmp_path)
+    assert contact_sheets.NOT_DRAWN in _drawn("一只猫跳起来", folder, tmp_path)
 
 
 def _drawn(text: str, folder: Path, tmp_path: Path) -> str:
@@ -189,11 +190,11 @@ def _drawn(text: str, folder: Path, tmp_path: Path) -> str:
     frames = FrameLoader(CLIPS, folder, 0).load(_sample(MASKED))
     row = SheetRow("x", frames, resolve(MASKED, frames.indices), "what?", text)
     contact_sheet([row], tmp_path / "sheet.png")
-    return " ".join(line for line, _ in sheets._texts(row, 2000))
+    return " ".join(line for line, _ in contact_sheets._texts(row, 2000))
 
 
 def test_plain_text_is_drawn_in_the_font_that_it_always_was() -> None:
-    assert sheets._font(15, "A) the red bar  ·  B) it rises?").getname() == ("Aileron", "Regular")
+    assert contact_sheets._font(15, "A) the red bar  ·  B) it rises?").getname() == ("Aileron", "Regular")
 
 
 def test_a_sheet_without_samples_is_an_error(tmp_path: Path, folder: Path) -> None:

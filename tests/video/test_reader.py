@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numbered_frames import FRAMES, RATE, draw_numbers, read_numbers
 
-from stages.video import reader
-from stages.video.encoder import encode, validate
-from stages.video.errors import VideoError
-from stages.video.probe import probe
-from stages.video.reader import ReadStats, _read_decord, _read_pyav, choose, read_frames
+from stages.lib.video import reader
+from stages.lib.video.encoder import encode, validate
+from stages.lib.video.errors import VideoError
+from stages.lib.video.probe import probe
+from stages.lib.video.reader import ReadStats, _read_decord, _read_pyav, choose, read_frames
 
 Make = Callable[..., Path]
 REAL = Path(__file__).parents[1] / "data/clips/bigbuckbunny.mp4"

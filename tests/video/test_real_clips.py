@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from siblings import REAL_CLIPS, needs_real_clips
 
-from stages.examining import examine
-from stages.video import reader
-from stages.video.encoder import ffmpeg_binary
-from stages.video.errors import VideoError
-from stages.video.probe import UNTRUSTED_TIMES, probe
-from stages.video.protocol import load_at
-from stages.video.reader import read_frames
+from stages.ingest.examine import examine
+from stages.lib.video import reader
+from stages.lib.video.encoder import ffmpeg_binary
+from stages.lib.video.errors import VideoError
+from stages.lib.video.probe import UNTRUSTED_TIMES, probe
+from stages.lib.video.reader import read_frames
+from stages.tools.suites.frames import load_at
 
 #: What cannot be used, and why: cut off before its index, an empty header, a bad access unit, damaged slices, no container.
 SET_ASIDE = {

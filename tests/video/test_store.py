@@ -16,14 +16,15 @@ import numpy as np
 import pytest
 from numbered_frames import FRAMES, RATE, draw_numbers
 
-from stages import inputs
-from stages.domain.frames import Fit
-from stages.domain.records import Clip, Sample, Segment, Span, Timeline
-from stages.domain.timeline import interleave, mask, plain
-from stages.video import edits, store
-from stages.video.edits import FrameLoader
-from stages.video.encoder import encode
-from stages.video.store import FrameStore, Pixels
+from stages.domain.core.frames import Fit
+from stages.domain.core.records import Clip, Sample, Segment, Span, Timeline
+from stages.domain.core.timeline import interleave, mask, plain
+from stages.lib.rows import samples
+from stages.lib.video import loader as edits
+from stages.lib.video.encoder import encode
+from stages.lib.video.loader import FrameLoader
+from stages.runtime import frame_cache
+from stages.runtime.frame_cache import FrameStore, Pixels
 
 PLENTY = 100_000_000
 KEYS = [hashlib.sha256(bytes([n])).hexdigest() for n in range(9)]
@@ -39,7 +40,7 @@ def fit() -> Fit:
 
 @pytest.fixture(autouse=True)
 def any_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "LEFT_FREE_BYTES", 0)
+    monkeypatch.setattr(frame_cache, "LEFT_FREE_BYTES", 0)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ SAMPLES = [sample(A, "plain"), sample(mask(A, Span(start=20, stop=40)), "masked"
 
 
 def load_all(folder: Path, disk: Path, start: Barrier, out: multiprocessing.Queue[tuple[float, int, list[bytes]]]) -> None:
-    store.LEFT_FREE_BYTES = 0
+    frame_cache.LEFT_FREE_BYTES = 0
     mine = loader(folder, FrameStore(disk, PLENTY))
     start.wait(60)
     pixels = [mine.load(one).pixels.tobytes() for one in SAMPLES]
@@ -206,7 +207,7 @@ DIES = """
 import sys, time
 from pathlib import Path
 from numbered_frames import draw_numbers
-from stages.video import store
+from stages.runtime import frame_cache as store
 store.LEFT_FREE_BYTES = 0
 def never(head, pixels):
     print("half written", flush=True)
@@ -249,7 +250,7 @@ def test_what_a_dead_writer_left_goes_in_time(tmp_path: Path) -> None:
 def test_a_full_disk_is_no_error(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(store, "LEFT_FREE_BYTES", 10**18)
+    monkeypatch.setattr(frame_cache, "LEFT_FREE_BYTES", 10**18)
     mine = loader(folder, FrameStore(tmp_path, PLENTY))
     expected = [half(loader(folder, None).load(one).pixels) for one in SAMPLES]
     for one, pixels in zip(SAMPLES, expected, strict=True):
@@ -271,17 +272,17 @@ def test_a_folder_that_cannot_be_used_is_no_error(tmp_path: Path, capsys: pytest
 def test_the_environment_says_where_and_how_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIDBRIDGE_FRAME_CACHE", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("VIDBRIDGE_FRAME_DISK_GB", "0.5")
-    disk = inputs.frame_store()
+    disk = samples.frame_store()
     assert disk is not None
     assert (disk.folder, disk.most_bytes) == (tmp_path / "elsewhere", 500_000_000)
     monkeypatch.setenv("VIDBRIDGE_FRAME_DISK_GB", "0")
-    assert inputs.frame_store() is None
+    assert samples.frame_store() is None
     for wrong in ("much", "-1", "nan", "inf"):
         monkeypatch.setenv("VIDBRIDGE_FRAME_DISK_GB", wrong)
-        with pytest.raises(inputs.InputError, match=f"VIDBRIDGE_FRAME_DISK_GB: '{wrong}' is no number of gigabytes"):
-            inputs.frame_store()
+        with pytest.raises(samples.InputError, match=f"VIDBRIDGE_FRAME_DISK_GB: '{wrong}' is no number of gigabytes"):
+            samples.frame_store()
     monkeypatch.setenv("VIDBRIDGE_FRAME_CACHE_MB", "3")
-    assert inputs.frame_memory_bytes() == 3_000_000
+    assert samples.frame_memory_bytes() == 3_000_000
     monkeypatch.setenv("VIDBRIDGE_FRAME_CACHE_MB", "much")
-    with pytest.raises(inputs.InputError, match="VIDBRIDGE_FRAME_CACHE_MB: 'much' is no number of megabytes"):
-        inputs.frame_memory_bytes()
+    with pytest.raises(samples.InputError, match="VIDBRIDGE_FRAME_CACHE_MB: 'much' is no number of megabytes"):
+        samples.frame_memory_bytes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.video.times import Packet, frame_times, index_packets
+from stages.lib.video.times import Packet, frame_times, index_packets
 
 EVEN = [number * 10 for number in range(40)]
 #: I P B B in order of storage.

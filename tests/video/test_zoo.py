@@ -15,12 +15,12 @@ import pytest
 import yaml
 from zoo import Animal, build, read_blocks, upright
 
-from stages.domain.records import SPLITS, Clip, Reject, Sample
-from stages.domain.timeline import plain
-from stages.examining import copy_normalised, examine_source
+from stages.domain.core.records import SPLITS, Clip, Reject, Sample
+from stages.domain.core.timeline import plain
+from stages.ingest.examine import copy_normalised, examine_source
+from stages.lib.rows.jsonl import read_rows
+from stages.lib.video.loader import FrameLoader
 from stages.params import IngestParams, load_params
-from stages.rows import read_rows
-from stages.video.edits import FrameLoader
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,13 +134,13 @@ def test_the_zoo_and_a_real_clip_through_check_and_pipeline(zoo: tuple[Path, lis
         return done.stdout if status == 0 else done.stderr
 
     call("-m", "dvc", "init", "--no-scm", "-q")
-    checked = call("-c", "from flows.cli import main; main()", "data", "check", str(source), "--all")
+    checked = call("-c", "from flows.cli.main import main; main()", "data", "check", str(source), "--all")
     # DVC itself cannot hash a folder with a link that leads nowhere: that is said before anything starts.
-    refused = call("-c", "from flows.cli import main; main()", "run", "ingest", "--yes", status=1)
+    refused = call("-c", "from flows.cli.main import main; main()", "run", "ingest", "--yes", status=1)
     assert "\nerror: ingest.source: " in refused
     assert "loop.mp4' is a link that leads nowhere" in refused
     (source / "loop.mp4").unlink()
-    assert "will run" in call("-c", "from flows.cli import main; main()", "plan", "ingest")
+    assert "will run" in call("-c", "from flows.cli.main import main; main()", "plan", "ingest")
     call("-m", "stages", "ingest")
     call("-m", "stages", "synthesize")
 
@@ -161,7 +161,7 @@ def test_the_zoo_and_a_real_clip_through_check_and_pipeline(zoo: tuple[Path, lis
     for task in ("dark_event_infer", "mix_vid_qa", "mcqa", "caption"):
         made = {s.clip_id for split in SPLITS for s in read_rows(project / f"data/samples/{split}/{task}.jsonl", Sample)}
         assert made | {reject.item for reject in set_aside} >= {clip.clip_id for clip in clips}
-    page = call("-c", "from flows.cli import main; main()", "data", "browse")
+    page = call("-c", "from flows.cli.main import main; main()", "data", "browse")
     assert "opens offline" in page
     shown = (project / "data.html").read_text(encoding="utf-8")
     assert "it&#39;s; $(quoted).mp4" in shown

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numbered_frames import FRAMES, RATE, Pixels, draw_numbers
 
-from stages.video.encoder import encode, ffmpeg_binary
+from stages.lib.video.encoder import encode, ffmpeg_binary
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from stages.domain.records import Clip, Record, Reject, Sample, TaskName, Trace, Verdict
-from stages.domain.replies import Reply
-from stages.domain.rewards import (
+from stages.domain.core.records import Clip, Record, Reject, Sample, TaskName, Trace, Verdict
+from stages.domain.core.replies import Reply
+from stages.domain.core.timeline import plain
+from stages.domain.tasks.rewards import (
     Judge,
     Referee,
     RewardRules,
@@ -19,7 +20,6 @@ from stages.domain.rewards import (
     published_bonus,
     unavailable,
 )
-from stages.domain.timeline import plain
 
 NAME: TaskName = "caption"
 QUESTION = "describe the video ."

@@ -15,12 +15,12 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from stages.domain.lexicon import vague
-from stages.domain.records import Clip, Event, Exact, Record, Reject, Sample, Span, TaskName, Trace
-from stages.domain.replies import Reply
-from stages.domain.rewards import Referee, RewardRules, Share, TaskScore, unavailable
-from stages.domain.timeline import mask, plain, resolve, sample_indices
-from stages.domain.words import words
+from stages.domain.core.records import Clip, Event, Exact, Record, Reject, Sample, Span, TaskName, Trace
+from stages.domain.core.replies import Reply
+from stages.domain.core.timeline import mask, plain, resolve, sample_indices
+from stages.domain.core.words import words
+from stages.domain.tasks.lexicon import vague
+from stages.domain.tasks.rewards import Referee, RewardRules, Share, TaskScore, unavailable
 
 NAME: TaskName = "dark_event_infer"
 ORDINALS = ("first", "second", "third", "fourth")

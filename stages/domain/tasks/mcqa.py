@@ -9,12 +9,12 @@ from random import Random
 
 from pydantic import Field
 
-from stages.domain.chosen import chosen_letter
-from stages.domain.order import first, last, right_after
-from stages.domain.records import Clip, Question, Record, Reject, Sample, TaskName, Trace, folded
-from stages.domain.replies import Reply
-from stages.domain.rewards import Referee, RewardRules, TaskScore
-from stages.domain.timeline import plain
+from stages.domain.core.records import Clip, Question, Record, Reject, Sample, TaskName, Trace, folded
+from stages.domain.core.replies import Reply
+from stages.domain.core.timeline import plain
+from stages.domain.tasks.choice import chosen_letter
+from stages.domain.tasks.order import first, last, right_after
+from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore
 
 NAME: TaskName = "mcqa"
 MAXIMUM = 1.0
@@ -31,7 +31,7 @@ class Settings(Record):
 def event_questions(clip: Clip, rng: Random) -> tuple[Question, ...]:
     """What happens first, last, and right after each event: the options are what happens in this clip, so that only order tells.
 
-    An option must be right or wrong: nothing is asked where overlaps leave no single answer (:mod:`stages.domain.order`), where there
+    An option must be right or wrong: nothing is asked where overlaps leave no single answer (:mod:`stages.domain.tasks.order`), where there
     are fewer than two events, or where two say the same.
     """
     events = clip.events

@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from stages.domain.lexicon import vague
-from stages.domain.order import first, last
-from stages.domain.records import Clip, Event, Exact, Record, Reject, Sample, Segment, Span, TaskName, Timeline, Trace
-from stages.domain.replies import Reply
-from stages.domain.rewards import Referee, RewardRules, TaskScore, unavailable
-from stages.domain.timeline import conformed_frames, cut, interleave, piece_lengths, sample_indices, segment_counts
+from stages.domain.core.records import Clip, Event, Exact, Record, Reject, Sample, Segment, Span, TaskName, Timeline, Trace
+from stages.domain.core.replies import Reply
+from stages.domain.core.timeline import conformed_frames, cut, interleave, piece_lengths, sample_indices, segment_counts
+from stages.domain.tasks.lexicon import vague
+from stages.domain.tasks.order import first, last
+from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore, unavailable
 
 NAME: TaskName = "mix_vid_qa"
 MAXIMUM = 1.0
@@ -230,7 +230,7 @@ def _excerpt(clip: Partner, length: int, rate: Fraction, events: Sequence[Event]
 
 
 def _askable(events: Sequence[Event], shown: Span, rate: Fraction) -> dict[str, Event]:
-    """``first`` and ``last`` of the events that are shown at all, where exactly one is (:mod:`stages.domain.order`) and it is shown
+    """``first`` and ``last`` of the events that are shown at all, where exactly one is (:mod:`stages.domain.tasks.order`) and it is shown
     whole; or the only one (no word is needed)."""
     seen = [event for event in events if event.span.start < shown.stop and shown.start < event.span.stop]
     whole = [event for event in seen if shown.start <= event.span.start and event.span.stop <= shown.stop]

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from stages.domain.records import Clip, Record, Reject, Sample, Subject, TaskName, Trace, Verdict
-from stages.domain.replies import Reply, parse_analysis, render_analysis
-from stages.domain.rewards import Embedder, Judge, Referee, RewardRules, TaskScore, coverage_step, f1, unavailable
+from stages.domain.core.records import Clip, Record, Reject, Sample, Subject, TaskName, Trace, Verdict
+from stages.domain.core.replies import Reply, parse_analysis, render_analysis
+from stages.domain.core.timeline import plain
 from stages.domain.tasks.caption import MAX_EVENTS, event_recall
-from stages.domain.timeline import plain
+from stages.domain.tasks.rewards import Embedder, Judge, Referee, RewardRules, TaskScore, coverage_step, f1, unavailable
 
 NAME: TaskName = "structured_caption"
 QUESTION = "list the subjects , then describe the video ."

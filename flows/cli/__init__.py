@@ -1,0 +1,1 @@
+"""The command ``vidbridge``, a module for each group of commands."""

@@ -1,0 +1,53 @@
+"""Commands that only read the registry: from inside a project, and from URLs alone in any other folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from flows.errors import UsageError
+from flows.processes.environment import project_or_none
+
+#: How a person gets from "no project" to an answer.
+WAYS = (
+    "cd into a clone (git clone URL), set VIDBRIDGE_PROJECT to one, or read the registry without one: MLFLOW_TRACKING_URI names its server"
+    " and VIDBRIDGE_DVC_REMOTE the URL of the DVC remote"
+)
+
+
+def reader() -> Path:
+    """The project's folder, entered; outside of one the cache folder, where the environment says which registry is meant.
+
+    Raises:
+        UsageError: neither; or the registry is a file that is not there, or that is named from a project's folder.
+        TrackingError: the cache folder cannot be used.
+    """
+    if (root := project_or_none()) is not None:
+        return root
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if not uri:
+        raise UsageError(f"working directory: {Path.cwd()} is not inside a project (no dvc.yaml upward of it); {WAYS}")
+    from stages.tracking.lineage.cache_folder import cache_folder
+    from stages.tracking.lineage.uri import STATE, shown, sqlite_path
+
+    database = sqlite_path(uri)
+    if database is not None and not database.is_absolute():
+        raise UsageError(
+            f"MLFLOW_TRACKING_URI: {shown(uri)}: its path counts from the folder of a project, and {Path.cwd()} is not inside one; write"
+            " sqlite:////absolute/path.db"
+        )
+    if database is not None and not database.is_file():
+        # MLflow would make an empty one there, and find nothing in it.
+        raise UsageError(f"MLFLOW_TRACKING_URI: {shown(uri)}: no such file; correct the path, or name the server")
+    root = cache_folder()
+    # A project's own lie in its folder; here the working folder may be read-only, and is nobody's place for them.
+    os.environ.setdefault("VIDBRIDGE_JUDGE_CACHE", str(root / STATE / "judge"))
+    os.environ.setdefault("VIDBRIDGE_FRAME_CACHE", str(root / STATE / "frames"))
+    return root
+
+
+def project_of(root: Path) -> Path | None:
+    """``root`` where it is a project; None: it is the cache folder, and there is no ``params.yaml``."""
+    from stages.tracking.lineage.cache_folder import is_cache
+
+    return None if is_cache(root) else root

@@ -1,0 +1,1 @@
+"""What a planned run will cost."""

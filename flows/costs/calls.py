@@ -1,0 +1,189 @@
+"""How many questions a planned run asks of judges and of a writer: bounds from the parameters, where data are there exact in the samples.
+
+Every figure is "at most": an ill-formed reply is not judged, equal questions are asked once, and answers that are cached are not asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.costs.rates import Who
+from flows.repro.reproduce import Plan
+from stages.domain.core.records import SPLITS, Split, TaskName
+from stages.domain.statistics.metrics import CONSTANTS, TRIED_ON
+from stages.domain.tasks.caption import MAX_EVENTS
+from stages.domain.tasks.rewards import RewardRules
+from stages.lib.rows.jsonl import RowError, read_json
+from stages.params import GrpoRow, OpenAIJudgeParams, Params
+from stages.runtime import paths
+
+#: A proposed question is tried from nothing, from the other clip and from its own; each answer gets a verdict.
+_TRIES_OF_A_QUESTION = 3
+
+
+@dataclass(frozen=True)
+class Calls:
+    """``at_most``: questions that a stage asks; None: that depends on data that are not made yet. ``about``: an expected number (the
+    rollouts that a held-out judge sees are drawn by their text). ``measured``: what an earlier run asked, scaled."""
+
+    who: Who
+    at_most: int | None
+    about: bool = False
+    measured: int | None = None
+
+
+def questions_of_reply(task: TaskName, rules: RewardRules) -> int:
+    """The most questions that one reply of a task raises: of a caption the events of both texts are listed, and each is looked for in the
+    other one."""
+    listed = 1 + MAX_EVENTS
+    return {
+        "mcqa": 0,
+        "dark_event_infer": 1,
+        "mix_vid_qa": 1,
+        "caption": 2 * listed,
+        "structured_caption": listed if rules.caption_scorer == "coverage" else 2,
+    }[task]
+
+
+def calls_of(root: Path, params: Params, plan: Plan) -> dict[str, tuple[Calls, ...]]:
+    """By stage of the plan that runs, whom it asks how often; stages that ask nobody are missing."""
+    counts = _Counts(root, params, plan)
+    found: dict[str, tuple[Calls, ...]] = {}
+    for step in plan.to_run:
+        if calls := tuple(call for call in counts.of(step.name) if call.at_most != 0):
+            found[step.name] = calls
+    return found
+
+
+class _Counts:
+    def __init__(self, root: Path, params: Params, plan: Plan) -> None:
+        self._root, self._params = root, params
+        self._running = {step.name for step in plan.to_run}
+        self._judged = isinstance(params.judge, OpenAIJudgeParams)
+
+    def of(self, stage: str) -> Iterable[Calls]:
+        verb, _, name = stage.partition("@")
+        if verb == "synthesize":
+            return self.synthesize()
+        if verb == "difficulty" and name in self._params.difficulty:
+            return self.difficulty(name)
+        if verb == "grpo" and name in self._params.grpo:
+            return self.grpo(self._params.grpo[name])
+        if verb == "baselines":
+            return self.baselines()
+        return self.evaluate() if verb == "evaluate" else ()
+
+    def synthesize(self) -> Iterable[Calls]:
+        writer = self._params.synthesize.writer
+        if writer is None:
+            return
+        asked: int | None = 0
+        judged: int | None = 0
+        if writer.questions:
+            asked = _plus(asked, _times(self._made("mix_vid_qa", SPLITS), writer.tries * (1 + 2 * _TRIES_OF_A_QUESTION)))
+        if writer.traces is not None:
+            for task in writer.traces.tasks:
+                made = _times(self._made(task, ("train",)), writer.tries)
+                asked = _plus(asked, made)
+                judged = _plus(judged, _times(made, questions_of_reply(task, writer.traces.rewards)))
+        yield Calls("writer", asked)
+        if writer.traces is not None and isinstance(writer.traces.judge, OpenAIJudgeParams):
+            yield Calls("judge", judged)
+
+    def difficulty(self, name: str) -> Iterable[Calls]:
+        row = self._params.difficulty[name]
+        total: int | None = 0
+        for task in self._params.grpo[name].trained_tasks:
+            replies = _times(self._at_most(task, "train", row.max_samples_per_task), row.rollouts)
+            total = _plus(total, _times(replies, self._worth(task)))
+        yield from self._judge(total)
+
+    def grpo(self, row: GrpoRow) -> Iterable[Calls]:
+        weights = {task: row.tasks[task] for task in row.trained_tasks}
+        generations = math.ceil(row.steps / row.iterations)
+        prompts = generations * row.prompts_per_step
+        # Dynamic sampling replaces at most every group in each round; what is shown shuffled for the contrast is replaced with it.
+        replies_a_prompt = row.rollouts + (row.temporal_contrast.rollouts if row.temporal_contrast is not None else 0)
+        replies = {task: count * replies_a_prompt for task, count in _dealt(weights, prompts).items()}
+        for task, count in _dealt(weights, prompts * row.resample_rounds).items():
+            replies[task] += count * replies_a_prompt
+        if row.controls_every:
+            looked_at = (row.steps // row.controls_every + 1) * row.prompts_per_step
+            for task, count in _dealt(weights, looked_at).items():
+                replies[task] += 2 * count  # a black and a shuffled video, a reply each
+        yield from self._judge(sum(count * self._worth(task) for task, count in replies.items()))
+        held_out = self._params.held_out_judge
+        if held_out is not None and isinstance(held_out.judge, OpenAIJudgeParams):
+            rollouts = {task: count * row.rollouts for task, count in _dealt(weights, prompts).items()}
+            asked = sum(count * questions_of_reply(task, self._params.rewards) for task, count in rollouts.items())
+            yield Calls("held_out_judge", math.ceil(held_out.share * asked), about=held_out.share < 1)
+
+    def baselines(self) -> Iterable[Calls]:
+        total: int | None = 0
+        for task in self._params.synthesize.tasks.named:
+            tried = CONSTANTS * TRIED_ON
+            asked = self._at_most(task, self._params.evaluation.split, self._params.evaluation.samples_per_task)
+            total = _plus(total, _times(_plus(_times(asked, 2), tried if asked != 0 else 0), self._worth(task)))
+        yield from self._judge(total)
+
+    def evaluate(self) -> Iterable[Calls]:
+        total: int | None = 0
+        for task in self._params.synthesize.tasks.named:
+            asked = self._at_most(task, self._params.evaluation.split, self._params.evaluation.samples_per_task)
+            # With its video, with a black and with a shuffled one.
+            total = _plus(total, _times(asked, 3 * self._worth(task)))
+        yield from self._judge(total)
+
+    def _judge(self, count: int | None) -> Iterable[Calls]:
+        if self._judged:
+            yield Calls("judge", count)
+
+    def _worth(self, task: TaskName) -> int:
+        return questions_of_reply(task, self._params.rewards)
+
+    def _at_most(self, task: TaskName, split: Split, most: int | None) -> int | None:
+        made = self._made(task, (split,))
+        return made if most is None else most if made is None else min(made, most)
+
+    def _made(self, task: TaskName, splits: Iterable[Split]) -> int | None:
+        """Samples that there are of a task, or will be at most; None: the clips are not known yet."""
+        if "synthesize" not in self._running:
+            table = self._summary(paths.SAMPLES)
+            return None if table is None else sum(int(table["samples"][split].get(task, 0)) for split in splits)
+        # Every task makes so many of a clip at most.
+        return _times(self._clips(splits), int(getattr(self._params.synthesize.tasks, task).per_clip))
+
+    def _clips(self, splits: Iterable[Split]) -> int | None:
+        if "ingest" not in self._running:
+            table = self._summary(paths.CLIPS)
+            return None if table is None else sum(int(table["splits"][split]) for split in splits)
+        if Path(self._params.ingest.source) == paths.CORPUS:
+            corpus = self._params.corpus
+            made = {"train": corpus.train_clips, "validation": corpus.validation_clips, "test": corpus.test_clips}
+            return sum(made[split] for split in splits)
+        return None
+
+    def _summary(self, folder: Path) -> Mapping[str, Any] | None:
+        try:
+            found: Mapping[str, Any] = read_json(self._root / folder / paths.SUMMARY_FILE)
+        except (FileNotFoundError, RowError):
+            return None
+        return found
+
+
+def _dealt(weights: Mapping[TaskName, float], prompts: int) -> dict[TaskName, int]:
+    """The most prompts of each task among so many: its share, to within one (:func:`stages.lib.training.mixture.draw`)."""
+    total = sum(weights.values())
+    return {task: min(prompts, math.floor(prompts * weight / total) + 1) if prompts else 0 for task, weight in weights.items()}
+
+
+def _plus(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
+
+
+def _times(count: int | None, factor: int) -> int | None:
+    return 0 if factor == 0 else None if count is None else count * factor

@@ -1,0 +1,317 @@
+"""What a planned run will cost: hours, GPU hours, disk, questions to judges and a writer, and money where rates are declared.
+
+Time comes from earlier runs of the same stage (``measured``; ``scaled`` where only the number of steps differs), else from declared
+rates (:mod:`flows.costs.rates`). What neither tells is unknown: no figure is made up. Questions are counted from parameters and samples
+(:mod:`flows.costs.calls`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from flows.costs.calls import Calls, calls_of
+from flows.costs.rates import Rates, StageRate, Who, load_rates
+from flows.preflight import GB, model_gb, says_size
+from flows.repro.reproduce import Plan, PlanStep
+from stages.params import Params
+from stages.runtime.bounded_yaml import MOST_LOCK_BYTES, YamlError, read_yaml
+from stages.runtime.plain import one_line, redacted
+from stages.tracking.lineage.lockfile import LOCK_FILE
+from stages.tracking.lineage.uri import TrackingError
+from stages.tracking.runs.run import flat
+from stages.tracking.runs.spending import Spent, spent_by_stage
+
+Basis = Literal["measured", "scaled", "declared"]
+#: A plan waits no longer for what earlier runs cost.
+DEADLINE_S = 10.0
+#: Parameters, by their last name, that change what is learned and not how long it takes.
+_NO_TIME = frozenset(
+    (
+        *("seed", "recipe", "learning_rate", "warmup_steps", "schedule", "weight_decay", "adam_beta2", "max_grad_norm", "epsilon"),
+        *(
+            "epsilon_high",
+            "loss",
+            "scale_rewards",
+            "task_decay",
+            "importance",
+            "careless_share",
+            "confidence",
+            "alpha",
+            "dropout",
+            "exclude",
+        ),
+    )
+)
+_NAMED = 3
+#: Stages whose time depends on the model, whatever parameters they name.
+_WITH_MODEL = frozenset(("sft", "grpo", "difficulty", "evaluate"))
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage will cost; None: unknown. ``basis``: where time comes from, ``disk_basis``: where disk does. ``why``: what time rests
+    on, or why it is unknown."""
+
+    stage: str
+    hours: float | None
+    gpu_hours: float | None
+    basis: Basis | None
+    why: str
+    disk_gb: float | None
+    disk_basis: Literal["measured", "scaled", "declared", "computed"] | None
+    calls: tuple[Calls, ...]
+    money: float | None
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """The stages of a plan, in its order. Totals count what is known; ``unknown``: the stages whose time is not."""
+
+    stages: tuple[StageCost, ...]
+    currency: str
+    note: str
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        return tuple(one.stage for one in self.stages if one.hours is None)
+
+    def total(self, what: Literal["hours", "gpu_hours", "disk_gb", "money"]) -> tuple[float, bool] | None:
+        """The sum of what is known, and whether that is all; None: of no stage is it known."""
+        values = [getattr(one, what) for one in self.stages]
+        known = [value for value in values if value is not None]
+        return (sum(known), len(known) == len(values)) if known else None
+
+    def calls(self) -> dict[Who, tuple[int, bool, bool]]:
+        """By who is asked: the sum of what is known, whether that is all, and whether it is an expected number only."""
+        found: dict[Who, tuple[int, bool, bool]] = {}
+        for one in self.stages:
+            for call in one.calls:
+                count, whole, about = found.get(call.who, (0, True, False))
+                found[call.who] = (count + (call.at_most or 0), whole and call.at_most is not None, about or call.about)
+        return found
+
+
+def cost_of(root: Path, params: Params, plan: Plan) -> RunCost:
+    """Estimate the stages of ``plan`` that will run.
+
+    Raises:
+        UsageError: the declared rates cannot be read.
+    """
+    rates = load_rates(root)
+    if not plan.to_run:
+        return RunCost((), rates.currency, "")
+    spent, note = _spent(root)
+    current = flat(read_yaml(root / "params.yaml"))
+    sizes = _sizes(root)
+    calls = calls_of(root, params, plan)
+    return RunCost(
+        tuple(_stage(step, params, rates, spent, current, sizes, calls.get(step.name, ()), note) for step in plan.to_run),
+        rates.currency,
+        note,
+    )
+
+
+def _spent(root: Path) -> tuple[Mapping[str, Sequence[Spent]], str]:
+    """What earlier runs cost, or why that is not known. A store that hangs is not waited for."""
+    found: dict[str, list[Spent]] = {}
+    said = [f"MLflow does not answer within {DEADLINE_S:g} s"]
+
+    def ask() -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found.update(spent_by_stage(root))
+            said[0] = ""
+        except TrackingError as error:
+            said[0] = f"MLflow does not answer: {redacted(one_line(str(error)))}"
+        except MlflowException as error:
+            said[0] = f"MLflow refuses: {redacted(one_line(str(error)))}"
+
+    thread = threading.Thread(target=ask, name="costs", daemon=True)
+    thread.start()
+    thread.join(DEADLINE_S)
+    return ({}, said[0]) if said[0] else (found, "")
+
+
+def _stage(
+    step: PlanStep,
+    params: Params,
+    rates: Rates,
+    spent: Mapping[str, Sequence[Spent]],
+    current: Mapping[str, str],
+    sizes: Mapping[str, float],
+    calls: tuple[Calls, ...],
+    note: str,
+) -> StageCost:
+    rate = rates.of(step.name)
+    time = _time(step, spent.get(step.name, ()), current)
+    declared = None if rate is None else _declared(rate, _steps(params, step.name))
+    if time.basis is None and rate is not None and declared is not None:
+        time = _Time(declared, declared * rate.gpus, "declared", "rates.yaml", {})
+    why = time.why or ("MLflow does not answer" if note else "no earlier run, no declared rate")
+    asked = tuple(replace(call, measured=time.questions.get(call.who)) for call in calls)
+    disk, disk_basis = _disk(step, params, rate, sizes)
+    money = _money(rates, time.gpu_hours, asked)
+    return StageCost(step.name, time.hours, time.gpu_hours, time.basis, why, disk, disk_basis, asked, money)
+
+
+@dataclass(frozen=True)
+class _Time:
+    """``why``: what it rests on, or why it is unknown. ``questions``: by who is asked."""
+
+    hours: float | None
+    gpu_hours: float | None
+    basis: Basis | None
+    why: str
+    questions: Mapping[str, int]
+
+
+def _time(step: PlanStep, runs: Sequence[Spent], current: Mapping[str, str]) -> _Time:
+    """Of the newest run with the same parameters, else of the newest with another number of steps. Parameters that cost no time do not
+    count."""
+    own = f"{step.name.replace('@', '.')}.steps"
+    others = ""
+    scaled: _Time | None = None
+    trains = step.name.partition("@")[0] in _WITH_MODEL
+    for run in runs:
+        # Of a run whose model was not kept nobody can say that it was this one.
+        model = {"model": "unknown"} if run.model is None else run.model
+        differing = _differing(step, {**run.params, **model} if trains else run.params, current, model=trains)
+        day = f"{run.started:%Y-%m-%d}{_on(run.gpus)}"
+        if not differing:
+            return _measured(run, 1, "measured", f"run of {day}")
+        if differing == [own] and scaled is None and (share := _ratio(current.get(own), run.params.get(own))) is not None:
+            scaled = _measured(run, share, "scaled", f"run of {day} with {run.params[own]} steps")
+        elif not others:
+            named = ", ".join(differing[:_NAMED]) + (f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else "")
+            others = f"the run of {day} took {in_words(run.cost.wall_s / 3600)} with other {named}"
+    return scaled or _Time(None, None, None, others, {})
+
+
+def _measured(run: Spent, share: float, basis: Basis, why: str) -> _Time:
+    gpu_hours = None if run.cost.gpu_h is None else run.cost.gpu_h * share
+    questions = {who: math.ceil(count * share) for who, count in run.questions.items()}
+    return _Time(run.cost.wall_s / 3600 * share, gpu_hours, basis, why, questions)
+
+
+def in_words(hours: float) -> str:
+    """For a person: ``40 s``, ``25 min``, ``3.2 h``."""
+    if hours < 1 / 60:
+        return f"{hours * 3600:.0f} s"
+    return f"{hours * 60:.0f} min" if hours < 2 else f"{hours:.1f} h"
+
+
+def _on(gpus: str) -> str:
+    """The GPUs that a run had: those of this machine may be others."""
+    try:
+        names = Counter(map(str, json.loads(gpus)))
+    except (ValueError, TypeError):
+        return ""
+    return f" on {', '.join(f'{count} x {name}' for name, count in names.items())}" if names else ""
+
+
+def _differing(step: PlanStep, past: Mapping[str, str], current: Mapping[str, str], *, model: bool) -> list[str]:
+    """Names of parameters that a past run had otherwise, or lacked, among those that decide how long this stage takes; ``model``: those of
+    the model too, though DVC does not have the stage depend on them."""
+    row = step.name.partition("@")[2]
+    rows = tuple(f"{table}.{row}." for table in ("sft", "grpo", "difficulty"))
+
+    def counts(name: str) -> bool:
+        if model and (name == "model" or name.startswith("model.")):
+            return True
+        if name.rpartition(".")[2] in _NO_TIME or not any(name == key or name.startswith(f"{key}.") for key in step.params):
+            return False
+        # Of other rows a table of all results is made, which takes a second.
+        return not name.startswith(("sft.", "grpo.", "difficulty.")) or name.startswith(rows)
+
+    return sorted(name for name in past.keys() | current.keys() if counts(name) and not _same(past.get(name), current.get(name)))
+
+
+def _same(one: str | None, other: str | None) -> bool:
+    if one == other:
+        return True
+    try:
+        return one is not None and other is not None and math.isclose(float(one), float(other), rel_tol=1e-12)
+    except ValueError:
+        return False
+
+
+def _ratio(now: str | None, then: str | None) -> float | None:
+    try:
+        return int(now or "") / int(then or "")
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def _steps(params: Params, stage: str) -> int | None:
+    table, _, name = stage.partition("@")
+    row = {"sft": params.sft, "grpo": params.grpo}.get(table, {}).get(name)  # type: ignore[attr-defined]
+    return None if row is None else int(row.steps)
+
+
+def _declared(rate: StageRate, steps: int | None) -> float | None:
+    if rate.hours is not None:
+        return rate.hours
+    return None if rate.seconds_per_step is None or steps is None else rate.seconds_per_step * steps / 3600
+
+
+def _disk(
+    step: PlanStep, params: Params, rate: StageRate | None, sizes: Mapping[str, float]
+) -> tuple[float | None, Literal["measured", "scaled", "declared", "computed"] | None]:
+    """GB in place and in DVC's cache: of a pretrained model from its name's size, else as large as the last result, else as declared."""
+    if says_size(params) and (weights := model_gb(params, step.name)) is not None:
+        return sum(weights), "computed"
+    if (size := sizes.get(step.name)) is not None:
+        return size, "measured"
+    return (rate.gb, "declared") if rate is not None and rate.gb is not None else (None, None)
+
+
+def _sizes(root: Path) -> dict[str, float]:
+    """By stage, GB of its last result as ``dvc.lock`` has it, in place and in the cache."""
+    try:
+        table = read_yaml(root / LOCK_FILE, MOST_LOCK_BYTES)
+        return {
+            stage: sum(2 * float(out.get("size") or 0) for out in entry.get("outs") or ()) / GB
+            for stage, entry in (table.get("stages") or {}).items()
+        }
+    except (FileNotFoundError, YamlError, AttributeError, TypeError, ValueError):
+        return {}  # The plan itself says what is wrong with the lock.
+
+
+def _money(rates: Rates, gpu_hours: float | None, calls: Sequence[Calls]) -> float | None:
+    """None: nothing is declared, or what it is declared of is unknown."""
+    total, known = 0.0, False
+    if rates.gpu_hour is not None:
+        if gpu_hours is None:
+            return None
+        total, known = gpu_hours * rates.gpu_hour, True
+    for call in calls:
+        if (price := rates.calls_per_1000.get(call.who)) is not None:
+            if call.at_most is None:
+                return None
+            total, known = total + call.at_most * price / 1000, True
+    return total if known else None
+
+
+def plain(cost: RunCost) -> dict[str, Any]:
+    """For programs."""
+    totals = {what: cost.total(what) for what in ("hours", "gpu_hours", "disk_gb", "money")}
+    return {
+        "stages": [asdict(one) for one in cost.stages],
+        "total": {
+            **{what: None if found is None else {"known": found[0], "complete": found[1]} for what, found in totals.items()},
+            "calls": {
+                who: {"at_most": count, "complete": whole, "about": about} for who, (count, whole, about) in cost.calls().items()
+            },
+        },
+        "unknown": cost.unknown,
+        "currency": cost.currency,
+        "note": cost.note,
+    }

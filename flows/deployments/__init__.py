@@ -1,0 +1,1 @@
+"""Scheduled deployments and their work pools."""

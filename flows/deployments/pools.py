@@ -1,0 +1,114 @@
+"""Work pools and deployments on a Prefect server, through its client: what is there already stays as its owner made it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from httpx import HTTPError
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.objects import WorkPool
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+
+from flows.deployments.deploy import Standing
+from flows.errors import FlowError, UsageError
+from stages.runtime.plain import one_line, redacted
+
+PROCESS = "process"
+_OF_A_RUN = re.compile(r"\{\{(?!\s*(?:prefect\.|\$))")
+
+
+@contextmanager
+def _asking() -> Iterator[SyncPrefectClient]:
+    try:
+        with get_client(sync_client=True) as client:
+            yield client
+    except HTTPError as error:
+        raise FlowError(f"Prefect: {one_line(redacted(error))}; look at the server of PREFECT_API_URL") from error
+
+
+def provide(template: Path, name: str, *, process: bool, ours: str) -> list[str]:
+    """A work pool whose runs set no job variable: one that is there, else one of ``template``. Returns what a person should know.
+
+    Raises:
+        UsageError: the pool that is there lets a run set how it is started, or is not one of processes where ``process`` asks for it.
+    """
+    wanted = json.loads(template.read_text(encoding="utf-8"))
+    with _asking() as client:
+        try:
+            client.create_work_pool(WorkPoolCreate(name=name, type=PROCESS, base_job_template=wanted))
+        except ObjectAlreadyExists:
+            pool = client.read_work_pool(name)
+        else:
+            return []
+        if process and pool.type != PROCESS:
+            raise UsageError(
+                f"--pool: {name!r} starts runs by {pool.type}, and the worker of this command starts processes; "
+                "start its worker yourself and add --no-worker, or name another pool"
+            )
+        if is_locked(pool.base_job_template):
+            same = pool.base_job_template == wanted
+            return [] if same else [f"note: work pool {name} was there and stays as it is (no run can set how it is started)"]
+        if name == ours and _is_prefects_own(pool):
+            # As 0.1 made it, and nobody set anything in it.
+            client.update_work_pool(name, WorkPoolUpdate(base_job_template=wanted))
+            return [f"note: work pool {name} let runs set their command; now no run can ({template.name})"]
+    raise UsageError(
+        f"--pool: {name!r} is there already, and lets a run set how it is started (command, environment, folder), so it could start"
+        f" anything; name another one (--pool NAME), or lock this one: prefect work-pool update {name} --base-job-template {template}"
+    )
+
+
+def is_locked(template: Mapping[str, Any]) -> bool:
+    """Whether a run can set nothing: no value of the job has a place for one, other than for what the server or the worker's environment
+    holds. A table ``env`` takes a run's values without a place."""
+    job = template.get("job_configuration") or {}
+    return _OF_A_RUN.search(json.dumps(job)) is None and "env" not in job
+
+
+def _is_prefects_own(pool: WorkPool) -> bool:
+    from prefect.workers.process import ProcessWorker
+
+    return pool.type == PROCESS and pool.base_job_template == ProcessWorker.get_default_base_job_template()
+
+
+def _read(client: SyncPrefectClient, full_name: str) -> DeploymentResponse | None:
+    try:
+        return client.read_deployment_by_name(full_name)
+    except ObjectNotFound:
+        return None
+
+
+def standing(full_name: str) -> Standing | None:
+    """What is paused of a deployment; None where there is none yet."""
+    with _asking() as client:
+        found = _read(client, full_name)
+    if found is None:
+        return None
+    schedules = tuple(
+        (str(getattr(one.schedule, "cron", "")), str(getattr(one.schedule, "timezone", None) or "UTC"), bool(one.active))
+        for one in found.schedules
+    )
+    return Standing(bool(found.paused), schedules)
+
+
+def still_paused(full_name: str) -> list[str]:
+    """A sentence for each thing that an operator paused, and how it is resumed."""
+    with _asking() as client:
+        found = _read(client, full_name)
+    if found is None:
+        return []
+    said = [f"{full_name} is paused, and stays so; resume it on its page"] if found.paused else []
+    for one in found.schedules:
+        if not one.active:
+            words = getattr(one.schedule, "cron", "its schedule")
+            said.append(
+                f"its schedule ({words}) was paused, and stays so; resume it: prefect deployment schedule resume {full_name} {one.id}"
+            )
+    return said

@@ -1,0 +1,115 @@
+"""A repository looked at from afar: before a deployment names it, what every run will find there is found out now."""
+
+from __future__ import annotations
+
+import configparser
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.errors import FlowError, UsageError
+from flows.repro.clone import git
+from stages.params import parse_params
+from stages.runtime.bounded_yaml import YamlError, parse_yaml
+from stages.runtime.plain import redacted
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a branch of a repository holds for us. ``where`` names it in messages; ``remote``: the URL of DVC's default remote."""
+
+    where: str
+    is_project: bool
+    #: Folders with a ``dvc.yaml``.
+    projects: tuple[str, ...]
+    recipe: str | None
+    recipes: tuple[str, ...]
+    remote: str | None
+
+
+def check_address(repository: str) -> str:
+    """``repository`` as git takes it, and as everyone who sees the deployment may read it.
+
+    Raises:
+        UsageError: a relative path, an option, or an address with a password.
+    """
+    if redacted(repository) != repository:
+        raise UsageError(
+            f"--repository: {redacted(repository)!r} holds a password, and everyone who sees the deployment would read it;"
+            " leave it out, and give the worker a key or one of git's credential helpers"
+        )
+    is_path = ":" not in repository.split("/", maxsplit=1)[0]  # else a URL, or host:path as ssh takes it
+    if not repository.strip() or repository.startswith("-") or (is_path and not repository.startswith("/")):
+        raise UsageError(
+            f"--repository: {repository!r} means nothing to a worker elsewhere; give a URL, or an absolute path that it sees too"
+        )
+    return repository
+
+
+def branches(place: Path | str) -> tuple[str, ...]:
+    """The branches of a repository, at a URL or in a folder.
+
+    Raises:
+        FlowError: git cannot read it.
+    """
+    if isinstance(place, Path):
+        return tuple(git(place, "for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads/").splitlines())
+    try:
+        listed = git(Path.cwd(), "ls-remote", "--heads", "--", place)
+    except FlowError as error:
+        raise FlowError(f"--repository: {place} cannot be read from here ({error}); correct the address, or your access") from error
+    return tuple(line.partition("refs/heads/")[2] for line in listed.splitlines())
+
+
+def told(repository: str, branch: str, folder: str, recipe: str | None) -> Told:
+    """Look at the newest commit of a branch, with ``folder`` (no slash at either end, "" for the top) as the project's.
+
+    Raises:
+        FlowError: git cannot read it.
+        ParamsError: what the runs would take as parameters breaks a rule.
+    """
+    where = f"{repository}, branch {branch}" + (f", folder {folder}" if folder else "")
+    with tempfile.TemporaryDirectory(prefix="vidbridge-") as place:
+        looked = Path(place)
+        git(looked, "clone", "--quiet", "--no-checkout", "--depth", "1", "--branch", branch, "--", repository, "seen")
+        seen = looked / "seen"
+        names = git(seen, "-c", "core.quotePath=false", "ls-tree", "-r", "--name-only", "HEAD").splitlines()
+        prefix = f"{folder}/" if folder else ""
+        projects = tuple(str(Path(name).parent) for name in names if Path(name).name == "dvc.yaml")
+        recipes = {Path(name).stem: name for name in names if name.startswith(f"{prefix}infra/recipes/") and name.endswith(".yaml")}
+        is_project = f"{prefix}dvc.yaml" in names
+        chosen = f"{prefix}params.yaml" if recipe is None else recipes.get(recipe)
+        if is_project and chosen is not None:
+            _check_params(_shown(seen, chosen), f"{chosen} in {where}")
+        return Told(
+            where,
+            is_project,
+            projects,
+            recipes.get(recipe or ""),
+            tuple(sorted(recipes)),
+            _remote(_shown(seen, f"{prefix}.dvc/config")),
+        )
+
+
+def _check_params(text: str, name: str) -> None:
+    try:
+        parse_params(parse_yaml(text, name), name)
+    except YamlError as error:
+        raise FlowError(f"{name}: {error}") from error
+
+
+def _shown(seen: Path, name: str) -> str:
+    done = subprocess.run(["git", "-C", str(seen), "show", f"HEAD:{name}"], capture_output=True, check=False)
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
+
+
+def _remote(text: str) -> str | None:
+    """The URL of the default remote in a ``.dvc/config``; None where it names none."""
+    config = configparser.ConfigParser(strict=False, interpolation=None)
+    try:
+        config.read_string(text)
+    except configparser.Error:
+        return None
+    name = config.get("core", "remote", fallback=None)
+    return config.get(f"'remote \"{name}\"'", "url", fallback=None) if name else None

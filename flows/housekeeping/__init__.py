@@ -1,0 +1,1 @@
+"""What nobody needs any more, and videos that are to be removed."""

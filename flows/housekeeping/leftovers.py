@@ -1,0 +1,137 @@
+"""What runs leave in the state of a project besides content: scratch, models put together, journals, frames, clones."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.errors import FlowError
+from flows.processes.environment import scratch, state
+from flows.repro.clone import git
+from stages.ingest.examine import journal_file
+from stages.params import Params
+from stages.tracking.lineage.uri import STATE
+
+#: A training writes into its scratch folder far more often; so long a pause is none, whatever `--keep-days` says.
+QUIET_S = 3600.0
+#: A half-made folder of this age has no maker any more.
+ABANDONED_S = 86400.0
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file or folder and why it stays; None: nothing needs it."""
+
+    kind: str
+    path: Path
+    why: str | None
+
+
+def leftovers(
+    root: Path, params: Params, projects: Sequence[Path], pinned: frozenset[str], removed: frozenset[str], keep_s: float
+) -> Iterator[Leftover]:
+    """Everything of the kind in ``projects`` (``root`` and the clones below its state).
+
+    Args:
+        pinned: hashes of folders (``….dir``) whose models stay put together.
+        removed: SHA-256 of videos that were removed on request.
+        keep_s: what was used within so many seconds stays.
+    """
+    for project in projects:
+        yield from _scratch(root, project, keep_s)
+        for kind in ("loaded", "servable"):
+            yield from _put_together(project, kind, pinned, keep_s)
+        yield from _aged("serving", state(project).glob("serving-*"), keep_s)
+        yield from _journals(project, params, removed, keep_s)
+        yield from _aged("frames", (state(project) / "frames").glob("*.npy"), keep_s)
+    for clone in projects:
+        if clone != root:
+            yield Leftover("clones", clone, _needed_clone(root, clone, keep_s))
+
+
+def newest(path: Path) -> float:
+    """When something below ``path`` was last written, seconds since the epoch; 0 where it has vanished."""
+    found = 0.0
+    for folder, _, files in os.walk(path):
+        for entry in (folder, *(f"{folder}{os.sep}{name}" for name in files)):
+            try:
+                found = max(found, os.lstat(entry).st_mtime)
+            except FileNotFoundError:
+                continue
+    if not found:
+        try:
+            found = path.lstat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+    return found
+
+
+def _young(at: float, keep_s: float) -> str | None:
+    days = keep_s / 86400
+    return f"used within {days:g} days (--keep-days)" if time.time() - at < keep_s else None
+
+
+def _scratch(root: Path, project: Path, keep_s: float) -> Iterator[Leftover]:
+    folder = scratch(root) if project == root else state(project) / "scratch"
+    shared = not folder.resolve().is_relative_to(root.resolve())
+    for path in sorted(folder.glob("*/*")):
+        if not path.is_dir() or path.is_symlink():
+            continue
+        quiet = max(keep_s, QUIET_S)
+        why = _young(newest(path), keep_s) or ("a training may be writing it" if time.time() - newest(path) < quiet else None)
+        if shared:
+            why = "outside of the project: another one may resume from it (vidbridge scratch clean)"
+        yield Leftover("scratch", path, why)
+
+
+def _put_together(project: Path, kind: str, pinned: frozenset[str], keep_s: float) -> Iterator[Leftover]:
+    for path in sorted((state(project) / kind).glob("*/*")):
+        if path.name.startswith("@"):
+            continue  # beside a folder: its list, and when it was used
+        if path.name.startswith(".part-"):
+            if time.time() - newest(path) > ABANDONED_S:
+                yield Leftover(kind, path, None)
+            continue
+        used = [stamp.lstat().st_mtime for stamp in path.parent.glob("@used-*") if stamp.name == f"@used-{path.name}"]
+        why = "of a version that has an alias" if f"{path.parent.name}.dir" in pinned else None
+        yield Leftover(kind, path, why or _young(max([path.lstat().st_mtime, *used]), keep_s))
+
+
+def _aged(kind: str, paths: Iterator[Path], keep_s: float) -> Iterator[Leftover]:
+    for path in sorted(paths):
+        yield Leftover(kind, path, _young(newest(path), keep_s))
+
+
+def _journals(project: Path, params: Params, removed: frozenset[str], keep_s: float) -> Iterator[Leftover]:
+    source = project / Path(params.ingest.source).expanduser()
+    present = journal_file(STATE, params.ingest.model_copy(update={"source": str(source)})).name
+    for journal in sorted((state(project) / "examined").glob("*.jsonl")):
+        files = journal.with_suffix("")
+        for sha256 in sorted(removed):
+            if (copy := files / "normalised" / f"{sha256[:32]}.mp4").is_file():
+                yield Leftover("examined", copy, None)
+        why = "what the next ingest goes on from" if journal.name == present else _young(newest(journal), keep_s)
+        yield Leftover("examined", journal, why)
+        if files.is_dir():
+            yield Leftover("examined", files, why)
+
+
+def _needed_clone(root: Path, clone: Path, keep_s: float) -> str | None:
+    """Why a clone stays. What it is made from lies in the repository and in DVC's cache, except for branches that only it has."""
+    top = next((folder for folder in (clone, *clone.parents) if (folder / ".git").exists()), None)
+    if top is None or not top.resolve().is_relative_to(state(root).resolve()):
+        return "no repository, so whose it is cannot be told"
+    used = [path.lstat().st_mtime for path in (top / ".git" / "HEAD", top / ".git" / "index", clone / "dvc.lock") if path.exists()]
+    if why := _young(max(used, default=time.time()), keep_s):
+        return why
+    try:
+        for line in git(top, "for-each-ref", "--format=%(objectname) %(refname:short)", "refs/heads").splitlines():
+            commit, _, branch = line.partition(" ")
+            if not git(root, "for-each-ref", "--contains", commit):
+                return f"its branch {branch} is nowhere else"
+    except FlowError:
+        return "it has commits that the repository does not have"
+    return None

@@ -1,0 +1,1 @@
+"""Processes and servers that a flow starts, and what they run in."""

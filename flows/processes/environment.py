@@ -1,0 +1,125 @@
+"""Where the project is and what it runs in: the circumstance, never the identity, of a result."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from flows.errors import UsageError
+
+#: All local state; git-ignored.
+STATE = ".vidbridge"
+#: No telemetry, no look-ups for new versions, nothing but what was asked for.
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_TERMINAL_PROMPT": "0",
+}
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The project's folder: ``VIDBRIDGE_PROJECT``, else the nearest folder upward of ``start`` that holds ``dvc.yaml``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    named = os.environ.get("VIDBRIDGE_PROJECT")
+    if named and start is None:
+        root = Path(named).expanduser().resolve()
+        if not (root / "dvc.yaml").is_file():
+            raise UsageError(f"VIDBRIDGE_PROJECT: {named!r} holds no dvc.yaml; name the folder of the project, or unset it")
+        return root
+    here, *above = _upward(start or Path.cwd())
+    for folder in (here, *above):
+        if (folder / "dvc.yaml").is_file():
+            return folder
+    raise UsageError(
+        f"working directory: {here} is not inside a project (no dvc.yaml upward of it), and this command needs one; clone it (git clone"
+        " URL) and cd into it, or set VIDBRIDGE_PROJECT"
+    )
+
+
+def project_or_none() -> Path | None:
+    """The project's folder, entered; None outside of one, for commands that need no more than what a person names.
+
+    Raises:
+        UsageError: ``VIDBRIDGE_PROJECT`` names a folder that is no project.
+    """
+    if not os.environ.get("VIDBRIDGE_PROJECT") and not any((folder / "dvc.yaml").is_file() for folder in _upward(Path.cwd())):
+        be_quiet()
+        return None
+    root = find_root()
+    enter(root)
+    return root
+
+
+def be_quiet() -> None:
+    """Fill of this process's environment what needs no project."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def shipped_recipes() -> Path:
+    """The recipes that come with this code: in the repository, and inside the installed package."""
+    packaged = Path(__file__).parents[1] / "cookbook"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "infra" / "recipes"
+
+
+def _upward(folder: Path) -> tuple[Path, ...]:
+    here = folder.resolve()
+    return (here, *here.parents)
+
+
+def state(root: Path) -> Path:
+    return root / STATE
+
+
+def defaults(root: Path) -> dict[str, str]:
+    """What the environment says unless the user said otherwise. Every path is absolute: processes start in several folders."""
+    local = state(root)
+    return {
+        **QUIET,
+        "VIDBRIDGE_PROJECT": str(root),
+        "VIDBRIDGE_SCRATCH": str(local / "scratch"),
+        # DVC's own is /var/tmp/dvc, which a read-only root file system has not. Its folder for each project has the path in its name.
+        "DVC_SITE_CACHE_DIR": str(local / "dvc"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{local / 'mlflow.db'}",
+        "PREFECT_HOME": str(local / "prefect"),
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+        # What a server answers while its database restarts; asked again for a minute, like one that is away itself.
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504",
+        "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s %(flow_run_name)s │ %(message)s",
+        "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s %(task_run_name)s │ %(message)s",
+        "PREFECT_LOGGING_FORMATTERS_STANDARD_DATEFMT": "%H:%M:%S",
+    }
+
+
+def enter(root: Path) -> None:
+    """Fill this process's environment; what the user set stays. Call it before Prefect or MLflow is imported."""
+    state(root).mkdir(mode=0o700, exist_ok=True)
+    for name, value in defaults(root).items():
+        os.environ.setdefault(name, value)
+
+
+def stage_environment(root: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a stage's command: this interpreter is ``python``, a plain shell, unbuffered output, no run to hijack."""
+    env = {**defaults(root), **os.environ, **(extra or {})}
+    env["VIDBRIDGE_PROJECT"] = str(root)
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+    env["SHELL"] = shutil.which("sh") or "/bin/sh"
+    env["PYTHONUNBUFFERED"] = "1"
+    # Its output is read by us, whatever this terminal can show.
+    env["PYTHONIOENCODING"] = "utf-8:backslashreplace"
+    # MLFLOW_RUN_ID would make every stage log into the parent run.
+    env.pop("MLFLOW_RUN_ID", None)
+    return env
+
+
+def scratch(root: Path) -> Path:
+    """``VIDBRIDGE_SCRATCH``: the state from which interrupted training resumes."""
+    return Path(os.environ.get("VIDBRIDGE_SCRATCH") or defaults(root)["VIDBRIDGE_SCRATCH"]).expanduser()

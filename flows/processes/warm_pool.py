@@ -1,0 +1,35 @@
+"""A warm process for the stages of one run, where imports are a large part of their time (:mod:`stages.runtime.warm`)."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flows.processes.environment import stage_environment, state
+from flows.processes.stream import guarded
+from stages.params import Params, TinyModelParams
+from stages.runtime import warm
+
+
+def worth_it(params: Params, stages: int) -> bool:
+    """A model of billions of parameters does not notice; several ranks, and one stage alone, import for themselves."""
+    several = os.environ.get("VIDBRIDGE_DEEPSPEED") or os.environ.get("VIDBRIDGE_RANKS", "1") not in ("", "1")
+    return sys.platform == "linux" and isinstance(params.model, TinyModelParams) and not several and stages > 1
+
+
+@contextmanager
+def warmed(root: Path, params: Params, stages: int) -> Iterator[dict[str, str]]:
+    """Keep a warm process for this block if it is worth it; gives what stages need in their environment to find it."""
+    if not worth_it(params, stages):
+        yield {}
+        return
+    # A socket's path must be short, which a project's folder may not be.
+    with tempfile.TemporaryDirectory(prefix="vidbridge-") as folder, (state(root) / "warm.log").open("wb") as log:
+        # More threads than one, even idle ones of a numerical library, would not survive the fork.
+        env = stage_environment(root, {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"})
+        with guarded([sys.executable, "-m", "stages.runtime.warm", folder], root, env, log):
+            yield {warm.VARIABLE: folder}

@@ -1,0 +1,66 @@
+"""DVC rewrites ``dvc.lock`` in place: a process killed in that instant leaves it cut short. A copy of the last whole one is kept.
+
+What the copy lacks is not lost: DVC's run cache still knows the stage that had just ended, and takes its outputs without running it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from stages.runtime.bounded_yaml import MOST_LOCK_BYTES, MergeConflict, YamlError, read_yaml
+
+LOCK = "dvc.lock"
+
+
+def kept(root: Path) -> Path:
+    return root / ".vidbridge" / "dvc.lock.kept"
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the file reads as a lock of DVC's; a file that ends in the middle of a line or an entry does not.
+
+    Raises:
+        MergeConflict: both sides of a merge stand in it. It was not cut short, and which side counts is a person's to say.
+    """
+    try:
+        table = read_yaml(path, MOST_LOCK_BYTES)
+    except MergeConflict:
+        raise
+    except YamlError:
+        return False
+    if not isinstance(table, dict) or "schema" not in table or not path.read_bytes().endswith(b"\n"):
+        return False
+    if not isinstance(table.get("stages") or {}, dict):
+        return False
+    return all(isinstance(entry, dict) and "cmd" in entry for entry in (table.get("stages") or {}).values())
+
+
+def is_broken(root: Path) -> bool:
+    return (root / LOCK).is_file() and not is_whole(root / LOCK)
+
+
+def keep(root: Path) -> None:
+    """Copy a whole ``dvc.lock`` aside; one that another stage is just writing is left for the next call."""
+    lock, copy = root / LOCK, kept(root)
+    if lock.is_file() and is_whole(lock):
+        copy.parent.mkdir(exist_ok=True)
+        beside = copy.with_suffix(".unfinished")
+        shutil.copyfile(lock, beside)
+        if is_whole(beside):
+            beside.replace(copy)
+
+
+def mend(root: Path) -> str | None:
+    """Put the kept copy in the place of a broken ``dvc.lock``, and say so; None when nothing was broken.
+
+    Call it only while no other run works in the project. A broken lock without a copy is set aside as ``dvc.lock.broken``.
+    """
+    lock, copy = root / LOCK, kept(root)
+    if not is_broken(root):
+        return None
+    lock.replace(lock.with_name(LOCK + ".broken"))
+    if copy.is_file() and is_whole(copy):
+        shutil.copyfile(copy, lock)
+        return f"{LOCK} was cut short when a run was killed; the copy of its last whole state was put in its place"
+    return f"{LOCK} was cut short when a run was killed and there is no copy of it; DVC's run cache gives back what it knows"

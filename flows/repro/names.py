@@ -1,0 +1,26 @@
+"""Names of files that DVC cannot store: they are not UTF-8, and DVC ends at them with an error that names none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from stages.runtime.plain import one_line
+
+
+def unstorable_names(folder: Path) -> Iterator[str]:
+    """A sentence for each name below ``folder`` that is not UTF-8."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if not is_utf8(name):
+                yield f"{one_line(Path(parent, name))}: its name is not UTF-8, and DVC stores no such name; rename it"
+
+
+def is_utf8(name: str) -> bool:
+    """Whether the name of a file, as Python read it, is one in UTF-8."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,100 @@
+"""A note that the registry has what ``dvc.lock`` holds: a run that has nothing to do reads it, and asks no server and no remote."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from flows.processes.environment import state
+from stages.params import digest, load_params
+from stages.tracking.lineage.lockfile import LOCK_FILE
+from stages.tracking.lineage.remote import REMOTE_VARIABLE
+from stages.tracking.lineage.uri import shown, tracking_uri
+from stages.tracking.registry.register import RegisterReport
+
+NOTE = "registered.json"
+
+
+def is_noted(root: Path, *, pushed: bool = False) -> bool:
+    """Whether this lock, with these parameters, was registered in this store; ``pushed``: and handed on by ``run --push``."""
+    note = _read(root)
+    return all(note.get(name) == value for name, value in _identity(root).items()) and (not pushed or note.get("pushed") is True)
+
+
+def write(root: Path, report: RegisterReport) -> None:
+    """Note that `register` has succeeded."""
+    before = _read(root)
+    keep = {"pushed": is_noted(root, pushed=True), "champion": before.get("champion")}
+    if report.candidate is not None and before.get("judged") == report.candidate:
+        keep["judged"] = report.candidate
+    _write(root, {**_identity(root), "candidate": report.candidate, **keep})
+
+
+def pushed(root: Path) -> None:
+    """Note that run cache and branch were handed on with what is registered."""
+    _write(root, {**_read(root), "pushed": True})
+
+
+def promoted(root: Path, version: int) -> None:
+    """Note which version is the champion, as far as this project has seen."""
+    if note := _read(root):
+        _write(root, {**note, "champion": version})
+
+
+def judged(root: Path, candidate: int) -> None:
+    """Note that the gate has given its answer about ``candidate``, whichever it was."""
+    if note := _read(root):
+        _write(root, {**note, "judged": candidate})
+
+
+def awaits_gate(root: Path) -> bool:
+    """Whether the candidate that is noted has not been put to the gate; False where none is noted."""
+    note = _read(root)
+    return note.get("candidate") is not None and note["candidate"] != note.get("judged")
+
+
+def awaits_promotion(root: Path) -> bool:
+    """Whether there may be a candidate that is not the champion; True where nothing is noted."""
+    note = _read(root)
+    return note.get("candidate") is None or note["candidate"] != note.get("champion")
+
+
+def other_store(root: Path) -> str | None:
+    """Why the present store cannot say what is registered, with the remedy: `register` has last written into another one. None: it can,
+    as far as is noted."""
+    note, present = _read(root), shown(tracking_uri(root))
+    # Notes that do not name the remote by itself are of another form.
+    if "remote" not in note or note.get("store") == present:
+        return None
+    return (
+        f"MLFLOW_TRACKING_URI: this project's versions were registered in {note.get('store')}, and the store is now {present}; set it as"
+        " it was then, or run vidbridge register, which makes the present store the project's"
+    )
+
+
+def _identity(root: Path) -> dict[str, str | None]:
+    lock = root / LOCK_FILE
+    return {
+        "lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
+        "params": digest(load_params(root / "params.yaml").model_dump(mode="json")),
+        "store": shown(tracking_uri(root)),
+        "remote": shown(os.environ[REMOTE_VARIABLE]) if os.environ.get(REMOTE_VARIABLE) else None,
+    }
+
+
+def _read(root: Path) -> dict[str, Any]:
+    try:
+        note = json.loads((state(root) / NOTE).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _write(root: Path, note: dict[str, Any]) -> None:
+    path = state(root) / NOTE
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(note))
+    unfinished.replace(path)

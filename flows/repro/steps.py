@@ -1,0 +1,107 @@
+"""A plan as plain values: every stage that a target needs, what is to be done about it, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+State = Literal["up to date", "will run", "restore", "fetch"]
+
+
+class StageMeta(BaseModel):
+    """``meta:`` of a stage in ``dvc.yaml``. It does not enter the stage's hash; a stage without it gets these values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["data", "train", "evaluate"] = "data"
+    #: How often a failed stage is tried again. A cancelled one never is, nor one that exits with 2.
+    retries: int = Field(default=0, ge=0)
+    retry_delay_s: float = Field(default=2, ge=0)
+    timeout_s: float | None = Field(default=None, gt=0)
+    #: GPUs the stage wants; told to the reader, not enforced.
+    gpu: int = Field(default=0, ge=0)
+    #: It imports torch, which a warm process could have done for it (:mod:`stages.runtime.warm`).
+    warm: bool = False
+
+
+@dataclass(frozen=True)
+class InRemote:
+    """Outs of a stage that the remote holds and this machine does not. ``objects``: hashes of files and of lists (``.dir``)."""
+
+    objects: tuple[str, ...]
+    files: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class PlanStep:
+    """One stage and what is to be done about it.
+
+    ``restore``: unchanged, but its outputs have to be checked out from the cache. ``fetch``: from the remote. A stage whose outputs lie
+    in the remote (``remote``) and that nothing needs now is up to date. ``entry``: the entry of DVC's run cache (``KEY/VALUE``) that
+    knows these outputs, where ``dvc.lock`` does not.
+    """
+
+    name: str
+    state: State
+    why: tuple[str, ...]
+    upstream: tuple[str, ...]
+    outs: tuple[str, ...]
+    meta: StageMeta
+    remote: InRemote | None = None
+    entry: str | None = None
+    #: What it depends on of ``params.yaml``, as ``dvc.yaml`` names it: tables and values.
+    params: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every stage that ``target`` needs, each after those it depends on.
+
+    ``notes``: what a person should know of how it was made. ``unasked``: stages that would run only because their outputs are not in
+    the cache, while the remote that may hold them did not answer.
+    """
+
+    target: str
+    steps: tuple[PlanStep, ...]
+    notes: tuple[str, ...] = ()
+    unasked: tuple[str, ...] = ()
+
+    @property
+    def to_run(self) -> tuple[PlanStep, ...]:
+        return tuple(step for step in self.steps if step.state == "will run")
+
+    @property
+    def to_warm(self) -> int:
+        """How many stages to run are asked of a warm process."""
+        return sum(step.meta.warm for step in self.to_run)
+
+    @property
+    def to_restore(self) -> tuple[PlanStep, ...]:
+        return tuple(step for step in self.steps if step.state == "restore")
+
+    @property
+    def to_fetch(self) -> tuple[PlanStep, ...]:
+        return tuple(step for step in self.steps if step.state == "fetch")
+
+    @property
+    def left(self) -> tuple[PlanStep, ...]:
+        """Stages whose outputs stay in the remote."""
+        return tuple(step for step in self.steps if step.remote is not None and step.state == "up to date")
+
+    @property
+    def distance(self) -> tuple[int, int]:
+        """How far ``dvc.lock`` is from what the target needs: stages that run, then stages that only the run cache knows."""
+        return len(self.to_run), sum(step.entry is not None for step in self.steps)
+
+    @property
+    def empty(self) -> bool:
+        return all(step.state == "up to date" and step.entry is None for step in self.steps)
+
+
+def held(steps: tuple[PlanStep, ...]) -> tuple[int, float]:
+    """Files and MB that these stages have in the remote only."""
+    found = [step.remote for step in steps if step.remote is not None]
+    return sum(one.files for one in found), sum(one.size_bytes for one in found) / 1e6

@@ -1,0 +1,1 @@
+"""Stage ``baselines``: scores without a model."""

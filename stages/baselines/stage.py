@@ -1,0 +1,71 @@
+"""What one scores without a model: a random training reply, and the best constant one. Every table shows them beside the policies.
+
+Run as ``python -m stages baselines``; writes ``scores/baselines``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from tqdm import tqdm
+
+from stages.domain.core.records import Sample, Score, TaskName
+from stages.domain.core.replies import render_reply
+from stages.domain.statistics.metrics import clips_shown, constant_reply, mean_over_tasks, task_results
+from stages.lib.evaluation.held_out import evaluation_digest, evaluation_samples
+from stages.lib.judging.batch import check_judged, score_replies, usage_of
+from stages.lib.judging.build import referee_of
+from stages.lib.rows.jsonl import write_json, write_rows
+from stages.lib.rows.samples import load_samples
+from stages.params import load_params
+from stages.runtime import paths
+from stages.tracking.runs.run import stage_run
+
+
+def reply_of(sample: Sample) -> str:
+    """A well-formed reply that would be right for this sample."""
+    return render_reply(sample.trace.thinking if sample.trace else sample.reference, sample.reference)
+
+
+def main() -> int:
+    params = load_params()
+    with stage_run("baselines", params) as run:
+        samples, referee = evaluation_samples(params), referee_of(params)
+        by_task: dict[TaskName, list[Sample]] = {}
+        for sample in samples:
+            by_task.setdefault(sample.task, []).append(sample)
+
+        def scored(which: Sequence[Sample], replies: Sequence[str]) -> list[Score]:
+            found = score_replies(which, replies, referee, params.rewards)
+            check_judged(referee.judge, [score.value for score in found].count(None), len(found), "baselines")
+            return found
+
+        scores: dict[str, list[Score]] = {"random": [], "constant": []}
+        constants = {}
+        for task, asked in tqdm(by_task.items(), desc="baselines", unit="task"):
+            train = load_samples("train", [task])
+            constants[task] = constant_reply(
+                train, reply_of, lambda which, replies: [score.value for score in scored(which, replies)], params.seed
+            )
+            drawn = [reply_of(Random(f"{params.seed}/random/{sample.sample_id}").choice(train)) for sample in asked]
+            scores["random"] += scored(asked, drawn)
+            scores["constant"] += scored(asked, [constants[task]] * len(asked))
+        shown, confidence = clips_shown(samples), params.evaluation.confidence
+        results = {name: task_results(rows, shown, confidence) for name, rows in scores.items()}
+        write_rows(paths.scores("baselines") / "predictions_random.jsonl", scores["random"])
+        write_rows(paths.scores("baselines") / "predictions_constant.jsonl", scores["constant"])
+        table = {
+            "schema_version": 1,
+            "digest": evaluation_digest(params, samples),
+            "split": params.evaluation.split,
+            "random": {"mean": mean_over_tasks(results["random"])},
+            "constant": {"mean": mean_over_tasks(results["constant"])},
+            "constant_replies": constants,
+            "tasks": {task: {name: results[name][task].model_dump() for name in results} for task in by_task},
+        }
+        write_json(paths.scores("baselines") / "scores.json", table)
+        means = {name: mean_over_tasks(result) for name, result in results.items()}
+        run.summary({**means, **usage_of(referee.judge)})
+        print(f"baselines: random {means['random']:.3f}, constant {means['constant']:.3f}, mean over {len(by_task)} tasks")
+    return 0

@@ -1,0 +1,1 @@
+"""Stage ``corpus``: the generated world of shapes."""

@@ -1,0 +1,1 @@
+"""Stage ``difficulty``: keep the samples that can teach a policy something."""

@@ -1,0 +1,1 @@
+"""Rows, timelines, frames, prompts and replies: what every other part of the domain is made of."""

@@ -1,0 +1,136 @@
+"""Exact time and edits: which frame of which clip a frame of a timeline shows, and which frames are dark.
+
+An edit returns a new :class:`~stages.domain.core.records.Timeline`; nothing here reads a video. Frames are integers and ranges are
+half-open throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from random import Random
+from typing import NamedTuple
+
+from stages.domain.core.records import Segment, Span, Timeline
+
+
+class Source(NamedTuple):
+    """What one frame of a timeline shows: frame ``frame`` of clip ``clip_id``, blacked out when ``dark``."""
+
+    clip_id: str
+    frame: int
+    dark: bool
+
+
+def plain(clip_id: str, frames: int, rate: Fraction) -> Timeline:
+    """The whole clip, unedited."""
+    return Timeline(rate=rate, segments=(Segment(clip_id=clip_id, span=Span(start=0, stop=frames)),))
+
+
+def mask(timeline: Timeline, span: Span) -> Timeline:
+    """The timeline with ``span`` (in its own frames) blacked out; length and timing stay.
+
+    Raises:
+        ValueError: the span reaches beyond the timeline.
+    """
+    if span.stop > timeline.frames:
+        raise ValueError(f"mask [{span.start}, {span.stop}) reaches beyond the timeline of {timeline.frames} frames")
+    return timeline.model_copy(update={"dark": (*timeline.dark, span)})
+
+
+def cut(frames: int, pieces: Sequence[int]) -> tuple[Span, ...]:
+    """Cut ``[0, frames)`` at the given piece lengths, one after the other.
+
+    Raises:
+        ValueError: the lengths do not add up to ``frames``.
+    """
+    if sum(pieces) != frames:
+        raise ValueError(f"pieces {list(pieces)} add up to {sum(pieces)} frames, not {frames}")
+    spans, start = [], 0
+    for length in pieces:
+        spans.append(Span(start=start, stop=start + length))
+        start += length
+    return tuple(spans)
+
+
+def piece_lengths(frames: int, shortest: int, longest: int, rng: Random) -> tuple[int, ...] | None:
+    """Random piece lengths in ``[shortest, longest]`` frames that add up to ``frames``; None when there are none.
+
+    Every piece is drawn among the lengths that still let the rest be cut.
+    """
+    lengths: list[int] = []
+    left = frames
+    while left:
+        rest = [(left - n, n) for n in range(shortest, min(longest, left) + 1)]
+        # What is left after this piece must be 0 or splittable: k pieces reach every total in [k*shortest, k*longest].
+        possible = [n for remainder, n in rest if remainder == 0 or -(-remainder // longest) <= remainder // shortest]
+        if not possible:
+            return None
+        length = rng.choice(possible)
+        lengths.append(length)
+        left -= length
+    return tuple(lengths)
+
+
+def interleave(first: Sequence[Segment], second: Sequence[Segment], rate: Fraction) -> Timeline:
+    """A1 B1 A2 B2 …: the pieces of two clips in turn; what is left of the longer list follows in order."""
+    segments: list[Segment] = []
+    for index in range(max(len(first), len(second))):
+        segments += [pieces[index] for pieces in (first, second) if index < len(pieces)]
+    return Timeline(rate=rate, segments=tuple(segments))
+
+
+def sample_indices(total: int, count: int) -> tuple[int, ...]:
+    """``count`` frame numbers spread evenly over ``[0, total)``, the first and the last included, by integer arithmetic.
+
+    Rounds half up. A timeline shorter than ``count`` shows some frames twice.
+
+    Raises:
+        ValueError: fewer than one frame, or fewer than two asked for.
+    """
+    if total < 1 or count < 2:
+        raise ValueError(f"cannot spread {count} samples over {total} frames; need at least 2 samples and 1 frame")
+    return tuple((2 * i * (total - 1) + count - 1) // (2 * (count - 1)) for i in range(count))
+
+
+def resolve(timeline: Timeline, indices: Sequence[int]) -> tuple[Source, ...]:
+    """What each of these frames of the timeline shows.
+
+    Raises:
+        IndexError: an index outside ``[0, timeline.frames)``.
+    """
+    sources = []
+    for index in indices:
+        if not 0 <= index < timeline.frames:
+            raise IndexError(f"frame {index} is outside the timeline of {timeline.frames} frames")
+        start = 0
+        for segment in timeline.segments:
+            if index < start + segment.span.frames:
+                dark = any(index in span for span in timeline.dark)
+                sources.append(Source(segment.clip_id, segment.span.start + index - start, dark))
+                break
+            start += segment.span.frames
+    return tuple(sources)
+
+
+def conformed_frames(frames: int, rate: Fraction, to: Fraction) -> int:
+    """How many frames a clip of ``frames`` at ``rate`` has when it is conformed to another rate; at least one."""
+    return max(1, int(frames * to / rate))
+
+
+def conformed_frame(number: int, frames: int, rate: Fraction, to: Fraction) -> int:
+    """Which of a clip's ``frames`` at ``rate`` is on display in the middle of frame ``number`` of that clip conformed to rate ``to``.
+
+    At equal rates it is ``number`` itself.
+    """
+    return min(frames - 1, int((2 * number + 1) * rate / (2 * to)))
+
+
+def segment_counts(timeline: Timeline, indices: Sequence[int]) -> tuple[int, ...]:
+    """How many of these frames fall into each segment, in order of the segments."""
+    counts, start = [], 0
+    for segment in timeline.segments:
+        stop = start + segment.span.frames
+        counts.append(sum(start <= index < stop for index in indices))
+        start = stop
+    return tuple(counts)

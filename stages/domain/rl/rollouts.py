@@ -1,0 +1,74 @@
+"""What a person reads to see what reinforcement learning learns from: the rollouts of a few prompts of a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from random import Random
+from typing import Literal
+
+from pydantic import Field
+
+from stages.domain.core.prompts import PromptTexts, sample_prompt
+from stages.domain.core.records import TASK_NAMES, Record, Sample, Score, TaskName
+
+#: Of a step's prompts, at most this many of each task are kept; of these all rollouts, since an advantage compares them.
+PROMPTS_PER_TASK = 2
+
+
+class Rollout(Record):
+    """One reply in training.
+
+    Attributes:
+        score: what it was worth, and why.
+        paid: by objective, what it was paid before the objectives' weights; one that nobody could say is left out.
+        advantage: how much more likely the step makes it; below 0: less likely.
+    """
+
+    score: Score
+    paid: dict[str, float]
+    advantage: float
+
+
+class RolloutGroup(Record):
+    """All rollouts of one prompt that training step ``step`` learned from, in the order in which they were drawn."""
+
+    schema_version: Literal[1] = 1
+    step: int = Field(gt=0)
+    sample_id: str
+    task: TaskName
+    prompt: str
+    reference: str
+    rollouts: tuple[Rollout, ...] = Field(min_length=1)
+
+
+def shown_groups(
+    step: int, rollouts: Sequence[Rollout], size: int, samples: Mapping[str, Sample], texts: PromptTexts
+) -> list[RolloutGroup]:
+    """The groups of a step that are kept, task by task.
+
+    Which they are depends on the step and on samples' ids only, never on what was said or paid.
+
+    Args:
+        rollouts: all of the step; each ``size`` in a row belong to one prompt.
+        samples: by id.
+        texts: what the prompts were written with.
+    """
+    found = {group[0].score.sample_id: group for group in _runs(rollouts, size)}
+    drawn = sorted(found, key=lambda sample_id: Random(f"{step}/{sample_id}").random())
+    kept = [i for task in TASK_NAMES for i in [i for i in drawn if samples[i].task == task][:PROMPTS_PER_TASK]]
+    return [
+        RolloutGroup(
+            step=step,
+            sample_id=sample_id,
+            task=samples[sample_id].task,
+            prompt=sample_prompt(samples[sample_id], texts),
+            reference=samples[sample_id].reference,
+            rollouts=tuple(found[sample_id]),
+        )
+        for sample_id in kept
+    ]
+
+
+def _runs(rollouts: Sequence[Rollout], size: int) -> Iterator[Sequence[Rollout]]:
+    for start in range(0, len(rollouts), size):
+        yield rollouts[start : start + size]

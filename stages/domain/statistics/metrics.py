@@ -1,0 +1,84 @@
+"""From scores to tables: means with their intervals, and trivial baselines. How sure a mean is: :mod:`stages.domain.statistics.bootstrap`."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from random import Random
+
+import numpy as np
+from pydantic import Field
+
+from stages.domain.core.records import Record, Sample, Score, TaskName
+from stages.domain.statistics.bootstrap import Design, mean_interval
+
+#: Sample id to the clips that the sample shows: the units of :mod:`stages.domain.statistics.bootstrap`.
+Shown = Mapping[str, Sequence[str]]
+
+#: Candidates for the best constant reply, and samples that each is tried on.
+CONSTANTS, TRIED_ON = 24, 100
+
+
+class TaskResult(Record):
+    """Scores of one task: shares of the maximum in [0, 1]. ``native`` is the mean of the task's own number x 100, as papers print it."""
+
+    mean: float
+    low: float
+    high: float
+    samples: int = Field(ge=0)
+    #: Replies that no judge could score; they are in no mean.
+    unjudged: int = Field(ge=0)
+    format: float
+    native: float
+
+
+def clips_shown(samples: Iterable[Sample]) -> dict[str, tuple[str, ...]]:
+    """What :data:`Shown` is of these samples."""
+    return {sample.sample_id: sample.timeline.clip_ids for sample in samples}
+
+
+def task_results(scores: Sequence[Score], shown: Shown, confidence: float) -> dict[TaskName, TaskResult]:
+    """One result a task, in the order in which tasks first appear.
+
+    Raises:
+        ValueError: a task has no reply that could be judged.
+    """
+    by_task: dict[TaskName, list[Score]] = defaultdict(list)
+    for score in scores:
+        by_task[score.task].append(score)
+    results: dict[TaskName, TaskResult] = {}
+    for task, rows in by_task.items():
+        judged = [row for row in rows if row.value is not None]
+        values = np.array([row.value for row in judged], dtype=np.float64)
+        interval = mean_interval(values, Design.of([shown[row.sample_id] for row in judged]), confidence)
+        results[task] = TaskResult(
+            **interval.model_dump(),
+            samples=len(rows),
+            unjudged=len(rows) - len(judged),
+            format=sum(row.format_ok for row in rows) / len(rows),
+            native=100 * float(np.mean([row.parts["native"] for row in judged])),
+        )
+    return results
+
+
+def mean_over_tasks(results: Mapping[TaskName, TaskResult]) -> float:
+    """Every task counts the same, however many samples it has."""
+    return sum(result.mean for result in results.values()) / len(results)
+
+
+def constant_reply(
+    train: Sequence[Sample],
+    reply_of: Callable[[Sample], str],
+    values: Callable[[Sequence[Sample], Sequence[str]], Sequence[float | None]],
+    seed: int,
+) -> str:
+    """The best single reply for one task: among the most frequent replies of training, the one that scores most on some of it.
+
+    ``values`` scores many replies, each to the sample beside it. One that could not be judged counts neither way.
+    """
+    counts = Counter(reply_of(sample) for sample in train)
+    candidates = [reply for reply, _ in counts.most_common(CONSTANTS)]
+    judged = Random(f"{seed}/constant").sample(list(train), min(len(train), TRIED_ON))
+    found = iter(values(judged * len(candidates), [reply for reply in candidates for _ in judged]))
+    scored = {reply: [value for _ in judged if (value := next(found)) is not None] for reply in candidates}
+    return max(candidates, key=lambda reply: (sum(scored[reply]) / max(len(scored[reply]), 1), reply))

@@ -1,0 +1,1 @@
+"""Stage ``evaluate``: a policy on held-out samples."""

@@ -1,0 +1,109 @@
+"""How a policy is scored on the held-out samples: with the video, again on a black one, and on one whose frames are out of order. For
+rows, and for models of the registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from stages.domain.core.frames import Frames, blank, shuffled
+from stages.domain.core.prompts import sample_prompt
+from stages.domain.core.records import Sample, Score
+from stages.domain.statistics.metrics import clips_shown, mean_over_tasks, task_results
+from stages.lib.evaluation.held_out import evaluation_digest, evaluation_samples
+from stages.lib.inference.generate import generate
+from stages.lib.judging.batch import check_judged, score_replies, usage_of
+from stages.lib.judging.build import referee_of
+from stages.lib.models.load import device, load_model, use_threads
+from stages.lib.models.processor import fit_of
+from stages.lib.rows.samples import frame_loader
+from stages.params import Params
+
+
+@dataclass(frozen=True)
+class Measured:
+    """``table``: what ``scores.json`` holds; ``video``, ``blank`` and ``shuffled``: a score for each sample; ``reading``: how frames were
+    had; ``judge_usage``: what the judge was asked and what that cost, empty for the rule judge."""
+
+    table: dict[str, Any]
+    video: list[Score]
+    blank: list[Score]
+    shuffled: list[Score]
+    reading: dict[str, float]
+    judge_usage: dict[str, float]
+
+
+def measure(params: Params, name: str, model_folder: Path) -> Measured:
+    """Greedy replies of the model in ``model_folder`` to every evaluation sample, scored. ``name`` is what the table calls it.
+
+    Raises:
+        InputError: the split has no sample.
+        ModelUnavailableError: the folder holds no model.
+        JudgeError: the judge cannot be used, or left more of a task's replies without a verdict than ``judge.max_unavailable``.
+    """
+    samples, referee = evaluation_samples(params), referee_of(params)
+    loader = frame_loader(params, partial(fit_of, model_folder))
+    use_threads()
+    model, processor = load_model(model_folder, params.model.precision)
+    model.to(device())  # type: ignore[arg-type]
+
+    def scored(label: str, see: Callable[[Sample, Frames], Frames]) -> list[Score]:
+        # Functions, not frames: only one batch of them is then in memory.
+        items = [(sample_prompt(sample, params.prompt), partial(lambda s: see(s, loader.load(s)), sample)) for sample in samples]
+        with tqdm(total=len(items), desc=label, unit="reply", mininterval=1) as bar:
+            replies = generate(
+                model,
+                processor,
+                items,
+                max_new_tokens=params.evaluation.max_new_tokens,
+                batch_size=params.evaluation.batch_size,
+                progress=bar.update,  # type: ignore[arg-type]
+            )
+        scores = score_replies(samples, replies, referee, params.rewards)
+        for task in dict.fromkeys(score.task for score in scores):
+            values = [score.value for score in scores if score.task == task]
+            check_judged(referee.judge, values.count(None), len(values), f"{label}, {task}")
+        return scores
+
+    video = scored(name, lambda _, frames: frames)
+    black = scored(f"{name} (blank video)", lambda _, frames: blank(frames))
+    # A sample's frames are shuffled in one way, whoever is scored: policies are compared on the same videos.
+    mixed = scored(f"{name} (shuffled video)", lambda sample, frames: shuffled(frames, f"{params.seed}/{sample.sample_id}"))
+    table = result_table(params, name, samples, video, black, mixed)
+    return Measured(table, video, black, mixed, loader.counts(), usage_of(referee.judge))
+
+
+def result_table(
+    params: Params,
+    row: str,
+    samples: Sequence[Sample],
+    video: Sequence[Score],
+    blank: Sequence[Score],
+    shuffled: Sequence[Score],
+) -> dict[str, Any]:
+    """``scores.json``: per task the mean with its interval, format share, and the means on a blank and on a shuffled video."""
+    shown, confidence = clips_shown(samples), params.evaluation.confidence
+    results = task_results(video, shown, confidence)
+    controls = {"blank": task_results(blank, shown, confidence), "shuffled": task_results(shuffled, shown, confidence)}
+    return {
+        "schema_version": 1,
+        "row": row,
+        "digest": evaluation_digest(params, samples),
+        "split": params.evaluation.split,
+        "samples": len(samples),
+        "mean": mean_over_tasks(results),
+        **{f"{name}_mean": mean_over_tasks(found) for name, found in controls.items()},
+        "format": sum(score.format_ok for score in video) / len(video),
+        "tasks": {
+            task: result.model_dump()
+            | {name: found[task].mean for name, found in controls.items()}
+            | {f"{name}_high": found[task].high for name, found in controls.items()}
+            for task, result in results.items()
+        },
+    }

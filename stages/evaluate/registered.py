@@ -1,0 +1,35 @@
+"""Score a model of the registry on the present evaluation, so that a champion of an earlier one can be compared. Not a stage of DVC.
+
+Run as ``python -m stages rescore NAME MODEL_FOLDER OUT``; writes ``scores.json`` and ``samples.jsonl`` (SampleScore) into the folder OUT.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from stages.domain.statistics.metrics import clips_shown
+from stages.domain.statistics.paired import SampleScore
+from stages.evaluate.policy import measure
+from stages.lib.evaluation.held_out import evaluation_samples
+from stages.lib.rows.jsonl import write_json, write_rows
+from stages.params import load_params
+from stages.tracking.registry.samples import SAMPLES_FILE
+
+
+def main(*arguments: str) -> int:
+    if len(arguments) != 3:
+        print("usage: python -m stages rescore NAME MODEL_FOLDER OUT", file=sys.stderr)
+        return 2
+    name, folder, out = arguments
+    params = load_params()
+    measured = measure(params, name, Path(folder))
+    table = measured.table
+    write_json(Path(out) / "scores.json", table)
+    shown = clips_shown(evaluation_samples(params))
+    rows = (
+        SampleScore(sample_id=row.sample_id, clips=shown[row.sample_id], task=row.task, value=row.value) for row in measured.video
+    )
+    write_rows(Path(out) / SAMPLES_FILE, rows)
+    print(f"rescore: {name}: mean {table['mean']:.3f} over {len(table['tasks'])} tasks, format {table['format']:.3f}")
+    return 0

@@ -1,0 +1,36 @@
+"""Score one policy on held-out samples, again on a black video (what it says without looking), and on one out of order.
+
+Run as ``python -m stages evaluate ROW`` (a row of ``evaluation.of``); writes ``scores/ROW``.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+from stages.evaluate.policy import measure
+from stages.lib.rows.jsonl import write_json, write_rows
+from stages.params import load_params
+from stages.runtime import paths
+from stages.runtime.dispatch import one_row
+from stages.tracking.runs.run import stage_run
+
+
+def main(*arguments: str) -> int:
+    params = load_params()
+    row = one_row("evaluate", list(arguments), list(params.evaluation.of))
+    with stage_run(f"evaluate@{row}", params) as run:
+        measured = measure(params, row, paths.final_model(row))
+        table = measured.table
+        write_rows(paths.scores(row) / "predictions.jsonl", measured.video)
+        write_rows(paths.scores(row) / "predictions_blank.jsonl", measured.blank)
+        write_rows(paths.scores(row) / "predictions_shuffled.jsonl", measured.shuffled)
+        write_json(paths.scores(row) / "scores.json", table)
+        history = paths.model(row) / paths.HISTORY_FILE
+        if history.exists():  # beside the scores, so that the summary depends on the rows that live and not on all of models/
+            shutil.copyfile(history, paths.scores(row) / paths.HISTORY_FILE)
+        run.summary({"mean": table["mean"], "format": table["format"], **measured.reading})
+        run.summary({"blank_mean": table["blank_mean"], "shuffled_mean": table["shuffled_mean"]})
+        run.summary(measured.judge_usage)
+        run.summary({f"{task}/mean": result["mean"] for task, result in table["tasks"].items()})
+        print(f"evaluate@{row}: mean {table['mean']:.3f} over {len(table['tasks'])} tasks, format {table['format']:.3f}")
+    return 0

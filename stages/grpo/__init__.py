@@ -1,0 +1,1 @@
+"""Stage ``grpo``: reinforcement learning with video."""

@@ -1,0 +1,130 @@
+"""Who generates the rollouts: Hugging Face's `generate`, or vLLM inside the training processes. It is circumstance.
+
+TRL 1.16 hands vLLM images only, and token ids whose placeholders are expanded. vLLM expands placeholders itself, so an expanded
+prompt would grow a second time. Here it is given the unexpanded ids with the frames, and what it then says it has read is compared
+with the ids that the log-probabilities are computed from. Written against vLLM 0.31; never run with vLLM itself. Difficulty,
+evaluation and the controls of GRPO draw with Hugging Face in any case.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+from transformers import ProcessorMixin
+
+from stages.domain.core.frames import Frames
+from stages.errors import VidbridgeError
+from stages.lib.models.processor import placeholder_ids, render, video_metadata
+
+Engine = Literal["hf", "vllm"]
+
+#: vLLM's least: it bounds the bias of a logit to [-100, 100]. A token's probability is then below e**-100.
+_NEVER = -100.0
+#: Share of a GPU's memory that vLLM takes for its weights and its cache, unless VIDBRIDGE_VLLM_MEMORY says otherwise.
+_MEMORY = 0.3
+
+
+class EngineError(VidbridgeError, RuntimeError):
+    """Rollouts cannot be generated as the environment asks, or were generated from something else; the message says what to do."""
+
+
+def rollout_engine(environ: Mapping[str, str] = os.environ) -> Engine:
+    """Read VIDBRIDGE_ROLLOUT_ENGINE: `hf` (also when unset) or `vllm`.
+
+    Raises:
+        EngineError: another value, or vLLM is asked for where it cannot run.
+    """
+    given = environ.get("VIDBRIDGE_ROLLOUT_ENGINE", "").strip()
+    if given in ("", "hf"):
+        return "hf"
+    if given != "vllm":
+        raise EngineError(
+            f"VIDBRIDGE_ROLLOUT_ENGINE: {given!r} is unknown; give hf, or vllm (in the training processes, as TRL's server takes no"
+            " videos)"
+        )
+    if not torch.cuda.is_available():
+        raise EngineError("VIDBRIDGE_ROLLOUT_ENGINE: vllm needs a GPU, and torch sees none; unset it, or run where there is one")
+    if find_spec("vllm") is None:
+        raise EngineError(
+            "VIDBRIDGE_ROLLOUT_ENGINE: vllm is not installed; install 'vllm>=0.22,<=0.31' (what TRL 1.16 supports) into .venv, or"
+            " unset it"
+        )
+    return "vllm"
+
+
+def engine_settings(engine: Engine, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """The keyword arguments of a `GRPOConfig` that say who generates.
+
+    Raises:
+        EngineError: VIDBRIDGE_VLLM_MEMORY is no share.
+    """
+    if engine == "hf":
+        return {}
+    given = environ.get("VIDBRIDGE_VLLM_MEMORY", "").strip()
+    try:
+        share = float(given or _MEMORY)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise EngineError(
+            f"VIDBRIDGE_VLLM_MEMORY: {given!r} is no share of a GPU's memory; give a number between 0 and 1, such as 0.3"
+        )
+    return {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": share}
+
+
+def never_sampled(processor: ProcessorMixin, *, vllm: bool) -> dict[str, Any]:
+    """Generation settings that keep placeholders of pixels from being sampled."""
+    tokens = placeholder_ids(processor)
+    return {"logit_bias": dict.fromkeys(tokens, _NEVER)} if vllm else {"suppress_tokens": tokens}
+
+
+def vllm_request(processor: ProcessorMixin, prompt: str, videos: Sequence[Frames]) -> dict[str, Any]:
+    """What `vllm.LLM.generate` is given for a prompt about these videos.
+
+    Returns:
+        `prompt_token_ids`: the rendered prompt with one placeholder a video; `multi_modal_data`: for each a uint8 array [frames,
+        height, width, 3] and its metadata; `mm_processor_kwargs`: that nothing is sampled a second time.
+    """
+    text = render(processor, prompt, len(videos))
+    return {
+        "prompt_token_ids": list(processor.tokenizer(text, add_special_tokens=False)["input_ids"]),
+        "multi_modal_data": {
+            "video": [(frames.pixels, {**video_metadata(frames), "do_sample_frames": False}) for frames in videos]
+        },
+        "mm_processor_kwargs": {"do_sample_frames": False},
+    }
+
+
+class VideoEngine:
+    """A `vllm.LLM` that is asked `requests` in place of TRL's rows, which have no videos. Otherwise the engine itself."""
+
+    def __init__(self, engine: Any) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def generate(self, prompts: Sequence[Mapping[str, Any]], **options: Any) -> Any:
+        """Outputs of the requests, row by row those of `prompts`.
+
+        Raises:
+            EngineError: the engine has read other token ids than those that are trained on.
+        """
+        if len(self.requests) != len(prompts):
+            raise EngineError(
+                f"vLLM: {len(prompts)} prompts but {len(self.requests)} requests; TRL no longer asks as this class expects"
+            )
+        outputs = self._engine.generate(self.requests, **options)
+        for row, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
+            read, trained = list(output.prompt_token_ids), list(prompt["prompt_token_ids"])
+            if read != trained:
+                raise EngineError(
+                    f"vLLM: row {row} was generated from {len(read)} tokens that are not the {len(trained)} trained on; this vLLM"
+                    " expands videos in another way: unset VIDBRIDGE_ROLLOUT_ENGINE"
+                )
+        return outputs

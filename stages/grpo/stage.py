@@ -1,0 +1,83 @@
+"""Reinforcement learning with video on one row of the ``grpo`` table.
+
+Run as ``python -m stages grpo ROW``; writes ``models/ROW``.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from stages.domain.core.prompts import sample_prompt
+from stages.grpo.engine import rollout_engine
+from stages.lib.judging.batch import check_judged, usage_of
+from stages.lib.judging.build import held_out_of, referee_of
+from stages.lib.rows.samples import frame_loader, load_samples
+from stages.lib.training.mixture import Example
+from stages.params import load_params
+from stages.runtime import paths
+from stages.runtime.dispatch import one_row
+from stages.runtime.distributed import launch
+from stages.tracking.runs.run import stage_run
+from stages.tracking.runs.scratch import scratch_of
+
+
+def main(*arguments: str) -> int:
+    params = load_params()
+    name = one_row("grpo", list(arguments), list(params.grpo))
+    engine = rollout_engine()  # before anything is started: what cannot generate should not load a model first
+    if (status := launch("stages", ("grpo", *arguments))) is not None:
+        return status
+    # After the launch: the launching process needs no TRL.
+    from stages.grpo.rewards import Rewarding
+    from stages.grpo.rollout_page import showing
+    from stages.grpo.train import train_grpo
+    from stages.lib.models.processor import fit_of
+
+    row = params.grpo[name]
+    with stage_run(f"grpo@{name}", params) as run:
+        run.tag({"rollout_engine": engine})
+        policy = paths.final_model(row.init)
+        loader, referee = frame_loader(params, partial(fit_of, policy)), referee_of(params)
+        samples = load_samples("train", row.trained_tasks, Path(row.samples))
+        examples = [Example(s.sample_id, s.task, sample_prompt(s, params.prompt), None, partial(loader.load, s)) for s in samples]
+        held_out = held_out_of(params, referee)
+        rewarding = Rewarding(params, name, samples, referee, held_out)
+        settings = [row, params.prompt, params.rewards, params.judge, params.held_out_judge, params.seed]
+        code = [Path(__file__).parents[1] / part for part in ("lib", "domain", "grpo")]
+        inputs = [Path(row.samples), paths.model(row.init)]
+        with scratch_of(f"grpo@{name}", settings, inputs, code) as scratch:
+            # What judging cost depends on what was cached: it is reported, and stays out of the history that the out holds.
+            on_metrics = scratch.guarded(
+                lambda step, values: run.log(
+                    step,
+                    {**values, **usage_of(referee.judge), **(usage_of(held_out.judge, "held_out_judge") if held_out else {})},
+                )
+            )
+            summary = train_grpo(
+                policy,
+                examples,
+                row,
+                reward=rewarding.total,
+                objectives=rewarding.objectives,
+                well_formed=rewarding.well_formed,
+                shares=rewarding.shares,
+                on_masked=lambda masked, rollouts: check_judged(referee.judge, masked, rollouts, f"a step of grpo@{name}"),
+                gauges=rewarding.gauges,
+                on_controls=rewarding.controls,
+                showing=showing(params, name, samples, rewarding.scores, loader, run.page),
+                stage=f"grpo@{name}",
+                seed=params.seed,
+                out=paths.model(name),
+                scratch=scratch.folder,
+                on_metrics=on_metrics,
+                on_checkpoint=scratch.guarded(run.checkpoint),
+                still_ours=scratch.check,
+            )
+        run.tag({"engine": summary["engine"], "resumed_from": str(summary["resumed_from"])})
+        run.summary(loader.counts())
+        print(
+            f"grpo@{name}: {row.steps} steps of {row.prompts_per_step} prompts x {row.rollouts} rollouts;"
+            f" resumed from step {summary['resumed_from']}, trained by {summary['engine']}"
+        )
+    return 0

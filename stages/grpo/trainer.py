@@ -1,0 +1,403 @@
+"""TRL's GRPO trainer with video.
+
+TRL 1.16 has no video input here: given video prompts it generates correctly and then computes the loss *without the video*, with
+no error. Four overrides mend it. The processor's flat video fields are split into one record a row when prompts are tokenised; the
+records travel as a list through TRL's buffered batch, which shuffles and splits lists along with the tensors; the loss takes them
+from there; and the log-probability pass wraps the model, so that each chunk of rows is given its own rows' videos. A test holds the
+log-probabilities equal to those of a plain forward pass, and another that the stock trainer still fails it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from trl import GRPOConfig, GRPOTrainer
+from trl.models import unwrap_model_for_generation
+
+from stages.domain.core.records import Score
+from stages.domain.rl.rollouts import Rollout
+from stages.grpo.advantages import TaskScales, normalised, scaled, summed
+from stages.grpo.controls import CONTRAST, VIEWS, Controls, View, contrast_of
+from stages.grpo.engine import VideoEngine, never_sampled
+from stages.grpo.resampling import Reserve, dead_groups, replace_groups
+from stages.grpo.rollout_log import Keeper
+from stages.lib.inference.generate import rollouts
+from stages.lib.inference.vision_cache import encode_equal_videos_once
+from stages.lib.models.positions import place_text_behind_videos
+from stages.lib.models.processor import EncodedPrompt, VideoFields, join_videos, modality_of, reply_opening
+from stages.lib.models.settings import plain_settings
+from stages.lib.training.loop import Resumes
+from stages.lib.training.lora import without_adapters
+
+#: Beside the weights in a checkpoint: the moving scales of the tasks' rewards.
+SCALES_FILE = "reward_scales.json"
+#: And how many prompts of the reserve have been taken.
+RESERVE_FILE = "reserve.json"
+
+#: Of each prompt's rollouts, whether they are paid alike; told by the rewards' gauges of one process's part of the groups.
+ALIKE = "gauge/zero_variance_groups"
+
+#: Of what is kept of a rollout: single precision holds no more.
+DIGITS = 6
+
+#: Encodes prompts by their keys, in order.
+Encode = Callable[[Sequence[str]], list[EncodedPrompt]]
+#: Told of each step, before it is taken, how many of how many rollouts over all processes have no reward; may raise to end training.
+#: Where groups are replaced it is told again of all that have been drawn for the step so far.
+OnMasked = Callable[[int, int], None]
+
+
+class VideoGRPOTrainer(Resumes, GRPOTrainer):
+    """`GRPOTrainer` whose dataset's `prompt` column holds keys; `encode` turns keys into token ids and video fields.
+
+    The rollouts of a prompt share one encoding, so a video is decoded and processed once however many times it is answered.
+
+    Args:
+        encode: see above.
+        request: what vLLM is asked for a key; needed where it generates.
+        reserve: prompts that take the place of those whose rollouts are all paid alike; None: such groups stay.
+        controls: replies to other videos, for gauges and for the reward on the order of frames; None: none.
+        keeper: keeps rollouts for people to read; None: none are kept.
+        scales: advantages on a moving scale of each task, in place of `args.scale_rewards`; with `task_of`, the task of a prompt's key.
+    """
+
+    def __init__(
+        self,
+        *,
+        encode: Encode,
+        request: Callable[[str], dict[str, Any]] | None = None,
+        args: GRPOConfig,
+        processing_class: Any,
+        scales: TaskScales | None = None,
+        task_of: Callable[[str], str] | None = None,
+        on_masked: OnMasked | None = None,
+        reserve: Reserve | None = None,
+        controls: Controls | None = None,
+        keeper: Keeper | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # TRL keeps the image token from being sampled; a sampled video token would lack features just as well.
+        args.generation_kwargs = {**(args.generation_kwargs or {}), **never_sampled(processing_class, vllm=args.use_vllm)}
+        self._encode, self._request = encode, request
+        self._scales, self._task_of = scales, task_of
+        self._reserve = reserve
+        self._controls = controls
+        self._controlled_step = -1
+        self._keeper = keeper
+        #: Of this process's rows, in a step whose rollouts are kept: what they are worth, and what each objective paid.
+        self._judged: list[tuple[Score, dict[str, float]]] = []
+        #: The rewards of all processes, shape [rollouts of the step, objectives], and with `scales` their prompts.
+        self._rewards = torch.zeros(0, 0)
+        self._prompts: list[str] = []
+        self._on_masked = on_masked
+        #: Of the rollouts that have been drawn for the step to come, how many have no reward, and how many there are.
+        self._unpaid, self._drawn = 0, 0
+        #: The rollouts of all processes without a reward, shape [rollouts of the step].
+        self._masked = torch.zeros(0, dtype=torch.bool)
+        self._row_videos: list[VideoFields] = []
+        super().__init__(args=args, processing_class=processing_class, **kwargs)
+        # TRL's `bnpo` divides by the tokens that a process holds at once, so that its result depends on their number and on how many
+        # processes there are. Divided by those of the whole generation, as the name promises, its loss is that of `dapo`.
+        self.loss_type = "dapo" if args.loss_type == "bnpo" else args.loss_type
+        if self.use_vllm:
+            self.vllm_generation.llm = VideoEngine(self.vllm_generation.llm)
+        for model in (self.model, self.ref_model):
+            if model is not None:
+                encode_equal_videos_once(without_adapters(model))
+                place_text_behind_videos(without_adapters(model))  # TRL loads a reference model by itself
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        distinct = list(dict.fromkeys(prompts))
+        encoded = dict(zip(distinct, self._encode(distinct), strict=True))
+        rows = [encoded[prompt] for prompt in prompts]
+        self._row_videos = [row.videos for row in rows]
+        if self.use_vllm:
+            assert self._request is not None
+            requests = {prompt: self._request(prompt) for prompt in distinct}
+            self.vllm_generation.llm.requests = [requests[prompt] for prompt in prompts]
+        ids = [list(row.ids) for row in rows]
+        kinds = [modality_of(torch.tensor(row), self.processing_class).tolist() for row in ids]
+        return ids, None, {**join_videos(self._row_videos, "cpu"), "mm_token_type_ids": kinds}
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        with plain_settings(self.accelerator.unwrap_model(self.model), self.processing_class):
+            return super()._generate_single_turn(*args, **kwargs)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._unpaid, self._drawn = 0, 0
+        batch = self._scored(inputs)
+        if self._reserve is not None and self.model.training:
+            batch = self._resampled(batch)
+        rollouts: list[Rollout] | None = batch.pop("rollouts", None)
+        if rollouts is not None:
+            assert self._keeper is not None
+            everyones = gather_object(rollouts)
+            if self.accelerator.is_main_process:
+                self._keeper.keep(self._step_to_come, everyones)
+        return batch
+
+    @property
+    def _step_to_come(self) -> int:
+        """The last of the steps that learn from the rollouts which are drawn now."""
+        return int(min(self.state.global_step + self.num_iterations, self.state.max_steps))
+
+    def _resampled(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with groups that teach nothing replaced by live groups of the reserve's prompts, as far as its rounds go.
+
+        The metrics of a generation are means over its rounds, the replaced rollouts included; each round counts once.
+        """
+        assert self._reserve is not None
+        rollouts, replaced = self.num_generations, 0
+        for _ in range(self._reserve.rounds):
+            dead = dead_groups(batch["advantages"], rollouts)
+            # Processes generate together, so each takes as many prompts as the one with the most dead groups.
+            count = self._most_of_any_process(len(dead))
+            if not count:
+                break
+            keys = self._reserve.take(count, self.accelerator.process_index, self.accelerator.num_processes)
+            fresh = self._scored([{"prompt": key} for key in keys for _ in range(rollouts)])
+            useless = set(dead_groups(fresh["advantages"], rollouts))
+            pairs = list(zip(dead, [group for group in range(count) if group not in useless], strict=False))
+            batch = replace_groups(batch, fresh, pairs, rollouts, int(self.processing_class.tokenizer.pad_token_id))
+            replaced += len(pairs)
+        self._metrics["train"]["resampled_groups"].append(float(self._of_each_process(replaced).sum().item()))
+        return self._counted(batch)
+
+    def _counted(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with the tokens that its loss is divided by counted anew, over all processes."""
+        return {**batch, "num_items_in_batch": self.accelerator.gather(batch["completion_mask"].sum()).sum()}
+
+    def _scored(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's batch of generated and scored rollouts, with their videos, on our advantages, without rollouts that have no reward."""
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        output["advantages"] = self._advantages(len(inputs)).to(output["advantages"])
+        if self._masked.any():
+            output = self._without_masked(output)
+        if self._judged:
+            advantages = output["advantages"].tolist()
+            # A list, so that it goes along with the other rows when groups are replaced.
+            output["rollouts"] = [
+                Rollout(score=score, paid=paid, advantage=round(advantage, DIGITS))
+                for (score, paid), advantage in zip(self._judged, advantages, strict=True)
+            ]
+        return {**output, "videos": self._row_videos}
+
+    def _without_masked(self, output: dict[str, Any]) -> dict[str, Any]:
+        """The batch with the tokens of rollouts that have no reward taken out of the loss, its KL term and its count of tokens.
+
+        Their advantage is 0 already, but as tokens they would still thin out the others' gradient and be held to the reference.
+        """
+        mask = output["completion_mask"]
+        first = self.accelerator.process_index * len(mask)
+        mine = self._masked[first : first + len(mask)].to(mask.device)
+        mask = mask * (~mine).unsqueeze(1).to(mask.dtype)
+        return self._counted({**output, "completion_mask": mask})
+
+    def _advantages(self, rows: int) -> torch.Tensor:
+        """Advantages of this process's rows, in place of TRL's. Every process computes those of all: a group may be dealt to several, and
+        so the scales of tasks stay the same. The share of groups without an advantage is logged in place of TRL's, which takes what
+        rounding has left of a spread for one, and of the gauge's, which sees the replies of one process and the task's reward."""
+        mode = "train" if self.model.training else "eval"
+        rollouts = self.num_generations if self.model.training else self.num_generations_eval
+        rewards_PGK = self._rewards.cpu().view(-1, rollouts, self._rewards.shape[1])
+        weights_K = self.reward_weights.cpu()
+        if self._scales is not None and self.model.training:
+            advantages_PG = self._scaled_by_task(self._scales, summed(rewards_PGK, weights_K))
+        elif self.multi_objective_aggregation == "normalize_then_sum":
+            advantages_PG = normalised(rewards_PGK, weights_K)
+        else:
+            advantages_PG = scaled(summed(rewards_PGK, weights_K), self.scale_rewards)
+        alike_P, known_P = ~advantages_PG.any(dim=1), (~torch.isnan(rewards_PGK)).flatten(1).any(dim=1)
+        self._metrics[mode]["frac_reward_zero_std"][-1] = float(alike_P.double().mean())
+        if self._metrics[mode].get(ALIKE) and known_P.any():
+            # Of whole groups, and of all that they are paid; of prompts that nobody could judge nothing is known.
+            self._metrics[mode][ALIKE][-1] = float(alike_P[known_P].double().mean())
+        start = self.accelerator.process_index * rows
+        return advantages_PG.flatten()[start : start + rows]
+
+    def _scaled_by_task(self, scales: TaskScales, rewards_PG: torch.Tensor) -> torch.Tensor:
+        assert self._task_of is not None
+        tasks = [self._task_of(prompt) for prompt in self._prompts[:: self.num_generations]]
+        advantages_PG = scales.advantages(rewards_PG, tasks)
+        for task in sorted(set(tasks)):
+            self._metrics["train"][f"reward_spread/{task}"].append(scales.spread(task))
+        return advantages_PG
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self._scales is not None and self.accelerator.is_main_process:
+            self._scales.save(folder / SCALES_FILE)
+        if self._reserve is not None and self.accelerator.is_main_process:
+            self._reserve.save(folder / RESERVE_FILE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        # Beside the optimiser and not beside the weights: those DeepSpeed loads by itself, and no method of the trainer is asked.
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        if self._scales is not None:
+            self._scales.load(Path(checkpoint) / SCALES_FILE)
+        if self._reserve is not None:
+            self._reserve.load(Path(checkpoint) / RESERVE_FILE)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        # `dapo` divides by the tokens of the whole generation, so leaving out rows whose term is 0 changes no gradient.
+        if self.loss_type == "dapo" and self.beta == 0:
+            inputs = with_advantage(inputs, self._most_of_any_process)
+        self._row_videos = inputs["videos"]
+        loss: torch.Tensor = super()._compute_loss(model, inputs)
+        return loss
+
+    def _most_of_any_process(self, rows: int) -> int:
+        return int(self._of_each_process(rows).max().item())
+
+    def _of_each_process(self, number: int) -> torch.Tensor:
+        """This number of every process, shape [processes]; on the accelerator, since NCCL gathers nothing that lies elsewhere."""
+        gathered: torch.Tensor = self.accelerator.gather(torch.tensor([number], device=self.accelerator.device))
+        return gathered
+
+    def _get_per_token_logps_and_entropies(self, model: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if len(self._row_videos) != len(input_ids):
+            raise RuntimeError(
+                f"{len(input_ids)} rows but {len(self._row_videos)} videos; TRL no longer passes rows as this class expects"
+            )
+        return super()._get_per_token_logps_and_entropies(self._seeing(model), input_ids, *args, **kwargs)
+
+    def _seeing(self, model: Any) -> Callable[..., Any]:
+        """The model as a function that is called on consecutive chunks of the rows and is shown the videos of each."""
+        videos, start = self._row_videos, 0
+
+        def forward(*, input_ids: torch.Tensor, **inputs: Any) -> Any:
+            nonlocal start
+            rows, start = videos[start : start + len(input_ids)], start + len(input_ids)
+            return model(
+                input_ids=input_ids,
+                mm_token_type_ids=modality_of(input_ids, self.processing_class),
+                **join_videos(rows, input_ids.device),
+                **inputs,
+            )
+
+        return forward
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
+        opening = reply_opening(self.processing_class)
+        completions = [opening + completion for completion in completions]
+        rewards: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        scores: Sequence[Score] = []
+        if self._keeper is not None and self.model.training and self._keeper.due(self._step_to_come):
+            # Before anything else is scored: a judge need not be asked again about what it has just been asked.
+            scores = self._keeper.showing.scores(prompts, completions)
+        if self._controls is not None and self.model.training:
+            rewards = self._with_other_videos(self._controls, rewards, prompts, completions)
+        # A reward of None arrives as NaN. It is left out of its group's mean and spread and its advantage is 0; so is the advantage of
+        # a rollout that is the only one of its group with a reward. (The contrast is one column of several, and may be unknown where
+        # the reward is known.)
+        self._masked = torch.isnan(rewards).all(dim=1)
+        self._judged = [*zip(scores, self._paid(rewards, len(scores)), strict=True)]
+        self._rewards = rewards
+        if self._scales is not None:
+            self._prompts = gather_object(list(prompts))
+        masked = int(self._masked.sum().item())
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode]["masked_rollouts"].append(float(masked))
+        if self._on_masked is not None:
+            # Not of each round of dynamic sampling by itself: in one of a prompt or two, one reply is a large share.
+            self._unpaid, self._drawn = self._unpaid + masked, self._drawn + len(rewards)
+            self._on_masked(self._unpaid, self._drawn)
+        return rewards
+
+    def _paid(self, rewards: torch.Tensor, rows: int) -> list[dict[str, float]]:
+        """What each objective paid this process's rows, of the rewards [rollouts of the step, objectives]."""
+        start = self.accelerator.process_index * rows
+        return [
+            {name: round(value, DIGITS) for name, value in zip(self.reward_func_names, row, strict=True) if not math.isnan(value)}
+            for row in rewards[start : start + rows].tolist()
+        ]
+
+    def _with_other_videos(self, controls: Controls, rewards: torch.Tensor, prompts: list[str], replies: list[str]) -> torch.Tensor:
+        """The rewards [rollouts of the step, functions] with what the order of the frames is paid, and the gauges of the controls."""
+        # Once a step: dynamic sampling comes here for each round.
+        due = controls.due(self.state.global_step) and self._controlled_step != self.state.global_step
+        if controls.contrast is None and not due:
+            return rewards
+        earned = gather_object([*zip(prompts, controls.shares(prompts, replies), strict=True)])
+        asked = list(dict.fromkeys(prompts))
+        # The contrast compares several replies of a prompt, a gauge needs one: the first, which is drawn alike however many there are.
+        count = 1 if controls.contrast is None else controls.contrast.rollouts
+        on_shuffled = self._earned_on("shuffled", asked, controls, count)
+        if controls.contrast is not None:
+            other = dict(gather_object([*zip(asked, on_shuffled, strict=True)]))
+            paid = contrast_of(
+                [key for key, _ in earned], [share for _, share in earned], other, self.num_generations, controls.contrast
+            )
+            column = self.reward_func_names.index(CONTRAST)
+            values = [torch.nan if value is None else value for value in paid]
+            rewards[:, column] = torch.tensor(values, dtype=rewards.dtype, device=rewards.device)
+        if due:
+            self._controlled_step = self.state.global_step
+            on_blank = self._earned_on("blank", asked, controls, 1)
+            self._log_controls(controls, _mean([share for _, share in earned]), {"blank": on_blank, "shuffled": on_shuffled})
+        return rewards
+
+    def _log_controls(self, controls: Controls, seen: float | None, earned: dict[View, list[list[float | None]]]) -> None:
+        """Log what the first reply to each prompt earns on a black and on a shuffled video, beside what is earned on its own."""
+        found = {view: _mean(gather_object([shares[0] for shares in earned[view]])) for view in VIEWS}
+        if seen is None or not self.accelerator.is_main_process:
+            return
+        gauges = controls.on_controls(seen, found["blank"], found["shuffled"])
+        logged = {"control/video": seen, **{f"control/{view}_video": mean for view, mean in found.items()}}
+        logged |= {f"gauge/{name}": value for name, value in gauges.items()}
+        for name, value in logged.items():
+            if value is not None:
+                self._metrics["train"][name].append(value)
+
+    def _earned_on(self, view: View, keys: list[str], controls: Controls, count: int) -> list[list[float | None]]:
+        """What `count` replies to each of these prompts earn when the video is changed; every process has to ask."""
+        seeds = [f"{controls.seed}/{view}/{self.state.global_step}/{key}" for key in keys]
+        with unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+        ) as model:
+            replies = rollouts(
+                model,
+                self.processing_class,
+                [controls.item(key, view) for key in keys],
+                seeds,
+                count=count,
+                max_new_tokens=self.max_completion_length,
+                temperature=self.temperature,
+                batch_size=max(1, controls.batch_size // count),
+            )
+        shares = controls.shares([key for key in keys for _ in range(count)], [reply for said in replies for reply in said])
+        return [list(shares[start : start + count]) for start in range(0, len(shares), count)]
+
+
+def _mean(shares: Sequence[float | None]) -> float | None:
+    known = [share for share in shares if share is not None]
+    return sum(known) / len(known) if known else None
+
+
+def with_advantage(inputs: dict[str, Any], most_of_any_process: Callable[[int], int]) -> dict[str, Any]:
+    """The rows of a batch that carry a gradient: rollouts of groups whose rewards differ. A third to a half of a good policy's do not.
+
+    Metrics of the loss (entropy, clipping) are then means over these rows. TRL gathers values of each row from all processes, so
+    every process keeps as many rows as the one with the most, and at least one; rows without an advantage fill up.
+    """
+    advantages = inputs["advantages"]
+    carries = advantages.reshape(len(advantages), -1).any(dim=1)
+    count = most_of_any_process(max(1, int(carries.sum().item())))
+    if count == len(advantages):
+        return inputs
+    rows = carries.long().sort(descending=True, stable=True).indices[:count].sort().values
+
+    def chosen(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.ndim and len(value) == len(advantages):
+            return value[rows]
+        return [value[row] for row in rows.tolist()] if isinstance(value, list) and len(value) == len(advantages) else value
+
+    return {name: chosen(value) for name, value in inputs.items()}

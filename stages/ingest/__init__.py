@@ -1,0 +1,1 @@
+"""Stage ``ingest``: from a source folder to clips."""

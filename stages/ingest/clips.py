@@ -1,0 +1,252 @@
+"""From an annotation and what its file holds to a :class:`~stages.domain.core.records.Clip`: seconds become frames, exactly."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from stages.domain.core.records import SPLITS, Clip, Event, Exact, Record, Reject, Span, Split
+from stages.lib.annotations.annotation import PART_REASONS, Annotation, TimedEvent
+from stages.params import IngestParams
+
+
+class Media(Record):
+    """What was found in a video file, for this layer to judge. ``rate`` in frames a second, ``duration_s`` in seconds.
+
+    Of a variable frame rate ``rate`` and ``frames`` are those of an even clock. ``sha256`` is the file's own, also where it was encoded
+    anew.
+    """
+
+    sha256: str
+    codec: str
+    width: int
+    height: int
+    rate: Exact
+    frames: int
+    duration_s: Exact
+    #: How much later than the file, its sound included, the first frame starts. Seconds of an annotation count from the file's start.
+    starts_s: Exact
+    variable_rate: bool
+    #: Why decord must not read the file, as slugs.
+    hazards: tuple[str, ...]
+    #: What was encoded anew in its place, relative to the manifest's folder, with what was against the file itself.
+    normalised: str | None = None
+    normalised_for: tuple[str, ...] = ()
+
+
+def frame_boundary(seconds: Fraction, rate: Fraction) -> int:
+    """The boundary between frames that is nearest to a time; halfway goes to the later one.
+
+    Frame ``i`` is shown during ``[i / rate, (i + 1) / rate)``, so boundary ``n`` lies at ``n / rate``, and an event
+    ``[start, end)`` covers frames ``[frame_boundary(start), frame_boundary(end))``. Times that are multiples of a frame
+    are kept exactly; others move by half a frame at most, which is as well as an annotator can see.
+    """
+    return (seconds * rate + Fraction(1, 2)).__floor__()
+
+
+def to_clip(row: Annotation, split: Split, media: Media, params: IngestParams) -> tuple[Clip | None, tuple[Reject, ...]]:
+    """The clip, and what of its annotation was set aside; no clip, and the one reason, where all of it is.
+
+    Reasons for the clip: ``too-short``, ``too-long``, ``other-recording``; for an event ``event-outside-clip``, ``event-without-frame``;
+    for the caption ``caption-beyond-clip``.
+    """
+    problem = _unfit(row, media, params)
+    if problem is not None:
+        return None, (problem,)
+    events, rejects = list[Event](), list[Reject]()
+    for event in sorted(row.events, key=lambda event: (event.start, event.end)):
+        placed = _place(row, event, media, params)
+        if isinstance(placed, Reject):
+            rejects.append(placed)
+        else:
+            events.append(placed)
+    caption = row.caption
+    if caption is not None and (missing := _missing_s(row, media, params)):
+        caption = None
+        rejects.append(
+            _reject(row, "caption-beyond-clip", f"caption: it tells of {missing} s more than the file has; get the whole file")
+        )
+    clip = Clip(
+        clip_id=row.clip_id,
+        source_id=row.source_id,
+        path=media.normalised or row.video,
+        sha256=media.sha256,
+        split=split,
+        frames=media.frames,
+        rate=media.rate,
+        width=media.width,
+        height=media.height,
+        codec=media.codec,
+        hazards=media.hazards,
+        variable_rate=media.variable_rate,
+        normalised=media.normalised is not None,
+        label=row.label,
+        licence=row.licence,
+        caption=caption,
+        events=tuple(events),
+        subjects=row.subjects,
+        questions=row.qa,
+    )
+    return clip, tuple(rejects)
+
+
+def without_duplicates(clips: Iterable[Clip]) -> tuple[list[Clip], list[Reject]]:
+    """Clips in order of their id, of equal files the first only; the others are ``duplicate-video``."""
+    kept: dict[str, Clip] = {}
+    rejects = []
+    for clip in sorted(clips, key=lambda clip: clip.clip_id):
+        first = kept.setdefault(clip.sha256, clip)
+        if first is not clip:
+            detail = f"video: {clip.path!r} holds the same bytes as {first.path!r} (clip {first.clip_id!r}); remove one"
+            rejects.append(Reject(item=clip.clip_id, reason="duplicate-video", detail=detail))
+    return list(kept.values()), rejects
+
+
+def summarise(clips: Sequence[Clip], rejects: Sequence[Reject], hazards: Mapping[str, int]) -> dict[str, Any]:
+    """Counts that describe the data; nothing of when or where. ``hazards``: files that decord must not read, by reason."""
+    return {
+        "accepted": len(clips),
+        "rejected": dict(sorted(Counter(reject.reason for reject in rejects).items())),
+        "splits": {split: sum(clip.split == split for clip in clips) for split in SPLITS},
+        "sources": len({clip.source_id for clip in clips}),
+        "frames": sum(clip.frames for clip in clips),
+        "duration_s": round(float(sum(clip.frames / clip.rate for clip in clips)), 3),
+        "events": sum(len(clip.events) for clip in clips),
+        "events_cut": sum(event.cut_s is not None for clip in clips for event in clip.events),
+        "questions": sum(len(clip.questions) for clip in clips),
+        "captions": sum(clip.caption is not None for clip in clips),
+        "durations": _durations(clips),
+        "rates": _commonest(f"{float(clip.rate):.6g}/s{', variable' if clip.variable_rate else ''}" for clip in clips),
+        "codecs": _commonest(clip.codec for clip in clips),
+        "sizes": _commonest(f"{clip.width}x{clip.height}" for clip in clips),
+        "licences": _commonest(clip.licence or "not stated" for clip in clips),
+        "not_for_decord": dict(sorted(hazards.items())),
+        "normalised": sum(clip.normalised for clip in clips),
+    }
+
+
+#: Upper bounds of the durations that are counted together, in seconds.
+_DURATIONS_S = (1, 2, 5, 10, 30, 60, 300)
+#: Values that are listed by name; the others are counted together.
+_LISTED = 20
+
+
+def _durations(clips: Sequence[Clip]) -> dict[str, int]:
+    names = [f"up to {bound} s" for bound in _DURATIONS_S] + [f"over {_DURATIONS_S[-1]} s"]
+    places = Counter(bisect_left(_DURATIONS_S, clip.frames / clip.rate) for clip in clips)
+    return {name: places[place] for place, name in enumerate(names) if places[place]}
+
+
+def _commonest(values: Iterable[str]) -> dict[str, int]:
+    counted = sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
+    others = sum(count for _, count in counted[_LISTED:])
+    return dict(counted[:_LISTED]) | ({"others": others} if others else {})
+
+
+def data_card(summary: Mapping[str, Any], recipe: str) -> str:
+    """The counts of :func:`summarise` as Markdown, for whoever is handed the data."""
+    parts = sum(count for reason, count in summary["rejected"].items() if reason in PART_REASONS)
+    rows = sum(summary["rejected"].values()) - parts
+    lines = [
+        f"# Clips of recipe `{recipe}`",
+        "",
+        f"{summary['accepted']:,} clips from {summary['sources']:,} sources, {summary['duration_s']:,} s, {summary['frames']:,} frames;"
+        f" {summary['events']:,} events, {summary['captions']:,} captions, {summary['questions']:,} questions.",
+        f"{rows:,} rows were set aside; `rejects.jsonl` says why for each.",
+    ]
+    if parts:
+        lines.append(f"Of other rows {parts:,} events, questions, subjects or captions were set aside, and the rest was kept.")
+    if summary["events_cut"]:
+        lines.append(
+            f"{summary['events_cut']:,} events reached beyond their clip within `ingest.tolerance` and were cut at its edge."
+        )
+    tables = {
+        "split": "splits",
+        "duration": "durations",
+        "frame rate": "rates",
+        "size": "sizes",
+        "codec": "codecs",
+        "licence": "licences",
+        "set aside because": "rejected",
+        "decord must not read it because": "not_for_decord",
+    }
+    for title, key in tables.items():
+        rows = [f"| {_cell(name)} | {count:,} |" for name, count in summary[key].items()]
+        lines += [
+            "",
+            f"| {title} | {'rows or parts' if key == 'rejected' else 'clips'} |",
+            "|---|---|",
+            *(rows or ["| none | 0 |"]),
+        ]
+    if summary["normalised"]:
+        lines += ["", f"{summary['normalised']:,} of the latter were encoded anew."]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    # A licence is data: it must not end its cell or open a tag.
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def _unfit(row: Annotation, media: Media, params: IngestParams) -> Reject | None:
+    if media.frames < params.min_frames:
+        return _reject(row, "too-short", f"{media.frames} frames, ingest.min_frames is {params.min_frames}")
+    if media.duration_s > Fraction(str(params.max_duration_s)):
+        return _reject(row, "too-long", f"{float(media.duration_s):.2f} s, ingest.max_duration_s is {params.max_duration_s:g}")
+    if row.length_s is not None and media.duration_s - row.length_s > _tolerated_s(row.length_s, params):
+        detail = (
+            f"the file has {_s(media.duration_s)} s, the annotation is of {_s(row.length_s)} s: it is another recording, or the whole of"
+            f" one; cut the annotated part into a file of its own ({row.where})"
+        )
+        return _reject(row, "other-recording", detail)
+    return None
+
+
+def _tolerated_s(length_s: Fraction, params: IngestParams) -> Fraction:
+    """What times may be off by in something of this length; they round, and a container lasts as long as its sound."""
+    return min(Fraction(str(params.tolerance.seconds)), Fraction(str(params.tolerance.share)) * length_s)
+
+
+def _missing_s(row: Annotation, media: Media, params: IngestParams) -> str | None:
+    """By how much the file is shorter than what was annotated, where that is more than the tolerated share."""
+    missing = (row.length_s or 0) - media.starts_s - media.duration_s
+    return _s(missing) if row.caption and row.length_s and missing > Fraction(str(params.tolerance.share)) * row.length_s else None
+
+
+def _place(row: Annotation, event: TimedEvent, media: Media, params: IngestParams) -> Event | Reject:
+    """The event in frames, cut at the clip's edges where it reaches beyond them within the tolerance and most of it is inside.
+
+    Before the first picture of a file whose sound starts sooner there is nothing to see, and nothing is wrong with the annotation.
+    """
+    length_s = media.frames / media.rate
+    start = frame_boundary(event.start - media.starts_s, media.rate)
+    stop = frame_boundary(event.end - media.starts_s, media.rate)
+    inside = Span(start=max(start, 0), stop=min(stop, media.frames)) if max(start, 0) < min(stop, media.frames) else None
+    ends_s = media.starts_s + length_s
+    beyond_s = -event.start if frame_boundary(event.start, media.rate) < 0 else Fraction(0)
+    if stop > media.frames:
+        beyond_s = max(beyond_s, event.end - ends_s)
+    said = f"event {event.caption!r} [{_s(event.start)}, {_s(event.end)}) s"
+    if stop <= start:
+        why = f"{said} is shorter than a frame ({_s(1 / media.rate)} s); remove or widen it"
+        return _reject(row, "event-without-frame", f"{why} ({row.where}, events)")
+    shown = inside.frames if inside else 0
+    if not beyond_s and 2 * shown < stop - start:
+        why = f"{said} is over, or half over, before the picture starts, at {_s(media.starts_s)} s; remove it"
+        return _reject(row, "event-outside-clip", f"{why} ({row.where}, events)")
+    if inside is None or beyond_s > _tolerated_s(length_s, params) or 2 * shown < stop - start:
+        tolerance = f"ingest.tolerance is {params.tolerance.seconds:g} s and {params.tolerance.share:g} of the clip"
+        why = f"{said} reaches beyond the clip, which has {_s(ends_s)} s, by {_s(beyond_s)} s; correct its times ({tolerance})"
+        return _reject(row, "event-outside-clip", f"{why} ({row.where}, events)")
+    return Event(span=inside, caption=event.caption, cut_s=beyond_s or None)
+
+
+def _s(seconds: Fraction) -> str:
+    return f"{float(seconds):.6g}"
+
+
+def _reject(row: Annotation, reason: str, detail: str) -> Reject:
+    return Reject(item=row.clip_id, reason=reason, detail=f"{row.video}: {detail}")

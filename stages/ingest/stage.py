@@ -1,0 +1,41 @@
+"""Probe, validate, hash and normalise a folder of annotated videos into one manifest, with a reason for whatever is set aside.
+
+Run as ``python -m stages ingest``; writes ``data/clips``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+from stages.ingest.clips import data_card, summarise
+from stages.ingest.examine import copy_normalised, examine_source, journal_file
+from stages.lib.annotations.annotation import SourceError
+from stages.lib.rows.jsonl import write_json, write_rows
+from stages.lib.video.encoder import ffmpeg_binary
+from stages.params import load_params
+from stages.runtime import paths
+from stages.tracking.lineage.uri import STATE
+from stages.tracking.runs.run import stage_run
+
+
+def main() -> int:
+    params = load_params()
+    ffmpeg_binary()
+    with stage_run("ingest", params) as run:
+        started = time.monotonic()
+        journal = journal_file(STATE, params.ingest)
+        clips, rejects, hazards = examine_source(params.ingest, params.seed, journal)
+        copy_normalised(clips, journal, paths.CLIPS)
+        write_rows(paths.CLIPS / "manifest.jsonl", clips)
+        write_rows(paths.CLIPS / "rejects.jsonl", rejects)
+        summary = summarise(clips, rejects, hazards)
+        write_json(paths.CLIPS / paths.SUMMARY_FILE, summary)
+        (paths.CLIPS / paths.CARD_FILE).write_text(data_card(summary, params.recipe), encoding="utf-8")
+        run.summary({"clips": len(clips), "rejects": len(rejects), "seconds": time.monotonic() - started})
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(Counter(r.reason for r in rejects).items()))
+        print(f"ingest: {len(clips):,} clips accepted, {len(rejects):,} rejected{f' ({reasons})' if reasons else ''}")
+        if not clips:
+            shown = "".join(f"\n  {reject.item}: {reject.reason}: {reject.detail}" for reject in rejects[:10])
+            raise SourceError(f"ingest.source: {params.ingest.source!r} gave no clip{shown or ': its annotation file is empty'}")
+    return 0

@@ -1,0 +1,1 @@
+"""Published annotation formats, read into clips and events."""

@@ -1,0 +1,322 @@
+"""What is said of one video, whatever format it was written in, and which of many rows can be used.
+
+A row that breaks a rule is set aside with its file, line, field and value; it never stops the others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
+
+from stages.domain.core.records import Question, Record, Reject, Split, Subject
+from stages.errors import VidbridgeError
+from stages.lib.annotations.choices import stated_letter, unlettered
+from stages.lib.annotations.links import Links, walk
+
+Checked = TypeVar("Checked", bound=BaseModel)
+
+#: What counts as a video when a folder is searched for files that no row names.
+VIDEO_SUFFIXES = frozenset(
+    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv")
+)
+
+# Bounded, because Fraction("1e999999999") would compute for days. Below 0 because annotators' clocks round: ingest cuts or refuses.
+_SECONDS = re.compile(r"-?\d{1,12}(\.\d{1,18})?(e-?\d{1,2})?(/[1-9]\d{0,12})?")
+
+
+class SourceError(VidbridgeError, ValueError):
+    """A source folder that cannot be used at all; the message names the folder and the remedy."""
+
+
+def _read_seconds(value: Any) -> Fraction:
+    text = "" if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction) else str(value)
+    if not _SECONDS.fullmatch(text):
+        raise ValueError('no time in seconds: need a number such as 1.5 or "1001/30000"')
+    whole, _, divisor = text.partition("/")
+    return Fraction(whole) / int(divisor or 1)
+
+
+def _write_seconds(value: Fraction) -> float | str:
+    # A plain number where it is exact, so that the file stays readable for other tools.
+    return float(value) if Fraction(str(float(value))) == value else str(value)
+
+
+Seconds = Annotated[Fraction, BeforeValidator(_read_seconds), PlainSerializer(_write_seconds)]
+
+
+class TimedEvent(Record):
+    """Something that happens in ``[start, end)``, in seconds of its clip."""
+
+    start: Seconds
+    end: Seconds
+    caption: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _takes_time(self) -> TimedEvent:
+        if not self.caption.strip():
+            raise ValueError("caption is blank; say what happens, or leave the event out")
+        if self.end <= self.start:
+            raise ValueError(f"start {float(self.start):g} s and end {float(self.end):g} s: need start < end")
+        return self
+
+
+class Annotation(Record):
+    """One row: what is said of one video. ``video`` is relative to the folder, with forward slashes.
+
+    The last two fields are the reader's, not the file's.
+    """
+
+    video: str = Field(min_length=1)
+    id: str | None = Field(default=None, min_length=1)
+    #: The recording that the clip was cut from; clips of one source never stand in two splits.
+    source: str | None = Field(default=None, min_length=1)
+    split: Split | None = None
+    label: str | None = None
+    licence: str | None = None
+    caption: str | None = Field(default=None, min_length=1)
+    events: tuple[TimedEvent, ...] = ()
+    qa: tuple[Question, ...] = ()
+    subjects: tuple[Subject, ...] = ()
+    #: ``FILE:LINE``, and how many seconds its format says that the file takes; a file that takes longer is another recording.
+    where: str = Field(default="", exclude=True)
+    length_s: Seconds | None = Field(default=None, exclude=True)
+
+    @property
+    def clip_id(self) -> str:
+        """The row's ``id``, else the video's path without its suffix."""
+        return self.id or str(PurePosixPath(self.video).with_suffix(""))
+
+    @property
+    def source_id(self) -> str:
+        return self.source or self.clip_id
+
+
+class Found(NamedTuple):
+    """A row as an adapter found it: ``FILE:LINE``, the row or why there is none, the videos it names as far as can be made out (they
+    are not reported a second time as files that no row names), and the parts of it that were set aside."""
+
+    where: str
+    row: Annotation | Reject
+    videos: frozenset[str]
+    parts: tuple[Reject, ...] = ()
+
+
+#: What a row consists of beside itself: field, what each of its entries is, what it is called.
+_PARTS: dict[str, tuple[type[BaseModel], str]] = {
+    "events": (TimedEvent, "event"),
+    "qa": (Question, "question"),
+    "subjects": (Subject, "subject"),
+}
+_READERS_OWN = ("where", "length_s")
+#: Reasons of rejects that are a part of a row whose clip may well be accepted: an event, a question, a subject, a caption.
+PART_REASONS = frozenset(
+    {
+        *(f"bad-{part}" for part in ("event", "question", "subject", "caption")),
+        *("event-outside-clip", "event-without-frame", "caption-beyond-clip", "duplicate-caption"),
+    }
+)
+
+
+def annotated(
+    raw: Any, where: str, at: str = "", length_s: Fraction | None = None
+) -> tuple[Annotation | Reject, tuple[Reject, ...]]:
+    """One row, and the events, questions and subjects of it that were set aside (``bad-event`` …); or why there is no row.
+
+    Args:
+        raw: the row as the file has it, in the fields of :class:`Annotation`; null is as good as absent.
+        where: ``FILE:LINE``.
+        at: stands before the fields in a reject's detail.
+        length_s: how long the file is according to the annotation.
+    """
+    if not isinstance(raw, dict):
+        return validated(Annotation, raw, where, at), ()
+    for field in _READERS_OWN:
+        if field in raw:
+            return reject(where, "bad-annotation", _unknown(".".join(filter(None, [at, field])), raw[field])), ()
+    whole, parts = dict(raw), list[Reject]()
+    for field in _PARTS:
+        entries = whole.pop(field, None)
+        if entries is not None:
+            whole[field], problems = _entries(field, entries, where, at)
+            parts += problems
+    row = validated(Annotation, whole, where, at)
+    # A row that is set aside is one problem, whatever its parts are.
+    return (row, ()) if isinstance(row, Reject) else (row.model_copy(update={"where": where, "length_s": length_s}), tuple(parts))
+
+
+def _entries(field: str, entries: Any, where: str, at: str) -> tuple[list[Any], list[Reject]]:
+    """The entries of a field that can be used, and why the others cannot."""
+    model, called = _PARTS[field]
+    at = ".".join(filter(None, [at, field]))
+    if field == "qa" and isinstance(entries, list | tuple):
+        return _sorted_out(question(entry, where, f"{at}.{number}") for number, entry in enumerate(entries))
+    return each(model, entries, where, at, called)
+
+
+def each(model: type[Checked], entries: Any, where: str, at: str, called: str) -> tuple[list[Checked], list[Reject]]:
+    """Each entry of a list as ``model``, and a reject ``bad-CALLED`` for each that is none."""
+    if not isinstance(entries, list | tuple):
+        return [], [reject(where, f"bad-{called}", f"{at}: need a list, found {type(entries).__name__} (value {_short(entries)})")]
+    return _sorted_out(validated(model, entry, where, f"{at}.{number}", called) for number, entry in enumerate(entries))
+
+
+def _sorted_out(read: Iterable[Checked | Reject]) -> tuple[list[Checked], list[Reject]]:
+    good, problems = list[Checked](), list[Reject]()
+    for one in read:
+        if isinstance(one, Reject):
+            problems.append(one)
+        else:
+            good.append(one)
+    return good, problems
+
+
+def question(raw: Any, where: str, at: str) -> Question | Reject:
+    """A multiple-choice question whose options may carry their letters and whose answer may be spelled in several ways
+    (:mod:`stages.lib.annotations.choices`), or a reject ``bad-question``."""
+    if isinstance(raw, dict) and isinstance(raw.get("answer"), str):
+        options = raw.get("options")
+        if isinstance(options, list | tuple) and all(isinstance(option, str) for option in options) and len(options) > 1:
+            try:
+                options = unlettered(options)
+                raw = {**raw, "options": options, "answer": stated_letter(raw["answer"], options)}
+            except ValueError as error:
+                return reject(where, "bad-question", f"{at}: {error}{_named(raw)}")
+    return validated(Question, raw, where, at, "question")
+
+
+def usable(
+    found: Iterable[Found],
+    folder: Path,
+    file: str,
+    remedy: str = "put all that is said of one video into one row: its events into `events`, its questions into `qa`",
+) -> tuple[list[Annotation], list[Reject]]:
+    """The rows whose video lies in ``folder``, each video and each id once, and what was set aside. ``remedy``: what to do about two
+    rows with one video.
+
+    Reasons, beside the adapters' own: ``outside-folder``, ``missing-file``, ``duplicate-id`` (also a video that two rows name),
+    ``no-annotation`` (a video that no row of ``file`` names).
+    """
+    rows: list[Annotation] = []
+    rejects: list[Reject] = []
+    mentioned: set[str] = set()
+    seen: dict[tuple[str, str], str] = {}
+    links = Links(folder)
+    for where, row, videos, parts in found:
+        mentioned |= videos
+        problem = row if isinstance(row, Reject) else _misplaced(row, folder, links, where)
+        if isinstance(row, Annotation) and problem is None:
+            keys = (("video", row.video), ("id", row.clip_id))
+            for kind, value in keys:
+                if problem is None and (first := seen.get((kind, value))):
+                    what = remedy if kind == "video" else "give each row an id of its own"
+                    problem = reject(where, "duplicate-id", f"{kind} {value!r} stands in {first} already; {what}")
+            if problem is None:
+                seen |= dict.fromkeys(keys, where)
+                rows.append(row)
+                rejects += parts
+        if problem is not None:
+            rejects.append(problem)
+    for stray in sorted(videos_in(folder) - mentioned):
+        detail = f"{stray}: {file} has no usable row for it; add one, or move the file away"
+        rejects.append(Reject(item=stray, reason="no-annotation", detail=detail))
+    return rows, rejects
+
+
+def validated(model: type[Checked], raw: Any, where: str, at: str = "", called: str = "annotation") -> Checked | Reject:
+    """``raw`` as ``model``, or a reject ``bad-annotation`` that names field, value and rule. ``at`` stands before the fields; of a part
+    of a row ``called`` says which ("event": the reason is ``bad-event``)."""
+    if not isinstance(raw, dict | model):
+        return reject(where, f"bad-{called}", f"{at or 'row'}: need one JSON object, found {type(raw).__name__}")
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        named = "" if called == "annotation" else _named(raw)
+        return reject(where, f"bad-{called}", "; ".join(_complaint(e, at) for e in error.errors()) + named)
+
+
+def read_text(folder: Path, name: str, what: str) -> str:
+    """The annotation file of a source folder.
+
+    Raises:
+        SourceError: folder or file does not exist, or it is not UTF-8 text. ``what`` says what to do about a missing file.
+    """
+    file = folder / name
+    if not folder.is_dir():
+        raise SourceError(f"ingest.source: {str(folder)!r} is no folder; name one with videos and {name}")
+    if not file.is_file():
+        raise SourceError(f"ingest.source: {str(folder)!r} has no {name}; {what}")
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
+
+
+def reject(where: str, reason: str, detail: str) -> Reject:
+    return Reject(item=where, reason=reason, detail=detail)
+
+
+def videos_in(folder: Path) -> set[str]:
+    """Every video file below the folder and behind the folders linked into it, hidden ones left out, with forward slashes."""
+    found = set()
+    for path in walk(folder):
+        inside = path.relative_to(folder)
+        if path.suffix.lower() in VIDEO_SUFFIXES and not any(part.startswith(".") for part in inside.parts):
+            found.add(inside.as_posix())
+    return found
+
+
+def _complaint(error: Any, at: str) -> str:
+    field = ".".join([*filter(None, [at]), *(str(part) for part in error["loc"])]) or "row"
+    if error["type"] == "extra_forbidden":
+        return _unknown(field, error["input"])
+    if error["type"] == "missing":
+        return f"{field}: missing"
+    return f"{field}: {error['msg'].removeprefix('Value error, ')} (value {_short(error['input'])})"
+
+
+def _unknown(field: str, value: Any) -> str:
+    return f"{field}: unknown field (value {_short(value)}); remove it or correct its spelling"
+
+
+def _named(raw: Any) -> str:
+    """By which words a person finds a part again."""
+    words = (
+        next((raw[key] for key in ("caption", "question", "name") if isinstance(raw.get(key), str)), "")
+        if isinstance(raw, dict)
+        else ""
+    )
+    return f" (of {_short(words)})" if words.strip() else ""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _misplaced(row: Annotation, folder: Path, links: Links, where: str) -> Reject | None:
+    """A path from an annotation is data: it may name a file inside the folder and nothing else."""
+    path = PurePosixPath(row.video)
+    if path.is_absolute() or ".." in path.parts or "\\" in row.video or "\0" in row.video:
+        detail = f"video: {row.video!r} leaves the folder; name a file inside it, relative, with forward slashes"
+        return reject(where, "outside-folder", detail)
+    target = folder / path
+    try:
+        leads_out = links.lead_out(target)
+    # A name that the file system cannot even be asked for (a lone surrogate) is a ValueError.
+    except (OSError, RuntimeError, ValueError) as error:
+        return reject(where, "missing-file", f"video: {row.video!r} does not exist in the folder ({_reason(error)})")
+    if leads_out:
+        detail = f"video: {row.video!r} is a link that leaves the folder; link the folder that the file stands in, or name that as source"
+        return reject(where, "outside-folder", detail)
+    if not target.is_file():
+        return reject(where, "missing-file", f"video: {row.video!r} is no file")
+    return None
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

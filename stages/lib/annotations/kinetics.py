@@ -1,0 +1,104 @@
+"""Kinetics-400, -600 and -700 (Kay et al., 2017): ten-second clips with one label. A CSV file for each split.
+
+Columns and file names after github.com/cvdfoundation/kinetics-dataset at 3f0f5d9 and the CSV files it downloads: ``label``,
+``youtube_id``, ``time_start``, ``time_end``, ``split`` and, in some, ``is_cc``; a clip is ``<youtube_id>_<start>_<end>.mp4`` with six
+digits each. A label is true of its window only: a file that is longer, whatever it is called, is the whole recording and is set aside.
+The test files of some years have no label. VidBridge-R1 mixed clips from here.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from stages.domain.core.records import Reject, Split
+from stages.lib.annotations.annotation import Annotation, Found, SourceError, annotated, read_text, reject, usable, validated
+from stages.lib.annotations.places import Places
+
+FILE = "kinetics.csv"
+_SPLITS: dict[str, Split] = {
+    "train": "train",
+    "val": "validation",
+    "validate": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+_NEEDED = ("youtube_id", "time_start", "time_end")
+
+
+class _Row(BaseModel):
+    label: str | None = None
+    youtube_id: str = Field(min_length=1)
+    time_start: int = Field(ge=0)
+    time_end: int = Field(ge=0)
+    split: str | None = None
+    is_cc: bool = False
+
+
+def read_kinetics(folder: Path, name: str = FILE) -> tuple[list[Annotation], list[Reject]]:
+    """The usable clips of a Kinetics folder, and what was set aside.
+
+    Raises:
+        SourceError: no such file, or its header lacks a column.
+    """
+    text = read_text(folder, name, "put the CSV file of a split there, or name it in ingest.annotations")
+    # Not splitlines(), which also parts a line at characters that a name may hold, such as U+2028.
+    table = csv.DictReader(io.StringIO(text, newline=""))
+    missing = [column for column in _NEEDED if column not in (table.fieldnames or ())]
+    if missing:
+        raise SourceError(
+            f"{folder / name}: line 1: no column {', '.join(missing)}; Kinetics has {', '.join(_NEEDED)}, label, split"
+        )
+    remedy = "cut each window into a file of its own, named YOUTUBEID_START_END with six digits each"
+    return usable(_rows(table, name, folder), folder, name, remedy)
+
+
+def _rows(table: csv.DictReader[str], name: str, folder: Path) -> Iterator[Found]:
+    places = Places(folder)
+    while True:
+        begins = table.line_num + 1
+        try:
+            raw = next(table)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            # A field of over 131,072 letters, such as an unclosed quote makes of all that follows it.
+            where = f"{name}:{begins}"
+            yield Found(
+                where, reject(where, "bad-annotation", f"row: no CSV: {error}; look for a quote without its second"), frozenset()
+            )
+            continue
+        where = f"{name}:{table.line_num}"
+        yield _found({key: value for key, value in raw.items() if key is not None and value not in (None, "")}, where, places)
+
+
+def _found(raw: dict[str, Any], where: str, places: Places) -> Found:
+    row = validated(_Row, raw, where)
+    if isinstance(row, Reject):
+        return Found(where, row, frozenset())
+    stem = f"{row.youtube_id}_{row.time_start:06d}_{row.time_end:06d}"
+    video = places.find([stem, row.youtube_id], where)
+    if isinstance(video, Reject):
+        return Found(where, video, frozenset())
+    named = frozenset([video])
+    if row.time_end <= row.time_start:
+        window = f"time_start {row.time_start} and time_end {row.time_end}: need time_start < time_end"
+        return Found(where, reject(where, "bad-annotation", window), named)
+    if row.split is not None and row.split not in _SPLITS:
+        return Found(where, reject(where, "bad-annotation", f"split: {row.split!r} is none of {', '.join(_SPLITS)}"), named)
+    # Several clips may be cut from one recording: they stay in one split together.
+    annotation = {
+        "video": video,
+        "id": stem,
+        "source": row.youtube_id,
+        "split": _SPLITS[row.split] if row.split else None,
+        "label": row.label,
+        "licence": "CC BY (is_cc)" if row.is_cc else None,
+    }
+    return Found(where, annotated(annotation, where, length_s=Fraction(row.time_end - row.time_start))[0], named)

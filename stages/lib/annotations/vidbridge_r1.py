@@ -1,0 +1,96 @@
+"""VidBridge-R1's training data: one JSON object a line for one sample of one video.
+
+Fields as ``src/open_r1_video/grpo.py`` of github.com/VidBridge-R1/VidBridge-R1 reads them at 2ae764b: ``video`` (a path),
+``problem`` (the question; for multiple choice with its options, a letter and a full stop each), ``solution`` (with or without
+``<answer>`` tags; a letter alone or with its option's words, or an option's own words) and ``problem_type``. Samples of one video become
+one row. The proxy samples show videos that are masked or mixed already: there is no event left to black out, so they are set aside
+(``already-edited``), and their sources can be ingested instead.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from stages.domain.core.records import Reject
+from stages.lib.annotations.annotation import Annotation, Found, annotated, question, reject, usable, validated
+from stages.lib.annotations.jsonl import json_lines, read_lines, videos_of
+
+FILE = "train.jsonl"
+_OPTION = re.compile(r"^[^\S\n]*\(?([A-Z])[.):][^\S\n]*(\S.*?)\s*$", re.MULTILINE)
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+class _Row(BaseModel):
+    video: str = Field(min_length=1)
+    problem: str = Field(min_length=1)
+    solution: str = Field(min_length=1)
+    problem_type: Literal["MCQA", "DarkEventInfer", "MixVidQA", "caption"]
+
+
+def read_vidbridge_r1(folder: Path, name: str = FILE) -> tuple[list[Annotation], list[Reject]]:
+    """One row for each video of the file, and what was set aside.
+
+    Raises:
+        SourceError: no such file.
+    """
+    lines = read_lines(folder, name, "download the training data of VidBridge-R1 there")
+    return usable(_rows(lines, name), folder, name)
+
+
+def _rows(lines: list[str], name: str) -> Iterator[Found]:
+    of_video: dict[str, dict[str, Any]] = {}
+    first_at: dict[str, str] = {}
+    for where, line, raw in json_lines(lines, name):
+        row = raw if isinstance(raw, Reject) else validated(_Row, raw, where)
+        problem = (
+            row if isinstance(row, Reject) else _add(row, where, of_video.setdefault(row.video, {"video": row.video, "qa": []}))
+        )
+        if isinstance(row, _Row):
+            first_at.setdefault(row.video, where)
+        if problem is not None:
+            yield Found(where, problem, videos_of(line) if isinstance(row, Reject) else frozenset([row.video]))
+    for video, said in of_video.items():
+        if said["qa"] or "caption" in said:
+            whole, parts = annotated(said, first_at[video])
+            yield Found(first_at[video], whole, frozenset([video]), parts)
+
+
+def _add(row: _Row, where: str, said: dict[str, Any]) -> Reject | None:
+    """Add a sample to what is said of its video; why not, where it cannot be used."""
+    tagged = _ANSWER.search(row.solution)
+    solution = (tagged[1] if tagged else row.solution).strip()
+    if row.problem_type in ("DarkEventInfer", "MixVidQA"):
+        detail = (
+            f"problem_type: {row.problem_type!r} shows a video that is edited already; ingest its source, synthesize edits it again"
+        )
+        return reject(where, "already-edited", detail)
+    if row.problem_type == "caption":
+        if "caption" in said:
+            return reject(where, "duplicate-caption", f"video: {row.video!r} has a caption already; each video keeps its first")
+        if not solution:
+            return reject(
+                where, "bad-caption", f"solution: {row.solution!r} says nothing; leave the line out, or write the caption"
+            )
+        said["caption"] = solution
+        return None
+    listed = list(_OPTION.finditer(row.problem))
+    letters = [match[1] for match in listed]
+    if len(listed) < 2 or letters != list(string.ascii_uppercase[: len(listed)]):
+        found = ", ".join(letters) or "none"
+        return reject(where, "bad-question", f"problem: need options A, B, … a line each, in this order; found {found}")
+    asked = {
+        "question": row.problem[: listed[0].start()].strip(),
+        "options": [match[2] for match in listed],
+        "answer": solution,
+    }
+    read = question(asked, where, "solution")
+    if isinstance(read, Reject):
+        return read
+    said["qa"].append(read)
+    return None

@@ -1,0 +1,1 @@
+"""Held-out samples and the rows of scores."""

@@ -1,0 +1,43 @@
+"""Which samples every policy and every baseline is scored on, and the digest that says when two scores may be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stages.domain.core.records import Sample
+from stages.lib.rows.samples import InputError, load_samples, samples_present
+from stages.params import Params, digest
+
+
+def evaluation_samples(params: Params) -> list[Sample]:
+    """The samples that every policy and every baseline is scored on: at most ``samples_per_task`` of each task of the split.
+
+    A sample's place in the draw depends on its own id only, so a new clip moves few others out.
+
+    Raises:
+        InputError: the split has no sample of any task.
+    """
+    split = params.evaluation.split
+    tasks = samples_present()[split]
+    if not tasks:
+        raise InputError(
+            f"evaluation.split: the {split!r} split has no sample; annotate videos with that split, or raise ingest.{split}_share"
+        )
+    chosen: list[Sample] = []
+    for task in tasks:
+        ranked = sorted(load_samples(split, [task]), key=lambda sample: digest({"seed": params.seed, "id": sample.sample_id}))
+        chosen += ranked[: params.evaluation.samples_per_task]
+    return chosen
+
+
+def evaluation_digest(params: Params, samples: Sequence[Sample]) -> str:
+    """What a score depends on apart from the policy: samples, prompts, judge, scoring, decoding. Only equal digests are compared."""
+    return digest(
+        {
+            "samples": [sample.model_dump(mode="json") for sample in samples],
+            "prompt": params.prompt.model_dump(mode="json"),
+            "judge": params.judge.model_dump(mode="json"),
+            "rewards": params.rewards.model_dump(mode="json"),
+            "max_new_tokens": params.evaluation.max_new_tokens,
+        }
+    )

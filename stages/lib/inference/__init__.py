@@ -1,0 +1,1 @@
+"""Generation, and the vision features that replies share."""

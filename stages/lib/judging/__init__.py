@@ -1,0 +1,1 @@
+"""Judges: by rule, or a model behind an endpoint."""

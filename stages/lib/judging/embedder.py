@@ -1,0 +1,119 @@
+"""How much alike two phrases are, for the T-score: by the words they share, or by a sentence-transformers model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from huggingface_hub import constants
+from numpy.typing import NDArray
+
+from stages.domain.core.words import words
+from stages.errors import VidbridgeError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+#: Vectors that are kept. A policy may go on inventing phrases for ever.
+_KEPT = 1 << 16
+#: Phrases that go through the model together.
+_BATCH = 64
+#: What a phrase is embedded beside moves a cosine by up to 3e-7 (measured); rounded, scores do not follow the order of questions.
+_DECIMALS = 4
+
+
+class EmbedderError(VidbridgeError, RuntimeError):
+    """The embedder that is named cannot be used; the message says which setting, and what to do."""
+
+
+class LexicalEmbedder:
+    """Dice overlap of the two phrases' words."""
+
+    def similarities(self, these: Sequence[str], those: Sequence[str]) -> NDArray[np.float64]:
+        first, second = [set(words(phrase)) for phrase in these], [set(words(phrase)) for phrase in those]
+        shares = [[2 * len(a & b) / (len(a) + len(b)) if a and b else 0.0 for b in second] for a in first]
+        return _exact(np.array(shares, dtype=np.float64).reshape(len(these), len(those)), these, those)
+
+
+class SentenceEmbedder:
+    """Cosine of the two phrases' embeddings; below 0 counts as 0. A phrase is embedded once, as long as it is kept."""
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        self._model = model
+        self._vectors: dict[str, NDArray[np.float64]] = {}
+
+    def similarities(self, these: Sequence[str], those: Sequence[str]) -> NDArray[np.float64]:
+        if not these or not those:
+            return np.zeros((len(these), len(those)))
+        self._embed(dict.fromkeys((*these, *those)))
+        first, second = (np.stack([self._vectors[phrase] for phrase in phrases]) for phrases in (these, those))
+        cosines = np.clip(first @ second.T, 0.0, 1.0).round(_DECIMALS)
+        self._forget()
+        return _exact(cosines, these, those)
+
+    def _embed(self, phrases: Iterable[str]) -> None:
+        new = [phrase for phrase in phrases if phrase not in self._vectors]
+        if not new:
+            return
+        # In double precision: a dot product is then the same both ways round, far beyond what is left after rounding.
+        vectors = np.asarray(self._model.encode(new, batch_size=_BATCH, show_progress_bar=False), dtype=np.float64)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        self._vectors |= dict(zip(new, vectors / np.where(lengths > 0, lengths, 1.0), strict=True))
+
+    def _forget(self) -> None:
+        for phrase in list(islice(self._vectors, max(0, len(self._vectors) - _KEPT))):
+            del self._vectors[phrase]
+
+
+def _exact(table: NDArray[np.float64], these: Sequence[str], those: Sequence[str]) -> NDArray[np.float64]:
+    """``table`` with exactly 1 wherever the phrases are equal, be it two that hold no word."""
+    for i, this in enumerate(these):
+        for j, that in enumerate(those):
+            if this == that:
+                table[i, j] = 1.0
+    return table
+
+
+def load_embedder(name: str, revision: str) -> SentenceEmbedder:
+    """The sentence-transformers model ``name``, from the hub at a pinned revision, from its cache, or from a folder.
+
+    On the CPU and in float32, whatever else the machine has: a reward is then the same everywhere. To be called before training is
+    set up: a ZeRO-3 configuration that is alive would scatter these weights, too.
+
+    Raises:
+        EmbedderError: it is neither in the cache nor to be had, or no sentence-transformers model.
+    """
+    # Seconds of imports that the lexical embedder need not pay.
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.util import is_sentence_transformer_model
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # a bar for a second of reading is noise in a stage's log
+    source = str(Path(name).resolve()) if Path(name).is_dir() else name
+    try:
+        # Without its list of modules the library would make up a pooling, and go on.
+        if not is_sentence_transformer_model(source, revision=revision):
+            raise EmbedderError(_unavailable(name, revision, "no modules.json was found"))
+        weights = {"dtype": torch.float32, "use_safetensors": True}
+        model = SentenceTransformer(source, revision=revision, device="cpu", trust_remote_code=False, model_kwargs=weights)
+        return SentenceEmbedder(model)
+    except (OSError, ValueError) as error:
+        said = " ".join(str(error).split())
+        reason = "it asks for code of its own, which is not run" if "trust_remote_code" in said else said
+        raise EmbedderError(_unavailable(name, revision, reason)) from error
+
+
+def _unavailable(name: str, revision: str, reason: str) -> str:
+    remedy = (
+        "HF_HUB_OFFLINE is set: unset it once to download, or set HF_HOME to a cache that holds it"
+        if constants.HF_HUB_OFFLINE
+        else "check the name and the revision, or download it on another machine and name the folder"
+    )
+    return (
+        f"rewards.embedder.model: {name!r} at rewards.embedder.revision {revision!r} cannot be loaded as a sentence-transformers"
+        f" model; {remedy}, or take `embedder: {{kind: lexical}}` ({reason})"
+    )

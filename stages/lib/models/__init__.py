@@ -1,0 +1,1 @@
+"""Models and processors: loading, chat template, positions."""

@@ -1,0 +1,435 @@
+"""How text and sampled frames become tensors. SFT, GRPO and generation share this, so that they see the same prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import AutoVideoProcessor, ProcessorMixin, Qwen3VLVideoProcessor
+from transformers.image_utils import SizeDict
+from transformers.video_processing_utils import BaseVideoProcessor
+from transformers.video_utils import VideoMetadata, load_video
+
+from stages.domain.core.frames import Fit, Frames, Shrink
+from stages.domain.core.replies import opened_by
+from stages.errors import VidbridgeError
+from stages.lib.models.chat import TURN_START
+from stages.lib.models.harmless import NO_CODE
+
+#: Settings of a video processor that its resizing depends on.
+_RESIZING = {
+    "cap_pixels_per_frame",
+    "do_resize",
+    "max_video_tokens",
+    "merge_size",
+    "patch_size",
+    "resample",
+    "size",
+    "temporal_patch_size",
+}
+#: The model's argument for the seconds that a temporal patch spans, one a video.
+SECONDS = "second_per_grid_ts"
+#: Label of a position that carries no loss.
+IGNORE = -100
+
+
+#: The processors of all three families refuse what is longer than so many times its width.
+_LONGEST = 200
+
+
+class UnfitFramesError(VidbridgeError, ValueError):
+    """Frames of a shape or a number that a model's processor does not take; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class VideoFields:
+    """What the processor made of the videos of one prompt.
+
+    Attributes:
+        pixels: float32 [patches, patch values] of all its videos, one after the other.
+        grids: int64 [videos, 3], temporal, vertical and horizontal patches of each.
+        seconds: seconds a temporal patch spans, one a video; None for families whose prompts carry time as text.
+    """
+
+    pixels: torch.Tensor
+    grids: torch.Tensor
+    seconds: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """Token ids of a rendered prompt (video placeholders expanded) and its videos."""
+
+    ids: tuple[int, ...]
+    videos: VideoFields
+
+
+@dataclass(frozen=True)
+class EncodedVideo:
+    """One video as the processor made it, and the text that stands for it in a prompt: any number of prompts may be about it."""
+
+    fields: VideoFields
+    expansion: str
+
+
+def render(processor: ProcessorMixin, prompt: str, videos: int = 1) -> str:
+    """The chat text of a prompt: `videos` placeholders, the user's text, and the start of the assistant's turn.
+
+    The user's text is data: control tokens in it are defused, or a caption could open a turn or ask for a video.
+    """
+    content: list[Any] = [*({"type": "video"} for _ in range(videos)), {"type": "text", "text": _defused(processor, prompt)}]
+    messages: list[Any] = [{"role": "user", "content": content}]
+    # All that is asked here is to be thought about: templates that leave thinking to a switch are told so.
+    switch: dict[str, Any] = {"enable_thinking": True} if "enable_thinking" in str(processor.chat_template) else {}
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **switch)
+    assert isinstance(text, str)
+    return text
+
+
+@lru_cache(maxsize=8)
+def reply_opening(processor: ProcessorMixin) -> str:
+    """The tags that the chat template puts in front of every reply (``<think>`` and a line break); mostly none.
+
+    They belong to the reply: whoever reads one reads them with it, and training teaches what is behind them.
+    """
+    return opened_by(render(processor, "x"))
+
+
+def check_trainable(processor: ProcessorMixin) -> None:
+    """Raises:
+    ValueError: the chat template ends thinking before a reply begins, so that no reply has the form that training asks for.
+    """
+    opening = reply_opening(processor)
+    if "</think>" in opening or "<answer>" in opening:
+        raise ValueError(
+            f"chat_template: puts {opening!r} in front of every reply, so that none can be thinking and then an answer; take a template"
+            " that leaves thinking open, or a model that thinks"
+        )
+
+
+def behind_opening(processor: ProcessorMixin, reply: str) -> str:
+    """What is left of a reply to be taught, where the chat template has put its beginning in front of it.
+
+    Raises:
+        ValueError: the reply begins otherwise.
+    """
+    opening = reply_opening(processor)
+    if not opening:
+        return reply
+    begun = reply.lstrip()
+    if not begun.startswith(opening.strip()):
+        raise ValueError(
+            f"reply: {reply[:60]!r} does not begin with {opening.strip()!r}, which the chat template puts in front of it"
+        )
+    return begun.removeprefix(opening.strip()).lstrip()
+
+
+def _defused(processor: ProcessorMixin, text: str) -> str:
+    """The text with control tokens spelt so that they are none."""
+    for token in (*processor.tokenizer.all_special_tokens, TURN_START):
+        text = text.replace(token, token.replace("<|", "< |"))
+    return text
+
+
+def encode_prompts(
+    processor: ProcessorMixin, prompts: Sequence[tuple[str, Sequence[Frames]]], samples: Sequence[str] = ()
+) -> list[EncodedPrompt]:
+    """Encode prompts, each with its videos. The frames are taken as they are: nothing samples a second time.
+
+    What the processor's own call does, in its two parts: texts recur, and rendering and splitting them costs as much as the pixels.
+
+    Args:
+        samples: names of the prompts, for messages.
+
+    Raises:
+        UnfitFramesError: the processor does not take frames of this shape, or so few.
+    """
+    for number, (_, videos) in enumerate(prompts):
+        for frames in videos:
+            refuse_unfit(processor, frames, samples[number] if samples else None)
+    fields, expansions = _process_videos(processor, [frames for _, videos in prompts for frames in videos])
+    counts = [len(videos) for _, videos in prompts]
+    rest = iter(expansions)
+    return [
+        EncodedPrompt(_prompt_ids(processor, prompt, tuple(islice(rest, count))), videos)
+        for (prompt, _), count, videos in zip(prompts, counts, split_videos(fields, counts), strict=True)
+    ]
+
+
+def encode_video(processor: ProcessorMixin, frames: Frames) -> EncodedVideo:
+    """One video, to be asked about with :func:`about_video`. The frames are taken as they are.
+
+    Raises:
+        UnfitFramesError: the processor does not take frames of this shape, or so few.
+    """
+    refuse_unfit(processor, frames)
+    fields, expansions = _process_videos(processor, [frames])
+    return EncodedVideo(split_videos(fields, [1])[0], expansions[0])
+
+
+def about_video(processor: ProcessorMixin, prompt: str, video: EncodedVideo) -> EncodedPrompt:
+    """What :func:`encode_prompts` makes of a prompt about this video alone; the pixels are shared, not copied."""
+    return EncodedPrompt(_prompt_ids(processor, prompt, (video.expansion,)), video.fields)
+
+
+def refuse_unfit(processor: ProcessorMixin, frames: Frames, sample: str | None = None) -> None:
+    """Raises:
+    UnfitFramesError: the processor does not take frames of this shape, or so few.
+    """
+    video: Any = processor.video_processor
+    count, height, width = frames.pixels.shape[:3]
+    name = "" if sample is None else f"sample {sample!r}: "
+    if isinstance(video, Qwen3VLVideoProcessor) and count < video.temporal_patch_size:
+        raise UnfitFramesError(f"{name}frames: {count}, and Qwen3-VL takes at least {video.temporal_patch_size}; show it twice")
+    if max(height, width) > _LONGEST * min(height, width):
+        raise UnfitFramesError(
+            f"{name}frames: {width} x {height} px, one side more than {_LONGEST} times the other, which no model here takes; crop the"
+            " video"
+        )
+
+
+def _process_videos(processor: ProcessorMixin, videos: Sequence[Frames]) -> tuple[Mapping[str, Any], Sequence[str]]:
+    """The processor's flat fields of these videos, and what stands for each in a prompt."""
+    fields, expansions = processor._process_videos(
+        [torch.from_numpy(frames.pixels.copy()).permute(0, 3, 1, 2) for frames in videos],
+        video_metadata=[VideoMetadata(**video_metadata(frames)) for frames in videos],
+        do_sample_frames=False,
+        input_data_format="channels_first",
+        return_metadata=True,
+    )
+    return fields, expansions
+
+
+@lru_cache(maxsize=8192)
+def _prompt_ids(processor: ProcessorMixin, prompt: str, expansions: tuple[str, ...]) -> tuple[int, ...]:
+    """Token ids of the rendered prompt, each video placeholder replaced by the placeholders of its patches."""
+    texts, _ = processor.get_text_with_replacements(
+        [render(processor, prompt, len(expansions))], videos_replacements=list(expansions)
+    )
+    return tuple(processor.tokenizer(texts[0], add_special_tokens=False)["input_ids"])
+
+
+def video_metadata(frames: Frames) -> dict[str, Any]:
+    """What processors are told of a video beside its frames, as the fields of a `VideoMetadata`."""
+    height, width = frames.pixels.shape[1:3]
+    return {
+        "total_num_frames": frames.total,
+        "fps": float(frames.rate),
+        "width": width,
+        "height": height,
+        "duration": float(frames.total / frames.rate),
+        # A list of its own: the processor of Qwen3-VL pads it in place when the number of frames is odd.
+        "frames_indices": list(frames.indices),
+    }
+
+
+def split_videos(fields: Mapping[str, Any], videos_of: Sequence[int]) -> list[VideoFields]:
+    """Split the processor's flat video fields into one record a prompt. `videos_of`: how many videos each prompt has."""
+    grids = torch.as_tensor(fields["video_grid_thw"])
+    if sum(videos_of) != len(grids):
+        raise ValueError(
+            f"videos: the prompts name {sum(videos_of)}, the processor made {len(grids)}; each video needs one placeholder"
+        )
+    patches = grids.prod(-1).tolist()
+    seconds = fields.get(SECONDS)
+    out: list[VideoFields] = []
+    video = row = 0
+    for count in videos_of:
+        rows = sum(patches[video : video + count])
+        out.append(
+            VideoFields(
+                pixels=fields["pixel_values_videos"][row : row + rows],
+                grids=grids[video : video + count],
+                seconds=None if seconds is None else tuple(float(s) for s in seconds[video : video + count]),
+            )
+        )
+        video, row = video + count, row + rows
+    return out
+
+
+def join_videos(videos: Sequence[VideoFields], device: torch.device | str) -> dict[str, torch.Tensor]:
+    """The model's keyword arguments for the videos of consecutive rows."""
+    joined = {
+        "pixel_values_videos": torch.cat([one.pixels for one in videos]).to(device),
+        "video_grid_thw": torch.cat([one.grids for one in videos]).to(device),
+    }
+    if all(one.seconds is not None for one in videos):
+        joined[SECONDS] = torch.tensor([s for one in videos for s in one.seconds or ()]).to(device)
+    return joined
+
+
+def modality_of(ids: torch.Tensor, processor: Any) -> torch.Tensor:
+    """`mm_token_type_ids`, rebuilt from token ids: 0 text, 1 image, 2 video. Same shape as `ids`."""
+    kinds = torch.zeros_like(ids)
+    kinds[ids == processor.image_token_id] = 1
+    kinds[ids == processor.video_token_id] = 2
+    return kinds
+
+
+def placeholder_ids(processor: Any) -> list[int]:
+    """Tokens that stand for pixels: sampling one would leave the model without features for it."""
+    return [int(processor.image_token_id), int(processor.video_token_id)]
+
+
+@lru_cache(maxsize=8192)
+def reply_ids(processor: ProcessorMixin, reply: str) -> tuple[int, ...]:
+    """Token ids of what a reply says behind :func:`reply_opening`, and of the end of the turn. Tokenised apart from the prompt, as
+    generation produces it.
+
+    A reply that is taught comes from an annotation or a model, so it is data as a prompt is: control tokens in it are defused.
+    """
+    tokenizer = processor.tokenizer
+    return (
+        *tokenizer(_defused(processor, behind_opening(processor, reply)), add_special_tokens=False)["input_ids"],
+        int(tokenizer.eos_token_id),
+    )
+
+
+def prompt_batch(
+    processor: ProcessorMixin, prompts: Sequence[EncodedPrompt], device: torch.device | str
+) -> dict[str, torch.Tensor]:
+    """Left-padded inputs for generation: `input_ids`, `attention_mask`, `mm_token_type_ids` [prompts, longest] and the videos."""
+    longest = max(len(prompt.ids) for prompt in prompts)
+    ids = torch.full((len(prompts), longest), int(processor.tokenizer.pad_token_id))
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt.ids) :] = torch.tensor(prompt.ids)
+        mask[row, longest - len(prompt.ids) :] = 1
+    return {
+        "input_ids": ids.to(device),
+        "attention_mask": mask.to(device),
+        "mm_token_type_ids": modality_of(ids, processor).to(device),
+        **join_videos([prompt.videos for prompt in prompts], device),
+    }
+
+
+def training_batch(processor: ProcessorMixin, prompts: Sequence[EncodedPrompt], replies: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Right-padded inputs for supervised training, `labels` on the reply and the end of the turn only. On the CPU."""
+    rows = [(prompt.ids, reply_ids(processor, reply)) for prompt, reply in zip(prompts, replies, strict=True)]
+    longest = max(len(prompt) + len(reply) for prompt, reply in rows)
+    ids = torch.full((len(rows), longest), int(processor.tokenizer.pad_token_id))
+    labels = torch.full_like(ids, IGNORE)
+    mask = torch.zeros_like(ids)
+    for row, (prompt, reply) in enumerate(rows):
+        end = len(prompt) + len(reply)
+        ids[row, :end] = torch.tensor([*prompt, *reply])
+        labels[row, len(prompt) : end] = torch.tensor(reply)
+        mask[row, :end] = 1
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": labels,
+        "mm_token_type_ids": modality_of(ids, processor),
+        **join_videos([prompt.videos for prompt in prompts], "cpu"),
+    }
+
+
+@lru_cache(maxsize=8)
+def fit_of(model_folder: Path) -> Fit:
+    """What makes frames as small as the processor in this folder makes them, by the processor's own resizing.
+
+    Models that resize alike share a name, so a policy and what was trained from it do. The folder is not looked at a second time.
+    """
+    video: Any = AutoVideoProcessor.from_pretrained(model_folder.resolve(), **NO_CODE)
+    settings = {name: value for name, value in video.to_dict().items() if name in _RESIZING}
+    versions = [version(name) for name in ("torch", "torchvision", "transformers")]
+    name = sha256(repr((type(video).__name__, sorted(settings.items()), versions)).encode()).hexdigest()
+    return Fit(name, lambda pixels: _fitted(video, pixels))
+
+
+@lru_cache(maxsize=8)
+def shrink_of(model_folder: Path) -> Shrink:
+    """What :func:`fit_of` does, frame by frame."""
+    video: Any = AutoVideoProcessor.from_pretrained(model_folder.resolve())
+    return Shrink(
+        lambda count, height, width: _shrunk_size(video, count, height, width), lambda frame, size: _shrunk(video, frame, size)
+    )
+
+
+def most_pixels(processor: ProcessorMixin, count: int) -> int:
+    """The most pixels of one frame that the processor makes of any video of ``count`` frames."""
+    video: Any = processor.video_processor
+    if not video.do_resize:
+        raise ValueError("preprocessor_config.json: do_resize is false, so that nothing bounds what a video takes; set it to true")
+    # As good as any: what is larger than it may be is scaled to it whatever its shape.
+    height, width = _resized(video, torch.empty((1, count, 3, 1 << 16, 1 << 16), dtype=torch.uint8, device="meta")).shape[-2:]
+    return int(height * width)
+
+
+def _shrunk_size(video: Any, count: int, height: int, width: int) -> tuple[int, int]:
+    if not video.do_resize:
+        return height, width
+
+    def size(height: int, width: int) -> tuple[int, int]:
+        made = _resized(video, torch.empty((1, count, 3, height, width), dtype=torch.uint8, device="meta"))
+        return int(made.shape[-2]), int(made.shape[-1])
+
+    fitted = size(height, width)
+    return fitted if fitted[0] * fitted[1] < height * width and size(*fitted) == fitted else (height, width)
+
+
+def _shrunk(video: Any, frame: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    if frame.shape[:2] == size:
+        return frame
+    writable = frame if frame.flags.writeable else frame.copy()  # torch warns of others
+    # What the processors call, once they know the size.
+    made = BaseVideoProcessor.resize(
+        video,
+        torch.from_numpy(writable).permute(2, 0, 1)[None, None],
+        size=SizeDict(height=size[0], width=size[1]),
+        resample=video.resample,
+    )
+    return made[0, 0].permute(1, 2, 0).contiguous().numpy()
+
+
+def _fitted(video: Any, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    if not video.do_resize:
+        return pixels
+    writable = pixels if pixels.flags.writeable else pixels.copy()  # torch warns of others
+    fitted = _resized(video, torch.from_numpy(writable).permute(0, 3, 1, 2)[None])
+    # Only what is smaller, and what the processor leaves as it is: it may not, where a frame is very long.
+    if fitted.shape[-2] * fitted.shape[-1] >= pixels.shape[1] * pixels.shape[2] or _resized(video, fitted).shape != fitted.shape:
+        return pixels
+    return fitted[0].permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _resized(video: Any, frames: torch.Tensor) -> torch.Tensor:
+    made: torch.Tensor = video.resize(
+        videos=frames,
+        size=SizeDict(**dict(video.size)),
+        resample=video.resample,
+        factor=video.patch_size * video.merge_size,
+        temporal_factor=video.temporal_patch_size,
+        cap_pixels_per_frame=video.cap_pixels_per_frame,
+    )
+    return made
+
+
+class _DecodesWithDecord:
+    """Reads a path in a chat message through decord: transformers itself knows torchcodec only."""
+
+    def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> Any:
+        if isinstance(video_url_or_urls, list):
+            pairs = [self.fetch_videos(one, sample_indices_fn=sample_indices_fn) for one in video_url_or_urls]
+            return [video for video, _ in pairs], [metadata for _, metadata in pairs]
+        return load_video(video_url_or_urls, backend="decord", sample_indices_fn=sample_indices_fn)
+
+
+def decode_with_decord(processor: ProcessorMixin) -> ProcessorMixin:
+    """Make ordinary chat messages that name a video file work; everything else stays as it is.
+
+    The class keeps the name of the stock one: that name is what `save_pretrained` writes, and `AutoProcessor` looks it up.
+    """
+    stock: type[BaseVideoProcessor] = type(processor.video_processor)
+    if not issubclass(stock, _DecodesWithDecord):
+        processor.video_processor.__class__ = type(stock.__name__, (_DecodesWithDecord, stock), {"__module__": stock.__module__})
+    return processor

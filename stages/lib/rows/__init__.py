@@ -1,0 +1,1 @@
+"""Rows on disk: JSON Lines, and the samples of a split."""

@@ -1,0 +1,93 @@
+"""Rows on disk: JSON Lines of records, read and written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from stages.domain.core.records import Record
+from stages.errors import VidbridgeError
+
+R = TypeVar("R", bound=Record)
+
+
+#: Of a value in a message.
+QUOTED_CHARACTERS = 200
+
+
+class RowError(VidbridgeError, ValueError):
+    """A file between stages does not hold what it should: file, line, field."""
+
+
+def iterate_rows(path: Path, kind: type[R]) -> Iterator[R]:
+    """The records of a JSON Lines file, one at a time.
+
+    Raises:
+        RowError: a line is not a ``kind``; the message names file, line and field.
+        FileNotFoundError: no such file.
+    """
+    # As bytes: a line that is not UTF-8 is then a bad row with a number, and no end of the reading.
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            yield parse_row(line, kind, f"{path}:{number}")
+
+
+def parse_row(line: bytes, kind: type[R], where: str) -> R:
+    """The record of one line; ``where`` opens the message.
+
+    Raises:
+        RowError: the line is not a ``kind``.
+    """
+    try:
+        return kind.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = "".join(f"{part}." for part in first["loc"]).rstrip(".")
+        remedy = "it is damaged, or was written by another version: dvc repro --force the stage that makes it"
+        said = f"{f'{field}: ' if field else ''}{first['msg']}"
+        raise RowError(f"{where}: {said} (value {_short(first['input'])}); {remedy}") from error
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= QUOTED_CHARACTERS else f"{text[:QUOTED_CHARACTERS]}…"
+
+
+def read_rows(path: Path, kind: type[R]) -> list[R]:
+    return list(iterate_rows(path, kind))
+
+
+def write_rows(path: Path, rows: Iterable[Record]) -> int:
+    """Write records as JSON Lines and return how many. The file appears whole: it is written beside and renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    count = 0
+    with unfinished.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(row.model_dump_json(exclude_none=True) + "\n")
+            count += 1
+    unfinished.replace(path)
+    return count
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a table as indented JSON with a line break at its end, keys in the order given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds, such as a table that :func:`write_json` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        RowError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise RowError(f"{path}: not JSON ({error}); it is damaged: dvc repro --force the stage that makes it") from error

@@ -1,0 +1,1 @@
+"""The training loop, its checkpoints, LoRA, and the mixture of tasks."""

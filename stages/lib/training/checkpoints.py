@@ -1,0 +1,233 @@
+"""Training that survives being killed: state to resume from, and the policies that a stage hands on.
+
+A stage's scratch folder holds ``state/checkpoint-<step>`` (weights, adapters if any, optimiser, schedule, random state; the last
+two) and ``saved/checkpoint-<step>`` (an ordinary model folder for each save, with a Checkpoint record beside it). Nothing is
+written into the stage's out before training has ended, because DVC empties an out before it runs the stage again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from stages.domain.core.records import Checkpoint
+from stages.errors import VidbridgeError
+from stages.runtime import paths
+
+log = logging.getLogger(__name__)
+
+_MANIFEST = "manifest.json"
+_TRAINER_STATE = "trainer_state.json"
+_SAVED = "saved.json"
+#: The model folders that a training has saved so far: of each step, the sizes of its files by name.
+Saved = dict[int, dict[str, int]]
+
+
+class CheckpointGone(VidbridgeError, RuntimeError):
+    """A checkpoint that this training saved is not there any more."""
+
+
+#: What belongs to the trainer and not to the model, in a folder that transformers' Trainer saves.
+_STATE_FILES = {
+    "optimizer.pt",
+    "scheduler.pt",
+    "scaler.pt",
+    "training_args.bin",
+    "latest",
+    "zero_to_fp32.py",
+    "zero_to_torch.py",
+    "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+}
+#: Of what a trainer logs, that which depends on the clock or on how often a run was resumed, or says nothing.
+_NOT_METRICS = {"epoch", "step", "step_time", "total_flos", "num_tokens", "num_input_tokens_seen", "train_loss"}
+
+
+def seal(state: Path) -> None:
+    """Declare a saved state whole: written last, in one move, so that a state without it is known to be half-written."""
+    sizes = {str(path.relative_to(state)): path.stat().st_size for path in sorted(state.rglob("*")) if path.is_file()}
+    sizes.pop(_MANIFEST, None)
+    _write(state / _MANIFEST, json.dumps(sizes, indent=1, sort_keys=True))
+
+
+def newest_whole(states: Path) -> Path | None:
+    """The newest state that was written completely, or None. Half-written ones are named in the log and removed."""
+    for state in sorted(states.glob("checkpoint-*"), key=_step, reverse=True):
+        fault = _fault(state)
+        if fault is None:
+            return state
+        log.warning("%s: set aside, %s; an older state or the beginning is used", state.name, fault)
+        shutil.rmtree(state)
+    return None
+
+
+def _fault(state: Path) -> str | None:
+    try:
+        sizes: dict[str, int] = json.loads((state / _MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return "it was not finished"
+    except json.JSONDecodeError:
+        return "its manifest is damaged"
+    if _SAVED not in sizes:
+        return "it does not say which checkpoints were saved before it (it is of version 0.1)"
+    for name, size in sizes.items():
+        path = state / name
+        if not path.is_file() or path.stat().st_size != size:
+            return f"{name} is missing or has another size"
+    return None
+
+
+def note_saved(state: Path, so_far: Saved) -> Saved:
+    """Add the model folder that will be made of ``state`` to those ``so_far``, and keep the list in the state, before it is sealed."""
+    known = {**so_far, _step(state): {path.name: path.stat().st_size for path in _model_files(state)}}
+    _write(state / _SAVED, json.dumps(known, sort_keys=True))
+    return known
+
+
+def read_saved(state: Path) -> Saved:
+    """The list that a sealed state keeps."""
+    rows: dict[str, dict[str, int]] = json.loads((state / _SAVED).read_text(encoding="utf-8"))
+    return {int(step): files for step, files in rows.items()}
+
+
+def check_saved(saved: Path, known: Saved) -> None:
+    """
+    Raises:
+        CheckpointGone: one of the list ``known`` is not whole in the folder ``saved``. Without it, fewer would be published than were
+            made, and another run of the same training would disagree.
+    """
+    for step, files in sorted(known.items()):
+        folder = saved / f"checkpoint-{step}"
+        if not folder.with_name(f"{folder.name}.json").is_file():
+            raise _gone(step, saved, folder.name)
+        _check_files(step, folder, files, saved)
+
+
+def _check_files(step: int, folder: Path, files: Mapping[str, int], saved: Path) -> None:
+    for name, size in files.items():
+        try:
+            found = (folder / name).stat().st_size
+        except OSError:
+            found = -1
+        if found != size:
+            raise _gone(step, saved, f"{folder.name}/{name}")
+
+
+def _gone(step: int, saved: Path, what: str) -> CheckpointGone:
+    return CheckpointGone(
+        f"checkpoint {step} that this training saved is gone from {saved} ({what}); find out what deletes there, put it back, or begin"
+        " again without it: vidbridge scratch clean"
+    )
+
+
+def deepspeed_ranks(state: Path) -> int:
+    """Over how many processes DeepSpeed dealt the optimiser of a state; 0: it was saved without DeepSpeed, in one piece."""
+    return len(list(state.glob("global_step*/*_optim_states.pt")))
+
+
+def export(state: Path, saved: Path, record: Checkpoint) -> Path:
+    """Make the model folder of a state under `saved`, and its record. Files are linked where the file system can.
+
+    Done under a temporary name and renamed, so that a folder that exists is whole.
+    """
+    target = saved / state.name
+    partial = saved / f".{state.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for path in _model_files(state):
+        _link(path, partial / path.name)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    _write(saved / f"{state.name}.json", record.model_dump_json())
+    return target
+
+
+def _model_files(state: Path) -> list[Path]:
+    """The files of a state that make a model folder."""
+    own = {*_STATE_FILES, _MANIFEST, _TRAINER_STATE, _SAVED}
+    return [
+        path
+        for path in sorted(state.iterdir())
+        if path.is_file() and path.name not in own and not path.name.startswith("rng_state")
+    ]
+
+
+def read_history(state: Path) -> list[dict[str, float]]:
+    """What was logged up to a state, a row a step, without anything that depends on the clock."""
+    entries = json.loads((state / _TRAINER_STATE).read_text(encoding="utf-8"))["log_history"]
+    rows = ((int(entry["step"]), metrics(entry)) for entry in entries)
+    return [{"step": step, **values} for step, values in rows if values]
+
+
+def metrics(logged: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers of what a trainer logged, less those that are no results."""
+    return {
+        name: float(value)
+        for name, value in logged.items()
+        if name not in _NOT_METRICS and not name.startswith("train_") and isinstance(value, int | float) and math.isfinite(value)
+    }
+
+
+def record_of(state: Path, stage: str, last_step: int) -> Checkpoint:
+    """The record of the policy in a state; its metrics are the last that were logged."""
+    step = _step(state)
+    history = read_history(state)
+    values = {name: value for name, value in history[-1].items() if name != "step"} if history else {}
+    final = step == last_step
+    return Checkpoint(stage=stage, step=step, path=paths.FINAL if final else state.name, final=final, metrics=values)
+
+
+def publish(saved: Path, last: Path, out: Path, summary: Mapping[str, Any], known: Saved) -> list[Checkpoint]:
+    """Lay what was saved into `out`: model folders, ``checkpoints.jsonl``, ``history.jsonl``, ``summary.json``.
+
+    Files are linked, not moved: if this is interrupted, DVC empties `out` and the scratch still has everything.
+
+    Raises:
+        CheckpointGone: one of the list ``known`` is not there, or went while it was laid out; or the state ``last`` is gone.
+    """
+    check_saved(saved, known)
+    records = [
+        Checkpoint.model_validate_json((saved / f"checkpoint-{step}.json").read_text(encoding="utf-8")) for step in sorted(known)
+    ]
+    if not (last / _TRAINER_STATE).is_file():
+        raise _gone(_step(last), last.parent, f"{last.name}/{_TRAINER_STATE}")
+    out.mkdir(parents=True, exist_ok=True)
+    for record in records:
+        target = out / record.path
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        for path in sorted((saved / f"checkpoint-{record.step}").iterdir()):
+            _link(path, target / path.name)
+        _check_files(record.step, target, known[record.step], saved)
+    _write(out / paths.CHECKPOINTS_FILE, _lines(record.model_dump_json() for record in records))
+    _write(out / paths.HISTORY_FILE, _lines(json.dumps(row, sort_keys=True) for row in read_history(last)))
+    _write(out / paths.SUMMARY_FILE, json.dumps(summary, indent=1, sort_keys=True) + "\n")
+    return records
+
+
+def _step(state: Path) -> int:
+    return int(state.name.rpartition("-")[2])
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def _lines(rows: Iterable[str]) -> str:
+    return "".join(f"{row}\n" for row in rows)
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

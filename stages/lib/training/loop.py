@@ -1,0 +1,262 @@
+"""What supervised and reinforcement training share: a trainer's settings, resuming, reporting as it happens, and the out."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from tqdm import tqdm
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from stages.domain.core.records import Checkpoint
+from stages.lib.models.harmless import NO_CODE, NO_PICKLE
+from stages.lib.models.processor import SECONDS
+from stages.lib.training import checkpoints
+from stages.lib.training.lora import load_adapters, save_merged
+from stages.params import Precision, TrainingRow
+from stages.runtime import distributed
+
+OnMetrics = Callable[[int, dict[str, float]], None]
+OnCheckpoint = Callable[[Checkpoint, Path], None]
+#: Raises where the scratch folder has become another process's.
+Check = Callable[[], None]
+
+
+def unshared() -> None:
+    """The check of a scratch folder that no other process may take over."""
+
+
+def settings(row: TrainingRow, *, seed: int, scratch: Path, per_device: int, rounds: int) -> dict[str, Any]:
+    """Keyword arguments that an SFTConfig and a GRPOConfig have in common.
+
+    Raises:
+        ValueError: the environment asks for what cannot train, or could not save what it trained.
+    """
+    distributed.check_saving()
+    return {
+        "output_dir": str(scratch / "state"),
+        "max_steps": row.steps,
+        "per_device_train_batch_size": per_device,
+        "gradient_accumulation_steps": rounds,
+        "learning_rate": row.learning_rate,
+        "warmup_steps": row.warmup_steps,
+        "lr_scheduler_type": row.schedule,
+        "weight_decay": row.weight_decay,
+        "adam_beta2": row.adam_beta2,
+        "max_grad_norm": row.max_grad_norm,
+        "bf16": row.precision == "bf16",
+        "activation_checkpointing": row.gradient_checkpointing,
+        "gradient_checkpointing": None,  # TRL would switch it on; the other name is its successor
+        "save_strategy": "steps",
+        "save_steps": row.save_steps,
+        "save_total_limit": 2,
+        "seed": seed,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        **distributed.trainer_placement(),
+    }
+
+
+class Resumes:
+    """Mixed into a trainer of TRL: what transformers 5.23 gets wrong, leaves out, or writes that an out must not hold."""
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        model = self.model  # type: ignore[attr-defined]
+        with _to_be_used(model.config):
+            super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+            if isinstance(model, PeftModel):
+                # Adapters only, so far. A model folder beside them needs no second place where it could be made after a crash.
+                state = self.accelerator.get_state_dict(self.model_wrapped)  # type: ignore[attr-defined]  # on all processes
+                if self.args.should_save:  # type: ignore[attr-defined]
+                    save_merged(model, state, Path(output_dir or self.args.output_dir))  # type: ignore[attr-defined]
+
+    def _prepare_input(self, data: Any) -> Any:
+        prepared = super()._prepare_input(data)  # type: ignore[misc]
+        if isinstance(data, Mapping) and SECONDS in data:
+            # Under DeepSpeed every float is cast to the weights' precision, and positions in time are products of these:
+            # bfloat16 has no odd number above 256.
+            prepared[SECONDS] = data[SECONDS].to(self.args.device)  # type: ignore[attr-defined]
+        return prepared
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # Qwen-VL models are saved under the names of the published weights. The stock method loads those into modules that are
+        # named otherwise, warns of missing keys, and goes on *from the first weights* with the optimiser of the last.
+        model = self.model if model is None else model  # type: ignore[attr-defined]
+        if isinstance(model, PeftModel):
+            load_adapters(model, Path(resume_from_checkpoint))
+            return
+        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype, **NO_CODE, **NO_PICKLE)
+        model.load_state_dict(saved.state_dict(), strict=True)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """No card: it would name hosts, users and links."""
+
+
+@contextmanager
+def _to_be_used(config: Any) -> Iterator[None]:
+    """A configuration as those need it who use the weights: with the cache that a trainer switches off."""
+    own, config.use_cache = config.use_cache, True
+    try:
+        yield
+    finally:
+        config.use_cache = own
+
+
+def weights_precision(row: TrainingRow) -> Precision:
+    """Precision the weights are loaded in. DeepSpeed keeps float32 masters of bf16 weights; without it the weights are the masters.
+
+    Weights that only adapters change need none; the adapters themselves are float32 then.
+    """
+    return row.precision if distributed.placement().deepspeed is not None or row.lora is not None else "fp32"
+
+
+def train(
+    trainer: Any,
+    *,
+    stage: str,
+    steps: int,
+    scratch: Path,
+    out: Path,
+    summary: dict[str, Any],
+    on_metrics: OnMetrics,
+    on_checkpoint: OnCheckpoint,
+    still_ours: Check = unshared,
+) -> dict[str, Any]:
+    """Train to `steps`, from the newest whole state in `scratch` if there is one, and lay the result into `out`.
+
+    `still_ours` is called before anything is written into `scratch`, and before the result is made of what lies there.
+
+    Returns:
+        The summary that was written, with `resumed_from`, `engine` and `deepspeed_stage`, which are circumstance and not written.
+
+    Raises:
+        PlacementError: what trains is not what the environment asks for, or the state in `scratch` is of another engine.
+        CheckpointGone: a checkpoint that this training saved, before or after it was resumed, is not in `scratch` any more.
+    """
+    states, saved = scratch / "state", scratch / "saved"
+    first = trainer.accelerator.is_main_process
+    if first:
+        resume = checkpoints.newest_whole(states)
+        if resume is not None and not (saved / f"{resume.name}.json").is_file():
+            # Killed between saving the state and making the model folder of it.
+            checkpoints.export(resume, saved, checkpoints.record_of(resume, stage, steps))
+    trainer.accelerator.wait_for_everyone()
+    resume = checkpoints.newest_whole(states)
+    resumed_from = 0 if resume is None else int(resume.name.rpartition("-")[2])
+    known = {} if resume is None else checkpoints.read_saved(resume)
+    if first:
+        checkpoints.check_saved(saved, known)
+    if resume is not None and resumed_from < steps:
+        _same_engine(resume)
+
+    watch = _Watch(
+        trainer, known, stage=stage, scratch=scratch, on_metrics=on_metrics, on_checkpoint=on_checkpoint, still_ours=still_ours
+    )
+    trainer.add_callback(watch)
+    trainer.remove_callback(PrinterCallback)
+    if resumed_from < steps:
+        with warnings.catch_warnings():
+            # TRL 1.16 asks transformers 5.23 by a name that has a successor.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+            trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    last = states / f"checkpoint-{steps}"
+    if first:
+        still_ours()
+        checkpoints.publish(saved, last, out, summary, watch.known)
+    trainer.accelerator.wait_for_everyone()
+    return {**summary, "resumed_from": resumed_from, "engine": watch.engine.name, "deepspeed_stage": watch.engine.stage}
+
+
+def _same_engine(state: Path) -> None:
+    """Refuse to go on from a state whose optimiser this run cannot read: transformers would take an empty one without a word."""
+    saved, where = checkpoints.deepspeed_ranks(state), distributed.placement()
+    now = 0 if where.deepspeed is None else where.ranks
+    if saved != now:
+        kinds = [f"DeepSpeed on {ranks} processes" if ranks else "no DeepSpeed" for ranks in (saved, now)]
+        raise distributed.PlacementError(
+            f"VIDBRIDGE_DEEPSPEED, VIDBRIDGE_RANKS: training was interrupted with {kinds[0]} and cannot go on with {kinds[1]};"
+            f" set them as they were, or begin again without {state.parent}"
+        )
+
+
+class _Watch(TrainerCallback):
+    """Reports metrics and checkpoints while they happen, and shows a progress bar. On the first process only."""
+
+    def __init__(
+        self,
+        trainer: Any,
+        known: checkpoints.Saved,
+        *,
+        stage: str,
+        scratch: Path,
+        on_metrics: OnMetrics,
+        on_checkpoint: OnCheckpoint,
+        still_ours: Check,
+    ) -> None:
+        self.trainer = trainer
+        #: All that this training has saved, before it was resumed as well.
+        self.known = known
+        self.stage = stage
+        self.scratch = scratch
+        self.on_metrics = on_metrics
+        self.on_checkpoint = on_checkpoint
+        self.still_ours = still_ours
+        self.engine = distributed.Engine("none", 0)  # until training begins; where nothing is left to train it never does
+        self.bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        self.engine = distributed.engine_of(self.trainer)
+        if state.is_world_process_zero:
+            self.bar = tqdm(
+                total=state.max_steps, initial=state.global_step, desc=self.stage, unit="step", file=sys.stderr, mininterval=1.0
+            )
+            if self.engine.stage:
+                self.on_metrics(state.global_step, {"deepspeed_stage": float(self.engine.stage)})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+        if control.should_save:
+            self.still_ours()  # else the trainer writes a state into another process's folder, and deletes old ones there
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:  # noqa: ARG002
+        values = checkpoints.metrics(logs or {})
+        if values and state.is_world_process_zero:
+            self.on_metrics(state.global_step, values)
+            if self.bar is not None:
+                self.bar.set_postfix({k: f"{values[k]:.3g}" for k in ("loss", "reward") if k in values}, refresh=False)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        self.trainer.accelerator.wait_for_everyone()  # every process has written its part
+        if state.is_world_process_zero:
+            self.still_ours()  # saving takes minutes
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            saved = self.scratch / "saved"
+            checkpoints.check_saved(saved, {step: files for step, files in self.known.items() if step != state.global_step})
+            self.known = checkpoints.note_saved(folder, self.known)
+            checkpoints.seal(folder)
+            record = checkpoints.record_of(folder, self.stage, state.max_steps)
+            self.on_checkpoint(record, checkpoints.export(folder, saved, record))
+        self.trainer.accelerator.wait_for_everyone()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        if self.bar is not None:
+            self.bar.close()
+
+
+def count_parameters(parameters: Iterable[torch.nn.Parameter]) -> int:
+    """How many numbers they hold; right for parameters that ZeRO-3 keeps elsewhere as well."""
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters)
+
+
+def trained(model: torch.nn.Module) -> Iterable[torch.nn.Parameter]:
+    """The parameters that training changes, each shared one once."""
+    return (parameter for parameter in model.parameters() if parameter.requires_grad)

@@ -1,0 +1,344 @@
+"""Frames to H.264, and a whole-file decode that proves a file sound. Every command is built by ffmpeg-python.
+
+ffmpeg-python has no time-out of its own, so the command is compiled and run here, as a list and never through a shell.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.error
+import ffmpeg
+import imageio_ffmpeg
+import numpy as np
+import numpy.typing as npt
+
+from stages.lib.video.errors import FfmpegMissing, VideoError
+
+#: Longer than any sane clip needs: a stuck encoder or decoder ends with an error instead of a hang.
+TIMEOUT_S = 600.0
+
+#: Containers that are opened at all. Playlists and concat scripts, which name other files, are not among them.
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
+
+
+def ffmpeg_binary() -> str:
+    """The ffmpeg to run: ``VIDBRIDGE_FFMPEG`` where it is set, else the one that the locked imageio-ffmpeg brings.
+
+    A system ffmpeg is never picked up silently: the generated corpus must have the same bytes on every machine.
+
+    Raises:
+        FfmpegMissing: the named file does not exist or may not be run, or imageio-ffmpeg has none for this platform.
+    """
+    named = os.environ.get("VIDBRIDGE_FFMPEG")
+    if named:
+        if not os.access(named, os.X_OK) or Path(named).is_dir():
+            raise FfmpegMissing(
+                f"VIDBRIDGE_FFMPEG: {named!r} is no executable file; correct it, or unset it to use the locked ffmpeg"
+            )
+        return str(Path(named).absolute())
+    package = Path(imageio_ffmpeg.__file__).parent
+    try:
+        binary: str = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise FfmpegMissing(f"ffmpeg: imageio-ffmpeg has none for this platform ({error}); set VIDBRIDGE_FFMPEG to one") from error
+    if package not in Path(binary).parents:
+        raise FfmpegMissing(
+            f"ffmpeg: imageio-ffmpeg offers {binary!r}, which is not its own; reinstall imageio-ffmpeg, or set"
+            " VIDBRIDGE_FFMPEG to that file to use it knowingly"
+        )
+    return binary
+
+
+def encode_command(width: int, height: int, rate: Fraction, path: Path, crf: int) -> list[str]:
+    """The arguments of one deterministic encode: raw RGB frames on stdin, an H.264 MP4 at ``path``.
+
+    Single-threaded and bit-exact, without metadata, every GOP closed and starting at most two seconds after the last, so
+    that the same frames give the same bytes and every reader can seek.
+    """
+    source = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=str(rate))
+    output = source.output(
+        str(path.absolute()),
+        format="mp4",
+        vcodec="libx264",
+        preset="veryfast",
+        crf=crf,
+        pix_fmt="yuv420p",
+        g=max(1, round(2 * rate)),
+        threads=1,
+        map_metadata=-1,
+        fflags="+bitexact",
+        movflags="+faststart",
+        # The scaler's SIMD paths differ between processors unless it is told to be exact.
+        sws_flags="bicubic+accurate_rnd+full_chroma_int+bitexact",
+        **{"flags:v": "+bitexact+cgop", "x264-params": "open-gop=0"},
+    )
+    command: list[str] = output.global_args("-hide_banner", "-loglevel", "error").compile(
+        cmd=ffmpeg_binary(), overwrite_output=True
+    )
+    return command
+
+
+def encode(
+    frames: npt.NDArray[np.uint8] | Iterable[npt.NDArray[np.uint8]],
+    rate: Fraction,
+    path: Path,
+    crf: int,
+    timeout_s: float = TIMEOUT_S,
+) -> list[str]:
+    """Write frames as an H.264 MP4 (yuv420p, closed GOP); the same input gives the same bytes.
+
+    Args:
+        frames: uint8 RGB, [T, H, W, 3] or T arrays [H, W, 3]; H and W even.
+        rate: frames a second.
+        path: where the file goes; an existing file is replaced.
+        crf: constant rate factor of x264, 0 (lossless) to 51.
+
+    Returns:
+        The command that ran, as ffmpeg-python built it.
+
+    Raises:
+        ValueError: no frames, a wrong shape, or an odd size.
+        VideoError: ``encode-failed``, with what ffmpeg said.
+        OSError: the disk is full (``ENOSPC``).
+        FfmpegMissing: there is no ffmpeg.
+    """
+    array = np.asarray(frames if isinstance(frames, np.ndarray) else list(frames))
+    if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or not len(array):
+        raise ValueError(f"frames: shape {array.shape}, {array.dtype}; need uint8 [T, H, W, 3] with T >= 1")
+    _, height, width, _ = array.shape
+    _check_even(width, height)
+    command = encode_command(width, height, rate, path, crf)
+    try:
+        done = _run(command, timeout_s, stdin=np.ascontiguousarray(array).tobytes())
+    except subprocess.TimeoutExpired as error:
+        _remove_partial(path)
+        raise VideoError("encode-failed", f"{path.name}: ffmpeg did not end within {timeout_s:g} s") from error
+    if done.returncode:
+        _remove_partial(path)
+        raise _encode_failure(path, done.stderr)
+    return command
+
+
+def encode_stream(frames: Iterable[npt.NDArray[np.uint8]], width: int, height: int, rate: Fraction, path: Path, crf: int) -> None:
+    """:func:`encode` for videos that need not fit into memory: ``frames`` are chunks [n, height, width, 3]; n may differ.
+
+    ``path`` appears whole or not at all.
+
+    Raises:
+        ValueError, VideoError, OSError, FfmpegMissing: as :func:`encode`.
+    """
+    _check_even(width, height)
+    unfinished = path.with_suffix(".unfinished")
+    command = encode_command(width, height, rate, unfinished, crf)
+    with tempfile.TemporaryFile() as said:
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said)
+        except FileNotFoundError as error:
+            raise _missing(command) from error
+        try:
+            assert process.stdin is not None
+            # A broken pipe is ffmpeg's end, and what it said tells why.
+            with suppress(BrokenPipeError), process.stdin:
+                for chunk in frames:
+                    process.stdin.write(np.ascontiguousarray(chunk).tobytes())
+            status = process.wait(TIMEOUT_S)
+        except BaseException:
+            process.kill()
+            process.wait()
+            _remove_partial(unfinished)
+            raise
+        if status:
+            _remove_partial(unfinished)
+            said.seek(0)
+            raise _encode_failure(path, said.read())
+    unfinished.replace(path)
+
+
+def normalise_command(path: Path, out: Path, timing: int | Fraction, crf: int, skip: int = 0, in_order: bool = False) -> list[str]:
+    """The arguments that encode a file again as H.264 that every reader is right on: closed GOPs of at most 48 frames, 8 bits,
+    upright, of one even size, the first frame at time 0.
+
+    Every frame but the first ``skip`` is kept, in the decoder's order. ``timing`` is the presentation time of the first one kept in the
+    file's own units, which is taken off the times of all; or a rate: then frame ``i`` is shown at ``i / rate``. ``in_order`` stores
+    frames in the order in which they are shown.
+    """
+    source = ffmpeg.input(str(path.absolute()), protocol_whitelist="file,pipe", format_whitelist=CONTAINERS, threads=1)
+    # Not STARTPTS: it starts anew where the size changes midway.
+    counted = isinstance(timing, Fraction)
+    stream = source["V:0"]
+    if skip:
+        stream = stream.filter("select", f"gte(n,{skip})")
+    timed = stream.filter("setpts", f"N/({timing.numerator}/{timing.denominator}*TB)" if counted else f"PTS-({timing})")
+    even = timed.filter("crop", "trunc(iw/2)*2", "trunc(ih/2)*2")
+    output = even.output(
+        str(out.absolute()),
+        copyts=None,
+        format="mp4",
+        vcodec="libx264",
+        preset="veryfast",
+        crf=crf,
+        pix_fmt="yuv420p",
+        g=48,
+        threads=1,
+        fps_mode="passthrough",
+        video_track_timescale=90_000,
+        map_metadata=-1,
+        map_chapters=-1,
+        fflags="+bitexact",
+        movflags="+faststart",
+        sws_flags="bicubic+accurate_rnd+full_chroma_int+bitexact",
+        **({"bf": 0} if in_order else {}),
+        **{"flags:v": "+bitexact+cgop", "x264-params": "open-gop=0"},
+    )
+    command: list[str] = output.global_args("-hide_banner", "-nostdin", "-loglevel", "error", "-xerror").compile(
+        cmd=ffmpeg_binary(), overwrite_output=True
+    )
+    return command
+
+
+def normalise(
+    path: Path,
+    out: Path,
+    timing: int | Fraction,
+    times_s: Sequence[Fraction] | None,
+    crf: int,
+    skip: int = 0,
+    timeout_s: float = TIMEOUT_S,
+) -> None:
+    """Encode ``path`` again to ``out``; see :func:`normalise_command`. ``out`` appears whole or not at all.
+
+    Args:
+        times_s: when each frame is shown, in seconds from the first, where that is neither the file's own time nor an even rate.
+
+    Raises:
+        VideoError: ``normalise-failed`` with what ffmpeg said, or ``timeout``.
+        FfmpegMissing: there is no ffmpeg.
+    """
+    # Two workers may come upon the same content.
+    unfinished = out.with_suffix(f".{os.getpid()}.unfinished")
+    command = normalise_command(path, unfinished, timing, crf, skip, in_order=times_s is not None)
+    try:
+        done = _run(command, timeout_s)
+        if not done.returncode and times_s is not None:
+            _retime(unfinished, times_s)
+    except subprocess.TimeoutExpired as error:
+        _remove_partial(unfinished)
+        raise VideoError("timeout", f"{path.name}: encoding it again did not end within {timeout_s:g} s") from error
+    except (VideoError, av.error.FFmpegError) as error:
+        _remove_partial(unfinished)
+        raise VideoError("normalise-failed", f"{path.name}: {error}") from error
+    if done.returncode:
+        _remove_partial(unfinished)
+        raise VideoError("normalise-failed", f"{path.name}: {_last_lines(done.stderr)}")
+    unfinished.replace(out)
+
+
+def _retime(path: Path, times_s: Sequence[Fraction]) -> None:
+    """Give the frames of an MP4 file, stored in the order in which they are shown, these times."""
+    retimed = path.with_suffix(".retimed")
+    unit = Fraction(1, 90_000)
+    try:
+        with (
+            av.open(str(path.absolute()), format="mp4") as source,
+            av.open(str(retimed.absolute()), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}) as sink,
+        ):
+            stream = sink.add_stream_from_template(source.streams.video[0])
+            stream.time_base = unit
+            last = -1
+            packets = [packet for packet in source.demux(source.streams.video[0]) if packet.size]
+            if len(packets) != len(times_s):
+                raise VideoError("frame-count", f"{len(packets)} frames were encoded, {len(times_s)} were expected")
+            for packet, time_s in zip(packets, times_s, strict=True):
+                # Times have to rise: of two frames at one time the first is on display for a unit.
+                last = max(last + 1, round(time_s / unit))
+                packet.stream, packet.time_base = stream, unit
+                packet.pts = packet.dts = last
+                sink.mux(packet)
+        retimed.replace(path)
+    finally:
+        _remove_partial(retimed)
+
+
+def validate_command(path: Path) -> list[str]:
+    """The arguments of a whole-file decode that stops at the first error and reports how many frames came out."""
+    source = ffmpeg.input(str(path.absolute()), protocol_whitelist="file,pipe", format_whitelist=CONTAINERS, threads=1)
+    # V, not v: cover art is no moving picture, and may stand first.
+    # A frame without metadata is not printed.
+    said = source["V:0"].filter("metadata", mode="add", key="frame", value="1").filter("metadata", mode="print", file="pipe:1")
+    output = said.output("-", format="null", fps_mode="passthrough", copyts=None)
+    command: list[str] = output.global_args("-hide_banner", "-nostdin", "-loglevel", "error", "-nostats", "-xerror").compile(
+        cmd=ffmpeg_binary()
+    )
+    return command
+
+
+def validate(path: Path, timeout_s: float = TIMEOUT_S) -> tuple[int | None, ...]:
+    """Decode the whole file and return when each frame is shown, in units of the file and the order of the decoder's output.
+
+    Where the file does not say it, or says it in another order, ffmpeg's guess is returned, or None.
+
+    Raises:
+        VideoError: ``damaged`` with what ffmpeg said, or ``timeout``.
+        FfmpegMissing: there is no ffmpeg.
+    """
+    try:
+        done = _run(validate_command(path), timeout_s)
+    except subprocess.TimeoutExpired as error:
+        raise VideoError("timeout", f"{path.name}: decoding did not end within {timeout_s:g} s") from error
+    times = tuple(_time(line) for line in done.stdout.splitlines() if line.startswith(b"frame:"))
+    if done.returncode or not times:
+        raise VideoError("damaged", f"{path.name}: {_last_lines(done.stderr) or 'no frame could be decoded'}")
+    return times
+
+
+def _time(line: bytes) -> int | None:
+    """Of ``frame:0    pts:512     pts_time:0.04``."""
+    said = line.partition(b" pts:")[2].split()[0]
+    return int(said) if said.lstrip(b"-").isdigit() else None
+
+
+def _check_even(width: int, height: int) -> None:
+    if width % 2 or height % 2:
+        raise ValueError(f"frames: {width}x{height}; H.264 in yuv420p needs an even width and height, so crop or pad by one pixel")
+
+
+def _run(command: list[str], timeout_s: float, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    try:
+        if stdin is None:
+            return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False)
+        return subprocess.run(command, input=stdin, capture_output=True, timeout=timeout_s, check=False)
+    except FileNotFoundError as error:
+        raise _missing(command) from error
+
+
+def _missing(command: list[str]) -> FfmpegMissing:
+    return FfmpegMissing(f"ffmpeg: {command[0]!r} does not exist; set VIDBRIDGE_FFMPEG, or reinstall imageio-ffmpeg")
+
+
+def _encode_failure(path: Path, stderr: bytes) -> OSError | VideoError:
+    """What to raise when ffmpeg could not write ``path``: a full disk is no fault of the frames."""
+    said = _last_lines(stderr)
+    if "No space left on device" in said:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    return VideoError("encode-failed", f"{path.name}: {said}")
+
+
+def _last_lines(said: bytes) -> str:
+    # The last lines name the cause, and a damaged file can say the same thing ten thousand times.
+    lines = dict.fromkeys(line.strip() for line in said.decode(errors="replace").splitlines() if line.strip())
+    return " | ".join(list(lines)[-3:])
+
+
+def _remove_partial(path: Path) -> None:
+    # Half a file must not be taken for a clip; a device or pipe that was named as the output stays.
+    if path.is_file():
+        path.unlink()

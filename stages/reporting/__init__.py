@@ -1,1 +1,0 @@
-"""The sections of the report: each module makes one from the project's results, as plain values or as drawings in SVG."""

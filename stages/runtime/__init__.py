@@ -1,0 +1,1 @@
+"""Where and how stages run: paths, processes, caches, machines. Nothing here changes a result."""

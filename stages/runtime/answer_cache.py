@@ -1,0 +1,77 @@
+"""Answers of a judge by what was asked: one SQLite file that several processes share, and that makes them ask once.
+
+Only readable answers are kept. The folder has to lie on a disk of this machine: SQLite's write-ahead log needs shared memory.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from stages.runtime.endpoints import JudgeError
+
+_BUSY_S = 30.0
+
+
+class Cache:
+    """Keys are SHA-256 in hex. Whoever has claimed a key asks for it; a claim ends with :meth:`release`, or with its process."""
+
+    def __init__(self, table: sqlite3.Connection, locks: BinaryIO) -> None:
+        self._table = table
+        self._locks = locks
+
+    def get(self, key: str) -> str | None:
+        row = self._table.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def put(self, key: str, answer: str) -> None:
+        self._table.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, answer))
+
+    def claim(self, key: str) -> bool:
+        """False while another process has it."""
+        try:
+            fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(key))
+        except (BlockingIOError, PermissionError):  # POSIX lets a system say either
+            return False
+        return True
+
+    def release(self, key: str) -> None:
+        fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, _byte(key))
+
+
+def _byte(key: str) -> int:
+    # A lock on one byte of a file that has none, far apart for different keys; the kernel frees it when the process dies.
+    return 1 + int(key[:14], 16)
+
+
+@contextmanager
+def open_cache(folder: Path) -> Iterator[Cache]:
+    """The cache in ``folder``, made where there is none.
+
+    Raises:
+        JudgeError: the folder cannot be used, or the file is damaged.
+    """
+    file = folder / "answers.db"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "claims").open("ab") as locks:
+            table = sqlite3.connect(file, timeout=_BUSY_S, isolation_level=None)
+            try:
+                # One process at a time: SQLite does not wait while the journal's mode changes.
+                fcntl.lockf(locks, fcntl.LOCK_EX, 1, 0)
+                table.execute("PRAGMA journal_mode = WAL")
+                table.execute("PRAGMA synchronous = NORMAL")
+                table.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID")
+                fcntl.lockf(locks, fcntl.LOCK_UN, 1, 0)
+                yield Cache(table, locks)
+            finally:
+                table.close()
+    except (sqlite3.Error, OSError) as error:
+        raise JudgeError(
+            f"VIDBRIDGE_JUDGE_CACHE: {file}: {error}; delete that file (what it holds is asked again), or name a folder on a local disk"
+            " with free space"
+        ) from error

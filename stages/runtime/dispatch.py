@@ -1,0 +1,49 @@
+"""How a verb ends: our own errors as one clear line, trouble with a file or a disk with its remedy, anything else with its traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from stages.errors import VidbridgeError, remedy_of
+from stages.runtime.plain import fit, guard_logs
+
+
+def run_verb(main: Callable[..., int | None], *arguments: str) -> NoReturn:
+    """Call ``main`` and exit with its status: 0 done, 1 failed with a message, 2 used wrongly.
+
+    An exception that this project defines says field, value and remedy, so its message is all a person needs. Any other is a
+    defect and keeps its traceback.
+    """
+    guard_logs()
+    try:
+        status = main(*arguments)
+    except VidbridgeError as error:
+        print(f"error: {fit(error)}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if (remedy := remedy_of(error)) is None:
+            raise
+        print(f"error: {fit(remedy)}", file=sys.stderr)
+        sys.exit(1)
+    except Exception as error:
+        from stages.tracking.runs.foreign import sentence_of
+
+        if (said := sentence_of(error)) is None:
+            raise
+        print(f"error: {fit(said)}", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(status or 0)
+
+
+def one_row(verb: str, arguments: list[str], known: list[str]) -> str:
+    """The row that a verb was asked for; wrong usage ends the process with status 2 and says what there is."""
+    if len(arguments) != 1 or arguments[0] not in known:
+        given = " ".join(arguments) or "nothing"
+        print(
+            f"usage: python -m stages {verb} ROW\nerror: ROW is {given}; params.yaml has {', '.join(known) or 'none'}",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    return arguments[0]

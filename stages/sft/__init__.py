@@ -1,0 +1,1 @@
+"""Stage ``sft``: the cold start."""

@@ -1,0 +1,122 @@
+"""Supervised training on think/answer traces: TRL's SFTTrainer with a collator that knows video."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from trl import SFTConfig, SFTTrainer
+
+from stages.lib.models.load import freeze, load_model, use_threads
+from stages.lib.models.processor import check_trainable, encode_prompts, training_batch
+from stages.lib.training.loop import (
+    Check,
+    OnCheckpoint,
+    OnMetrics,
+    Resumes,
+    count_parameters,
+    settings,
+    train,
+    trained,
+    unshared,
+    weights_precision,
+)
+from stages.lib.training.lora import adapters
+from stages.lib.training.mixture import Example, draw
+from stages.params import SftRow
+from stages.runtime import distributed
+
+#: Losses are averaged over this many steps before they are logged.
+LOGGING_STEPS = 10
+
+
+class _Trainer(Resumes, SFTTrainer):
+    pass
+
+
+def train_sft(
+    model_folder: Path,
+    examples: Sequence[Example],
+    row: SftRow,
+    *,
+    stage: str,
+    seed: int,
+    out: Path,
+    scratch: Path,
+    on_metrics: OnMetrics,
+    on_checkpoint: OnCheckpoint,
+    still_ours: Check = unshared,
+) -> dict[str, Any]:
+    """Train the model in `model_folder` to say each example's reply, and write the stage's out.
+
+    The loss is on the reply and the end of the turn only. `scratch` may hold state of an earlier, interrupted call with the same
+    arguments: training then goes on from there, with the same data in the same order. `still_ours` raises where it has become another's.
+
+    Returns:
+        What was trained, for a summary line: steps, samples, tasks, parameters and trained ones, where it was resumed.
+
+    Raises:
+        ValueError: an example without a reply, a task without examples, a batch that cannot be dealt to the processes, a target
+            of adapters that is not in the model, a chat template that ends thinking before a reply.
+    """
+    use_threads()
+    for example in examples:
+        if example.reply is None:
+            raise ValueError(f"sample {example.sample_id!r}: has no reply to learn from; give it a trace, or leave it out of sft")
+    place = distributed.placement()
+    per_device, rounds = distributed.share("sft samples_per_step", row.samples_per_step, row.samples_per_device, place.ranks)
+    order = draw(examples, row.tasks, row.steps * row.samples_per_step, f"{seed}/{stage}/order")
+
+    # Before the model: with ZeRO-3 alive, loading scatters the weights at once instead of holding a copy in each process.
+    args = SFTConfig(
+        **settings(row, seed=seed, scratch=scratch, per_device=per_device, rounds=rounds),
+        logging_steps=LOGGING_STEPS,
+        # The order was drawn above; shuffling it again would only hide which sample is shown when.
+        train_sampling_strategy="sequential",
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+    )
+    model, processor = load_model(model_folder, weights_precision(row))
+    check_trainable(processor)
+    freeze(model, row.freeze)
+    parameters = count_parameters(model.parameters())
+
+    def collate(rows: Sequence[dict[str, int]]) -> dict[str, torch.Tensor]:
+        batch = [examples[drawn["example"]] for drawn in rows]
+        prompts = encode_prompts(
+            processor, [(example.prompt, (example.load(),)) for example in batch], [example.sample_id for example in batch]
+        )
+        return training_batch(processor, prompts, [example.reply or "" for example in batch])
+
+    trainer = _Trainer(
+        model=model,
+        args=args,
+        train_dataset=datasets.Dataset.from_dict({"example": order}),
+        data_collator=collate,
+        processing_class=processor,
+        peft_config=None if row.lora is None else adapters(model, row.lora),
+    )
+    tasks = Counter(examples[index].task for index in order)
+    summary = {
+        "steps": row.steps,
+        "samples": len(order),
+        "distinct_samples": len(set(order)),
+        "tasks": dict(sorted(tasks.items())),
+        "parameters": parameters,
+        "trained_parameters": count_parameters(trained(trainer.model)),
+    }
+    return train(
+        trainer,
+        stage=stage,
+        steps=row.steps,
+        scratch=scratch,
+        out=out,
+        summary=summary,
+        on_metrics=on_metrics,
+        on_checkpoint=on_checkpoint,
+        still_ours=still_ours,
+    )

@@ -1,0 +1,1 @@
+"""Stage ``summary``: one table of all scores."""

@@ -1,0 +1,1 @@
+"""Stage ``synthesize``: from clips to the samples of every task."""

@@ -1,0 +1,99 @@
+"""Make the samples of every task from the clips: edit decision lists, questions, references, and a contact sheet a task.
+
+Run as ``python -m stages synthesize``; writes ``data/samples``.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from functools import lru_cache
+from pathlib import Path
+
+from stages.lib.rows.jsonl import write_json
+from stages.lib.rows.samples import frame_loader, sheet_samples
+from stages.params import Params, SynthesizeParams, load_params
+from stages.runtime import paths
+from stages.synthesize.contact_sheets import sample_sheet
+from stages.synthesize.manifest import REMEMBERED, Manifest
+from stages.synthesize.shards import INDEX_FILE, Made, TextOnly, sort_rejects, synthesise_manifest, text_only
+from stages.synthesize.writer import Writer, write_samples
+from stages.tracking.runs.run import stage_run
+from stages.tracking.runs.scratch import scratch_of
+
+MANIFEST = paths.CLIPS / "manifest.jsonl"
+
+
+def main() -> int:
+    params = load_params()
+    settings = params.synthesize
+    code = [Path(__file__).parents[1] / part for part in ("domain", "synthesize")]
+    with scratch_of("synthesize", [settings, params.seed], [paths.CLIPS], code) as scratch:
+        if (problem := _synthesise(params, scratch.folder)) is not None:
+            print(f"error: {problem}", file=sys.stderr)
+            return 1
+        scratch.clear()
+    return 0
+
+
+def _synthesise(params: Params, scratch: Path) -> str | None:
+    """Returns why the samples are not to be used; None: they are."""
+    settings = params.synthesize
+    with stage_run("synthesize", params) as run:
+        made = synthesise_manifest(MANIFEST, settings, params.seed, scratch, paths.SAMPLES)
+        writer = _write(settings, scratch, made)
+        guesses = text_only(MANIFEST, settings, params.seed, scratch)
+        written = {"writer": writer.tally.table} if writer else {}
+        reasons = dict(sorted(made.rejects.items()))
+        told = None if guesses is None else {**guesses.guessed.model_dump(), "events": guesses.tried, "after": guesses.fitted}
+        write_json(paths.SAMPLES / paths.SUMMARY_FILE, {"samples": made.samples, "rejects": reasons, "text_only": told} | written)
+        decord = _write_sheets(params)
+        total = sum(sum(tasks.values()) for tasks in made.samples.values())
+        cost = writer.usage if writer else {}
+        run.summary({"samples": total, "rejects": made.rejects.total(), "frames_served_by_decord": decord, **cost})
+        aside = "".join(f", {count} set aside: {reason}" for reason, count in reasons.items())
+        print(f"synthesize: {total:,} samples of {len(settings.tasks.named)} tasks{aside}; sheets in {paths.SAMPLES / 'sheets'}")
+    if not total:
+        return f"synthesize: no clip gave a sample; {paths.SAMPLES / 'rejects.jsonl'} says why for each"
+    return None if guesses is None else _given_away(guesses, settings.max_text_only)
+
+
+def _write(settings: SynthesizeParams, scratch: Path, made: Made) -> Writer | None:
+    """Have questions and traces written where the parameters name a writer, and account for what could not be."""
+    if settings.writer is None:
+        return None
+    writer = Writer(settings.writer)
+    with closing(Manifest(MANIFEST, scratch / INDEX_FILE)) as manifest:
+        set_aside = write_samples(paths.SAMPLES, lru_cache(REMEMBERED)(manifest.named), settings.tasks.named, writer)
+    with (paths.SAMPLES / "rejects.jsonl").open("a", encoding="utf-8") as rejects:
+        for split, rows in set_aside.items():
+            if rows:
+                made.samples[split]["mix_vid_qa"] -= len(rows)
+                made.rejects.update(row.reason for row in rows)
+                rejects.writelines(row.model_dump_json(exclude_none=True) + "\n" for row in rows)
+    sort_rejects(paths.SAMPLES / "rejects.jsonl")
+    print(f"synthesize: {writer.tally}; {int(writer.usage.get('writer/requests', 0)):,} requests")
+    return writer
+
+
+def _write_sheets(params: Params) -> int:
+    """A contact sheet a task; returns how many frames decord served for them."""
+    loader = frame_loader(params)
+    for task in params.synthesize.tasks.named:
+        if shown := sheet_samples(params, task):
+            sample_sheet(task, shown, loader, paths.SAMPLES / "sheets" / f"{task}.png")
+    return loader.stats.decord
+
+
+def _given_away(guesses: TextOnly, most: float) -> str | None:
+    found = guesses.guessed
+    print(
+        f"synthesize: words alone tell {found.mean:.1%} [{found.low:.1%}, {found.high:.1%}] of {guesses.tried} dark events"
+        f" (synthesize.max_text_only is {most:.0%})"
+    )
+    if found.low <= most:
+        return None
+    return (
+        f"synthesize.max_text_only: {found.mean:.1%} of the dark events can be told without the video, {most:.1%} are allowed; set aside"
+        " captions that always say the same (synthesize.tasks.dark_event_infer.events.forbidden), or raise the limit"
+    )

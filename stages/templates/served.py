@@ -1,9 +1,0 @@
-"""What MLflow runs to serve the folder that this file lies in. It needs the package `vidbridge`, and reads nothing outside."""
-
-from pathlib import Path
-
-from mlflow.models import set_model
-
-from stages.serving import VideoAnswers
-
-set_model(VideoAnswers(Path(__file__).resolve().parent))

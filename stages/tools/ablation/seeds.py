@@ -1,0 +1,77 @@
+"""What several seeds say together: each seed is one observation, with clips of its own.
+
+Two intervals stand side by side. One is over the clips of all seeds together and says how well these trainings are measured; a clip that
+several seeds hold out, as happens with videos of one's own, is one unit there. The t interval is over the seeds' own differences and says
+how far another seed may lie. Few seeds make it wide, and that is honest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from stages.domain.core.records import Record, Score, TaskName
+from stages.domain.statistics.bootstrap import EQUAL, Interval
+from stages.domain.statistics.metrics import Shown
+from stages.domain.statistics.paired import paired_difference
+
+
+class Gain(Record):
+    """A difference of shares of the maximum: over these clips, by seed, and over seeds (None: they tell no spread)."""
+
+    clips: Interval
+    seeds: tuple[float, ...]
+    over_seeds: Interval | None
+
+
+class Pair(NamedTuple):
+    """Two policies of one seed on the same samples; ``shown``: names of clips that are the same in all seeds for the same clip only, such
+    as digests of their content."""
+
+    after: Sequence[Score]
+    before: Sequence[Score]
+    shown: Shown
+
+
+def over_seeds(values: Sequence[float], confidence: float) -> Interval | None:
+    """Student's t interval of the mean of the seeds' values; None where they tell no spread: one seed, or seeds that agree to the last
+    digit, as where all of them answer everything rightly."""
+    from scipy import stats  # half a second of import that no stage need pay
+
+    if len(values) < 2:
+        return None
+    mean, error = float(np.mean(values)), stats.sem(values)
+    if error < EQUAL:
+        return None
+    low, high = stats.t.interval(confidence, len(values) - 1, mean, error)
+    return Interval(mean=mean, low=float(low), high=float(high))
+
+
+def pooled_gain(pairs: Sequence[Pair], confidence: float) -> tuple[Gain, dict[TaskName, Gain]]:
+    """The gain over tasks and that of each task, a pair a seed.
+
+    Raises:
+        ValueError: a seed's two policies share no scored sample.
+    """
+    after: list[Score] = []
+    before: list[Score] = []
+    shown: dict[str, Sequence[str]] = {}
+    means: list[float] = []
+    by_task: dict[TaskName, list[float]] = {}
+    for number, pair in enumerate(pairs):
+        # Seeds have samples of the same names.
+        for rows, kept in ((pair.after, after), (pair.before, before)):
+            kept += [row.model_copy(update={"sample_id": f"{number}:{row.sample_id}"}) for row in rows]
+        shown |= {f"{number}:{sample}": clips for sample, clips in pair.shown.items()}
+        mean, tasks = paired_difference(pair.after, pair.before, pair.shown, confidence)
+        means.append(mean.mean)
+        for task, found in tasks.items():
+            by_task.setdefault(task, []).append(found.mean)
+    whole, parts = paired_difference(after, before, shown, confidence)
+
+    def gain(interval: Interval, seeds: Sequence[float]) -> Gain:
+        return Gain(clips=interval, seeds=tuple(seeds), over_seeds=over_seeds(seeds, confidence))
+
+    return gain(whole.interval, means), {task: gain(found.interval, by_task[task]) for task, found in parts.items()}

@@ -1,0 +1,47 @@
+"""What ingest and synthesize would make of a folder of videos: nothing is written, DVC is not asked, no run is opened."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.domain.core.records import Clip, Reject, TaskName, reject_order
+from stages.domain.tasks.synthesis import synthesise
+from stages.ingest.examine import examine_source
+from stages.lib.annotations.annotation import PART_REASONS, SourceError
+from stages.params import IngestParams, Params
+
+__all__ = ["Checked", "SourceError", "check"]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """``hazards``: files that decord must not read, by reason. ``samples``: what each task would give of the accepted clips."""
+
+    clips: tuple[Clip, ...]
+    rejects: tuple[Reject, ...]
+    hazards: Counter[str]
+    samples: dict[TaskName, int]
+    set_aside: dict[TaskName, tuple[Reject, ...]]
+    #: Reasons of those among the rejects that are parts of rows.
+    part_reasons: frozenset[str] = PART_REASONS
+
+
+def check(params: Params, folder: Path, annotation_format: str | None, annotations: str | None) -> Checked:
+    """Examine every file of ``folder`` as ingest would, with the present parameters, and count the samples it would give.
+
+    Raises:
+        SourceError: the folder or its annotation file cannot be used at all.
+        ValidationError: no such format.
+    """
+    changed = {"source": str(folder), "format": annotation_format or params.ingest.format, "annotations": annotations}
+    settings = IngestParams.model_validate(params.ingest.model_dump() | changed)
+    clips, rejects, hazards = examine_source(settings, params.seed)
+    samples: dict[TaskName, int] = {}
+    set_aside: dict[TaskName, tuple[Reject, ...]] = {}
+    for task in params.synthesize.tasks.named:
+        rows = list(synthesise(clips, task, params.synthesize.tasks, params.synthesize.sampled_frames, params.seed))
+        samples[task] = sum(len(made) for _, made, _ in rows)
+        set_aside[task] = tuple(sorted((reject for _, _, refused in rows for reject in refused), key=reject_order))
+    return Checked(tuple(clips), tuple(rejects), hazards, samples, set_aside)

@@ -1,0 +1,50 @@
+"""``ingest.exclude`` in the text of a ``params.yaml``: written in place, every comment and every other value as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from stages.params import ExcludedVideo, ParamsError, parse_params
+from stages.runtime.bounded_yaml import parse_yaml
+
+
+def with_excluded(text: str, videos: Sequence[ExcludedVideo], name: str = "params.yaml") -> str:
+    """The text of a ``params.yaml`` with these videos in ``ingest.exclude``, everything else as it was.
+
+    Raises:
+        YamlError, ParamsError: the text is no ``params.yaml``.
+    """
+    parse_yaml(text, name)  # before PyYAML builds anything of it
+    node = _value(_value(yaml.compose(text, Loader=yaml.SafeLoader), "ingest", name), "exclude", name)
+    lines = [f"    {{video: {_quoted(video.video)}, sha256: {_quoted(video.sha256)}}},\n" for video in videos]
+    listed = "[\n" + "".join(lines) + "  ]" if lines else "[]"
+    changed = text[: node.start_mark.index] + listed + text[_end(node) :]
+    parse_params(parse_yaml(changed, name), name)
+    return changed
+
+
+def _value(node: Any, key: str, name: str) -> Any:
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    found = next((value for named, value in pairs if named.value == key), None)
+    if found is None:
+        parse_params({}, name)  # says what is missing
+        raise ParamsError(f"{name}: has no ingest.exclude; write `exclude: []` below `ingest:`")
+    return found
+
+
+def _end(node: Any) -> int:
+    """Where a value ends; a block's own mark lies behind the comments that follow it."""
+    if getattr(node, "flow_style", True) is False and node.value:
+        last = node.value[-1]
+        return _end(last[1] if isinstance(last, tuple) else last)
+    return int(node.end_mark.index)
+
+
+def _quoted(text: str | None) -> str:
+    # Digits alone would be a number, and some hashes are one with an exponent.
+    if text is None:
+        return "null"
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=1_000_000).strip()

@@ -1,0 +1,153 @@
+"""Which videos a request for removal means, and what has seen them: the work tree's clips and samples, and every registered version."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from posixpath import normpath
+
+from stages.domain.core.records import SPLITS, Sample
+from stages.errors import VidbridgeError
+from stages.lib.annotations.annotation import Annotation
+from stages.lib.annotations.formats import read_source
+from stages.lib.rows.jsonl import iterate_rows
+from stages.params import ExcludedVideo, Params
+from stages.runtime import paths as layout
+from stages.tracking.lineage.cache import open_content
+from stages.tracking.lineage.uri import TrackingError
+from stages.tracking.registry.removals import MANIFEST, Manifests, Row, holds, manifest_rows
+from stages.tracking.registry.versions import Version
+
+
+class RemovalError(VidbridgeError, ValueError):
+    """A video that was named cannot be told from others, or is nowhere."""
+
+    status = 2
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video that a request means: its path in the source folder, and an entry for each content that was ever ingested under it.
+    ``clip_ids``: the clips that are, or were, made of it; ``splits``: of the present ones."""
+
+    path: str
+    videos: tuple[ExcludedVideo, ...]
+    clip_ids: tuple[str, ...]
+    splits: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of the work tree that show one of the videos, by (split, task), of how many."""
+
+    showing: Mapping[tuple[str, str], int]
+    total: int
+
+
+def find(root: Path, params: Params, asked: Sequence[str], versions: Sequence[Version]) -> list[Video]:
+    """The videos that were named, each by its path in the source folder, that of its file, the id of a clip, or its SHA-256.
+
+    Annotations, the present manifest and the manifests of ``versions`` are looked through, so a video that has left the source folder
+    is found as well.
+
+    Raises:
+        RemovalError: a name means no video, or several (an id that two sources use).
+    """
+    source = root / Path(params.ingest.source).expanduser()
+    rows = _annotations(root, params)
+    present = list(_present(root))
+    known = list(dict.fromkeys([*present, *_earlier(root, versions)]))
+    found: dict[str, Video] = {}
+    for name in asked:
+        path = _meant(name, source, rows, known)
+        ids = {row.clip_id for row in rows if normpath(row.video) == path}
+        # Encoded anew, a clip lies elsewhere: its id tells whose it is.
+        clips = [clip for clip in known if (clip.clip_id in ids if clip.normalised else normpath(clip.path) == path)]
+        contents: list[str | None] = list(dict.fromkeys(clip.sha256 for clip in clips)) or [_hash(source / path)]
+        videos = tuple(ExcludedVideo(video=path, sha256=content) for content in contents)
+        clips = [clip for clip in known if any(holds(clip, video) for video in videos)]
+        ids |= {clip.clip_id for clip in clips}
+        splits = sorted({clip.split for clip in clips if clip in present})
+        found[path] = Video(path, videos, tuple(sorted(ids)), tuple(splits))
+    return list(found.values())
+
+
+def _annotations(root: Path, params: Params) -> list[Annotation]:
+    from stages.lib.annotations.annotation import SourceError
+
+    source = root / Path(params.ingest.source).expanduser()
+    try:
+        return read_source(params.ingest.model_copy(update={"source": str(source)}))[0]
+    except SourceError:
+        return []  # Emptied, or not here: manifests may know the name.
+
+
+def _present(root: Path) -> Iterator[Row]:
+    path = root / layout.CLIPS / MANIFEST
+    if path.is_file():
+        yield from manifest_rows(path.read_bytes(), str(path.parent))
+
+
+def _earlier(root: Path, versions: Sequence[Version]) -> Iterator[Row]:
+    with open_content(root) as content:
+        manifests = Manifests(content)
+        for oid in dict.fromkeys(oid for version in versions if (oid := version.data.get(layout.CLIPS.as_posix()))):
+            try:
+                yield from manifests.rows(oid)
+            except TrackingError:
+                continue  # Told of each version, as unknown.
+
+
+def _meant(name: str, source: Path, rows: Sequence[Annotation], known: Sequence[Row]) -> str:
+    """The path in the source folder that a name stands for: taken for a path first, then for a content, then for an id."""
+    path = Path(name).expanduser()
+    wanted = normpath(path.resolve().relative_to(source.resolve()).as_posix() if _below(path, source) else name)
+    paths = {normpath(row.video) for row in rows} | {normpath(clip.path) for clip in known if not clip.normalised}
+    if wanted in paths:
+        return wanted
+    named = {row.clip_id: normpath(row.video) for row in rows}
+    found = {_own_path(clip, named) for clip in known if name == clip.sha256}
+    found = found or {normpath(row.video) for row in rows if row.clip_id == name}
+    found = found or {_own_path(clip, named) for clip in known if name == clip.clip_id}
+    if len(found) == 1:
+        return found.pop()
+    if found:
+        raise RemovalError(f"video: {name!r} means several: {', '.join(map(repr, sorted(found)[:4]))}; name the paths")
+    raise RemovalError(
+        f"video: {name!r} is neither a path in {source}, nor an id or a SHA-256 of a clip that annotations or manifests know; name it as"
+        " the annotation file does"
+    )
+
+
+def _own_path(clip: Row, named: Mapping[str, str]) -> str:
+    """The path that the source folder has, or had, for a clip."""
+    return named.get(clip.clip_id, clip.path) if clip.normalised else normpath(clip.path)
+
+
+def _below(path: Path, folder: Path) -> bool:
+    return path.is_absolute() and path.resolve().is_relative_to(folder.resolve())
+
+
+def _hash(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def samples_showing(root: Path, clip_ids: frozenset[str]) -> Samples | None:
+    """Samples of the work tree that show a clip, alone or beside another one; None: none have been made."""
+    folder = root / layout.SAMPLES
+    if not (folder / layout.SUMMARY_FILE).is_file():
+        return None
+    showing: Counter[tuple[str, str]] = Counter()
+    total = 0
+    for split in SPLITS:
+        for file in sorted((folder / split).glob("*.jsonl")):
+            for sample in iterate_rows(file, Sample):
+                total += 1
+                showing[split, sample.task] += not clip_ids.isdisjoint(sample.timeline.clip_ids)
+    return Samples({key: count for key, count in showing.items() if count}, total)

@@ -1,0 +1,1 @@
+"""The report: one page of scores, curves, replies and costs."""

@@ -1,0 +1,66 @@
+"""The ablation grid in the report, where one has been run: its figure and its table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from stages.lib.rows.samples import InputError
+from stages.pages.render import in_base64
+from stages.tools.ablation.grid import Grid, shown_commit
+from stages.tools.ablation.seeds import Gain
+from stages.tools.report.scores import cell
+
+#: Where ``vidbridge ablate`` keeps a recipe's grid, below the project's folder.
+FOLDER = Path(".vidbridge/ablation")
+
+
+def ablation(root: Path, recipe: str) -> dict[str, Any] | None:
+    """The figure as an address of a picture, in which no script runs, and the grid; None where none was run.
+
+    Raises:
+        InputError: one of its two files is missing or damaged.
+    """
+    folder = FOLDER / recipe
+    results, figure = folder / "results.json", folder / "figure.svg"
+    if not (root / results).exists() and not (root / figure).exists():
+        return None
+    remedy = f"run vidbridge ablate, or delete {folder} to leave it out of the report"
+    try:
+        grid = Grid.model_validate_json((root / results).read_bytes())
+        drawn = (root / figure).read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{Path(error.filename).relative_to(root)}: missing, though its grid is there; {remedy}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the file"
+        raise InputError(f"{results}: {field}: {first['msg']} (value {str(first['input'])[:80]!r}); {remedy}") from error
+    if b"<svg" not in drawn[:4096] or not drawn.rstrip().endswith(b"</svg>"):
+        raise InputError(f"{figure}: no whole SVG; {remedy}")
+    columns = list(grid.rows[0].columns)
+    return {
+        "grid": grid,
+        "commit": shown_commit(grid),
+        "columns": columns,
+        "figure": f"data:image/svg+xml;base64,{in_base64(drawn)}",
+        "contrasts": _contrasts(grid, columns),
+    }
+
+
+def _contrasts(grid: Grid, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """A row a contrast, its intervals over seeds (over clips where seeds tell no spread), all drawn on one scale."""
+    titles = {row.name: row.title for row in grid.rows}
+    shown = [(c, [_spread(c.mean), *(_spread(c.columns[name]) for name in columns)]) for c in grid.contrasts]
+    widest = max((abs(end) for _, spreads in shown for s in spreads for end in (s["low"], s["high"])), default=0) or 1.0
+    return [
+        {"name": f"{titles[c.after]} − {titles[c.before]}", "cells": [cell(spread, (-widest, widest)) for spread in spreads]}
+        for c, spreads in shown
+    ]
+
+
+def _spread(gain: Gain) -> dict[str, float]:
+    interval = gain.over_seeds or gain.clips
+    return {"mean": gain.clips.mean, "low": interval.low, "high": interval.high}

@@ -1,0 +1,219 @@
+"""Learning curves: each task along the chain of rows that made the candidate, what training reports of itself, and the gauges."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from stages.domain.rl.gauges import GAUGES
+from stages.params import Params
+from stages.runtime import paths
+from stages.tools.report.drawing import Area, Points, canvas, finished, line, put, rule, scale_y, ticks
+
+#: Size of a drawing in pixels, before the page scales it.
+WIDTH, HEIGHT = 340, 190
+#: What training reports of itself: the column of its curves, and what a person calls it.
+OF_TRAINING = {
+    "sft": {"loss": "loss", "mean_token_accuracy": "share of right tokens"},
+    "grpo": {
+        "reward": "reward",
+        "reward_std": "spread of the reward",
+        "entropy": "entropy",
+        "completions/mean_length": "tokens a reply",
+        "format": "well-formed replies",
+    },
+}
+#: A curve is drawn faintly as it is, and boldly as the mean over this share of its points.
+SMOOTHED_OVER = 0.12
+
+#: By row and name of a figure, its values by step.
+Curves = Mapping[str, Mapping[str, Points]]
+
+
+@dataclass(frozen=True)
+class Held:
+    """A row's held-out score of one task, in the unit of the training's reward; the interval is None where it is in another unit."""
+
+    mean: float
+    interval: tuple[float, float] | None
+
+
+def read_curves(root: Path, kind: str) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """The curves of ``reports/plots/<kind>.csv`` by row and name; a step at which something was not measured has no point."""
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    with (root / paths.REPORTS / "plots" / f"{kind}.csv").open(encoding="utf-8") as file:
+        for record in csv.DictReader(file):
+            of_row = found.setdefault(record["row"], {})
+            for name, value in record.items():
+                if name not in ("row", "step") and value:
+                    of_row.setdefault(name, []).append((float(record["step"]), float(value)))
+    return found
+
+
+def chain(params: Params) -> list[str]:
+    """The rows from ``base`` to the candidate, each the next one's ``init``."""
+    rows, found = params.rows, [params.candidate]
+    while found[0] in rows:
+        found.insert(0, rows[found[0]].init)
+    return found
+
+
+def held_out(tables: Mapping[str, Any], task: str, params: Params) -> dict[str, Held]:
+    """What each evaluated row scores in ``task``, by row."""
+    found = {}
+    for row in params.evaluation.of:
+        score = tables[row]["tasks"][task]
+        if params.rewards.scale == "native":
+            found[row] = Held(score["native"] / 100, None)
+        else:
+            found[row] = Held(score["mean"], (score["low"], score["high"]))
+    return found
+
+
+def of_tasks(params: Params, tables: Mapping[str, Any], grpo: Curves, tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """A drawing a task: rewards in training and held-out scores, over all rows of the candidate's chain; their mean first.
+
+    Where rewards are in the tasks' own units, there is no mean of them.
+    """
+    rows = chain(params)
+    drawn = []
+    if params.rewards.scale == "unit":
+        means = {row: Held(tables[row]["mean"], None) for row in params.evaluation.of}
+        drawn.append({"task": "mean over tasks", "svg": _task("mean over tasks", rows, params, {}, means)})
+    return drawn + [
+        {"task": task, "svg": _task(task, rows, params, grpo, held_out(tables, task, params))} for task in tasks
+    ]  # fmt: skip
+
+
+def _task(task: str, rows: Sequence[str], params: Params, grpo: Curves, scores: Mapping[str, Held]) -> Markup:
+    curves = {row: grpo.get(row, {}).get(f"reward/{task}", []) for row in rows}
+    most = max([1.0, *(score.mean for score in scores.values()), *(y for points in curves.values() for _, y in points)])
+    area = Area(34, WIDTH - 10, 12, HEIGHT - 26, (0, max(len(rows) - 1, 1)), (0, most))
+    drawing = canvas(WIDTH, HEIGHT, f"{task}: reward in training and held-out score, row by row", "chart")
+    scale_y(drawing, area)
+    for number, row in enumerate(rows[1:]):
+        x = area.px(number + 0.5)
+        if number:
+            put(drawing, "line", "stage", x1=area.px(number), x2=area.px(number), y1=area.top, y2=area.bottom)
+        put(drawing, "text", "tick", row, x=x, y=HEIGHT - 8, **{"text-anchor": "middle"})
+        last = params.rows[row].steps
+        _curve(drawing, area, [(number + step / last, value) for step, value in curves[row]], "c0", f"{row}: reward in training")
+    ends = [(place, scores[row]) for place, row in enumerate(rows) if row in scores]
+    line(drawing, area, [(place, score.mean) for place, score in ends], "held")
+    for (place, score), row in zip(ends, [row for row in rows if row in scores], strict=True):
+        spread = ""
+        if score.interval:
+            low, high = score.interval
+            spread = f" [{low:.2f}, {high:.2f}]"
+            put(drawing, "line", "whisker", x1=area.px(place), x2=area.px(place), y1=area.py(low), y2=area.py(high))
+        hint = f"{row}, held out: {score.mean:.3f}{spread}"
+        put(drawing, "circle", "dot", hint=hint, cx=area.px(place), cy=area.py(score.mean), r=4)
+    return finished(drawing)
+
+
+def of_training(root: Path) -> list[dict[str, Any]]:
+    """For each kind of training a drawing of each figure that it reports, a line a row over the row's own steps."""
+    found = []
+    for kind, figures in OF_TRAINING.items():
+        curves = read_curves(root, kind)
+        drawn = []
+        for name, called in figures.items():
+            lines = {row: of_row.get(name, []) for row, of_row in curves.items()}
+            if any(lines.values()):
+                drawn.append({"title": called, "svg": _lines(f"{kind}: {called}", lines)})
+        if drawn:
+            found.append({"kind": kind, "rows": list(curves), "figures": drawn})
+    return found
+
+
+def _lines(label: str, lines: Mapping[str, Points]) -> Markup:
+    every = [point for points in lines.values() for point in points]
+    low, high = min(y for _, y in every), max(y for _, y in every)
+    # A figure that starts at nothing, or near it, is shown from there.
+    low = min(low, 0.0) if low < 0.5 * high else low
+    area = Area(42, WIDTH - 10, 12, HEIGHT - 26, (0, max(x for x, _ in every)), (low, high if high > low else low + 1))
+    drawing = canvas(WIDTH, HEIGHT, label, "chart")
+    scale_y(drawing, area)
+    _scale_x(drawing, area)
+    for number, (row, points) in enumerate(lines.items()):
+        _curve(drawing, area, points, f"c{number % 6}", row)
+    return finished(drawing)
+
+
+def _scale_x(drawing: Any, area: Area) -> None:
+    for value in ticks(*area.x, 5):
+        put(drawing, "text", "tick", f"{value:g}", x=area.px(value), y=HEIGHT - 8, **{"text-anchor": "middle"})
+
+
+def _curve(drawing: Any, area: Area, points: Points, kind: str, hint: str) -> None:
+    if points:
+        line(drawing, area, points, f"{kind} raw", hint)
+        line(drawing, area, smoothed(points), kind, hint)
+
+
+def smoothed(points: Points) -> list[tuple[float, float]]:
+    """Each value as the mean over :data:`SMOOTHED_OVER` of all points, as many before it as behind: the ends stay what they are."""
+    most, last = round(SMOOTHED_OVER * len(points) / 2), len(points) - 1
+    reaches = [min(most, i, last - i) for i in range(len(points))]
+    around = [points[i - reach : i + reach + 1] for i, reach in enumerate(reaches)]
+    return [(x, sum(y for _, y in near) / len(near)) for (x, _), near in zip(points, around, strict=True)]
+
+
+def of_gauges(params: Params, grpo: Curves) -> list[dict[str, Any]]:
+    """A drawing for each gauge that was measured, over the steps of all GRPO rows one after the other, with the mark of its alarm.
+
+    Each says where the gauge stood at the last measurement of the last row, and the most it was.
+    """
+    rows = [row for row in params.grpo if row in grpo]
+    drawn = []
+    for name, gauge in GAUGES.items():
+        lines = {row: grpo[row][f"gauge/{name}"] for row in rows if grpo[row].get(f"gauge/{name}")}
+        if not lines:
+            continue
+        values = [y for points in lines.values() for _, y in points]
+        last_row, last = next(reversed(lines)), next(reversed(lines.values()))[-1][1]
+        state = "above" if last > gauge.above else "was" if max(values) > gauge.above else "below"
+        drawn.append(
+            {
+                "name": name,
+                "means": gauge.means,
+                "above": gauge.above,
+                "state": state,
+                "last": last,
+                "most": max(values),
+                "row": last_row,
+                "svg": _gauge(name, gauge.above, rows, lines, params),
+            }
+        )
+    return drawn
+
+
+def _gauge(name: str, above: float, rows: Sequence[str], lines: Mapping[str, Points], params: Params) -> Markup:
+    starts, total = {}, 0
+    for row in rows:
+        starts[row], total = total, total + params.grpo[row].steps
+    values = [y for points in lines.values() for _, y in points]
+    low, high = min([0.0, *values]), max([*values, above]) * 1.12
+    area = Area(34, WIDTH - 10, 10, HEIGHT - 46, (0, total), (low, high))
+    drawing = canvas(WIDTH, HEIGHT - 20, f"gauge {name}, alarm above {above:g}", "chart gauge")
+    put(drawing, "rect", "alarm", x=area.left, y=area.top, width=area.right - area.left, height=area.py(above) - area.top)
+    scale_y(drawing, area, 3)
+    rule(drawing, area, above, "mark")
+    for row in rows:
+        x, middle = area.px(starts[row]), area.px(starts[row] + params.grpo[row].steps / 2)
+        if starts[row]:
+            put(drawing, "line", "stage", x1=x, x2=x, y1=area.top, y2=area.bottom)
+        put(drawing, "text", "tick", row, x=middle, y=HEIGHT - 28, **{"text-anchor": "middle"})
+        points = [(starts[row] + step, value) for step, value in lines.get(row, [])]
+        if len(points) > 12:
+            _curve(drawing, area, points, "c0", row)
+        elif points:
+            line(drawing, area, points, "c0", row)
+            for x_value, value in points:
+                put(drawing, "circle", "dot", hint=f"{row}: {value:.3f}", cx=area.px(x_value), cy=area.py(value), r=3)
+    return finished(drawing)

@@ -1,0 +1,157 @@
+"""One static page of what a pipeline made, that opens offline: scores, gains, curves, replies, data, cost, environment.
+
+Outside DVC: it joins results (``reports``, ``scores``) with volatile things (times, machines) from MLflow. ``vidbridge report`` calls it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from stages.domain.core.prompts import render_question
+from stages.domain.core.records import SPLITS, TaskName
+from stages.domain.rl.rollouts import RolloutGroup
+from stages.lib.evaluation.held_out import evaluation_samples
+from stages.lib.rows.jsonl import read_json, read_rows
+from stages.lib.rows.samples import InputError, frame_loader, load_samples, sheet_samples
+from stages.lib.video.loader import FrameLoader
+from stages.pages.render import fill, in_base64, policy_hash, shown_answer, template_text
+from stages.pages.rollouts import group_views
+from stages.params import Params, digest, load_params
+from stages.runtime import paths
+from stages.tools.report.ablation import ablation
+from stages.tools.report.cost import asked_rows, cost_rows, graph, stage_names, total
+from stages.tools.report.curves import of_gauges, of_tasks, of_training, read_curves
+from stages.tools.report.environment import environment, other_parameters
+from stages.tools.report.replies import replies
+from stages.tools.report.scores import gain_rows, headline, score_rows
+
+
+def build(root: Path, out: Path) -> Path:
+    """Write the page for the project's present results and return its path.
+
+    Raises:
+        InputError: the pipeline has no results yet, or one of them is damaged.
+    """
+    if not (root / paths.REPORTS / "metrics.json").exists():
+        raise InputError(f"{paths.REPORTS / 'metrics.json'}: no results yet; run vidbridge run, then vidbridge report")
+    params = load_params(root / "params.yaml")
+    script, style = template_text("report.js"), template_text("palette.css", "report.css", "rollouts.css")
+    page = fill(
+        "report.html.j2",
+        script=script,
+        style=style,
+        script_hash=policy_hash(script),
+        style_hash=policy_hash(style),
+        **_results(root, params),
+        **_circumstances(root, params),
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding="utf-8")
+    return out
+
+
+def _results(root: Path, params: Params) -> dict[str, Any]:
+    """What the same inputs give again, byte by byte."""
+    rows = (*params.evaluation.of, "baselines")
+    if missing := [file for row in rows if not (root / (file := paths.scores(row) / "scores.json")).exists()]:
+        raise InputError(f"{missing[0]}: not there, and params.yaml has it evaluated; run vidbridge run, then vidbridge report")
+    tables = {row: read_json(root / paths.scores(row) / "scores.json") for row in rows}
+    tasks = list(tables[params.candidate]["tasks"])
+    gains = read_json(root / paths.REPORTS / "metrics.json")["gains"]
+    grpo = read_curves(root, "grpo")
+    made = read_json(root / paths.SAMPLES / paths.SUMMARY_FILE)
+    teachers = params.sft.values()
+    loader = frame_loader(params)
+    return {
+        "recipe": params.recipe,
+        "model": params.model.family if params.model.kind == "tiny" else f"{params.model.name} @ {params.model.revision}",
+        "candidate": params.candidate,
+        "digest": digest(params),
+        "other_parameters": other_parameters(root, stage_names(params)),
+        "tasks": tasks,
+        "headline": headline(params, tables, gains),
+        "confidence": round(100 * params.evaluation.confidence),
+        "unit": params.rewards.scale == "unit",
+        "careless": round(100 * max((row.careless_share for row in teachers), default=0.0)),
+        "brief": round(100 * max((share for row in teachers for share in row.brief_share.values()), default=0.0)),
+        "scores": score_rows(params, tables, tasks),
+        "gains": gain_rows(gains, tasks),
+        "ablation": ablation(root, params.recipe),
+        "of_tasks": of_tasks(params, tables, grpo, tasks),
+        "of_training": of_training(root),
+        "gauges": of_gauges(params, grpo),
+        "said": replies(root, params, evaluation_samples(params), loader),
+        "filters": _filters(root, params),
+        "rollouts": _rollouts(root, params, loader),
+        "splits": SPLITS,
+        "clips": read_json(root / paths.CLIPS / paths.SUMMARY_FILE),
+        "made": made,
+        "data_samples": sum(sum(of_split.values()) for of_split in made["samples"].values()),
+        "sheets": [
+            {"task": task, "png": in_base64(sheet.read_bytes()), "texts": _texts(params, task)}
+            for task in params.synthesize.tasks.named
+            if (sheet := root / paths.SAMPLES / "sheets" / f"{task}.png").exists()
+        ],
+    }
+
+
+def _circumstances(root: Path, params: Params) -> dict[str, Any]:
+    """What MLflow and this machine know."""
+    # MLflow takes a second to import, and a page that cannot be made should say so before.
+    from stages.tracking.runs.history import latest_runs
+
+    known = latest_runs(root)
+    runs = {name: known[name] for name in stage_names(params) if name in known}
+    return {
+        "graph": graph(root, params, runs),
+        "costs": cost_rows(params, runs),
+        "total": total(params, runs),
+        "asked": asked_rows(params, runs),
+        "environment": environment(root, params, runs, datetime.now(UTC)),
+    }
+
+
+def _texts(params: Params, task: TaskName) -> list[dict[str, str]]:
+    """What a contact sheet says, as text: it can be read aloud, searched, and shown in any script that the reader's machine has."""
+    return [
+        {
+            "id": sample.sample_id,
+            "question": render_question(sample.question, sample.options, params.prompt),
+            "reference": shown_answer(sample),
+        }
+        for sample in sheet_samples(params, task)
+    ]
+
+
+def _filters(root: Path, params: Params) -> list[dict[str, Any]]:
+    """A table of counts and a histogram for each difficulty row that has run; one that was never reached shows nothing."""
+    shown = []
+    for name, row in params.difficulty.items():
+        folder = root / paths.difficulty(name)
+        if (folder / paths.HISTOGRAM_FILE).exists():
+            png = in_base64((folder / paths.HISTOGRAM_FILE).read_bytes())
+            shown.append({"name": name, "row": row, "tasks": read_json(folder / paths.SUMMARY_FILE)["tasks"], "png": png})
+    return shown
+
+
+def _rollouts(root: Path, params: Params, loader: FrameLoader) -> list[dict[str, Any]]:
+    """What each GRPO row learned from before its last checkpoint; a row whose model folder is not here shows nothing.
+
+    Raises:
+        InputError: a sample of theirs is gone.
+    """
+    shown = []
+    for name, row in params.grpo.items():
+        file = paths.model(name) / paths.ROLLOUTS_FILE
+        groups = read_rows(root / file, RolloutGroup) if (root / file).exists() else []
+        if not groups:
+            continue
+        samples = {sample.sample_id: sample for sample in load_samples("train", row.trained_tasks, Path(row.samples))}
+        if gone := [group.sample_id for group in groups if group.sample_id not in samples]:
+            raise InputError(f"{file}: sample {gone[0]!r} is no longer in {row.samples}; run vidbridge run, then vidbridge report")
+        last = [group for group in groups if group.step == groups[-1].step]
+        frames = (loader.load(samples[group.sample_id]) for group in last)
+        shown.append({"name": name, "step": last[0].step, "groups": group_views(last, frames)})
+    return shown

@@ -1,0 +1,1 @@
+"""A registered version as a service, as one prediction, or as a folder of weights."""

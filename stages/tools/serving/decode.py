@@ -1,0 +1,48 @@
+"""Frames of a video that a stranger sent: nothing is decoded before it is known how much memory that takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.domain.core.frames import Frames, Shrink
+from stages.domain.core.timeline import sample_indices
+from stages.lib.video.errors import VideoError
+from stages.lib.video.probe import probe
+from stages.lib.video.reader import read_frames
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """``frames`` frames of the file at ``path``; no more than ``max_bytes`` of pixels are in memory at any time."""
+
+    path: Path
+    frames: int
+    max_bytes: int
+
+
+def load_bounded(wanted: Wanted, shrink: Shrink | None = None) -> Frames:
+    """The frames, spread evenly over the video, each as large as it is or, where ``shrink`` is given, made smaller as it comes.
+
+    Raises:
+        VideoError: the file cannot be read, or its frames are too large (``too-large``).
+    """
+    facts = probe(wanted.path)
+    height, width = (facts.height, facts.width) if shrink is None else shrink.size(wanted.frames, facts.height, facts.width)
+    size = wanted.frames * height * width * 3
+    if (height, width) != (facts.height, facts.width):
+        size += facts.height * facts.width * 3
+    if size > wanted.max_bytes:
+        detail = (
+            f"{wanted.path.name}: {wanted.frames} frames of {facts.width}x{facts.height} take {size >> 20} MB,"
+            f" {wanted.max_bytes >> 20} MB are allowed; scale the video down"
+        )
+        raise VideoError("too-large", detail)
+    indices = sample_indices(facts.slots, wanted.frames)
+    pixels, _ = read_frames(
+        wanted.path,
+        [facts.frame_at(index) for index in indices],
+        known=facts,
+        shrunk=None if shrink is None else lambda frame: shrink.apply(frame, (height, width)),
+    )
+    return Frames(pixels=pixels, indices=indices, total=facts.slots, rate=facts.rate)

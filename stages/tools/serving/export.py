@@ -1,0 +1,93 @@
+"""A version as a folder of its own: for the hub, for vLLM, or for any machine that knows neither this project nor its servers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.domain.core.prompts import render_prompt
+from stages.lib.models.harmless import fault_of_files
+from stages.lib.rows.samples import InputError
+from stages.pages.render import fill
+from stages.runtime.paths import AFTER_LAST, POSITIONS
+from stages.tracking.lineage.placing import put_bytes
+from stages.tracking.registry.explain import Explanation, explain
+from stages.tracking.registry.servable import Usage, load_servable, usage_of_version
+from stages.tracking.registry.versions import Version
+
+CARD_FILE = "README.md"
+#: Without these a folder is no model that others can load.
+NEEDED = ("config.json", "generation_config.json", "preprocessor_config.json|processor_config.json", "tokenizer_config.json")
+
+#: Where weights were trained to find the text behind a video, by what their configuration says of it.
+_POSITIONS = {AFTER_LAST: "one after the video's last position on any axis, time included (transformers <= 5.2, vLLM)"}
+_UNKNOWN_POSITIONS = "not stated: trained by an older version, with the rule of transformers >= 5.3, which vLLM does not follow"
+_GRID_A_FRAME = "a grid a frame, where all versions of transformers and vLLM agree"
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was written: which version, where, and how large it is."""
+
+    version: Version
+    folder: Path
+    size_bytes: int
+
+
+def publish(root: Path, which: str, out: Path) -> Published:
+    """Write the version with that number or alias into ``out``: weights, processor, chat template, generation settings, a model
+    card, and what ``mlflow models serve`` needs. Nothing in it points back here, and its weights are no link to the cache.
+
+    Raises:
+        InputError: ``out`` holds something already, or the version lacks a file without which others cannot load it, or could be loaded
+            only by running something of it.
+        TrackingError: no such version, neither cache nor remote has its files, or it does not say how it is asked.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"folder: {str(out)!r} holds something already; name a new or an empty folder")
+    explanation = explain(root, which)
+    version = explanation.version
+    usage = usage_of_version(version)
+    source = load_servable(root, version)
+    for names in NEEDED:
+        if not any((source / name).is_file() for name in names.split("|")):
+            raise InputError(
+                f"version {version.number}: has no {names.replace('|', ' or ')}, so nothing could load it; train its row again"
+            )
+    if fault := fault_of_files(source):
+        raise InputError(f"version {version.number}: {fault}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".part-") as part:
+        whole = Path(part) / "whole"
+        # Copied, not linked: whoever edits the folder must not edit the cache.
+        shutil.copytree(source, whole, copy_function=shutil.copyfile)
+        config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
+        put_bytes(whole, CARD_FILE, card(explanation, usage, config).encode())
+        whole.replace(out)
+    return Published(version, out, sum(path.stat().st_size for path in out.rglob("*") if path.is_file()))
+
+
+def card(explanation: Explanation, usage: Usage, config: Mapping[str, Any]) -> str:
+    """The model card, as the hub reads it. ``config``: the configuration of the weights, which says how they were trained."""
+    own_time = config.get("model_type") != "qwen3_vl"
+    version = explanation.version
+    return fill(
+        "model_card.md.j2",
+        trim_blocks=True,
+        version=version,
+        usage=usage,
+        commit=explanation.commit or explanation.git_commit,
+        ancestors=[ancestor.stage for ancestor in explanation.ancestors],
+        data=explanation.data,
+        scores=explanation.scores,
+        baselines=version.baselines if explanation.scores else None,
+        positions=_POSITIONS.get(str(config.get(POSITIONS)), _UNKNOWN_POSITIONS) if own_time else _GRID_A_FRAME,
+        counts_otherwise=own_time and config.get(POSITIONS) in _POSITIONS,
+        # As Python writes it, for the example.
+        prompt=repr(render_prompt("What happens first?", usage.default_task, usage.prompt)),
+    )

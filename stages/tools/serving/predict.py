@@ -1,0 +1,101 @@
+"""Ask a registered policy about any video: its thinking, its answer, and whether the reply parses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.domain.core.prompts import render_prompt
+from stages.domain.core.replies import parse_reply
+from stages.lib.rows.samples import InputError
+from stages.runtime import paths
+
+if TYPE_CHECKING:
+    from stages.tracking.registry.servable import Usage
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a policy said. ``thinking`` and ``answer`` are None when the reply does not parse; ``text`` is always whole."""
+
+    text: str
+    thinking: str | None
+    answer: str | None
+    #: Said to the user when the policy cannot be expected to know what it is looking at.
+    caution: str | None
+
+
+def look(video: Path) -> None:
+    """Look at a file before anything is loaded for it: its packets and its first frame.
+
+    Raises:
+        VideoError: it is no readable video, or is none at all.
+    """
+    from stages.lib.video.probe import probe
+
+    probe(video)
+
+
+def predict(root: Path, video: Path, question: str, version: str, tell: Callable[[str], None]) -> Prediction:
+    """Load a version (an alias or a number of one's own model, or ``models:/NAME@ALIAS``), show it the video as it was trained to be
+    shown one, and return what it says. ``tell`` is told what takes time.
+
+    Raises:
+        VideoError: the file is no readable video, or its frames are none that the model takes.
+        TrackingError: the registry has no such version, its files are in neither cache nor remote, or it does not say how it is asked.
+    """
+    look(video)
+    tell("asking the registry")
+    from stages.tracking.registry.named import find_named
+    from stages.tracking.registry.servable import usage_of_version
+    from stages.tracking.registry.versions import load_version
+    from stages.tracking.runs.store import open_client
+
+    found = find_named(root, open_client(root), version)
+    usage = usage_of_version(found)
+    tell(f"loading version {found.number} of {found.model} ({found.stage})")
+    return _ask(load_version(root, found), usage, video, question)
+
+
+def predict_with(folder: Path, video: Path, question: str, tell: Callable[[str], None]) -> Prediction:
+    """The same of a folder that `vidbridge export` wrote, without a registry.
+
+    Raises:
+        VideoError: as :func:`predict`.
+        InputError: ``folder`` is none of that kind.
+        TrackingError: what it says of how it is asked is damaged.
+    """
+    look(video)
+    from stages.tracking.registry.servable import parse_usage
+
+    file = folder / paths.USAGE_FILE
+    if not file.is_file():
+        raise InputError(
+            f"--model: {str(folder)!r} has no {paths.USAGE_FILE}, so it does not say how it is asked; name a folder that"
+            " `vidbridge export` wrote"
+        )
+    usage = parse_usage(file.read_bytes(), str(file))
+    tell(f"loading {folder}")
+    return _ask(folder, usage, video, question)
+
+
+def _ask(folder: Path, usage: Usage, video: Path, question: str) -> Prediction:
+    from stages.lib.inference.generate import generate
+    from stages.lib.models.load import device, load_model, use_threads
+    from stages.lib.models.processor import UnfitFramesError
+    from stages.lib.video.errors import VideoError
+    from stages.lib.video.loader import load_video
+
+    frames = load_video(video, usage.sampled_frames)
+    use_threads()
+    model, processor = load_model(folder, usage.model.precision)
+    model.to(device())  # type: ignore[arg-type]
+    prompt = render_prompt(question, usage.default_task, usage.prompt)
+    try:
+        text = generate(model, processor, [(prompt, frames)], max_new_tokens=usage.max_new_tokens, batch_size=1)[0]
+    except UnfitFramesError as error:
+        raise VideoError("unfit-frames", f"{video.name}: {error}") from error
+    reply = parse_reply(text)
+    return Prediction(text, reply and reply.thinking, reply and reply.answer, usage.caution)

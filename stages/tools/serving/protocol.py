@@ -1,0 +1,53 @@
+"""Connections that are bounded in number and in patience: uvicorn's own wait for the head of a request for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from stages.tools.serving.limits import HEAD_S, MAX_CONNECTIONS, RETRY_S
+
+
+class Patient(H11Protocol):
+    """HTTP/1.1 of one connection: the head of each request comes within HEAD_S, or the connection is closed."""
+
+    _head: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.write(
+                f"HTTP/1.1 503 Busy\r\nRetry-After: {RETRY_S}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+            )
+            transport.close()
+            return
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE:
+            self._wait_for_head()
+        else:
+            self._head_came()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_came()
+        super().connection_lost(exc)
+
+    def _wait_for_head(self) -> None:
+        # From its first byte on: single bytes now and then are no reason to wait longer.
+        if self._head is None:
+            self._head = self.loop.call_later(HEAD_S, self._close)
+
+    def _head_came(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+    def _close(self) -> None:
+        self._head = None
+        if not self.transport.is_closing():
+            self.transport.close()

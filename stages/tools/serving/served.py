@@ -1,0 +1,9 @@
+"""What MLflow runs to serve the folder that this file lies in. It needs the package `vidbridge`, and reads nothing outside."""
+
+from pathlib import Path
+
+from mlflow.models import set_model
+
+from stages.tools.serving.server import VideoAnswers
+
+set_model(VideoAnswers(Path(__file__).resolve().parent))

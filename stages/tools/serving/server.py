@@ -1,0 +1,273 @@
+"""A version as a service: rows with a video and a question come in, thinking and answer go out.
+
+A row, as JSON: ``{"video": "kitchen/cut-3.mp4", "question": "What happens first?"}``; instead of ``video`` (a path below the
+folder VIDBRIDGE_SERVE_VIDEOS) there may be ``video_base64``, and beside it ``options`` (a list of choices) and ``task``.
+
+``vidbridge serve`` asks it through an application of our own (:mod:`stages.tools.serving.app`); ``mlflow models serve -m FOLDER`` through
+MLflow's. Whoever asks is a stranger. Paths stay below one folder, sizes are bounded, for a request and for all of them together, decoding
+happens in processes of its own that may be ended, and generation stops when the time of the request is over. A request is refused with a
+status and one sentence.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as OutOfTime
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos import databricks_pb2 as codes
+from mlflow.pyfunc.model import PythonModel
+
+from stages.domain.core.frames import Frames
+from stages.domain.core.prompts import render_prompt, render_question
+from stages.domain.core.replies import parse_reply
+from stages.runtime import paths
+from stages.tools.serving.files import OpenFile, open_named
+from stages.tools.serving.limits import BATCH_PIXELS, DECODING_SHARE, FRAME_BYTES, REQUEST_FRAME_BYTES, limits_from_environment
+from stages.tools.serving.refusal import Refused
+from stages.tools.serving.requests import Asked, parse_rows
+from stages.tools.serving.videos import Budget, Decoders, keep_base64, late
+from stages.tracking.registry.servable import parse_usage
+
+_log = logging.getLogger(__name__)
+#: Statuses as MLflow's exceptions name them; any other is a bad request.
+_CODES = {500: codes.INTERNAL_ERROR, 503: codes.TEMPORARILY_UNAVAILABLE, 504: codes.DEADLINE_EXCEEDED}
+
+
+class Refusal(MlflowException):
+    """:class:`Refused`, as MLflow's server sends it."""
+
+    def serialize_as_json(self) -> str:
+        """What is sent. MLflow would put the input before the sentence: a whole video, were it sent as text."""
+        return json.dumps({"error_code": self.error_code, "message": self.args[0]})
+
+
+class Gone(Exception):
+    """Who asked is not there any more."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row of a request: its prompt, and which of the request's files it is about."""
+
+    prompt: str
+    file: OpenFile
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request whose videos are at hand, each once. It is the caller's to close."""
+
+    questions: tuple[Question, ...]
+
+    @property
+    def files(self) -> tuple[OpenFile, ...]:
+        return tuple({question.file.key: question.file for question in self.questions}.values())
+
+    def close(self) -> None:
+        for file in self.files:
+            file.close()
+
+
+class VideoAnswers(PythonModel):
+    """The pyfunc of a version's folder: loads weights and processor once, then answers one request at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._usage = parse_usage((folder / paths.USAGE_FILE).read_bytes(), paths.USAGE_FILE)
+
+    def load_context(self, context: Any) -> None:  # noqa: ARG002 - what MLflow calls
+        """Load the model.
+
+        Raises:
+            ValueError: the environment sets a limit that is none, or nothing bounds the size of the processor's frames.
+        """
+        from stages.lib.models.load import device, load_model, use_threads
+        from stages.lib.models.processor import most_pixels
+
+        self._limits = limits_from_environment()
+        self._decoders = Decoders(self._folder, self._usage.sampled_frames, self._limits.timeout_s * DECODING_SHARE)
+        atexit.register(self._decoders.close)
+        use_threads()
+        model, self._processor = load_model(self._folder, self._usage.model.precision)
+        model.to(device())  # type: ignore[arg-type]
+        self._model = model
+        self._video_bytes = most_pixels(self._processor, self._usage.sampled_frames) * 3 * self._usage.sampled_frames
+        self._frames = Budget(FRAME_BYTES)
+        # One request after the other, in the order of their coming: they would share one device, and memory is planned for one.
+        self._turns = ThreadPoolExecutor(1, "turn", initializer=use_threads)
+        if self._usage.caution:
+            _log.warning("%s", self._usage.caution)
+
+    def close(self) -> None:
+        """End what decodes and answers."""
+        self._turns.shutdown(cancel_futures=True)
+        self._decoders.close()
+        atexit.unregister(self._decoders.close)
+
+    def predict(
+        self,
+        context: Any,  # noqa: ARG002
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,  # noqa: ARG002
+    ) -> list[dict[str, str | None]]:
+        """Answer every row, asked through MLflow's server.
+
+        Raises:
+            Refusal: something about the request is wrong (400), it takes too long (504), or the server itself failed (500).
+        """
+        ends = time.monotonic() + self._limits.timeout_s
+        try:
+            request = self.receive(parse_rows(model_input.to_dict(orient="records")))
+            try:
+                return self.answer(request, ends)
+            finally:
+                request.close()
+        except Refused as refused:
+            code = _CODES.get(refused.status, codes.INVALID_PARAMETER_VALUE)
+            raise Refusal(refused.sentence, error_code=code) from refused
+        except Exception as error:
+            # The boundary to whoever asked: the traceback is for the server's log, not for them.
+            _log.exception("a request failed")
+            raise Refusal(failed(error), error_code=codes.INTERNAL_ERROR) from error
+
+    @property
+    def timeout_s(self) -> float:
+        """How long a request may take."""
+        return self._limits.timeout_s
+
+    @property
+    def max_body_bytes(self) -> int:
+        """How long a request may be."""
+        return self._limits.max_body_bytes
+
+    def receive(self, rows: Sequence[Asked]) -> Request:
+        """Open the videos of a request, each once however it is named; those that were sent become files.
+
+        Raises:
+            Refused: one is not to be had, or they are too large.
+        """
+        files: dict[tuple[object, ...], OpenFile] = {}
+        questions = []
+        left_bytes = self._limits.max_bytes
+        try:
+            for row in rows:
+                if row.video is not None:
+                    file = open_named(self._limits.folder, row.video, self._limits.max_bytes)
+                else:
+                    file = keep_base64(row.video_base64 or b"", left_bytes)
+                    left_bytes -= os.fstat(file.descriptor).st_size
+                if file.key in files:
+                    file.close()
+                file = files.setdefault(file.key, file)
+                question = render_question(row.question, row.options, self._usage.prompt)
+                questions.append(Question(render_prompt(question, row.task or self._usage.default_task, self._usage.prompt), file))
+        except BaseException:
+            for file in files.values():
+                file.close()
+            raise
+        return Request(tuple(questions))
+
+    def answer(self, request: Request, ends: float, gone: threading.Event | None = None) -> list[dict[str, str | None]]:
+        """For every question ``thinking`` and ``answer`` (None where the reply is not one block of each), and the whole ``reply``.
+
+        Args:
+            ends: when the time of the request is over, by the monotonic clock.
+            gone: is set when nobody waits for the answer any more.
+
+        Raises:
+            Refused: a video cannot be shown, or the time is over.
+            Gone: nobody waits any more.
+        """
+        files = request.files
+        reserved = min(len(files) * self._video_bytes, REQUEST_FRAME_BYTES)
+        with ExitStack() as reserving:
+            reserving.enter_context(self._frames.of(reserved, ends))
+            shown: dict[tuple[object, ...], Frames] = {}
+            held_bytes = 0
+            for file in files:
+                if gone is not None and gone.is_set():
+                    raise Gone
+                shown[file.key] = frames = self._decode(file, ends)
+                held_bytes += frames.pixels.nbytes
+                if held_bytes > REQUEST_FRAME_BYTES:
+                    allowed = f"{REQUEST_FRAME_BYTES >> 20} MB of frames are allowed"
+                    raise Refused(413, f"rows: the videos of one request are too large together, {allowed}; send fewer of them")
+                if held_bytes > reserved:
+                    # Some shapes are made small by the processor alone: twice would not be the same as once.
+                    reserving.enter_context(self._frames.of(held_bytes - reserved, ends))
+                    reserved = held_bytes
+            items = [(question.prompt, shown[question.file.key]) for question in request.questions]
+            turn = self._turns.submit(self._reply, items, ends, gone)
+            try:
+                return turn.result(max(ends - time.monotonic(), 0))
+            except OutOfTime:
+                if turn.cancel():
+                    raise late("waiting for other requests", self._limits.timeout_s) from None
+                # It ends by itself, and says so.
+                return turn.result()
+
+    def _decode(self, file: OpenFile, ends: float) -> Frames:
+        from stages.lib.models.processor import UnfitFramesError, refuse_unfit
+
+        field = "video_base64" if file.key[0] == "bytes" else "video"
+        frames = self._decoders(file, field, ends)
+        try:
+            refuse_unfit(self._processor, frames)
+        except UnfitFramesError as error:
+            raise Refused(400, f"{field}: {error}") from error
+        return frames
+
+    def _reply(self, items: Sequence[tuple[str, Frames]], ends: float, gone: threading.Event | None) -> list[dict[str, str | None]]:
+        from stages.lib.inference.generate import generate
+
+        replies: list[str] = []
+        for batch in batches(items):
+            if gone is not None and gone.is_set():
+                raise Gone
+            replies += generate(
+                self._model,
+                self._processor,
+                batch,
+                max_new_tokens=self._usage.max_new_tokens,
+                batch_size=len(batch),
+                max_time_s=max(ends - time.monotonic(), 0.001),
+            )
+            if time.monotonic() >= ends:
+                raise late("generation", self._limits.timeout_s)
+        return [answer_row(text) for text in replies]
+
+
+def batches(items: Sequence[tuple[str, Frames]]) -> Iterator[Sequence[tuple[str, Frames]]]:
+    """Questions that are answered at once: in order, at most BATCH_PIXELS of frames together, or one."""
+    start = pixels = 0
+    for number, (_, frames) in enumerate(items):
+        more = frames.pixels.size // 3
+        if number > start and pixels + more > BATCH_PIXELS:
+            yield items[start:number]
+            start, pixels = number, 0
+        pixels += more
+    yield items[start:]
+
+
+def failed(error: Exception) -> str:
+    """What a stranger is told of a fault of the server: its kind, and nothing that it says."""
+    return f"the server failed on this request ({type(error).__name__}); its log says more"
+
+
+def answer_row(text: str) -> dict[str, str | None]:
+    """A reply as it is sent: its parts, None where it does not parse, and the whole."""
+    reply = parse_reply(text)
+    return {"thinking": reply and reply.thinking, "answer": reply and reply.answer, "reply": text}

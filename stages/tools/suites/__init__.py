@@ -1,0 +1,1 @@
+"""Public benchmarks: ask, score, compare."""

@@ -1,0 +1,196 @@
+"""Replies on disk: a line a question as it is answered, so that an evaluation that was ended goes on where it was.
+
+A folder holds ``identity.json`` (all that a reply depends on), ``predictions.jsonl`` and one file like it a control view (lines that
+``vidbridge score`` reads: ``{"id": "001-1", "reply": "B", "frames": 64, "identity": "0f3a…", "content": "9c11…"}``, the last one a digest
+of the video that the reply is about), and ``unanswered.jsonl``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from filelock import FileLock, Timeout
+
+from stages.params import digest
+from stages.tools.suites.engines.questions import CONTROLS, Answer, EngineError, Question, View
+from stages.tools.suites.published.predictions import MAX_CHARACTERS
+
+IDENTITY_FILE = "identity.json"
+UNANSWERED_FILE = "unanswered.jsonl"
+_LOCK_FILE = ".lock"
+VIEWS: tuple[View, ...] = ("video", *CONTROLS)
+
+
+#: Id of a question to a digest of the video it is about.
+ContentOf = Callable[[str], str | None]
+
+
+def predictions_file(folder: Path, view: View) -> Path:
+    return folder / ("predictions.jsonl" if view == "video" else f"predictions_{view}.jsonl")
+
+
+class Answers:
+    """The replies in a folder, by view and id; :meth:`add` writes more. Made by :func:`open_answers`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: str,
+        files: Mapping[View, TextIO],
+        content_of: ContentOf,
+        replaced: Mapping[View, frozenset[str]],
+    ) -> None:
+        self.replies: dict[View, dict[str, str]] = {view: _read(predictions_file(folder, view), identity) for view in VIEWS}
+        #: Questions of this call that got no reply, by their question, with the reason.
+        self.unanswered: dict[Question, str] = {}
+        #: Ids of questions whose reply was dropped, since it was about a video that lies here no more.
+        self.replaced = replaced
+        self._folder, self._identity, self._files, self._content_of = folder, identity, files, content_of
+
+    def pending(self, asked: Sequence[Question]) -> set[Question]:
+        return {question for question in asked if question.item_id not in self.replies[question.view]}
+
+    def add(self, answers: Sequence[Answer]) -> None:
+        """Write them; each line is with the system before this returns."""
+        for answer in answers:
+            question = answer.question
+            if answer.reply is None:
+                self.unanswered[question] = answer.reason
+                continue
+            if len(answer.reply) > MAX_CHARACTERS:
+                # In the file it would keep all the others from being scored.
+                self.unanswered[question] = f"a reply of {len(answer.reply):,} characters, at most {MAX_CHARACTERS:,} are kept"
+                continue
+            row = {"id": question.item_id, "reply": answer.reply, "frames": answer.frames, "identity": self._identity}
+            row["content"] = self._content_of(question.item_id)
+            file = self._files[question.view]
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            self.replies[question.view][question.item_id] = answer.reply
+
+    def close(self) -> None:
+        """Write down what stayed unanswered."""
+        rows = [
+            {"id": question.item_id, "view": question.view, "video": question.sight, "reason": reason}
+            for question, reason in self.unanswered.items()
+        ]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (self._folder / UNANSWERED_FILE).write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def open_answers(folder: Path, identity: Mapping[str, Any], content_of: ContentOf) -> Iterator[Answers]:
+    """The replies of ``folder``, which is made where there is none, and goes to this process alone. Replies about a video that has been
+    replaced are dropped.
+
+    Args:
+        content_of: id of a question to a digest of its video as it is now; None: it is not there, which drops no reply.
+
+    Raises:
+        EngineError: it cannot be made, it holds replies of another identity, lines that are none, or another process is writing there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineError(f"--out: {folder}: cannot be made ({error.strerror}); name a folder that can be written to") from error
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(folder / _LOCK_FILE, timeout=0))
+        except Timeout as error:
+            raise EngineError(f"--out: another evaluation is writing into {folder}; wait for it, or name another folder") from error
+        _check_identity(folder, identity)
+        replaced = {}
+        for view in VIEWS:
+            _drop_half_line(predictions_file(folder, view))
+            replaced[view] = _drop_replaced(predictions_file(folder, view), digest(identity), content_of)
+        files = {view: stack.enter_context(predictions_file(folder, view).open("a", encoding="utf-8")) for view in VIEWS}
+        answers = Answers(folder, digest(identity), files, content_of, replaced)
+        try:
+            yield answers
+        finally:
+            answers.close()
+
+
+def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+    path = folder / IDENTITY_FILE
+    wanted = json.loads(json.dumps(identity))
+    if not path.exists():
+        strange = next((name.name for view in VIEWS if (name := predictions_file(folder, view)).exists()), None)
+        if strange is not None:
+            raise EngineError(
+                f"--out: {folder} holds {strange} but no {IDENTITY_FILE}, so nobody knows whose it is; name another folder"
+            )
+        path.write_text(json.dumps(wanted, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EngineError(f"--out: {path}: not JSON ({error}); name another folder") from error
+    if there != wanted:
+        differs = [
+            f"{name} ({_shown(there.get(name))} there, {_shown(wanted.get(name))} now)"
+            for name in {**there, **wanted}
+            if there.get(name) != wanted.get(name)
+        ]
+        raise EngineError(
+            f"--out: {folder} holds replies of another evaluation, which differs in {'; '.join(differs)}; name another folder"
+        )
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+def _drop_half_line(path: Path) -> None:
+    """Cut off what a process that was killed left behind the last line break."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        text = file.read()
+        file.truncate(text.rfind(b"\n") + 1)
+
+
+def _drop_replaced(path: Path, identity: str, content_of: ContentOf) -> frozenset[str]:
+    """Take out the replies whose video holds something else now; their ids."""
+    kept, dropped = [], set()
+    for item_id, (_, content, line) in _rows(path, identity).items():
+        now = content_of(item_id)
+        if now is None or now == content:
+            kept.append(line)
+        else:
+            dropped.add(item_id)
+    if dropped:
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        unfinished.replace(path)
+    return frozenset(dropped)
+
+
+def _read(path: Path, identity: str) -> dict[str, str]:
+    return {item_id: reply for item_id, (reply, _, _) in _rows(path, identity).items()}
+
+
+def _rows(path: Path, identity: str) -> dict[str, tuple[str, str | None, str]]:
+    """Id to reply, digest of its video, and line."""
+    rows: dict[str, tuple[str, str | None, str]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n") if path.exists() else (), start=1):
+        if not line:
+            continue
+        try:
+            row = json.loads(line)
+            item_id, reply, whose, content = row["id"], row["reply"], row["identity"], row["content"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise EngineError(
+                f"--out: {path}:{number}: no reply of this command ({error!r}); delete that line, or name another folder"
+            ) from error
+        if whose != identity:
+            raise EngineError(
+                f"--out: {path}:{number}: the reply of another evaluation ({whose}, not {identity}); name another folder"
+            )
+        rows[item_id] = (reply, content, line)
+    return rows

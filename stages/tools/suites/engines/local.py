@@ -1,0 +1,120 @@
+"""A model in this process: batches of questions, each video through processor and vision tower once for all that is asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from transformers import PreTrainedModel, ProcessorMixin
+
+from stages.domain.core.frames import Frames
+from stages.domain.core.timeline import sample_indices
+from stages.lib.inference.generate import greedy_replies
+from stages.lib.inference.vision_cache import encode_equal_videos_once
+from stages.lib.models.processor import EncodedPrompt, EncodedVideo, UnfitFramesError, about_video, encode_video
+from stages.lib.video.errors import VideoError
+from stages.tools.suites.engines.questions import Answer, Load, Question, Tell, View, seen
+
+
+class LocalModel:
+    """A model and its processor, made ready to be asked several questions about a video: its tower is frozen, its features kept.
+
+    Args:
+        seed: of the order in which shuffled videos are shown.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, max_new_tokens: int, seed: int) -> None:
+        model.requires_grad_(False)
+        encode_equal_videos_once(model)
+        self._model, self._processor = model, processor
+        self._max_new_tokens, self._seed = max_new_tokens, seed
+
+    def answer(self, asked: Sequence[Question], pending: set[Question], load: Load, batch_size: int, tell: Tell) -> None:
+        """Ask what is pending, greedily; ``tell`` is called after each batch.
+
+        The batches are cut from all of ``asked``, whatever is pending: a reply does not depend on where an earlier call was ended.
+        """
+        videos = _Videos(self._processor, load, _room(self._model, self._max_new_tokens), asked, self._seed)
+        for start in range(0, len(asked), batch_size):
+            batch = asked[start : start + batch_size]
+            if pending.isdisjoint(batch):
+                continue
+            prompts: dict[Question, tuple[EncodedPrompt, int]] = {}
+            failed: list[Answer] = []
+            for question in batch:
+                try:
+                    prompts[question] = videos.prompt(question)
+                except VideoError as error:
+                    failed.append(Answer(question, None, 0, str(error)))
+            replies: list[str] = []
+            if prompts:
+                encoded = [prompt for prompt, _ in prompts.values()]
+                replies = greedy_replies(self._model, self._processor, encoded, self._max_new_tokens)
+            answered = [
+                Answer(question, reply, frames, "") for (question, (_, frames)), reply in zip(prompts.items(), replies, strict=True)
+            ]
+            tell([answer for answer in (*answered, *failed) if answer.question in pending])
+
+
+class _Videos:
+    """What the questions of a batch are about; of sights, the last one is kept, since questions about one stand together."""
+
+    def __init__(self, processor: ProcessorMixin, load: Load, room: int, asked: Sequence[Question], seed: int) -> None:
+        self._processor, self._load, self._room, self._seed = processor, load, room, seed
+        self._prompts = {
+            sight: list(dict.fromkeys(question.prompt for question in questions))
+            for sight, questions in groupby(asked, key=lambda question: question.sight)
+        }
+        self._sight: str | None = None
+        self._frames: Frames | VideoError | None = None
+        self._encoded: dict[View, EncodedVideo] = {}
+
+    def prompt(self, question: Question) -> tuple[EncodedPrompt, int]:
+        """The question with its video, and how many frames that has.
+
+        Raises:
+            VideoError: the video cannot be read, or is none that the model takes.
+        """
+        if question.sight != self._sight:
+            self._sight, self._encoded = question.sight, {}
+            try:
+                self._frames = self._fitted(self._load(question.sight), self._prompts[question.sight])
+            except VideoError as error:
+                self._frames = error  # all questions about it have the same reason
+            except UnfitFramesError as error:
+                self._frames = VideoError("unfit-frames", str(error))
+        if isinstance(self._frames, VideoError):
+            raise self._frames
+        assert self._frames is not None
+        if question.view not in self._encoded:
+            changed = seen(self._frames, question.view, f"{self._seed}/{question.sight}")
+            self._encoded[question.view] = encode_video(self._processor, changed)
+        return about_video(self._processor, question.prompt, self._encoded[question.view]), len(self._frames.pixels)
+
+    def _fitted(self, frames: Frames, prompts: Sequence[str]) -> Frames:
+        """The frames, fewer of them where the model cannot take all beside the longest of the prompts and a reply."""
+        while True:
+            video = encode_video(self._processor, frames)
+            longest = max(len(about_video(self._processor, prompt, video).ids) for prompt in prompts)
+            if longest <= self._room:
+                self._encoded["video"] = video
+                return frames
+            count = len(frames.pixels)
+            fewer = min(count - 2, count * self._room // longest // 2 * 2)
+            if fewer < 2:
+                raise VideoError(
+                    "too-large", f"{longest} tokens with {count} frames, and the model takes {self._room} beside a reply"
+                )
+            frames = thinned(frames, fewer)
+
+
+def thinned(frames: Frames, count: int) -> Frames:
+    """``count`` of the frames, spread evenly, the first and the last among them."""
+    kept = sample_indices(len(frames.pixels), count)
+    return replace(frames, pixels=frames.pixels[list(kept)], indices=tuple(frames.indices[number] for number in kept))
+
+
+def _room(model: PreTrainedModel, max_new_tokens: int) -> int:
+    """Tokens that a prompt may have."""
+    return int(model.config.get_text_config().max_position_embeddings) - max_new_tokens

@@ -1,0 +1,198 @@
+"""Which model is meant: a version of the registry, a folder, or a model of the hub; what it is, how it is asked, and how it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.domain.core.prompts import PromptTexts
+from stages.params import Params, Precision, PretrainedModelParams
+from stages.runtime import paths
+from stages.tools.suites.engines.questions import EngineError
+from stages.tracking.lineage.uri import TrackingError
+from stages.tracking.registry.named import find_named, parse_named
+from stages.tracking.registry.servable import USAGE, Usage, parse_usage, usage_of_version
+from stages.tracking.registry.versions import Version, load_version
+from stages.tracking.runs.run import TAG
+from stages.tracking.runs.store import open_client
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+
+#: SPEC 1: at most so many pixels a frame, where no recipe says otherwise.
+MAX_PIXELS_PER_FRAME = 196 * 28 * 28
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_PROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REMEDY = "copy the files of the model it was trained from beside it: AutoProcessor.from_pretrained(MODEL).save_pretrained(FOLDER)"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A model that was named.
+
+    Attributes:
+        name: for people.
+        identity: what its weights are; equal ones reply alike.
+        prompt, max_new_tokens, precision: as it was trained to be asked, where it says so, else those of ``params.yaml``.
+        asks_itself: whether it says so.
+        version: in the registry.
+    """
+
+    name: str
+    identity: dict[str, str]
+    prompt: PromptTexts
+    max_new_tokens: int
+    precision: Precision
+    asks_itself: bool
+    version: Version | None
+    load: Callable[[], tuple[PreTrainedModel, ProcessorMixin]]
+
+
+def choose(root: Path, params: Params, which: str, revision: str | None) -> Chosen:
+    """The model that ``which`` names: ``models:/NAME@ALIAS``, ``models:/NAME/3``, an alias or a number of the project's own registered
+    model, a Hugging Face folder, or a hub id with its revision. Nothing is loaded yet.
+
+    Raises:
+        EngineError: it names none, or a folder without a model or a processor; or a revision is given of what has none.
+        TrackingError: the registry has no such version, or its files are in neither cache nor remote.
+    """
+    folder = Path(which).expanduser()
+    if revision is not None and (_looks_like_a_folder(which, folder) or not _HUB_ID.fullmatch(which)):
+        raise EngineError(
+            f"--revision: means nothing for {which!r}, a folder or a version of the registry, which stand for their weights; leave it out"
+        )
+    if _looks_like_a_folder(which, folder):
+        return _of_folder(params, folder)
+    if which.startswith("models:"):
+        try:
+            parse_named(which)
+        except TrackingError as error:
+            raise EngineError(f"--model: {error}") from error
+        return _of_registry(root, params, which)
+    if _HUB_ID.fullmatch(which):
+        return _of_hub(params, which, revision)
+    if "/" in which:
+        raise EngineError(f"--model: {which!r} is no folder with a model, no version and no hub id; correct it")
+    return _of_registry(root, params, which)
+
+
+def _looks_like_a_folder(which: str, folder: Path) -> bool:
+    return which.startswith(("/", "./", "../", "~")) or (folder / "config.json").is_file()
+
+
+def _of_registry(root: Path, params: Params, which: str) -> Chosen:
+    version = find_named(root, open_client(root), which)
+    usage = usage_of_version(version) if TAG + USAGE in version.tags else None
+    folder = load_version(root, version)
+    name = f"{version.model} version {version.number}"
+    check_folder(folder, name)
+    return _chosen(params, name, {"model": version.model, "weights": version.source}, usage, version, folder)
+
+
+def _of_folder(params: Params, folder: Path) -> Chosen:
+    if not folder.is_dir():
+        raise EngineError(f"--model: {str(folder)!r} is no folder; name one that holds a model, a version, or a hub id")
+    check_folder(folder, str(folder))
+    file = folder / paths.USAGE_FILE
+    usage = parse_usage(file.read_bytes(), str(file)) if file.is_file() else None
+    return _chosen(params, "/".join(folder.resolve().parts[-2:]), {"weights": f"sha256:{_content(folder)}"}, usage, None, folder)
+
+
+def _of_hub(params: Params, name: str, revision: str | None) -> Chosen:
+    if revision is None:
+        raise EngineError(f"--revision: not given, and {name!r} is a model of the hub; give the commit of it that is meant")
+    if not _COMMIT.fullmatch(revision):
+        raise EngineError(f"--revision: {revision!r} may mean another model tomorrow; give the commit, 40 hex digits")
+    same = params.model if isinstance(params.model, PretrainedModelParams) and params.model.name == name else None
+    pixels = same.max_pixels_per_frame if same else MAX_PIXELS_PER_FRAME
+    identity = {"weights": f"{name}@{revision}", "max_pixels_per_frame": str(pixels)}
+    load = partial(_load_hub, name, revision, params.model.precision, pixels)
+    return Chosen(name, identity, params.prompt, params.evaluation.max_new_tokens, params.model.precision, False, None, load)
+
+
+def _chosen(
+    params: Params, name: str, identity: dict[str, str], usage: Usage | None, version: Version | None, folder: Path
+) -> Chosen:
+    precision = usage.model.precision if usage else params.model.precision
+    return Chosen(
+        name=name,
+        identity=identity,
+        prompt=usage.prompt if usage else params.prompt,
+        max_new_tokens=usage.max_new_tokens if usage else params.evaluation.max_new_tokens,
+        precision=precision,
+        asks_itself=usage is not None,
+        version=version,
+        load=partial(_load_folder, folder, precision, name),
+    )
+
+
+def check_folder(folder: Path, name: str) -> None:
+    """Raises:
+    EngineError: what makes a folder a model that can be shown videos is not there.
+    """
+    if not (folder / "config.json").is_file():
+        raise EngineError(f"--model: {name}: holds no model (config.json is missing); name a Hugging Face folder")
+    lacks = None if any((folder / file).is_file() for file in _PROCESSOR_FILES) else _PROCESSOR_FILES[0]
+    if lacks is None and not (folder / "tokenizer_config.json").is_file():
+        lacks = "tokenizer_config.json"
+    if lacks is not None:
+        raise EngineError(
+            f"--model: {name}: a checkpoint without a processor ({lacks} is missing), so it cannot be shown a video; {_REMEDY}"
+        )
+
+
+def _load_folder(folder: Path, precision: Precision, name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Raises:
+    EngineError: a file is missing or damaged, its weights are no safetensors, it needs code of its own, or the processor
+        cannot write a question about a video for this model.
+    """
+    from safetensors import SafetensorError
+
+    from stages.lib.models.harmless import fault_of_files
+    from stages.lib.models.load import load_model
+
+    if fault := fault_of_files(folder):
+        raise EngineError(f"--model: {name}: {fault}")
+    processor: Any
+    try:
+        model, processor = load_model(folder, precision)
+    except (OSError, ValueError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[:1] or [repr(error)]
+        raise EngineError(
+            f"--model: {name}: cannot be loaded, a file is missing or damaged ({first[0]}); copy the folder again"
+        ) from error
+    if processor.chat_template is None:
+        lacks = "chat_template.jinja"
+    elif processor.tokenizer.convert_tokens_to_ids(processor.video_token) != model.config.video_token_id:
+        lacks = "tokenizer.json"
+    else:
+        return model, processor
+    raise EngineError(
+        f"--model: {name}: a checkpoint without a whole processor ({lacks} is missing, or another model's), so it cannot be shown a"
+        f" video; {_REMEDY}"
+    )
+
+
+def _load_hub(name: str, revision: str, precision: Precision, pixels: int) -> tuple[PreTrainedModel, ProcessorMixin]:
+    from stages.lib.models.load import ModelUnavailableError, load_pretrained
+
+    try:
+        return load_pretrained(name, revision, precision, pixels)
+    except ModelUnavailableError as error:
+        # Its message speaks of params.yaml, which does not name this model.
+        raise EngineError(str(error).replace("model.name:", "--model:").replace("model.revision", "--revision")) from error
+
+
+def _content(folder: Path) -> str:
+    """One hash of all files at the top of a folder, names and contents, but for what is written about it."""
+    whole: Any = hashlib.sha256()
+    for file in sorted(file for file in folder.iterdir() if file.is_file() and file.suffix != ".md"):
+        with file.open("rb") as opened:
+            whole.update(f"{file.name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+    return str(whole.hexdigest())

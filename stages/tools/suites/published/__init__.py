@@ -1,0 +1,1 @@
+"""Benchmarks in their published annotation formats, a module each: rows, prompt, frames, scoring."""

@@ -1,0 +1,188 @@
+"""Multiple choice: which option a reply names, as this project reads it (`strict`) and as public harnesses do (`compat`).
+
+The compat readings repeat what those harnesses do, quirks and all; `make crosscheck` compares them with the harnesses' own
+functions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from stages.domain.core.replies import final_answer
+from stages.domain.tasks.choice import chosen_letter
+
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def letter(index: int) -> str:
+    return _LETTERS[index]
+
+
+def strict_choice(reply: str, options: Sequence[str]) -> str | None:
+    """The one option that a reply chooses, reasoning taken away, read as the reward of training reads it; None when there is none, or
+    more than one."""
+    answer = final_answer(reply)
+    return None if answer is None else chosen_letter(answer, options)
+
+
+# lmms-eval: lmms_eval/api/reasoning.py, strip_reasoning_tags, at 75571cf, with the tags that its command line takes by default.
+
+_LMMS_TAGS = (("<think>", "</think>"), ("<analysis>", "</analysis>"))
+
+
+def lmms_eval_spoken(reply: str) -> str:
+    """What lmms-eval hands to any of its scoring rules: the reply without reasoning blocks, stripped.
+
+    A block that never ends stays. Where only ends of blocks are left, all up to the last one goes.
+    """
+    for opening, closing in _LMMS_TAGS:
+        while closing in reply.partition(opening)[2]:
+            before, _, rest = reply.partition(opening)
+            reply = before + rest.partition(closing)[2]
+        if opening not in reply:
+            reply = reply.rpartition(closing)[2]
+    return reply.strip()
+
+
+# lmms-eval: lmms_eval/tasks/_task_utils/mcq_extract.py, extract_mcq_answer, at 75571cf (Video-MME).
+
+_LMMS_STRIPPED = (",", ".", "!", "?", ";", ":", "'", '"')
+_LMMS_NOUNS = ("answer", "correct answer", "best answer", "correct option", "best option", "choice", "correct choice")
+_LMMS_PHRASES = (
+    *(f"{the}{noun} is" for noun in _LMMS_NOUNS for the in ("the ", "")),
+    *("i choose", "i select", "i pick", "my answer is", "my choice is"),
+    *("옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは"),
+)
+#: How much each way of writing a letter counts; its text, with the letter in place of ``?``.
+_LMMS_WRITTEN = ((6, "(?)"), (5, "?."), (4, "?:"), (3, "?)"), (2, "? "))
+
+
+def lmms_eval_letter(reply: str, letters: str) -> str:
+    """The letter that lmms-eval extracts; empty when it finds none.
+
+    Every occurrence competes: a letter at either end of the reply beats one behind a phrase, that one in brackets, and so on down
+    to a letter inside a word. Among equals the last place wins, and a phrase vouches for every letter anywhere behind it.
+    """
+    text = reply.strip()
+    for character in _LMMS_STRIPPED:
+        text = text.strip(character)
+    text, bare = f" {text} ", text.strip()
+    if not reply.strip():
+        return ""
+    found = [(rank, text.rfind(way.replace("?", one)), one) for rank, way in _LMMS_WRITTEN for one in letters]
+    lower = text.lower()
+    for phrase in _LMMS_PHRASES:
+        if (at := lower.find(phrase)) >= 0:
+            found += [(7, text.find(one, at + len(phrase)), one) for one in letters]
+    if bare and bare[0] in letters and not bare[1:2].isalpha():
+        found.append((10, 0, bare[0]))
+    if bare and bare[-1] in letters and not bare[-2:-1].isalpha():
+        found.append((9, len(text) - 1, bare[-1]))
+    if not any(at >= 0 for _, at, _ in found):
+        found += [(0, text.rfind(one), one) for one in letters]
+    return max(((rank, at, one) for rank, at, one in found if at >= 0), key=lambda seen: seen[:2], default=(0, 0, ""))[2]
+
+
+# lmms-eval: lmms_eval/tasks/mvbench/utils.py, mcq_acc, at 75571cf (MVBench).
+
+_LMMS_OPTION = re.compile(r"([A-E])\.\s*(.+)", re.IGNORECASE)
+_LMMS_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_THOUSANDS = re.compile(r"\d,\d")
+#: The harness passes a flag where the number of replacements stands: so many full stops go, and no more.
+_LMMS_STOPS = int(re.UNICODE)
+
+
+def lmms_eval_answer(reply: str) -> str:
+    """What lmms-eval's MVBench rule makes of a reply: a letter A to E, else the reply in lower case without its punctuation.
+
+    The first word that is one of these letters is it, so the article "a" is A.
+    """
+    option = _LMMS_OPTION.fullmatch(reply.strip())
+    if option:
+        return option[1].upper()
+    text = reply.replace("\n", " ").replace("\t", " ").strip()
+    plain = text
+    for mark in _LMMS_PUNCTUATION:
+        loose = f"{mark} " in text or f" {mark}" in text or _THOUSANDS.search(text)
+        plain = plain.replace(mark, "" if loose else " ")
+    plain = re.sub(r"\.(?!\d)", "", plain, count=_LMMS_STOPS)
+    plain = plain.strip("'").strip('"').strip(")").strip("(").strip().lower()
+    word = re.search(r"\b[a-e]\b", plain, re.IGNORECASE)
+    return word[0].upper() if word else plain
+
+
+# VLMEvalKit: vlmeval/dataset/utils/videomme.py, extract_characters_regex, at e8e78f0 (Video-MME).
+
+#: Two of the harness's phrases have run together with the next one, for want of a comma.
+_KIT_PREFIXES = (
+    "The best answer is",
+    "The correct answer is",
+    "The answer is",
+    "The answer",
+    "The best option isThe correct option is",
+    "Best answer:Best option:",
+    "Answer:",
+    "Option:",
+)
+
+
+def vlmevalkit_letter(reply: str) -> str:
+    """The first of A, B, C, D anywhere, even inside a word, once some phrases are cut out; empty when there is none."""
+    text = reply.strip()
+    for prefix in _KIT_PREFIXES:
+        text = text.replace(prefix, "")
+    found = re.search("[ABCD]", text)
+    return found[0] if found else ""
+
+
+# VLMEvalKit: vlmeval/dataset/utils/mvbench.py, check_ans_with_model without a model, at e8e78f0 (MVBench); what it falls back to is
+# can_infer of vlmeval/utils/matching_util.py.
+
+_KIT_FAILED = "Failed to obtain answer via API"
+_KIT_REFUSALS = (
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+)
+_KIT_SPACED = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
+_KIT_VERBOSE = re.compile(r"answer\s+is\s+\**([ABCD])", re.IGNORECASE)
+
+
+def vlmevalkit_right(reply: str, options: Sequence[str], last: int, first: int) -> bool:
+    """Whether VLMEvalKit's MVBench rule takes a reply for right; an empty one is.
+
+    ``last`` and ``first``: numbers of the last and the first option that is the answer, which differ where two options are the
+    same.
+    """
+    wanted = f"({letter(last).lower()})"
+    said = reply.lower().strip().split(" ")[0]
+    return said.replace(".", "") in wanted or wanted in said or vlmevalkit_option(reply, options) == letter(first)
+
+
+def vlmevalkit_option(reply: str, options: Sequence[str]) -> str | None:
+    """The letter that VLMEvalKit infers without a model: the only one that stands as a word near the end, one behind "answer is"
+    (though it be the beginning of a word), or the only option whose words the reply holds."""
+    letters = [letter(i) for i in range(len(options))]
+    if _KIT_FAILED not in reply:
+        if any(refusal in reply for refusal in _KIT_REFUSALS):
+            return None
+        words = reply.translate(_KIT_SPACED).split()
+        standing = [one for one in letters if one in words]
+        if len(standing) == 1 and words.index(standing[0]) > len(words) - 5:
+            return standing[0]
+        if not standing and "Z" in words:
+            return None
+        verbose = _KIT_VERBOSE.search(reply)
+        if verbose and verbose[1].upper() in letters:
+            return verbose[1].upper()
+    lower = reply.lower()
+    if len(lower) > 2 * sum(map(len, options)):
+        return None
+    return _only(letters[i] for i, option in enumerate(options) if option.lower() in lower)
+
+
+def _only(found: Iterable[str]) -> str | None:
+    these = list(found)
+    return these[0] if len(these) == 1 else None

@@ -1,0 +1,171 @@
+"""Two sets of predictions compared question by question: how much one scores above the other, and what may be said of that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stages.domain.core.records import Record
+from stages.domain.statistics.bootstrap import compared, holm
+from stages.tools.suites.published.benchmark import Benchmark, Item, Mark, Measure
+from stages.tools.suites.published.table import by_item, counts, design_of, parts_of
+
+
+class Difference(Record):
+    """``mean``: the one's minus the other's, on the ``items`` questions about ``units`` videos that count in both. ``p``: see
+    :mod:`stages.domain.statistics.bootstrap`; ``p_holm``: the same of one category's value, raised since all values of all categories are looked at
+    (None: it is over all questions). None: there is no such question."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    p_holm: float | None = None
+    items: int
+    units: int
+
+
+class Changed(Record):
+    """Questions by who answers them rightly; ``p``: see :func:`exact_p`."""
+
+    both: int
+    only_this: int
+    only_other: int
+    neither: int
+    p: float
+
+
+def paired(
+    benchmark: Benchmark[Any],
+    items: Sequence[Item[Any]],
+    this: Mapping[str, Sequence[Mark]],
+    other: Mapping[str, Sequence[Mark]],
+    confidence: float,
+) -> dict[str, Any]:
+    """Scoring to ``overall`` (measure to :class:`Difference`), ``by`` (category to its values to the same) and ``changed``.
+
+    A question that a scoring leaves out, or no judge could score, in one of them is left out of both. ``changed`` is None where there are
+    no letters to choose.
+
+    Args:
+        this, other: by scoring, a mark for each item.
+    """
+    found = {}
+    for scoring in benchmark.scorings:
+        mine, theirs = this[scoring.name], other[scoring.name]
+        by = {
+            category: {
+                value: _differences(
+                    benchmark.measures,
+                    [items[i] for i in here],
+                    [mine[i] for i in here],
+                    [theirs[i] for i in here],
+                    None,
+                    confidence,
+                )
+                for value, here in parts_of(items, category).items()
+            }
+            for category in dict.fromkeys(name for item in items for name in item.categories)
+        }
+        found[scoring.name] = {
+            "overall": _dumped(_differences(benchmark.measures, items, mine, theirs, scoring.macro, confidence)),
+            "by": _adjusted(benchmark.measures, by),
+            "changed": _changed(items, mine, theirs),
+        }
+    return found
+
+
+def overall_differences(
+    benchmark: Benchmark[Any],
+    items: Sequence[Item[Any]],
+    this: Mapping[str, Sequence[Mark]],
+    other: Mapping[str, Sequence[Mark]],
+    confidence: float,
+) -> dict[str, Any]:
+    """Scoring to measure to :class:`Difference`, over all items."""
+    return {
+        scoring.name: _dumped(
+            _differences(benchmark.measures, items, this[scoring.name], other[scoring.name], scoring.macro, confidence)
+        )
+        for scoring in benchmark.scorings
+    }
+
+
+def _differences(
+    measures: Sequence[Measure],
+    items: Sequence[Item[Any]],
+    this: Sequence[Mark],
+    other: Sequence[Mark],
+    macro: str | None,
+    confidence: float,
+) -> dict[str, Difference]:
+    both = _count_in_both(this, other)
+    if not both:
+        return {measure.name: Difference(mean=None, low=None, high=None, p=None, items=0, units=0) for measure in measures}
+    design = design_of([items[i] for i in both], macro)
+    mine, theirs = ([each[i] for i in both] for each in (this, other))
+    found = {}
+    for measure in measures:
+        apart = by_item(measure, mine, design) - by_item(measure, theirs, design)
+        told = compared(apart, design, confidence, measure.most)
+        scaled = {name: measure.scale * value for name, value in told.interval.model_dump().items()}
+        found[measure.name] = Difference(**scaled, p=told.p_value, items=len(both), units=design.count)
+    return found
+
+
+def _adjusted(measures: Sequence[Measure], by: Mapping[str, Mapping[str, Mapping[str, Difference]]]) -> dict[str, Any]:
+    """With Holm's p-values, a family for each measure: a reader looks through all values of all categories for small ones."""
+    raised: dict[tuple[str, str, str], float] = {}
+    for measure in measures:
+        family = [
+            ((category, value, measure.name), cells[measure.name].p)
+            for category, values in by.items()
+            for value, cells in values.items()
+        ]
+        known = [(place, p) for place, p in family if p is not None]
+        raised |= dict(zip((place for place, _ in known), holm([p for _, p in known]), strict=True))
+    return {
+        category: {
+            value: _dumped(
+                {name: cell.model_copy(update={"p_holm": raised.get((category, value, name))}) for name, cell in cells.items()}
+            )
+            for value, cells in values.items()
+        }
+        for category, values in by.items()
+    }
+
+
+def _dumped(cells: Mapping[str, Difference]) -> dict[str, Any]:
+    return {name: cell.model_dump() for name, cell in cells.items()}
+
+
+def _count_in_both(this: Sequence[Mark], other: Sequence[Mark]) -> list[int]:
+    return [i for i, pair in enumerate(zip(this, other, strict=True)) if all(map(counts, pair))]
+
+
+def _changed(items: Sequence[Item[Any]], this: Sequence[Mark], other: Sequence[Mark]) -> dict[str, Any] | None:
+    pairs = [(_right(this[i]), _right(other[i])) for i in _count_in_both(this, other) if items[i].options]
+    if not pairs:
+        return None
+    only_this, only_other = pairs.count((True, False)), pairs.count((False, True))
+    return Changed(
+        both=pairs.count((True, True)),
+        only_this=only_this,
+        only_other=only_other,
+        neither=pairs.count((False, False)),
+        p=exact_p(only_this, only_other),
+    ).model_dump()
+
+
+def _right(mark: Mark) -> bool:
+    assert mark.parts is not None
+    return mark.parts["right"] > 0
+
+
+def exact_p(first: int, second: int) -> float:
+    """Two-sided p-value of so many changes one way and the other, were both ways as likely (McNemar, *Psychometrika* 12, 1947, in its
+    exact form: the binomial distribution). Questions about one video are taken for independent, which ``p`` does not do.
+    """
+    from scipy import special
+
+    return min(1.0, 2 * float(special.bdtr(min(first, second), first + second, 0.5)))

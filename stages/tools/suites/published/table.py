@@ -1,0 +1,126 @@
+"""From marks to the table of a benchmark: each measure under each scoring, overall and by category, with intervals over videos.
+
+How sure a number is: :mod:`stages.domain.statistics.bootstrap`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from stages.domain.core.records import Record
+from stages.domain.statistics.bootstrap import Design, Floats, harmonic, mean_interval
+from stages.tools.suites.published.benchmark import Benchmark, Item, Mark, Measure
+from stages.tools.suites.published.choices import letter
+
+
+class Cell(Record):
+    """One measure on ``items`` replies about ``units`` videos; ``unjudged`` and ``left_out`` of the replies are in no mean. None: nothing
+    to take a mean of."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    items: int
+    units: int
+    unjudged: int
+    left_out: int
+
+
+def cells(
+    benchmark: Benchmark[Any], items: Sequence[Item[Any]], marks: Mapping[str, Sequence[Mark]], confidence: float
+) -> dict[str, Any]:
+    """Scoring to ``overall`` (measure to :class:`Cell`) and ``by`` (category to its values to the same).
+
+    Args:
+        marks: by scoring, one for each item.
+    """
+    table: dict[str, Any] = {
+        name: {"overall": each, "by": {}} for name, each in overall(benchmark, items, marks, confidence).items()
+    }
+    for category in dict.fromkeys(name for item in items for name in item.categories):
+        for value, here in parts_of(items, category).items():
+            for name, given in marks.items():
+                part = [items[i] for i in here], [given[i] for i in here]
+                table[name]["by"].setdefault(category, {})[value] = _cells(benchmark.measures, *part, None, confidence)
+    return table
+
+
+def overall(
+    benchmark: Benchmark[Any], items: Sequence[Item[Any]], marks: Mapping[str, Sequence[Mark]], confidence: float
+) -> dict[str, Any]:
+    """Scoring to measure to :class:`Cell`, over all items."""
+    return {
+        scoring.name: _cells(benchmark.measures, items, marks[scoring.name], scoring.macro, confidence)
+        for scoring in benchmark.scorings
+    }
+
+
+def parts_of(items: Sequence[Item[Any]], category: str) -> dict[str, list[int]]:
+    """Numbers of the items of each value of a category."""
+    parts: dict[str, list[int]] = {}
+    for i, item in enumerate(items):
+        parts.setdefault(item.categories[category], []).append(i)
+    return parts
+
+
+def counts(mark: Mark) -> bool:
+    """Whether a reply is in means."""
+    return mark.counted and mark.parts is not None
+
+
+def design_of(items: Sequence[Item[Any]], macro: str | None) -> Design:
+    """The videos that items are about; ``macro``: the category whose values all count the same."""
+    return Design.of([item.units for item in items], None if macro is None else [item.categories[macro] for item in items])
+
+
+def by_item(measure: Measure, marks: Sequence[Mark], design: Design) -> Floats:
+    """What each reply adds to a measure, before its scale: float [marks], whose mean (over strata) is the measure.
+
+    Args:
+        marks: all of them in means.
+    """
+    first, *second = (np.array([mark.parts[part] for mark in marks if mark.parts], dtype=np.float64) for part in measure.parts)
+    return harmonic(first, second[0], design) if second else first
+
+
+def _cells(
+    measures: Sequence[Measure], items: Sequence[Item[Any]], marks: Sequence[Mark], macro: str | None, confidence: float
+) -> dict[str, Any]:
+    unjudged = sum(mark.parts is None for mark in marks)
+    left_out = sum(mark.parts is not None and not mark.counted for mark in marks)
+    shared = {"items": len(marks), "unjudged": unjudged, "left_out": left_out}
+    here = [i for i, mark in enumerate(marks) if counts(mark)]
+    if not here:
+        return {measure.name: Cell(mean=None, low=None, high=None, units=0, **shared).model_dump() for measure in measures}
+    design, counted = design_of([items[i] for i in here], macro), [marks[i] for i in here]
+    found = {}
+    for measure in measures:
+        told = mean_interval(by_item(measure, counted, design), design, confidence, measure.most)
+        scaled = {name: measure.scale * value for name, value in told.model_dump().items()}
+        found[measure.name] = Cell(**scaled, units=design.count, **shared).model_dump()
+    return found
+
+
+def baseline_replies(items: Sequence[Item[Any]], seed: int) -> dict[str, list[str]]:
+    """What needs no model: for each question a reply drawn at random (a letter, or the truth of another question), the most
+    frequent truth of all (the best constant letter, since it is taken from the very answers), and nothing."""
+    frequent = Counter(item.truth for item in items)
+    constant = min(frequent, key=lambda truth: (-frequent[truth], truth))
+
+    def drawn(number: int, item: Item[Any]) -> str:
+        rng = Random(f"{seed}/random/{item.item_id}")
+        if item.options:
+            return letter(rng.randrange(len(item.options)))
+        # Its own truth would be no guess; of one question there is no other.
+        return items[(number + 1 + rng.randrange(max(len(items) - 1, 1))) % len(items)].truth
+
+    return {
+        "random": [drawn(number, item) for number, item in enumerate(items)],
+        "constant": [constant] * len(items),
+        "empty": [""] * len(items),
+    }

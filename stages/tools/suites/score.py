@@ -1,0 +1,202 @@
+"""Score anyone's predictions on a benchmark: no model, no video. Not a stage of DVC; `vidbridge score` calls it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from stages.lib.judging.batch import check_judged, usage_of
+from stages.lib.judging.build import judge_of
+from stages.params import Params, digest
+from stages.runtime.endpoints import JudgeError
+from stages.tools.suites.asked_of_judges import Examiner
+from stages.tools.suites.examiner import examined
+from stages.tools.suites.published.benchmark import AnnotationError, Benchmark, Item, Mark, PredictionError, Questions, SuiteError
+from stages.tools.suites.published.hub import SCHEME as HUB
+from stages.tools.suites.published.hub import fetched
+from stages.tools.suites.published.paired import overall_differences, paired
+from stages.tools.suites.published.predictions import read_predictions
+from stages.tools.suites.published.registry import BENCHMARKS
+from stages.tools.suites.published.table import baseline_replies, cells, overall
+
+__all__ = ["BENCHMARKS", "HUB", "JudgeError", "SuiteError", "fetched", "read_questions", "score"]
+
+#: Marks of one set of replies, by scoring, one for each of its items.
+Marks = dict[str, list[Mark]]
+
+
+def score(
+    params: Params,
+    name: str,
+    annotations: Path,
+    predictions: Path,
+    *,
+    baselines: bool,
+    against: Path | None = None,
+    controls: Mapping[str, Mapping[str, str]] | None = None,
+) -> dict[str, Any]:
+    """The table of one file of predictions: what it rests on, each scoring overall and by category, and trivial baselines.
+
+    Args:
+        name: one of :data:`BENCHMARKS`.
+        baselines: score them on the questions that the predictions answer.
+        against: a second file of predictions; the first is compared with it on the questions that both answer.
+        controls: replies of the same model that was shown something else, by what that was and by id.
+
+    Raises:
+        SuiteError: annotations or predictions that cannot be scored.
+        JudgeError: the benchmark needs a judge, and it cannot be used or was not there for too many replies.
+    """
+    benchmark = BENCHMARKS[name]
+    questions = read_questions(name, annotations)
+    items = questions.items
+    given = read_predictions(predictions, questions)
+    answered = [item for item in items if item.item_id in given.replies]
+    sets: dict[str, Mapping[str, str]] = {"predictions": given.replies}
+    if baselines:
+        for who, said in baseline_replies(answered, params.seed).items():
+            sets[who] = {item.item_id: reply for item, reply in zip(answered, said, strict=True)}
+    trivial = [who for who in sets if who != "predictions"]
+    if against is not None:
+        sets["against"] = read_predictions(against, questions).replies
+    shown = {
+        view: {item.item_id: said[item.item_id] for item in answered if item.item_id in said}
+        for view, said in (controls or {}).items()
+    }
+    sets |= {f"control: {view}": said for view, said in shown.items()}
+    judge = judge_of(params.judge) if benchmark.judged else None
+
+    def work(examiner: Examiner) -> dict[str, Marks]:
+        return {who: _marks(benchmark, _those(items, said), said, examiner) for who, said in sets.items()}
+
+    # Scored by rule, nobody is asked.
+    marks = work(cast("Examiner", None)) if judge is None else examined(judge, work)
+    files = {"predictions": predictions, "against": against}
+    if judge is not None:
+        files = {"predictions": predictions, "against": against}
+        # What a score is held against counts too: a mean over the few that a judge answered before it went down is none.
+        for who, replies in sets.items():
+            unjudged = max(sum(mark.parts is None for mark in each) for each in marks[who].values())
+            check_judged(judge, unjudged, len(replies), f"{name}, {file.name if (file := files.get(who)) else who}")
+    confidence = params.evaluation.confidence
+    identity = {
+        "benchmark": name,
+        # Whole rows: judged benchmarks score by events, objects and questions that stand nowhere else.
+        "items": [[item.item_id, item.row.model_dump(mode="json")] for item in items],
+        "judge": params.judge.model_dump(mode="json") if benchmark.judged else None,
+        "rules": {scoring.name: scoring.rule for scoring in benchmark.scorings},
+    }
+    return {
+        "schema_version": 2,
+        "benchmark": name,
+        "record": benchmark.record,
+        "digest": digest(identity),
+        "predictions_sha256": hashlib.sha256(predictions.read_bytes()).hexdigest(),
+        "judge": {"name": judge.name, **params.judge.model_dump(mode="json")} if judge is not None else None,
+        "usage": {} if judge is None else usage_of(judge),
+        "confidence": confidence,
+        "questions": len(items),
+        "answered": len(answered),
+        "partial": bool(given.missing),
+        "missing": list(given.missing),
+        "empty": list(given.empty),
+        # Of the annotations; not in `questions`.
+        "set_aside": [reject.model_dump(exclude={"schema_version"}) for reject in questions.set_aside],
+        "not_scored": list(given.not_scored),
+        "scorings": {scoring.name: scoring.rule for scoring in benchmark.scorings},
+        "scores": cells(benchmark, answered, marks["predictions"], confidence),
+        "baselines": {who: overall(benchmark, answered, marks[who], confidence) for who in trivial},
+        "controls": {
+            view: _control(
+                benchmark, answered, sets["predictions"], marks["predictions"], said, marks[f"control: {view}"], confidence
+            )
+            for view, said in shown.items()
+            if said
+        },
+        "against": None
+        if against is None
+        else {
+            "predictions": against.name,
+            "predictions_sha256": hashlib.sha256(against.read_bytes()).hexdigest(),
+            **_compared(benchmark, items, sets["predictions"], marks["predictions"], sets["against"], marks["against"], confidence),
+        },
+    }
+
+
+def _control(
+    benchmark: Benchmark[Any],
+    items: Sequence[Item[Any]],
+    said: Mapping[str, str],
+    marks: Marks,
+    control: Mapping[str, str],
+    control_marks: Marks,
+    confidence: float,
+) -> dict[str, Any]:
+    """What the model earns on the changed videos, and by how much it earns more with the real ones on the same questions."""
+    shared = _those(items, control)
+    return {
+        "questions": len(shared),
+        "scores": overall(benchmark, shared, control_marks, confidence),
+        "gain": overall_differences(benchmark, shared, _picked(said, marks, shared), control_marks, confidence),
+    }
+
+
+def _compared(
+    benchmark: Benchmark[Any],
+    items: Sequence[Item[Any]],
+    said: Mapping[str, str],
+    marks: Marks,
+    other: Mapping[str, str],
+    other_marks: Marks,
+    confidence: float,
+) -> dict[str, Any]:
+    shared = [item for item in items if item.item_id in said and item.item_id in other]
+    if not shared:
+        raise PredictionError(
+            "--against: the two files of predictions have no question in common; give two that answer the same ones"
+        )
+    mine, theirs = _picked(said, marks, shared), _picked(other, other_marks, shared)
+    return {"shared": len(shared), "differences": paired(benchmark, shared, mine, theirs, confidence)}
+
+
+def _those(items: Sequence[Item[Any]], said: Mapping[str, str]) -> list[Item[Any]]:
+    return [item for item in items if item.item_id in said]
+
+
+def _picked(said: Mapping[str, str], marks: Marks, items: Sequence[Item[Any]]) -> Marks:
+    """The marks of these items; ``said`` holds the ids that ``marks`` are of, in their order."""
+    places = {item_id: place for place, item_id in enumerate(said)}
+    return {name: [each[places[item.item_id]] for item in items] for name, each in marks.items()}
+
+
+def read_questions(name: str, path: Path) -> Questions[Any]:
+    """The questions of a benchmark, and what of its annotations was set aside.
+
+    Raises:
+        AnnotationError: the annotations are another benchmark's, which the message names, or damaged.
+    """
+    benchmark = BENCHMARKS[name]
+    try:
+        return benchmark.read(path)
+    except AnnotationError as error:
+        others = [other.name for other in BENCHMARKS.values() if other is not benchmark and _reads(other, path)]
+        if not others:
+            raise
+        raise AnnotationError(
+            f"{error}. These look like the annotations of {others[0]}: give --benchmark {others[0]}, or the annotations of"
+            f" {benchmark.name}"
+        ) from error
+
+
+def _reads(benchmark: Benchmark[Any], path: Path) -> bool:
+    try:
+        benchmark.read(path)
+    except AnnotationError:
+        return False
+    return True
+
+
+def _marks(benchmark: Benchmark[Any], items: Sequence[Item[Any]], said: Mapping[str, str], examiner: Examiner) -> Marks:
+    return {scoring.name: [scoring.mark(item, said[item.item_id], examiner) for item in items] for scoring in benchmark.scorings}

@@ -1,0 +1,123 @@
+"""What an upgrade from 0.1 means for a project and its registry: which results were made by other rules, and what to do about each.
+
+Since 0.1 frames come in the decoder's order, replies are scored otherwise, and what a score depends on (its *evaluation*, named by a
+digest) holds more; no digest of 0.1 is one of today's. The text behind a video stands elsewhere too, so that most weights of 0.1 are
+refused (:mod:`stages.lib.models.positions`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import chdir
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.params import Params, load_params
+from stages.runtime import paths
+from stages.tracking.lineage.cache import ContentStore, open_content, parse_source
+from stages.tracking.lineage.commits import PARAMS_FILE
+from stages.tracking.lineage.lockfile import read_lock
+from stages.tracking.lineage.uri import TrackingError
+from stages.tracking.registry.versions import CANDIDATE, CHAMPION, Version, all_versions
+from stages.tracking.runs.store import open_client
+
+#: Keys that every ``params.yaml`` has since 0.2, and whose table a stage of ``dvc.lock`` depends on as a whole.
+_NEW_KEYS = {"ingest": "tolerance", "rewards": "min_thinking_words"}
+#: Families whose text behind a video 0.1 placed otherwise than is done now.
+_MOVED = ("qwen2_vl", "qwen2_5_vl")
+
+
+@dataclass(frozen=True)
+class Concern:
+    """One thing that 0.1 made: ``what`` (a file, or a version with its alias), what is the matter with it, and the remedy."""
+
+    what: str
+    found: str
+    remedy: str
+
+
+def concerns_of_project(root: Path) -> list[Concern]:
+    """What ``dvc.lock`` holds of 0.1. Light: neither MLflow nor DVC is imported.
+
+    Raises:
+        TrackingError: ``dvc.lock`` is damaged.
+    """
+    old = [stage for stage, record in read_lock(root).items() if _lacks_new_keys(record.params)]
+    if not old:
+        return []
+    found = f"{', '.join(sorted(old))} {'was' if len(old) == 1 else 'were'} made by 0.1: frame order and scoring are others now"
+    return [Concern("dvc.lock", found, "see what runs again: vidbridge plan; then: vidbridge run")]
+
+
+def concerns_of_registry(root: Path) -> list[Concern]:
+    """Champions and candidates, of the project's model and of its production model, whose weights or scores are of 0.1's rules.
+
+    Raises:
+        TrackingError: the store does not answer, or a version's tag is damaged.
+    """
+    params, client = load_params(root / PARAMS_FILE), open_client(root)
+    gate = params.gate
+    digest = present_digest(root, params)
+    models = [gate.registered_model, *([gate.production] if gate.production else [])]
+    versions = [
+        version
+        for model in models
+        for version in all_versions(client, model)
+        if CHAMPION in version.aliases or CANDIDATE in version.aliases
+    ]
+    if not versions:
+        return []
+    with open_content(root) as content:
+        return [concern for version in versions for concern in _concerns(version, content, digest)]
+
+
+def present_digest(root: Path, params: Params) -> str | None:
+    """The evaluation that the project's present samples and parameters make; None where there are no samples that can be read."""
+    from stages.lib.evaluation.held_out import evaluation_digest, evaluation_samples
+    from stages.lib.rows.jsonl import RowError
+    from stages.lib.rows.samples import InputError
+
+    with chdir(root):
+        try:
+            return evaluation_digest(params, evaluation_samples(params))
+        except (FileNotFoundError, InputError, RowError):
+            return None
+
+
+def _concerns(version: Version, content: ContentStore, digest: str | None) -> Iterator[Concern]:
+    what = f"{version.model} version {version.number} ({', '.join(version.aliases)})"
+    if _places_text_otherwise(version, content):
+        yield Concern(
+            what,
+            "its weights were trained by 0.1, with the text behind a video elsewhere, and are refused",
+            "train them again: vidbridge run; then: vidbridge promote --new-evaluation",
+        )
+        return
+    scores = version.scores
+    if scores is None or digest is None or version.scores_under(digest) is not None:
+        return
+    found = f"was scored under evaluation {scores.digest}, and this project's is {digest}"
+    if CHAMPION in version.aliases:
+        yield Concern(what, found, "it is scored again before the gate compares: vidbridge run; then: vidbridge promote")
+    else:
+        yield Concern(what, found, "make a candidate of this evaluation: vidbridge run")
+
+
+def _places_text_otherwise(version: Version, content: ContentStore) -> bool:
+    """Whether the configuration beside the weights is one of 0.1's; False where it does not lie on this machine."""
+    try:
+        source = parse_source(version.source)
+        if not content.has(source.oid):
+            return False
+        text = content.read(source.oid, f"{source.path}/config.json" if source.path else "config.json")
+        config = json.loads(text or b"{}")
+    except (TrackingError, ValueError, OSError):
+        return False  # what loads it says what is wrong with it
+    return isinstance(config, dict) and config.get("model_type") in _MOVED and paths.POSITIONS not in config
+
+
+def _lacks_new_keys(params: Mapping[str, Any]) -> bool:
+    values = params.get(PARAMS_FILE, {})
+    return any(isinstance(values.get(table), dict) and key not in values[table] for table, key in _NEW_KEYS.items())

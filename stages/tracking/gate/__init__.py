@@ -1,0 +1,1 @@
+"""The gate: when a candidate becomes champion."""

@@ -1,0 +1,437 @@
+"""The gate: when a candidate becomes champion, why not, and the way back.
+
+The rules are in :mod:`stages.tracking.gate.rules`; what was decided, and who was first, in :mod:`stages.tracking.registry.ledger`.
+"""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.domain.statistics.paired import Comparison
+from stages.params import GateParams, Params, load_params
+from stages.tracking.gate.rules import Decision, Evidence, counted, decide, refusal
+from stages.tracking.gate.verdict import rollback_verdict, verdict
+from stages.tracking.lineage.commits import PARAMS_FILE, holding_commit
+from stages.tracking.lineage.git import git
+from stages.tracking.lineage.uri import STATE, TrackingError, patience_of_run_s
+from stages.tracking.registry.ledger import (
+    VERDICT,
+    Decided,
+    Entry,
+    abandon,
+    champions,
+    last_move,
+    mark_done,
+    may_publish,
+    now_ms,
+    read_ledger,
+    write_entry,
+)
+from stages.tracking.registry.production import publish, set_tags, tags_of
+from stages.tracking.registry.removals import REMOVED, objection
+from stages.tracking.registry.rights import prove_rights
+from stages.tracking.registry.samples import compare_versions, keep_samples
+from stages.tracking.registry.score_cards import ScoreCard, parse_scores
+from stages.tracking.registry.versions import CANDIDATE, CHAMPION, JUDGING, Version, all_versions, find_version, load_version
+from stages.tracking.runs.run import TAG
+from stages.tracking.runs.store import insist, locked, open_client, store_error
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+GATE_WAIT_S = 60
+#: Whoever is overtaken judges again; so many times in a row happens to nobody who is not in a loop.
+ATTEMPTS = 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """A candidate that was judged against the champion of this moment: upon move ``after`` of the ledger (0: none). ``new_evaluation``:
+    against the baselines only."""
+
+    candidate: Version
+    champion: Version | None
+    new_evaluation: bool
+    after: int
+    decision: Decision
+    author: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What was decided about which versions; ``moved``: the alias was changed. ``verdict``: Markdown."""
+
+    candidate: Version
+    champion: Version | None
+    decision: Decision
+    moved: bool
+    verdict: str
+
+
+def promote(
+    root: Path,
+    version: str | int | None = None,
+    *,
+    author: str | None = None,
+    reason: str = "",
+    new_evaluation: bool = False,
+) -> Promotion:
+    """Put the gate to ``version`` (default: the alias ``candidate``) and make it champion when it passes.
+
+    ``new_evaluation``: the champion's scores are of an earlier evaluation, so hold the candidate against the baselines only. A refusal
+    is an answer, not an error: it comes back with its reasons, and is kept. Where another machine has made a champion meanwhile, the
+    candidate is judged again, against that one.
+
+    Raises:
+        TrackingError: the store does not answer, this account may not move the champion, or there is no such version.
+    """
+    params = load_params(root / PARAMS_FILE)
+    gate, client = params.gate, open_client(root, patience_of_run_s())
+    with _guard(root, gate):
+        wanted = find_version(client, gate.registered_model, version or CANDIDATE).number
+        prove_rights(client, gate)
+        # Before it is looked at: who gives versions up meanwhile finds this, or is found.
+        set_tags(client, gate.registered_model, wanted, {JUDGING: str(now_ms())})
+        for _ in range(ATTEMPTS):
+            case = judge(root, client, params, wanted, author=author, reason=reason, new_evaluation=new_evaluation)
+            told = _told(case)
+            if case.champion is not None and case.champion.number == wanted:
+                return Promotion(case.candidate, case.champion, case.decision, moved=False, verdict=told)
+            if conclude(client, gate, case):
+                return Promotion(case.candidate, case.champion, case.decision, moved=case.decision.promote, verdict=told)
+    raise _overtaken(gate)
+
+
+def judge(
+    root: Path,
+    client: MlflowClient,
+    params: Params,
+    version: int,
+    *,
+    author: str | None,
+    reason: str,
+    new_evaluation: bool,
+) -> Case:
+    """Judge a version against the present champion, after what others began has been completed. Changes nothing else."""
+    gate = params.gate
+    # The ledger before the alias: a champion who comes between the two makes this case late, never both stand.
+    last = settle(client, gate)
+    champion = _champion(client, gate.registered_model)
+    candidate = find_version(client, gate.registered_model, version)
+    if champion is not None and champion.number == version and (last is None or last.decided.version != version):
+        # The alias was put there by hand: the candidate is judged as if it had stayed where the gate put it.
+        champion = _version_or_none(client, gate.registered_model, last.decided.version) if last else None
+    if champion is not None and champion.number == version:
+        decision = refusal(f"version {version} is champion already")
+    else:
+        decision = _considered(root, client, params, candidate, champion, new_evaluation)
+    return Case(candidate, champion, new_evaluation, last.number if last else 0, decision, _author(root, author), reason)
+
+
+def conclude(client: MlflowClient, gate: GateParams, case: Case) -> bool:
+    """Write the decision down and do what follows from it. False: another move came first, so that it has to be judged again."""
+    scores = case.candidate.scores
+    decided = Decided(
+        at_ms=now_ms(),
+        action="promote" if case.decision.promote else "refuse",
+        version=case.candidate.number,
+        previous=case.champion.number if case.champion else None,
+        after=case.after,
+        author=case.author,
+        reason=case.reason,
+        reasons=() if case.decision.promote else case.decision.reasons,
+        mean=counted(scores, gate) if scores else None,
+        production=gate.production,
+    )
+    told = _told(case)
+    entry = write_entry(client, gate.ledger, case.candidate, decided, told)
+    if not entry.moves:
+        insist(lambda: client.set_model_version_tag(case.candidate.model, str(case.candidate.number), VERDICT, told))
+        return True
+    if entry.standing:
+        settle(client, gate)
+    return entry.standing
+
+
+def _told(case: Case) -> str:
+    return verdict(
+        case.candidate,
+        case.champion,
+        case.decision,
+        new_evaluation=case.new_evaluation,
+        author=case.author,
+        reason=case.reason,
+    )
+
+
+def rollback(root: Path, *, author: str | None = None, reason: str = "") -> Promotion:
+    """Make the version champion that was it before the last promotion; repeated, it goes further back.
+
+    Raises:
+        TrackingError: there is none, it was deleted, its weights were given up, it learned from a video that was removed on request, the
+            alias was moved by someone else, or this account may not move it.
+    """
+    params = load_params(root / PARAMS_FILE)
+    gate = params.gate
+    model, client = gate.registered_model, open_client(root)
+    with _guard(root, gate):
+        for _ in range(ATTEMPTS):
+            last = settle(client, gate)
+            champion, stack = _champion(client, model), champions(read_ledger(client, gate.registered_model, gate.ledger))
+            if champion is None:
+                raise TrackingError(f"{model}: no champion yet, so nothing to roll back; run vidbridge promote")
+            prove_rights(client, gate)
+            if last is None or stack[-1] != champion.number:
+                raise TrackingError(
+                    f"{model}: the alias {CHAMPION!r} was moved outside the gate (it is on version {champion.number}); name the version"
+                    " that should be champion: vidbridge promote VERSION"
+                )
+            if len(stack) == 1:
+                raise TrackingError(
+                    f"{model}: version {champion.number} is the first champion, there is no earlier one to go back to"
+                )
+            earlier = find_version(client, model, stack[-2])
+            why = earlier.freed and f"version {earlier.number} has no weights any more: {earlier.freed}"
+            if (why := why or objection(root, client, params, earlier)) is not None:
+                raise TrackingError(
+                    f"{model}: cannot go back: {why}. Another one can be put to the gate: vidbridge promote VERSION"
+                )
+            scores, who = earlier.scores, _author(root, author)
+            decided = Decided(
+                at_ms=now_ms(),
+                action="rollback",
+                version=earlier.number,
+                previous=champion.number,
+                after=last.number,
+                author=who,
+                reason=reason,
+                reasons=(),
+                mean=counted(scores, gate) if scores else None,
+                production=gate.production,
+            )
+            told = rollback_verdict(earlier, champion, author=who, reason=reason)
+            if write_entry(client, gate.ledger, earlier, decided, told).standing:
+                settle(client, gate)
+                return Promotion(earlier, champion, Decision(True, (reason or "rolled back",), ()), moved=True, verdict=told)
+    raise _overtaken(gate)
+
+
+def settle(client: MlflowClient, gate: GateParams) -> Entry | None:
+    """Complete the last standing move where that is not done: tags, alias, production copy. Returns that move.
+
+    A move that is not proven does not stand, so nobody completes it. Each step may be done twice. After the alias was written the ledger
+    is read again, since a slow process may have written the alias of a move that has been followed by another. A move whose copy goes to
+    another model than this project's ``gate.production`` is left unfinished: who works with that one makes the copy. A move whose version
+    cannot be champion any more is abandoned, which is said on the standard error; what stands before it is followed again.
+    """
+    wrote: int | None = None
+    whole = again = False
+    while True:
+        last = last_move(read_ledger(client, gate.registered_model, gate.ledger))
+        if last is None or last.number == wrote or (last.done and wrote is None and not again):
+            break
+        if (why := _unfit(client, gate.registered_model, last)) is not None:
+            if last.done:
+                break  # It was champion once; what has become of it since is no question of completing a move.
+            if abandon(client, gate.registered_model, last):
+                print(f"gate: {last.decided.action} (entry {last.number} of {gate.ledger}) is abandoned: {why}", file=sys.stderr)
+            again = True
+            continue
+        whole = _follow(client, gate, last)
+        wrote = last.number
+    if last is not None and wrote is not None and whole:
+        mark_done(client, gate.registered_model, last)
+    return last
+
+
+def check_rights(root: Path) -> None:
+    """Find out now, and not after hours, whether this account may decide and keep what it decides.
+
+    Raises:
+        TrackingError: it may not, or the store does not answer.
+    """
+    gate = load_params(root / PARAMS_FILE).gate
+    with _errors(gate):
+        prove_rights(open_client(root), gate)
+
+
+def history(root: Path) -> list[Entry]:
+    """Every promotion, refusal and rollback, oldest first."""
+    gate = load_params(root / PARAMS_FILE).gate
+    with _errors(gate):
+        return read_ledger(open_client(root), gate.registered_model, gate.ledger)
+
+
+def load_checkpoint(root: Path, which: str | int = CHAMPION) -> Path:
+    """The Hugging Face folder of a version (number or alias) on this machine, from the DVC cache or the DVC remote.
+
+    Raises:
+        TrackingError: no such version, or neither cache nor remote has its files.
+    """
+    model = load_params(root / PARAMS_FILE).gate.registered_model
+    return load_version(root, find_version(open_client(root), model, which))
+
+
+def _considered(
+    root: Path, client: MlflowClient, params: Params, candidate: Version, champion: Version | None, new_evaluation: bool
+) -> Decision:
+    if candidate.freed is not None:
+        return refusal(f"version {candidate.number} has no weights any more: {candidate.freed}")
+    if (why := objection(root, client, params, candidate)) is not None:
+        return refusal(why)
+    if holding_commit(root, candidate.stage, candidate.out) is None:
+        return refusal(
+            f"no commit here holds a dvc.lock with version {candidate.number} ({candidate.stage}, out {candidate.out}), so it could not be "
+            "made again; commit dvc.lock and params.yaml, or fetch the branch that has them (where it ran: vidbridge run --push; here: git"
+            " fetch origin 'runs/*:runs/*')"
+        )
+    if candidate.scores is None:
+        return refusal(
+            f"version {candidate.number} has no scores; add its row to evaluation.of, run dvc repro, then vidbridge register"
+        )
+    against: ScoreCard | None = None
+    paired: Comparison | str = "there is no champion"
+    if champion is not None and not new_evaluation:
+        if champion.scores is None:
+            return refusal(
+                f"the champion, version {champion.number}, has no scores; register it again, or say that the evaluation is new"
+            )
+        digest = candidate.scores.digest
+        against = champion.scores_under(digest) or champion.scores
+        if against.digest == digest:
+            tasks = None if params.gate.scores == "all" else list(params.gate.scores)
+            try:
+                paired = compare_versions(root, client, candidate, champion, digest, params, tasks)
+            except TrackingError as error:
+                paired = str(error)
+    evidence = Evidence(candidate.gauges, candidate.rolls_out, paired)
+    return decide(candidate.scores, against, params.gate, candidate.baselines, evidence)
+
+
+def champion_to_rescore(root: Path, version: str | int | None = None) -> tuple[Version, str] | None:
+    """The champion and the evaluation (digest) of the candidate, where the champion has no scores under it (or none by sample,
+    where the gate asks for significance); None where it has, or where there is nothing to compare.
+
+    Raises:
+        TrackingError: the store does not answer, or there is no such version.
+    """
+    gate = load_params(root / PARAMS_FILE).gate
+    model, client = gate.registered_model, open_client(root, patience_of_run_s())
+    candidate, champion = find_version(client, model, version or CANDIDATE), _champion(client, model)
+    if champion is None or champion.number == candidate.number or candidate.scores is None:
+        return None
+    digest = candidate.scores.digest
+    known = champion.scores_under(digest) and (champion.samples_under(digest) or not gate.significant)
+    return None if known else (champion, digest)
+
+
+def add_scores(root: Path, version: Version, digest: str, table: str, samples: str) -> None:
+    """Keep scores of ``version`` under another evaluation than its own, ``digest``; ``samples``: its scores by sample, as JSON lines.
+
+    Raises:
+        TrackingError: ``table`` is damaged, or was made under yet another evaluation.
+    """
+    name = f"{version.model} version {version.number}"
+    card = parse_scores(table, name)
+    if card.digest != digest:
+        raise TrackingError(
+            f"{name}: was scored under evaluation {card.digest}, the candidate under {digest}; bring data and params.yaml to the"
+            " candidate's state (its runs/ branch), then promote again"
+        )
+    with _errors(load_params(root / PARAMS_FILE).gate):
+        keep_samples(root, version, digest, samples)
+        open_client(root).set_model_version_tag(version.model, str(version.number), f"{TAG}scores.{digest}", table)
+
+
+def _unfit(client: MlflowClient, model: str, entry: Entry) -> str | None:
+    """Why a move cannot be completed any more: its version was deleted, or may not become champion; None: it can."""
+    version = _version_or_none(client, model, entry.decided.version)
+    if version is None:
+        return f"version {entry.decided.version} was deleted"
+    if CHAMPION in version.aliases:
+        return None  # It came as far as this.
+    if version.freed is not None:
+        return f"version {version.number} has no weights any more: {version.freed}"
+    if version.tags.get(REMOVED) is not None:
+        return f"version {version.number} learned from a video that was removed on request"
+    return None
+
+
+def _version_or_none(client: MlflowClient, model: str, number: int) -> Version | None:
+    return next((version for version in all_versions(client, model) if version.number == number), None)
+
+
+def _champion(client: MlflowClient, model: str) -> Version | None:
+    return next((version for version in all_versions(client, model) if CHAMPION in version.aliases), None)
+
+
+@contextmanager
+def _guard(root: Path, gate: GateParams) -> Iterator[None]:
+    """One at a time on this machine, which saves judging twice; between machines the ledger decides."""
+    with locked(root / STATE / "gate.lock", GATE_WAIT_S), _errors(gate):
+        yield
+
+
+@contextmanager
+def _errors(gate: GateParams) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise store_error(
+            gate.registered_model,
+            error,
+            f"EDIT on the registered models {' and '.join(repr(name) for name in _models(gate))}",
+            "see what was decided with vidbridge history. A promotion that stands there unfinished is completed by the next vidbridge"
+            " promote",
+        ) from error
+
+
+def _models(gate: GateParams) -> list[str]:
+    return [gate.registered_model, gate.ledger] + ([gate.production] if gate.production else [])
+
+
+def _overtaken(gate: GateParams) -> TrackingError:
+    return TrackingError(
+        f"{gate.registered_model}: others have moved the champion {ATTEMPTS} times meanwhile; see vidbridge history, then try again"
+    )
+
+
+def _author(root: Path, author: str | None) -> str:
+    """Who is named as author: the one given, else who git says commits here, else who is logged in."""
+    if author:
+        return author
+    try:
+        ident = git(root, "-c", "user.useConfigOnly=true", "var", "GIT_AUTHOR_IDENT")
+    except TrackingError:  # git knows nobody here, and promoting needs no git identity
+        return getpass.getuser()
+    return ident.rsplit(" ", 2)[0]  # less time and zone
+
+
+def _follow(client: MlflowClient, gate: GateParams, entry: Entry) -> bool:
+    """What follows from a move, each step of which may be repeated: tags on the version, the alias, the copy. False: the copy is left to
+    those whose production model it is."""
+    decided, model = entry.decided, gate.registered_model
+    version = find_version(client, model, decided.version)
+    tags = tags_of(decided) | ({VERDICT: entry.verdict} if decided.action == "promote" else {})
+    set_tags(client, version.model, version.number, tags)
+    if decided.action == "rollback" and decided.previous is not None:
+        left = {TAG + "rolled_back_by": decided.author, TAG + "rolled_back_because": decided.reason}
+        set_tags(client, model, decided.previous, left)
+    insist(lambda: client.set_registered_model_alias(model, CHAMPION, str(version.number)))
+    if decided.production is None:
+        return True
+    if decided.production != gate.production:
+        return False
+    # An author who may not change the production model must not have it changed by us.
+    if may_publish(client, entry):
+        publish(client, decided.production, version, tags)
+    return True

@@ -1,0 +1,43 @@
+"""The gate's verdict as Markdown: for Prefect's pages, MLflow's pages and the terminal alike."""
+
+from __future__ import annotations
+
+from stages.tracking.gate.rules import Check, Decision
+from stages.tracking.registry.versions import Version
+
+
+def verdict(
+    candidate: Version, champion: Version | None, decision: Decision, *, new_evaluation: bool, author: str, reason: str
+) -> str:
+    """One line that says it, what was looked at as a table, the reasons."""
+    head = f"## {candidate.model} version {candidate.number}: {'champion' if decision.promote else 'refused'}"
+    if champion is None:
+        against = "there was no champion to compare with"
+    elif new_evaluation:
+        against = f"not compared with the champion, version {champion.number}, since the evaluation was said to be new"
+    else:
+        against = f"compared with version {champion.number}"
+    rows = [_row(check) for check in decision.table]
+    table = ["| what | candidate | other | rule | met |", "|---|---|---|---|---|", *rows, ""] if rows else []
+    reasons = [f"- {text}" for text in decision.reasons] if not decision.promote or not rows else []
+    made = f"Made by `{candidate.stage}`, step {candidate.step}; {against}."
+    asked = f"Asked by {_plain(author)}" + (f": {_plain(reason)}" if reason else "") + "."
+    return "\n".join([head, "", made, "", asked, "", *table, *reasons]).rstrip() + "\n"
+
+
+def rollback_verdict(earlier: Version, left: Version, *, author: str, reason: str) -> str:
+    """What a rollback did, and why."""
+    head = f"## {earlier.model} version {earlier.number}: champion again, instead of version {left.number}"
+    return f"{head}\n\nRolled back by {_plain(author)}" + (f": {_plain(reason)}" if reason else "") + ".\n"
+
+
+def _row(check: Check) -> str:
+    found = "not measured" if check.candidate is None else f"{check.candidate:.4f}"
+    other = "–" if check.other is None else f"{check.other:.4f}"
+    return f"| {check.what} | {found} | {other} | {check.rule} | {'yes' if check.passed else '**no**'} |"
+
+
+def _plain(text: str) -> str:
+    """What people write is text in a line of its own, never markup."""
+    line = " ".join(text.split())
+    return "".join(f"\\{sign}" if sign in "\\`*_[]<>#|!" else sign for sign in line)

@@ -1,0 +1,1 @@
+"""What came from what: git, DVC's lock and cache, by hash."""

@@ -1,0 +1,101 @@
+"""The few questions that tracking asks git, and the one thing it writes: a commit on a branch of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.runtime.plain import redacted
+from stages.tracking.lineage.uri import TrackingError
+
+#: What git asks of another repository: only these wait for somebody else, and are bounded.
+_AFAR = frozenset({"clone", "fetch", "ls-remote", "push"})
+TIMEOUT_VARIABLE, TIMEOUT_S = "VIDBRIDGE_GIT_TIMEOUT_S", 1800
+#: Less than 1 kB/s for a minute is a connection that is dead.
+_SLOW = ("-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60")
+_SSH = "ssh -o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInterval=15 -o ServerAliveCountMax=4"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of git in a folder; ``timeout_s`` is None where it asks no other repository."""
+
+    words: tuple[str, ...]
+    env: Mapping[str, str]
+    timeout_s: int | None
+
+    @property
+    def late(self) -> str:
+        """What is to be said when it took longer."""
+        return (
+            f"no answer within {self.timeout_s} s; see that the other repository can be reached from here, and try again; for one that is"
+            f" only slow, raise {TIMEOUT_VARIABLE}"
+        )
+
+
+def command(folder: Path, arguments: tuple[str, ...], env: Mapping[str, str] | None = None) -> Command:
+    """Git with ``arguments`` in ``folder``, bounded where it speaks to another repository: locks are held while it waits.
+
+    Raises:
+        TrackingError: the environment names no number of seconds.
+    """
+    here = ("git", "-C", str(folder))
+    environ = {**os.environ, **(env or {})}
+    if not arguments or arguments[0] not in _AFAR:
+        return Command((*here, *arguments), environ, None)
+    text = environ.get(TIMEOUT_VARIABLE, "").strip() or str(TIMEOUT_S)
+    if not text.isdecimal() or int(text) < 1:
+        raise TrackingError(f"{TIMEOUT_VARIABLE}: {text!r} is not a number of seconds; set a whole number >= 1, or unset it")
+    # The variable goes before git's own setting, which may name a key.
+    if not environ.keys() & {"GIT_SSH_COMMAND", "GIT_SSH"} and not _is_set(here, environ, "core.sshCommand"):
+        environ["GIT_SSH_COMMAND"] = _SSH
+    return Command((*here, *_SLOW, *arguments), environ, int(text))
+
+
+def _is_set(here: tuple[str, ...], environ: Mapping[str, str], name: str) -> bool:
+    return subprocess.run([*here, "config", "--get", name], capture_output=True, env=environ, check=False).returncode == 0
+
+
+def git(root: Path, *arguments: str, env: Mapping[str, str] | None = None, stdin: bytes | None = None) -> str:
+    """Run git in ``root`` and return what it prints.
+
+    Raises:
+        TrackingError: git is missing, or says no, or another repository does not answer.
+    """
+    asked = command(root, arguments, env)
+    try:
+        done = subprocess.run(
+            asked.words, input=stdin or b"", capture_output=True, env=asked.env, timeout=asked.timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise TrackingError(f"git {arguments[0]} in {root}: {asked.late}") from error
+    except FileNotFoundError as error:
+        raise TrackingError("git: not found; install it, the registry ties every model version to a commit") from error
+    if done.returncode:
+        raise TrackingError(f"git {arguments[0]} in {root}: {redacted(done.stderr.decode(errors='replace').strip())}")
+    return done.stdout.decode(errors="replace").strip()
+
+
+def is_repository(root: Path) -> bool:
+    try:
+        return git(root, "rev-parse", "--is-inside-work-tree") == "true"
+    except TrackingError as error:
+        if "not a git repository" in str(error):
+            return False
+        raise
+
+
+def head(root: Path) -> str | None:
+    """The commit that is checked out, None before the first one."""
+    try:
+        return git(root, "rev-parse", "--verify", "--quiet", "HEAD")
+    except TrackingError:
+        return None
+
+
+def is_dirty(root: Path) -> bool:
+    """Whether tracked files differ from HEAD; ``dvc.lock`` does not count, a run in progress rewrites it."""
+    return bool(git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock"))

@@ -1,0 +1,126 @@
+"""The list of a folder's files, as DVC keeps it under the folder's hash: ``[{"md5": …, "relpath": "final/config.json"}, …]``.
+
+The hash says that these are the bytes that were named. Who named them is a registry, a ``dvc.lock`` or a remote that others write to,
+so a list is read as foreign text: every path of it is looked at before one file of it is placed or fetched.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Collection, Iterable
+
+from stages.tracking.lineage.uri import TrackingError
+
+#: Bytes of a list, some two million files. It is read into memory whole.
+MAX_BYTES = 256 << 20
+#: What file systems hold of one name, and what is left of a path (4,096 bytes) after the folder it is placed in. In bytes of UTF-8.
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 2048
+_MD5 = re.compile(r"[0-9a-f]{32}")
+_REMEDY = (
+    "nothing of it was placed; unless a file of yours has such a name (rename it), somebody else wrote this list: ask who can write to the"
+    " remote, the registry and dvc.lock"
+)
+
+
+class ListError(TrackingError):
+    """A list names what may not be placed, or is none."""
+
+
+def parse_list(text: bytes, oid: str, what: str = "") -> dict[str, str]:
+    """Read the list ``oid``: each file's path below the folder and its hash. ``what``: where the list was named, for the error.
+
+    Raises:
+        ListError: it is no list, or one of its paths could lie outside the folder, or two of them cannot lie beside each other.
+    """
+    name = f"{what}: folder {oid}" if what else f"folder {oid}"
+    if len(text) > MAX_BYTES:
+        raise too_long(oid, len(text), what)
+    try:
+        entries = json.loads(text)
+    # Brackets nested by the thousand end in a RecursionError.
+    except (ValueError, RecursionError) as error:
+        raise ListError(f"{name}: its list of files is not JSON ({type(error).__name__}); {_REMEDY}") from error
+    if not isinstance(entries, list):
+        raise ListError(f"{name}: its list of files is not a list but {type(entries).__name__}; {_REMEDY}")
+    files: dict[str, str] = {}
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict):
+            raise ListError(f"{name}: entry {number}: {_short(entry)} is no file with relpath and md5; {_REMEDY}")
+        path, md5 = _fit_path(entry.get("relpath"), f"{name}: entry {number}"), entry.get("md5")
+        if not isinstance(md5, str) or not _MD5.fullmatch(md5):
+            # It becomes a path in the cache: `../../etc/passwd` would be read, and placed under a harmless name.
+            raise ListError(f"{name}: entry {number}: {_short(path)}: md5: {_short(md5)} is not 32 hex digits; {_REMEDY}")
+        if path in files:
+            raise ListError(f"{name}: entry {number}: relpath: {_short(path)} stands there twice; {_REMEDY}")
+        files[path] = md5
+    _refuse_conflicts(files, name)
+    return files
+
+
+def check_paths(paths: Iterable[object], name: str) -> None:
+    """Look at the paths of files that are to be placed below one folder. ``name``: of what lists them.
+
+    Raises:
+        ListError: as `parse_list`.
+    """
+    seen: set[str] = set()
+    for number, given in enumerate(paths, 1):
+        path = _fit_path(given, f"{name}: entry {number}")
+        if path in seen:
+            raise ListError(f"{name}: entry {number}: relpath: {_short(path)} stands there twice; {_REMEDY}")
+        seen.add(path)
+    _refuse_conflicts(seen, name)
+
+
+def _fit_path(path: object, where: str) -> str:
+    if not isinstance(path, str):
+        raise ListError(f"{where}: relpath: {_short(path)} is no path; {_REMEDY}")
+    if fault := path_fault(path):
+        raise ListError(f"{where}: relpath: {_short(path)} {fault}; {_REMEDY}")
+    return path
+
+
+def _refuse_conflicts(files: Collection[str], name: str) -> None:
+    for path in files:
+        end = path.find("/")
+        while end >= 0:
+            if path[:end] in files:
+                raise ListError(f"{name}: relpath: {_short(path[:end])} is a file, and the folder of {_short(path)}; {_REMEDY}")
+            end = path.find("/", end + 1)
+
+
+def path_fault(path: str) -> str | None:
+    """Why ``path`` may not be placed below a folder, as the end of a sentence; None: it may."""
+    if path.startswith("/"):
+        return "is absolute"
+    if "\\" in path:
+        return "holds a backslash"
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in path):
+        return "holds a control character, or half of one"
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        return "may leave its folder (an empty part, '.' or '..')"
+    if any(part.casefold() == ".git" for part in parts):
+        return "would be a repository's own file, and git runs what those say"
+    if len(path.encode()) > MAX_PATH_BYTES or any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
+        return f"is too long ({MAX_NAME_BYTES} bytes a name, {MAX_PATH_BYTES} in all)"
+    return None
+
+
+def is_hash(value: object) -> bool:
+    """Whether DVC could have given it to a file or (``.dir``) a folder. Anything else is a path on this machine to DVC."""
+    return isinstance(value, str) and bool(_MD5.fullmatch(value.removesuffix(".dir")))
+
+
+def too_long(oid: str, size: int, what: str = "") -> ListError:
+    name = f"{what}: folder {oid}" if what else f"folder {oid}"
+    return ListError(
+        f"{name}: its list of files has {size:,} bytes, {MAX_BYTES:,} are read; keep small files in fewer, larger ones (shards)"
+    )
+
+
+def _short(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 120 else f"{text[:80]}...{text[-30:]}"

@@ -1,0 +1,109 @@
+"""``dvc.lock`` and the stages of ``dvc.yaml`` as plain values: what a stage was made from, what came out, under which digest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from stages.params import digest
+from stages.runtime.bounded_yaml import MOST_LOCK_BYTES, MergeConflict, YamlError, parse_yaml
+from stages.tracking.lineage.uri import TrackingError, quiet
+
+LOCK_FILE = "dvc.lock"
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """A stage as DVC locks it. ``deps`` and ``outs`` map paths to content hashes (folders: ``….dir``); ``params``: file to values."""
+
+    name: str
+    cmd: str
+    deps: Mapping[str, str]
+    params: Mapping[str, Mapping[str, Any]]
+    outs: Mapping[str, str]
+
+    @property
+    def params_digest(self) -> str:
+        return digest(dict(self.params))
+
+    @property
+    def digest(self) -> str:
+        """Identity of the work: command, parameters and inputs, not what came out. Equal before the run and after it."""
+        return digest({"cmd": self.cmd, "deps": dict(self.deps), "params": dict(self.params)})
+
+
+def read_lock(root: Path) -> Mapping[str, StageRecord]:
+    """The stages of ``dvc.lock`` by name; empty where there is no lock yet.
+
+    Raises:
+        TrackingError: the file is damaged.
+    """
+    path = root / LOCK_FILE
+    if not path.is_file():
+        return {}
+    if path.stat().st_size > MOST_LOCK_BYTES:
+        raise TrackingError(
+            f"{path}: has {path.stat().st_size:,} bytes; restore it from git: git checkout -- dvc.lock, then dvc repro"
+        )
+    return parse_lock(path.read_bytes(), str(path))
+
+
+@lru_cache(maxsize=8)
+def parse_lock(text: bytes, name: str = LOCK_FILE) -> Mapping[str, StageRecord]:
+    """Stages by name. Kept, since parsing takes 50 ms and the same lock is asked for once for every policy.
+
+    Raises:
+        TrackingError: it is no ``dvc.lock``.
+    """
+    try:
+        raw = parse_yaml(text.decode("utf-8"), name)
+        return {stage: _record(stage, entry) for stage, entry in ((raw or {}).get("stages") or {}).items()}
+    except MergeConflict as error:
+        raise TrackingError(str(error)) from error
+    except (YamlError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise TrackingError(
+            f"{name}: not a dvc.lock ({error}); restore it from git: git checkout -- dvc.lock, then dvc repro"
+        ) from error
+
+
+def _record(name: str, entry: Mapping[str, Any]) -> StageRecord:
+    return StageRecord(
+        name=name,
+        cmd=str(entry["cmd"]),
+        deps=_hashes(entry.get("deps", ())),
+        params=entry.get("params", {}),
+        outs=_hashes(entry.get("outs", ())),
+    )
+
+
+def _hashes(items: Any) -> dict[str, str]:
+    # A dep that was missing when the stage was locked has a path and nothing else.
+    return {str(item["path"]): str(item.get("md5") or item.get("etag") or "") for item in items}
+
+
+def current_stage(root: Path, name: str) -> StageRecord | None:
+    """Stage ``name`` of ``dvc.yaml`` with the parameters and inputs of this moment; None where ``dvc.yaml`` has no such stage.
+
+    Called at the start of a stage, when DVC has hashed its inputs already: the hashes come from DVC's state database.
+    """
+    if not (root / "dvc.yaml").is_file():
+        return None
+    quiet()
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.stage.exceptions import StageNotFound
+    from dvc.stage.serialize import to_single_stage_lockfile
+
+    try:
+        with Repo(str(root)) as repo:
+            stage = repo.stage.load_one(str(root / "dvc.yaml"), name)
+            stage.save_deps(allow_missing=True)
+            stage.outs = []
+            return _record(name, to_single_stage_lockfile(stage))
+    except StageNotFound:
+        return None
+    except DvcException as error:
+        raise TrackingError(f"dvc.yaml: stage {name!r} cannot be read ({error}); try: dvc status {name}") from error

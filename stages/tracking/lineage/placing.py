@@ -1,0 +1,121 @@
+"""Putting files into a folder so that none lands anywhere else: no link is followed, and what is there is replaced, not written into."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from stages.tracking.lineage.listing import path_fault
+from stages.tracking.lineage.uri import TrackingError
+
+#: Weights are linked from the cache: they are large, and nobody edits them in place. Everything else is copied, because people do
+#: edit configurations, and because other programs write over files that they find (MLflow does): into the cache, were they links.
+LINKED = ".safetensors"
+LINK_BYTES = 1 << 20
+
+
+def put_file(folder: Path, path: str, source: Path) -> None:
+    """Put the file ``source`` to ``path`` below ``folder``; a large one of weights as a hard link where the file system allows it.
+
+    Raises:
+        TrackingError: the path leaves ``folder``, by itself or through a link that lies there, or a folder stands in its place.
+    """
+    target = _target(folder, path)
+    if path.endswith(LINKED) and source.stat().st_size >= LINK_BYTES:
+        try:
+            os.link(source, target)
+        except OSError:
+            pass  # Another file system, or one without links: the copy below.
+        else:
+            return
+    # "x": it was removed a moment ago, and what has come since, link or file, is not written to.
+    with source.open("rb") as given, target.open("xb") as made:
+        shutil.copyfileobj(given, made, 1 << 20)
+
+
+def put_bytes(folder: Path, path: str, content: bytes) -> None:
+    """Write ``content`` to ``path`` below ``folder``; like `put_file`."""
+    with _target(folder, path).open("xb") as made:
+        made.write(content)
+
+
+def refuse_links(root: Path, folder: Path) -> None:
+    """Refuse a link among the folders from ``root`` (itself not looked at) down to ``folder``, which need not be there yet.
+
+    Raises:
+        TrackingError: one of them is a link, or a file.
+    """
+    here = root
+    for part in folder.relative_to(root).parts:
+        here /= part
+        try:
+            mode = here.lstat().st_mode
+        except FileNotFoundError:
+            return
+        if not stat.S_ISDIR(mode):
+            kind = "a link" if stat.S_ISLNK(mode) else "a file"
+            raise TrackingError(f"{here}: is {kind} where a folder is to be, and could lead anywhere; remove it and try again")
+
+
+def holds(folder: Path, files: Mapping[str, str]) -> bool:
+    """Whether ``folder`` holds these files (path to MD5) and no others, as regular files. Linked weights are not hashed again: they
+    take minutes, are the cache's own, and are data."""
+    found: set[str] = set()
+    try:
+        for place, folders, names in os.walk(folder, onerror=_raise):
+            here = Path(place)
+            if any((here / name).is_symlink() for name in folders):
+                return False
+            for name in names:
+                file = here / name
+                path = file.relative_to(folder).as_posix()
+                if path not in files or not stat.S_ISREG(file.lstat().st_mode):
+                    return False
+                if not path.endswith(LINKED) and _md5(file) != files[path]:
+                    return False
+                found.add(path)
+    except OSError:
+        return False  # Somebody is removing it just now.
+    return len(found) == len(files)
+
+
+def _target(folder: Path, path: str) -> Path:
+    """Where a file may be made: below ``folder``, with the folders above it, and nothing in its place."""
+    if fault := path_fault(path):
+        raise TrackingError(f"{folder}: {path!a} {fault}; nothing was placed there")
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / path
+    for above in reversed(target.parents[: path.count("/")]):
+        try:
+            above.mkdir()
+        except FileExistsError:
+            if not stat.S_ISDIR(above.lstat().st_mode):
+                raise _in_the_way(above) from None
+    if not target.parent.resolve().is_relative_to(folder.resolve()):
+        raise TrackingError(f"{target}: lies outside {folder}; nothing was placed there")
+    try:
+        # Removes a link, and not what it leads to.
+        target.unlink(missing_ok=True)
+    except (IsADirectoryError, PermissionError) as error:
+        if target.is_dir():
+            raise _in_the_way(target) from error
+        raise
+    return target
+
+
+def _in_the_way(path: Path) -> TrackingError:
+    kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "a file"
+    return TrackingError(f"{path}: {kind} is in the way of what is to be placed there; remove it, or name an empty folder")
+
+
+def _md5(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _raise(error: OSError) -> None:
+    raise error

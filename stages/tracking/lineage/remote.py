@@ -1,0 +1,194 @@
+"""What goes wrong at a DVC remote, as one sentence: which remote, what its libraries say, which variable or setting mends it.
+
+A remote is spoken to by DVC, by fsspec and by the libraries of its kind (botocore, aiohttp, …), and each has errors of its own that share
+no base class with the others: keys that are missing are no OSError.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from stages.errors import remedy_of
+from stages.runtime.plain import one_line, redacted
+from stages.tracking.lineage.uri import TrackingError
+
+REMOTE_VARIABLE = "VIDBRIDGE_DVC_REMOTE"
+#: How DVC knows the remote whose URL that variable gives.
+FROM_ENVIRONMENT = "vidbridge-environment"
+#: What a probe of the remote may take: libraries try a dead address again for minutes.
+PROBE_S = 30.0
+#: What a server of HTTP may take to say whether an object is there.
+_ANSWER_S = 10.0
+
+#: Packages that speak to remotes; an exception of theirs is about the remote, and of anybody else's a defect.
+_LIBRARIES = {
+    *("adlfs", "aiobotocore", "aiohttp", "aiohttp_retry", "asyncssh", "azure", "boto3", "botocore", "dvc_http", "dvc_objects"),
+    *("dvc_s3", "fsspec", "gcsfs", "google", "httpx", "ossfs", "paramiko", "pydrive2", "requests", "s3fs", "s3transfer", "sshfs"),
+    *("urllib3", "webdav4"),
+}
+_KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+_ADDRESS = (
+    "start that server, or correct its address: AWS_ENDPOINT_URL, or dvc remote modify {name} endpointurl URL for S3, else the URL"
+    " of the remote"
+)
+_OF_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE)
+#: Class of an exception, here or among its bases or causes, to what a person does about it. The first that fits.
+_REMEDIES = {
+    "NoCredentialsError": _KEYS,
+    "PartialCredentialsError": _KEYS,
+    "ProfileNotFound": "correct AWS_PROFILE, or unset it",
+    "NoRegionError": "set AWS_DEFAULT_REGION",
+    "SSOError": "log in again: aws sso login",
+    "TokenRetrievalError": "log in again: aws sso login",
+    "CredentialRetrievalError": _KEYS,
+    "SSLError": "name the authority that signed its certificate: AWS_CA_BUNDLE, or dvc remote modify {name} ssl_verify PATH",
+    "ClientConnectorCertificateError": "name the authority that signed its certificate: SSL_CERT_FILE",
+    "ConnectionError": _ADDRESS,
+    "HTTPClientError": _ADDRESS,
+    "ClientConnectionError": _ADDRESS,
+    "TimeoutError": _ADDRESS,
+    "InvalidRegionError": "correct AWS_DEFAULT_REGION",
+    "AccessRefused": "give its user and password: dvc remote modify --local {name} auth basic, then user USER and password WORD",
+    "RemoteMissingDepsError": "install what it names into .venv",
+    "PermissionError": "check the keys (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), and what they may do there",
+    "FileNotFoundError": "make that bucket or folder, or correct the remote's URL in .dvc/config or {variable}",
+}
+
+
+def is_of_remote(error: BaseException) -> bool:
+    """Whether an exception comes from what speaks to remotes, or from the system below that."""
+    from dvc.exceptions import DvcException
+
+    return isinstance(error, (DvcException, OSError)) or speaks_to_remotes(error)
+
+
+def speaks_to_remotes(error: BaseException) -> bool:
+    """Whether a package that speaks to remotes defines the exception."""
+    return any(kind.__module__.partition(".")[0] in _LIBRARIES for kind in type(error).__mro__)
+
+
+@contextmanager
+def remote_errors(name: str | None, what: str) -> Iterator[None]:
+    """Whatever goes wrong at the remote ``name`` while ``what`` is done, as :class:`TrackingError`."""
+    try:
+        yield
+    except TrackingError:
+        raise
+    except Exception as error:
+        if not is_of_remote(error):
+            raise
+        raise remote_error(name, what, error) from error
+
+
+def remote_error(name: str | None, what: str, error: BaseException) -> TrackingError:
+    """One sentence about ``error``, without passwords and keys."""
+    said = one_line(redacted(str(error).strip() or type(error).__name__))
+    # A full disk, or a file system that is read-only: of this machine, or of a remote that is a folder.
+    if isinstance(error, OSError) and error.errno in _OF_DISK and (told := remedy_of(error)) is not None:
+        return TrackingError(f"DVC remote {shown_name(name)}: {what}: {one_line(redacted(told))}")
+    remedy = _remedy(error) or "check that it is reachable and writable"
+    return TrackingError(
+        f"DVC remote {shown_name(name)}: {what}: {said}; {remedy.format(name=shown_name(name, quoted=False), variable=REMOTE_VARIABLE)}"
+    )
+
+
+def shown_name(name: str | None, quoted: bool = True) -> str:
+    """The remote as a message names it: by the URL that the environment gives, without its password, else by its name."""
+    if name == FROM_ENVIRONMENT:
+        name = os.environ.get(REMOTE_VARIABLE) or name
+    told = one_line(redacted(name or "(none)"))
+    return repr(told) if quoted else told
+
+
+def _remedy(error: BaseException) -> str | None:
+    seen: BaseException | None = error
+    while seen is not None:
+        for kind in type(seen).__mro__:
+            if kind.__name__ in _REMEDIES:
+                return _REMEDIES[kind.__name__]
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+class AccessRefused(OSError):
+    """A server of HTTP wants to know who asks, or refuses who does."""
+
+
+def is_http(fs: Any) -> bool:
+    return fs.protocol in ("http", "https")
+
+
+def insist_on_http(fs: Any, url: str) -> None:
+    """Ask for ``url`` with the access that the remote is given. DVC's file system of HTTP says of what it cannot reach, or may not read,
+    that it is not there.
+
+    Raises:
+        OSError, Exception of aiohttp: there is no answer to whether it is there.
+    """
+    from fsspec.asyn import sync  # type: ignore[import-untyped]
+
+    client = fs.fs
+
+    async def ask() -> int:
+        session = await client.set_session()
+        async with session.head(client.encode_url(url), allow_redirects=True, **client.kwargs) as response:
+            return int(response.status)
+
+    status = sync(client.loop, ask, timeout=_ANSWER_S)
+    if status in (401, 403, 407):
+        raise AccessRefused(f"it answers with HTTP status {status}")
+    if status == 429 or status >= 500:
+        raise ConnectionError(f"it answers with HTTP status {status}")
+
+
+def probe(fs: Any, path: str) -> None:
+    """Write an object below ``path``, list it and remove it. What a kind of remote cannot do (a list over HTTP) is not asked of it.
+
+    Raises:
+        Exception: of whichever library speaks to that kind of remote.
+    """
+    folder = fs.join(path, f".probe-{uuid.uuid4().hex}")
+    file = fs.join(folder, "probe")
+    if is_http(fs):
+        insist_on_http(fs, file)
+        return
+    fs.makedirs(folder, exist_ok=True)
+    try:
+        fs.pipe_file(file, b"vidbridge: may this be written?\n")
+        with suppress(NotImplementedError):
+            list(fs.find(folder))
+    finally:
+        with suppress(FileNotFoundError, NotImplementedError):
+            fs.rm(folder, recursive=True)
+
+
+def within(seconds: float, do: Callable[[], None], name: str | None) -> None:
+    """``do()``, given up after so many seconds; a thread that hangs in a library is left behind and does not hold the process.
+
+    Raises:
+        TrackingError: it took longer.
+        Exception: what ``do`` raised.
+    """
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            do()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="probe", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TrackingError(
+            f"DVC remote {shown_name(name)}: no answer within {seconds:g} s; {_ADDRESS.format(name=shown_name(name, quoted=False))}"
+        )
+    if raised:
+        raise raised[0]

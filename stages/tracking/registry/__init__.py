@@ -1,0 +1,1 @@
+"""Registered model versions: made, found, explained, served, removed."""

@@ -1,0 +1,70 @@
+"""A folder put together by content, once, and looked at again whenever it is used: it bears a hash's name, which proves nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+from stages.tracking.lineage.cache import Source, open_content, placed
+from stages.tracking.lineage.cache_folder import mark_used
+from stages.tracking.lineage.listing import parse_list
+from stages.tracking.lineage.placing import holds, put_bytes, refuse_links
+from stages.tracking.lineage.uri import STATE
+
+#: No path is quoted to a name with "@".
+_LIST, _WHOLE = "@list", "@whole"
+
+
+def assemble(root: Path, where: Path, source: Source, added: Mapping[str, bytes]) -> Path:
+    """The folder below ``root / where`` that holds the files of ``source`` and, beside them, ``added`` (name to content).
+
+    Used again where it still holds just that; else put together again, from the DVC cache and remote.
+
+    Raises:
+        ListError: the folder's list could write elsewhere; nothing was placed.
+        TrackingError: neither cache nor remote has it, or a link lies where the folder is to be.
+    """
+    name = quote(source.path, safe="") or _WHOLE
+    if len(name) > 200:
+        name = _md5(source.path.encode())
+    if added:
+        name += "-" + _md5(b"\0".join(part for item in sorted(added.items()) for part in (item[0].encode(), item[1])))[:12]
+    target = root / where / source.oid.removesuffix(".dir") / name
+    refuse_links(root / STATE, target)
+    # Beside the folder, so that looking at it again takes neither DVC nor its remote. It proves itself by its hash.
+    known = target.parent / _LIST
+    if target.is_dir() and known.is_file() and not known.is_symlink():
+        text = known.read_bytes()
+        if _md5(text) == source.oid.removesuffix(".dir") and holds(target, _expected(text, source, added)):
+            mark_used(target)
+            return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as part, open_content(root) as content:
+        whole = Path(part) / "whole"
+        content.place(source, whole, strip=source.path)
+        for path, written in added.items():
+            put_bytes(whole, path, written)
+        text = content.list_bytes(source.oid)
+        put_bytes(Path(part), _LIST, text)
+        (Path(part) / _LIST).replace(known)
+        try:
+            whole.replace(target)
+        except OSError:
+            # Another process was faster, with the same content; or what lies there is something else.
+            if not holds(target, _expected(text, source, added)):
+                target.replace(Path(part) / "former")
+                whole.replace(target)
+        mark_used(target)
+    return target
+
+
+def _expected(text: bytes, source: Source, added: Mapping[str, bytes]) -> dict[str, str]:
+    files = placed(parse_list(text, source.oid), source, source.path)
+    return {path: md5 for path, (_, md5) in files.items()} | {path: _md5(content) for path, content in added.items()}
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()

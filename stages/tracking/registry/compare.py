@@ -1,0 +1,59 @@
+"""Two versions side by side on the samples of one evaluation: what `vidbridge compare` asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.domain.statistics.paired import Comparison
+from stages.params import Params
+from stages.tracking.lineage.uri import TrackingError
+from stages.tracking.registry.named import model_of, parse_named
+from stages.tracking.registry.samples import compare_versions
+from stages.tracking.registry.versions import Version, find_version
+from stages.tracking.runs.store import open_client
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two versions and the evaluation they are compared under. ``to_rescore``: the one that was not scored under it yet."""
+
+    after: Version
+    before: Version
+    digest: str
+    to_rescore: Version | None
+
+
+def pair(root: Path, after: str, before: str) -> Pair:
+    """Find two versions of one model (numbers, aliases, ``models:/NAME/3``) and an evaluation that both were scored under, else that of
+    ``after``.
+
+    Raises:
+        TrackingError: there is no such version, the two are one or of two models, or one was never scored.
+    """
+    client = open_client(root)
+    named = (parse_named(after), parse_named(before))
+    model = model_of(root, client, *named)
+    ours, theirs = (find_version(client, model, item.which) for item in named)
+    if ours.number == theirs.number:
+        raise TrackingError(f"{model}: {after!r} and {before!r} are both version {ours.number}; name two versions")
+    scored = []
+    for version in (ours, theirs):
+        if version.scores is None:
+            raise TrackingError(
+                f"{model}: version {version.number} has no scores; add its row to evaluation.of, run dvc repro, then vidbridge register"
+            )
+        scored.append(version.scores.digest)
+    for digest in scored:
+        if ours.samples_under(digest) and theirs.samples_under(digest):
+            return Pair(ours, theirs, digest, None)
+    return Pair(ours, theirs, scored[0], None if scored[0] == scored[1] else theirs)
+
+
+def compare_pair(root: Path, asked: Pair, params: Params) -> Comparison:
+    """``after`` - ``before``, by task and over all tasks. ``params``: whose confidence the intervals have.
+
+    Raises:
+        TrackingError: the scores by sample of one of them are not to be had.
+    """
+    return compare_versions(root, open_client(root), asked.after, asked.before, asked.digest, params, None)

@@ -1,0 +1,128 @@
+"""Where a version comes from: commit, data, parameters, scores, ancestors down to the base, and the run that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.params import load_params
+from stages.tracking.lineage.cache_folder import is_cache
+from stages.tracking.lineage.commits import PARAMS_FILE, holding_commit
+from stages.tracking.lineage.uri import is_server, shown, tracking_uri
+from stages.tracking.registry.ledger import alias_fault, last_move, read_ledger
+from stages.tracking.registry.named import find_named, ledger_of, moved_fault, production_of
+from stages.tracking.registry.production import copies, production_fault
+from stages.tracking.registry.removals import objection
+from stages.tracking.registry.score_cards import ScoreCard
+from stages.tracking.registry.versions import CHAMPION, Version, all_versions
+from stages.tracking.runs.store import open_client
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """One policy upstream; ``version`` is its number where it is registered (its final checkpoint)."""
+
+    stage: str
+    out: str
+    version: int | None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """All that is known of a version. ``ancestors``: nearest first, the base last. ``run``: a link, or the command that shows it.
+    ``copies``: what it is called in the production model. ``alias_fault``: why it is not the gate that made it champion, where it is
+    that, or why it is not champion though the gate made it that."""
+
+    version: Version
+    commit: str | None
+    git_commit: str | None
+    data: Mapping[str, str]
+    params: Mapping[str, Any]
+    params_digest: str | None
+    scores: ScoreCard | None
+    ancestors: tuple[Ancestor, ...]
+    source: str
+    run: str | None
+    copies: tuple[str, ...]
+    alias_fault: str | None
+    #: Why the gate takes it no more: it learned from a video that was removed on request, or that cannot be told.
+    objection: str | None
+
+
+def explain(root: Path, which: str | int) -> Explanation:
+    """Explain a version: a number or an alias of one's own registered model, or ``models:/NAME@ALIAS``, ``models:/NAME/3``. ``root``: the
+    project, or a cache folder, where git is not asked and the commit is the one that `register` found.
+
+    Raises:
+        TrackingError: the store does not answer, or there is no such version.
+    """
+    client = open_client(root)
+    version = find_named(root, client, str(which))
+    production = production_of(root, client, version.model)
+    return Explanation(
+        version=version,
+        commit=version.lock_commit if is_cache(root) else holding_commit(root, version.stage, version.out),
+        git_commit=version.git_commit,
+        data=version.data,
+        params=version.params,
+        params_digest=version.params_digest,
+        scores=version.scores,
+        ancestors=tuple(_ancestors(version, all_versions(client, version.model))),
+        source=version.source,
+        run=_run(client, root, version),
+        copies=tuple(f"{production} version {number}" for number in copies(client, production, version)) if production else (),
+        alias_fault=_alias_fault(client, production, version),
+        objection=None if is_cache(root) else objection(root, client, load_params(root / PARAMS_FILE), version),
+    )
+
+
+def _alias_fault(client: MlflowClient, production: str | None, version: Version) -> str | None:
+    ledger = ledger_of(version.model)
+    if CHAMPION in version.aliases:
+        moved = moved_fault(client, version)
+        if moved is None and production is not None:
+            return production_fault(client, version.model, production, ledger)
+        return moved
+    last = last_move(read_ledger(client, version.model, ledger))
+    return alias_fault(client, version.model, ledger) if last and last.decided.version == version.number else None
+
+
+def _ancestors(version: Version, versions: list[Version]) -> list[Ancestor]:
+    chain: list[Ancestor] = []
+    seen: set[int] = set()
+    current: Version | None = version
+    # A tag may name its own version: a circle has no base.
+    while current is not None and current.number not in seen:
+        seen.add(current.number)
+        # Data are not ancestors: a parent that made a model is.
+        parent = next((made for dep, made in current.parents.items() if dep.startswith("models/")), None)
+        if parent is None:
+            break
+        found = [item for item in versions if item.stage == parent["stage"] and item.out == parent["out"]]
+        current = next((item for item in found if item.final), None)
+        chain.append(Ancestor(parent["stage"], parent["out"], current.number if current else None))
+    return chain
+
+
+def _run(client: MlflowClient, root: Path, version: Version) -> str | None:
+    if version.run_id is None:
+        return None
+    uri = tracking_uri(root)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        experiment = client.get_run(version.run_id).info.experiment_id
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return f"run {version.run_id}, which was removed from {shown(uri)}"
+    page = f"/#/experiments/{experiment}/runs/{version.run_id}"
+    if not is_server(uri):
+        # Not MLflow's own `mlflow ui`: that one asks nobody for a key.
+        return f"{shown(uri)}; vidbridge ui shows it at {page}"
+    return f"{shown(uri).rstrip('/')}{page}"

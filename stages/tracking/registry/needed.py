@@ -1,0 +1,388 @@
+"""Who needs which content: the work tree, every ref of git, and the registry's versions. All of it by hash, nothing is changed here.
+
+``dvc gc`` knows revisions of this clone and nothing else: no alias, no ledger, no branch of the origin that was not fetched, no age. So
+who needs what is found here, from each ref's ``dvc.lock`` and ``.dvc`` files; lists of folders are read as everywhere
+(:mod:`stages.tracking.lineage.listing`), from the cache or straight from the remote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.params import Params
+from stages.runtime import paths
+from stages.runtime.bounded_yaml import YamlError, parse_yaml
+from stages.runtime.plain import one_line, redacted
+from stages.tracking.lineage.cache import ContentStore
+from stages.tracking.lineage.commits import blob_at
+from stages.tracking.lineage.git import git, head, is_repository
+from stages.tracking.lineage.listing import MAX_BYTES, is_hash, parse_list
+from stages.tracking.lineage.lockfile import LOCK_FILE, parse_lock
+from stages.tracking.lineage.uri import STATE, TrackingError
+from stages.tracking.registry.ledger import ENTRY, champions, read_ledger
+from stages.tracking.registry.removals import MANIFEST
+from stages.tracking.registry.versions import JUDGING, Version, all_versions, registered_models
+from stages.tracking.runs.run import TAG
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+_SOURCE = re.compile(r"dvc:///?([0-9a-f]{32}\.dir)(?:/.*)?")
+#: Folders of the state in which no clone lies.
+_NO_CLONES = frozenset(
+    ("loaded", "servable", "mlflow-artifacts", "scratch", "frames", "examined", "prefect", "remote", "unsent", "cache")
+)
+_CLONE_LEVELS = 4
+#: A version that was put to the gate is left alone for so long: judging may run a whole evaluation of the champion before.
+_JUDGING_MS = 3_600_000
+
+
+@dataclass(frozen=True)
+class Need:
+    """Content that has to stay. ``why``: as a table says it, the same for many; ``who``: by name.
+
+    ``only``: of these folders no more than that file; None: all they hold.
+    """
+
+    why: str
+    who: str
+    oids: frozenset[str]
+    only: str | None = None
+
+
+WORK_TREE = "present in a work tree (dvc.lock, .dvc files)"
+REFS = "in a branch or tag"
+ALIASES = "champion, candidate or another alias"
+STACK = "an earlier champion, which rollback goes back to"
+FOREIGN = "a version of another registered model"
+JUDGED = "put to the gate within the last hour"
+YOUNG = "younger than --keep-days"
+MANIFESTS = "what a version was trained on (its list of clips, for data remove)"
+REGISTERED = "a registered version, and the only copy (--versions frees it)"
+
+
+def lock_oids(text: bytes, name: str) -> frozenset[str]:
+    """What the stages of a ``dvc.lock`` made.
+
+    Raises:
+        TrackingError: it is none; nobody can say then what it needs.
+    """
+    return frozenset(oid for record in parse_lock(text, name).values() for oid in record.outs.values() if is_hash(oid))
+
+
+def tracked_oids(text: bytes, name: str) -> frozenset[str]:
+    """What a ``.dvc`` file (``dvc add``) tracks.
+
+    Raises:
+        TrackingError: it is none.
+    """
+    try:
+        table = parse_yaml(text.decode("utf-8"), name) or {}
+        found = {str(out.get("md5") or "") for out in table.get("outs") or ()}
+    except (YamlError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        raise TrackingError(f"{name}: no .dvc file ({error}); mend it, or delete it") from error
+    return frozenset(oid for oid in found if is_hash(oid))
+
+
+def project_needs(root: Path) -> list[Need]:
+    """What a project needs: its work tree, the other work trees of its repository, and every ref, those of its remotes included.
+
+    Raises:
+        TrackingError: a lock or a ``.dvc`` file cannot be read.
+    """
+    needs = [_work_tree(root)]
+    if not is_repository(root) or head(root) is None:
+        return needs
+    for line in git(root, "worktree", "list", "--porcelain").splitlines():
+        if line.startswith("worktree ") and (other := _inside(root, Path(line.removeprefix("worktree ")))) != root.resolve():
+            needs.append(_work_tree(other))
+    names = git(root, "for-each-ref", "--format=%(refname)").split()
+    blobs: dict[str, frozenset[str]] = {}
+    return needs + [_at(root, name, blobs) for name in ("HEAD", *names)]
+
+
+def origin_needs(root: Path) -> list[Need]:
+    """What branches and tags of the repository's remotes need, as these remotes are now.
+
+    Raises:
+        TrackingError: a remote does not answer, or has a branch that was not fetched: nobody here can say what it needs.
+    """
+    needs: list[Need] = []
+    blobs: dict[str, frozenset[str]] = {}
+    for remote in git(root, "remote").split() if is_repository(root) else ():
+        for line in git(root, "ls-remote", "--heads", "--tags", remote).splitlines():
+            commit, _, name = line.partition("\t")
+            try:
+                git(root, "cat-file", "-e", f"{commit}^{{tree}}")
+            except TrackingError as error:
+                raise TrackingError(
+                    f"git remote {remote}: {one_line(name)} was not fetched, and may need what would be freed; do: git fetch {remote}"
+                    " '+refs/heads/*:refs/remotes/" + remote + "/*' --tags"
+                ) from error
+            needs.append(_at(root, commit, blobs, f"{remote} {name}"))
+    return needs
+
+
+def _inside(root: Path, tree: Path) -> Path:
+    """The project's folder in another work tree of its repository."""
+    return (tree / git(root, "rev-parse", "--show-prefix")).resolve()
+
+
+def _work_tree(root: Path) -> Need:
+    oids: set[str] = set()
+    for path in (root / LOCK_FILE, root / STATE / "dvc.lock.kept"):
+        if path.is_file():
+            oids |= lock_oids(path.read_bytes(), str(path))
+    for path in _dvc_files(root):
+        oids |= tracked_oids(path.read_bytes(), str(path))
+    return Need(WORK_TREE, str(root), frozenset(oids))
+
+
+def _dvc_files(root: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in (".git", ".dvc", ".venv", str(STATE), "models", "node_modules")]
+        yield from (Path(folder, name) for name in files if name.endswith(".dvc") and name != ".dvc")
+
+
+def _at(root: Path, commit: str, blobs: dict[str, frozenset[str]], name: str | None = None) -> Need:
+    """What a commit needs; ``blobs``: files that were read before, by their hash."""
+    oids: set[str] = set()
+    for line in git(root, "ls-tree", "-r", "-z", "--full-tree", f"{commit}^{{tree}}").split("\0"):
+        about, _, path = line.partition("\t")
+        if not path.endswith(".dvc") and path.rpartition("/")[2] != LOCK_FILE:
+            continue
+        blob = about.split()[2]
+        if blob not in blobs:
+            read = tracked_oids if path.endswith(".dvc") else lock_oids
+            where = f"{name or commit}:{path}"
+            try:
+                blobs[blob] = read(_blob(root, blob), where)
+            except TrackingError as error:
+                raise TrackingError(
+                    f"{where}: cannot be read, so nobody can say what it needs ({error}); mend it, or delete that branch or tag"
+                ) from error
+        oids |= blobs[blob]
+    return Need(REFS, name or commit, frozenset(oids))
+
+
+def _blob(root: Path, blob: str) -> bytes:
+    return (git(root, "cat-file", "blob", blob) + "\n").encode()
+
+
+def clips_of_refs(root: Path) -> dict[str, str]:
+    """By branch or tag, the hash of the clips that its results were made from; refs without results are missing.
+
+    Raises:
+        TrackingError: a lock cannot be read.
+    """
+    if not is_repository(root) or head(root) is None:
+        return {}
+    found = {}
+    path = git(root, "rev-parse", "--show-prefix") + LOCK_FILE
+    for name in git(root, "for-each-ref", "--format=%(refname)").split():
+        blob = blob_at(root, f"{name}^{{tree}}", path)
+        records = parse_lock(_blob(root, blob), f"{name}:{path}").values() if blob else ()
+        for oid in (oid for record in records for out, oid in record.outs.items() if out == paths.CLIPS.as_posix()):
+            found[name] = oid
+    return found
+
+
+def history_oids(root: Path) -> frozenset[str]:
+    """What any ``dvc.lock`` or ``.dvc`` file of the repository's whole history made, reflogs included: content that is this project's own.
+
+    Files that cannot be read name nothing.
+    """
+    if not is_repository(root) or head(root) is None:
+        return frozenset()
+    found: set[str] = set()
+    listed = git(root, "rev-list", "--all", "--reflog", "--objects", "--", f":(glob)**/{LOCK_FILE}", ":(glob)**/*.dvc")
+    for line in listed.splitlines():
+        blob, _, path = line.partition(" ")
+        read = tracked_oids if path.endswith(".dvc") else lock_oids if path.rpartition("/")[2] == LOCK_FILE else None
+        if read is None:
+            continue
+        try:
+            found |= read(_blob(root, blob), path)
+        except TrackingError:
+            continue
+    return frozenset(found)
+
+
+def clones(root: Path) -> list[Path]:
+    """Projects below the state of ``root`` that work with its cache: of scheduled runs, and of an ablation's seeds."""
+    found = []
+    base = root / STATE
+    for folder, folders, files in os.walk(base):
+        depth = len(Path(folder).relative_to(base).parts)
+        folders[:] = [name for name in sorted(folders) if not (depth == 0 and name in _NO_CLONES) and depth < _CLONE_LEVELS]
+        if "dvc.yaml" in files:
+            found.append(Path(folder))
+            folders[:] = []
+    return found
+
+
+def own_models(params: Params) -> frozenset[str]:
+    """The names of a project's registered models."""
+    gate = params.gate
+    return frozenset(filter(None, (gate.registered_model, f"{gate.registered_model}-ablation", gate.production)))
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A version that a stage of ours made, and why it must keep its weights; None: nothing needs it."""
+
+    version: Version
+    why: str | None
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Every version in the store that names content, and what of it has to stay."""
+
+    versions: tuple[Standing, ...]
+    needs: tuple[Need, ...]
+
+
+def registry(client: MlflowClient, own: frozenset[str], refs: frozenset[str], young_ms: float) -> Registry:
+    """Look at every registered model, of whatever project.
+
+    Args:
+        own: names of this project's models, whose versions may be given up.
+        refs: hashes of what work trees, branches and tags need.
+        young_ms: versions made later than this (milliseconds since the epoch) stay.
+
+    Raises:
+        TrackingError: a ledger or a tag cannot be read.
+    """
+    models = {name: all_versions(client, name) for name in registered_models(client)}
+    stacks: dict[tuple[str, int], str] = {}
+    for name, versions in models.items():
+        # Of other projects everything is kept, so what stands in their ledgers and tags, and whether it can be read, is all the same.
+        if name.removesuffix(".gate") in own and any(ENTRY in version.tags for version in versions):
+            for number in champions(read_ledger(client, name.removesuffix(".gate"), name)):
+                stacks[name.removesuffix(".gate"), number] = STACK
+    standing, needs = [], []
+    for name, versions in models.items():
+        for version in versions:
+            oids = oids_of(version)
+            if not oids or ENTRY in version.tags:
+                continue
+            # One that learned from a removed video is not gone back to.
+            earlier = stacks.get((name, version.number)) if name in own and version.removed_videos is None else None
+            why = (
+                ALIASES
+                if version.aliases
+                else earlier
+                or (REFS if version.out in refs else None)
+                or (FOREIGN if name not in own else None)
+                or (JUDGED if _is_judged(version) else None)
+                or (YOUNG if version.created_ms > young_ms else None)
+            )
+            who = f"{name} version {version.number}"
+            if why is not None:
+                needs.append(Need(why, who, oids))
+            standing.append(Standing(version, why))
+            if clips := _data_of(version).get(paths.CLIPS.as_posix()):
+                needs.append(Need(MANIFESTS, who, frozenset([clips]), only=MANIFEST))
+    return Registry(tuple(standing), tuple(needs))
+
+
+def _is_judged(version: Version) -> bool:
+    said = version.tags.get(JUDGING, "")
+    return said.isascii() and said.isdigit() and abs(time.time() * 1000 - int(said[:20])) < _JUDGING_MS
+
+
+def oids_of(version: Version) -> frozenset[str]:
+    """The folders that hold a version's weights and its scores by sample; none where its source names no content."""
+    match = _SOURCE.fullmatch(version.source)
+    if match is None:
+        return frozenset()
+    found = {match[1]}
+    for tag, text in version.tags.items():
+        if tag.startswith(f"{TAG}samples"):
+            found |= {oid for oid in _table(text).values() if is_hash(oid)}
+    return frozenset(found)
+
+
+def _data_of(version: Version) -> dict[str, str]:
+    return {path: oid for path, oid in _table(version.tags.get(f"{TAG}data", "{}")).items() if is_hash(oid)}
+
+
+def named_oids(version: Version) -> frozenset[str]:
+    """All content that a version names: weights, scores, data and parents."""
+    parents = {str(made.get("out")) for made in _table(version.tags.get(f"{TAG}parents", "{}")).values() if isinstance(made, dict)}
+    return frozenset(oid for oid in {*oids_of(version), *_data_of(version).values(), *parents} if is_hash(oid))
+
+
+def _table(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+class Lists:
+    """The files of folders by hash: the list is read from the cache, else from the remote, which is not written into the cache."""
+
+    def __init__(self, content: ContentStore) -> None:
+        self._content = content
+        self._known: dict[str, dict[str, str] | None] = {}
+
+    def files(self, oid: str) -> dict[str, str] | None:
+        """Path to hash; None: neither cache nor remote has the list, so nobody can put the folder together any more.
+
+        Raises:
+            TrackingError: the remote does not answer, or the list is damaged.
+        """
+        if oid not in self._known:
+            text = self._bytes(oid)
+            self._known[oid] = None if text is None else parse_list(text, oid, "")
+        return self._known[oid]
+
+    def expand(self, need: Need) -> Iterator[str]:
+        """Every object that a need keeps."""
+        for oid in need.oids:
+            yield oid
+            if oid.endswith(".dir") and (files := self.files(oid)) is not None:
+                yield from files.values() if need.only is None else [md5 for path, md5 in files.items() if path == need.only]
+
+    def _bytes(self, oid: str) -> bytes | None:
+        here = Path(self._content.cache.oid_to_path(oid))
+        try:
+            text = here.read_bytes()
+        except FileNotFoundError:
+            return self._remote_bytes(oid)
+        return text if _is(text, oid) else self._remote_bytes(oid)
+
+    def _remote_bytes(self, oid: str) -> bytes | None:
+        remote = self._content.remote()
+        if remote is None:
+            return None
+        path = remote.oid_to_path(oid)
+        try:
+            size = remote.fs.size(path)
+            if size is not None and size > MAX_BYTES:
+                raise TrackingError(f"DVC remote: {path}: has {size:,} bytes, which no list of ours has; remove it there")
+            text = bytes(remote.fs.cat_file(path))
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # whatever the remote's library raises: it cannot be asked
+            if isinstance(error, TrackingError):
+                raise
+            raise TrackingError(
+                f"DVC remote: {redacted(str(error))}; what {oid} holds cannot be told, so nothing is freed; try again when it answers"
+            ) from error
+        return text if _is(text, oid) else None
+
+
+def _is(text: bytes, oid: str) -> bool:
+    return hashlib.md5(text, usedforsecurity=False).hexdigest() == oid.removesuffix(".dir")

@@ -1,0 +1,227 @@
+"""Videos that were removed on request: which versions learned from them, so that the gate lets none of these become champion.
+
+``ingest.exclude`` names them for this project's parameters; tags of the registered model name them for every clone and machine, also
+for one whose branch has not heard of the request. What a version saw is read from the manifest of its data, by content: it holds
+whatever the files are called today. What cannot be read is unknown, and never clean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from posixpath import normpath
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from stages.params import ExcludedVideo, Params
+from stages.runtime import paths
+from stages.runtime.plain import one_line
+from stages.tracking.lineage.cache import ContentStore, open_content
+from stages.tracking.lineage.uri import TrackingError
+from stages.tracking.registry.versions import Version, all_versions, registered_model
+from stages.tracking.runs.run import TAG
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+#: Of a version: a JSON list of the removed videos that it learned from.
+REMOVED = TAG + "removed_videos"
+#: Of a registered model: one tag a removed video, ``vidbridge.removed.<digest>``.
+NOTED = TAG + "removed."
+MANIFEST = "manifest.jsonl"
+#: What a tag of MLflow holds on every server (5,000 characters), with room for its brackets.
+_TAG_CHARACTERS = 4500
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """What identifies a clip in a manifest. ``path``: in the source folder, or, where ``normalised``, beside the manifest."""
+
+    clip_id: str
+    path: str
+    sha256: str
+    split: str
+    normalised: bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Which removed videos are behind a version: it, or one that it was trained from, learned from them (``trained``), or was only scored
+    on them. ``unknown``: why that cannot be told of all its data."""
+
+    trained: tuple[str, ...]
+    scored: tuple[str, ...]
+    unknown: str | None
+
+
+class Manifests:
+    """The rows of every manifest that versions name, each read once, from the cache or the remote."""
+
+    def __init__(self, content: ContentStore) -> None:
+        self._content = content
+        self._rows: dict[str, tuple[Row, ...]] = {}
+
+    def rows(self, oid: str) -> tuple[Row, ...]:
+        """
+        Raises:
+            TrackingError: neither cache nor remote has it, or it is no manifest.
+        """
+        if oid not in self._rows:
+            text = self._content.read(oid, MANIFEST)
+            if text is None:
+                raise TrackingError(f"{oid}: holds no {MANIFEST}; it is no result of ingest")
+            self._rows[oid] = tuple(manifest_rows(text, oid))
+        return self._rows[oid]
+
+
+def manifest_rows(text: bytes, name: str) -> Iterator[Row]:
+    """The rows of a manifest, of this version's schema or of another.
+
+    Raises:
+        TrackingError: a line is no clip.
+    """
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            row = json.loads(line)
+            yield Row(row["clip_id"], row["path"], row["sha256"], row["split"], bool(row.get("normalised")))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise TrackingError(
+                f"{name}/{MANIFEST}:{number}: no clip ({error}); it is damaged: dvc repro --force ingest"
+            ) from error
+
+
+def holds(row: Row, video: ExcludedVideo) -> bool:
+    """Whether a clip is of that video: the same bytes, or the same name in the source folder."""
+    return row.sha256 == video.sha256 or (not row.normalised and normpath(row.path) == normpath(video.video))
+
+
+def seen(manifests: Manifests, version: Version, versions: Sequence[Version], videos: Sequence[ExcludedVideo]) -> Seen:
+    """Which of ``videos`` are behind ``version``; ``versions``: all there are, for its ancestors."""
+    trained: dict[str, None] = {}
+    scored: dict[str, None] = {}
+    unknown: str | None = None
+    waiting, met = [version], {(version.stage, version.out)}
+    while waiting:
+        current = waiting.pop(0)
+        if not _learns(current):
+            continue
+        try:
+            rows = _rows_of(manifests, current)
+        except TrackingError as error:
+            unknown = unknown or str(error)
+            rows = ()
+        for video in videos:
+            splits = {row.split for row in rows if holds(row, video)}
+            if "train" in splits:
+                trained[video.video] = None
+            elif splits and current is version:
+                scored[video.video] = None
+        for dep, made in current.parents.items():
+            if not dep.startswith(f"{paths.MODELS}/") or (made["stage"], made["out"]) in met:
+                continue
+            met.add((made["stage"], made["out"]))
+            parent = next((other for other in versions if (other.stage, other.out) == (made["stage"], made["out"])), None)
+            if parent is not None:
+                waiting.append(parent)
+            else:
+                unknown = unknown or f"{made['stage']} (out {made['out']}), which it was trained from, is not registered"
+    return Seen(tuple(trained), tuple(name for name in scored if name not in trained), unknown)
+
+
+def _learns(version: Version) -> bool:
+    """Whether videos of the project are in its weights: not in those of a model that was only downloaded."""
+    table = version.params.get("params.yaml", {})
+    model = table.get("model") if isinstance(table, Mapping) else None
+    return not (version.stage == "base" and isinstance(model, Mapping) and model.get("kind") == "pretrained")
+
+
+def _rows_of(manifests: Manifests, version: Version) -> tuple[Row, ...]:
+    oid = version.data.get(paths.CLIPS.as_posix())
+    if oid is None:
+        raise TrackingError(f"version {version.number} does not say which clips it was made from (tag {TAG}data)")
+    return manifests.rows(oid)
+
+
+def removed_videos(client: MlflowClient, params: Params) -> list[ExcludedVideo]:
+    """Those that ``ingest.exclude`` names, and those that the registered model notes for every clone."""
+    found = {_key(video): video for video in params.ingest.exclude}
+    for text in _notes(client, params.gate.registered_model).values():
+        try:
+            video = ExcludedVideo.model_validate_json(text)
+        except ValidationError as error:
+            raise TrackingError(
+                f"{params.gate.registered_model}: a tag {NOTED}… is no removed video ({error.errors()[0]['msg']}); delete that tag and"
+                " remove the video again: vidbridge data remove"
+            ) from error
+        found.setdefault(_key(video), video)
+    return list(found.values())
+
+
+def note(client: MlflowClient, model: str, videos: Sequence[ExcludedVideo]) -> None:
+    """Tell every clone of these videos, on the registered model; nothing where there is none yet."""
+    if registered_model(client, model) is None:
+        return
+    for video in videos:
+        client.set_registered_model_tag(model, NOTED + _key(video), video.model_dump_json())
+
+
+def forget_note(client: MlflowClient, model: str, videos: Sequence[ExcludedVideo]) -> None:
+    """Take back what `note` wrote."""
+    names = {NOTED + _key(video) for video in videos}
+    for name in names & _notes(client, model).keys():
+        client.delete_registered_model_tag(model, name)
+
+
+def tag_value(names: Sequence[str]) -> str:
+    """The names as a JSON list that fits into a tag; those that do not fit are counted in its last entry."""
+    kept = list(names)
+    while len(json.dumps(_with_count(kept, names))) > _TAG_CHARACTERS:
+        kept.pop()
+    return json.dumps(_with_count(kept, names))
+
+
+def _with_count(kept: Sequence[str], names: Sequence[str]) -> list[str]:
+    left = len(names) - len(kept)
+    return [*kept, f"and {left} more"] if left else list(kept)
+
+
+def objection(root: Path, client: MlflowClient, params: Params, version: Version) -> str | None:
+    """Why the gate does not take ``version``: it learned from a removed video, or that cannot be told. None: it may be taken."""
+    if (known := version.removed_videos) is not None:
+        return _learned(version, known)
+    videos = removed_videos(client, params)
+    if not videos:
+        return None
+    with open_content(root) as content:
+        found = seen(Manifests(content), version, all_versions(client, params.gate.registered_model), videos)
+    if found.trained:
+        return _learned(version, found.trained)
+    if found.unknown:
+        return (
+            f"whether version {version.number} learned from {_listed([video.video for video in videos])} cannot be told:"
+            f" {found.unknown}; bring its data (dvc fetch), or train again: vidbridge run"
+        )
+    return None
+
+
+def _learned(version: Version, names: Sequence[str]) -> str:
+    return f"version {version.number} learned from {_listed(names)}, removed on request (ingest.exclude); train without it: vidbridge run"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more videos" if len(names) > _NAMED else ""
+    return ", ".join(repr(one_line(name)) for name in names[:_NAMED]) + more
+
+
+def _notes(client: MlflowClient, model: str) -> dict[str, str]:
+    found = registered_model(client, model)
+    return {name: value for name, value in found.tags.items() if name.startswith(NOTED)} if found else {}
+
+
+def _key(video: ExcludedVideo) -> str:
+    return hashlib.sha256(f"{normpath(video.video)} {video.sha256 or ''}".encode()).hexdigest()[:16]

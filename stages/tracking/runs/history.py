@@ -1,0 +1,123 @@
+"""What MLflow remembers of earlier runs: volatile facts that no DVC out may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from stages.tracking.lineage.lockfile import read_lock
+from stages.tracking.lineage.uri import TrackingError
+from stages.tracking.runs.run import PARENT_TAG, TAG
+from stages.tracking.runs.store import experiment_id, open_client
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+#: What an endpoint that answers questions is counted by, as ``<who>/<count>`` among a run's metrics.
+ASKED = ("questions", "cache_hits", "requests", "prompt_tokens", "completion_tokens")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one stage cost: seconds on the clock and of CPU, with its imports unless a warm process had made them, its peak of resident
+    memory, and hours of GPUs, all ranks together (None: its run was recorded before GPUs were counted)."""
+
+    wall_s: float
+    cpu_s: float
+    peak_gb: float
+    gpu_h: float | None
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A finished run of a stage.
+
+    Attributes:
+        started: when it began, UTC.
+        asked: whom it asked (judge, held_out_judge, writer) to how often, by :data:`ASKED`; empty where a rule judges.
+        commit: the commit it ran on, None outside of git; ``dirty``: tracked files differed from it.
+        machine, versions: what it ran on and with; empty where its run was recorded before these were. ``gpus``: their names.
+    """
+
+    cost: Cost
+    started: datetime
+    asked: Mapping[str, Mapping[str, float]]
+    commit: str | None
+    dirty: bool
+    machine: Mapping[str, str]
+    versions: Mapping[str, str]
+    gpus: tuple[str, ...]
+
+
+def latest_costs(root: Path) -> dict[str, Cost]:
+    """Cost of the latest finished run of each stage, by the stage's name. Stages that never ran here are missing.
+
+    Raises:
+        TrackingError: the store does not answer.
+    """
+    return {stage: run.cost for stage, run in latest_runs(root).items()}
+
+
+def latest_runs(root: Path) -> dict[str, PastRun]:
+    """The finished run of each stage that made what ``dvc.lock`` holds of it, else its latest, by the stage's name. Stages that never ran
+    here are missing. Trainings of an ablation have other seeds and are none of these.
+
+    Raises:
+        TrackingError: the store does not answer, or ``dvc.lock`` is damaged.
+    """
+    client, locked = open_client(root), read_lock(root)
+    experiment = experiment_id(client, root)
+    grids = {run.info.run_id for run in client.search_runs([experiment], f"tags.`{TAG}kind` = 'ablation'", max_results=1000)}
+    runs = client.search_runs(
+        [experiment],
+        f"tags.`{TAG}kind` = 'stage' and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1000,
+    )
+    found: dict[str, PastRun] = {}
+    exact: set[str] = set()
+    for run in runs:
+        figures, tags = run.data.metrics, run.data.tags
+        if "process/wall_s" not in figures or tags.get(PARENT_TAG) in grids:
+            continue
+        stage = tags[TAG + "stage"]
+        made_it = stage in locked and tags.get(TAG + "stage_digest") == locked[stage].digest
+        if stage in exact or (stage in found and not made_it):
+            continue
+        if made_it:
+            exact.add(stage)
+        found[stage] = PastRun(
+            cost=Cost(
+                figures["process/wall_s"], figures["process/cpu_s"], figures["process/peak_gb"], figures.get("process/gpu_h")
+            ),
+            started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+            asked=_asked(figures),
+            commit=tags.get(TAG + "git_commit"),
+            dirty=tags.get(TAG + "git_dirty") == "true",
+            machine=_read(run, "machine", dict[str, Any], "{}"),
+            versions=_read(run, "versions", dict[str, str], "{}"),
+            gpus=tuple(_read(run, "gpus", list[str], "[]")),
+        )
+    return found
+
+
+def _read(run: Run, name: str, kind: Any, empty: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_json(run.data.tags.get(TAG + name, empty))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]["msg"]
+        raise TrackingError(f"run {run.info.run_id}: tag {TAG}{name}: {first}; delete the tag, or the run") from error
+
+
+def _asked(figures: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for name, value in figures.items():
+        who, _, what = name.rpartition("/")
+        if what in ASKED:
+            found.setdefault(who, {})[what] = value
+    return found

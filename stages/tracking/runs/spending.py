@@ -1,0 +1,88 @@
+"""What earlier runs of a stage cost, and under which parameters: what a run that is only planned may be told from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from stages.tracking.lineage.uri import check_server, experiment_name, sqlite_path, tracking_uri
+from stages.tracking.runs.history import Cost
+from stages.tracking.runs.run import MODEL_TAG, PARENT_TAG, TAG
+from stages.tracking.runs.store import open_client
+
+#: A plan waits no longer for a store that does not answer.
+PATIENCE_S = 2.0
+ASKED = "/questions"
+#: Runs that are looked through, the newest first.
+_RUNS = 500
+#: Of a run: the step at which its training was taken up; what it cost is then no whole training.
+RESUMED_FROM = TAG + "resumed_from"
+
+
+@dataclass(frozen=True)
+class Spent:
+    """One finished run of a stage: its cost, when it began (UTC), its parameters as MLflow keeps them, its GPUs (JSON), and how many
+    questions it put to whom (judge, held_out_judge, writer), those that a cache answered included. ``model``: the parameters ``model.*`` of
+    its project then; None: that was not kept."""
+
+    cost: Cost
+    started: datetime
+    params: Mapping[str, str]
+    gpus: str
+    questions: Mapping[str, float]
+    model: Mapping[str, str] | None
+
+
+def spent_by_stage(root: Path) -> dict[str, list[Spent]]:
+    """Finished runs of each stage, the newest first, without those that were taken up midway, and without trainings of an ablation, which
+    share their machine. Empty where nothing has run yet; nothing is created.
+
+    Raises:
+        TrackingError: the store does not answer.
+    """
+    uri = tracking_uri(root)
+    database = sqlite_path(uri)
+    if database is not None and not database.exists():
+        return {}
+    check_server(uri, PATIENCE_S)
+    client = open_client(root)
+    experiment = client.get_experiment_by_name(experiment_name())
+    if experiment is None:
+        return {}
+    where = [experiment.experiment_id]
+    grids = {run.info.run_id for run in client.search_runs(where, f"tags.`{TAG}kind` = 'ablation'", max_results=_RUNS)}
+    runs = client.search_runs(
+        where,
+        f"tags.`{TAG}kind` = 'stage' and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        max_results=_RUNS,
+    )
+    found: dict[str, list[Spent]] = {}
+    # Runs of earlier releases do not say it: theirs is what `base` had made last.
+    bases = [run for run in runs if run.data.tags.get(f"{TAG}stage") == "base"]
+    for run in runs:
+        figures, tags = run.data.metrics, run.data.tags
+        if "process/wall_s" not in figures or tags.get(PARENT_TAG) in grids or tags.get(RESUMED_FROM, "0") != "0":
+            continue
+        cost = Cost(figures["process/wall_s"], figures["process/cpu_s"], figures["process/peak_gb"], figures.get("process/gpu_h"))
+        started = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
+        asked = {name.removesuffix(ASKED): count for name, count in figures.items() if name.endswith(ASKED)}
+        base = next((one for one in bases if one.info.start_time <= run.info.start_time), None)
+        model = _model(tags.get(MODEL_TAG), base.data.params if base else {})
+        spent = Spent(cost, started, dict(run.data.params), tags.get(f"{TAG}gpus", "[]"), asked, model)
+        found.setdefault(tags.get(f"{TAG}stage", ""), []).append(spent)
+    return found
+
+
+def _model(said: str | None, base: Mapping[str, str]) -> dict[str, str] | None:
+    """Of a run, from its own tag, else from the parameters of the run that made its base."""
+    try:
+        table = json.loads(said) if said else base
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(table, Mapping):
+        return None
+    return {str(name): str(value) for name, value in table.items() if str(name).startswith("model.")} or None
