@@ -33,8 +33,9 @@ from flows.processes.lost import at_work
 from flows.processes.warm_pool import warmed
 from flows.repro import clone, reproduce
 from flows.repro.steps import PlanStep
+from stages.domain.core.digest import digest
 from stages.lib.rows.jsonl import write_json
-from stages.params import Params, PretrainedModelParams, digest, load_params, parse_params
+from stages.params import Params, PretrainedModelParams, load_params, parse_params
 from stages.runtime import paths, warm
 from stages.runtime.free_machine import measured
 from stages.tools.ablation.grid import (

@@ -12,10 +12,11 @@ import yaml
 from scipy import stats
 
 from flows.recipes import smoke_version
+from stages.domain.core.digest import digest
 from stages.domain.core.records import Score, TaskName
 from stages.lib.rows.jsonl import write_json, write_rows
 from stages.lib.rows.samples import InputError
-from stages.params import GrpoRow, Params, ParamsError, digest, load_params, parse_params
+from stages.params import GrpoRow, Params, ParamsError, load_params, parse_params
 from stages.tools.ablation.grid import IDENTITY_FILE, Results, figure, markdown, read_grid, start_of, variant_params
 from stages.tools.ablation.seeds import Pair, over_seeds, pooled_gain
 

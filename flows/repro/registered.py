@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.processes.environment import state
-from stages.params import digest, load_params
+from stages.domain.core.digest import digest
+from stages.params import load_params
 from stages.tracking.lineage.lockfile import LOCK_FILE
 from stages.tracking.lineage.remote import REMOTE_VARIABLE
 from stages.tracking.lineage.uri import shown, tracking_uri

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stages.params import digest
+from stages.domain.core.digest import digest
 from stages.runtime.bounded_yaml import read_yaml
 from stages.tracking.lineage.lockfile import StageRecord, read_lock
 from stages.tracking.lineage.uri import TrackingError

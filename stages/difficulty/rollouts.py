@@ -6,6 +6,7 @@ from functools import partial
 
 from tqdm import tqdm
 
+from stages.domain.core.digest import digest
 from stages.domain.core.prompts import sample_prompt
 from stages.domain.core.records import Sample
 from stages.domain.rl.difficulty import Rolled, judged
@@ -16,7 +17,7 @@ from stages.lib.judging.build import referee_of
 from stages.lib.models.load import device, freeze, load_model, use_threads
 from stages.lib.models.processor import fit_of
 from stages.lib.rows.samples import frame_loader, load_samples
-from stages.params import Params, digest
+from stages.params import Params
 from stages.runtime import paths
 
 

@@ -1,4 +1,6 @@
-"""Who generates the rollouts: Hugging Face's `generate`, or vLLM inside the training processes. It is circumstance.
+"""Who generates the rollouts: Hugging Face's `generate`, or vLLM inside the training processes.
+
+Which of the two is circumstance, and the environment says it. Which tokens they may draw is not, so this module is a dependency of `grpo`.
 
 TRL 1.16 hands vLLM images only, and token ids whose placeholders are expanded. vLLM expands placeholders itself, so an expanded
 prompt would grow a second time. Here it is given the unexpanded ids with the frames, and what it then says it has read is compared

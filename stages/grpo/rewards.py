@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from tqdm import tqdm
 
+from stages.domain.core.digest import digest
 from stages.domain.core.records import Sample, Score
 from stages.domain.rl.gauges import alarms, judge_gap, measure, on_other_videos
 from stages.domain.rl.shaping import length_paid
@@ -15,7 +16,7 @@ from stages.domain.tasks.rewards import Referee
 from stages.domain.tasks.scoring import objective_weights, objectives, reward
 from stages.grpo.train import Objective
 from stages.lib.judging.batch import score_replies
-from stages.params import GrpoRow, Params, digest
+from stages.params import GrpoRow, Params
 
 #: One value a reply, by samples' ids and replies; None where no judge could say.
 Values = Callable[[Sequence[str], Sequence[str]], list[float | None]]

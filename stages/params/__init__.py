@@ -29,7 +29,6 @@ from stages.params.root import (
     TraceParams,
     TrainingRow,
     WriterParams,
-    digest,
     load_params,
     parse_params,
 )
@@ -63,7 +62,6 @@ __all__ = [
     "TraceParams",
     "TrainingRow",
     "WriterParams",
-    "digest",
     "load_params",
     "parse_params",
 ]

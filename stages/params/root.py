@@ -6,8 +6,6 @@ GRPO row that names a task nobody synthesises fails in a second and not after an
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -892,9 +890,3 @@ def _complaint(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(error["input"], Mapping | Params) else f" (value {_quoted(error['input'])})"
     return f"{message}{shown}"
-
-
-def digest(value: BaseModel | Mapping[str, Any]) -> str:
-    """SHA-256 of a value's canonical JSON, the first 16 hex digits: equal digests, equal parameters."""
-    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]

@@ -1,1 +1,1 @@
-"""Where and how stages run: paths, processes, caches, machines. Nothing here changes a result."""
+"""Where and how stages run: none of it changes a result."""

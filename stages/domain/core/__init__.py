@@ -1,1 +1,1 @@
-"""Rows, timelines, frames, prompts and replies: what every other part of the domain is made of."""
+"""Types and functions that every task uses: records, timelines, frames, prompts, replies, digests."""

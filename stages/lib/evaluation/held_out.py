@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stages.domain.core.digest import digest
 from stages.domain.core.records import Sample
 from stages.lib.rows.samples import InputError, load_samples, samples_present
-from stages.params import Params, digest
+from stages.params import Params
 
 
 def evaluation_samples(params: Params) -> list[Sample]:

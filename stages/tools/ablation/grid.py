@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from stages.domain.core.digest import digest
 from stages.domain.core.records import Clip, Record, Sample, Score, TaskName
 from stages.domain.statistics.bootstrap import Design, Interval, mean_interval
 from stages.domain.statistics.metrics import Shown, clips_shown, mean_over_tasks, task_results
 from stages.lib.rows.jsonl import iterate_rows, read_json, read_rows
 from stages.lib.rows.samples import InputError
-from stages.params import GrpoRow, Params, digest, load_params, parse_params
+from stages.params import GrpoRow, Params, load_params, parse_params
 from stages.runtime import paths
 from stages.tools.ablation.seeds import Gain, Pair, over_seeds, pooled_gain
 

@@ -8,7 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from stages.params import Params, digest
+from stages.domain.core.digest import digest
+from stages.params import Params
 from stages.runtime.bounded_yaml import read_yaml
 from stages.runtime.machine import versions
 from stages.tracking.lineage.commits import PARAMS_FILE

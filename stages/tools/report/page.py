@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from stages.domain.core.digest import digest
 from stages.domain.core.prompts import render_question
 from stages.domain.core.records import SPLITS, TaskName
 from stages.domain.rl.rollouts import RolloutGroup
@@ -18,7 +19,7 @@ from stages.lib.rows.samples import InputError, frame_loader, load_samples, shee
 from stages.lib.video.loader import FrameLoader
 from stages.pages.render import fill, in_base64, policy_hash, shown_answer, template_text
 from stages.pages.rollouts import group_views
-from stages.params import Params, digest, load_params
+from stages.params import Params, load_params
 from stages.runtime import paths
 from stages.tools.report.ablation import ablation
 from stages.tools.report.cost import asked_rows, cost_rows, graph, stage_names, total

@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from stages.domain.core.digest import digest
 from stages.domain.core.frames import Frames
 from stages.domain.core.prompts import PromptTexts
 from stages.domain.core.records import Clip, Sample
@@ -24,7 +25,7 @@ from stages.lib.rows.jsonl import iterate_rows, write_json
 from stages.lib.rows.samples import InputError, frame_memory_bytes
 from stages.lib.video.errors import VideoError
 from stages.lib.video.loader import FrameLoader
-from stages.params import Params, digest
+from stages.params import Params
 from stages.runtime import paths
 from stages.runtime.endpoints import place_of_model
 from stages.runtime.plain import one_line

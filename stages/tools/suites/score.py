@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from stages.domain.core.digest import digest
 from stages.lib.judging.batch import check_judged, usage_of
 from stages.lib.judging.build import judge_of
-from stages.params import Params, digest
+from stages.params import Params
 from stages.runtime.endpoints import JudgeError
 from stages.tools.suites.asked_of_judges import Examiner
 from stages.tools.suites.examiner import examined

@@ -1,1 +1,1 @@
-"""What came from what: git, DVC's lock and cache, by hash."""
+"""Where results come from: git, ``dvc.yaml``, ``dvc.lock`` and DVC's cache."""

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from stages.params import digest
+from stages.domain.core.digest import digest
 from stages.runtime.bounded_yaml import MOST_LOCK_BYTES, MergeConflict, YamlError, parse_yaml
 from stages.tracking.lineage.uri import TrackingError, quiet
 

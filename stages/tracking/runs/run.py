@@ -24,9 +24,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from stages.domain.core.digest import digest
 from stages.domain.core.records import Checkpoint
 from stages.errors import Terminated
-from stages.params import Params, digest
+from stages.params import Params
 from stages.runtime.liveness import lost_after_s, me, parse, verdict
 from stages.runtime.machine import gpus_in_use, machine, versions
 from stages.tracking.lineage import lockfile

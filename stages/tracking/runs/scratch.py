@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from stages.params import digest
+from stages.domain.core.digest import digest
 from stages.runtime import lease
 from stages.tracking.lineage.lockfile import read_lock
 from stages.tracking.runs.store import is_first_rank

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
-from stages.params import digest
+from stages.domain.core.digest import digest
 from stages.tools.suites.engines.questions import CONTROLS, Answer, EngineError, Question, View
 from stages.tools.suites.published.predictions import MAX_CHARACTERS
 

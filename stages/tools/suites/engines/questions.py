@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
+from stages.domain.core.digest import digest
 from stages.domain.core.frames import Frames, blank, shuffled
 from stages.errors import VidbridgeError
-from stages.params import digest
 
 #: How a video is shown: as it is, all black, or with its frames in another order.
 View = Literal["video", "blank", "shuffled"]
