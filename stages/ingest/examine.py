@@ -29,6 +29,7 @@ from stages.lib.video import probe as probing
 from stages.lib.video.errors import FfmpegMissing, VideoError
 from stages.params import IngestParams
 from stages.runtime import paths
+from stages.runtime.code_digest import code_digest
 from stages.runtime.workers import Lost, map_items
 
 
@@ -221,8 +222,8 @@ def journal_file(state: Path, params: IngestParams) -> Path:
     """Where the findings about the source folder are kept: another code that examines has another journal."""
     folder = Path(params.source)
     code = [Path(module.__file__ or "") for module in (encoder, errors, probing, times)] + [Path(__file__)]
-    about = f"{folder.resolve()} {params.normalise}".encode()
-    name = hashlib.sha256(b"\0".join([about, *(path.read_bytes() for path in code)])).hexdigest()[:16]
+    about = f"{folder.resolve()} {params.normalise} {code_digest(code)}"
+    name = hashlib.sha256(about.encode()).hexdigest()[:16]
     return state / "examined" / f"{name}.jsonl"
 
 

@@ -21,9 +21,12 @@ from PIL import Image
 from stages.domain.core.frames import Fit, Frames
 from stages.domain.core.records import Clip, Sample, Timeline
 from stages.domain.core.timeline import Source, conformed_frame, resolve, sample_indices
+from stages.lib.video import probe as probing
+from stages.lib.video import reader, times
 from stages.lib.video.errors import VideoError
 from stages.lib.video.probe import UNTRUSTED_TIMES, probe
 from stages.lib.video.reader import ReadStats, read_frames
+from stages.runtime.code_digest import code_digest
 from stages.runtime.frame_cache import FrameStore
 
 Pixels = npt.NDArray[np.uint8]
@@ -31,8 +34,6 @@ Pixels = npt.NDArray[np.uint8]
 #: A clip that decodes to at most this many bytes is kept whole: every sample of it is then served from memory.
 WHOLE_CLIP_BYTES = 2_000_000
 
-#: What turns a clip into pixels, beside the libraries. Frames on disk that other code has made are not used.
-_CODE = ("loader.py", "probe.py", "reader.py", "times.py")
 _LIBRARIES = ("av", "decord", "numpy", "pillow")
 #: What of a clip's row decides how its file is read.
 _FACTS = {"frames", "width", "height", "hazards", "variable_rate"}
@@ -215,9 +216,10 @@ def _decoded_bytes(clip: Clip) -> int:
 
 @cache
 def _code_version() -> str:
+    """Digest of the code and the libraries that turn a clip into pixels: frames on disk that others have made are not used."""
     installed = [f"{dist.name} {dist.version}" for name in _LIBRARIES for dist in distributions(name=name)]
-    code = b"\0".join((Path(__file__).parent / name).read_bytes() for name in _CODE)
-    return hashlib.sha256(code + json.dumps([platform.machine(), *installed]).encode()).hexdigest()
+    code = code_digest([Path(__file__), *(Path(module.__file__ or "") for module in (probing, reader, times))])
+    return hashlib.sha256(json.dumps([code, platform.machine(), *installed]).encode()).hexdigest()
 
 
 def conform(pixels: Pixels, width: int, height: int) -> Pixels:
