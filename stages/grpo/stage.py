@@ -43,10 +43,7 @@ def main(*arguments: str) -> int:
         examples = [Example(s.sample_id, s.task, sample_prompt(s, params.prompt), None, partial(loader.load, s)) for s in samples]
         held_out = held_out_of(params, referee)
         rewarding = Rewarding(params, name, samples, referee, held_out)
-        settings = [row, params.prompt, params.rewards, params.judge, params.held_out_judge, params.seed]
-        code = [Path(__file__).parents[1] / part for part in ("lib", "domain", "grpo")]
-        inputs = [Path(row.samples), paths.model(row.init)]
-        with scratch_of(f"grpo@{name}", settings, inputs, code) as scratch:
+        with scratch_of(f"grpo@{name}") as scratch:
             # What judging cost depends on what was cached: it is reported, and stays out of the history that the out holds.
             on_metrics = scratch.guarded(
                 lambda step, values: run.log(

@@ -8,7 +8,6 @@ right, and only reward can tell which way of thinking pays.
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from random import Random
 
 from stages.domain.core.prompts import sample_prompt
@@ -59,9 +58,7 @@ def main(*arguments: str) -> int:
             raise InputError(
                 f"sft.{name}.tasks: none of {len(samples)} samples has a trace to learn from; write traces, or set `sft: {{}}`"
             )
-        code = [Path(__file__).parents[1] / part for part in ("lib", "domain", "sft")]
-        inputs = [paths.SAMPLES, paths.model(row.init)]
-        with scratch_of(f"sft@{name}", [row, params.prompt, params.seed], inputs, code) as scratch:
+        with scratch_of(f"sft@{name}") as scratch:
             summary = train_sft(
                 policy,
                 examples,

@@ -26,9 +26,7 @@ MANIFEST = paths.CLIPS / "manifest.jsonl"
 
 def main() -> int:
     params = load_params()
-    settings = params.synthesize
-    code = [Path(__file__).parents[1] / part for part in ("domain", "synthesize")]
-    with scratch_of("synthesize", [settings, params.seed], [paths.CLIPS], code) as scratch:
+    with scratch_of("synthesize") as scratch:
         if (problem := _synthesise(params, scratch.folder)) is not None:
             print(f"error: {problem}", file=sys.stderr)
             return 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import ParamSpec, TypeVar
 
 from stages.domain.core.digest import digest
 from stages.runtime import lease
-from stages.tracking.lineage.lockfile import read_lock
+from stages.runtime.code_digest import code_digest
+from stages.tracking.lineage.declared import declared_stage
+from stages.tracking.lineage.lockfile import StageRecord, read_lock
 from stages.tracking.runs.store import is_first_rank
 
 #: In a scratch folder: the digest of the code that wrote it, and the pipeline run that used it last (empty: a stage by itself).
@@ -49,18 +51,26 @@ class Scratch:
 
 
 @contextmanager
-def scratch_of(stage: str, settings: Sequence[object], inputs: Sequence[Path], code: Sequence[Path]) -> Iterator[Scratch]:
-    """Where this very run keeps what it can resume from: keyed by stage, parameters and the content of its inputs.
+def scratch_of(stage: str) -> Iterator[Scratch]:
+    """Where this very run of ``stage`` (``grpo@bridge``) keeps what it can resume from, as ``dvc.yaml`` declares that stage: keyed by its
+    command, parameters and the content of its inputs.
 
     It is ours for this block. While another process holds it, on whatever host, this one waits, and then goes on from what that has left.
 
-    Checkpoints of another code are not resumed unless VIDBRIDGE_RESUME_ACROSS_CODE is set: they are deleted, and said to be.
+    Checkpoints of another code are not resumed unless VIDBRIDGE_RESUME_ACROSS_CODE is set: they are deleted, and said to be. That code is
+    what ``dvc.yaml`` lists for the stage below ``stages/``, as :func:`stages.runtime.code_digest.code_digest` sees it.
+
+    Raises:
+        TrackingError: ``dvc.yaml``, ``params.yaml`` or ``dvc.lock`` is missing or damaged, or does not have the stage.
+        CodeError: code that ``dvc.yaml`` lists is missing.
     """
-    hashes = {path: content for record in read_lock(Path()).values() for path, content in record.outs.items()}
+    declared = declared_stage(Path(), stage)
+    code = [Path(dep) for dep in declared.deps if _is_code(dep)]
     identity = {
         "stage": stage,
-        "settings": [setting.model_dump(mode="json") if hasattr(setting, "model_dump") else setting for setting in settings],
-        "inputs": {path.as_posix(): hashes.get(path.as_posix()) or _content(path) for path in inputs},
+        "cmd": declared.cmd,
+        "params": declared.params,
+        "inputs": _contents([dep for dep in declared.deps if not _is_code(dep)], read_lock(Path())),
     }
     root = Path(os.environ.get("VIDBRIDGE_SCRATCH", ".vidbridge/scratch"))
     folder = root / stage.replace("@", "-") / digest(identity)
@@ -68,10 +78,15 @@ def scratch_of(stage: str, settings: Sequence[object], inputs: Sequence[Path], c
         lease.follow(folder)
         yield Scratch(folder, None)
         return
+    code_now = code_digest(code)
     with lease.held(folder, stage) as mine:
-        _drop_other_code(mine, stage, _digest_files(code))
+        _drop_other_code(mine, stage, code_now)
         (folder / RUN_FILE).write_text(os.environ.get("VIDBRIDGE_PIPELINE_RUN", ""))
         yield Scratch(folder, mine)
+
+
+def _is_code(dep: str) -> bool:
+    return Path(dep).parts[:1] == ("stages",)
 
 
 def _drop_other_code(mine: lease.Lease, stage: str, code_now: str) -> None:
@@ -86,13 +101,21 @@ def _drop_other_code(mine: lease.Lease, stage: str, code_now: str) -> None:
     code_file.write_text(code_now)
 
 
+def _contents(inputs: Sequence[str], locked: Mapping[str, StageRecord]) -> dict[str, str]:
+    """Hashes of inputs by path, from ``dvc.lock`` where it has them."""
+    outs = {path: content for record in locked.values() for path, content in record.outs.items()}
+    # A source of one's own is no stage's out. The stages that made the other inputs have seen it as it was then; under DVC they are up to
+    # date, so all of them say the same, before an interruption and after it.
+    seen: dict[str, set[str]] = {path: set() for path in inputs}
+    for record in locked.values():
+        if any(path in record.outs for path in inputs):
+            for path in inputs:
+                seen[path] |= {record.deps.get(path, "")} - {""}
+    return {path: outs.get(path) or (seen[path].pop() if len(seen[path]) == 1 else _content(Path(path))) for path in inputs}
+
+
 def _content(path: Path) -> str:
-    """Hash of an input that no stage in ``dvc.lock`` wrote (a verb run by hand): names, sizes and times."""
+    """Hash of an input that ``dvc.lock`` does not tell (a verb run by hand): names, sizes and times."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     rows = [f"{p.relative_to(path.parent)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files]
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
-
-
-def _digest_files(paths: Sequence[Path]) -> str:
-    files = sorted(f for path in paths for f in (path.rglob("*.py") if path.is_dir() else [path]))
-    return hashlib.sha256(b"\0".join(f.read_bytes() for f in files)).hexdigest()
