@@ -24,7 +24,7 @@ def test_dvc_reads_the_same(tmp_path: Path, recipe: str) -> None:
     Repo.init(str(tmp_path), no_scm=True).close()
     with Repo(str(tmp_path)) as repo:
         stages = {stage.name: stage for stage in repo.index.stages}
-    assert {name.partition("@")[0] for name in stages} >= {"ingest", "synthesize", "difficulty", "grpo", "evaluate"}
+    assert {name.partition("@")[0] for name in stages} >= {"ingest", "synthesize", "grpo", "evaluate"}
     for name, stage in stages.items():
         found = declared_stage(tmp_path, name)
         assert found.cmd == stage.cmd
