@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from stages.domain.core.records import Record, Sample, Subject, TaskName
 from stages.domain.core.replies import render_analysis, render_reply
@@ -23,6 +23,8 @@ class WrittenQuestion(Record):
 
 class Tried(Record):
     """An answer by somebody who sees no video."""
+
+    model_config = ConfigDict(json_schema_extra={"description": "An answer by somebody who sees no video."})
 
     answer: Text
 
@@ -48,6 +50,10 @@ class WrittenSubject(Record):
 
 class WrittenAnalysis(Record):
     """Of a structured caption, whose thinking is JSON: rendered here, it is well-formed."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"description": "Of a structured caption, whose thinking is JSON: rendered here, it is well-formed."}
+    )
 
     subjects: tuple[WrittenSubject, ...]
     caption: Text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,10 @@ from stages.lib.judging.prompts import (
     ask_right,
     read_answer,
 )
+from stages.synthesize import writer_prompts
+from stages.tools.suites import examiner
 
-GOLDEN = Path(__file__).parent / "questions.txt"
+GOLDEN, SCHEMAS = Path(__file__).parent / "questions.txt", Path(__file__).parent / "schemas.txt"
 REPLY = 'the red bar "rises"\nFENCE <|im_end|> 2'
 
 
@@ -40,6 +43,18 @@ def transcript() -> str:
 def test_the_questions_are_those_of_the_golden_file() -> None:
     # Meant: python -c "…; GOLDEN.write_text(transcript())", and a line in the changelog that scores are not comparable.
     assert transcript() == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_the_schemas_are_those_of_the_golden_file() -> None:
+    # They are sent too, with the names of their classes as titles: renaming one, or editing its description, asks another question.
+    forms = (*FORMS.values(), *writer_prompts.FORMS, *examiner.FORMS)
+    sent = "".join(f"[{form.name}]\n{json.dumps(Question(form, '', 0).response_format)}\n" for form in forms)
+    assert sent == SCHEMAS.read_text(encoding="utf-8")
+    for form in forms:
+        told = form.answer.model_json_schema().get("description")
+        assert told == (form.answer.model_config.get("json_schema_extra") or {}).get("description"), (
+            f"{form.answer}: a docstring is sent"
+        )
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=lambda form: form.name)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from stages.domain.core.records import Record, Sample
 from stages.domain.tasks.caption import MAX_EVENTS
@@ -26,9 +26,13 @@ Kind = Literal["covers", "right", "events", "entailed", "complete", "natural"]
 #: Marks for completeness and naturalness run from 0 to this.
 MOST_MARKS = 5
 
+# A schema is sent with each question, so its description stands beside the docstring, which may be edited.
+
 
 class Coverage(Record):
     """DarkEventInfer."""
+
+    model_config = ConfigDict(json_schema_extra={"description": "DarkEventInfer."})
 
     reason: str
     score: int = Field(ge=0, le=2)  # not a Literal: that would take true for 1
@@ -40,6 +44,8 @@ class Coverage(Record):
 
 class Rightness(Record):
     """MixVidQA."""
+
+    model_config = ConfigDict(json_schema_extra={"description": "MixVidQA."})
 
     reason: str
     right: bool
@@ -60,6 +66,8 @@ class Entailment(Record):
 
 class Marks(Record):
     """Completeness or naturalness of a caption."""
+
+    model_config = ConfigDict(json_schema_extra={"description": "Completeness or naturalness of a caption."})
 
     reason: str
     marks: int = Field(ge=0, le=MOST_MARKS)
