@@ -68,7 +68,7 @@ test-ops: env .tools/ops/bin/python  ## Proofs on a team's servers and several h
 	@tmp=$$(mktemp -d); chmod 755 "$$tmp"; $(RUN) pytest -m ops --timeout 1500 --basetemp "$$tmp/tests" tests/ops && rm -rf "$$tmp"
 
 outages: env .tools/ops/bin/python  ## What a run keeps when a server is killed, stopped, cut off or slow, as a table
-	$(RUN) python tests/ops/outages.py
+	$(RUN) python -m tests.ops.outages
 
 bench: env  ## Speed and memory, as ratios taken in one run
 	$(RUN) python -m benchmarks.pipeline

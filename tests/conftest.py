@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from checkout import refuse_results
+from tests.support.checkout import refuse_results
 
 # Demo, runs and benchmarks leave results in the checkout; a test that reads them would pass or fail by what was run before it.
 sys.addaudithook(refuse_results)
@@ -26,7 +24,7 @@ settings.load_profile("any machine")
 @pytest.fixture(scope="session")
 def serving_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A project with one registered model that has learned to name colours; made once for all that serves it."""
-    from serving_project import make_project
+    from tests.support.serving_project import make_project
 
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):

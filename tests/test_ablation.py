@@ -19,8 +19,8 @@ from stages.lib.rows.samples import InputError
 from stages.params import GrpoRow, Params, ParamsError, load_params, parse_params
 from stages.tools.ablation.grid import IDENTITY_FILE, Results, figure, markdown, read_grid, start_of, variant_params
 from stages.tools.ablation.seeds import Pair, over_seeds, pooled_gain
+from tests.support.checkout import ROOT
 
-ROOT = Path(__file__).parents[1]
 RECIPES = ("smoke", "tiny", "vidbridge-r1", "vidbridge-r1-staged", "videocap-r1")
 PAPER = {"caption", "qa", "qa-caption", "qa-caption-scaled", "qa-proxies", "proxies-caption", "all", "dark", "mix"}
 

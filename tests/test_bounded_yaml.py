@@ -15,8 +15,8 @@ from stages.params import ParamsError, load_params
 from stages.runtime.bounded_yaml import YamlError, parse_yaml, read_yaml
 from stages.tracking.lineage.lockfile import read_lock
 from stages.tracking.lineage.uri import TrackingError
+from tests.support.checkout import ROOT
 
-ROOT = Path(__file__).parents[1]
 TINY = (ROOT / "params.yaml").read_text(encoding="utf-8")
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n"

@@ -11,15 +11,15 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from siblings import CASES
 
 from stages.lib.judging.rule import RuleJudge
 from stages.lib.video.encoder import encode
 from stages.params import load_params
 from stages.tools.dataset.check import check
+from tests.support.checkout import ROOT
+from tests.support.siblings import CASES
 
-ROOT = Path(__file__).parents[1]
-REAL = Path(__file__).parent / "data" / "clips"
+REAL = ROOT / "tests/data/clips"
 
 
 def test_a_folder_is_checked_and_everything_in_it_accounted_for(tmp_path: Path) -> None:

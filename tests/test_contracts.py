@@ -15,8 +15,7 @@ import yaml
 
 from flows import recipes
 from stages.params import load_params, parse_params
-
-ROOT = Path(__file__).parent.parent
+from tests.support.checkout import ROOT
 
 #: Imported by verbs, and never determines a result: the values of parameters are dependencies by themselves, and where and how a stage
 #: runs, what is recorded and what is shown change no out.

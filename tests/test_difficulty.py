@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
-from smoke_project import ROOT, call, commit, make_project, succeed
 
 from stages.domain.core.records import Sample
 from stages.domain.rl.difficulty import Rolled
 from stages.lib.rows.jsonl import read_rows
 from stages.params import Params, ParamsError, load_params, parse_params
+from tests.support.checkout import ROOT
+from tests.support.repository import commit
+from tests.support.smoke_project import call, make_project, succeed
 
 ROW = {
     "init": "cold-start",

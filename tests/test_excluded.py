@@ -12,8 +12,8 @@ from flows.errors import UsageError
 from stages.params import ExcludedVideo, load_params, parse_params
 from stages.runtime.bounded_yaml import parse_yaml
 from stages.tools.dataset.excluded import with_excluded
+from tests.support.checkout import ROOT
 
-ROOT = Path(__file__).parents[1]
 VIDEOS = (
     ExcludedVideo(video="videos/a \u00e9 \U0001f600 'x' \"y\": #.mp4", sha256="0" * 64),
     ExcludedVideo(video="b.mp4", sha256=None),

@@ -23,9 +23,9 @@ from stages.lib.video.probe import probe
 from stages.lib.video.reader import read_frames
 from stages.runtime import paths
 from stages.tools.dataset.export import export, video_name
+from tests.support.checkout import ROOT
 
-ROOT = Path(__file__).parents[1]
-REAL = Path(__file__).parent / "data" / "clips"
+REAL = ROOT / "tests/data/clips"
 #: Mean difference of two encodings of one picture, of 255; the next sampled frame of these clips differs by several times as much.
 CODEC_NOISE = 3.0
 

@@ -28,9 +28,9 @@ from stages.lib.video.reader import read_frames
 from stages.params import ExcludedVideo, Params, load_params
 from stages.runtime.dispatch import run_verb
 from stages.runtime.workers import Lost, WorkersError, map_items, map_whole, worker_count
+from tests.support.checkout import ROOT
 
-ROOT = Path(__file__).parents[1]
-REAL = Path(__file__).parent / "data" / "clips"
+REAL = ROOT / "tests/data/clips"
 
 
 def _params(source: Path) -> Params:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from checkout import CHECKOUT, RESULTS
 
 from flows.errors import UsageError
 from flows.processes.environment import find_root
 from stages.tracking.lineage.uri import TrackingError, project_root
+from tests.support.checkout import RESULTS, ROOT
 
 
 def test_no_project_is_found_from_where_tests_run() -> None:
@@ -28,7 +27,7 @@ def test_no_project_is_found_from_where_tests_run() -> None:
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_what_was_run_in_the_checkout_is_out_of_reach(name: str) -> None:
-    place = CHECKOUT / name
+    place = ROOT / name
     with pytest.raises(PermissionError, match="give it files of its own"):
         (place / "final" / "config.json").read_text()
     with pytest.raises(PermissionError, match="give it files of its own"):
@@ -36,7 +35,7 @@ def test_what_was_run_in_the_checkout_is_out_of_reach(name: str) -> None:
 
 
 def test_all_that_runs_leave_behind_is_out_of_reach() -> None:
-    ignored = {line.strip("/") for line in (CHECKOUT / ".gitignore").read_text().splitlines()}
+    ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()}
     tools = {".venv", ".tools", ".uv-cache", "__pycache__", "*.egg-info", "*.unfinished", "dvc.lock.broken"}
     caches = {name for name in ignored if name.endswith("_cache") or name == ".hypothesis"}
     # DVC's lock is no ignored file: people commit it.
@@ -45,9 +44,9 @@ def test_all_that_runs_leave_behind_is_out_of_reach() -> None:
 
 def test_no_process_of_a_test_is_started_in_the_checkout() -> None:
     started = [
-        f"{file.relative_to(CHECKOUT)}:{number}"
-        for file in sorted(Path(__file__).parent.rglob("*.py"))
+        f"{file.relative_to(ROOT)}:{number}"
+        for file in sorted((ROOT / "tests").rglob("*.py"))
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
-        if "cwd=" + "ROOT" in line or "cwd=" + "REPOSITORY" in line or "cwd=" + "CHECKOUT" in line
+        if "cwd=" + "ROOT" in line
     ]
     assert started == []

@@ -22,8 +22,8 @@ from stages.lib.rows.jsonl import read_rows
 from stages.params import load_params
 from stages.synthesize import shards
 from stages.synthesize.shards import synthesise_manifest
+from tests.support.checkout import ROOT
 
-ROOT = Path(__file__).parents[1]
 CLIPS = 240
 pytestmark = pytest.mark.slow
 

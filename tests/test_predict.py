@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from learning.tiny_parts import COLOURS, REPLIES
-from serving_project import QUESTION, ROOT, make_videos, save_taught_model
 
 from stages.lib.rows.samples import InputError
 from stages.lib.video.errors import VideoError
@@ -15,6 +13,9 @@ from stages.runtime import paths
 from stages.tools.serving.predict import predict_with
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.servable import usage_of
+from tests.support.checkout import ROOT
+from tests.support.serving_project import QUESTION, make_videos, save_taught_model
+from tests.support.tiny_parts import COLOURS, REPLIES
 
 
 def test_an_exported_folder_answers_without_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

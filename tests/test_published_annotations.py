@@ -22,9 +22,9 @@ from stages.lib.annotations.formats import read_source
 from stages.lib.video.encoder import ffmpeg_binary
 from stages.params import IngestParams, Params, load_params
 from stages.tools.dataset.check import Checked, check
-from tests.siblings import ANNOTATIONS, CASES, needs_annotations
+from tests.support.checkout import ROOT
+from tests.support.siblings import ANNOTATIONS, CASES, needs_annotations
 
-ROOT = Path(__file__).parents[1]
 #: A recipe of a pretrained model: events filtered by words, questions made from the order of events.
 RECIPE = ROOT / "infra" / "recipes" / "vidbridge-r1.yaml"
 

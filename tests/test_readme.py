@@ -23,8 +23,8 @@ from flows.cli.main import app
 from flows.costs.rates import Rates
 from stages.lib.video.encoder import encode
 from stages.params import parse_params
+from tests.support.checkout import ROOT
 
-ROOT = Path(__file__).parents[1]
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
 #: What a person reads and copies from; the history of what was decided and changed may name what is gone.
 PAGES = (README, CONTRIBUTING, ROOT / "tests/data/clips/README.md", *sorted((ROOT / "stages/pages/templates").glob("*.md.j2")))

@@ -19,8 +19,6 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import yaml
-from domain import builders
-from test_pages import check
 
 from stages.domain.core.records import Clip, Sample, Score
 from stages.domain.core.replies import render_reply
@@ -46,8 +44,10 @@ from stages.tracking.lineage.lockfile import read_lock
 from stages.tracking.runs.history import Cost, PastRun, latest_runs
 from stages.tracking.runs.run import ablation_run, stage_run
 from stages.tracking.runs.store import experiment_id, open_client
+from tests.support import builders
+from tests.support.checkout import ROOT
+from tests.support.pages import check
 
-ROOT = Path(__file__).parent.parent
 HOSTILE = '</script></style><img src=x onerror=alert(1)><a href="http://evil.example/">\'{{ 7 * 7 }}'
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -22,13 +22,14 @@ from stages.lib.rows.jsonl import read_rows, write_rows
 from stages.pages.render import film_strip
 from stages.pages.rollouts import rollout_page
 from stages.params import Params, load_params
+from tests.support.checkout import ROOT
 
 HOSTILE = '</script></style></details><img src=x onerror=alert(1)><a href="http://evil.example/">\'{{ 7 * 7 }}'
 
 
 @pytest.fixture(scope="module")
 def params() -> Params:
-    return load_params(Path(__file__).parents[1] / "params.yaml")
+    return load_params(ROOT / "params.yaml")
 
 
 def sample(task: str, number: int) -> Sample:

@@ -21,25 +21,6 @@ from typing import Any
 
 import pytest
 import yaml
-from serving_project import (
-    CLIP,
-    MODEL,
-    QUESTION,
-    RED,
-    ROOT,
-    ROW,
-    URI,
-    Running,
-    as_the_project,
-    environment,
-    hang_on_blue,
-    hungry_on_blue,
-    make_video_folder,
-    post,
-    request,
-    running,
-)
-from small_project import run
 
 from flows.processes.prefect_server import free_port
 from stages.domain.core.frames import Frames
@@ -64,6 +45,25 @@ from stages.tracking.registry.servable import USAGE, usage_of
 from stages.tracking.registry.versions import CHAMPION
 from stages.tracking.runs.run import TAG
 from stages.tracking.runs.store import open_client
+from tests.support.checkout import ROOT
+from tests.support.repository import git
+from tests.support.serving_project import (
+    CLIP,
+    MODEL,
+    QUESTION,
+    RED,
+    ROW,
+    URI,
+    Running,
+    as_the_project,
+    environment,
+    hang_on_blue,
+    hungry_on_blue,
+    make_video_folder,
+    post,
+    request,
+    running,
+)
 
 
 @pytest.fixture(scope="module")
@@ -456,7 +456,7 @@ def test_an_exported_folder_loads_where_nothing_of_ours_is(exported: Path, tmp_p
 @pytest.mark.slow
 def test_mlflow_serves_the_champion_from_a_fresh_clone(project: Path, videos: Path, tmp_path: Path) -> None:
     clone = tmp_path / "clone"
-    run(tmp_path, "git", "clone", "-q", str(project), str(clone))
+    git(tmp_path, "clone", "-q", str(project), str(clone))
     port = free_port()
     changes = {"VIDBRIDGE_DVC_REMOTE": str(project / ".vidbridge/remote"), "VIDBRIDGE_SERVE_VIDEOS": str(videos)}
     env = environment(project, **changes, VIDBRIDGE_SERVE_MAX_MB="2")

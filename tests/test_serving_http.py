@@ -23,7 +23,12 @@ from typing import Any
 
 import psutil
 import pytest
-from serving_project import (
+
+from flows.cli.serve import example, serve
+from flows.processes.prefect_server import free_port
+from stages.lib.video.encoder import ffmpeg_binary
+from stages.tracking.lineage.uri import DATABASE, TrackingError
+from tests.support.serving_project import (
     QUESTION,
     RED,
     ROW,
@@ -34,11 +39,6 @@ from serving_project import (
     post,
     request,
 )
-
-from flows.cli.serve import example, serve
-from flows.processes.prefect_server import free_port
-from stages.lib.video.encoder import ffmpeg_binary
-from stages.tracking.lineage.uri import DATABASE, TrackingError
 
 #: What a poisoned registry entry names: MLflow runs the code of such a folder when it loads it.
 POISON = """flavors:

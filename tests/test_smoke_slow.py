@@ -13,11 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
-from smoke_project import BIN, belonging_to, commit, edit, environment, git, make_project, succeed
 
 from stages.domain.core.records import Clip
 from stages.lib.rows.jsonl import read_rows
 from stages.params import load_params
+from tests.support.repository import commit, edit, git
+from tests.support.smoke_project import BIN, belonging_to, environment, make_project, succeed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

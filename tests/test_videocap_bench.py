@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,8 @@ from stages.domain.tasks.scoring import score_reply
 from stages.lib.judging.embedder import LexicalEmbedder
 from stages.lib.judging.rule import RuleJudge
 from stages.params import load_params, parse_params
+from tests.support.checkout import ROOT
 
-ROOT = Path(__file__).parents[1]
 JUDGE = RuleJudge(full_share=0.8, partial_share=0.4)
 REFEREE = Referee(judge=JUDGE, embedder=LexicalEmbedder())
 #: Of the recipe, but that a tiny model may think in few words.

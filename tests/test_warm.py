@@ -15,7 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.checkout import ROOT
+
 #: A package of the same name with one verb, so that the test needs no model: it tells what it was given, then does as told.
 VERB = """
 import json, os, subprocess, sys, threading, time

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import SETTINGS, clip, referee, rules
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,9 +16,11 @@ from stages.domain.tasks.scoring import score_reply
 from stages.domain.tasks.synthesis import synthesise
 from stages.lib.judging.rule import RuleJudge
 from stages.tools.suites.published.choices import strict_choice
+from tests.support.builders import SETTINGS, clip, referee, rules
+from tests.support.checkout import ROOT
 
 #: ``options`` by name; ``rows`` of [name of the options, answer, the letter that a careful reader takes, or null].
-BATTERY: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data/choices/battery.json").read_text(encoding="utf-8"))
+BATTERY: dict[str, Any] = json.loads((ROOT / "tests/data/choices/battery.json").read_text(encoding="utf-8"))
 REFEREE = referee(RuleJudge(full_share=0.8, partial_share=0.4))
 SAMPLE: Sample = next(sample for _, samples, _ in synthesise([clip(0)], "mcqa", SETTINGS, 8, 7) for sample in samples)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 from stages.domain.core.digest import digest
+from tests.support.checkout import ROOT
 
-RECIPE = Path(__file__).parents[2] / "infra/recipes/tiny.yaml"
+RECIPE = ROOT / "infra/recipes/tiny.yaml"
 PROGRAM = """
 import sys
 from stages.domain.core.digest import digest

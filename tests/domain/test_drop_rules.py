@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from builders import SETTINGS, clip
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.domain.core.records import TASK_NAMES, Sample, TaskName
 from stages.domain.rl.difficulty import DropRules, Rolled, Verdict, counts, judged
 from stages.domain.tasks import caption
+from tests.support.builders import SETTINGS, clip
 
 RULES = DropRules(drop_always_right=True, min_spread=0.1)
 

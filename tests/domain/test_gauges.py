@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from builders import SETTINGS, clip, rules
 
 from stages.domain.core.records import Sample, TaskName
 from stages.domain.core.replies import render_reply
 from stages.domain.rl.gauges import GAUGES, alarms, judge_gap, measure, on_other_videos
 from stages.domain.tasks.synthesis import synthesise
+from tests.support.builders import SETTINGS, clip, rules
 
 ROLLOUTS = 4
 

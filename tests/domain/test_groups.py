@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-from builders import SETTINGS, clip, rules
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from stages.domain.rl.gauges import alarms, measure
 from stages.domain.rl.groups import exceeds, paid_alike
 from stages.domain.rl.shaping import LengthReward, TemporalContrast, contrast_paid, length_paid
 from stages.domain.tasks import caption
+from tests.support.builders import SETTINGS, clip, rules
 
 NAN = math.nan
 

@@ -7,7 +7,6 @@ from itertools import pairwise
 from random import Random
 
 import pytest
-from builders import SETTINGS, clip
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from stages.domain.tasks import mcqa
 from stages.domain.tasks.order import first, last, right_after
 from stages.domain.tasks.synthesis import TaskSettings, synthesise
 from stages.synthesize.question_rules import telling
+from tests.support.builders import SETTINGS, clip
 
 RATE = Fraction(10)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from builders import rules
 from hypothesis import given
-from test_rewards import REFEREE, SAMPLES, TEXTS, truth
 
 from stages.domain.core.records import TASK_NAMES
 from stages.domain.core.replies import render_reply
 from stages.domain.tasks.scoring import score_reply
 from stages.tools.suites.mathematics import same_mathematics
 from stages.tools.suites.released import released_letter, score_as_released
+from tests.support.builders import REFEREE, SAMPLES, rules, truth
+from tests.support.texts import TEXTS
 
 PAPER = rules(scoring="paper")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from builders import SETTINGS, clip, referee, rules
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -14,22 +13,12 @@ from stages.domain.core.replies import parse_analysis, parse_reply, render_analy
 from stages.domain.statistics.metrics import constant_reply
 from stages.domain.tasks.rewards import hardened_bonus, own_words, published_bonus
 from stages.domain.tasks.scoring import objective_weights, objectives, reward, score_reply
-from stages.domain.tasks.synthesis import synthesise
 from stages.lib.judging.rule import RuleJudge
 from stages.lib.rows.jsonl import read_rows, write_rows
 from stages.params import load_params
-
-JUDGE = RuleJudge(full_share=0.8, partial_share=0.4)
-REFEREE = referee(JUDGE)
-CLIPS = [clip(0), clip(1, "blue", "circle", ("falls", "shrinks"))]
-SAMPLES: dict[str, Sample] = {
-    task: next(s for _, samples, _ in synthesise(CLIPS, task, SETTINGS, 8, 7) for s in samples) for task in TASK_NAMES
-}
-
-
-def truth(sample: Sample) -> str:
-    assert sample.trace is not None
-    return render_reply(sample.trace.thinking, sample.trace.answer)
+from tests.support.builders import JUDGE, REFEREE, SAMPLES, referee, rules, truth
+from tests.support.checkout import ROOT
+from tests.support.texts import CAPTIONS, TEXTS
 
 
 def test_a_reply_that_was_not_judged_is_read_back_as_such(tmp_path: Path) -> None:
@@ -53,13 +42,6 @@ def test_the_careless_teacher_scores_less_than_the_truth(task: str) -> None:
     score = score_reply(SAMPLES[task], render_reply(trace.thinking, trace.careless_answer), REFEREE, rules())
     assert score.value is not None
     assert score.value < 1.0
-
-
-VOCABULARY = """
-the red bar blue circle rises grows falls shrinks moves changes then first finally might may A B ( ) . <think> </think> <answer>
-"""
-WORDS = st.sampled_from(VOCABULARY.split())
-TEXTS = st.one_of(st.text(max_size=60), st.lists(WORDS, max_size=14).map(" ".join))
 
 
 @pytest.mark.parametrize("task", TASK_NAMES)
@@ -220,9 +202,6 @@ def test_order_does_not_make_up_for_an_event_that_did_not_happen() -> None:
     assert (score.parts["recall"], score.parts["precision"]) == (1.0, pytest.approx(2 / 3))
     assert score.value is not None
     assert score.value < 1.0
-
-
-CAPTIONS = st.lists(st.sampled_from([*VOCABULARY.split()[:-3], "followed by", "."]), min_size=1, max_size=14).map(" ".join)
 
 
 @given(reference=CAPTIONS)
@@ -438,7 +417,7 @@ def test_no_more_thinking_is_asked_for_than_the_truth_has() -> None:
     assert score_reply(unknown, render_reply("it grows", "B"), REFEREE, asking).value == 0.0
 
 
-@pytest.mark.parametrize("recipe", sorted((Path(__file__).parents[2] / "infra/recipes").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", sorted((ROOT / "infra/recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_recipes_of_pretrained_models_ask_for_thinking(recipe: Path) -> None:
     params = load_params(recipe)
     assert (params.rewards.min_thinking_words > 0) == (params.model.kind != "tiny")

@@ -6,7 +6,6 @@ from fractions import Fraction
 from itertools import pairwise
 
 import pytest
-from builders import SETTINGS, clip
 from pydantic import ValidationError
 
 from stages.domain.core.records import TASK_NAMES, Clip, Event, Sample, Span
@@ -14,6 +13,7 @@ from stages.domain.core.timeline import conformed_frame, conformed_frames, resol
 from stages.domain.tasks import dark_event_infer, mix_vid_qa
 from stages.domain.tasks.lexicon import COLOURS, SHAPES, VERBS
 from stages.domain.tasks.synthesis import TaskSettings, synthesise
+from tests.support.builders import SETTINGS, clip
 
 
 def world(count: int) -> list[Clip]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from builders import SETTINGS, clip
 
 from stages.domain.core.records import Clip
 from stages.domain.tasks.lexicon import COLOURS, SHAPES, VERBS
@@ -15,6 +14,7 @@ from stages.params import SynthesizeParams
 from stages.synthesize import shards
 from stages.synthesize.manifest import Manifest
 from stages.synthesize.text_only import TextOnlyGuesser
+from tests.support.builders import SETTINGS, clip
 
 
 def _world(count: int, *, scripted: bool) -> list[Clip]:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from builders import SETTINGS, clip, rules
 from hypothesis import given
 from hypothesis import strategies as st
-from test_rewards import JUDGE, SAMPLES
 
 from stages.domain.core.records import Event, Score, Span
 from stages.domain.core.replies import render_reply
@@ -22,6 +18,8 @@ from stages.lib.judging.embedder import LexicalEmbedder
 from stages.params import load_params
 from stages.synthesize.question_rules import flaw, mentions_notes
 from stages.synthesize.text_only import TextOnlyGuesser
+from tests.support.builders import JUDGE, SAMPLES, SETTINGS, clip, rules
+from tests.support.checkout import ROOT
 
 
 def english(text: str) -> tuple[str, ...]:
@@ -73,7 +71,7 @@ EVENTS = ["一个人走进房间", "他在沙发上坐下", "男の人が部屋�
 def test_events_of_any_script_pass_the_filter_of_the_papers_recipe(caption: str) -> None:
     settings = SETTINGS.dark_event_infer
     assert settings is not None
-    published = load_params(Path(__file__).parents[2] / "infra/recipes/vidbridge-r1.yaml").synthesize.tasks.dark_event_infer
+    published = load_params(ROOT / "infra/recipes/vidbridge-r1.yaml").synthesize.tasks.dark_event_infer
     assert published is not None
     filters = published.events.model_copy(update={"min_s": 0})
     settings = settings.model_copy(update={"events": filters})

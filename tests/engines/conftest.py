@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from learning.tiny_parts import COLOURS, REPLIES, tiny
-from serving_project import ROOT, make_videos
-from surroundings import forget
 
 from stages.domain.core.replies import render_reply
 from stages.lib.models.load import save_model
@@ -20,9 +16,11 @@ from stages.params import load_params
 from stages.tools.suites.frames import load_at
 from stages.tools.suites.published.registry import BENCHMARKS
 from stages.tools.suites.score import read_questions
-
-for folder in ("suites", "domain"):
-    sys.path.insert(0, str(Path(__file__).parent.parent / folder))
+from tests.support.benchmark_parts import about_colours, captions
+from tests.support.checkout import ROOT
+from tests.support.serving_project import make_videos
+from tests.support.surroundings import forget
+from tests.support.tiny_parts import COLOURS, REPLIES, tiny
 
 
 @pytest.fixture(scope="session")
@@ -38,8 +36,6 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def taught(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Says of a coloured video what `REPLIES` say, asked as Video-MME asks, and its caption, asked as DREAM-1K does."""
-    from model_parts import about_colours, captions
-
     folder = tmp_path_factory.mktemp("taught")
     texts = load_params(ROOT / "params.yaml").prompt
     shown, said = [], []

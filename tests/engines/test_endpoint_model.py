@@ -17,7 +17,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from model_parts import about_colours, order, replies
 from PIL import Image
 
 from stages.domain.core.frames import Frames
@@ -30,6 +29,7 @@ from stages.tools.suites.engines.questions import Question
 from stages.tools.suites.evaluate import endpoint_engine, evaluate
 from stages.tools.suites.frames import load_at
 from stages.tools.suites.published.choices import strict_choice
+from tests.support.benchmark_parts import about_colours, order, replies
 
 KEY = "sk-test-0123456789abcdef"
 COLOURS = ("red", "green", "blue")

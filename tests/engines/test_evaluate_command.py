@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from model_parts import about_colours
-from serving_project import ROOT
 from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.errors import UsageError
+from tests.support.benchmark_parts import about_colours
+from tests.support.checkout import ROOT
 
 
 def given(folder: Path, videos: Path | None, *more: str) -> list[str]:

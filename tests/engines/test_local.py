@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from learning.tiny_parts import tiny
-from model_parts import about_colours, captions, order, replies
-from suite_files import lines, samples, video_mme
 
 from stages.lib.inference.generate import generate
 from stages.lib.models.load import load_model, save_model
@@ -37,6 +34,9 @@ from stages.tools.suites.published.benchmark import AnnotationError, PredictionE
 from stages.tools.suites.score import read_questions, score
 from stages.tracking.runs.run import TAG
 from stages.tracking.runs.store import experiment_id, open_client
+from tests.support.benchmark_parts import about_colours, captions, order, replies
+from tests.support.suite_files import lines, samples, video_mme
+from tests.support.tiny_parts import tiny
 
 
 @pytest.fixture(scope="session")

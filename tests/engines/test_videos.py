@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from suite_files import lines, mvbench
 
 from stages.lib.video.encoder import encode
 from stages.lib.video.errors import VideoError
@@ -15,6 +14,7 @@ from stages.tools.suites.engines.questions import drawn, questions
 from stages.tools.suites.engines.videos import VideoFolder, sight
 from stages.tools.suites.frames import frame_count, load_at
 from stages.tools.suites.score import read_questions
+from tests.support.suite_files import lines, mvbench
 
 
 def test_a_video_is_found_by_the_name_that_annotations_give_it(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from flow_project import make_small_project
-from surroundings import forget
 
 from flows.processes.environment import QUIET
+from tests.support.flow_project import make_small_project
+from tests.support.surroundings import forget
 
 
 @pytest.fixture(autouse=True)

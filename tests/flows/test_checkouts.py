@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
-from surroundings import put
-from test_cli import vidbridge
 
 from flows.errors import StageFailed, UnsafeContent
 from flows.repro import clone, reproduce
+from tests.support.commands import vidbridge
+from tests.support.surroundings import put
 
 KEPT = "what was there before"
 STAGE, OUT = "sft@cold-start", "models/cold-start"

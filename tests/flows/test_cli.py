@@ -24,13 +24,8 @@ from flows.repro.steps import Plan, PlanStep, StageMeta
 from stages.runtime import lease
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.register import RegisterReport
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def vidbridge(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.cli.main", *arguments]
-    return subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=120, check=False)
+from tests.support.checkout import ROOT
+from tests.support.commands import vidbridge
 
 
 def test_importing_the_command_imports_nothing_heavy() -> None:
@@ -222,7 +217,7 @@ def test_a_recipe_is_copied_and_edits_are_never_lost(cookbook: Path) -> None:
 
 
 def test_a_recipe_in_small_is_no_edit_to_be_lost(cookbook: Path) -> None:
-    (cookbook / "infra/recipes/smoke.yaml").write_bytes((REPOSITORY / "infra/recipes/smoke.yaml").read_bytes())
+    (cookbook / "infra/recipes/smoke.yaml").write_bytes((ROOT / "infra/recipes/smoke.yaml").read_bytes())
     small = recipes.use(cookbook, "other", smoke=True)
     assert (small.recipe, small.gate.registered_model) == ("other-smoke", "other-smoke")
     assert recipes.use(cookbook, "other").seed == 8

@@ -25,8 +25,9 @@ from stages.params import Params, parse_params
 from stages.tracking.runs.history import Cost
 from stages.tracking.runs.run import flat
 from stages.tracking.runs.spending import Spent
+from tests.support.checkout import ROOT
 
-RECIPES = Path(__file__).parents[2] / "infra/recipes"
+RECIPES = ROOT / "infra/recipes"
 PARAMS = {"sft": "sft.{}", "grpo": "grpo.{}", "evaluate": "evaluation.samples_per_task"}
 
 

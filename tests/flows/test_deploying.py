@@ -17,7 +17,6 @@ from typing import cast
 
 import pytest
 import yaml
-from flow_project import git
 
 from flows import recipes, rescoring
 from flows.cli import ablate, main, maintain
@@ -31,8 +30,8 @@ from flows.repro.unchanged import Watch
 from stages.tracking.lineage.git import command
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.versions import Version
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.support.checkout import ROOT
+from tests.support.repository import git
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +57,7 @@ def held_elsewhere(path: Path, signed: str) -> Iterator[None]:
 @pytest.fixture
 def shipped(project: Path) -> Path:
     """A project with what `deploy` reads, committed."""
-    shutil.copytree(REPOSITORY / "infra", project / "infra", ignore=shutil.ignore_patterns("images", "deepspeed"))
+    shutil.copytree(ROOT / "infra", project / "infra", ignore=shutil.ignore_patterns("images", "deepspeed"))
     git(project, "add", "-A")
     git(project, "commit", "-qm", "infra")
     return project
@@ -242,11 +241,11 @@ def test_a_project_in_a_folder_of_a_repository(shipped: Path, tmp_path: Path) ->
 
 
 def test_line_ends_are_those_of_the_commit_whatever_git_is_told(tmp_path: Path) -> None:
-    if not (REPOSITORY / ".git").exists():
+    if not (ROOT / ".git").exists():
         pytest.skip("this checkout is no clone")
     there = tmp_path / "there"
     for name, value in (("plain", "false"), ("there", "true")):
-        git(tmp_path, "clone", "-q", "-c", f"core.autocrlf={value}", str(REPOSITORY), name)
+        git(tmp_path, "clone", "-q", "-c", f"core.autocrlf={value}", str(ROOT), name)
     stages = yaml.safe_load((there / "dvc.yaml").read_text())["stages"].values()
     deps = {dep for stage in stages for dep in stage.get("do", stage).get("deps", ()) if "$" not in dep and (there / dep).exists()}
     files = {file for dep in deps for file in ([there / dep] if (there / dep).is_file() else (there / dep).rglob("*"))}
@@ -331,7 +330,7 @@ def test_a_schedule_that_was_paused_stays_paused(shipped: Path) -> None:
 def test_which_pools_let_a_run_set_nothing() -> None:
     from prefect.workers.process import ProcessWorker
 
-    ours = json.loads((REPOSITORY / "infra/work-pool.json").read_text())
+    ours = json.loads((ROOT / "infra/work-pool.json").read_text())
     assert pools.is_locked(ours)
     assert pools.is_locked({"job_configuration": {"image": "team/videos:3", "token": "{{ prefect.blocks.secret.a }}"}})
     assert not pools.is_locked(ProcessWorker.get_default_base_job_template())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,9 +14,6 @@ import pytest
 import yaml
 from dvc.stage.cache import _get_cache_hash
 from dvc_http import HTTPFileSystem
-from surroundings import put
-from test_cli import vidbridge
-from test_plan import edit, states, why
 
 from flows.errors import DvcError
 from flows.repro import clone, reproduce
@@ -30,10 +26,10 @@ from stages.tracking.lineage.listing import ListError
 from stages.tracking.lineage.lockfile import read_lock
 from stages.tracking.lineage.remote import AccessRefused, probe
 from stages.tracking.lineage.uri import TrackingError
-
-
-def _git(folder: Path, *arguments: str) -> None:
-    subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True)
+from tests.support.commands import vidbridge
+from tests.support.flow_project import states, why
+from tests.support.repository import edit, git
+from tests.support.surroundings import put
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +39,8 @@ def pushed(done_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     root = place / "project"
     shutil.copytree(done_template, root, symlinks=True)
     edit(root / ".dvc/config", "url = ../.vidbridge/remote", f"url = {place / 'remote'}")
-    _git(root, "add", "-A")
-    _git(root, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "a run")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "a run")
     with open_content(root) as content:
         content.push([out for record in read_lock(root).values() for out in record.outs.values()])
     assert push_runs(root)[0] == 12
@@ -57,7 +53,7 @@ def host_b(pushed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """A fresh clone on a host that never ran anything, with a copy of the remote of its own to spoil."""
     shutil.copytree(pushed / "remote", tmp_path / "remote")
     root = tmp_path / "b"
-    _git(tmp_path, "clone", "-q", str(pushed / "project"), str(root))
+    git(tmp_path, "clone", "-q", str(pushed / "project"), str(root))
     edit(root / ".dvc/config", str(pushed / "remote"), str(tmp_path / "remote"))
     monkeypatch.chdir(root)
     return root
@@ -104,7 +100,7 @@ def test_one_parameter_runs_its_stage_and_what_follows_and_its_inputs_are_fetche
     # An earlier run's lock with both sides of a merge in it stops no later run, and is named.
     lock = (host_b / "dvc.lock").read_text()
     (host_b / "dvc.lock").write_text(f"<<<<<<< HEAD\n=======\n>>>>>>> other\n{lock}")
-    _git(host_b, "update-ref", "refs/remotes/origin/runs/bad", record_commit(host_b, "bad"))
+    git(host_b, "update-ref", "refs/remotes/origin/runs/bad", record_commit(host_b, "bad"))
     assert clone.publish(host_b, clone.git(host_b, "rev-parse", "HEAD")) is None, "no branch that is built on it"
     learn_faster(host_b)
     plan = clone.choose_lock(host_b, reproduce.TARGET)
@@ -189,11 +185,11 @@ def test_a_finished_run_is_registered_and_handed_on_and_taken_over_by_another_ho
     done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No stage runs, so no Prefect server starts; each host has a registry of its own here."""
-    _git(tmp_path, "init", "-q", "--bare", "hub.git")
+    git(tmp_path, "init", "-q", "--bare", "hub.git")
     edit(done / ".dvc/config", "url = ../.vidbridge/remote", f"url = {tmp_path / 'remote'}")
-    _git(done, "remote", "add", "origin", str(tmp_path / "hub.git"))
-    _git(done, "commit", "-qam", "a remote")
-    _git(done, "push", "-q", "origin", "main")
+    git(done, "remote", "add", "origin", str(tmp_path / "hub.git"))
+    git(done, "commit", "-qam", "a remote")
+    git(done, "push", "-q", "origin", "main")
     said = vidbridge("run", "--push", cwd=done)
     assert said.returncode == 0, said.stderr
     assert "nothing had to run, and the registry lacked what dvc.lock holds:" in said.stdout
@@ -207,7 +203,7 @@ def test_a_finished_run_is_registered_and_handed_on_and_taken_over_by_another_ho
     assert "is champion" in promoted.stdout, promoted.stdout + promoted.stderr
     assert "vidbridge promote" not in vidbridge("run", cwd=done).stdout
     root = tmp_path / "b"
-    _git(tmp_path, "clone", "-q", str(tmp_path / "hub.git"), str(root), "--branch", "main")
+    git(tmp_path, "clone", "-q", str(tmp_path / "hub.git"), str(root), "--branch", "main")
     monkeypatch.chdir(root)
     said = vidbridge("run", cwd=root)
     assert said.returncode == 0, said.stdout + said.stderr
@@ -216,7 +212,7 @@ def test_a_finished_run_is_registered_and_handed_on_and_taken_over_by_another_ho
     assert "0.700" in said.stdout
     assert not (root / ".vidbridge/prefect").exists()
     # The run's branch holds the same lock, by content; a promotion here finds it.
-    _git(root, "fetch", "-q", "origin", "refs/heads/runs/*:refs/remotes/origin/runs/*")
+    git(root, "fetch", "-q", "origin", "refs/heads/runs/*:refs/remotes/origin/runs/*")
     assert "is champion" in vidbridge("promote", cwd=root).stdout
 
 

@@ -12,14 +12,15 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import REPOSITORY, commands, vidbridge
 
 from flows.console import show
 from flows.processes.environment import shipped_recipes
 from flows.processes.locks import only_run
 from flows.repro import reproduce
+from tests.support.checkout import ROOT
+from tests.support.commands import commands, vidbridge
 
-CLIPS = Path(__file__).parents[1] / "data/clips"
+CLIPS = ROOT / "tests/data/clips"
 ESCAPES = "\x1b\x07\x9b\u202e\r"
 
 
@@ -47,18 +48,18 @@ def test_what_needs_no_project_works_anywhere(tmp_path: Path) -> None:
         scored,
         [*scored[:-1], "/dev/full"],
         ["doctor"],
-        ["predict", str(REPOSITORY / "README.md"), "-q", "What?"],
+        ["predict", str(ROOT / "README.md"), "-q", "What?"],
         ["predict", str(next(CLIPS.glob("*.mp4"))), "-q", "What?"],
         ["predict", "gone.mp4", "-q", "What?"],
         ["plan"],
     ]
     done = commands(here, [({}, command) for command in asked])
     version, listed, recipe, checked, empty, nowhere, score, full, doctor, text, clip, gone, plan = done
-    assert [one.status for one in done] == [0, 0, 0, 0, 1, 2, 0, 1, 1, 1, 2, 2, 2]
+    assert [one.returncode for one in done] == [0, 0, 0, 0, 1, 2, 0, 1, 1, 1, 2, 2, 2]
     assert not any("Traceback" in one.said for one in done)
     assert version.stdout.startswith("vidbridge 0.")
     assert {line.split()[0] for line in listed.stdout.splitlines()} == {path.stem for path in shipped_recipes().glob("*.yaml")}
-    assert recipe.stdout == (REPOSITORY / "infra/recipes/smoke.yaml").read_text()
+    assert recipe.stdout == (ROOT / "infra/recipes/smoke.yaml").read_text()
     assert "1 accepted, 0 set aside, of 1" in checked.stdout
     assert "with the parameters of the recipe vidbridge-r1" in checked.stdout
     assert "0 accepted, 1 set aside, of 1" in empty.stdout
@@ -81,20 +82,20 @@ def test_a_file_that_is_no_video_is_told_before_anything_heavy_is_imported(proje
         "try:\n    look(Path('params.yaml'))\nexcept Exception as error:\n    print(type(error).__name__)\n"
         "print([name for name in ('torch', 'transformers', 'mlflow', 'dvc') if name in sys.modules])"
     )
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["VideoError", "[]"]
 
 
 @pytest.mark.parametrize("group", [[], ["data"], ["recipe"], ["scratch"]])
 def test_no_line_of_help_is_cut(group: list[str], tmp_path: Path) -> None:
-    shown = vidbridge(tmp_path, *group, "--help", COLUMNS="80").stdout
+    shown = vidbridge(*group, "--help", cwd=tmp_path, COLUMNS="80").stdout
     assert not [line for line in shown.splitlines() if line.endswith("...") and "Usage:" not in line]
 
 
 def test_mistakes_about_stages_name_what_there_is(done: Path) -> None:
     shown = commands(done, [({}, ["run", "sft"]), ({}, ["plan", "grpo"]), ({}, ["plan", "nope"]), ({}, ["ablate", "--table"])])
-    assert [one.status for one in shown] == [2, 2, 2, 0]
+    assert [one.returncode for one in shown] == [2, 2, 2, 0]
     assert "error: stage: 'sft' is a group of 1; name one of them: sft@cold-start\n" in shown[0].stderr
     assert "name one of them: grpo@bridge, grpo@general" in shown[1].stderr
     assert "stage: 'nope' is no stage of dvc.yaml; choose one of base, " in shown[2].stderr
@@ -104,15 +105,15 @@ def test_mistakes_about_stages_name_what_there_is(done: Path) -> None:
 def test_the_second_of_two_runs_prints_no_plan(done: Path) -> None:
     (done / "learning.py").write_text("rate = 2\n")
     with only_run(done):
-        shown = vidbridge(done, "run")
-    assert shown.status == 1
+        shown = vidbridge("run", cwd=done)
+    assert shown.returncode == 1
     assert shown.stdout == ""
     assert "is running this project already" in shown.stderr
 
 
 def test_trouble_with_files_is_one_sentence_with_the_path(project: Path) -> None:
     (project / "infra/recipes").mkdir(parents=True)
-    shutil.copy(REPOSITORY / "infra/recipes/smoke.yaml", project / "infra/recipes")
+    shutil.copy(ROOT / "infra/recipes/smoke.yaml", project / "infra/recipes")
     (project / "params.yaml.new").mkdir()
     (project / "data/samples").mkdir(parents=True)
     counted = {"train": {"mcqa": 1}, "validation": {}, "test": {}}
@@ -134,7 +135,7 @@ def test_trouble_with_files_is_one_sentence_with_the_path(project: Path) -> None
         ],
     )
     for one in shown:
-        assert one.status in (1, 2), one.said
+        assert one.returncode in (1, 2), one.said
         assert "Traceback" not in one.said, one.said
         assert len([line for line in one.stderr.splitlines() if line.startswith("error: ")]) == 1, one.stderr
     assert shown[0].stderr == "error: params.yaml.new is a folder, and a file is needed; name a file\n".replace(
@@ -149,7 +150,7 @@ def test_a_defect_keeps_its_traceback_and_says_where_it_goes(project: Path) -> N
         "def broken(*_): raise KeyError('https://bob:CANARY@host')\n"
         "releasing.history = broken\nsys.argv = ['vidbridge', 'history']\ncli.main()"
     )
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     shown = subprocess.run([sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True, check=False)
     assert shown.returncode == 1
     assert "Traceback" in shown.stderr
@@ -161,9 +162,9 @@ def test_a_defect_keeps_its_traceback_and_says_where_it_goes(project: Path) -> N
 def test_a_terminal_of_ascii_is_written_to(done: Path) -> None:
     env = {"PYTHONIOENCODING": "ascii", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "COLUMNS": "120"}
     run, nowhere = commands(done, [({}, ["run"]), ({}, ["data", "check", "no–where\udcff"])], **env)
-    assert run.status == 0, run.stderr
+    assert run.returncode == 0, run.stderr
     assert "nothing to do" in run.stdout
-    assert nowhere.status == 2, nowhere.stderr
+    assert nowhere.returncode == 2, nowhere.stderr
     assert r"no\u2013where" in nowhere.stderr
     assert run.said.isascii()
     assert nowhere.said.isascii()
@@ -173,7 +174,7 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(project: Path) -> None:
     (project / "infra/recipes").mkdir(parents=True)
     for n in range(400):
         (project / f"infra/recipes/r{n}.yaml").write_text("# " + "word " * 400 + "\n")
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = f"{sys.executable} -m flows.cli.main recipe list | head -1"
     shown = subprocess.run(["bash", "-c", command], cwd=project, env=env, capture_output=True, text=True, check=False)
     assert shown.stdout.startswith("  r0 ")
@@ -190,7 +191,7 @@ def test_ctrl_c_ends_a_command_with_a_sentence(project: Path) -> None:
         "def slow(*_): os.kill(os.getpid(), signal.SIGINT)\n"
         "releasing.history = slow\nsys.argv = ['vidbridge', 'history']\ncli.main()"
     )
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     shown = subprocess.run([sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True, check=False)
     assert (shown.returncode, shown.stderr) == (130, "interrupted\n")
 
@@ -211,7 +212,7 @@ sys.argv = ["vidbridge", "run"]
 from flows.cli.command import main
 main()
 """
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     shown = subprocess.run([sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True, check=False)
     assert shown.returncode == 130, shown.stderr
     assert shown.stderr.startswith("interrupted")
@@ -238,8 +239,8 @@ def test_a_row_over_several_lines_is_told_how_to_stand_on_one(tmp_path: Path) ->
         shutil.copy(clip, tmp_path / "b.mp4")
     rows = '{"video": "a.mp4", "caption": "It moves.",\n "licence": "CC0",\n "source": "s"}\n{"video": "b.mp4", "caption": nope}\n{"x"\n'
     (tmp_path / "annotations.jsonl").write_text(rows)
-    shown = vidbridge(tmp_path, "data", "check", str(tmp_path), "--all", COLUMNS="300")
-    assert shown.status == 1
+    shown = vidbridge("data", "check", str(tmp_path), "--all", cwd=tmp_path, COLUMNS="300")
+    assert shown.returncode == 1
     assert "0 accepted, 3 set aside, of 3" in shown.stdout
     said = "a row must stand on one line, and this one takes lines 1 to 3; write it on one: jq -c . annotations.jsonl > lines-"
     assert f"annotations.jsonl:1: {said}" in shown.stdout
@@ -261,7 +262,7 @@ def test_a_name_that_is_not_utf_8_is_told(name: bytes, done: Path) -> None:
     shown = commands(done, [({}, ["run"]), ({}, ["plan"]), ({}, ["data", "check", "videos"])], COLUMNS="300")
     escaped = name.decode("ascii", "backslashreplace")
     for one in shown:
-        assert one.status == 1, one.said
+        assert one.returncode == 1, one.said
         assert "Traceback" not in one.said, one.said
         assert f"{escaped}: its name is not UTF-8, and DVC stores no such name; rename it" in one.said
 
@@ -271,8 +272,8 @@ def test_names_and_text_of_files_are_printed_as_text(tmp_path: Path) -> None:
     (tmp_path / hostile).write_text("no video")
     rows = [{"video": hostile}, {"video": "[red]gone\x1b[2J\n.mp4"}, {"video": "x.mp4", "\x1b[31mfield": 1}]
     (tmp_path / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shown = vidbridge(tmp_path, "data", "check", str(tmp_path), "--all", COLUMNS="300")
-    assert shown.status == 1
+    shown = vidbridge("data", "check", str(tmp_path), "--all", cwd=tmp_path, COLUMNS="300")
+    assert shown.returncode == 1
     assert not [character for character in shown.said if character in ESCAPES]
     assert r"[red][bold\x1b]0;T\x07:dog:\u202e\x9b.mp4" in shown.stdout
     assert "🐶" not in shown.stdout
@@ -308,13 +309,13 @@ def test_on_a_console_strings_are_text_and_styles_are_given(
 
 def test_no_door_prints_past_the_one_that_makes_text_fit() -> None:
     """A console of rich's own, markup that is read out of a string, or a bare print of what is not ours would be such a door."""
-    for path in sorted((REPOSITORY / "flows").rglob("*.py")):
+    for path in sorted((ROOT / "flows").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         assert "markup=True" not in text, path
         assert "from_markup" not in text, path
         if path.name != "show.py":
             assert "Console(" not in text.replace("from rich.console import Console", ""), f"{path}: take show.console()"
-    for path in sorted((REPOSITORY / "stages").rglob("*.py")):
+    for path in sorted((ROOT / "stages").rglob("*.py")):
         assert "rich.console import Console" not in path.read_text(encoding="utf-8"), path
 
 

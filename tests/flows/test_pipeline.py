@@ -19,10 +19,12 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from test_cli import vidbridge
-from test_reproduce import all_gone, children, knobs
 
 from flows.processes import environment, prefect_server
+from tests.support.checkout import ROOT
+from tests.support.commands import vidbridge
+from tests.support.flow_project import all_gone, children, knobs
+from tests.support.repository import git
 
 
 @pytest.fixture(scope="session")
@@ -219,10 +221,6 @@ def test_cancelled_in_prefect_the_stage_ends_and_is_not_tried_again(done: Path, 
     assert attempts(done, "bridge") - before == 1
 
 
-def git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-
 @pytest.mark.slow
 def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(done: Path, tmp_path: Path, reaching: dict[str, str]) -> None:
     from flows.deployments import deploy
@@ -236,7 +234,7 @@ def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(done: Path
     (done / "params.yaml").write_text(params.replace("judge: {kind: rule,", "judge: {kind: rule_on_real_text,"))
     (done / "infra").mkdir()
     for name in ("prefect.yaml", "work-pool.json"):
-        shutil.copy(Path(__file__).resolve().parents[2] / "infra" / name, done / "infra" / name)
+        shutil.copy(ROOT / "infra" / name, done / "infra" / name)
     git(done, "add", "-A")
     git(done, "commit", "-qm", "a lock")
     environment.enter(done)

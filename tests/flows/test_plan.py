@@ -14,20 +14,8 @@ from flows.errors import DvcError, UsageError
 from flows.processes import environment as project
 from flows.repro import reproduce
 from stages.params import load_params
-
-
-def states(root: Path, target: str = "summary") -> dict[str, str]:
-    return {step.name: step.state for step in reproduce.plan(root, target).steps}
-
-
-def why(root: Path, stage: str) -> tuple[str, ...]:
-    return next(step.why for step in reproduce.plan(root).steps if step.name == stage)
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
+from tests.support.flow_project import states, why
+from tests.support.repository import edit
 
 
 def test_at_first_everything_runs_in_an_order_that_respects_dependencies(project: Path) -> None:

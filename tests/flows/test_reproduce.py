@@ -2,41 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import threading
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from flows.errors import StageCancelled, StageFailed, StageTimedOut
 from flows.processes.stream import Lines
 from flows.repro import reproduce
-
-
-def knobs(root: Path, **table: dict[str, float]) -> None:
-    (root / "knobs.json").write_text(json.dumps({name.replace("_", "-"): value for name, value in table.items()}))
-
-
-def children(root: Path, count: int, wait_s: float = 30) -> list[int]:
-    """The processes that the stage's command left in sessions of their own, once they are all there."""
-    path = root / ".vidbridge/children.txt"
-    deadline = time.monotonic() + wait_s
-    while time.monotonic() < deadline:
-        if path.is_file() and len(found := path.read_text().split()) == count:
-            return [int(pid) for pid in found]
-        time.sleep(0.05)
-    raise AssertionError(f"no {count} children within {wait_s} s")
-
-
-def all_gone(pids: list[int], wait_s: float = 20) -> bool:
-    deadline = time.monotonic() + wait_s
-    while any(psutil.pid_exists(pid) for pid in pids):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
+from tests.support.flow_project import all_gone, children, knobs
 
 
 def test_each_line_is_handed_over_and_dvc_commits(project: Path) -> None:

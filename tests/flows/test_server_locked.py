@@ -32,8 +32,8 @@ from flows.processes import keys, prefect_server
 from flows.processes.environment import QUIET
 from flows.processes.stream import guarded
 from stages.runtime.liveness import identity_of, me
+from tests.support.checkout import ROOT
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 EVIL = "http://evil.example"
 #: Stands for the password in the address of a database: it must never be an argument of a process.
 CANARY = "hunter2canary"
@@ -73,7 +73,7 @@ def pages(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     shutil.copytree(template, root)
     (root / "infra").mkdir()
     for name in ("prefect.yaml", "work-pool.json"):
-        shutil.copy(REPOSITORY / "infra" / name, root / "infra" / name)
+        shutil.copy(ROOT / "infra" / name, root / "infra" / name)
     store = f"sqlite:///{root}/{CANARY}.db"
     client = MlflowClient(tracking_uri=store, registry_uri=store)
     client.create_experiment("vidbridge")

@@ -1,16 +1,9 @@
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "domain"))
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from judge_server import JudgeServer, judge_server
-
 from stages.runtime import http as client
+from tests.support.judge_server import JudgeServer, judge_server
 
 
 @pytest.fixture

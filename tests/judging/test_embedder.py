@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from builders import clip, rules
 from huggingface_hub import constants
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import SAMPLES
 
 from stages.domain.core.records import Subject
 from stages.domain.core.replies import render_analysis, render_reply
@@ -27,8 +25,10 @@ from stages.lib.judging.batch import score_replies
 from stages.lib.judging.build import embedder_of, referee_of
 from stages.lib.judging.embedder import EmbedderError, LexicalEmbedder, SentenceEmbedder, load_embedder
 from stages.params import Params, ParamsError, parse_params
+from tests.support.builders import SAMPLES, clip, rules
+from tests.support.checkout import ROOT
 
-RECIPE = Path(__file__).parent.parent.parent / "infra/recipes/tiny.yaml"
+RECIPE = ROOT / "infra/recipes/tiny.yaml"
 #: Phrases that mean the same, a line each; no two in a line share a word.
 MEANINGS = (
     ("rises", "goes up", "climbs"),

@@ -13,9 +13,6 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from builders import referee, rules
-from judge_server import KEY, Fault, JudgeServer
-from parts import SAMPLES, endpoint_judge
 
 from stages.domain.core.records import Sample
 from stages.domain.core.replies import render_reply
@@ -26,6 +23,10 @@ from stages.lib.judging.rule import RuleJudge
 from stages.runtime import http as client
 from stages.runtime.endpoints import JudgeError, place
 from stages.runtime.http import retry_after_s
+from tests.support.builders import SAMPLES, referee, rules
+from tests.support.checkout import ROOT
+from tests.support.judge_parts import endpoint_judge
+from tests.support.judge_server import KEY, Fault, JudgeServer
 
 DARK = SAMPLES["dark_event_infer"]
 
@@ -270,9 +271,8 @@ def test_another_judge_is_asked_anew(server: JudgeServer, tmp_path: Path, change
 
 
 ASK = """
-import sys
-sys.path[:0] = [{here!r}, {builders!r}]
-from parts import SAMPLES, judge_params
+from tests.support.builders import SAMPLES
+from tests.support.judge_parts import judge_params
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.runtime.endpoints import place
 from stages.lib.judging.prompts import ask_covers
@@ -283,13 +283,11 @@ print(sum(answer.worth for answer in answers.values()), len(answers))
 
 
 def ask_elsewhere(server: JudgeServer, folder: Path, count: int) -> subprocess.Popen[str]:
-    here = Path(__file__).parent
-    code = ASK.format(here=str(here), builders=str(here.parent / "domain"), count=count)
-    paths = os.pathsep.join([str(here.parent.parent), str(here.parent)])
+    code = ASK.format(count=count)
     environ = {
         **os.environ,
         **server.environment(VIDBRIDGE_JUDGE_CACHE=str(folder / "judge"), VIDBRIDGE_JUDGE_CONCURRENCY="4"),
-        "PYTHONPATH": paths,
+        "PYTHONPATH": str(ROOT),
     }
     return subprocess.Popen([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from judge_server import Asked, Fault, JudgeServer
-from parts import endpoint_judge
-from test_injection import ATTEMPTS
 
 from stages.domain.core.records import Verdict
 from stages.tools.suites.asked_of_judges import Agreement
 from stages.tools.suites.examiner import AskingExaminer, RuleExaminer, examined
+from tests.support.attacks import ATTEMPTS
+from tests.support.judge_parts import endpoint_judge
+from tests.support.judge_server import Asked, Fault, JudgeServer
 
 RULE = RuleExaminer(full_share=0.8, partial_share=0.4)
 

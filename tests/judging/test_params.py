@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from judge_server import KEY
 
 from flows.recipes import smoke_version
 from stages.lib.judging.build import judge_of
@@ -16,8 +14,10 @@ from stages.lib.judging.endpoint import EndpointJudge
 from stages.lib.judging.rule import RuleJudge
 from stages.params import Params, ParamsError, load_params, parse_params
 from stages.runtime.endpoints import JudgeError
+from tests.support.checkout import ROOT
+from tests.support.judge_server import KEY
 
-RECIPE = Path(__file__).parent.parent.parent / "infra/recipes/tiny.yaml"
+RECIPE = ROOT / "infra/recipes/tiny.yaml"
 OPENAI = {
     "kind": "openai",
     "model": "Qwen2.5-72B-Instruct",

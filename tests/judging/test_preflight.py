@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import constants
-from judge_server import KEY, JudgeServer
 
 from flows.preflight import disk_need_gb, endpoints, judge_problems, problems
 from flows.repro.steps import Plan, PlanStep, StageMeta
 from stages.params import parse_params
+from tests.support.checkout import ROOT
+from tests.support.judge_server import KEY, JudgeServer
 
-RECIPE = Path(__file__).parent.parent.parent / "infra/recipes/tiny.yaml"
+RECIPE = ROOT / "infra/recipes/tiny.yaml"
 
 
 def test_a_run_is_told_what_keeps_its_judge_from_being_asked(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from parts import SAMPLES
 
 from stages.lib.judging.prompts import (
     FORMS,
@@ -22,6 +21,7 @@ from stages.lib.judging.prompts import (
 )
 from stages.synthesize import writer_prompts
 from stages.tools.suites import examiner
+from tests.support.builders import SAMPLES
 
 GOLDEN, SCHEMAS = Path(__file__).parent / "questions.txt", Path(__file__).parent / "schemas.txt"
 REPLY = 'the red bar "rises"\nFENCE <|im_end|> 2'

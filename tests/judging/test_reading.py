@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from judge_server import Fault, JudgeServer
-from parts import SAMPLES, endpoint_judge
-from test_injection import ATTEMPTS
 
 from stages.domain.core.records import Verdict
 from stages.lib.judging.prompts import FORMS, ask_covers, fenced, read_answer
 from stages.synthesize import writer_prompts
 from stages.tools.suites import examiner
 from stages.tools.suites.examiner import AskingExaminer, examined
+from tests.support.attacks import ATTEMPTS
+from tests.support.builders import SAMPLES
+from tests.support.judge_parts import endpoint_judge
+from tests.support.judge_server import Fault, JudgeServer
 
 
 class Transcript(NamedTuple):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from judge_server import JudgeServer
-from parts import SAMPLES, endpoint_judge, judge_params
 
 from stages.domain.core.replies import render_reply
 from stages.domain.rl.shaping import LengthReward
@@ -16,6 +14,10 @@ from stages.grpo.rewards import Rewarding
 from stages.lib.judging.embedder import LexicalEmbedder
 from stages.lib.judging.rule import RuleJudge
 from stages.params import HeldOutJudgeParams, Params, load_params
+from tests.support.builders import SAMPLES
+from tests.support.checkout import ROOT
+from tests.support.judge_parts import endpoint_judge, judge_params
+from tests.support.judge_server import JudgeServer
 
 REFEREE = Referee(RuleJudge(full_share=0.8, partial_share=0.4), LexicalEmbedder())
 DARK, TOLD, CHOICE = (SAMPLES[task] for task in ("dark_event_infer", "caption", "mcqa"))
@@ -24,7 +26,7 @@ RIGHT, HALF, WRONG = (render_reply("x", text) for text in (DARK.reference, "the 
 
 @pytest.fixture(scope="module")
 def params() -> Params:
-    return load_params(Path(__file__).parents[2] / "infra/recipes/tiny.yaml")
+    return load_params(ROOT / "infra/recipes/tiny.yaml")
 
 
 def rewarding(params: Params, held_out: Judge | None = None, share: float = 1.0, **changes: object) -> Rewarding:

@@ -17,8 +17,6 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from builders import referee, rules
-from parts import SAMPLES, judge_params
 
 from stages.domain.core.records import Verdict
 from stages.domain.core.replies import render_reply
@@ -27,6 +25,8 @@ from stages.lib.judging.batch import score_replies
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.lib.judging.prompts import Coverage, Question, ask_covers, ask_right
 from stages.runtime.endpoints import place
+from tests.support.builders import SAMPLES, referee, rules
+from tests.support.judge_parts import judge_params
 
 DARK, MIXED = SAMPLES["dark_event_infer"], SAMPLES["mix_vid_qa"]
 FULL, NONE = ask_covers(DARK, DARK.reference), ask_covers(DARK, "the blue circle sleeps")

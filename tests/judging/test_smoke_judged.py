@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from judge_server import KEY, Fault, JudgeServer
-from smoke_project import call, edit, make_project, succeed
+
+from tests.support.judge_server import KEY, Fault, JudgeServer
+from tests.support.repository import edit
+from tests.support.smoke_project import call, make_project, succeed
 
 RULE = "judge: {kind: rule, full_share: 0.8, partial_share: 0.4}"
 OPENAI = "judge: {kind: openai, model: referee, revision: r1, temperature: 0, max_tokens: 200, seed: 0, max_unavailable: 0.25}"

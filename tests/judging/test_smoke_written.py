@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from judge_server import KEY, Asked, JudgeServer, written
-from smoke_project import call, make_project, succeed
 
 from stages.domain.core.records import Sample
 from stages.lib.rows.jsonl import read_rows
+from tests.support.judge_server import KEY, Asked, JudgeServer, written
+from tests.support.smoke_project import call, make_project, succeed
 
 
 def switch_on(path: Path) -> None:

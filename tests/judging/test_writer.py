@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 import yaml
-from builders import SETTINGS, clip, referee, rules
-from judge_server import Asked, JudgeServer, written
-from parts import judge_params
 
 from stages.domain.core.records import Reject, Sample, TaskName
 from stages.domain.core.replies import render_reply
@@ -29,8 +26,11 @@ from stages.synthesize.question_rules import flaw, mentions_notes, telling
 from stages.synthesize.shards import INDEX_FILE, synthesise_manifest
 from stages.synthesize.writer import Writer, WriterUnavailableError, write_questions, write_samples, write_traces
 from stages.synthesize.writer_prompts import FORMS
+from tests.support.builders import SETTINGS, clip, referee, rules
+from tests.support.checkout import ROOT
+from tests.support.judge_parts import judge_params
+from tests.support.judge_server import Asked, JudgeServer, written
 
-ROOT = Path(__file__).parents[2]
 LOOKS = [(colour, shape) for shape in ("bar", "circle", "pillar") for colour in ("red", "green", "blue", "yellow")]
 VERBS = [("rises", "grows"), ("falls", "shrinks"), ("advances", "rises"), ("shrinks", "retreats")]
 CLIPS = {c.clip_id: c for c in (clip(n, *LOOKS[n], VERBS[n % 4]) for n in range(6))}

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny_parts import grpo_row
 
 from stages.grpo.advantages import TaskScales, normalised, scaled, summed
 from stages.grpo.resampling import dead_groups
+from tests.support.tiny_parts import grpo_row
 
 NAN = float("nan")
 ONE = torch.ones(1)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-from tiny_parts import LORA, Seen, grpo_row, length_reward
 
 from stages.domain.rl.shaping import TemporalContrast
 from stages.grpo.controls import changed_item, contrast_of
 from stages.grpo.train import Objective, Reward, train_grpo
 from stages.lib.inference.generate import rollouts
 from stages.lib.training.mixture import Example
+from tests.support.tiny_parts import LORA, Seen, grpo_row, length_reward
 
 CONTRAST = {"weight": 0.3, "ratio": 1.0, "rollouts": 2, "min_share": 0.05}
 

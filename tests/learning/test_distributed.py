@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_parts import Seen, sft_row, tiny
 
 from stages.domain.rl.rollouts import RolloutGroup
 from stages.lib.models.load import save_model
@@ -21,16 +20,15 @@ from stages.lib.training.mixture import Example
 from stages.runtime import distributed
 from stages.runtime.distributed import Placement, PlacementError, check_saving, launch, placement, rank_environment, share
 from stages.sft.train import train_sft
-
-ROOT = Path(__file__).parents[2]
-HERE = Path(__file__).parent
+from tests.support.checkout import ROOT
+from tests.support.tiny_parts import Seen, sft_row, tiny
 
 
 def start(module: str, home: Path, *arguments: object, ranks: int, **environ: str) -> dict[str, Any]:
-    """Run one of the modules beside this one on so many processes; what it told."""
+    """Run a module of tests/support on so many processes; what it told."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", module, str(home), *map(str, arguments)],
-        cwd=HERE,
+        [sys.executable, "-W", "ignore", "-m", f"tests.support.{module}", str(home), *map(str, arguments)],
+        cwd=home,
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_parts import Reward, Seen, grpo_row
 
 from stages.grpo.train import Gauges, Objective, train_grpo
 from stages.grpo.trainer import OnMasked
 from stages.lib.training.mixture import Example
+from tests.support.tiny_parts import Reward, Seen, grpo_row
 
 
 def paid(value: float | None) -> Reward:

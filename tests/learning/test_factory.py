@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny_parts import FAMILIES, REPLIES, ROOT, SCAFFOLDING, frames, tiny, tiny_params
 
 from stages.lib.inference.generate import generate
 from stages.lib.models.chat import REPLY_TAGS
 from stages.lib.models.load import ModelUnavailableError, build_tiny, load_model, load_pretrained, save_model
 from stages.lib.models.processor import UnfitFramesError, encode_prompts, encode_video, fit_of, render, reply_ids, training_batch
 from stages.params import TinyModelParams, load_params
+from tests.support.checkout import ROOT
+from tests.support.tiny_parts import FAMILIES, REPLIES, SCAFFOLDING, frames, tiny, tiny_params
 
 #: Loads saved folders as anybody would, without a line of this project.
 FRESH = """

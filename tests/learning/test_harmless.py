@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_parts import tiny
 
 from stages.lib.models.load import ModelUnavailableError, load_model, load_pretrained, save_model
 from stages.lib.training.lora import load_adapters
+from tests.support.tiny_parts import tiny
 
 CODE = """
 from pathlib import Path

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from judge_server import Fault, JudgeServer, judge_server
 from safetensors.torch import load_file
-from tiny_parts import Seen, grpo_row
 
 from stages.domain.core.records import Sample, Score
 from stages.domain.core.replies import render_reply
@@ -25,6 +23,9 @@ from stages.lib.training.mixture import Example
 from stages.params import OpenAIJudgeParams, load_params
 from stages.runtime import http as client
 from stages.runtime.endpoints import place
+from tests.support.checkout import ROOT
+from tests.support.judge_server import Fault, JudgeServer, judge_server
+from tests.support.tiny_parts import Seen, grpo_row
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgeServer]:
 
 @pytest.fixture
 def rules() -> RewardRules:
-    return load_params(Path(__file__).parents[2] / "params.yaml").rewards
+    return load_params(ROOT / "params.yaml").rewards
 
 
 REFERENCE = "abcdefghijklmnopqrstuvwxyz red green blue bar think answer it is a"

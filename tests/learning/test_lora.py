@@ -17,8 +17,6 @@ import torch
 import yaml
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
-from test_training import grpo, sft
-from tiny_parts import LORA, Seen, tinted, tiny
 from transformers import PreTrainedModel
 
 from flows.recipes import FOLDER, smoke_version
@@ -27,8 +25,10 @@ from stages.lib.models.processor import encode_prompts, join_videos, modality_of
 from stages.lib.training.lora import adapters, load_adapters, merged, save_merged, without_adapters
 from stages.lib.training.mixture import Example
 from stages.params import GrpoRow, LoraParams, parse_params
+from tests.support.checkout import ROOT
+from tests.support.tiny_parts import LORA, Seen, tinted, tiny
+from tests.support.training import grpo, sft
 
-ROOT = Path(__file__).parents[2]
 VISION = ["visual.qkv", "visual.proj"]
 
 
@@ -231,8 +231,8 @@ def test_adapters_train_on_two_ranks(folder: Path, tmp_path: Path, stage: int) -
     few = LORA | {"targets": ["q_proj", "down_proj"]}
     ranks = {"VIDBRIDGE_RANKS": "2", "VIDBRIDGE_DEEPSPEED": config, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "two_ranks", str(tmp_path), "2", json.dumps(few)],
-        cwd=Path(__file__).parent,
+        [sys.executable, "-W", "ignore", "-m", "tests.support.two_ranks", str(tmp_path), "2", json.dumps(few)],
+        cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), **ranks},
         capture_output=True,
         text=True,

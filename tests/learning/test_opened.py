@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_parts import REPLIES, Seen, frames, grpo_row, sft_row, tinted, tiny
 from transformers import PreTrainedModel
 
 from stages.domain.core.replies import final_answer, opened_by, parse_reply
@@ -20,6 +19,7 @@ from stages.sft.train import train_sft
 from stages.tools.suites.engines.local import LocalModel
 from stages.tools.suites.engines.questions import Answer, questions
 from stages.tools.suites.published.choices import strict_choice
+from tests.support.tiny_parts import REPLIES, Seen, frames, grpo_row, sft_row, tinted, tiny
 
 OPEN, CLOSED = "<think>\n", "<think>\n\n</think>\n\n"
 #: As in Qwen3.5's small models: no thinking, unless it is asked for.

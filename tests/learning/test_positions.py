@@ -21,9 +21,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from test_training import grpo, sft
-from test_video_grpo import config
-from tiny_parts import FAMILIES, ROOT, Seen, tiny
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin, Qwen2VLConfig
 
 from stages.domain.core.frames import Frames
@@ -33,6 +30,10 @@ from stages.lib.models.positions import fault_of_rule
 from stages.lib.models.processor import EncodedPrompt, encode_prompts, modality_of, prompt_batch, training_batch
 from stages.lib.training.mixture import Example
 from stages.runtime.paths import AFTER_LAST, POSITIONS
+from tests.support.checkout import ROOT
+from tests.support.tiny_parts import FAMILIES, Seen, tiny
+from tests.support.training import grpo, sft
+from tests.support.video_trainer import config
 
 GOLDEN = [json.loads(line) for line in (ROOT / "tests/data/positions.jsonl").read_text(encoding="utf-8").splitlines()]
 TWO_WAYS = ("qwen2_vl", "qwen2_5_vl")

@@ -8,13 +8,13 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from test_video_grpo import TOLERANCE, VIDEOS, config, prepared, worst_errors
-from tiny_parts import tiny
 
 from stages.grpo.resampling import Reserve, dead_groups, replace_groups
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.models.load import save_model
 from stages.lib.models.processor import encode_prompts
+from tests.support.tiny_parts import tiny
+from tests.support.video_trainer import TOLERANCE, VIDEOS, config, prepared, worst_errors
 
 
 def test_dead_groups_are_those_without_any_advantage() -> None:

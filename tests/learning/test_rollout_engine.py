@@ -12,7 +12,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from tiny_parts import frames, tiny
 from transformers import ProcessorMixin
 from transformers.video_utils import VideoMetadata
 from trl import GRPOConfig
@@ -22,6 +21,7 @@ from stages.grpo.engine import EngineError, VideoEngine, engine_settings, never_
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.models.load import load_model, save_model
 from stages.lib.models.processor import encode_prompts, modality_of
+from tests.support.tiny_parts import frames, tiny
 
 SHOWN = {"even": (frames(1, 8, (48, 64)),), "odd": (frames(2, 7),), "two": (frames(3, 4), frames(4, 8, (64, 32)))}
 

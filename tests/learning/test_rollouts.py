@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_parts import frames, tiny
 
 from stages.lib.inference.generate import SeededDraws, rollouts
 from stages.lib.inference.vision_cache import encode_equal_videos_once
+from tests.support.tiny_parts import frames, tiny
 
 
 def test_draws_follow_the_softmax_at_the_temperature() -> None:

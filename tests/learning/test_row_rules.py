@@ -10,14 +10,15 @@ import pytest
 import torch
 import yaml
 from pydantic import ValidationError
-from test_video_grpo import VIDEOS, config, gradients
-from tiny_parts import ROOT, grpo_row, sft_row, tiny
 
 from flows.recipes import smoke_version
 from stages.grpo.advantages import normalised, scaled, summed
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.models.processor import encode_prompts
 from stages.params import ParamsError, load_params, parse_params
+from tests.support.checkout import ROOT
+from tests.support.tiny_parts import grpo_row, sft_row, tiny
+from tests.support.video_trainer import VIDEOS, config, gradients
 
 CONTRAST = {"weight": 0.3, "ratio": 0.8, "rollouts": 2, "min_share": 1.0}
 LENGTH = {"weight": 0.2, "min_words": 3, "max_words": 6, "min_share": 1.0}

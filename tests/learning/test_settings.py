@@ -10,9 +10,6 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from test_training import grpo, sft
-from test_video_grpo import VIDEOS, config, prepared
-from tiny_parts import LORA, Seen, frames, tiny
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from stages.grpo.trainer import VideoGRPOTrainer
@@ -22,6 +19,9 @@ from stages.lib.models.processor import EncodedPrompt, encode_prompts, prompt_ba
 from stages.lib.training.lora import adapters
 from stages.lib.training.mixture import Example
 from stages.params import LoraParams
+from tests.support.tiny_parts import LORA, Seen, frames, tiny
+from tests.support.training import grpo, sft
+from tests.support.video_trainer import VIDEOS, config, prepared
 
 ITEMS = [(f"What{' colour' * i}?", frames(i, count=4 + 2 * (i % 2))) for i in range(3)]
 TOKENS = 12

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from learning.tiny_parts import tiny
 
 from stages.domain.core.frames import Frames
 from stages.lib.models.load import save_model
@@ -15,8 +14,10 @@ from stages.lib.models.processor import encode_video, fit_of, most_pixels, shrin
 from stages.lib.video.errors import VideoError
 from stages.lib.video.loader import load_video
 from stages.tools.serving.decode import Wanted, load_bounded
+from tests.support.checkout import ROOT
+from tests.support.tiny_parts import tiny
 
-CLIP = Path(__file__).parents[1] / "data/clips/bigbuckbunny.mp4"
+CLIP = ROOT / "tests/data/clips/bigbuckbunny.mp4"
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from tiny_parts import sft_row
-
 from stages.domain.core.records import Sample, Segment, Span, Timeline, Trace
 from stages.domain.core.replies import Reply, parse_reply
 from stages.sft.stage import teach
+from tests.support.tiny_parts import sft_row
 
 FULL = Trace(
     thinking="the red bar rises then grows",

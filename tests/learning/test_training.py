@@ -5,23 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_parts import LORA, Seen, grpo_row, length_reward, sft_row, showing
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from stages.domain.core.records import Checkpoint
 from stages.domain.rl.rollouts import RolloutGroup
-from stages.grpo.train import Objective, train_grpo
 from stages.lib.rows.jsonl import read_rows
 from stages.lib.training.checkpoints import CheckpointGone
 from stages.lib.training.mixture import Example, draw
-from stages.sft.train import train_sft
+from tests.support.tiny_parts import LORA, Seen
+from tests.support.training import grpo, sft
 
 
 class Killed(BaseException):
@@ -34,39 +32,6 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def sft(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, **changes: Any) -> dict[str, Any]:
-    return train_sft(
-        folder,
-        examples,
-        sft_row(**changes),
-        stage="sft@cold-start",
-        seed=1,
-        out=home / "out",
-        scratch=home / "scratch",
-        on_metrics=seen.on_metrics,
-        on_checkpoint=seen.on_checkpoint,
-    )
-
-
-def grpo(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, **changes: Any) -> dict[str, Any]:
-    row = grpo_row(**changes)
-    return train_grpo(
-        folder,
-        examples,
-        row,
-        stage="grpo@bridge",
-        reward=length_reward,
-        objectives={"task": Objective(1.0, length_reward)},
-        well_formed=lambda _, replies: [reply.startswith("<think>") for reply in replies],
-        showing=showing(examples, row.rollouts),
-        seed=1,
-        out=home / "out",
-        scratch=home / "scratch",
-        on_metrics=seen.on_metrics,
-        on_checkpoint=seen.on_checkpoint,
-    )
 
 
 def test_sft_learns(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:

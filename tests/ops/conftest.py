@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import hosts
 import pytest
-import stack
-from hosts import Host, make_hosts
-from smoke_project import make_project
-from stack import Stack
+
+from tests.support import hosts, stack
+from tests.support.hosts import Host, make_hosts
+from tests.support.smoke_project import make_project
+from tests.support.stack import Stack
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -21,20 +20,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import hosts
-import stack
-from hosts import Host, make_hosts
 from ruamel.yaml import YAML
-from smoke_project import commit, make_project
-from stack import CHECKOUT, Stack
+
+from tests.support import hosts, stack
+from tests.support.checkout import ROOT
+from tests.support.hosts import Host, make_hosts
+from tests.support.repository import commit
+from tests.support.smoke_project import make_project
+from tests.support.stack import Stack
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-RESULT = CHECKOUT / "benchmarks/results/outages.md"
+RESULT = ROOT / "benchmarks/results/outages.md"
 STEPS, SAVE_STEPS = 60, 20
 ROW, TARGET = "bridge", "evaluate@bridge"
 AGAIN = ("grpo@bridge", TARGET)

@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 import yaml
-from flow_project import REPOSITORY, git, make_small_project
 
 from flows.processes import prefect_server
+from tests.support.checkout import ROOT
+from tests.support.flow_project import make_small_project
+from tests.support.repository import git
 
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 #: For one run on a busy machine; what is waited for takes a quarter of it.
@@ -112,12 +114,12 @@ def deploy(project: Path, env: dict[str, str], *arguments: str) -> str:
 def small_project(root: Path, seconds: float) -> Path:
     """A committed project whose last training takes ``seconds``."""
     make_small_project(root)
-    shutil.copytree(REPOSITORY / "infra", root / "infra", ignore=shutil.ignore_patterns("images", "deepspeed"))
+    shutil.copytree(ROOT / "infra", root / "infra", ignore=shutil.ignore_patterns("images", "deepspeed"))
     (root / "knobs.json").write_text(json.dumps({"general": {"seconds": seconds}}))
     params = (root / "params.yaml").read_text()
     (root / "params.yaml").write_text(params.replace("judge: {kind: rule,", "judge: {kind: rule_on_real_text,"))
     git(root, "add", "-A")
-    git(root, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "what deploy reads")
+    git(root, "commit", "-qm", "what deploy reads")
     return root
 
 
@@ -170,7 +172,7 @@ def test_two_deployments_of_one_branch_do_not_meet_and_an_edit_under_a_run_fails
         # Once more, and somebody edits the clone's parameters while it trains.
         before = versions(store)
         (project / "learning.py").write_text("rate = 2\n")  # the training's code, so that DVC's run cache has no answer
-        git(project, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qam", "a change")
+        git(project, "commit", "-qam", "a change")
         count = attempts.read_text().split().count("general")
         third = started(client, "x")
         until(lambda: attempts.read_text().split().count("general") > count, log)
@@ -191,7 +193,7 @@ def test_a_worker_elsewhere_clones_a_folder_of_a_monorepo(reached: dict[str, str
     shutil.copytree(made, top / "teams/videos", ignore=shutil.ignore_patterns(".git"))
     git(top.parent, "init", "-q", "-b", "main", str(top))
     git(top, "add", "-A")
-    git(top, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "start")
+    git(top, "commit", "-qm", "start")
     hub = tmp_path / "hub.git"
     git(tmp_path, "clone", "-q", "--bare", str(top), str(hub))
     laptop, worker = tmp_path / "laptop", tmp_path / "b"

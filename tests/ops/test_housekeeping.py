@@ -6,10 +6,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from small_project import commit, dvc, lay_out
-from stack import BUCKET, Stack, environment
+from tests.support.checkout import ROOT
+from tests.support.repository import commit
+from tests.support.small_project import dvc, lay_out
+from tests.support.stack import BUCKET, Stack, environment
 
-ROOT = Path(__file__).parents[2]
 REMOTE = f"s3://{BUCKET}/kept"
 
 

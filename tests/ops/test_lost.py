@@ -13,10 +13,12 @@ from typing import Any
 
 import psutil
 import pytest
-import small
 
 from flows.deployments import deploy
 from flows.processes import environment as project
+from tests.support import scheduled_project
+from tests.support.flow_project import knobs
+from tests.support.repository import commit
 
 WAIT_S = 240
 
@@ -31,12 +33,12 @@ def until(happens: Callable[[], object], log: Path, wait_s: float = WAIT_S) -> A
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return small.make(tmp_path / "project")
+    return scheduled_project.make(tmp_path / "project")
 
 
 @pytest.fixture
 def served(root: Path) -> Iterator[dict[str, str]]:
-    with small.serving(root) as (environment, _guard):
+    with scheduled_project.serving(root) as (environment, _guard):
         yield environment
 
 
@@ -74,9 +76,9 @@ def kill_tree(pid: int) -> None:
 def test_sigterm_ends_a_run_with_143_every_stage_and_a_right_state_everywhere(
     root: Path, served: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    small.knobs(root, base={"seconds": 600})
+    knobs(root, base={"seconds": 600})
     log = tmp_path / "run.log"
-    process = small.start(root, "run", "base", log=log, **served)
+    process = scheduled_project.start(root, "run", "base", log=log, **served)
     request.addfinalizer(process.kill)
     until(lambda: attempts(root, "base"), log)
     below = psutil.Process(process.pid).children(recursive=True)
@@ -102,9 +104,9 @@ def test_stages_of_a_cancelled_run_end_cancelled(
 ) -> None:
     from prefect.states import Cancelling
 
-    small.knobs(root, base={"seconds": 600})
+    knobs(root, base={"seconds": 600})
     log = tmp_path / "run.log"
-    process = small.start(root, "run", "base", log=log, **served)
+    process = scheduled_project.start(root, "run", "base", log=log, **served)
     request.addfinalizer(process.kill)
     until(lambda: attempts(root, "base"), log)
     with client_of(served) as client:
@@ -122,10 +124,10 @@ def test_stages_of_a_cancelled_run_end_cancelled(
 
 
 def test_a_server_that_stands_still_for_a_minute_costs_a_minute(root: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    small.knobs(root, corpus={"seconds": 3}, ingest={"seconds": 3})
+    knobs(root, corpus={"seconds": 3}, ingest={"seconds": 3})
     log = tmp_path / "run.log"
-    with small.serving(root) as (served, guard):
-        process = small.start(root, "run", "base", log=log, **served)
+    with scheduled_project.serving(root) as (served, guard):
+        process = scheduled_project.start(root, "run", "base", log=log, **served)
         request.addfinalizer(process.kill)
         until(lambda: attempts(root, "corpus"), log)
         stopped = psutil.Process(guard).children(recursive=True)
@@ -144,9 +146,9 @@ def test_a_server_that_stands_still_for_a_minute_costs_a_minute(root: Path, tmp_
 def test_after_kill_9_of_worker_and_flow_the_next_run_ends_what_was_lost_and_is_not_cancelled(
     root: Path, served: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    small.knobs(root, base={"seconds": 600})
-    small.commit(root, "slow")
-    for name, value in small.environ(**served).items():
+    knobs(root, base={"seconds": 600})
+    commit(root, "slow")
+    for name, value in scheduled_project.environ(**served).items():
         monkeypatch.setenv(name, value)
     project.enter(root)
     monkeypatch.setenv("VIDBRIDGE_PROJECT", str(root))
@@ -172,8 +174,8 @@ def test_after_kill_9_of_worker_and_flow_the_next_run_ends_what_was_lost_and_is_
         until(lambda: attempts(clone, "base"), log)
         kill_tree(first.pid)
         first.wait()
-        small.knobs(root, base={"seconds": 0})
-        small.commit(root, "quick")
+        knobs(root, base={"seconds": 0})
+        commit(root, "quick")
         second = worker(tmp_path / "worker-2.log")
         try:
             again = order(client)

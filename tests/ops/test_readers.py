@@ -14,10 +14,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import small_project
-from small_project import ROWS
-from stack import ADMIN, ADMIN_PASSWORD, Stack
-from surroundings import forget
 
 from flows.preflight import mlflow_problems, remote_problems
 from stages.params import load_params
@@ -29,6 +25,11 @@ from stages.tracking.registry.register import register
 from stages.tracking.registry.versions import find_version
 from stages.tracking.runs.run import stage_run
 from stages.tracking.runs.store import open_client
+from tests.support import small_project
+from tests.support.checkout import ROOT
+from tests.support.small_project import ROWS
+from tests.support.stack import ADMIN, ADMIN_PASSWORD, Stack
+from tests.support.surroundings import forget
 
 READER, PASSWORD = "dev", "password-of-the-dev"
 
@@ -73,7 +74,7 @@ def command(root: Path, *arguments: str) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, "-m", "flows.cli.main", *arguments],
         cwd=root,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=180,

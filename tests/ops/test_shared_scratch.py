@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import hosts
 import psutil
 import pytest
-import smoke_project
 import yaml
+
+from tests.support import hosts, smoke_project
 
 ROW = "sft@cold-start"
 OUT = "models/cold-start"

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import httpx
-from hosts import Host
-from stack import ADMIN, ADMIN_PASSWORD, Stack
+
+from tests.support.hosts import Host
+from tests.support.stack import ADMIN, ADMIN_PASSWORD, Stack
 
 #: A policy of the recipe `smoke`: data, base, one SFT stage and one GRPO stage before it.
 TARGET = "evaluate@bridge"

@@ -13,17 +13,18 @@ import subprocess
 import time
 from pathlib import Path
 
-import hosts
 import httpx
 import pytest
-from hosts import Host, make_hosts
-from serving_project import QUESTION, RED, make_project
-from small_project import commit
-from stack import BUCKET, CHECKOUT, Stack
 
 from stages.tracking.registry.register import register
 from stages.tracking.registry.versions import CHAMPION
 from stages.tracking.runs.store import open_client
+from tests.support import hosts
+from tests.support.checkout import ROOT
+from tests.support.hosts import Host, make_hosts
+from tests.support.repository import commit
+from tests.support.serving_project import QUESTION, RED, make_project
+from tests.support.stack import BUCKET, Stack
 
 MODEL = "vidbridge-anywhere"
 URI = f"models:/{MODEL}@{CHAMPION}"
@@ -83,9 +84,9 @@ def readers(servers: Stack, videos: Path, tmp_path: Path) -> list[Host]:
     made = make_hosts(tmp_path, servers.env(*READER, remote=REMOTE) | {"VIDBRIDGE_CACHE": str(shared / "cache")}, "a", "b")
     for host in made:
         for package in ("flows", "stages"):
-            shutil.copytree(CHECKOUT / package, host.project / package)
+            shutil.copytree(ROOT / package, host.project / package)
         # Where an installed package has its recipes.
-        shutil.copytree(CHECKOUT / "infra/recipes", host.project / "flows/cookbook")
+        shutil.copytree(ROOT / "infra/recipes", host.project / "flows/cookbook")
         (host.folder / "empty").mkdir()
         shutil.copytree(videos, host.folder / "videos")
     return made

@@ -12,7 +12,7 @@ import pytest
 from stages.lib.annotations.annotation import Annotation, SourceError
 from stages.lib.annotations.formats import FORMATS, read_source
 from stages.params import IngestParams
-from tests.siblings import CASES
+from tests.support.siblings import CASES
 
 #: After the entry that the README of github.com/coin-dataset/annotations shows at 4450e37.
 COIN: dict[str, Any] = {

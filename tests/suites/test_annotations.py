@@ -11,15 +11,25 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from siblings import ANNOTATIONS, needs_annotations
-from suite_files import VDC, VDC_HARNESS, carebench, dream, lines, mvbench, predicted, samples, tarsier, video_mme
 
-from stages.params import load_params
 from stages.tools.suites.published.benchmark import AnnotationError
 from stages.tools.suites.published.registry import BENCHMARKS
 from stages.tools.suites.score import read_questions, score
+from tests.support.siblings import ANNOTATIONS, needs_annotations
+from tests.support.suite_files import (
+    PARAMS,
+    VDC,
+    VDC_HARNESS,
+    carebench,
+    dream,
+    lines,
+    mvbench,
+    predicted,
+    samples,
+    tarsier,
+    video_mme,
+)
 
-PARAMS = load_params(Path(__file__).parents[2] / "infra/recipes/tiny.yaml")
 TEXTS = PARAMS.prompt
 
 

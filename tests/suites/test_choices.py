@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,8 +17,9 @@ from stages.tools.suites.published.choices import (
     vlmevalkit_letter,
     vlmevalkit_right,
 )
+from tests.support.checkout import ROOT
 
-RECORDS = Path(__file__).parents[1] / "data/crosscheck"
+RECORDS = ROOT / "tests/data/crosscheck"
 OPTIONS = ("Apples.", "Candles", "Berries", "A dog")
 
 

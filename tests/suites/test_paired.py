@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from suite_files import dream, lines, mvbench, predicted, samples, video_mme
-from test_score import PARAMS
 
 from stages.domain.core.replies import render_reply
 from stages.domain.statistics.bootstrap import holm
 from stages.tools.suites.published.benchmark import PredictionError
 from stages.tools.suites.published.paired import exact_p
 from stages.tools.suites.score import score
+from tests.support.suite_files import PARAMS, dream, lines, mvbench, predicted, samples, video_mme
 
 
 def compared(folder: Path, name: str, rows: list[Any], this: dict[str, str], other: dict[str, str]) -> Any:

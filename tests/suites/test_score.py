@@ -9,23 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judge_server import Asked, Fault, JudgeServer, judge_server
 from rich.console import Console
-from suite_files import VDC, VDC_HARNESS, carebench, dream, lines, mvbench, predicted, samples, video_mme
 
 from flows.cli.score import show_result
 from stages.domain.core.replies import render_reply
 from stages.domain.statistics.bootstrap import Design, mean_interval
 from stages.lib.judging.batch import JudgeUnavailableError
-from stages.params import OpenAIJudgeParams, Params, load_params
+from stages.params import OpenAIJudgeParams, Params
 from stages.runtime import http as client
 from stages.tools.suites.markdown import as_markdown, roughly_judged
 from stages.tools.suites.published.benchmark import Mark, PredictionError
 from stages.tools.suites.published.registry import BENCHMARKS
 from stages.tools.suites.published.table import baseline_replies, cells
 from stages.tools.suites.score import score
-
-PARAMS = load_params(Path(__file__).parents[2] / "infra/recipes/tiny.yaml")
+from tests.support.judge_server import Asked, Fault, JudgeServer, judge_server
+from tests.support.suite_files import PARAMS, VDC, VDC_HARNESS, carebench, dream, lines, mvbench, predicted, samples, video_mme
 
 
 def scored(

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from suite_files import lines, predicted, video_mme
 
-ROOT = Path(__file__).parents[2]
+from tests.support.checkout import ROOT
+from tests.support.suite_files import lines, predicted, video_mme
 
 
 @pytest.fixture

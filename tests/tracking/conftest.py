@@ -15,12 +15,13 @@ from contextlib import chdir, closing
 from pathlib import Path
 
 import pytest
-from small_project import commit, make, run
-from surroundings import forget
 
 from stages.tracking.lineage.uri import DATABASE
 from stages.tracking.registry.register import register
 from stages.tracking.runs.store import open_client
+from tests.support.repository import commit, git
+from tests.support.small_project import make
+from tests.support.surroundings import forget
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +87,8 @@ def save() -> Callable[[Path, str], str]:
 
 @pytest.fixture
 def git_output() -> Callable[..., str]:
-    return lambda root, *arguments: run(root, "git", *arguments)
+    """Run git in a folder; what it said."""
+    return git
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from surroundings import forget, put
 
 from flows.cli import champion
 from flows.cli.outside import reader
@@ -27,6 +26,8 @@ from stages.tracking.registry.named import MODEL_VARIABLE, find_named
 from stages.tracking.registry.servable import load_servable
 from stages.tracking.registry.versions import load_version
 from stages.tracking.runs.store import open_client
+from tests.support.checkout import ROOT
+from tests.support.surroundings import forget, put
 
 MODEL = "vidbridge-tiny"
 URI = f"models:/{MODEL}@candidate"
@@ -90,7 +91,7 @@ def test_versions_are_compared_by_their_scores_in_the_remote(cache: Path) -> Non
     root = reader()
     asked = pair(root, f"models:/{MODEL}/7", "5")
     assert (asked.after.number, asked.before.number, asked.to_rescore) == (7, 5, None)
-    params = load_params(Path(__file__).parents[2] / "params.yaml")
+    params = load_params(ROOT / "params.yaml")
     assert compare_pair(root, asked, params).mean.mean == pytest.approx(0.15)
     with pytest.raises(TrackingError, match="other and vidbridge-tiny are two registered models"):
         pair(root, f"models:/{MODEL}/7", "models:/other/5")

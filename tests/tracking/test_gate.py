@@ -25,6 +25,7 @@ from stages.tracking.registry.explain import explain
 from stages.tracking.registry.register import register
 from stages.tracking.registry.score_cards import Baselines, ScoreCard, TaskScore, parse_baselines, parse_scores
 from stages.tracking.runs.store import open_client
+from tests.support.checkout import ROOT
 
 GATE = GateParams(
     registered_model="m",
@@ -107,7 +108,7 @@ def test_only_the_tasks_named_are_compared_and_no_other_may_fall_either() -> Non
     ],
 )
 def test_a_gate_that_makes_no_sense_is_refused_at_load(change: dict[str, object], said: str) -> None:
-    raw = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
     raw["gate"] |= change
     with pytest.raises(ParamsError, match=said):
         parse_params(raw)

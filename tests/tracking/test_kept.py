@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from surroundings import forget, put
 
 from flows.cli import doctor
 from flows.cli import run as running
@@ -32,6 +31,7 @@ from stages.tracking.registry.removals import REMOVED, objection
 from stages.tracking.registry.versions import JUDGING, find_version
 from stages.tracking.runs.run import stage_run
 from stages.tracking.runs.store import open_client
+from tests.support.surroundings import forget, put
 
 MODEL = "vidbridge-tiny"
 CACHE, REMOTE = Path(".dvc/cache"), Path(".vidbridge/remote")

@@ -19,6 +19,7 @@ from stages.tracking.registry.ledger import champions, last_move, read_ledger, w
 from stages.tracking.registry.register import register
 from stages.tracking.registry.versions import all_versions, find_version
 from stages.tracking.runs.store import open_client
+from tests.support.checkout import ROOT
 
 MODEL = "vidbridge-tiny"
 
@@ -163,7 +164,7 @@ def test_two_machines_that_promote_at_once_never_both_replace_the_same_champion(
     processes = []
     for root, version in zip(roots, (5, 7), strict=True):
         shutil.copytree(registered, root, ignore=shutil.ignore_patterns("*.db*", "*.lock.d"))
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "VIDBRIDGE_PROJECT": str(root)}
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "VIDBRIDGE_PROJECT": str(root)}
         command = [sys.executable, "-c", RACE, str(root), str(rounds), str(version), str(meeting)]
         processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     try:

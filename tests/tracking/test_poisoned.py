@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from surroundings import forget, put
 
 from stages.tools.serving.export import publish
 from stages.tracking.gate.promote import history, load_checkpoint, promote
@@ -31,6 +30,8 @@ from stages.tracking.registry.register import register
 from stages.tracking.registry.servable import SERVABLE, load_servable, usage_of_version
 from stages.tracking.registry.versions import CHAMPION, LOADED, find_version
 from stages.tracking.runs.store import open_client
+from tests.support.checkout import ROOT
+from tests.support.surroundings import forget, put
 
 MODEL, LEDGER = "vidbridge-tiny", "vidbridge-tiny.gate"
 KEPT = "what was there before"
@@ -382,7 +383,7 @@ def test_the_command_says_it_in_a_sentence(registered: Path, remote: Path, outsi
     client.set_registered_model_alias(MODEL, CHAMPION, str(find_version(client, MODEL, "candidate").number))
     point(registered, f"dvc://{listed(remote, {'md5': evil, 'relpath': PATHS['up']})}/final")
     command = [sys.executable, "-m", "flows.cli.main", "export", str(tmp_path / "made")]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=registered, env=env, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1
     warned, refused = done.stderr.splitlines()

@@ -21,6 +21,7 @@ from stages.tracking.registry.register import RegisterReport, register
 from stages.tracking.registry.versions import all_versions
 from stages.tracking.runs.run import TAG
 from stages.tracking.runs.store import open_client
+from tests.support.checkout import ROOT
 
 MODEL = "vidbridge-tiny"
 #: Stage and step of the seven versions, in order.
@@ -136,7 +137,7 @@ REGISTER = (
 
 @pytest.mark.slow
 def test_two_registrations_at_once_make_no_duplicates(project: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", REGISTER, str(project)]
     both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in both:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from surroundings import forget
 
 from flows.console.registry import history_table
 from stages.params import load_params
@@ -36,6 +35,7 @@ from stages.tracking.registry.rights import LEDGER, OF
 from stages.tracking.registry.samples import keep_samples, read_samples
 from stages.tracking.registry.versions import all_versions, find_version
 from stages.tracking.runs.store import open_client
+from tests.support.surroundings import forget
 
 MODEL, KEPT = "vidbridge-tiny", "vidbridge-tiny.gate"
 

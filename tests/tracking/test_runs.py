@@ -44,6 +44,7 @@ from stages.tracking.runs.heartbeats import LOST_TAG, PROCESS_TAG, Sign, Watch
 from stages.tracking.runs.outbox import UNSENT, send_unsent
 from stages.tracking.runs.run import TAG, _OthersRuns, pipeline_run, process_cost, stage_run
 from stages.tracking.runs.store import open_client
+from tests.support.checkout import ROOT
 
 
 @pytest.fixture
@@ -241,7 +242,7 @@ with stage_run(sys.argv[1], load_params("params.yaml")) as run:
 
 
 def writer(project: Path, stage: str, sleep_s: float) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "error", "-c", WRITER, stage, str(sleep_s)]
     return subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

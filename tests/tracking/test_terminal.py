@@ -9,16 +9,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from commands import commands, vidbridge
-from surroundings import forget
 
 from stages.tools.upgrade import concerns_of_project, concerns_of_registry
 from stages.tracking.gate import promote
 from stages.tracking.registry.register import register
 from stages.tracking.runs.run import TAG
 from stages.tracking.runs.store import open_client
+from tests.support.checkout import ROOT
+from tests.support.commands import commands, vidbridge
+from tests.support.surroundings import forget
 
-CLIP = next(iter(sorted((Path(__file__).parents[1] / "data/clips").glob("*.mp4"))))
+CLIP = next(iter(sorted((ROOT / "tests/data/clips").glob("*.mp4"))))
 MODEL = "vidbridge-tiny"
 #: Sets the title, colours, opens markup of rich's that nothing closes, is an emoji's code, shows what follows backwards, breaks a line.
 HOSTILE = "[/red][bold]\x1b]0;TITLE\x07\x1b[31m:dog:\u202e\x9b31m [link=http://evil.example]x\nline"
@@ -63,7 +64,7 @@ def test_tags_and_names_of_the_registry_are_text(project: Path) -> None:
         assert "Traceback" not in said, said
         assert not [character for character in said if character in "\x1b\x07\x9b\u202e\r"], command
         if command[0] != "compare":
-            assert shown.status == 0, said
+            assert shown.returncode == 0, said
             assert SHOWN in said, said
             assert "🐶" not in said
 
@@ -72,7 +73,7 @@ def test_who_and_why_are_shown_whole_where_the_output_is_no_terminal(project: Pa
     who = "maintainer-of-a-long-name@a-host-with-a-long-name.example.org"
     why = "it is better on captions of scenes at night, and no worse on any other"
     promote.promote(project, "1", author=who, reason=why)
-    said = vidbridge(project, "history", COLUMNS="").stdout
+    said = vidbridge("history", cwd=project, COLUMNS="").stdout
     assert max(map(len, said.splitlines())) <= 120
     header = next(line for line in said.splitlines() if " who " in line and " why" in line)
     at, why_at = header.index("who"), header.index("why")
@@ -120,7 +121,7 @@ def test_no_password_of_any_uri_is_printed_logged_or_written(project: Path) -> N
         said = done.said.replace(f"hf://datasets/{CANARY}", "")
         assert CANARY not in said, f"{command}: {said[-3000:]}"
         if command[0] not in ("explain",):
-            assert done.status != 0, f"{command}: {said[-2000:]}"
+            assert done.returncode != 0, f"{command}: {said[-2000:]}"
         assert "Traceback" not in said, f"{command}: {said[-3000:]}"
     written = [
         path
@@ -149,8 +150,8 @@ def test_a_url_as_remote_is_a_remote(project: Path, tmp_path: Path) -> None:
 
 
 def test_a_version_that_is_not_there_is_said_once_and_without_a_server(project: Path) -> None:
-    shown = vidbridge(project, "promote", "99")
-    assert shown.status == 1
+    shown = vidbridge("promote", "99", cwd=project)
+    assert shown.returncode == 1
     assert shown.said.count("no version '99'") == 1
     assert "Traceback" not in shown.stderr
     assert not (project / ".vidbridge/prefect").exists()
@@ -176,7 +177,7 @@ def test_the_doctor_names_what_0_1_made(project: Path) -> None:
     assert "was scored under evaluation d1, and this project's is " in champion.found
     assert "vidbridge promote" in champion.remedy
 
-    shown = vidbridge(project, "doctor", COLUMNS="300")
+    shown = vidbridge("doctor", cwd=project, COLUMNS="300")
     lines = [line for line in shown.stdout.splitlines() if line.startswith("upgrade")]
     assert any("dvc.lock: ingest was made by 0.1" in line for line in lines)
     assert any("was scored under evaluation d1" in line for line in lines)

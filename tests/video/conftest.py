@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from numbered_frames import FRAMES, RATE, draw_numbers
 
 from stages.lib.video.encoder import encode, ffmpeg_binary
+from tests.support.numbered_frames import FRAMES, RATE, draw_numbers
 
 
 @pytest.fixture(scope="session")

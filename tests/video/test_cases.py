@@ -12,7 +12,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from siblings import CASES
 
 from stages.domain.core.records import Clip, Reject
 from stages.domain.core.timeline import plain
@@ -26,9 +25,10 @@ from stages.lib.video.reader import read_frames
 from stages.params import load_params
 from stages.tools.serving.decode import Wanted, load_bounded
 from stages.tools.suites.frames import load_at
+from tests.support.checkout import ROOT
+from tests.support.siblings import CASES
 
 Make = Callable[..., Path]
-ROOT = Path(__file__).parents[2]
 
 
 def _ingested(
@@ -96,7 +96,7 @@ def test_a_file_without_sound_starts_with_its_picture(make: Make) -> None:
 
 @pytest.mark.parametrize(("container", "codec"), [("ts", "libx264"), ("ts", "mpeg2video"), ("mkv", "libx264"), ("ts", "open")])
 def test_a_recording_cut_anywhere_starts_at_its_first_whole_picture(container: str, codec: str, make: Make, tmp_path: Path) -> None:
-    from numbered_frames import read_numbers
+    from tests.support.numbered_frames import read_numbers
 
     options = (
         ("libx264", "-x264-params", "open-gop=1:keyint=15:min-keyint=15:bframes=3:b-adapt=0")
@@ -127,7 +127,7 @@ def test_a_recording_cut_anywhere_starts_at_its_first_whole_picture(container: s
 
 
 def test_a_joint_that_lost_a_packet_is_never_silently_wrong(make: Make, tmp_path: Path) -> None:
-    from numbered_frames import read_numbers
+    from tests.support.numbered_frames import read_numbers
 
     part = make("part.ts", "-c:v", "libx264", "-g", "15", "-bf", "2", "-crf", "12").read_bytes()
     for lost in (188, 376):

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numbered_frames import FRAMES, RATE, draw_numbers, read_numbers
 
 from stages.lib.video import reader
 from stages.lib.video.encoder import encode, validate
 from stages.lib.video.errors import VideoError
 from stages.lib.video.probe import probe
 from stages.lib.video.reader import ReadStats, _read_decord, _read_pyav, choose, read_frames
+from tests.support.checkout import ROOT
+from tests.support.numbered_frames import FRAMES, RATE, draw_numbers, read_numbers
 
 Make = Callable[..., Path]
-REAL = Path(__file__).parents[1] / "data/clips/bigbuckbunny.mp4"
+REAL = ROOT / "tests/data/clips/bigbuckbunny.mp4"
 WANTED = [0, 1, 19, 20, 21, 33, 47, 58, 59, 20]
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
-from siblings import REAL_CLIPS, needs_real_clips
 
 from stages.ingest.examine import examine
 from stages.lib.video import reader
@@ -19,6 +18,7 @@ from stages.lib.video.errors import VideoError
 from stages.lib.video.probe import UNTRUSTED_TIMES, probe
 from stages.lib.video.reader import read_frames
 from stages.tools.suites.frames import load_at
+from tests.support.siblings import REAL_CLIPS, needs_real_clips
 
 #: What cannot be used, and why: cut off before its index, an empty header, a bad access unit, damaged slices, no container.
 SET_ASIDE = {

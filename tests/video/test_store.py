@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numbered_frames import FRAMES, RATE, draw_numbers
 
 from stages.domain.core.frames import Fit
 from stages.domain.core.records import Clip, Sample, Segment, Span, Timeline
@@ -25,6 +24,8 @@ from stages.lib.video.encoder import encode
 from stages.lib.video.loader import FrameLoader
 from stages.runtime import frame_cache
 from stages.runtime.frame_cache import FrameStore, Pixels
+from tests.support.checkout import ROOT
+from tests.support.numbered_frames import FRAMES, RATE, draw_numbers
 
 PLENTY = 100_000_000
 KEYS = [hashlib.sha256(bytes([n])).hexdigest() for n in range(9)]
@@ -206,7 +207,7 @@ def test_a_damaged_entry_is_decoded_again(damage: str, tmp_path: Path, capsys: p
 DIES = """
 import sys, time
 from pathlib import Path
-from numbered_frames import draw_numbers
+from tests.support.numbered_frames import draw_numbers
 from stages.runtime import frame_cache as store
 store.LEFT_FREE_BYTES = 0
 def never(head, pixels):
@@ -218,7 +219,7 @@ store.FrameStore(Path(sys.argv[1]), 100_000_000).fetch(sys.argv[2], lambda: draw
 
 
 def test_a_kill_in_the_middle_of_writing_leaves_nothing_wrong(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", DIES, str(tmp_path), KEYS[0]]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
         try:

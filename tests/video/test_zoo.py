@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from zoo import Animal, build, read_blocks, upright
 
 from stages.domain.core.records import SPLITS, Clip, Reject, Sample
 from stages.domain.core.timeline import plain
@@ -21,8 +20,8 @@ from stages.ingest.examine import copy_normalised, examine_source
 from stages.lib.rows.jsonl import read_rows
 from stages.lib.video.loader import FrameLoader
 from stages.params import IngestParams, load_params
-
-ROOT = Path(__file__).parents[2]
+from tests.support.checkout import ROOT
+from tests.support.zoo import Animal, build, read_blocks, upright
 
 
 @pytest.fixture(scope="module")

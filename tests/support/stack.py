@@ -19,11 +19,12 @@ from pathlib import Path
 
 import httpx
 import psutil
-from wire import Wire
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from tests.support.checkout import ROOT
+from tests.support.wire import Wire
+
 #: The interpreter of what only servers need; `make test-ops` installs it.
-SERVERS = CHECKOUT / ".tools/ops/bin/python"
+SERVERS = ROOT / ".tools/ops/bin/python"
 #: What the project's own environment installs is at hand for Prefect.
 OURS = Path(sys.executable)
 ADMIN, ADMIN_PASSWORD = "admin", "password-of-the-admin"

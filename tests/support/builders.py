@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from stages.domain.core.records import Clip, Event, Question, Span, Subject
+from stages.domain.core.records import TASK_NAMES, Clip, Event, Question, Sample, Span, Subject
+from stages.domain.core.replies import render_reply
 from stages.domain.tasks.rewards import Judge, Referee, RewardRules
-from stages.domain.tasks.synthesis import TaskSettings
+from stages.domain.tasks.synthesis import TaskSettings, synthesise
 from stages.lib.judging.embedder import LexicalEmbedder
+from stages.lib.judging.rule import RuleJudge
 
 SETTINGS = TaskSettings.model_validate(
     {
@@ -87,3 +89,16 @@ def rules(**changes: object) -> RewardRules:
         "embedder": {"kind": "lexical"},
     }
     return RewardRules.model_validate({**values, **changes})
+
+
+JUDGE = RuleJudge(full_share=0.8, partial_share=0.4)
+REFEREE = referee(JUDGE)
+CLIPS = [clip(0), clip(1, "blue", "circle", ("falls", "shrinks"))]
+SAMPLES: dict[str, Sample] = {
+    task: next(s for _, samples, _ in synthesise(CLIPS, task, SETTINGS, 8, 7) for s in samples) for task in TASK_NAMES
+}
+
+
+def truth(sample: Sample) -> str:
+    assert sample.trace is not None
+    return render_reply(sample.trace.thinking, sample.trace.answer)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
@@ -16,13 +15,13 @@ from stages.domain.core.frames import Frames
 from stages.domain.core.records import Sample, Score
 from stages.domain.rl.rollouts import shown_groups
 from stages.grpo.rollout_log import Showing
-from stages.lib.models.load import build_tiny, save_model
+from stages.lib.models.load import build_tiny
 from stages.lib.training.mixture import Example
 from stages.params import GrpoRow, SftRow, TinyModelParams, load_params
+from tests.support.checkout import ROOT
 
 torch.set_num_threads(1)
 
-ROOT = Path(__file__).parents[2]
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 COLOURS = ("red", "green", "blue")
 SCAFFOLDING = ('{"subjects":[{"name":"', '","attributes":["', '","', '"],"actions":["', '"]}]}', '"]},{"name":"')
@@ -58,30 +57,6 @@ def tiny_params(family: str) -> TinyModelParams:
 def tiny(family: str, seed: int = 0) -> tuple[PreTrainedModel, ProcessorMixin]:
     texts = [*REPLIES, "What colour is number 0 1 2 3 4 5 6 7 8 9?", "4 5 seconds"]
     return build_tiny(tiny_params(family), texts, SCAFFOLDING, seed)
-
-
-@pytest.fixture(params=FAMILIES)
-def family(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A saved Qwen2.5-VL with a random start."""
-    model, processor = tiny("qwen2_5_vl")
-    save_model(model, processor, tmp_path / "base")
-    return tmp_path / "base"
-
-
-@pytest.fixture
-def examples() -> list[Example]:
-    """24 examples of two tasks; the colour is seen, nowhere said in the prompt."""
-
-    def example(i: int) -> Example:
-        shown = tinted(i, i % 3)
-        return Example(f"s{i}", "caption" if i % 2 else "mcqa", f"What colour is number {i}?", REPLIES[i % 3], lambda: shown)
-
-    return [example(i) for i in range(24)]
 
 
 #: Adapters on every matrix of the language model's layers.
@@ -161,11 +136,6 @@ class Seen:
     def on_checkpoint(self, checkpoint: Any, folder: Path) -> None:
         assert (folder / "model.safetensors").is_file()
         self.saved.append((checkpoint.path, checkpoint.final))
-
-
-@pytest.fixture
-def seen() -> Seen:
-    return Seen()
 
 
 def length_reward(_: Any, replies: Any) -> list[float]:

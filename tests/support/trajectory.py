@@ -14,16 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 from accelerate.state import AcceleratorState
-from tiny_parts import REPLIES, Seen, grpo_row, length_reward, sft_row, tinted
 
 from stages.grpo.train import Objective, train_grpo
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.training.mixture import Example
 from stages.runtime.distributed import launch
 from stages.sft import train as cold_start
+from tests.support.tiny_parts import REPLIES, Seen, grpo_row, length_reward, sft_row, tinted
 
 STEPS, SAVED_AT = 4, 2
 SHARED = {"steps": STEPS, "save_steps": SAVED_AT, "schedule": "linear", "adam_beta2": 0.98}
@@ -83,7 +81,7 @@ def paying(reward: Any) -> dict[str, Any]:
 
 
 def main(home: Path, shared: Path, *names: str) -> int:
-    if (status := launch("trajectory", sys.argv[1:])) is not None:
+    if (status := launch("tests.support.trajectory", sys.argv[1:])) is not None:
         return status
     cold_start.LOGGING_STEPS = 1
     use_rollouts(shared)

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[1]
+from tests.support.checkout import ROOT
+
 _MARK = "\n=====ended with "
 #: Whatever a command leaves in the environment is taken back before the next one.
 _DRIVER = f"""
@@ -34,7 +35,7 @@ for env, arguments in json.loads(sys.argv[1]):
 
 @dataclass(frozen=True)
 class Ended:
-    status: int
+    returncode: int
     stdout: str
     stderr: str
 
@@ -43,14 +44,17 @@ class Ended:
         return self.stdout + self.stderr
 
 
-def vidbridge(cwd: Path, *arguments: str, **env: str) -> Ended:
-    """One command."""
-    return commands(cwd, [(env, arguments)])[0]
+def vidbridge(*arguments: str, cwd: Path, **env: str) -> Ended:
+    """One command, as it is called."""
+    given = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    command = [sys.executable, "-m", "flows.cli.main", *arguments]
+    done = subprocess.run(command, cwd=cwd, env=given, capture_output=True, text=True, timeout=120, check=False)
+    return Ended(done.returncode, done.stdout, done.stderr)
 
 
 def commands(cwd: Path, wanted: Sequence[tuple[Mapping[str, str], Sequence[str]]], **env: str) -> list[Ended]:
     """Each command with what is added to its environment; ``env`` is added to all of them."""
-    given = {**os.environ, "PYTHONPATH": str(REPOSITORY), **env}
+    given = {**os.environ, "PYTHONPATH": str(ROOT), **env}
     command = [sys.executable, "-c", _DRIVER, json.dumps([(dict(added), list(arguments)) for added, arguments in wanted])]
     done = subprocess.run(command, cwd=cwd, env=given, capture_output=True, text=True, timeout=300, check=False)
     out, err = done.stdout.split(_MARK), done.stderr.split(_MARK)

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import yaml
 
+from tests.support.checkout import ROOT
+from tests.support.repository import commit, git
+
 ROWS = {"cold-start": ("sft", "base"), "bridge": ("grpo", "cold-start"), "general": ("grpo", "bridge")}
 
 #: What the stages run: stdlib only, deterministic, each a few milliseconds.
@@ -81,21 +84,13 @@ elif what == "evaluate":
 MEANS = '{"digest": "d1", "base": 0.1, "cold-start": 0.6, "bridge": 0.65, "general": 0.8}\n'
 
 
-def run(root: Path, *command: str) -> str:
-    """Run a command in ``root`` without anyone's git configuration; its output."""
-    environment = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "DVC_NO_ANALYTICS": "1"}
-    return subprocess.run(command, cwd=root, env=environment, check=True, capture_output=True, text=True).stdout
-
-
 def dvc(root: Path, *arguments: str) -> str:
-    return run(root, sys.executable, "-m", "dvc", *arguments)
-
-
-def commit(root: Path, message: str) -> str:
-    """Commit everything that is not ignored; the commit."""
-    run(root, "git", "add", "-A")
-    run(root, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-q", "-m", message)
-    return run(root, "git", "rev-parse", "HEAD").strip()
+    """What DVC said, without anyone's git configuration; it must end well."""
+    environment = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "DVC_NO_ANALYTICS": "1"}
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"dvc {' '.join(arguments)} in {root} ended with {done.returncode}: {done.stderr}"
+    return done.stdout
 
 
 def pipeline() -> dict[str, object]:
@@ -133,14 +128,14 @@ def pipeline() -> dict[str, object]:
 
 def lay_out(root: Path) -> None:
     """Put the project into the folder ``root``, a repository in which nothing has run or been committed; it has no DVC remote."""
-    shutil.copyfile(Path(__file__).parents[1] / "params.yaml", root / "params.yaml")
+    shutil.copyfile(ROOT / "params.yaml", root / "params.yaml")
     (root / ".gitignore").write_text("/.vidbridge/\n/data/\n/models/\n/scores/\n")
     (root / "make.py").write_text(MAKE)
     (root / "source.txt").write_text("clips\n")
     (root / "rates.json").write_text("1\n")
     (root / "means.json").write_text(MEANS)
     (root / "dvc.yaml").write_text(yaml.safe_dump(pipeline()))
-    run(root, "git", "init", "-q", "-b", "main")
+    git(root, "init", "-q", "-b", "main")
     dvc(root, "init", "-q")
     (root / ".dvc" / "config").write_text("[core]\n    autostage = false\n    analytics = false\n")
 

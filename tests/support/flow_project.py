@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-import subprocess
+import time
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+import psutil
+
+from flows.repro import reproduce
+from tests.support.checkout import ROOT
+from tests.support.repository import commit, git
 
 #: Acts as every stage: `work.py KIND NAME OUT` writes what tracking and the gate expect of it. `knobs.json` may make it slow or fail.
 WORK = """
@@ -108,21 +113,46 @@ stages:
 """
 
 
-def git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 def make_small_project(root: Path) -> Path:
     """A committed project in which nothing has run."""
     (root / ".dvc").mkdir(parents=True)
     for name in ("params.yaml", ".gitignore", ".dvc/config"):
-        shutil.copy(REPOSITORY / name, root / name)
+        shutil.copy(ROOT / name, root / name)
     (root / "work.py").write_text(WORK)
     (root / "learning.py").write_text("rate = 1\n")
     (root / "dvc.yaml").write_text(PIPELINE)
     git(root, "init", "-q", "-b", "main")
-    git(root, "-c", "user.name=t", "-c", "user.email=t@localhost", "add", "-A")
-    git(root, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "start")
+    commit(root, "start")
     return root
+
+
+def states(root: Path, target: str = "summary") -> dict[str, str]:
+    return {step.name: step.state for step in reproduce.plan(root, target).steps}
+
+
+def why(root: Path, stage: str) -> tuple[str, ...]:
+    return next(step.why for step in reproduce.plan(root).steps if step.name == stage)
+
+
+def knobs(root: Path, **table: dict[str, float]) -> None:
+    (root / "knobs.json").write_text(json.dumps({name.replace("_", "-"): value for name, value in table.items()}))
+
+
+def children(root: Path, count: int, wait_s: float = 30) -> list[int]:
+    """The processes that the stage's command left in sessions of their own, once they are all there."""
+    path = root / ".vidbridge/children.txt"
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        if path.is_file() and len(found := path.read_text().split()) == count:
+            return [int(pid) for pid in found]
+        time.sleep(0.05)
+    raise AssertionError(f"no {count} children within {wait_s} s")
+
+
+def all_gone(pids: list[int], wait_s: float = 20) -> bool:
+    deadline = time.monotonic() + wait_s
+    while any(psutil.pid_exists(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True

@@ -9,16 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 from accelerate.state import AcceleratorState
-from tiny_parts import REPLIES, Seen, grpo_row, length_reward, sft_row, showing, tinted
 
 from stages.grpo.train import Objective, train_grpo
 from stages.lib.inference import vision_cache
 from stages.lib.training.mixture import Example
 from stages.runtime.distributed import launch
 from stages.sft.train import train_sft
+from tests.support.tiny_parts import REPLIES, Seen, grpo_row, length_reward, sft_row, showing, tinted
 
 
 def missing_on_the_first_process(_: Any, replies: Sequence[str]) -> list[float | None]:
@@ -28,7 +26,7 @@ def missing_on_the_first_process(_: Any, replies: Sequence[str]) -> list[float |
 
 
 def main(home: Path, steps: int, lora: dict[str, Any] | None, frozen: bool) -> int:
-    if (status := launch("two_ranks", sys.argv[1:])) is not None:
+    if (status := launch("tests.support.two_ranks", sys.argv[1:])) is not None:
         return status
     examples = [
         Example(

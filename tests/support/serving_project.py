@@ -23,9 +23,6 @@ import pytest
 import torch
 import uvicorn
 import yaml
-from learning.tiny_parts import COLOURS, REPLIES, tiny
-from small_project import commit, dvc, run
-from surroundings import forget
 
 from stages.domain.core.frames import Frames
 from stages.domain.core.prompts import render_prompt
@@ -40,8 +37,12 @@ from stages.tools.serving.videos import Job, decode, hungry
 from stages.tracking.registry.register import register
 from stages.tracking.registry.versions import CHAMPION
 from stages.tracking.runs.store import open_client
+from tests.support.checkout import ROOT
+from tests.support.repository import commit, git
+from tests.support.small_project import dvc
+from tests.support.surroundings import forget
+from tests.support.tiny_parts import COLOURS, REPLIES, tiny
 
-ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "tests/data/clips/bigbuckbunny.mp4"
 MODEL = "vidbridge-tiny"
 QUESTION = "what colour is it ?"
@@ -97,7 +98,7 @@ def make_project(root: Path) -> Path:
     copy = f"{sys.executable} -c \"import shutil; shutil.copytree('made', 'models/base/final')\""
     stage = {"cmd": copy, "deps": ["made"], "params": ["seed", "model", "prompt"], "outs": ["models/base/final"]}
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"base": stage}}))
-    run(root, "git", "init", "-q", "-b", "main")
+    git(root, "init", "-q", "-b", "main")
     dvc(root, "init", "-q")
     (root / ".dvc" / "config").write_text(
         "[core]\n    remote = local\n    analytics = false\n['remote \"local\"']\n    url = ../.vidbridge/remote\n"

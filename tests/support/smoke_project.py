@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import psutil
-from checkout import RESULTS
 
-ROOT = Path(__file__).parent.parent
+from tests.support.checkout import RESULTS, ROOT
+from tests.support.repository import commit, git
+
 BIN = Path(sys.executable).parent
 
 
@@ -48,17 +49,6 @@ def make_project(folder: Path) -> Path:
     return folder
 
 
-def git(folder: Path, *arguments: str) -> str:
-    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
-    done = subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
-def commit(folder: Path, message: str) -> None:
-    git(folder, "add", "-A")
-    git(folder, "commit", "--quiet", "-m", message)
-
-
 def call(project: Path, *command: str, timeout_s: float = 550, **changes: str) -> subprocess.CompletedProcess[str]:
     """Run a command of the environment in the project, output captured."""
     return subprocess.run(
@@ -77,12 +67,6 @@ def succeed(project: Path, *command: str, timeout_s: float = 550, **changes: str
     done = call(project, *command, timeout_s=timeout_s, **changes)
     assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert old in text, f"{path.name} has no {old!r}"
-    path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
 def belonging_to(project: Path) -> list[psutil.Process]:

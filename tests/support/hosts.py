@@ -16,7 +16,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from stack import CHECKOUT, environment
+from tests.support.checkout import ROOT
+from tests.support.stack import environment
 
 _SHEBANG = b"#!"
 
@@ -150,5 +151,5 @@ def make_hosts(folder: Path, env: dict[str, str], *names: str) -> list[Host]:
     made = []
     for name, place in places.items():
         others = tuple(other for key, other in places.items() if key != name)
-        made.append(Host(name, place, dict(env), (*others, CHECKOUT)))
+        made.append(Host(name, place, dict(env), (*others, ROOT)))
     return made

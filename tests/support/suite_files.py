@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from builders import SETTINGS, clip
-
 from stages.domain.tasks.synthesis import synthesise
+from stages.params import load_params
+from tests.support.builders import SETTINGS, clip
+from tests.support.checkout import ROOT
+
+PARAMS = load_params(ROOT / "infra/recipes/tiny.yaml")
 
 
 def video_mme(**changes: Any) -> dict[str, Any]:

@@ -12,10 +12,9 @@ from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
 
-from numbered_frames import FRAMES, RATE, draw_numbers
-from zoo import run
-
 from stages.lib.video.encoder import encode
+from tests.support.numbered_frames import FRAMES, RATE, draw_numbers
+from tests.support.zoo import run
 
 #: The frame whose time is made wrong, in order of storage.
 BAD = 31

@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from learning.tiny_parts import COLOURS
-from serving_project import QUESTION
-from suite_files import dream, lines, video_mme
-
 from stages.tools.suites.evaluate import Order
+from tests.support.serving_project import QUESTION
+from tests.support.suite_files import dream, lines, video_mme
+from tests.support.tiny_parts import COLOURS
 
 OPTIONS = [f"{letter}. a {colour} bar" for letter, colour in zip("ABC", COLOURS, strict=True)] + ["D. none of them"]
 

@@ -1,8 +1,7 @@
-"""The small project of the tests of flows (real parameters, stages that take no time) for the proofs here, and commands in it."""
+"""The project of :mod:`tests.support.flow_project` with what deployments need, and commands and a server in it."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -10,11 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flow_project import make_small_project
-
 from flows.processes import environment, prefect_server
-
-TESTS = Path(__file__).resolve().parents[1]
+from tests.support.checkout import ROOT
+from tests.support.flow_project import make_small_project
+from tests.support.repository import commit
 
 
 def make(root: Path) -> Path:
@@ -22,19 +20,9 @@ def make(root: Path) -> Path:
     make_small_project(root)
     (root / "infra").mkdir()
     for name in ("infra/prefect.yaml", "infra/work-pool.json"):
-        (root / name).write_bytes((TESTS.parent / name).read_bytes())
+        (root / name).write_bytes((ROOT / name).read_bytes())
     commit(root, "deployments")
     return root
-
-
-def commit(root: Path, message: str) -> None:
-    who = ["-c", "user.name=tester", "-c", "user.email=tester@localhost"]
-    for arguments in (["add", "-A"], [*who, "commit", "-qm", message]):
-        subprocess.run(["git", "-C", str(root), *arguments], check=True)
-
-
-def knobs(root: Path, **table: dict[str, float]) -> None:
-    (root / "knobs.json").write_text(json.dumps(table))
 
 
 def environ(**changes: str) -> dict[str, str]:
@@ -48,7 +36,7 @@ def environ(**changes: str) -> dict[str, str]:
         **environment.QUIET,
         **people,
         "PATH": path,
-        "PYTHONPATH": str(TESTS.parent),
+        "PYTHONPATH": str(ROOT),
         "GIT_CONFIG_GLOBAL": os.devnull,
         **changes,
     }

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 #: Where runs, reports and benchmarks put what they make (``.gitignore`` lists the same places).
 RESULTS = ("data", "models", "scores", "reports", "report", "report.html", "data.html", "mlruns", ".vidbridge", ".env", "dvc.lock")
-_PLACES = tuple(str(CHECKOUT / name) for name in RESULTS)
+_PLACES = tuple(str(ROOT / name) for name in RESULTS)
 _READS = frozenset({"open", "os.listdir", "os.scandir", "sqlite3.connect"})
 
 

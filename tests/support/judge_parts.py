@@ -5,19 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from builders import SETTINGS, clip
-from judge_server import JudgeServer
-
-from stages.domain.core.records import TASK_NAMES, Sample
-from stages.domain.tasks.synthesis import synthesise
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.params import OpenAIJudgeParams
 from stages.runtime.endpoints import place
-
-CLIPS = [clip(0), clip(1, "blue", "circle", ("falls", "shrinks"))]
-SAMPLES: dict[str, Sample] = {
-    task: next(s for _, samples, _ in synthesise(CLIPS, task, SETTINGS, 8, 7) for s in samples) for task in TASK_NAMES
-}
+from tests.support.judge_server import JudgeServer
 
 
 def judge_params(**changes: Any) -> OpenAIJudgeParams:

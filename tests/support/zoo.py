@@ -12,9 +12,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from numbered_frames import FRAMES, RATE, Pixels, draw_numbers
 
 from stages.lib.video.encoder import encode, ffmpeg_binary
+from tests.support.numbered_frames import FRAMES, RATE, Pixels, draw_numbers
 
 
 @dataclass(frozen=True)
