@@ -3,201 +3,53 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import chdir
 from datetime import UTC, datetime
-from fractions import Fraction
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
-import numpy as np
 import pytest
 import yaml
 
-from stages.domain.core.records import Clip, Sample, Score
-from stages.domain.core.replies import render_reply
 from stages.domain.rl.gauges import GAUGES
 from stages.domain.statistics.bootstrap import Interval
-from stages.domain.statistics.metrics import TaskResult, clips_shown, mean_over_tasks, task_results
-from stages.lib.evaluation.held_out import evaluation_samples
-from stages.lib.judging.batch import score_replies
-from stages.lib.judging.build import referee_of
-from stages.lib.rows.jsonl import read_json, write_json, write_rows
+from stages.lib.rows.jsonl import read_json
 from stages.lib.rows.samples import InputError
-from stages.lib.video.encoder import encode
 from stages.pages.render import template_text
-from stages.params import Params, load_params
+from stages.params import load_params
 from stages.runtime import paths
-from stages.summary import stage as summary
 from stages.tools.ablation.grid import Contrast, Grid, Measured
 from stages.tools.ablation.seeds import Gain
-from stages.tools.report import cost, curves, dag, replies, scores
+from stages.tools.report import cost, scores
 from stages.tools.report.environment import environment
 from stages.tools.report.page import build
 from stages.tracking.lineage.lockfile import read_lock
 from stages.tracking.runs.history import Cost, PastRun, latest_runs
 from stages.tracking.runs.run import ablation_run, stage_run
 from stages.tracking.runs.store import experiment_id, open_client
-from tests.support import builders
-from tests.support.checkout import ROOT
-from tests.support.pages import check
+from tests.support.pages import Elements, check
+from tests.support.report_project import (
+    HOSTILE,
+    LOCKED,
+    ROWS,
+    report_project,
+)
 
-HOSTILE = '</script></style><img src=x onerror=alert(1)><a href="http://evil.example/">\'{{ 7 * 7 }}'
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-#: Rows of the recipe `smoke`, and what each replies here: nothing of use, the first event only, what is right, and that again.
-ROWS = ("base", "cold-start", "bridge", "general")
-TASKS = ("dark_event_infer", "mcqa", "caption")
-
-
-def sample_of(clip: Clip, task: str) -> Sample:
-    values = {
-        "sample_id": f"{task}/{clip.clip_id}",
-        "task": task,
-        "split": "test",
-        "clip_id": clip.clip_id,
-        "timeline": {"rate": "8", "segments": [{"clip_id": clip.clip_id, "span": {"start": 0, "stop": 16}}]},
-        "sampled_frames": 8,
-        "question": "what happens ?",
-        "reference": clip.caption,
-        "events": [event.caption for event in clip.events],
-    }
-    if task == "mcqa":
-        values |= {"question": clip.questions[0].question, "options": clip.questions[0].options, "reference": "B", "events": []}
-    if task == "dark_event_infer":
-        values["timeline"] |= {"dark": [clip.events[0].span.model_dump()]}
-        values |= {"reference": clip.events[0].caption, "events": [clip.events[0].caption]}
-    return Sample.model_validate(values)
-
-
-def said_by(row: str, sample: Sample) -> str:
-    if row == "base" or (row == "general" and sample.sample_id == "caption/c0"):
-        return HOSTILE if row == "base" else render_reply(HOSTILE, HOSTILE)
-    if row == "cold-start" and sample.sample_id == "dark_event_infer/c1":
-        return render_reply(HOSTILE, HOSTILE)
-    if row == "cold-start":
-        return render_reply("it moves", "A" if sample.task == "mcqa" else sample.events[0])
-    return render_reply("it is plain to see", sample.reference)
-
-
-def write_data() -> None:
-    """Three clips of real H.264, nine samples of them, and what the stages count of both."""
-    clips = [builders.clip(n, colour, split="test") for n, colour in enumerate(("red", "green", "blue"))]
-    for number, clip in enumerate(clips):
-        path = paths.CORPUS / clip.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = np.arange(64, dtype=np.uint8)[None, :, None, None] * (number + 1)
-        encode(
-            np.broadcast_to(rows + 8 * np.arange(16, dtype=np.uint8)[:, None, None, None], (16, 64, 64, 3)), Fraction(8), path, 18
-        )
-    write_rows(paths.CLIPS / "manifest.jsonl", clips)
-    counts = {
-        "accepted": 3,
-        "sources": 3,
-        "duration_s": 6.0,
-        "splits": {"test": 3},
-        "codecs": {"h264": 3},
-        "rejected": {HOSTILE: 1},
-    }
-    write_json(paths.CLIPS / "summary.json", counts | {key: {} for key in ("durations", "sizes", "licences", "not_for_decord")})
-    for task in TASKS:
-        write_rows(paths.SAMPLES / f"test/{task}.jsonl", [sample_of(clip, task) for clip in clips])
-    made = {split: dict.fromkeys(TASKS, 3 if split == "test" else 0) for split in ("train", "validation", "test")}
-    write_json(paths.SAMPLES / "summary.json", {"samples": made, "rejects": {}, "text_only": None})
-
-
-def score(params: Params, row: str, samples: list[Sample], replies: list[str]) -> dict[str, TaskResult]:
-    """The rule judge's own scores of what a row says, in its file, and the table they make."""
-    given = score_replies(samples, replies, referee_of(params), params.rewards)
-    write_rows(paths.scores(row) / "predictions.jsonl", given)
-    return task_results(given, clips_shown(samples), 0.95)  # type: ignore[return-value]
-
-
-def write_scores(params: Params, row: str) -> None:
-    samples = evaluation_samples(params)
-    results = score(params, row, samples, [said_by(row, sample) for sample in samples])
-    tasks = {
-        task: {**result.model_dump(), "blank": 0.25, "blank_high": 0.3, "shuffled": 0.4, "shuffled_high": 0.45}
-        for task, result in results.items()
-    }
-    table = {
-        "row": row,
-        "split": "test",
-        "samples": 9,
-        "mean": mean_over_tasks(results),
-        "blank_mean": 0.25,
-        "shuffled_mean": 0.4,
-        "format": 0.5,
-    }
-    write_json(paths.scores(row) / "scores.json", {**table, "tasks": tasks})
-    steps = [{"step": step, "loss": 3 / step, "reward": 0.1 * step, "reward/mcqa": 0.2 * step} for step in range(1, 5)]
-    gauges = [{"gauge/enumeration": 0.3}, {"gauge/blank_video": 0.1, "gauge/enumeration": 0.05}, {}, {"gauge/blank_video": 0.7}]
-    lines = [json.dumps({**step, **(gauge if row in params.grpo else {})}) for step, gauge in zip(steps, gauges, strict=True)]
-    (paths.scores(row) / paths.HISTORY_FILE).write_text("\n".join(lines) + "\n")
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Results of the recipe `smoke` in small: real clips, scores of the rule judge and runs in MLflow, of replies that no model gave."""
-    root = tmp_path_factory.mktemp("report") / "project"
-    root.mkdir()
-    shutil.copyfile(ROOT / "infra/recipes/smoke.yaml", root / "params.yaml")
-    (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": LOCKED}))
-    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "VIDBRIDGE_"))}
-    with chdir(root), patch.dict(os.environ, outside | {"VIDBRIDGE_PROJECT": str(root)}, clear=True):
-        params = load_params()
-        write_data()
-        for row in ROWS:
-            write_scores(params, row)
-        samples = evaluation_samples(params)
-        trivial = score(params, "baselines", samples, [said_by("cold-start", sample) for sample in samples])
-        tasks = {task: {name: result.model_dump() for name in ("random", "constant")} for task, result in trivial.items()}
-        means = {name: {"mean": mean_over_tasks(trivial)} for name in ("random", "constant")}
-        write_json(paths.scores("baselines") / "scores.json", {"tasks": tasks, **means})
-        with stage_run("corpus", params):
-            pass
-        assert summary.main() == 0
+    with report_project(tmp_path_factory.mktemp("report") / "project") as root:
         yield root
-
-
-LOCKED = {
-    "corpus": {"cmd": "x", "outs": [{"path": "data/corpus", "md5": "1.dir"}]},
-    "ingest": {"cmd": "x", "deps": [{"path": "data/corpus", "md5": "1.dir"}], "outs": [{"path": "data/clips", "md5": "2.dir"}]},
-    "summary": {"cmd": "x", "deps": [{"path": "data", "md5": "3.dir"}], "outs": [{"path": "reports/plots", "md5": "4.dir"}]},
-}
 
 
 @pytest.fixture(scope="module")
 def page(project: Path) -> str:
     return build(project, project / "report.html").read_text(encoding="utf-8")
-
-
-class Elements(HTMLParser):
-    """What a browser would find: elements with their attributes, and the text outside of scripts and styles."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.text, self._inside = "", ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-        self._inside = tag
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside not in ("script", "style"):
-            self.text += data
 
 
 def held(page: str) -> dict[str, object]:
@@ -388,68 +240,6 @@ def page_of(project: Path, folder: Path) -> str:
     return Elements(build(project, folder / "report.html").read_text(encoding="utf-8")).text
 
 
-def test_the_longest_chain_runs_along_the_top_and_scores_stand_side_by_side() -> None:
-    deps = {"base": ["data"], "sft@a": ["models/base/final"], "grpo@b": ["models/a/final"], "evaluate@a": ["models/a/final"]}
-    deps |= {"evaluate@b": ["models/b/final"], "evaluate@base": ["models/base"], "summary": ["scores", "data"], "synthesize": []}
-    outs = {"synthesize": ["data/samples"], "base": ["models/base"], "sft@a": ["models/a"], "grpo@b": ["models/b"]}
-    outs |= {f"evaluate@{row}": [f"scores/{row}"] for row in ("base", "a", "b")} | {"summary": ["reports"]}
-    edges = dag.edges_of(deps, outs)
-    assert ("synthesize", "summary") not in edges, "it follows from the others"
-    assert ("base", "evaluate@base") in edges
-    where = dag.places(list(deps), edges)
-    assert [where[name] for name in ("synthesize", "base", "sft@a", "grpo@b", "evaluate@b", "summary")] == [
-        (n, 0) for n in range(6)
-    ]
-    assert (where["evaluate@a"], where["evaluate@base"]) == ((4, 1), (4, 2))
-    assert len(set(where.values())) == len(where)
-
-
-def test_the_colours_of_stages_are_the_kinds_of_dvc_yaml() -> None:
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    assert {name: stage.get("do", stage)["meta"]["kind"] for name, stage in stages.items()} == dag.KINDS
-
-
-def test_the_page_holds_what_leads_each_list() -> None:
-    task_of = {f"{task}/{n}": task for task in ("caption", "mcqa") for n in range(40)}
-    values: dict[str, dict[str, float | None]] = {
-        "old": {name: int(name.split("/")[1]) / 40 for name in task_of},
-        "new": {name: 1 - int(name.split("/")[1]) / 40 for name in task_of} | {"mcqa/0": None},
-    }
-    counts = replies.changes(values, task_of)
-    assert counts["old>new"]["caption"] == {"better": 20, "worse": 19, "same": 1}
-    assert counts["new>old"]["caption"] == {"better": 19, "worse": 20, "same": 1}
-    assert counts["old>new"]["mcqa"] == {"better": 19, "worse": 19, "same": 1}
-    order = replies.leading(values, task_of, "old", "new")
-    assert set(order[:4]) == {"caption/0", "caption/39", "mcqa/1", "mcqa/39"}, "the greatest changes of each task come first"
-    assert "mcqa/0" not in order
-    assert len(order) == len(set(order)) == 4 * replies.LEADING
-
-
-def test_pictures_have_a_limit_and_equal_ones_are_held_once() -> None:
-    large = "x" * (replies.PICTURE_BYTES // 2)
-    strips, shown = replies._with_pictures(
-        ["a", "b", "c", "d"], lambda name: {"a": "p", "b": "p", "c": large, "d": large + "y"}[name]
-    )
-    assert strips == ["p", large]
-    assert shown == [("a", 0), ("b", 0), ("c", 1)]
-
-
-def test_the_ends_of_a_smoothed_curve_are_those_of_the_curve() -> None:
-    points = [(float(n), float(n % 2)) for n in range(100)]
-    smooth = curves.smoothed(points)
-    assert (smooth[0], smooth[-1]) == (points[0], points[-1])
-    assert max(abs(y - 0.5) for _, y in smooth[10:-10]) < 0.1
-
-
-def test_gains_are_drawn_on_one_scale_and_coloured_by_their_interval() -> None:
-    gains = {"b - a": {"mean": 0.2, "low": 0.1, "high": 0.3, "tasks": {"mcqa": {"mean": -0.1, "low": -0.4, "high": 0.2}}}}
-    (row,) = scores.gain_rows(gains, ["mcqa"])
-    assert [cell["kind"] for cell in row["cells"]] == ["good", ""]
-    assert [cell["p"] for cell in row["cells"]] == ["", ""]
-    zeros = {re.search(r'class="zero" x1="([\d.]+)"', cell["bar"])[1] for cell in row["cells"]}  # type: ignore[index]
-    assert zeros == {"48"}
-
-
 def test_the_page_is_named_throughout_and_its_tabs_are_tabs_to_a_keyboard(page: str) -> None:
     found = check(page)
     tabs = [attributes for _, attributes, _ in found.found if attributes.get("role") == "tab"]
@@ -521,12 +311,6 @@ def test_runs_that_differ_say_which_they_were(project: Path) -> None:
     whole = cost.total(params, runs)
     assert whole is not None
     assert (whole["wall"], whole["cpu_h"], whole["gpu_h"]) == ("6 h 00 min", 3.0, 12.0)
-
-
-def test_a_score_without_a_verdict_is_not_a_zero() -> None:
-    said = replies.reply(Score(sample_id="s", task="caption", reply="no form", format_ok=False, reason="HTTP 503"))
-    assert said["value"] is None
-    assert (said["answer"], said["text"], said["reason"]) == (None, "no form", "HTTP 503")
 
 
 def opened(page: Path, folder: Path) -> tuple[str, str, set[str]]:

@@ -1,4 +1,4 @@
-"""The champion, asked: through MLflow's own loader always, over HTTP from a fresh clone among the slow tests."""
+"""The champion, asked through MLflow's own loader, and what is exported of it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,8 @@ import base64
 import contextlib
 import io
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-import textwrap
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,23 +15,18 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.processes.prefect_server import free_port
 from stages.domain.core.frames import Frames
 from stages.lib.inference.generate import generate
 from stages.lib.rows.samples import InputError
-from stages.lib.video.encoder import ffmpeg_binary
 from stages.lib.video.loader import load_video
 from stages.params import load_params
 from stages.runtime.workers import Aside
 from stages.tools.serving.export import card, publish
-from stages.tools.serving.files import open_named
-from stages.tools.serving.limits import key_from_environment, limits_from_environment
 from stages.tools.serving.refusal import Refused
 from stages.tools.serving.requests import parse_rows
-from stages.tools.serving.server import Refusal, answer_row, batches
-from stages.tools.serving.videos import keep_base64
+from stages.tools.serving.server import Refusal, batches
 from stages.tools.suites.engines.models import choose
-from stages.tracking.lineage.uri import DATABASE, TrackingError
+from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.explain import explain
 from stages.tracking.registry.register import register
 from stages.tracking.registry.servable import USAGE, usage_of
@@ -46,7 +34,6 @@ from stages.tracking.registry.versions import CHAMPION
 from stages.tracking.runs.run import TAG
 from stages.tracking.runs.store import open_client
 from tests.support.checkout import ROOT
-from tests.support.repository import git
 from tests.support.serving_project import (
     CLIP,
     MODEL,
@@ -56,12 +43,11 @@ from tests.support.serving_project import (
     URI,
     Running,
     as_the_project,
-    environment,
-    hang_on_blue,
+    ask,
     hungry_on_blue,
+    loaded_champion,
     make_video_folder,
-    post,
-    request,
+    refuses_in_time,
     running,
 )
 
@@ -79,52 +65,8 @@ def project(serving_root: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def champion(project: Path, videos: Path) -> Iterator[Any]:
-    """What `mlflow.pyfunc.load_model` makes of the alias."""
-    import mlflow
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VIDBRIDGE_SERVE_VIDEOS", str(videos))
-        patch.setenv("VIDBRIDGE_SERVE_MAX_MB", "2")
-        # The registry follows; one that is set by itself would stay for other tests.
-        mlflow.set_tracking_uri(f"sqlite:///{project / DATABASE}")
-        try:
-            loaded = mlflow.pyfunc.load_model(URI)
-            yield loaded
-            loaded.unwrap_python_model().close()
-        finally:
-            mlflow.set_tracking_uri(None)
-
-
-def ask(model: Any, *rows: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows as they come over HTTP."""
-    from mlflow.pyfunc.scoring_server import infer_and_parse_data
-
-    answered: list[dict[str, Any]] = model.predict(
-        infer_and_parse_data({"dataframe_records": list(rows)}, model.metadata.get_input_schema())
-    )
-    return answered
-
-
-@pytest.mark.slow
-def test_a_version_is_an_ordinary_folder_and_what_mlflow_needs(champion: Any, project: Path, tmp_path: Path) -> None:
-    import mlflow
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    added = {"MLmodel", "served.py", "vidbridge.json"}
-    folder = Path(mlflow.artifacts.download_artifacts(URI, dst_path=str(tmp_path)))
-    ours = {path.name for path in (project / "made").iterdir()}
-    assert {path.name for path in folder.iterdir()} == ours | added | {"registered_model_meta"}
-    listed = {item.path: item.file_size for item in get_artifact_repository(URI).list_artifacts(None)}
-    assert set(listed) == ours | added
-    assert {name: (folder / name).stat().st_size for name in listed} == listed
-    # Nothing in it is a pickle, and one file alone is to be had.
-    assert "python_model" not in (folder / "MLmodel").read_text()
-    assert mlflow.models.get_model_info(URI).signature.inputs.input_names()[0] == "question"
-    # By content alone there is nothing but the content.
-    source = mlflow.MlflowClient().get_model_version(MODEL, "1").source
-    (tmp_path / "bare").mkdir()
-    get_artifact_repository(source).download_artifacts("", str(tmp_path / "bare"))
-    assert {path.name for path in (tmp_path / "bare").iterdir()} == ours
+    with loaded_champion(project, videos) as loaded:
+        yield loaded
 
 
 def test_it_answers_about_a_file_and_about_bytes_alike(champion: Any, videos: Path) -> None:
@@ -166,10 +108,6 @@ def test_it_is_asked_as_it_was_trained(champion: Any, project: Path, videos: Pat
     assert all(frames.indices == expected.indices and (frames.pixels == expected.pixels).all() for _, frames in asked)
 
 
-def test_a_reply_that_does_not_parse_comes_whole() -> None:
-    assert answer_row("<think>red</think> red") == {"thinking": None, "answer": None, "reply": "<think>red</think> red"}
-
-
 @pytest.mark.parametrize(
     ("row", "says"),
     [
@@ -203,11 +141,6 @@ def test_a_bad_request_is_refused_with_a_sentence(champion: Any, row: dict[str, 
     assert "Traceback" not in sent["message"]
 
 
-def test_too_many_rows_are_refused() -> None:
-    with pytest.raises(Refused, match="rows: 17 in one request; send 1 to 16"):
-        parse_rows([{"question": QUESTION, "video": "a.mp4"}] * 17)
-
-
 def test_a_reply_that_takes_too_long_is_cut_off(champion: Any, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = champion.unwrap_python_model()
     frames = load_video(videos / "deep/red.mp4", inner._usage.sampled_frames)
@@ -219,72 +152,6 @@ def test_a_reply_that_takes_too_long_is_cut_off(champion: Any, videos: Path, mon
         patch.setattr("stages.lib.models.settings.end_ids", lambda *_: None)
         refuses_in_time(champion, "generation: not done within 0.3 s")
     assert ask(champion, ROW) == [RED]
-
-
-@pytest.mark.slow
-def test_a_slow_video_costs_its_own_request_and_no_other(champion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    inner = champion.unwrap_python_model()
-    quick, slow = Aside(hang_on_blue, processes=2), Aside(hang_on_blue)
-    try:
-        monkeypatch.setattr(inner._decoders, "_quick", quick)
-        monkeypatch.setattr(inner._decoders, "_slow", slow)
-        monkeypatch.setattr(inner._decoders, "_limit_s", 3.0)
-        monkeypatch.setattr("stages.tools.serving.videos.QUICK_S", 1.0)
-        assert ask(champion, ROW) == [RED]
-        with ThreadPoolExecutor(4) as others:
-            blue = [others.submit(refuses_in_time, champion, "decoding video: not done within 3 s", video="deep/blue.mp4")]
-            # Two are in the processes that everybody shares, where they stay for a second.
-            blue += [others.submit(refuses_in_time, champion, "decoding video", video="deep/blue.mp4") for _ in range(2)]
-            time.sleep(1.5)
-            waited = []
-            while not all(one.done() for one in blue[:1]):
-                started = time.monotonic()
-                assert ask(champion, ROW) == [RED]
-                waited.append(time.monotonic() - started)
-            assert waited
-            assert min(waited) < 1, waited
-            for one in blue:
-                one.result()
-        assert ask(champion, ROW) == [RED]
-    finally:
-        quick.close()
-        slow.close()
-
-
-def refuses_in_time(model: Any, says: str, **changes: str) -> None:
-    started = time.monotonic()
-    with pytest.raises(Refusal, match=says) as refused:
-        ask(model, ROW | changes)
-    assert refused.value.get_http_status_code() == 504
-    assert time.monotonic() - started < 20
-
-
-def test_without_a_folder_no_path_is_read(videos: Path) -> None:
-    with pytest.raises(Refused, match="this server reads no files; send video_base64"):
-        open_named(None, "deep/red.mp4", 1 << 20)
-    with pytest.raises(Refused, match=r"video: .* MB, 0.000977 MB are allowed \(VIDBRIDGE_SERVE_MAX_MB\)"):
-        open_named(videos.resolve(), "deep/red.mp4", 1024)
-    kept = keep_base64(base64.b64encode(b"abc"), 3)
-    try:
-        assert os.pread(kept.descriptor, 9, 0) == b"abc"
-    finally:
-        kept.close()
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "says"),
-    [
-        ("VIDBRIDGE_SERVE_VIDEOS", "/nowhere/at/all", "is no folder"),
-        ("VIDBRIDGE_SERVE_MAX_MB", "many", "is no number above 0"),
-        ("VIDBRIDGE_SERVE_TIMEOUT_S", "-1", "is no number above 0"),
-    ],
-)
-def test_a_limit_that_is_none_stops_the_server_at_its_start(
-    name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=f"{name}: {value!r} {says}"):
-        limits_from_environment()
 
 
 @pytest.fixture(scope="module")
@@ -335,15 +202,6 @@ def test_an_exported_folder_stands_alone(exported: Path, project: Path, videos: 
     with contextlib.redirect_stdout(printed):
         exec(card_code(exported).replace("What happens first?", QUESTION), card_inputs(videos / "deep/red.mp4"))
     assert printed.getvalue().strip() == RED["reply"]
-
-
-@pytest.mark.slow
-def test_mlflow_answers_from_an_exported_folder(exported: Path, champion: Any) -> None:
-    import mlflow
-
-    again = mlflow.pyfunc.load_model(str(exported))
-    assert ask(again, ROW) == ask(champion, ROW)
-    again.unwrap_python_model().close()
 
 
 def card_code(folder: Path) -> str:
@@ -441,115 +299,6 @@ def test_a_version_of_older_code_says_what_to_do(project: Path, tmp_path: Path) 
     publish(project, CHAMPION, tmp_path / "model")
 
 
-@pytest.mark.slow
-def test_an_exported_folder_loads_where_nothing_of_ours_is(exported: Path, tmp_path: Path) -> None:
-    code = (
-        "from transformers import AutoModelForImageTextToText, AutoProcessor; import sys;"
-        f"print(type(AutoModelForImageTextToText.from_pretrained({str(exported)!r})).__name__,"
-        f" type(AutoProcessor.from_pretrained({str(exported)!r})).__name__, [m for m in sys.modules if m in ('stages', 'mlflow')])"
-    )
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[-2] == "Qwen2_5_VLForConditionalGeneration Qwen2_5_VLProcessor []"
-
-
-@pytest.mark.slow
-def test_mlflow_serves_the_champion_from_a_fresh_clone(project: Path, videos: Path, tmp_path: Path) -> None:
-    clone = tmp_path / "clone"
-    git(tmp_path, "clone", "-q", str(project), str(clone))
-    port = free_port()
-    changes = {"VIDBRIDGE_DVC_REMOTE": str(project / ".vidbridge/remote"), "VIDBRIDGE_SERVE_VIDEOS": str(videos)}
-    env = environment(project, **changes, VIDBRIDGE_SERVE_MAX_MB="2")
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", URI, "-p", str(port), "--env-manager", "local"]
-    log = tmp_path / "log"
-    with log.open("wb") as out:
-        server = subprocess.Popen(command, cwd=clone, env=env, stdout=out, stderr=out, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 240
-        while request(port, "GET", "/ping").status != 200:
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.5)
-        assert post(port, [ROW]) == (200, {"predictions": [RED]})
-        whole = {"question": QUESTION, "video": "rabbit.mp4"}
-        status, said = post(port, [whole])
-        assert status == 200, said
-        (answer,) = said["predictions"]
-        assert set(answer) == {"thinking", "answer", "reply"}
-        sent = base64.b64encode(CLIP.read_bytes()).decode()
-        assert post(port, [{"question": QUESTION, "video_base64": sent}]) == (200, {"predictions": [answer]})
-        for row, says in (
-            (ROW | {"video": "../private.mp4"}, "may not leave the server's folder"),
-            ({"question": QUESTION, "video_base64": "A" * (4 << 20)}, "2 MB are allowed"),
-            ({"video": "deep/red.mp4"}, "question"),
-        ):
-            status, said = post(port, [row])
-            assert (status, says in said["message"]) == (400, True), said
-            assert "Traceback" not in json.dumps(said)
-            assert len(json.dumps(said)) < 1000
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(30)
-
-
-def test_links_into_the_cache_of_dvc_are_files_of_the_folder_and_no_others_are(tmp_path: Path) -> None:
-    folder, cache = tmp_path / "project/films", tmp_path / "project/.dvc/cache/files/md5/0a"
-    folder.mkdir(parents=True)
-    cache.mkdir(parents=True)
-    for place, name in ((cache, "1b"), (tmp_path, "private.mp4")):
-        (place / name).write_bytes(b"film")
-        (folder / f"{name}.mp4").symlink_to(place / name)
-    opened = open_named(folder, "1b.mp4", 1 << 20)
-    status = (cache / "1b").stat()
-    opened.close()
-    assert (opened.key, opened.name) == ((status.st_dev, status.st_ino), "1b.mp4")
-    with pytest.raises(Refused, match="not a link that leads out"):
-        open_named(folder, "private.mp4.mp4", 1 << 20)
-
-
-def test_a_link_that_is_swapped_in_after_the_look_is_not_followed(tmp_path: Path) -> None:
-    """Somebody who may write to the folder exchanges a file, and a folder on the way to it, for links as fast as they can."""
-    folder = tmp_path / "films"
-    (folder / "deep").mkdir(parents=True)
-    for place in (folder, folder / "deep"):
-        (place / "a.mp4").write_bytes(b"open")
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "a.mp4").write_bytes(b"SECRET")
-    code = """if True:
-        import os, sys
-        folder, outside = sys.argv[1:]
-        os.chdir(folder)
-        while True:
-            os.symlink(f"{outside}/a.mp4", "link"); os.replace("link", "a.mp4")
-            with open("file", "wb") as file: file.write(b"open")
-            os.replace("file", "a.mp4")
-            os.rename("deep", "kept"); os.symlink(outside, "deep")
-            os.unlink("deep"); os.rename("kept", "deep")
-    """
-    swapping = subprocess.Popen([sys.executable, "-c", code, str(folder), str(outside)])
-    said: dict[bytes | str, int] = {}
-    try:
-        ends = time.monotonic() + 3
-        while time.monotonic() < ends:
-            for name in ("a.mp4", "deep/a.mp4"):
-                try:
-                    opened = open_named(folder, name, 1 << 20)
-                except Refused as refused:
-                    found: bytes | str = "out" if "leads out" in refused.sentence else "no file"
-                else:
-                    found = os.pread(opened.descriptor, 9, 0)
-                    opened.close()
-                said[found] = said.get(found, 0) + 1
-        assert swapping.poll() is None
-    finally:
-        swapping.kill()
-        swapping.wait()
-    assert set(said) <= {b"open", "out", "no file"}, said
-    # It was a race: each of the outcomes happened, and the last only where something changed between look and opening.
-    assert {b"open", "out"} <= set(said), said
-
-
 def test_one_file_is_one_video_however_it_is_named(champion: Any, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = champion.unwrap_python_model()
     names = ["deep/red.mp4", "./deep/red.mp4", "deep/./red.mp4", "inner.mp4"]
@@ -623,75 +372,3 @@ def test_a_key_is_demanded(keyed: Running) -> None:
             assert KEY not in refused.text
     assert keyed("GET", "/ping").status == 200
     assert keyed("GET", "/openapi.json", None, right).document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
-
-
-@pytest.mark.parametrize(
-    ("key", "says"), [("short", "5 characters; set at least 16"), ("with a space in its middle", "without spaces")]
-)
-def test_a_key_that_is_none_is_refused(key: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VIDBRIDGE_SERVE_KEY", key)
-    with pytest.raises(ValueError, match=says) as refused:
-        key_from_environment()
-    assert key not in str(refused.value)
-
-
-@pytest.mark.slow
-def test_sixteen_rows_under_the_limits_of_a_7b_recipe_take_less_than_two_gigabytes(
-    exported: Path, videos: Path, tmp_path: Path
-) -> None:
-    """The tiny model with that recipe's frames and its processor's cap: what a request takes beside the weights is then the same."""
-    recipe = load_params(ROOT / "infra/recipes/vidbridge-r1.yaml")
-    model = tmp_path / "model"
-    shutil.copytree(exported, model)
-    usage = json.loads((model / "vidbridge.json").read_text()) | {"sampled_frames": recipe.synthesize.sampled_frames}
-    (model / "vidbridge.json").write_text(json.dumps(usage))
-    config = json.loads((model / "processor_config.json").read_text())
-    pixels = recipe.model.max_pixels_per_frame  # type: ignore[union-attr]
-    config["video_processor"]["size"] = {"shortest_edge": 50_176, "longest_edge": pixels}
-    (model / "processor_config.json").write_text(json.dumps(config))
-    for number in range(16):
-        source = ["-f", "lavfi", "-i", f"testsrc2=s=1280x720:r=25:d={1 + number / 10}", "-preset", "ultrafast"]
-        subprocess.run([ffmpeg_binary(), "-v", "error", *source, str(tmp_path / f"{number}.mp4")], check=True, timeout=60)
-    code = """if True:
-        import sys, threading, time, psutil
-        from pathlib import Path
-        from stages.tools.serving.server import VideoAnswers
-        from stages.tools.serving.requests import parse_rows
-
-        def taken():
-            total = 0
-            for one in (psutil.Process(), *psutil.Process().children(recursive=True)):
-                lines = Path(f"/proc/{one.pid}/smaps_rollup").read_text().splitlines()
-                total += next(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
-            return total
-
-        def main():
-            model = VideoAnswers(Path(sys.argv[1]))
-            model.load_context(None)
-            model.receive(parse_rows([{"question": "q", "video": "0.mp4"}])).close()
-            time.sleep(20)
-            before, peak, done = taken(), [0], threading.Event()
-            def watch():
-                while not done.wait(0.05):
-                    peak[0] = max(peak[0], taken())
-            watching = threading.Thread(target=watch)
-            watching.start()
-            request = model.receive(parse_rows([{"question": "q", "video": f"{n}.mp4"} for n in range(16)]))
-            answers = model.answer(request, time.monotonic() + 600)
-            done.set()
-            watching.join()
-            request.close()
-            model.close()
-            print(len(answers), peak[0] - before)
-
-        if __name__ == "__main__":
-            main()
-    """
-    (tmp_path / "ask.py").write_text(textwrap.dedent(code))
-    env = environment(tmp_path, VIDBRIDGE_SERVE_VIDEOS=str(tmp_path), VIDBRIDGE_SERVE_TIMEOUT_S="600")
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "ask.py"), str(model)], env=env, capture_output=True, text=True, check=True
-    )
-    answers, grew = map(int, done.stdout.split()[-2:])
-    assert answers == 16
-    assert grew < 2 << 30, f"{grew / 1e6:.0f} MB"

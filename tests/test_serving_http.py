@@ -3,88 +3,41 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
-import sqlite3
 import stat
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from flows.cli.serve import example, serve
-from flows.processes.prefect_server import free_port
-from stages.lib.video.encoder import ffmpeg_binary
 from stages.tracking.lineage.uri import DATABASE, TrackingError
+from tests.support.served import (
+    FEW_BYTES,
+    Server,
+    make_large_videos,
+    make_poison,
+    parquet,
+    refused,
+    registry_says,
+    rows,
+    served,
+    streamed,
+)
 from tests.support.serving_project import (
-    QUESTION,
     RED,
     ROW,
-    Said,
     as_the_project,
-    environment,
-    make_video_folder,
     post,
     request,
 )
-
-#: What a poisoned registry entry names: MLflow runs the code of such a folder when it loads it.
-POISON = """flavors:
-  python_function:
-    loader_module: mlflow.pyfunc.model
-    model_code_path: code.py
-    python_version: 3.11.0
-"""
-#: Bytes that a server's processes may grow by while it refuses, or reads what is shown small. 0.1 grew by thousands of megabytes.
-FEW_BYTES = 500 << 20
-
-
-@dataclass(frozen=True)
-class Server:
-    """A server that runs as its own processes."""
-
-    process: subprocess.Popen[bytes]
-    port: int
-    printed: Path
-    log: Path
-    canary: Path
-
-    def ask(self, body: bytes, headers: Mapping[str, str] | None = None) -> Said:
-        return request(self.port, "POST", "/invocations", body, headers)
-
-    def processes(self) -> list[psutil.Process]:
-        top = psutil.Process(self.process.pid)
-        return [top, *top.children(recursive=True)]
-
-    def growth(self, work: Callable[[], Any]) -> tuple[Any, int]:
-        """What comes of some work, and by how many bytes the server's processes grew meanwhile. Shared pages count once."""
-        before = peak = self._bytes()
-        with ThreadPoolExecutor(1) as beside:
-            done = beside.submit(work)
-            while not done.done():
-                peak = max(peak, self._bytes())
-                time.sleep(0.1)
-        return done.result(), peak - before
-
-    def _bytes(self) -> int:
-        total = 0
-        for process in self.processes():
-            with contextlib.suppress(OSError, psutil.Error):
-                lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
-                total += next(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
-        return total
 
 
 @pytest.fixture(scope="module")
@@ -95,71 +48,14 @@ def project(serving_root: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Also files of a few kilobytes whose frames take 31 MB each."""
-    folder = make_video_folder(tmp_path_factory.mktemp("videos"))
-    black = ["-f", "lavfi", "-i", "color=black:s=3200x3200:r=25:d=0.4", "-c:v", "libx264", "-preset", "ultrafast"]
-    subprocess.run([ffmpeg_binary(), "-v", "error", *black, str(folder / "m0.mp4")], check=True, timeout=120)
-    for number in range(1, 5):
-        shutil.copyfile(folder / "m0.mp4", folder / f"m{number}.mp4")
-    return folder
+    return make_large_videos(tmp_path_factory.mktemp("videos"))
 
 
 @pytest.fixture(scope="module")
-def poison(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A folder with code, and what that code would write."""
-    folder = tmp_path_factory.mktemp("poison")
-    canary = folder / "ran"
-    (folder / "MLmodel").write_text(POISON)
-    (folder / "code.py").write_text(
-        f"import os, pathlib\npathlib.Path({str(canary)!r}).write_text(os.environ['VIDBRIDGE_JUDGE_KEY'])\n"
-    )
-    return folder, canary
-
-
-@contextlib.contextmanager
-def registry_says(project: Path, column: str, value: str) -> Iterator[None]:
-    """What the registry names as the place of version 1, changed by whoever can write to it."""
-    with contextlib.closing(sqlite3.connect(project / DATABASE)) as database:
-        change = f"UPDATE model_versions SET {column} = ? WHERE version = 1 AND name = 'vidbridge-tiny'"
-        (before,) = database.execute(
-            f"SELECT {column} FROM model_versions WHERE version = 1 AND name = 'vidbridge-tiny'"
-        ).fetchone()
-        with database:
-            database.execute(change, [value])
-        try:
-            yield
-        finally:
-            with database:
-                database.execute(change, [before])
-
-
-@pytest.fixture(scope="module")
-def server(project: Path, videos: Path, poison: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The command, as a person starts it; where MLflow would download the version from is a folder with code."""
-    folder, canary = poison
-    port, printed = free_port(), tmp_path_factory.mktemp("printed") / "out"
-    command = [sys.executable, "-m", "flows.cli.main", "serve", "--videos", str(videos), "--port", str(port)]
-    env = environment(project, VIDBRIDGE_SERVE_MAX_MB="2", VIDBRIDGE_JUDGE_KEY="CANARY")
-    # Where tests run in the background of a shell, an interrupt is ignored, and what they start inherits that.
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with printed.open("wb") as out, registry_says(project, "storage_location", str(folder)):
-        process = subprocess.Popen(command, cwd=project, env=env, stdout=out, stderr=out, start_new_session=True, preexec_fn=heard)
-        try:
-            deadline = time.monotonic() + 240
-            while "\ntry: " not in printed.read_text():
-                assert process.poll() is None, printed.read_text()
-                assert time.monotonic() < deadline, printed.read_text()
-                time.sleep(0.1)
-            yield Server(process, port, printed, project / ".vidbridge/serving.log", canary)
-        finally:
-            if process.poll() is None:
-                # Its guard then ends what it started.
-                process.terminate()
-                try:
-                    process.wait(60)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+def server(project: Path, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Shared by the tests of this module; that it leaves nothing is seen when it ends."""
+    with served(project, videos, tmp_path_factory.mktemp("served")) as running:
+        yield running
 
 
 def test_it_serves_what_is_put_together_by_content_and_runs_nothing_else(server: Server) -> None:
@@ -186,13 +82,13 @@ def test_an_alias_that_the_gate_did_not_put_there_is_told(server: Server) -> Non
 
 @pytest.mark.parametrize("source", ["FOLDER", "file://FOLDER", "runs:/0123/model", "http://127.0.0.1:9/model", "dvc://../x.dir"])
 def test_a_poisoned_source_is_refused_and_nothing_of_it_runs(
-    source: str, project: Path, poison: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    source: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, canary = poison
+    canary = make_poison(tmp_path)
     monkeypatch.setenv("VIDBRIDGE_JUDGE_KEY", "CANARY")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / DATABASE}")
     with (
-        registry_says(project, "source", source.replace("FOLDER", str(folder))),
+        registry_says(project, "source", source.replace("FOLDER", str(tmp_path))),
         pytest.raises(TrackingError, match="model source"),
     ):
         serve(project, "1", None, "127.0.0.1", 0)
@@ -246,10 +142,6 @@ def test_where_the_project_has_videos_the_command_sends_one_of_them(server: Serv
     assert set(json.loads(done.stdout)["predictions"][0]) == {"thinking", "answer", "reply"}
 
 
-def rows(*asked: Mapping[str, Any]) -> bytes:
-    return json.dumps({"dataframe_records": [{"question": QUESTION, **row} for row in asked]}).encode()
-
-
 @pytest.mark.parametrize(
     "body",
     [
@@ -264,21 +156,6 @@ def rows(*asked: Mapping[str, Any]) -> bytes:
 def test_the_forms_of_mlflow_are_read(body: dict[str, Any], server: Server) -> None:
     said = server.ask(json.dumps(body).encode(), {"Content-Type": "application/json; charset=utf-8"})
     assert (said.status, said.document) == (200, {"predictions": [RED]})
-
-
-def parquet() -> bytes:
-    """Three kilobytes that become 1.6 GB of text."""
-    import io
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = pa.table({"question": ["A" * 200_000] * 200})
-    written = io.BytesIO()
-    with pq.ParquetWriter(written, table.schema, compression="zstd") as writer:
-        for _ in range(40):
-            writer.write_table(table)
-    return written.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -342,15 +219,6 @@ def test_a_bad_body_is_refused_with_a_sentence(body: bytes | dict[str, Any], sta
     refused(server.ask(body if isinstance(body, bytes) else json.dumps(body).encode()), status, says)
 
 
-def refused(said: Said, status: int, says: str) -> None:
-    assert said.status == status, said
-    assert says in said.document["message"]
-    # Nothing of this machine, and no value of theirs in its length.
-    assert len(said.text) < 600
-    for word in ("Traceback", "stack_trace", "site-packages", str(Path(sys.prefix)), '.py"'):
-        assert word not in said.text
-
-
 def test_what_is_too_long_is_refused_while_it_comes(server: Server) -> None:
     assert server.growth(lambda: streamed(server, b"x" * (1 << 20), 400))[1] < FEW_BYTES
     assert b" 413 " in streamed(server, b"x" * (1 << 20), 40).splitlines()[0]
@@ -359,20 +227,6 @@ def test_what_is_too_long_is_refused_while_it_comes(server: Server) -> None:
         line.sendall(f"{head}Content-Length: {10**12}\r\n\r\n".encode())
         line.settimeout(10)
         assert b" 413 " in line.recv(4000).splitlines()[0]
-
-
-def streamed(server: Server, chunk: bytes, count: int) -> bytes:
-    """What is answered to a body in chunks that does not say how long it will be."""
-    with socket.create_connection(("127.0.0.1", server.port)) as line:
-        head = f"POST /invocations HTTP/1.1\r\nHost: localhost:{server.port}\r\nContent-Type: application/json\r\n"
-        line.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
-        line.settimeout(10)
-        with contextlib.suppress(OSError):
-            for _ in range(count):
-                line.sendall(b"%x\r\n%s\r\n" % (len(chunk), chunk))
-        with contextlib.suppress(OSError):
-            return line.recv(4000)
-        return b""
 
 
 def test_other_sites_and_other_names_are_refused(server: Server) -> None:
@@ -449,92 +303,6 @@ def test_unfinished_bodies_keep_nobody_waiting_and_leave_a_line_each(server: Ser
     assert max(map(len, text.splitlines())) < 300
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("after", ["fetching", "loading"])
-def test_it_can_be_ended_while_it_starts(after: str, project: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-u", "-m", "flows.cli.main", "serve"]
-    with (tmp_path / "out").open("wb") as out:
-        process = subprocess.Popen(command, cwd=project, env=environment(project), stdout=out, stderr=out, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 120
-        while after not in (tmp_path / "out").read_text():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        assert process.wait(60) == 0
-    finally:
-        process.kill()
-        process.wait()
-    assert psutil.wait_procs(children, timeout=10)[1] == []
-    said = (tmp_path / "out").read_text()
-    assert said.endswith("\nstopped\n")
-    assert "Traceback" not in said
-
-
-@pytest.mark.slow
-def test_what_comes_too_slowly_is_ended(server: Server) -> None:
-    """A head, and a body, that pause for longer than they may."""
-    head = "POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    with (
-        socket.create_connection(("127.0.0.1", server.port)) as no_head,
-        socket.create_connection(("127.0.0.1", server.port)) as half_a_head,
-        socket.create_connection(("127.0.0.1", server.port)) as half_a_body,
-    ):
-        half_a_head.sendall(head.encode())
-        half_a_body.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
-        # A byte now and then is no reason to wait longer.
-        for _ in range(3):
-            time.sleep(3)
-            half_a_head.sendall(b"X")
-        for line in (no_head, half_a_head, half_a_body):
-            line.settimeout(15)
-        assert no_head.recv(4000) == half_a_head.recv(4000) == b""
-        said = half_a_body.recv(4000)
-        assert b" 408 " in said.splitlines()[0]
-
-
-@pytest.mark.slow
-def test_one_slow_file_keeps_no_other_client_waiting(server: Server, videos: Path) -> None:
-    """Ten minutes of one group of pictures: the last frame wanted needs all before it."""
-    long = ["-f", "lavfi", "-i", "color=black:s=1280x720:r=25:d=600", "-c:v", "libx264", "-preset", "ultrafast", "-g", "1000000"]
-    subprocess.run([ffmpeg_binary(), "-v", "error", *long, str(videos / "long.mp4")], check=True, timeout=600)
-    assert (videos / "long.mp4").stat().st_size < 2 << 20
-    with ThreadPoolExecutor(4) as slow:
-        waiting = [slow.submit(server.ask, rows({"video": "long.mp4"})) for _ in range(4)]
-        time.sleep(6)
-        waited = []
-        while not all(one.done() for one in waiting):
-            started = time.monotonic()
-            assert post(server.port, [ROW])[0] == 200
-            waited.append(time.monotonic() - started)
-        assert {one.result().status for one in waiting} <= {200, 504}
-    assert waited
-    assert max(waited) < 10
-    assert sorted(waited)[len(waited) // 2] < 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["files", "spellings", "base64"])
-def test_the_largest_frames_take_little_memory(how: str, server: Server, videos: Path) -> None:
-    """The attack as it was found: 0.1 grew by 14.8 GB over five files of 120 kB, by 12 over four spellings of one."""
-    if not (videos / "g0.mp4").exists():
-        black = ["-f", "lavfi", "-i", "color=black:s=6400x6400:r=25:d=0.4", "-c:v", "libx264", "-preset", "ultrafast"]
-        subprocess.run([ffmpeg_binary(), "-v", "error", *black, str(videos / "g0.mp4")], check=True, timeout=300)
-        for number in range(1, 5):
-            shutil.copyfile(videos / "g0.mp4", videos / f"g{number}.mp4")
-    sent = base64.b64encode((videos / "g0.mp4").read_bytes()).decode()
-    asked = {
-        "files": [{"video": f"g{number}.mp4"} for number in range(5)],
-        "spellings": [{"video": f"{'./' * number}g0.mp4"} for number in range(4)],
-        "base64": [{"video_base64": sent}] * 5,
-    }[how]
-    said, grew = server.growth(lambda: server.ask(rows(*asked)))
-    assert said.status == 200, said.text
-    assert grew < 1 << 30, f"{grew / 1e6:.0f} MB"
-
-
 def test_the_log_is_for_its_owner_alone(server: Server) -> None:
     assert stat.S_IMODE(server.log.stat().st_mode) == 0o600
     request(server.port, "GET", "/%1b]0;title%07" + "x" * 5000)
@@ -542,18 +310,3 @@ def test_the_log_is_for_its_owner_alone(server: Server) -> None:
     text = server.log.read_text()
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) < 300
-
-
-def test_nothing_is_left_when_it_is_ended(server: Server, project: Path) -> None:
-    """The last of these tests: it ends the server that they share."""
-    processes = server.processes()
-    assert len(processes) > 4
-    server.process.send_signal(signal.SIGTERM)
-    server.process.wait(60)
-    assert "stopped" in server.printed.read_text()
-    _, left = psutil.wait_procs(processes, timeout=10)
-    assert left == []
-    assert request(server.port, "GET", "/ping").status == 0
-    assert not list((project / ".vidbridge").glob("serving-*"))
-    assert "Traceback" not in server.log.read_text()
-    assert not server.canary.exists()

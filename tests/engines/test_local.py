@@ -22,7 +22,6 @@ from stages.lib.video.errors import VideoError
 from stages.params import OpenAIJudgeParams, Params, load_params
 from stages.runtime.endpoints import JudgeError
 from stages.tools.suites import frames as protocol
-from stages.tools.suites.engines.answers import open_answers
 from stages.tools.suites.engines.contents import Contents
 from stages.tools.suites.engines.local import LocalModel, thinned
 from stages.tools.suites.engines.models import choose
@@ -370,32 +369,3 @@ def test_samples_cut_in_another_way_are_another_evaluation(root: Path, params: P
         for name, each in (("one.jsonl", rows), ("same.jsonl", rows), ("other.jsonl", longer))
     )
     assert one == same != other, "its frames are others, whatever its name, question and reference"
-
-
-def test_one_folder_takes_one_evaluation_at_a_time_and_no_strange_lines(tmp_path: Path) -> None:
-    question = Question("1", "video", "a", "?")
-    with open_answers(tmp_path, {"a": 1}, lambda _: "9c11") as answers:
-        answers.add([Answer(question, 'two lines\u2028of it\nand "more"', 2, "")])
-        with pytest.raises(EngineError, match="another evaluation is writing"), open_answers(tmp_path, {"a": 1}, lambda _: "9c11"):
-            pass
-    with open_answers(tmp_path, {"a": 1}, lambda _: "9c11") as answers:
-        assert answers.replies["video"] == {"1": 'two lines\u2028of it\nand "more"'}
-        assert answers.pending([question, question._replace(view="blank")]) == {question._replace(view="blank")}
-    with (tmp_path / "predictions.jsonl").open("a") as file:
-        file.write('{"id": "2"}\n')
-    with (
-        pytest.raises(EngineError, match=r"predictions.jsonl:2: no reply of this command"),
-        open_answers(tmp_path, {"a": 1}, lambda _: "9c11"),
-    ):
-        pass
-    with (
-        pytest.raises(EngineError, match=r"identity.json/in: cannot be made \(Not a directory\)"),
-        open_answers(tmp_path / "identity.json/in", {}, lambda _: "9c11"),
-    ):
-        pass
-    (tmp_path / "identity.json").unlink()
-    with (
-        pytest.raises(EngineError, match=r"holds predictions.jsonl but no identity.json"),
-        open_answers(tmp_path, {"a": 1}, lambda _: "9c11"),
-    ):
-        pass

@@ -337,3 +337,13 @@ def test_which_pools_let_a_run_set_nothing() -> None:
     assert not pools.is_locked({"job_configuration": {"env": {"A": "b"}}})
     assert not pools.is_locked({"job_configuration": {"command": "{{command}}"}})
     assert subprocess.list2cmdline(deploy.worker_words("a b")) == 'prefect worker start --pool "a b" --type process'
+
+
+def test_the_flow_has_no_parameter_that_says_where_it_works() -> None:
+    """Prefect's server lets parameters through that no flow has; the run then fails before the flow begins (see the slow test)."""
+    from prefect.exceptions import SignatureMismatchError
+
+    from flows.scheduled import scheduled
+
+    with pytest.raises((SignatureMismatchError, TypeError)):
+        scheduled.validate_parameters({"work_dir": "/tmp/x"})

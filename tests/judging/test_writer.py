@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from stages.domain.core.records import Reject, Sample, TaskName
 from stages.domain.core.replies import render_reply
@@ -18,7 +17,7 @@ from stages.domain.tasks.scoring import score_reply
 from stages.domain.tasks.synthesis import synthesise
 from stages.lib.judging.rule import RuleJudge
 from stages.lib.rows.jsonl import read_rows, write_rows
-from stages.params import ParamsError, SynthesizeParams, WriterParams, parse_params
+from stages.params import SynthesizeParams, WriterParams
 from stages.runtime.endpoints import JudgeError
 from stages.synthesize import writer as writing
 from stages.synthesize.manifest import Manifest
@@ -27,14 +26,13 @@ from stages.synthesize.shards import INDEX_FILE, synthesise_manifest
 from stages.synthesize.writer import Writer, WriterUnavailableError, write_questions, write_samples, write_traces
 from stages.synthesize.writer_prompts import FORMS
 from tests.support.builders import SETTINGS, clip, referee, rules
-from tests.support.checkout import ROOT
 from tests.support.judge_parts import judge_params
 from tests.support.judge_server import Asked, JudgeServer, written
+from tests.support.writer_parts import settings
 
 LOOKS = [(colour, shape) for shape in ("bar", "circle", "pillar") for colour in ("red", "green", "blue", "yellow")]
 VERBS = [("rises", "grows"), ("falls", "shrinks"), ("advances", "rises"), ("shrinks", "retreats")]
 CLIPS = {c.clip_id: c for c in (clip(n, *LOOKS[n], VERBS[n % 4]) for n in range(6))}
-RULE = {"kind": "rule", "full_share": 0.8, "partial_share": 0.4}
 
 
 def made(task: TaskName) -> list[Sample]:
@@ -42,12 +40,6 @@ def made(task: TaskName) -> list[Sample]:
 
 
 MIXED = made("mix_vid_qa")
-
-
-def settings(*traced: TaskName, judge: dict[str, Any] | None = None, **changes: Any) -> WriterParams:
-    traces = {"tasks": traced, "least": 1.0, "judge": judge or RULE, "rewards": rules().model_dump()} if traced else None
-    values = {"model": "author", "revision": "r1", "temperature": 0.7, "max_tokens": 300, "seed": 10, "tries": 3}
-    return WriterParams.model_validate({**values, "questions": True, "traces": traces, **changes})
 
 
 @pytest.fixture
@@ -351,48 +343,3 @@ def test_without_an_address_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("VIDBRIDGE_JUDGE_URL", raising=False)
     with pytest.raises(JudgeError, match=r"VIDBRIDGE_JUDGE_URL: not set, and synthesize\.writer is on.*`synthesize\.writer: null`"):
         Writer(settings())
-
-
-def recipe(**writer: Any) -> dict[str, Any]:
-    raw = yaml.safe_load((ROOT / "infra/recipes/tiny.yaml").read_text(encoding="utf-8"))
-    traces = {"tasks": ["caption"], "least": 1.0, "judge": raw["judge"], "rewards": raw["rewards"]}
-    raw["synthesize"]["writer"] = {**settings().model_dump(), "traces": traces, **writer}
-    return raw
-
-
-def test_the_reward_of_traces_is_the_one_that_is_trained_on() -> None:
-    raw = recipe()
-    assert parse_params(raw).synthesize.writer is not None
-    raw["judge"] = {**raw["judge"], "full_share": 0.9}
-    with pytest.raises(ParamsError, match=r"synthesize\.writer\.traces\.judge: differs from `judge`"):
-        parse_params(raw)
-
-
-@pytest.mark.parametrize(
-    ("writer", "message"),
-    [
-        ({"questions": False, "traces": None}, "nothing is written; set `writer: null`"),
-        ({"tries": 0}, "params: synthesize.writer.tries: "),
-        ({"url": "x"}, "params: synthesize.writer.url: unknown key"),
-        ({"traces": {"tasks": ["caption"]}}, "params: synthesize.writer.traces.judge: missing"),
-        ({"traces": {"judge": {"kind": "rule", "full_share": 2}}}, "params: synthesize.writer.traces.judge.full_share: "),
-    ],
-)
-def test_a_writer_that_cannot_be_is_an_error_at_load(writer: dict[str, Any], message: str) -> None:
-    with pytest.raises(ParamsError) as raised:
-        parse_params(recipe(**writer))
-    assert message in str(raised.value)
-
-
-def test_traces_of_a_task_that_is_not_made_are_an_error_at_load() -> None:
-    raw = recipe()
-    raw["synthesize"]["tasks"].pop("mix_vid_qa")
-    with pytest.raises(ParamsError, match=r"writer\.questions: mix_vid_qa is not synthesised"):
-        parse_params(raw)
-
-
-def test_the_writer_that_a_recipe_suggests_can_be_used() -> None:
-    lines = (ROOT / "infra/recipes/vidbridge-r1.yaml").read_text(encoding="utf-8").splitlines()
-    (start,) = [n for n, line in enumerate(lines) if line.startswith("  # writer: ")]
-    suggested = yaml.safe_load("\n".join(line.replace("  # ", "", 1) for line in lines[start : start + 2]))["writer"]
-    assert WriterParams.model_validate(suggested).questions

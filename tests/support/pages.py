@@ -74,3 +74,24 @@ def check(text: str) -> Page:
         for held in re.findall(rf"<{kind}>(.*?)</{kind}>", text, re.DOTALL):
             assert policy_hash(held) in policy, f"the browser would not take this {kind}"
     return page
+
+
+class Elements(HTMLParser):
+    """What a browser would find: elements with their attributes, and the text outside of scripts and styles."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self._inside = "", ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside not in ("script", "style"):
+            self.text += data

@@ -33,7 +33,9 @@ from stages.lib.video.loader import load_video
 from stages.params import load_params
 from stages.tools.serving.app import ServingApp
 from stages.tools.serving.protocol import Patient
+from stages.tools.serving.server import Refusal
 from stages.tools.serving.videos import Job, decode, hungry
+from stages.tracking.lineage.uri import DATABASE
 from stages.tracking.registry.register import register
 from stages.tracking.registry.versions import CHAMPION
 from stages.tracking.runs.store import open_client
@@ -217,3 +219,39 @@ def running(model: Any, key: str | None, host: str) -> Iterator[Running]:
         finally:
             server.should_exit = True
             thread.join(30)
+
+
+@contextmanager
+def loaded_champion(project: Path, videos: Path) -> Iterator[Any]:
+    """What `mlflow.pyfunc.load_model` makes of the alias, with this folder of videos and 2 MB a video."""
+    import mlflow
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIDBRIDGE_SERVE_VIDEOS", str(videos))
+        patch.setenv("VIDBRIDGE_SERVE_MAX_MB", "2")
+        # The registry follows; one that is set by itself would stay for other tests.
+        mlflow.set_tracking_uri(f"sqlite:///{project / DATABASE}")
+        try:
+            loaded = mlflow.pyfunc.load_model(URI)
+            yield loaded
+            loaded.unwrap_python_model().close()
+        finally:
+            mlflow.set_tracking_uri(None)
+
+
+def ask(model: Any, *rows: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows as they come over HTTP."""
+    from mlflow.pyfunc.scoring_server import infer_and_parse_data
+
+    answered: list[dict[str, Any]] = model.predict(
+        infer_and_parse_data({"dataframe_records": list(rows)}, model.metadata.get_input_schema())
+    )
+    return answered
+
+
+def refuses_in_time(model: Any, says: str, **changes: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(Refusal, match=says) as refused:
+        ask(model, ROW | changes)
+    assert refused.value.get_http_status_code() == 504
+    assert time.monotonic() - started < 20

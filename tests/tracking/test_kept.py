@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from flows.cli import doctor
-from flows.cli import run as running
 from flows.errors import FlowError, UsageError
-from flows.housekeeping.gc import Order, gc
-from flows.housekeeping.removal import remove
 from flows.repro import registered
 from stages.params import ExcludedVideo, load_params
 from stages.tools.dataset.remove import RemovalError
-from stages.tracking.gate.promote import load_checkpoint, promote, rollback, settle
+from stages.tracking.gate.promote import load_checkpoint, promote, rollback
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.explain import explain
-from stages.tracking.registry.ledger import ENTRY, Decided, last_move, now_ms, read_ledger, write_entry
+from stages.tracking.registry.ledger import ENTRY
 from stages.tracking.registry.register import RegisterReport, register
 from stages.tracking.registry.removals import REMOVED, objection
 from stages.tracking.registry.versions import JUDGING, find_version
-from stages.tracking.runs.run import stage_run
 from stages.tracking.runs.store import open_client
-from tests.support.surroundings import forget, put
-
-MODEL = "vidbridge-tiny"
-CACHE, REMOTE = Path(".dvc/cache"), Path(".vidbridge/remote")
-DAY_S = 86400.0
+from tests.support.kept_project import (
+    CACHE,
+    DAY_S,
+    MODEL,
+    REMOTE,
+    add_to_lock,
+    ask,
+    clips,
+    content,
+    decide,
+    folder,
+    free,
+    held_elsewhere,
+    in_store,
+    version,
+    with_ingest,
+)
+from tests.support.surroundings import forget
 
 
 @pytest.fixture(scope="module")
@@ -60,43 +65,6 @@ def here(champion_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     root = tmp_path / "project"
     shutil.copytree(champion_template, root)
     return root
-
-
-def folder(root: Path, files: dict[str, bytes], *stores: Path) -> str:
-    """A folder of DVC's in these stores; its hash."""
-    rows = [{"md5": "", "relpath": name} for name in sorted(files)]
-    oid = ""
-    for store in stores:
-        for row in rows:
-            row["md5"] = put(root / store, files[row["relpath"]])
-        oid = put(root / store, json.dumps(rows).encode(), ".dir")
-    return oid
-
-
-def in_store(root: Path, store: Path, oid: str) -> bool:
-    return (root / store / "files/md5" / oid[:2] / oid[2:]).is_file()
-
-
-def version(root: Path, oid: str, stage: str, **tags: Any) -> int:
-    named = {"stage": stage, "out": oid, "step": "10", "final": "true", "params": "{}", "data": "{}", "parents": "{}"} | tags
-    made = open_client(root).create_model_version(
-        MODEL, f"dvc://{oid}/final", tags={f"vidbridge.{name}": value for name, value in named.items()}
-    )
-    return int(made.version)
-
-
-def add_to_lock(root: Path, stage: str, oid: str) -> None:
-    path = root / "dvc.lock"
-    path.write_text(
-        path.read_text() + f"  {stage}:\n    cmd: x\n    outs:\n    - path: models/{stage}\n      hash: md5\n      md5: {oid}\n"
-    )
-
-
-def free(root: Path, capsys: pytest.CaptureFixture[str], *, yes: bool = False, **order: Any) -> dict[str, Any]:
-    given = {"remote": False, "versions": False, "keep_days": 0.0, "also": ()} | order
-    capsys.readouterr()
-    gc(root, Order(**given), yes=yes, as_json=True)
-    return dict(json.loads(capsys.readouterr().out))
 
 
 def test_only_what_nothing_needs_is_freed(
@@ -155,16 +123,6 @@ def test_only_what_nothing_needs_is_freed(
     assert (load_checkpoint(here, "champion") / "model.safetensors").stat().st_size == 2 << 20
     assert find_version(open_client(here), MODEL, "champion").number == champion.number
     assert {row["free"] for row in free(here, capsys, remote=True, versions=True)["rows"]} == {False}
-
-
-def decide(root: Path, number: int) -> None:
-    """The gate's decision that a version is champion."""
-    gate, client = load_params(root / "params.yaml").gate, open_client(root)
-    last = last_move(read_ledger(client, MODEL, gate.ledger))
-    about = find_version(client, MODEL, number)
-    decided = Decided(now_ms(), "promote", number, None, last.number if last else 0, "tester", "", (), None, None)
-    assert write_entry(client, gate.ledger, about, decided, "told").standing
-    settle(client, gate)
 
 
 def test_an_earlier_champion_keeps_its_weights_and_rollback_reaches_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -298,15 +256,6 @@ def test_a_shared_cache_and_other_projects(
         free(here, capsys, also=(here.parent,))
 
 
-@contextmanager
-def held_elsewhere(project: Path) -> Iterator[None]:
-    """The project is held as another process would hold it: by a lock that this one has not taken with `hold`."""
-    (project / ".vidbridge").mkdir()
-    with (project / ".vidbridge/run.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def test_a_run_that_goes_on_is_not_disturbed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     oid = folder(here, {"a": b"of a run"}, CACHE)
     clone = here / ".vidbridge/scheduled/one"
@@ -345,35 +294,6 @@ def test_what_runs_leave_behind(here: Path, capsys: pytest.CaptureFixture[str]) 
     assert "scratch/sft-x/new/state.pt" in left
     assert not {"frames/a.npy", "scratch/sft-x/old/state.pt", "examined/abc.jsonl"} & left
     assert loaded.is_dir()
-
-
-CLIP = {"source_id": "s", "frames": 8, "rate": "8", "width": 64, "height": 64, "codec": "h264"}
-
-
-def clips(root: Path, **split_of: str) -> str:
-    """A result of ingest, in the cache: its manifest names these videos; the hash."""
-    rows = [
-        {"schema_version": 1, "clip_id": name, "path": f"videos/{name}.mp4", "sha256": content(name), "split": split} | CLIP
-        for name, split in split_of.items()
-    ]
-    return folder(root, {"manifest.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()}, CACHE)
-
-
-def content(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()
-
-
-def ask(root: Path, capsys: pytest.CaptureFixture[str], *videos: str, yes: bool = False, undo: bool = False) -> dict[str, Any]:
-    capsys.readouterr()
-    remove(root, videos, yes=yes, undo=undo, as_json=True)
-    return dict(json.loads(capsys.readouterr().out))
-
-
-def with_ingest(root: Path) -> None:
-    stages = (
-        "  ingest: {cmd: x, deps: [source.txt], outs: [data/clips]}\n  summary: {cmd: x, deps: [data/clips], outs: [reports]}\n"
-    )
-    (root / "dvc.yaml").write_text((root / "dvc.yaml").read_text() + stages)
 
 
 def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -469,26 +389,3 @@ def test_what_strangers_wrote_stops_nothing_and_what_is_judged_stays(here: Path,
     (source / "annotations.jsonl").write_text('{"id": "a", "video": "videos/a.mp4"}\n')
     with_ingest(here)
     assert ask(here, capsys, "a")["skipped"] == ["bob's model version 1", "bob.gate version 1"]
-
-
-def test_a_plan_says_what_earlier_runs_of_its_stages_cost(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    params = here / "params.yaml"
-    with stage_run("grpo@bridge", load_params(params), here) as run:
-        run.summary({"judge/questions": 12})
-    with stage_run("grpo@general", load_params(params), here) as run:
-        run.tag({"resumed_from": "5"})  # what it cost is no whole training
-    steps = load_params(params).grpo["bridge"].steps
-    text = params.read_text()
-    bridge = text.index("\n  bridge:\n")
-    params.write_text(text[:bridge] + text[bridge:].replace(f"steps: {steps}\n", f"steps: {3 * steps}\n", 1))
-    capsys.readouterr()
-    running.run(here, "grpo@general", dry_run=True, ask=False, as_json=True)
-    told = json.loads(capsys.readouterr().out)
-    assert [step["stage"] for step in told["steps"] if step["state"] == "will run"] == ["grpo@bridge", "grpo@general"]
-    scaled, unknown = told["cost"]["stages"]
-    assert (scaled["basis"], scaled["why"][-len(f"with {steps} steps") :]) == ("scaled", f"with {steps} steps")
-    assert scaled["hours"] > 0
-    assert (unknown["hours"], unknown["why"]) == (None, "no earlier run, no declared rate")
-    assert told["cost"]["unknown"] == ["grpo@general"]
-    # Measured by what lies in dvc.lock: two checkpoints of 2 MiB, in place and in the cache.
-    assert scaled["disk_gb"] == pytest.approx(2 * 2 * 2**21 / 1e9, rel=0.01)

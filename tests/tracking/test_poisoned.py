@@ -8,20 +8,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from stages.tools.serving.export import publish
 from stages.tracking.gate.promote import history, load_checkpoint, promote
 from stages.tracking.lineage.cache import Source, open_content
-from stages.tracking.lineage.listing import MAX_BYTES, ListError, parse_list
+from stages.tracking.lineage.listing import MAX_BYTES, ListError
 from stages.tracking.lineage.lockfile import read_lock
 from stages.tracking.lineage.uri import DATABASE, TrackingError
 from stages.tracking.registry.explain import explain
@@ -31,28 +27,10 @@ from stages.tracking.registry.servable import SERVABLE, load_servable, usage_of_
 from stages.tracking.registry.versions import CHAMPION, LOADED, find_version
 from stages.tracking.runs.store import open_client
 from tests.support.checkout import ROOT
+from tests.support.poisoned import KEPT, MODEL, PATHS, doors, listed, point, untouched
 from tests.support.surroundings import forget, put
 
-MODEL, LEDGER = "vidbridge-tiny", "vidbridge-tiny.gate"
-KEPT = "what was there before"
-
-
-def listed(remote: Path, *entries: dict[str, Any]) -> str:
-    """A list with a whole model and these; its hash."""
-    model = [
-        {"md5": put(remote, b'{"model_type": "tiny"}'), "relpath": "final/config.json"},
-        {"md5": put(remote, b"weights" * (1 << 18)), "relpath": "final/model.safetensors"},
-    ]
-    return put(remote, json.dumps([*model, *entries]).encode(), ".dir")
-
-
-def point(project: Path, source: str, storage: str | None = None) -> None:
-    """Who can write to the registry's database sets what they like; the newest version is `candidate`."""
-    with closing(sqlite3.connect(project / DATABASE)) as connection, connection:
-        number = connection.execute("select version from registered_model_aliases where alias = 'candidate'").fetchone()[0]
-        connection.execute(
-            "update model_versions set source = ?, storage_location = ? where version = ?", (source, storage or source, number)
-        )
+LEDGER = f"{MODEL}.gate"
 
 
 @pytest.fixture
@@ -78,49 +56,6 @@ def outside(tmp_path: Path) -> Path:
     return file
 
 
-def untouched(outside: Path) -> bool:
-    return outside.read_text() == KEPT and [path.name for path in outside.parent.iterdir()] == [outside.name]
-
-
-def doors(project: Path, target: Path) -> dict[str, Callable[[], object]]:
-    """Every way from a version to its files."""
-    import mlflow
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    uri = f"models:/{MODEL}@candidate"
-    client = open_client(project)
-    source = client.get_model_version_by_alias(MODEL, "candidate").source
-    return {
-        "predict, evaluate, rescore": lambda: load_checkpoint(project, "candidate"),
-        "serve": lambda: load_servable(project, find_version(client, MODEL, "candidate")),
-        "export": lambda: publish(project, "candidate", target / "exported"),
-        "mlflow": lambda: mlflow.artifacts.download_artifacts(uri, dst_path=str(target)),
-        "mlflow, a part": lambda: mlflow.artifacts.download_artifacts(f"{uri}/config.json", dst_path=str(target)),
-        "mlflow, one file": lambda: get_artifact_repository(source)._download_file("config.json", str(target / "config.json")),
-        "mlflow, a listing": lambda: get_artifact_repository(source).list_artifacts(),
-    }
-
-
-PATHS = {
-    "up": "final/../../../../../../outside/file",
-    "up at once": "../outside/file",
-    "absolute": "/tmp/vidbridge-test/file",
-    "dot": "final/./config",
-    "empty part": "final//config",
-    "empty": "",
-    "backslash": "final\\..\\..\\file",
-    "nul": "final/a\0b",
-    "newline": "final/a\nb",
-    "half a letter": "final/\ud800",
-    "long name": "final/" + "x" * 256,
-    "long path": "final/" + "/".join(["y" * 200] * 20),
-    "git": "final/.GIT/config",
-    "twice": "final/config.json",
-    "below a file": "final/config.json/below",
-    "a file and a folder": "final",
-}
-
-
 @pytest.mark.parametrize("path", ["up", "absolute", "a file and a folder"])
 def test_a_list_with_such_a_path_places_nothing_through_any_door(
     registered: Path, remote: Path, outside: Path, tmp_path: Path, path: str
@@ -140,38 +75,6 @@ def test_a_list_with_such_a_path_places_nothing_through_any_door(
     # The list itself and nothing else was fetched; nothing was placed.
     assert len([file for file in made if file.startswith(".dvc/cache/files/")]) == 1
     assert not [file for file in made if not file.startswith((".dvc/", ".vidbridge/mlflow.db"))]
-
-
-@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-def test_no_list_with_such_a_path_is_read(path: str) -> None:
-    entries = [{"md5": "0" * 32, "relpath": name} for name in ("final/config.json", "final/model.safetensors", path)]
-    with pytest.raises(ListError, match=r"m version 3: folder x\.dir: .*relpath: '.*; nothing of it was placed") as refused:
-        parse_list(json.dumps(entries).encode(), "x.dir", "m version 3")
-    assert str(refused.value).isascii()
-    assert "\n" not in str(refused.value)
-    assert len(parse_list(json.dumps(entries[:2]).encode(), "x.dir")) == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        (b"{{{", "its list of files is not JSON"),
-        (b"\xff\xfe", "its list of files is not JSON"),
-        (b"[" * 100_000, "its list of files is not JSON (RecursionError)"),
-        (b'{"relpath": "a"}', "not a list but dict"),
-        (b"[1]", "entry 1: 1 is no file with relpath and md5"),
-        (b'[{"md5": "0123456789abcdef0123456789abcdef"}]', "entry 1: relpath: None is no path"),
-        (b'[{"relpath": "a"}]', "entry 1: 'a': md5: None is not 32 hex digits"),
-        (b'[{"relpath": "a", "md5": "../../../etc/passwd"}]', "md5: '../../../etc/passwd' is not 32 hex digits"),
-        (b'[{"relpath": "a", "md5": "0123456789abcdef0123456789abcdef.dir"}]', "is not 32 hex digits"),
-        (b'[{"relpath": 5, "md5": "0123456789abcdef0123456789abcdef"}]', "entry 1: relpath: 5 is no path"),
-    ],
-)
-def test_what_is_no_list_is_one_sentence(text: bytes, sentence: str) -> None:
-    with pytest.raises(ListError) as refused:
-        parse_list(text, "x.dir", "m version 3")
-    assert str(refused.value).startswith("m version 3: folder x.dir: ")
-    assert sentence in str(refused.value)
 
 
 def test_a_huge_list_is_not_fetched(registered: Path, remote: Path) -> None:

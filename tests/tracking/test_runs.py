@@ -1,19 +1,12 @@
-"""Runs: what a stage says while it works, how it ends, and what happens when the store is new, busy, down, or dies."""
+"""Runs: what a stage says while it works, how it ends, and what is kept when the store dies."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import socket
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,27 +17,17 @@ from mlflow.entities import Run
 
 from stages.domain.core.records import Checkpoint
 from stages.params import Params, load_params
-from stages.runtime.liveness import me
 from stages.runtime.machine import gpus_in_use
-from stages.tracking.lineage import uri
 from stages.tracking.lineage.uri import (
-    DATABASE,
     EXPERIMENT,
     RUN_FILES,
-    NoAnswer,
     TrackingError,
-    check_server,
-    patiently,
-    project_root,
-    shown,
-    tracking_uri,
 )
 from stages.tracking.registry.register import register
-from stages.tracking.runs.heartbeats import LOST_TAG, PROCESS_TAG, Sign, Watch
 from stages.tracking.runs.outbox import UNSENT, send_unsent
-from stages.tracking.runs.run import TAG, _OthersRuns, pipeline_run, process_cost, stage_run
+from stages.tracking.runs.run import TAG, pipeline_run, process_cost, stage_run
 from stages.tracking.runs.store import open_client
-from tests.support.checkout import ROOT
+from tests.support.wire import Wire
 
 
 @pytest.fixture
@@ -204,20 +187,6 @@ def test_what_can_never_be_sent_holds_up_nothing(project: Path, params: Params, 
     assert capsys.readouterr().err.count("can never be sent") == len(poisoned)
 
 
-def test_patience_begins_with_the_first_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uri, "_PAUSE_S", 0.01)
-    calls = []
-
-    def ask() -> str:
-        calls.append(time.monotonic())
-        if len(calls) == 1:
-            time.sleep(0.2)
-            raise NoAnswer("away")
-        return "there"
-
-    assert patiently(ask, 0.1, lambda error: isinstance(error, NoAnswer)) == "there"
-
-
 def test_only_the_first_rank_writes(project: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     with stage_run("base", params) as run:
@@ -226,131 +195,6 @@ def test_only_the_first_rank_writes(project: Path, params: Params, monkeypatch: 
         run.page("page.html", "<p></p>")
     assert run.run_id is None
     assert open_client(project).get_experiment_by_name(EXPERIMENT) is None
-
-
-WRITER = """
-import sys, time
-from pathlib import Path
-from stages.params import load_params
-from stages.tracking.runs.run import stage_run
-with stage_run(sys.argv[1], load_params("params.yaml")) as run:
-    print("open", flush=True)
-    for step in range(200):
-        run.log(step, {"a": step, "b": step})
-        time.sleep(float(sys.argv[2]))
-"""
-
-
-def writer(project: Path, stage: str, sleep_s: float) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "error", "-c", WRITER, stage, str(sleep_s)]
-    return subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-@pytest.mark.slow
-def test_two_processes_may_create_the_store_together(project: Path) -> None:
-    (project / DATABASE).unlink()
-    both = [writer(project, stage, 0.001) for stage in ("base", "evaluate@base")]
-    for process in both:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        assert err == ""
-        assert out == "open\n"
-    client = open_client(project)
-    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
-    assert [run.info.status for run in runs] == ["FINISHED"] * 2
-    assert all(len(client.get_metric_history(run.info.run_id, name)) == 200 for run in runs for name in "ab")
-
-
-def test_sigterm_ends_the_run_as_killed(project: Path) -> None:
-    process = writer(project, "base", 0.2)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "open\n"
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    client = open_client(project)
-    (run,) = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
-    assert run.info.status == "KILLED"
-
-
-def test_a_run_whose_process_was_killed_is_ended_by_the_next_pipeline_run_and_a_living_one_is_not(
-    project: Path, params: Params
-) -> None:
-    both = [writer(project, stage, 0.5) for stage in ("base", "summary")]
-    for process in both:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "open\n"
-    both[0].kill()
-    both[0].communicate()
-    with pipeline_run(params, project):
-        pass
-    client = open_client(project)
-    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
-    assert {run.data.tags["vidbridge.stage"]: run.info.status for run in runs if "vidbridge.stage" in run.data.tags} == {
-        "base": "KILLED",
-        "summary": "RUNNING",
-    }
-    both[1].terminate()
-    both[1].communicate(timeout=60)
-    # It ended after it was listed, and before it was to be ended as lost.
-    living = next(run.info.run_id for run in runs if run.data.tags.get("vidbridge.stage") == "summary")
-    client.set_terminated(living, "FINISHED")
-    _OthersRuns(client, project).end(living)
-    assert status(project, living) == "FINISHED"
-    assert LOST_TAG not in client.get_run(living).data.tags
-
-
-@pytest.mark.slow
-def test_a_run_of_another_host_is_judged_by_its_sign_of_life(
-    project: Path, params: Params, mlflow_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
-    monkeypatch.setenv("VIDBRIDGE_LOST_AFTER_S", "2")
-    process = writer(project, "base", 0.5)
-    request.addfinalizer(process.kill)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "open\n"
-    client = open_client(project)
-
-    def found() -> Run:
-        experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
-        return client.search_runs([experiment], "tags.`vidbridge.stage` = 'base'", max_results=1)[0]
-
-    # As if it were process 1 of another pod: it cannot be looked up from here.
-    run_id = found().info.run_id
-    client.set_tag(run_id, PROCESS_TAG, str(replace(me(), namespace="1", pid=1)))
-    with pipeline_run(params, project):
-        time.sleep(2.5)
-    assert found().info.status == "RUNNING"
-    process.send_signal(signal.SIGSTOP)
-    for _ in range(4):  # no look is as long as the time that is waited for; they add up
-        with pipeline_run(params, project):
-            time.sleep(0.9)
-    assert found().info.status == "KILLED"
-    assert "no sign of life for 2 s while the store could be reached" in found().data.tags[LOST_TAG]
-    # It was not lost: its machine had been asleep. It says so itself.
-    process.send_signal(signal.SIGCONT)
-    deadline = time.monotonic() + 10
-    while (run := found()).info.status != "RUNNING" or LOST_TAG in run.data.tags:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.terminate()
-    process.communicate(timeout=60)
-    assert found().info.status == "KILLED"
-
-
-def test_nothing_is_learned_of_a_run_while_the_store_is_away() -> None:
-    watch = Watch(patience_s=300, every_s=15)
-    for now_s in (0.0, 15.0, 30.0):
-        assert watch.look({"run": Sign("7"), "other": Sign("1", note="1 280")}, now_s) == (["other"] if now_s > 15 else [])
-    # The store was down for an hour: neither the run nor this watcher could reach it.
-    assert watch.look({"run": Sign("7")}, 3630.0) == []
-    for step in range(1, 18):
-        assert watch.look({"run": Sign("7")}, 3630.0 + 15 * step) == []
-    assert watch.notes() == {"run": "7 285"}
-    assert watch.look({"run": Sign("8")}, 3900.0) == []
-    assert watch.notes() == {}
 
 
 @pytest.mark.slow
@@ -372,82 +216,30 @@ def test_metrics_are_seen_on_a_server_while_the_stage_works(
     assert len(open_client(project).get_metric_history(run.run_id or "", "reward")) == 1500
 
 
-class Wire:
-    """A TCP relay to a server that a test can cut and mend: the real server is 'down' for whoever goes through it."""
-
-    def __init__(self, target: str) -> None:
-        parts = urlsplit(target)
-        self._target = (parts.hostname or "", parts.port or 0)
-        self._sockets: list[socket.socket] = []
-        self._port = 0
-        self.mend()
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
-
-    def mend(self) -> None:
-        self._server = socket.create_server(("127.0.0.1", self._port))
-        self._port = self._server.getsockname()[1]
-        self._accepting = threading.Thread(target=self._accept, args=(self._server,), daemon=True)
-        self._accepting.start()
-
-    def cut(self) -> None:
-        if not self._accepting.is_alive():
-            return
-        self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
-        self._accepting.join()
-        for connection in self._sockets:
-            with suppress(OSError):  # It had ended by itself.
-                connection.shutdown(socket.SHUT_RDWR)
-            connection.close()
-        self._sockets.clear()
-
-    def _accept(self, server: socket.socket) -> None:
-        while True:
-            try:
-                near, _ = server.accept()
-            except OSError:
-                return
-            far = socket.create_connection(self._target)
-            self._sockets += [near, far]
-            for source, target in ((near, far), (far, near)):
-                threading.Thread(target=self._relay, args=(source, target), daemon=True).start()
-
-    @staticmethod
-    def _relay(source: socket.socket, target: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-        except OSError:
-            return
-
-
 @pytest.fixture
 def wire(mlflow_server: str) -> Iterator[Wire]:
-    wire = Wire(mlflow_server)
+    port = urlsplit(mlflow_server).port or 0
+    wire = Wire(lambda: port)
     yield wire
-    wire.cut()
+    wire.close()
 
 
 @pytest.mark.slow
 def test_a_server_that_dies_costs_no_training_and_no_metrics(
     project: Path, params: Params, wire: Wire, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", wire.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{wire.port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with stage_run("base", params) as run:
         run.log(1, {"reward": 0.1})
         assert run.flush()
-        wire.cut()
+        wire.refuse()
         run.log(2, {"reward": 0.2})
         run.checkpoint(Checkpoint(stage="base", step=2, path="final", final=True), project)
     kept = project / UNSENT / f"{run.run_id}.jsonl"
     assert [json.loads(line)[0] for line in kept.read_text().splitlines()] == ["metric", "tag", *["metric"] * 4, "end"]
     assert "vidbridge register" in capsys.readouterr().err
-    wire.mend()
+    wire.accept()
     assert status(project, run.run_id) == "RUNNING"
     assert register(project).unsent == 7
     assert not kept.exists()
@@ -455,61 +247,3 @@ def test_a_server_that_dies_costs_no_training_and_no_metrics(
     assert logged(found) == {"reward": 0.2}
     assert found.info.status == "FINISHED"
     assert f"{TAG}checkpoint.00000002" in found.data.tags
-
-
-def test_a_server_that_is_down_stops_the_stage_at_once(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:secret@127.0.0.1:{closed.getsockname()[1]}")
-        start = time.monotonic()
-        with (
-            pytest.raises(TrackingError, match=r"MLFLOW_TRACKING_URI: http://ann:\*\*\*@.*no answer.*start the server"),
-            stage_run("base", params),
-        ):
-            pytest.fail("the stage must not start")
-    assert time.monotonic() - start < 5
-
-
-def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        start = time.monotonic()
-        with pytest.raises(TrackingError, match="no answer within 2 s"):
-            check_server(timeout_s=1)
-    assert time.monotonic() - start < 4
-
-
-@pytest.mark.parametrize(
-    ("uri", "said"),
-    [
-        ("postgresql://u:p@127.0.0.1:9/db", r"u:\*\*\*@.*start the database"),
-        ("./mlruns", "unknown kind of store"),
-        ("http://[oops", "."),
-    ],
-)
-def test_other_addresses_are_named(monkeypatch: pytest.MonkeyPatch, uri: str, said: str) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with pytest.raises(TrackingError, match=said):
-        check_server(timeout_s=1)
-
-
-def test_a_file_that_is_no_database_is_named(project: Path) -> None:
-    (project / DATABASE).write_text("not a database, but long enough to be taken for one" * 40)
-    with pytest.raises(TrackingError, match="file is not a database; move the file away"):
-        check_server()
-
-
-def test_the_project_is_found_upward(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("VIDBRIDGE_PROJECT")
-    monkeypatch.chdir(project / "data")
-    assert project_root() == project
-    assert tracking_uri() == f"sqlite:///{project}/.vidbridge/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
-    assert tracking_uri() == f"sqlite:///{project}/other.db"
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(TrackingError, match="VIDBRIDGE_PROJECT"):
-        project_root()
-    monkeypatch.setenv("VIDBRIDGE_PROJECT", str(tmp_path / "nowhere"))
-    with pytest.raises(TrackingError, match="is no folder"):
-        project_root()
-    assert shown("http://host:5000/x") == "http://host:5000/x"
