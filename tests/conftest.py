@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.checkout import refuse_results
+from tests.support.surroundings import KEPT
 
 # Demo, runs and benchmarks leave results in the checkout; a test that reads them would pass or fail by what was run before it.
 sys.addaudithook(refuse_results)
@@ -31,6 +32,15 @@ def serving_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             if name.startswith(("VIDBRIDGE_", "MLFLOW_", "GIT_")):
                 patch.delenv(name)
         yield make_project(tmp_path_factory.mktemp("serving") / "project")
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A file that nothing may write over, beside what a test works in; see ``assert_untouched``."""
+    file = tmp_path / "outside/file"
+    file.parent.mkdir()
+    file.write_text(KEPT)
+    return file
 
 
 @pytest.fixture(autouse=True)

@@ -136,7 +136,7 @@ def test_a_row_of_a_hundred_names_its_line_and_a_dog_its_file(tmp_path: Path) ->
     assert [line.partition(": ")[0] for line in missing] == [f"annotations.jsonl:{number}" for number in range(2, 102)]
     assert missing[98].startswith("annotations.jsonl:100: video: ':dog:.mp4' does not exist")
     assert "'[red]2.mp4'" in missing[0]
-    assert any("(of ':smile: [bold]')" in line for line in lines)
+    assert any("(of ':smile: [bold]')" in line for line in lines), lines
 
 
 def _counts() -> dict[str, tuple[int, Fraction]]:

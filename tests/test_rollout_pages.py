@@ -116,7 +116,7 @@ def test_a_page_shows_what_was_said_and_does_none_of_it(params: Params) -> None:
     assert all(not name.startswith("on") for _, attributes in elements.found for name in attributes)
     pictures = [attributes["src"] or "" for tag, attributes in elements.found if tag == "img"]
     assert len(pictures) == 2
-    assert all(source.startswith("data:image/png;base64,") for source in pictures)
+    assert [source for source in pictures if not source.startswith("data:image/png;base64,")] == []
     assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", page)
     (policy,) = [a["content"] for tag, a in elements.found if a.get("http-equiv") == "Content-Security-Policy"]
     assert re.fullmatch(r"default-src 'none'; img-src data:; style-src 'sha256-[\w+/=]+'", policy or "")

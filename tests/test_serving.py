@@ -196,8 +196,8 @@ def test_an_exported_folder_stands_alone(exported: Path, project: Path, videos: 
     """Its bytes are the registered ones and its own, and the code in its card gets the served reply from it."""
     given = {path.name: path.read_bytes() for path in (project / "made").iterdir()}
     assert {name: (exported / name).read_bytes() for name in given} == given
-    assert all(path.stat().st_nlink == 1 for path in exported.iterdir())
-    assert all(str(project).encode() not in path.read_bytes() for path in exported.iterdir())
+    assert [path for path in exported.iterdir() if path.stat().st_nlink != 1] == []
+    assert [path for path in exported.iterdir() if str(project).encode() in path.read_bytes()] == []
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(card_code(exported).replace("What happens first?", QUESTION), card_inputs(videos / "deep/red.mp4"))

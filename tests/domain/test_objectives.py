@@ -21,7 +21,7 @@ def test_objectives_are_the_parts_of_a_reward(task: str) -> None:
     weights = objective_weights([sample.task], rules(), ())
     right = objectives(score_reply(sample, truth(sample), REFEREE, rules()))
     assert right.keys() == weights.keys()
-    assert all(right[name] > 0 for name in weights)
+    assert [name for name in weights if not right[name] > 0] == []
     refused = objectives(score_reply(sample, "no format", REFEREE, rules()))
     assert refused == dict.fromkeys(weights, 0.0)
     unjudged = score_reply(sample, truth(sample), REFEREE, rules()).model_copy(update={"value": None})

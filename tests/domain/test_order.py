@@ -77,15 +77,17 @@ def test_an_option_of_an_order_question_is_right_or_wrong(times: list[tuple[int,
         options = [of[option] for option in question.options]
         answer = options.pop(ord(question.answer) - ord("A"))
         if question.question.endswith("first?"):
-            assert all(answer.start + sure <= other.start and answer.stop <= other.stop for other in options)
+            assert [other for other in options if not (answer.start + sure <= other.start and answer.stop <= other.stop)] == []
         elif question.question.endswith("last?"):
-            assert all(other.stop + sure <= answer.stop and other.start <= answer.start for other in options)
+            assert [other for other in options if not (other.stop + sure <= answer.stop and other.start <= answer.start)] == []
         else:
             asked = of[question.question.split('"')[1]]
             assert answer.start >= asked.stop - sure
-            assert not any(
-                asked.stop - sure <= other.start < answer.start + sure for other in options if other.start > asked.start + sure
-            )
+            assert [
+                other
+                for other in options
+                if other.start > asked.start + sure and asked.stop - sure <= other.start < answer.start + sure
+            ] == []
 
 
 def test_twins_up_to_case_and_spacing_are_not_asked_about() -> None:

@@ -80,7 +80,7 @@ def test_a_fresh_clone_runs_nothing_and_fetches_what_it_shows(host_b: Path) -> N
     after = reproduce.bring(host_b, plan, said.append)
     assert after.empty
     assert said[0].startswith("fetching 6 files, ")
-    assert any(line.startswith("fetched 6 of 6 files, ") for line in said)
+    assert any(line.startswith("fetched 6 of 6 files, ") for line in said), said
     assert (host_b / "reports/files.txt").read_text() == "summary"
     assert not (host_b / "models").exists()
     # Known from what was seen: the remote is not asked again.

@@ -19,7 +19,7 @@ def test_each_line_is_handed_over_and_dvc_commits(project: Path) -> None:
     assert result.outcome == "ran"
     assert lines[:2] == ["Running stage 'corpus':", "> python work.py data corpus data/corpus"]
     assert "corpus done" in lines
-    assert not any("git add" in line or "dvc push" in line for line in lines)
+    assert [line for line in lines if "git add" in line or "dvc push" in line] == []
     assert reproduce.reproduce(project, "corpus", lines.append).outcome == "unchanged"
     text = (project / "work.py").read_text()
     (project / "work.py").write_text(text + "\n")

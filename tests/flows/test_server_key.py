@@ -44,12 +44,12 @@ def test_the_server_of_a_run_is_locked_too_and_our_clients_get_in(tmp_path: Path
         assert httpx.get(f"{api}/flows/count").status_code == 401
         assert httpx.post(f"{api}/deployments/filter", json={}, headers={"Origin": EVIL}).status_code == 403
         assert httpx.get(f"{api}/health", headers={"Host": "evil.example"}).status_code == 400
-        assert not any(running.key.partition(":")[2] in line for line in command_lines(psutil.Process()))
+        assert [line for line in command_lines(psutil.Process()) if running.key.partition(":")[2] in line] == []
         with prefect_server.connected(running), get_client(sync_client=True) as client:
             client.create_flow_from_name("ours")
             assert [flow.name for flow in client.read_flows()] == ["ours"]
         home = tmp_path / "home"
-        assert not any(running.key.partition(":")[2].encode() in path.read_bytes() for path in home.rglob("*.log"))
+        assert [path for path in home.rglob("*.log") if running.key.partition(":")[2].encode() in path.read_bytes()] == []
     assert os.environ["PREFECT_API_AUTH_STRING"] == "somebody:else"
     assert "PREFECT_API_URL" not in os.environ
 

@@ -8,9 +8,11 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,7 @@ from stages.domain.core.records import Sample
 from stages.domain.core.replies import render_reply
 from stages.domain.tasks.scoring import reward
 from stages.lib.judging.batch import JudgeUnavailableError, check_judged, score_replies, usage_of
-from stages.lib.judging.prompts import ask_covers
+from stages.lib.judging.prompts import Question, ask_covers
 from stages.lib.judging.rule import RuleJudge
 from stages.runtime import http as client
 from stages.runtime.endpoints import JudgeError, place
@@ -43,14 +45,21 @@ def test_every_verdict_is_read(server: JudgeServer, tmp_path: Path) -> None:
     assert (body["model"], body["temperature"], body["max_tokens"], body["seed"]) == ("referee", 0.0, 200, 0)
 
 
-def test_the_truth_scores_the_maximum_and_a_batch_is_asked_in_two_rounds(server: JudgeServer, tmp_path: Path) -> None:
+def test_the_truth_scores_the_maximum_and_a_batch_is_asked_in_two_rounds(
+    server: JudgeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.pause_s = 0.02
     samples = [SAMPLES[task] for task in ("dark_event_infer", "mix_vid_qa", "mcqa", "caption")]
     replies = [render_reply("x", sample.reference) for sample in samples]
     judge = endpoint_judge(server, tmp_path)
     asked: list[int] = []
     ask = judge.ask
-    judge.ask = lambda questions: (asked.append(len(questions)), ask(questions))[1]  # type: ignore[method-assign]
+
+    def counted(questions: Collection[Question]) -> Any:
+        asked.append(len(questions))
+        return ask(questions)
+
+    monkeypatch.setattr(judge, "ask", counted)
     scores = score_replies(samples, replies, referee(judge), rules())
     assert [score.value for score in scores[:3]] == [1.0, 1.0, 1.0]
     assert len(asked) == 2, "events, then which of them are entailed"
@@ -217,7 +226,7 @@ def test_an_endpoint_that_is_down_is_given_up_for_the_batch(server: JudgeServer,
     judge = endpoint_judge(server, tmp_path, environ)
     replies = [render_reply("x", f"answer {n}") for n in range(40)]
     scores = score_replies([DARK] * 40, replies, referee(judge), rules())
-    assert all(score.value is None for score in scores)
+    assert [score for score in scores if score.value is not None] == []
     assert server.requests < 10
     assert judge.usage["unavailable"] == 40
     server.always = None
@@ -275,7 +284,7 @@ from tests.support.builders import SAMPLES
 from tests.support.judge_parts import judge_params
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.runtime.endpoints import place
-from stages.lib.judging.prompts import ask_covers
+from stages.lib.judging.prompts import Question, ask_covers
 judge = EndpointJudge(judge_params(), place())
 answers = judge.ask([ask_covers(SAMPLES["dark_event_infer"], f"answer {{n}}") for n in range({count})])
 print(sum(answer.worth for answer in answers.values()), len(answers))

@@ -118,7 +118,7 @@ def test_a_later_try_may_do(server: JudgeServer, writer: Callable[..., Writer]) 
     leaking = BAD["gives-itself-away"]["write_question"]
     server.says = {"write_question": lambda a: leaking(a) if a.seed < 12 else written(a)}
     author = writer()
-    assert all(isinstance(row, Sample) and row.sample_id.endswith("/written") for row in ask(author, MIXED))
+    assert [row for row in ask(author, MIXED) if not (isinstance(row, Sample) and row.sample_id.endswith("/written"))] == []
     assert author.tally.refused == {"gives-itself-away": 2 * len(MIXED)}
 
 
@@ -264,7 +264,9 @@ def test_clips_that_no_template_fits_are_asked_about_or_set_aside(
     server.says = {}
     write_rows(out / "train/mix_vid_qa.jsonl", untold)
     assert write_samples(out, index.named, ["mix_vid_qa"], writer("fresh"))["train"] == []
-    assert all(row.question.startswith("what does the red bar do") for row in read_rows(out / "train/mix_vid_qa.jsonl", Sample))
+    assert [
+        row for row in read_rows(out / "train/mix_vid_qa.jsonl", Sample) if not row.question.startswith("what does the red bar do")
+    ] == []
 
 
 def test_of_an_excerpt_only_what_it_shows_is_told() -> None:

@@ -107,7 +107,7 @@ def test_training_rollouts_and_evaluation_read_replies_with_it(
     told: list[str] = []
     grpo(tmp_path / "sft/final", examples, tmp_path, seen, told)
     assert told
-    assert all(reply.startswith(OPEN) for reply in told)
+    assert [reply for reply in told if not reply.startswith(OPEN)] == []
     formats = [values["format"] for _, values in seen.metrics if "format" in values]
     assert formats == [pytest.approx(sum(parse_reply(reply) is not None for reply in told) / len(told))]
     assert formats[0] > 0.5, "without the opening, none of them had the form"

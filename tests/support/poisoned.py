@@ -18,7 +18,6 @@ from stages.tracking.runs.store import open_client
 from tests.support.surroundings import put
 
 MODEL = "vidbridge-tiny"
-KEPT = "what was there before"
 
 PATHS = {
     "up": "final/../../../../../../outside/file",
@@ -56,10 +55,6 @@ def point(project: Path, source: str, storage: str | None = None) -> None:
         connection.execute(
             "update model_versions set source = ?, storage_location = ? where version = ?", (source, storage or source, number)
         )
-
-
-def untouched(outside: Path) -> bool:
-    return outside.read_text() == KEPT and [path.name for path in outside.parent.iterdir()] == [outside.name]
 
 
 def doors(project: Path, target: Path) -> dict[str, Callable[[], object]]:

@@ -23,3 +23,12 @@ def put(store: Path, content: bytes, suffix: str = "") -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return name
+
+
+#: What stands in the file of the fixture ``outside``.
+KEPT = "what was there before"
+
+
+def assert_untouched(outside: Path) -> None:
+    """The file is as it was, and nothing lies beside it."""
+    assert {path.name: path.read_text() for path in outside.parent.iterdir()} == {outside.name: KEPT}

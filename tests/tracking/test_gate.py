@@ -40,7 +40,7 @@ def test_from_the_first_champion_to_the_second_and_back(
     assert not promote(project).moved
     worse = promote(project, 5)
     assert (worse.moved, alias(project)) == (False, 7)
-    assert any("mean: 0.6500 against 0.8000" in reason for reason in worse.decision.reasons)
+    assert any("mean: 0.6500 against 0.8000" in reason for reason in worse.decision.reasons), worse.decision.reasons
     with pytest.raises(TrackingError, match="is the first champion, there is no earlier one"):
         rollback(project)
 
@@ -183,7 +183,9 @@ def test_a_version_of_before_gauges_were_kept_says_what_to_do(project: Path) -> 
     client = open_client(project)
     client.delete_model_version_tag("vidbridge-tiny", "7", "vidbridge.gauges")
     refused = promote(project)
-    assert all("registered before gauges were kept; run vidbridge register" in reason for reason in refused.decision.reasons)
+    assert [
+        reason for reason in refused.decision.reasons if "registered before gauges were kept; run vidbridge register" not in reason
+    ] == []
     assert register(project).updated == (7,)
     assert promote(project).moved
 

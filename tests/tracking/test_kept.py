@@ -156,7 +156,7 @@ def test_what_is_young_or_cannot_be_told_is_not_touched(
 ) -> None:
     oid = folder(here, {"a": b"left behind"}, CACHE, REMOTE)
     young = free(here, capsys, keep_days=1.0)
-    assert not any(row["free"] for row in young["rows"])
+    assert [row for row in young["rows"] if row["free"]] == []
     for path in (here / CACHE).rglob("*"):
         os.utime(path, (0, 0))
     assert [row["objects"] for row in free(here, capsys, keep_days=1.0)["rows"] if row["free"]] == [2]

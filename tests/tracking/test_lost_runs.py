@@ -66,7 +66,7 @@ def test_two_processes_may_create_the_store_together(project: Path) -> None:
     client = open_client(project)
     runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED"] * 2
-    assert all(len(client.get_metric_history(run.info.run_id, name)) == 200 for run in runs for name in "ab")
+    assert [(run, name) for run in runs for name in "ab" if len(client.get_metric_history(run.info.run_id, name)) != 200] == []
 
 
 def test_sigterm_ends_the_run_as_killed(project: Path) -> None:

@@ -27,8 +27,8 @@ from stages.tracking.registry.servable import SERVABLE, load_servable, usage_of_
 from stages.tracking.registry.versions import CHAMPION, LOADED, find_version
 from stages.tracking.runs.store import open_client
 from tests.support.checkout import ROOT
-from tests.support.poisoned import KEPT, MODEL, PATHS, doors, listed, point, untouched
-from tests.support.surroundings import forget, put
+from tests.support.poisoned import MODEL, PATHS, doors, listed, point
+from tests.support.surroundings import assert_untouched, forget, put
 
 LEDGER = f"{MODEL}.gate"
 
@@ -48,14 +48,6 @@ def remote(registered: Path) -> Path:
     return registered / ".vidbridge/remote"
 
 
-@pytest.fixture
-def outside(tmp_path: Path) -> Path:
-    file = tmp_path / "outside/file"
-    file.parent.mkdir()
-    file.write_text(KEPT)
-    return file
-
-
 @pytest.mark.parametrize("path", ["up", "absolute", "a file and a folder"])
 def test_a_list_with_such_a_path_places_nothing_through_any_door(
     registered: Path, remote: Path, outside: Path, tmp_path: Path, path: str
@@ -70,7 +62,7 @@ def test_a_list_with_such_a_path_places_nothing_through_any_door(
         ) as error:
             door()
         assert "\n" not in str(error.value), name
-    assert untouched(outside)
+    assert_untouched(outside)
     made = [file.relative_to(registered).as_posix() for file in set(tmp_path.rglob("*")) - before if file.is_file()]
     # The list itself and nothing else was fetched; nothing was placed.
     assert len([file for file in made if file.startswith(".dvc/cache/files/")]) == 1
@@ -155,7 +147,7 @@ def test_a_servable_folder_that_was_changed_is_put_together_again(registered: Pa
         assert load_servable(registered, version) == folder
         assert (folder / "served.py").read_text() == served
         assert len(list(folder.iterdir())) == 5
-        assert not any(path.is_symlink() for path in folder.iterdir())
+        assert [path for path in folder.iterdir() if path.is_symlink()] == []
 
 
 def test_content_that_brings_the_names_of_what_is_added_is_written_over_and_the_cache_is_not(
@@ -178,7 +170,7 @@ def test_a_link_where_the_folder_is_to_be_is_not_followed(registered: Path, outs
     (registered / link).symlink_to(outside.parent)
     with pytest.raises(TrackingError, match="is a link where a folder is to be, and could lead anywhere; remove it"):
         load_checkpoint(registered, "candidate")
-    assert untouched(outside)
+    assert_untouched(outside)
 
 
 def test_a_link_in_the_folder_of_a_download_is_not_followed(registered: Path, outside: Path, tmp_path: Path) -> None:
@@ -198,7 +190,7 @@ def test_a_link_in_the_folder_of_a_download_is_not_followed(registered: Path, ou
         (target / "final/config.json").mkdir(parents=True)
         with pytest.raises(TrackingError, match=r"config\.json: a folder is in the way"):
             content.place(source, target)
-    assert untouched(outside)
+    assert_untouched(outside)
 
 
 def test_one_version_below_another_does_not_change_it(registered: Path, remote: Path) -> None:
@@ -294,7 +286,7 @@ def test_the_command_says_it_in_a_sentence(registered: Path, remote: Path, outsi
     assert refused.startswith("error: ")
     assert "may leave its folder (an empty part, '.' or '..'); nothing of it was placed" in refused
     assert not (tmp_path / "made").exists()
-    assert untouched(outside)
+    assert_untouched(outside)
 
 
 def test_a_tag_that_is_not_what_it_should_be_says_which(registered: Path) -> None:

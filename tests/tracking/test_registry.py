@@ -104,7 +104,7 @@ def test_a_changed_row_gives_new_versions_of_it_and_of_what_follows(project: Pat
     report = register(project)
     assert [(version.stage, version.step) for version in report.created] == VERSIONS[1:]
     assert report.candidate == 13
-    assert any("no commit holds this dvc.lock" in warning for warning in report.warnings)
+    assert any("no commit holds this dvc.lock" in warning for warning in report.warnings), report.warnings
     assert explain(project, 13).commit is None
 
 

@@ -179,8 +179,8 @@ def test_the_doctor_names_what_0_1_made(project: Path) -> None:
 
     shown = vidbridge("doctor", cwd=project, COLUMNS="300")
     lines = [line for line in shown.stdout.splitlines() if line.startswith("upgrade")]
-    assert any("dvc.lock: ingest was made by 0.1" in line for line in lines)
-    assert any("was scored under evaluation d1" in line for line in lines)
+    assert any("dvc.lock: ingest was made by 0.1" in line for line in lines), lines
+    assert any("was scored under evaluation d1" in line for line in lines), lines
     assert "ready" in shown.stdout, "an upgrade is a warning"
 
 
