@@ -15,11 +15,10 @@ from stages.domain.tasks import structured_caption
 from stages.domain.tasks.rewards import Referee
 from stages.domain.tasks.scoring import score_reply
 from stages.lib.judging.embedder import LexicalEmbedder
-from stages.lib.judging.rule import RuleJudge
 from stages.params import load_params, parse_params
+from tests.support.builders import JUDGE
 from tests.support.checkout import ROOT
 
-JUDGE = RuleJudge(full_share=0.8, partial_share=0.4)
 REFEREE = Referee(judge=JUDGE, embedder=LexicalEmbedder())
 #: Of the recipe, but that a tiny model may think in few words.
 RULES = load_params(ROOT / "infra/recipes/videocap-r1.yaml").rewards.model_copy(update={"min_thinking_words": 0})

@@ -34,15 +34,6 @@ from tests.support.checkout import ROOT
 from tests.support.repository import git
 
 
-@pytest.fixture(autouse=True)
-def kept_environment(clean_environment: None) -> Iterator[None]:
-    """Commands fill this process's environment."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
-
-
 @contextmanager
 def held_elsewhere(path: Path, signed: str) -> Iterator[None]:
     """As another process holds a lock: the kernel tells open files apart, not processes."""

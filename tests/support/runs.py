@@ -1,0 +1,19 @@
+"""Runs as the store has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlflow.entities import Run
+
+from stages.tracking.runs.store import open_client
+
+
+def status(project: Path, run_id: str | None) -> str:
+    assert run_id is not None
+    return str(open_client(project).get_run(run_id).info.status)
+
+
+def logged(run: Run) -> dict[str, float]:
+    """The metrics of a run, less what its process cost."""
+    return {name: value for name, value in run.data.metrics.items() if not name.startswith("process/")}
