@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import yaml
 
+from stages.runtime import paths
 from stages.tools.ablation import seeds
 from stages.tracking.runs.history import Cost, latest_costs
 
@@ -24,7 +25,7 @@ def clone(root: Path, folder: Path, params: Mapping[str, Any]) -> None:
     """A clone of the committed state with these parameters; one that is there already is used again."""
     if not (folder / ".git").exists():
         subprocess.run(["git", "clone", "--quiet", "--local", str(root), str(folder)], check=True)
-    (folder / "params.yaml").write_text(yaml.safe_dump(dict(params), sort_keys=False), encoding="utf-8")
+    (folder / paths.PARAMS_FILE).write_text(yaml.safe_dump(dict(params), sort_keys=False), encoding="utf-8")
     cache = str(folder.parent / "cache")
     subprocess.run([sys.executable, "-m", "dvc", "config", "--local", "cache.dir", cache], cwd=folder, check=True)
 

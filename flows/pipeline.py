@@ -282,7 +282,7 @@ def pipeline(root: Path, target: str = reproduce.TARGET, push: bool = False) -> 
     target needs could not be registered. Ends as cancelled when someone cancels it on the server.
     """
     root = Path(root)
-    params = load_params(root / "params.yaml")
+    params = load_params(root / paths.PARAMS_FILE)
     run_name = stamped(params.recipe, str(flow_run.id)[:4])
     watch = Watch.start(root)
     cancelled = threading.Event()

@@ -20,11 +20,11 @@ from flows.errors import UsageError
 from flows.processes.environment import shipped_recipes
 from stages.errors import VidbridgeError
 from stages.params import ExcludedVideo, Params, load_params, parse_params
+from stages.runtime import paths
 from stages.runtime.bounded_yaml import YamlError, parse_yaml, read_text, read_yaml
 from stages.tools.dataset.excluded import with_excluded
 
 FOLDER = Path("infra/recipes")
-PARAMS = Path("params.yaml")
 #: Whose parameters count outside a project.
 DEFAULT = "vidbridge-r1"
 
@@ -41,7 +41,7 @@ class Recipe:
 
 def recipes(root: Path | None) -> tuple[Recipe, ...]:
     """Every recipe, by name; those that come with this code where there is no project."""
-    current = (root / PARAMS).read_bytes() if root is not None and (root / PARAMS).is_file() else b""
+    current = (root / paths.PARAMS_FILE).read_bytes() if root is not None and (root / paths.PARAMS_FILE).is_file() else b""
     found = sorted((shipped_recipes() if root is None else root / FOLDER).glob("*.yaml"))
     removed = _removed(root)
 
@@ -63,7 +63,7 @@ def _removed(root: Path | None) -> tuple[ExcludedVideo, ...]:
     if root is None:
         return ()
     try:
-        table = read_yaml(root / PARAMS)
+        table = read_yaml(root / paths.PARAMS_FILE)
         return tuple(ExcludedVideo.model_validate(row) for row in table["ingest"]["exclude"])
     except (OSError, YamlError, KeyError, TypeError, ValidationError):
         return ()
@@ -179,17 +179,17 @@ def params_or_default(root: Path | None) -> Params:
     Raises:
         ParamsError: the file is missing or breaks a rule.
     """
-    return load_params(recipe(None, DEFAULT).path if root is None else root / PARAMS)
+    return load_params(recipe(None, DEFAULT).path if root is None else root / paths.PARAMS_FILE)
 
 
 def difference(root: Path, name: str) -> str:
     """What `use` would change in ``params.yaml``, as a unified diff; empty when nothing."""
     new = recipe(root, name).path
-    old = read_text(root / PARAMS) if (root / PARAMS).is_file() else ""
+    old = read_text(root / paths.PARAMS_FILE) if (root / paths.PARAMS_FILE).is_file() else ""
     lines = difflib.unified_diff(
         old.splitlines(keepends=True),
         read_text(new).splitlines(keepends=True),
-        str(PARAMS),
+        paths.PARAMS_FILE,
         str(FOLDER / new.name),
     )
     return "".join(lines)
@@ -217,20 +217,20 @@ def _use(root: Path, name: str, force: bool, smoke: bool) -> Params:
     params = parse_params(parse_yaml(text, name), f"{name} --smoke") if smoke else load_params(chosen.path)
     if not force and _holds_edits(root):
         raise UsageError(
-            f"{PARAMS}: has edits that no commit and no recipe keeps; commit them, or save them as a recipe"
-            f" (cp {PARAMS} {FOLDER}/NAME.yaml), or overwrite them: vidbridge recipe use {name} --force"
+            f"{paths.PARAMS_FILE}: has edits that no commit and no recipe keeps; commit them, or save them as a recipe"
+            f" (cp {paths.PARAMS_FILE} {FOLDER}/NAME.yaml), or overwrite them: vidbridge recipe use {name} --force"
         )
     if removed := _removed(root):
         text = taking_along(text, removed, name)
         params = parse_params(parse_yaml(text, name), name)
-    partial = root / (str(PARAMS) + ".new")
+    partial = root / (paths.PARAMS_FILE + paths.UNFINISHED)
     partial.write_text(text, encoding="utf-8")
-    partial.replace(root / PARAMS)
+    partial.replace(root / paths.PARAMS_FILE)
     return params
 
 
 def _holds_edits(root: Path) -> bool:
-    path = root / PARAMS
+    path = root / paths.PARAMS_FILE
     if not path.is_file() or any(one.in_use for one in recipes(root)):
         return False
     try:
@@ -245,5 +245,5 @@ def _holds_edits(root: Path) -> bool:
         and read_text(path) == taking_along(smoke_version(root, made_from), _removed(root), name)
     ):
         return False
-    committed = subprocess.run(["git", "-C", str(root), "show", f"HEAD:./{PARAMS}"], capture_output=True, check=False)
+    committed = subprocess.run(["git", "-C", str(root), "show", f"HEAD:./{paths.PARAMS_FILE}"], capture_output=True, check=False)
     return committed.returncode != 0 or committed.stdout != path.read_bytes()

@@ -15,9 +15,9 @@ from flows.errors import FlowError
 from flows.processes.environment import stage_environment
 from flows.processes.locks import only_run
 from flows.processes.stream import stream
+from stages.runtime.paths import SAMPLE_SCORES_FILE, SCORES_FILE
 from stages.tracking.gate import promote as gate
 from stages.tracking.gate.promote import Promotion
-from stages.tracking.registry.samples import SAMPLES_FILE
 from stages.tracking.registry.versions import Version
 
 
@@ -75,5 +75,5 @@ def rescore(root: Path, version: Version, digest: str, log: Callable[[str], None
                 f"version {version.number} could not be scored under evaluation {digest} (status {status}, see above); mend the cause, or"
                 f" {otherwise}"
             )
-        table, samples = ((Path(place) / name).read_text(encoding="utf-8") for name in ("scores.json", SAMPLES_FILE))
+        table, samples = ((Path(place) / name).read_text(encoding="utf-8") for name in (SCORES_FILE, SAMPLE_SCORES_FILE))
         gate.add_scores(root, version, digest, table, samples)

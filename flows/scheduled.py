@@ -43,7 +43,9 @@ from flows.repro.clone import (
     work_folder,
 )
 from stages.params import load_params
+from stages.runtime import paths
 from stages.runtime.plain import guard_logs
+from stages.runtime.project import project_root
 from stages.tracking.gate.promote import Promotion
 
 
@@ -141,7 +143,7 @@ def scheduled(
 
 
 def _origin(branch: str, source: str | None, repository: str | None, directory: str | None) -> tuple[Origin, Deployed]:
-    home = environment.find_root() if repository is None or os.environ.get("VIDBRIDGE_PROJECT") else None
+    home = project_root() if repository is None or os.environ.get("VIDBRIDGE_PROJECT") else None
     if home is not None:
         environment.enter(home)
     else:
@@ -169,7 +171,7 @@ def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, targ
             " (dvc remote add -d NAME URL), or set VIDBRIDGE_DVC_REMOTE"
         )
     configure(root, recipe, source)
-    params = load_params(root / "params.yaml")
+    params = load_params(root / paths.PARAMS_FILE)
     plan = choose_lock(root, target)
     for note in plan.notes:
         logger.warning("%s", note)

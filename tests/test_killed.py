@@ -49,7 +49,7 @@ def _start(folder: Path, verb: str) -> subprocess.Popen[bytes]:
 
 def _journal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
-    return folder / journal_file(Path(".vidbridge"), load_params().ingest)
+    return folder / journal_file(load_params().ingest)
 
 
 def _until(happens: Callable[[], bool]) -> None:

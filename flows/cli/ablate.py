@@ -16,11 +16,12 @@ from flows.errors import FlowError
 from flows.processes import prefect_server
 from flows.processes.locks import only_run
 from stages.params import load_params
+from stages.runtime import paths
 from stages.runtime.plain import one_line
 from stages.tools.ablation.grid import Contrast, Grid, NothingRunError, signed
 
 COMMAND = "vidbridge recipe use {recipe} && vidbridge ablate"
-FILES = ("results.json", "table.md", "figure.svg")
+FILES = (paths.GRID_FILE, paths.GRID_TABLE_FILE, paths.GRID_FIGURE_FILE)
 
 
 def ablate(root: Path, jobs: int | None, out: Path | None, *, table_only: bool) -> None:
@@ -31,7 +32,7 @@ def ablate(root: Path, jobs: int | None, out: Path | None, *, table_only: bool) 
         FlowError: a training failed; what was done stays done.
         InputError: nothing has run whole.
     """
-    params = load_params(root / "params.yaml")
+    params = load_params(root / paths.PARAMS_FILE)
     command = COMMAND.format(recipe=params.recipe)
     if table_only:
         from flows.ablation import check, place, publish
@@ -45,7 +46,7 @@ def ablate(root: Path, jobs: int | None, out: Path | None, *, table_only: bool) 
     else:
         with only_run(root):
             # Again, now that nobody else changes them.
-            params = load_params(root / "params.yaml")
+            params = load_params(root / paths.PARAMS_FILE)
             grid = _flow(root, jobs, COMMAND.format(recipe=params.recipe))
         from flows.ablation import place
     console, folder = show.console(), place(root, params)
@@ -70,7 +71,7 @@ def _flow(root: Path, jobs: int | None, command: str) -> Grid:
         from flows.ablation import ablation, check, default_jobs
         from flows.processes.lost import process_tags
 
-        params = load_params(root / "params.yaml")
+        params = load_params(root / paths.PARAMS_FILE)
         check(root, params)  # before anyone waits for the server
         with prefect_server.connected(starting), tags(*process_tags()):
             state: Any = ablation(root, jobs or default_jobs(params), command, return_state=True)

@@ -24,6 +24,7 @@ from flows.processes.environment import defaults, state
 from flows.repro import registered
 from stages.errors import VidbridgeError
 from stages.params import ParamsError, load_params
+from stages.runtime import paths
 from stages.runtime.plain import one_line, plain, redacted
 from stages.tracking.lineage.git import git, head, is_repository
 from stages.tracking.lineage.uri import TrackingError, check_server, is_server, shown, sqlite_path, tracking_uri
@@ -149,7 +150,7 @@ def _versions(_root: Path) -> Finding:
 
 def _judge(root: Path) -> Finding:
     try:
-        params = load_params(root / "params.yaml")
+        params = load_params(root / paths.PARAMS_FILE)
     except ParamsError as error:
         return Finding(
             "judge", "warn", "params.yaml does not load, so which judge is wanted is unknown", str(error).splitlines()[0]
@@ -239,7 +240,7 @@ def _champion(root: Path) -> Finding:
     from stages.tracking.runs.store import open_client
 
     try:
-        params = load_params(root / "params.yaml")
+        params = load_params(root / paths.PARAMS_FILE)
         gate, client = params.gate, open_client(root)
         fault = alias_fault(client, gate.registered_model, gate.ledger)
         versions = all_versions(client, gate.registered_model)

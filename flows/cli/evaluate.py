@@ -11,6 +11,7 @@ from flows.console import show
 from flows.errors import UsageError
 from flows.recipes import params_or_default
 from stages.params import Params
+from stages.runtime import paths
 from stages.runtime.plain import one_line
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def evaluate(
             out.print(f"  {one_line(video)}, {count:,} questions: {one_line(reason)}", soft_wrap=True)
         if len(reasons) > EXAMPLES:
             out.print(f"  … and {len(reasons) - EXAMPLES:,} more, all in {order.out / 'unanswered.jsonl'}", soft_wrap=True)
-    names = (benchmarking.TABLE_FILE, benchmarking.SCORES_FILE, "predictions.jsonl")
+    names = (paths.SCORES_TABLE_FILE, paths.SCORES_FILE, paths.PREDICTIONS_FILE)
     show.say(f"written: {', '.join(names)} in {order.out}")
 
 

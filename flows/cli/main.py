@@ -95,9 +95,10 @@ def _options(
 
 
 def _root() -> Path:
-    from flows.processes.environment import enter, find_root
+    from flows.processes.environment import enter
+    from stages.runtime.project import project_root
 
-    root = find_root()
+    root = project_root()
     enter(root)
     return root
 

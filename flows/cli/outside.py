@@ -27,8 +27,9 @@ def reader() -> Path:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
         raise UsageError(f"working directory: {Path.cwd()} is not inside a project (no dvc.yaml upward of it); {WAYS}")
+    from stages.runtime.paths import STATE
     from stages.tracking.lineage.cache_folder import cache_folder
-    from stages.tracking.lineage.uri import STATE, shown, sqlite_path
+    from stages.tracking.lineage.uri import shown, sqlite_path
 
     database = sqlite_path(uri)
     if database is not None and not database.is_absolute():

@@ -34,7 +34,7 @@ def promote(root: Path, version: str | None, reason: str, author: str | None, ne
     Prefect database, where `vidbridge ui` shows it.
     """
     # Before a server is started for it: the answer to a version that is not there takes a second, and so does that to who may not.
-    find_version(open_client(root), load_params(root / "params.yaml").gate.registered_model, version or CANDIDATE)
+    find_version(open_client(root), load_params(root / paths.PARAMS_FILE).gate.registered_model, version or CANDIDATE)
     gate.check_rights(root)
     preflight.check_prefect()
     with prefect_server.starting(root) as starting:

@@ -18,7 +18,9 @@ from flows.processes.locks import only_run
 from flows.repro import clone, lockfile, registered, reproduce
 from flows.repro.remote import push_runs
 from stages.params import Params, PretrainedModelParams, load_params
+from stages.runtime import paths
 from stages.runtime.plain import one_line
+from stages.tracking.lineage.git import git
 from stages.tracking.runs.history import latest_costs
 
 
@@ -34,7 +36,7 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
         FlowError: something is missing (found before any stage starts), or a stage failed.
         KeyboardInterrupt: on Ctrl-C and when the run is cancelled in Prefect; every stage has been ended.
     """
-    params = load_params(root / "params.yaml")
+    params = load_params(root / paths.PARAMS_FILE)
     out = show.console()
     if not dry_run:
         preflight.check_alone(root)  # before a plan is printed that nobody will follow
@@ -107,7 +109,7 @@ def register(root: Path, params: Params, push: bool) -> None:
 
 def _publish(root: Path, commit: str) -> None:
     """Hand the branch that holds the commit to the repository that this one was cloned from."""
-    if "origin" not in clone.git(root, "remote").split():
+    if "origin" not in git(root, "remote").split():
         show.say(f"note: no git remote 'origin', so commit {commit[:12]} with dvc.lock stays here; git remote add origin URL")
         return
     branch = clone.publish(root, commit)

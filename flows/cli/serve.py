@@ -29,6 +29,7 @@ from flows.processes.guard import GRACE_S
 from flows.processes.logs import ServerLog
 from flows.processes.stream import guarded
 from stages.params import load_params
+from stages.runtime import paths
 from stages.tools.serving.limits import FOLDER, KEY, key_from_environment, limits_from_environment
 
 #: Loading a large model from a slow disk takes minutes.
@@ -72,7 +73,7 @@ def serve(root: Path, which: str, videos: Path | None, host: str, port: int) -> 
         )
     with _ended_by_signals():
         project = project_of(root)
-        source = None if project is None else project / load_params(project / "params.yaml").ingest.source
+        source = None if project is None else project / load_params(project / paths.PARAMS_FILE).ingest.source
         version = find_named(root, open_client(root), which)
         usage = usage_of_version(version)
         champion.warn_of_moved_version(root, version)

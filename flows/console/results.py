@@ -14,7 +14,6 @@ from stages.runtime import paths
 BASELINES = ("random", "constant")
 #: Columns of the table that are no better for being higher: what a policy earns without its video, and with its frames out of order.
 CONTROLS = {"blank video": "blank_mean", "shuffled video": "shuffled_mean"}
-_SCORES_FILE = "scores.json"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -32,14 +31,14 @@ def read_scores(root: Path) -> dict[str, dict[str, float | None]]:
     were deleted from ``params.yaml`` are not shown even if their files linger.
     """
     scores: dict[str, dict[str, float | None]] = {}
-    baselines = root / paths.scores("baselines") / _SCORES_FILE
+    baselines = root / paths.scores("baselines") / paths.SCORES_FILE
     if baselines.is_file():
         table = _read(baselines)
         for name in BASELINES:
             means = {task: result[name]["mean"] for task, result in table["tasks"].items()}
             scores[name] = {"mean": table[name]["mean"], "format": None, **means}
-    for row in load_params(root / "params.yaml").evaluation.of:
-        path = root / paths.scores(row) / _SCORES_FILE
+    for row in load_params(root / paths.PARAMS_FILE).evaluation.of:
+        path = root / paths.scores(row) / paths.SCORES_FILE
         if path.is_file():
             table = _read(path)
             means = {task: result["mean"] for task, result in table["tasks"].items()}
@@ -57,12 +56,12 @@ def evaluated_by(policy: str) -> str:
 def read_intervals(root: Path) -> dict[tuple[str, str], tuple[float, float]]:
     """(policy, task) to the two ends of the interval of its mean, for what :func:`read_scores` returns."""
     found: dict[tuple[str, str], tuple[float, float]] = {}
-    baselines = root / paths.scores("baselines") / _SCORES_FILE
+    baselines = root / paths.scores("baselines") / paths.SCORES_FILE
     if baselines.is_file():
         for task, result in _read(baselines)["tasks"].items():
             found |= {(name, task): (result[name]["low"], result[name]["high"]) for name in BASELINES}
-    for row in load_params(root / "params.yaml").evaluation.of:
-        path = root / paths.scores(row) / _SCORES_FILE
+    for row in load_params(root / paths.PARAMS_FILE).evaluation.of:
+        path = root / paths.scores(row) / paths.SCORES_FILE
         if path.is_file():
             found |= {(row, task): (result["low"], result["high"]) for task, result in _read(path)["tasks"].items()}
     return found
@@ -71,7 +70,7 @@ def read_intervals(root: Path) -> dict[tuple[str, str], tuple[float, float]]:
 def read_gains(root: Path) -> dict[str, dict[str, tuple[float, float, float]]]:
     """Paired gains as the summary found them: "row - start" to ``mean`` and each task's (mean, low, high). The gain over ``base`` is
     left out: an untrained model scores 0."""
-    path = root / paths.REPORTS / "metrics.json"
+    path = root / paths.REPORTS / paths.METRICS_FILE
     if not path.is_file():
         return {}
     return {

@@ -37,6 +37,7 @@ from flows.processes.locks import only_run
 from flows.repro.registered import other_store
 from stages.params import Params, load_params
 from stages.runtime import lease
+from stages.runtime import paths as layout
 from stages.runtime.plain import one_line, redacted
 from stages.tracking.lineage.cache import ContentStore, open_content
 from stages.tracking.lineage.uri import TrackingError, shown, sqlite_path, tracking_uri
@@ -117,11 +118,11 @@ def gc(root: Path, order: Order, *, yes: bool, as_json: bool) -> None:
         FlowError, TrackingError: a run is working here, or who needs what cannot be told; nothing was freed.
     """
     for other in order.also:
-        if not (other / "dvc.yaml").is_file():
+        if not (other / layout.PIPELINE_FILE).is_file():
             raise UsageError(
                 f"--also: {str(other)!r} holds no dvc.yaml; name the folder of a project that uses this cache or remote"
             )
-    params = load_params(root / "params.yaml")
+    params = load_params(root / layout.PARAMS_FILE)
     with ExitStack() as stack:
         if yes:
             # All that could make or take content meanwhile: this project's run, those of its clones, those of the others.

@@ -18,6 +18,7 @@ from flows.processes.locks import only_run
 from flows.repro import reproduce
 from flows.repro.registered import other_store
 from stages.params import ExcludedVideo, Params, load_params
+from stages.runtime import paths
 from stages.runtime.bounded_yaml import read_text
 from stages.runtime.plain import one_line
 from stages.tools.dataset.excluded import with_excluded
@@ -29,7 +30,6 @@ from stages.tracking.registry.removals import REMOVED, Manifests, Seen, forget_n
 from stages.tracking.registry.versions import Version, all_versions, registered_models
 from stages.tracking.runs.store import insist, open_client
 
-PARAMS = "params.yaml"
 #: The stage that sets videos aside.
 FIRST = "ingest"
 
@@ -74,7 +74,7 @@ def remove(root: Path, asked: Sequence[str], *, yes: bool, undo: bool, as_json: 
         RemovalError: a name means no video, or several.
         FlowError: a run is working in the project.
     """
-    params = load_params(root / PARAMS)
+    params = load_params(root / paths.PARAMS_FILE)
     versions, registry = _versions(root, params)
     ours = [version for version in versions if version.model in own_models(params)]
     found = _excluded(params, asked) if undo else find(root, params, asked, ours)
@@ -194,10 +194,10 @@ def _refs(root: Path, videos: Sequence[ExcludedVideo]) -> tuple[str, ...]:
 
 
 def _write(root: Path, videos: Sequence[ExcludedVideo], *, undo: bool) -> None:
-    path = root / PARAMS
+    path = root / paths.PARAMS_FILE
     before = load_params(path).ingest.exclude
     after = [video for video in before if video not in videos] if undo else list(dict.fromkeys([*before, *videos]))
-    beside = path.with_name(path.name + ".new")
+    beside = path.with_name(path.name + paths.UNFINISHED)
     beside.write_text(with_excluded(read_text(path), after), encoding="utf-8")
     beside.replace(path)
 

@@ -11,7 +11,7 @@ from typing import Any
 from flows.processes.environment import state
 from stages.domain.core.digest import digest
 from stages.params import load_params
-from stages.tracking.lineage.lockfile import LOCK_FILE
+from stages.runtime import paths
 from stages.tracking.lineage.remote import REMOTE_VARIABLE
 from stages.tracking.lineage.uri import shown, tracking_uri
 from stages.tracking.registry.register import RegisterReport
@@ -77,10 +77,10 @@ def other_store(root: Path) -> str | None:
 
 
 def _identity(root: Path) -> dict[str, str | None]:
-    lock = root / LOCK_FILE
+    lock = root / paths.LOCK_FILE
     return {
         "lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
-        "params": digest(load_params(root / "params.yaml").model_dump(mode="json")),
+        "params": digest(load_params(root / paths.PARAMS_FILE).model_dump(mode="json")),
         "store": shown(tracking_uri(root)),
         "remote": shown(os.environ[REMOTE_VARIABLE]) if os.environ.get(REMOTE_VARIABLE) else None,
     }
@@ -96,6 +96,6 @@ def _read(root: Path) -> dict[str, Any]:
 
 def _write(root: Path, note: dict[str, Any]) -> None:
     path = state(root) / NOTE
-    unfinished = path.with_suffix(".unfinished")
+    unfinished = path.with_suffix(paths.UNFINISHED)
     unfinished.write_text(json.dumps(note))
     unfinished.replace(path)

@@ -10,8 +10,9 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from flows.processes.environment import STATE, state
+from flows.processes.environment import state
 from flows.repro import run_cache
+from stages.runtime import paths
 from stages.runtime.plain import one_line
 from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.remote import insist_on_http, is_http, is_of_remote
@@ -43,7 +44,7 @@ class Seen:
             return
         self.objects = set(kept)
         self._path.parent.mkdir(mode=0o700, exist_ok=True)
-        unfinished = self._path.with_suffix(".unfinished")
+        unfinished = self._path.with_suffix(paths.UNFINISHED)
         unfinished.write_text(json.dumps({"remote": self._remote, "objects": kept}))
         unfinished.replace(self._path)
 
@@ -104,7 +105,7 @@ class Remote:
             self._insist_on_mount(Path(self._remote.path), Path(self._remote.odb.path))
 
     def _insist_on_mount(self, folder: Path, objects: Path) -> None:
-        if folder.is_relative_to(self.content.root.resolve()) or STATE in folder.parts:
+        if folder.is_relative_to(self.content.root.resolve()) or paths.STATE.name in folder.parts:
             return  # of this project, or in the state of the one that this is a clone of
         if not objects.is_dir():
             raise FileNotFoundError(f"{objects} is not there; is it mounted? A remote that holds nothing yet: mkdir -p {objects}")

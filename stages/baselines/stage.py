@@ -53,8 +53,8 @@ def main() -> int:
             scores["constant"] += scored(asked, [constants[task]] * len(asked))
         shown, confidence = clips_shown(samples), params.evaluation.confidence
         results = {name: task_results(rows, shown, confidence) for name, rows in scores.items()}
-        write_rows(paths.scores("baselines") / "predictions_random.jsonl", scores["random"])
-        write_rows(paths.scores("baselines") / "predictions_constant.jsonl", scores["constant"])
+        write_rows(paths.predictions_file(paths.scores("baselines"), "random"), scores["random"])
+        write_rows(paths.predictions_file(paths.scores("baselines"), "constant"), scores["constant"])
         table = {
             "schema_version": 1,
             "digest": evaluation_digest(params, samples),
@@ -64,7 +64,7 @@ def main() -> int:
             "constant_replies": constants,
             "tasks": {task: {name: results[name][task].model_dump() for name in results} for task in by_task},
         }
-        write_json(paths.scores("baselines") / "scores.json", table)
+        write_json(paths.scores("baselines") / paths.SCORES_FILE, table)
         means = {name: mean_over_tasks(result) for name, result in results.items()}
         run.summary({**means, **usage_of(referee.judge)})
         print(f"baselines: random {means['random']:.3f}, constant {means['constant']:.3f}, mean over {len(by_task)} tasks")

@@ -21,10 +21,10 @@ def main(*arguments: str) -> int:
     with stage_run(f"evaluate@{row}", params) as run:
         measured = measure(params, row, paths.final_model(row))
         table = measured.table
-        write_rows(paths.scores(row) / "predictions.jsonl", measured.video)
-        write_rows(paths.scores(row) / "predictions_blank.jsonl", measured.blank)
-        write_rows(paths.scores(row) / "predictions_shuffled.jsonl", measured.shuffled)
-        write_json(paths.scores(row) / "scores.json", table)
+        write_rows(paths.predictions_file(paths.scores(row)), measured.video)
+        write_rows(paths.predictions_file(paths.scores(row), "blank"), measured.blank)
+        write_rows(paths.predictions_file(paths.scores(row), "shuffled"), measured.shuffled)
+        write_json(paths.scores(row) / paths.SCORES_FILE, table)
         history = paths.model(row) / paths.HISTORY_FILE
         if history.exists():  # beside the scores, so that the summary depends on the rows that live and not on all of models/
             shutil.copyfile(history, paths.scores(row) / paths.HISTORY_FILE)

@@ -826,7 +826,7 @@ class Params(Table):
         return next(name for name in ("base", *self.rows) if name not in inits)
 
 
-def load_params(path: Path | str = "params.yaml") -> Params:
+def load_params(path: Path | str = paths.PARAMS_FILE) -> Params:
     """Read and check ``params.yaml``.
 
     Raises:

@@ -36,9 +36,9 @@ def main() -> int:
             "tasks": {row: {task: r["mean"] for task, r in t["tasks"].items()} for row, t in tables.items()},
             "gains": gains,
         }
-        write_json(paths.REPORTS / "metrics.json", metrics)
-        _write_score_table(tables, paths.REPORTS / "plots" / "scores.csv")
-        _write_curves(params, paths.REPORTS / "plots")
+        write_json(paths.REPORTS / paths.METRICS_FILE, metrics)
+        _write_score_table(tables, paths.REPORTS / paths.PLOTS / paths.SCORES_CSV)
+        _write_curves(params, paths.REPORTS / paths.PLOTS)
         run.summary({f"{row}/mean": table["mean"] for row, table in tables.items()})
         best = tables[params.candidate]
         print(f"summary: {params.candidate} scores {best['mean']:.3f} on the {best['split']} split ({best['samples']} samples)")
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def read_table(row: str) -> dict[str, Any]:
-    table: dict[str, Any] = read_json(paths.scores(row) / "scores.json")
+    table: dict[str, Any] = read_json(paths.scores(row) / paths.SCORES_FILE)
     return table
 
 
@@ -62,7 +62,7 @@ def _drop_dead_rows(params: Params) -> None:
 def _gains(params: Params) -> dict[str, Any]:
     """Paired difference of every evaluated row to its ``init``, and of the candidate to the cold start."""
     shown = clips_shown(evaluation_samples(params))
-    replies = {row: read_rows(paths.scores(row) / "predictions.jsonl", Score) for row in params.evaluation.of}
+    replies = {row: read_rows(paths.predictions_file(paths.scores(row)), Score) for row in params.evaluation.of}
     pairs = [(row, settings.init) for row, settings in params.rows.items()]
     pairs += [(params.candidate, row) for row in params.sft if (params.candidate, row) not in pairs and row != params.candidate]
     gains: dict[str, Any] = {}

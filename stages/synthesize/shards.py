@@ -28,6 +28,7 @@ from stages.domain.tasks.mix_vid_qa import Ring
 from stages.domain.tasks.synthesis import samples_of
 from stages.lib.judging.rule import RuleJudge
 from stages.params import SynthesizeParams
+from stages.runtime import paths
 from stages.runtime.workers import map_whole
 from stages.synthesize.manifest import Manifest, write_index
 from stages.synthesize.text_only import TextOnlyGuesser
@@ -101,7 +102,7 @@ def make_shard(shard: tuple[int, int], manifest: Path, index: Path, settings: Sy
                 rows.setdefault(name, []).extend(row.model_dump_json(exclude_none=True) for row in made)
             reasons.update(reject.reason for reject in rejects)
     file = _file(scratch, shard)
-    unfinished = file.with_suffix(".unfinished")
+    unfinished = file.with_suffix(paths.UNFINISHED)
     unfinished.write_text(json.dumps({"rows": rows, "reasons": reasons}), encoding="utf-8")
     unfinished.replace(file)
 
@@ -144,7 +145,7 @@ def _join(files: Sequence[Path], tasks: Sequence[TaskName], out: Path) -> Made:
                 lines.writelines(row + "\n" for row in rows)
             for task in tasks:
                 set_aside.writelines(row + "\n" for row in shard["rows"].get(f"rejects/{task}", []))
-    sort_rejects(out / "rejects.jsonl")
+    sort_rejects(out / paths.REJECTS_FILE)
     return made
 
 

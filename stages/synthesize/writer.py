@@ -26,6 +26,7 @@ from stages.lib.judging.endpoint import Endpoint, EndpointJudge, Speaker
 from stages.lib.judging.prompts import Question, Rightness, ask_right
 from stages.lib.rows.jsonl import iterate_rows, write_rows
 from stages.params import TraceParams, WriterParams
+from stages.runtime import paths
 from stages.runtime.endpoints import JudgeError, place
 from stages.synthesize.question_rules import flaw, holds_markup, mentions_notes, telling
 from stages.synthesize.writer_prompts import (
@@ -128,7 +129,7 @@ def write_samples(
             asks = writer.params.questions and task == mix_vid_qa.NAME
             thinks = traces if traces is not None and split == "train" and task in traces.tasks else None
             if asks or thinks:
-                file = out / split / f"{task}.jsonl"
+                file = paths.samples_file(out, split, task)
                 write_rows(file, _written(file, clip_of, writer, asks, thinks, set_aside[split]))
     return set_aside
 

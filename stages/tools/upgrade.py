@@ -17,7 +17,6 @@ from typing import Any
 from stages.params import Params, load_params
 from stages.runtime import paths
 from stages.tracking.lineage.cache import ContentStore, open_content, parse_source
-from stages.tracking.lineage.commits import PARAMS_FILE
 from stages.tracking.lineage.lockfile import read_lock
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.versions import CANDIDATE, CHAMPION, Version, all_versions
@@ -48,7 +47,7 @@ def concerns_of_project(root: Path) -> list[Concern]:
     if not old:
         return []
     found = f"{', '.join(sorted(old))} {'was' if len(old) == 1 else 'were'} made by 0.1: frame order and scoring are others now"
-    return [Concern("dvc.lock", found, "see what runs again: vidbridge plan; then: vidbridge run")]
+    return [Concern(paths.LOCK_FILE, found, "see what runs again: vidbridge plan; then: vidbridge run")]
 
 
 def concerns_of_registry(root: Path) -> list[Concern]:
@@ -57,7 +56,7 @@ def concerns_of_registry(root: Path) -> list[Concern]:
     Raises:
         TrackingError: the store does not answer, or a version's tag is damaged.
     """
-    params, client = load_params(root / PARAMS_FILE), open_client(root)
+    params, client = load_params(root / paths.PARAMS_FILE), open_client(root)
     gate = params.gate
     digest = present_digest(root, params)
     models = [gate.registered_model, *([gate.production] if gate.production else [])]
@@ -119,5 +118,5 @@ def _places_text_otherwise(version: Version, content: ContentStore) -> bool:
 
 
 def _lacks_new_keys(params: Mapping[str, Any]) -> bool:
-    values = params.get(PARAMS_FILE, {})
+    values = params.get(paths.PARAMS_FILE, {})
     return any(isinstance(values.get(table), dict) and key not in values[table] for table, key in _NEW_KEYS.items())

@@ -22,6 +22,7 @@ from flows.repro.steps import InRemote, held
 from stages.lib.annotations.links import Links
 from stages.tracking.lineage.cache import open_content
 from stages.tracking.lineage.commits import record_commit
+from stages.tracking.lineage.git import git
 from stages.tracking.lineage.listing import ListError
 from stages.tracking.lineage.lockfile import read_lock
 from stages.tracking.lineage.remote import AccessRefused, probe
@@ -101,7 +102,7 @@ def test_one_parameter_runs_its_stage_and_what_follows_and_its_inputs_are_fetche
     lock = (host_b / "dvc.lock").read_text()
     (host_b / "dvc.lock").write_text(f"<<<<<<< HEAD\n=======\n>>>>>>> other\n{lock}")
     git(host_b, "update-ref", "refs/remotes/origin/runs/bad", record_commit(host_b, "bad"))
-    assert clone.publish(host_b, clone.git(host_b, "rev-parse", "HEAD")) is None, "no branch that is built on it"
+    assert clone.publish(host_b, git(host_b, "rev-parse", "HEAD")) is None, "no branch that is built on it"
     learn_faster(host_b)
     plan = clone.choose_lock(host_b, reproduce.TARGET)
     assert re.match(r"dvc\.lock of origin/runs/bad is not used: .*merge conflict in dvc\.lock", plan.notes[-1])

@@ -114,7 +114,7 @@ def test_the_second_of_two_runs_prints_no_plan(done: Path) -> None:
 def test_trouble_with_files_is_one_sentence_with_the_path(project: Path) -> None:
     (project / "infra/recipes").mkdir(parents=True)
     shutil.copy(ROOT / "infra/recipes/smoke.yaml", project / "infra/recipes")
-    (project / "params.yaml.new").mkdir()
+    (project / "params.yaml.unfinished").mkdir()
     (project / "data/samples").mkdir(parents=True)
     counted = {"train": {"mcqa": 1}, "validation": {}, "test": {}}
     (project / "data/samples/summary.json").write_text(json.dumps({"samples": counted}))
@@ -138,8 +138,8 @@ def test_trouble_with_files_is_one_sentence_with_the_path(project: Path) -> None
         assert one.returncode in (1, 2), one.said
         assert "Traceback" not in one.said, one.said
         assert len([line for line in one.stderr.splitlines() if line.startswith("error: ")]) == 1, one.stderr
-    assert shown[0].stderr == "error: params.yaml.new is a folder, and a file is needed; name a file\n".replace(
-        "params.yaml.new", str(project / "params.yaml.new")
+    assert shown[0].stderr == "error: params.yaml.unfinished is a folder, and a file is needed; name a file\n".replace(
+        "params.yaml.unfinished", str(project / "params.yaml.unfinished")
     )
     assert ".jsonl:1: " in shown[1].stderr
 

@@ -17,7 +17,7 @@ import pytest
 
 from flows.processes.prefect_server import free_port
 from stages.params import Params, load_params
-from stages.tracking.lineage.uri import DATABASE
+from stages.runtime.paths import DATABASE
 from stages.tracking.registry.register import register
 from stages.tracking.runs.store import open_client
 from tests.support.repository import commit, git

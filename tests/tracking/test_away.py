@@ -17,9 +17,9 @@ import pytest
 from flows.cli.doctor import _git, _remote
 from flows.preflight import git_problems, mlflow_problems, remote_problems
 from stages.params import load_params
+from stages.runtime.paths import DATABASE
 from stages.tracking.lineage.remote import remote_error
 from stages.tracking.lineage.uri import (
-    DATABASE,
     NoAnswer,
     TrackingError,
     check_driver,

@@ -16,10 +16,11 @@ import pytest
 from flows.cli import champion
 from flows.cli.outside import reader
 from flows.errors import UsageError
+from stages.runtime.paths import DATABASE
 from stages.tracking.lineage.cache import REMOTE_VARIABLE, Source, open_content, parse_source
 from stages.tracking.lineage.cache_folder import CACHE_VARIABLE, SIZE_VARIABLE, TAG_FILE, cache_folder, is_cache, kept, prune
 from stages.tracking.lineage.listing import ListError
-from stages.tracking.lineage.uri import DATABASE, TrackingError
+from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.compare import compare_pair, pair
 from stages.tracking.registry.explain import explain
 from stages.tracking.registry.named import MODEL_VARIABLE, find_named

@@ -15,16 +15,17 @@ from pathlib import Path
 
 import pytest
 
+from stages.runtime.paths import DATABASE, LOADED, SERVABLE
 from stages.tracking.gate.promote import history, load_checkpoint, promote
 from stages.tracking.lineage.cache import Source, open_content
 from stages.tracking.lineage.listing import MAX_BYTES, ListError
 from stages.tracking.lineage.lockfile import read_lock
-from stages.tracking.lineage.uri import DATABASE, TrackingError
+from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.explain import explain
 from stages.tracking.registry.ledger import alias_fault
 from stages.tracking.registry.register import register
-from stages.tracking.registry.servable import SERVABLE, load_servable, usage_of_version
-from stages.tracking.registry.versions import CHAMPION, LOADED, find_version
+from stages.tracking.registry.servable import load_servable, usage_of_version
+from stages.tracking.registry.versions import CHAMPION, find_version
 from stages.tracking.runs.store import open_client
 from tests.support.checkout import ROOT
 from tests.support.poisoned import MODEL, PATHS, doors, listed, point

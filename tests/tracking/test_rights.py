@@ -15,8 +15,9 @@ from rich.console import Console
 
 from flows.console.registry import history_table
 from stages.params import load_params
+from stages.runtime.paths import DATABASE
 from stages.tracking.gate.promote import history, promote, rollback, settle
-from stages.tracking.lineage.uri import DATABASE, TrackingError
+from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.ledger import (
     DONE,
     ENTRY,

@@ -17,13 +17,14 @@ import pytest
 from stages.domain.core.records import Checkpoint
 from stages.params import Params, load_params
 from stages.runtime.machine import gpus_in_use
+from stages.runtime.paths import UNSENT
 from stages.tracking.lineage.uri import (
     EXPERIMENT,
     RUN_FILES,
     TrackingError,
 )
 from stages.tracking.registry.register import register
-from stages.tracking.runs.outbox import UNSENT, send_unsent
+from stages.tracking.runs.outbox import send_unsent
 from stages.tracking.runs.run import TAG, pipeline_run, process_cost, stage_run
 from stages.tracking.runs.store import open_client
 from tests.support.runs import logged, status

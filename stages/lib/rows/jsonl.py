@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from stages.domain.core.records import Record
 from stages.errors import VidbridgeError
+from stages.runtime import paths
 
 R = TypeVar("R", bound=Record)
 
@@ -64,7 +65,7 @@ def read_rows(path: Path, kind: type[R]) -> list[R]:
 def write_rows(path: Path, rows: Iterable[Record]) -> int:
     """Write records as JSON Lines and return how many. The file appears whole: it is written beside and renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished = path.with_name(path.name + paths.UNFINISHED)
     count = 0
     with unfinished.open("w", encoding="utf-8") as file:
         for row in rows:

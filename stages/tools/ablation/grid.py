@@ -139,8 +139,8 @@ class Results:
 def contents_shown(root: Path) -> dict[str, list[str]]:
     """Sample id to the digests of the videos that it shows, for everything that a project holds out: seeds give other clips the same
     names, and may hold out the same clip."""
-    split = load_params(root / "params.yaml").evaluation.split
-    content = {clip.clip_id: clip.sha256 for clip in iterate_rows(root / paths.CLIPS / "manifest.jsonl", Clip)}
+    split = load_params(root / paths.PARAMS_FILE).evaluation.split
+    content = {clip.clip_id: clip.sha256 for clip in iterate_rows(root / paths.CLIPS / paths.MANIFEST_FILE, Clip)}
     samples = [sample for file in sorted((root / paths.SAMPLES / split).glob("*.jsonl")) for sample in read_rows(file, Sample)]
     return {name: [content[clip] for clip in clips] for name, clips in clips_shown(samples).items()}
 
@@ -259,7 +259,7 @@ def _measured(name: str, results: Results, seeds: Sequence[int], params: Params)
     variants = params.ablation.variants if params.ablation else {}
     title = variants[name].title if name in variants else f"{name} (the start)"
     trained_on = params.variants[name].trained_tasks if name in variants else ()
-    blank = [read_json(results.of(seed, name) / "scores.json")["blank_mean"] for seed in seeds]
+    blank = [read_json(results.of(seed, name) / paths.SCORES_FILE)["blank_mean"] for seed in seeds]
     scores = [results.scores(seed, name) for seed in seeds]
     clips = [results.clips(seed) for seed in seeds]
     return _over(name, title, trained_on, scores, clips, sum(blank) / len(blank), params)

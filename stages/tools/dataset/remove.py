@@ -18,7 +18,7 @@ from stages.params import ExcludedVideo, Params
 from stages.runtime import paths as layout
 from stages.tracking.lineage.cache import open_content
 from stages.tracking.lineage.uri import TrackingError
-from stages.tracking.registry.removals import MANIFEST, Manifests, Row, holds, manifest_rows
+from stages.tracking.registry.removals import Manifests, Row, holds, manifest_rows
 from stages.tracking.registry.versions import Version
 
 
@@ -86,7 +86,7 @@ def _annotations(root: Path, params: Params) -> list[Annotation]:
 
 
 def _present(root: Path) -> Iterator[Row]:
-    path = root / layout.CLIPS / MANIFEST
+    path = root / layout.CLIPS / layout.MANIFEST_FILE
     if path.is_file():
         yield from manifest_rows(path.read_bytes(), str(path.parent))
 

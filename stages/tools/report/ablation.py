@@ -10,12 +10,10 @@ from pydantic import ValidationError
 
 from stages.lib.rows.samples import InputError
 from stages.pages.render import in_base64
+from stages.runtime import paths
 from stages.tools.ablation.grid import Grid, shown_commit
 from stages.tools.ablation.seeds import Gain
 from stages.tools.report.scores import cell
-
-#: Where ``vidbridge ablate`` keeps a recipe's grid, below the project's folder.
-FOLDER = Path(".vidbridge/ablation")
 
 
 def ablation(root: Path, recipe: str) -> dict[str, Any] | None:
@@ -24,8 +22,8 @@ def ablation(root: Path, recipe: str) -> dict[str, Any] | None:
     Raises:
         InputError: one of its two files is missing or damaged.
     """
-    folder = FOLDER / recipe
-    results, figure = folder / "results.json", folder / "figure.svg"
+    folder = paths.ABLATIONS / recipe
+    results, figure = folder / paths.GRID_FILE, folder / paths.GRID_FIGURE_FILE
     if not (root / results).exists() and not (root / figure).exists():
         return None
     remedy = f"run vidbridge ablate, or delete {folder} to leave it out of the report"

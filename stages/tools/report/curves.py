@@ -46,7 +46,7 @@ class Held:
 def read_curves(root: Path, kind: str) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """The curves of ``reports/plots/<kind>.csv`` by row and name; a step at which something was not measured has no point."""
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    with (root / paths.REPORTS / "plots" / f"{kind}.csv").open(encoding="utf-8") as file:
+    with (root / paths.REPORTS / paths.PLOTS / f"{kind}.csv").open(encoding="utf-8") as file:
         for record in csv.DictReader(file):
             of_row = found.setdefault(record["row"], {})
             for name, value in record.items():

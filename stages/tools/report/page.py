@@ -35,9 +35,9 @@ def build(root: Path, out: Path) -> Path:
     Raises:
         InputError: the pipeline has no results yet, or one of them is damaged.
     """
-    if not (root / paths.REPORTS / "metrics.json").exists():
-        raise InputError(f"{paths.REPORTS / 'metrics.json'}: no results yet; run vidbridge run, then vidbridge report")
-    params = load_params(root / "params.yaml")
+    if not (root / paths.REPORTS / paths.METRICS_FILE).exists():
+        raise InputError(f"{paths.REPORTS / paths.METRICS_FILE}: no results yet; run vidbridge run, then vidbridge report")
+    params = load_params(root / paths.PARAMS_FILE)
     script, style = template_text("report.js"), template_text("palette.css", "report.css", "rollouts.css")
     page = fill(
         "report.html.j2",
@@ -56,11 +56,11 @@ def build(root: Path, out: Path) -> Path:
 def _results(root: Path, params: Params) -> dict[str, Any]:
     """What the same inputs give again, byte by byte."""
     rows = (*params.evaluation.of, "baselines")
-    if missing := [file for row in rows if not (root / (file := paths.scores(row) / "scores.json")).exists()]:
+    if missing := [file for row in rows if not (root / (file := paths.scores(row) / paths.SCORES_FILE)).exists()]:
         raise InputError(f"{missing[0]}: not there, and params.yaml has it evaluated; run vidbridge run, then vidbridge report")
-    tables = {row: read_json(root / paths.scores(row) / "scores.json") for row in rows}
+    tables = {row: read_json(root / paths.scores(row) / paths.SCORES_FILE) for row in rows}
     tasks = list(tables[params.candidate]["tasks"])
-    gains = read_json(root / paths.REPORTS / "metrics.json")["gains"]
+    gains = read_json(root / paths.REPORTS / paths.METRICS_FILE)["gains"]
     grpo = read_curves(root, "grpo")
     made = read_json(root / paths.SAMPLES / paths.SUMMARY_FILE)
     teachers = params.sft.values()
@@ -93,7 +93,7 @@ def _results(root: Path, params: Params) -> dict[str, Any]:
         "sheets": [
             {"task": task, "png": in_base64(sheet.read_bytes()), "texts": _texts(params, task)}
             for task in params.synthesize.tasks.named
-            if (sheet := root / paths.SAMPLES / "sheets" / f"{task}.png").exists()
+            if (sheet := root / paths.SAMPLES / paths.SHEETS / f"{task}.png").exists()
         ],
     }
 

@@ -29,7 +29,7 @@ from stages.params import Params
 from stages.runtime import paths
 from stages.runtime.endpoints import place_of_model
 from stages.runtime.plain import one_line
-from stages.tools.suites.engines.answers import Answers, open_answers, predictions_file
+from stages.tools.suites.engines.answers import Answers, open_answers
 from stages.tools.suites.engines.contents import CONTENTS_FILE, Contents
 from stages.tools.suites.engines.endpoint import JPEG_QUALITY, MP4_CRF, EndpointModel, Form
 from stages.tools.suites.engines.models import MAX_PIXELS_PER_FRAME, choose
@@ -46,7 +46,6 @@ from stages.tracking.runs.run import benchmark_run
 
 #: Names of videos that are told in one line.
 EXAMPLES = 5
-SCORES_FILE, TABLE_FILE = "scores.json", "scores.md"
 #: Asks the pending ones of the questions, and tells of the answers as they come.
 Ask = Callable[[Sequence[Question], set[Question], Load, Tell], None]
 
@@ -180,7 +179,7 @@ def evaluate(root: Path, params: Params, order: Order, engine: Engine, *, baseli
         params,
         order.benchmark,
         order.annotations,
-        predictions_file(order.out, "video"),
+        paths.predictions_file(order.out),
         baselines=baselines,
         against=against,
         controls=controls,
@@ -193,8 +192,8 @@ def evaluate(root: Path, params: Params, order: Order, engine: Engine, *, baseli
         "replaced": replaced,
         "controls_asked": _controls_asked(params, order, asked),
     }
-    write_json(order.out / SCORES_FILE, result)
-    (order.out / TABLE_FILE).write_text(as_markdown(result), encoding="utf-8")
+    write_json(order.out / paths.SCORES_FILE, result)
+    (order.out / paths.SCORES_TABLE_FILE).write_text(as_markdown(result), encoding="utf-8")
     _log(root, params, engine, result)
     return {**result, "usage": usage}
 
@@ -263,7 +262,7 @@ def _clips(root: Path) -> Callable[[], Mapping[str, Clip]]:
 
     @cache
     def clips() -> Mapping[str, Clip]:
-        manifest = root / paths.CLIPS / "manifest.jsonl"
+        manifest = root / paths.CLIPS / paths.MANIFEST_FILE
         if not manifest.is_file():
             raise InputError(f"{manifest}: not there, and these samples are edits of its clips; type: vidbridge run synthesize")
         return {clip.clip_id: clip for clip in iterate_rows(manifest, Clip)}

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 from stages.domain.statistics.paired import Comparison
 from stages.params import GateParams, Params, load_params
+from stages.runtime.paths import PARAMS_FILE, STATE
 from stages.tracking.gate.rules import Decision, Evidence, counted, decide, refusal
 from stages.tracking.gate.verdict import rollback_verdict, verdict
-from stages.tracking.lineage.commits import PARAMS_FILE, holding_commit
+from stages.tracking.lineage.commits import holding_commit
 from stages.tracking.lineage.git import git
-from stages.tracking.lineage.uri import STATE, TrackingError, patience_of_run_s
+from stages.tracking.lineage.uri import TrackingError, patience_of_run_s
 from stages.tracking.registry.ledger import (
     VERDICT,
     Decided,

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.params import load_params
+from stages.runtime.paths import PARAMS_FILE
 from stages.tracking.lineage.cache_folder import is_cache
-from stages.tracking.lineage.commits import PARAMS_FILE, holding_commit
+from stages.tracking.lineage.commits import holding_commit
 from stages.tracking.lineage.uri import is_server, shown, tracking_uri
 from stages.tracking.registry.ledger import alias_fault, last_move, read_ledger
 from stages.tracking.registry.named import find_named, ledger_of, moved_fault, production_of

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.params import GateParams, load_params
+from stages.runtime.paths import PARAMS_FILE
 from stages.tracking.lineage.cache_folder import is_cache
-from stages.tracking.lineage.commits import PARAMS_FILE
 from stages.tracking.lineage.uri import TrackingError, shown
 from stages.tracking.registry.ledger import ENTRY, alias_fault, read_ledger
 from stages.tracking.registry.production import COPY_OF, production_fault

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 REMOVED = TAG + "removed_videos"
 #: Of a registered model: one tag a removed video, ``vidbridge.removed.<digest>``.
 NOTED = TAG + "removed."
-MANIFEST = "manifest.jsonl"
 #: What a tag of MLflow holds on every server (5,000 characters), with room for its brackets.
 _TAG_CHARACTERS = 4500
 _NAMED = 3
@@ -72,9 +71,9 @@ class Manifests:
             TrackingError: neither cache nor remote has it, or it is no manifest.
         """
         if oid not in self._rows:
-            text = self._content.read(oid, MANIFEST)
+            text = self._content.read(oid, paths.MANIFEST_FILE)
             if text is None:
-                raise TrackingError(f"{oid}: holds no {MANIFEST}; it is no result of ingest")
+                raise TrackingError(f"{oid}: holds no {paths.MANIFEST_FILE}; it is no result of ingest")
             self._rows[oid] = tuple(manifest_rows(text, oid))
         return self._rows[oid]
 
@@ -91,7 +90,7 @@ def manifest_rows(text: bytes, name: str) -> Iterator[Row]:
             yield Row(row["clip_id"], row["path"], row["sha256"], row["split"], bool(row.get("normalised")))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise TrackingError(
-                f"{name}/{MANIFEST}:{number}: no clip ({error}); it is damaged: dvc repro --force ingest"
+                f"{name}/{paths.MANIFEST_FILE}:{number}: no clip ({error}); it is damaged: dvc repro --force ingest"
             ) from error
 
 
@@ -135,7 +134,7 @@ def seen(manifests: Manifests, version: Version, versions: Sequence[Version], vi
 
 def _learns(version: Version) -> bool:
     """Whether videos of the project are in its weights: not in those of a model that was only downloaded."""
-    table = version.params.get("params.yaml", {})
+    table = version.params.get(paths.PARAMS_FILE, {})
     model = table.get("model") if isinstance(table, Mapping) else None
     return not (version.stage == "base" and isinstance(model, Mapping) and model.get("kind") == "pretrained")
 

@@ -21,6 +21,7 @@ from stages.domain.core.records import Sample, Score
 from stages.domain.statistics.metrics import clips_shown
 from stages.domain.statistics.paired import Comparison, SampleScore, compare
 from stages.params import Params
+from stages.runtime.paths import PREDICTIONS_FILE, SAMPLE_SCORES_FILE
 from stages.tracking.lineage.cache import ContentStore, open_content
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.versions import Version
@@ -29,9 +30,6 @@ from stages.tracking.runs.store import experiment_id, open_client
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
-
-PREDICTIONS_FILE = "predictions.jsonl"
-SAMPLES_FILE = "samples.jsonl"
 
 
 def compare_versions(
@@ -78,7 +76,7 @@ def keep_samples(root: Path, version: Version, digest: str, text: str) -> None:
     client = open_client(root)
     tags = {TAG + "kind": "rescore", TAG + "version": f"{version.model}/{version.number}", TAG + "digest": digest}
     run = client.create_run(experiment_id(client, root), run_name=f"rescore version {version.number}", tags=tags)
-    client.log_text(run.info.run_id, text, SAMPLES_FILE)
+    client.log_text(run.info.run_id, text, SAMPLE_SCORES_FILE)
     client.set_terminated(run.info.run_id)
     place = json.dumps({"run": run.info.run_id, "sha256": _sha256(text)})
     client.set_model_version_tag(version.model, str(version.number), f"{TAG}samples.{digest}", place)
@@ -105,7 +103,7 @@ def _of_run(client: MlflowClient, place: dict[str, str], name: str) -> Iterator[
 
     with tempfile.TemporaryDirectory() as folder:
         try:
-            path = Path(client.download_artifacts(run_id, SAMPLES_FILE, folder))
+            path = Path(client.download_artifacts(run_id, SAMPLE_SCORES_FILE, folder))
             text = path.read_bytes().decode()
         except (MlflowException, OSError) as error:
             raise TrackingError(
