@@ -15,9 +15,10 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from flows.console.results import BASELINES, CONTROLS
+from flows.console.results import CONTROLS
 from flows.processes.environment import defaults
 from flows.repro.steps import Plan, held
+from stages.lib.evaluation.results import TRIVIAL
 from stages.runtime import paths
 from stages.runtime.plain import fit, known_secrets, one_line, plain, redacted
 from stages.tracking.lineage.uri import shown
@@ -204,7 +205,7 @@ def show_scores(
                 low, high = intervals[policy, name]
                 text += f" {low:.2f}–{high:.2f}".replace("0.", ".")
             cells.append(Text(text, "bold" if value is not None and value == best[name] else ""))
-        last_baseline = policy in BASELINES and (position + 1 == len(policies) or policies[position + 1] not in BASELINES)
+        last_baseline = policy in TRIVIAL and (position + 1 == len(policies) or policies[position + 1] not in TRIVIAL)
         table.add_row(one_line(policy), *cells, end_section=last_baseline)
     out.print(table)
     _show_controls(out, scores)

@@ -81,6 +81,21 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def write_record(path: Path, record: Record) -> None:
+    """Write one record as :func:`write_json` does, fields in their order; None is written as null."""
+    write_json(path, record.model_dump(mode="json"))
+
+
+def read_record(path: Path, kind: type[R]) -> R:
+    """The one record that a JSON file holds.
+
+    Raises:
+        RowError: it is not a ``kind``; the message names file and field.
+        FileNotFoundError: no such file.
+    """
+    return parse_row(path.read_bytes(), kind, str(path))
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds, such as a table that :func:`write_json` wrote.
 

@@ -18,7 +18,8 @@ from stages.domain.core.digest import digest
 from stages.domain.core.records import Clip, Record, Sample, Score, TaskName
 from stages.domain.statistics.bootstrap import Design, Interval, mean_interval
 from stages.domain.statistics.metrics import Shown, clips_shown, mean_over_tasks, task_results
-from stages.lib.rows.jsonl import iterate_rows, read_json, read_rows
+from stages.lib.evaluation.results import PolicyScores
+from stages.lib.rows.jsonl import iterate_rows, read_json, read_record, read_rows
 from stages.lib.rows.samples import InputError
 from stages.params import GrpoRow, Params, load_params, parse_params
 from stages.runtime import paths
@@ -259,7 +260,7 @@ def _measured(name: str, results: Results, seeds: Sequence[int], params: Params)
     variants = params.ablation.variants if params.ablation else {}
     title = variants[name].title if name in variants else f"{name} (the start)"
     trained_on = params.variants[name].trained_tasks if name in variants else ()
-    blank = [read_json(results.of(seed, name) / paths.SCORES_FILE)["blank_mean"] for seed in seeds]
+    blank = [read_record(results.of(seed, name) / paths.SCORES_FILE, PolicyScores).blank_mean for seed in seeds]
     scores = [results.scores(seed, name) for seed in seeds]
     clips = [results.clips(seed) for seed in seeds]
     return _over(name, title, trained_on, scores, clips, sum(blank) / len(blank), params)

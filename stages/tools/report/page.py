@@ -14,7 +14,8 @@ from stages.domain.core.prompts import render_question
 from stages.domain.core.records import SPLITS, TaskName
 from stages.domain.rl.rollouts import RolloutGroup
 from stages.lib.evaluation.held_out import evaluation_samples
-from stages.lib.rows.jsonl import read_json, read_rows
+from stages.lib.evaluation.results import BaselineScores, PolicyScores, SummaryMetrics
+from stages.lib.rows.jsonl import read_json, read_record, read_rows
 from stages.lib.rows.samples import InputError, frame_loader, load_samples, sheet_samples
 from stages.lib.video.loader import FrameLoader
 from stages.pages.render import fill, in_base64, policy_hash, shown_answer, template_text
@@ -58,9 +59,10 @@ def _results(root: Path, params: Params) -> dict[str, Any]:
     rows = (*params.evaluation.of, "baselines")
     if missing := [file for row in rows if not (root / (file := paths.scores(row) / paths.SCORES_FILE)).exists()]:
         raise InputError(f"{missing[0]}: not there, and params.yaml has it evaluated; run vidbridge run, then vidbridge report")
-    tables = {row: read_json(root / paths.scores(row) / paths.SCORES_FILE) for row in rows}
-    tasks = list(tables[params.candidate]["tasks"])
-    gains = read_json(root / paths.REPORTS / paths.METRICS_FILE)["gains"]
+    tables = {row: read_record(root / paths.scores(row) / paths.SCORES_FILE, PolicyScores) for row in params.evaluation.of}
+    baselines = read_record(root / paths.scores("baselines") / paths.SCORES_FILE, BaselineScores)
+    tasks = list(tables[params.candidate].tasks)
+    gains = read_record(root / paths.REPORTS / paths.METRICS_FILE, SummaryMetrics).gains
     grpo = read_curves(root, "grpo")
     made = read_json(root / paths.SAMPLES / paths.SUMMARY_FILE)
     teachers = params.sft.values()
@@ -72,12 +74,12 @@ def _results(root: Path, params: Params) -> dict[str, Any]:
         "digest": digest(params),
         "other_parameters": other_parameters(root, stage_names(params)),
         "tasks": tasks,
-        "headline": headline(params, tables, gains),
+        "headline": headline(params, tables, baselines, gains),
         "confidence": round(100 * params.evaluation.confidence),
         "unit": params.rewards.scale == "unit",
         "careless": round(100 * max((row.careless_share for row in teachers), default=0.0)),
         "brief": round(100 * max((share for row in teachers for share in row.brief_share.values()), default=0.0)),
-        "scores": score_rows(params, tables, tasks),
+        "scores": score_rows(params, tables, baselines, tasks),
         "gains": gain_rows(gains, tasks),
         "ablation": ablation(root, params.recipe),
         "of_tasks": of_tasks(params, tables, grpo, tasks),
