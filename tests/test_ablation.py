@@ -14,7 +14,8 @@ from scipy import stats
 from flows.recipes import smoke_version
 from stages.domain.core.digest import digest
 from stages.domain.core.records import Score, TaskName
-from stages.lib.rows.jsonl import write_json, write_rows
+from stages.lib.evaluation.results import PolicyScores
+from stages.lib.rows.jsonl import write_json, write_record, write_rows
 from stages.lib.rows.samples import InputError
 from stages.params import GrpoRow, Params, ParamsError, load_params, parse_params
 from stages.tools.ablation.grid import IDENTITY_FILE, Results, figure, markdown, read_grid, start_of, variant_params
@@ -143,6 +144,10 @@ def test_a_gain_pairs_samples_within_each_seed() -> None:
 
 #: What each variant of the fabricated grid scores in multiple choice and in captions.
 SCORED = {"cold-start": (0.5, 0.5), "qa": (0.75, 0.25), "caption": (0.5, 1.0), "qa-caption-scaled": (0.75, 0.75)}
+#: The table beside them, of which the grid takes one figure.
+TABLE = PolicyScores(
+    row="x", digest="d", split="test", samples=8, mean=0.5, blank_mean=0.125, shuffled_mean=0.25, format=1.0, tasks={}
+)
 
 
 def fill(folder: Path, params: Params, leave_out: tuple[int, str] | None = None, part: str | None = None) -> Results:
@@ -157,7 +162,7 @@ def fill(folder: Path, params: Params, leave_out: tuple[int, str] | None = None,
                 drift = seed / 100
                 rows = scores("mcqa", [choice + drift] * 4) + scores("caption", [caption + drift] * 4, part)
                 write_rows(results.of(seed, name) / "predictions.jsonl", rows)
-                write_json(results.of(seed, name) / "scores.json", {"blank_mean": 0.125})
+                write_record(results.of(seed, name) / "scores.json", TABLE)
                 if name in params.variants:
                     trained_with(params, results, seed, name, "abc")
         for kind in ("random", "constant"):

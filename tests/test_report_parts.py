@@ -7,6 +7,7 @@ import re
 import yaml
 
 from stages.domain.core.records import Score
+from stages.lib.evaluation.results import PairedGain, RowGain
 from stages.tools.report import curves, dag, replies, scores
 from tests.support.checkout import ROOT
 
@@ -65,10 +66,11 @@ def test_the_ends_of_a_smoothed_curve_are_those_of_the_curve() -> None:
 
 
 def test_gains_are_drawn_on_one_scale_and_coloured_by_their_interval() -> None:
-    gains = {"b - a": {"mean": 0.2, "low": 0.1, "high": 0.3, "tasks": {"mcqa": {"mean": -0.1, "low": -0.4, "high": 0.2}}}}
+    task = PairedGain(mean=-0.1, low=-0.4, high=0.2, p_value=0.5, won=1, lost=2, tied=3)
+    gains = {"b - a": RowGain(mean=0.2, low=0.1, high=0.3, p_value=1e-15, won=2, lost=1, tied=3, tasks={"mcqa": task})}
     (row,) = scores.gain_rows(gains, ["mcqa"])
     assert [cell["kind"] for cell in row["cells"]] == ["good", ""]
-    assert [cell["p"] for cell in row["cells"]] == ["", ""]
+    assert [cell["p"] for cell in row["cells"]] == ["p < 0.001", "p 0.500"]
     zeros = {re.search(r'class="zero" x1="([\d.]+)"', cell["bar"])[1] for cell in row["cells"]}  # type: ignore[index]
     assert zeros == {"48"}
 

@@ -22,7 +22,6 @@ from flows.repro.steps import InRemote, held
 from stages.lib.annotations.links import Links
 from stages.tracking.lineage.cache import open_content
 from stages.tracking.lineage.commits import record_commit
-from stages.tracking.lineage.git import git
 from stages.tracking.lineage.listing import ListError
 from stages.tracking.lineage.lockfile import read_lock
 from stages.tracking.lineage.remote import AccessRefused, probe

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from flows.console import registry
 from stages.domain.statistics.paired import SampleScore
+from stages.lib.evaluation.results import PolicyScores
 from stages.params import load_params
 from stages.tracking.gate.promote import add_scores, champion_to_rescore, history, load_checkpoint, promote, rollback
 from stages.tracking.lineage.uri import TrackingError, tracking_uri
@@ -19,7 +20,6 @@ from stages.tracking.registry.compare import compare_pair, pair
 from stages.tracking.registry.explain import explain
 from stages.tracking.registry.register import register
 from stages.tracking.runs.store import open_client
-from tests.support.gate_parts import card
 
 
 def alias(project: Path, name: str = "champion") -> int | None:
@@ -139,8 +139,8 @@ def test_a_champion_scored_again_under_the_new_evaluation_is_compared(
     champion, digest = found
     assert (champion.number, digest) == (7, "d2")
     with pytest.raises(TrackingError, match="scored under evaluation d3, the candidate under d2"):
-        add_scores(project, champion, "d2", card(0.9, "d3").model_dump_json(), "")
-    add_scores(project, champion, "d2", card(0.75, "d2").model_dump_json(), by_sample(15))
+        add_scores(project, champion, "d2", table(0.9, "d3"), "")
+    add_scores(project, champion, "d2", table(0.75, "d2"), by_sample(15))
     assert champion_to_rescore(project) is None
     refused = promote(project)
     assert not refused.moved
@@ -150,8 +150,15 @@ def test_a_champion_scored_again_under_the_new_evaluation_is_compared(
     assert (asked.digest, asked.to_rescore) == ("d2", None)
     compared = compare_pair(project, asked, load_params(project / "params.yaml")).mean
     assert (compared.won, compared.lost, compared.tied) == (0, 2, 38)
-    add_scores(project, champion, "d2", card(0.6, "d2").model_dump_json(), by_sample(12))
+    add_scores(project, champion, "d2", table(0.6, "d2"), by_sample(12))
     assert promote(project).moved
+
+
+def table(mean: float, digest: str) -> str:
+    """What `rescore` writes."""
+    return PolicyScores(
+        row="r", digest=digest, split="test", samples=40, mean=mean, blank_mean=0.1, shuffled_mean=0.2, format=1.0, tasks={}
+    ).model_dump_json()
 
 
 def by_sample(right: int) -> str:
