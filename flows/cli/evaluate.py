@@ -58,8 +58,8 @@ def evaluate(
     out = show.console()
     out.print(one_line(f"{order.benchmark}: {engine.name}"), soft_wrap=True)
     result = benchmarking.evaluate(root, params, order, engine, baselines=baselines, against=against)
-    score.show_result(out, result, result["usage"])
-    if unanswered := result["unanswered"]:
+    score.show_result(out, result)
+    if unanswered := result.unanswered:
         reasons = by_reason(unanswered)
         told = f"{len(unanswered):,} questions (control videos counted) were not answered; the next call asks again"
         out.print(told, style="yellow")

@@ -140,34 +140,34 @@ def test_what_does_not_come_is_asked_again_and_never_scored(
 
     model.status = status
     result = ask(4, "gone", controls=None)
-    assert result["scores"]["strict"]["overall"]["accuracy"]["mean"] == 100
-    assert (result["answered"], result["partial"]) == (6, True)
+    assert result.scores["strict"].overall["accuracy"].mean == 100
+    assert (result.answered, result.partial) == (6, True)
     assert model.most_under_way == 3
     assert set(model.pictures) == {2}, "one a second, at least two"
-    reasons = {row["id"]: row["reason"] for row in result["unanswered"] if row["view"] == "video"}
+    reasons = {row.id: row.reason for row in result.unanswered if row.view == "video"}
     assert reasons["red-1"] == "no answer: HTTP 500 (attempt 2 of 2)"
     assert reasons["red-2"].startswith("--endpoint: http://127.0.0.1:")
     assert "answers 400" in reasons["red-2"]
     assert reasons["gone-3"].startswith("missing-file")
     assert set(reasons) == {f"{name}-{n}" for name in COLOURS for n in (1, 2)} | {f"gone-{n}" for n in range(4)}
     assert set(replies(tmp_path / "out", "predictions_blank.jsonl").values()) == {"I see nothing."}
-    assert result["controls"]["blank"]["gain"]["strict"]["accuracy"]["mean"] == 100
-    assert result["identity"]["model"] == {"name": "eye", "revision": "r1"}
+    assert result.controls["blank"].gain["strict"]["accuracy"].mean == 100
+    assert result.identity["model"] == {"name": "eye", "revision": "r1"}
     assert KEY not in (tmp_path / "out/scores.json").read_text()
     # What was answered is not asked again.
     before = model.asked.copy()
     model.status = lambda text, times: 200
     again = ask(4, "gone", controls=None)
-    assert (again["answered"], len(again["missing"])) == (12, 4)
+    assert (again.answered, len(again.missing)) == (12, 4)
     assert {text.split(" ? ")[1][0] for text, count in (model.asked - before).items()} == {"1", "2"}
 
 
 def test_an_endpoint_that_is_down_is_not_asked_everything(ask: Callable[..., dict[str, Any]], model: Model, tmp_path: Path) -> None:
     model.status = lambda text, times: 200 if "? 0 " in text or "? 1 " in text else 503
     result = ask(30)
-    assert result["answered"] == 2, "of the first video; then it is down"
-    assert len(result["unanswered"]) == 88
-    assert any("not asked, since" in row["reason"] for row in result["unanswered"]), result["unanswered"]
+    assert result.answered == 2, "of the first video; then it is down"
+    assert len(result.unanswered) == 88
+    assert any("not asked, since" in row.reason for row in result.unanswered), result.unanswered
     assert sum(model.asked.values()) < 90
 
 
@@ -183,12 +183,12 @@ def test_a_reply_without_an_end_costs_its_own_question_only(
 ) -> None:
     model.behind = lambda text: " and so on" * 10_000 if "? 1 " in text else ""
     result = ask(2)
-    assert (result["answered"], result["partial"], len(result["unanswered"])) == (3, True, 3)
-    assert {row["reason"] for row in result["unanswered"]} == {
+    assert (result.answered, result.partial, len(result.unanswered)) == (3, True, 3)
+    assert {row.reason for row in result.unanswered} == {
         f"a reply of {n:,} characters, at most 100,000 are kept" for n in (100_000 + len(f"a {c} bar") for c in COLOURS)
     }
     model.behind = lambda text: ""
-    assert ask(2)["answered"] == 6
+    assert ask(2).answered == 6
 
 
 def test_addresses_that_are_none(root: Path, tmp_path: Path) -> None:

@@ -18,9 +18,11 @@ import pytest
 from stages.lib.inference.generate import generate
 from stages.lib.models.load import load_model, save_model
 from stages.lib.models.processor import encode_prompts
+from stages.lib.rows.jsonl import read_record
 from stages.lib.video.errors import VideoError
 from stages.params import OpenAIJudgeParams, Params, load_params
 from stages.runtime.endpoints import JudgeError
+from stages.tools.published.results import BenchmarkEvaluation
 from stages.tools.suites import frames as protocol
 from stages.tools.suites.engines.contents import Contents
 from stages.tools.suites.engines.local import LocalModel, thinned
@@ -52,18 +54,18 @@ def test_scores_controls_files_and_a_run(root: Path, params: Params, taught: Pat
     annotations = about_colours(tmp_path, 2, "gone", "broken")
     out = tmp_path / "out"
     result = ask(root, params, order(annotations, videos, out), taught)
-    strict = result["scores"]["strict"]["overall"]["accuracy"]
-    assert (strict["items"], strict["mean"]) == (6, 100), "it names the colour, and that is one option in words"
-    assert result["scores"]["strict"]["by"]["duration"]["long"]["accuracy"]["items"] == 3
-    assert result["controls"]["shuffled"]["scores"]["strict"]["accuracy"]["mean"] == 100, "one colour in any order is that colour"
-    blank = result["controls"]["blank"]
-    assert blank["questions"] == 6
-    assert blank["scores"]["strict"]["accuracy"]["mean"] <= 100 / 3, "black is one of them at most"
-    assert blank["gain"]["strict"]["accuracy"]["mean"] == pytest.approx(100 - blank["scores"]["strict"]["accuracy"]["mean"])
-    assert set(result["baselines"]) == {"random", "constant", "empty"}
+    strict = result.scores["strict"].overall["accuracy"]
+    assert (strict.items, strict.mean) == (6, 100), "it names the colour, and that is one option in words"
+    assert result.scores["strict"].by["duration"]["long"]["accuracy"].items == 3
+    assert result.controls["shuffled"].scores["strict"]["accuracy"].mean == 100, "one colour in any order is that colour"
+    blank = result.controls["blank"]
+    assert blank.questions == 6
+    assert blank.scores["strict"]["accuracy"].mean <= 100 / 3, "black is one of them at most"
+    assert blank.gain["strict"]["accuracy"].mean == pytest.approx(100 - blank.scores["strict"]["accuracy"].mean)
+    assert set(result.baselines) == {"random", "constant", "empty"}
     # What could not be seen is listed, and no score.
-    assert (result["partial"], len(result["missing"]), result["answered"]) == (True, 4, 6)
-    reasons = {row["video"]: row["reason"] for row in result["unanswered"]}
+    assert (result.partial, len(result.missing), result.answered) == (True, 4, 6)
+    reasons = {row.video: row.reason for row in result.unanswered}
     assert reasons["gone"] == "missing-file: 'gone' is not in the folder of videos"
     assert reasons["broken"].startswith("not-a-video")
     listed = [json.loads(line) for line in (out / "unanswered.jsonl").read_text().splitlines()]
@@ -72,8 +74,8 @@ def test_scores_controls_files_and_a_run(root: Path, params: Params, taught: Pat
     }
     # Anyone scores the file as it is, with the same result.
     alone = score(params, "video-mme", annotations, out / "predictions.jsonl", baselines=True)
-    written = json.loads((out / "scores.json").read_text())
-    assert alone["scores"] == written["scores"]
+    written = read_record(out / "scores.json", BenchmarkEvaluation)
+    assert alone.scores == written.scores
     table = (out / "scores.md").read_text()
     for words in (
         "(PARTIAL)",
@@ -88,10 +90,10 @@ def test_scores_controls_files_and_a_run(root: Path, params: Params, taught: Pat
     run = next(one for one in found if one.data.tags[TAG + "kind"] == "benchmark")
     assert run.info.status == "FINISHED"
     assert run.data.metrics["strict/accuracy"] == 100
-    assert run.data.metrics["blank/strict/accuracy"] == blank["scores"]["strict"]["accuracy"]["mean"]
+    assert run.data.metrics["blank/strict/accuracy"] == blank.scores["strict"]["accuracy"].mean
     assert {
         TAG + "benchmark": "video-mme",
-        TAG + "digest": result["digest"],
+        TAG + "digest": result.digest,
         TAG + "partial": "true",
     }.items() <= run.data.tags.items()
     assert run.data.params["model.weights"].startswith("sha256:")
@@ -178,7 +180,7 @@ def test_an_evaluation_that_is_killed_goes_on_where_it_was(root: Path, params: P
     with file.open("a") as torn:
         torn.write('{"id": "blue-9", "reply": "half a l')
     result = ask(root, params, given, tmp_path / "model")
-    assert result["answered"] == 30
+    assert result.answered == 30
     for name in ("predictions.jsonl", "predictions_blank.jsonl", "predictions_shuffled.jsonl"):
         assert replies(killed, name) == replies(whole, name)
         assert len(replies(killed, name)) == (30 if name == "predictions.jsonl" else 6)
@@ -201,12 +203,12 @@ def test_a_video_that_was_replaced_under_its_name_is_asked_about_again_and_no_ot
     annotations = about_colours(tmp_path, 2)
     given = order(annotations, tmp_path / "mine", tmp_path / "out", controls=3)
     first = ask(root, params, given, taught)
-    assert first["replaced"] == {}
+    assert first.replaced == {}
     before = replies(tmp_path / "out")
     as_written = (tmp_path / "out/predictions.jsonl").read_bytes()
     # Written once more with the same bytes, and a time that is another one: nothing is asked again.
     shutil.copyfile(videos / "deep/green.mp4", tmp_path / "mine/green.mp4")
-    assert ask(root, params, given, taught)["replaced"] == {}
+    assert ask(root, params, given, taught).replaced == {}
     assert (tmp_path / "out/predictions.jsonl").read_bytes() == as_written
     # Another video under the same name, of which even the times are those of the old one.
     times = (tmp_path / "mine/red.mp4").stat()
@@ -217,7 +219,7 @@ def test_a_video_that_was_replaced_under_its_name_is_asked_about_again_and_no_ot
     controlled = sum(
         row["id"].startswith("red") for row in map(json.loads, (tmp_path / "out/predictions_blank.jsonl").read_text().splitlines())
     )
-    assert again["replaced"] == {"red": 2 + 2 * controlled}
+    assert again.replaced == {"red": 2 + 2 * controlled}
     assert "1 videos hold something else than when they were asked about; asking again: red" in capsys.readouterr().out
     after = replies(tmp_path / "out")
     assert {name for name in before if before[name] != after[name]} == {"red-0", "red-1"}
@@ -225,7 +227,7 @@ def test_a_video_that_was_replaced_under_its_name_is_asked_about_again_and_no_ot
     assert len(replies(tmp_path / "out", "predictions_blank.jsonl")) == 3
     # What is gone cannot be asked about; the replies to it stay.
     (tmp_path / "mine/blue.mp4").unlink()
-    assert ask(root, params, given, taught)["replaced"] == {}
+    assert ask(root, params, given, taught).replaced == {}
     assert replies(tmp_path / "out") == after
 
 
@@ -234,10 +236,10 @@ def test_captions_are_asked_for_and_judged(root: Path, params: Params, taught: P
     annotations = captions(tmp_path)
     given = order(annotations, tmp_path / "all", tmp_path / "out", benchmark="dream-1k", controls=2)
     result = ask(root, params, given, taught, baselines=False)
-    assert result["scores"]["strict"]["overall"]["F1"]["mean"] == 100
+    assert result.scores["strict"].overall["F1"].mean == 100
     assert {json.loads(line)["frames"] for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()} == {16}
-    assert result["controls"]["blank"]["questions"] == 2
-    assert result["judge"]["name"] == "rule"
+    assert result.controls["blank"].questions == 2
+    assert result.judge["name"] == "rule"
     assert "questions asked 2, drawn with seed 7" in (tmp_path / "out/scores.md").read_text()
 
 

@@ -165,11 +165,11 @@ def test_rows_shaped_like_published_odd_ones_are_set_aside_and_never_scored(tmp_
     annotations = lines(tmp_path / "counterfactual_inference.jsonl", mv)
     ids = [f"counterfactual_inference/{i}" for i in range(7)]
     result = score(PARAMS, "mvbench", annotations, predicted(tmp_path, dict.fromkeys(ids, "A")), baselines=True)
-    assert (result["questions"], result["answered"], result["partial"]) == (4, 4, False)
-    assert [row["item"] for row in result["set_aside"]] == [f"counterfactual_inference.jsonl row {i}" for i in (2, 3, 4)]
-    assert result["not_scored"] == ids[1:4], "replies to them are no fault of the predictions"
-    assert result["scores"]["strict"]["overall"]["accuracy"]["items"] == 4
-    assert result["baselines"]["constant"]["strict"]["accuracy"]["mean"] == 100
+    assert (result.questions, result.answered, result.partial) == (4, 4, False)
+    assert [row.item for row in result.set_aside] == [f"counterfactual_inference.jsonl row {i}" for i in (2, 3, 4)]
+    assert result.not_scored == ids[1:4], "replies to them are no fault of the predictions"
+    assert result.scores["strict"].overall["accuracy"].items == 4
+    assert result.baselines["constant"]["strict"]["accuracy"].mean == 100
 
     empty = {"question": "", "answer": "", "category": ""}
     other = [{"question": "Where?", "answer": "outside"}]

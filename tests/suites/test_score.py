@@ -17,6 +17,7 @@ from stages.domain.statistics.bootstrap import Design, mean_interval
 from stages.lib.judging.batch import JudgeUnavailableError
 from stages.params import OpenAIJudgeParams, Params
 from stages.runtime import http as client
+from stages.tools.published.results import BenchmarkEvaluation
 from stages.tools.suites.markdown import as_markdown, roughly_judged
 from stages.tools.suites.published.benchmark import Mark, PredictionError
 from stages.tools.suites.published.registry import BENCHMARKS
@@ -33,7 +34,7 @@ def scored(
 
 
 def mean(result: Any, scoring: str, measure: str) -> Any:
-    return result["scores"][scoring]["overall"][measure]["mean"]
+    return result.scores[scoring].overall[measure].mean
 
 
 def test_video_mme_by_hand(tmp_path: Path) -> None:
@@ -53,25 +54,25 @@ def test_video_mme_by_hand(tmp_path: Path) -> None:
     assert mean(result, "strict", "accuracy") == 50
     assert mean(result, "compat: VLMEvalKit", "accuracy") == 50  # 001-1 is read as A, 002-1 as C
     assert mean(result, "compat: lmms-eval", "accuracy") == 50  # the thinking is gone; 002-1 is read as B
-    by = result["scores"]["strict"]["by"]
-    assert {value: cell["accuracy"]["mean"] for value, cell in by["duration"].items()} == {"short": 50, "long": 50}
+    by = result.scores["strict"].by
+    assert {value: cell["accuracy"].mean for value, cell in by["duration"].items()} == {"short": 50, "long": 50}
     assert set(by) == {"duration", "task", "domain"}
-    assert (result["partial"], result["missing"], result["empty"]) == (False, [], ["001-2"])
-    assert result["judge"] is None
-    assert {who: cell["strict"]["accuracy"]["items"] for who, cell in result["baselines"].items()} == dict.fromkeys(
+    assert (result.partial, result.missing, result.empty) == (False, [], ["001-2"])
+    assert result.judge is None
+    assert {who: cell["strict"]["accuracy"].items for who, cell in result.baselines.items()} == dict.fromkeys(
         ("random", "constant", "empty"), 4
     )
-    assert result["baselines"]["constant"]["strict"]["accuracy"]["mean"] == 50  # B twice
-    assert result["baselines"]["empty"]["strict"]["accuracy"]["mean"] == 0
+    assert result.baselines["constant"]["strict"]["accuracy"].mean == 50  # B twice
+    assert result.baselines["empty"]["strict"]["accuracy"].mean == 0
 
 
 def test_intervals_are_over_videos_as_in_the_rest_of_the_project(tmp_path: Path) -> None:
     rows = [video_mme(question_id=f"{i}", videoID=f"v{i // 3}") for i in range(60)]
     replies = {f"{i}": "B" if i % 7 < 4 else "C" for i in range(60)}
-    cell = scored(tmp_path, "video-mme", rows, replies)["scores"]["strict"]["overall"]["accuracy"]
+    cell = scored(tmp_path, "video-mme", rows, replies).scores["strict"].overall["accuracy"]
     values = np.array([float(i % 7 < 4) for i in range(60)])
     expected = mean_interval(values, Design.of([(f"v{i // 3}",) for i in range(60)]), PARAMS.evaluation.confidence)
-    assert (cell["mean"], cell["low"], cell["high"]) == pytest.approx(tuple(100 * x for x in expected.model_dump().values()))
+    assert (cell.mean, cell.low, cell.high) == pytest.approx(tuple(100 * x for x in expected.model_dump().values()))
 
 
 def test_mvbench_by_hand_and_what_harnesses_make_of_nothing(tmp_path: Path) -> None:
@@ -80,12 +81,12 @@ def test_mvbench_by_hand_and_what_harnesses_make_of_nothing(tmp_path: Path) -> N
     assert mean(result, "strict", "accuracy") == pytest.approx(100 / 3)
     # lmms-eval leaves the empty one out, and knows no words; VLMEvalKit takes the empty one for right.
     assert mean(result, "compat: lmms-eval", "accuracy") == 0
-    assert result["scores"]["compat: lmms-eval"]["overall"]["accuracy"]["left_out"] == 1
+    assert result.scores["compat: lmms-eval"].overall["accuracy"].left_out == 1
     assert mean(result, "compat: VLMEvalKit", "accuracy") == pytest.approx(200 / 3)
-    empty = result["baselines"]["empty"]
-    assert empty["strict"]["accuracy"]["mean"] == 0
-    assert empty["compat: VLMEvalKit"]["accuracy"]["mean"] == 100
-    assert empty["compat: lmms-eval"]["accuracy"]["mean"] is None
+    empty = result.baselines["empty"]
+    assert empty["strict"]["accuracy"].mean == 0
+    assert empty["compat: VLMEvalKit"]["accuracy"].mean == 100
+    assert empty["compat: lmms-eval"]["accuracy"].mean is None
 
 
 def test_two_candidates_that_are_the_same_are_both_right(tmp_path: Path) -> None:
@@ -106,14 +107,15 @@ def test_dream_1k_by_hand(tmp_path: Path) -> None:
     assert mean(result, "strict", "F1") == pytest.approx(50)
     # No event: precision 1. Sources first: recall (3/4 + 0) / 2, precision (3/4 + 1) / 2.
     assert mean(result, "compat: tarsier", "F1") == pytest.approx(100 * 2 * 0.375 * 0.875 / 1.25)
-    assert result["judge"]["name"] == "rule"
+    assert result.judge["name"] == "rule"
     assert roughly_judged(result) is not None
-    page = as_markdown({**result, "model": "m", "unanswered": [], "controls_asked": 0})
+    beside = {"model": "m", "identity": {}, "unanswered": [], "replaced": {}, "controls_asked": "none"}
+    page = as_markdown(BenchmarkEvaluation(**dict(result), **beside))
     assert "**Rough.** Judged by the rule judge" in page
     printed = Console(record=True, width=400)
-    show_result(printed, result, {})
+    show_result(printed, result)
     assert "rough: Judged by the rule judge" in printed.export_text()
-    assert roughly_judged({"judge": None}) is roughly_judged({"judge": {"kind": "openai"}}) is None
+    assert all(roughly_judged(result.model_copy(update={"judge": judge})) is None for judge in (None, {"kind": "openai"}))
     thought = scored(tmp_path, "dream-1k", rows[:1], {"1": render_reply("what is it", "the red bar rises then grows")})
     assert mean(thought, "strict", "F1") == 100
     assert mean(thought, "compat: tarsier", "F1") < 100
@@ -127,7 +129,7 @@ def test_carebench_and_vdc_by_hand(tmp_path: Path) -> None:
     assert mean(listed, "strict", "action F1") == mean(listed, "strict", "object F1") == 100
     vdc = scored(tmp_path, "vdc", [VDC], {"camera/v1": "the red bar falls"}, file="camera.jsonl")
     assert (mean(vdc, "strict", "accuracy"), mean(vdc, "strict", "score")) == (50, 2.5)
-    assert list(vdc["scores"]["strict"]["by"]["kind"]) == ["camera"]
+    assert list(vdc.scores["strict"].by["kind"]) == ["camera"]
 
 
 def test_our_own_tests_by_hand(tmp_path: Path) -> None:
@@ -151,17 +153,17 @@ def test_replies_without_a_verdict_are_in_no_mean_and_are_counted(tmp_path: Path
     table = cells(benchmark, items, {scoring.name: marks for scoring in benchmark.scorings}, 0.95)
     for scoring in table.values():
         # Source b has no verdict at all: it is in no mean over sources either.
-        recall = scoring["overall"]["recall"]
-        assert {name: recall[name] for name in ("mean", "items", "units", "unjudged", "left_out")} == {
+        recall = scoring.overall["recall"]
+        assert recall.model_dump(exclude={"low", "high"}) == {
             "mean": 50,
             "items": 4,
             "units": 2,
             "unjudged": 2,
             "left_out": 0,
         }
-        assert (recall["low"], recall["high"]) == pytest.approx((1.3, 98.7), abs=0.1), "one of two"
-        assert scoring["overall"]["F1"]["mean"] == pytest.approx(100 * 2 * 0.5 * 0.25 / 0.75)
-        assert scoring["by"]["source"]["b"]["recall"]["mean"] is None
+        assert (recall.low, recall.high) == pytest.approx((1.3, 98.7), abs=0.1), "one of two"
+        assert scoring.overall["F1"].mean == pytest.approx(100 * 2 * 0.5 * 0.25 / 0.75)
+        assert scoring.by["source"]["b"]["recall"].mean is None
 
 
 @pytest.fixture
@@ -197,15 +199,14 @@ def test_an_endpoint_judges_captions_and_nothing_is_asked_twice(tmp_path: Path, 
     assert server.wrong == []
     # "How?" is not answered: it is wrong, and no match is asked for.
     assert (mean(vdc, "strict", "accuracy"), mean(vdc, "strict", "score")) == (50, 2.0)
-    assert vdc["judge"]["name"] == "referee@r1"
-    assert vdc["judge"]["revision"] == "r1"
+    assert vdc.judge["name"] == "referee@r1"
+    assert vdc.judge["revision"] == "r1"
     assert {asked.inside["answer"] for asked in server.asked if asked.kind == "agrees"} >= {"the red bar rises"}
     assert "" not in {asked.inside["answer"] for asked in server.asked if asked.kind == "agrees"}
     assert max(server.times_asked().values()) == 1
     before = server.requests
     assert (
-        scored(tmp_path, "vdc", [VDC], {"camera/v1": "the red bar rises"}, file="camera.jsonl", params=ASKING)["scores"]
-        == vdc["scores"]
+        scored(tmp_path, "vdc", [VDC], {"camera/v1": "the red bar rises"}, file="camera.jsonl", params=ASKING).scores == vdc.scores
     )
     assert server.requests == before, "every verdict was kept"
     care = scored(tmp_path, "carebench", [carebench(objects=["red bar"])], {"v.mp4": "the red bar rises"}, params=ASKING)
@@ -225,7 +226,7 @@ def test_a_judge_that_goes_down_before_the_baselines_are_judged_gives_no_baselin
     replies = predicted(tmp_path, {"camera/v1": "the red bar rises and falls"})
     score(ASKING, "vdc", annotations, replies, baselines=False)
     server.always = Fault(status=503)
-    assert score(ASKING, "vdc", annotations, replies, baselines=False)["answered"] == 1, "its verdicts were kept"
+    assert score(ASKING, "vdc", annotations, replies, baselines=False).answered == 1, "its verdicts were kept"
     with pytest.raises(JudgeUnavailableError, match=r"judge\.max_unavailable: vdc, random: 1 of 1 replies"):
         score(ASKING, "vdc", annotations, replies, baselines=True)
 
@@ -244,7 +245,7 @@ def test_what_is_scored_by_is_in_the_digest(tmp_path: Path, name: str, row: dict
         annotations = lines(tmp_path / str(number) / "camera.jsonl", [each])
         [item] = BENCHMARKS[name].read(annotations).items
         replies = predicted(tmp_path, {item.item_id: "the red bar rises"})
-        digests.add(score(PARAMS, name, annotations, replies, baselines=False)["digest"])
+        digests.add(score(PARAMS, name, annotations, replies, baselines=False).digest)
     assert len(digests) == 2
 
 
@@ -261,10 +262,10 @@ def test_a_random_description_is_another_ones(tmp_path: Path) -> None:
 def test_missing_predictions_are_listed_and_the_result_is_partial(tmp_path: Path) -> None:
     rows = [video_mme(question_id=str(i)) for i in range(4)]
     result = scored(tmp_path, "video-mme", rows, {"0": "B", "2": "B"})
-    assert (result["partial"], result["missing"], result["answered"], result["questions"]) == (True, ["1", "3"], 2, 4)
+    assert (result.partial, result.missing, result.answered, result.questions) == (True, ["1", "3"], 2, 4)
     whole = scored(tmp_path, "video-mme", rows, dict.fromkeys("0123", "B"))
-    assert not whole["partial"]
-    assert whole["digest"] == result["digest"], "the digest is of the benchmark, not of the replies"
+    assert not whole.partial
+    assert whole.digest == result.digest, "the digest is of the benchmark, not of the replies"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from stages.domain.core.frames import Frames
 from stages.domain.core.prompts import PromptTexts
 from stages.domain.core.records import Clip, Sample
 from stages.lib.judging.build import judge_of
-from stages.lib.rows.jsonl import iterate_rows, write_json
+from stages.lib.rows.jsonl import iterate_rows, write_record
 from stages.lib.rows.samples import InputError, frame_memory_bytes
 from stages.lib.video.errors import VideoError
 from stages.lib.video.loader import FrameLoader
@@ -29,6 +29,7 @@ from stages.params import Params
 from stages.runtime import paths
 from stages.runtime.endpoints import place_of_model
 from stages.runtime.plain import one_line
+from stages.tools.published.results import BenchmarkEvaluation, BenchmarkScores, Unanswered
 from stages.tools.suites.engines.answers import Answers, open_answers
 from stages.tools.suites.engines.contents import CONTENTS_FILE, Contents
 from stages.tools.suites.engines.endpoint import JPEG_QUALITY, MP4_CRF, EndpointModel, Form
@@ -131,9 +132,11 @@ def endpoint_engine(params: Params, order: Order, url: str, model: str, revision
     return Engine(model, identity, params.prompt, None, engine.answer)
 
 
-def evaluate(root: Path, params: Params, order: Order, engine: Engine, *, baselines: bool, against: Path | None) -> dict[str, Any]:
+def evaluate(
+    root: Path, params: Params, order: Order, engine: Engine, *, baselines: bool, against: Path | None
+) -> BenchmarkEvaluation:
     """Ask what is not answered yet, then score all there is; writes replies, ``scores.json`` and ``scores.md`` into ``order.out``,
-    and a run into MLflow. Returns what ``scores.json`` holds and ``usage``.
+    and a run into MLflow. Returns what ``scores.json`` holds.
 
     Raises:
         SuiteError: the annotations, or the predictions ``against``, cannot be used (found before a question is asked).
@@ -173,9 +176,9 @@ def evaluate(root: Path, params: Params, order: Order, engine: Engine, *, baseli
         }
         if not answers.replies["video"]:
             raise EngineError(
-                f"no question of {order.benchmark} was answered, so nothing was scored; the first: {unanswered[0]['reason']}"
+                f"no question of {order.benchmark} was answered, so nothing was scored; the first: {unanswered[0].reason}"
             )
-    result = score(
+    scored = score(
         params,
         order.benchmark,
         order.annotations,
@@ -184,18 +187,18 @@ def evaluate(root: Path, params: Params, order: Order, engine: Engine, *, baseli
         against=against,
         controls=controls,
     )
-    usage = result.pop("usage")
-    result |= {
-        "model": engine.name,
-        "identity": identity,
-        "unanswered": unanswered,
-        "replaced": replaced,
-        "controls_asked": _controls_asked(params, order, asked),
-    }
-    write_json(order.out / paths.SCORES_FILE, result)
+    result = BenchmarkEvaluation(
+        **dict(scored),
+        model=engine.name,
+        identity=identity,
+        unanswered=unanswered,
+        replaced=replaced,
+        controls_asked=_controls_asked(params, order, asked),
+    )
+    write_record(order.out / paths.SCORES_FILE, result)
     (order.out / paths.SCORES_TABLE_FILE).write_text(as_markdown(result), encoding="utf-8")
     _log(root, params, engine, result)
-    return {**result, "usage": usage}
+    return result
 
 
 def identity_of(params: Params, benchmark: str, items: Sequence[Item[Any]], engine: Engine) -> dict[str, Any]:
@@ -240,9 +243,9 @@ def _ask(engine: Engine, asked: Sequence[Question], load: Load, answers: Answers
         engine.ask(asked, pending, load, tell)
 
 
-def _listed(answers: Answers) -> list[dict[str, str]]:
+def _listed(answers: Answers) -> list[Unanswered]:
     return [
-        {"id": question.item_id, "view": question.view, "video": question.sight, "reason": reason}
+        Unanswered(id=question.item_id, view=question.view, video=question.sight, reason=reason)
         for question, reason in answers.unanswered.items()
     ]
 
@@ -295,32 +298,30 @@ def _sample_loader(
     return load
 
 
-def _log(root: Path, params: Params, engine: Engine, result: Mapping[str, Any]) -> None:
+def _log(root: Path, params: Params, engine: Engine, result: BenchmarkEvaluation) -> None:
     tags = {
-        "benchmark": result["benchmark"],
-        "digest": result["digest"],
-        "judge": result["judge"]["name"] if result["judge"] else "rule of the benchmark",
+        "benchmark": result.benchmark,
+        "digest": result.digest,
+        "judge": result.judge_name or "rule of the benchmark",
         "model": engine.name,
-        "partial": str(result["partial"]).lower(),
+        "partial": str(result.partial).lower(),
     }
     if engine.version is not None:
         tags["model_version"] = f"{engine.version.model}/{engine.version.number}"
-    with benchmark_run(params, f"{result['benchmark']} {engine.name}", tags, result["identity"], root) as run:
+    with benchmark_run(params, f"{result.benchmark} {engine.name}", tags, result.identity, root) as run:
         run.summary(metrics_of(result))
 
 
-def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
+def metrics_of(result: BenchmarkScores) -> dict[str, float]:
     """Every overall number of ``scores.json`` by a name that MLflow takes."""
-    found: dict[str, float] = {"answered": result["answered"], "questions": result["questions"]}
-    tables = {"": {name: each["overall"] for name, each in result["scores"].items()}}
-    tables |= {f"{who}/": table for who, table in result["baselines"].items()}
-    tables |= {f"{view}/": control["scores"] for view, control in result["controls"].items()}
+    found: dict[str, float] = {"answered": result.answered, "questions": result.questions}
+    tables = {"": {name: each.overall for name, each in result.scores.items()}}
+    tables |= {f"{who}/": table for who, table in result.baselines.items()}
+    tables |= {f"{view}/": control.scores for view, control in result.controls.items()}
     for prefix, table in tables.items():
         for scoring, measures in table.items():
             for measure, cell in measures.items():
                 name = f"{prefix}{scoring}/{measure}".replace(": ", "-")
-                if cell["mean"] is not None:
-                    found |= {name: cell["mean"]} | (
-                        {f"{name}/low": cell["low"], f"{name}/high": cell["high"]} if not prefix else {}
-                    )
+                if cell.mean is not None and cell.low is not None and cell.high is not None:
+                    found |= {name: cell.mean} | ({f"{name}/low": cell.low, f"{name}/high": cell.high} if not prefix else {})
     return found

@@ -12,6 +12,7 @@ from stages.lib.judging.batch import check_judged, usage_of
 from stages.lib.judging.build import judge_of
 from stages.params import Params
 from stages.runtime.endpoints import JudgeError
+from stages.tools.published.results import Against, BenchmarkScores, ControlScores, SetAside
 from stages.tools.suites.asked_of_judges import Examiner
 from stages.tools.suites.examiner import examined
 from stages.tools.suites.published.benchmark import AnnotationError, Benchmark, Item, Mark, PredictionError, Questions, SuiteError
@@ -37,7 +38,7 @@ def score(
     baselines: bool,
     against: Path | None = None,
     controls: Mapping[str, Mapping[str, str]] | None = None,
-) -> dict[str, Any]:
+) -> BenchmarkScores:
     """The table of one file of predictions: what it rests on, each scoring overall and by category, and trivial baselines.
 
     Args:
@@ -89,41 +90,37 @@ def score(
         "judge": params.judge.model_dump(mode="json") if benchmark.judged else None,
         "rules": {scoring.name: scoring.rule for scoring in benchmark.scorings},
     }
-    return {
-        "schema_version": 2,
-        "benchmark": name,
-        "record": benchmark.record,
-        "digest": digest(identity),
-        "predictions_sha256": hashlib.sha256(predictions.read_bytes()).hexdigest(),
-        "judge": {"name": judge.name, **params.judge.model_dump(mode="json")} if judge is not None else None,
-        "usage": {} if judge is None else usage_of(judge),
-        "confidence": confidence,
-        "questions": len(items),
-        "answered": len(answered),
-        "partial": bool(given.missing),
-        "missing": list(given.missing),
-        "empty": list(given.empty),
-        # Of the annotations; not in `questions`.
-        "set_aside": [reject.model_dump(exclude={"schema_version"}) for reject in questions.set_aside],
-        "not_scored": list(given.not_scored),
-        "scorings": {scoring.name: scoring.rule for scoring in benchmark.scorings},
-        "scores": cells(benchmark, answered, marks["predictions"], confidence),
-        "baselines": {who: overall(benchmark, answered, marks[who], confidence) for who in trivial},
-        "controls": {
+    return BenchmarkScores(
+        benchmark=name,
+        record=benchmark.record,
+        digest=digest(identity),
+        predictions_sha256=hashlib.sha256(predictions.read_bytes()).hexdigest(),
+        judge={"name": judge.name, **params.judge.model_dump(mode="json")} if judge is not None else None,
+        usage={} if judge is None else usage_of(judge),
+        confidence=confidence,
+        questions=len(items),
+        answered=len(answered),
+        partial=bool(given.missing),
+        missing=list(given.missing),
+        empty=list(given.empty),
+        set_aside=[SetAside(**reject.model_dump(exclude={"schema_version"})) for reject in questions.set_aside],
+        not_scored=list(given.not_scored),
+        scorings={scoring.name: scoring.rule for scoring in benchmark.scorings},
+        scores=cells(benchmark, answered, marks["predictions"], confidence),
+        baselines={who: overall(benchmark, answered, marks[who], confidence) for who in trivial},
+        controls={
             view: _control(
                 benchmark, answered, sets["predictions"], marks["predictions"], said, marks[f"control: {view}"], confidence
             )
             for view, said in shown.items()
             if said
         },
-        "against": None
+        against=None
         if against is None
-        else {
-            "predictions": against.name,
-            "predictions_sha256": hashlib.sha256(against.read_bytes()).hexdigest(),
-            **_compared(benchmark, items, sets["predictions"], marks["predictions"], sets["against"], marks["against"], confidence),
-        },
-    }
+        else _compared(
+            benchmark, items, against, sets["predictions"], marks["predictions"], sets["against"], marks["against"], confidence
+        ),
+    )
 
 
 def _control(
@@ -134,32 +131,38 @@ def _control(
     control: Mapping[str, str],
     control_marks: Marks,
     confidence: float,
-) -> dict[str, Any]:
+) -> ControlScores:
     """What the model earns on the changed videos, and by how much it earns more with the real ones on the same questions."""
     shared = _those(items, control)
-    return {
-        "questions": len(shared),
-        "scores": overall(benchmark, shared, control_marks, confidence),
-        "gain": overall_differences(benchmark, shared, _picked(said, marks, shared), control_marks, confidence),
-    }
+    return ControlScores(
+        questions=len(shared),
+        scores=overall(benchmark, shared, control_marks, confidence),
+        gain=overall_differences(benchmark, shared, _picked(said, marks, shared), control_marks, confidence),
+    )
 
 
 def _compared(
     benchmark: Benchmark[Any],
     items: Sequence[Item[Any]],
+    against: Path,
     said: Mapping[str, str],
     marks: Marks,
     other: Mapping[str, str],
     other_marks: Marks,
     confidence: float,
-) -> dict[str, Any]:
+) -> Against:
     shared = [item for item in items if item.item_id in said and item.item_id in other]
     if not shared:
         raise PredictionError(
             "--against: the two files of predictions have no question in common; give two that answer the same ones"
         )
     mine, theirs = _picked(said, marks, shared), _picked(other, other_marks, shared)
-    return {"shared": len(shared), "differences": paired(benchmark, shared, mine, theirs, confidence)}
+    return Against(
+        predictions=against.name,
+        predictions_sha256=hashlib.sha256(against.read_bytes()).hexdigest(),
+        shared=len(shared),
+        differences=paired(benchmark, shared, mine, theirs, confidence),
+    )
 
 
 def _those(items: Sequence[Item[Any]], said: Mapping[str, str]) -> list[Item[Any]]:

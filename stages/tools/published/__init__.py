@@ -1,0 +1,1 @@
+"""Public benchmarks: their questions, their scorings, and what scoring gives."""
