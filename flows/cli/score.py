@@ -17,7 +17,7 @@ from stages.lib.rows.jsonl import write_record
 from stages.runtime.plain import one_line
 
 if TYPE_CHECKING:
-    from stages.tools.published.results import Against, BenchmarkScores, Cell, Difference
+    from stages.tools.suites.results import Against, BenchmarkScores, Cell, Difference
 
 #: Ids that are listed of those that are missing or empty; all of them stand in the file.
 EXAMPLES = 5

@@ -11,6 +11,9 @@ from stages.errors import VidbridgeError, remedy_of
 from stages.runtime.plain import fit, guard_logs
 from stages.runtime.verbs import VERBS
 
+#: Says what errors of servers, stores and remotes mean.
+FOREIGN = "stages.tracking.runs.foreign"
+
 
 def run(arguments: Sequence[str]) -> NoReturn:
     """Run a verb and exit with its status; wrong usage exits with status 2 and lists the verbs."""
@@ -40,9 +43,8 @@ def run_verb(main: Callable[..., int | None], *arguments: str) -> NoReturn:
         print(f"error: {fit(remedy)}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
-        from stages.tracking.runs.foreign import sentence_of
-
-        if (said := sentence_of(error)) is None:
+        # By name, as the verbs are: what is run lies above this module.
+        if (said := importlib.import_module(FOREIGN).sentence_of(error)) is None:
             raise
         print(f"error: {fit(said)}", file=sys.stderr)
         sys.exit(1)

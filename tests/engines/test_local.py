@@ -22,7 +22,6 @@ from stages.lib.rows.jsonl import read_record
 from stages.lib.video.errors import VideoError
 from stages.params import OpenAIJudgeParams, Params, load_params
 from stages.runtime.endpoints import JudgeError
-from stages.tools.published.results import BenchmarkEvaluation
 from stages.tools.suites import frames as protocol
 from stages.tools.suites.engines.contents import Contents
 from stages.tools.suites.engines.local import LocalModel, thinned
@@ -32,6 +31,7 @@ from stages.tools.suites.engines.videos import Sights, sight
 from stages.tools.suites.evaluate import Order, evaluate, identity_of, model_engine
 from stages.tools.suites.frames import load_at
 from stages.tools.suites.published.benchmark import AnnotationError, PredictionError
+from stages.tools.suites.results import BenchmarkEvaluation
 from stages.tools.suites.score import read_questions, score
 from stages.tracking.runs.run import TAG
 from stages.tracking.runs.store import experiment_id, open_client

@@ -17,11 +17,11 @@ from stages.domain.statistics.bootstrap import Design, mean_interval
 from stages.lib.judging.batch import JudgeUnavailableError
 from stages.params import OpenAIJudgeParams, Params
 from stages.runtime import http as client
-from stages.tools.published.results import BenchmarkEvaluation
 from stages.tools.suites.markdown import as_markdown, roughly_judged
 from stages.tools.suites.published.benchmark import Mark, PredictionError
 from stages.tools.suites.published.registry import BENCHMARKS
 from stages.tools.suites.published.table import baseline_replies, cells
+from stages.tools.suites.results import BenchmarkEvaluation
 from stages.tools.suites.score import score
 from tests.support.judge_server import Asked, Fault, JudgeServer, judge_server
 from tests.support.suite_files import PARAMS, VDC, VDC_HARNESS, carebench, dream, lines, mvbench, predicted, samples, video_mme

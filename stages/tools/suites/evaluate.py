@@ -29,7 +29,6 @@ from stages.params import Params
 from stages.runtime import paths
 from stages.runtime.endpoints import place_of_model
 from stages.runtime.plain import one_line
-from stages.tools.published.results import BenchmarkEvaluation, BenchmarkScores, Unanswered
 from stages.tools.suites.engines.answers import Answers, open_answers
 from stages.tools.suites.engines.contents import CONTENTS_FILE, Contents
 from stages.tools.suites.engines.endpoint import JPEG_QUALITY, MP4_CRF, EndpointModel, Form
@@ -40,6 +39,7 @@ from stages.tools.suites.markdown import as_markdown
 from stages.tools.suites.published.benchmark import Item
 from stages.tools.suites.published.predictions import read_predictions
 from stages.tools.suites.published.registry import BENCHMARKS
+from stages.tools.suites.results import BenchmarkEvaluation, BenchmarkScores, Unanswered
 from stages.tools.suites.score import read_questions, score
 from stages.tracking.lineage.uri import check_server, tracking_uri
 from stages.tracking.registry.versions import Version

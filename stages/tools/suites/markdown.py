@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from stages.tools.published.results import (
+from stages.tools.suites.results import (
     Against,
     BenchmarkEvaluation,
     BenchmarkScores,

@@ -12,7 +12,6 @@ from stages.lib.judging.batch import check_judged, usage_of
 from stages.lib.judging.build import judge_of
 from stages.params import Params
 from stages.runtime.endpoints import JudgeError
-from stages.tools.published.results import Against, BenchmarkScores, ControlScores, SetAside
 from stages.tools.suites.asked_of_judges import Examiner
 from stages.tools.suites.examiner import examined
 from stages.tools.suites.published.benchmark import AnnotationError, Benchmark, Item, Mark, PredictionError, Questions, SuiteError
@@ -22,6 +21,7 @@ from stages.tools.suites.published.paired import overall_differences, paired
 from stages.tools.suites.published.predictions import read_predictions
 from stages.tools.suites.published.registry import BENCHMARKS
 from stages.tools.suites.published.table import baseline_replies, cells, overall
+from stages.tools.suites.results import Against, BenchmarkScores, ControlScores, SetAside
 
 __all__ = ["BENCHMARKS", "HUB", "JudgeError", "SuiteError", "fetched", "read_questions", "score"]
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.domain.statistics.bootstrap import compared, holm
-from stages.tools.published.results import Changed, Difference, ScoringDifferences
 from stages.tools.suites.published.benchmark import Benchmark, Item, Mark, Measure
 from stages.tools.suites.published.table import by_item, counts, design_of, parts_of
+from stages.tools.suites.results import Changed, Difference, ScoringDifferences
 
 
 def paired(

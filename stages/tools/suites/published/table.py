@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from stages.domain.statistics.bootstrap import Design, Floats, harmonic, mean_interval
-from stages.tools.published.results import Cell, ScoringTable
 from stages.tools.suites.published.benchmark import Benchmark, Item, Mark, Measure
 from stages.tools.suites.published.choices import letter
+from stages.tools.suites.results import Cell, ScoringTable
 
 
 def cells(

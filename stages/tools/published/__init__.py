@@ -1,1 +1,0 @@
-"""Public benchmarks: their questions, their scorings, and what scoring gives."""
