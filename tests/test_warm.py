@@ -51,8 +51,7 @@ def project(tmp_path: Path) -> Path:
     for folder in (package, package / "runtime", package / "sft"):
         folder.mkdir(exist_ok=True)
         (folder / "__init__.py").touch()
-    (package / "runtime").mkdir()
-    for name in ("warm.py", "__main__.py", "errors.py", "plain.py", "runtime/__init__.py", "runtime/dispatch.py"):
+    for name in ("runtime/warm.py", "__main__.py", "errors.py", "runtime/plain.py", "runtime/dispatch.py"):
         (package / name).write_text((ROOT / "stages" / name).read_text())
     (package / "runtime/verbs.py").write_text((ROOT / "stages/runtime/verbs.py").read_text() + SHORT_TABLE)
     (package / "sft/stage.py").write_text(VERB)

@@ -9,8 +9,7 @@ import pytest
 
 from stages.tracking.lineage.declared import declared_stage
 from stages.tracking.lineage.uri import TrackingError, quiet
-
-ROOT = Path(__file__).parents[2]
+from tests.support.checkout import ROOT
 
 
 @pytest.mark.parametrize("recipe", ["tiny", "vidbridge-r1"])
