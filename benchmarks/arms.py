@@ -19,6 +19,7 @@ import yaml
 from stages.runtime import paths
 from stages.tools.ablation import seeds
 from stages.tracking.runs.history import Cost, latest_costs
+from stages.tracking.session import Session
 
 
 def clone(root: Path, folder: Path, params: Mapping[str, Any]) -> None:
@@ -64,7 +65,7 @@ def stage_cost(folder: Path, stage: str) -> Cost:
         RuntimeError: it did not run there, but came out of the cache.
     """
     with patch.dict(os.environ, tracking_store(folder)):
-        cost = latest_costs(folder).get(stage)
+        cost = latest_costs(Session(folder)).get(stage)
     if cost is None:
         raise RuntimeError(
             f"{folder}: {stage} was not timed here, its out came from the cache; delete {folder.parent} and start again"

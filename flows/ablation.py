@@ -54,6 +54,7 @@ from stages.tracking.lineage.commits import record_commit, stamped
 from stages.tracking.lineage.git import git
 from stages.tracking.registry.register import register
 from stages.tracking.runs.run import StageRun, ablation_run
+from stages.tracking.session import Session
 
 #: Seeds at a time on one machine, unless someone says otherwise: each takes a core and up to 2 GB.
 MOST_JOBS = 4
@@ -195,7 +196,7 @@ def register_variant(folder: Path, run_name: str, variant: str) -> State[Any] | 
     says why the variant's own could not be."""
     with _PLANNING:
         record_commit(folder, stamped(run_name))
-        report = register(folder)
+        report = register(Session(folder))
     get_run_logger().info("%s: %d versions of %s are new", folder.name, len(report.created), report.model)
     for stage, reason in report.unregistered.items():
         if stage.partition("@")[2] == variant:

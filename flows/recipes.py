@@ -174,12 +174,17 @@ def recipe(root: Path | None, name: str) -> Recipe:
 
 
 def params_or_default(root: Path | None) -> Params:
-    """What ``params.yaml`` says; outside a project the recipe :data:`DEFAULT`, whose ingest and judge are those for videos of people.
+    """What ``params.yaml`` says; outside a project :func:`default_params`.
 
     Raises:
         ParamsError: the file is missing or breaks a rule.
     """
-    return load_params(recipe(None, DEFAULT).path if root is None else root / paths.PARAMS_FILE)
+    return default_params() if root is None else load_params(root / paths.PARAMS_FILE)
+
+
+def default_params() -> Params:
+    """The parameters of the recipe :data:`DEFAULT`, whose ingest and judge are those for videos of people."""
+    return load_params(recipe(None, DEFAULT).path)
 
 
 def difference(root: Path, name: str) -> str:

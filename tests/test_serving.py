@@ -33,6 +33,7 @@ from stages.tracking.registry.servable import USAGE, usage_of
 from stages.tracking.registry.versions import CHAMPION
 from stages.tracking.runs.run import TAG
 from stages.tracking.runs.store import open_client
+from stages.tracking.session import Session
 from tests.support.checkout import ROOT
 from tests.support.serving_project import (
     CLIP,
@@ -157,7 +158,7 @@ def test_a_reply_that_takes_too_long_is_cut_off(champion: Any, videos: Path, mon
 @pytest.fixture(scope="module")
 def exported(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "model"
-    made = publish(project, CHAMPION, folder)
+    made = publish(Session(project), CHAMPION, folder)
     assert (made.version.number, made.folder) == (1, folder)
     return folder
 
@@ -180,16 +181,16 @@ SCORES = {
 def test_what_is_put_through_a_benchmark_is_asked_as_its_version_says(project: Path, exported: Path) -> None:
     params = load_params(project / "params.yaml")
     other = params.model_copy(update={"prompt": params.prompt.model_copy(update={"instruction": "As params.yaml says now"})})
-    chosen = [choose(project, other, which, None) for which in (URI, f"models:/{MODEL}/1", "champion", "1")]
+    chosen = [choose(Session(project), other, which, None) for which in (URI, f"models:/{MODEL}/1", "champion", "1")]
     assert {one.version.number for one in chosen if one.version} == {1}
     assert len({one.identity["weights"] for one in chosen}) == 1
-    for one in (*chosen, choose(project, other, str(exported), None)):
+    for one in (*chosen, choose(Session(project), other, str(exported), None)):
         assert one.asks_itself
         assert (one.prompt, one.max_new_tokens, one.precision) == (params.prompt, params.evaluation.max_new_tokens, "fp32")
-    assert not choose(project, other, str(project / "made"), None).asks_itself
-    assert choose(project, other, str(project / "made"), None).prompt == other.prompt
+    assert not choose(Session(project), other, str(project / "made"), None).asks_itself
+    assert choose(Session(project), other, str(project / "made"), None).prompt == other.prompt
     with pytest.raises(TrackingError, match="no version '9'"):
-        choose(project, other, f"models:/{MODEL}/9", None)
+        choose(Session(project), other, f"models:/{MODEL}/9", None)
 
 
 def test_an_exported_folder_stands_alone(exported: Path, project: Path, videos: Path, champion: Any) -> None:
@@ -242,7 +243,7 @@ def test_a_card_says_what_a_reader_needs(exported: Path, project: Path, tmp_path
     for name, text in tags.items():
         client.set_model_version_tag(MODEL, "1", TAG + name, text)
     try:
-        publish(project, "1", tmp_path / "scored")
+        publish(Session(project), "1", tmp_path / "scored")
     finally:
         for name in tags:
             client.delete_model_version_tag(MODEL, "1", TAG + name)
@@ -256,7 +257,7 @@ def test_a_card_says_what_a_reader_needs(exported: Path, project: Path, tmp_path
 def test_a_card_names_the_base_model(project: Path) -> None:
     recipe = load_params(ROOT / "infra/recipes/videocap-r1.yaml")
     config = {"model_type": "qwen2_vl", "positions_behind_video": "after_last"}
-    page = card(explain(project, "1"), usage_of(recipe, recipe.candidate), config)
+    page = card(explain(Session(project), "1"), usage_of(recipe, recipe.candidate), config)
     front = yaml.safe_load(page.split("---")[1])
     assert front["base_model"] == recipe.model.name  # type: ignore[union-attr]
     assert front["license"] == "other"
@@ -272,9 +273,9 @@ def test_a_card_says_by_which_rule_text_was_placed_behind_videos(project: Path, 
     )
     assert row in page
     assert "transformers from 5.3 on goes on by the larger" in page
-    old = card(explain(project, "1"), usage, {"model_type": "qwen2_5_vl"})
+    old = card(explain(Session(project), "1"), usage, {"model_type": "qwen2_5_vl"})
     assert "| positions behind a video | not stated: trained by an older version" in old
-    third = card(explain(project, "1"), usage, {"model_type": "qwen3_vl", "positions_behind_video": "after_last"})
+    third = card(explain(Session(project), "1"), usage, {"model_type": "qwen3_vl", "positions_behind_video": "after_last"})
     assert "| positions behind a video | a grid a frame" in third
     assert "get_rope_index" not in third
 
@@ -282,11 +283,11 @@ def test_a_card_says_by_which_rule_text_was_placed_behind_videos(project: Path, 
 def test_an_export_overwrites_nothing(project: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="holds something already; name a new or an empty folder"):
-        publish(project, CHAMPION, tmp_path)
+        publish(Session(project), CHAMPION, tmp_path)
     with pytest.raises(InputError, match="holds something already"):
-        publish(project, CHAMPION, tmp_path / "mine.txt")
+        publish(Session(project), CHAMPION, tmp_path / "mine.txt")
     (tmp_path / "empty").mkdir()
-    publish(project, CHAMPION, tmp_path / "empty")
+    publish(Session(project), CHAMPION, tmp_path / "empty")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine.txt"]
 
 
@@ -294,9 +295,9 @@ def test_a_version_of_older_code_says_what_to_do(project: Path, tmp_path: Path) 
     client = open_client(project)
     client.delete_model_version_tag(MODEL, "1", TAG + USAGE)
     with pytest.raises(TrackingError, match=r"does not say how it is asked .*: vidbridge register"):
-        publish(project, CHAMPION, tmp_path / "model")
-    assert register(project).updated == (1,)
-    publish(project, CHAMPION, tmp_path / "model")
+        publish(Session(project), CHAMPION, tmp_path / "model")
+    assert register(Session(project)).updated == (1,)
+    publish(Session(project), CHAMPION, tmp_path / "model")
 
 
 def test_one_file_is_one_video_however_it_is_named(champion: Any, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

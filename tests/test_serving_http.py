@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from flows.cli.serve import example, serve
-from stages.tracking.lineage.uri import DATABASE, TrackingError
+from stages.runtime.paths import DATABASE
+from stages.tracking.lineage.uri import TrackingError
+from stages.tracking.session import Session
 from tests.support.served import (
     FEW_BYTES,
     Server,
@@ -91,7 +93,7 @@ def test_a_poisoned_source_is_refused_and_nothing_of_it_runs(
         registry_says(project, "source", source.replace("FOLDER", str(tmp_path))),
         pytest.raises(TrackingError, match="model source"),
     ):
-        serve(project, "1", None, "127.0.0.1", 0)
+        serve(Session(project), "1", None, "127.0.0.1", 0)
     assert not canary.exists()
 
 

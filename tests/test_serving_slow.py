@@ -23,6 +23,7 @@ from stages.params import load_params
 from stages.runtime.workers import Aside
 from stages.tools.serving.export import publish
 from stages.tracking.registry.versions import CHAMPION
+from stages.tracking.session import Session
 from tests.support.checkout import ROOT
 from tests.support.repository import git
 from tests.support.serving_project import (
@@ -116,7 +117,7 @@ def test_a_slow_video_costs_its_own_request_and_no_other(champion: Any, monkeypa
 @pytest.fixture(scope="module")
 def exported(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "model"
-    made = publish(project, CHAMPION, folder)
+    made = publish(Session(project), CHAMPION, folder)
     assert (made.version.number, made.folder) == (1, folder)
     return folder
 

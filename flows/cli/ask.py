@@ -28,12 +28,12 @@ def predict(video: Path, question: str, version: str, model: Path | None) -> Non
         said = asking.predict_with(model, video, question, _tell)
     else:
         try:
-            root = reader()
+            session = reader()
         except UsageError as error:
             asking.look(video)
             raise UsageError(f"{error}; or name a folder that `vidbridge export` wrote: --model FOLDER") from error
-        said = asking.predict(root, video, question, version, _tell)
-        champion.warn_of_moved(root, version)
+        said = asking.predict(session, video, question, version, _tell)
+        champion.warn_of_moved(session, version)
     table = Table(box=None, show_header=False, pad_edge=False)
     if said.answer is None:
         table.add_row("reply", plain(said.text))

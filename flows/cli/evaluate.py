@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.cli import champion, score
-from flows.cli.outside import WAYS, project_of
+from flows.cli.outside import WAYS
 from flows.console import show
 from flows.errors import UsageError
-from flows.recipes import params_or_default
+from flows.recipes import default_params
 from stages.params import Params
 from stages.runtime import paths
 from stages.runtime.plain import one_line
+from stages.tracking.session import Session
 
 if TYPE_CHECKING:
     from stages.tools.suites.evaluate import Engine, Order
@@ -26,7 +27,7 @@ EXAMPLES = 5
 
 
 def evaluate(
-    root: Path,
+    session: Session,
     order: Order,
     *,
     model: str | None,
@@ -47,17 +48,16 @@ def evaluate(
 
     score.check_benchmark(order.benchmark)
     _check_flags(order, model, endpoint, endpoint_model, form)
-    project = project_of(root)
-    if project is None and order.benchmark in OWN:
+    if session.project is None and order.benchmark in OWN:
         raise UsageError(
             f"--benchmark: {order.benchmark} asks about edits of a project's own clips, and {Path.cwd()} is not inside one;"
             f" {WAYS.partition(', or')[0]}"
         )
-    params = params_or_default(project)
-    engine = _engine(root, params, order, model, revision, endpoint, endpoint_model, form)
+    params = session.params if session.project is not None else default_params()
+    engine = _engine(session, params, order, model, revision, endpoint, endpoint_model, form)
     out = show.console()
     out.print(one_line(f"{order.benchmark}: {engine.name}"), soft_wrap=True)
-    result = benchmarking.evaluate(root, params, order, engine, baselines=baselines, against=against)
+    result = benchmarking.evaluate(session.root, params, order, engine, baselines=baselines, against=against)
     score.show_result(out, result)
     if unanswered := result.unanswered:
         reasons = by_reason(unanswered)
@@ -93,7 +93,7 @@ def _check_flags(order: Order, model: str | None, endpoint: str | None, endpoint
 
 
 def _engine(
-    root: Path,
+    session: Session,
     params: Params,
     order: Order,
     model: str | None,
@@ -105,8 +105,8 @@ def _engine(
     from stages.tools.suites import evaluate as benchmarking
 
     if model is not None:
-        champion.warn_of_moved(root, model)
-        return benchmarking.model_engine(root, params, order, model, revision)
+        champion.warn_of_moved(session, model)
+        return benchmarking.model_engine(session, params, order, model, revision)
     assert endpoint is not None
     assert endpoint_model is not None
     return benchmarking.endpoint_engine(params, order, endpoint, endpoint_model, revision, "mp4" if form == "mp4" else "jpeg")

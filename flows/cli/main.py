@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 import typer.core
@@ -16,6 +16,9 @@ import typer.core
 from flows.cli.command import INTERRUPTED
 from flows.errors import UsageError
 from stages.errors import remedy_of
+
+if TYPE_CHECKING:
+    from stages.tracking.session import Session
 
 
 class _Commands(typer.core.TyperGroup):
@@ -103,7 +106,15 @@ def _root() -> Path:
     return root
 
 
-def _reading_root() -> Path:
+def _session() -> Session:
+    """The project, entered."""
+    root = _root()
+    from stages.tracking.session import Session
+
+    return Session(root)
+
+
+def _reader() -> Session:
     """The project, or outside of one the cache folder: for commands that ask the registry and nothing else of a project."""
     from flows.cli.outside import reader
 
@@ -182,16 +193,16 @@ def register() -> None:
 
     Example: dvc repro && vidbridge register
     """
-    root = _root()
+    session = _session()
     from flows.console import show
     from flows.console.registry import register_table
     from flows.processes.locks import only_run
     from flows.repro import registered
     from stages.tracking.registry.register import register as reconcile
 
-    with only_run(root):  # a run is just writing the lock that is read here
-        report = reconcile(root)
-        registered.write(root, report)
+    with only_run(session.root):  # a run is just writing the lock that is read here
+        report = reconcile(session)
+        registered.write(session, report)
     show.console().print(register_table(report))
 
 
@@ -215,7 +226,7 @@ def promote(
     """
     from flows.cli import registry
 
-    if not registry.promote(_root(), version, reason, author, new_evaluation):
+    if not registry.promote(_session(), version, reason, author, new_evaluation):
         raise typer.Exit(FAILURE)
 
 
@@ -227,7 +238,7 @@ def rollback(
     """Give the alias back to the champion before this one. Example: vidbridge rollback --reason "fails on night scenes\""""
     from flows.cli import registry
 
-    registry.rollback(_root(), reason, author)
+    registry.rollback(_session(), reason, author)
 
 
 @app.command()
@@ -241,10 +252,10 @@ def history(
 
     Each with its author and reason. Needs no project where MLFLOW_TRACKING_URI is set. Example: vidbridge history
     """
-    root = _reading_root()
+    session = _reader()
     from flows.cli import registry
 
-    registry.history(root, model, as_json)
+    registry.history(session, model, as_json)
 
 
 @app.command()
@@ -258,10 +269,10 @@ def compare(
 
     Example: vidbridge compare 7 5
     """
-    root = _reading_root()
+    session = _reader()
     from flows.cli import registry
 
-    registry.compare(root, after, before)
+    registry.compare(session, after, before)
 
 
 @app.command()
@@ -272,10 +283,10 @@ def explain(version: VersionArgument = "champion") -> None:
 
     Example: vidbridge explain champion, or vidbridge explain models:/vidbridge-tiny/7
     """
-    root = _reading_root()
+    session = _reader()
     from flows.cli import registry
 
-    registry.explain(root, version)
+    registry.explain(session, version)
 
 
 @app.command()
@@ -404,7 +415,7 @@ def evaluate(
         batch_size=batch_size,
     )
     evaluating.evaluate(
-        _reading_root(),
+        _reader(),
         order,
         model=model,
         revision=revision,
@@ -446,10 +457,10 @@ def serve(
 
     Example: vidbridge serve --model models:/vidbridge-tiny@champion
     """
-    asked, root = _version_of(version, model), _reading_root()
+    asked, session = _version_of(version, model), _reader()
     from flows.cli import serve as serving
 
-    serving.serve(root, asked, videos.resolve() if videos else None, host, port)
+    serving.serve(session, asked, videos.resolve() if videos else None, host, port)
 
 
 @app.command()
@@ -464,10 +475,10 @@ def export(
 
     Example: vidbridge export ~/model, or vidbridge export ~/model --model models:/vidbridge-tiny/7
     """
-    asked, root = _version_of(version, model), _reading_root()
+    asked, session = _version_of(version, model), _reader()
     from flows.cli import serve as serving
 
-    serving.export(root, asked, folder.resolve())
+    serving.export(session, asked, folder.resolve())
 
 
 @app.command()

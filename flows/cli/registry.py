@@ -4,45 +4,42 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from flows import preflight, rescoring
-from flows.cli.outside import WAYS, project_of
+from flows.cli.outside import WAYS
 from flows.console import show
 from flows.console.registry import comparison_table, explanation_table, history_table, promotion_table
 from flows.errors import FlowError, UsageError
 from flows.processes import prefect_server
-from flows.recipes import params_or_default
+from flows.recipes import default_params
 from flows.repro import registered
-from stages.params import load_params
 from stages.runtime import paths
 from stages.tracking.gate import promote as gate
 from stages.tracking.gate.promote import Promotion
 from stages.tracking.registry.compare import compare_pair, pair
 from stages.tracking.registry.explain import explain as explain_version
-from stages.tracking.registry.ledger import read_ledger
-from stages.tracking.registry.named import ledger_of, own_model
 from stages.tracking.registry.versions import CANDIDATE, find_version
-from stages.tracking.runs.store import open_client
+from stages.tracking.session import Session
 
 
-def promote(root: Path, version: str | None, reason: str, author: str | None, new_evaluation: bool) -> bool:
+def promote(session: Session, version: str | None, reason: str, author: str | None, new_evaluation: bool) -> bool:
     """Put the gate to a version, as a run of the flow `vidbridge-promotion`, and show its verdict; False when it was refused.
 
     The run is on the Prefect server at hand, else on one of our own for as long as it takes; its artefact stays in the project's
     Prefect database, where `vidbridge ui` shows it.
     """
     # Before a server is started for it: the answer to a version that is not there takes a second, and so does that to who may not.
-    find_version(open_client(root), load_params(root / paths.PARAMS_FILE).gate.registered_model, version or CANDIDATE)
-    gate.check_rights(root)
+    find_version(session.client, session.params.gate.registered_model, version or CANDIDATE)
+    gate.check_rights(session)
     preflight.check_prefect()
+    root = session.root
     with prefect_server.starting(root) as starting:
         # This import takes as long as the server's start: they go on side by side.
         from flows.promotion import promotion
 
         with prefect_server.connected(starting):
-            ended: Any = promotion(root, version, author=author, reason=reason, new_evaluation=new_evaluation, return_state=True)
+            ended: Any = promotion(session, version, author=author, reason=reason, new_evaluation=new_evaluation, return_state=True)
             decided = ended.result(raise_on_failure=False)
     if isinstance(decided, BaseException):
         raise decided
@@ -60,16 +57,14 @@ def promote(root: Path, version: str | None, reason: str, author: str | None, ne
     return decided.moved
 
 
-def rollback(root: Path, reason: str, author: str | None) -> None:
-    moved = gate.rollback(root, author=author, reason=reason)
+def rollback(session: Session, reason: str, author: str | None) -> None:
+    moved = gate.rollback(session, author=author, reason=reason)
     show.say(f"version {moved.candidate.number} is champion again, instead of {moved.champion.number if moved.champion else '–'}")
 
 
-def history(root: Path, model: str | None, as_json: bool) -> None:
+def history(session: Session, model: str | None, as_json: bool) -> None:
     """Show every decision about one's own registered model, or ``model``; for a person or for a program."""
-    client = open_client(root)
-    name = model or own_model(root, client)
-    entries = read_ledger(client, name, ledger_of(name))
+    entries = gate.history(session, model)
     if as_json:
         rows = [
             {
@@ -87,26 +82,27 @@ def history(root: Path, model: str | None, as_json: bool) -> None:
     show.console().print(history_table(entries) if entries else "nothing was decided yet; type: vidbridge promote")
 
 
-def compare(root: Path, after: str, before: str) -> None:
+def compare(session: Session, after: str, before: str) -> None:
     """Show what ``after`` gained over ``before``, sample by sample; where they were scored differently, score one of them again.
 
     Raises:
         UsageError: one is to be scored again, which takes a project.
     """
-    asked, project = pair(root, after, before), project_of(root)
+    asked = pair(session, after, before)
     out = show.console()
     if asked.to_rescore is not None:
-        if project is None:
+        if session.project is None:
             raise UsageError(
                 f"compare: version {asked.to_rescore.number} was not scored under evaluation {asked.digest}, and scoring it again takes the"
                 f" project's samples; {WAYS.partition(', or')[0]}"
             )
         out.print(f"version {asked.to_rescore.number} was not scored under evaluation {asked.digest}; scoring it now")
-        rescoring.rescore(root, asked.to_rescore, asked.digest, out.print, "compare versions of one evaluation")
-        asked = pair(root, after, before)
-    params = params_or_default(project)
-    out.print(comparison_table(asked, compare_pair(root, asked, params), params.evaluation.confidence))
+        rescoring.rescore(session, asked.to_rescore, asked.digest, out.print, "compare versions of one evaluation")
+        asked = pair(session, after, before)
+    params = session.params if session.project is not None else default_params()
+    confidence = params.evaluation.confidence
+    out.print(comparison_table(asked, compare_pair(session, asked, confidence), confidence))
 
 
-def explain(root: Path, version: str) -> None:
-    show.console().print(explanation_table(explain_version(root, version)))
+def explain(session: Session, version: str) -> None:
+    show.console().print(explanation_table(explain_version(session, version)))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from stages.domain.core.records import Record
 from stages.lib.evaluation.results import TRIVIAL, BaselineScores, PolicyScores, SummaryMetrics
 from stages.lib.rows.jsonl import read_record
-from stages.params import load_params
 from stages.runtime import paths
 
 #: Columns of the table that are no better for being higher: what a policy earns without its video, and with its frames out of order.
@@ -21,9 +21,8 @@ def _baselines(root: Path) -> BaselineScores | None:
     return _if_there(root / paths.scores("baselines") / paths.SCORES_FILE, BaselineScores)
 
 
-def _policies(root: Path) -> dict[str, PolicyScores]:
-    """The scores of the rows of ``evaluation.of`` in their order; what has not been evaluated yet is left out."""
-    rows = load_params(root / paths.PARAMS_FILE).evaluation.of
+def _policies(root: Path, rows: Sequence[str]) -> dict[str, PolicyScores]:
+    """The scores of ``rows`` in their order; what has not been evaluated yet is left out."""
     found = {row: _if_there(root / paths.scores(row) / paths.SCORES_FILE, PolicyScores) for row in rows}
     return {row: table for row, table in found.items() if table is not None}
 
@@ -32,11 +31,11 @@ def _if_there(path: Path, kind: type[R]) -> R | None:
     return read_record(path, kind) if path.is_file() else None
 
 
-def read_scores(root: Path) -> dict[str, dict[str, float | None]]:
+def read_scores(root: Path, rows: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """Policy to its scores: ``mean``, ``format`` (share of well-formed replies), each task's mean and :data:`CONTROLS`, in [0, 1].
 
-    Baselines come first, then the rows of ``evaluation.of`` in their order; what has not been evaluated yet is left out. Rows that
-    were deleted from ``params.yaml`` are not shown even if their files linger.
+    Baselines come first, then ``rows`` (those of ``evaluation.of``) in their order; what has not been evaluated yet is left out. Files
+    of other rows, which were deleted from ``params.yaml``, are not read.
 
     Raises:
         RowError: a file of scores is damaged, or was written by another version.
@@ -46,7 +45,7 @@ def read_scores(root: Path) -> dict[str, dict[str, float | None]]:
         for name in TRIVIAL:
             means = {str(task): results.of(name).mean for task, results in baselines.tasks.items()}
             scores[name] = {"mean": baselines.of(name).mean, "format": None, **means}
-    for row, table in _policies(root).items():
+    for row, table in _policies(root, rows).items():
         means = {str(task): result.mean for task, result in table.tasks.items()}
         controls = dict(zip(CONTROLS, (table.blank_mean, table.shuffled_mean), strict=True))
         scores[row] = {"mean": table.mean, "format": table.format, **means, **controls}
@@ -58,13 +57,13 @@ def evaluated_by(policy: str) -> str:
     return "baselines" if policy in TRIVIAL else f"evaluate@{policy}"
 
 
-def read_intervals(root: Path) -> dict[tuple[str, str], tuple[float, float]]:
+def read_intervals(root: Path, rows: Sequence[str]) -> dict[tuple[str, str], tuple[float, float]]:
     """(policy, task) to the two ends of the interval of its mean, for what :func:`read_scores` returns."""
     found: dict[tuple[str, str], tuple[float, float]] = {}
     if (baselines := _baselines(root)) is not None:
         for task, results in baselines.tasks.items():
             found |= {(name, task): (results.of(name).low, results.of(name).high) for name in TRIVIAL}
-    for row, table in _policies(root).items():
+    for row, table in _policies(root, rows).items():
         found |= {(row, task): (result.low, result.high) for task, result in table.tasks.items()}
     return found
 

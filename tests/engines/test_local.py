@@ -35,6 +35,7 @@ from stages.tools.suites.results import BenchmarkEvaluation
 from stages.tools.suites.score import read_questions, score
 from stages.tracking.runs.run import TAG
 from stages.tracking.runs.store import experiment_id, open_client
+from stages.tracking.session import Session
 from tests.support.benchmark_parts import about_colours, captions, order, replies
 from tests.support.suite_files import lines, samples, video_mme
 from tests.support.tiny_parts import tiny
@@ -46,7 +47,7 @@ def params(root: Path) -> Params:
 
 
 def ask(root: Path, params: Params, given: Order, model: Path, **changes: Any) -> dict[str, Any]:
-    engine = model_engine(root, params, given, str(model), None)
+    engine = model_engine(Session(root), params, given, str(model), None)
     return evaluate(root, params, given, engine, **{"baselines": True, "against": None, **changes})
 
 
@@ -284,23 +285,23 @@ def test_models_that_cannot_be_asked(root: Path, params: Params, taught: Path, t
     for name in ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"):
         (bare / name).unlink(missing_ok=True)
     with pytest.raises(EngineError, match=r"a checkpoint without a processor \(preprocessor_config.json is missing\)"):
-        choose(root, params, str(bare), None)
+        choose(Session(root), params, str(bare), None)
     (bare / "config.json").unlink()
     with pytest.raises(EngineError, match="holds no model"):
-        choose(root, params, str(bare), None)
+        choose(Session(root), params, str(bare), None)
     with pytest.raises(EngineError, match="is no folder"):
-        choose(root, params, str(tmp_path / "nowhere"), None)
+        choose(Session(root), params, str(tmp_path / "nowhere"), None)
     with pytest.raises(EngineError, match="--revision: not given"):
-        choose(root, params, "Qwen/Qwen2.5-VL-7B-Instruct", None)
+        choose(Session(root), params, "Qwen/Qwen2.5-VL-7B-Instruct", None)
     for which in (str(taught), "champion", "models:/m/3"):
         with pytest.raises(EngineError, match="--revision: means nothing for"):
-            choose(root, params, which, "0" * 40)
+            choose(Session(root), params, which, "0" * 40)
     with pytest.raises(EngineError, match="give the commit, 40 hex digits"):
-        choose(root, params, "Qwen/Qwen2.5-VL-7B-Instruct", "main")
+        choose(Session(root), params, "Qwen/Qwen2.5-VL-7B-Instruct", "main")
     with pytest.raises(EngineError, match="is no folder with a model, no version and no hub id"):
-        choose(root, params, "models/base/final", None)
+        choose(Session(root), params, "models/base/final", None)
     with pytest.raises(EngineError, match="write models:/NAME@champion"):
-        choose(root, params, "models:/", None)
+        choose(Session(root), params, "models:/", None)
 
 
 @pytest.mark.parametrize(
@@ -321,12 +322,12 @@ def test_a_model_that_lacks_a_file_says_which_before_anything_is_asked(
     if content is not None:
         (tmp_path / "model" / name).write_bytes(content)
     with pytest.raises(EngineError, match=says):
-        choose(root, params, str(tmp_path / "model"), None).load()
+        choose(Session(root), params, str(tmp_path / "model"), None).load()
 
 
 def test_a_hub_model_that_is_not_here(root: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    chosen = choose(root, params, "nobody/has-this-model", "0" * 40)
+    chosen = choose(Session(root), params, "nobody/has-this-model", "0" * 40)
     assert chosen.identity == {"weights": f"nobody/has-this-model@{'0' * 40}", "max_pixels_per_frame": "153664"}
     with pytest.raises(
         EngineError, match=r"--model: 'nobody/has-this-model' at --revision '0+' cannot be loaded; HF_HUB_OFFLINE is set"
@@ -362,7 +363,7 @@ def test_what_can_only_be_used_at_the_end_is_looked_at_before_a_question_is_aske
 
 def test_samples_cut_in_another_way_are_another_evaluation(root: Path, params: Params, taught: Path, tmp_path: Path) -> None:
     given = order(tmp_path, tmp_path, tmp_path / "out", benchmark="dark-event-infer-test")
-    engine = model_engine(root, params, given, str(taught), None)
+    engine = model_engine(Session(root), params, given, str(taught), None)
     rows = samples("dark_event_infer")
     longer = copy.deepcopy(rows)
     longer[0]["timeline"]["dark"][0]["stop"] += 1

@@ -31,6 +31,7 @@ from stages.tracking.lineage import git as tracked
 from stages.tracking.lineage.git import command
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.versions import Version
+from stages.tracking.session import Session
 from tests.support.checkout import ROOT
 from tests.support.repository import git
 
@@ -107,7 +108,7 @@ def test_commands_that_change_the_project_take_its_lock_first(shipped: Path) -> 
         lambda: recipes.use(shipped, "smoke", force=True),
         main.register,
         lambda: maintain.accept(shipped, "corpus", "a reason"),
-        lambda: rescoring.rescore(shipped, cast(Version, None), "digest", print, "otherwise"),
+        lambda: rescoring.rescore(Session(shipped), cast(Version, None), "digest", print, "otherwise"),
         lambda: ablate.ablate(shipped, 1, None, table_only=False),
     )
     with held_elsewhere(shipped / ".vidbridge/run.lock", "4711 a b"):

@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from flows.preflight import disk_need_gb, endpoints, judge_problems, problems
 from flows.repro.steps import Plan, PlanStep, StageMeta
 from stages.params import parse_params
+from stages.tracking.session import Session
 from tests.support.checkout import ROOT
 from tests.support.judge_server import KEY, JudgeServer
 
@@ -40,10 +41,10 @@ def test_a_run_is_told_that_its_embedder_is_not_there(tmp_path: Path, monkeypatc
 
     def found(model: str, stage: str = "evaluate@base", **changes: str) -> list[str]:
         likeness = {"kind": "sentence_transformers", "model": model, "revision": "0123abc"}
-        params = parse_params(raw | {"rewards": raw["rewards"] | {"embedder": likeness}})
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw | {"rewards": raw["rewards"] | {"embedder": likeness}}))
         meta = StageMeta(kind="evaluate", retries=0, timeout_s=1, warm=False)
         plan = Plan("summary", (PlanStep(stage, "will run", (), (), (), meta),))
-        return [said for said in problems(tmp_path, params, plan) if said.startswith("rewards.embedder.model: ")]
+        return [said for said in problems(Session(tmp_path), plan) if said.startswith("rewards.embedder.model: ")]
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     (said,) = found("nobody/has-this")

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from stages.tracking.gate.promote import load_checkpoint
 from stages.tracking.lineage.cache import Source, open_content, parse_source
 from stages.tracking.lineage.lockfile import read_lock
 from stages.tracking.lineage.uri import TrackingError
+from stages.tracking.registry.named import find_named
 from stages.tracking.registry.register import register
+from stages.tracking.registry.versions import load_version
+from stages.tracking.session import Session
 
 
 def out(project: Path, stage: str, path: str) -> str:
@@ -22,7 +24,7 @@ def test_mlflow_lists_and_loads_from_the_cache(project: Path, tmp_path: Path) ->
     import mlflow
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    register(project)
+    register(Session(project))
     shutil.rmtree(project / "models")
     repository = get_artifact_repository(f"dvc:///{out(project, 'sft@cold-start', 'models/cold-start')}")
     assert [(item.path, item.is_dir) for item in repository.list_artifacts()] == [
@@ -85,15 +87,15 @@ def test_a_path_in_a_request_cannot_leave_the_folder(project: Path) -> None:
 
 
 def test_what_is_nowhere_is_named_with_the_remedy(project: Path) -> None:
-    register(project)
+    register(Session(project))
     shutil.rmtree(project / ".dvc/cache")
     shutil.rmtree(project / ".vidbridge/remote")
     with pytest.raises(TrackingError, match=r"is neither in the DVC cache of .* run dvc push, here run dvc fetch"):
-        load_checkpoint(project, "candidate")
+        load_version(project, find_named(Session(project), "candidate"))
 
 
 def test_a_tampered_remote_is_noticed(project: Path) -> None:
-    register(project)
+    register(Session(project))
     with open_content(project) as content:
         file = content.files(out(project, "grpo@general", "models/general"))["final/model.safetensors"]
     shutil.rmtree(project / ".dvc/cache")
@@ -101,16 +103,16 @@ def test_a_tampered_remote_is_noticed(project: Path) -> None:
     remote.chmod(0o644)
     remote.write_bytes(b"other weights")
     with pytest.raises(TrackingError, match=file):
-        load_checkpoint(project, "candidate")
+        load_version(project, find_named(Session(project), "candidate"))
 
 
 def test_an_empty_cache_is_filled_from_the_remote_and_loaded_once(project: Path) -> None:
-    register(project)
+    register(Session(project))
     shutil.rmtree(project / ".dvc/cache")
-    folder = load_checkpoint(project, "candidate")
+    folder = load_version(project, find_named(Session(project), "candidate"))
     assert (folder / "model.safetensors").stat().st_size == 2 << 20
     shutil.rmtree(project / ".dvc/cache")
-    assert load_checkpoint(project, "candidate") == folder
+    assert load_version(project, find_named(Session(project), "candidate")) == folder
 
 
 def test_a_folder_that_is_no_dvc_project_is_named(tmp_path: Path) -> None:

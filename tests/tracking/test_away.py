@@ -32,6 +32,7 @@ from stages.tracking.registry.register import register
 from stages.tracking.runs.foreign import sentence_of
 from stages.tracking.runs.run import stage_run
 from stages.tracking.runs.store import experiment_id, open_client, store_error
+from stages.tracking.session import Session
 
 CANARY = "CANARY7value"
 
@@ -183,7 +184,7 @@ def s3(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_missing_keys_and_a_dead_endpoint_are_one_sentence(s3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = "Unable to locate credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
     with pytest.raises(TrackingError, match=f"^DVC remote 's3://team/dvc': dvc push: {keys}$"):
-        register(s3)
+        register(Session(s3))
     assert remote_problems(s3) == [f"DVC remote 's3://team/dvc': a probe cannot be written: {keys}"]
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key-of-ann")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
@@ -234,10 +235,10 @@ def test_a_run_asks_for_a_commit_and_for_a_repository_that_git_reads(
 
 def test_a_store_that_is_down_is_a_problem_of_the_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    (said,) = mlflow_problems(project, load_params(project / "params.yaml"))
+    (said,) = mlflow_problems(Session(project))
     assert "no answer" in said
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert mlflow_problems(project, load_params(project / "params.yaml")) == []
+    assert mlflow_problems(Session(project)) == []
     assert tracking_uri(project).startswith("sqlite:///")
 
 

@@ -26,8 +26,6 @@ from stages.tracking.registry.explain import explain
 from stages.tracking.registry.named import MODEL_VARIABLE, find_named
 from stages.tracking.registry.servable import load_servable
 from stages.tracking.registry.versions import load_version
-from stages.tracking.runs.store import open_client
-from tests.support.checkout import ROOT
 from tests.support.surroundings import forget, put
 
 MODEL = "vidbridge-tiny"
@@ -55,15 +53,15 @@ def names(folder: Path) -> list[str]:
 def test_two_urls_are_enough(cache: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
-    root = reader()
+    session = reader()
+    root = session.root
     assert root == cache
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
-    client = open_client(root)
-    found = find_named(root, client, URI)
-    assert find_named(root, client, f"models:/{MODEL}/{found.number}") == found
+    found = find_named(session, URI)
+    assert find_named(session, f"models:/{MODEL}/{found.number}") == found
     monkeypatch.setenv(MODEL_VARIABLE, MODEL)
-    assert find_named(root, client, "candidate") == found
-    explanation = explain(root, URI)
+    assert find_named(session, "candidate") == found
+    explanation = explain(session, URI)
     assert (explanation.version, explanation.alias_fault) == (found, None)
     # As `register` found it: there is no git to ask.
     assert explanation.commit == found.lock_commit is not None
@@ -87,32 +85,28 @@ def test_two_urls_are_enough(cache: Path, template: Path, monkeypatch: pytest.Mo
 
 
 def test_versions_are_compared_by_their_scores_in_the_remote(cache: Path) -> None:
-    from stages.params import load_params
-
-    root = reader()
-    asked = pair(root, f"models:/{MODEL}/7", "5")
+    session = reader()
+    asked = pair(session, f"models:/{MODEL}/7", "5")
     assert (asked.after.number, asked.before.number, asked.to_rescore) == (7, 5, None)
-    params = load_params(ROOT / "params.yaml")
-    assert compare_pair(root, asked, params).mean.mean == pytest.approx(0.15)
+    assert compare_pair(session, asked, 0.95).mean.mean == pytest.approx(0.15)
     with pytest.raises(TrackingError, match="other and vidbridge-tiny are two registered models"):
-        pair(root, f"models:/{MODEL}/7", "models:/other/5")
+        pair(session, f"models:/{MODEL}/7", "models:/other/5")
     assert is_cache(cache)
 
 
 def test_which_model_is_meant_has_to_be_said(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = reader()
-    client = open_client(root)
+    session = reader()
     with pytest.raises(TrackingError, match=rf"^VIDBRIDGE_MODEL: not set, .*mlflow\.db has {MODEL}; write models:/NAME@champion"):
-        find_named(root, client, "candidate")
+        find_named(session, "candidate")
     monkeypatch.setenv(MODEL_VARIABLE, "a/b")
     with pytest.raises(TrackingError, match="VIDBRIDGE_MODEL: 'a/b' is no name of a registered model"):
-        find_named(root, client, "candidate")
+        find_named(session, "candidate")
     monkeypatch.setenv(MODEL_VARIABLE, "other")
     for which in ("candidate", "models:/other@candidate"):
         with pytest.raises(TrackingError, match=rf"^other: the registry has no version .* has {MODEL}; name one of these"):
-            find_named(root, client, which)
+            find_named(session, which)
     with pytest.raises(TrackingError, match=rf"^{MODEL}: no version '99' \(latest: 1"):
-        find_named(root, client, f"models:/{MODEL}/99")
+        find_named(session, f"models:/{MODEL}/99")
     for which in (
         "models:/",
         f"models:/{MODEL}",
@@ -122,9 +116,9 @@ def test_which_model_is_meant_has_to_be_said(cache: Path, monkeypatch: pytest.Mo
         f"models:/{MODEL}@a/b",
     ):
         with pytest.raises(TrackingError, match="is no version; write models:/NAME@champion or models:/NAME/3"):
-            find_named(root, client, which)
+            find_named(session, which)
         with pytest.raises(TrackingError, match="is no version"):
-            champion.warn_of_moved(root, which)
+            champion.warn_of_moved(session, which)
 
 
 def folder_in_the_way(cache: Path) -> None:
@@ -213,8 +207,9 @@ def test_a_remote_that_gives_nothing_is_one_sentence(
         monkeypatch.delenv(REMOTE_VARIABLE)
     else:
         monkeypatch.setenv(REMOTE_VARIABLE, remote)
-    root = reader()
-    found = find_named(root, open_client(root), URI)
+    session = reader()
+    root = session.root
+    found = find_named(session, URI)
     with pytest.raises(TrackingError, match=sentence) as said:
         load_servable(root, found)
     assert "\n" not in str(said.value)
@@ -234,7 +229,8 @@ def test_a_poisoned_list_places_nothing(cache: Path, tmp_path: Path, monkeypatch
     ]
     source = Source(put(remote, json.dumps(entries).encode(), ".dir"), "final")
     monkeypatch.setenv(REMOTE_VARIABLE, str(remote))
-    root = reader()
+    session = reader()
+    root = session.root
     with pytest.raises(ListError, match="nothing of it was placed"), open_content(root) as content:
         content.place(source, tmp_path / "target")
     with pytest.raises(Exception, match="nothing of it was placed"):
@@ -246,8 +242,9 @@ def test_a_poisoned_list_places_nothing(cache: Path, tmp_path: Path, monkeypatch
 
 def test_an_object_counts_once_its_hash_was_looked_at(cache: Path, template: Path, tmp_path: Path) -> None:
     """A process that was killed, or is at it just now, leaves an object that nobody has looked at."""
-    root = reader()
-    found = find_named(root, open_client(root), URI)
+    session = reader()
+    root = session.root
+    found = find_named(session, URI)
     source = parse_source(found.source)
     with open_content(root) as content:
         weights = content.files(source.oid)["final/model.safetensors"]
@@ -266,12 +263,13 @@ def test_an_object_counts_once_its_hash_was_looked_at(cache: Path, template: Pat
     there.write_bytes(b"other weights")
     os.environ[REMOTE_VARIABLE] = str(remote)
     with pytest.raises(TrackingError, match=f"{weights} is neither in the cache folder .* nor, undamaged, in the remote"):
-        load_version(reader(), found)
+        load_version(reader().root, found)
 
 
 def test_several_at_once_put_one_model_together(cache: Path) -> None:
-    root = reader()
-    found = find_named(root, open_client(root), URI)
+    session = reader()
+    root = session.root
+    found = find_named(session, URI)
     with ThreadPoolExecutor(4) as pool:
         folders = set(pool.map(lambda _: load_version(root, found), range(4)))
     (folder,) = folders
@@ -285,17 +283,18 @@ def test_weights_are_copied_to_another_file_system(cache: Path, tmp_path: Path) 
     memory = Path("/dev/shm")
     if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("one file system only")
-    root = reader()
-    found = find_named(root, open_client(root), URI)
+    session = reader()
+    root = session.root
+    found = find_named(session, URI)
     with tempfile.TemporaryDirectory(dir=memory) as folder, open_content(root) as content:
         content.place(parse_source(found.source), Path(folder), strip="final")
         assert (Path(folder) / "model.safetensors").stat().st_nlink == 1
 
 
 def test_the_cache_folder_stays_below_its_bound(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = reader()
-    client = open_client(root)
-    first, second = (load_version(root, find_named(root, client, f"models:/{MODEL}/{number}")) for number in (6, 7))
+    session = reader()
+    root = session.root
+    first, second = (load_version(root, find_named(session, f"models:/{MODEL}/{number}")) for number in (6, 7))
     # Used a moment ago: they stay, whatever the bound is.
     assert prune(root, 0) == 0
     outside = tmp_path / "outside"
@@ -305,16 +304,16 @@ def test_the_cache_folder_stays_below_its_bound(cache: Path, tmp_path: Path, mon
     for item in kept(root):
         os.utime(item.path, (before, before))
     # It is used: its folder is newer than all else.
-    assert load_version(root, find_named(root, client, f"models:/{MODEL}/7")) == second
+    assert load_version(root, find_named(session, f"models:/{MODEL}/7")) == second
     assert prune(root, 3 << 20) > 1 << 21
     assert (first.exists(), second.exists(), (outside / "deep").is_dir()) == (False, True, True)
     # What was removed comes back.
-    assert load_version(root, find_named(root, client, f"models:/{MODEL}/6")) == first
+    assert load_version(root, find_named(session, f"models:/{MODEL}/6")) == first
     # By itself: what comes in makes room.
     for item in kept(root):
         os.utime(item.path, (before, before))
     monkeypatch.setenv(SIZE_VARIABLE, "0.001")
-    load_version(root, find_named(root, client, f"models:/{MODEL}/1"))
+    load_version(root, find_named(session, f"models:/{MODEL}/1"))
     assert not second.exists()
     for value in ("x", "0", "-1", "nan", "inf"):
         monkeypatch.setenv(SIZE_VARIABLE, value)

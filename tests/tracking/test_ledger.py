@@ -19,6 +19,7 @@ from stages.tracking.registry.ledger import champions, last_move, read_ledger, w
 from stages.tracking.registry.register import register
 from stages.tracking.registry.versions import all_versions, find_version
 from stages.tracking.runs.store import open_client
+from stages.tracking.session import Session
 from tests.support.checkout import ROOT
 
 MODEL = "vidbridge-tiny"
@@ -27,8 +28,8 @@ MODEL = "vidbridge-tiny"
 @pytest.fixture
 def registered(project: Path) -> Path:
     """A project with seven versions whose scores grow: 1 (0.1), 3 (0.6), 5 (0.65), 7 (0.8); 3 is champion."""
-    register(project)
-    assert promote(project, 3, author="ann").moved
+    register(Session(project))
+    assert promote(Session(project), 3, author="ann").moved
     return project
 
 
@@ -37,7 +38,7 @@ def params_of(root: Path) -> Params:
 
 
 def judged(root: Path, version: int, author: str) -> Case:
-    return judge(root, open_client(root), params_of(root), version, author=author, reason="", new_evaluation=False)
+    return judge(Session(root), version, author=author, reason="", new_evaluation=False)
 
 
 def champion(root: Path) -> int:
@@ -46,7 +47,7 @@ def champion(root: Path) -> int:
 
 def shown(root: Path) -> str:
     console = Console(width=200, record=True)
-    console.print(history_table(history(root)))
+    console.print(history_table(history(Session(root))))
     return console.export_text()
 
 
@@ -58,10 +59,10 @@ def test_of_two_judged_against_the_same_champion_one_wins_and_the_other_is_judge
     assert conclude(client, gate, ours)
     assert not conclude(client, gate, theirs), "it was judged against a champion who is none any more"
     assert champion(registered) == 7
-    again = promote(registered, 5, author="theirs")
+    again = promote(Session(registered), 5, author="theirs")
     assert not again.moved
     assert "mean: 0.6500 against 0.8000" in again.decision.reasons[0]
-    last = history(registered)
+    last = history(Session(registered))
     assert [(entry.decided.author, entry.decided.action, entry.standing) for entry in last[-3:]] == [
         ("ours", "promote", True),
         ("theirs", "promote", False),
@@ -73,8 +74,8 @@ def test_of_two_judged_against_the_same_champion_one_wins_and_the_other_is_judge
 def test_a_rollback_that_came_too_late_moves_nothing(registered: Path) -> None:
     gate, client = params_of(registered).gate, open_client(registered)
     late = judged(registered, 5, "late")
-    promote(registered, 7)
-    assert rollback(registered).candidate.number == 3
+    promote(Session(registered), 7)
+    assert rollback(Session(registered)).candidate.number == 3
     # The champion is the one it was judged against, but two moves have been made since: the case is from another time.
     assert not conclude(client, gate, late)
     assert champions(read_ledger(client, MODEL, gate.ledger)) == [3]
@@ -86,7 +87,7 @@ def test_a_promotion_that_was_interrupted_is_completed_by_the_next_command(regis
     gate, client = params_of(registered).gate, open_client(registered)
     client.create_registered_model("live")
     case = judged(registered, 5, "ann")
-    promoted = next(entry for entry in history(registered) if entry.moves)
+    promoted = next(entry for entry in history(Session(registered)) if entry.moves)
     # What `conclude` does first, and then the machine goes down.
     decided = promoted.decided.__class__(
         **{**vars(promoted.decided), "version": 5, "previous": 3, "after": case.after, "production": "live", "name": "cut-off"}
@@ -95,30 +96,30 @@ def test_a_promotion_that_was_interrupted_is_completed_by_the_next_command(regis
     assert (entry.standing, entry.done) == (True, False)
     assert champion(registered) == 3, "the alias has not followed"
     assert "promote (unfinished)" in shown(registered)
-    refused = promote(registered, 1)
+    refused = promote(Session(registered), 1)
     assert refused.champion is not None
     assert refused.champion.number == champion(registered) == 5, "completed first, then judged against it"
     assert find_version(client, MODEL, 5).verdict == "## the verdict"
     assert find_version(client, "live", "champion").tags["vidbridge.copy_of"] == f"{MODEL}/5"
-    assert [entry.done for entry in history(registered) if entry.standing] == [True, True]
+    assert [entry.done for entry in history(Session(registered)) if entry.standing] == [True, True]
     settle(client, gate)
     assert len(all_versions(client, "live")) == 1, "a second completion copies nothing"
 
 
 def test_a_decision_written_twice_by_a_broken_connection_counts_once(registered: Path) -> None:
     gate, client = params_of(registered).gate, open_client(registered)
-    (first,) = history(registered)
+    (first,) = history(Session(registered))
     about = find_version(client, MODEL, 3)
     again = write_entry(client, gate.ledger, about, first.decided, first.verdict)
     assert again == first
-    assert history(registered) == [first]
+    assert history(Session(registered)) == [first]
 
 
 def test_a_foreign_version_in_the_ledger_is_named(registered: Path) -> None:
     ledger = params_of(registered).gate.ledger
     open_client(registered).create_model_version(ledger, "dvc:///" + "0" * 32 + ".dir")
     with pytest.raises(TrackingError, match=r"vidbridge-tiny.gate version 2: tag vidbridge.entry: no decision of the gate"):
-        history(registered)
+        history(Session(registered))
 
 
 RACE = """
@@ -126,6 +127,7 @@ import sys, time
 from pathlib import Path
 from stages.params import load_params
 from stages.tracking.gate.promote import promote
+from stages.tracking.session import Session
 root, rounds, version, meeting = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
 text = (root / "params.yaml").read_text()
 for turn in range(rounds):
@@ -133,7 +135,7 @@ for turn in range(rounds):
     (meeting / f"{turn}-{version}").touch()
     while len(list(meeting.glob(f"{turn}-*"))) < 2:
         time.sleep(0.002)
-    promote(root, version, author=str(version))
+    promote(Session(root), version, author=str(version))
 """
 
 
@@ -156,7 +158,7 @@ def test_two_machines_that_promote_at_once_never_both_replace_the_same_champion(
         for version in versions:
             client.create_model_version(model, version.source, tags=dict(version.tags), await_creation_for=0)
         (registered / "params.yaml").write_text(text.replace("registered_model: vidbridge-tiny", f"registered_model: {model}"))
-        assert promote(registered, 3).moved
+        assert promote(Session(registered), 3).moved
     (registered / "params.yaml").write_text(text)
     roots = [tmp_path / name for name in ("left", "right")]
     meeting = tmp_path / "meeting"

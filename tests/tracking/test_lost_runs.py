@@ -15,10 +15,8 @@ from mlflow.entities import Run
 
 from stages.params import Params
 from stages.runtime.liveness import me
-from stages.tracking.lineage.uri import (
-    DATABASE,
-    EXPERIMENT,
-)
+from stages.runtime.paths import DATABASE
+from stages.tracking.lineage.uri import EXPERIMENT
 from stages.tracking.runs.heartbeats import LOST_TAG, PROCESS_TAG, Sign, Watch
 from stages.tracking.runs.run import _OthersRuns, pipeline_run
 from stages.tracking.runs.store import open_client

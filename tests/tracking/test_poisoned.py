@@ -16,17 +16,19 @@ from pathlib import Path
 import pytest
 
 from stages.runtime.paths import DATABASE, LOADED, SERVABLE
-from stages.tracking.gate.promote import history, load_checkpoint, promote
+from stages.tracking.gate.promote import history, promote
 from stages.tracking.lineage.cache import Source, open_content
 from stages.tracking.lineage.listing import MAX_BYTES, ListError
 from stages.tracking.lineage.lockfile import read_lock
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.explain import explain
 from stages.tracking.registry.ledger import alias_fault
+from stages.tracking.registry.named import find_named
 from stages.tracking.registry.register import register
 from stages.tracking.registry.servable import load_servable, usage_of_version
-from stages.tracking.registry.versions import CHAMPION, find_version
+from stages.tracking.registry.versions import CHAMPION, find_version, load_version
 from stages.tracking.runs.store import open_client
+from stages.tracking.session import Session
 from tests.support.checkout import ROOT
 from tests.support.poisoned import MODEL, PATHS, doors, listed, point
 from tests.support.surroundings import assert_untouched, forget, put
@@ -77,7 +79,7 @@ def test_a_huge_list_is_not_fetched(registered: Path, remote: Path) -> None:
         file.truncate(MAX_BYTES + 1)  # a hole: no bytes are written
     point(registered, "dvc:///0123456789abcdef0123456789abcdef.dir")
     with pytest.raises(ListError, match=r"has 268,435,457 bytes, 268,435,456 are read; keep small files in fewer"):
-        load_checkpoint(registered, "candidate")
+        load_version(registered, find_named(Session(registered), "candidate"))
     assert not (registered / ".dvc/cache/files/md5/01").exists()
 
 
@@ -85,7 +87,7 @@ def test_a_hash_that_is_a_path_reads_nothing_of_this_machine(registered: Path, r
     here = "../" * 12 + str(outside)
     point(registered, f"dvc://{listed(remote, {'md5': here, 'relpath': 'final/notes.json'})}/final")
     with pytest.raises(ListError, match="is not 32 hex digits"):
-        load_checkpoint(registered, "candidate")
+        load_version(registered, find_named(Session(registered), "candidate"))
     with open_content(registered) as content, pytest.raises(TrackingError, match="is no hash of DVC"):
         content.fetch([here], "samples")
 
@@ -97,7 +99,7 @@ def test_a_lock_that_names_a_path_for_a_hash_sends_nothing_to_the_remote(registe
     lock.write_text(lock.read_text().replace(oid, "../" * 12 + str(outside)))
     before = sorted(remote.rglob("*"))
     with pytest.raises(TrackingError, match="is no hash of DVC"):
-        register(registered)
+        register(Session(registered))
     with open_content(registered) as content, pytest.raises(TrackingError, match="is no hash of DVC"):
         content.push(["../" * 12 + str(outside)])
     assert sorted(remote.rglob("*")) == before
@@ -110,7 +112,7 @@ def test_only_content_is_opened_whatever_source_and_storage_location_say(registe
     version = find_version(open_client(registered), MODEL, "candidate")
     good = version.source
     point(registered, source, good)
-    for load in (load_servable, lambda root, version: load_checkpoint(root, version.number)):
+    for load in (load_servable, load_version):
         with pytest.raises(TrackingError, match=rf"{MODEL} version {version.number}: model source '.*': expected dvc://"):
             load(registered, find_version(open_client(registered), MODEL, "candidate"))
 
@@ -170,7 +172,7 @@ def test_a_link_where_the_folder_is_to_be_is_not_followed(registered: Path, outs
     (registered / link).parent.mkdir(parents=True, exist_ok=True)
     (registered / link).symlink_to(outside.parent)
     with pytest.raises(TrackingError, match="is a link where a folder is to be, and could lead anywhere; remove it"):
-        load_checkpoint(registered, "candidate")
+        load_version(registered, find_named(Session(registered), "candidate"))
     assert_untouched(outside)
 
 
@@ -197,9 +199,11 @@ def test_a_link_in_the_folder_of_a_download_is_not_followed(registered: Path, ou
 def test_one_version_below_another_does_not_change_it(registered: Path, remote: Path) -> None:
     deep = listed(remote, {"md5": put(remote, b"{}"), "relpath": "final/deep/config.json"})
     point(registered, f"dvc://{deep}/final/deep")
-    assert [path.name for path in load_checkpoint(registered, "candidate").iterdir()] == ["config.json"]
+    assert [path.name for path in load_version(registered, find_named(Session(registered), "candidate")).iterdir()] == [
+        "config.json"
+    ]
     point(registered, f"dvc://{deep}/final")
-    assert sorted(path.name for path in load_checkpoint(registered, "candidate").iterdir()) == [
+    assert sorted(path.name for path in load_version(registered, find_named(Session(registered), "candidate")).iterdir()) == [
         "config.json",
         "deep",
         "model.safetensors",
@@ -220,11 +224,11 @@ def test_an_alias_that_the_gate_did_not_put_there_is_told_of(registered: Path, c
     client.set_registered_model_alias(MODEL, CHAMPION, "1")
     assert "is on version 1, and the gate did not put it there: it has promoted none" in str(fault())
     client.delete_registered_model_alias(MODEL, CHAMPION)
-    moved = promote(project)
+    moved = promote(Session(project))
     assert moved.moved
     assert fault() is None
-    assert explain(project, CHAMPION).alias_fault is None
-    warn_of_moved(project, CHAMPION)
+    assert explain(Session(project), CHAMPION).alias_fault is None
+    warn_of_moved(Session(project), CHAMPION)
     assert capsys.readouterr().err == ""
     client.set_registered_model_alias(MODEL, CHAMPION, "1")
     said = (
@@ -233,24 +237,24 @@ def test_an_alias_that_the_gate_did_not_put_there_is_told_of(registered: Path, c
     assert str(fault()).startswith(said)
     # Told of both: the one that is there, and the one that should be.
     for which in (CHAMPION, str(moved.candidate.number)):
-        assert explain(project, which).alias_fault == fault()
-    assert explain(project, 2).alias_fault is None
+        assert explain(Session(project), which).alias_fault == fault()
+    assert explain(Session(project), 2).alias_fault is None
     for which in (CHAMPION, f"models:/{MODEL}@champion"):
-        warn_of_moved(project, which)
+        warn_of_moved(Session(project), which)
         assert capsys.readouterr().err == f"warning: {fault()}\n"
-    warn_of_moved(project, "1")
+    warn_of_moved(Session(project), "1")
     assert capsys.readouterr().err == ""
     client.delete_registered_model_alias(MODEL, CHAMPION)
     assert "the alias 'champion' is gone" in str(fault())
     # The alias is where it was put, and the version is other content.
     client.set_registered_model_alias(MODEL, CHAMPION, str(moved.candidate.number))
     assert fault() is None
-    assert _champion(project).state == "ok"
+    assert _champion(Session(project)).state == "ok"
     point(project, f"dvc://{'0' * 32}.dir/final")
     assert f"version {moved.candidate.number} is not the content that the gate made 'champion': its source was 'dvc://" in str(
         fault()
     )
-    found = _champion(project)
+    found = _champion(Session(project))
     assert (found.state, f"{found.found}; {found.todo}") == ("warn", fault())
 
 
@@ -260,17 +264,17 @@ def test_a_production_model_whose_champion_was_moved_is_told_of(registered: Path
     text = params.read_text()
     assert "production: null" in text
     params.write_text(text.replace("production: null", "production: vidbridge-live"))
-    assert promote(registered).moved
-    assert explain(registered, CHAMPION).alias_fault is None
+    assert promote(Session(registered)).moved
+    assert explain(Session(registered), CHAMPION).alias_fault is None
     source = find_version(client, MODEL, 1).source
     client.create_model_version("vidbridge-live", source, tags={"vidbridge.copy_of": f"{MODEL}/1"}, await_creation_for=0)
     client.set_registered_model_alias("vidbridge-live", CHAMPION, "2")
     assert "vidbridge-live: 'champion' is version 2, which is not the copy of version 7" in str(
-        explain(registered, CHAMPION).alias_fault
+        explain(Session(registered), CHAMPION).alias_fault
     )
     # The right name on other content is not the copy either.
     client.set_model_version_tag("vidbridge-live", "2", "vidbridge.copy_of", f"{MODEL}/7")
-    assert "which is not the copy of version 7" in str(explain(registered, CHAMPION).alias_fault)
+    assert "which is not the copy of version 7" in str(explain(Session(registered), CHAMPION).alias_fault)
 
 
 def test_the_command_says_it_in_a_sentence(registered: Path, remote: Path, outside: Path, tmp_path: Path) -> None:
@@ -335,7 +339,7 @@ def test_parents_in_a_circle_end(registered: Path) -> None:
         "vidbridge.parents",
         json.dumps({"models/x": {"stage": version.stage, "out": version.out}}),
     )
-    assert [item.version for item in explain(registered, version.number).ancestors] == [version.number]
+    assert [item.version for item in explain(Session(registered), version.number).ancestors] == [version.number]
 
 
 def test_an_entry_of_the_ledger_that_is_none_is_one_sentence(registered: Path) -> None:
@@ -345,4 +349,4 @@ def test_an_entry_of_the_ledger_that_is_none_is_one_sentence(registered: Path) -
     tags = {"vidbridge.entry": json.dumps(entry | {"reasons": [], "mean": None, "production": None, "name": "n"})}
     client.create_model_version(LEDGER, source, tags=tags, await_creation_for=0)
     with pytest.raises(TrackingError, match=r"tag vidbridge\.entry: no decision of the gate \(Input should be a valid integer"):
-        history(registered)
+        history(Session(registered))

@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.tracking.gate.promote import load_checkpoint
 from stages.tracking.lineage.lockfile import read_lock
 from stages.tracking.lineage.uri import EXPERIMENT, RUN_FILES, TrackingError
 from stages.tracking.registry.explain import explain
+from stages.tracking.registry.named import find_named
 from stages.tracking.registry.register import RegisterReport, register
-from stages.tracking.registry.versions import all_versions
+from stages.tracking.registry.versions import all_versions, load_version
 from stages.tracking.runs.run import TAG
 from stages.tracking.runs.store import open_client
+from stages.tracking.session import Session
 from tests.support.checkout import ROOT
 
 MODEL = "vidbridge-tiny"
@@ -46,11 +47,11 @@ def weights(folder: Path) -> int:
 
 def test_every_checkpoint_becomes_a_version_once_and_no_weights_are_copied(project: Path) -> None:
     before = weights(project / ".vidbridge")
-    first = register(project)
+    first = register(Session(project))
     assert [(version.stage, version.step) for version in first.created] == VERSIONS
     assert (first.kept, first.candidate, first.skipped, first.warnings) == (0, 7, (), ())
     assert first.pushed
-    again = register(project)
+    again = register(Session(project))
     assert (again.created, again.kept, again.updated, again.candidate, again.pushed) == ((), 7, (), 7, 0)
     assert weights(project / RUN_FILES) == 0
     # The push to the remote (which lies below the project here) is the only copy, a content each.
@@ -58,9 +59,9 @@ def test_every_checkpoint_becomes_a_version_once_and_no_weights_are_copied(proje
 
 
 def test_a_version_says_where_it_comes_from(project: Path, git_output: Callable[..., str]) -> None:
-    register(project)
+    register(Session(project))
     lock = read_lock(project)
-    found = explain(project, "candidate")
+    found = explain(Session(project), "candidate")
     version = found.version
     assert (version.number, version.stage, version.step, version.final, version.recipe) == (7, "grpo@general", 10, True, "tiny")
     assert found.commit == found.git_commit == git_output(project, "rev-parse", "HEAD").strip()
@@ -82,46 +83,46 @@ def test_a_version_says_where_it_comes_from(project: Path, git_output: Callable[
         False,
         True,
     ]
-    assert explain(project, 1).source == f"dvc:///{lock['base'].outs['models/base/final']}"
+    assert explain(Session(project), 1).source == f"dvc:///{lock['base'].outs['models/base/final']}"
 
 
 def test_a_changed_row_gives_new_versions_of_it_and_of_what_follows(project: Path, repro: Callable[[Path], None]) -> None:
-    register(project)
+    register(Session(project))
     params = yaml.safe_load((project / "params.yaml").read_text())
     params["grpo"]["general"]["completions_per_device"] //= 2
     (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    stale = register(project)
+    stale = register(Session(project))
     assert (stale.created, stale.candidate) == ((), None)
     assert stale.skipped == ("grpo@general: params.yaml differs from what it was made with (grpo.general)",)
     assert dict(stale.unregistered) == {"grpo@general": stale.skipped[0]}
     repro(project)
     # The toy training does not look at that parameter: same content, same versions, which now have the new lock.
-    report = register(project)
+    report = register(Session(project))
     assert (report.created, report.skipped, report.candidate) == ((), (), 7)
     (project / "source.txt").write_text("clips and one more\n")
     (project / "rates.json").write_text("2\n")
     repro(project)
-    report = register(project)
+    report = register(Session(project))
     assert [(version.stage, version.step) for version in report.created] == VERSIONS[1:]
     assert report.candidate == 13
     assert any("no commit holds this dvc.lock" in warning for warning in report.warnings), report.warnings
-    assert explain(project, 13).commit is None
+    assert explain(Session(project), 13).commit is None
 
 
 def test_scores_that_come_later_reach_the_version(project: Path, repro: Callable[[Path], None]) -> None:
     text = (project / "means.json").read_text()
-    register(project)
+    register(Session(project))
     (project / "means.json").write_text(text.replace("0.8", "0.7"))
     repro(project)
-    assert register(project).updated == (7,)
-    scores = explain(project, 7).scores
+    assert register(Session(project)).updated == (7,)
+    scores = explain(Session(project), 7).scores
     assert scores is not None
     assert scores.mean == 0.7
 
 
 def test_lock_and_parameters_are_kept_with_a_run(project: Path, tmp_path: Path) -> None:
-    register(project)
-    register(project)
+    register(Session(project))
+    register(Session(project))
     client = open_client(project)
     runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
     assert [run.data.tags[TAG + "kind"] for run in runs] == ["register"]
@@ -131,7 +132,8 @@ def test_lock_and_parameters_are_kept_with_a_run(project: Path, tmp_path: Path) 
 
 
 REGISTER = (
-    "import sys; from pathlib import Path; from stages.tracking.registry.register import register; register(Path(sys.argv[1]))"
+    "import sys; from pathlib import Path; from stages.tracking.registry.register import register; from stages.tracking.session import Session;"
+    " register(Session(Path(sys.argv[1])))"
 )
 
 
@@ -149,7 +151,7 @@ def test_two_registrations_at_once_make_no_duplicates(project: Path) -> None:
 
 def test_without_a_remote_it_says_so(project: Path) -> None:
     (project / ".dvc/config").write_text("[core]\n    analytics = false\n")
-    report = register(project)
+    report = register(Session(project))
     assert report.pushed is None
     assert report.warnings[0].startswith("no DVC remote: these versions load on this machine only")
     assert len(report.created) == 7
@@ -158,7 +160,7 @@ def test_without_a_remote_it_says_so(project: Path) -> None:
 def test_an_unwritable_remote_registers_nothing(project: Path) -> None:
     (project / ".vidbridge/remote").write_text("a file where a folder should be")
     with pytest.raises(TrackingError, match=r"DVC remote 'local'"):
-        register(project)
+        register(Session(project))
     assert all_versions(open_client(project), MODEL) == []
 
 
@@ -167,7 +169,7 @@ def test_a_damaged_checkpoint_list_is_named(project: Path, repro: Callable[[Path
     (project / "make.py").write_text(text.replace('"path": path,', '"path": path + "x",'))
     repro(project)
     with pytest.raises(TrackingError, match=r"models/cold-start/checkpoints.jsonl line 1: path 'checkpoint-5x' is not in the out"):
-        register(project)
+        register(Session(project))
 
 
 @pytest.mark.slow
@@ -182,7 +184,7 @@ def test_a_server_takes_the_versions_and_a_clone_with_an_empty_cache_loads_them(
     text = (project / "params.yaml").read_text()
     (project / "params.yaml").write_text(text.replace(f"registered_model: {MODEL}", f"registered_model: {name}"))
     git_output(project, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "another model")
-    report: RegisterReport = register(project)
+    report: RegisterReport = register(Session(project))
     assert [(version.stage, version.step) for version in report.created] == VERSIONS
     clone = tmp_path / "clone"
     git_output(tmp_path, "clone", "-q", str(project), str(clone))
@@ -199,8 +201,11 @@ def test_a_server_takes_the_versions_and_a_clone_with_an_empty_cache_loads_them(
         assert json.loads((base / "config.json").read_text())["trained"] == "base"
         # Only what was asked for was fetched: one final policy and the base, of seven.
         assert weights(clone / ".dvc/cache") == 2 * (2 << 20)
-        assert load_checkpoint(clone, "candidate").joinpath("config.json").read_bytes() == (folder / "config.json").read_bytes()
-        assert [item.version for item in explain(clone, 7).ancestors] == [5, 3, 1]
+        assert (
+            load_version(clone, find_named(Session(clone), "candidate")).joinpath("config.json").read_bytes()
+            == (folder / "config.json").read_bytes()
+        )
+        assert [item.version for item in explain(Session(clone), 7).ancestors] == [5, 3, 1]
         # What MLflow needs to serve it comes along, also to a copy of the version under another name, as one makes for production.
         copy = mlflow.MlflowClient().copy_model_version(f"models:/{name}@candidate", f"{name}-production")
         for uri in (f"models:/{name}@candidate", f"models:/{copy.name}/{copy.version}"):

@@ -27,6 +27,7 @@ from stages.tracking.registry.register import register
 from stages.tracking.runs.outbox import send_unsent
 from stages.tracking.runs.run import TAG, pipeline_run, process_cost, stage_run
 from stages.tracking.runs.store import open_client
+from stages.tracking.session import Session
 from tests.support.runs import logged, status
 from tests.support.wire import Wire
 
@@ -74,7 +75,7 @@ def test_every_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_stage_digest_is_that_of_the_lock_and_follows_parameters(project: Path, params: Params) -> None:
     with stage_run("grpo@bridge", params) as run:
         pass
-    assert [version.run_id for version in register(project).created if version.stage == "grpo@bridge"] == [run.run_id] * 2
+    assert [version.run_id for version in register(Session(project)).created if version.stage == "grpo@bridge"] == [run.run_id] * 2
     text = (project / "params.yaml").read_text()
     (project / "params.yaml").write_text(re.sub(r"learning_rate: \S+", "learning_rate: 3.0e-4", text))
     with stage_run("grpo@bridge", load_params(project / "params.yaml")) as changed:
@@ -147,9 +148,9 @@ def test_where_no_file_can_be_put_metrics_are_kept_and_the_stage_ends_well(
     assert "artifact rollouts/step-00000025.html: " in said
     assert f"1 entries of run {run_id} could not be sent" in said
     with pytest.raises(TrackingError, match=r"artifact rollouts/step-00000025.html: .*run vidbridge register again"):
-        register(project)
+        register(Session(project))
     in_the_way.unlink()
-    assert register(project).unsent == 1
+    assert register(Session(project)).unsent == 1
     assert Path(client.download_artifacts(run_id, "rollouts/step-00000025.html")).read_text() == "<p>seen</p>"
 
 
@@ -227,7 +228,7 @@ def test_a_server_that_dies_costs_no_training_and_no_metrics(
     assert "vidbridge register" in capsys.readouterr().err
     wire.accept()
     assert status(project, run.run_id) == "RUNNING"
-    assert register(project).unsent == 7
+    assert register(Session(project)).unsent == 7
     assert not kept.exists()
     found = open_client(project).get_run(run.run_id or "")
     assert logged(found) == {"reward": 0.2}

@@ -9,17 +9,10 @@ from pathlib import Path
 import pytest
 
 from stages.params import Params
+from stages.runtime.paths import DATABASE
+from stages.runtime.project import project_root
 from stages.tracking.lineage import uri
-from stages.tracking.lineage.uri import (
-    DATABASE,
-    NoAnswer,
-    TrackingError,
-    check_server,
-    patiently,
-    project_root,
-    shown,
-    tracking_uri,
-)
+from stages.tracking.lineage.uri import NoAnswer, TrackingError, check_server, patiently, shown, tracking_uri
 from stages.tracking.runs.run import stage_run
 
 

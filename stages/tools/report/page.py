@@ -20,7 +20,7 @@ from stages.lib.rows.samples import InputError, frame_loader, load_samples, shee
 from stages.lib.video.loader import FrameLoader
 from stages.pages.render import fill, in_base64, policy_hash, shown_answer, template_text
 from stages.pages.rollouts import group_views
-from stages.params import Params, load_params
+from stages.params import Params
 from stages.runtime import paths
 from stages.tools.report.ablation import ablation
 from stages.tools.report.cost import asked_rows, cost_rows, graph, stage_names, total
@@ -28,6 +28,7 @@ from stages.tools.report.curves import of_gauges, of_tasks, of_training, read_cu
 from stages.tools.report.environment import environment, other_parameters
 from stages.tools.report.replies import replies
 from stages.tools.report.scores import gain_rows, headline, score_rows
+from stages.tracking.session import Session
 
 
 def build(root: Path, out: Path) -> Path:
@@ -38,7 +39,8 @@ def build(root: Path, out: Path) -> Path:
     """
     if not (root / paths.REPORTS / paths.METRICS_FILE).exists():
         raise InputError(f"{paths.REPORTS / paths.METRICS_FILE}: no results yet; run vidbridge run, then vidbridge report")
-    params = load_params(root / paths.PARAMS_FILE)
+    session = Session(root)
+    params = session.params
     script, style = template_text("report.js"), template_text("palette.css", "report.css", "rollouts.css")
     page = fill(
         "report.html.j2",
@@ -47,7 +49,7 @@ def build(root: Path, out: Path) -> Path:
         script_hash=policy_hash(script),
         style_hash=policy_hash(style),
         **_results(root, params),
-        **_circumstances(root, params),
+        **_circumstances(session),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
@@ -100,12 +102,13 @@ def _results(root: Path, params: Params) -> dict[str, Any]:
     }
 
 
-def _circumstances(root: Path, params: Params) -> dict[str, Any]:
+def _circumstances(session: Session) -> dict[str, Any]:
     """What MLflow and this machine know."""
     # MLflow takes a second to import, and a page that cannot be made should say so before.
     from stages.tracking.runs.history import latest_runs
 
-    known = latest_runs(root)
+    root, params = session.root, session.params
+    known = latest_runs(session)
     runs = {name: known[name] for name in stage_names(params) if name in known}
     return {
         "graph": graph(root, params, runs),

@@ -1,7 +1,7 @@
 """Put a model through a benchmark: ask all of its questions, score the replies, keep both. Not a stage of DVC; `vidbridge evaluate`
 calls it.
 
-Example: ``evaluate(root, params, order, model_engine(root, params, order, "champion", None))``.
+Example: ``evaluate(root, params, order, model_engine(session, params, order, "champion", None))``.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from stages.tools.suites.score import read_questions, score
 from stages.tracking.lineage.uri import check_server, tracking_uri
 from stages.tracking.registry.versions import Version
 from stages.tracking.runs.run import benchmark_run
+from stages.tracking.session import Session
 
 #: Names of videos that are told in one line.
 EXAMPLES = 5
@@ -83,13 +84,13 @@ class Engine:
     ask: Ask
 
 
-def model_engine(root: Path, params: Params, order: Order, which: str, revision: str | None) -> Engine:
+def model_engine(session: Session, params: Params, order: Order, which: str, revision: str | None) -> Engine:
     """A model in this process; it is loaded when the first question is asked.
 
     Raises:
         EngineError, TrackingError: see :func:`stages.tools.suites.engines.models.choose`.
     """
-    chosen = choose(root, params, which, revision)
+    chosen = choose(session, params, which, revision)
     most = order.max_new_tokens or chosen.max_new_tokens
     batch_size = order.batch_size or params.evaluation.batch_size
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from stages.domain.core.records import Checkpoint
-from stages.params import Params, load_params
+from stages.params import Params
 from stages.runtime import paths
-from stages.tracking.lineage.cache import ContentStore, Source, open_content
+from stages.tracking.lineage.cache import ContentStore, Source
 from stages.tracking.lineage.commits import holding_commit
 from stages.tracking.lineage.git import head, is_repository
 from stages.tracking.lineage.lockfile import StageRecord
@@ -30,7 +30,8 @@ from stages.tracking.registry.servable import USAGE, usage_of
 from stages.tracking.registry.versions import CANDIDATE, Version, all_versions
 from stages.tracking.runs.outbox import ArtifactStoreError, send_unsent
 from stages.tracking.runs.run import TAG
-from stages.tracking.runs.store import experiment_id, insist, is_away, locked, open_client, store_error
+from stages.tracking.runs.store import experiment_id, insist, is_away, locked, store_error
+from stages.tracking.session import Session
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -75,7 +76,7 @@ class _Wanted:
     final: bool
 
 
-def register(root: Path) -> RegisterReport:
+def register(session: Session) -> RegisterReport:
     """Push the outs of ``dvc.lock`` to the DVC remote, then create the model versions that are missing and bring tags up to date.
 
     Raises:
@@ -83,15 +84,12 @@ def register(root: Path) -> RegisterReport:
     """
     from mlflow.exceptions import MlflowException
 
-    params = load_params(root / paths.PARAMS_FILE)
-    wait_s = patience_of_run_s()
-    client = open_client(root, wait_s)
-    commit = head(root) if is_repository(root) else None
-    model = params.gate.registered_model
-    with locked(root / paths.STATE / "register.lock", REGISTER_WAIT_S), open_content(root) as content:
+    model = session.params.gate.registered_model
+    session.client  # noqa: B018 - a store that is away is waited for before the lock is taken
+    with locked(session.root / paths.STATE / "register.lock", REGISTER_WAIT_S):
         try:
             # All of it may be done twice, so a server that goes away in the middle is waited for.
-            return patiently(lambda: _reconcile(root, params, client, content, commit), wait_s, is_away)
+            return patiently(lambda: _reconcile(session), patience_of_run_s(), is_away)
         except (MlflowException, ArtifactStoreError) as error:
             raise store_error(
                 f"{model}: registration stopped",
@@ -101,9 +99,11 @@ def register(root: Path) -> RegisterReport:
             ) from error
 
 
-def _reconcile(root: Path, params: Params, client: MlflowClient, content: ContentStore, commit: str | None) -> RegisterReport:
+def _reconcile(session: Session) -> RegisterReport:
     from mlflow.exceptions import MlflowException
 
+    root, params, client, content = session.root, session.params, session.client, session.content
+    commit = head(root) if is_repository(root) else None
     pipeline = read_pipeline(content, root)
     unregistered: dict[str, str] = {}
     warnings = []

@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from posixpath import normpath
 from typing import TYPE_CHECKING
 
@@ -20,10 +19,11 @@ from pydantic import ValidationError
 from stages.params import ExcludedVideo, Params
 from stages.runtime import paths
 from stages.runtime.plain import one_line
-from stages.tracking.lineage.cache import ContentStore, open_content
+from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.versions import Version, all_versions, registered_model
 from stages.tracking.runs.run import TAG
+from stages.tracking.session import Session
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -189,15 +189,15 @@ def _with_count(kept: Sequence[str], names: Sequence[str]) -> list[str]:
     return [*kept, f"and {left} more"] if left else list(kept)
 
 
-def objection(root: Path, client: MlflowClient, params: Params, version: Version) -> str | None:
+def objection(session: Session, version: Version) -> str | None:
     """Why the gate does not take ``version``: it learned from a removed video, or that cannot be told. None: it may be taken."""
     if (known := version.removed_videos) is not None:
         return _learned(version, known)
+    client, params = session.client, session.params
     videos = removed_videos(client, params)
     if not videos:
         return None
-    with open_content(root) as content:
-        found = seen(Manifests(content), version, all_versions(client, params.gate.registered_model), videos)
+    found = seen(Manifests(session.content), version, all_versions(client, params.gate.registered_model), videos)
     if found.trained:
         return _learned(version, found.trained)
     if found.unknown:
