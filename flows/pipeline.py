@@ -255,11 +255,11 @@ def register_versions(root: Path, mlflow_run: str, push: bool) -> RegisterReport
     logger = get_run_logger()
     with exported(PARENT, mlflow_run), Session(root) as session:
         report = register(session)
-    if push:
-        new, notes = push_runs(root)
-        logger.info("%d entries of the run cache are new in the remote", new)
-        for note in notes:
-            logger.warning("%s", note)
+        if push:
+            new, notes = push_runs(session)
+            logger.info("%d entries of the run cache are new in the remote", new)
+            for note in notes:
+                logger.warning("%s", note)
     registered.write(session, report)
     for line in as_text(register_table(report)).splitlines():
         logger.info(line)

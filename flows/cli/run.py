@@ -97,7 +97,7 @@ def register(session: Session, push: bool) -> None:
     report = reconcile(session)
     registered.write(session, report)
     if push:
-        new, notes = push_runs(root)
+        new, notes = push_runs(session)
         show.say(f"pushed: {new} entries of the run cache are new in the remote")
         for note in notes:
             show.say(f"note: {note}")

@@ -78,7 +78,7 @@ def remove(root: Path, asked: Sequence[str], *, yes: bool, undo: bool, as_json: 
     params = session.params
     versions, registry = _versions(session)
     ours = [version for version in versions if version.model in own_models(params)]
-    found = _excluded(params, asked) if undo else find(root, params, asked, ours)
+    found = _excluded(params, asked) if undo else find(session, asked, ours)
     meant = [video for one in found for video in one.videos]
     affected, skipped = _affected(session, versions, meant)
     told = [one for one in affected if one.seen.trained or one.seen.scored or one.seen.unknown]

@@ -26,6 +26,7 @@ from stages.tracking.lineage.listing import ListError
 from stages.tracking.lineage.lockfile import read_lock
 from stages.tracking.lineage.remote import AccessRefused, probe
 from stages.tracking.lineage.uri import TrackingError
+from stages.tracking.session import Session
 from tests.support.commands import vidbridge
 from tests.support.flow_project import states, why
 from tests.support.repository import edit, git
@@ -43,8 +44,8 @@ def pushed(done_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     git(root, "commit", "-qm", "a run")
     with open_content(root) as content:
         content.push([out for record in read_lock(root).values() for out in record.outs.values()])
-    assert push_runs(root)[0] == 12
-    assert push_runs(root) == (0, ())
+    assert push_runs(Session(root))[0] == 12
+    assert push_runs(Session(root)) == (0, ())
     return place
 
 
