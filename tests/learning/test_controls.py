@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from stages.domain.rl.shaping import TemporalContrast
 from stages.grpo.controls import changed_item, contrast_of
-from stages.grpo.train import Objective, Reward, train_grpo
+from stages.grpo.train import train_grpo
 from stages.lib.inference.generate import rollouts
 from stages.lib.training.mixture import Example
-from tests.support.tiny_parts import LORA, Seen, grpo_row, length_reward
+from tests.support.tiny_parts import LORA, Paying, Reward, Seen, grpo_row, length_reward, tasks_of
 
 CONTRAST = {"weight": 0.3, "ratio": 1.0, "rollouts": 2, "min_share": 0.05}
 
@@ -35,22 +35,22 @@ def none_of_the_first_prompt(keys: Sequence[str], replies: Sequence[str]) -> lis
 def train(
     folder: Path, examples: list[Example], home: Path, seen: Seen, objectives: dict[str, Reward] | None = None, **changes: Any
 ) -> dict[str, Any]:
-    parts = objectives or {"task": length_reward}
+    rewards = Paying(
+        objectives or length_reward,
+        shares=shares,
+        control_gauges=lambda own, blank, shuffled: {"blank_video": (blank or 0.0) / own},
+        tasks=tasks_of(examples),
+    )
     return train_grpo(
         folder,
         examples,
         grpo_row(**changes),
         stage="grpo@bridge",
-        reward=length_reward,
-        objectives={name: Objective(1.0, part) for name, part in parts.items()},
-        well_formed=lambda _, replies: [False] * len(replies),
-        shares=shares,
-        on_controls=lambda seen, blank, shuffled: {"blank_video": (blank or 0.0) / seen},
+        rewards=rewards,
         seed=1,
         out=home / "out",
         scratch=home / "scratch",
-        on_metrics=seen.on_metrics,
-        on_checkpoint=seen.on_checkpoint,
+        hooks=seen.hooks,
     )
 
 
@@ -158,21 +158,3 @@ def test_the_prompt_stays_and_the_video_changes(examples: list[Example]) -> None
         hash(frame.tobytes()) for frame in example.load().pixels
     )
     assert not np.array_equal(frames, example.load().pixels)
-
-
-def test_a_row_that_asks_for_other_videos_needs_shares(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:
-    with pytest.raises(ValueError, match="shares: the row asks for replies to other videos"):
-        train_grpo(
-            folder,
-            examples,
-            grpo_row(controls_every=1),
-            stage="grpo@g",
-            reward=length_reward,
-            objectives={"task": Objective(1.0, length_reward)},
-            well_formed=lambda _, replies: [False] * len(replies),
-            seed=1,
-            out=tmp_path / "out",
-            scratch=tmp_path / "scratch",
-            on_metrics=seen.on_metrics,
-            on_checkpoint=seen.on_checkpoint,
-        )

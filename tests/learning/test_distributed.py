@@ -55,8 +55,7 @@ def sft(folder: Path, examples: list[Example], home: Path, seen: Seen, **changes
         seed=1,
         out=home / "out",
         scratch=home / "scratch",
-        on_metrics=seen.on_metrics,
-        on_checkpoint=seen.on_checkpoint,
+        hooks=seen.hooks,
     )
 
 

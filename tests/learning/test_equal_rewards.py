@@ -10,10 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages.grpo.train import Gauges, Objective, train_grpo
-from stages.grpo.trainer import OnMasked
+from stages.grpo.train import train_grpo
 from stages.lib.training.mixture import Example
-from tests.support.tiny_parts import Reward, Seen, grpo_row
+from tests.support.tiny_parts import Paying, Reward, Seen, grpo_row, tasks_of
 
 
 def paid(value: float | None) -> Reward:
@@ -25,10 +24,9 @@ def train(
     examples: list[Example],
     home: Path,
     seen: Seen,
-    objectives: dict[str, Objective],
+    objectives: dict[str, Reward],
     *,
-    gauges: Gauges | None = None,
-    on_masked: OnMasked | None = None,
+    rewards: dict[str, Any] | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
     return train_grpo(
@@ -36,16 +34,11 @@ def train(
         examples,
         grpo_row(**changes),
         stage="grpo@alike",
-        reward=next(iter(objectives.values())).reward,
-        objectives=objectives,
-        well_formed=lambda _, replies: [False] * len(replies),
-        gauges=gauges,
-        on_masked=on_masked,
+        rewards=Paying(objectives, tasks=tasks_of(examples), **rewards or {}),
         seed=1,
         out=home / "out",
         scratch=home / "scratch",
-        on_metrics=seen.on_metrics,
-        on_checkpoint=seen.on_checkpoint,
+        hooks=seen.hooks,
     )
 
 
@@ -70,9 +63,10 @@ def test_no_weight_moves(
     objectives: dict[str, tuple[float, float]],
     changes: dict[str, Any],
 ) -> None:
-    parts = {name: Objective(weight, paid(value)) for name, (weight, value) in objectives.items()}
+    parts = {name: paid(value) for name, (_, value) in objectives.items()}
+    weights = {name: weight for name, (weight, _) in objectives.items()}
     row = {"rollouts": 8, "completions_per_device": 16, "prompts_per_step": 2, **changes}
-    train(folder, examples, tmp_path, seen, parts, **row)
+    train(folder, examples, tmp_path, seen, parts, rewards={"weights": weights}, **row)
     before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "out/final/model.safetensors")
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
     assert [values["frac_reward_zero_std"] for _, values in seen.metrics] == [1.0] * 6
@@ -94,7 +88,7 @@ def test_dynamic_sampling_replaces_them(folder: Path, examples: list[Example], t
         examples,
         tmp_path,
         seen,
-        {"task": Objective(1.0, reward)},
+        {"task": reward},
         steps=2,
         rollouts=8,
         prompts_per_step=4,
@@ -103,8 +97,7 @@ def test_dynamic_sampling_replaces_them(folder: Path, examples: list[Example], t
         scale_rewards=scale,
         loss="grpo",
     )
-    # Each call is seen twice: what it pays, and what is reported.
-    dead_of_call = [(len(keys), sum(int(key.removeprefix("s")) % 2 == 0 for key in keys)) for keys in asked[::2]]
+    dead_of_call = [(len(keys), sum(int(key.removeprefix("s")) % 2 == 0 for key in keys)) for keys in asked]
     for _, values in seen.metrics:
         prompts, dead = dead_of_call.pop(0)
         assert (prompts, dead > 0) == (4, True)
@@ -126,9 +119,10 @@ def test_the_gauge_is_of_all_that_a_group_is_paid(folder: Path, examples: list[E
     def by_place(_: Sequence[str], replies: Sequence[str]) -> list[float | None]:
         return [float(place % 8 < 4) for place in range(len(replies))]
 
-    parts = {"task": Objective(1.0, paid(1.0)), "length": Objective(0.2, by_place)}
+    parts = {"task": paid(1.0), "length": by_place}
+    rewards = {"weights": {"task": 1.0, "length": 0.2}, "gauges": lambda *_: {"zero_variance_groups": 1.0}}
     row: dict[str, Any] = {"steps": 2, "rollouts": 8, "prompts_per_step": 2, "completions_per_device": 16}
-    train(folder, examples, tmp_path, seen, parts, gauges=lambda *_: {"zero_variance_groups": 1.0}, **row)
+    train(folder, examples, tmp_path, seen, parts, rewards=rewards, **row)
     for _, values in seen.metrics:
         assert values["gauge/zero_variance_groups"] == values["frac_reward_zero_std"] == 0.0
 
@@ -143,12 +137,18 @@ def test_rollouts_without_a_reward_are_a_share_of_the_step(
         return [None, *[0.7] * (len(replies) - 1)]
 
     row: dict[str, Any] = {"steps": 1, "warmup_steps": 0, "rollouts": 4, "prompts_per_step": 2, "completions_per_device": 8}
-    parts = {"task": Objective(1.0, mostly_alike)}
-    train(folder, examples, tmp_path, seen, parts, on_masked=lambda *counts: told.append(counts), resample_rounds=2, **row)
+    rewards = {"on_masked": lambda *counts: told.append(counts)}
+    train(folder, examples, tmp_path, seen, {"task": mostly_alike}, rewards=rewards, resample_rounds=2, **row)
     assert told == [(1, 8), (2, 16), (3, 24)]
 
 
 def test_a_reward_that_is_no_finite_number_is_named(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:
-    parts = {"task": Objective(1.0, lambda _, replies: [1.0, float("-inf"), *[0.5] * (len(replies) - 2)])}
+    parts: dict[str, Reward] = {"task": lambda _, replies: [1.0, float("-inf"), *[0.5] * (len(replies) - 2)]}
     with pytest.raises(ValueError, match=r"task: gave -inf for a reply to s\d+, .* give a finite number"):
+        train(folder, examples, tmp_path, seen, parts)
+
+
+def test_an_objective_has_one_value_a_reply(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:
+    parts: dict[str, Reward] = {"task": paid(1.0), "length": lambda _, replies: [1.0] * (len(replies) - 1)}
+    with pytest.raises(ValueError, match=r"length: gave 15 values for 16 replies; give one each, None where there is none"):
         train(folder, examples, tmp_path, seen, parts)

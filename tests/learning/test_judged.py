@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages.domain.core.records import Sample, Score
+from stages.domain.core.records import Sample
 from stages.domain.core.replies import render_reply
 from stages.domain.tasks.rewards import Referee, RewardRules
 from stages.domain.tasks.scoring import reward
-from stages.grpo.train import Gauges, Objective, train_grpo
+from stages.grpo.train import train_grpo
 from stages.lib.judging.batch import JudgeUnavailableError, check_judged, score_replies
 from stages.lib.judging.embedder import LexicalEmbedder
 from stages.lib.judging.endpoint import EndpointJudge
@@ -25,7 +24,7 @@ from stages.runtime import http as client
 from stages.runtime.endpoints import place
 from tests.support.checkout import ROOT
 from tests.support.judge_server import Fault, JudgeServer, judge_server
-from tests.support.tiny_parts import Seen, grpo_row
+from tests.support.tiny_parts import Paying, Seen, grpo_row, nothing, tasks_of
 
 
 @pytest.fixture
@@ -79,23 +78,16 @@ def train(
     seen: Seen,
     judge: EndpointJudge,
     rules: RewardRules,
-    gauges: Gauges | None = None,
+    gauges: Callable[[Any, Any, Any], dict[str, float]] = nothing,
     told: list[tuple[int, int]] | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
     samples = {example.sample_id: sample_of(example) for example in examples}
 
-    @lru_cache(maxsize=1)
-    def scored(ids: tuple[str, ...], replies: tuple[str, ...]) -> list[Score]:
-        return score_replies(
-            [samples[i] for i in ids],
-            [render_reply("x", formed(reply)) for reply in replies],
-            Referee(judge, LexicalEmbedder()),
-            rules,
-        )
-
-    def values(of: Callable[[Score], Any]) -> Callable[[Sequence[str], Sequence[str]], list[Any]]:
-        return lambda ids, replies: [of(score) for score in scored(tuple(ids), tuple(replies))]
+    def rewarded(ids: Sequence[str], replies: Sequence[str]) -> list[float | None]:
+        said = [render_reply("x", formed(reply)) for reply in replies]
+        scores = score_replies([samples[i] for i in ids], said, Referee(judge, LexicalEmbedder()), rules)
+        return [reward(score, rules, ()) for score in scores]
 
     def on_masked(masked: int, rollouts: int) -> None:
         check_judged(judge, masked, rollouts, "a step of grpo@bridge")
@@ -107,16 +99,11 @@ def train(
         examples,
         grpo_row(**changes),
         stage="grpo@bridge",
-        reward=values(lambda score: reward(score, rules, ())),
-        objectives={"task": Objective(1.0, values(lambda score: reward(score, rules, ())))},
-        well_formed=values(lambda score: score.format_ok),
-        on_masked=on_masked,
-        gauges=gauges,
+        rewards=Paying(rewarded, gauges=gauges, on_masked=on_masked, tasks=tasks_of(examples)),
         seed=1,
         out=home / "out",
         scratch=home / "scratch",
-        on_metrics=seen.on_metrics,
-        on_checkpoint=seen.on_checkpoint,
+        hooks=seen.hooks,
     )
 
 

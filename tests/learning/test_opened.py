@@ -10,7 +10,7 @@ import pytest
 from transformers import PreTrainedModel
 
 from stages.domain.core.replies import final_answer, opened_by, parse_reply
-from stages.grpo.train import Objective, train_grpo
+from stages.grpo.train import train_grpo
 from stages.lib.inference.generate import generate, rollouts
 from stages.lib.models.load import load_model, save_model
 from stages.lib.models.processor import IGNORE, encode_prompts, render, reply_opening, training_batch
@@ -19,7 +19,7 @@ from stages.sft.train import train_sft
 from stages.tools.suites.engines.local import LocalModel
 from stages.tools.suites.engines.questions import Answer, questions
 from stages.tools.suites.published.choices import strict_choice
-from tests.support.tiny_parts import REPLIES, Seen, frames, grpo_row, sft_row, tinted, tiny
+from tests.support.tiny_parts import REPLIES, Paying, Seen, frames, grpo_row, sft_row, tasks_of, tinted, tiny
 
 OPEN, CLOSED = "<think>\n", "<think>\n\n</think>\n\n"
 #: As in Qwen3.5's small models: no thinking, unless it is asked for.
@@ -83,7 +83,7 @@ def test_sft_completes_the_tag_and_does_not_repeat_it() -> None:
 def sft(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, steps: int) -> None:
     train_sft(
         folder, examples, sft_row(steps=steps, warmup_steps=0, save_steps=steps), stage="sft@opened", seed=1, out=home / "sft",
-        scratch=home / "sft-scratch", on_metrics=seen.on_metrics, on_checkpoint=seen.on_checkpoint,
+        scratch=home / "sft-scratch", hooks=seen.hooks,
     )  # fmt: skip
 
 
@@ -93,10 +93,9 @@ def grpo(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, told
         return [float(parse_reply(reply) is not None) for reply in replies]
 
     train_grpo(
-        folder, examples, grpo_row(steps=1, warmup_steps=0, save_steps=1, max_completion_tokens=24), stage="grpo@opened", reward=reward,
-        objectives={"task": Objective(1.0, reward)},
-        well_formed=lambda _, replies: [parse_reply(reply) is not None for reply in replies],
-        seed=1, out=home / "grpo", scratch=home / "grpo-scratch", on_metrics=seen.on_metrics, on_checkpoint=seen.on_checkpoint,
+        folder, examples, grpo_row(steps=1, warmup_steps=0, save_steps=1, max_completion_tokens=24), stage="grpo@opened",
+        rewards=Paying(reward, well_formed=lambda reply: parse_reply(reply) is not None, tasks=tasks_of(examples)),
+        seed=1, out=home / "grpo", scratch=home / "grpo-scratch", hooks=seen.hooks,
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from stages.lib.models.processor import EncodedPrompt, encode_prompts, modality_
 from stages.lib.training.mixture import Example
 from stages.runtime.paths import AFTER_LAST, POSITIONS
 from tests.support.checkout import ROOT
-from tests.support.tiny_parts import FAMILIES, Seen, tiny
+from tests.support.tiny_parts import FAMILIES, Paying, Seen, tiny
 from tests.support.training import grpo, sft
 from tests.support.video_trainer import config
 
@@ -239,7 +239,7 @@ def test_seconds_keep_their_precision_under_deepspeed(tmp_path: Path, monkeypatc
     trainer = VideoGRPOTrainer(
         encode=lambda keys: encode_prompts(processor, [ASKED[int(key)] for key in keys]),
         model=model,
-        reward_funcs=lambda completions, **_: [0.0 for _ in completions],
+        rewards=Paying(lambda _, completions: [0.0 for _ in completions]),
         args=config(tmp_path, beta=0.0),
         train_dataset=datasets.Dataset.from_dict({"prompt": ["0", "1", "2", "3"]}),
         processing_class=processor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from stages.grpo.resampling import Reserve, dead_groups, replace_groups
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.models.load import save_model
 from stages.lib.models.processor import encode_prompts
-from tests.support.tiny_parts import tiny
+from tests.support.tiny_parts import Paying, tiny
 from tests.support.video_trainer import TOLERANCE, VIDEOS, config, prepared, worst_errors
 
 
@@ -65,7 +66,7 @@ def test_a_resampled_batch_has_right_logps_and_fewer_dead_groups(tmp_path: Path,
     encoded = dict(zip(VIDEOS, encode_prompts(processor, [("What?", VIDEOS[key]) for key in VIDEOS]), strict=True))
     asked: list[str] = []
 
-    def reward(prompts: list[str], completions: list[Any], **_: Any) -> list[float]:
+    def reward(prompts: Sequence[str], _: Any) -> list[float]:
         # Prompts a and b are paid alike whatever is replied; c has two videos, d another size.
         asked.extend(prompts[::2])
         return [0.5 if prompt in "ab" else float(n % 2) for n, prompt in enumerate(prompts)]
@@ -74,7 +75,7 @@ def test_a_resampled_batch_has_right_logps_and_fewer_dead_groups(tmp_path: Path,
         encode=lambda keys: [encoded[key] for key in keys],
         reserve=Reserve(["a", "c", "b", "d"], rounds),
         model=model,
-        reward_funcs=reward,
+        rewards=Paying(reward),
         args=config(tmp_path),
         train_dataset=datasets.Dataset.from_dict({"prompt": list(VIDEOS)}),
         processing_class=processor,

@@ -21,7 +21,7 @@ from stages.grpo.engine import EngineError, VideoEngine, engine_settings, never_
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.models.load import load_model, save_model
 from stages.lib.models.processor import encode_prompts, modality_of
-from tests.support.tiny_parts import frames, tiny
+from tests.support.tiny_parts import Paying, frames, tiny
 
 SHOWN = {"even": (frames(1, 8, (48, 64)),), "odd": (frames(2, 7),), "two": (frames(3, 4), frames(4, 8, (64, 32)))}
 
@@ -185,7 +185,7 @@ def trained(tmp_path: Path, blind: bool) -> tuple[Engine, ProcessorMixin, list[d
         encode=lambda keys: encode_prompts(processor, [(f"number {key}?", videos[key]) for key in keys]),
         request=lambda key: vllm_request(processor, f"number {key}?", (other if blind else videos)[key]),
         model=model,
-        reward_funcs=lambda prompts, completions, **_: [float(len(reply)) for reply in completions],
+        rewards=Paying(lambda _, completions: [float(len(reply)) for reply in completions]),
         args=GRPOConfig(
             output_dir=str(tmp_path / "out"),
             per_device_train_batch_size=4,

@@ -17,7 +17,7 @@ from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.models.processor import encode_prompts
 from stages.params import ParamsError, load_params, parse_params
 from tests.support.checkout import ROOT
-from tests.support.tiny_parts import grpo_row, sft_row, tiny
+from tests.support.tiny_parts import Paying, grpo_row, sft_row, tiny
 from tests.support.video_trainer import VIDEOS, config, gradients
 
 CONTRAST = {"weight": 0.3, "ratio": 0.8, "rollouts": 2, "min_share": 1.0}
@@ -147,7 +147,7 @@ def test_with_one_update_a_generation_gspo_and_clip_higher_change_no_gradient(tm
         trainer = VideoGRPOTrainer(
             encode=lambda keys: encode_prompts(processor, [("What?", VIDEOS[key]) for key in keys]),
             model=model,
-            reward_funcs=lambda completions, **_: [float(n % 3) for n in range(len(completions))],
+            rewards=Paying(lambda _, completions: [float(n % 3) for n in range(len(completions))]),
             args=config(
                 tmp_path,
                 beta=0.0,

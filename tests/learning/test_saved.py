@@ -78,7 +78,7 @@ def test_the_last_state_may_be_what_is_gone(tmp_path: Path, known: Saved) -> Non
 
 
 def test_nothing_is_written_into_a_folder_that_another_process_has_taken_over(tmp_path: Path, known: Saved) -> None:
-    from stages.lib.training.loop import _Watch
+    from stages.lib.training.loop import Hooks, _Watch
 
     def never(*_: object) -> None:
         raise AssertionError
@@ -86,9 +86,7 @@ def test_nothing_is_written_into_a_folder_that_another_process_has_taken_over(tm
     mine = lease.take(tmp_path, "sft@cold-start")
     assert mine is not None
     trainer = SimpleNamespace(accelerator=SimpleNamespace(wait_for_everyone=lambda: None))
-    watch = _Watch(
-        trainer, known, stage="sft@cold-start", scratch=tmp_path, on_metrics=never, on_checkpoint=never, still_ours=mine.check
-    )
+    watch = _Watch(trainer, known, stage="sft@cold-start", scratch=tmp_path, hooks=Hooks(never, never, mine.check))
     step = SimpleNamespace(global_step=6, max_steps=6, is_world_process_zero=True)
     args, saves = SimpleNamespace(output_dir=str(tmp_path / "state")), SimpleNamespace(should_save=True)
     watch.on_step_end(args, step, saves)

@@ -19,7 +19,7 @@ from stages.lib.models.processor import EncodedPrompt, encode_prompts, prompt_ba
 from stages.lib.training.lora import adapters
 from stages.lib.training.mixture import Example
 from stages.params import LoraParams
-from tests.support.tiny_parts import LORA, Seen, frames, tiny
+from tests.support.tiny_parts import LORA, Paying, Seen, frames, tiny
 from tests.support.training import grpo, sft
 from tests.support.video_trainer import VIDEOS, config, prepared
 
@@ -113,7 +113,7 @@ def test_rollouts_of_training_take_nothing_from_a_checkpoints_settings(tmp_path:
         trainer = VideoGRPOTrainer(
             encode=encode,
             model=model,
-            reward_funcs=lambda completions, **_: [float(len(text)) for text in completions],
+            rewards=Paying(lambda _, completions: [float(len(text)) for text in completions]),
             args=config(tmp_path, beta=0.0),
             train_dataset=datasets.Dataset.from_dict({"prompt": list(VIDEOS)}),
             processing_class=processor,

@@ -29,7 +29,7 @@ from stages.lib.models.processor import (
 )
 from stages.lib.training.lora import adapters
 from stages.params import LoraParams
-from tests.support.tiny_parts import LORA, frames, tiny
+from tests.support.tiny_parts import LORA, Paying, frames, tiny
 from tests.support.video_trainer import (
     TOLERANCE,
     VIDEOS,
@@ -77,7 +77,7 @@ def test_logps_equal_a_plain_forward(family: str, tmp_path: Path, lora: dict[str
     trainer = VideoGRPOTrainer(
         encode=encode,
         model=model,
-        reward_funcs=lambda completions, **_: [float(len(text)) for text in completions],
+        rewards=Paying(lambda _, completions: [float(len(text)) for text in completions]),
         args=config(tmp_path),
         train_dataset=datasets.Dataset.from_dict({"prompt": list(VIDEOS)}),
         processing_class=processor,
@@ -151,7 +151,7 @@ def test_placeholders_are_never_sampled(tmp_path: Path) -> None:
     trainer = VideoGRPOTrainer(
         encode=lambda keys: encode_prompts(processor, [("What?", VIDEOS[key]) for key in keys]),
         model=model,
-        reward_funcs=lambda completions, **_: [0.0 for _ in completions],
+        rewards=Paying(lambda _, completions: [0.0 for _ in completions]),
         args=config(tmp_path, beta=0.0, num_iterations=1),
         train_dataset=datasets.Dataset.from_dict({"prompt": list(VIDEOS)}),
         processing_class=processor,
@@ -172,7 +172,7 @@ def test_a_reward_of_none_teaches_nothing(tmp_path: Path, scale: str) -> None:
     trainer = VideoGRPOTrainer(
         encode=lambda keys: encode_prompts(processor, [("What?", VIDEOS[key]) for key in keys]),
         model=model,
-        reward_funcs=lambda completions, **_: given[: len(completions)],
+        rewards=Paying(lambda _, completions: given[: len(completions)]),
         args=config(tmp_path, beta=0.0, num_iterations=1, num_generations=4, scale_rewards=scale),
         train_dataset=datasets.Dataset.from_dict({"prompt": list(VIDEOS)}),
         processing_class=processor,
@@ -196,7 +196,7 @@ def test_rows_without_an_advantage_are_left_out_and_change_no_gradient(
     trainer = VideoGRPOTrainer(
         encode=lambda keys: encode_prompts(processor, [("What?", VIDEOS[key]) for key in keys]),
         model=model,
-        reward_funcs=lambda completions, **_: given[: len(completions)],
+        rewards=Paying(lambda _, completions: given[: len(completions)]),
         args=config(tmp_path, beta=0.0, num_iterations=1, num_generations=4, gradient_accumulation_steps=2, loss_type="dapo"),
         train_dataset=datasets.Dataset.from_dict({"prompt": list(VIDEOS)}),
         processing_class=processor,
@@ -237,7 +237,7 @@ def _frozen(family: str, tmp_path: Path, freezing: bool) -> tuple[VideoGRPOTrain
     trainer = VideoGRPOTrainer(
         encode=lambda keys: encode_prompts(processor, [("What?", VIDEOS[key]) for key in keys]),
         model=model,
-        reward_funcs=lambda completions, **_: [float(n % 3) for n in range(len(completions))],
+        rewards=Paying(lambda _, completions: [float(n % 3) for n in range(len(completions))]),
         args=config(tmp_path, beta=0.0, num_iterations=1, num_generations=4, loss_type="dapo"),
         train_dataset=datasets.Dataset.from_dict({"prompt": list(VIDEOS)}),
         processing_class=processor,
@@ -293,11 +293,19 @@ def test_rollouts_without_a_reward_are_not_in_the_loss(tmp_path: Path, loss: str
     model.config._name_or_path = str(tmp_path / "model")
     given: list[float | None] = [1.0, 0.0, None, 0.5, None, 1.0, None, None]
     told: list[tuple[int, int]] = []
+
+    class Refused(Exception):
+        pass
+
+    def on_masked(masked: int, rollouts: int) -> None:
+        told.append((masked, rollouts))
+        if len(told) == 1:
+            raise Refused
+
     trainer = VideoGRPOTrainer(
         encode=lambda keys: encode_prompts(processor, [("What?", VIDEOS[key]) for key in keys]),
-        on_masked=lambda masked, rollouts: told.append((masked, rollouts)),
+        rewards=Paying(lambda _, completions: given[: len(completions)], on_masked=on_masked),
         model=model,
-        reward_funcs=lambda completions, **_: given[: len(completions)],
         # A KL term: without one, an advantage of 0 would be enough.
         args=config(tmp_path, num_iterations=1, num_generations=4, loss_type=loss),
         train_dataset=datasets.Dataset.from_dict({"prompt": list(VIDEOS)}),
@@ -306,8 +314,10 @@ def test_rollouts_without_a_reward_are_not_in_the_loss(tmp_path: Path, loss: str
     drift(trainer.model)
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 2
+    with pytest.raises(Refused):
+        trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
     inputs = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
-    assert told == [(4, 8)]
+    assert told == [(4, 8)] * 2, "nothing of a step that was broken off is counted in the next"
     kept = [row for row, value in enumerate(given) if value is not None]
     assert not inputs["completion_mask"][[2, 4, 6, 7]].any()
     assert inputs["num_items_in_batch"] == inputs["completion_mask"][kept].sum() > 0
