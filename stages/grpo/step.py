@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
+
 from stages.domain.core.records import Score
 
 
@@ -58,6 +60,25 @@ class StepScores:
     def paid(self) -> list[dict[str, float | None]]:
         """By reply, the value of each objective."""
         return [{name: values[row] for name, values in self.objectives.items()} for row in range(len(self.scores))]
+
+
+@dataclass(frozen=True)
+class Round:
+    """Scored rollouts of one round of generation; a step has one, and one more for each round of dynamic sampling.
+
+    Attributes:
+        scores: of this process's rows.
+        rewards_BK: of the rows of all processes, by objective; NaN: there is none.
+    """
+
+    scores: StepScores
+    rewards_BK: torch.Tensor
+
+    @property
+    def masked_B(self) -> torch.Tensor:
+        """Rollouts of all processes without any reward. They are left out of their group's mean and spread, and their advantage is 0; so
+        is that of a rollout that is the only one of its group with a reward."""
+        return torch.isnan(self.rewards_BK).all(dim=1)
 
 
 class Rewards(Protocol):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,12 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
 from stages.domain.rl.rollouts import Rollout
-from stages.grpo.advantages import TaskScales, normalised, scaled, summed
+from stages.grpo.advantages import TaskScales, normalised, scaled, summed, with_advantage
 from stages.grpo.controls import CONTRAST, VIEWS, Controls, View, contrast_of
 from stages.grpo.engine import VideoEngine, never_sampled
 from stages.grpo.resampling import Reserve, dead_groups, replace_groups
 from stages.grpo.rollout_log import RolloutLog
-from stages.grpo.step import Rewards, StepScores
+from stages.grpo.step import Rewards, Round, StepScores
 from stages.lib.inference.generate import rollouts
 from stages.lib.inference.vision_cache import encode_equal_videos_once
 from stages.lib.models.positions import place_text_behind_videos
@@ -49,25 +48,6 @@ DIGITS = 6
 
 #: Encodes prompts by their keys, in order.
 Encode = Callable[[Sequence[str]], list[EncodedPrompt]]
-
-
-@dataclass(frozen=True)
-class Round:
-    """Scored rollouts of one round of generation; a step has one, and one more for each round of dynamic sampling.
-
-    Attributes:
-        scores: of this process's rows.
-        rewards_BK: of the rows of all processes, by objective; NaN: there is none.
-    """
-
-    scores: StepScores
-    rewards_BK: torch.Tensor
-
-    @property
-    def masked_B(self) -> torch.Tensor:
-        """Rollouts of all processes without any reward. They are left out of their group's mean and spread, and their advantage is 0; so
-        is that of a rollout that is the only one of its group with a reward."""
-        return torch.isnan(self.rewards_BK).all(dim=1)
 
 
 def paid_column(objective: str, *, paid: Sequence[Mapping[str, float | None]], **_: Any) -> list[float | None]:
@@ -404,24 +384,3 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
 def _mean(shares: Sequence[float | None]) -> float | None:
     known = [share for share in shares if share is not None]
     return sum(known) / len(known) if known else None
-
-
-def with_advantage(inputs: dict[str, Any], most_of_any_process: Callable[[int], int]) -> dict[str, Any]:
-    """The rows of a batch that carry a gradient: rollouts of groups whose rewards differ. A third to a half of a good policy's do not.
-
-    Metrics of the loss (entropy, clipping) are then means over these rows. TRL gathers values of each row from all processes, so
-    every process keeps as many rows as the one with the most, and at least one; rows without an advantage fill up.
-    """
-    advantages = inputs["advantages"]
-    carries = advantages.reshape(len(advantages), -1).any(dim=1)
-    count = most_of_any_process(max(1, int(carries.sum().item())))
-    if count == len(advantages):
-        return inputs
-    rows = carries.long().sort(descending=True, stable=True).indices[:count].sort().values
-
-    def chosen(value: Any) -> Any:
-        if isinstance(value, torch.Tensor) and value.ndim and len(value) == len(advantages):
-            return value[rows]
-        return [value[row] for row in rows.tolist()] if isinstance(value, list) and len(value) == len(advantages) else value
-
-    return {name: chosen(value) for name, value in inputs.items()}
