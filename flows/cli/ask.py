@@ -11,6 +11,7 @@ from flows.cli.outside import reader
 from flows.console import show
 from flows.errors import UsageError
 from stages.runtime.plain import plain
+from stages.runtime.project import ProjectError
 
 
 def predict(video: Path, question: str, version: str, model: Path | None) -> None:
@@ -29,7 +30,7 @@ def predict(video: Path, question: str, version: str, model: Path | None) -> Non
     else:
         try:
             session = reader()
-        except UsageError as error:
+        except (UsageError, ProjectError) as error:
             asking.look(video)
             raise UsageError(f"{error}; or name a folder that `vidbridge export` wrote: --model FOLDER") from error
         said = asking.predict(session, video, question, version, _tell)

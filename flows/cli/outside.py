@@ -23,6 +23,7 @@ def reader() -> Session:
     """The project, entered; outside of one the cache folder, where the environment says which registry is meant.
 
     Raises:
+        ProjectError: ``VIDBRIDGE_PROJECT`` names a folder that is not a project.
         UsageError: neither; or the registry is a file that is not there, or that is named from a project's folder.
         TrackingError: the cache folder cannot be used.
     """

@@ -17,6 +17,7 @@ from flows.cli import champion
 from flows.cli.outside import reader
 from flows.errors import UsageError
 from stages.runtime.paths import DATABASE
+from stages.runtime.project import ProjectError
 from stages.tracking.lineage.cache import REMOTE_VARIABLE, Source, open_content, parse_source
 from stages.tracking.lineage.cache_folder import CACHE_VARIABLE, SIZE_VARIABLE, TAG_FILE, cache_folder, is_cache, kept, prune
 from stages.tracking.lineage.listing import ListError
@@ -166,7 +167,7 @@ def test_what_is_missing_is_one_sentence(
             monkeypatch.setenv(name, value)
     else:
         change(cache)
-    with pytest.raises((UsageError, TrackingError), match=sentence) as said:
+    with pytest.raises((UsageError, ProjectError, TrackingError), match=sentence) as said:
         reader()
     assert "\n" not in str(said.value)
 
