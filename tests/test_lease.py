@@ -215,7 +215,13 @@ def test_a_lease_that_stops_a_take_over_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(lease, "_REFUSED_OFTEN", 1)
-    monkeypatch.setattr(lease, "_say", lambda text: (print(text), (tmp_path / "lease/1").unlink()) if "cannot" in text else None)
+
+    def say(text: str) -> None:
+        if "cannot" in text:
+            print(text)
+            (tmp_path / "lease/1").unlink()
+
+    monkeypatch.setattr(lease, "_say", say)
     _left(tmp_path, 1, "a", host="lost")
     _left(tmp_path, 3, "c", after="b")
     with lease.held(tmp_path, "grpo@bridge"):
@@ -229,17 +235,25 @@ def test_an_error_of_the_file_system_is_not_the_loss_of_the_folder(
     with lease.held(tmp_path, "grpo@bridge") as mine:
         own = tmp_path / "lease/1"
         text = own.read_text()
-        own.unlink()
-        own.mkdir()  # EISDIR, where a network file system says ESTALE or EIO
+        # EISDIR, where a network file system says ESTALE or EIO. In one step each way: a look that finds no file is a loss.
+        (tmp_path / "elsewhere").symlink_to(tmp_path)
+        (tmp_path / "elsewhere").replace(own)
         mine.check()
+        said, deadline = "", time.monotonic() + 20
+        while "(Is a directory)" not in said:
+            assert time.monotonic() < deadline, f"no word of the directory within 20 s, but {said!r}"
+            time.sleep(0.05)
+            said += capsys.readouterr().err
         time.sleep(0.15)
         assert mine._thread.is_alive()
-        assert capsys.readouterr().err.count("the sign of life cannot be given (Is a directory)") == 1
-        own.rmdir()
-        own.write_text(text)
-        before = (tmp_path / "lease/1.beat").read_text()
-        time.sleep(0.15)
-        assert (tmp_path / "lease/1.beat").read_text() > before
+        assert (said + capsys.readouterr().err).count("the sign of life cannot be given (Is a directory)") == 1
+        (tmp_path / "back").write_text(text)
+        (tmp_path / "back").replace(own)
+        beat, deadline = tmp_path / "lease/1.beat", time.monotonic() + 20
+        before = beat.read_text()
+        while beat.read_text() <= before:
+            assert time.monotonic() < deadline, f"no sign of life after {before} within 20 s"
+            time.sleep(0.05)
         own.write_text(text.replace(mine.token, "another"))
         with pytest.raises(LeaseLost):
             mine.check()
