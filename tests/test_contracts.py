@@ -63,7 +63,11 @@ def closure(path: Path) -> set[str]:
             continue
         seen.add(file)
         waiting += imports(file)
-    return {file.relative_to(ROOT).as_posix() for file in seen if file.name != "__init__.py"}
+    return {file.relative_to(ROOT).as_posix() for file in seen if file.name != "__init__.py" or holds_code(file)}
+
+
+def holds_code(file: Path) -> bool:
+    return len(ast.parse(file.read_text(encoding="utf-8")).body) > 1
 
 
 def dvc_stages() -> dict[str, dict[str, Any]]:

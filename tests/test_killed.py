@@ -15,7 +15,8 @@ import psutil
 import pytest
 import yaml
 
-from stages.domain.core.records import SPLITS, TASK_NAMES, Clip, Sample
+from stages.domain.core.records import SPLITS, Clip, Sample
+from stages.domain.tasks import TASK_NAMES
 from stages.domain.tasks.synthesis import synthesise
 from stages.ingest.examine import journal_file
 from stages.lib.rows.jsonl import read_rows

@@ -16,6 +16,8 @@ import pytest
 
 from stages.domain.core.records import Clip, Reject
 from stages.domain.tasks import mcqa
+from stages.domain.tasks.partners import ring_of
+from stages.domain.tasks.task import Context
 from stages.ingest.clips import Media, to_clip
 from stages.lib.annotations.annotation import Annotation
 from stages.lib.annotations.formats import read_source
@@ -69,7 +71,7 @@ def test_overlapping_events_are_asked_one_question(tmp_path: Path) -> None:
     assert found.samples["mcqa"] == 1
     settings = load_params(RECIPE).synthesize.tasks.mcqa
     assert settings is not None
-    ((sample,), _) = mcqa.make(found.clips[0], settings.model_copy(update={"per_clip": 9}), 16, 7)
+    ((sample,), _) = mcqa.make(found.clips[0], settings.model_copy(update={"per_clip": 9}), Context(16, 7, ring_of(())))
     assert sample.question == 'Which of these happens right after "a dog barks"?'
     assert sample.options[ord(sample.reference) - ord("A")] == "a door opens"
 
@@ -195,7 +197,7 @@ def _unclear_questions(clip: Clip) -> dict[str, int]:
     spans = {event.caption: event.span for event in clip.events}
     asked = unclear = 0
     settings = mcqa.Settings(per_clip=99, from_events=True)
-    for sample in mcqa.make(clip, settings, 16, 7)[0]:
+    for sample in mcqa.make(clip, settings, Context(16, 7, ring_of(())))[0]:
         right = spans[sample.options[ord(sample.reference) - ord("A")]]
         others = [span for caption, span in spans.items() if span is not right]
         asked += 1

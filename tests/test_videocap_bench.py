@@ -12,8 +12,10 @@ from benchmarks.arms import over_seeds
 from stages.domain.core.records import Clip, Event, Sample, Score, Span, Subject
 from stages.domain.core.replies import render_reply
 from stages.domain.tasks import structured_caption
+from stages.domain.tasks.partners import ring_of
 from stages.domain.tasks.rewards import Referee
 from stages.domain.tasks.scoring import score_reply
+from stages.domain.tasks.task import Context
 from stages.lib.judging.embedder import LexicalEmbedder
 from stages.params import load_params, parse_params
 from tests.support.builders import JUDGE
@@ -40,7 +42,7 @@ def samples(count: int) -> list[Sample]:
             ),
             subjects=(Subject(name="bar", attributes=("red",), actions=("rises", "grows")),),
         )  # fmt: skip
-        made += structured_caption.make(clip, structured_caption.Settings(per_clip=1), sampled_frames=8, seed=0)[0]
+        made += structured_caption.make(clip, structured_caption.Settings(per_clip=1), Context(8, 0, ring_of(())))[0]
     return made
 
 

@@ -72,7 +72,7 @@ def check(root: Path | None, folder: Path, annotation_format: str | None, annota
 
 def export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Sequence[str], limit: int | None) -> None:
     """Write samples for other tools, and say what was written and how it is read."""
-    from stages.domain.core.records import TASK_NAMES
+    from stages.domain.tasks import TASK_NAMES
     from stages.tools.dataset.export import KINDS
     from stages.tools.dataset.export import export as write
 

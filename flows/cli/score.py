@@ -56,17 +56,18 @@ def annotations_at(place: str, benchmark: str) -> Path:
         UsageError: there is no such benchmark.
         AnnotationError: the hub does not give them.
     """
-    from stages.tools.suites.score import BENCHMARKS, HUB, fetched
+    from stages.tools.suites.published.hub import SCHEME, fetched
+    from stages.tools.suites.published.registry import BENCHMARKS
 
     check_benchmark(benchmark)
-    return fetched(place, BENCHMARKS[benchmark].files) if place.startswith(HUB) else Path(place).expanduser().resolve()
+    return fetched(place, BENCHMARKS[benchmark].files) if place.startswith(SCHEME) else Path(place).expanduser().resolve()
 
 
 def check_benchmark(name: str) -> None:
     """Raises:
     UsageError: there is no such benchmark.
     """
-    from stages.tools.suites.score import BENCHMARKS
+    from stages.tools.suites.published.registry import BENCHMARKS
 
     if name not in BENCHMARKS:
         raise UsageError(f"--benchmark: {name!r} is unknown; choose among {', '.join(BENCHMARKS)}")

@@ -10,6 +10,7 @@ from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
 
+from stages.domain.tasks import mix_vid_qa
 from stages.lib.rows.jsonl import write_json
 from stages.lib.rows.samples import frame_loader, sheet_samples
 from stages.params import Params, SynthesizeParams, load_params
@@ -66,7 +67,7 @@ def _write(settings: SynthesizeParams, scratch: Path, made: Made) -> Writer | No
     with (paths.SAMPLES / paths.REJECTS_FILE).open("a", encoding="utf-8") as rejects:
         for split, rows in set_aside.items():
             if rows:
-                made.samples[split]["mix_vid_qa"] -= len(rows)
+                made.samples[split][mix_vid_qa.NAME] -= len(rows)
                 made.rejects.update(row.reason for row in rows)
                 rejects.writelines(row.model_dump_json(exclude_none=True) + "\n" for row in rows)
     sort_rejects(paths.SAMPLES / paths.REJECTS_FILE)

@@ -6,16 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.domain.core.records import TASK_NAMES, Sample, TaskName
+from stages.domain.core.records import Sample, TaskName
 from stages.domain.rl.difficulty import DropRules, Rolled, Verdict, counts, judged
-from stages.domain.tasks import caption
-from tests.support.builders import SETTINGS, clip
+from stages.domain.tasks import TASK_NAMES, caption
+from stages.domain.tasks.partners import ring_of
+from stages.domain.tasks.task import Context
+from tests.support.builders import clip
 
 RULES = DropRules(drop_always_right=True, min_spread=0.1)
 
 
 def sample(task: TaskName = "mcqa") -> Sample:
-    (made,), _ = caption.make(clip(), SETTINGS.caption or caption.Settings(per_clip=1), 8, 0)
+    (made,), _ = caption.make(clip(), caption.Settings(per_clip=1), Context(8, 0, ring_of(())))
     return made.model_copy(update={"task": task, "sample_id": f"{task}/c0"})
 
 

@@ -15,7 +15,9 @@ from stages.domain.rl.gauges import alarms, measure
 from stages.domain.rl.groups import exceeds, paid_alike
 from stages.domain.rl.shaping import LengthReward, TemporalContrast, contrast_paid, length_paid
 from stages.domain.tasks import caption
-from tests.support.builders import SETTINGS, clip, rules
+from stages.domain.tasks.partners import ring_of
+from stages.domain.tasks.task import Context
+from tests.support.builders import clip, rules
 
 NAN = math.nan
 
@@ -62,7 +64,7 @@ def test_exceeds_by_more_than_rounding() -> None:
 
 
 def _sample():
-    (made,), _ = caption.make(clip(), SETTINGS.caption or caption.Settings(per_clip=1), 8, 0)
+    (made,), _ = caption.make(clip(), caption.Settings(per_clip=1), Context(8, 0, ring_of(())))
     return made
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.domain.core.records import TASK_NAMES, Score
+from stages.domain.core.records import Score
 from stages.domain.core.replies import render_reply
+from stages.domain.tasks import TASK_NAMES
 from stages.domain.tasks.rewards import own_words
 from stages.domain.tasks.scoring import objective_weights, objectives, reward, score_reply
 from stages.params import load_params

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 
-from stages.domain.core.records import TASK_NAMES
 from stages.domain.core.replies import render_reply
+from stages.domain.tasks import TASK_NAMES
 from stages.domain.tasks.scoring import score_reply
 from stages.tools.suites.mathematics import same_mathematics
 from stages.tools.suites.released import released_letter, score_as_released

@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 from pydantic import ValidationError
 
-from stages.domain.core.records import TASK_NAMES, Clip, Event, Sample, Span
+from stages.domain.core.records import Clip, Event, Sample, Span
 from stages.domain.core.timeline import conformed_frame, conformed_frames, resolve, sample_indices, segment_counts
-from stages.domain.tasks import dark_event_infer, mix_vid_qa
+from stages.domain.tasks import TASK_NAMES, dark_event_infer, mix_vid_qa
 from stages.domain.tasks.lexicon import COLOURS, SHAPES, VERBS
 from stages.domain.tasks.synthesis import TaskSettings, synthesise
 from tests.support.builders import SETTINGS, clip

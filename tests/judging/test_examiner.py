@@ -8,7 +8,7 @@ import pytest
 
 from stages.domain.core.records import Verdict
 from stages.tools.suites.asked_of_judges import Agreement
-from stages.tools.suites.examiner import AskingExaminer, RuleExaminer, examined
+from stages.tools.suites.examiner import AskingExaminer, EndpointExaminer, RuleExaminer
 from tests.support.attacks import ATTEMPTS
 from tests.support.judge_parts import endpoint_judge
 from tests.support.judge_server import Asked, Fault, JudgeServer
@@ -34,7 +34,7 @@ def test_no_caption_leaves_its_fence(server: JudgeServer, tmp_path: Path, attemp
         "answer_from": lambda asked: {"answer": asked.inside["description"]},
         "agrees": _same,
     }
-    judge = AskingExaminer(endpoint_judge(server, tmp_path))
+    judge = endpoint_judge(server, tmp_path, kind=EndpointExaminer)
     assert judge.extract_objects(attempt) == (attempt,)
     assert judge.shows(attempt, attempt).score == 1
     assert judge.answer_from("what?", attempt) == attempt.strip()
@@ -49,7 +49,7 @@ def _same(asked: Asked) -> dict[str, object]:
 
 def test_what_a_judge_cannot_say_is_no_zero(server: JudgeServer, tmp_path: Path) -> None:
     server.always = Fault(content='{"objects": "many"}')
-    judge = endpoint_judge(server, tmp_path)
+    judge = endpoint_judge(server, tmp_path, kind=EndpointExaminer)
 
     def asked(examiner: object) -> list[object]:
         assert isinstance(examiner, AskingExaminer)
@@ -60,6 +60,6 @@ def test_what_a_judge_cannot_say_is_no_zero(server: JudgeServer, tmp_path: Path)
             examiner.agrees("a", "b", "c"),
         ]
 
-    found = examined(judge, asked)
+    found = judge.score_many(asked)
     assert all(isinstance(one, Verdict) and one.outcome == "invalid" for one in found)
     assert server.requests == 4, "all of them side by side, each once"

@@ -15,7 +15,7 @@ from stages.domain.core.records import Verdict
 from stages.lib.judging.prompts import FORMS, ask_covers, fenced, read_answer
 from stages.synthesize import writer_prompts
 from stages.tools.suites import examiner
-from stages.tools.suites.examiner import AskingExaminer, examined
+from stages.tools.suites.examiner import AskingExaminer, EndpointExaminer
 from tests.support.attacks import ATTEMPTS
 from tests.support.builders import SAMPLES
 from tests.support.judge_parts import endpoint_judge
@@ -110,7 +110,7 @@ def test_a_judge_of_every_kind_may_think_and_fence(server: JudgeServer, tmp_path
 
     def asked(kind: str, ask: Callable[[AskingExaminer], object]) -> object:
         server.always = as_they_are(said[kind])
-        return examined(endpoint_judge(server, tmp_path), ask)  # type: ignore[arg-type]
+        return endpoint_judge(server, tmp_path, kind=EndpointExaminer).score_many(ask)  # type: ignore[arg-type]
 
     assert asked("objects", lambda one: one.extract_objects("a")) == ("a red bar",)
     shown = asked("shows", lambda one: one.shows("a", "b"))

@@ -12,9 +12,11 @@ import pytest
 from stages.domain.core.records import Reject, Sample, TaskName
 from stages.domain.core.replies import render_reply
 from stages.domain.tasks import mix_vid_qa
-from stages.domain.tasks.mix_vid_qa import UNWRITTEN, make_unwritten, ring_of
+from stages.domain.tasks.mix_vid_qa import UNWRITTEN, make_unwritten
+from stages.domain.tasks.partners import ring_of
 from stages.domain.tasks.scoring import score_reply
 from stages.domain.tasks.synthesis import synthesise
+from stages.domain.tasks.task import Context
 from stages.lib.judging.rule import RuleJudge
 from stages.lib.rows.jsonl import read_rows, write_rows
 from stages.params import SynthesizeParams, WriterParams
@@ -275,14 +277,14 @@ def test_of_an_excerpt_only_what_it_shows_is_told() -> None:
     short = SETTINGS.mix_vid_qa
     assert short is not None
     short = short.model_copy(update={"max_clip_s": 4, "max_piece_s": 1, "per_clip": 1})
-    (sample,), _ = mix_vid_qa.make(long, ring_of([long, CLIPS["c1"]]), short, 32, 7)
+    (sample,), _ = mix_vid_qa.make(long, short, Context(32, 7, ring_of([long, CLIPS["c1"]])))
     told = telling(mix_vid_qa.shown_part(long, sample.timeline))
     assert "In all: " not in told
     assert sample.reference in told
     assert told.count("Event ") == 1
     assert "; " not in told, "what the subject does may lie outside"
     untold = long.model_copy(update={"label": None, "subjects": (), "events": ()})
-    nothing, rejects = make_unwritten(untold, ring_of([untold, CLIPS["c1"]]), short, 32, 7)
+    nothing, rejects = make_unwritten(untold, short, Context(32, 7, ring_of([untold, CLIPS["c1"]])))
     assert (nothing, [reject.reason for reject in rejects]) == ([], ["piece-not-shown"])
 
 

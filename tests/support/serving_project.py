@@ -79,7 +79,7 @@ def save_taught_model(videos: Path, folder: Path) -> None:
     """Overfit a tiny model, in a second or two, to say what colour the videos of `make_videos` are."""
     params = load_params(ROOT / "params.yaml")
     model, processor = tiny("qwen2_5_vl")
-    prompt = render_prompt(QUESTION, "caption", params.prompt)
+    prompt = render_prompt(QUESTION, params.prompt)
     shown = [(prompt, [load_video(videos / f"{colour}.mp4", params.synthesize.sampled_frames)]) for colour in COLOURS]
     batch = training_batch(processor, encode_prompts(processor, shown), REPLIES)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)

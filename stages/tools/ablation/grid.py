@@ -18,6 +18,7 @@ from stages.domain.core.digest import digest
 from stages.domain.core.records import Clip, Record, Sample, Score, TaskName
 from stages.domain.statistics.bootstrap import Design, Interval, mean_interval
 from stages.domain.statistics.metrics import Shown, clips_shown, mean_over_tasks, task_results
+from stages.domain.tasks import task_of
 from stages.lib.evaluation.results import PolicyScores
 from stages.lib.rows.jsonl import iterate_rows, read_json, read_record, read_rows
 from stages.lib.rows.samples import InputError
@@ -360,8 +361,8 @@ def figure(grid: Grid) -> str:
                 over_x, over_y, xerr=bar_x, yerr=bar_y, fmt=marker, markersize=8, capsize=2, linewidth=1, alpha=0.9, color=colour,
                 label=titles[change.after],
             )  # fmt: skip
-        axis.set_xlabel(f"{_AXES.get(x, x)}: change from the start")
-        axis.set_ylabel(f"{_AXES.get(y, y)}: change from the start")
+        axis.set_xlabel(f"{_axis(x)}: change from the start")
+        axis.set_ylabel(f"{_axis(y)}: change from the start")
         axis.set_title(f"{grid.recipe}, {len(grid.seeds)} seeds: what each training changed", fontsize=11)
         axis.grid(alpha=0.2)
         axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), title="trained on")
@@ -375,17 +376,17 @@ def _point(gain: Gain) -> tuple[float, list[list[float]]]:
     return interval.mean, [[interval.mean - interval.low], [interval.high - interval.mean]]
 
 
+def _axis(name: str) -> str:
+    """The title of a task, or of a part of its score, in a figure."""
+    task, _, part = name.partition("/")
+    titles = {part.name: part.title for part in task_of(task).parts}
+    return (titles.get(part) or name) if part else task_of(task).title
+
+
 def _looks(count: int) -> list[tuple[str, str]]:
     """A colour and a mark for each of so many points; no two alike."""
     return [(_COLOURS[n % len(_COLOURS)], _MARKERS[n // len(_COLOURS) + n % 3]) for n in range(count)]
 
 
-#: What an axis is called in a figure; others by their own name.
-_AXES = {
-    "mcqa": "answering questions (multiple choice)",
-    "caption": "describing videos (caption)",
-    "structured_caption/thinking": "the analysis (T-score)",
-    "structured_caption/caption": "the caption (E-score)",
-}
 _MARKERS = ("o", "s", "D", "^", "v", "P")
 _COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e")

@@ -90,5 +90,5 @@ def card(explanation: Explanation, usage: Usage, config: Mapping[str, Any]) -> s
         positions=_POSITIONS.get(str(config.get(POSITIONS)), _UNKNOWN_POSITIONS) if own_time else _GRID_A_FRAME,
         counts_otherwise=own_time and config.get(POSITIONS) in _POSITIONS,
         # As Python writes it, for the example.
-        prompt=repr(render_prompt("What happens first?", usage.default_task, usage.prompt)),
+        prompt=repr(render_prompt("What happens first?", usage.prompt, analysed=usage.analysed)),
     )

@@ -92,7 +92,7 @@ def _ask(folder: Path, usage: Usage, video: Path, question: str) -> Prediction:
     use_threads()
     model, processor = load_model(folder, usage.model.precision)
     model.to(device())  # type: ignore[arg-type]
-    prompt = render_prompt(question, usage.default_task, usage.prompt)
+    prompt = render_prompt(question, usage.prompt, analysed=usage.analysed)
     try:
         text = generate(model, processor, [(prompt, frames)], max_new_tokens=usage.max_new_tokens, batch_size=1)[0]
     except UnfitFramesError as error:

@@ -5,25 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from stages.domain.core.digest import digest
 from stages.lib.judging.batch import check_judged, usage_of
-from stages.lib.judging.build import judge_of
 from stages.params import Params
-from stages.runtime.endpoints import JudgeError
 from stages.tools.suites.asked_of_judges import Examiner
-from stages.tools.suites.examiner import examined
-from stages.tools.suites.published.benchmark import AnnotationError, Benchmark, Item, Mark, PredictionError, Questions, SuiteError
-from stages.tools.suites.published.hub import SCHEME as HUB
-from stages.tools.suites.published.hub import fetched
+from stages.tools.suites.examiner import examiner_of
+from stages.tools.suites.published.benchmark import AnnotationError, Benchmark, Item, Mark, PredictionError, Questions
 from stages.tools.suites.published.paired import overall_differences, paired
 from stages.tools.suites.published.predictions import read_predictions
 from stages.tools.suites.published.registry import BENCHMARKS
 from stages.tools.suites.published.table import baseline_replies, cells, overall
 from stages.tools.suites.results import Against, BenchmarkScores, ControlScores, SetAside
-
-__all__ = ["BENCHMARKS", "HUB", "JudgeError", "SuiteError", "fetched", "read_questions", "score"]
 
 #: Marks of one set of replies, by scoring, one for each of its items.
 Marks = dict[str, list[Mark]]
@@ -68,16 +62,14 @@ def score(
         for view, said in (controls or {}).items()
     }
     sets |= {f"control: {view}": said for view, said in shown.items()}
-    judge = judge_of(params.judge) if benchmark.judged else None
-
-    def work(examiner: Examiner) -> dict[str, Marks]:
-        return {who: _marks(benchmark, _those(items, said), said, examiner) for who, said in sets.items()}
-
-    # Scored by rule, nobody is asked.
-    marks = work(cast("Examiner", None)) if judge is None else examined(judge, work)
+    judge = examiner_of(params.judge) if benchmark.judged else None
     files = {"predictions": predictions, "against": against}
-    if judge is not None:
-        files = {"predictions": predictions, "against": against}
+    if judge is None:
+        marks = {who: _by_rule(benchmark, _those(items, said), said) for who, said in sets.items()}
+    else:
+        marks = judge.score_many(
+            lambda judge: {who: _by_judge(benchmark, _those(items, said), said, judge) for who, said in sets.items()}
+        )
         # What a score is held against counts too: a mean over the few that a judge answered before it went down is none.
         for who, replies in sets.items():
             unjudged = max(sum(mark.parts is None for mark in each) for each in marks[who].values())
@@ -202,5 +194,9 @@ def _reads(benchmark: Benchmark[Any], path: Path) -> bool:
     return True
 
 
-def _marks(benchmark: Benchmark[Any], items: Sequence[Item[Any]], said: Mapping[str, str], examiner: Examiner) -> Marks:
-    return {scoring.name: [scoring.mark(item, said[item.item_id], examiner) for item in items] for scoring in benchmark.scorings}
+def _by_rule(benchmark: Benchmark[Any], items: Sequence[Item[Any]], said: Mapping[str, str]) -> Marks:
+    return {scoring.name: [scoring.mark(item, said[item.item_id]) for item in items] for scoring in benchmark.by_rule}
+
+
+def _by_judge(benchmark: Benchmark[Any], items: Sequence[Item[Any]], said: Mapping[str, str], judge: Examiner) -> Marks:
+    return {scoring.name: [scoring.mark(item, said[item.item_id], judge) for item in items] for scoring in benchmark.by_judge}

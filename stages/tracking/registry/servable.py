@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field, ValidationError
 
 from stages.domain.core.prompts import PromptTexts
-from stages.domain.core.records import Record, TaskName
+from stages.domain.core.records import Record
+from stages.domain.tasks import KnownTask, task_of
 from stages.params import ModelParams, Params
 from stages.runtime import paths
 from stages.tracking.lineage.cache import parse_source
@@ -46,14 +47,14 @@ class Usage(Record):
     #: What it was trained from, and the precision in which it is evaluated.
     model: ModelParams
     #: Tasks of the row that made it; none for a base model.
-    tasks: tuple[TaskName, ...]
+    tasks: tuple[KnownTask, ...]
     #: Its videos were generated shapes.
     generated_corpus: bool
 
     @property
-    def default_task(self) -> TaskName:
-        """What a question is taken for that names no task: it decides which instruction follows it."""
-        return "structured_caption" if self.tasks == ("structured_caption",) else "caption"
+    def analysed(self) -> bool:
+        """Whether the thinking on a question that names no task is to be an analysis: the row was trained on nothing else."""
+        return bool(self.tasks) and all(task_of(task).analysed for task in self.tasks)
 
     @property
     def caution(self) -> str | None:
