@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +17,6 @@ from flows.errors import UsageError
 from flows.recipes import params_or_default
 from flows.repro.names import is_utf8, unstorable_names
 from stages.domain.core.records import SPLITS, Reject
-from stages.params import SourceFormat
 from stages.runtime.plain import one_line
 
 #: Rejects that are shown for each reason, unless all are asked for.
@@ -29,8 +28,6 @@ def check(root: Path | None, folder: Path, annotation_format: str | None, annota
     from stages.tools.dataset.check import SourceError
     from stages.tools.dataset.check import check as examine
 
-    if annotation_format is not None:
-        _among("--format", [annotation_format], get_args(SourceFormat))
     if not is_utf8(str(folder)):
         raise UsageError(f"folder: {str(folder)!r}: its name is not UTF-8; rename it")
     params, out = params_or_default(root), show.console()
@@ -39,6 +36,8 @@ def check(root: Path | None, folder: Path, annotation_format: str | None, annota
     except SourceError as error:
         # As it was typed here.
         told = str(error).replace("ingest.source", "folder").replace("ingest.annotations", "--annotations")
+        if annotation_format is not None:
+            told = told.replace("ingest.format", "--format")
         raise UsageError(told) from error
     if root is None:
         out.print(f"no project here: with the parameters of the recipe {params.recipe}")

@@ -635,7 +635,7 @@ def ui(
 def data_check(
     folder: Annotated[Path, typer.Argument(help="Folder with videos and their annotations.")],
     format: Annotated[
-        str | None, typer.Option(help="jsonl, coin, kinetics, activitynet_captions or vidbridge_r1; ingest.format when left out.")
+        str | None, typer.Option(help="A name that ingest.format may have; an unknown one is answered with all of them.")
     ] = None,
     annotations: Annotated[
         str | None, typer.Option(help="The annotation file in it; the format's usual one when left out.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -17,7 +17,7 @@ from stages.domain.core.records import Exact, Split
 from stages.domain.rl.difficulty import DropRules
 from stages.domain.rl.shaping import LengthReward, TemporalContrast
 from stages.domain.tasks import KnownTask, mix_vid_qa, structured_caption, task_of
-from stages.domain.tasks.rewards import RewardRules
+from stages.domain.tasks.rewards import Likeness, RewardRules
 from stages.domain.tasks.synthesis import TaskSettings
 from stages.errors import VidbridgeError
 from stages.runtime import paths
@@ -44,7 +44,6 @@ GaugeName = Literal[
 ]
 
 
-SourceFormat = Literal["jsonl", "coin", "kinetics", "activitynet_captions", "vidbridge_r1"]
 _MOST_COMPLAINTS = 20
 _QUOTED_CHARACTERS = 300
 
@@ -94,7 +93,7 @@ class IngestParams(Table):
     #: A folder with videos and their annotations; ``data/corpus`` is the generated one. Relative to the project or absolute.
     source: str = Field(min_length=1)
     #: How the annotations are written (:mod:`stages.lib.annotations.formats`), and in which file of the folder; None: the format's usual one.
-    format: SourceFormat
+    format: str
     annotations: str | None
     #: Shares of the source videos that go to validation and test where the annotations name no split.
     validation_share: Share
@@ -860,13 +859,16 @@ def parse_params(raw: object, name: str = "params") -> Params:
 
 def _field(loc: tuple[int | str, ...]) -> str:
     # Pydantic puts the tag of a discriminated union into the location; a reader looks for the key.
-    tags = {
-        "model": ("tiny", "pretrained"),
-        "judge": ("rule", "rule_on_real_text", "openai"),
-        "embedder": ("lexical", "sentence_transformers"),
-    }
-    loc = tuple(part for n, part in enumerate(loc) if n == 0 or part not in tags.get(str(loc[n - 1]), ()))
+    loc = tuple(part for n, part in enumerate(loc) if n == 0 or part not in _TAGS.get(str(loc[n - 1]), ()))
     return ".".join(_quoted(part, str) for part in loc) + (": " if loc else "")
+
+
+def _kinds(union: Any) -> frozenset[str]:
+    members = get_args(get_args(union)[0])
+    return frozenset(kind for member in members for kind in get_args(member.model_fields["kind"].annotation))
+
+
+_TAGS = {"model": _kinds(ModelParams), "judge": _kinds(JudgeParams), "embedder": _kinds(Likeness)}
 
 
 def _quoted(value: object, form: Callable[[object], str] = repr) -> str:

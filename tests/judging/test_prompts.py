@@ -62,6 +62,14 @@ def test_the_schema_is_closed_and_asks_for_every_key(form: Form) -> None:
     schema = Question(form, "", 0).response_format["json_schema"]["schema"]
     assert schema["additionalProperties"] is False
     assert schema["required"] == list(schema["properties"])
+    assert schema.get("description", "") == form.about, "docstrings are not sent: verdicts are kept by all that is sent"
+
+
+def test_a_task_that_is_not_marked_is_not_asked_about() -> None:
+    with pytest.raises(ValueError, match="mcqa: a judge has no instruction to mark by 'right'; give its Task a `marking`"):
+        ask_right(SAMPLES["mcqa"], REPLY)
+    with pytest.raises(ValueError, match="mix_vid_qa: a judge has no instruction to mark by 'covers'"):
+        ask_covers(SAMPLES["mix_vid_qa"], REPLY)
 
 
 def test_answers_are_read_strictly() -> None:

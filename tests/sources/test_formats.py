@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from stages.lib.annotations.annotation import Annotation, SourceError
-from stages.lib.annotations.formats import FORMATS, read_source
+from stages.lib.annotations.formats import read_source
 from stages.params import IngestParams
 from tests.support.siblings import CASES
 
@@ -77,8 +77,9 @@ def put(folder: Path, name: str, text: str, *videos: str) -> Path:
     return folder
 
 
-def test_the_parameter_knows_every_format() -> None:
-    assert set(get_args(IngestParams.model_fields["format"].annotation)) == set(FORMATS)
+def test_a_format_that_is_not_read_is_answered_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"^ingest\.format: 'coins' is not a format that is read; name one of jsonl, coin, "):
+        read(tmp_path, "coins")
 
 
 def test_coin_gives_timed_steps_and_finds_videos_where_the_download_script_puts_them(tmp_path: Path) -> None:
