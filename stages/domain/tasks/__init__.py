@@ -8,7 +8,13 @@ from stages.domain.tasks import caption, dark_event_infer, mcqa, mix_vid_qa, str
 from stages.domain.tasks.task import Task
 
 #: Every task. Tables and pages list them in this order.
-TASKS: tuple[Task[Any], ...] = (dark_event_infer.TASK, mix_vid_qa.TASK, mcqa.TASK, caption.TASK, structured_caption.TASK)
+TASKS: tuple[Task[Any], ...] = (
+    dark_event_infer.TASK,
+    mix_vid_qa.TASK,
+    mcqa.TASK,
+    caption.TASK,
+    structured_caption.TASK,
+)
 TASK_NAMES = tuple(task.name for task in TASKS)
 
 if TYPE_CHECKING:
