@@ -64,7 +64,7 @@ app.add_typer(scratch_app, name="scratch")
 FAILURE, PIPE_CLOSED = 1, 141
 
 BenchmarkOption = Annotated[
-    str, typer.Option(help="video-mme, mvbench, dream-1k, vdc, carebench, dark-event-infer-test or mix-vid-qa-test.")
+    str, typer.Option(help="A public benchmark, such as video-mme; an unknown name is answered with all of them.")
 ]
 AnnotationsOption = Annotated[
     str,
@@ -635,7 +635,10 @@ def ui(
 def data_check(
     folder: Annotated[Path, typer.Argument(help="Folder with videos and their annotations.")],
     format: Annotated[
-        str | None, typer.Option(help="A name that ingest.format may have; an unknown one is answered with all of them.")
+        str | None,
+        typer.Option(
+            help="How annotations are written, such as coin; ingest.format when left out. An unknown name is answered with all."
+        ),
     ] = None,
     annotations: Annotated[
         str | None, typer.Option(help="The annotation file in it; the format's usual one when left out.")

@@ -100,14 +100,12 @@ _TRY = Form(
     + _AS_JSON
     + '{"answer": …}.',
     Tried,
-    about="An answer by somebody who sees no video.",
 )
 _WATCHING = (
     "You write how a careful viewer thinks before answering a question about a video."
     + _FENCED
     + "`question` is what the viewer is asked, `seen` what the video shows, in order; the viewer has no text, only the picture. "
 )
-_ABOUT_ANALYSES = "Of a structured caption, whose thinking is JSON: rendered here, it is well-formed."
 _AS_VIEWER = (
     " Think in the viewer's place: say what is seen, in the order in which it is seen, and how the answer follows from it. Claim"
     " nothing that `seen` does not bear out. Never speak of notes, captions, lists, texts or of being told anything."
@@ -119,7 +117,7 @@ _ANALYSIS = _AS_JSON + '{"subjects": [{"name": …, "attributes": [strings], "ac
 def _trace(brief: TraceBrief, analysed: bool) -> Form:
     watching = _WATCHING + brief.situation
     if analysed:
-        return Form(brief.name, watching + brief.answer + _ANALYSIS, WrittenAnalysis, about=_ABOUT_ANALYSES)
+        return Form(brief.name, watching + brief.answer + _ANALYSIS, WrittenAnalysis)
     return Form(brief.name, watching + _AS_VIEWER + brief.answer + _REPLY, WrittenTrace)
 
 

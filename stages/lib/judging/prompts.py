@@ -32,7 +32,9 @@ MOST_MARKS = 5
 
 
 class Coverage(Record):
-    """2 covers the reference, 1 partly, 0 not."""
+    """DarkEventInfer."""
+
+    model_config = ConfigDict(json_schema_extra={"description": "DarkEventInfer."})
 
     model_config = ConfigDict(json_schema_extra={"description": "DarkEventInfer."})
 
@@ -45,7 +47,9 @@ class Coverage(Record):
 
 
 class Rightness(Record):
-    """Right, or not."""
+    """MixVidQA."""
+
+    model_config = ConfigDict(json_schema_extra={"description": "MixVidQA."})
 
     model_config = ConfigDict(json_schema_extra={"description": "MixVidQA."})
 
@@ -90,7 +94,7 @@ Answer = Said | Events
 class Form(NamedTuple):
     """A kind of question: what the model is told of its task, and the type that its answer must have.
 
-    ``about``: the description in the schema that is sent (verdicts are kept by all that is sent: docstrings are no part of it).
+    ``about``: the description in the schema that is sent, where it is not the answer's own.
     ``placeholder``: what a question of a judge counts as answered with until its answer is here; scores made with it are thrown away.
     """
 
@@ -151,7 +155,7 @@ _PLACEHOLDERS: dict[str, Answer] = {
 _TAILS = {"covers": '"score": 0, 1 or 2}.', "right": '"right": true or false}.'}
 
 
-def _form(name: str, kind: str, system: str, about: str) -> Form:
+def _form(name: str, kind: str, system: str, about: str = "") -> Form:
     placeholder = _PLACEHOLDERS[kind]
     return Form(name, system, type(placeholder), about, placeholder)
 
@@ -163,10 +167,9 @@ def _marking(marking: Marking, title: str) -> Form:
 
 #: How answers to each task are marked that a judge marks.
 _MARKINGS = {task.name: _marking(task.marking, task.title) for task in TASKS if task.marking is not None}
-_ABOUT = dict.fromkeys(("complete", "natural"), "Completeness or naturalness of a caption.")
 #: All that a judge is asked, by name.
 FORMS: dict[str, Form] = {form.name: form for form in _MARKINGS.values()} | {
-    kind: _form(kind, kind, system, _ABOUT.get(kind, "")) for kind, system in _SYSTEM.items()
+    kind: _form(kind, kind, system) for kind, system in _SYSTEM.items()
 }
 
 
@@ -189,8 +192,7 @@ class Question(NamedTuple):
 
 @cache  # making it takes longer than looking an answer up
 def _schema(answer: type[Record], about: str) -> dict[str, Any]:
-    schema = {key: value for key, value in answer.model_json_schema().items() if key != "description"}
-    return schema | ({"description": about} if about else {})
+    return answer.model_json_schema() | ({"description": about} if about else {})
 
 
 def ask_covers(sample: Sample, answer: str) -> Question:
