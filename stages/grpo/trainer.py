@@ -106,8 +106,10 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
             self.vllm_generation.llm = VideoEngine(self.vllm_generation.llm)
         for model in (self.model, self.ref_model):
             if model is not None:
-                encode_equal_videos_once(without_adapters(model))
-                place_text_behind_videos(without_adapters(model))  # TRL loads a reference model by itself
+                # TRL loads a reference model by itself, and under DeepSpeed wraps it in an engine whose `config` is another thing.
+                plain = without_adapters(self.accelerator.unwrap_model(model))
+                encode_equal_videos_once(plain)
+                place_text_behind_videos(plain)
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         distinct = list(dict.fromkeys(prompts))
