@@ -11,6 +11,7 @@ from stages.domain.core.digest import digest
 from stages.domain.core.records import Sample, Score
 from stages.domain.rl.gauges import alarms, judge_gap, measure, on_other_videos
 from stages.domain.rl.shaping import length_paid
+from stages.domain.tasks import task_of
 from stages.domain.tasks.rewards import Referee
 from stages.domain.tasks.scoring import objective_weights, objectives, reward
 from stages.grpo.step import StepScores
@@ -78,11 +79,11 @@ class JudgedRewards:
         chosen = self._params.held_out_judge
         if chosen is None or self._held_out is None:
             return {}
-        # Multiple choice needs no judge. Which rollouts are looked at depends on themselves only.
+        # Some tasks need no judge. Which rollouts are looked at depends on themselves only.
         looked_at = [
             score
             for score in scores
-            if score.task != "mcqa"
+            if task_of(score.task).judge_calls(self._params.rewards)
             and score.format_ok
             and int(digest({"id": score.sample_id, "reply": score.reply}), 16) < chosen.share * 16**16
         ]
