@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from builders import SETTINGS, clip, referee, rules
 from pydantic import ValidationError
 
 from stages.domain.core.records import Record, Sample, Verdict
@@ -18,6 +17,7 @@ from stages.domain.tasks.scoring import score_reply
 from stages.domain.tasks.synthesis import TaskSettings, synthesise
 from stages.domain.tasks.task import Task
 from stages.lib.judging.rule import RuleJudge
+from tests.support.builders import SETTINGS, clip, referee, rules
 
 CLIPS = [clip(0), clip(1, "blue", "circle", ("falls", "shrinks"))]
 EVERY_TASK = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)

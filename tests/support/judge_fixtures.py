@@ -1,3 +1,7 @@
+"""A judge's endpoint for one test."""
+
+from __future__ import annotations
+
 from collections.abc import Iterator
 
 import pytest
