@@ -17,9 +17,11 @@ export UV_PROJECT_ENVIRONMENT := .venv
 export PYTHONDONTWRITEBYTECODE :=
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK := 1
+# mkdocs-material announces its successor at each build.
+export NO_MKDOCS_2_WARNING := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow test-ops outages exploits crosscheck bench bench-video bench-score bench-eval bench-grpo bench-learning bench-videocap zoo clean
+.PHONY: help env demo test lint test-slow test-ops docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-grpo bench-learning bench-videocap zoo clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -43,11 +45,19 @@ demo: env  ## From nothing to a promoted champion, ten to twelve minutes on two 
 	@$(RUN) vidbridge report
 	@$(RUN) vidbridge promote --reason "make demo"
 
-lint: env  ## Format, lint, strict types, import contracts
+lint: env  ## Format, lint, strict types, import contracts, documentation
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(RUN) lint-imports
+	$(RUN) mkdocs build --strict --quiet
+
+docs: env  ## Build the documentation into site/; it opens offline
+	$(RUN) mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+docs-serve: env  ## Show the documentation on http://127.0.0.1:8000 and follow edits
+	$(RUN) mkdocs serve --strict
 
 test: env lint  ## Everything CI runs
 	@# Its own temporary folder: cleaning up the one that pytest shares between all runs of a user has ended a green run with an error.
