@@ -28,7 +28,7 @@ def script_of(page: Path) -> str:
     for match in re.finditer(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         if not NOT_RUN.search(text[: match.start()]):
             found.append(match[1])
-    return "set -euo pipefail\ntrap 'kill $(jobs -p) 2> /dev/null; wait' EXIT\n" + "\n".join(found)
+    return "set -euo pipefail\ntrap 'kill $(jobs -p) 2> /dev/null || true; wait || true' EXIT\n" + "\n".join(found)
 
 
 def notebook_source() -> str:

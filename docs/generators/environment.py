@@ -37,7 +37,7 @@ def page(example: str) -> str:
     for heading, groups in sections(example).items():
         lines += [f"## {heading}", ""]
         for group in groups:
-            terms = [f"{code(name)}{f' (shown: {code(value)})' if value else ''}" for name, value in group.variables]
+            terms = [f"{code(name)}{f' · default or example {code(value)}' if value else ''}" for name, value in group.variables]
             lines += definition("\n".join(terms), [prose(group.remark)])
     return joined(lines)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
-import textwrap
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel
@@ -23,8 +24,10 @@ class Field(NamedTuple):
     required: bool
 
 
-def fields_of(model: type[BaseModel]) -> Iterator[Field]:
+@cache
+def fields_of(model: type[BaseModel]) -> tuple[Field, ...]:
     """The fields of a type, inherited ones first."""
+    found = []
     remarks = remarks_of(model)
     schema = model.model_json_schema()
     for name, info in model.model_fields.items():
@@ -34,7 +37,8 @@ def fields_of(model: type[BaseModel]) -> Iterator[Field]:
         shown = (
             "exact number, such as `8` or `30000/1001`" if exact else written(schema["properties"][name], schema.get("$defs", {}))
         )
-        yield Field(name, shown, remarks.get(name, ""), models, named, info.is_required())
+        found.append(Field(name, shown, remarks.get(name, ""), models, named, info.is_required()))
+    return tuple(found)
 
 
 def remarks_of(model: type[BaseModel]) -> dict[str, str]:
@@ -43,8 +47,8 @@ def remarks_of(model: type[BaseModel]) -> dict[str, str]:
     for base in reversed(model.__mro__):
         if base is BaseModel or not issubclass(base, BaseModel):
             continue
-        lines = textwrap.dedent(inspect.getsource(base)).splitlines()
-        for node in ast.parse("\n".join(lines)).body[0].body:  # type: ignore[attr-defined]
+        lines, classes = source(inspect.getfile(base))
+        for node in classes[base.__name__].body:
             if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
                 continue
             above = node.lineno - 2
@@ -55,6 +59,13 @@ def remarks_of(model: type[BaseModel]) -> dict[str, str]:
             if remark:
                 found[node.target.id] = " ".join(remark)
     return found
+
+
+@cache
+def source(file: str) -> tuple[list[str], dict[str, ast.ClassDef]]:
+    """The lines of a module, and its classes by name."""
+    text = Path(file).read_text(encoding="utf-8")
+    return text.splitlines(), {node.name: node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:

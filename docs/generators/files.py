@@ -66,7 +66,7 @@ OUTS: dict[str, tuple[Content, ...]] = {
     ),
     "data/clips": (
         Content("manifest.jsonl", "one row for each video that was accepted", Clip),
-        Content("rejects.jsonl", "one row for everything that was set aside", Reject),
+        Content("rejects.jsonl", "one row for everything that was rejected", Reject),
         Content("summary.json", "counts"),
         Content("card.md", "the data card, for people"),
         Content("normalised/", "files that `ingest.normalise` encoded again"),
