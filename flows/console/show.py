@@ -116,7 +116,7 @@ def show_cost(out: Console, cost: RunCost) -> None:
     if not cost.calls() and not any(cost.total(what) for what in ("hours", "gpu_hours", "disk_gb", "money")):
         out.print(
             f"what it will cost is not known ({one_line(cost.note or cost.stages[0].why)}); rates can be declared in"
-            " .vidbridge/rates.yaml (see README, Housekeeping)"
+            " .vidbridge/rates.yaml (see docs/guides/housekeeping.md)"
         )
         return
     money = any(one.money is not None for one in cost.stages)
@@ -146,7 +146,9 @@ def show_cost(out: Console, cost: RunCost) -> None:
     if cost.note:
         out.print(Text(one_line(cost.note), style="yellow"))
     if cost.unknown:
-        out.print("a sum behind ≥ lacks what is unknown; rates can be declared in .vidbridge/rates.yaml (see README, Housekeeping)")
+        out.print(
+            "a sum behind ≥ lacks what is unknown; rates can be declared in .vidbridge/rates.yaml (see docs/guides/housekeeping.md)"
+        )
 
 
 def _count(count: int | None, *, about: bool) -> str:

@@ -44,7 +44,7 @@ ASKED = {
     "options": ["A. a red bar", "B. a green bar", "C. a blue bar", "D. none of them"],
     "answer": "A",
 }
-#: What README promises of two lines in an empty folder.
+#: What the documentation promises of two lines in an empty folder.
 LOAD = f"""
 import sys, mlflow
 model = mlflow.pyfunc.load_model({URI!r})
