@@ -100,6 +100,17 @@ def test_every_recipe_has_a_page_that_says_what_to_expect(recipe: str) -> None:
     assert f"[`{recipe}`]({recipe}.md)" in (DOCS / "recipes/index.md").read_text(encoding="utf-8")
 
 
+def test_files_that_pages_include_are_there() -> None:
+    included = [
+        line for page in DOCS.rglob("*.md") for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("--8")
+    ]
+    assert len(included) > 10
+    for line in included:
+        named = re.fullmatch(r'--8<-- "([^":]+)(?::\d+)?"', line)
+        assert named, line
+        assert (ROOT / named[1]).is_file(), line
+
+
 def test_gauges_of_the_guide_are_those_of_the_code() -> None:
     text = (DOCS / "guides/rewards-and-gauges.md").read_text(encoding="utf-8")
     shown = {name: float(mark) for name, mark in re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", text, re.MULTILINE)}

@@ -45,6 +45,7 @@ def test_every_tutorial_has_commands_that_are_run() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 def test_tutorials_can_be_followed(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     # As after a clone: the demo's recipe, and git knows who commits.
