@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 from pathlib import Path
 
@@ -31,6 +32,14 @@ def script_of(page: Path) -> str:
     return "set -euo pipefail\ntrap 'kill $(jobs -p) 2> /dev/null || true; wait || true' EXIT\n" + "\n".join(found)
 
 
+def with_free_ports(script: str) -> str:
+    """The script with a free port in the place of each that it names."""
+    for port in dict.fromkeys(re.findall(r"(?:--port |127\.0\.0\.1:)(8[0-9]{3})", script)):
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            script = script.replace(port, str(listening.getsockname()[1]))
+    return script
+
+
 def notebook_source() -> str:
     """The code of the notebook that reads a run, as a module."""
     cells = json.loads((ROOT / "docs/examples/read_a_run.ipynb").read_text(encoding="utf-8"))["cells"]
@@ -53,7 +62,7 @@ def test_tutorials_can_be_followed(tmp_path: Path) -> None:
     git(project, "commit", "--quiet", "--all", "-m", "as cloned")
     for number, page in enumerate(tutorials()):
         done = subprocess.run(
-            ["bash", "-x", "-c", script_of(page)],
+            ["bash", "-x", "-c", with_free_ports(script_of(page))],
             cwd=project,
             env=environment(
                 project, MPLBACKEND="Agg", GIT_AUTHOR_NAME="Reader", GIT_COMMITTER_NAME="Reader", EMAIL="reader@example.org"
