@@ -52,7 +52,7 @@ lint: env  ## Format, lint, strict types, import contracts, documentation
 	$(RUN) lint-imports
 	$(RUN) mkdocs build --strict --quiet
 
-docs: env  ## Build the documentation into site/; it opens offline
+docs: env  ## Build the documentation into site/, whose pages open offline
 	$(RUN) mkdocs build --strict --quiet
 	@echo "site/index.html"
 

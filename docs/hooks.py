@@ -1,16 +1,19 @@
 """Add the generated pages to the documentation while mkdocs builds it; none of them is ever committed.
 
-mkdocs calls :func:`on_config` and :func:`on_files` (``hooks`` in ``mkdocs.yml``).
+mkdocs calls the functions ``on_…`` (``hooks`` in ``mkdocs.yml``).
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from generators import api, commands, documents, environment, files, parameters
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,6 +30,9 @@ PICTURES = {
     "infra/images/rollouts.png": "images/rollouts.png",
     "benchmarks/results/ablation-tiny/figure.svg": "images/ablation-tiny.svg",
 }
+
+#: What a browser would load from another server when it opens a page.
+FOREIGN = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=\"(?:https?:)?//[^\"]*")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -51,3 +57,14 @@ def on_files(files_: Files, config: MkDocsConfig) -> Files:
     for source, path in PICTURES.items():
         files_.append(File.generated(config, path, abs_src_path=str(ROOT / source)))
     return files_
+
+
+def on_post_page(output: str, page: Page, **_: Any) -> str:
+    """Refuse a page that loads anything from another server.
+
+    Raises:
+        PluginError: it does; the message names the page and what it loads.
+    """
+    if found := FOREIGN.search(output):
+        raise PluginError(f"{page.file.src_uri}: {found[0]} is loaded from another server; keep a copy in docs/, or link to it")
+    return output
