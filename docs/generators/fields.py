@@ -94,7 +94,8 @@ def written(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     if kind == "array":
         if "prefixItems" in schema:
             return "list of " + ", ".join(dict.fromkeys(written(each, definitions) for each in schema["prefixItems"]))
-        return f"list of {written(schema['items'], definitions)}" if schema.get("items") else "list"
+        item = written(schema["items"], definitions) if schema.get("items") else ""
+        return f"list of {item}{'s' if item == 'table' else ''}" if item else "list"
     if kind == "object":
         values = schema.get("additionalProperties")
         return f"table of {written(values, definitions)}" if isinstance(values, Mapping) and values else "table"

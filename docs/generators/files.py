@@ -150,7 +150,12 @@ def described(row: type[BaseModel]) -> Iterator[str]:
     yield from (f"## {row.__name__}", "", prose(own_docstring(row)), "")
     for field in fields_of(row):
         optional = "" if field.required else " · optional"
-        yield from definition(f"{code(field.name)} · {field.kind}{optional}", [prose(field.remark)] if field.remark else [""])
+        kind = (
+            re.sub(r"\btables?\b", f"[{field.models[0].__name__}](#{field.models[0].__name__.lower()})", field.kind)
+            if field.models
+            else field.kind
+        )
+        yield from definition(f"{code(field.name)} · {kind}{optional}", [prose(field.remark)] if field.remark else [""])
 
 
 def _plain(out: str) -> str:

@@ -9,13 +9,16 @@ from generators.roles import plain_roles
 
 _CODE = re.compile(r"(``.+?``|`[^`]+`)", re.DOTALL)
 #: Characters of prose that Markdown or HTML would read as markup.
-_MARKUP = re.compile(r"([\\*_\[\]<>#|{}])")
+_MARKUP = re.compile(r"([\\*_\[\]>#|{}])")
 
 
 def prose(text: str) -> str:
     """Escape a text's markup, and keep its code spans; roles of reStructuredText become code spans."""
     parts = _CODE.split(" ".join(plain_roles(text).split()))
-    return "".join(f"`{part.strip('`')}`" if number % 2 else _MARKUP.sub(r"\\\1", part) for number, part in enumerate(parts))
+    return "".join(
+        f"`{part.strip('`')}`" if number % 2 else _MARKUP.sub(r"\\\1", part).replace("<", "&lt;")
+        for number, part in enumerate(parts)
+    )
 
 
 def code(text: str) -> str:

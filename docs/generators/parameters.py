@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ Each entry names the type, and the value in the recipes [`tiny`](../recipes/tiny
 RECIPES = ("tiny", "vidbridge-r1")
 #: Longer values are left to the recipe's own file.
 _SHORT = 60
+#: Two remarks that are more alike than this say the same.
+_ALIKE = 0.6
 
 
 def page(root: Path) -> str:
@@ -105,8 +108,10 @@ def remarks_of_file(text: str) -> dict[str, str]:
 
 
 def _told(remark: str, in_file: str) -> str:
-    """Both remarks as one paragraph, one of them where they say the same."""
-    both = [remark] if in_file in remark else [remark, in_file] if remark else [in_file]
+    """Both remarks as one paragraph, one of them where they say the same; null is what the file calls None."""
+    remark = re.sub(r"\bNone\b", "null", remark)
+    alike = SequenceMatcher(None, remark, in_file).ratio() > _ALIKE
+    both = [remark] if in_file in remark or alike else [remark, in_file]
     return " ".join(prose(f"{text}." if text[-1] not in ".:!?;" else text) for text in both if text)
 
 
