@@ -48,6 +48,8 @@ def remarks_of(model: type[BaseModel]) -> dict[str, str]:
         if base is BaseModel or not issubclass(base, BaseModel):
             continue
         lines, classes = source(inspect.getfile(base))
+        if base.__name__ not in classes:  # made at import, a field for each task
+            continue
         for node in classes[base.__name__].body:
             if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
                 continue
