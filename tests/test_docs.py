@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import re
-import sys
 from fractions import Fraction
 from pathlib import Path
 from threading import Thread
@@ -22,8 +21,8 @@ from stages.lib.judging.endpoint import EndpointJudge
 from stages.lib.video.encoder import encode
 from stages.params import OpenAIJudgeParams
 from stages.runtime.endpoints import place
+from tests.support.checkout import ROOT
 
-ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 RECIPES = sorted(path.stem for path in (ROOT / "infra/recipes").glob("*.yaml"))
 
@@ -36,11 +35,12 @@ def generators(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def example(name: str) -> ModuleType:
     """A module of docs/examples."""
-    sys.path.insert(0, str(DOCS / "examples"))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.pop(0)
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"examples/{name}.py")
+    assert spec is not None, name
+    assert spec.loader is not None, name
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def prose_of(text: str) -> list[str]:
@@ -85,7 +85,7 @@ def test_places_of_the_annotated_tree_exist() -> None:
     assert len(entries) == 16
     for names in entries:
         for name in names:
-            assert (ROOT / name).exists(), name
+            assert (ROOT / name.replace("<verb>", "grpo")).exists(), name
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -207,7 +207,8 @@ def test_a_judge_of_ones_own_is_asked_by_the_real_client(tmp_path: Path, monkeyp
             monkeypatch.setenv("VIDBRIDGE_JUDGE_CACHE", str(tmp_path / "judge"))
             judge = EndpointJudge(params, place())
             assert [judge.covers(sample, answer).score for answer in ("the red bar rises", "the red bar", "nothing")] == [2, 1, 0]
-            assert [judge.right(sample, answer).score for answer in ("the red bar rises", "a blue bar")] == [1, 0]
+            mixed = sample.model_copy(update={"task": "mix_vid_qa"})  # a dark event is marked 0, 1 or 2
+            assert [judge.right(mixed, answer).score for answer in ("the red bar rises", "a blue bar")] == [1, 0]
             assert judge.extract_events("the bar rises then it falls") == ("the bar rises", "it falls")
             assert judge.entailed("it falls", "the bar rises then it falls").score == 1
         finally:

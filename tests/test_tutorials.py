@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from smoke_project import environment, git, make_project
 
-ROOT = Path(__file__).parents[1]
+from tests.support.checkout import ROOT
+from tests.support.smoke_project import environment, git, make_project
+
 #: A block that is not run says why in the line above it.
 NOT_RUN = re.compile(r"<!-- not run: .+ -->\n$")
 

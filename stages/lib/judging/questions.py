@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 from stages.domain.core.records import Record, Sample, Verdict
-from stages.judging.direct import DirectJudge
+from stages.lib.judging.direct import DirectJudge
 from stages.lib.judging.prompts import (
     Events,
     Question,

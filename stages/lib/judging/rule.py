@@ -16,7 +16,7 @@ from itertools import pairwise
 from stages.domain.core.records import Sample, Verdict
 from stages.domain.core.words import phrase_pattern, words
 from stages.domain.tasks.lexicon import SEPARATORS, STOP_WORDS, Fact, content_words, facts, offers_alternatives, stem
-from stages.judging.direct import DirectJudge
+from stages.lib.judging.direct import DirectJudge
 
 _SENTENCE = re.compile(r"[.;!?]+\s*|,?\s+(?:and\s+)?then\s+|,\s+(?=and\s)|[。；！？]+\s*|，?(?:然后|接着|随后)")
 _FULL_STOP = re.compile(r"[.;!?。；！？\n]+")
