@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import keep, measured
+from stages.base.tiny import build_tiny
 from stages.domain.core.frames import Frames
 from stages.lib.inference.generate import generate
-from stages.lib.models.load import build_tiny, use_threads
+from stages.lib.models.load import use_threads
 from stages.lib.video.encoder import encode
 from stages.params import TinyModelParams, load_params
 from stages.tools.suites import frames as protocol

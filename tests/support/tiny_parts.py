@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
+from stages.base.tiny import build_tiny
 from stages.domain.core.frames import Frames
 from stages.domain.core.records import Sample, Score
 from stages.domain.rl.rollouts import shown_groups
 from stages.grpo.rollout_log import Showing
-from stages.lib.models.load import build_tiny
 from stages.lib.training.mixture import Example
 from stages.params import GrpoRow, SftRow, TinyModelParams, load_params
 from tests.support.checkout import ROOT
