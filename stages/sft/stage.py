@@ -14,8 +14,9 @@ from stages.domain.core.prompts import sample_prompt
 from stages.domain.core.records import Sample
 from stages.domain.core.replies import render_reply
 from stages.lib.models.processor import fit_of
-from stages.lib.rows.samples import InputError, frame_loader, load_samples
+from stages.lib.rows.samples import InputError, load_samples
 from stages.lib.training.mixture import Example
+from stages.lib.video.open import frame_loader
 from stages.params import SftRow, load_params
 from stages.runtime import paths
 from stages.runtime.dispatch import one_row
