@@ -16,8 +16,7 @@ from pydantic import BaseModel
 
 from stages.domain.core.records import Reject, Split
 from stages.lib.annotations.annotation import Annotation, Found, Seconds, annotated, each, read_text, reject, usable, validated
-from stages.lib.annotations.documents import entries
-from stages.lib.annotations.places import Places
+from stages.lib.annotations.files import Places, entries
 
 FILE = "train.json"
 

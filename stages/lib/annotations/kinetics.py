@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field
 
 from stages.domain.core.records import Reject, Split
 from stages.lib.annotations.annotation import Annotation, Found, SourceError, annotated, read_text, reject, usable, validated
-from stages.lib.annotations.places import Places
+from stages.lib.annotations.files import Places
 
 FILE = "kinetics.csv"
 _SPLITS: dict[str, Split] = {
