@@ -50,7 +50,7 @@ from stages.lib.models.processor import placeholder_ids
 from stages.lib.training.mixture import Example
 from stages.lib.video.encoder import encode
 from stages.params import OpenAIJudgeParams, TinyModelParams, load_params
-from stages.runtime.free_machine import measured
+from stages.runtime.machine import measured
 
 RATE, FRAMES, SIZE = Fraction(8), 16, 64
 PROMPTS, ROLLOUTS, TOKENS = 8, 8, 24

@@ -37,7 +37,7 @@ from stages.domain.core.digest import digest
 from stages.lib.rows.jsonl import write_json
 from stages.params import Params, PretrainedModelParams, load_params, parse_params
 from stages.runtime import paths, warm
-from stages.runtime.free_machine import measured
+from stages.runtime.machine import measured
 from stages.tools.ablation.grid import (
     CLIPS_FILE,
     IDENTITY_FILE,
