@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows import preflight, rescoring
+from flows import preflight
 from flows.cli.outside import WAYS, project_of
 from flows.console import show
 from flows.console.registry import comparison_table, explanation_table, history_table, promotion_table
@@ -102,7 +102,9 @@ def compare(root: Path, after: str, before: str) -> None:
                 f" project's samples; {WAYS.partition(', or')[0]}"
             )
         out.print(f"version {asked.to_rescore.number} was not scored under evaluation {asked.digest}; scoring it now")
-        rescoring.rescore(root, asked.to_rescore, asked.digest, out.print, "compare versions of one evaluation")
+        from flows.promotion import rescore  # Prefect's import, which a comparison without it need not wait for
+
+        rescore(root, asked.to_rescore, asked.digest, out.print, "compare versions of one evaluation")
         asked = pair(root, after, before)
     params = params_or_default(project)
     out.print(comparison_table(asked, compare_pair(root, asked, params), params.evaluation.confidence))

@@ -1,4 +1,5 @@
-"""``vidbridge run``: plan, say what will happen, run it as a Prefect flow, show what came of it."""
+"""``vidbridge run``: plan, say what will happen, run it as a Prefect flow, show what came of it. ``vidbridge report``: all of it on a
+page."""
 
 from __future__ import annotations
 
@@ -151,3 +152,11 @@ def _flow(root: Path, target: str, push: bool) -> str:
         raise FlowError(f"run: ended as {state.name}: {state.message}")
     assert isinstance(result, PipelineReport)
     return result.commit
+
+
+def report(root: Path, out: Path) -> None:
+    """Write the page and say where it is."""
+    from stages.tools.report.page import build
+
+    build(root, out)
+    show.say(f"written: {out} (opens offline)")
