@@ -32,7 +32,8 @@ from flows.processes.locks import hold
 from flows.processes.lost import at_work
 from flows.processes.warm_pool import warmed
 from flows.repro import clone, reproduce
-from flows.repro.steps import PlanStep
+from flows.repro.plan import make_plan
+from flows.repro.steps import PlanStep, insist_on_answer
 from stages.domain.core.digest import digest
 from stages.lib.rows.jsonl import write_json
 from stages.params import Params, PretrainedModelParams, load_params, parse_params
@@ -174,8 +175,8 @@ def _reproduce(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], c
     with _PLANNING:
         steps: dict[str, PlanStep] = {}
         for target in targets:
-            plan = reproduce.plan(folder, target)
-            reproduce.insist_on_answer(plan)
+            plan = make_plan(folder, target)
+            insist_on_answer(plan)
             # Its own plan of what is left: a later one would believe in what the remote was found to have lost.
             for step in reproduce.bring(folder, plan, logger.info, cancelled).steps:
                 if step.name not in steps or step.state == "will run":
@@ -227,7 +228,7 @@ def run_seed(
             targets = ("baselines", f"evaluate@{start}", f"evaluate@{name}")
             if warm.VARIABLE not in env:
                 with _PLANNING:
-                    plan = reproduce.plan(folder, targets[-1])
+                    plan = make_plan(folder, targets[-1])
                 env |= stack.enter_context(warmed(folder, parse_params(table), plan.to_warm))
             named = run_variant.with_options(name=name, task_run_name=f"seed {seed}: {name}")
             ended = named(folder, targets, env, cancelled, return_state=True)

@@ -35,10 +35,11 @@ from flows.errors import FlowError, StageCancelled, StageFailed, UsageError
 from flows.processes.lost import at_work
 from flows.processes.warm_pool import warmed
 from flows.repro import registered, reproduce
+from flows.repro.plan import TARGET, make_plan
 from flows.repro.remote import push_runs
 from flows.repro.reproduce import StageResult
 from flows.repro.scratch import release_scratch
-from flows.repro.steps import Plan, PlanStep
+from flows.repro.steps import Plan, PlanStep, insist_on_answer
 from flows.repro.unchanged import Watch
 from stages.errors import Terminated
 from stages.params import Params, load_params
@@ -272,7 +273,7 @@ def register_versions(root: Path, mlflow_run: str, push: bool) -> RegisterReport
     persist_result=False,
     validate_parameters=False,
 )
-def pipeline(root: Path, target: str = reproduce.TARGET, push: bool = False) -> PipelineReport | State[Any]:
+def pipeline(root: Path, target: str = TARGET, push: bool = False) -> PipelineReport | State[Any]:
     """Bring ``target`` up to date and register what came of it. What the remote holds is fetched, not run.
 
     ``push``: hand DVC's run cache to the remote, with the outs.
@@ -320,8 +321,8 @@ def bring(root: Path, target: str, cancelled: threading.Event) -> Plan:
         DvcError: the remote does not answer, and stages would run whose outputs it may hold.
         StageCancelled: ``cancelled`` was set.
     """
-    plan = reproduce.plan(root, target)
-    reproduce.insist_on_answer(plan)
+    plan = make_plan(root, target)
+    insist_on_answer(plan)
     return reproduce.bring(root, plan, get_run_logger().info, cancelled)
 
 

@@ -17,6 +17,7 @@ from flows.console import show
 from flows.processes.environment import shipped_recipes
 from flows.processes.locks import only_run
 from flows.repro import reproduce
+from flows.repro.steps import Plan, PlanStep, StageMeta
 from tests.support.checkout import ROOT
 from tests.support.commands import commands, vidbridge
 
@@ -226,10 +227,10 @@ def test_an_interrupt_between_the_board_and_the_submission_is_an_interrupt(monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline.run_stage, "with_options", interrupted)
-    step = reproduce.PlanStep("corpus", "will run", (), (), (), reproduce.StageMeta())
+    step = PlanStep("corpus", "will run", (), (), (), StageMeta())
     cancelled = threading.Event()
     with pytest.raises(KeyboardInterrupt):
-        pipeline._run_stages(tmp_path, reproduce.Plan("corpus", (step,)), {}, cancelled)
+        pipeline._run_stages(tmp_path, Plan("corpus", (step,)), {}, cancelled)
     assert cancelled.is_set()
 
 
