@@ -26,8 +26,8 @@ from prefect.states import Cancelled, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.errors import FlowError, StageCancelled, UsageError
-from flows.pipeline import PARENT, exported, watching_for_cancel
-from flows.processes.environment import state
+from flows.prefect_runs import watching_for_cancel
+from flows.processes.environment import exported, state
 from flows.processes.locks import hold
 from flows.processes.lost import at_work
 from flows.processes.warm_pool import warmed
@@ -52,6 +52,7 @@ from stages.tools.ablation.grid import (
     variant_params,
 )
 from stages.tracking.lineage.commits import record_commit, stamped
+from stages.tracking.lineage.uri import PARENT_VARIABLE
 from stages.tracking.registry.register import register
 from stages.tracking.runs.run import StageRun, ablation_run
 
@@ -279,7 +280,7 @@ def ablation(root: Path, jobs: int, command: str) -> Grid | State[Any]:
     failed: dict[int, BaseException] = {}
     with at_work(), watching_for_cancel(cancelled), ablation_run(params, root, commit) as run:
         assert run.run_id is not None
-        with exported(PARENT, run.run_id):
+        with exported(PARENT_VARIABLE, run.run_id):
             _run_seeds(root, params, commit, progress, cancelled, slots, failed)
         if cancelled.is_set():
             return Cancelled(message="cancelled; every stage has been ended, the next run goes on where it stopped")
