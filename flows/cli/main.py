@@ -307,13 +307,13 @@ def predict(
 
     Example: vidbridge predict clip.mp4 --question "What happens first?"
     """
-    from flows.cli import ask
+    from flows.cli import serve as serving
 
     uri = _version_of(version, model if model is not None and model.startswith("models:") else None)
     folder = Path(model) if model is not None and not model.startswith("models:") else None
     if folder is not None and version is not None:
         raise UsageError("--version, --model: contradict each other; give one of them")
-    ask.predict(video.expanduser().resolve(), question, uri, _given(folder))
+    serving.predict(video.expanduser().resolve(), question, uri, _given(folder))
 
 
 @app.command()
@@ -337,14 +337,14 @@ def score(
 
     Example: vidbridge score --benchmark video-mme --annotations ~/Video-MME --predictions replies.jsonl --out scores.json
     """
-    from flows.cli import score as scoring
+    from flows.cli import evaluate as evaluating
 
     # Before the project's folder becomes the working directory.
-    asked, said = scoring.annotations_at(annotations, benchmark), predictions.expanduser().resolve()
+    asked, said = evaluating.annotations_at(annotations, benchmark), predictions.expanduser().resolve()
     written, other = _given(out), _given(against)
     from flows.processes.environment import project_or_none
 
-    scoring.score(project_or_none(), benchmark, asked, said, written, baselines=baselines, against=other)
+    evaluating.score(project_or_none(), benchmark, asked, said, written, baselines=baselines, against=other)
 
 
 @app.command()
@@ -400,14 +400,13 @@ def evaluate(
     --annotations ~/Video-MME --videos ~/Video-MME/data --out mme --controls 200
     """
     from flows.cli import evaluate as evaluating
-    from flows.cli import score as scoring
     from stages.tools.suites.evaluate import Order
 
     if no_controls and controls is not None:
         raise UsageError("--controls, --no-controls: contradict each other; give one of them")
     order = Order(
         benchmark=benchmark,
-        annotations=scoring.annotations_at(annotations, benchmark),
+        annotations=evaluating.annotations_at(annotations, benchmark),
         videos=_given(videos),
         out=out.expanduser().resolve(),
         controls=0 if no_controls else controls,
@@ -487,9 +486,9 @@ def report(out: Annotated[Path, typer.Option(help="The page to write.")] = Path(
 
     It opens offline. Example: vidbridge report --out results.html
     """
-    from flows.cli import ask
+    from flows.cli import run as running
 
-    ask.report(_root(), out.resolve())
+    running.report(_root(), out.resolve())
 
 
 @app.command()

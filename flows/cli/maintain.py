@@ -14,6 +14,7 @@ from flows.errors import UsageError
 from flows.processes.environment import scratch
 from flows.processes.locks import only_run
 from flows.repro import reproduce
+from flows.repro.plan import make_plan
 from flows.repro.scratch import has_ended
 from stages.runtime import lease
 
@@ -30,7 +31,7 @@ def accept(root: Path, stage: str, why: str) -> None:
     if not why.strip():
         raise UsageError("--why: is empty; say why the change does not matter, a later reader has to believe it")
     with only_run(root):
-        step = next((step for step in reproduce.plan(root, stage).steps if step.name == stage), None)
+        step = next((step for step in make_plan(root, stage).steps if step.name == stage), None)
         assert step is not None  # a plan ends with the stage it was made for
         if step.state != "will run" or step.why == ("never ran",):
             raise UsageError(

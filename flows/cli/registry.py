@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from flows import preflight, rescoring
+from flows import preflight
 from flows.cli.outside import WAYS
 from flows.console import show
 from flows.console.registry import comparison_table, explanation_table, history_table, promotion_table
@@ -97,7 +97,9 @@ def compare(session: Session, after: str, before: str) -> None:
                 f" project's samples; {WAYS.partition(', or')[0]}"
             )
         out.print(f"version {asked.to_rescore.number} was not scored under evaluation {asked.digest}; scoring it now")
-        rescoring.rescore(session, asked.to_rescore, asked.digest, out.print, "compare versions of one evaluation")
+        from flows.promotion import rescore  # Prefect's import, which a comparison without it need not wait for
+
+        rescore(session, asked.to_rescore, asked.digest, out.print, "compare versions of one evaluation")
         asked = pair(session, after, before)
     params = session.params if session.project is not None else default_params()
     confidence = params.evaluation.confidence

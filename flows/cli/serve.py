@@ -1,4 +1,4 @@
-"""``vidbridge serve`` and ``vidbridge export``: a registered version for those who only want its answers, or its weights."""
+"""``vidbridge predict``, ``serve`` and ``export``: a registered version for those who only want its answers, or its weights."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+from rich.table import Table
 
 from flows.cli import champion
+from flows.cli.outside import reader
 from flows.console import show
 from flows.deployments.deploy import until_interrupted
 from flows.errors import FlowError, UsageError
@@ -27,6 +29,8 @@ from flows.processes.environment import stage_environment, state
 from flows.processes.guard import GRACE_S
 from flows.processes.logs import ServerLog
 from flows.processes.stream import guarded
+from stages.runtime.plain import plain
+from stages.runtime.project import ProjectError
 from stages.tools.serving.limits import FOLDER, KEY, key_from_environment, limits_from_environment
 from stages.tracking.session import Session
 
@@ -230,3 +234,42 @@ def export(session: Session, which: str, folder: Path) -> None:
     version = made.version
     show.say(f"written: {folder} (version {version.number}, {version.stage}, {made.size_bytes / 1e6:,.1f} MB)")
     show.show_next(out, f"vllm serve {folder}", f"mlflow models serve -m {folder} --env-manager local")
+
+
+def predict(video: Path, question: str, version: str, model: Path | None) -> None:
+    """Ask a registered model, or an exported folder, about a video; shows its thinking, its answer, and whether the reply parses.
+
+    Raises:
+        UsageError: there is no such video, or no registry that could be asked.
+        VideoError: the file is no video.
+    """
+    if not video.is_file():
+        raise UsageError(f"video: {str(video)!r} is not a file; give the path of one")
+    from stages.tools.serving import predict as asking
+
+    if model is not None:
+        said = asking.predict_with(model, video, question, _tell)
+    else:
+        try:
+            session = reader()
+        except (UsageError, ProjectError) as error:
+            asking.look(video)
+            raise UsageError(f"{error}; or name a folder that `vidbridge export` wrote: --model FOLDER") from error
+        said = asking.predict(session, video, question, version, _tell)
+        champion.warn_of_moved(session, version)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    if said.answer is None:
+        table.add_row("reply", plain(said.text))
+        table.add_row("parses", "no: it is not one think block followed by one answer block")
+    else:
+        table.add_row("thinking", plain(said.thinking or ""))
+        table.add_row("answer", plain(said.answer))
+        table.add_row("parses", "yes")
+    out = show.console()
+    out.print(table)
+    if said.caution:
+        out.print(f"note: {said.caution}", style="yellow")
+
+
+def _tell(what: str) -> None:
+    show.say(f"{what} …", error=True)
