@@ -10,6 +10,7 @@ from pathlib import Path
 from flows.errors import DvcError
 from flows.repro.names import unstorable_names
 from stages.params import ParamsError, load_params
+from stages.runtime import paths
 from stages.runtime.plain import one_line
 from stages.tracking.lineage.cache import ContentStore, open_content
 
@@ -51,6 +52,6 @@ def opened_content(root: Path) -> Iterator[ContentStore]:
 def _source(root: Path) -> Path | None:
     """The folder of videos that ``params.yaml`` names."""
     try:
-        return root / Path(load_params(root / "params.yaml").ingest.source).expanduser()
+        return root / Path(load_params(root / paths.PARAMS_FILE).ingest.source).expanduser()
     except ParamsError:
         return None

@@ -59,5 +59,5 @@ def frame_store() -> FrameStore | None:
         raise InputError(
             f"VIDBRIDGE_FRAME_DISK_GB: {given!r} is not a number of gigabytes; give one such as 20, or 0 to keep no frames on disk"
         )
-    folder = Path(os.environ.get("VIDBRIDGE_FRAME_CACHE") or ".vidbridge/frames").expanduser()
+    folder = Path(os.environ.get("VIDBRIDGE_FRAME_CACHE") or paths.FRAMES).expanduser()
     return FrameStore(folder, most_bytes) if most_bytes else None
