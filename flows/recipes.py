@@ -17,13 +17,12 @@ import yaml
 from pydantic import ValidationError
 
 from flows.errors import UsageError
-from flows.processes.environment import shipped_recipes
+from flows.processes.environment import RECIPES, recipe_folder
 from stages.errors import VidbridgeError
 from stages.params import ExcludedVideo, Params, load_params, parse_params
 from stages.runtime.bounded_yaml import YamlError, parse_yaml, read_text, read_yaml
 from stages.tools.dataset.excluded import with_excluded
 
-FOLDER = Path("infra/recipes")
 PARAMS = Path("params.yaml")
 #: Whose parameters count outside a project.
 DEFAULT = "vidbridge-r1"
@@ -42,7 +41,7 @@ class Recipe:
 def recipes(root: Path | None) -> tuple[Recipe, ...]:
     """Every recipe, by name; those that come with this code where there is no project."""
     current = (root / PARAMS).read_bytes() if root is not None and (root / PARAMS).is_file() else b""
-    found = sorted((shipped_recipes() if root is None else root / FOLDER).glob("*.yaml"))
+    found = sorted(recipe_folder(root).glob("*.yaml"))
     removed = _removed(root)
 
     def in_use(path: Path) -> bool:
@@ -169,7 +168,7 @@ def recipe(root: Path | None, name: str) -> Recipe:
     for one in every:
         if one.name == name:
             return one
-    names = ", ".join(one.name for one in every) or f"none in {shipped_recipes() if root is None else root / FOLDER}"
+    names = ", ".join(one.name for one in every) or f"none in {recipe_folder(root)}"
     raise UsageError(f"recipe: {name!r} does not exist; choose one of {names}")
 
 
@@ -190,7 +189,7 @@ def difference(root: Path, name: str) -> str:
         old.splitlines(keepends=True),
         read_text(new).splitlines(keepends=True),
         str(PARAMS),
-        str(FOLDER / new.name),
+        str(RECIPES / new.name),
     )
     return "".join(lines)
 
@@ -218,7 +217,7 @@ def _use(root: Path, name: str, force: bool, smoke: bool) -> Params:
     if not force and _holds_edits(root):
         raise UsageError(
             f"{PARAMS}: has edits that no commit and no recipe keeps; commit them, or save them as a recipe"
-            f" (cp {PARAMS} {FOLDER}/NAME.yaml), or overwrite them: vidbridge recipe use {name} --force"
+            f" (cp {PARAMS} {RECIPES}/NAME.yaml), or overwrite them: vidbridge recipe use {name} --force"
         )
     if removed := _removed(root):
         text = taking_along(text, removed, name)

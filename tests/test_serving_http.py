@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from flows.cli.serve import example, serve
+from flows.serving.model import example, serve
 from stages.tracking.lineage.uri import DATABASE, TrackingError
 from tests.support.served import (
     FEW_BYTES,

@@ -1,38 +1,70 @@
-"""``vidbridge promote``, ``rollback``, ``history``, ``compare`` and ``explain``: questions to the registry, answered in the terminal."""
+"""``vidbridge register``, ``promote``, ``rollback``, ``history``, ``compare``, ``explain``: questions to the registry, answered in the terminal."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from flows import preflight, rescoring
-from flows.cli.outside import WAYS, project_of
-from flows.console import show
-from flows.console.registry import comparison_table, explanation_table, history_table, promotion_table
-from flows.errors import FlowError, UsageError
-from flows.processes import prefect_server
-from flows.recipes import params_or_default
-from flows.repro import registered
-from stages.params import load_params
-from stages.runtime import paths
-from stages.tracking.gate import promote as gate
-from stages.tracking.gate.promote import Promotion
-from stages.tracking.registry.compare import compare_pair, pair
-from stages.tracking.registry.explain import explain as explain_version
-from stages.tracking.registry.ledger import read_ledger
-from stages.tracking.registry.named import ledger_of, own_model
-from stages.tracking.registry.versions import CANDIDATE, find_version
-from stages.tracking.runs.store import open_client
+import typer
+
+from flows.cli import app, complete
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
-def promote(root: Path, version: str | None, reason: str, author: str | None, new_evaluation: bool) -> bool:
-    """Put the gate to a version, as a run of the flow `vidbridge-promotion`, and show its verdict; False when it was refused.
+def register() -> None:
+    """Make each checkpoint in dvc.lock a model version.
 
-    The run is on the Prefect server at hand, else on one of our own for as long as it takes; its artefact stays in the project's
-    Prefect database, where `vidbridge ui` shows it.
+    Only after a plain `dvc repro`; `vidbridge run` does it itself.
+
+    Example: dvc repro && vidbridge register
     """
+    root = app.root()
+    from flows.console import show
+    from flows.console.registry import register_table
+    from flows.processes.locks import only_run
+    from flows.repro import registered
+    from stages.tracking.registry.register import register as reconcile
+
+    with only_run(root):  # a run is just writing the lock that is read here
+        report = reconcile(root)
+        registered.write(root, report)
+    show.console().print(register_table(report))
+
+
+def promote(
+    version: Annotated[
+        str | None, typer.Argument(help="Version to promote; the newest candidate when left out.", autocompletion=complete.versions)
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
+    author: Annotated[str | None, typer.Option(help="Who decides; git's user.name and user.email when left out.")] = None,
+    new_evaluation: Annotated[
+        bool,
+        typer.Option(
+            "--new-evaluation", help="Do not score the champion again when the evaluation changed: compare with the baselines only."
+        ),
+    ] = False,
+) -> None:
+    """Let the gate compare a candidate with the champion.
+
+    When it is better, the alias `champion` moves to it.
+
+    Example: vidbridge promote, or vidbridge promote 7 --reason "better on captions"
+    """
+    from flows import preflight
+    from flows.console import show
+    from flows.console.registry import promotion_table
+    from flows.errors import FlowError
+    from flows.processes import prefect_server
+    from flows.repro import registered
+    from stages.params import load_params
+    from stages.runtime import paths
+    from stages.tracking.gate import promote as gate
+    from stages.tracking.gate.promote import Promotion
+    from stages.tracking.registry.versions import CANDIDATE, find_version
+    from stages.tracking.runs.store import open_client
+
+    root = app.root()
     # Before a server is started for it: the answer to a version that is not there takes a second, and so does that to who may not.
     find_version(open_client(root), load_params(root / "params.yaml").gate.registered_model, version or CANDIDATE)
     gate.check_rights(root)
@@ -57,16 +89,45 @@ def promote(root: Path, version: str | None, reason: str, author: str | None, ne
         show.show_next(
             out, "vidbridge explain champion", f'vidbridge predict {video} --question "describe the video ."', "vidbridge report"
         )
-    return decided.moved
+    if not decided.moved:
+        raise typer.Exit(app.FAILURE)
 
 
-def rollback(root: Path, reason: str, author: str | None) -> None:
-    moved = gate.rollback(root, author=author, reason=reason)
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
+    author: Annotated[str | None, typer.Option(help="Who decides; git's user.name and user.email when left out.")] = None,
+) -> None:
+    """Give the alias back to the champion before this one. Example: vidbridge rollback --reason "fails on night scenes\""""
+    from flows.console import show
+    from stages.tracking.gate import promote as gate
+
+    moved = gate.rollback(app.root(), author=author, reason=reason)
     show.say(f"version {moved.candidate.number} is champion again, instead of {moved.champion.number if moved.champion else '–'}")
 
 
-def history(root: Path, model: str | None, as_json: bool) -> None:
-    """Show every decision about one's own registered model, or ``model``; for a person or for a program."""
+def history(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A registered model; the project's own, or VIDBRIDGE_MODEL outside of one, when left out.",
+            autocompletion=complete.models,
+        ),
+    ] = None,
+    as_json: app.JsonOption = False,
+) -> None:
+    """Show every promotion, refusal and rollback.
+
+    Each with its author and reason. Needs no project where MLFLOW_TRACKING_URI is set. Example: vidbridge history
+    """
+    root = app.reading_root()
+    from dataclasses import asdict
+
+    from flows.console import show
+    from flows.console.registry import history_table
+    from stages.tracking.registry.ledger import read_ledger
+    from stages.tracking.registry.named import ledger_of, own_model
+    from stages.tracking.runs.store import open_client
+
     client = open_client(root)
     name = model or own_model(root, client)
     entries = read_ledger(client, name, ledger_of(name))
@@ -82,31 +143,77 @@ def history(root: Path, model: str | None, as_json: bool) -> None:
             }
             for e in entries
         ]
-        show.console().print(json.dumps(rows, indent=2), soft_wrap=True)
+        show.document(rows)
         return
     show.console().print(history_table(entries) if entries else "nothing was decided yet; type: vidbridge promote")
 
 
-def compare(root: Path, after: str, before: str) -> None:
+def compare(
+    after: Annotated[
+        str, typer.Argument(help="A version's number, an alias, or models:/NAME/7.", autocompletion=complete.versions)
+    ] = "candidate",
+    before: Annotated[str, typer.Argument(help="The version it is held against.", autocompletion=complete.versions)] = "champion",
+    as_json: app.JsonOption = False,
+) -> None:
+    """Compare two versions sample by sample.
+
+    Differences with intervals, and whether chance could have made them. Outside of a project name the model: models:/NAME/7 5
+
+    Example: vidbridge compare 7 5
+    """
+    root = app.reading_root()
+    compare_versions(root, after, before, as_json=as_json)
+
+
+def explain(version: app.VersionArgument = "champion", as_json: app.JsonOption = False) -> None:
+    """Show where a version comes from, and how it scores.
+
+    Its commit, data, parameters, scores, ancestors and verdict. Needs no project where MLFLOW_TRACKING_URI is set.
+
+    Example: vidbridge explain champion, or vidbridge explain models:/vidbridge-tiny/7
+    """
+    root = app.reading_root()
+    from flows.console import show
+    from flows.console.documents import explanation_document
+    from flows.console.registry import explanation_table
+    from stages.tracking.registry.explain import explain as explain_version
+
+    explained = explain_version(root, version)
+    if as_json:
+        show.document(explanation_document(explained))
+    else:
+        show.console().print(explanation_table(explained))
+
+
+def compare_versions(root: Path, after: str, before: str, *, as_json: bool = False) -> None:
     """Show what ``after`` gained over ``before``, sample by sample; where they were scored differently, score one of them again.
 
     Raises:
         UsageError: one is to be scored again, which takes a project.
     """
+    from flows import rescoring
+    from flows.cli.outside import WAYS, project_of
+    from flows.console import show
+    from flows.console.documents import comparison_document
+    from flows.console.registry import comparison_table
+    from flows.errors import UsageError
+    from flows.recipes import params_or_default
+    from stages.tracking.registry.compare import compare_pair, pair
+
     asked, project = pair(root, after, before), project_of(root)
-    out = show.console()
+    out, told = show.console(), show.console(error=as_json)
     if asked.to_rescore is not None:
         if project is None:
             raise UsageError(
                 f"compare: version {asked.to_rescore.number} was not scored under evaluation {asked.digest}, and scoring it again takes the"
                 f" project's samples; {WAYS.partition(', or')[0]}"
             )
-        out.print(f"version {asked.to_rescore.number} was not scored under evaluation {asked.digest}; scoring it now")
-        rescoring.rescore(root, asked.to_rescore, asked.digest, out.print, "compare versions of one evaluation")
+        told.print(f"version {asked.to_rescore.number} was not scored under evaluation {asked.digest}; scoring it now")
+        rescoring.rescore(root, asked.to_rescore, asked.digest, told.print, "compare versions of one evaluation")
         asked = pair(root, after, before)
     params = params_or_default(project)
-    out.print(comparison_table(asked, compare_pair(root, asked, params), params.evaluation.confidence))
-
-
-def explain(root: Path, version: str) -> None:
-    show.console().print(explanation_table(explain_version(root, version)))
+    found = compare_pair(root, asked, params)
+    if as_json:
+        show.document(comparison_document(asked, found, params.evaluation.confidence))
+    else:
+        out.print(comparison_table(asked, found, params.evaluation.confidence))

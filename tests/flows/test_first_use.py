@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flows.console import show
-from flows.processes.environment import shipped_recipes
+from flows.processes.environment import shipped
 from flows.processes.locks import only_run
 from flows.repro import reproduce
 from tests.support.checkout import ROOT
@@ -58,7 +58,7 @@ def test_what_needs_no_project_works_anywhere(tmp_path: Path) -> None:
     assert [one.returncode for one in done] == [0, 0, 0, 0, 1, 2, 0, 1, 1, 1, 2, 2, 2]
     assert [one for one in done if "Traceback" in one.said] == []
     assert version.stdout.startswith("vidbridge 0.")
-    assert {line.split()[0] for line in listed.stdout.splitlines()} == {path.stem for path in shipped_recipes().glob("*.yaml")}
+    assert {line.split()[0] for line in listed.stdout.splitlines()} == {path.stem for path in shipped("recipes").glob("*.yaml")}
     assert recipe.stdout == (ROOT / "infra/recipes/smoke.yaml").read_text()
     assert "1 accepted, 0 set aside, of 1" in checked.stdout
     assert "with the parameters of the recipe vidbridge-r1" in checked.stdout
@@ -146,9 +146,9 @@ def test_trouble_with_files_is_one_sentence_with_the_path(project: Path) -> None
 
 def test_a_defect_keeps_its_traceback_and_says_where_it_goes(project: Path) -> None:
     code = (
-        "import sys\nfrom flows.cli import main as cli, registry as releasing\n"
+        "import sys\nfrom flows.cli import main as cli\nfrom stages.tracking.runs import store\n"
         "def broken(*_): raise KeyError('https://bob:CANARY@host')\n"
-        "releasing.history = broken\nsys.argv = ['vidbridge', 'history']\ncli.main()"
+        "store.open_client = broken\nsys.argv = ['vidbridge', 'history']\ncli.main()"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     shown = subprocess.run([sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True, check=False)
@@ -187,16 +187,17 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(project: Path) -> None:
 def test_ctrl_c_ends_a_command_with_a_sentence(project: Path) -> None:
     code = (
         # Where the suite runs in the background of a shell, SIGINT is ignored, and children would inherit that.
-        "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom flows.cli import main as cli, registry as releasing\n"
+        "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom flows.cli import main as cli\n"
+        "from stages.tracking.runs import store\n"
         "def slow(*_): os.kill(os.getpid(), signal.SIGINT)\n"
-        "releasing.history = slow\nsys.argv = ['vidbridge', 'history']\ncli.main()"
+        "store.open_client = slow\nsys.argv = ['vidbridge', 'history']\ncli.main()"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     shown = subprocess.run([sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True, check=False)
     assert (shown.returncode, shown.stderr) == (130, "interrupted\n")
 
 
-@pytest.mark.parametrize("module", ["typer", "rich.segment", "pydantic", "flows.repro.reproduce", "flows.cli.run"])
+@pytest.mark.parametrize("module", ["typer", "rich.segment", "pydantic", "flows.repro.reproduce", "flows.run"])
 def test_ctrl_c_while_a_run_imports(module: str, project: Path) -> None:
     """The signal comes at the moment when ``module`` is looked for: of the command line, and of the command."""
     code = f"""

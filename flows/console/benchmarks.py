@@ -1,74 +1,18 @@
-"""``vidbridge score``: the table of a file of predictions, for a person and as JSON."""
+"""Scores of a public benchmark as tables for a terminal."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.console import show
-from flows.errors import UsageError
-from flows.recipes import params_or_default
 from stages.runtime.plain import one_line
 
 #: Ids that are listed of those that are missing or empty; all of them stand in the file.
 EXAMPLES = 5
-
-
-def score(
-    root: Path | None,
-    benchmark: str,
-    annotations: Path,
-    predictions: Path,
-    out: Path | None,
-    *,
-    baselines: bool,
-    against: Path | None,
-) -> None:
-    """Score, show the table, and write all of it into ``out``."""
-    from stages.tools.suites.score import score as scored
-
-    check_benchmark(benchmark)
-    if out is not None and not out.parent.is_dir():
-        raise UsageError(f"--out: {str(out.parent)!r} is no folder; make it, or name a file in another one")
-    if out is not None and out in (annotations, predictions, against):
-        raise UsageError(f"--out: {str(out)!r} is what is to be scored; name another file")
-    result = scored(params_or_default(root), benchmark, annotations, predictions, baselines=baselines, against=against)
-    # Not in the file: what a judge costs depends on what it was asked before.
-    usage = result.pop("usage")
-    if out is not None:
-        out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    show_result(show.console(), result, usage)
-    if out is not None:
-        show.say(f"written: {out}")
-
-
-def annotations_at(place: str, benchmark: str) -> Path:
-    """The annotations of a benchmark: a path of this machine, or what is fetched from the hub.
-
-    Raises:
-        UsageError: there is no such benchmark.
-        AnnotationError: the hub does not give them.
-    """
-    from stages.tools.suites.score import BENCHMARKS, HUB, fetched
-
-    check_benchmark(benchmark)
-    return fetched(place, BENCHMARKS[benchmark].files) if place.startswith(HUB) else Path(place).expanduser().resolve()
-
-
-def check_benchmark(name: str) -> None:
-    """Raises:
-    UsageError: there is no such benchmark.
-    """
-    from stages.tools.suites.score import BENCHMARKS
-
-    if name not in BENCHMARKS:
-        raise UsageError(f"--benchmark: {name!r} is unknown; choose among {', '.join(BENCHMARKS)}")
 
 
 def show_result(console: Console, result: Mapping[str, Any], usage: Mapping[str, float]) -> None:

@@ -1,0 +1,48 @@
+"""The project's ``.env``: circumstance that every command reads by itself. What the environment says already is never overridden."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from flows.errors import UsageError
+
+FILE = ".env"
+
+
+def load() -> Path | None:
+    """Read the ``.env`` of the project's folder into this process's environment; returns it, None where there is none.
+
+    Lines are ``NAME=value`` as a shell reads them: quotes, ``export``, comments and ``${OTHER}`` mean what they mean there.
+
+    Raises:
+        UsageError: a line is none of these, or the file cannot be read.
+    """
+    path = _place() / FILE
+    if not path.is_file():
+        return None
+    # 40 ms, where there is a file.
+    from dotenv.main import resolve_variables
+    from dotenv.parser import parse_stream
+
+    try:
+        with path.open(encoding="utf-8") as file:
+            lines = list(parse_stream(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}); mend it, or remove it") from error
+    for line in lines:
+        if line.error:
+            raise UsageError(f"{path}: line {line.original.line}: not NAME=value; correct it, or comment it out with #")
+    found = resolve_variables(((line.key, line.value) for line in lines if line.key is not None), override=False)
+    for name, value in found.items():
+        if value is not None:
+            os.environ.setdefault(name, value)
+    return path
+
+
+def _place() -> Path:
+    """The project's folder, else the working directory: there may be none, and a server to name all the same."""
+    if named := os.environ.get("VIDBRIDGE_PROJECT"):
+        return Path(named).expanduser()
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), here)
