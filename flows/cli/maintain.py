@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import app
+from flows.cli import app, complete
+from flows.errors import UsageError
 
 
 def collect_garbage(
@@ -43,18 +44,29 @@ def collect_garbage(
 
 
 def accept(
-    stage: Annotated[str, typer.Argument(help="Stage whose change does not matter.")],
-    why: Annotated[str, typer.Option("--why", help="The reason, kept in accepted.jsonl.")],
+    stage: Annotated[str | None, typer.Argument(help="Stage whose change does not matter.", autocompletion=complete.stages)] = None,
+    why: Annotated[str, typer.Option("--why", help="The reason, kept in accepted.jsonl.")] = "",
+    every: Annotated[
+        bool, typer.Option("--all", help="Every stage, as after an upgrade: where code changed, and no out, parameter or data.")
+    ] = False,
 ) -> None:
     """Declare that a change of a stage does not change its result.
 
-    Of its code or its parameters: it need not run again then.
+    Of its code or its parameters: it need not run again then. With --all of every stage's code, and only of that: it refuses, and
+    changes nothing, where an out is not the one in dvc.lock, a parameter or an input differs, or a stage never ran.
 
     Example: vidbridge accept sft@cold-start --why "only a comment moved"
-    """
-    from flows.repro import acceptance
 
-    acceptance.accept(app.root(), stage, why)
+    Example: vidbridge accept --all --why "upgrade to 0.2, no behaviour changed"
+    """
+    if (stage is None) == (not every):
+        raise UsageError("stage, --all: give one of them: the stage whose change does not matter, or --all")
+    from flows import accept as acceptance
+
+    if stage is None:
+        acceptance.accept_all(app.root(), why)
+    else:
+        acceptance.accept(app.root(), stage, why)
 
 
 def scratch_status() -> None:

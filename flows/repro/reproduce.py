@@ -24,7 +24,7 @@ from pydantic import TypeAdapter
 from flows.errors import DvcError, StageCancelled, StageFailed, StageTimedOut, UsageError
 from flows.processes.environment import stage_environment
 from flows.processes.stream import Cancelled, TimedOut, stream
-from flows.repro import checkouts, lockfile
+from flows.repro import acceptance, checkouts, lockfile, package_code
 from flows.repro import fetch as fetching
 from flows.repro import plan as planning
 from flows.repro import remote as remotes
@@ -34,6 +34,7 @@ from stages.params import ParamsError, load_params
 from stages.runtime.bounded_yaml import MOST_BYTES, MOST_LOCK_BYTES, MergeConflict, YamlError, read_yaml
 from stages.runtime.plain import one_line, redacted
 from stages.tracking.lineage.cache import ContentStore, open_content
+from stages.tracking.lineage.lockfile import read_lock
 
 __all__ = [
     "ANSWER",
@@ -45,6 +46,7 @@ __all__ = [
     "StageMeta",
     "StageResult",
     "accept",
+    "accept_all",
     "bring",
     "fetch",
     "graph",
@@ -160,7 +162,7 @@ def graph(root: Path, target: str = TARGET) -> dict[str, tuple[str, ...]]:
 
 def plan(root: Path, target: str = TARGET, *, lost: frozenset[str] = frozenset(), ask_s: float = ASK_S) -> Plan:
     """What running ``target`` would do, and why. Nothing is started; what is written are lists of files that came from the remote, into
-    the cache, and what the remote was seen to hold.
+    the cache, what the remote was seen to hold, and the digests of the installed package's code, where the project has none itself.
 
     The remote is asked only where something would run, and for ``ask_s`` seconds at most. ``lost``: objects that it could not give.
 
@@ -171,6 +173,7 @@ def plan(root: Path, target: str = TARGET, *, lost: frozenset[str] = frozenset()
         UsageError: ``target`` is no stage.
     """
     _check_readable(root)
+    package_code.refresh(root)
     with _opened(root) as content:
         made = _planned(content, target, None, lost)
         if not made.to_run or content.remote_name() is None:
@@ -424,3 +427,39 @@ def accept(root: Path, stage: str) -> None:
     with _opened(root) as content:
         _selected([found for found in content.repo.index.stages if found.cmd], stage)
         content.repo.commit(target=stage, force=True)
+
+
+def accept_all(root: Path) -> dict[str, tuple[str, ...]]:
+    """Record for every stage the present command and code as those its outputs were made from, where nothing else differs.
+
+    Returns what changed about each stage that was recorded, in the order of the graph; stages that did not change are left out.
+
+    Raises:
+        UsageError: something else differs about a stage: an out, a parameter, data. Every such stage is named; nothing was written.
+    """
+    package_code.refresh(root)
+    locked = read_lock(root)
+    with _opened(root) as content:
+        repo = content.repo
+        stages = [stage for stage in repo.index.stages if stage.cmd]
+        order = [stage for stage in _closure(repo.index.graph, stages) if stage.cmd]
+        made = {out: name for name, record in locked.items() for out in record.outs} | {
+            str(out): stage.name for stage in order for out in stage.outs
+        }
+        changes, refused = {}, []
+        for stage in order:
+            now = acceptance.present(stage)
+            faults = acceptance.faults(stage, locked.get(stage.name), now, made)
+            refused += [f"{stage.name}: {fault}" for fault in faults]
+            if not faults and (found := acceptance.changes(locked[stage.name], now)):
+                changes[stage.name] = found
+        if refused:
+            listed = "\n  ".join(refused)
+            raise UsageError(
+                f"accept --all: nothing was accepted, since more than code changed:\n  {listed}\nrun these (vidbridge run), or undo what"
+                " changed; vidbridge accept STAGE accepts one of them whatever changed"
+            )
+        for name in changes:
+            repo.commit(target=name, force=True)
+    lockfile.keep(root)
+    return changes

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+#: In a project without code of its own: a file a stage, with the digest of the installed package's code (``vidbridge init``).
+CODE = "code"
 CORPUS = Path("data/corpus")
 #: Written by ingest: ``manifest.jsonl`` (Clip), ``rejects.jsonl`` (Reject), ``summary.json``, ``card.md``, and what was encoded anew.
 CLIPS = Path("data/clips")
