@@ -38,6 +38,7 @@ from stages.lib.rows.jsonl import write_json
 from stages.params import Params, PretrainedModelParams, load_params, parse_params
 from stages.runtime import paths, warm
 from stages.runtime.free_machine import measured
+from stages.runtime.paths import CODE
 from stages.tools.ablation.grid import (
     CLIPS_FILE,
     IDENTITY_FILE,
@@ -126,7 +127,7 @@ def check(root: Path, params: Params) -> str:
             f"ablation: the recipe {params.recipe} has none; write one (infra/recipes/tiny.yaml has an example), or take a recipe that has:"
             " vidbridge recipe list"
         )
-    if edited := clone.git(root, "status", "--porcelain", "--", "stages", "dvc.yaml"):
+    if edited := clone.git(root, "status", "--porcelain", "--", "stages", CODE, "dvc.yaml"):
         first = edited.splitlines()[0].split()[-1]
         raise UsageError(
             f"{first}: edited and not committed, and an ablation runs from a commit; commit it, or put it aside: git stash"

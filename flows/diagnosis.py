@@ -7,21 +7,25 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from flows import preflight
+from flows import new_project, preflight
 from flows.errors import FlowError
 from flows.processes import prefect_server
-from flows.processes.environment import defaults, state
+from flows.processes.environment import defaults, shipped, state
 from flows.repro import registered
 from stages.errors import VidbridgeError
 from stages.params import ParamsError, load_params
 from stages.tracking.lineage.git import git, head, is_repository
 from stages.tracking.lineage.uri import TrackingError, check_server, is_server, shown, sqlite_path, tracking_uri
+
+if TYPE_CHECKING:
+    from stages.tools.upgrade import Concern
 
 State = Literal["ok", "warn", "missing"]
 _PROBE_S = 60
@@ -122,7 +126,10 @@ def _deepspeed(_root: Path) -> Finding:
     named = os.environ.get("VIDBRIDGE_DEEPSPEED")
     if named and not Path(named).is_file():
         return Finding(
-            "DeepSpeed", "missing", f"{found}; VIDBRIDGE_DEEPSPEED: {named} is no file", "infra/deepspeed/zero2.json is one"
+            "DeepSpeed",
+            "missing",
+            f"{found}; VIDBRIDGE_DEEPSPEED: {named} is no file",
+            f"{shipped('deepspeed') / 'zero2.json'} is one",
         )
     return Finding("DeepSpeed", "ok", f"{found}, {f'with {named}' if named else 'not asked for (VIDBRIDGE_DEEPSPEED)'}")
 
@@ -308,7 +315,7 @@ def findings(root: Path | None) -> list[Finding]:
 
 
 def _upgrade(root: Path) -> list[Finding]:
-    """A line for each result of 0.1 that stands where today's rules would make another."""
+    """A line for each result of 0.1 that stands where today's rules would make another, and for a pipeline of another version."""
     from stages.tools import upgrade
 
     try:
@@ -317,8 +324,16 @@ def _upgrade(root: Path) -> list[Finding]:
         there = is_server(uri) or database is None or database.is_file()
         concerns = upgrade.concerns_of_project(root)
         concerns += upgrade.concerns_of_registry(root) if there else []
+        behind = new_project.is_behind(root)
     except (VidbridgeError, OSError) as error:
         return [Finding("upgrade", "warn", f"whether results of 0.1 are here cannot be told: {error}", "see the lines above")]
+    if behind:
+        todo = f"vidbridge init --upgrade {root}, then git diff dvc.yaml"
+        return [Finding("upgrade", "warn", "dvc.yaml is not the one of the installed package", todo), *_of_old_results(concerns)]
+    return _of_old_results(concerns)
+
+
+def _of_old_results(concerns: Sequence[Concern]) -> list[Finding]:
     if not concerns:
         return [Finding("upgrade", "ok", "no result of 0.1 in dvc.lock, none as champion or candidate")]
     return [Finding("upgrade", "warn", f"{one.what}: {one.found}", one.remedy) for one in concerns]

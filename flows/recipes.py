@@ -17,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from flows.errors import UsageError
-from flows.processes.environment import RECIPES, recipe_folder
+from flows.processes.environment import RECIPES, recipe_files
 from stages.errors import VidbridgeError
 from stages.params import ExcludedVideo, Params, load_params, parse_params
 from stages.runtime.bounded_yaml import YamlError, parse_yaml, read_text, read_yaml
@@ -39,9 +39,9 @@ class Recipe:
 
 
 def recipes(root: Path | None) -> tuple[Recipe, ...]:
-    """Every recipe, by name; those that come with this code where there is no project."""
+    """Every recipe, by name: the project's own, and those that come with this code."""
     current = (root / PARAMS).read_bytes() if root is not None and (root / PARAMS).is_file() else b""
-    found = sorted(recipe_folder(root).glob("*.yaml"))
+    found = recipe_files(root).values()
     removed = _removed(root)
 
     def in_use(path: Path) -> bool:
@@ -98,7 +98,7 @@ _SMOKE_DIFFICULTY = {"rollouts": 2, "batch_size": 16, "max_samples_per_task": 8,
 _FAMILIES = {"Qwen3-VL": "qwen3_vl", "Qwen2.5-VL": "qwen2_5_vl", "Qwen2-VL": "qwen2_vl"}
 
 
-def smoke_version(root: Path, name: str) -> str:
+def smoke_version(root: Path | None, name: str) -> str:
     """A recipe on the tiny model and the generated corpus, a few steps a row, as YAML.
 
     Raises:
@@ -168,7 +168,7 @@ def recipe(root: Path | None, name: str) -> Recipe:
     for one in every:
         if one.name == name:
             return one
-    names = ", ".join(one.name for one in every) or f"none in {recipe_folder(root)}"
+    names = ", ".join(one.name for one in every)
     raise UsageError(f"recipe: {name!r} does not exist; choose one of {names}")
 
 

@@ -32,10 +32,10 @@ def stages(incomplete: str) -> list[str]:
 
 
 def recipes(incomplete: str) -> list[str]:
-    """Recipes of the project, else those that come with the package."""
-    from flows.processes.environment import recipe_folder
+    """Recipes of the project, and those that come with the package."""
+    from flows.processes.environment import recipe_files
 
-    return _beginning(incomplete, sorted(path.stem for path in recipe_folder(_root()).glob("*.yaml")))
+    return _beginning(incomplete, recipe_files(_root()))
 
 
 def benchmarks(incomplete: str) -> list[str]:

@@ -19,6 +19,7 @@ from stages.errors import remedy_of
 
 #: In the order in which help lists them.
 COMMANDS: Mapping[str, Callable[..., None]] = {
+    "init": recipes.init,
     "run": run.run,
     "plan": run.plan,
     "doctor": doctor.doctor,

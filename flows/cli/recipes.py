@@ -1,12 +1,44 @@
-"""``vidbridge recipe``: what params.yaml says."""
+"""``vidbridge init`` and ``vidbridge recipe``: a project of one's own, and what its params.yaml says."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.cli import app
+from flows.cli import app, complete
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder to make; new or empty.")],
+    recipe: Annotated[str, typer.Option(help="Recipe that params.yaml begins as.", autocompletion=complete.recipes)] = "tiny",
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="The recipe in small: tiny model, generated corpus, a few steps each.")
+    ] = False,
+    upgrade: Annotated[
+        bool, typer.Option("--upgrade", help="Of a project that is there: bring dvc.yaml up to the installed package.")
+    ] = False,
+) -> None:
+    """Make a project of one's own; the code stays in the package.
+
+    params.yaml, dvc.yaml, DVC's settings, .gitignore, and a git repository where there is none. code/*.txt holds the digest of the
+    code of each stage: after an upgrade of the package `vidbridge plan` shows which stages have other code, and runs those again.
+
+    Example: vidbridge init my-videos --recipe smoke && cd my-videos && git add -A && git commit -m start && vidbridge run
+    """
+    from flows import new_project
+    from flows.console import show
+    from flows.processes.environment import be_quiet
+
+    be_quiet()
+    folder = folder.expanduser().resolve()
+    if upgrade:
+        show.say(new_project.upgrade(folder).rstrip("\n") or "dvc.yaml is the package's already")
+        return
+    params = new_project.init(folder, recipe, smoke=smoke)
+    show.say(f"{folder} is a project with the parameters of {params.recipe}; they stand in params.yaml")
+    show.show_next(show.console(), f"cd {folder}", "git add -A && git commit -m start", "vidbridge run")
 
 
 def list_all() -> None:

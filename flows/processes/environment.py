@@ -71,8 +71,6 @@ SHIPPED = {
     "prefect.yaml": "infra/prefect.yaml",
     "work-pool.json": "infra/work-pool.json",
     "dvc.yaml": "dvc.yaml",
-    "dvcignore": ".dvcignore",
-    "env.example": ".env.example",
 }
 #: Where a project keeps recipes of its own.
 RECIPES = Path("infra/recipes")
@@ -84,9 +82,11 @@ def shipped(name: str) -> Path:
     return packaged / name if packaged.is_dir() else Path(__file__).parents[2] / SHIPPED[name]
 
 
-def recipe_folder(root: Path | None) -> Path:
-    """The project's recipes, where it has some of its own; else those that come with this code."""
-    return root / RECIPES if root is not None and (root / RECIPES).is_dir() else shipped("recipes")
+def recipe_files(root: Path | None) -> dict[str, Path]:
+    """Recipes by name: those of the project, and those that come with this code, where the project has none of that name."""
+    folders = [shipped("recipes")] + ([] if root is None else [root / RECIPES])
+    found = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    return dict(sorted(found.items()))
 
 
 def _upward(folder: Path) -> tuple[Path, ...]:
