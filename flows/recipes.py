@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from flows.errors import UsageError
 from flows.processes.environment import RECIPES, recipe_files
+from flows.settings import with_settings
 from stages.errors import VidbridgeError
 from stages.params import ExcludedVideo, Params, load_params, parse_params
 from stages.runtime.bounded_yaml import YamlError, parse_yaml, read_text, read_yaml
@@ -214,18 +215,51 @@ def _use(root: Path, name: str, force: bool, smoke: bool) -> Params:
     chosen = recipe(root, name)
     text = smoke_version(root, name) if smoke else read_text(chosen.path)
     params = parse_params(parse_yaml(text, name), f"{name} --smoke") if smoke else load_params(chosen.path)
-    if not force and _holds_edits(root):
-        raise UsageError(
-            f"{PARAMS}: has edits that no commit and no recipe keeps; commit them, or save them as a recipe"
-            f" (cp {PARAMS} {RECIPES}/NAME.yaml), or overwrite them: vidbridge recipe use {name} --force"
-        )
+    if not force:
+        _refuse_edits(root, f", or overwrite them: vidbridge recipe use {name} --force")
     if removed := _removed(root):
         text = taking_along(text, removed, name)
         params = parse_params(parse_yaml(text, name), name)
+    _write(root, text)
+    return params
+
+
+def _refuse_edits(root: Path, otherwise: str = "") -> None:
+    if _holds_edits(root):
+        raise UsageError(
+            f"{PARAMS}: has edits that no commit and no recipe keeps; commit them, or save them as a recipe"
+            f" (cp {PARAMS} {RECIPES}/NAME.yaml){otherwise}"
+        )
+
+
+def _write(root: Path, text: str) -> None:
     partial = root / (str(PARAMS) + ".new")
     partial.write_text(text, encoding="utf-8")
     partial.replace(root / PARAMS)
-    return params
+
+
+def change(root: Path, name: str | None, settings: Sequence[str]) -> str:
+    """Write single values into ``params.yaml``, over the recipe ``name`` where one is given; returns the difference, as a unified diff.
+
+    Comments and all other values stay as they are. What breaks a rule is not written.
+
+    Raises:
+        UsageError: no such recipe or value, or ``params.yaml`` holds edits that neither a commit nor a recipe keeps.
+        ParamsError: what came of it breaks a rule.
+        FlowError: a run holds the project.
+    """
+    from flows.processes.locks import only_run
+
+    with only_run(root):
+        old = read_text(root / PARAMS)
+        text = old if name is None else taking_along(read_text(recipe(root, name).path), _removed(root), name)
+        text = with_settings(text, settings)
+        parse_params(parse_yaml(text, str(PARAMS)), str(PARAMS))
+        if text != old:
+            _refuse_edits(root)
+            _write(root, text)
+    lines = difflib.unified_diff(old.splitlines(keepends=True), text.splitlines(keepends=True), str(PARAMS), f"{PARAMS} now")
+    return "".join(lines)
 
 
 def _holds_edits(root: Path) -> bool:

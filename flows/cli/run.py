@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli import app
+from flows.cli import app, complete
+from flows.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def run(
@@ -18,6 +22,19 @@ def run(
         bool,
         typer.Option("--resume-across-code", help="Resume training from a checkpoint although its code changed since (tagged)."),
     ] = False,
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe to write into params.yaml first.", autocompletion=complete.recipes)
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Value to write into params.yaml first, such as grpo.general.steps=50; may be given again.",
+            autocompletion=complete.settings,
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same as --set seed=….")] = None,
     push: Annotated[
         bool,
         typer.Option(
@@ -29,6 +46,9 @@ def run(
 
     Example: change grpo.general.learning_rate in params.yaml, then `vidbridge run`: that stage and what follows it run again, only.
     Ctrl-C ends it at once; the next `vidbridge run` resumes training at its last checkpoint.
+
+    What --recipe, --set and --seed change stands in params.yaml afterwards; it is shown first, and refused where params.yaml has
+    edits that no commit keeps. Example: vidbridge run --recipe smoke --set grpo.general.steps=50 --seed 3
     """
     if resume_across_code:
         os.environ["VIDBRIDGE_RESUME_ACROSS_CODE"] = "1"
@@ -36,7 +56,15 @@ def run(
         # The import too: it takes a second, in which a person may think better of it.
         from flows.run import run as bring_up_to_date
 
-        bring_up_to_date(app.root(), stage, dry_run=dry_run, ask=not yes, push=push)
+        root = app.root()
+        wanted = [*(settings or []), *([] if seed is None else [f"seed={seed}"])]
+        if recipe is not None or wanted:
+            if dry_run:
+                raise UsageError(
+                    "--dry-run: changes nothing, and --recipe, --set and --seed change params.yaml; leave one of them out"
+                )
+            _change_params(root, recipe, wanted)
+        bring_up_to_date(root, stage, dry_run=dry_run, ask=not yes, push=push)
 
 
 def plan(
@@ -53,3 +81,10 @@ def plan(
     from flows.run import run as look
 
     look(app.root(), stage, dry_run=True, ask=False, as_json=as_json)
+
+
+def _change_params(root: Path, recipe: str | None, settings: list[str]) -> None:
+    from flows import recipes
+    from flows.console import show
+
+    show.say(recipes.change(root, recipe, settings).rstrip("\n") or "params.yaml says so already")
