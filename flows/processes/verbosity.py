@@ -7,8 +7,8 @@ import os
 import sys
 from typing import Literal
 
-#: Ours: both packages log under their modules' names.
-_PACKAGES = ("flows", "stages")
+#: Ours log under their modules' names. DVC's command line sets up its own log, its library none.
+_PACKAGES = ("flows", "stages", "dvc")
 
 _level: Literal["quiet", "normal", "verbose"] = "normal"
 

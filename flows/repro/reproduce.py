@@ -22,6 +22,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from flows.errors import DvcError, StageCancelled, StageFailed, StageTimedOut, UsageError
+from flows.processes import verbosity
 from flows.processes.environment import stage_environment
 from flows.processes.stream import Cancelled, TimedOut, stream
 from flows.repro import acceptance, checkouts, lockfile, package_code
@@ -90,7 +91,7 @@ def _opened(root: Path) -> Iterator[ContentStore]:
     from dvc.exceptions import DvcException
 
     # DVC warns of every frozen stage and every slow status; a plan is for a person to read.
-    logging.getLogger("dvc").setLevel(logging.ERROR)
+    logging.getLogger("dvc").setLevel(logging.DEBUG if verbosity.is_verbose() else logging.ERROR)
     try:
         with open_content(root) as content:
             yield content
@@ -388,7 +389,7 @@ def reproduce(
     said: dict[str, Any] = {"outcome": "ran"}
 
     def take(line: str) -> None:
-        if line.startswith(_ADVICE):
+        if line.startswith(_ADVICE) and not verbosity.is_verbose():
             return
         if line == f"Stage '{stage}' didn't change, skipping":
             said["outcome"] = "unchanged"
@@ -401,7 +402,8 @@ def reproduce(
         tail.append(shown)
         log(shown)
 
-    command = [sys.executable, checkouts.COMMAND, "--wait-for-lock", "repro", "--single-item", stage]
+    told = ["--verbose"] if verbosity.is_verbose() else []
+    command = [sys.executable, checkouts.COMMAND, "--wait-for-lock", "repro", *told, "--single-item", stage]
     started = time.monotonic()
     try:
         status = stream(command, root, stage_environment(root, env), take, cancelled=cancelled, timeout_s=timeout_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -186,9 +187,11 @@ def test_the_doctor_finds_what_is_there_and_what_is_not(project: Path) -> None:
     assert shown.returncode == 0, shown.stdout
     for word in ("ffmpeg", "decord", "PyAV", "DeepSpeed", "MLflow store", "Prefect API", "DVC remote", "judge", "git", "ready"):
         assert word in shown.stdout
-    shown = vidbridge("doctor", cwd=project, VIDBRIDGE_FFMPEG="no-such-ffmpeg")
+    shown = vidbridge("doctor", "--json", cwd=project, VIDBRIDGE_FFMPEG="no-such-ffmpeg")
     assert shown.returncode == 1
-    assert "missing: ffmpeg" in shown.stdout
+    found = json.loads(shown.stdout)
+    assert not found["ready"]
+    assert [one["what"] for one in found["findings"] if one["state"] == "missing"] == ["ffmpeg"]
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ def test_what_needs_no_project_works_anywhere(tmp_path: Path) -> None:
         ["recipe", "list"],
         ["recipe", "show", "smoke"],
         ["data", "check", "videos"],
+        ["data", "check", "videos", "--json"],
         ["data", "check", "empty"],
         ["data", "check", "nowhere"],
         scored,
@@ -54,14 +55,17 @@ def test_what_needs_no_project_works_anywhere(tmp_path: Path) -> None:
         ["plan"],
     ]
     done = commands(here, [({}, command) for command in asked])
-    version, listed, recipe, checked, empty, nowhere, score, full, doctor, text, clip, gone, plan = done
-    assert [one.returncode for one in done] == [0, 0, 0, 0, 1, 2, 0, 1, 1, 1, 2, 2, 2]
+    version, listed, recipe, checked, document, empty, nowhere, score, full, doctor, text, clip, gone, plan = done
+    assert [one.returncode for one in done] == [0, 0, 0, 0, 0, 1, 2, 0, 1, 1, 1, 2, 2, 2]
     assert [one for one in done if "Traceback" in one.said] == []
     assert version.stdout.startswith("vidbridge 0.")
     assert {line.split()[0] for line in listed.stdout.splitlines()} == {path.stem for path in shipped("recipes").glob("*.yaml")}
     assert recipe.stdout == (ROOT / "infra/recipes/smoke.yaml").read_text()
     assert "1 accepted, 0 set aside, of 1" in checked.stdout
     assert "with the parameters of the recipe vidbridge-r1" in checked.stdout
+    found = json.loads(document.stdout)
+    assert (found["accepted"], found["recipe"], found["rejects"], document.stderr) == (1, "vidbridge-r1", [], "")
+    assert [clip["path"] for clip in found["clips"]] == [json.loads((CLIPS / "annotations.jsonl").read_text())["video"]]
     assert "0 accepted, 1 set aside, of 1" in empty.stdout
     assert "error: folder: " in nowhere.stderr
     assert json.loads((here / "scores.json").read_text())["answered"] == 1

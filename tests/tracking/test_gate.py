@@ -10,7 +10,8 @@ import mlflow
 import pytest
 from rich.console import Console
 
-from flows.console import registry
+from flows.console import registry, show
+from flows.console.documents import comparison_document, explanation_document
 from stages.domain.statistics.paired import SampleScore
 from stages.params import load_params
 from stages.tracking.gate.promote import add_scores, champion_to_rescore, history, load_checkpoint, promote, rollback
@@ -209,7 +210,7 @@ def test_a_version_without_scores_is_refused_and_an_unknown_one_named(project: P
         explain(project, "champion")
 
 
-def test_everything_can_be_shown(project: Path) -> None:
+def test_everything_can_be_shown(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = register(project)
     console = Console(width=140, record=True)
     for shown in (
@@ -223,6 +224,12 @@ def test_everything_can_be_shown(project: Path) -> None:
         registry.explanation_table(explain(project, "champion")),
     ):
         console.print(shown)
+    found = compare_pair(project, asked, load_params(project / "params.yaml"))
+    capsys.readouterr()
+    show.document([comparison_document(asked, found, 0.95), explanation_document(explain(project, "champion"))])
+    compared, explained = json.loads(capsys.readouterr().out)
+    assert (compared["after"], compared["before"], compared["mean"]["mean"]) == (7, 5, found.mean.mean)
+    assert (explained["version"], explained["aliases"], explained["scores"]["mean"]) == (7, ["candidate", "champion"], 0.8)
     text = console.export_text()
     for words in (
         "7 new",
