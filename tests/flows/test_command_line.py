@@ -12,11 +12,13 @@ import typer
 
 from flows.cli import complete
 from flows.cli.main import app
+from flows.console import show
 from flows.errors import UsageError
 from flows.processes import dotenv, verbosity
 from flows.repro import reproduce
 from stages.tools.suites.score import BENCHMARKS
 from stages.tracking.lineage.uri import DATABASE
+from tests.support.checkout import ROOT
 from tests.support.commands import commands
 
 
@@ -38,15 +40,25 @@ def test_no_line_of_help_is_cut_at_80_columns() -> None:
     assert [line for line in listed if line.rstrip().endswith("...") or len(line) > 80 or line.startswith("     ")] == []
 
 
-def test_it_says_as_much_as_it_is_told_to(done: Path) -> None:
-    asked = [["-q", "plan"], ["-q", "plan", "--json"], ["-q", "-v", "plan"], ["-q", "plan", "nope"]]
-    quiet, document, both, wrong = commands(done, [({}, command) for command in asked])
-    assert (quiet.returncode, quiet.said) == (0, "")
-    assert json.loads(document.stdout)["steps"][0] == {"stage": "corpus", "state": "up to date", "why": [], "upstream": []}
-    assert document.stderr == ""
+def test_quiet_leaves_errors_and_what_was_asked_for(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [
+        ["-q", "recipe", "list"],
+        ["-q", "recipe", "show", "smoke"],
+        ["-q", "recipe", "show", "nope"],
+        ["-q", "-v", "recipe", "list"],
+    ]
+    listed, shown, wrong, both = commands(project, [({}, command) for command in asked])
+    assert (listed.returncode, listed.said) == (0, "")
+    assert shown.stdout == (ROOT / "infra/recipes/smoke.yaml").read_text()
+    assert wrong.stderr.startswith("error: recipe: 'nope' does not exist")
     assert both.returncode == 2
     assert "contradict each other" in both.stderr
-    assert "'nope' is no stage of dvc.yaml" in wrong.stderr
+    monkeypatch.setattr(verbosity, "_level", "quiet")
+    show.console().print("a table")
+    show.document({"x": float("nan"), "name": "\u202e https://bob:secret@host"})
+    assert json.loads(capsys.readouterr().out) == {"x": None, "name": "\u202e https://bob:***@host"}
 
 
 def test_verbose_tells_what_dvc_says(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
