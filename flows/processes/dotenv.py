@@ -18,8 +18,8 @@ def load() -> Path | None:
     Raises:
         UsageError: a line is none of these, or the file cannot be read.
     """
-    path = _place() / FILE
-    if not path.is_file():
+    folder = _project()
+    if folder is None or not (path := folder / FILE).is_file():
         return None
     # 40 ms, where there is a file.
     from dotenv.main import resolve_variables
@@ -40,9 +40,9 @@ def load() -> Path | None:
     return path
 
 
-def _place() -> Path:
-    """The project's folder, else the working directory: there may be none, and a server to name all the same."""
+def _project() -> Path | None:
+    """The project's folder. Outside of one nothing is read: the working directory may be anyone's, and a setting can name a program."""
     if named := os.environ.get("VIDBRIDGE_PROJECT"):
         return Path(named).expanduser()
     here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), here)
+    return next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), None)

@@ -86,6 +86,10 @@ def test_the_env_file_of_a_project_is_read_and_overrides_nothing(project: Path, 
         assert dotenv.load() == file
         found = [os.environ[f"VIDBRIDGE_{name}"] for name in ("JUDGE_URL", "WRITER_URL", "RANKS")]
         assert found == ["http://given", "http://given/v1", "2"]
+    (project.parent / ".env").write_text("VIDBRIDGE_RANKS=3\n")
+    with monkeypatch.context() as patch:
+        patch.chdir(project.parent)
+        assert dotenv.load() is None, "no project, so nobody's settings"
     file.write_text("VIDBRIDGE_RANKS=2\nnot a setting\n")
     with pytest.raises(UsageError, match=r"\.env: line 2: not NAME=value"):
         dotenv.load()

@@ -14,6 +14,7 @@ import yaml
 
 from flows import new_project
 from flows.cli import recipes as commands
+from flows.deployments.deploy import deployment_name
 from flows.errors import UsageError
 from flows.processes.environment import SHIPPED
 from flows.repro import package_code, reproduce
@@ -38,6 +39,7 @@ def test_what_is_written_can_be_planned_and_nothing_is_overwritten(own: Path, tm
     files = {".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml"}
     assert set(tracked) == files | {f"code/{stage}.txt" for stage in stages}
     assert len(reproduce.plan(own).to_run) == 13
+    assert deployment_name(own) == "nightly", "of the package, as the recipes are"
     for folder in (own, own / "params.yaml"):
         with pytest.raises(UsageError, match="is not empty"):
             new_project.init(folder, "smoke", smoke=False)
