@@ -14,11 +14,12 @@ _level: Literal["quiet", "normal", "verbose"] = "normal"
 
 
 def choose(*, verbose: bool, quiet: bool) -> None:
-    """Set it, before Prefect is imported: that reads its level from the environment. What a person set there stays."""
+    """Set it, before Prefect and tqdm are imported: they read the environment. What a person set there stays."""
     global _level
     _level = "verbose" if verbose else "quiet" if quiet else "normal"
     if quiet:
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("TQDM_DISABLE", "1")
     if verbose:
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG")
         handler = logging.StreamHandler(sys.stderr)

@@ -18,13 +18,13 @@ from typing import cast
 import pytest
 import yaml
 
-from flows import recipes, rescoring
+from flows import accept, recipes, rescoring
 from flows.cli import ablate, registry
 from flows.deployments import deploy, pools
 from flows.deployments.deploy import Order, Standing, order_of
 from flows.errors import FlowError, UsageError
 from flows.processes.locks import hold, only_run
-from flows.repro import acceptance, clone
+from flows.repro import clone
 from flows.repro.clone import Origin
 from flows.repro.unchanged import Watch
 from stages.tracking.lineage.git import command
@@ -105,7 +105,7 @@ def test_commands_that_change_the_project_take_its_lock_first(shipped: Path) -> 
     changes: tuple[Callable[[], object], ...] = (
         lambda: recipes.use(shipped, "smoke", force=True),
         registry.register,
-        lambda: acceptance.accept(shipped, "corpus", "a reason"),
+        lambda: accept.accept(shipped, "corpus", "a reason"),
         lambda: rescoring.rescore(shipped, cast(Version, None), "digest", print, "otherwise"),
         lambda: ablate.run_grid(shipped, 1, None, table_only=False),
     )

@@ -64,7 +64,7 @@ def test_what_needs_no_project_works_anywhere(tmp_path: Path) -> None:
     assert "1 accepted, 0 set aside, of 1" in checked.stdout
     assert "with the parameters of the recipe vidbridge-r1" in checked.stdout
     found = json.loads(document.stdout)
-    assert (found["accepted"], found["recipe"], found["rejects"], document.stderr) == (1, "vidbridge-r1", [], "")
+    assert (found["accepted"], found["recipe"], found["rejects"]) == (1, "vidbridge-r1", [])
     assert [clip["path"] for clip in found["clips"]] == [json.loads((CLIPS / "annotations.jsonl").read_text())["video"]]
     assert "0 accepted, 1 set aside, of 1" in empty.stdout
     assert "error: folder: " in nowhere.stderr
