@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from flows import recipes
+from flows.cli import run
 from flows.errors import UsageError
 from flows.settings import with_settings
 from stages.params import ParamsError, parse_params
 from stages.runtime.bounded_yaml import parse_yaml
 from tests.support.checkout import ROOT
-from tests.support.commands import vidbridge
 
 TEXT = (ROOT / "infra/recipes/smoke.yaml").read_text(encoding="utf-8")
 
@@ -72,6 +72,8 @@ def test_a_change_is_checked_shown_and_never_costs_edits(project: Path) -> None:
 
 
 def test_a_dry_run_changes_nothing(project: Path) -> None:
-    shown = vidbridge("run", "--dry-run", "--set", "seed=5", cwd=project)
-    assert shown.returncode == 2
-    assert "--dry-run: changes nothing" in shown.stderr
+    before = (project / "params.yaml").read_bytes()
+    for given in ({"settings": ["seed=5"]}, {"seed": 5}, {"recipe": "smoke"}):
+        with pytest.raises(UsageError, match=r"--dry-run: changes nothing"):
+            run.run(dry_run=True, **given)
+    assert (project / "params.yaml").read_bytes() == before
