@@ -6,8 +6,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 
 # The longest files first, so that the workers end together; three for two cores, since tests wait for servers and schedules.
-LONGEST := tests/test_end_to_end.py tests/flows/ tests/test_serving_http.py tests/test_serving.py tests/test_export.py tests/test_ingest.py tests/tracking/ tests/learning/
-TESTS := $(LONGEST) $(filter-out $(LONGEST),$(sort $(dir $(wildcard tests/*/test_*.py)) $(wildcard tests/test_*.py)))
+LONGEST := tests/end_to_end/test_end_to_end.py tests/flows/ tests/tools/serving/test_serving_http.py tests/tools/serving/test_serving.py tests/tools/dataset/test_export.py tests/ingest/ tests/tracking/ tests/grpo/ tests/lib/training/
+TESTS := $(LONGEST) $(filter-out $(LONGEST),$(sort $(dir $(shell find tests -mindepth 2 -name 'test_*.py')) $(wildcard tests/test_*.py)))
 
 UV := .tools/bin/uv
 RUN := $(UV) run --frozen --no-sync
@@ -17,9 +17,11 @@ export UV_PROJECT_ENVIRONMENT := .venv
 export PYTHONDONTWRITEBYTECODE :=
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK := 1
+# mkdocs-material announces its successor at each build.
+export NO_MKDOCS_2_WARNING := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow test-ops outages exploits crosscheck bench bench-video bench-score bench-eval bench-grpo bench-learning bench-videocap zoo clean
+.PHONY: help env demo test lint test-slow test-ops docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-grpo bench-learning bench-videocap zoo clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -43,11 +45,19 @@ demo: env  ## From nothing to a promoted champion, ten to twelve minutes on two 
 	@$(RUN) vidbridge report
 	@$(RUN) vidbridge promote --reason "make demo"
 
-lint: env  ## Format, lint, strict types, import contracts
+lint: env  ## Format, lint, strict types, import contracts, documentation
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(RUN) lint-imports
+	$(RUN) mkdocs build --strict --quiet
+
+docs: env  ## Build the documentation into site/, whose pages open offline
+	$(RUN) mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+docs-serve: env  ## Show the documentation on http://127.0.0.1:8000 and follow edits
+	$(RUN) mkdocs serve --strict
 
 test: env lint  ## Everything CI runs
 	@# Its own temporary folder: cleaning up the one that pytest shares between all runs of a user has ended a green run with an error.
@@ -80,7 +90,7 @@ exploits: env  ## What replies that should not pay are paid, by three scorings
 	$(RUN) python -m benchmarks.exploits
 
 zoo: env  ## Awkward videos through ingest and reader: right, wrong and set aside, file by file
-	$(RUN) pytest -q -m "slow or not slow" tests/video/test_zoo.py tests/video/test_crossings.py
+	$(RUN) pytest -q -m "slow or not slow" tests/lib/video/test_zoo.py tests/lib/video/test_crossings.py
 
 # Apart from .venv on purpose: what a harness needs is no dependency of this project.
 .tools/crosscheck/bin/python: $(UV)

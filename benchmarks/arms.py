@@ -16,15 +16,17 @@ from unittest.mock import patch
 
 import yaml
 
+from stages.runtime import paths
 from stages.tools.ablation import seeds
 from stages.tracking.runs.history import Cost, latest_costs
+from stages.tracking.session import Session
 
 
 def clone(root: Path, folder: Path, params: Mapping[str, Any]) -> None:
     """A clone of the committed state with these parameters; one that is there already is used again."""
     if not (folder / ".git").exists():
         subprocess.run(["git", "clone", "--quiet", "--local", str(root), str(folder)], check=True)
-    (folder / "params.yaml").write_text(yaml.safe_dump(dict(params), sort_keys=False), encoding="utf-8")
+    (folder / paths.PARAMS_FILE).write_text(yaml.safe_dump(dict(params), sort_keys=False), encoding="utf-8")
     cache = str(folder.parent / "cache")
     subprocess.run([sys.executable, "-m", "dvc", "config", "--local", "cache.dir", cache], cwd=folder, check=True)
 
@@ -63,7 +65,7 @@ def stage_cost(folder: Path, stage: str) -> Cost:
         RuntimeError: it did not run there, but came out of the cache.
     """
     with patch.dict(os.environ, tracking_store(folder)):
-        cost = latest_costs(folder).get(stage)
+        cost = latest_costs(Session(folder)).get(stage)
     if cost is None:
         raise RuntimeError(
             f"{folder}: {stage} was not timed here, its out came from the cache; delete {folder.parent} and start again"

@@ -17,7 +17,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,11 +34,12 @@ from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.machine import keep
 from stages.domain.core.frames import Frames
-from stages.domain.core.records import Sample
+from stages.domain.core.records import Sample, Score
 from stages.domain.core.replies import render_reply
 from stages.domain.core.timeline import plain
 from stages.domain.tasks.rewards import Referee
 from stages.grpo import trainer as video_grpo
+from stages.grpo.step import StepScores
 from stages.grpo.train import ENCODED_BYTES, cached_encoder
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.judging.batch import score_replies
@@ -131,6 +132,29 @@ def rewards(completions: Sequence[Any], **_: Any) -> list[float]:
     return [float(i % ROLLOUTS) for i in range(len(completions))]
 
 
+class Rewarded:
+    """The same rewards as our trainer asks for them."""
+
+    weights: Mapping[str, float] = {"rewards": 1.0}
+
+    def score(self, ids: Sequence[str], replies: Sequence[str]) -> StepScores:
+        paid = rewards(replies)
+        scores = [
+            Score(sample_id=i, task="caption", reply=reply, format_ok=False, value=0.0)
+            for i, reply in zip(ids, replies, strict=True)
+        ]
+        return StepScores(scores, paid, {"rewards": paid}, {})
+
+    def shares(self, _: Sequence[str], replies: Sequence[str]) -> list[float]:
+        return [0.0] * len(replies)
+
+    def control_gauges(self, *_: float | None) -> dict[str, float]:
+        return {}
+
+    def check_masked(self, *_: int) -> None:
+        """Every rollout has a reward."""
+
+
 def plain_trl(folder: Path, steps: int, examples: int) -> Seen:
     model, processor = fresh(folder / "model")
     prompts = []
@@ -170,7 +194,7 @@ def ours(folder: Path, steps: int, examples: int, *, saving: bool, frozen: bool 
         trainer = VideoGRPOTrainer(
             encode=encoded,
             model=model,
-            reward_funcs=rewards,
+            rewards=Rewarded(),
             args=config(folder, processor, steps),
             train_dataset=datasets.Dataset.from_dict({"prompt": list(by_id)}),
             processing_class=processor,

@@ -32,6 +32,7 @@ from stages.domain.core.records import Score
 from stages.domain.core.replies import parse_reply
 from stages.domain.statistics.metrics import task_results
 from stages.lib.rows.jsonl import read_rows, write_json
+from stages.runtime import paths
 from stages.runtime.free_machine import measured
 from stages.tools.ablation.grid import contents_shown
 from stages.tools.ablation.seeds import Pair, pooled_gain
@@ -160,7 +161,7 @@ def main() -> int:
     root, work = Path.cwd(), arguments.work.resolve()
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     work.mkdir(parents=True, exist_ok=True)
-    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    params = yaml.safe_load((root / paths.PARAMS_FILE).read_text(encoding="utf-8"))
 
     def run(seed: int, arm: str, *targets: str) -> None:
         folder = work / f"{seed}-{arm}"

@@ -19,6 +19,7 @@ from pathlib import Path
 from benchmarks.machine import keep
 from stages.runtime.free_machine import measured
 from stages.tracking.runs.history import latest_costs
+from stages.tracking.session import Session
 
 BIN = Path(sys.executable).parent
 
@@ -44,13 +45,14 @@ import time
 from pathlib import Path
 from stages.tracking.lineage.cache import open_content
 from stages.tracking.registry.register import register
+from stages.tracking.session import Session
 from stages.tracking.runs.store import open_client
 root = Path({str(root)!r})
 open_client(root)
 with open_content(root):
     pass
 started = time.perf_counter()
-report = register(root)
+report = register(Session(root))
 print(len(report.created), time.perf_counter() - started)
 """
     with tempfile.TemporaryDirectory() as folder:
@@ -68,7 +70,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pipeline.md"))
     arguments = parser.parse_args()
     root = Path.cwd()
-    costs = latest_costs(root)
+    costs = latest_costs(Session(root))
     if "summary" not in costs:
         print("error: no finished run here; type: vidbridge run", file=sys.stderr)
         return 1

@@ -181,7 +181,7 @@ def _by_clip(rows: Floats, metric: str) -> Floats:
 @cache
 def held_out(folder: Path) -> tuple[tuple[Sample, ...], Judge]:
     """The evaluated samples of a clone, and its judge."""
-    params = load_params(folder / "params.yaml")
+    params = load_params(folder / paths.PARAMS_FILE)
     file = folder / paths.SAMPLES / params.evaluation.split / "structured_caption.jsonl"
     return tuple(sorted(read_rows(file, Sample), key=lambda sample: sample.sample_id)), judge_of(params.judge)
 

@@ -38,7 +38,6 @@ from stages.lib.rows.jsonl import write_json
 from stages.params import Params, PretrainedModelParams, load_params, parse_params
 from stages.runtime import paths, warm
 from stages.runtime.free_machine import measured
-from stages.runtime.paths import CODE
 from stages.tools.ablation.grid import (
     CLIPS_FILE,
     IDENTITY_FILE,
@@ -52,10 +51,11 @@ from stages.tools.ablation.grid import (
     variant_params,
 )
 from stages.tracking.lineage.commits import record_commit, stamped
+from stages.tracking.lineage.git import git
 from stages.tracking.registry.register import register
 from stages.tracking.runs.run import StageRun, ablation_run
+from stages.tracking.session import Session
 
-FOLDER = "ablation"
 #: Seeds at a time on one machine, unless someone says otherwise: each takes a core and up to 2 GB.
 MOST_JOBS = 4
 #: Of what a stage prints, a line is shown this often; all of it is in the seed's log.
@@ -106,7 +106,7 @@ class Progress:
 
 def place(root: Path, params: Params) -> Path:
     """Where a recipe's ablation lives: a clone a seed, the scores, and what came of them."""
-    return state(root) / FOLDER / params.recipe
+    return root / paths.ABLATIONS / params.recipe
 
 
 def default_jobs(params: Params) -> int:
@@ -127,12 +127,12 @@ def check(root: Path, params: Params) -> str:
             f"ablation: the recipe {params.recipe} has none; write one (infra/recipes/tiny.yaml has an example), or take a recipe that has:"
             " vidbridge recipe list"
         )
-    if edited := clone.git(root, "status", "--porcelain", "--", "stages", CODE, "dvc.yaml"):
+    if edited := git(root, "status", "--porcelain", "--", "stages", paths.CODE, paths.PIPELINE_FILE):
         first = edited.splitlines()[0].split()[-1]
         raise UsageError(
             f"{first}: edited and not committed, and an ablation runs from a commit; commit it, or put it aside: git stash"
         )
-    return clone.git(root, "rev-parse", "HEAD")
+    return git(root, "rev-parse", "HEAD")
 
 
 def _clone(root: Path, folder: Path, commit: str) -> Path:
@@ -140,10 +140,10 @@ def _clone(root: Path, folder: Path, commit: str) -> Path:
     origin = clone.project_origin(root, commit)
     if not (folder / ".git").is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        clone.git(folder.parent, "clone", "--quiet", "--local", "--no-checkout", "--", origin.repository, folder.name)
-    clone.git(folder, "fetch", "--quiet", "origin", "HEAD")
+        git(folder.parent, "clone", "--quiet", "--local", "--no-checkout", "--", origin.repository, folder.name)
+    git(folder, "fetch", "--quiet", "origin", "HEAD")
     (folder / ".git" / "index.lock").unlink(missing_ok=True)
-    clone.git(folder, "checkout", "--quiet", "--force", "--detach", commit)
+    git(folder, "checkout", "--quiet", "--force", "--detach", commit)
     project = folder / origin.directory
     clone.share_storage(root, project)
     state(project).mkdir(mode=0o700, exist_ok=True)
@@ -155,7 +155,7 @@ def _write_params(root: Path, folder: Path, table: dict[str, Any]) -> None:
     source = Path(table["ingest"]["source"])
     if source != paths.CORPUS and not source.is_absolute():
         table["ingest"]["source"] = str(root / source)
-    (folder / "params.yaml").write_text(yaml.safe_dump(table, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    (folder / paths.PARAMS_FILE).write_text(yaml.safe_dump(table, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -196,7 +196,7 @@ def register_variant(folder: Path, run_name: str, variant: str) -> State[Any] | 
     says why the variant's own could not be."""
     with _PLANNING:
         record_commit(folder, stamped(run_name))
-        report = register(folder)
+        report = register(Session(folder))
     get_run_logger().info("%s: %d versions of %s are new", folder.name, len(report.created), report.model)
     for stage, reason in report.unregistered.items():
         if stage.partition("@")[2] == variant:
@@ -213,7 +213,7 @@ def run_seed(
     assert grid is not None
     folder, results, start = place(root, params) / f"seed-{seed}", Results(place(root, params) / "scores"), start_of(params)
     folder = _clone(root, folder, commit)
-    env = {"VIDBRIDGE_SCRATCH": str(state(folder) / "scratch")}
+    env = {"VIDBRIDGE_SCRATCH": str(folder / paths.SCRATCH)}
     with ExitStack() as stack:
         for name in grid.variants:
             if cancelled.is_set():
@@ -270,7 +270,7 @@ def _keep(scores: Path, place: Path) -> None:
 def ablation(root: Path, jobs: int, command: str) -> Grid | State[Any]:
     """Run what is missing of the grid, and write what it came to; ``jobs`` seeds at a time."""
     root = Path(root)
-    params = load_params(root / "params.yaml")
+    params = load_params(root / paths.PARAMS_FILE)
     commit = check(root, params)
     grid = params.ablation
     assert grid is not None
@@ -341,13 +341,13 @@ def publish(root: Path, params: Params, command: str, run: StageRun | None = Non
 
 def _write(out: Path, params: Params, command: str, run: StageRun | None) -> Grid:
     grid = read_grid(params, Results(out / "scores"), command=command, measured=measured("torch", "transformers", "trl"))
-    write_json(out / "results.json", grid.model_dump(mode="json"))
+    write_json(out / paths.GRID_FILE, grid.model_dump(mode="json"))
     table, drawn = markdown(grid), figure(grid)
-    (out / "table.md").write_text(table, encoding="utf-8")
-    (out / "figure.svg").write_text(drawn, encoding="utf-8")
+    (out / paths.GRID_TABLE_FILE).write_text(table, encoding="utf-8")
+    (out / paths.GRID_FIGURE_FILE).write_text(drawn, encoding="utf-8")
     if run is not None:
-        run.page("ablation/table.md", table)
-        run.page("ablation/figure.svg", drawn)
-        run.page("ablation/results.json", grid.model_dump_json(indent=1))
+        run.page(f"ablation/{paths.GRID_TABLE_FILE}", table)
+        run.page(f"ablation/{paths.GRID_FIGURE_FILE}", drawn)
+        run.page(f"ablation/{paths.GRID_FILE}", grid.model_dump_json(indent=1))
         run.summary({f"{row.name}/{task}": value.mean for row in grid.rows for task, value in row.columns.items()})
     return grid

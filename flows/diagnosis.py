@@ -7,9 +7,10 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,9 +21,10 @@ from flows.processes import prefect_server
 from flows.processes.environment import defaults, shipped, state
 from flows.repro import registered
 from stages.errors import VidbridgeError
-from stages.params import ParamsError, load_params
+from stages.params import ParamsError
 from stages.tracking.lineage.git import git, head, is_repository
 from stages.tracking.lineage.uri import TrackingError, check_server, is_server, shown, sqlite_path, tracking_uri
+from stages.tracking.session import Session
 
 if TYPE_CHECKING:
     from stages.tools.upgrade import Concern
@@ -148,9 +150,9 @@ def _versions(_root: Path) -> Finding:
     return Finding("pipeline", "ok", text)
 
 
-def _judge(root: Path) -> Finding:
+def _judge(session: Session) -> Finding:
     try:
-        params = load_params(root / "params.yaml")
+        params = session.params
     except ParamsError as error:
         return Finding(
             "judge", "warn", "params.yaml does not load, so which judge is wanted is unknown", str(error).splitlines()[0]
@@ -223,8 +225,9 @@ def _clones(root: Path) -> Finding:
     return Finding("scheduled runs", "warn", f"clones of an earlier version, which nothing uses: {names}", f"rm -r {names}")
 
 
-def _champion(root: Path) -> Finding:
+def _champion(session: Session) -> Finding:
     """Whether the alias is where the gate put it."""
+    root = session.root
     if other := registered.other_store(root):
         said, _, todo = other.partition("; ")
         return Finding("champion", "warn", said, todo)
@@ -237,15 +240,13 @@ def _champion(root: Path) -> Finding:
     from stages.tracking.registry.ledger import alias_fault
     from stages.tracking.registry.removals import objection
     from stages.tracking.registry.versions import CHAMPION, all_versions
-    from stages.tracking.runs.store import open_client
 
     try:
-        params = load_params(root / "params.yaml")
-        gate, client = params.gate, open_client(root)
+        gate, client = session.params.gate, session.client
         fault = alias_fault(client, gate.registered_model, gate.ledger)
         versions = all_versions(client, gate.registered_model)
         champion = next((found for found in versions if CHAMPION in found.aliases), None)
-        saw = None if fault or champion is None else objection(root, client, params, champion)
+        saw = None if fault or champion is None else objection(session, champion)
     except (VidbridgeError, MlflowException, OSError):
         return Finding("champion", "warn", "the store could not be asked", "vidbridge explain champion says why")
     if fault:
@@ -298,37 +299,42 @@ def _git(root: Path) -> Finding:
     return Finding("git", "ok", f"commit {commit}, {name} <{mail}>")
 
 
-#: What is looked at on any machine, and what only in a project.
+#: What is looked at on any machine.
 _OF_MACHINE = (_python, _ffmpeg, _decord, _pyav, _torch, _gpu, _deepspeed, _versions, _memory, _disk)
-_OF_PROJECT = (_judge, _mlflow, _champion, _prefect, _remote, _clones, _git)
 
 
 def findings(root: Path | None) -> list[Finding]:
     """Look at everything, side by side; outside a project (None) at the machine only."""
-    checks = _OF_MACHINE if root is None else _OF_MACHINE + _OF_PROJECT
-    with ThreadPoolExecutor(len(checks)) as pool:
-        found = [future.result() for future in [pool.submit(check, root or Path.cwd()) for check in checks]]
     if root is None:
+        found = _side_by_side([partial(check, Path.cwd()) for check in _OF_MACHINE])
         todo = "cd into a clone of the project, or set VIDBRIDGE_PROJECT to it"
         return [*found, Finding("project", "missing", f"{Path.cwd()} is not inside one (no dvc.yaml upward of it)", todo)]
-    return found + _upgrade(root)
+    session = Session(root)
+    of_project = [partial(_judge, session), partial(_mlflow, root), partial(_champion, session)]
+    of_project += [partial(check, root) for check in (_prefect, _remote, _clones, _git)]
+    return _side_by_side([partial(check, root) for check in _OF_MACHINE] + of_project) + _upgrade(session)
 
 
-def _upgrade(root: Path) -> list[Finding]:
+def _side_by_side(checks: Sequence[Callable[[], Finding]]) -> list[Finding]:
+    with ThreadPoolExecutor(len(checks)) as pool:
+        return [future.result() for future in [pool.submit(check) for check in checks]]
+
+
+def _upgrade(session: Session) -> list[Finding]:
     """A line for each result of 0.1 that stands where today's rules would make another, and for a pipeline of another version."""
     from stages.tools import upgrade
 
     try:
-        uri = tracking_uri(root)
+        uri = tracking_uri(session.root)
         database = sqlite_path(uri)
         there = is_server(uri) or database is None or database.is_file()
-        concerns = upgrade.concerns_of_project(root)
-        concerns += upgrade.concerns_of_registry(root) if there else []
-        behind = new_project.is_behind(root)
+        concerns = upgrade.concerns_of_project(session.root)
+        concerns += upgrade.concerns_of_registry(session) if there else []
+        behind = new_project.is_behind(session.root)
     except (VidbridgeError, OSError) as error:
         return [Finding("upgrade", "warn", f"whether results of 0.1 are here cannot be told: {error}", "see the lines above")]
     if behind:
-        todo = f"vidbridge init --upgrade {root}, then git diff dvc.yaml"
+        todo = f"vidbridge init --upgrade {session.root}, then git diff dvc.yaml"
         return [Finding("upgrade", "warn", "dvc.yaml is not the one of the installed package", todo), *_of_old_results(concerns)]
     return _of_old_results(concerns)
 

@@ -14,10 +14,10 @@ from flows.errors import UsageError
 from flows.processes.locks import only_run
 from flows.repro import package_code
 from stages.params import Params, parse_params
+from stages.runtime import paths
 from stages.runtime.bounded_yaml import parse_yaml, read_text
 from stages.tracking.lineage.git import git, is_repository
 
-PIPELINE = "dvc.yaml"
 _FILES = {
     ".dvc/config": """\
 [core]
@@ -63,7 +63,7 @@ def init(folder: Path, recipe: str, *, smoke: bool) -> Params:
     text = recipes.smoke_version(None, recipe) if smoke else read_text(recipes.recipe(None, recipe).path)
     params = parse_params(parse_yaml(text, recipe), recipe)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in {**_FILES, "params.yaml": text, PIPELINE: package_code.pipeline_text()}.items():
+    for name, content in {**_FILES, paths.PARAMS_FILE: text, paths.PIPELINE_FILE: package_code.pipeline_text()}.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(content, encoding="utf-8")
@@ -83,20 +83,20 @@ def upgrade(root: Path) -> str:
     if not package_code.uses_package(root):
         raise UsageError(f"--upgrade: {root} has no folder {package_code.FOLDER}/, so its code is its own; upgrade that with git")
     with only_run(root):
-        old, new = read_text(root / PIPELINE), package_code.pipeline_text()
+        old, new = read_text(root / paths.PIPELINE_FILE), package_code.pipeline_text()
         if old != new:
-            if git(root, "status", "--porcelain", "--", PIPELINE):
+            if git(root, "status", "--porcelain", "--", paths.PIPELINE_FILE):
                 raise UsageError(
-                    f"{PIPELINE}: has edits that no commit keeps; commit them first, git then shows what the upgrade changes"
+                    f"{paths.PIPELINE_FILE}: has edits that no commit keeps; commit them first, git then shows what the upgrade changes"
                 )
-            (root / PIPELINE).write_text(new, encoding="utf-8")
+            (root / paths.PIPELINE_FILE).write_text(new, encoding="utf-8")
         package_code.refresh(root)
     lines = difflib.unified_diff(
-        old.splitlines(keepends=True), new.splitlines(keepends=True), PIPELINE, f"{PIPELINE} of the package"
+        old.splitlines(keepends=True), new.splitlines(keepends=True), paths.PIPELINE_FILE, f"{paths.PIPELINE_FILE} of the package"
     )
     return "".join(lines)
 
 
 def is_behind(root: Path) -> bool:
     """Whether ``dvc.yaml`` of a project that `init` made differs from the one that the installed package would write."""
-    return package_code.uses_package(root) and read_text(root / PIPELINE) != package_code.pipeline_text()
+    return package_code.uses_package(root) and read_text(root / paths.PIPELINE_FILE) != package_code.pipeline_text()

@@ -47,6 +47,7 @@ from stages.tracking.lineage.commits import record_commit, stamped
 from stages.tracking.lineage.uri import is_server, shown, tracking_uri
 from stages.tracking.registry.register import RegisterReport, register
 from stages.tracking.runs.run import pipeline_run
+from stages.tracking.session import Session
 
 #: How often the flow asks the server whether someone cancelled it.
 CANCEL_POLL_S = 2.0
@@ -252,14 +253,14 @@ def register_versions(root: Path, mlflow_run: str, push: bool) -> RegisterReport
     ``push``: hand DVC's run cache to the remote as well, so that other hosts need not run what this one did.
     """
     logger = get_run_logger()
-    with exported(PARENT, mlflow_run):
-        report = register(root)
-    if push:
-        new, notes = push_runs(root)
-        logger.info("%d entries of the run cache are new in the remote", new)
-        for note in notes:
-            logger.warning("%s", note)
-    registered.write(root, report)
+    with exported(PARENT, mlflow_run), Session(root) as session:
+        report = register(session)
+        if push:
+            new, notes = push_runs(session)
+            logger.info("%d entries of the run cache are new in the remote", new)
+            for note in notes:
+                logger.warning("%s", note)
+    registered.write(session, report)
     for line in as_text(register_table(report)).splitlines():
         logger.info(line)
     return report
@@ -282,7 +283,7 @@ def pipeline(root: Path, target: str = reproduce.TARGET, push: bool = False) -> 
     target needs could not be registered. Ends as cancelled when someone cancels it on the server.
     """
     root = Path(root)
-    params = load_params(root / "params.yaml")
+    params = load_params(root / paths.PARAMS_FILE)
     run_name = stamped(params.recipe, str(flow_run.id)[:4])
     watch = Watch.start(root)
     cancelled = threading.Event()
@@ -305,7 +306,7 @@ def pipeline(root: Path, target: str = reproduce.TARGET, push: bool = False) -> 
                 return _failure(board, *changed, "so nothing was recorded or registered")
             commit = record(root, run_name)
             registration = register_versions(root, mlflow_run, push)
-            _publish(root, board, registration)
+            _publish(root, params, board, registration)
             if board.failed:
                 return _failure(board)
             if left := [reason for step in plan.steps if (reason := registration.unregistered.get(step.name))]:
@@ -349,12 +350,12 @@ def _link_tracking(mlflow_run: str) -> None:
         create_markdown_artifact(key="mlflow", markdown=f"MLflow run `{mlflow_run}`; `vidbridge ui` shows it.")
 
 
-def _publish(root: Path, board: _Board, registration: RegisterReport) -> None:
+def _publish(root: Path, params: Params, board: _Board, registration: RegisterReport) -> None:
     rows = [{"stage": r.stage, "outcome": r.outcome, "seconds": round(r.seconds, 1)} for r in board.done.values()]
     rows += [{"stage": name, "outcome": "failed", "seconds": None} for name in board.failed]
     rows += [{"stage": name, "outcome": "skipped", "seconds": None} for name in board.skipped]
     create_table_artifact(key="stages", table=rows, description="What the stages of this run did")
-    if scores := read_scores(root):
+    if scores := read_scores(root, params.evaluation.of):
         create_table_artifact(
             key="scores", table=[{"policy": name, **row} for name, row in scores.items()], description="Held-out scores"
         )

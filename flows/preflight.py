@@ -21,6 +21,7 @@ from stages.runtime import paths
 from stages.runtime.plain import one_line
 from stages.tracking.lineage.git import head, is_repository
 from stages.tracking.lineage.uri import TrackingError, check_server, is_server, patience_of_run_s, shown, tracking_uri
+from stages.tracking.session import Session
 
 #: Videos, samples, caches and the tracking store of a small recipe.
 _BASE_GB = 1.0
@@ -97,8 +98,9 @@ def _state_bytes(row: TrainingRow) -> int:
     return 12 if _deepspeed() else 8
 
 
-def problems(root: Path, params: Params, plan: Plan) -> list[str]:
+def problems(session: Session, plan: Plan) -> list[str]:
     """Everything that would make a run fail later; each entry says field, value and remedy. Empty: go ahead."""
+    root, params = session.root, session.params
     found = git_problems(root)
     found += _source(root, params, plan)
     found += _embedder(root, params, plan)
@@ -109,7 +111,7 @@ def problems(root: Path, params: Params, plan: Plan) -> list[str]:
     need, free = disk_need_gb(params, plan), shutil.disk_usage(root).free / GB
     if free < need:
         found.append(f"disk: {free:.1f} GB are free at {root}, about {need:.1f} GB are needed; make room, or move the project")
-    found += mlflow_problems(root, params)
+    found += mlflow_problems(session)
     found += remote_problems(root)
     found += prefect_problems()
     needed = endpoints(params, judged=_judged(params, plan), written="synthesize" in _verbs(plan))
@@ -139,18 +141,18 @@ def git_remedy(root: Path, error: TrackingError) -> str:
     return one_line(error)
 
 
-def mlflow_problems(root: Path, params: Params) -> list[str]:
+def mlflow_problems(session: Session) -> list[str]:
     """That MLflow does not answer, or that this account may not do there what the run will end with."""
     try:
-        uri = check_server(tracking_uri(root), wait_s=patience_of_run_s())
+        uri = check_server(tracking_uri(session.root), wait_s=patience_of_run_s())
         if is_server(uri):
-            _try_rights(root, params)
+            _try_rights(session)
     except TrackingError as error:
         return [str(error)]
     return []
 
 
-def _try_rights(root: Path, params: Params) -> None:
+def _try_rights(session: Session) -> None:
     """Only a server has accounts. Two seconds of imports, which the run needs anyway.
 
     Raises:
@@ -158,7 +160,7 @@ def _try_rights(root: Path, params: Params) -> None:
     """
     from stages.tracking.registry.rights import check_run_rights
 
-    check_run_rights(root, params.gate)
+    check_run_rights(session)
 
 
 def remote_problems(root: Path) -> list[str]:
@@ -293,12 +295,12 @@ def _dangling_links(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def check(root: Path, params: Params, plan: Plan) -> None:
+def check(session: Session, plan: Plan) -> None:
     """
     Raises:
         FlowError: with every problem, a line each.
     """
-    if found := problems(root, params, plan):
+    if found := problems(session, plan):
         raise FlowError("\nerror: ".join(found))
 
 

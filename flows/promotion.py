@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -15,11 +14,12 @@ from flows.rescoring import promote
 from stages.errors import VidbridgeError
 from stages.runtime.plain import fit, one_line
 from stages.tracking.gate.promote import Promotion
+from stages.tracking.session import Session
 
 
 @flow(name="vidbridge-promotion", persist_result=False, validate_parameters=False)
 def promotion(
-    root: Path,
+    session: Session,
     version: str | None = None,
     author: str | None = None,
     reason: str = "",
@@ -35,7 +35,7 @@ def promotion(
     logger = get_run_logger()
     try:
         with at_work():  # scoring the champion again may take hours
-            decided = promote(Path(root), version, logger.info, author=author, reason=reason, new_evaluation=new_evaluation)
+            decided = promote(session, version, logger.info, author=author, reason=reason, new_evaluation=new_evaluation)
     except VidbridgeError as error:
         return Failed(message=fit(error), data=error)
     logger.info("version %d %s", decided.candidate.number, "is champion" if decided.moved else "was refused")

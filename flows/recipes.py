@@ -21,10 +21,10 @@ from flows.processes.environment import RECIPES, recipe_files
 from flows.settings import with_settings
 from stages.errors import VidbridgeError
 from stages.params import ExcludedVideo, Params, load_params, parse_params
+from stages.runtime import paths
 from stages.runtime.bounded_yaml import YamlError, parse_yaml, read_text, read_yaml
 from stages.tools.dataset.excluded import with_excluded
 
-PARAMS = Path("params.yaml")
 #: Whose parameters count outside a project.
 DEFAULT = "vidbridge-r1"
 
@@ -41,7 +41,7 @@ class Recipe:
 
 def recipes(root: Path | None) -> tuple[Recipe, ...]:
     """Every recipe, by name: the project's own, and those that come with this code."""
-    current = (root / PARAMS).read_bytes() if root is not None and (root / PARAMS).is_file() else b""
+    current = (root / paths.PARAMS_FILE).read_bytes() if root is not None and (root / paths.PARAMS_FILE).is_file() else b""
     found = recipe_files(root).values()
     removed = _removed(root)
 
@@ -63,7 +63,7 @@ def _removed(root: Path | None) -> tuple[ExcludedVideo, ...]:
     if root is None:
         return ()
     try:
-        table = read_yaml(root / PARAMS)
+        table = read_yaml(root / paths.PARAMS_FILE)
         return tuple(ExcludedVideo.model_validate(row) for row in table["ingest"]["exclude"])
     except (OSError, YamlError, KeyError, TypeError, ValidationError):
         return ()
@@ -174,22 +174,27 @@ def recipe(root: Path | None, name: str) -> Recipe:
 
 
 def params_or_default(root: Path | None) -> Params:
-    """What ``params.yaml`` says; outside a project the recipe :data:`DEFAULT`, whose ingest and judge are those for videos of people.
+    """What ``params.yaml`` says; outside a project :func:`default_params`.
 
     Raises:
         ParamsError: the file is missing or breaks a rule.
     """
-    return load_params(recipe(None, DEFAULT).path if root is None else root / PARAMS)
+    return default_params() if root is None else load_params(root / paths.PARAMS_FILE)
+
+
+def default_params() -> Params:
+    """The parameters of the recipe :data:`DEFAULT`, whose ingest and judge are those for videos of people."""
+    return load_params(recipe(None, DEFAULT).path)
 
 
 def difference(root: Path, name: str) -> str:
     """What `use` would change in ``params.yaml``, as a unified diff; empty when nothing."""
     new = recipe(root, name).path
-    old = read_text(root / PARAMS) if (root / PARAMS).is_file() else ""
+    old = read_text(root / paths.PARAMS_FILE) if (root / paths.PARAMS_FILE).is_file() else ""
     lines = difflib.unified_diff(
         old.splitlines(keepends=True),
         read_text(new).splitlines(keepends=True),
-        str(PARAMS),
+        paths.PARAMS_FILE,
         str(RECIPES / new.name),
     )
     return "".join(lines)
@@ -227,15 +232,15 @@ def _use(root: Path, name: str, force: bool, smoke: bool) -> Params:
 def _refuse_edits(root: Path, otherwise: str = "") -> None:
     if _holds_edits(root):
         raise UsageError(
-            f"{PARAMS}: has edits that no commit and no recipe keeps; commit them, or save them as a recipe"
-            f" (cp {PARAMS} {RECIPES}/NAME.yaml){otherwise}"
+            f"{paths.PARAMS_FILE}: has edits that no commit and no recipe keeps; commit them, or save them as a recipe"
+            f" (cp {paths.PARAMS_FILE} {RECIPES}/NAME.yaml){otherwise}"
         )
 
 
 def _write(root: Path, text: str) -> None:
-    partial = root / (str(PARAMS) + ".new")
+    partial = root / (paths.PARAMS_FILE + paths.UNFINISHED)
     partial.write_text(text, encoding="utf-8")
-    partial.replace(root / PARAMS)
+    partial.replace(root / paths.PARAMS_FILE)
 
 
 def change(root: Path, name: str | None, settings: Sequence[str]) -> str:
@@ -251,19 +256,21 @@ def change(root: Path, name: str | None, settings: Sequence[str]) -> str:
     from flows.processes.locks import only_run
 
     with only_run(root):
-        old = read_text(root / PARAMS)
+        old = read_text(root / paths.PARAMS_FILE)
         text = old if name is None else taking_along(read_text(recipe(root, name).path), _removed(root), name)
         text = with_settings(text, settings)
-        parse_params(parse_yaml(text, str(PARAMS)), str(PARAMS))
+        parse_params(parse_yaml(text, paths.PARAMS_FILE), paths.PARAMS_FILE)
         if text != old:
             _refuse_edits(root)
             _write(root, text)
-    lines = difflib.unified_diff(old.splitlines(keepends=True), text.splitlines(keepends=True), str(PARAMS), f"{PARAMS} now")
+    lines = difflib.unified_diff(
+        old.splitlines(keepends=True), text.splitlines(keepends=True), paths.PARAMS_FILE, f"{paths.PARAMS_FILE} now"
+    )
     return "".join(lines)
 
 
 def _holds_edits(root: Path) -> bool:
-    path = root / PARAMS
+    path = root / paths.PARAMS_FILE
     if not path.is_file() or any(one.in_use for one in recipes(root)):
         return False
     try:
@@ -278,5 +285,5 @@ def _holds_edits(root: Path) -> bool:
         and read_text(path) == taking_along(smoke_version(root, made_from), _removed(root), name)
     ):
         return False
-    committed = subprocess.run(["git", "-C", str(root), "show", f"HEAD:./{PARAMS}"], capture_output=True, check=False)
+    committed = subprocess.run(["git", "-C", str(root), "show", f"HEAD:./{paths.PARAMS_FILE}"], capture_output=True, check=False)
     return committed.returncode != 0 or committed.stdout != path.read_bytes()

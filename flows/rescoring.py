@@ -15,14 +15,15 @@ from flows.errors import FlowError
 from flows.processes.environment import stage_environment
 from flows.processes.locks import only_run
 from flows.processes.stream import stream
+from stages.runtime.paths import SAMPLE_SCORES_FILE, SCORES_FILE
 from stages.tracking.gate import promote as gate
 from stages.tracking.gate.promote import Promotion
-from stages.tracking.registry.samples import SAMPLES_FILE
-from stages.tracking.registry.versions import Version
+from stages.tracking.registry.versions import Version, load_version
+from stages.tracking.session import Session
 
 
 def promote(
-    root: Path,
+    session: Session,
     version: str | None,
     log: Callable[[str], None],
     *,
@@ -37,25 +38,25 @@ def promote(
         TrackingError: see :func:`stages.tracking.gate.promote.promote`.
     """
     if not new_evaluation:
-        rescore_champion(root, version, log)
-    return gate.promote(root, version, author=author, reason=reason, new_evaluation=new_evaluation)
+        rescore_champion(session, version, log)
+    return gate.promote(session, version, author=author, reason=reason, new_evaluation=new_evaluation)
 
 
-def rescore_champion(root: Path, version: str | None, log: Callable[[str], None]) -> None:
+def rescore_champion(session: Session, version: str | None, log: Callable[[str], None]) -> None:
     """Score the champion on the evaluation of ``version`` (the candidate when None), if that is missing.
 
     Raises:
         FlowError: the champion could not be scored.
         TrackingError: the store does not answer, or the present state is not the one the candidate was scored in.
     """
-    if (found := gate.champion_to_rescore(root, version)) is None:
+    if (found := gate.champion_to_rescore(session, version)) is None:
         return
     champion, digest = found
     log(f"the champion, version {champion.number}, was scored under another evaluation; scoring it under {digest}")
-    rescore(root, champion, digest, log, "hold the candidate against the baselines only: vidbridge promote --new-evaluation")
+    rescore(session, champion, digest, log, "hold the candidate against the baselines only: vidbridge promote --new-evaluation")
 
 
-def rescore(root: Path, version: Version, digest: str, log: Callable[[str], None], otherwise: str) -> None:
+def rescore(session: Session, version: Version, digest: str, log: Callable[[str], None], otherwise: str) -> None:
     """Score a version under the evaluation ``digest``, which has to be that of the project's present data and parameters.
 
     ``otherwise`` names what else can be done when that fails.
@@ -65,9 +66,10 @@ def rescore(root: Path, version: Version, digest: str, log: Callable[[str], None
         TrackingError: the present state is another evaluation, the version's weights are not to be had, or this account may not write
             scores on it.
     """
+    root = session.root
     with only_run(root), tempfile.TemporaryDirectory(prefix="vidbridge-") as place:
-        gate.check_rights(root)
-        folder = gate.load_checkpoint(root, version.number)
+        gate.check_rights(session)
+        folder = load_version(root, version)
         command = [sys.executable, "-m", "stages", "rescore", f"version-{version.number}", str(folder), place]
         status = stream(command, root, stage_environment(root), log)
         if status:
@@ -75,5 +77,5 @@ def rescore(root: Path, version: Version, digest: str, log: Callable[[str], None
                 f"version {version.number} could not be scored under evaluation {digest} (status {status}, see above); mend the cause, or"
                 f" {otherwise}"
             )
-        table, samples = ((Path(place) / name).read_text(encoding="utf-8") for name in ("scores.json", SAMPLES_FILE))
-        gate.add_scores(root, version, digest, table, samples)
+        table, samples = ((Path(place) / name).read_text(encoding="utf-8") for name in (SCORES_FILE, SAMPLE_SCORES_FILE))
+        gate.add_scores(session, version, digest, table, samples)

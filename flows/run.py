@@ -16,9 +16,11 @@ from flows.processes import prefect_server
 from flows.processes.locks import only_run
 from flows.repro import clone, lockfile, registered, reproduce
 from flows.repro.remote import push_runs
-from stages.params import Params, PretrainedModelParams, load_params
+from stages.params import Params, PretrainedModelParams
 from stages.runtime.plain import one_line
+from stages.tracking.lineage.git import git
 from stages.tracking.runs.history import latest_costs
+from stages.tracking.session import Session
 
 
 def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False, as_json: bool = False) -> None:
@@ -33,7 +35,8 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
         FlowError: something is missing (found before any stage starts), or a stage failed.
         KeyboardInterrupt: on Ctrl-C and when the run is cancelled in Prefect; every stage has been ended.
     """
-    params = load_params(root / "params.yaml")
+    session = Session(root)
+    params = session.params
     out = show.console()
     if not dry_run:
         preflight.check_alone(root)  # before a plan is printed that nobody will follow
@@ -55,7 +58,7 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
         if plan.to_run:
             show.show_plan(out, plan)
     if plan.to_run:
-        preflight.check(root, params, plan)
+        preflight.check(session, plan)
         show.show_cost(out, estimate.cost_of(root, params, plan))
         if ask:
             _confirm(root, params, plan)
@@ -64,20 +67,21 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
             if push:
                 _publish(root, commit)
                 registered.pushed(root)
-        show.show_costs(out, latest_costs(root), [step.name for step in plan.to_run])
-    elif not registered.is_noted(root, pushed=push):
+        show.show_costs(out, latest_costs(Session(root)), [step.name for step in plan.to_run])
+    elif not registered.is_noted(session, pushed=push):
         with only_run(root):
-            register(root, params, push)
+            register(Session(root), push)
     # Only what this target has brought up to date: scores may lie there from before, or from another recipe.
     done = {step.name for step in plan.steps}
-    scores = {policy: row for policy, row in read_scores(root).items() if evaluated_by(policy) in done}
-    show.show_scores(out, scores, read_intervals(root), params.evaluation.confidence)
+    scores = {policy: row for policy, row in read_scores(root, params.evaluation.of).items() if evaluated_by(policy) in done}
+    intervals = read_intervals(root, params.evaluation.of)
+    show.show_scores(out, scores, intervals, params.evaluation.confidence)
     if "summary" in done:
         show.show_gains(out, read_gains(root), params.evaluation.confidence)
     show.show_where(out, root, scored=bool(scores), promote=registered.awaits_promotion(root))
 
 
-def register(root: Path, params: Params, push: bool) -> None:
+def register(session: Session, push: bool) -> None:
     """Record and register what earlier runs, here or elsewhere, left in ``dvc.lock``, and say so.
 
     Raises:
@@ -87,11 +91,12 @@ def register(root: Path, params: Params, push: bool) -> None:
     from stages.tracking.lineage.commits import record_commit, stamped
     from stages.tracking.registry.register import register as reconcile
 
-    commit = record_commit(root, stamped(params.recipe, str(os.getpid())))
-    report = reconcile(root)
-    registered.write(root, report)
+    root = session.root
+    commit = record_commit(root, stamped(session.params.recipe, str(os.getpid())))
+    report = reconcile(session)
+    registered.write(session, report)
     if push:
-        new, notes = push_runs(root)
+        new, notes = push_runs(session)
         show.say(f"pushed: {new} entries of the run cache are new in the remote")
         for note in notes:
             show.say(f"note: {note}")
@@ -106,7 +111,7 @@ def register(root: Path, params: Params, push: bool) -> None:
 
 def _publish(root: Path, commit: str) -> None:
     """Hand the branch that holds the commit to the repository that this one was cloned from."""
-    if "origin" not in clone.git(root, "remote").split():
+    if "origin" not in git(root, "remote").split():
         show.say(f"note: no git remote 'origin', so commit {commit[:12]} with dvc.lock stays here; git remote add origin URL")
         return
     branch = clone.publish(root, commit)

@@ -42,9 +42,10 @@ from flows.repro.clone import (
     refresh,
     work_folder,
 )
-from stages.params import load_params
 from stages.runtime.plain import guard_logs
+from stages.runtime.project import project_root
 from stages.tracking.gate.promote import Promotion
+from stages.tracking.session import Session
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="clone", retries=2, retry_delay_seconds=10)
@@ -141,7 +142,7 @@ def scheduled(
 
 
 def _origin(branch: str, source: str | None, repository: str | None, directory: str | None) -> tuple[Origin, Deployed]:
-    home = environment.find_root() if repository is None or os.environ.get("VIDBRIDGE_PROJECT") else None
+    home = project_root() if repository is None or os.environ.get("VIDBRIDGE_PROJECT") else None
     if home is not None:
         environment.enter(home)
     else:
@@ -153,12 +154,12 @@ def _origin(branch: str, source: str | None, repository: str | None, directory: 
     return project_origin(home, branch), deployed
 
 
-def is_nothing_new(root: Path, plan: reproduce.Plan, promote: bool) -> bool:
+def is_nothing_new(session: Session, plan: reproduce.Plan, promote: bool) -> bool:
     """Whether a scheduled run with this plan has nothing to do. What is fetched, or restored, is nothing new. An earlier run that could not
     be registered is: of it the run cache may know more than ``dvc.lock``. So is a candidate whose promotion failed."""
-    if plan.to_run or any(step.entry is not None for step in plan.steps) or not registered.is_noted(root):
+    if plan.to_run or any(step.entry is not None for step in plan.steps) or not registered.is_noted(session):
         return False
-    return not (promote and registered.awaits_gate(root))
+    return not (promote and registered.awaits_gate(session.root))
 
 
 def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, target: str, promote: bool) -> State[Any]:
@@ -169,15 +170,16 @@ def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, targ
             " (dvc remote add -d NAME URL), or set VIDBRIDGE_DVC_REMOTE"
         )
     configure(root, recipe, source)
-    params = load_params(root / "params.yaml")
+    session = Session(root)
+    session.params  # noqa: B018 - what is wrong with them is said before the lock is looked for
     plan = choose_lock(root, target)
     for note in plan.notes:
         logger.warning("%s", note)
-    if is_nothing_new(root, plan, promote):
+    if is_nothing_new(session, plan, promote):
         logger.info("nothing new: all that %s needs is up to date", target)
         create_markdown_artifact(key="scheduled", markdown=f"Nothing new at commit `{clone.commit[:12]}`: {target} is up to date.")
         return Completed(name="NothingNew", message="nothing new")
-    preflight.check(root, params, plan)
+    preflight.check(session, plan)
     logger.info(
         "to run: %s", ", ".join(f"{step.name} ({step.why[0]})" for step in plan.to_run) or "nothing; what was made is handed on"
     )
@@ -200,7 +202,7 @@ def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, targ
     if promote and registered.awaits_gate(root) and (candidate := report.registration.candidate) is not None:
         # By its number: another deployment may have registered one meanwhile, and the alias names that.
         decided = promotion(
-            root,
+            Session(root),
             str(candidate),
             author=os.environ.get("VIDBRIDGE_AUTHOR", "schedule"),
             reason=f"scheduled run {report.name}",

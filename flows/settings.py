@@ -9,13 +9,14 @@ from typing import Any
 import yaml
 
 from flows.errors import UsageError
+from stages.runtime import paths
 from stages.runtime.bounded_yaml import YamlError, end_of, parse_yaml
 
 #: A number as people type it, which is a text in YAML 1.1.
 _SHORT_FLOAT = re.compile(r"([-+]?\d+)(\.\d*)?[eE]([-+]?)(\d+)")
 
 
-def with_settings(text: str, settings: Sequence[str], name: str = "params.yaml") -> str:
+def with_settings(text: str, settings: Sequence[str], name: str = paths.PARAMS_FILE) -> str:
     """The text of a ``params.yaml`` in which each of ``settings`` (``grpo.general.steps=50``) holds. Its rules are not checked here.
 
     Raises:

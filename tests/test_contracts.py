@@ -63,7 +63,11 @@ def closure(path: Path) -> set[str]:
             continue
         seen.add(file)
         waiting += imports(file)
-    return {file.relative_to(ROOT).as_posix() for file in seen if file.name != "__init__.py"}
+    return {file.relative_to(ROOT).as_posix() for file in seen if file.name != "__init__.py" or holds_code(file)}
+
+
+def holds_code(file: Path) -> bool:
+    return len(ast.parse(file.read_text(encoding="utf-8")).body) > 1
 
 
 def dvc_stages() -> dict[str, dict[str, Any]]:
@@ -77,7 +81,8 @@ def code_deps(stage: dict[str, Any]) -> list[str]:
 
 def files_under(dep: str) -> set[str]:
     path = ROOT / dep
-    return {f.relative_to(ROOT).as_posix() for f in ([path] if path.is_file() else path.rglob("*.py")) if f.name != "__init__.py"}
+    files = [path] if path.is_file() else path.rglob("*.py")
+    return {f.relative_to(ROOT).as_posix() for f in files if f.name != "__init__.py" or holds_code(f)}
 
 
 @pytest.mark.parametrize("name", list(dvc_stages()))

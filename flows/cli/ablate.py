@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli import app
+from stages.runtime import paths
 
 if TYPE_CHECKING:
     from stages.tools.ablation.grid import Grid
 
 _COMMAND = "vidbridge recipe use {recipe} && vidbridge ablate"
-_FILES = ("results.json", "table.md", "figure.svg")
+_FILES = (paths.GRID_FILE, paths.GRID_TABLE_FILE, paths.GRID_FIGURE_FILE)
 
 
 def ablate(
@@ -47,7 +48,7 @@ def run_grid(root: Path, jobs: int | None, out: Path | None, *, table_only: bool
     from stages.params import load_params
     from stages.tools.ablation.grid import NothingRunError
 
-    params = load_params(root / "params.yaml")
+    params = load_params(root / paths.PARAMS_FILE)
     if table_only:
         from flows.ablation import check, place, publish
 
@@ -60,7 +61,7 @@ def run_grid(root: Path, jobs: int | None, out: Path | None, *, table_only: bool
     else:
         with only_run(root):
             # Again, now that nobody else changes them.
-            params = load_params(root / "params.yaml")
+            params = load_params(root / paths.PARAMS_FILE)
             grid = _flow(root, jobs, _COMMAND.format(recipe=params.recipe))
         from flows.ablation import place
     folder = place(root, params)
@@ -87,7 +88,7 @@ def _flow(root: Path, jobs: int | None, command: str) -> Grid:
         from flows.ablation import ablation, check, default_jobs
         from flows.processes.lost import process_tags
 
-        params = load_params(root / "params.yaml")
+        params = load_params(root / paths.PARAMS_FILE)
         check(root, params)  # before anyone waits for the server
         with prefect_server.connected(starting), tags(*process_tags()):
             state: Any = ablation(root, jobs or default_jobs(params), command, return_state=True)

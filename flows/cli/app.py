@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
@@ -13,6 +13,9 @@ import typer.core
 from flows.cli import complete
 from flows.cli.command import INTERRUPTED
 from flows.errors import UsageError
+
+if TYPE_CHECKING:
+    from stages.tracking.session import Session
 
 
 class Commands(typer.core.TyperGroup):
@@ -55,7 +58,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on s
 BenchmarkOption = Annotated[
     str,
     typer.Option(
-        help="video-mme, mvbench, dream-1k, vdc, carebench, dark-event-infer-test or mix-vid-qa-test.",
+        help="A public benchmark, such as video-mme; an unknown name is answered with all of them.",
         autocompletion=complete.benchmarks,
     ),
 ]
@@ -116,20 +119,29 @@ def root() -> Path:
     """The project's folder, entered.
 
     Raises:
-        UsageError: there is none.
+        ProjectError: there is none.
     """
-    from flows.processes.environment import enter, find_root
+    from flows.processes.environment import enter
+    from stages.runtime.project import project_root
 
-    found = find_root()
+    found = project_root()
     enter(found)
     return found
 
 
-def reading_root() -> Path:
-    """The project, or outside of one the cache folder: for commands that ask the registry and nothing else of a project."""
-    from flows.cli.outside import reader
+def session() -> Session:
+    """The project, entered."""
+    found = root()
+    from stages.tracking.session import Session
 
-    return reader()
+    return Session(found)
+
+
+def reader() -> Session:
+    """The project, or outside of one the cache folder: for commands that ask the registry and nothing else of a project."""
+    from flows.cli import outside
+
+    return outside.reader()
 
 
 def given(path: Path | None) -> Path | None:

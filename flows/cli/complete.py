@@ -9,9 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flows.errors import FlowError
-
-BENCHMARKS = ("video-mme", "mvbench", "dream-1k", "vdc", "carebench", "dark-event-infer-test", "mix-vid-qa-test")
 _ALIASES = ("champion", "candidate")
 
 
@@ -40,6 +37,8 @@ def recipes(incomplete: str) -> list[str]:
 
 def benchmarks(incomplete: str) -> list[str]:
     """Names of public benchmarks."""
+    from stages.tools.suites.published.registry import BENCHMARKS
+
     return _beginning(incomplete, BENCHMARKS)
 
 
@@ -68,11 +67,11 @@ def _beginning(incomplete: str, names: Iterable[str]) -> list[str]:
 
 
 def _root() -> Path | None:
-    from flows.processes.environment import find_root
+    from stages.runtime.project import ProjectError, find_project
 
     try:
-        return find_root()
-    except FlowError:
+        return find_project()
+    except ProjectError:  # said by the command itself; Tab stays silent
         return None
 
 

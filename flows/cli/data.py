@@ -20,7 +20,10 @@ Name = TypeVar("Name", bound=str)
 def check(
     folder: Annotated[Path, typer.Argument(help="Folder with videos and their annotations.")],
     format: Annotated[
-        str | None, typer.Option(help="jsonl, coin, kinetics, activitynet_captions or vidbridge_r1; ingest.format when left out.")
+        str | None,
+        typer.Option(
+            help="How annotations are written, such as coin; ingest.format when left out. An unknown name is answered with all."
+        ),
     ] = None,
     annotations: Annotated[
         str | None, typer.Option(help="The annotation file in it; the format's usual one when left out.")
@@ -95,18 +98,14 @@ def _check(
 ) -> bool:
     """Print what ingest would accept and set aside of a folder, why, and which samples it would give; False when it accepts nothing."""
     from itertools import islice
-    from typing import get_args
 
     from flows.console import show
     from flows.console.data import checked_document, show_checked
     from flows.recipes import params_or_default
     from flows.repro.names import is_utf8, unstorable_names
-    from stages.params import SourceFormat
     from stages.tools.dataset.check import SourceError
     from stages.tools.dataset.check import check as examine
 
-    if annotation_format is not None:
-        _among("--format", [annotation_format], get_args(SourceFormat))
     if not is_utf8(str(folder)):
         raise UsageError(f"folder: {str(folder)!r}: its name is not UTF-8; rename it")
     params, out = params_or_default(root), show.console()
@@ -115,6 +114,8 @@ def _check(
     except SourceError as error:
         # As it was typed here.
         told = str(error).replace("ingest.source", "folder").replace("ingest.annotations", "--annotations")
+        if annotation_format is not None:
+            told = told.replace("ingest.format", "--format")
         raise UsageError(told) from error
     unstorable = list(islice(unstorable_names(folder), _NAMES))
     if as_json:
@@ -131,7 +132,8 @@ def _check(
 def _export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Sequence[str], limit: int | None) -> None:
     """Write samples for other tools, and say what was written and how it is read."""
     from flows.console import show
-    from stages.domain.core.records import SPLITS, TASK_NAMES
+    from stages.domain.core.records import SPLITS
+    from stages.domain.tasks import TASK_NAMES
     from stages.tools.dataset.export import KINDS
     from stages.tools.dataset.export import export as write
 

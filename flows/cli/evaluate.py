@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ from flows.errors import UsageError
 if TYPE_CHECKING:
     from stages.params import Params
     from stages.tools.suites.evaluate import Engine, Order
+    from stages.tracking.session import Session
 
 #: How an endpoint may be sent a video.
 _FORMS = ("jpeg", "mp4")
@@ -88,7 +88,7 @@ def evaluate(
         batch_size=batch_size,
     )
     _evaluate(
-        app.reading_root(),
+        app.reader(),
         order,
         model=model,
         revision=revision,
@@ -129,7 +129,7 @@ def score(
 
 
 def _evaluate(
-    root: Path,
+    session: Session,
     order: Order,
     *,
     model: str | None,
@@ -145,29 +145,29 @@ def _evaluate(
     Raises:
         UsageError: what was asked for makes no sense.
     """
-    from flows.cli.outside import WAYS, project_of
+    from flows.cli.outside import WAYS
     from flows.console import show
     from flows.console.benchmarks import show_result
-    from flows.recipes import params_or_default
+    from flows.recipes import default_params
+    from stages.runtime import paths
     from stages.runtime.plain import one_line
     from stages.tools.suites import evaluate as benchmarking
     from stages.tools.suites.markdown import by_reason
 
     _check_benchmark(order.benchmark)
     _check_flags(order, model, endpoint, endpoint_model, form)
-    project = project_of(root)
-    if project is None and order.benchmark in _OWN:
+    if session.project is None and order.benchmark in _OWN:
         raise UsageError(
             f"--benchmark: {order.benchmark} asks about edits of a project's own clips, and {Path.cwd()} is not inside one;"
             f" {WAYS.partition(', or')[0]}"
         )
-    params = params_or_default(project)
-    engine = _engine(root, params, order, model, revision, endpoint, endpoint_model, form)
+    params = session.params if session.project is not None else default_params()
+    engine = _engine(session, params, order, model, revision, endpoint, endpoint_model, form)
     out = show.console()
     out.print(one_line(f"{order.benchmark}: {engine.name}"), soft_wrap=True)
-    result = benchmarking.evaluate(root, params, order, engine, baselines=baselines, against=against)
-    show_result(out, result, result["usage"])
-    if unanswered := result["unanswered"]:
+    result = benchmarking.evaluate(session.root, params, order, engine, baselines=baselines, against=against)
+    show_result(out, result)
+    if unanswered := result.unanswered:
         reasons = by_reason(unanswered)
         told = f"{len(unanswered):,} questions (control videos counted) were not answered; the next call asks again"
         out.print(told, style="yellow")
@@ -175,7 +175,7 @@ def _evaluate(
             out.print(f"  {one_line(video)}, {count:,} questions: {one_line(reason)}", soft_wrap=True)
         if len(reasons) > _EXAMPLES:
             out.print(f"  … and {len(reasons) - _EXAMPLES:,} more, all in {order.out / 'unanswered.jsonl'}", soft_wrap=True)
-    names = (benchmarking.TABLE_FILE, benchmarking.SCORES_FILE, "predictions.jsonl")
+    names = (paths.SCORES_TABLE_FILE, paths.SCORES_FILE, paths.PREDICTIONS_FILE)
     show.say(f"written: {', '.join(names)} in {order.out}")
 
 
@@ -201,7 +201,7 @@ def _check_flags(order: Order, model: str | None, endpoint: str | None, endpoint
 
 
 def _engine(
-    root: Path,
+    session: Session,
     params: Params,
     order: Order,
     model: str | None,
@@ -214,8 +214,8 @@ def _engine(
     from stages.tools.suites import evaluate as benchmarking
 
     if model is not None:
-        champion.warn_of_moved(root, model)
-        return benchmarking.model_engine(root, params, order, model, revision)
+        champion.warn_of_moved(session, model)
+        return benchmarking.model_engine(session, params, order, model, revision)
     assert endpoint is not None
     assert endpoint_model is not None
     return benchmarking.endpoint_engine(params, order, endpoint, endpoint_model, revision, "mp4" if form == "mp4" else "jpeg")
@@ -235,6 +235,7 @@ def _score(
     from flows.console import show
     from flows.console.benchmarks import show_result
     from flows.recipes import params_or_default
+    from stages.lib.rows.jsonl import write_record
     from stages.tools.suites.score import score as scored
 
     _check_benchmark(benchmark)
@@ -243,11 +244,9 @@ def _score(
     if out is not None and out in (annotations, predictions, against):
         raise UsageError(f"--out: {str(out)!r} is what is to be scored; name another file")
     result = scored(params_or_default(root), benchmark, annotations, predictions, baselines=baselines, against=against)
-    # Not in the file: what a judge costs depends on what it was asked before.
-    usage = result.pop("usage")
     if out is not None:
-        out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    show_result(show.console(), result, usage)
+        write_record(out, result)
+    show_result(show.console(), result)
     if out is not None:
         show.say(f"written: {out}")
 
@@ -259,10 +258,11 @@ def _annotations_at(place: str, benchmark: str) -> Path:
         UsageError: there is no such benchmark.
         AnnotationError: the hub does not give them.
     """
-    from stages.tools.suites.score import BENCHMARKS, HUB, fetched
+    from stages.tools.suites.published.hub import SCHEME, fetched
+    from stages.tools.suites.published.registry import BENCHMARKS
 
     _check_benchmark(benchmark)
-    return fetched(place, BENCHMARKS[benchmark].files) if place.startswith(HUB) else Path(place).expanduser().resolve()
+    return fetched(place, BENCHMARKS[benchmark].files) if place.startswith(SCHEME) else Path(place).expanduser().resolve()
 
 
 def _check_benchmark(name: str) -> None:
@@ -271,7 +271,7 @@ def _check_benchmark(name: str) -> None:
     Raises:
         UsageError: there is no such benchmark.
     """
-    from stages.tools.suites.score import BENCHMARKS
+    from stages.tools.suites.published.registry import BENCHMARKS
 
     if name not in BENCHMARKS:
         raise UsageError(f"--benchmark: {name!r} is unknown; choose among {', '.join(BENCHMARKS)}")

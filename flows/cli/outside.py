@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.errors import UsageError
 from flows.processes.environment import project_or_none
+
+if TYPE_CHECKING:
+    from stages.tracking.session import Session
 
 #: How a person gets from "no project" to an answer.
 WAYS = (
@@ -15,20 +19,25 @@ WAYS = (
 )
 
 
-def reader() -> Path:
-    """The project's folder, entered; outside of one the cache folder, where the environment says which registry is meant.
+def reader() -> Session:
+    """The project, entered; outside of one the cache folder, where the environment says which registry is meant.
 
     Raises:
+        ProjectError: ``VIDBRIDGE_PROJECT`` names a folder that is not a project.
         UsageError: neither; or the registry is a file that is not there, or that is named from a project's folder.
         TrackingError: the cache folder cannot be used.
     """
-    if (root := project_or_none()) is not None:
-        return root
+    root = project_or_none()
+    from stages.tracking.session import Session
+
+    if root is not None:
+        return Session(root)
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
         raise UsageError(f"working directory: {Path.cwd()} is not inside a project (no dvc.yaml upward of it); {WAYS}")
+    from stages.runtime.paths import STATE
     from stages.tracking.lineage.cache_folder import cache_folder
-    from stages.tracking.lineage.uri import STATE, shown, sqlite_path
+    from stages.tracking.lineage.uri import shown, sqlite_path
 
     database = sqlite_path(uri)
     if database is not None and not database.is_absolute():
@@ -43,11 +52,4 @@ def reader() -> Path:
     # A project's own lie in its folder; here the working folder may be read-only, and is nobody's place for them.
     os.environ.setdefault("VIDBRIDGE_JUDGE_CACHE", str(root / STATE / "judge"))
     os.environ.setdefault("VIDBRIDGE_FRAME_CACHE", str(root / STATE / "frames"))
-    return root
-
-
-def project_of(root: Path) -> Path | None:
-    """``root`` where it is a project; None: it is the cache folder, and there is no ``params.yaml``."""
-    from stages.tracking.lineage.cache_folder import is_cache
-
-    return None if is_cache(root) else root
+    return Session(root)

@@ -9,7 +9,7 @@ import typer
 from flows.cli import app, complete
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from stages.tracking.session import Session
 
 
 def register() -> None:
@@ -19,16 +19,16 @@ def register() -> None:
 
     Example: dvc repro && vidbridge register
     """
-    root = app.root()
+    session = app.session()
     from flows.console import show
     from flows.console.registry import register_table
     from flows.processes.locks import only_run
     from flows.repro import registered
     from stages.tracking.registry.register import register as reconcile
 
-    with only_run(root):  # a run is just writing the lock that is read here
-        report = reconcile(root)
-        registered.write(root, report)
+    with only_run(session.root):  # a run is just writing the lock that is read here
+        report = reconcile(session)
+        registered.write(session, report)
     show.console().print(register_table(report))
 
 
@@ -57,24 +57,23 @@ def promote(
     from flows.errors import FlowError
     from flows.processes import prefect_server
     from flows.repro import registered
-    from stages.params import load_params
     from stages.runtime import paths
     from stages.tracking.gate import promote as gate
     from stages.tracking.gate.promote import Promotion
     from stages.tracking.registry.versions import CANDIDATE, find_version
-    from stages.tracking.runs.store import open_client
 
-    root = app.root()
+    session = app.session()
+    root = session.root
     # Before a server is started for it: the answer to a version that is not there takes a second, and so does that to who may not.
-    find_version(open_client(root), load_params(root / "params.yaml").gate.registered_model, version or CANDIDATE)
-    gate.check_rights(root)
+    find_version(session.client, session.params.gate.registered_model, version or CANDIDATE)
+    gate.check_rights(session)
     preflight.check_prefect()
     with prefect_server.starting(root) as starting:
         # This import takes as long as the server's start: they go on side by side.
         from flows.promotion import promotion
 
         with prefect_server.connected(starting):
-            ended: Any = promotion(root, version, author=author, reason=reason, new_evaluation=new_evaluation, return_state=True)
+            ended: Any = promotion(session, version, author=author, reason=reason, new_evaluation=new_evaluation, return_state=True)
             decided = ended.result(raise_on_failure=False)
     if isinstance(decided, BaseException):
         raise decided
@@ -101,7 +100,7 @@ def rollback(
     from flows.console import show
     from stages.tracking.gate import promote as gate
 
-    moved = gate.rollback(app.root(), author=author, reason=reason)
+    moved = gate.rollback(app.session(), author=author, reason=reason)
     show.say(f"version {moved.candidate.number} is champion again, instead of {moved.champion.number if moved.champion else '–'}")
 
 
@@ -119,18 +118,14 @@ def history(
 
     Each with its author and reason. Needs no project where MLFLOW_TRACKING_URI is set. Example: vidbridge history
     """
-    root = app.reading_root()
+    session = app.reader()
     from dataclasses import asdict
 
     from flows.console import show
     from flows.console.registry import history_table
-    from stages.tracking.registry.ledger import read_ledger
-    from stages.tracking.registry.named import ledger_of, own_model
-    from stages.tracking.runs.store import open_client
+    from stages.tracking.gate import promote as gate
 
-    client = open_client(root)
-    name = model or own_model(root, client)
-    entries = read_ledger(client, name, ledger_of(name))
+    entries = gate.history(session, model)
     if as_json:
         rows = [
             {
@@ -161,8 +156,8 @@ def compare(
 
     Example: vidbridge compare 7 5
     """
-    root = app.reading_root()
-    compare_versions(root, after, before, as_json=as_json)
+    session = app.reader()
+    compare_versions(session, after, before, as_json=as_json)
 
 
 def explain(version: app.VersionArgument = "champion", as_json: app.JsonOption = False) -> None:
@@ -172,48 +167,49 @@ def explain(version: app.VersionArgument = "champion", as_json: app.JsonOption =
 
     Example: vidbridge explain champion, or vidbridge explain models:/vidbridge-tiny/7
     """
-    root = app.reading_root()
+    session = app.reader()
     from flows.console import show
     from flows.console.documents import explanation_document
     from flows.console.registry import explanation_table
     from stages.tracking.registry.explain import explain as explain_version
 
-    explained = explain_version(root, version)
+    explained = explain_version(session, version)
     if as_json:
         show.document(explanation_document(explained))
     else:
         show.console().print(explanation_table(explained))
 
 
-def compare_versions(root: Path, after: str, before: str, *, as_json: bool = False) -> None:
+def compare_versions(session: Session, after: str, before: str, *, as_json: bool = False) -> None:
     """Show what ``after`` gained over ``before``, sample by sample; where they were scored differently, score one of them again.
 
     Raises:
         UsageError: one is to be scored again, which takes a project.
     """
     from flows import rescoring
-    from flows.cli.outside import WAYS, project_of
+    from flows.cli.outside import WAYS
     from flows.console import show
     from flows.console.documents import comparison_document
     from flows.console.registry import comparison_table
     from flows.errors import UsageError
-    from flows.recipes import params_or_default
+    from flows.recipes import default_params
     from stages.tracking.registry.compare import compare_pair, pair
 
-    asked, project = pair(root, after, before), project_of(root)
+    asked = pair(session, after, before)
     out, told = show.console(), show.console(error=as_json)
     if asked.to_rescore is not None:
-        if project is None:
+        if session.project is None:
             raise UsageError(
                 f"compare: version {asked.to_rescore.number} was not scored under evaluation {asked.digest}, and scoring it again takes the"
                 f" project's samples; {WAYS.partition(', or')[0]}"
             )
         told.print(f"version {asked.to_rescore.number} was not scored under evaluation {asked.digest}; scoring it now")
-        rescoring.rescore(root, asked.to_rescore, asked.digest, told.print, "compare versions of one evaluation")
-        asked = pair(root, after, before)
-    params = params_or_default(project)
-    found = compare_pair(root, asked, params)
+        rescoring.rescore(session, asked.to_rescore, asked.digest, told.print, "compare versions of one evaluation")
+        asked = pair(session, after, before)
+    params = session.params if session.project is not None else default_params()
+    confidence = params.evaluation.confidence
+    found = compare_pair(session, asked, confidence)
     if as_json:
-        show.document(comparison_document(asked, found, params.evaluation.confidence))
+        show.document(comparison_document(asked, found, confidence))
     else:
-        out.print(comparison_table(asked, found, params.evaluation.confidence))
+        out.print(comparison_table(asked, found, confidence))

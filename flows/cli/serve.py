@@ -54,10 +54,10 @@ def serve(
 
     Example: vidbridge serve --model models:/vidbridge-tiny@champion
     """
-    asked, root = app.version_of(version, model), app.reading_root()
+    asked, session = app.version_of(version, model), app.reader()
     from flows.serving import model as serving
 
-    serving.serve(root, asked, videos.resolve() if videos else None, host, port)
+    serving.serve(session, asked, videos.resolve() if videos else None, host, port)
 
 
 def export(
@@ -71,14 +71,14 @@ def export(
 
     Example: vidbridge export ~/model, or vidbridge export ~/model --model models:/vidbridge-tiny/7
     """
-    asked, root = app.version_of(version, model), app.reading_root()
+    asked, session = app.version_of(version, model), app.reader()
     from flows.cli import champion
     from flows.console import show
     from stages.tools.serving.export import publish
 
     folder = folder.resolve()
-    champion.warn_of_moved(root, asked)
-    made = publish(root, asked, folder)
+    champion.warn_of_moved(session, asked)
+    made = publish(session, asked, folder)
     show.say(f"written: {folder} (version {made.version.number}, {made.version.stage}, {made.size_bytes / 1e6:,.1f} MB)")
     show.show_next(show.console(), f"vllm serve {folder}", f"mlflow models serve -m {folder} --env-manager local")
 
@@ -109,6 +109,7 @@ def _predict(video: Path, question: str, version: str, model: Path | None) -> No
     from flows.cli.outside import reader
     from flows.console import show
     from stages.runtime.plain import plain
+    from stages.runtime.project import ProjectError
 
     if not video.is_file():
         raise UsageError(f"video: {str(video)!r} is no file; give the path of one")
@@ -118,12 +119,12 @@ def _predict(video: Path, question: str, version: str, model: Path | None) -> No
         said = asking.predict_with(model, video, question, _tell)
     else:
         try:
-            root = reader()
-        except UsageError as error:
+            session = reader()
+        except (UsageError, ProjectError) as error:
             asking.look(video)
             raise UsageError(f"{error}; or name a folder that `vidbridge export` wrote: --model FOLDER") from error
-        said = asking.predict(root, video, question, version, _tell)
-        champion.warn_of_moved(root, version)
+        said = asking.predict(session, video, question, version, _tell)
+        champion.warn_of_moved(session, version)
     table = Table(box=None, show_header=False, pad_edge=False)
     if said.answer is None:
         table.add_row("reply", plain(said.text))

@@ -16,10 +16,11 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from flows.console.results import BASELINES, CONTROLS
+from flows.console.results import CONTROLS
 from flows.processes import verbosity
 from flows.processes.environment import defaults
 from flows.repro.steps import Plan, held
+from stages.lib.evaluation.results import TRIVIAL
 from stages.runtime import paths
 from stages.runtime.plain import fit, known_secrets, one_line, plain, redacted
 from stages.tracking.lineage.uri import shown
@@ -143,7 +144,7 @@ def show_cost(out: Console, cost: RunCost) -> None:
     if not cost.calls() and not any(cost.total(what) for what in ("hours", "gpu_hours", "disk_gb", "money")):
         out.print(
             f"what it will cost is not known ({one_line(cost.note or cost.stages[0].why)}); rates can be declared in"
-            " .vidbridge/rates.yaml (see README, Housekeeping)"
+            " .vidbridge/rates.yaml (see docs/guides/housekeeping.md)"
         )
         return
     money = any(one.money is not None for one in cost.stages)
@@ -173,7 +174,9 @@ def show_cost(out: Console, cost: RunCost) -> None:
     if cost.note:
         out.print(Text(one_line(cost.note), style="yellow"))
     if cost.unknown:
-        out.print("a sum behind ≥ lacks what is unknown; rates can be declared in .vidbridge/rates.yaml (see README, Housekeeping)")
+        out.print(
+            "a sum behind ≥ lacks what is unknown; rates can be declared in .vidbridge/rates.yaml (see docs/guides/housekeeping.md)"
+        )
 
 
 def _count(count: int | None, *, about: bool) -> str:
@@ -232,7 +235,7 @@ def show_scores(
                 low, high = intervals[policy, name]
                 text += f" {low:.2f}–{high:.2f}".replace("0.", ".")
             cells.append(Text(text, "bold" if value is not None and value == best[name] else ""))
-        last_baseline = policy in BASELINES and (position + 1 == len(policies) or policies[position + 1] not in BASELINES)
+        last_baseline = policy in TRIVIAL and (position + 1 == len(policies) or policies[position + 1] not in TRIVIAL)
         table.add_row(one_line(policy), *cells, end_section=last_baseline)
     out.print(table)
     _show_controls(out, scores)

@@ -15,8 +15,7 @@ from flows.costs.rates import Who
 from flows.repro.reproduce import Plan
 from stages.domain.core.records import SPLITS, Split, TaskName
 from stages.domain.statistics.metrics import CONSTANTS, TRIED_ON
-from stages.domain.tasks.caption import MAX_EVENTS
-from stages.domain.tasks.rewards import RewardRules
+from stages.domain.tasks import mix_vid_qa, task_of
 from stages.lib.rows.jsonl import RowError, read_json
 from stages.params import GrpoRow, OpenAIJudgeParams, Params
 from stages.runtime import paths
@@ -34,19 +33,6 @@ class Calls:
     at_most: int | None
     about: bool = False
     measured: int | None = None
-
-
-def questions_of_reply(task: TaskName, rules: RewardRules) -> int:
-    """The most questions that one reply of a task raises: of a caption the events of both texts are listed, and each is looked for in the
-    other one."""
-    listed = 1 + MAX_EVENTS
-    return {
-        "mcqa": 0,
-        "dark_event_infer": 1,
-        "mix_vid_qa": 1,
-        "caption": 2 * listed,
-        "structured_caption": listed if rules.caption_scorer == "coverage" else 2,
-    }[task]
 
 
 def calls_of(root: Path, params: Params, plan: Plan) -> dict[str, tuple[Calls, ...]]:
@@ -84,12 +70,12 @@ class _Counts:
         asked: int | None = 0
         judged: int | None = 0
         if writer.questions:
-            asked = _plus(asked, _times(self._made("mix_vid_qa", SPLITS), writer.tries * (1 + 2 * _TRIES_OF_A_QUESTION)))
+            asked = _plus(asked, _times(self._made(mix_vid_qa.NAME, SPLITS), writer.tries * (1 + 2 * _TRIES_OF_A_QUESTION)))
         if writer.traces is not None:
             for task in writer.traces.tasks:
                 made = _times(self._made(task, ("train",)), writer.tries)
                 asked = _plus(asked, made)
-                judged = _plus(judged, _times(made, questions_of_reply(task, writer.traces.rewards)))
+                judged = _plus(judged, _times(made, task_of(task).judge_calls(writer.traces.rewards)))
         yield Calls("writer", asked)
         if writer.traces is not None and isinstance(writer.traces.judge, OpenAIJudgeParams):
             yield Calls("judge", judged)
@@ -119,7 +105,7 @@ class _Counts:
         held_out = self._params.held_out_judge
         if held_out is not None and isinstance(held_out.judge, OpenAIJudgeParams):
             rollouts = {task: count * row.rollouts for task, count in _dealt(weights, prompts).items()}
-            asked = sum(count * questions_of_reply(task, self._params.rewards) for task, count in rollouts.items())
+            asked = sum(count * self._worth(task) for task, count in rollouts.items())
             yield Calls("held_out_judge", math.ceil(held_out.share * asked), about=held_out.share < 1)
 
     def baselines(self) -> Iterable[Calls]:
@@ -143,7 +129,8 @@ class _Counts:
             yield Calls("judge", count)
 
     def _worth(self, task: TaskName) -> int:
-        return questions_of_reply(task, self._params.rewards)
+        """The most questions that one reply raises."""
+        return task_of(task).judge_calls(self._params.rewards)
 
     def _at_most(self, task: TaskName, split: Split, most: int | None) -> int | None:
         made = self._made(task, (split,))

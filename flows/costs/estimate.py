@@ -21,9 +21,9 @@ from flows.costs.rates import Rates, StageRate, Who, load_rates
 from flows.preflight import GB, model_gb, says_size
 from flows.repro.reproduce import Plan, PlanStep
 from stages.params import Params
+from stages.runtime import paths
 from stages.runtime.bounded_yaml import MOST_LOCK_BYTES, YamlError, read_yaml
 from stages.runtime.plain import one_line, redacted
-from stages.tracking.lineage.lockfile import LOCK_FILE
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.runs.run import flat
 from stages.tracking.runs.spending import Spent, spent_by_stage
@@ -108,7 +108,7 @@ def cost_of(root: Path, params: Params, plan: Plan) -> RunCost:
     if not plan.to_run:
         return RunCost((), rates.currency, "")
     spent, note = _spent(root)
-    current = flat(read_yaml(root / "params.yaml"))
+    current = flat(read_yaml(root / paths.PARAMS_FILE))
     sizes = _sizes(root)
     calls = calls_of(root, params, plan)
     return RunCost(
@@ -276,7 +276,7 @@ def _disk(
 def _sizes(root: Path) -> dict[str, float]:
     """By stage, GB of its last result as ``dvc.lock`` has it, in place and in the cache."""
     try:
-        table = read_yaml(root / LOCK_FILE, MOST_LOCK_BYTES)
+        table = read_yaml(root / paths.LOCK_FILE, MOST_LOCK_BYTES)
         return {
             stage: sum(2 * float(out.get("size") or 0) for out in entry.get("outs") or ()) / GB
             for stage, entry in (table.get("stages") or {}).items()

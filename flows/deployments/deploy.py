@@ -27,6 +27,7 @@ from flows.processes.locks import hold
 from flows.processes.stream import guarded
 from flows.repro import package_code
 from stages.params import load_params, parse_params
+from stages.runtime import paths
 from stages.runtime.bounded_yaml import YamlError, read_yaml
 from stages.tracking.lineage.git import git, is_repository
 from stages.tracking.lineage.uri import shown
@@ -167,7 +168,7 @@ def _folder(directory: str | None) -> str | None:
 
 def _check_params(root: Path, source: str | None, recipe: str | None) -> None:
     """Look now at what every run will read: none should fail in the night for what could be said at once."""
-    file = recipes.recipe(root, recipe).path if recipe else root / recipes.PARAMS
+    file = recipes.recipe(root, recipe).path if recipe else root / paths.PARAMS_FILE
     load_params(file)
     if source is not None:
         table = read_yaml(file)

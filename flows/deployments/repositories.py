@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.errors import FlowError, UsageError
-from flows.repro.clone import git
 from stages.params import parse_params
+from stages.runtime import paths
 from stages.runtime.bounded_yaml import YamlError, parse_yaml
 from stages.runtime.plain import redacted
+from stages.tracking.lineage.git import git
+from stages.tracking.lineage.uri import TrackingError
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def branches(place: Path | str) -> tuple[str, ...]:
         return tuple(git(place, "for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads/").splitlines())
     try:
         listed = git(Path.cwd(), "ls-remote", "--heads", "--", place)
-    except FlowError as error:
+    except TrackingError as error:
         raise FlowError(f"--repository: {place} cannot be read from here ({error}); correct the address, or your access") from error
     return tuple(line.partition("refs/heads/")[2] for line in listed.splitlines())
 
@@ -76,10 +78,10 @@ def told(repository: str, branch: str, folder: str, recipe: str | None) -> Told:
         seen = looked / "seen"
         names = git(seen, "-c", "core.quotePath=false", "ls-tree", "-r", "--name-only", "HEAD").splitlines()
         prefix = f"{folder}/" if folder else ""
-        projects = tuple(str(Path(name).parent) for name in names if Path(name).name == "dvc.yaml")
+        projects = tuple(str(Path(name).parent) for name in names if Path(name).name == paths.PIPELINE_FILE)
         recipes = {Path(name).stem: name for name in names if name.startswith(f"{prefix}infra/recipes/") and name.endswith(".yaml")}
-        is_project = f"{prefix}dvc.yaml" in names
-        chosen = f"{prefix}params.yaml" if recipe is None else recipes.get(recipe)
+        is_project = f"{prefix}{paths.PIPELINE_FILE}" in names
+        chosen = f"{prefix}{paths.PARAMS_FILE}" if recipe is None else recipes.get(recipe)
         if is_project and chosen is not None:
             _check_params(_shown(seen, chosen), f"{chosen} in {where}")
         return Told(

@@ -34,10 +34,10 @@ from flows.housekeeping.holdings import (
 from flows.housekeeping.leftovers import Leftover, leftovers
 from flows.processes.locks import only_run
 from flows.repro.registered import other_store
-from stages.params import Params, load_params
 from stages.runtime import lease
+from stages.runtime import paths as layout
 from stages.runtime.plain import one_line, redacted
-from stages.tracking.lineage.cache import ContentStore, open_content
+from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.uri import TrackingError, shown, sqlite_path, tracking_uri
 from stages.tracking.registry.needed import (
     ALIASES,
@@ -56,6 +56,7 @@ from stages.tracking.registry.needed import (
 from stages.tracking.registry.versions import Version
 from stages.tracking.runs.run import TAG
 from stages.tracking.runs.store import insist, open_client
+from stages.tracking.session import Session
 
 #: Other clones and machines may share cache and remote, and take days to say what they need.
 KEEP_DAYS = 7.0
@@ -116,24 +117,22 @@ def gc(root: Path, order: Order, *, yes: bool, as_json: bool) -> None:
         FlowError, TrackingError: a run is working here, or who needs what cannot be told; nothing was freed.
     """
     for other in order.also:
-        if not (other / "dvc.yaml").is_file():
+        if not (other / layout.PIPELINE_FILE).is_file():
             raise UsageError(
                 f"--also: {str(other)!r} holds no dvc.yaml; name the folder of a project that uses this cache or remote"
             )
-    params = load_params(root / "params.yaml")
-    with ExitStack() as stack:
+    with Session(root) as session, ExitStack() as stack:
         if yes:
             # All that could make or take content meanwhile: this project's run, those of its clones, those of the others.
             for project in (root, *clones(root), *order.also):
                 stack.enter_context(only_run(project))
-        content = stack.enter_context(open_content(root))
         if yes:
-            stack.enter_context(_dvc_lock(content))
+            stack.enter_context(_dvc_lock(session.content))
         marked: list[Standing] = []
         try:
-            found = _find(root, params, content, order, marked, yes=yes)
+            found = _find(session, order, marked, yes=yes)
         except BaseException:
-            _unmark(root, marked)
+            _unmark(session, marked)
             raise
         if yes:
             _free(found)
@@ -159,7 +158,8 @@ def _dvc_lock(content: ContentStore) -> Iterator[None]:
         content.repo.lock.unlock()
 
 
-def _find(root: Path, params: Params, content: ContentStore, order: Order, marked: list[Standing], *, yes: bool) -> Findings:
+def _find(session: Session, order: Order, marked: list[Standing], *, yes: bool) -> Findings:
+    root, params, content = session.root, session.params, session.content
     notes: list[str] = []
     if other := other_store(root):
         raise FlowError(f"{other}; nothing was freed")
@@ -182,9 +182,9 @@ def _find(root: Path, params: Params, content: ContentStore, order: Order, marke
     if order.remote or order.versions or cache.shared:
         needs += origin_needs(root)
     refs = frozenset(oid for need in needs for oid in need.oids)
-    known = _registry(root, params, refs, order, notes, marked, partial(_has_weights, content, lists), yes=yes)
+    known = _registry(session, refs, order, notes, marked, partial(_has_weights, content, lists), yes=yes)
     if known is not None and (order.remote or order.versions or cache.shared):
-        _insist_on_versions(root, params, known)
+        _insist_on_versions(session, known)
     found = Findings([], [], [], [], [], [], (None, []), notes)
     pinned: frozenset[str] = frozenset()
     if known is None:
@@ -214,7 +214,7 @@ def _find(root: Path, params: Params, content: ContentStore, order: Order, marke
         if intact := _intact(found.versions, lists, frozenset(verdicts.kept) | (elsewhere or frozenset())):
             found.versions = [one for one in found.versions if one not in intact]
             if yes:
-                _unmark(root, intact)
+                _unmark(session, intact)
         _version_rows(found, known, order, intact)
         _entry_row(found, content, cache, verdicts, elsewhere if order.remote else None)
     removed = frozenset(video.sha256 for video in params.ingest.exclude if video.sha256)
@@ -247,17 +247,17 @@ def _others_needs(root: Path, other: Path) -> list[Need]:
         ) from error
 
 
-def _insist_on_versions(root: Path, params: Params, known: Registry) -> None:
+def _insist_on_versions(session: Session, known: Registry) -> None:
     """A store that knows nothing of this project is taken for the wrong one, where others' copies are at stake.
 
     Raises:
         UsageError: it has no version of the project's model.
     """
-    model = params.gate.registered_model
+    model = session.params.gate.registered_model
     if not any(one.version.model == model for one in known.versions):
         raise UsageError(
-            f"MLFLOW_TRACKING_URI: {shown(tracking_uri(root))} holds no version of {model}, so it cannot tell what a shared cache, the"
-            " remote or --versions may lose; set it to the store in which this project registers, or register first: vidbridge register"
+            f"MLFLOW_TRACKING_URI: {shown(tracking_uri(session.root))} holds no version of {model}, so it cannot tell what a shared cache,"
+            " the remote or --versions may lose; set it to the store in which this project registers, or register first: vidbridge register"
         )
 
 
@@ -287,8 +287,7 @@ def _has_weights(content: ContentStore, lists: Lists, version: Version) -> bool:
 
 
 def _registry(
-    root: Path,
-    params: Params,
+    session: Session,
     refs: frozenset[str],
     order: Order,
     notes: list[str],
@@ -299,15 +298,16 @@ def _registry(
 ) -> Registry | None:
     """Who needs what in the registry; None, and a note, where it cannot be asked. With ``yes`` versions that are given up are marked, and
     added to ``marked``."""
-    database = sqlite_path(tracking_uri(root))
+    database = sqlite_path(tracking_uri(session.root))
     if database is not None and not database.exists():
         return Registry((), ())
     from mlflow.exceptions import MlflowException
 
     young_ms = (time.time() - order.keep_s) * 1000
+    own = own_models(session.params)
     try:
-        client = open_client(root)
-        found = registry(client, own_models(params), refs, young_ms)
+        client = session.client
+        found = registry(client, own, refs, young_ms)
         if not yes:
             return found
         for one in found.versions:
@@ -315,7 +315,7 @@ def _registry(
                 _mark(client, one, _sentence(one))
                 marked.append(one)
         # Marked before it is looked at again: who promotes one meanwhile either finds the mark, or is found here.
-        again = registry(client, own_models(params), refs, young_ms) if marked else found
+        again = registry(client, own, refs, young_ms) if marked else found
         ours = {_key(one) for one in marked}
         for one in again.versions:
             if one.why is not None and one.version.freed is not None and (_key(one) in ours or has_weights(one.version)):
@@ -339,12 +339,11 @@ def _unmarked(one: Standing) -> Standing:
     return Standing(replace(one.version, tags=tags), one.why)
 
 
-def _unmark(root: Path, marked: Sequence[Standing]) -> None:
+def _unmark(session: Session, marked: Sequence[Standing]) -> None:
     """Nothing was freed after all."""
     if marked:
-        client = open_client(root)
         for one in marked:
-            _mark(client, one, None)
+            _mark(session.client, one, None)
 
 
 def _sentence(one: Standing) -> str:

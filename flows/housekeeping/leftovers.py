@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.errors import FlowError
 from flows.processes.environment import scratch, state
-from flows.repro.clone import git
 from stages.ingest.examine import journal_file
 from stages.params import Params
-from stages.tracking.lineage.uri import STATE
+from stages.runtime import paths as layout
+from stages.tracking.lineage.git import git
+from stages.tracking.lineage.uri import TrackingError
 
 #: A training writes into its scratch folder far more often; so long a pause is none, whatever `--keep-days` says.
 QUIET_S = 3600.0
@@ -46,7 +46,7 @@ def leftovers(
             yield from _put_together(project, kind, pinned, keep_s)
         yield from _aged("serving", state(project).glob("serving-*"), keep_s)
         yield from _journals(project, params, removed, keep_s)
-        yield from _aged("frames", (state(project) / "frames").glob("*.npy"), keep_s)
+        yield from _aged("frames", (project / layout.FRAMES).glob("*.npy"), keep_s)
     for clone in projects:
         if clone != root:
             yield Leftover("clones", clone, _needed_clone(root, clone, keep_s))
@@ -75,7 +75,7 @@ def _young(at: float, keep_s: float) -> str | None:
 
 
 def _scratch(root: Path, project: Path, keep_s: float) -> Iterator[Leftover]:
-    folder = scratch(root) if project == root else state(project) / "scratch"
+    folder = scratch(root) if project == root else project / layout.SCRATCH
     shared = not folder.resolve().is_relative_to(root.resolve())
     for path in sorted(folder.glob("*/*")):
         if not path.is_dir() or path.is_symlink():
@@ -107,8 +107,8 @@ def _aged(kind: str, paths: Iterator[Path], keep_s: float) -> Iterator[Leftover]
 
 def _journals(project: Path, params: Params, removed: frozenset[str], keep_s: float) -> Iterator[Leftover]:
     source = project / Path(params.ingest.source).expanduser()
-    present = journal_file(STATE, params.ingest.model_copy(update={"source": str(source)})).name
-    for journal in sorted((state(project) / "examined").glob("*.jsonl")):
+    present = journal_file(params.ingest.model_copy(update={"source": str(source)})).name
+    for journal in sorted((project / layout.EXAMINED).glob("*.jsonl")):
         files = journal.with_suffix("")
         for sha256 in sorted(removed):
             if (copy := files / "normalised" / f"{sha256[:32]}.mp4").is_file():
@@ -124,7 +124,9 @@ def _needed_clone(root: Path, clone: Path, keep_s: float) -> str | None:
     top = next((folder for folder in (clone, *clone.parents) if (folder / ".git").exists()), None)
     if top is None or not top.resolve().is_relative_to(state(root).resolve()):
         return "no repository, so whose it is cannot be told"
-    used = [path.lstat().st_mtime for path in (top / ".git" / "HEAD", top / ".git" / "index", clone / "dvc.lock") if path.exists()]
+    used = [
+        path.lstat().st_mtime for path in (top / ".git" / "HEAD", top / ".git" / "index", clone / layout.LOCK_FILE) if path.exists()
+    ]
     if why := _young(max(used, default=time.time()), keep_s):
         return why
     try:
@@ -132,6 +134,6 @@ def _needed_clone(root: Path, clone: Path, keep_s: float) -> str | None:
             commit, _, branch = line.partition(" ")
             if not git(root, "for-each-ref", "--contains", commit):
                 return f"its branch {branch} is nowhere else"
-    except FlowError:
+    except TrackingError:
         return "it has commits that the repository does not have"
     return None

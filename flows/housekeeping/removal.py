@@ -17,18 +17,18 @@ from flows.processes.locks import only_run
 from flows.repro import reproduce
 from flows.repro.registered import other_store
 from stages.params import ExcludedVideo, Params, load_params
+from stages.runtime import paths
 from stages.runtime.bounded_yaml import read_text
 from stages.runtime.plain import one_line
 from stages.tools.dataset.excluded import with_excluded
 from stages.tools.dataset.remove import Samples, Video, find, samples_showing
-from stages.tracking.lineage.cache import open_content
 from stages.tracking.lineage.uri import TrackingError, shown, sqlite_path, tracking_uri
 from stages.tracking.registry.needed import clips_of_refs, own_models
 from stages.tracking.registry.removals import REMOVED, Manifests, Seen, forget_note, holds, note, seen, tag_value
 from stages.tracking.registry.versions import Version, all_versions, registered_models
-from stages.tracking.runs.store import insist, open_client
+from stages.tracking.runs.store import insist
+from stages.tracking.session import Session
 
-PARAMS = "params.yaml"
 #: The stage that sets videos aside.
 FIRST = "ingest"
 
@@ -73,12 +73,13 @@ def remove(root: Path, asked: Sequence[str], *, yes: bool, undo: bool, as_json: 
         RemovalError: a name means no video, or several.
         FlowError: a run is working in the project.
     """
-    params = load_params(root / PARAMS)
-    versions, registry = _versions(root, params)
+    session = Session(root)
+    params = session.params
+    versions, registry = _versions(session)
     ours = [version for version in versions if version.model in own_models(params)]
-    found = _excluded(params, asked) if undo else find(root, params, asked, ours)
+    found = _excluded(params, asked) if undo else find(session, asked, ours)
     meant = [video for one in found for video in one.videos]
-    affected, skipped = _affected(root, own_models(params), versions, meant)
+    affected, skipped = _affected(session, versions, meant)
     told = [one for one in affected if one.seen.trained or one.seen.scored or one.seen.unknown]
     ids = frozenset(name for one in found for name in one.clip_ids)
     consequences = Consequences(
@@ -88,14 +89,14 @@ def remove(root: Path, asked: Sequence[str], *, yes: bool, undo: bool, as_json: 
         len(affected) - len(told),
         registry,
         _again(root),
-        _refs(root, meant),
+        _refs(session, meant),
         skipped,
     )
     tagged = None
     if yes:
         with only_run(root):
             _write(root, meant, undo=undo)
-            tagged = [] if other_store(root) else _tell(root, params, affected, meant, undo=undo)
+            tagged = [] if other_store(root) else _tell(session, affected, meant, undo=undo)
     if as_json:
         show.document(_plain(consequences) | {"removed": yes and not undo, "tagged": tagged})
         return
@@ -113,11 +114,12 @@ def _excluded(params: Params, asked: Sequence[str]) -> list[Video]:
     return [Video(name, tuple(by_name[name]), (), ()) for name in asked]
 
 
-def _versions(root: Path, params: Params) -> tuple[list[Version], str | None]:
+def _versions(session: Session) -> tuple[list[Version], str | None]:
     """Every version that a stage of ours made, in any registered model of the store, oldest first; or why they cannot be listed."""
+    root = session.root
     if other := other_store(root):
         return [], other
-    model = params.gate.registered_model
+    model = session.params.gate.registered_model
     empty = (
         f"MLFLOW_TRACKING_URI: {shown(tracking_uri(root))} holds no version of {model}; where versions are registered in another store, set"
         " it to that one and do this again"
@@ -126,7 +128,7 @@ def _versions(root: Path, params: Params) -> tuple[list[Version], str | None]:
     if database is not None and not database.exists():
         return [], empty
     try:
-        with _asking(root) as client:
+        with _asking(session) as client:
             models = [all_versions(client, model) for model in registered_models(client)]
     except TrackingError as error:
         return [], str(error)
@@ -135,8 +137,8 @@ def _versions(root: Path, params: Params) -> tuple[list[Version], str | None]:
 
 
 @contextmanager
-def _asking(root: Path) -> Iterator[Any]:
-    client = open_client(root)
+def _asking(session: Session) -> Iterator[Any]:
+    client = session.client
     from mlflow.exceptions import MlflowException
 
     try:
@@ -146,24 +148,23 @@ def _asking(root: Path) -> Iterator[Any]:
 
 
 def _affected(
-    root: Path, own: frozenset[str], versions: Sequence[Version], videos: Sequence[ExcludedVideo]
+    session: Session, versions: Sequence[Version], videos: Sequence[ExcludedVideo]
 ) -> tuple[list[Affected], tuple[str, ...]]:
     """What each version saw, and which versions of other projects cannot be read: these are theirs to mend."""
     if not versions:
         return [], ()
-    found, skipped = [], []
+    found, skipped, own = [], [], own_models(session.params)
     # Among several with the same content, the project's own is the ancestor.
     known = sorted(versions, key=lambda version: version.model not in own)
-    with open_content(root) as content:
-        manifests = Manifests(content)
-        for version in versions:
-            try:
-                version.removed_videos  # noqa: B018
-                found.append(Affected(version, seen(manifests, version, known, videos)))
-            except TrackingError:
-                if version.model in own:
-                    raise
-                skipped.append(f"{version.model} version {version.number}")
+    manifests = Manifests(session.content)
+    for version in versions:
+        try:
+            version.removed_videos  # noqa: B018
+            found.append(Affected(version, seen(manifests, version, known, videos)))
+        except TrackingError:
+            if version.model in own:
+                raise
+            skipped.append(f"{version.model} version {version.number}")
     return found, tuple(skipped)
 
 
@@ -176,43 +177,42 @@ def _again(root: Path) -> tuple[str, ...]:
     return tuple(stage for stage in reproduce.graph(root) if stage in again)
 
 
-def _refs(root: Path, videos: Sequence[ExcludedVideo]) -> tuple[str, ...]:
-    found = clips_of_refs(root)
+def _refs(session: Session, videos: Sequence[ExcludedVideo]) -> tuple[str, ...]:
+    found = clips_of_refs(session.root)
     if not found:
         return ()
-    with open_content(root) as content:
-        manifests = Manifests(content)
+    manifests = Manifests(session.content)
 
-        def hold(oid: str) -> bool:
-            try:
-                return any(holds(row, video) for row in manifests.rows(oid) for video in videos)
-            except TrackingError:
-                return False  # What cannot be had any more is kept by nobody.
+    def hold(oid: str) -> bool:
+        try:
+            return any(holds(row, video) for row in manifests.rows(oid) for video in videos)
+        except TrackingError:
+            return False  # What cannot be had any more is kept by nobody.
 
-        return tuple(name.removeprefix("refs/") for name, oid in found.items() if hold(oid))
+    return tuple(name.removeprefix("refs/") for name, oid in found.items() if hold(oid))
 
 
 def _write(root: Path, videos: Sequence[ExcludedVideo], *, undo: bool) -> None:
-    path = root / PARAMS
+    path = root / paths.PARAMS_FILE
     before = load_params(path).ingest.exclude
     after = [video for video in before if video not in videos] if undo else list(dict.fromkeys([*before, *videos]))
-    beside = path.with_name(path.name + ".new")
+    beside = path.with_name(path.name + paths.UNFINISHED)
     beside.write_text(with_excluded(read_text(path), after), encoding="utf-8")
     beside.replace(path)
 
 
-def _tell(root: Path, params: Params, affected: Sequence[Affected], videos: Sequence[ExcludedVideo], *, undo: bool) -> list[str]:
+def _tell(session: Session, affected: Sequence[Affected], videos: Sequence[ExcludedVideo], *, undo: bool) -> list[str]:
     """Tag the versions that learned from the videos, and note the videos for every clone; returns the versions.
 
     Raises:
         TrackingError: the registry does not take it; ``params.yaml`` holds the removal already.
     """
-    database = sqlite_path(tracking_uri(root))
+    database = sqlite_path(tracking_uri(session.root))
     if database is not None and not database.exists():
         return []
     tagged = []
-    with _asking(root) as client:
-        model = params.gate.registered_model
+    with _asking(session) as client:
+        model = session.params.gate.registered_model
         (forget_note if undo else note)(client, model, videos)
         names = {video.video for video in videos}
         for one in affected:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from flows.errors import UsageError
+from stages.runtime.project import find_project
 
 FILE = ".env"
 
@@ -13,12 +14,15 @@ FILE = ".env"
 def load() -> Path | None:
     """Read the ``.env`` of the project's folder into this process's environment; returns it, None where there is none.
 
+    Outside of a project nothing is read: the working directory may be anyone's, and a setting can name a program.
+
     Lines are ``NAME=value`` as a shell reads them: quotes, ``export``, comments and ``${OTHER}`` mean what they mean there.
 
     Raises:
         UsageError: a line is none of these, or the file cannot be read.
+        ProjectError: ``VIDBRIDGE_PROJECT`` names a folder that is not a project.
     """
-    folder = _project()
+    folder = find_project()
     if folder is None or not (path := folder / FILE).is_file():
         return None
     # 40 ms, where there is a file.
@@ -38,11 +42,3 @@ def load() -> Path | None:
         if value is not None:
             os.environ.setdefault(name, value)
     return path
-
-
-def _project() -> Path | None:
-    """The project's folder. Outside of one nothing is read: the working directory may be anyone's, and a setting can name a program."""
-    if named := os.environ.get("VIDBRIDGE_PROJECT"):
-        return Path(named).expanduser()
-    here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), None)

@@ -8,53 +8,27 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from flows.errors import UsageError
+from stages.runtime import paths
+from stages.runtime.project import NO_TELEMETRY, find_project
 
-#: All local state; git-ignored.
-STATE = ".vidbridge"
 #: No telemetry, no look-ups for new versions, nothing but what was asked for.
 QUIET = {
-    "DO_NOT_TRACK": "1",
+    **NO_TELEMETRY,
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DVC_NO_ANALYTICS": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_TERMINAL_PROMPT": "0",
 }
-
-
-def find_root(start: Path | None = None) -> Path:
-    """The project's folder: ``VIDBRIDGE_PROJECT``, else the nearest folder upward of ``start`` that holds ``dvc.yaml``.
-
-    Raises:
-        UsageError: there is none.
-    """
-    named = os.environ.get("VIDBRIDGE_PROJECT")
-    if named and start is None:
-        root = Path(named).expanduser().resolve()
-        if not (root / "dvc.yaml").is_file():
-            raise UsageError(f"VIDBRIDGE_PROJECT: {named!r} holds no dvc.yaml; name the folder of the project, or unset it")
-        return root
-    here, *above = _upward(start or Path.cwd())
-    for folder in (here, *above):
-        if (folder / "dvc.yaml").is_file():
-            return folder
-    raise UsageError(
-        f"working directory: {here} is not inside a project (no dvc.yaml upward of it), and this command needs one; clone it (git clone"
-        " URL) and cd into it, or set VIDBRIDGE_PROJECT"
-    )
 
 
 def project_or_none() -> Path | None:
     """The project's folder, entered; None outside of one, for commands that need no more than what a person names.
 
     Raises:
-        UsageError: ``VIDBRIDGE_PROJECT`` names a folder that is no project.
+        ProjectError: ``VIDBRIDGE_PROJECT`` names a folder that is not a project.
     """
-    if not os.environ.get("VIDBRIDGE_PROJECT") and not any((folder / "dvc.yaml").is_file() for folder in _upward(Path.cwd())):
+    if (root := find_project()) is None:
         be_quiet()
-        return None
-    root = find_root()
-    enter(root)
+    else:
+        enter(root)
     return root
 
 
@@ -89,13 +63,8 @@ def recipe_files(root: Path | None) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _upward(folder: Path) -> tuple[Path, ...]:
-    here = folder.resolve()
-    return (here, *here.parents)
-
-
 def state(root: Path) -> Path:
-    return root / STATE
+    return root / paths.STATE
 
 
 def defaults(root: Path) -> dict[str, str]:
@@ -104,10 +73,10 @@ def defaults(root: Path) -> dict[str, str]:
     return {
         **QUIET,
         "VIDBRIDGE_PROJECT": str(root),
-        "VIDBRIDGE_SCRATCH": str(local / "scratch"),
+        "VIDBRIDGE_SCRATCH": str(root / paths.SCRATCH),
         # DVC's own is /var/tmp/dvc, which a read-only root file system has not. Its folder for each project has the path in its name.
         "DVC_SITE_CACHE_DIR": str(local / "dvc"),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{local / 'mlflow.db'}",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{root / paths.DATABASE}",
         "PREFECT_HOME": str(local / "prefect"),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         # What a server answers while its database restarts; asked again for a minute, like one that is away itself.

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO
 
 from flows.errors import FlowError
-from flows.processes.environment import STATE, state
+from flows.processes.environment import state
+from stages.runtime.paths import STATE
 
 #: Held by the run that is working; inside the project's state.
 RUN_LOCK = "run.lock"
@@ -45,7 +46,7 @@ def hold(path: Path, what: str, doing: str, wait_s: float = LOOK_S) -> Iterator[
     if ours:
         yield
         return
-    if (state := next((folder for folder in path.parents if folder.name == STATE), None)) is not None:
+    if (state := next((folder for folder in path.parents if folder.name == STATE.name), None)) is not None:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)  # its owner's, whichever command comes first
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8", errors="replace") as file:

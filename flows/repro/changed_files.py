@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from flows.repro.package_code import FOLDER as CODE
 from flows.repro.package_code import parse
+from stages.runtime import paths
 from stages.tracking.lineage.git import git
 from stages.tracking.lineage.uri import TrackingError
 
@@ -51,7 +52,7 @@ def changed_files(root: Path, dep: str, was: str) -> str:
 
 def _commit_with(root: Path, hash_of_dep: str) -> str | None:
     """The newest commit on any branch after which ``dvc.lock`` names this hash; ``runs/<id>`` holds what a run has not committed."""
-    for commit in git(root, "log", "--all", "--format=%H", f"-S{hash_of_dep}", "--", "dvc.lock").split():
-        if hash_of_dep in git(root, "show", f"{commit}:./dvc.lock"):
+    for commit in git(root, "log", "--all", "--format=%H", f"-S{hash_of_dep}", "--", paths.LOCK_FILE).split():
+        if hash_of_dep in git(root, "show", f"{commit}:./{paths.LOCK_FILE}"):
             return commit
     return None

@@ -27,39 +27,19 @@ from ruamel.yaml import YAML
 
 from flows import recipes
 from flows.errors import DvcError, FlowError, UnsafeContent, UsageError
-from flows.processes.environment import find_root, state
+from flows.processes.environment import state
 from flows.processes.locks import hold
 from flows.repro import reproduce
 from stages.runtime import paths
 from stages.runtime.bounded_yaml import MergeConflict
-from stages.runtime.plain import one_line, redacted
-from stages.tracking.lineage.git import command
+from stages.runtime.plain import one_line
+from stages.runtime.project import project_root
+from stages.tracking.lineage.git import git
 
-LOCK = "dvc.lock"
-PARAMS = "params.yaml"
 _RUNS = "refs/remotes/origin/runs/"
 #: Earlier runs whose lock is tried; older ones have less in common with the branch.
 _LOCKS_TRIED = 3
 _OWN = "HEAD"
-
-
-def git(folder: Path, *arguments: str) -> str:
-    """Run git in ``folder``; returns what it prints.
-
-    Raises:
-        FlowError: git is missing or says no, or another repository does not answer.
-    """
-    asked = command(folder, arguments)
-    try:
-        done = subprocess.run(asked.words, capture_output=True, text=True, env=asked.env, timeout=asked.timeout_s, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise FlowError(f"git {arguments[0]} in {folder}: {asked.late}") from error
-    except FileNotFoundError as error:
-        raise FlowError("git: not found; install it, scheduled runs work in a clone") from error
-    if done.returncode:
-        # Git repeats the address that it could not reach, password and all.
-        raise FlowError(f"git {arguments[0]} in {folder}: {redacted(done.stderr.strip())}")
-    return done.stdout.strip()
 
 
 @dataclass(frozen=True)
@@ -104,7 +84,7 @@ def work_folder() -> Path:
             raise UsageError(f"VIDBRIDGE_WORK: {named!r} is relative, and a worker starts runs elsewhere; name an absolute path")
         return folder
     if os.environ.get("VIDBRIDGE_PROJECT"):
-        return state(find_root()) / "scheduled"
+        return state(project_root()) / "scheduled"
     try:
         home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
         (home / "vidbridge").mkdir(parents=True, exist_ok=True)
@@ -143,7 +123,7 @@ def make(origin: Origin, folder: Path) -> Path:
     """
     if not (folder / ".git").is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = _beside(folder, ".partial")  # a clone that was killed half-way is none
+        partial = _beside(folder, paths.UNFINISHED)  # a clone that was killed half-way is none
         shutil.rmtree(partial, ignore_errors=True)
         git(folder.parent, "clone", "--quiet", "--branch", origin.branch, "--", origin.repository, partial.name)
         partial.replace(folder)
@@ -179,7 +159,7 @@ def refresh(origin: Origin, folder: Path) -> Clone:
         raise FlowError(f"branch: {origin.branch!r} is not in {origin.repository} any more; push it, or deploy another one")
     git(folder, "checkout", "--quiet", "--force", "--detach", tip)
     root = folder / origin.directory
-    if not (root / "dvc.yaml").is_file():
+    if not (root / paths.PIPELINE_FILE).is_file():
         where = f"folder {origin.directory!r}" if origin.directory else "the top"
         raise FlowError(
             f"directory: {where} of {origin.repository}, branch {origin.branch}, holds no dvc.yaml; deploy again with --directory SUB"
@@ -257,7 +237,7 @@ def configure(root: Path, recipe: str | None, source: str | None) -> None:
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
-    table = yaml.load((root / PARAMS).read_text(encoding="utf-8"))
+    table = yaml.load((root / paths.PARAMS_FILE).read_text(encoding="utf-8"))
     folder = Path(source).expanduser()
     plain = table["ingest"]["format"] == "jsonl"
     name = table["ingest"]["annotations"] or (paths.ANNOTATIONS_FILE if plain else None)
@@ -266,7 +246,7 @@ def configure(root: Path, recipe: str | None, source: str | None) -> None:
             f"source: {source!r} is no absolute path of a folder with {name or 'annotations'}; name the folder of your videos"
         )
     table["ingest"]["source"] = str(folder)
-    with (root / PARAMS).open("w", encoding="utf-8") as file:
+    with (root / paths.PARAMS_FILE).open("w", encoding="utf-8") as file:
         yaml.dump(table, file)
 
 
@@ -290,7 +270,7 @@ def choose_lock(root: Path, target: str) -> reproduce.Plan:
             # One of another version of the pipeline is not this one's lock, not even on the branch itself.
             if text is None or (reference == _OWN and not isinstance(error, DvcError)):
                 raise
-            notes.append(f"{LOCK} of {reference.removeprefix('refs/remotes/')} is not used: {one_line(error)}")
+            notes.append(f"{paths.LOCK_FILE} of {reference.removeprefix('refs/remotes/')} is not used: {one_line(error)}")
             continue
         if best is None or plan.distance < best[0]:
             best = (plan.distance, text, plan)
@@ -303,7 +283,9 @@ def _locks(root: Path) -> Iterator[tuple[str, bytes | None]]:
     """The branch's lock, those of the newest runs, and none, each with where it stands."""
     newest = git(root, "for-each-ref", "--sort=-committerdate", f"--count={_LOCKS_TRIED}", "--format=%(refname)", _RUNS).split()
     for reference in (_OWN, *newest):
-        shown = subprocess.run(["git", "-C", str(root), "show", f"{reference}:./{LOCK}"], capture_output=True, check=False)
+        shown = subprocess.run(
+            ["git", "-C", str(root), "show", f"{reference}:./{paths.LOCK_FILE}"], capture_output=True, check=False
+        )
         if shown.returncode == 0:
             yield reference, shown.stdout
     yield "", None
@@ -311,9 +293,9 @@ def _locks(root: Path) -> Iterator[tuple[str, bytes | None]]:
 
 def _write_lock(root: Path, text: bytes | None) -> None:
     if text is None:
-        (root / LOCK).unlink(missing_ok=True)
+        (root / paths.LOCK_FILE).unlink(missing_ok=True)
     else:
-        (root / LOCK).write_bytes(text)
+        (root / paths.LOCK_FILE).write_bytes(text)
 
 
 def publish(root: Path, commit: str) -> str | None:

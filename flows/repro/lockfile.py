@@ -8,13 +8,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from stages.runtime import paths
 from stages.runtime.bounded_yaml import MOST_LOCK_BYTES, MergeConflict, YamlError, read_yaml
-
-LOCK = "dvc.lock"
 
 
 def kept(root: Path) -> Path:
-    return root / ".vidbridge" / "dvc.lock.kept"
+    return root / paths.KEPT_LOCK
 
 
 def is_whole(path: Path) -> bool:
@@ -37,15 +36,15 @@ def is_whole(path: Path) -> bool:
 
 
 def is_broken(root: Path) -> bool:
-    return (root / LOCK).is_file() and not is_whole(root / LOCK)
+    return (root / paths.LOCK_FILE).is_file() and not is_whole(root / paths.LOCK_FILE)
 
 
 def keep(root: Path) -> None:
     """Copy a whole ``dvc.lock`` aside; one that another stage is just writing is left for the next call."""
-    lock, copy = root / LOCK, kept(root)
+    lock, copy = root / paths.LOCK_FILE, kept(root)
     if lock.is_file() and is_whole(lock):
         copy.parent.mkdir(exist_ok=True)
-        beside = copy.with_suffix(".unfinished")
+        beside = copy.with_suffix(paths.UNFINISHED)
         shutil.copyfile(lock, beside)
         if is_whole(beside):
             beside.replace(copy)
@@ -56,11 +55,11 @@ def mend(root: Path) -> str | None:
 
     Call it only while no other run works in the project. A broken lock without a copy is set aside as ``dvc.lock.broken``.
     """
-    lock, copy = root / LOCK, kept(root)
+    lock, copy = root / paths.LOCK_FILE, kept(root)
     if not is_broken(root):
         return None
-    lock.replace(lock.with_name(LOCK + ".broken"))
+    lock.replace(lock.with_name(paths.LOCK_FILE + ".broken"))
     if copy.is_file() and is_whole(copy):
         shutil.copyfile(copy, lock)
-        return f"{LOCK} was cut short when a run was killed; the copy of its last whole state was put in its place"
-    return f"{LOCK} was cut short when a run was killed and there is no copy of it; DVC's run cache gives back what it knows"
+        return f"{paths.LOCK_FILE} was cut short when a run was killed; the copy of its last whole state was put in its place"
+    return f"{paths.LOCK_FILE} was cut short when a run was killed and there is no copy of it; DVC's run cache gives back what it knows"

@@ -10,28 +10,28 @@ from typing import Any
 
 from flows.processes.environment import state
 from stages.domain.core.digest import digest
-from stages.params import load_params
-from stages.tracking.lineage.lockfile import LOCK_FILE
+from stages.runtime import paths
 from stages.tracking.lineage.remote import REMOTE_VARIABLE
 from stages.tracking.lineage.uri import shown, tracking_uri
 from stages.tracking.registry.register import RegisterReport
+from stages.tracking.session import Session
 
 NOTE = "registered.json"
 
 
-def is_noted(root: Path, *, pushed: bool = False) -> bool:
+def is_noted(session: Session, *, pushed: bool = False) -> bool:
     """Whether this lock, with these parameters, was registered in this store; ``pushed``: and handed on by ``run --push``."""
-    note = _read(root)
-    return all(note.get(name) == value for name, value in _identity(root).items()) and (not pushed or note.get("pushed") is True)
+    note = _read(session.root)
+    return all(note.get(name) == value for name, value in _identity(session).items()) and (not pushed or note.get("pushed") is True)
 
 
-def write(root: Path, report: RegisterReport) -> None:
+def write(session: Session, report: RegisterReport) -> None:
     """Note that `register` has succeeded."""
-    before = _read(root)
-    keep = {"pushed": is_noted(root, pushed=True), "champion": before.get("champion")}
+    before = _read(session.root)
+    keep = {"pushed": is_noted(session, pushed=True), "champion": before.get("champion")}
     if report.candidate is not None and before.get("judged") == report.candidate:
         keep["judged"] = report.candidate
-    _write(root, {**_identity(root), "candidate": report.candidate, **keep})
+    _write(session.root, {**_identity(session), "candidate": report.candidate, **keep})
 
 
 def pushed(root: Path) -> None:
@@ -76,11 +76,11 @@ def other_store(root: Path) -> str | None:
     )
 
 
-def _identity(root: Path) -> dict[str, str | None]:
-    lock = root / LOCK_FILE
+def _identity(session: Session) -> dict[str, str | None]:
+    root, lock = session.root, session.root / paths.LOCK_FILE
     return {
         "lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
-        "params": digest(load_params(root / "params.yaml").model_dump(mode="json")),
+        "params": digest(session.params.model_dump(mode="json")),
         "store": shown(tracking_uri(root)),
         "remote": shown(os.environ[REMOTE_VARIABLE]) if os.environ.get(REMOTE_VARIABLE) else None,
     }
@@ -96,6 +96,6 @@ def _read(root: Path) -> dict[str, Any]:
 
 def _write(root: Path, note: dict[str, Any]) -> None:
     path = state(root) / NOTE
-    unfinished = path.with_suffix(".unfinished")
+    unfinished = path.with_suffix(paths.UNFINISHED)
     unfinished.write_text(json.dumps(note))
     unfinished.replace(path)

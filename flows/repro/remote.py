@@ -10,12 +10,14 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from flows.processes.environment import STATE, state
+from flows.processes.environment import state
 from flows.repro import run_cache
+from stages.runtime import paths
 from stages.runtime.plain import one_line
 from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.remote import insist_on_http, is_http, is_of_remote
 from stages.tracking.lineage.uri import TrackingError, shown
+from stages.tracking.session import Session
 
 #: What a remote was seen to hold, so that a run that has nothing to do need not ask for it again. Inside the project's state.
 SEEN = "remote-seen.json"
@@ -43,7 +45,7 @@ class Seen:
             return
         self.objects = set(kept)
         self._path.parent.mkdir(mode=0o700, exist_ok=True)
-        unfinished = self._path.with_suffix(".unfinished")
+        unfinished = self._path.with_suffix(paths.UNFINISHED)
         unfinished.write_text(json.dumps({"remote": self._remote, "objects": kept}))
         unfinished.replace(self._path)
 
@@ -104,7 +106,7 @@ class Remote:
             self._insist_on_mount(Path(self._remote.path), Path(self._remote.odb.path))
 
     def _insist_on_mount(self, folder: Path, objects: Path) -> None:
-        if folder.is_relative_to(self.content.root.resolve()) or STATE in folder.parts:
+        if folder.is_relative_to(self.content.root.resolve()) or paths.STATE.name in folder.parts:
             return  # of this project, or in the state of the one that this is a clone of
         if not objects.is_dir():
             raise FileNotFoundError(f"{objects} is not there; is it mounted? A remote that holds nothing yet: mkdir -p {objects}")
@@ -170,7 +172,7 @@ def opened(content: ContentStore) -> Remote | None:
         raise TrackingError(f"DVC remote {content.remote_name()!r}: {one_line(error)}; correct .dvc/config") from error
 
 
-def push_runs(root: Path) -> tuple[int, tuple[str, ...]]:
+def push_runs(session: Session) -> tuple[int, tuple[str, ...]]:
     """Hand the run cache's entries of the stages in ``dvc.lock`` to the remote, so that another host need not run what this one did.
 
     Returns:
@@ -179,30 +181,28 @@ def push_runs(root: Path) -> tuple[int, tuple[str, ...]]:
     Raises:
         TrackingError: no answer, or no permission.
     """
-    from stages.tracking.lineage.cache import open_content
-
-    with open_content(root) as content:
-        remote = opened(content)
-        if remote is None or not remote.keeps_runs():
-            return 0, tuple(remote.notes) if remote else ()
-        new = 0
-        try:
-            for stage in content.repo.index.stages:
-                if not stage.cmd or not any(out.hash_info for out in stage.outs) or (key := run_cache.key_of(stage)) is None:
-                    continue
-                now = {out.def_path: out.hash_info.value for out in stage.outs}
-                for value, text in run_cache.local_entries(content.repo, key):
-                    try:
-                        entry = run_cache.read_entry(text, key, value, set(now))
-                    except ValueError:
-                        continue  # Whoever wrote it: it is handed on by nobody.
-                    # Only of outs that were pushed with this lock.
-                    if {out["path"]: out["md5"] for out in entry["outs"]} == now:
-                        new += remote.push_entry(key, value, text)
-        except Exception as error:
-            if not failed(error):
-                raise
-            raise TrackingError(
-                f"DVC remote {remote.name}: run cache: {one_line(error)}; is it reachable and writable? then: vidbridge run --push"
-            ) from error
-        return new, tuple(remote.notes)
+    content = session.content
+    remote = opened(content)
+    if remote is None or not remote.keeps_runs():
+        return 0, tuple(remote.notes) if remote else ()
+    new = 0
+    try:
+        for stage in content.repo.index.stages:
+            if not stage.cmd or not any(out.hash_info for out in stage.outs) or (key := run_cache.key_of(stage)) is None:
+                continue
+            now = {out.def_path: out.hash_info.value for out in stage.outs}
+            for value, text in run_cache.local_entries(content.repo, key):
+                try:
+                    entry = run_cache.read_entry(text, key, value, set(now))
+                except ValueError:
+                    continue  # Whoever wrote it: it is handed on by nobody.
+                # Only of outs that were pushed with this lock.
+                if {out["path"]: out["md5"] for out in entry["outs"]} == now:
+                    new += remote.push_entry(key, value, text)
+    except Exception as error:
+        if not failed(error):
+            raise
+        raise TrackingError(
+            f"DVC remote {remote.name}: run cache: {one_line(error)}; is it reachable and writable? then: vidbridge run --push"
+        ) from error
+    return new, tuple(remote.notes)

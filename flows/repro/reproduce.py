@@ -32,6 +32,7 @@ from flows.repro import remote as remotes
 from flows.repro.names import unstorable_names
 from flows.repro.steps import Plan, PlanStep, StageMeta, held
 from stages.params import ParamsError, load_params
+from stages.runtime import paths
 from stages.runtime.bounded_yaml import MOST_BYTES, MOST_LOCK_BYTES, MergeConflict, YamlError, read_yaml
 from stages.runtime.plain import one_line, redacted
 from stages.tracking.lineage.cache import ContentStore, open_content
@@ -116,7 +117,7 @@ def _opened(root: Path) -> Iterator[ContentStore]:
 def _source(root: Path) -> Path | None:
     """The folder of videos that ``params.yaml`` names."""
     try:
-        return root / Path(load_params(root / "params.yaml").ingest.source).expanduser()
+        return root / Path(load_params(root / paths.PARAMS_FILE).ingest.source).expanduser()
     except ParamsError:
         return None
 
@@ -266,7 +267,7 @@ def _check_readable(root: Path) -> None:
         DvcError: a file of DVC's breaks a bound of :mod:`stages.runtime.bounded_yaml`.
         MergeConflict: it holds both sides of a merge. No lock of an earlier run is taken instead.
     """
-    for name, most_bytes in (("dvc.yaml", MOST_BYTES), (lockfile.LOCK, MOST_LOCK_BYTES)):
+    for name, most_bytes in ((paths.PIPELINE_FILE, MOST_BYTES), (paths.LOCK_FILE, MOST_LOCK_BYTES)):
         try:
             read_yaml(root / name, most_bytes)
         except FileNotFoundError:

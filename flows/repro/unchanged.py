@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from stages.domain.core.digest import digest
+from stages.runtime import paths
 from stages.runtime.bounded_yaml import read_yaml
 from stages.tracking.lineage.lockfile import StageRecord, read_lock
 from stages.tracking.lineage.uri import TrackingError
 
-PARAMS = "params.yaml"
 _SHOWN = 3
 
 
@@ -30,7 +30,7 @@ class Watch:
     @classmethod
     def start(cls, root: Path) -> Watch:
         """Look at the parameters."""
-        return cls(root, read_yaml(root / PARAMS))
+        return cls(root, read_yaml(root / paths.PARAMS_FILE))
 
     def note(self, *stages: str) -> None:
         """Remember what these have locked, now that they have ended. Another one may just be writing the file: then nothing is known."""
@@ -45,11 +45,11 @@ class Watch:
     def changes(self, but: Collection[str] = ()) -> list[str]:
         """What someone else changed since, a sentence each; entries of the stages ``but`` are not looked at. Call it when no stage runs."""
         found = []
-        now = read_yaml(self.root / PARAMS)
+        now = read_yaml(self.root / paths.PARAMS_FILE)
         if digest(now) != digest(self.params):
             leaves = list(_leaves("", self.params, now))
             more = f" and {len(leaves) - _SHOWN} more" if len(leaves) > _SHOWN else ""
-            found.append(f"{PARAMS}: was changed during the run ({', '.join(leaves[:_SHOWN])}{more})")
+            found.append(f"{paths.PARAMS_FILE}: was changed during the run ({', '.join(leaves[:_SHOWN])}{more})")
         locked = read_lock(self.root)
         other = [name for name, was in self._records.items() if name not in but and _differs(was, locked.get(name))]
         if other:

@@ -19,7 +19,6 @@ from pathlib import Path
 import psutil
 
 from flows.cli import champion
-from flows.cli.outside import project_of
 from flows.console import show
 from flows.deployments.deploy import until_interrupted
 from flows.errors import FlowError, UsageError
@@ -28,8 +27,8 @@ from flows.processes.environment import stage_environment, state
 from flows.processes.guard import GRACE_S
 from flows.processes.logs import ServerLog
 from flows.processes.stream import guarded
-from stages.params import load_params
 from stages.tools.serving.limits import FOLDER, KEY, key_from_environment, limits_from_environment
+from stages.tracking.session import Session
 
 #: Loading a large model from a slow disk takes minutes.
 STARTUP_S = 1800
@@ -43,7 +42,7 @@ _VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts", ".mpg", ".mpe
 _SECRETS = ("KEY", "TOKEN", "PASSWORD", "SECRET", "CREDENTIALS")
 
 
-def serve(root: Path, which: str, videos: Path | None, host: str, port: int) -> None:
+def serve(session: Session, which: str, videos: Path | None, host: str, port: int) -> None:
     """Serve a version over HTTP until Ctrl-C or SIGTERM.
 
     Raises:
@@ -54,7 +53,6 @@ def serve(root: Path, which: str, videos: Path | None, host: str, port: int) -> 
     from stages.tracking.lineage.cache_folder import mark_used
     from stages.tracking.registry.named import find_named
     from stages.tracking.registry.servable import load_servable, usage_of_version
-    from stages.tracking.runs.store import open_client
 
     if videos is not None and not videos.is_dir():
         raise UsageError(f"--videos: {str(videos)!r} is no folder; name the one that videos may be read from")
@@ -71,11 +69,11 @@ def serve(root: Path, which: str, videos: Path | None, host: str, port: int) -> 
             " send as 'Authorization: Bearer …', or listen on 127.0.0.1"
         )
     with _ended_by_signals():
-        project = project_of(root)
-        source = None if project is None else project / load_params(project / "params.yaml").ingest.source
-        version = find_named(root, open_client(root), which)
+        root, project = session.root, session.project
+        source = None if project is None else project / session.params.ingest.source
+        version = find_named(session, which)
         usage = usage_of_version(version)
-        champion.warn_of_moved_version(root, version)
+        champion.warn_of_moved_version(session.client, version)
         show.say(f"version {version.number} of {version.model} ({version.stage}): fetching and checking its files")
         folder = load_servable(root, version)
         log = state(root) / ("serving.log" if project is not None else f"serving-{socket.gethostname()}.log")
@@ -84,7 +82,7 @@ def serve(root: Path, which: str, videos: Path | None, host: str, port: int) -> 
         # -P: nothing that lies in a cache folder, which several may share, is taken for our code.
         python = [sys.executable] if project is not None else [sys.executable, "-P"]
         command = [*python, "-m", "stages.tools.serving.app", str(folder), address.ip, str(address.port)]
-        with guarded(command, root, _environment(root, changes)) as process, _in_use(partial(mark_used, folder)):
+        with guarded(command, root, _environment(session, changes)) as process, _in_use(partial(mark_used, folder)):
             assert process.stdout is not None
             with closing(ServerLog(log, process.stdout)):
                 deadline = time.monotonic() + STARTUP_S
@@ -122,9 +120,9 @@ def _who_may_ask(address: Address, key: str | None) -> str:
     return f"key: none, so every program and user of this machine may ask; set {KEY} to demand one"
 
 
-def _environment(root: Path, changes: dict[str, str]) -> dict[str, str]:
-    made = stage_environment(root, changes)
-    if project_of(root) is None:
+def _environment(session: Session, changes: dict[str, str]) -> dict[str, str]:
+    made = stage_environment(session.root, changes)
+    if session.project is None:
         made.pop("VIDBRIDGE_PROJECT", None)
     return {name: value for name, value in made.items() if name == KEY or not name.upper().endswith(_SECRETS)}
 

@@ -21,6 +21,7 @@ from flows.processes import door, prefect_server
 from flows.processes.environment import state
 from flows.processes.keys import own_key, private_folder
 from stages.params import ParamsError, load_params
+from stages.runtime import paths
 from stages.tracking.lineage.uri import RUN_FILES, experiment_name, is_server, shown, tracking_uri
 
 #: Features of MLflow's server that nobody here needs: jobs that run code, and a gateway that calls models with keys of the server.
@@ -100,7 +101,7 @@ def _links(root: Path, address: str, key: str) -> list[tuple[str, str]]:
     """Pages worth opening, with what they show: the registered model and the runs; where there is none yet, the list it will be in."""
     links = []
     try:
-        model = load_params(root / "params.yaml").gate.registered_model
+        model = load_params(root / paths.PARAMS_FILE).gate.registered_model
     except ParamsError:  # said by the commands that need it
         model = None
     api = f"{address}/api/2.0/mlflow"

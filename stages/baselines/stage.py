@@ -14,9 +14,10 @@ from stages.domain.core.records import Sample, Score, TaskName
 from stages.domain.core.replies import render_reply
 from stages.domain.statistics.metrics import clips_shown, constant_reply, mean_over_tasks, task_results
 from stages.lib.evaluation.held_out import evaluation_digest, evaluation_samples
+from stages.lib.evaluation.results import BaselineScores, Mean, Trivial, TrivialResults
 from stages.lib.judging.batch import check_judged, score_replies, usage_of
 from stages.lib.judging.build import referee_of
-from stages.lib.rows.jsonl import write_json, write_rows
+from stages.lib.rows.jsonl import write_record, write_rows
 from stages.lib.rows.samples import load_samples
 from stages.params import load_params
 from stages.runtime import paths
@@ -41,8 +42,8 @@ def main() -> int:
             check_judged(referee.judge, [score.value for score in found].count(None), len(found), "baselines")
             return found
 
-        scores: dict[str, list[Score]] = {"random": [], "constant": []}
-        constants = {}
+        scores: dict[Trivial, list[Score]] = {"random": [], "constant": []}
+        constants: dict[TaskName, str] = {}
         for task, asked in tqdm(by_task.items(), desc="baselines", unit="task"):
             train = load_samples("train", [task])
             constants[task] = constant_reply(
@@ -53,19 +54,18 @@ def main() -> int:
             scores["constant"] += scored(asked, [constants[task]] * len(asked))
         shown, confidence = clips_shown(samples), params.evaluation.confidence
         results = {name: task_results(rows, shown, confidence) for name, rows in scores.items()}
-        write_rows(paths.scores("baselines") / "predictions_random.jsonl", scores["random"])
-        write_rows(paths.scores("baselines") / "predictions_constant.jsonl", scores["constant"])
-        table = {
-            "schema_version": 1,
-            "digest": evaluation_digest(params, samples),
-            "split": params.evaluation.split,
-            "random": {"mean": mean_over_tasks(results["random"])},
-            "constant": {"mean": mean_over_tasks(results["constant"])},
-            "constant_replies": constants,
-            "tasks": {task: {name: results[name][task].model_dump() for name in results} for task in by_task},
-        }
-        write_json(paths.scores("baselines") / "scores.json", table)
-        means = {name: mean_over_tasks(result) for name, result in results.items()}
+        write_rows(paths.predictions_file(paths.scores("baselines"), "random"), scores["random"])
+        write_rows(paths.predictions_file(paths.scores("baselines"), "constant"), scores["constant"])
+        means = {str(name): mean_over_tasks(result) for name, result in results.items()}
+        table = BaselineScores(
+            digest=evaluation_digest(params, samples),
+            split=params.evaluation.split,
+            random=Mean(mean=means["random"]),
+            constant=Mean(mean=means["constant"]),
+            constant_replies=constants,
+            tasks={task: TrivialResults(random=results["random"][task], constant=results["constant"][task]) for task in by_task},
+        )
+        write_record(paths.scores("baselines") / paths.SCORES_FILE, table)
         run.summary({**means, **usage_of(referee.judge)})
         print(f"baselines: random {means['random']:.3f}, constant {means['constant']:.3f}, mean over {len(by_task)} tasks")
     return 0

@@ -27,7 +27,7 @@ def main(*arguments: str) -> int:
         found = counts(rolled)
         keep = {row.sample_id for row in rolled if row.kept}
         for task in found:
-            write_rows(out / "train" / f"{task}.jsonl", [s for s in samples if s.task == task and s.sample_id in keep])
+            write_rows(paths.samples_file(out, "train", task), [s for s in samples if s.task == task and s.sample_id in keep])
         write_rows(out / paths.ROLLOUTS_FILE, rolled)
         table = {task: count.model_dump() for task, count in found.items()}
         write_json(out / paths.SUMMARY_FILE, {"schema_version": 1, "tasks": table})

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -17,6 +16,7 @@ from stages.domain.core.prompts import sample_prompt
 from stages.domain.core.records import Sample, Score
 from stages.domain.statistics.metrics import clips_shown, mean_over_tasks, task_results
 from stages.lib.evaluation.held_out import evaluation_digest, evaluation_samples
+from stages.lib.evaluation.results import ControlledResult, PolicyScores
 from stages.lib.inference.generate import generate
 from stages.lib.judging.batch import check_judged, score_replies, usage_of
 from stages.lib.judging.build import referee_of
@@ -31,7 +31,7 @@ class Measured:
     """``table``: what ``scores.json`` holds; ``video``, ``blank`` and ``shuffled``: a score for each sample; ``reading``: how frames were
     had; ``judge_usage``: what the judge was asked and what that cost, empty for the rule judge."""
 
-    table: dict[str, Any]
+    table: PolicyScores
     video: list[Score]
     blank: list[Score]
     shuffled: list[Score]
@@ -86,24 +86,27 @@ def result_table(
     video: Sequence[Score],
     blank: Sequence[Score],
     shuffled: Sequence[Score],
-) -> dict[str, Any]:
-    """``scores.json``: per task the mean with its interval, format share, and the means on a blank and on a shuffled video."""
+) -> PolicyScores:
+    """The means by task with their intervals, and those on a blank and on a shuffled video."""
     shown, confidence = clips_shown(samples), params.evaluation.confidence
-    results = task_results(video, shown, confidence)
-    controls = {"blank": task_results(blank, shown, confidence), "shuffled": task_results(shuffled, shown, confidence)}
-    return {
-        "schema_version": 1,
-        "row": row,
-        "digest": evaluation_digest(params, samples),
-        "split": params.evaluation.split,
-        "samples": len(samples),
-        "mean": mean_over_tasks(results),
-        **{f"{name}_mean": mean_over_tasks(found) for name, found in controls.items()},
-        "format": sum(score.format_ok for score in video) / len(video),
-        "tasks": {
-            task: result.model_dump()
-            | {name: found[task].mean for name, found in controls.items()}
-            | {f"{name}_high": found[task].high for name, found in controls.items()}
+    results, black, mixed = (task_results(scores, shown, confidence) for scores in (video, blank, shuffled))
+    return PolicyScores(
+        row=row,
+        digest=evaluation_digest(params, samples),
+        split=params.evaluation.split,
+        samples=len(samples),
+        mean=mean_over_tasks(results),
+        blank_mean=mean_over_tasks(black),
+        shuffled_mean=mean_over_tasks(mixed),
+        format=sum(score.format_ok for score in video) / len(video),
+        tasks={
+            task: ControlledResult(
+                **result.model_dump(),
+                blank=black[task].mean,
+                shuffled=mixed[task].mean,
+                blank_high=black[task].high,
+                shuffled_high=mixed[task].high,
+            )
             for task, result in results.items()
         },
-    }
+    )

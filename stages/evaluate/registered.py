@@ -12,9 +12,9 @@ from stages.domain.statistics.metrics import clips_shown
 from stages.domain.statistics.paired import SampleScore
 from stages.evaluate.policy import measure
 from stages.lib.evaluation.held_out import evaluation_samples
-from stages.lib.rows.jsonl import write_json, write_rows
+from stages.lib.rows.jsonl import write_record, write_rows
 from stages.params import load_params
-from stages.tracking.registry.samples import SAMPLES_FILE
+from stages.runtime import paths
 
 
 def main(*arguments: str) -> int:
@@ -25,11 +25,11 @@ def main(*arguments: str) -> int:
     params = load_params()
     measured = measure(params, name, Path(folder))
     table = measured.table
-    write_json(Path(out) / "scores.json", table)
+    write_record(Path(out) / paths.SCORES_FILE, table)
     shown = clips_shown(evaluation_samples(params))
     rows = (
         SampleScore(sample_id=row.sample_id, clips=shown[row.sample_id], task=row.task, value=row.value) for row in measured.video
     )
-    write_rows(Path(out) / SAMPLES_FILE, rows)
-    print(f"rescore: {name}: mean {table['mean']:.3f} over {len(table['tasks'])} tasks, format {table['format']:.3f}")
+    write_rows(Path(out) / paths.SAMPLE_SCORES_FILE, rows)
+    print(f"rescore: {name}: mean {table.mean:.3f} over {len(table.tasks)} tasks, format {table.format:.3f}")
     return 0

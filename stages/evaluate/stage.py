@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 
 from stages.evaluate.policy import measure
-from stages.lib.rows.jsonl import write_json, write_rows
+from stages.lib.rows.jsonl import write_record, write_rows
 from stages.params import load_params
 from stages.runtime import paths
 from stages.runtime.dispatch import one_row
@@ -21,16 +21,16 @@ def main(*arguments: str) -> int:
     with stage_run(f"evaluate@{row}", params) as run:
         measured = measure(params, row, paths.final_model(row))
         table = measured.table
-        write_rows(paths.scores(row) / "predictions.jsonl", measured.video)
-        write_rows(paths.scores(row) / "predictions_blank.jsonl", measured.blank)
-        write_rows(paths.scores(row) / "predictions_shuffled.jsonl", measured.shuffled)
-        write_json(paths.scores(row) / "scores.json", table)
+        write_rows(paths.predictions_file(paths.scores(row)), measured.video)
+        write_rows(paths.predictions_file(paths.scores(row), "blank"), measured.blank)
+        write_rows(paths.predictions_file(paths.scores(row), "shuffled"), measured.shuffled)
+        write_record(paths.scores(row) / paths.SCORES_FILE, table)
         history = paths.model(row) / paths.HISTORY_FILE
         if history.exists():  # beside the scores, so that the summary depends on the rows that live and not on all of models/
             shutil.copyfile(history, paths.scores(row) / paths.HISTORY_FILE)
-        run.summary({"mean": table["mean"], "format": table["format"], **measured.reading})
-        run.summary({"blank_mean": table["blank_mean"], "shuffled_mean": table["shuffled_mean"]})
+        run.summary({"mean": table.mean, "format": table.format, **measured.reading})
+        run.summary({"blank_mean": table.blank_mean, "shuffled_mean": table.shuffled_mean})
         run.summary(measured.judge_usage)
-        run.summary({f"{task}/mean": result["mean"] for task, result in table["tasks"].items()})
-        print(f"evaluate@{row}: mean {table['mean']:.3f} over {len(table['tasks'])} tasks, format {table['format']:.3f}")
+        run.summary({f"{task}/mean": result.mean for task, result in table.tasks.items()})
+        print(f"evaluate@{row}: mean {table.mean:.3f} over {len(table.tasks)} tasks, format {table.format:.3f}")
     return 0

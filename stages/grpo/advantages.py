@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -136,3 +136,24 @@ class TaskScales:
             FileNotFoundError: the checkpoint was saved by a training without moving scales.
         """
         self._moments = {task: _Moment(*moment) for task, moment in json.loads(file.read_text(encoding="utf-8")).items()}
+
+
+def with_advantage(inputs: dict[str, Any], most_of_any_process: Callable[[int], int]) -> dict[str, Any]:
+    """The rows of a batch that carry a gradient: rollouts of groups whose rewards differ. A third to a half of a good policy's do not.
+
+    Metrics of the loss (entropy, clipping) are then means over these rows. TRL gathers values of each row from all processes, so
+    every process keeps as many rows as the one with the most, and at least one; rows without an advantage fill up.
+    """
+    advantages = inputs["advantages"]
+    carries = advantages.reshape(len(advantages), -1).any(dim=1)
+    count = most_of_any_process(max(1, int(carries.sum().item())))
+    if count == len(advantages):
+        return inputs
+    rows = carries.long().sort(descending=True, stable=True).indices[:count].sort().values
+
+    def chosen(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.ndim and len(value) == len(advantages):
+            return value[rows]
+        return [value[row] for row in rows.tolist()] if isinstance(value, list) and len(value) == len(advantages) else value
+
+    return {name: chosen(value) for name, value in inputs.items()}

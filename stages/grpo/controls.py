@@ -16,12 +16,8 @@ from stages.lib.training.mixture import Example
 
 View = Literal["blank", "shuffled"]
 VIEWS: tuple[View, ...] = ("blank", "shuffled")
-#: Shares of the task's maximum that replies earn, by sample; None where no judge could say.
-Shares = Callable[[Sequence[str], Sequence[str]], Sequence[float | None]]
-#: Told of a step the mean share that was earned with the video, a black one, and a shuffled one.
-OnControls = Callable[[float, float | None, float | None], Mapping[str, float]]
 
-#: The column of the rewards that the contrast pays into.
+#: The objective that the contrast pays into.
 CONTRAST = "temporal_contrast"
 
 
@@ -31,19 +27,15 @@ class Controls:
 
     Attributes:
         item: the prompt of a sample's key with its video changed.
-        shares: what replies earn.
         contrast: what to pay for needing the order of the frames; None: nothing.
         every: ask with a black and a shuffled video at each step that is a multiple of it, for the gauges; 0: never.
-        on_controls: makes gauges of what was earned; called on the first process.
         seed: of the draws.
         batch_size: prompts that are answered at once.
     """
 
     item: Callable[[str, View], Item]
-    shares: Shares
     contrast: TemporalContrast | None
     every: int
-    on_controls: OnControls
     seed: str
     batch_size: int
 

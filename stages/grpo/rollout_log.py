@@ -1,4 +1,4 @@
-"""Rollouts that are kept for people to read: those of each step that ends in a checkpoint, so that a person sees what was paid for.
+"""Rollout log: the rollouts of each step that ends in a checkpoint, kept for people to read what was paid for.
 
 They lie in a stage's scratch folder, ``rollouts/step-<step>.jsonl``, until training has ended, as what is saved does: a run that was
 killed goes on with those that it has, and draws the others again.
@@ -6,56 +6,52 @@ killed goes on with those that it has, and draws the others again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.domain.core.records import Score
-from stages.domain.rl.rollouts import Rollout, RolloutGroup
+from stages.domain.core.frames import Frames
+from stages.domain.core.prompts import PromptTexts
+from stages.domain.core.records import Sample
+from stages.domain.rl.rollouts import Rollout, RolloutGroup, shown_groups
 from stages.lib.rows.jsonl import iterate_rows, write_rows
+from stages.pages.rollouts import rollout_page
+from stages.params import GrpoRow
 from stages.runtime import paths
 
-#: What replies are worth, by sample.
-Scores = Callable[[Sequence[str], Sequence[str]], Sequence[Score]]
-#: Chooses, of all rollouts of a step, those that are kept.
-Choose = Callable[[int, Sequence[Rollout]], Sequence[RolloutGroup]]
-
 
 @dataclass(frozen=True)
-class Showing:
-    """What to keep.
+class RolloutLog:
+    """Rollout log of one GRPO row: which samples it keeps, how often, and the page it writes.
 
     Attributes:
-        scores: called on every process, right after the rewards of the same replies.
-        choose: called on the first process, with the rollouts of all.
+        samples: by id.
+        texts: what the prompts were written with.
+        frames: loads what a sample shows.
+        on_page: given the name and the HTML of each page when it is made, before the step is taken.
     """
 
-    scores: Scores
-    choose: Choose
-
-
-@dataclass(frozen=True)
-class Keeper:
-    """Keeps rollouts of a run in its scratch folder.
-
-    Attributes:
-        save_steps, steps: a step that is a multiple of the first, or the last, ends in a checkpoint.
-    """
-
-    showing: Showing
+    stage: str
+    row: GrpoRow
     scratch: Path
-    save_steps: int
-    steps: int
+    samples: Mapping[str, Sample]
+    texts: PromptTexts
+    frames: Callable[[Sample], Frames]
+    on_page: Callable[[str, str], None]
 
     def due(self, step: int) -> bool:
-        return step % self.save_steps == 0 or step == self.steps
+        """Whether this step ends in a checkpoint."""
+        return step % self.row.save_steps == 0 or step == self.row.steps
 
     def keep(self, step: int, rollouts: Sequence[Rollout]) -> None:
-        """Keep what is chosen of a step's rollouts; those of a step that is taken a second time replace the first."""
-        write_rows(self._folder / f"step-{step:08d}.jsonl", self.showing.choose(step, rollouts))
+        """Keep some groups of a step's rollouts (of all processes); those of a step that is taken a second time replace the first."""
+        groups = shown_groups(step, rollouts, self.row.rollouts, self.samples, self.texts)
+        frames = (self.frames(self.samples[group.sample_id]) for group in groups)
+        self.on_page(f"rollouts/step-{step:08d}.html", rollout_page(self.stage, step, groups, frames))
+        write_rows(self._folder / f"step-{step:08d}.jsonl", groups)
 
-    def publish(self, out: Path) -> None:
-        """Lay all that was kept into the stage's out, step by step."""
+    def collect(self, out: Path) -> None:
+        """Write all that was kept into the stage's out, step by step."""
         files = sorted(self._folder.glob("step-*.jsonl"))
         write_rows(out / paths.ROLLOUTS_FILE, (row for file in files for row in iterate_rows(file, RolloutGroup)))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stages.domain.core.prompts import sample_prompt
 from stages.grpo.engine import rollout_engine
-from stages.lib.judging.batch import check_judged, usage_of
+from stages.lib.judging.batch import usage_of
 from stages.lib.judging.build import held_out_of, referee_of
 from stages.lib.rows.samples import frame_loader, load_samples
 from stages.lib.training.mixture import Example
@@ -29,10 +29,11 @@ def main(*arguments: str) -> int:
     if (status := launch("stages", ("grpo", *arguments))) is not None:
         return status
     # After the launch: the launching process needs no TRL.
-    from stages.grpo.rewards import Rewarding
-    from stages.grpo.rollout_page import showing
+    from stages.grpo.rewards import JudgedRewards
+    from stages.grpo.rollout_log import RolloutLog
     from stages.grpo.train import train_grpo
     from stages.lib.models.processor import fit_of
+    from stages.lib.training.loop import Hooks
 
     row = params.grpo[name]
     with stage_run(f"grpo@{name}", params) as run:
@@ -42,7 +43,6 @@ def main(*arguments: str) -> int:
         samples = load_samples("train", row.trained_tasks, Path(row.samples))
         examples = [Example(s.sample_id, s.task, sample_prompt(s, params.prompt), None, partial(loader.load, s)) for s in samples]
         held_out = held_out_of(params, referee)
-        rewarding = Rewarding(params, name, samples, referee, held_out)
         with scratch_of(f"grpo@{name}") as scratch:
             # What judging cost depends on what was cached: it is reported, and stays out of the history that the out holds.
             on_metrics = scratch.guarded(
@@ -55,21 +55,15 @@ def main(*arguments: str) -> int:
                 policy,
                 examples,
                 row,
-                reward=rewarding.total,
-                objectives=rewarding.objectives,
-                well_formed=rewarding.well_formed,
-                shares=rewarding.shares,
-                on_masked=lambda masked, rollouts: check_judged(referee.judge, masked, rollouts, f"a step of grpo@{name}"),
-                gauges=rewarding.gauges,
-                on_controls=rewarding.controls,
-                showing=showing(params, name, samples, rewarding.scores, loader, run.page),
                 stage=f"grpo@{name}",
                 seed=params.seed,
+                rewards=JudgedRewards(params, name, samples, referee, held_out),
                 out=paths.model(name),
                 scratch=scratch.folder,
-                on_metrics=on_metrics,
-                on_checkpoint=scratch.guarded(run.checkpoint),
-                still_ours=scratch.check,
+                hooks=Hooks(on_metrics, scratch.guarded(run.checkpoint), scratch.check),
+                rollout_log=RolloutLog(
+                    f"grpo@{name}", row, scratch.folder, {s.sample_id: s for s in samples}, params.prompt, loader.load, run.page
+                ),
             )
         run.tag({"engine": summary["engine"], "resumed_from": str(summary["resumed_from"])})
         run.summary(loader.counts())

@@ -10,7 +10,8 @@ log-probabilities equal to those of a plain forward pass, and another that the s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from accelerate.utils import gather_object
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
-from stages.domain.core.records import Score
 from stages.domain.rl.rollouts import Rollout
-from stages.grpo.advantages import TaskScales, normalised, scaled, summed
+from stages.grpo.advantages import TaskScales, normalised, scaled, summed, with_advantage
 from stages.grpo.controls import CONTRAST, VIEWS, Controls, View, contrast_of
 from stages.grpo.engine import VideoEngine, never_sampled
 from stages.grpo.resampling import Reserve, dead_groups, replace_groups
-from stages.grpo.rollout_log import Keeper
+from stages.grpo.rollout_log import RolloutLog
+from stages.grpo.step import Rewards, Round, StepScores
 from stages.lib.inference.generate import rollouts
 from stages.lib.inference.vision_cache import encode_equal_videos_once
 from stages.lib.models.positions import place_text_behind_videos
@@ -47,9 +48,11 @@ DIGITS = 6
 
 #: Encodes prompts by their keys, in order.
 Encode = Callable[[Sequence[str]], list[EncodedPrompt]]
-#: Told of each step, before it is taken, how many of how many rollouts over all processes have no reward; may raise to end training.
-#: Where groups are replaced it is told again of all that have been drawn for the step so far.
-OnMasked = Callable[[int, int], None]
+
+
+def paid_column(objective: str, *, paid: Sequence[Mapping[str, float | None]], **_: Any) -> list[float | None]:
+    """One objective's column of the rewards: a reward function of TRL, on the column ``paid`` of the rows that are scored."""
+    return [row[objective] for row in paid]
 
 
 class VideoGRPOTrainer(Resumes, GRPOTrainer):
@@ -59,48 +62,43 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
 
     Args:
         encode: see above.
+        rewards: scores the replies of each round of generation, once.
         request: what vLLM is asked for a key; needed where it generates.
         reserve: prompts that take the place of those whose rollouts are all paid alike; None: such groups stay.
         controls: replies to other videos, for gauges and for the reward on the order of frames; None: none.
-        keeper: keeps rollouts for people to read; None: none are kept.
-        scales: advantages on a moving scale of each task, in place of `args.scale_rewards`; with `task_of`, the task of a prompt's key.
+        rollout_log: keeps rollouts for people to read; None: none are kept.
+        scales: advantages on a moving scale of each task, in place of `args.scale_rewards`.
     """
 
     def __init__(
         self,
         *,
         encode: Encode,
+        rewards: Rewards,
         request: Callable[[str], dict[str, Any]] | None = None,
         args: GRPOConfig,
         processing_class: Any,
         scales: TaskScales | None = None,
-        task_of: Callable[[str], str] | None = None,
-        on_masked: OnMasked | None = None,
         reserve: Reserve | None = None,
         controls: Controls | None = None,
-        keeper: Keeper | None = None,
+        rollout_log: RolloutLog | None = None,
         **kwargs: Any,
     ) -> None:
         # TRL keeps the image token from being sampled; a sampled video token would lack features just as well.
         args.generation_kwargs = {**(args.generation_kwargs or {}), **never_sampled(processing_class, vllm=args.use_vllm)}
-        self._encode, self._request = encode, request
-        self._scales, self._task_of = scales, task_of
-        self._reserve = reserve
-        self._controls = controls
-        self._controlled_step = -1
-        self._keeper = keeper
-        #: Of this process's rows, in a step whose rollouts are kept: what they are worth, and what each objective paid.
-        self._judged: list[tuple[Score, dict[str, float]]] = []
-        #: The rewards of all processes, shape [rollouts of the step, objectives], and with `scales` their prompts.
-        self._rewards = torch.zeros(0, 0)
-        self._prompts: list[str] = []
-        self._on_masked = on_masked
-        #: Of the rollouts that have been drawn for the step to come, how many have no reward, and how many there are.
-        self._unpaid, self._drawn = 0, 0
-        #: The rollouts of all processes without a reward, shape [rollouts of the step].
-        self._masked = torch.zeros(0, dtype=torch.bool)
+        self._encode, self._request, self._rewards = encode, request, rewards
+        self._scales, self._reserve, self._controls, self._rollout_log = scales, reserve, controls, rollout_log
+        weights = dict(rewards.weights)
+        if controls is not None and controls.contrast is not None:
+            weights[CONTRAST] = controls.contrast.weight
+        args.reward_weights = list(weights.values())
+        #: Of the step whose rollouts are being generated; empty between generations.
+        self._rounds: list[Round] = []
+        #: Of the rows that the model is shown now, while generating and in the loss.
         self._row_videos: list[VideoFields] = []
-        super().__init__(args=args, processing_class=processing_class, **kwargs)
+        columns = [partial(paid_column, name) for name in weights]
+        super().__init__(args=args, processing_class=processing_class, reward_funcs=columns, **kwargs)
+        self.reward_func_names = list(weights)  # TRL would name them all by their function
         # TRL's `bnpo` divides by the tokens that a process holds at once, so that its result depends on their number and on how many
         # processes there are. Divided by those of the whole generation, as the name promises, its loss is that of `dapo`.
         self.loss_type = "dapo" if args.loss_type == "bnpo" else args.loss_type
@@ -108,8 +106,10 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
             self.vllm_generation.llm = VideoEngine(self.vllm_generation.llm)
         for model in (self.model, self.ref_model):
             if model is not None:
-                encode_equal_videos_once(without_adapters(model))
-                place_text_behind_videos(without_adapters(model))  # TRL loads a reference model by itself
+                # TRL loads a reference model by itself, and under DeepSpeed wraps it in an engine whose `config` is another thing.
+                plain = without_adapters(self.accelerator.unwrap_model(model))
+                encode_equal_videos_once(plain)
+                place_text_behind_videos(plain)
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         distinct = list(dict.fromkeys(prompts))
@@ -129,16 +129,18 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
             return super()._generate_single_turn(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        self._unpaid, self._drawn = 0, 0
-        batch = self._scored(inputs)
-        if self._reserve is not None and self.model.training:
-            batch = self._resampled(batch)
+        try:
+            batch = self._scored(inputs)
+            if self._reserve is not None and self.model.training:
+                batch = self._resampled(batch)
+        finally:
+            self._rounds = []
         rollouts: list[Rollout] | None = batch.pop("rollouts", None)
         if rollouts is not None:
-            assert self._keeper is not None
+            assert self._rollout_log is not None
             everyones = gather_object(rollouts)
             if self.accelerator.is_main_process:
-                self._keeper.keep(self._step_to_come, everyones)
+                self._rollout_log.keep(self._step_to_come, everyones)
         return batch
 
     @property
@@ -175,39 +177,55 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
     def _scored(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's batch of generated and scored rollouts, with their videos, on our advantages, without rollouts that have no reward."""
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        output["advantages"] = self._advantages(len(inputs)).to(output["advantages"])
-        if self._masked.any():
-            output = self._without_masked(output)
-        if self._judged:
-            advantages = output["advantages"].tolist()
+        drawn = self._rounds[-1]
+        output["advantages"] = self._advantages(drawn)[self._own_rows(len(inputs))].to(output["advantages"])
+        if drawn.masked_B.any():
+            output = self._without_masked(output, drawn.masked_B)
+        if self._rollout_log is not None and self.model.training and self._rollout_log.due(self._step_to_come):
             # A list, so that it goes along with the other rows when groups are replaced.
-            output["rollouts"] = [
-                Rollout(score=score, paid=paid, advantage=round(advantage, DIGITS))
-                for (score, paid), advantage in zip(self._judged, advantages, strict=True)
-            ]
+            output["rollouts"] = self._logged(drawn, output["advantages"].tolist())
         return {**output, "videos": self._row_videos}
 
-    def _without_masked(self, output: dict[str, Any]) -> dict[str, Any]:
+    def _own_rows(self, rows: int) -> slice:
+        """This process's part of the rows of all processes, each of which has ``rows``."""
+        return slice(self.accelerator.process_index * rows, (self.accelerator.process_index + 1) * rows)
+
+    def _logged(self, drawn: Round, advantages: Sequence[float]) -> list[Rollout]:
+        """This process's rollouts with what each objective paid them."""
+        paid = drawn.rewards_BK[self._own_rows(len(advantages))].tolist()
+        return [
+            Rollout(
+                score=score,
+                paid={
+                    name: round(value, DIGITS)
+                    for name, value in zip(self.reward_func_names, values, strict=True)
+                    if not math.isnan(value)
+                },
+                advantage=round(advantage, DIGITS),
+            )
+            for score, values, advantage in zip(drawn.scores.scores, paid, advantages, strict=True)
+        ]
+
+    def _without_masked(self, output: dict[str, Any], masked_B: torch.Tensor) -> dict[str, Any]:
         """The batch with the tokens of rollouts that have no reward taken out of the loss, its KL term and its count of tokens.
 
         Their advantage is 0 already, but as tokens they would still thin out the others' gradient and be held to the reference.
         """
         mask = output["completion_mask"]
-        first = self.accelerator.process_index * len(mask)
-        mine = self._masked[first : first + len(mask)].to(mask.device)
+        mine = masked_B[self._own_rows(len(mask))].to(mask.device)
         mask = mask * (~mine).unsqueeze(1).to(mask.dtype)
         return self._counted({**output, "completion_mask": mask})
 
-    def _advantages(self, rows: int) -> torch.Tensor:
-        """Advantages of this process's rows, in place of TRL's. Every process computes those of all: a group may be dealt to several, and
+    def _advantages(self, drawn: Round) -> torch.Tensor:
+        """Advantages of the rows of all processes, in place of TRL's. Every process computes all: a group may be dealt to several, and
         so the scales of tasks stay the same. The share of groups without an advantage is logged in place of TRL's, which takes what
         rounding has left of a spread for one, and of the gauge's, which sees the replies of one process and the task's reward."""
         mode = "train" if self.model.training else "eval"
         rollouts = self.num_generations if self.model.training else self.num_generations_eval
-        rewards_PGK = self._rewards.cpu().view(-1, rollouts, self._rewards.shape[1])
+        rewards_PGK = drawn.rewards_BK.cpu().view(-1, rollouts, drawn.rewards_BK.shape[1])
         weights_K = self.reward_weights.cpu()
         if self._scales is not None and self.model.training:
-            advantages_PG = self._scaled_by_task(self._scales, summed(rewards_PGK, weights_K))
+            advantages_PG = self._scaled_by_task(self._scales, summed(rewards_PGK, weights_K), drawn.scores)
         elif self.multi_objective_aggregation == "normalize_then_sum":
             advantages_PG = normalised(rewards_PGK, weights_K)
         else:
@@ -217,12 +235,10 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         if self._metrics[mode].get(ALIKE) and known_P.any():
             # Of whole groups, and of all that they are paid; of prompts that nobody could judge nothing is known.
             self._metrics[mode][ALIKE][-1] = float(alike_P[known_P].double().mean())
-        start = self.accelerator.process_index * rows
-        return advantages_PG.flatten()[start : start + rows]
+        return advantages_PG.flatten()
 
-    def _scaled_by_task(self, scales: TaskScales, rewards_PG: torch.Tensor) -> torch.Tensor:
-        assert self._task_of is not None
-        tasks = [self._task_of(prompt) for prompt in self._prompts[:: self.num_generations]]
+    def _scaled_by_task(self, scales: TaskScales, rewards_PG: torch.Tensor, scores: StepScores) -> torch.Tensor:
+        tasks: list[str] = gather_object([score.task for score in scores.scores])[:: self.num_generations]
         advantages_PG = scales.advantages(rewards_PG, tasks)
         for task in sorted(set(tasks)):
             self._metrics["train"][f"reward_spread/{task}"].append(scales.spread(task))
@@ -287,46 +303,38 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         opening = reply_opening(self.processing_class)
-        completions = [opening + completion for completion in completions]
-        rewards: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        scores: Sequence[Score] = []
-        if self._keeper is not None and self.model.training and self._keeper.due(self._step_to_come):
-            # Before anything else is scored: a judge need not be asked again about what it has just been asked.
-            scores = self._keeper.showing.scores(prompts, completions)
+        replies = [opening + completion for completion in completions]
+        scores = self._rewards.score(prompts, replies)
+        self._report(scores)
         if self._controls is not None and self.model.training:
-            rewards = self._with_other_videos(self._controls, rewards, prompts, completions)
-        # A reward of None arrives as NaN. It is left out of its group's mean and spread and its advantage is 0; so is the advantage of
-        # a rollout that is the only one of its group with a reward. (The contrast is one column of several, and may be unknown where
-        # the reward is known.)
-        self._masked = torch.isnan(rewards).all(dim=1)
-        self._judged = [*zip(scores, self._paid(rewards, len(scores)), strict=True)]
-        self._rewards = rewards
-        if self._scales is not None:
-            self._prompts = gather_object(list(prompts))
-        masked = int(self._masked.sum().item())
-        mode = "train" if self.model.training else "eval"
-        self._metrics[mode]["masked_rollouts"].append(float(masked))
-        if self._on_masked is not None:
-            # Not of each round of dynamic sampling by itself: in one of a prompt or two, one reply is a large share.
-            self._unpaid, self._drawn = self._unpaid + masked, self._drawn + len(rewards)
-            self._on_masked(self._unpaid, self._drawn)
-        return rewards
+            scores = self._with_other_videos(self._controls, scores, prompts)
+        # TRL hands a row's other columns to the reward functions, and makes NaN of None.
+        rows = [{**row, "paid": paid} for row, paid in zip(inputs, scores.paid(), strict=True)]
+        rewards_BK: torch.Tensor = super()._calculate_rewards(rows, prompts, replies, completion_ids_list)
+        self._rounds.append(Round(scores, rewards_BK))
+        masked = [int(drawn.masked_B.sum().item()) for drawn in self._rounds]
+        self._metrics["train" if self.model.training else "eval"]["masked_rollouts"].append(float(masked[-1]))
+        # Not of each round of dynamic sampling by itself: in one of a prompt or two, one reply is a large share.
+        self._rewards.check_masked(sum(masked), sum(len(drawn.rewards_BK) for drawn in self._rounds))
+        return rewards_BK
 
-    def _paid(self, rewards: torch.Tensor, rows: int) -> list[dict[str, float]]:
-        """What each objective paid this process's rows, of the rewards [rollouts of the step, objectives]."""
-        start = self.accelerator.process_index * rows
-        return [
-            {name: round(value, DIGITS) for name, value in zip(self.reward_func_names, row, strict=True) if not math.isnan(value)}
-            for row in rewards[start : start + rows].tolist()
-        ]
+    def _report(self, scores: StepScores) -> None:
+        """Log the mean reward of each task, the share of well-formed replies, and the gauges; TRL takes the means over all processes."""
+        for score, value in zip(scores.scores, scores.total, strict=True):
+            if value is not None:
+                self._log_metric(f"reward/{score.task}", value)
+        for fits in scores.well_formed:
+            self._log_metric("format", float(fits))
+        for name, value in scores.gauges.items():
+            self._log_metric(f"gauge/{name}", value)
 
-    def _with_other_videos(self, controls: Controls, rewards: torch.Tensor, prompts: list[str], replies: list[str]) -> torch.Tensor:
-        """The rewards [rollouts of the step, functions] with what the order of the frames is paid, and the gauges of the controls."""
-        # Once a step: dynamic sampling comes here for each round.
-        due = controls.due(self.state.global_step) and self._controlled_step != self.state.global_step
+    def _with_other_videos(self, controls: Controls, scores: StepScores, prompts: list[str]) -> StepScores:
+        """The scores with what the order of the frames is paid; where controls are due their gauges are logged."""
+        # Once a step, and not in each round of dynamic sampling.
+        due = controls.due(self.state.global_step) and not self._rounds
         if controls.contrast is None and not due:
-            return rewards
-        earned = gather_object([*zip(prompts, controls.shares(prompts, replies), strict=True)])
+            return scores
+        earned = gather_object([*zip(prompts, scores.shares, strict=True)])
         asked = list(dict.fromkeys(prompts))
         # The contrast compares several replies of a prompt, a gauge needs one: the first, which is drawn alike however many there are.
         count = 1 if controls.contrast is None else controls.contrast.rollouts
@@ -336,21 +344,19 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
             paid = contrast_of(
                 [key for key, _ in earned], [share for _, share in earned], other, self.num_generations, controls.contrast
             )
-            column = self.reward_func_names.index(CONTRAST)
-            values = [torch.nan if value is None else value for value in paid]
-            rewards[:, column] = torch.tensor(values, dtype=rewards.dtype, device=rewards.device)
+            # A group may be dealt to several processes. (Unlike the other objectives it may be unknown where the reward is known.)
+            scores = scores.with_objective(CONTRAST, paid[self._own_rows(len(prompts))])
         if due:
-            self._controlled_step = self.state.global_step
             on_blank = self._earned_on("blank", asked, controls, 1)
-            self._log_controls(controls, _mean([share for _, share in earned]), {"blank": on_blank, "shuffled": on_shuffled})
-        return rewards
+            self._log_controls(_mean([share for _, share in earned]), {"blank": on_blank, "shuffled": on_shuffled})
+        return scores
 
-    def _log_controls(self, controls: Controls, seen: float | None, earned: dict[View, list[list[float | None]]]) -> None:
+    def _log_controls(self, seen: float | None, earned: dict[View, list[list[float | None]]]) -> None:
         """Log what the first reply to each prompt earns on a black and on a shuffled video, beside what is earned on its own."""
         found = {view: _mean(gather_object([shares[0] for shares in earned[view]])) for view in VIEWS}
         if seen is None or not self.accelerator.is_main_process:
             return
-        gauges = controls.on_controls(seen, found["blank"], found["shuffled"])
+        gauges = self._rewards.control_gauges(seen, found["blank"], found["shuffled"])
         logged = {"control/video": seen, **{f"control/{view}_video": mean for view, mean in found.items()}}
         logged |= {f"gauge/{name}": value for name, value in gauges.items()}
         for name, value in logged.items():
@@ -373,31 +379,10 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
                 temperature=self.temperature,
                 batch_size=max(1, controls.batch_size // count),
             )
-        shares = controls.shares([key for key in keys for _ in range(count)], [reply for said in replies for reply in said])
+        shares = self._rewards.shares([key for key in keys for _ in range(count)], [reply for said in replies for reply in said])
         return [list(shares[start : start + count]) for start in range(0, len(shares), count)]
 
 
 def _mean(shares: Sequence[float | None]) -> float | None:
     known = [share for share in shares if share is not None]
     return sum(known) / len(known) if known else None
-
-
-def with_advantage(inputs: dict[str, Any], most_of_any_process: Callable[[int], int]) -> dict[str, Any]:
-    """The rows of a batch that carry a gradient: rollouts of groups whose rewards differ. A third to a half of a good policy's do not.
-
-    Metrics of the loss (entropy, clipping) are then means over these rows. TRL gathers values of each row from all processes, so
-    every process keeps as many rows as the one with the most, and at least one; rows without an advantage fill up.
-    """
-    advantages = inputs["advantages"]
-    carries = advantages.reshape(len(advantages), -1).any(dim=1)
-    count = most_of_any_process(max(1, int(carries.sum().item())))
-    if count == len(advantages):
-        return inputs
-    rows = carries.long().sort(descending=True, stable=True).indices[:count].sort().values
-
-    def chosen(value: Any) -> Any:
-        if isinstance(value, torch.Tensor) and value.ndim and len(value) == len(advantages):
-            return value[rows]
-        return [value[row] for row in rows.tolist()] if isinstance(value, list) and len(value) == len(advantages) else value
-
-    return {name: chosen(value) for name, value in inputs.items()}

@@ -218,13 +218,13 @@ def _look(videos: Sequence[str], folder: Path, anew: Path | None, timeout_s: flo
             yield result
 
 
-def journal_file(state: Path, params: IngestParams) -> Path:
+def journal_file(params: IngestParams) -> Path:
     """Where the findings about the source folder are kept: another code that examines has another journal."""
     folder = Path(params.source)
     code = [Path(module.__file__ or "") for module in (encoder, errors, probing, times)] + [Path(__file__)]
     about = f"{folder.resolve()} {params.normalise} {code_digest(code)}"
     name = hashlib.sha256(about.encode()).hexdigest()[:16]
-    return state / "examined" / f"{name}.jsonl"
+    return paths.EXAMINED / f"{name}.jsonl"
 
 
 def copy_normalised(clips: Sequence[Clip], journal: Path, folder: Path) -> None:

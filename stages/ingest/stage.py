@@ -15,7 +15,6 @@ from stages.lib.rows.jsonl import write_json, write_rows
 from stages.lib.video.encoder import ffmpeg_binary
 from stages.params import load_params
 from stages.runtime import paths
-from stages.tracking.lineage.uri import STATE
 from stages.tracking.runs.run import stage_run
 
 
@@ -24,11 +23,11 @@ def main() -> int:
     ffmpeg_binary()
     with stage_run("ingest", params) as run:
         started = time.monotonic()
-        journal = journal_file(STATE, params.ingest)
+        journal = journal_file(params.ingest)
         clips, rejects, hazards = examine_source(params.ingest, params.seed, journal)
         copy_normalised(clips, journal, paths.CLIPS)
-        write_rows(paths.CLIPS / "manifest.jsonl", clips)
-        write_rows(paths.CLIPS / "rejects.jsonl", rejects)
+        write_rows(paths.CLIPS / paths.MANIFEST_FILE, clips)
+        write_rows(paths.CLIPS / paths.REJECTS_FILE, rejects)
         summary = summarise(clips, rejects, hazards)
         write_json(paths.CLIPS / paths.SUMMARY_FILE, summary)
         (paths.CLIPS / paths.CARD_FILE).write_text(data_card(summary, params.recipe), encoding="utf-8")

@@ -1,1 +1,1 @@
-"""Code that at least two stages use."""
+"""Libraries that two stages or more use."""

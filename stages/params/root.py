@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from stages.domain.core.prompts import PromptTexts
-from stages.domain.core.records import CAPTION_TASKS, PROXY_TASKS, TASK_NAMES, Exact, Split, TaskName
+from stages.domain.core.records import Exact, Split
 from stages.domain.rl.difficulty import DropRules
-from stages.domain.rl.shaping import RIGHT_OR_WRONG, LengthReward, TemporalContrast
-from stages.domain.tasks.rewards import RewardRules
+from stages.domain.rl.shaping import LengthReward, TemporalContrast
+from stages.domain.tasks import KnownTask, mix_vid_qa, structured_caption, task_of
+from stages.domain.tasks.rewards import Likeness, RewardRules
 from stages.domain.tasks.synthesis import TaskSettings
 from stages.errors import VidbridgeError
 from stages.runtime import paths
@@ -43,7 +44,6 @@ GaugeName = Literal[
 ]
 
 
-SourceFormat = Literal["jsonl", "coin", "kinetics", "activitynet_captions", "vidbridge_r1"]
 _MOST_COMPLAINTS = 20
 _QUOTED_CHARACTERS = 300
 
@@ -93,7 +93,7 @@ class IngestParams(Table):
     #: A folder with videos and their annotations; ``data/corpus`` is the generated one. Relative to the project or absolute.
     source: str = Field(min_length=1)
     #: How the annotations are written (:mod:`stages.lib.annotations.formats`), and in which file of the folder; None: the format's usual one.
-    format: SourceFormat
+    format: str
     annotations: str | None
     #: Shares of the source videos that go to validation and test where the annotations name no split.
     validation_share: Share
@@ -203,7 +203,7 @@ class TrainingRow(Table):
     #: ``base``, the name of an SFT row, or the name of an earlier GRPO row.
     init: RowName
     #: Task to mixture weight.
-    tasks: dict[TaskName, Weight] = Field(min_length=1)
+    tasks: dict[KnownTask, Weight] = Field(min_length=1)
     steps: int = Field(gt=0)
     learning_rate: Positive
     warmup_steps: int = Field(ge=0)
@@ -247,7 +247,7 @@ class TrainingRow(Table):
         return self
 
     @property
-    def trained_tasks(self) -> tuple[TaskName, ...]:
+    def trained_tasks(self) -> tuple[KnownTask, ...]:
         """The tasks with a weight above 0."""
         return tuple(task for task, weight in self.tasks.items() if weight > 0)
 
@@ -261,7 +261,7 @@ class SftRow(TrainingRow):
     careless_share: Share
     #: By task, the share of the teacher's replies that think in brief (only the subject) and answer all the same; 0 where none is
     #: named. A trace that knows no brief way (a structured caption, a clip without a name) is taught as it is.
-    brief_share: dict[TaskName, Share]
+    brief_share: dict[KnownTask, Share]
 
     @model_validator(mode="after")
     def _teaches_what_it_says(self) -> SftRow:
@@ -270,11 +270,12 @@ class SftRow(TrainingRow):
                 raise ValueError(
                     f"brief_share: {task!r} is not trained by this row (tasks: {', '.join(self.trained_tasks)}); remove it"
                 )
-            if share and task == "structured_caption":
+            if share and task_of(task).analysed:
                 raise ValueError(f"brief_share: the traces of {task!r} are analyses, of which none is brief: remove it")
-        if self.careless_share and self.trained_tasks == ("mcqa",):
+        if self.careless_share and all(task_of(task).answer == "letter" for task in self.trained_tasks):
             raise ValueError(
-                f"careless_share: {self.careless_share:g}, but a letter cannot be short: mcqa has no careless answers; write 0.0"
+                f"careless_share: {self.careless_share:g}, but a letter cannot be short: {', '.join(self.trained_tasks)} has no careless"
+                " answers; write 0.0"
             )
         return self
 
@@ -369,7 +370,7 @@ class GrpoRow(TrainingRow):
             self.scale_rewards == "group"
             and self.aggregation == "sum"
             and self.length is None
-            and RIGHT_OR_WRONG.issuperset(self.trained_tasks)
+            and all(task_of(task).all_or_nothing for task in self.trained_tasks)
         ):
             raise ValueError(
                 f"temporal_contrast: cancelled by scale_rewards 'group': replies to {' and '.join(self.trained_tasks)} earn 0 or 1, and"
@@ -396,9 +397,9 @@ class GrpoRow(TrainingRow):
 
     @model_validator(mode="after")
     def _something_is_paid(self) -> GrpoRow:
-        if self.leave_out and "structured_caption" not in self.trained_tasks:
+        if self.leave_out and structured_caption.NAME not in self.trained_tasks:
             raise ValueError(
-                f"leave_out: {self.leave_out[0]!r} is a part of structured_caption, which this row does not train; write []"
+                f"leave_out: {self.leave_out[0]!r} is a part of {structured_caption.NAME}, which this row does not train; write []"
             )
         if len(set(self.leave_out)) > 1:
             raise ValueError("leave_out: thinking and caption are all that structured_caption pays for; leave out one of them")
@@ -481,7 +482,7 @@ class TraceParams(Table):
     """Traces for SFT by rejection sampling: a written reply to a training sample is kept where it earns its reward."""
 
     #: Tasks whose training samples get written traces, instead of those of the annotation.
-    tasks: tuple[TaskName, ...] = Field(min_length=1)
+    tasks: tuple[KnownTask, ...] = Field(min_length=1)
     #: Share of the sample's maximum that a reply must earn; 1: all of it.
     least: float = Field(gt=0, le=1)
     #: The reward: the `judge` and `rewards` of the whole file. They stand here too, so that for ``dvc.yaml`` the samples depend on them
@@ -514,14 +515,6 @@ class WriterParams(Table):
         return self
 
 
-class SynthesizeTasks(TaskSettings):
-    """Only the tasks that are named are made."""
-
-    @property
-    def named(self) -> tuple[TaskName, ...]:
-        return tuple(name for name in TASK_NAMES if getattr(self, name) is not None)
-
-
 class SynthesizeParams(Table):
     sampled_frames: int = Field(ge=2, multiple_of=2)
     contact_sheet_samples: int = Field(ge=1, le=32)
@@ -529,19 +522,21 @@ class SynthesizeParams(Table):
     max_text_only: Share
     #: None: questions and traces are made from the annotation by templates.
     writer: WriterParams | None
-    tasks: SynthesizeTasks
+    tasks: TaskSettings
 
     @model_validator(mode="after")
     def _writes_what_is_made(self) -> SynthesizeParams:
         if self.writer is None:
             return self
-        if self.writer.questions and self.tasks.mix_vid_qa is None:
+        if self.writer.questions and self.tasks.of(mix_vid_qa.TASK) is None:
             raise ValueError(
-                "writer.questions: mix_vid_qa is not synthesised, so there is none to write; name it in tasks, or set false"
+                f"writer.questions: {mix_vid_qa.NAME} is not synthesised, so there is none to write; name it in tasks, or set false"
             )
         for task in self.writer.traces.tasks if self.writer.traces else ():
             if task not in self.tasks.named:
                 raise ValueError(f"writer.traces.tasks: {task!r} is not synthesised (tasks: {', '.join(self.tasks.named)})")
+            if task_of(task).trace is None:
+                raise ValueError(f"writer.traces.tasks: {task!r} has no instruction for a writer (Task.trace); remove it")
         return self
 
 
@@ -715,9 +710,9 @@ class Params(Table):
                 )
             drops = {
                 f"drop_always_right: {str(rolled.drop_always_right).lower()}": rolled.drop_always_right
-                and any(task not in CAPTION_TASKS for task in starts.trained_tasks),
+                and any(task_of(task).answer != "caption" for task in starts.trained_tasks),
                 f"min_spread: {rolled.min_spread:g}": rolled.min_spread > 0
-                and any(task in CAPTION_TASKS for task in starts.trained_tasks),
+                and any(task_of(task).answer == "caption" for task in starts.trained_tasks),
             }
             if rolled.max_samples_per_task is None and not any(drops.values()):
                 raise ValueError(
@@ -732,7 +727,7 @@ class Params(Table):
     @model_validator(mode="after")
     def _open_answers_have_a_reader(self) -> Params:
         """On sentences of people a judge by shared words pays negations, guesses and swapped roles: that must be wanted."""
-        read = [task for task in self.synthesize.tasks.named if task in (*PROXY_TASKS, *CAPTION_TASKS)]
+        read = [task for task in self.synthesize.tasks.named if task_of(task).judge_calls(self.rewards)]
         if Path(self.ingest.source) == paths.CORPUS or not read:
             return self
         judges = {"judge": self.judge}
@@ -826,7 +821,7 @@ class Params(Table):
         return next(name for name in ("base", *self.rows) if name not in inits)
 
 
-def load_params(path: Path | str = "params.yaml") -> Params:
+def load_params(path: Path | str = paths.PARAMS_FILE) -> Params:
     """Read and check ``params.yaml``.
 
     Raises:
@@ -864,13 +859,16 @@ def parse_params(raw: object, name: str = "params") -> Params:
 
 def _field(loc: tuple[int | str, ...]) -> str:
     # Pydantic puts the tag of a discriminated union into the location; a reader looks for the key.
-    tags = {
-        "model": ("tiny", "pretrained"),
-        "judge": ("rule", "rule_on_real_text", "openai"),
-        "embedder": ("lexical", "sentence_transformers"),
-    }
-    loc = tuple(part for n, part in enumerate(loc) if n == 0 or part not in tags.get(str(loc[n - 1]), ()))
+    loc = tuple(part for n, part in enumerate(loc) if n == 0 or part not in _TAGS.get(str(loc[n - 1]), ()))
     return ".".join(_quoted(part, str) for part in loc) + (": " if loc else "")
+
+
+def _kinds(union: Any) -> frozenset[str]:
+    members = get_args(get_args(union)[0])
+    return frozenset(kind for member in members for kind in get_args(member.model_fields["kind"].annotation))
+
+
+_TAGS = {"model": _kinds(ModelParams), "judge": _kinds(JudgeParams), "embedder": _kinds(Likeness)}
 
 
 def _quoted(value: object, form: Callable[[object], str] = repr) -> str:

@@ -1,13 +1,28 @@
-"""How a verb ends: our own errors as one clear line, trouble with a file or a disk with its remedy, anything else with its traceback."""
+"""Run one verb of ``python -m stages`` in this process: our own errors end it with one clear line, a defect with its traceback."""
 
 from __future__ import annotations
 
+import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from stages.errors import VidbridgeError, remedy_of
 from stages.runtime.plain import fit, guard_logs
+from stages.runtime.verbs import VERBS
+
+#: Says what errors of servers, stores and remotes mean.
+FOREIGN = "stages.tracking.runs.foreign"
+
+
+def run(arguments: Sequence[str]) -> NoReturn:
+    """Run a verb and exit with its status; wrong usage exits with status 2 and lists the verbs."""
+    if not arguments or arguments[0] not in VERBS:
+        given = " ".join(arguments) or "nothing"
+        print(f"usage: python -m stages VERB [ROW]\nerror: VERB is {given}; there are {', '.join(VERBS)}", file=sys.stderr)
+        sys.exit(2)
+    verb, *rest = arguments
+    run_verb(importlib.import_module(VERBS[verb].module).main, *rest)
 
 
 def run_verb(main: Callable[..., int | None], *arguments: str) -> NoReturn:
@@ -28,9 +43,8 @@ def run_verb(main: Callable[..., int | None], *arguments: str) -> NoReturn:
         print(f"error: {fit(remedy)}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
-        from stages.tracking.runs.foreign import sentence_of
-
-        if (said := sentence_of(error)) is None:
+        # By name, as the verbs are: what is run lies above this module.
+        if (said := importlib.import_module(FOREIGN).sentence_of(error)) is None:
             raise
         print(f"error: {fit(said)}", file=sys.stderr)
         sys.exit(1)

@@ -11,6 +11,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from stages.errors import VidbridgeError
+from stages.runtime import paths
 
 #: Who is asked; its variables are VIDBRIDGE_<role>_URL and VIDBRIDGE_<role>_KEY.
 Role = Literal["JUDGE", "HELD_OUT_JUDGE", "WRITER"]
@@ -72,7 +73,7 @@ def place(environ: Mapping[str, str] | None = None, role: Role = "JUDGE") -> Pla
         concurrency=int(_number(environ, "VIDBRIDGE_JUDGE_CONCURRENCY", 32, whole=True, least=1)),
         timeout_s=_number(environ, "VIDBRIDGE_JUDGE_TIMEOUT_S", 60.0),
         retries=int(_number(environ, "VIDBRIDGE_JUDGE_RETRIES", 4, whole=True)),
-        cache=Path(environ.get("VIDBRIDGE_JUDGE_CACHE") or ".vidbridge/judge").expanduser(),
+        cache=Path(environ.get("VIDBRIDGE_JUDGE_CACHE") or paths.JUDGE_ANSWERS).expanduser(),
     )
 
 

@@ -6,7 +6,7 @@ There are two: the one for data stages is ready first, and the one for models, i
 the arguments, working directory, environment and streams of whoever asked, so DVC and the guard notice no difference, and it ends
 when whoever asked does. Without the variable (``dvc repro``) nothing of this happens.
 
-Only the standard library is imported here: asking must be quick.
+Only the standard library, and what prints errors, is imported here: asking must be quick.
 """
 
 from __future__ import annotations
@@ -22,50 +22,29 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from stages.runtime import dispatch
+from stages.runtime.verbs import LIBRARIES, VERBS, Process, preloaded
 
 #: The folder with the UNIX sockets at which the processes listen.
 VARIABLE = "VIDBRIDGE_WARM"
 #: What a child that was asked to end may still take, in seconds. Less than a guard gives whoever asked.
 GRACE_S = 3.0
-#: What each process imports before it answers its first request; a process has what those before it have.
-PRELOADED: dict[str, tuple[str, ...]] = {
-    "data": (
-        *("dvc.repo", "dvc.repo.index", "dvc.stage.serialize", "dvc.dependency", "dvc.cachemgr", "dvc.data_cloud", "scmrepo.git"),
-        *("mlflow", "mlflow.store.tracking.sqlalchemy_store", "alembic.config", "alembic.command"),
-        *(
-            "decord",
-            "scipy.optimize",
-            "stages.corpus.stage",
-            "stages.ingest.stage",
-            "stages.synthesize.stage",
-            "stages.baselines.stage",
-            "stages.summary.stage",
-        ),
-    ),
-    "model": (
-        "deepspeed",
-        "stages.base.stage",
-        "stages.sft.stage",
-        "stages.difficulty.stage",
-        "stages.grpo.stage",
-        "stages.grpo.train",
-        "stages.evaluate.stage",
-    ),
-}
-#: Where the ``main`` of a verb is that is no stage.
-MODULES = {"rescore": "stages.evaluate.registered"}
-#: Which process each verb asks.
-ASKED: dict[str, str] = {
-    **dict.fromkeys(("corpus", "ingest", "synthesize", "baselines", "summary"), "data"),
-    **dict.fromkeys(("base", "sft", "difficulty", "grpo", "evaluate", "rescore"), "model"),
-}
 _LONGEST_REQUEST = 1 << 20
 _TICK_S = 0.2
 
 
 class Refused(Exception):
     """Nobody listens at the address: whoever asked does the work itself."""
+
+
+def run_if_kept(arguments: Sequence[str]) -> None:
+    """Have a warm process run ``arguments`` and exit with their status; return where none is kept for them, or it has ended."""
+    if (folder := os.environ.get(VARIABLE)) and arguments:
+        with suppress(Refused):
+            sys.exit(ask(folder, arguments))
 
 
 def ask(folder: str, arguments: Sequence[str]) -> int:
@@ -76,9 +55,9 @@ def ask(folder: str, arguments: Sequence[str]) -> int:
     Raises:
         Refused: nobody listens in ``folder`` for this verb.
     """
-    if arguments[0] not in ASKED:
+    if arguments[0] not in VERBS:
         raise Refused(f"{arguments[0]}: no process is kept warm for it")
-    address = str(Path(folder) / ASKED[arguments[0]])
+    address = str(Path(folder) / VERBS[arguments[0]].process)
     environ = {name: value for name, value in os.environ.items() if name != VARIABLE}
     request = json.dumps({"arguments": list(arguments), "folder": str(Path.cwd()), "environ": environ}).encode()
     with socket.socket(socket.AF_UNIX) as line:
@@ -213,22 +192,17 @@ def _become(request: dict[str, object], streams: Sequence[int]) -> Callable[[], 
     arguments = list(request["arguments"])  # type: ignore[call-overload]
     sys.argv[1:] = arguments
 
-    def work() -> None:
-        from stages.__main__ import run
-
-        run(arguments)
-
-    return work
+    return partial(dispatch.run, arguments)
 
 
 def main(folder: str) -> None:
     """``python -m stages.runtime.warm FOLDER``: requests that come before everything is imported wait in the queue."""
-    listeners = {name: socket.socket(socket.AF_UNIX) for name in PRELOADED}
+    listeners: dict[Process, socket.socket] = {name: socket.socket(socket.AF_UNIX) for name in LIBRARIES}
     for name, listener in listeners.items():
         listener.bind(str(Path(folder) / name))
         listener.listen()
-    for name, modules in PRELOADED.items():
-        for module in modules:
+    for name in LIBRARIES:
+        for module in preloaded(name):
             # Not installed here (decord off x86-64): who is asked for a verb that needs it says so, or does without.
             with suppress(ImportError):
                 importlib.import_module(module)

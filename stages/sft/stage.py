@@ -15,6 +15,7 @@ from stages.domain.core.records import Sample
 from stages.domain.core.replies import render_reply
 from stages.lib.models.processor import fit_of
 from stages.lib.rows.samples import InputError, frame_loader, load_samples
+from stages.lib.training.loop import Hooks
 from stages.lib.training.mixture import Example
 from stages.params import SftRow, load_params
 from stages.runtime import paths
@@ -67,9 +68,7 @@ def main(*arguments: str) -> int:
                 seed=params.seed,
                 out=paths.model(name),
                 scratch=scratch.folder,
-                on_metrics=scratch.guarded(run.log),
-                on_checkpoint=scratch.guarded(run.checkpoint),
-                still_ours=scratch.check,
+                hooks=Hooks(scratch.guarded(run.log), scratch.guarded(run.checkpoint), scratch.check),
             )
         run.tag({"engine": summary["engine"], "resumed_from": str(summary["resumed_from"])})
         run.summary({**loader.counts(), "without_trace": len(samples) - len(examples)})

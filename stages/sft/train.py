@@ -14,15 +14,12 @@ from trl import SFTConfig, SFTTrainer
 from stages.lib.models.load import freeze, load_model, use_threads
 from stages.lib.models.processor import check_trainable, encode_prompts, training_batch
 from stages.lib.training.loop import (
-    Check,
-    OnCheckpoint,
-    OnMetrics,
+    Hooks,
     Resumes,
     count_parameters,
     settings,
     train,
     trained,
-    unshared,
     weights_precision,
 )
 from stages.lib.training.lora import adapters
@@ -47,14 +44,12 @@ def train_sft(
     seed: int,
     out: Path,
     scratch: Path,
-    on_metrics: OnMetrics,
-    on_checkpoint: OnCheckpoint,
-    still_ours: Check = unshared,
+    hooks: Hooks,
 ) -> dict[str, Any]:
     """Train the model in `model_folder` to say each example's reply, and write the stage's out.
 
     The loss is on the reply and the end of the turn only. `scratch` may hold state of an earlier, interrupted call with the same
-    arguments: training then goes on from there, with the same data in the same order. `still_ours` raises where it has become another's.
+    arguments: training then goes on from there, with the same data in the same order.
 
     Returns:
         What was trained, for a summary line: steps, samples, tasks, parameters and trained ones, where it was resumed.
@@ -116,7 +111,5 @@ def train_sft(
         scratch=scratch,
         out=out,
         summary=summary,
-        on_metrics=on_metrics,
-        on_checkpoint=on_checkpoint,
-        still_ours=still_ours,
+        hooks=hooks,
     )

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.domain.core.records import SPLITS, Clip, Split
-from stages.domain.tasks.mix_vid_qa import Partner, Ring, as_partner, ring_point
+from stages.domain.tasks.partners import Partner, Ring, as_partner, ring_point
 from stages.lib.rows.jsonl import RowError, parse_row
 
 #: Clips whose row was parsed last, for those that ask for their neighbours again.

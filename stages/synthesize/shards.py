@@ -24,10 +24,12 @@ from stages.domain.statistics.bootstrap import Design, Interval, mean_interval
 from stages.domain.tasks import dark_event_infer, mix_vid_qa
 from stages.domain.tasks.dark_event_infer import Settings as DarkEventInferSettings
 from stages.domain.tasks.dark_event_infer import dark_frames
-from stages.domain.tasks.mix_vid_qa import Ring
+from stages.domain.tasks.partners import Ring, ring_of
 from stages.domain.tasks.synthesis import samples_of
+from stages.domain.tasks.task import Context
 from stages.lib.judging.rule import RuleJudge
 from stages.params import SynthesizeParams
+from stages.runtime import paths
 from stages.runtime.workers import map_whole
 from stages.synthesize.manifest import Manifest, write_index
 from stages.synthesize.text_only import TextOnlyGuesser
@@ -40,6 +42,10 @@ SHARD_CLIPS = 250
 SHARD_TIMEOUT_S = 600.0
 #: Clips that the text-only guesser is fitted on and tried on, at most: so many tell enough. Fewer events than the last tell nothing.
 FITTED_CLIPS, TRIED_CLIPS, MIN_EVENTS = 1000, 200, 20
+#: What counts as a right guess outside the generated world (:class:`~stages.lib.judging.rule.RuleJudge`), and the confidence of the interval
+#: whose lower end ``synthesize.max_text_only`` is held against. Fixed, not taken from ``judge`` and ``evaluation``: a limit that was set
+#: for one recipe then means the same in another, and another judge makes no other samples.
+GUESS_SHARES, GUESS_CONFIDENCE = (0.8, 0.4), 0.95
 #: So many rejects are sorted in memory, the parts then merged: what was set aside may be many times what memory holds.
 SORTED_AT_ONCE = 2_000
 
@@ -95,32 +101,32 @@ def make_shard(shard: tuple[int, int], manifest: Path, index: Path, settings: Sy
     rings = {split: _ring(manifest, index, split) for split in SPLITS}
     for clip in clips.clips(*shard):
         for task in settings.tasks.named:
-            samples, rejects = _made(clip, task, settings, rings[clip.split], seed)
+            samples, rejects = _made(clip, task, settings, Context(settings.sampled_frames, seed, rings[clip.split]))
             _guarantee(samples)
             for name, made in ((f"{clip.split}/{task}", samples), (f"rejects/{task}", rejects)):
                 rows.setdefault(name, []).extend(row.model_dump_json(exclude_none=True) for row in made)
             reasons.update(reject.reason for reject in rejects)
     file = _file(scratch, shard)
-    unfinished = file.with_suffix(".unfinished")
+    unfinished = file.with_suffix(paths.UNFINISHED)
     unfinished.write_text(json.dumps({"rows": rows, "reasons": reasons}), encoding="utf-8")
     unfinished.replace(file)
 
 
-def _made(clip: Clip, task: TaskName, settings: SynthesizeParams, ring: Ring, seed: int) -> tuple[list[Sample], list[Reject]]:
+def _made(clip: Clip, task: TaskName, settings: SynthesizeParams, context: Context) -> tuple[list[Sample], list[Reject]]:
     """What :func:`samples_of` makes; where questions are written, also mixtures of clips that no template can ask about."""
-    samples, rejects = samples_of(clip, task, settings.tasks, ring, settings.sampled_frames, seed)
-    mixing = settings.tasks.mix_vid_qa if task == mix_vid_qa.NAME else None
+    samples, rejects = samples_of(clip, task, settings.tasks, context)
+    mixing = settings.tasks.of(mix_vid_qa.TASK) if task == mix_vid_qa.NAME else None
     if mixing is None or settings.writer is None or not settings.writer.questions or samples:
         return samples, rejects
     if [reject.reason for reject in rejects] != ["nothing-to-ask"]:
         return samples, rejects
-    return mix_vid_qa.make_unwritten(clip, ring, mixing, settings.sampled_frames, seed)
+    return mix_vid_qa.make_unwritten(clip, mixing, context)
 
 
 def _guarantee(samples: Sequence[Sample]) -> None:
-    """What is promised of every sample, asserted of every sample: a dark part that is asked about is seen to be dark."""
+    """Assert of every sample what is promised of it: a dark part is seen to be dark."""
     for sample in samples:
-        if sample.task == "dark_event_infer" and not dark_frames(sample):
+        if sample.timeline.dark and not dark_frames(sample):
             raise AssertionError(f"{sample.sample_id}: made although no sampled frame is dark")
 
 
@@ -144,7 +150,7 @@ def _join(files: Sequence[Path], tasks: Sequence[TaskName], out: Path) -> Made:
                 lines.writelines(row + "\n" for row in rows)
             for task in tasks:
                 set_aside.writelines(row + "\n" for row in shard["rows"].get(f"rejects/{task}", []))
-    sort_rejects(out / "rejects.jsonl")
+    sort_rejects(out / paths.REJECTS_FILE)
     return made
 
 
@@ -172,7 +178,7 @@ def text_only(manifest: Path, settings: SynthesizeParams, seed: int, scratch: Pa
 
     A guess is right where the rule judge gives it full marks. Call it after :func:`synthesise_manifest`.
     """
-    chosen = settings.tasks.dark_event_infer
+    chosen = settings.tasks.of(dark_event_infer.TASK)
     if chosen is None:
         return None
     with closing(Manifest(manifest, scratch / INDEX_FILE)) as clips:
@@ -183,19 +189,20 @@ def _guessed(clips: Manifest, chosen: DarkEventInferSettings, sampled_frames: in
     guesser = TextOnlyGuesser(islice(clips.shuffled("train"), FITTED_CLIPS))
     if guesser.fitted_on < MIN_EVENTS:
         return None
-    judge = RuleJudge(full_share=0.8, partial_share=0.4)
+    judge = RuleJudge(*GUESS_SHARES)
+    context = Context(sampled_frames, seed, ring_of(()))  # nobody is mixed in
     right: list[float] = []
     asked: list[tuple[str, ...]] = []
     held_out = chain(clips.shuffled("validation"), clips.shuffled("test"), islice(clips.shuffled("train"), FITTED_CLIPS, None))
     for clip in islice(held_out, TRIED_CLIPS):
-        for sample in dark_event_infer.make(clip, chosen, sampled_frames, seed)[0]:
+        for sample in dark_event_infer.make(clip, chosen, context)[0]:
             event = next(e for e in clip.events if e.caption == sample.reference and e.span in sample.timeline.dark)
             verdict = judge.covers(sample, guesser.guess(clip, event))
             right.append(float(verdict.score == dark_event_infer.MAXIMUM))
             asked.append(sample.timeline.clip_ids)
     if len(right) < MIN_EVENTS:
         return None
-    interval = mean_interval(np.array(right), Design.of(asked), confidence=0.95)
+    interval = mean_interval(np.array(right), Design.of(asked), GUESS_CONFIDENCE)
     return TextOnly(interval, len(right), guesser.fitted_on)
 
 

@@ -10,6 +10,7 @@ from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
 
+from stages.domain.tasks import mix_vid_qa
 from stages.lib.rows.jsonl import write_json
 from stages.lib.rows.samples import frame_loader, sheet_samples
 from stages.params import Params, SynthesizeParams, load_params
@@ -21,7 +22,7 @@ from stages.synthesize.writer import Writer, write_samples
 from stages.tracking.runs.run import stage_run
 from stages.tracking.runs.scratch import scratch_of
 
-MANIFEST = paths.CLIPS / "manifest.jsonl"
+MANIFEST = paths.CLIPS / paths.MANIFEST_FILE
 
 
 def main() -> int:
@@ -52,7 +53,7 @@ def _synthesise(params: Params, scratch: Path) -> str | None:
         aside = "".join(f", {count} set aside: {reason}" for reason, count in reasons.items())
         print(f"synthesize: {total:,} samples of {len(settings.tasks.named)} tasks{aside}; sheets in {paths.SAMPLES / 'sheets'}")
     if not total:
-        return f"synthesize: no clip gave a sample; {paths.SAMPLES / 'rejects.jsonl'} says why for each"
+        return f"synthesize: no clip gave a sample; {paths.SAMPLES / paths.REJECTS_FILE} says why for each"
     return None if guesses is None else _given_away(guesses, settings.max_text_only)
 
 
@@ -63,13 +64,13 @@ def _write(settings: SynthesizeParams, scratch: Path, made: Made) -> Writer | No
     writer = Writer(settings.writer)
     with closing(Manifest(MANIFEST, scratch / INDEX_FILE)) as manifest:
         set_aside = write_samples(paths.SAMPLES, lru_cache(REMEMBERED)(manifest.named), settings.tasks.named, writer)
-    with (paths.SAMPLES / "rejects.jsonl").open("a", encoding="utf-8") as rejects:
+    with (paths.SAMPLES / paths.REJECTS_FILE).open("a", encoding="utf-8") as rejects:
         for split, rows in set_aside.items():
             if rows:
-                made.samples[split]["mix_vid_qa"] -= len(rows)
+                made.samples[split][mix_vid_qa.NAME] -= len(rows)
                 made.rejects.update(row.reason for row in rows)
                 rejects.writelines(row.model_dump_json(exclude_none=True) + "\n" for row in rows)
-    sort_rejects(paths.SAMPLES / "rejects.jsonl")
+    sort_rejects(paths.SAMPLES / paths.REJECTS_FILE)
     print(f"synthesize: {writer.tally}; {int(writer.usage.get('writer/requests', 0)):,} requests")
     return writer
 
@@ -79,7 +80,7 @@ def _write_sheets(params: Params) -> int:
     loader = frame_loader(params)
     for task in params.synthesize.tasks.named:
         if shown := sheet_samples(params, task):
-            sample_sheet(task, shown, loader, paths.SAMPLES / "sheets" / f"{task}.png")
+            sample_sheet(task, shown, loader, paths.SAMPLES / paths.SHEETS / f"{task}.png")
     return loader.stats.decord
 
 

@@ -19,13 +19,14 @@ from stages.domain.core.records import SPLITS, Clip, Record, Reject, Sample, Spl
 from stages.domain.core.replies import parse_reply
 from stages.domain.tasks import mix_vid_qa
 from stages.domain.tasks.mix_vid_qa import UNWRITTEN, shown_part, with_question
-from stages.domain.tasks.rewards import Judge, Referee
+from stages.domain.tasks.rewards import Referee
 from stages.lib.judging.batch import score_replies, usage_of
 from stages.lib.judging.build import embedder_of, judge_of
-from stages.lib.judging.endpoint import Endpoint, EndpointJudge, Speaker
+from stages.lib.judging.endpoint import Endpoint, Speaker
 from stages.lib.judging.prompts import Question, Rightness, ask_right
 from stages.lib.rows.jsonl import iterate_rows, write_rows
 from stages.params import TraceParams, WriterParams
+from stages.runtime import paths
 from stages.runtime.endpoints import JudgeError, place
 from stages.synthesize.question_rules import flaw, holds_markup, mentions_notes, telling
 from stages.synthesize.writer_prompts import (
@@ -128,7 +129,7 @@ def write_samples(
             asks = writer.params.questions and task == mix_vid_qa.NAME
             thinks = traces if traces is not None and split == "train" and task in traces.tasks else None
             if asks or thinks:
-                file = out / split / f"{task}.jsonl"
+                file = paths.samples_file(out, split, task)
                 write_rows(file, _written(file, clip_of, writer, asks, thinks, set_aside[split]))
     return set_aside
 
@@ -240,9 +241,9 @@ def write_traces(samples: Sequence[Sample], clip_of: Callable[[str], Clip], writ
                 writer.tally.refused[wrong] += 1
             elif isinstance(said, WrittenTrace | WrittenAnalysis):
                 replies[n] = said.reply
-        before = _unavailable(judge)
+        before = judge.usage.get("unavailable", 0)
         scores = score_replies([samples[n] for n in replies], list(replies.values()), referee, traces.rewards)
-        _check_answered(_unavailable(judge) - before, len(replies), judge)
+        _check_answered(judge.usage.get("unavailable", 0) - before, len(replies), judge.last_error, "VIDBRIDGE_JUDGE_URL")
         for n, score in zip(replies, scores, strict=True):
             reply = parse_reply(score.reply)
             if score.value is None or score.value < traces.least or reply is None:
@@ -266,7 +267,7 @@ def _unusable(said: Record, seen: str) -> str | None:
 def _seen(sample: Sample, clip_of: Callable[[str], Clip]) -> tuple[str, str]:
     """What the annotation tells of what the sample shows: of the clip that is asked about, and of the one it is mixed with."""
     clip = clip_of(sample.clip_id)
-    if sample.task != mix_vid_qa.NAME:
+    if len(sample.timeline.clip_ids) == 1:
         return telling(clip, sample.timeline.dark), ""
     return telling(shown_part(clip, sample.timeline)), telling(clip_of(_other(sample)))
 
@@ -283,17 +284,13 @@ def _asked(endpoint: Endpoint, questions: Mapping[Key, Question]) -> dict[Key, R
     """
     answers = endpoint.ask(questions.values())
     missing = sum(isinstance(said, Verdict) and said.outcome == "unavailable" for said in answers.values())
-    _check_answered(missing, len(answers), endpoint)
+    _check_answered(missing, len(answers), endpoint.last_error, endpoint.where)
     return {key: answers[question] for key, question in questions.items()}
 
 
-def _check_answered(missing: int, asked: int, endpoint: Endpoint | Judge) -> None:
-    if missing and isinstance(endpoint, Endpoint):
+def _check_answered(missing: int, asked: int, last_error: str, where: str) -> None:
+    if missing:
         raise WriterUnavailableError(
-            f"{TABLE}: {missing} of {asked} questions got no answer; last error: {endpoint.last_error}. See to the endpoint at"
-            f" {endpoint.where} and run again: answers that came are kept, and only the rest is asked"
+            f"{TABLE}: {missing} of {asked} questions got no answer; last error: {last_error}. See to the endpoint at"
+            f" {where} and run again: answers that came are kept, and only the rest is asked"
         )
-
-
-def _unavailable(judge: Judge) -> int:
-    return judge.usage["unavailable"] if isinstance(judge, EndpointJudge) else 0

@@ -9,8 +9,10 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from stages.domain.core.records import Record, Sample, Subject, TaskName
+from stages.domain.core.records import Record, Sample, Subject
 from stages.domain.core.replies import render_analysis, render_reply
+from stages.domain.tasks import TASKS
+from stages.domain.tasks.task import TraceBrief
 from stages.lib.judging.prompts import Form, Question, fenced
 
 Text = Annotated[str, Field(min_length=1)]
@@ -109,51 +111,17 @@ _AS_VIEWER = (
     " nothing that `seen` does not bear out. Never speak of notes, captions, lists, texts or of being told anything."
 )
 _REPLY = _AS_JSON + '{"thinking": …, "answer": …}.'
-_TRACES: dict[TaskName, Form] = {
-    "dark_event_infer": Form(
-        "write_dark_trace",
-        _WATCHING
-        + "One event is hidden: the picture is black there, so the viewer infers it from what comes before and after it and must not"
-        " speak as if it had been seen."
-        + _AS_VIEWER
-        + " The answer names the one hidden event that is asked about, in one short sentence."
-        + _REPLY,
-        WrittenTrace,
-    ),
-    "mix_vid_qa": Form(
-        "write_mixed_trace",
-        _WATCHING
-        + "Pieces of two unrelated videos are shown in turns: `seen` tells the one that is asked about, `mixed_in` the other one,"
-        " which the viewer recognises and ignores." + _AS_VIEWER + " The answer is one short sentence." + _REPLY,
-        WrittenTrace,
-    ),
-    "mcqa": Form(
-        "write_choice_trace",
-        _WATCHING
-        + "Options with letters follow the question."
-        + _AS_VIEWER
-        + " The answer is the letter of the right option and nothing else."
-        + _REPLY,
-        WrittenTrace,
-    ),
-    "caption": Form(
-        "write_caption_trace",
-        _WATCHING
-        + "The viewer is to describe the video."
-        + _AS_VIEWER
-        + " The answer is the description: every event, in order, and nothing else."
-        + _REPLY,
-        WrittenTrace,
-    ),
-    "structured_caption": Form(
-        "write_analysis",
-        _WATCHING
-        + "The viewer first lists the subjects and then describes the video. For each subject give the noun that names it, what it"
-        " looks like, and what it does, in order; then the description: every event, in order. Claim nothing that `seen` does not"
-        " bear out." + _AS_JSON + '{"subjects": [{"name": …, "attributes": [strings], "actions": [strings]}], "caption": …}.',
-        WrittenAnalysis,
-    ),
-}
+_ANALYSIS = _AS_JSON + '{"subjects": [{"name": …, "attributes": [strings], "actions": [strings]}], "caption": …}.'
+
+
+def _trace(brief: TraceBrief, analysed: bool) -> Form:
+    watching = _WATCHING + brief.situation
+    if analysed:
+        return Form(brief.name, watching + brief.answer + _ANALYSIS, WrittenAnalysis)
+    return Form(brief.name, watching + _AS_VIEWER + brief.answer + _REPLY, WrittenTrace)
+
+
+_TRACES = {task.name: _trace(task.trace, task.analysed) for task in TASKS if task.trace is not None}
 #: All that a writer is asked.
 FORMS: tuple[Form, ...] = (_ASK, _TRY, *_TRACES.values())
 
@@ -169,9 +137,15 @@ def ask_to_try(question: str, known: str) -> Question:
 
 
 def ask_for_trace(sample: Sample, seen: str, mixed_in: str, draw: int) -> Question:
-    """For the reply of somebody who watches; ``mixed_in`` is empty but for MixVidQA."""
+    """For the reply of somebody who watches. ``mixed_in`` tells the other clip where the sample shows two.
+
+    Raises:
+        ValueError: there is no instruction for traces of this task.
+    """
+    if sample.task not in _TRACES:
+        raise ValueError(f"{sample.task}: a writer has no instruction for its traces; give its Task a `trace`")
     lettered = (f"{chr(ord('A') + n)}. {option}" for n, option in enumerate(sample.options))
     material = {"question": "\n".join((sample.question, *lettered)), "seen": seen}
-    if sample.task == "mix_vid_qa":
+    if len(sample.timeline.clip_ids) > 1:
         material["mixed_in"] = mixed_in
     return fenced(_TRACES[sample.task], {}, material, draw)

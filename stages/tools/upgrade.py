@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.params import Params, load_params
+from stages.params import Params
 from stages.runtime import paths
-from stages.tracking.lineage.cache import ContentStore, open_content, parse_source
-from stages.tracking.lineage.commits import PARAMS_FILE
+from stages.tracking.lineage.cache import ContentStore, parse_source
 from stages.tracking.lineage.lockfile import read_lock
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.versions import CANDIDATE, CHAMPION, Version, all_versions
-from stages.tracking.runs.store import open_client
+from stages.tracking.session import Session
 
 #: Keys that every ``params.yaml`` has since 0.2, and whose table a stage of ``dvc.lock`` depends on as a whole.
 _NEW_KEYS = {"ingest": "tolerance", "rewards": "min_thinking_words"}
@@ -48,18 +47,17 @@ def concerns_of_project(root: Path) -> list[Concern]:
     if not old:
         return []
     found = f"{', '.join(sorted(old))} {'was' if len(old) == 1 else 'were'} made by 0.1: frame order and scoring are others now"
-    return [Concern("dvc.lock", found, "see what runs again: vidbridge plan; then: vidbridge run")]
+    return [Concern(paths.LOCK_FILE, found, "see what runs again: vidbridge plan; then: vidbridge run")]
 
 
-def concerns_of_registry(root: Path) -> list[Concern]:
+def concerns_of_registry(session: Session) -> list[Concern]:
     """Champions and candidates, of the project's model and of its production model, whose weights or scores are of 0.1's rules.
 
     Raises:
         TrackingError: the store does not answer, or a version's tag is damaged.
     """
-    params, client = load_params(root / PARAMS_FILE), open_client(root)
-    gate = params.gate
-    digest = present_digest(root, params)
+    gate, client = session.params.gate, session.client
+    digest = present_digest(session.root, session.params)
     models = [gate.registered_model, *([gate.production] if gate.production else [])]
     versions = [
         version
@@ -69,8 +67,7 @@ def concerns_of_registry(root: Path) -> list[Concern]:
     ]
     if not versions:
         return []
-    with open_content(root) as content:
-        return [concern for version in versions for concern in _concerns(version, content, digest)]
+    return [concern for version in versions for concern in _concerns(version, session.content, digest)]
 
 
 def present_digest(root: Path, params: Params) -> str | None:
@@ -119,5 +116,5 @@ def _places_text_otherwise(version: Version, content: ContentStore) -> bool:
 
 
 def _lacks_new_keys(params: Mapping[str, Any]) -> bool:
-    values = params.get(PARAMS_FILE, {})
+    values = params.get(paths.PARAMS_FILE, {})
     return any(isinstance(values.get(table), dict) and key not in values[table] for table, key in _NEW_KEYS.items())

@@ -12,6 +12,7 @@ import pytest
 
 from flows.processes.environment import QUIET
 from tests.support.flow_project import make_small_project
+from tests.support.judge_fixtures import server as server
 from tests.support.surroundings import forget
 
 

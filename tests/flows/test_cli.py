@@ -25,6 +25,7 @@ from flows.repro.steps import Plan, PlanStep, StageMeta
 from stages.runtime import lease
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.register import RegisterReport
+from stages.tracking.session import Session
 from tests.support.checkout import ROOT
 from tests.support.commands import vidbridge
 
@@ -45,7 +46,7 @@ def test_every_command_teaches_with_an_example() -> None:
 
 
 def test_a_run_with_nothing_to_do_says_so_and_starts_no_server(done: Path) -> None:
-    registered.write(done, RegisterReport("m", (), 4, (), 4, None, (), (), 0, {}))
+    registered.write(Session(done), RegisterReport("m", (), 4, (), 4, None, (), (), 0, {}))
     registered.promoted(done, 4)
     shown = vidbridge("run", cwd=done, PATH="/nonexistent")
     assert shown.returncode == 0, shown.stderr
@@ -60,27 +61,27 @@ def test_a_run_with_nothing_to_do_says_so_and_starts_no_server(done: Path) -> No
 def test_a_finished_run_is_registered_once_its_server_is_there(done: Path) -> None:
     """Also one that was cut short between its last stage and the registry."""
     report = RegisterReport("m", (), 4, (), 4, None, (), (), 0, {})
-    assert not registered.is_noted(done)
-    registered.write(done, report)
-    assert registered.is_noted(done)
-    assert not registered.is_noted(done, pushed=True)
+    assert not registered.is_noted(Session(done))
+    registered.write(Session(done), report)
+    assert registered.is_noted(Session(done))
+    assert not registered.is_noted(Session(done), pushed=True)
     registered.pushed(done)
-    assert registered.is_noted(done, pushed=True)
+    assert registered.is_noted(Session(done), pushed=True)
     for name, text in (("dvc.lock", "\n"), ("params.yaml", None)):
         before = (done / name).read_text()
         (done / name).write_text(before + text if text else before.replace("learning_rate: ", "learning_rate: 1", 1))
-        assert not registered.is_noted(done), name
+        assert not registered.is_noted(Session(done)), name
         (done / name).write_text(before)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "http://anna:password@127.0.0.1:9")
-        assert not registered.is_noted(done)
-        registered.write(done, report)
+        assert not registered.is_noted(Session(done))
+        registered.write(Session(done), report)
         assert "password" not in (done / ".vidbridge/registered.json").read_text()
         # Nothing to run, and nothing is noted of that store.
         patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         with pytest.raises(TrackingError, match=r"MLFLOW_TRACKING_URI: http://127\.0\.0\.1:9: "):
             running.run(done, "summary", dry_run=False, ask=False)
-    assert not registered.is_noted(done)
+    assert not registered.is_noted(Session(done))
 
 
 def test_what_was_not_registered_or_not_judged_is_new_to_a_schedule(done: Path) -> None:
@@ -90,15 +91,15 @@ def test_what_was_not_registered_or_not_judged_is_new_to_a_schedule(done: Path) 
         return RegisterReport("m", (), number, (), number, None, (), (), 0, {})
 
     plan = Plan("summary", (PlanStep("summary", "restore", (), (), (), StageMeta()),))
-    registered.write(done, found(4))
-    assert not is_nothing_new(done, plan, promote=True), "its promotion failed"
+    registered.write(Session(done), found(4))
+    assert not is_nothing_new(Session(done), plan, promote=True), "its promotion failed"
     registered.judged(done, 4)
-    registered.write(done, found(4))
-    assert is_nothing_new(done, plan, promote=True)
+    registered.write(Session(done), found(4))
+    assert is_nothing_new(Session(done), plan, promote=True)
     # The run cache knows what an earlier run made and could not register.
     known = replace(plan, steps=(replace(plan.steps[0], entry="a/b"),))
-    assert not is_nothing_new(done, known, promote=False)
-    registered.write(done, found(5))
+    assert not is_nothing_new(Session(done), known, promote=False)
+    registered.write(Session(done), found(5))
     assert registered.awaits_gate(done)
 
 

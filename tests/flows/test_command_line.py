@@ -16,8 +16,7 @@ from flows.console import show
 from flows.errors import UsageError
 from flows.processes import dotenv, verbosity
 from flows.repro import reproduce
-from stages.tools.suites.score import BENCHMARKS
-from stages.tracking.lineage.uri import DATABASE
+from stages.runtime.paths import DATABASE
 from tests.support.checkout import ROOT
 from tests.support.commands import commands
 
@@ -108,10 +107,10 @@ def test_a_shell_completes_what_the_project_has(done: Path) -> None:
     assert names.stdout.split() == ["score", "scratch"]
 
 
-def test_completion_knows_all_benchmarks_and_says_nothing_where_nothing_is(
+def test_completion_knows_benchmarks_and_says_nothing_where_nothing_is(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert tuple(BENCHMARKS) == complete.BENCHMARKS
+    assert complete.benchmarks("v") == ["video-mme", "vdc"]
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (project / DATABASE.parent).mkdir()
     (project / DATABASE).write_text("no database")

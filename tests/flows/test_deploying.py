@@ -27,9 +27,11 @@ from flows.processes.locks import hold, only_run
 from flows.repro import clone
 from flows.repro.clone import Origin
 from flows.repro.unchanged import Watch
+from stages.tracking.lineage import git as tracked
 from stages.tracking.lineage.git import command
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.versions import Version
+from stages.tracking.session import Session
 from tests.support.checkout import ROOT
 from tests.support.repository import git
 
@@ -106,7 +108,7 @@ def test_commands_that_change_the_project_take_its_lock_first(shipped: Path) -> 
         lambda: recipes.use(shipped, "smoke", force=True),
         registry.register,
         lambda: accept.accept(shipped, "corpus", "a reason"),
-        lambda: rescoring.rescore(shipped, cast(Version, None), "digest", print, "otherwise"),
+        lambda: rescoring.rescore(Session(shipped), cast(Version, None), "digest", print, "otherwise"),
         lambda: ablate.run_grid(shipped, 1, None, table_only=False),
     )
     with held_elsewhere(shipped / ".vidbridge/run.lock", "4711 a b"):
@@ -139,9 +141,9 @@ def test_git_asks_another_repository_for_so_long_and_no_longer(project: Path, mo
     git(project, "config", "core.sshCommand", "ssh -i key")
     assert "GIT_SSH_COMMAND" not in command(project, ("fetch",)).env, "it would go before what git is told"
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr(clone, "command", lambda *given: replace(command(*given), timeout_s=0.1))
-        with pytest.raises(FlowError, match=r"git ls-remote in .*: no answer within 0\.1 s; .* VIDBRIDGE_GIT_TIMEOUT_S"):
-            clone.git(project, "ls-remote", f"git://127.0.0.1:{silent.getsockname()[1]}/x")
+        monkeypatch.setattr(tracked, "command", lambda *given: replace(command(*given), timeout_s=0.1))
+        with pytest.raises(TrackingError, match=r"git ls-remote in .*: no answer within 0\.1 s; .* VIDBRIDGE_GIT_TIMEOUT_S"):
+            tracked.git(project, "ls-remote", f"git://127.0.0.1:{silent.getsockname()[1]}/x")
     monkeypatch.setenv("VIDBRIDGE_GIT_TIMEOUT_S", "soon")
     with pytest.raises(TrackingError, match="VIDBRIDGE_GIT_TIMEOUT_S: 'soon' is not a number of seconds"):
         command(project, ("fetch",))

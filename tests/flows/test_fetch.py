@@ -26,6 +26,7 @@ from stages.tracking.lineage.listing import ListError
 from stages.tracking.lineage.lockfile import read_lock
 from stages.tracking.lineage.remote import AccessRefused, probe
 from stages.tracking.lineage.uri import TrackingError
+from stages.tracking.session import Session
 from tests.support.commands import vidbridge
 from tests.support.flow_project import states, why
 from tests.support.repository import edit, git
@@ -43,8 +44,8 @@ def pushed(done_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     git(root, "commit", "-qm", "a run")
     with open_content(root) as content:
         content.push([out for record in read_lock(root).values() for out in record.outs.values()])
-    assert push_runs(root)[0] == 12
-    assert push_runs(root) == (0, ())
+    assert push_runs(Session(root))[0] == 12
+    assert push_runs(Session(root)) == (0, ())
     return place
 
 
@@ -101,7 +102,7 @@ def test_one_parameter_runs_its_stage_and_what_follows_and_its_inputs_are_fetche
     lock = (host_b / "dvc.lock").read_text()
     (host_b / "dvc.lock").write_text(f"<<<<<<< HEAD\n=======\n>>>>>>> other\n{lock}")
     git(host_b, "update-ref", "refs/remotes/origin/runs/bad", record_commit(host_b, "bad"))
-    assert clone.publish(host_b, clone.git(host_b, "rev-parse", "HEAD")) is None, "no branch that is built on it"
+    assert clone.publish(host_b, git(host_b, "rev-parse", "HEAD")) is None, "no branch that is built on it"
     learn_faster(host_b)
     plan = clone.choose_lock(host_b, reproduce.TARGET)
     assert re.match(r"dvc\.lock of origin/runs/bad is not used: .*merge conflict in dvc\.lock", plan.notes[-1])

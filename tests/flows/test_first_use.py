@@ -118,7 +118,7 @@ def test_the_second_of_two_runs_prints_no_plan(done: Path) -> None:
 def test_trouble_with_files_is_one_sentence_with_the_path(project: Path) -> None:
     (project / "infra/recipes").mkdir(parents=True)
     shutil.copy(ROOT / "infra/recipes/smoke.yaml", project / "infra/recipes")
-    (project / "params.yaml.new").mkdir()
+    (project / "params.yaml.unfinished").mkdir()
     (project / "data/samples").mkdir(parents=True)
     counted = {"train": {"mcqa": 1}, "validation": {}, "test": {}}
     (project / "data/samples/summary.json").write_text(json.dumps({"samples": counted}))
@@ -142,17 +142,17 @@ def test_trouble_with_files_is_one_sentence_with_the_path(project: Path) -> None
         assert one.returncode in (1, 2), one.said
         assert "Traceback" not in one.said, one.said
         assert len([line for line in one.stderr.splitlines() if line.startswith("error: ")]) == 1, one.stderr
-    assert shown[0].stderr == "error: params.yaml.new is a folder, and a file is needed; name a file\n".replace(
-        "params.yaml.new", str(project / "params.yaml.new")
+    assert shown[0].stderr == "error: params.yaml.unfinished is a folder, and a file is needed; name a file\n".replace(
+        "params.yaml.unfinished", str(project / "params.yaml.unfinished")
     )
     assert ".jsonl:1: " in shown[1].stderr
 
 
 def test_a_defect_keeps_its_traceback_and_says_where_it_goes(project: Path) -> None:
     code = (
-        "import sys\nfrom flows.cli import main as cli\nfrom stages.tracking.runs import store\n"
+        "import sys\nfrom flows.cli import main as cli\nfrom stages.tracking import session\n"
         "def broken(*_): raise KeyError('https://bob:CANARY@host')\n"
-        "store.open_client = broken\nsys.argv = ['vidbridge', 'history']\ncli.main()"
+        "session.open_client = broken\nsys.argv = ['vidbridge', 'history']\ncli.main()"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     shown = subprocess.run([sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True, check=False)
@@ -192,9 +192,9 @@ def test_ctrl_c_ends_a_command_with_a_sentence(project: Path) -> None:
     code = (
         # Where the suite runs in the background of a shell, SIGINT is ignored, and children would inherit that.
         "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom flows.cli import main as cli\n"
-        "from stages.tracking.runs import store\n"
+        "from stages.tracking import session\n"
         "def slow(*_): os.kill(os.getpid(), signal.SIGINT)\n"
-        "store.open_client = slow\nsys.argv = ['vidbridge', 'history']\ncli.main()"
+        "session.open_client = slow\nsys.argv = ['vidbridge', 'history']\ncli.main()"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     shown = subprocess.run([sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True, check=False)

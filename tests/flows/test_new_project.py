@@ -93,7 +93,9 @@ def test_the_wheel_has_what_a_project_begins_with() -> None:
 def wheel(folder: Path) -> Path:
     """The wheel of the checkout's committed files, or of its files where git does not list them."""
     source = folder / "source"
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    names = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True, check=True).stdout.split(
+        "\0"
+    )
     for name in filter(None, names):
         if (ROOT / name).is_file() and not name.startswith("tests/"):
             (source / name).parent.mkdir(parents=True, exist_ok=True)

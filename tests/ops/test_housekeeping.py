@@ -70,7 +70,10 @@ def test_a_remote_that_others_use_is_freed_of_what_is_ours(servers: Stack, tmp_p
     call(theirs, "dvc", "pull", "-q")
     assert (theirs / "file").read_text() == "of another project"
     shutil.rmtree(root / ".dvc/cache")
-    load = "from pathlib import Path; from stages.tracking.gate.promote import load_checkpoint; print(load_checkpoint(Path.cwd()))"
+    load = (
+        "from pathlib import Path; from stages.tracking.registry.named import find_named; from stages.tracking.session import Session\n"
+        "from stages.tracking.registry.versions import load_version; print(load_version(Path.cwd(), find_named(Session(Path.cwd()), 'champion')))"
+    )
     loaded = Path(call(root, "python", "-c", load, PYTHONPATH=str(ROOT)).strip().splitlines()[-1])
     assert (loaded / "model.safetensors").stat().st_size == 2 << 20
 

@@ -25,6 +25,7 @@ from stages.tracking.registry.register import register
 from stages.tracking.registry.versions import find_version
 from stages.tracking.runs.run import stage_run
 from stages.tracking.runs.store import open_client
+from stages.tracking.session import Session
 from tests.support import small_project
 from tests.support.checkout import ROOT
 from tests.support.small_project import ROWS
@@ -52,7 +53,7 @@ def team(servers: Stack, made: Path, monkeypatch: pytest.MonkeyPatch, request: p
     text = (made / "params.yaml").read_text()
     name = f"model-{request.node.name[:40]}".replace("_", "-").rstrip("-")
     (made / "params.yaml").write_text(text.replace("registered_model: vidbridge-tiny", f"registered_model: {name}"))
-    register(made)
+    register(Session(made))
     try:
         yield made
     finally:
@@ -96,8 +97,8 @@ def test_a_reader_decides_nothing_and_is_told_so_in_one_line(team: Path, account
         assert status == 1, said
         assert "Traceback" not in said
         assert f"registered model '{model}': no permission: the MLflow user '{READER}' may not; ask who owns it" in line
-    assert history(team) == []
-    said = mlflow_problems(team, load_params(team / "params.yaml"))
+    assert history(Session(team)) == []
+    said = mlflow_problems(Session(team))
     assert len(said) == 1
     assert "MLflow experiment 'vidbridge': no permission" in said[0]
     with (
@@ -106,8 +107,8 @@ def test_a_reader_decides_nothing_and_is_told_so_in_one_line(team: Path, account
     ):
         pytest.fail("a reader records no run")
     become(monkeypatch, ADMIN, ADMIN_PASSWORD)
-    assert promote(team, 3).moved
-    assert promote(team, 5).moved
+    assert promote(Session(team), 3).moved
+    assert promote(Session(team), 5).moved
     become(monkeypatch, READER, PASSWORD)
     status, said = command(team, "rollback")
     assert (status, "no permission" in said, "Traceback" in said) == (1, True, False)
@@ -131,12 +132,12 @@ def test_a_stranger_who_made_the_ledger_decides_nothing(
         tags = {ENTRY: json.dumps(asdict(what)), VERDICT: "## passed", **done}
         client.create_model_version(gate.ledger, source, tags=tags, await_creation_for=0)
     become(monkeypatch, ADMIN, ADMIN_PASSWORD)
-    refused = promote(team, 1)
+    refused = promote(Session(team), 1)
     assert (refused.moved, refused.champion) == (False, None)
     assert champion(gate.registered_model, team) is None
-    assert promote(team, 3).moved
-    assert promote(team, 5).moved
-    assert rollback(team).candidate.number == 3
+    assert promote(Session(team), 3).moved
+    assert promote(Session(team), 5).moved
+    assert rollback(Session(team)).candidate.number == 3
     # Who may change the model and not the stranger's ledger is told which of the two it is.
     servers.add_user("owner", "password-of-the-owner")
     httpx.post(
@@ -147,7 +148,7 @@ def test_a_stranger_who_made_the_ledger_decides_nothing(
     ).raise_for_status()
     become(monkeypatch, "owner", "password-of-the-owner")
     with pytest.raises(TrackingError, match=rf"registered model '{gate.ledger}': no permission: the MLflow user 'owner' may not"):
-        promote(team, 7)
+        promote(Session(team), 7)
 
 
 def test_a_stage_waits_for_a_server_that_is_being_restarted(team: Path, servers: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +167,7 @@ def test_a_stage_waits_for_a_server_that_is_being_restarted(team: Path, servers:
         servers.mlflow.kill()
         again = threading.Timer(8, servers.mlflow.start)
         again.start()
-        report = register(team)
+        report = register(Session(team))
         again.join()
     finally:
         thread.join()
@@ -211,8 +212,8 @@ def test_the_remote_is_tried_and_a_hanging_one_is_given_up(team: Path, servers: 
 def test_postgresql_is_a_store_of_its_own(team: Path, servers: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     address = f"postgresql://team:secret-of-team@127.0.0.1:{servers.postgres.port}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{address}/plain")
-    assert len(register(team).created) == 1 + 2 * len(ROWS)
-    assert promote(team, 3).moved
+    assert len(register(Session(team)).created) == 1 + 2 * len(ROWS)
+    assert promote(Session(team), 3).moved
     for name, said in (("nowhere", 'database "nowhere" does not exist'), ("plain?sslmode=require", "SSL")):
         with pytest.raises(TrackingError, match=said) as caught:
             check_server(f"{address}/{name}")

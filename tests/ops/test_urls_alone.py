@@ -19,6 +19,7 @@ import pytest
 from stages.tracking.registry.register import register
 from stages.tracking.registry.versions import CHAMPION
 from stages.tracking.runs.store import open_client
+from stages.tracking.session import Session
 from tests.support import hosts
 from tests.support.checkout import ROOT
 from tests.support.hosts import Host, make_hosts
@@ -43,7 +44,7 @@ ASKED = {
     "options": ["A. a red bar", "B. a green bar", "C. a blue bar", "D. none of them"],
     "answer": "A",
 }
-#: What README promises of two lines in an empty folder.
+#: What the documentation promises of two lines in an empty folder.
 LOAD = f"""
 import sys, mlflow
 model = mlflow.pyfunc.load_model({URI!r})
@@ -66,7 +67,7 @@ def videos(servers: Stack, tmp_path_factory: pytest.TempPathFactory) -> Path:
         commit(root, "a model of its own")
         for name, value in servers.env(remote=REMOTE).items():
             patch.setenv(name, value)
-        assert [version.model for version in register(root).created] == [MODEL]
+        assert [version.model for version in register(Session(root)).created] == [MODEL]
         open_client(root).set_registered_model_alias(MODEL, CHAMPION, "1")
     shutil.move(root / "videos", kept)
     shutil.rmtree(root)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from stages.domain.core.records import TASK_NAMES, Clip, Event, Question, Sample, Span, Subject
+from stages.domain.core.records import Clip, Event, Question, Sample, Span, Subject
 from stages.domain.core.replies import render_reply
+from stages.domain.tasks import TASK_NAMES
 from stages.domain.tasks.rewards import Judge, Referee, RewardRules
 from stages.domain.tasks.synthesis import TaskSettings, synthesise
 from stages.lib.judging.embedder import LexicalEmbedder

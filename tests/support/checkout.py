@@ -8,8 +8,21 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Where runs, reports and benchmarks put what they make (``.gitignore`` lists the same places).
-RESULTS = ("data", "models", "scores", "reports", "report", "report.html", "data.html", "mlruns", ".vidbridge", ".env", "dvc.lock")
+#: Where runs, reports, benchmarks and the documentation put what they make (``.gitignore`` lists the same places).
+RESULTS = (
+    "data",
+    "models",
+    "scores",
+    "reports",
+    "report",
+    "report.html",
+    "data.html",
+    "site",
+    "mlruns",
+    ".vidbridge",
+    ".env",
+    "dvc.lock",
+)
 _PLACES = tuple(str(ROOT / name) for name in RESULTS)
 _READS = frozenset({"open", "os.listdir", "os.scandir", "sqlite3.connect"})
 

@@ -45,15 +45,15 @@ if kind == "model":
 elif kind == "scores":
     mean = {"base": 0.1, "cold-start": 0.6, "bridge": 0.7}.get(name, 0.8)
     task = {"mean": mean, "low": mean - 0.05, "high": mean + 0.05, "samples": 8, "format": 1.0, "blank": 0.1, "blank_high": 0.2}
-    task |= {"shuffled": 0.3, "shuffled_high": 0.4}
+    task |= {"shuffled": 0.3, "shuffled_high": 0.4, "unjudged": 0, "native": 100 * mean}
     scores = {"row": name, "digest": "d", "split": "test", "samples": 8, "mean": mean, "format": 1.0}
     scores |= {"blank_mean": 0.1, "shuffled_mean": 0.3}
     scores["tasks"] = {"mcqa": task}
     (out / "scores.json").write_text(json.dumps(scores))
 elif kind == "baselines":
-    each = {"mean": 0.2, "low": 0.1, "high": 0.3}
-    tasks = {"mcqa": {"random": each, "constant": each}}
-    (out / "scores.json").write_text(json.dumps({"digest": "d", "random": {"mean": 0.2}, "constant": {"mean": 0.2}, "tasks": tasks}))
+    each = {"mean": 0.2, "low": 0.1, "high": 0.3, "samples": 8, "unjudged": 0, "format": 1.0, "native": 20.0}
+    scores = {"digest": "d", "split": "test", "random": {"mean": 0.2}, "constant": {"mean": 0.2}, "constant_replies": {"mcqa": "A"}}
+    (out / "scores.json").write_text(json.dumps(scores | {"tasks": {"mcqa": {"random": each, "constant": each}}}))
 else:
     (out / "files.txt").write_text(name)
 print(f"{name} done", flush=True)

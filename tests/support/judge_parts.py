@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.params import OpenAIJudgeParams
 from stages.runtime.endpoints import place
 from tests.support.judge_server import JudgeServer
+
+JudgeT = TypeVar("JudgeT", bound=EndpointJudge)
 
 
 def judge_params(**changes: Any) -> OpenAIJudgeParams:
@@ -24,7 +26,9 @@ def judge_params(**changes: Any) -> OpenAIJudgeParams:
     return OpenAIJudgeParams.model_validate({**values, **changes})
 
 
-def endpoint_judge(server: JudgeServer, folder: Path, environ: dict[str, str] | None = None, **changes: Any) -> EndpointJudge:
+def endpoint_judge(
+    server: JudgeServer, folder: Path, environ: dict[str, str] | None = None, kind: type[JudgeT] = EndpointJudge, **changes: Any
+) -> JudgeT:
     """A judge with the cache in ``folder``, one second an attempt and two retries unless ``environ`` says otherwise."""
     usual = {"VIDBRIDGE_JUDGE_CACHE": str(folder / "judge"), "VIDBRIDGE_JUDGE_TIMEOUT_S": "1", "VIDBRIDGE_JUDGE_RETRIES": "2"}
-    return EndpointJudge(judge_params(**changes), place(server.environment(**{**usual, **(environ or {})})))
+    return kind(judge_params(**changes), place(server.environment(**{**usual, **(environ or {})})))

@@ -9,12 +9,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from stages.runtime.paths import DATABASE
 from stages.tools.serving.export import publish
-from stages.tracking.gate.promote import load_checkpoint
-from stages.tracking.lineage.uri import DATABASE
+from stages.tracking.registry.named import find_named
 from stages.tracking.registry.servable import load_servable
-from stages.tracking.registry.versions import find_version
+from stages.tracking.registry.versions import find_version, load_version
 from stages.tracking.runs.store import open_client
+from stages.tracking.session import Session
 from tests.support.surroundings import put
 
 MODEL = "vidbridge-tiny"
@@ -66,9 +67,9 @@ def doors(project: Path, target: Path) -> dict[str, Callable[[], object]]:
     client = open_client(project)
     source = client.get_model_version_by_alias(MODEL, "candidate").source
     return {
-        "predict, evaluate, rescore": lambda: load_checkpoint(project, "candidate"),
+        "predict, evaluate, rescore": lambda: load_version(project, find_named(Session(project), "candidate")),
         "serve": lambda: load_servable(project, find_version(client, MODEL, "candidate")),
-        "export": lambda: publish(project, "candidate", target / "exported"),
+        "export": lambda: publish(Session(project), "candidate", target / "exported"),
         "mlflow": lambda: mlflow.artifacts.download_artifacts(uri, dst_path=str(target)),
         "mlflow, a part": lambda: mlflow.artifacts.download_artifacts(f"{uri}/config.json", dst_path=str(target)),
         "mlflow, one file": lambda: get_artifact_repository(source)._download_file("config.json", str(target / "config.json")),

@@ -13,14 +13,22 @@ from unittest.mock import patch
 
 import numpy as np
 import yaml
+from dvc.repo import Repo
 
-from stages.domain.core.records import Clip, Sample
+from stages.domain.core.records import Clip, Sample, TaskName
 from stages.domain.core.replies import render_reply
 from stages.domain.statistics.metrics import TaskResult, clips_shown, mean_over_tasks, task_results
 from stages.lib.evaluation.held_out import evaluation_samples
+from stages.lib.evaluation.results import (
+    BaselineScores,
+    ControlledResult,
+    Mean,
+    PolicyScores,
+    TrivialResults,
+)
 from stages.lib.judging.batch import score_replies
 from stages.lib.judging.build import referee_of
-from stages.lib.rows.jsonl import write_json, write_rows
+from stages.lib.rows.jsonl import write_json, write_record, write_rows
 from stages.lib.video.encoder import encode
 from stages.params import Params, load_params
 from stages.runtime import paths
@@ -98,30 +106,29 @@ def write_data() -> None:
     write_json(paths.SAMPLES / "summary.json", {"samples": made, "rejects": {}, "text_only": None})
 
 
-def score(params: Params, row: str, samples: list[Sample], replies: list[str]) -> dict[str, TaskResult]:
+def score(params: Params, row: str, samples: list[Sample], replies: list[str]) -> dict[TaskName, TaskResult]:
     """The rule judge's own scores of what a row says, in its file, and the table they make."""
     given = score_replies(samples, replies, referee_of(params), params.rewards)
     write_rows(paths.scores(row) / "predictions.jsonl", given)
-    return task_results(given, clips_shown(samples), 0.95)  # type: ignore[return-value]
+    return task_results(given, clips_shown(samples), 0.95)
 
 
 def write_scores(params: Params, row: str) -> None:
     samples = evaluation_samples(params)
     results = score(params, row, samples, [said_by(row, sample) for sample in samples])
-    tasks = {
-        task: {**result.model_dump(), "blank": 0.25, "blank_high": 0.3, "shuffled": 0.4, "shuffled_high": 0.45}
-        for task, result in results.items()
-    }
-    table = {
-        "row": row,
-        "split": "test",
-        "samples": 9,
-        "mean": mean_over_tasks(results),
-        "blank_mean": 0.25,
-        "shuffled_mean": 0.4,
-        "format": 0.5,
-    }
-    write_json(paths.scores(row) / "scores.json", {**table, "tasks": tasks})
+    controls = {"blank": 0.25, "blank_high": 0.3, "shuffled": 0.4, "shuffled_high": 0.45}
+    table = PolicyScores(
+        row=row,
+        digest="d",
+        split="test",
+        samples=9,
+        mean=mean_over_tasks(results),
+        blank_mean=0.25,
+        shuffled_mean=0.4,
+        format=0.5,
+        tasks={task: ControlledResult(**result.model_dump(), **controls) for task, result in results.items()},
+    )
+    write_record(paths.scores(row) / paths.SCORES_FILE, table)
     steps = [{"step": step, "loss": 3 / step, "reward": 0.1 * step, "reward/mcqa": 0.2 * step} for step in range(1, 5)]
     gauges = [{"gauge/enumeration": 0.3}, {"gauge/blank_video": 0.1, "gauge/enumeration": 0.05}, {}, {"gauge/blank_video": 0.7}]
     lines = [json.dumps({**step, **(gauge if row in params.grpo else {})}) for step, gauge in zip(steps, gauges, strict=True)]
@@ -133,6 +140,8 @@ def report_project(root: Path) -> Iterator[Path]:
     """Results of the recipe `smoke` in small: real clips, scores of the rule judge and runs in MLflow, of replies that no model gave."""
     root.mkdir()
     shutil.copyfile(ROOT / "infra/recipes/smoke.yaml", root / "params.yaml")
+    (root / "dvc.yaml").write_text("stages: {}\n")
+    Repo.init(str(root), no_scm=True).close()
     (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": LOCKED}))
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "VIDBRIDGE_"))}
     with chdir(root), patch.dict(os.environ, outside | {"VIDBRIDGE_PROJECT": str(root)}, clear=True):
@@ -142,9 +151,10 @@ def report_project(root: Path) -> Iterator[Path]:
             write_scores(params, row)
         samples = evaluation_samples(params)
         trivial = score(params, "baselines", samples, [said_by("cold-start", sample) for sample in samples])
-        tasks = {task: {name: result.model_dump() for name in ("random", "constant")} for task, result in trivial.items()}
-        means = {name: {"mean": mean_over_tasks(trivial)} for name in ("random", "constant")}
-        write_json(paths.scores("baselines") / "scores.json", {"tasks": tasks, **means})
+        mean = Mean(mean=mean_over_tasks(trivial))
+        tasks = {task: TrivialResults(random=result, constant=result) for task, result in trivial.items()}
+        table = BaselineScores(digest="d", split="test", random=mean, constant=mean, constant_replies={}, tasks=tasks)
+        write_record(paths.scores("baselines") / paths.SCORES_FILE, table)
         with stage_run("corpus", params):
             pass
         assert stage.main() == 0

@@ -22,7 +22,7 @@ import psutil
 
 from flows.processes.prefect_server import free_port
 from stages.lib.video.encoder import ffmpeg_binary
-from stages.tracking.lineage.uri import DATABASE
+from stages.runtime.paths import DATABASE
 from tests.support.serving_project import (
     QUESTION,
     Said,

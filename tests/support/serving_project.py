@@ -31,14 +31,15 @@ from stages.lib.models.processor import encode_prompts, training_batch
 from stages.lib.video.encoder import ffmpeg_binary
 from stages.lib.video.loader import load_video
 from stages.params import load_params
+from stages.runtime.paths import DATABASE
 from stages.tools.serving.app import ServingApp
 from stages.tools.serving.protocol import Patient
 from stages.tools.serving.server import Refusal
 from stages.tools.serving.videos import Job, decode, hungry
-from stages.tracking.lineage.uri import DATABASE
 from stages.tracking.registry.register import register
 from stages.tracking.registry.versions import CHAMPION
 from stages.tracking.runs.store import open_client
+from stages.tracking.session import Session
 from tests.support.checkout import ROOT
 from tests.support.repository import commit, git
 from tests.support.small_project import dvc
@@ -78,7 +79,7 @@ def save_taught_model(videos: Path, folder: Path) -> None:
     """Overfit a tiny model, in a second or two, to say what colour the videos of `make_videos` are."""
     params = load_params(ROOT / "params.yaml")
     model, processor = tiny("qwen2_5_vl")
-    prompt = render_prompt(QUESTION, "caption", params.prompt)
+    prompt = render_prompt(QUESTION, params.prompt)
     shown = [(prompt, [load_video(videos / f"{colour}.mp4", params.synthesize.sampled_frames)]) for colour in COLOURS]
     batch = training_batch(processor, encode_prompts(processor, shown), REPLIES)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
@@ -107,7 +108,7 @@ def make_project(root: Path) -> Path:
     )
     dvc(root, "repro", "-q")
     commit(root, "a model")
-    assert [version.number for version in register(root).created] == [1]
+    assert [version.number for version in register(Session(root)).created] == [1]
     open_client(root).set_registered_model_alias(MODEL, CHAMPION, "1")
     return root
 

@@ -68,12 +68,15 @@ elif what == "evaluate":
     out = Path("scores") / row
     out.mkdir(parents=True)
     if row == "baselines":
-        trivial = {"random": {"mean": 0.1}, "constant": {"mean": 0.16}}
-        card = {"schema_version": 1, "digest": means["digest"], "tasks": {"caption": trivial, "mcqa": trivial}, **trivial}
+        each = {"low": 0.05, "high": 0.2, "samples": 20, "unjudged": 0, "format": 1.0, "native": 10.0}
+        task = {"random": {"mean": 0.1, **each}, "constant": {"mean": 0.16, **each}}
+        card = {"schema_version": 1, "digest": means["digest"], "split": "test", "random": {"mean": 0.1}, "constant": {"mean": 0.16},
+                "constant_replies": {"caption": "x", "mcqa": "x"}, "tasks": {"caption": task, "mcqa": task}}
     else:
-        task = {"mean": means[row], "low": means[row] - 0.02, "high": means[row] + 0.02, "samples": 20, "format": 1.0, "blank": 0.05}
+        task = {"mean": means[row], "low": means[row] - 0.02, "high": means[row] + 0.02, "samples": 20, "unjudged": 0,
+                "format": 1.0, "native": 100 * means[row], "blank": 0.05, "shuffled": 0.3, "blank_high": 0.1, "shuffled_high": 0.4}
         card = {"schema_version": 1, "row": row, "digest": means["digest"], "split": "test", "samples": 40,
-                "mean": means[row], "format": 1.0, "tasks": {"caption": task, "mcqa": task}}
+                "mean": means[row], "blank_mean": 0.05, "shuffled_mean": 0.3, "format": 1.0, "tasks": {"caption": task, "mcqa": task}}
         right = round(20 * means[row])
         found = [(task, sample, int(sample.split("/")[1]) < right) for task, sample, _ in SAMPLES]
         scores = [{"sample_id": sample, "task": task, "reply": "", "format_ok": True, "value": hit} for task, sample, hit in found]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from stages.domain.core.frames import Frames
-from stages.domain.core.records import Sample, Score
-from stages.domain.rl.rollouts import shown_groups
-from stages.grpo.rollout_log import Showing
+from stages.domain.core.records import Sample, Score, TaskName
+from stages.grpo.rollout_log import RolloutLog
+from stages.grpo.step import StepScores
 from stages.lib.models.load import build_tiny
+from stages.lib.training.loop import Hooks
 from stages.lib.training.mixture import Example
 from stages.params import GrpoRow, SftRow, TinyModelParams, load_params
 from tests.support.checkout import ROOT
@@ -137,6 +138,10 @@ class Seen:
         assert (folder / "model.safetensors").is_file()
         self.saved.append((checkpoint.path, checkpoint.final))
 
+    @property
+    def hooks(self) -> Hooks:
+        return Hooks(self.on_metrics, self.on_checkpoint)
+
 
 def length_reward(_: Any, replies: Any) -> list[float]:
     """Longer is better: something that a random start can learn in a few steps."""
@@ -158,17 +163,70 @@ def sample_of(example: Example) -> Sample:
     )
 
 
-def showing(examples: Sequence[Example], rollouts: int) -> Showing:
-    """Keeps rollouts as the stage does; what they are worth is the length of a reply as a share of 100 characters."""
-    samples, texts = {example.sample_id: sample_of(example) for example in examples}, load_params(ROOT / "params.yaml").prompt
+def rollout_log(examples: Sequence[Example], row: GrpoRow, scratch: Path) -> RolloutLog:
+    """Keeps rollouts as the stage does; nobody looks at the pages."""
+    samples = {example.sample_id: sample_of(example) for example in examples}
+    shown = {example.sample_id: example.load for example in examples}
+    texts = load_params(ROOT / "params.yaml").prompt
+    return RolloutLog("grpo@bridge", row, scratch, samples, texts, lambda s: shown[s.sample_id](), lambda *_: None)
 
-    def scores(ids: Sequence[str], replies: Sequence[str]) -> list[Score]:
-        return [
-            Score(sample_id=i, task=samples[i].task, reply=reply, format_ok=False, value=min(1.0, len(reply) / 100))
-            for i, reply in zip(ids, replies, strict=True)
+
+#: One value a reply, by prompts' keys and replies; None: there is none.
+Reward = Callable[[Any, Any], Sequence[float | None]]
+
+
+def share_by_length(_: Any, replies: Sequence[str]) -> list[float | None]:
+    return [min(1.0, len(reply) / 100) for reply in replies]
+
+
+def nothing(*_: Any) -> dict[str, float]:
+    return {}
+
+
+class Paying:
+    """Rewards by plain functions in place of a judge.
+
+    Args:
+        objectives: each is called once a round, in order; the first is the total.
+        shares: share of the task's maximum, of the rollouts and of replies to other videos.
+        well_formed: of one reply.
+        gauges: of keys, replies and the total.
+        tasks: by key; "caption" where none is named.
+        on_masked: called with the counts of :meth:`check_masked`.
+    """
+
+    def __init__(
+        self,
+        objectives: Mapping[str, Reward] | Reward,
+        *,
+        weights: Mapping[str, float] | None = None,
+        shares: Reward = share_by_length,
+        well_formed: Callable[[str], bool] = lambda _: False,
+        gauges: Callable[[Any, Any, Any], Mapping[str, float]] = nothing,
+        control_gauges: Callable[[float, float | None, float | None], Mapping[str, float]] = nothing,
+        tasks: Mapping[str, str] | None = None,
+        on_masked: Callable[[int, int], None] = lambda *_: None,
+    ) -> None:
+        self.objectives: Mapping[str, Reward] = objectives if isinstance(objectives, Mapping) else {"task": objectives}
+        self.weights = weights or dict.fromkeys(self.objectives, 1.0)
+        self.shares, self.well_formed, self.gauges, self.control_gauges = shares, well_formed, gauges, control_gauges
+        self.tasks, self.check_masked = tasks or {}, on_masked
+
+    def score(self, ids: Sequence[str], replies: Sequence[str]) -> StepScores:
+        paid = {name: list(function(ids, replies)) for name, function in self.objectives.items()}
+        total = next(iter(paid.values()))
+        scores = [
+            Score(
+                sample_id=i,
+                task=cast("TaskName", self.tasks.get(i, "caption")),
+                reply=reply,
+                format_ok=self.well_formed(reply),
+                value=share,
+            )
+            for i, reply, share in zip(ids, replies, self.shares(ids, replies), strict=True)
         ]
+        return StepScores(scores, total, paid, self.gauges(ids, replies, total))
 
-    return Showing(scores, lambda step, drawn: shown_groups(step, drawn, rollouts, samples, texts))
 
-
-Reward = Callable[[Any, Any], list[float | None]]
+def tasks_of(examples: Sequence[Example]) -> dict[str, str]:
+    return {example.sample_id: example.task for example in examples}

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.grpo.train import Objective, train_grpo
+from stages.grpo.train import train_grpo
 from stages.lib.training.mixture import Example
 from stages.sft.train import train_sft
-from tests.support.tiny_parts import Seen, grpo_row, length_reward, sft_row, showing
+from tests.support.tiny_parts import Paying, Seen, grpo_row, length_reward, rollout_log, sft_row, tasks_of
 
 
 def sft(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, **changes: Any) -> dict[str, Any]:
@@ -21,8 +21,7 @@ def sft(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, **cha
         seed=1,
         out=home / "out",
         scratch=home / "scratch",
-        on_metrics=seen.on_metrics,
-        on_checkpoint=seen.on_checkpoint,
+        hooks=seen.hooks,
     )
 
 
@@ -33,13 +32,10 @@ def grpo(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, **ch
         examples,
         row,
         stage="grpo@bridge",
-        reward=length_reward,
-        objectives={"task": Objective(1.0, length_reward)},
-        well_formed=lambda _, replies: [reply.startswith("<think>") for reply in replies],
-        showing=showing(examples, row.rollouts),
+        rewards=Paying(length_reward, well_formed=lambda reply: reply.startswith("<think>"), tasks=tasks_of(examples)),
+        rollout_log=rollout_log(examples, row, home / "scratch"),
         seed=1,
         out=home / "out",
         scratch=home / "scratch",
-        on_metrics=seen.on_metrics,
-        on_checkpoint=seen.on_checkpoint,
+        hooks=seen.hooks,
     )

@@ -16,12 +16,12 @@ from typing import Any
 
 from accelerate.state import AcceleratorState
 
-from stages.grpo.train import Objective, train_grpo
+from stages.grpo.train import train_grpo
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.training.mixture import Example
 from stages.runtime.distributed import launch
 from stages.sft import train as cold_start
-from tests.support.tiny_parts import REPLIES, Seen, grpo_row, length_reward, sft_row, tinted
+from tests.support.tiny_parts import REPLIES, Paying, Reward, Seen, grpo_row, length_reward, sft_row, tasks_of, tinted
 
 STEPS, SAVED_AT = 4, 2
 SHARED = {"steps": STEPS, "save_steps": SAVED_AT, "schedule": "linear", "adam_beta2": 0.98}
@@ -71,15 +71,6 @@ def alike_here(keys: Sequence[str], _: Any, rewards: Sequence[float | None]) -> 
     return {"zero_variance_groups": sum(len(group) == 1 for group in groups) / len(groups)}
 
 
-def paying(reward: Any) -> dict[str, Any]:
-    return {
-        "reward": reward,
-        "objectives": {"task": Objective(1.0, reward)},
-        "well_formed": lambda _, replies: [True for _ in replies],
-        "gauges": alike_here,
-    }
-
-
 def main(home: Path, shared: Path, *names: str) -> int:
     if (status := launch("tests.support.trajectory", sys.argv[1:])) is not None:
         return status
@@ -91,6 +82,10 @@ def main(home: Path, shared: Path, *names: str) -> int:
         )
         for i in range(12)
     ]
+
+    def paying(reward: Reward) -> dict[str, Any]:
+        return {"rewards": Paying(reward, well_formed=lambda _: True, gauges=alike_here, tasks=tasks_of(examples))}
+
     rewarded = paying(length_reward)
     grpo = partial(grpo_row, **SHARED, prompts_per_step=4, rollouts=4, completions_per_device=4)
     rows = {
@@ -119,8 +114,7 @@ def main(home: Path, shared: Path, *names: str) -> int:
                 seed=1,
                 out=home / run / "out",
                 scratch=home / run / "scratch",
-                on_metrics=seen.on_metrics,
-                on_checkpoint=seen.on_checkpoint,
+                hooks=seen.hooks,
             )
     if first:
         (home / "told.json").write_text(json.dumps(told))

@@ -11,12 +11,12 @@ from typing import Any
 
 from accelerate.state import AcceleratorState
 
-from stages.grpo.train import Objective, train_grpo
+from stages.grpo.train import train_grpo
 from stages.lib.inference import vision_cache
 from stages.lib.training.mixture import Example
 from stages.runtime.distributed import launch
 from stages.sft.train import train_sft
-from tests.support.tiny_parts import REPLIES, Seen, grpo_row, length_reward, sft_row, showing, tinted
+from tests.support.tiny_parts import REPLIES, Paying, Seen, grpo_row, length_reward, rollout_log, sft_row, tasks_of, tinted
 
 
 def missing_on_the_first_process(_: Any, replies: Sequence[str]) -> list[float | None]:
@@ -37,7 +37,7 @@ def main(home: Path, steps: int, lora: dict[str, Any] | None, frozen: bool) -> i
     told = {}
     masks: list[tuple[int, int]] = []
     seen = Seen()
-    reports = {"seed": 1, "on_metrics": seen.on_metrics, "on_checkpoint": seen.on_checkpoint}
+    reports: dict[str, Any] = {"seed": 1, "hooks": seen.hooks}
     sft = sft_row(steps=steps, samples_per_step=4, lora=lora)
     told["sft"] = train_sft(
         home / "base", examples, sft, stage="sft@s", out=home / "sft/out", scratch=home / "sft/scratch", **reports
@@ -60,11 +60,13 @@ def main(home: Path, steps: int, lora: dict[str, Any] | None, frozen: bool) -> i
         examples,
         grpo,
         stage="grpo@g",
-        reward=missing_on_the_first_process,
-        objectives={"task": Objective(1.0, missing_on_the_first_process)},
-        on_masked=lambda masked, rollouts: masks.append((masked, rollouts)),
-        well_formed=lambda _, replies: [True for _ in replies],
-        showing=showing(examples, grpo.rollouts),
+        rewards=Paying(
+            missing_on_the_first_process,
+            on_masked=lambda masked, rollouts: masks.append((masked, rollouts)),
+            well_formed=lambda _: True,
+            tasks=tasks_of(examples),
+        ),
+        rollout_log=rollout_log(examples, grpo, home / "grpo/scratch"),
         out=home / "grpo/out",
         scratch=home / "grpo/scratch",
         **reports,

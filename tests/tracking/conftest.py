@@ -17,9 +17,10 @@ import pytest
 
 from flows.processes.prefect_server import free_port
 from stages.params import Params, load_params
-from stages.tracking.lineage.uri import DATABASE
+from stages.runtime.paths import DATABASE
 from stages.tracking.registry.register import register
 from stages.tracking.runs.store import open_client
+from stages.tracking.session import Session
 from tests.support.repository import commit, git
 from tests.support.small_project import make
 from tests.support.surroundings import forget
@@ -61,7 +62,7 @@ def template(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     shutil.copytree(dvc_project, root)
     with pytest.MonkeyPatch.context() as patch:
         forget(patch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
-        register(root)
+        register(Session(root))
     for folder in (".dvc/cache", "models"):
         shutil.rmtree(root / folder)
     return root

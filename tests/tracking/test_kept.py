@@ -15,14 +15,16 @@ from flows.errors import FlowError, UsageError
 from flows.repro import registered
 from stages.params import ExcludedVideo, load_params
 from stages.tools.dataset.remove import RemovalError
-from stages.tracking.gate.promote import load_checkpoint, promote, rollback
+from stages.tracking.gate.promote import promote, rollback
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.explain import explain
 from stages.tracking.registry.ledger import ENTRY
+from stages.tracking.registry.named import find_named
 from stages.tracking.registry.register import RegisterReport, register
 from stages.tracking.registry.removals import REMOVED, objection
-from stages.tracking.registry.versions import JUDGING, find_version
+from stages.tracking.registry.versions import JUDGING, find_version, load_version
 from stages.tracking.runs.store import open_client
+from stages.tracking.session import Session
 from tests.support.kept_project import (
     CACHE,
     DAY_S,
@@ -52,8 +54,8 @@ def champion_template(dvc_project: Path, tmp_path_factory: pytest.TempPathFactor
         forget(patch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
         patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
         patch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
-        register(root)
-        assert promote(root, author="tester").moved
+        register(Session(root))
+        assert promote(Session(root), author="tester").moved
     return root
 
 
@@ -116,11 +118,11 @@ def test_only_what_nothing_needs_is_freed(
     told = find_version(open_client(here), MODEL, parent).freed
     assert told is not None
     assert "given up on" in told
-    assert [(one.stage, one.version) for one in explain(here, child).ancestors] == [("sft@old", parent)]
-    assert "has no weights any more: given up on" in promote(here, parent, author="tester").decision.reasons[0]
+    assert [(one.stage, one.version) for one in explain(Session(here), child).ancestors] == [("sft@old", parent)]
+    assert "has no weights any more: given up on" in promote(Session(here), parent, author="tester").decision.reasons[0]
     # What a lock, an alias and a branch need is there, on a machine that has nothing yet, too.
     shutil.rmtree(here / ".dvc/cache")
-    assert (load_checkpoint(here, "champion") / "model.safetensors").stat().st_size == 2 << 20
+    assert (load_version(here, find_named(Session(here), "champion")) / "model.safetensors").stat().st_size == 2 << 20
     assert find_version(open_client(here), MODEL, "champion").number == champion.number
     assert {row["free"] for row in free(here, capsys, remote=True, versions=True)["rows"]} == {False}
 
@@ -139,12 +141,12 @@ def test_an_earlier_champion_keeps_its_weights_and_rollback_reaches_it(here: Pat
     data.unlink()
     free(here, capsys, yes=True)
     with pytest.raises(TrackingError, match=rf"cannot go back: version {earlier} has no weights any more: given up on a day"):
-        rollback(here, author="tester")
+        rollback(Session(here), author="tester")
     folder(here, {"final/config.json": b"{}"}, CACHE)
     free(here, capsys, yes=True)
     assert find_version(client, MODEL, earlier).freed is None
-    assert rollback(here, author="tester").candidate.number == earlier
-    assert (load_checkpoint(here) / "config.json").read_text() == "{}"
+    assert rollback(Session(here), author="tester").candidate.number == earlier
+    assert (load_version(here, find_named(Session(here), "champion")) / "config.json").read_text() == "{}"
 
 
 def test_what_is_young_or_cannot_be_told_is_not_touched(
@@ -199,13 +201,13 @@ def test_a_store_that_knows_nothing_of_the_project_frees_nothing(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     oid = folder(here, {"a": b"of a champion that another store knows"}, CACHE, REMOTE)
-    registered.write(here, RegisterReport(MODEL, (), 0, (), 1, None, (), (), 0, {}))
+    registered.write(Session(here), RegisterReport(MODEL, (), 0, (), 1, None, (), (), 0, {}))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here.parent / 'empty.db'}")
     with pytest.raises(
         FlowError, match=r"MLFLOW_TRACKING_URI: this project's versions were registered in sqlite:.*nothing was freed"
     ):
         free(here, capsys, yes=True)
-    assert diagnosis._champion(here).state == "warn"
+    assert diagnosis._champion(Session(here)).state == "warn"
     # Another clone has no note; then nothing that others share is freed.
     (here / ".vidbridge/registered.json").unlink()
     for order in ({"remote": True}, {"remote": True, "versions": True}):
@@ -213,7 +215,7 @@ def test_a_store_that_knows_nothing_of_the_project_frees_nothing(
             free(here, capsys, yes=True, **order)
     assert in_store(here, CACHE, oid)
     assert in_store(here, REMOTE, oid)
-    assert "empty.db" in diagnosis._champion(here).found
+    assert "empty.db" in diagnosis._champion(Session(here)).found
 
 
 def test_a_shared_cache_and_other_projects(
@@ -273,7 +275,7 @@ def test_a_run_that_goes_on_is_not_disturbed(here: Path, capsys: pytest.CaptureF
 
 def test_what_runs_leave_behind(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state, now = here / ".vidbridge", (here / "params.yaml").stat().st_mtime
-    loaded = load_checkpoint(here, "champion")
+    loaded = load_version(here, find_named(Session(here), "champion"))
     (state / "loaded" / ("f" * 32) / "final").mkdir(parents=True)
     for name in (
         "scratch/sft-x/old/state.pt",
@@ -337,17 +339,17 @@ def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys
     listed = f'exclude: [\n    {{video: "videos/a.mp4", sha256: "{content("a")}"}},\n  ]\n'
     assert params.read_text() == before.replace("exclude: []\n", listed)
     assert find_version(open_client(here), MODEL, learned).tags[REMOVED] == '["videos/a.mp4"]'
-    (reason,) = promote(here, inherited, author="tester").decision.reasons
+    (reason,) = promote(Session(here), inherited, author="tester").decision.reasons
     assert reason.startswith(f"version {inherited} learned from 'videos/a.mp4', removed on request")
 
     def refused(number: int) -> str | None:
-        return objection(here, open_client(here), load_params(params), find_version(open_client(here), MODEL, number))
+        return objection(Session(here), find_version(open_client(here), MODEL, number))
 
     assert "learned from 'videos/a.mp4'" in str(refused(learned))
     assert "cannot be told" in str(refused(lost))
     assert refused(clean) is refused(scored) is refused(pretrained) is None
-    assert "whether version" in str(explain(here, "champion").objection)
-    assert "cannot be told" in diagnosis._champion(here).found
+    assert "whether version" in str(explain(Session(here), "champion").objection)
+    assert "cannot be told" in diagnosis._champion(Session(here)).found
 
     # A clone whose branch has not heard of it is told by the registry; a version that came later is looked at by its data.
     params.write_text(before)
@@ -356,7 +358,7 @@ def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys
     ask(here, capsys, "videos/a.mp4", yes=True)
     ask(here, capsys, "videos/a.mp4", yes=True, undo=True)
     assert params.read_text() == before
-    assert explain(here, "champion").objection is None
+    assert explain(Session(here), "champion").objection is None
     assert find_version(open_client(here), MODEL, learned).removed_videos is None
     with pytest.raises(FlowError, match=r"video: 'videos/a.mp4' is not in ingest.exclude of params.yaml \(there: none\)"):
         ask(here, capsys, "videos/a.mp4", undo=True)
@@ -373,7 +375,7 @@ def test_what_strangers_wrote_stops_nothing_and_what_is_judged_stays(here: Path,
         client.create_model_version(name, f"dvc://{theirs}/final", tags=junk | more)
     oid = folder(here, {"a": b"put to the gate now"}, CACHE, REMOTE)
     number = version(here, oid, "sft@judged")
-    assert not promote(here, number, author="tester").moved
+    assert not promote(Session(here), number, author="tester").moved
     free(here, capsys, yes=True, remote=True, versions=True)
     assert find_version(client, MODEL, number).freed is None
     assert in_store(here, REMOTE, oid)

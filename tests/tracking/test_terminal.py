@@ -15,6 +15,7 @@ from stages.tracking.gate import promote
 from stages.tracking.registry.register import register
 from stages.tracking.runs.run import TAG
 from stages.tracking.runs.store import open_client
+from stages.tracking.session import Session
 from tests.support.checkout import ROOT
 from tests.support.commands import commands, vidbridge
 from tests.support.surroundings import forget
@@ -35,8 +36,8 @@ def registered(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         forget(patch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
         patch.setenv("VIDBRIDGE_PROJECT", str(root))
         patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-        register(root)
-        promote.promote(root, author="somebody", reason="a start")
+        register(Session(root))
+        promote.promote(Session(root), author="somebody", reason="a start")
     return root
 
 
@@ -63,7 +64,7 @@ def test_tags_and_names_of_the_registry_are_text(project: Path) -> None:
         client.set_model_version_tag(MODEL, champion.version, TAG + name, HOSTILE)
     client.set_model_version_tag(MODEL, champion.version, TAG + "data", json.dumps({HOSTILE: HOSTILE}))
     client.set_model_version_tag(MODEL, champion.version, TAG + "params", json.dumps({"params.yaml": {HOSTILE: HOSTILE}}))
-    promote.promote(project, "1", author=HOSTILE, reason=HOSTILE)
+    promote.promote(Session(project), "1", author=HOSTILE, reason=HOSTILE)
     asked = [("explain", str(champion.version)), ("history",), ("compare", str(champion.version), "1")]
     asked += [("explain", str(champion.version), "--json"), ("history", "--json")]
     for command, shown in zip(asked, commands(project, [({}, command) for command in asked], COLUMNS="400"), strict=True):
@@ -80,7 +81,7 @@ def test_tags_and_names_of_the_registry_are_text(project: Path) -> None:
 def test_who_and_why_are_shown_whole_where_the_output_is_no_terminal(project: Path) -> None:
     who = "maintainer-of-a-long-name@a-host-with-a-long-name.example.org"
     why = "it is better on captions of scenes at night, and no worse on any other"
-    promote.promote(project, "1", author=who, reason=why)
+    promote.promote(Session(project), "1", author=who, reason=why)
     said = vidbridge("history", cwd=project, COLUMNS="").stdout
     assert max(map(len, said.splitlines())) <= 120
     header = next(line for line in said.splitlines() if " who " in line and " why" in line)
@@ -180,7 +181,7 @@ def test_the_doctor_names_what_0_1_made(project: Path) -> None:
     (project / "data/samples/summary.json").write_text(
         json.dumps({"samples": {"train": {}, "validation": {}, "test": {"mcqa": 20}}})
     )
-    found = {concern.what: concern for concern in concerns_of_registry(project)}
+    found = {concern.what: concern for concern in concerns_of_registry(Session(project))}
     champion = next(concern for what, concern in found.items() if "champion" in what)
     assert "was scored under evaluation d1, and this project's is " in champion.found
     assert "vidbridge promote" in champion.remedy
@@ -207,8 +208,8 @@ def test_weights_of_0_1_have_to_be_trained_again(project: Path) -> None:
         config.chmod(0o444)  # what is writable in a cache is hashed before it is believed
 
     says({"model_type": "qwen2_5_vl", "transformers_version": "5.23.0"})
-    (one,) = [concern for concern in concerns_of_registry(project) if "champion" in concern.what]
+    (one,) = [concern for concern in concerns_of_registry(Session(project)) if "champion" in concern.what]
     assert "are refused" in one.found
     assert "vidbridge promote --new-evaluation" in one.remedy
     says({"model_type": "qwen2_5_vl", "positions_behind_video": "after_last"})
-    assert not [concern for concern in concerns_of_registry(project) if "are refused" in concern.found]
+    assert not [concern for concern in concerns_of_registry(Session(project)) if "are refused" in concern.found]

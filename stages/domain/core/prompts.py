@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from stages.domain.core.records import Record, Sample, TaskName
+from stages.domain.core.records import Record, Sample
 
 
 class PromptTexts(Record):
     """Instructions that follow the question (``prompt`` in ``params.yaml``)."""
 
-    #: Of every task but the structured caption.
     instruction: str = Field(min_length=1)
-    #: Of the structured caption, whose thinking is JSON.
+    #: Where the thinking is to be an analysis of the subjects as JSON.
     structured_instruction: str = Field(min_length=1)
     #: How one choice of a multiple-choice question is written, with ``{letter}`` and ``{option}`` in it.
     option: str
@@ -33,11 +32,11 @@ def render_question(question: str, options: tuple[str, ...], texts: PromptTexts)
     return " ".join((question, *lettered))
 
 
-def render_prompt(question: str, task: TaskName, texts: PromptTexts) -> str:
-    """The user's text: question, line break, instruction."""
-    instruction = texts.structured_instruction if task == "structured_caption" else texts.instruction
+def render_prompt(question: str, texts: PromptTexts, *, analysed: bool = False) -> str:
+    """The user's text: question, line break, instruction. ``analysed``: the thinking is to be an analysis of the subjects."""
+    instruction = texts.structured_instruction if analysed else texts.instruction
     return f"{question}\n{instruction}"
 
 
 def sample_prompt(sample: Sample, texts: PromptTexts) -> str:
-    return render_prompt(render_question(sample.question, sample.options, texts), sample.task, texts)
+    return render_prompt(render_question(sample.question, sample.options, texts), texts, analysed=bool(sample.subjects))

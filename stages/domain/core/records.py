@@ -12,17 +12,13 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StringConstraints, model_validator
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
-TaskName = Literal["dark_event_infer", "mix_vid_qa", "mcqa", "caption", "structured_caption"]
-TASK_NAMES: tuple[TaskName, ...] = ("dark_event_infer", "mix_vid_qa", "mcqa", "caption", "structured_caption")
-PROXY_TASKS: tuple[TaskName, ...] = ("dark_event_infer", "mix_vid_qa")
-#: Tasks whose score is graded by how much of the truth a caption tells.
-CAPTION_TASKS: tuple[TaskName, ...] = ("caption", "structured_caption")
-
+#: The name of a task. Rows are checked for its form only; :mod:`stages.domain.tasks` lists the tasks, and checks names that are input.
+TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 
 _EXACT = re.compile(r"[+-]?\d{1,12}(\.\d{1,12})?(/0*[1-9]\d{0,11})?")
 
@@ -280,7 +276,7 @@ class Sample(Record):
     reference: str = Field(min_length=1)
     #: Events a caption has to cover, in order; for DarkEventInfer the one that was blacked out.
     events: tuple[str, ...] = ()
-    #: Subjects a structured analysis has to name.
+    #: Subjects that an analysis has to name. Where there are any, the prompt asks for one.
     subjects: tuple[Subject, ...] = ()
     trace: Trace | None = None
 

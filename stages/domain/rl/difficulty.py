@@ -13,8 +13,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.domain.core.records import CAPTION_TASKS, Record, Sample, TaskName
+from stages.domain.core.records import Record, Sample, TaskName
 from stages.domain.rl.groups import exceeds, paid_alike
+from stages.domain.tasks import task_of
 
 Verdict = Literal["kept", "not-judged", "always-right", "never-moves"]
 #: Verdicts under which a sample stays: what no judge could say is never held against it.
@@ -51,7 +52,7 @@ def judged(sample: Sample, scores: Sequence[float | None], rules: DropRules) -> 
     verdict: Verdict = "kept"
     if len(known) < len(scores):
         verdict = "not-judged"
-    elif sample.task in CAPTION_TASKS:
+    elif task_of(sample.task).answer == "caption":
         # A graded score is judged by how much it varies, the others by whether they are always the maximum.
         # The deviation is of the population: these are all the rollouts there are.
         moves = not paid_alike(known) and not exceeds(rules.min_spread, pstdev(known))

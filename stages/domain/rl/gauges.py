@@ -14,10 +14,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stages.domain.core.records import CAPTION_TASKS, PROXY_TASKS, Sample
+from stages.domain.core.records import Sample
 from stages.domain.core.replies import parse_reply
 from stages.domain.core.words import words
 from stages.domain.rl.groups import exceeds, paid_alike
+from stages.domain.tasks import task_of
 from stages.domain.tasks.lexicon import SEPARATORS, facts, offers_alternatives
 from stages.domain.tasks.rewards import RewardRules, keyword_count, lacks_thinking
 
@@ -72,10 +73,10 @@ def measure(
         found["empty_thinking"] = _share(
             len(words(reply.thinking)) < 2 or lacks_thinking(reply, sample, rules) for sample, reply in well_formed
         )
-    one_event = [reply.answer for sample, reply in well_formed if sample.task in PROXY_TASKS]
+    one_event = [reply.answer for sample, reply in well_formed if task_of(sample.task).answer == "statement"]
     if one_event:
         found["enumeration"] = _share(_lists(answer) for answer in one_event)
-    captions = [(sample, reply.answer) for sample, reply in well_formed if sample.task in CAPTION_TASKS]
+    captions = [(sample, reply.answer) for sample, reply in well_formed if task_of(sample.task).answer == "caption"]
     if captions:
         # n events need n - 1 phrases to be told in order; one more is style, two more are stuffing.
         found["keyword_stuffing"] = _share(

@@ -9,7 +9,8 @@ from typing import Literal
 from pydantic import Field
 
 from stages.domain.core.prompts import PromptTexts, sample_prompt
-from stages.domain.core.records import TASK_NAMES, Record, Sample, Score, TaskName
+from stages.domain.core.records import Record, Sample, Score, TaskName
+from stages.domain.tasks import TASK_NAMES
 
 #: Of a step's prompts, at most this many of each task are kept; of these all rollouts, since an advantage compares them.
 PROMPTS_PER_TASK = 2

@@ -11,13 +11,10 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from stages.domain.core.records import Record, Score, TaskName
+from stages.domain.core.records import Record, Score
 from stages.domain.core.replies import parse_reply
 from stages.domain.core.words import words
 from stages.domain.rl.groups import exceeds
-
-#: Tasks whose replies earn all or nothing. Divided by the spread of its group, a bonus for all right replies of such a group is gone.
-RIGHT_OR_WRONG: frozenset[TaskName] = frozenset(("mcqa", "mix_vid_qa"))
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]

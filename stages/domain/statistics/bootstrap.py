@@ -21,7 +21,7 @@ leaves 0 out exactly where p is smaller than 1 - confidence.
 the pigeonhole bootstrap is (Owen, *Annals of Applied Statistics* 1, 2007). Exchanging sides has no units there; p is then at least
 2 ** (1 - units / 2).
 
-Simulated coverage: ``tests/domain/test_coverage.py``.
+Simulated coverage: ``tests/domain/tasks/test_coverage.py``.
 """
 
 from __future__ import annotations

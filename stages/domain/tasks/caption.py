@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from stages.domain.core.records import Clip, Record, Reject, Sample, TaskName, Trace, Verdict
+from stages.domain.core.records import Clip, Reject, Sample, Trace, Verdict
 from stages.domain.core.replies import Reply
-from stages.domain.core.timeline import plain
 from stages.domain.tasks.rewards import (
     Judge,
     Referee,
@@ -20,34 +19,25 @@ from stages.domain.tasks.rewards import (
     published_bonus,
     unavailable,
 )
+from stages.domain.tasks.task import BaseSettings, Context, Made, Part, Task, TraceBrief, sample_of
 
-NAME: TaskName = "caption"
+NAME = "caption"
 QUESTION = "describe the video ."
 #: Events a side, at most (SPEC 1).
 MAX_EVENTS = 10
 
 
-class Settings(Record):
+class Settings(BaseSettings):
     per_clip: Literal[1]
 
 
-def make(clip: Clip, settings: Settings, sampled_frames: int, seed: int) -> tuple[list[Sample], list[Reject]]:  # noqa: ARG001 - one signature for all tasks
+def make(clip: Clip, settings: Settings, context: Context) -> Made:  # noqa: ARG001 - one signature for all tasks
     if not clip.caption:
         return [], [Reject(item=clip.clip_id, reason="no-caption", detail="the annotation has no caption of the whole clip")]
     first = clip.events[0].caption if len(clip.events) > 1 else None
-    sample = Sample(
-        sample_id=f"{NAME}/{clip.clip_id}",
-        task=NAME,
-        split=clip.split,
-        clip_id=clip.clip_id,
-        timeline=plain(clip.clip_id, clip.frames, clip.rate),
-        sampled_frames=sampled_frames,
-        question=QUESTION,
-        reference=clip.caption,
-        events=tuple(event.caption for event in clip.events)[:MAX_EVENTS],
-        trace=Trace(thinking=clip.caption, answer=clip.caption, brief_thinking=clip.brief_thinking, careless_answer=first),
-    )
-    return [sample], []
+    trace = Trace(thinking=clip.caption, answer=clip.caption, brief_thinking=clip.brief_thinking, careless_answer=first)
+    events = tuple(event.caption for event in clip.events)[:MAX_EVENTS]
+    return [sample_of(NAME, clip, clip.clip_id, context.sampled_frames, QUESTION, clip.caption, trace, events=events)], []
 
 
 def event_recall(sample: Sample, caption: str, judge: Judge) -> float | Verdict:
@@ -94,3 +84,26 @@ def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) ->
         total = min(max(total, 0.0), maximum)
     parts = {"recall": recall, "precision": precision, "keywords": bonus}
     return TaskScore(value=total, maximum=maximum, parts=parts, reason=f"recall {recall:.2f} precision {precision:.2f}")
+
+
+TASK = Task(
+    name=NAME,
+    title="describing videos (caption)",
+    settings=Settings,
+    make=make,
+    score=score,
+    answer="caption",
+    all_or_nothing=False,
+    # The events of both texts are listed, and each is looked for in the other one.
+    judge_calls=lambda _: 2 * (1 + MAX_EVENTS),
+    parts=(
+        Part("recall"),
+        Part("precision", lambda rules: rules.precision_weight),
+        Part("keywords", lambda rules: rules.keyword_cap),
+    ),
+    trace=TraceBrief(
+        name="write_caption_trace",
+        situation="The viewer is to describe the video.",
+        answer=" The answer is the description: every event, in order, and nothing else.",
+    ),
+)

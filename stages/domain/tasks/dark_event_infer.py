@@ -15,14 +15,15 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from stages.domain.core.records import Clip, Event, Exact, Record, Reject, Sample, Span, TaskName, Trace
+from stages.domain.core.records import Clip, Event, Exact, Record, Reject, Sample, Span, Trace
 from stages.domain.core.replies import Reply
 from stages.domain.core.timeline import mask, plain, resolve, sample_indices
 from stages.domain.core.words import words
 from stages.domain.tasks.lexicon import vague
 from stages.domain.tasks.rewards import Referee, RewardRules, Share, TaskScore, unavailable
+from stages.domain.tasks.task import BaseSettings, Context, Made, Marking, Task, TraceBrief, sample_of
 
-NAME: TaskName = "dark_event_infer"
+NAME = "dark_event_infer"
 ORDINALS = ("first", "second", "third", "fourth")
 MAXIMUM = 2.0
 
@@ -55,10 +56,9 @@ class EventFilter(Record):
         return self
 
 
-class Settings(Record):
+class Settings(BaseSettings):
     #: What is asked; ``{which}`` becomes "first ", "second " … where several parts are dark, else nothing.
     question: str
-    per_clip: int = Field(gt=0)
     #: Events blacked out at once in one sample; with more than one, the question says which is asked about.
     masks: int = Field(ge=1, le=len(ORDINALS))
     #: How many sampled frames must fall inside each dark part, and be seen on each side of it that exists.
@@ -128,10 +128,11 @@ def _seen(indices: Sequence[int], start: int, stop: int) -> int:
     return bisect_left(indices, stop) - bisect_left(indices, start)
 
 
-def make(clip: Clip, settings: Settings, sampled_frames: int, seed: int) -> tuple[list[Sample], list[Reject]]:
+def make(clip: Clip, settings: Settings, context: Context) -> Made:
     """Up to ``per_clip`` samples of one clip, its events drawn by a generator of the clip's own."""
     if not clip.events:
         return [], [Reject(item=clip.clip_id, reason="no-events", detail="the annotation lists no event to black out")]
+    sampled_frames = context.sampled_frames
     valid, rejects = [], []
     for event in clip.events:
         why = refusal(clip, event, settings, sampled_frames)
@@ -139,7 +140,7 @@ def make(clip: Clip, settings: Settings, sampled_frames: int, seed: int) -> tupl
             valid.append(event)
         else:
             rejects.append(Reject(item=clip.clip_id, reason=why[0], detail=why[1]))
-    rng = Random(f"{seed}/{NAME}/{clip.clip_id}")
+    rng = Random(f"{context.seed}/{NAME}/{clip.clip_id}")
     chosen = sorted(rng.sample(valid, min(settings.per_clip, len(valid))), key=lambda event: event.span.start)
     return [
         _sample(clip, event, _beside(clip, event, valid, settings, sampled_frames, rng), settings, sampled_frames)
@@ -163,23 +164,15 @@ def _sample(clip: Clip, event: Event, dark: tuple[Span, ...], settings: Settings
     for span in dark:
         timeline = mask(timeline, span)
     which = f"{ORDINALS[dark.index(event.span)]} " if len(dark) > 1 else ""
-    return Sample(
-        sample_id=f"{NAME}/{clip.clip_id}/{event.span.start}-{event.span.stop}",
-        task=NAME,
-        split=clip.split,
-        clip_id=clip.clip_id,
-        timeline=timeline,
-        sampled_frames=sampled_frames,
-        question=settings.question.replace("{which}", which),
-        reference=event.caption,
-        events=(event.caption,),
-        trace=Trace(
-            thinking=clip.caption or clip.told,
-            answer=event.caption,
-            brief_thinking=clip.brief_thinking,
-            careless_answer=vague(event.caption),
-        ),
+    key, question = f"{clip.clip_id}/{event.span.start}-{event.span.stop}", settings.question.replace("{which}", which)
+    trace = Trace(
+        thinking=clip.caption or clip.told,
+        answer=event.caption,
+        brief_thinking=clip.brief_thinking,
+        careless_answer=vague(event.caption),
     )
+    events = (event.caption,)
+    return sample_of(NAME, clip, key, sampled_frames, question, event.caption, trace, timeline=timeline, events=events)
 
 
 def dark_frames(sample: Sample) -> int:
@@ -193,3 +186,36 @@ def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) ->
     if verdict.score is None:
         return unavailable(verdict, MAXIMUM)
     return TaskScore(value=verdict.score, maximum=MAXIMUM, parts={"covers": verdict.score}, reason=verdict.reason)
+
+
+TASK = Task(
+    name=NAME,
+    title="DarkEventInfer",
+    settings=Settings,
+    make=make,
+    score=score,
+    answer="statement",
+    all_or_nothing=False,
+    judge_calls=lambda _: 1,
+    marking=Marking(
+        name="covers",
+        scale="covers",
+        asked=(
+            "You mark answers to the question what happened in a part of a video that was hidden. `reference` tells what really happened"
+            " there."
+        ),
+        rule=(
+            " Give 2 when the answer states the event of the reference, in whatever words, and nothing that contradicts it. Give 1 when"
+            " it states the event in part or more vaguely, without an error. Give 0 when it states another event, is beside the point, or"
+            " offers several candidate events instead of committing to one: a list of guesses is 0 even if one of them is right."
+        ),
+    ),
+    trace=TraceBrief(
+        name="write_dark_trace",
+        situation=(
+            "One event is hidden: the picture is black there, so the viewer infers it from what comes before and after it and must not"
+            " speak as if it had been seen."
+        ),
+        answer=" The answer names the one hidden event that is asked about, in one short sentence.",
+    ),
+)

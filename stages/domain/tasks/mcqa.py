@@ -7,23 +7,20 @@ from __future__ import annotations
 
 from random import Random
 
-from pydantic import Field
-
-from stages.domain.core.records import Clip, Question, Record, Reject, Sample, TaskName, Trace, folded
+from stages.domain.core.records import Clip, Question, Reject, Sample, Trace, folded
 from stages.domain.core.replies import Reply
-from stages.domain.core.timeline import plain
 from stages.domain.tasks.choice import chosen_letter
 from stages.domain.tasks.order import first, last, right_after
 from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore
+from stages.domain.tasks.task import BaseSettings, Context, Made, Task, TraceBrief, sample_of
 
-NAME: TaskName = "mcqa"
+NAME = "mcqa"
 MAXIMUM = 1.0
 #: Options of a question that is made from events, at most.
 OPTIONS = 4
 
 
-class Settings(Record):
-    per_clip: int = Field(gt=0)
+class Settings(BaseSettings):
     #: Questions made from the order of a clip's events where its annotation brings none.
     from_events: bool
 
@@ -56,9 +53,9 @@ def _from_events(question: str, answer: str, captions: list[str], rng: Random) -
     return Question(question=question, options=tuple(options), answer=chr(ord("A") + options.index(answer)))
 
 
-def make(clip: Clip, settings: Settings, sampled_frames: int, seed: int) -> tuple[list[Sample], list[Reject]]:
+def make(clip: Clip, settings: Settings, context: Context) -> Made:
     """Up to ``per_clip`` of the clip's questions, or of those that its events give."""
-    rng = Random(f"{seed}/{NAME}/{clip.clip_id}")
+    rng = Random(f"{context.seed}/{NAME}/{clip.clip_id}")
     questions = clip.questions
     if not questions and settings.from_events:
         questions = event_questions(clip, rng)
@@ -68,27 +65,35 @@ def make(clip: Clip, settings: Settings, sampled_frames: int, seed: int) -> tupl
             detail += ", and no events whose order could be asked (two or more, no two alike, overlaps that leave one answer)"
         return [], [Reject(item=clip.clip_id, reason="no-questions", detail=detail)]
     numbers = sorted(rng.sample(range(len(questions)), min(settings.per_clip, len(questions))))
-    return [_sample(clip, number, questions[number], sampled_frames) for number in numbers], []
+    return [_sample(clip, number, questions[number], context.sampled_frames) for number in numbers], []
 
 
 def _sample(clip: Clip, number: int, question: Question, sampled_frames: int) -> Sample:
     chosen = question.options[ord(question.answer) - ord("A")]
     story = question.rationale or clip.told or chosen
-    return Sample(
-        sample_id=f"{NAME}/{clip.clip_id}/{number}",
-        task=NAME,
-        split=clip.split,
-        clip_id=clip.clip_id,
-        timeline=plain(clip.clip_id, clip.frames, clip.rate),
-        sampled_frames=sampled_frames,
-        question=question.question,
-        options=question.options,
-        reference=question.answer,
-        trace=Trace(thinking=story, answer=question.answer, brief_thinking=clip.brief_thinking),
-    )
+    trace = Trace(thinking=story, answer=question.answer, brief_thinking=clip.brief_thinking)
+    key = f"{clip.clip_id}/{number}"
+    return sample_of(NAME, clip, key, sampled_frames, question.question, question.answer, trace, options=question.options)
 
 
 def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all
     letter = chosen_letter(reply.answer, sample.options)
     value = float(letter == sample.reference)
     return TaskScore(value=value, maximum=MAXIMUM, parts={"right": value}, reason="no single letter" if letter is None else letter)
+
+
+TASK = Task(
+    name=NAME,
+    title="answering questions (multiple choice)",
+    settings=Settings,
+    make=make,
+    score=score,
+    answer="letter",
+    all_or_nothing=True,
+    judge_calls=lambda _: 0,
+    trace=TraceBrief(
+        name="write_choice_trace",
+        situation="Options with letters follow the question.",
+        answer=" The answer is the letter of the right option and nothing else.",
+    ),
+)

@@ -6,27 +6,25 @@ names its clip by content, never by position; the other clip is to be ignored.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import islice
 from random import Random
-from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from stages.domain.core.records import Clip, Event, Exact, Record, Reject, Sample, Segment, Span, TaskName, Timeline, Trace
+from stages.domain.core.records import Clip, Event, Exact, Reject, Sample, Segment, Span, Timeline, Trace
 from stages.domain.core.replies import Reply
 from stages.domain.core.timeline import conformed_frames, cut, interleave, piece_lengths, sample_indices, segment_counts
 from stages.domain.tasks.lexicon import vague
 from stages.domain.tasks.order import first, last
+from stages.domain.tasks.partners import Partner, as_partner
 from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore, unavailable
+from stages.domain.tasks.task import BaseSettings, Context, Made, Marking, Task, TraceBrief, sample_of
 
-NAME: TaskName = "mix_vid_qa"
+NAME = "mix_vid_qa"
 MAXIMUM = 1.0
 #: The question and reference of a mixture that no template can ask about, until somebody has written them.
 UNWRITTEN = "(not written yet)"
@@ -36,9 +34,9 @@ ATTEMPTS = 8
 SEARCHED = 1000
 
 
-class Settings(Record):
-    #: Partners drawn for each clip.
-    per_clip: int = Field(gt=0)
+class Settings(BaseSettings):
+    """``per_clip``: partners drawn for each clip."""
+
     #: Of a longer clip an excerpt is shown.
     max_clip_s: Exact
     min_piece_s: Exact
@@ -56,25 +54,6 @@ class Settings(Record):
         return self
 
 
-class Partner(NamedTuple):
-    """What has to be known of a clip to mix it with another; small, so that those of a hundred thousand clips can be looked through.
-
-    ``named``: what its subjects look like, words that a question may name a clip by.
-    """
-
-    clip_id: str
-    source_id: str
-    label: str | None
-    named: frozenset[str]
-    frames: int
-    rate: Fraction
-
-
-def as_partner(clip: Clip) -> Partner:
-    named = frozenset(word for subject in clip.subjects for word in subject.attributes)
-    return Partner(clip.clip_id, clip.source_id, clip.label, named, clip.frames, clip.rate)
-
-
 def unsuitable(clip: Partner, partner: Partner) -> str | None:
     """Why these two must not be mixed; None when they may.
 
@@ -90,49 +69,19 @@ def unsuitable(clip: Partner, partner: Partner) -> str | None:
     return None
 
 
-class Ring:
-    """The clips of one split on a hash ring, so that a new clip changes the partners of a few others only.
-
-    Args:
-        points: :func:`ring_point` of each clip's id, int64 [clips].
-        partner: looks up the clip of that number.
-    """
-
-    def __init__(self, points: npt.NDArray[np.int64], partner: Callable[[int], Partner]) -> None:
-        self._order = np.argsort(points, kind="stable")
-        self._points = points[self._order]
-        self._partner = partner
-
-    def walk(self, key: str) -> Iterator[Partner]:
-        """Every clip once, from the point of ``key`` onwards."""
-        start = int(np.searchsorted(self._points, ring_point(key), side="right"))
-        for offset in range(len(self._order)):
-            yield self._partner(int(self._order[(start + offset) % len(self._order)]))
-
-
-def ring_of(clips: Sequence[Clip]) -> Ring:
-    """The ring of clips that are in memory."""
-    return Ring(np.array([ring_point(clip.clip_id) for clip in clips], dtype=np.int64), lambda n: as_partner(clips[n]))
-
-
-def ring_point(key: str) -> int:
-    """Where on the hash ring a clip, or a search, stands: 63 bits that nothing but the key decides."""
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") >> 1
-
-
-def make(clip: Clip, ring: Ring, settings: Settings, sampled_frames: int, seed: int) -> tuple[list[Sample], list[Reject]]:
+def make(clip: Clip, settings: Settings, context: Context) -> Made:
     """Up to ``per_clip`` samples that ask about ``clip``, each mixed with another partner."""
     if clip.called is None or not clip.events:
         missing = "an event to ask about" if clip.called else "a single subject or a class label to name it by"
         return [], [Reject(item=clip.clip_id, reason="nothing-to-ask", detail=f"the annotation lacks {missing}")]
-    return _mixed(clip, ring, settings, sampled_frames, seed)
+    return _mixed(clip, settings, context)
 
 
-def make_unwritten(clip: Clip, ring: Ring, settings: Settings, sampled_frames: int, seed: int) -> tuple[list[Sample], list[Reject]]:
+def make_unwritten(clip: Clip, settings: Settings, context: Context) -> Made:
     """As :func:`make`, of a clip that no template can ask about: each question is :data:`UNWRITTEN` until somebody writes it."""
     if not _tells(clip):
         return [], [Reject(item=clip.clip_id, reason="nothing-to-ask", detail="the annotation tells nothing of the clip")]
-    return _mixed(clip, ring, settings, sampled_frames, seed)
+    return _mixed(clip, settings, context)
 
 
 def _tells(clip: Clip) -> bool:
@@ -140,22 +89,22 @@ def _tells(clip: Clip) -> bool:
     return bool(clip.label or clip.caption or clip.subjects or clip.events)
 
 
-def _mixed(clip: Clip, ring: Ring, settings: Settings, sampled_frames: int, seed: int) -> tuple[list[Sample], list[Reject]]:
+def _mixed(clip: Clip, settings: Settings, context: Context) -> Made:
     samples: list[Sample] = []
     rejects: list[Reject] = []
     used: set[str] = set()
     about = as_partner(clip)
     for index in range(settings.per_clip):
-        key = f"{seed}/{NAME}/{clip.clip_id}/{index}"
+        key = f"{context.seed}/{NAME}/{clip.clip_id}/{index}"
         partner = next(
-            (c for c in islice(ring.walk(key), SEARCHED) if c.clip_id not in used and unsuitable(about, c) is None), None
+            (c for c in islice(context.ring.walk(key), SEARCHED) if c.clip_id not in used and unsuitable(about, c) is None), None
         )
         if partner is None:
             detail = f"no suitable partner number {index + 1} in the {clip.split} split (another source, class, look)"
             rejects.append(Reject(item=clip.clip_id, reason="no-partner", detail=detail))
             break
         used.add(partner.clip_id)
-        made = _sample(clip, about, partner, settings, sampled_frames, Random(key))
+        made = _sample(clip, about, partner, settings, context.sampled_frames, Random(key))
         if isinstance(made, Sample):
             samples.append(made)
         else:
@@ -254,36 +203,19 @@ def spoken(label: str) -> str:
 
 
 def _put(clip: Clip, partner: Partner, timeline: Timeline, which: str, event: Event, sampled_frames: int) -> Sample:
-    return Sample(
-        sample_id=f"{NAME}/{clip.clip_id}+{partner.clip_id}/{which or 'only'}",
-        task=NAME,
-        split=clip.split,
-        clip_id=clip.clip_id,
-        timeline=timeline,
-        sampled_frames=sampled_frames,
-        question=ask(clip, which),
-        reference=event.caption,
-        events=(event.caption,),
-        trace=Trace(
-            thinking=clip.caption or clip.told,
-            answer=event.caption,
-            brief_thinking=clip.brief_thinking,
-            careless_answer=vague(event.caption),
-        ),
+    key, question, events = f"{clip.clip_id}+{partner.clip_id}/{which or 'only'}", ask(clip, which), (event.caption,)
+    trace = Trace(
+        thinking=clip.caption or clip.told,
+        answer=event.caption,
+        brief_thinking=clip.brief_thinking,
+        careless_answer=vague(event.caption),
     )
+    return sample_of(NAME, clip, key, sampled_frames, question, event.caption, trace, timeline=timeline, events=events)
 
 
 def _unwritten(clip: Clip, partner: Partner, timeline: Timeline, sampled_frames: int) -> Sample:
-    return Sample(
-        sample_id=f"{NAME}/{clip.clip_id}+{partner.clip_id}/unwritten",
-        task=NAME,
-        split=clip.split,
-        clip_id=clip.clip_id,
-        timeline=timeline,
-        sampled_frames=sampled_frames,
-        question=UNWRITTEN,
-        reference=UNWRITTEN,
-    )
+    key = f"{clip.clip_id}+{partner.clip_id}/unwritten"
+    return sample_of(NAME, clip, key, sampled_frames, UNWRITTEN, UNWRITTEN, None, timeline=timeline)
 
 
 def shown_part(clip: Clip, timeline: Timeline) -> Clip:
@@ -318,3 +250,35 @@ def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) ->
     if verdict.score is None:
         return unavailable(verdict, MAXIMUM)
     return TaskScore(value=verdict.score, maximum=MAXIMUM, parts={"right": verdict.score}, reason=verdict.reason)
+
+
+TASK = Task(
+    name=NAME,
+    title="MixVidQA",
+    settings=Settings,
+    make=make,
+    score=score,
+    answer="statement",
+    all_or_nothing=True,
+    judge_calls=lambda _: 1,
+    marking=Marking(
+        name="right",
+        scale="right",
+        asked=(
+            "You mark answers to a question about one of two videos that were cut into each other. `reference` is the true answer to"
+            " `question`; what happens in the other video is a wrong answer."
+        ),
+        rule=(
+            " The answer is right when it answers the question as the reference does, in whatever words. It is wrong when it differs,"
+            " mixes in the other video, leaves open which of several things it means, or could be read as right and as wrong."
+        ),
+    ),
+    trace=TraceBrief(
+        name="write_mixed_trace",
+        situation=(
+            "Pieces of two unrelated videos are shown in turns: `seen` tells the one that is asked about, `mixed_in` the other one,"
+            " which the viewer recognises and ignores."
+        ),
+        answer=" The answer is one short sentence.",
+    ),
+)

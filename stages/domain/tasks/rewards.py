@@ -5,9 +5,9 @@ A reward is a pure function of reply, sample and judge. Wrong is 0; a judge that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,18 +79,43 @@ class RewardRules(Record):
         return self
 
 
+Result = TypeVar("Result")
+
+
 class Judge(Protocol):
-    """Whoever says how good an answer is. Every method may say ``invalid`` or ``unavailable`` instead of a score."""
+    """Says how good an answer is. Every verdict may be ``invalid`` or ``unavailable`` instead of a score."""
 
     @property
     def name(self) -> str: ...
 
+    @property
+    def usage(self) -> Mapping[str, int]:
+        """Counts of what it was asked in this process and what that cost; empty for a judge that costs nothing."""
+        ...
+
+    @property
+    def last_error(self) -> str:
+        """Why the last question without a readable answer had none; empty where there was none."""
+        ...
+
+    @property
+    def max_unavailable(self) -> float:
+        """The share of replies that may be left without a verdict."""
+        ...
+
+    def score_many(self, score: Callable[[Judge], Result]) -> Result:
+        """The result of ``score`` on this judge's verdicts; where others are asked for them, they are asked side by side.
+
+        ``score`` may be called several times, with a stand-in for this judge, and must not change anything.
+        """
+        ...
+
     def covers(self, sample: Sample, answer: str) -> Verdict:
-        """DarkEventInfer: 2 covers the reference, 1 partly, 0 wrong, irrelevant, empty or a list of guesses."""
+        """2 covers the reference, 1 partly, 0 wrong, irrelevant, empty or a list of guesses."""
         ...
 
     def right(self, sample: Sample, answer: str) -> Verdict:
-        """MixVidQA: 1 right, 0 wrong or ambiguous."""
+        """1 right, 0 wrong or ambiguous."""
         ...
 
     def extract_events(self, text: str) -> tuple[str, ...] | Verdict:

@@ -6,16 +6,8 @@ from collections.abc import Collection, Iterable
 
 from stages.domain.core.records import Sample, Score, TaskName
 from stages.domain.core.replies import parse_reply
-from stages.domain.tasks import caption, dark_event_infer, mcqa, mix_vid_qa, structured_caption
+from stages.domain.tasks import task_of
 from stages.domain.tasks.rewards import Referee, RewardRules, lacks_thinking
-
-_SCORE = {
-    dark_event_infer.NAME: dark_event_infer.score,
-    mix_vid_qa.NAME: mix_vid_qa.score,
-    mcqa.NAME: mcqa.score,
-    caption.NAME: caption.score,
-    structured_caption.NAME: structured_caption.score,
-}
 
 
 def score_reply(sample: Sample, text: str, referee: Referee, rules: RewardRules) -> Score:
@@ -25,7 +17,7 @@ def score_reply(sample: Sample, text: str, referee: Referee, rules: RewardRules)
     """
     reply = parse_reply(text)
     lacking = reply is not None and lacks_thinking(reply, sample, rules)
-    task_score = _SCORE[sample.task](reply, sample, referee, rules) if reply is not None and not lacking else None
+    task_score = task_of(sample.task).score(reply, sample, referee, rules) if reply is not None and not lacking else None
     if task_score is None:
         refused = "the thinking is not the JSON asked for"
         if reply is None:
@@ -68,24 +60,14 @@ def reward(score: Score, rules: RewardRules, leave_out: Collection[str]) -> floa
     return score.value if paid == native else score.value * paid / native
 
 
-#: What a task's reward is made of, where the parts are set apart (GDPO); the format stands beside them, for all tasks.
-_PARTS: dict[TaskName, tuple[str, ...]] = {
-    dark_event_infer.NAME: ("answer",),
-    mix_vid_qa.NAME: ("answer",),
-    mcqa.NAME: ("answer",),
-    caption.NAME: ("recall", "precision", "keywords"),
-    structured_caption.NAME: ("thinking", "caption"),
-}
-
-
 def objectives(score: Score) -> dict[str, float]:
-    """The parts of a reply's reward, each on a scale of its own; empty where no judge could say.
+    """The parts of a reply's reward, each on a scale of its own (GDPO), and the format; empty where no judge could say.
 
     A reply that the format gate refuses has 0 in all of them.
     """
     if score.value is None:
         return {}
-    names = _PARTS[score.task]
+    names = [part.name for part in task_of(score.task).parts]
     if not score.format_ok:
         return {"format": 0.0, **dict.fromkeys(names, 0.0)}
     found = {name: score.value if name == "answer" else score.parts[name] for name in names}
@@ -97,6 +79,5 @@ def objective_weights(tasks: Iterable[TaskName], rules: RewardRules, leave_out: 
 
     ``leave_out``: parts that are none.
     """
-    most = {"precision": rules.precision_weight, "keywords": rules.keyword_cap}
-    names = dict.fromkeys(["format", *(name for task in tasks for name in _PARTS[task] if name not in leave_out)])
-    return {name: weight for name in names if (weight := most.get(name, 1.0)) > 0}
+    parts = {part.name: part.most(rules) for task in tasks for part in task_of(task).parts if part.name not in leave_out}
+    return {name: weight for name, weight in {"format": 1.0, **parts}.items() if weight > 0}

@@ -9,41 +9,30 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from stages.domain.core.records import Clip, Record, Reject, Sample, Subject, TaskName, Trace, Verdict
+from stages.domain.core.records import Clip, Reject, Sample, Subject, Trace, Verdict
 from stages.domain.core.replies import Reply, parse_analysis, render_analysis
-from stages.domain.core.timeline import plain
 from stages.domain.tasks.caption import MAX_EVENTS, event_recall
 from stages.domain.tasks.rewards import Embedder, Judge, Referee, RewardRules, TaskScore, coverage_step, f1, unavailable
+from stages.domain.tasks.task import BaseSettings, Context, Made, Part, Task, TraceBrief, sample_of
 
-NAME: TaskName = "structured_caption"
+NAME = "structured_caption"
 QUESTION = "list the subjects , then describe the video ."
 #: T and E, or T and CN: 1 each. As published the format counts 1 beside them; here it is a gate.
 MAXIMUM, PAPER_MAXIMUM = 2.0, 3.0
 
 
-class Settings(Record):
+class Settings(BaseSettings):
     per_clip: Literal[1]
 
 
-def make(clip: Clip, settings: Settings, sampled_frames: int, seed: int) -> tuple[list[Sample], list[Reject]]:  # noqa: ARG001 - one signature for all tasks
+def make(clip: Clip, settings: Settings, context: Context) -> Made:  # noqa: ARG001 - one signature for all tasks
     missing = [name for name, value in (("caption", clip.caption), ("subjects", clip.subjects)) if not value]
     if missing or not clip.caption:
         return [], [Reject(item=clip.clip_id, reason="no-analysis", detail=f"the annotation lacks {' and '.join(missing)}")]
     first = clip.events[0].caption if len(clip.events) > 1 else None
-    sample = Sample(
-        sample_id=f"{NAME}/{clip.clip_id}",
-        task=NAME,
-        split=clip.split,
-        clip_id=clip.clip_id,
-        timeline=plain(clip.clip_id, clip.frames, clip.rate),
-        sampled_frames=sampled_frames,
-        question=QUESTION,
-        reference=clip.caption,
-        events=tuple(event.caption for event in clip.events)[:MAX_EVENTS],
-        subjects=clip.subjects,
-        trace=Trace(thinking=render_analysis(clip.subjects), answer=clip.caption, careless_answer=first),
-    )
-    return [sample], []
+    trace = Trace(thinking=render_analysis(clip.subjects), answer=clip.caption, careless_answer=first)
+    events, frames = tuple(event.caption for event in clip.events)[:MAX_EVENTS], context.sampled_frames
+    return [sample_of(NAME, clip, clip.clip_id, frames, QUESTION, clip.caption, trace, events=events, subjects=clip.subjects)], []
 
 
 def assign(
@@ -115,3 +104,25 @@ def caption_score(sample: Sample, caption: str, judge: Judge, rules: RewardRules
     assert natural.score is not None
     naturalness = natural.score * complete.score if rules.scoring == "hardened" else natural.score
     return {"completeness": complete.score, "naturalness": natural.score, "caption": (complete.score + naturalness) / 2}
+
+
+TASK = Task(
+    name=NAME,
+    title="structured captions",
+    settings=Settings,
+    make=make,
+    score=score,
+    answer="caption",
+    all_or_nothing=False,
+    judge_calls=lambda rules: 1 + MAX_EVENTS if rules.caption_scorer == "coverage" else 2,
+    parts=(Part("thinking", title="the analysis (T-score)"), Part("caption", title="the caption (E-score)")),
+    analysed=True,
+    trace=TraceBrief(
+        name="write_analysis",
+        situation=(
+            "The viewer first lists the subjects and then describes the video. For each subject give the noun that names it, what it"
+            " looks like, and what it does, in order; then the description: every event, in order."
+        ),
+        answer=" Claim nothing that `seen` does not bear out.",
+    ),
+)

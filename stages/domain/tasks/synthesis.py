@@ -3,56 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from stages.domain.core.records import SPLITS, Clip, Record, Reject, Sample, TaskName
-from stages.domain.tasks import caption, dark_event_infer, mcqa, mix_vid_qa, structured_caption
-from stages.domain.tasks.caption import Settings as CaptionSettings
-from stages.domain.tasks.dark_event_infer import Settings as DarkEventInferSettings
-from stages.domain.tasks.mcqa import Settings as McqaSettings
-from stages.domain.tasks.mix_vid_qa import Settings as MixVidQASettings
-from stages.domain.tasks.structured_caption import Settings as StructuredCaptionSettings
+from pydantic import create_model
 
+from stages.domain.core.records import SPLITS, Clip, Record, Reject, Sample
+from stages.domain.tasks import TASKS, task_of
+from stages.domain.tasks.partners import ring_of
+from stages.domain.tasks.task import Context, Made, S, Task
 
-class TaskSettings(Record):
-    """Settings of the tasks that are synthesised; a task that is not named is not made."""
-
-    dark_event_infer: DarkEventInferSettings | None = None
-    mix_vid_qa: MixVidQASettings | None = None
-    mcqa: McqaSettings | None = None
-    caption: CaptionSettings | None = None
-    structured_caption: StructuredCaptionSettings | None = None
+_FIELDS: dict[str, Any] = {task.name: (task.settings | None, None) for task in TASKS}
+_Fields: Any = create_model("_Fields", __base__=Record, **_FIELDS)
 
 
-def samples_of(
-    clip: Clip, task: TaskName, settings: TaskSettings, ring: mix_vid_qa.Ring, sampled_frames: int, seed: int
-) -> tuple[list[Sample], list[Reject]]:
+class TaskSettings(_Fields):
+    """Settings of the tasks that are synthesised, a field a task; a task that is not named is not made."""
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The tasks that are made, in the order of :data:`~stages.domain.tasks.TASKS`."""
+        return tuple(task.name for task in TASKS if self.of(task) is not None)
+
+    def of(self, task: Task[S]) -> S | None:
+        """The settings of a task; None where it is not made."""
+        found: S | None = getattr(self, task.name)
+        return found
+
+
+def samples_of(clip: Clip, task: str, settings: TaskSettings, context: Context) -> Made:
     """The samples that one clip gives of one task, and what had to be set aside.
-
-    Args:
-        ring: the clips of the same split, among which MixVidQA looks for partners.
 
     Raises:
         ValueError: the task has no settings, so it is not to be made.
     """
-    match getattr(settings, task):
-        case MixVidQASettings() as chosen:
-            return mix_vid_qa.make(clip, ring, chosen, sampled_frames, seed)
-        case DarkEventInferSettings() as chosen:
-            return dark_event_infer.make(clip, chosen, sampled_frames, seed)
-        case McqaSettings() as chosen:
-            return mcqa.make(clip, chosen, sampled_frames, seed)
-        case CaptionSettings() as chosen:
-            return caption.make(clip, chosen, sampled_frames, seed)
-        case StructuredCaptionSettings() as chosen:
-            return structured_caption.make(clip, chosen, sampled_frames, seed)
-        case _:
-            raise ValueError(f"synthesize.tasks.{task}: not set; give it settings to have it made")
+    chosen = settings.of(task_of(task))
+    if chosen is None:
+        raise ValueError(f"synthesize.tasks.{task}: not set; give it settings to have it made")
+    return task_of(task).make(clip, chosen, context)
 
 
 def synthesise(
-    clips: Sequence[Clip], task: TaskName, settings: TaskSettings, sampled_frames: int, seed: int
+    clips: Sequence[Clip], task: str, settings: TaskSettings, sampled_frames: int, seed: int
 ) -> Iterator[tuple[Clip, list[Sample], list[Reject]]]:
     """The samples of one task of clips that are in memory, clip by clip in the order given, with what had to be set aside."""
-    rings = {split: mix_vid_qa.ring_of([clip for clip in clips if clip.split == split]) for split in SPLITS}
+    rings = {split: ring_of([clip for clip in clips if clip.split == split]) for split in SPLITS}
     for clip in clips:
-        yield clip, *samples_of(clip, task, settings, rings[clip.split], sampled_frames, seed)
+        yield clip, *samples_of(clip, task, settings, Context(sampled_frames, seed, rings[clip.split]))

@@ -15,7 +15,18 @@ from typing import Any
 from pydantic import BaseModel
 
 from stages.domain.core.records import Reject, Split
-from stages.lib.annotations.annotation import Annotation, Found, Seconds, annotated, each, read_text, reject, usable, validated
+from stages.lib.annotations.annotation import (
+    Annotation,
+    Format,
+    Found,
+    Seconds,
+    annotated,
+    each,
+    read_text,
+    reject,
+    usable,
+    validated,
+)
 from stages.lib.annotations.documents import entries
 from stages.lib.annotations.places import Places
 
@@ -83,3 +94,6 @@ def _told(entry: _Entry, key: str, where: str) -> tuple[list[_Told], list[Reject
         return [], [reject(where, "bad-event", f"{key}: {counted}: need as many; which belong together cannot be told")]
     pairs = [{"timestamps": times, "sentences": said} for times, said in zip(entry.timestamps, entry.sentences, strict=True)]
     return each(_Told, pairs, where, f"{key}.events", "event")
+
+
+FORMAT = Format("activitynet_captions", read_activitynet_captions, FILE)

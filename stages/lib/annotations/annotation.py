@@ -6,7 +6,7 @@ A row that breaks a rule is set aside with its file, line, field and value; it n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -94,6 +94,15 @@ class Annotation(Record):
     @property
     def source_id(self) -> str:
         return self.source or self.clip_id
+
+
+class Format(NamedTuple):
+    """A way in which annotations are written. ``name``: as ``ingest.format`` names it; ``read``: the usable rows of a file of a folder, and
+    what was set aside; ``file``: the name that file usually has."""
+
+    name: str
+    read: Callable[[Path, str], tuple[list[Annotation], list[Reject]]]
+    file: str
 
 
 class Found(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from stages.domain.core.records import Reject, Split
-from stages.lib.annotations.annotation import Annotation, Found, Seconds, annotated, each, read_text, usable, validated
+from stages.lib.annotations.annotation import Annotation, Format, Found, Seconds, annotated, each, read_text, usable, validated
 from stages.lib.annotations.documents import entries
 from stages.lib.annotations.places import Places
 
@@ -73,3 +73,6 @@ def _found(entry: _Entry, key: str, video: str, where: str) -> Found:
     }
     row, parts = annotated(raw, where, key, entry.duration)
     return Found(where, row, frozenset([video]), (*problems, *parts))
+
+
+FORMAT = Format("coin", read_coin, FILE)

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from stages.domain.core.records import Reject
-from stages.lib.annotations.annotation import Annotation, Found, SourceError, annotated, read_text, reject, usable
+from stages.lib.annotations.annotation import Annotation, Format, Found, SourceError, annotated, read_text, reject, usable
 from stages.runtime.paths import ANNOTATIONS_FILE
 from stages.runtime.plain import not_json
 
@@ -132,3 +132,6 @@ def _rows(lines: Sequence[str], name: str) -> Iterator[Found]:
     for where, line, raw in json_lines(lines, name):
         row, parts = (raw, ()) if isinstance(raw, Reject) else annotated(raw, where)
         yield Found(where, row, videos_of(line) if isinstance(row, Reject) else frozenset([row.video]), parts)
+
+
+FORMAT = Format("jsonl", read_annotations, ANNOTATIONS_FILE)

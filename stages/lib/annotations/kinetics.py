@@ -18,7 +18,17 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from stages.domain.core.records import Reject, Split
-from stages.lib.annotations.annotation import Annotation, Found, SourceError, annotated, read_text, reject, usable, validated
+from stages.lib.annotations.annotation import (
+    Annotation,
+    Format,
+    Found,
+    SourceError,
+    annotated,
+    read_text,
+    reject,
+    usable,
+    validated,
+)
 from stages.lib.annotations.places import Places
 
 FILE = "kinetics.csv"
@@ -102,3 +112,6 @@ def _found(raw: dict[str, Any], where: str, places: Places) -> Found:
         "licence": "CC BY (is_cc)" if row.is_cc else None,
     }
     return Found(where, annotated(annotation, where, length_s=Fraction(row.time_end - row.time_start))[0], named)
+
+
+FORMAT = Format("kinetics", read_kinetics, FILE)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from stages.domain.core.records import Reject
-from stages.lib.annotations.annotation import Annotation, Found, annotated, question, reject, usable, validated
+from stages.lib.annotations.annotation import Annotation, Format, Found, annotated, question, reject, usable, validated
 from stages.lib.annotations.jsonl import json_lines, read_lines, videos_of
 
 FILE = "train.jsonl"
@@ -94,3 +94,6 @@ def _add(row: _Row, where: str, said: dict[str, Any]) -> Reject | None:
         return read
     said["qa"].append(read)
     return None
+
+
+FORMAT = Format("vidbridge_r1", read_vidbridge_r1, FILE)

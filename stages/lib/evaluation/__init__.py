@@ -1,1 +1,1 @@
-"""Held-out samples and the rows of scores."""
+"""Held-out evaluation: which samples are scored, and what is written of the scores."""

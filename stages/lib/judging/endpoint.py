@@ -6,19 +6,23 @@ import asyncio
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 from pydantic import ConfigDict, ValidationError
 
 from stages.domain.core.records import Record, Verdict
+from stages.domain.tasks.rewards import Judge
 from stages.lib.judging.prompts import Question, read_answer
-from stages.lib.judging.questions import AskingJudge
+from stages.lib.judging.questions import AskingJudge, NotingJudge, in_rounds
 from stages.params import OpenAIJudgeParams
 from stages.runtime.answer_cache import Cache, open_cache
 from stages.runtime.endpoints import Place
 from stages.runtime.http import NoAnswer, complete, open_client
+
+Result = TypeVar("Result")
 
 #: How often to look whether another process, which asks the same, has its answer.
 _POLL_S = 0.05
@@ -195,10 +199,19 @@ class Endpoint:
 
 
 class EndpointJudge(Endpoint, AskingJudge):
+    """A judge that is a language model; ``score_many`` asks side by side."""
+
     def __init__(self, params: OpenAIJudgeParams, place: Place) -> None:
-        self.params = params
+        self.max_unavailable = params.max_unavailable
         speaker = Speaker("judge", params.model, params.revision, params.temperature, params.max_tokens, params.seed)
         super().__init__(speaker, place)
 
     def answer(self, question: Question) -> Record:
         return self.ask([question])[question]
+
+    def score_many(self, score: Callable[[Judge], Result]) -> Result:
+        """
+        Raises:
+            JudgeError: the judge cannot be used as it is set up.
+        """
+        return in_rounds(self.ask, partial(NotingJudge, self.name), score)

@@ -16,6 +16,7 @@ from itertools import pairwise
 from stages.domain.core.records import Sample, Verdict
 from stages.domain.core.words import phrase_pattern, words
 from stages.domain.tasks.lexicon import SEPARATORS, STOP_WORDS, Fact, content_words, facts, offers_alternatives, stem
+from stages.lib.judging.direct import DirectJudge
 
 _SENTENCE = re.compile(r"[.;!?]+\s*|,?\s+(?:and\s+)?then\s+|,\s+(?=and\s)|[。；！？]+\s*|，?(?:然后|接着|随后)")
 _FULL_STOP = re.compile(r"[.;!?。；！？\n]+")
@@ -31,7 +32,7 @@ _ORDERED_WORDS, _ORDERED_SHARE = 3, 0.5
 
 
 @dataclass(frozen=True)
-class RuleJudge:
+class RuleJudge(DirectJudge):
     """``full_share`` and ``partial_share``: share of the reference's content words for full and for partial marks."""
 
     full_share: float

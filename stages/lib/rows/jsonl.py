@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from stages.domain.core.records import Record
 from stages.errors import VidbridgeError
+from stages.runtime import paths
 
 R = TypeVar("R", bound=Record)
 
@@ -64,7 +65,7 @@ def read_rows(path: Path, kind: type[R]) -> list[R]:
 def write_rows(path: Path, rows: Iterable[Record]) -> int:
     """Write records as JSON Lines and return how many. The file appears whole: it is written beside and renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished = path.with_name(path.name + paths.UNFINISHED)
     count = 0
     with unfinished.open("w", encoding="utf-8") as file:
         for row in rows:
@@ -78,6 +79,21 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a table as indented JSON with a line break at its end, keys in the order given."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write one record as :func:`write_json` does, fields in their order; None is written as null."""
+    write_json(path, record.model_dump(mode="json"))
+
+
+def read_record(path: Path, kind: type[R]) -> R:
+    """The one record that a JSON file holds.
+
+    Raises:
+        RowError: it is not a ``kind``; the message names file and field.
+        FileNotFoundError: no such file.
+    """
+    return parse_row(path.read_bytes(), kind, str(path))
 
 
 def read_json(path: Path) -> Any:

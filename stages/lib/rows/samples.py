@@ -34,11 +34,11 @@ def load_samples(split: Split, tasks: Iterable[TaskName], folder: Path = paths.S
     """
     samples: list[Sample] = []
     for task in tasks:
-        path = folder / split / f"{task}.jsonl"
+        path = paths.samples_file(folder, split, task)
         rows = read_rows(path, Sample) if path.exists() else []
         if not rows:
             raise InputError(
-                f"{path}: no {task} sample in the {split} split; see {paths.SAMPLES / 'rejects.jsonl'} for what was set aside and why"
+                f"{path}: no {task} sample in the {split} split; see {paths.SAMPLES / paths.REJECTS_FILE} for what was set aside and why"
             )
         samples += rows
     return samples
@@ -46,13 +46,13 @@ def load_samples(split: Split, tasks: Iterable[TaskName], folder: Path = paths.S
 
 def sheet_samples(params: Params, task: TaskName) -> list[Sample]:
     """The samples that the contact sheet of ``task`` shows: the first of the first split that has any; none where no split has."""
-    files = [paths.SAMPLES / split / f"{task}.jsonl" for split in SPLITS]
+    files = [paths.samples_file(paths.SAMPLES, split, task) for split in SPLITS]
     file = next((file for file in files if file.exists() and file.stat().st_size), None)
     return [] if file is None else list(islice(iterate_rows(file, Sample), params.synthesize.contact_sheet_samples))
 
 
 def load_clips() -> dict[str, Clip]:
-    return {clip.clip_id: clip for clip in iterate_rows(paths.CLIPS / "manifest.jsonl", Clip)}
+    return {clip.clip_id: clip for clip in iterate_rows(paths.CLIPS / paths.MANIFEST_FILE, Clip)}
 
 
 def frame_loader(params: Params, fit: Callable[[], Fit] | None = None) -> FrameLoader:
@@ -95,7 +95,7 @@ def frame_store() -> FrameStore | None:
         raise InputError(
             f"VIDBRIDGE_FRAME_DISK_GB: {given!r} is no number of gigabytes; give one such as 20, or 0 to keep no frames on disk"
         )
-    folder = Path(os.environ.get("VIDBRIDGE_FRAME_CACHE") or ".vidbridge/frames").expanduser()
+    folder = Path(os.environ.get("VIDBRIDGE_FRAME_CACHE") or paths.FRAMES).expanduser()
     return FrameStore(folder, most_bytes) if most_bytes else None
 
 

@@ -138,7 +138,7 @@ def export(state: Path, saved: Path, record: Checkpoint) -> Path:
     Done under a temporary name and renamed, so that a folder that exists is whole.
     """
     target = saved / state.name
-    partial = saved / f".{state.name}.partial"
+    partial = saved / f".{state.name}{paths.UNFINISHED}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for path in _model_files(state):
@@ -228,6 +228,6 @@ def _lines(rows: Iterable[str]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{paths.UNFINISHED}")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

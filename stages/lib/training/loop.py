@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,21 @@ Check = Callable[[], None]
 
 def unshared() -> None:
     """The check of a scratch folder that no other process may take over."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Functions that training calls while it goes on.
+
+    Attributes:
+        on_metrics: called on the first process, at each logged step.
+        on_checkpoint: called on the first process, with each checkpoint and the model folder made of it.
+        still_ours: called before anything is written into the scratch folder, and before the result is made of what lies there.
+    """
+
+    on_metrics: OnMetrics
+    on_checkpoint: OnCheckpoint
+    still_ours: Check = unshared
 
 
 def settings(row: TrainingRow, *, seed: int, scratch: Path, per_device: int, rounds: int) -> dict[str, Any]:
@@ -126,13 +142,9 @@ def train(
     scratch: Path,
     out: Path,
     summary: dict[str, Any],
-    on_metrics: OnMetrics,
-    on_checkpoint: OnCheckpoint,
-    still_ours: Check = unshared,
+    hooks: Hooks,
 ) -> dict[str, Any]:
     """Train to `steps`, from the newest whole state in `scratch` if there is one, and lay the result into `out`.
-
-    `still_ours` is called before anything is written into `scratch`, and before the result is made of what lies there.
 
     Returns:
         The summary that was written, with `resumed_from`, `engine` and `deepspeed_stage`, which are circumstance and not written.
@@ -157,9 +169,7 @@ def train(
     if resume is not None and resumed_from < steps:
         _same_engine(resume)
 
-    watch = _Watch(
-        trainer, known, stage=stage, scratch=scratch, on_metrics=on_metrics, on_checkpoint=on_checkpoint, still_ours=still_ours
-    )
+    watch = _Watch(trainer, known, stage=stage, scratch=scratch, hooks=hooks)
     trainer.add_callback(watch)
     trainer.remove_callback(PrinterCallback)
     if resumed_from < steps:
@@ -169,7 +179,7 @@ def train(
             trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     last = states / f"checkpoint-{steps}"
     if first:
-        still_ours()
+        hooks.still_ours()
         checkpoints.publish(saved, last, out, summary, watch.known)
     trainer.accelerator.wait_for_everyone()
     return {**summary, "resumed_from": resumed_from, "engine": watch.engine.name, "deepspeed_stage": watch.engine.stage}
@@ -197,18 +207,14 @@ class _Watch(TrainerCallback):
         *,
         stage: str,
         scratch: Path,
-        on_metrics: OnMetrics,
-        on_checkpoint: OnCheckpoint,
-        still_ours: Check,
+        hooks: Hooks,
     ) -> None:
         self.trainer = trainer
         #: All that this training has saved, before it was resumed as well.
         self.known = known
         self.stage = stage
         self.scratch = scratch
-        self.on_metrics = on_metrics
-        self.on_checkpoint = on_checkpoint
-        self.still_ours = still_ours
+        self.hooks = hooks
         self.engine = distributed.Engine("none", 0)  # until training begins; where nothing is left to train it never does
         self.bar: Any = None
 
@@ -219,32 +225,32 @@ class _Watch(TrainerCallback):
                 total=state.max_steps, initial=state.global_step, desc=self.stage, unit="step", file=sys.stderr, mininterval=1.0
             )
             if self.engine.stage:
-                self.on_metrics(state.global_step, {"deepspeed_stage": float(self.engine.stage)})
+                self.hooks.on_metrics(state.global_step, {"deepspeed_stage": float(self.engine.stage)})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
         if control.should_save:
-            self.still_ours()  # else the trainer writes a state into another process's folder, and deletes old ones there
+            self.hooks.still_ours()  # else the trainer writes a state into another process's folder, and deletes old ones there
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:  # noqa: ARG002
         values = checkpoints.metrics(logs or {})
         if values and state.is_world_process_zero:
-            self.on_metrics(state.global_step, values)
+            self.hooks.on_metrics(state.global_step, values)
             if self.bar is not None:
                 self.bar.set_postfix({k: f"{values[k]:.3g}" for k in ("loss", "reward") if k in values}, refresh=False)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         self.trainer.accelerator.wait_for_everyone()  # every process has written its part
         if state.is_world_process_zero:
-            self.still_ours()  # saving takes minutes
+            self.hooks.still_ours()  # saving takes minutes
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             saved = self.scratch / "saved"
             checkpoints.check_saved(saved, {step: files for step, files in self.known.items() if step != state.global_step})
             self.known = checkpoints.note_saved(folder, self.known)
             checkpoints.seal(folder)
             record = checkpoints.record_of(folder, self.stage, state.max_steps)
-            self.on_checkpoint(record, checkpoints.export(folder, saved, record))
+            self.hooks.on_checkpoint(record, checkpoints.export(folder, saved, record))
         self.trainer.accelerator.wait_for_everyone()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002

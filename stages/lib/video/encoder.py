@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.lib.video.errors import FfmpegMissing, VideoError
+from stages.runtime import paths
 
 #: Longer than any sane clip needs: a stuck encoder or decoder ends with an error instead of a hang.
 TIMEOUT_S = 600.0
@@ -137,7 +138,7 @@ def encode_stream(frames: Iterable[npt.NDArray[np.uint8]], width: int, height: i
         ValueError, VideoError, OSError, FfmpegMissing: as :func:`encode`.
     """
     _check_even(width, height)
-    unfinished = path.with_suffix(".unfinished")
+    unfinished = path.with_suffix(paths.UNFINISHED)
     command = encode_command(width, height, rate, unfinished, crf)
     with tempfile.TemporaryFile() as said:
         try:
@@ -224,7 +225,7 @@ def normalise(
         FfmpegMissing: there is no ffmpeg.
     """
     # Two workers may come upon the same content.
-    unfinished = out.with_suffix(f".{os.getpid()}.unfinished")
+    unfinished = out.with_suffix(f".{os.getpid()}{paths.UNFINISHED}")
     command = normalise_command(path, unfinished, timing, crf, skip, in_order=times_s is not None)
     try:
         done = _run(command, timeout_s)

@@ -18,7 +18,9 @@ from stages.domain.core.digest import digest
 from stages.domain.core.records import Clip, Record, Sample, Score, TaskName
 from stages.domain.statistics.bootstrap import Design, Interval, mean_interval
 from stages.domain.statistics.metrics import Shown, clips_shown, mean_over_tasks, task_results
-from stages.lib.rows.jsonl import iterate_rows, read_json, read_rows
+from stages.domain.tasks import task_of
+from stages.lib.evaluation.results import PolicyScores
+from stages.lib.rows.jsonl import iterate_rows, read_json, read_record, read_rows
 from stages.lib.rows.samples import InputError
 from stages.params import GrpoRow, Params, load_params, parse_params
 from stages.runtime import paths
@@ -139,8 +141,8 @@ class Results:
 def contents_shown(root: Path) -> dict[str, list[str]]:
     """Sample id to the digests of the videos that it shows, for everything that a project holds out: seeds give other clips the same
     names, and may hold out the same clip."""
-    split = load_params(root / "params.yaml").evaluation.split
-    content = {clip.clip_id: clip.sha256 for clip in iterate_rows(root / paths.CLIPS / "manifest.jsonl", Clip)}
+    split = load_params(root / paths.PARAMS_FILE).evaluation.split
+    content = {clip.clip_id: clip.sha256 for clip in iterate_rows(root / paths.CLIPS / paths.MANIFEST_FILE, Clip)}
     samples = [sample for file in sorted((root / paths.SAMPLES / split).glob("*.jsonl")) for sample in read_rows(file, Sample)]
     return {name: [content[clip] for clip in clips] for name, clips in clips_shown(samples).items()}
 
@@ -259,7 +261,7 @@ def _measured(name: str, results: Results, seeds: Sequence[int], params: Params)
     variants = params.ablation.variants if params.ablation else {}
     title = variants[name].title if name in variants else f"{name} (the start)"
     trained_on = params.variants[name].trained_tasks if name in variants else ()
-    blank = [read_json(results.of(seed, name) / "scores.json")["blank_mean"] for seed in seeds]
+    blank = [read_record(results.of(seed, name) / paths.SCORES_FILE, PolicyScores).blank_mean for seed in seeds]
     scores = [results.scores(seed, name) for seed in seeds]
     clips = [results.clips(seed) for seed in seeds]
     return _over(name, title, trained_on, scores, clips, sum(blank) / len(blank), params)
@@ -359,8 +361,8 @@ def figure(grid: Grid) -> str:
                 over_x, over_y, xerr=bar_x, yerr=bar_y, fmt=marker, markersize=8, capsize=2, linewidth=1, alpha=0.9, color=colour,
                 label=titles[change.after],
             )  # fmt: skip
-        axis.set_xlabel(f"{_AXES.get(x, x)}: change from the start")
-        axis.set_ylabel(f"{_AXES.get(y, y)}: change from the start")
+        axis.set_xlabel(f"{_axis(x)}: change from the start")
+        axis.set_ylabel(f"{_axis(y)}: change from the start")
         axis.set_title(f"{grid.recipe}, {len(grid.seeds)} seeds: what each training changed", fontsize=11)
         axis.grid(alpha=0.2)
         axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), title="trained on")
@@ -374,17 +376,17 @@ def _point(gain: Gain) -> tuple[float, list[list[float]]]:
     return interval.mean, [[interval.mean - interval.low], [interval.high - interval.mean]]
 
 
+def _axis(name: str) -> str:
+    """The title of a task, or of a part of its score, in a figure."""
+    task, _, part = name.partition("/")
+    titles = {part.name: part.title for part in task_of(task).parts}
+    return (titles.get(part) or name) if part else task_of(task).title
+
+
 def _looks(count: int) -> list[tuple[str, str]]:
     """A colour and a mark for each of so many points; no two alike."""
     return [(_COLOURS[n % len(_COLOURS)], _MARKERS[n // len(_COLOURS) + n % 3]) for n in range(count)]
 
 
-#: What an axis is called in a figure; others by their own name.
-_AXES = {
-    "mcqa": "answering questions (multiple choice)",
-    "caption": "describing videos (caption)",
-    "structured_caption/thinking": "the analysis (T-score)",
-    "structured_caption/caption": "the caption (E-score)",
-}
 _MARKERS = ("o", "s", "D", "^", "v", "P")
 _COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e")

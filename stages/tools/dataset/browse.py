@@ -43,7 +43,7 @@ def browse(root: Path, out: Path, samples: int) -> Path:
         InputError: there is no data yet.
         VideoError: a clip cannot be read.
     """
-    params = load_params(root / "params.yaml")
+    params = load_params(root / paths.PARAMS_FILE)
     if not (paths.SAMPLES / paths.SUMMARY_FILE).exists():
         raise InputError(f"{paths.SAMPLES / paths.SUMMARY_FILE}: no samples yet; run vidbridge run synthesize")
     clips = load_clips()
@@ -79,7 +79,7 @@ def browse(root: Path, out: Path, samples: int) -> Path:
 def _samples(params: Params, each: int) -> Iterator[Sample]:
     """One of each task, then the next of each, split after split: whoever opens the page sees every kind at once."""
     for split in SPLITS:
-        files = [paths.SAMPLES / split / f"{task}.jsonl" for task in params.synthesize.tasks.named]
+        files = [paths.samples_file(paths.SAMPLES, split, task) for task in params.synthesize.tasks.named]
         of_task = [list(islice(iterate_rows(file, Sample), each)) for file in files]
         for row in zip_longest(*of_task):
             yield from (sample for sample in row if sample is not None)
@@ -151,7 +151,7 @@ def _rejects() -> tuple[list[dict[str, str]], list[tuple[str, str, int]]]:
     rows: list[dict[str, str]] = []
     counts: Counter[tuple[str, str]] = Counter()
     for stage, folder in (("ingest", paths.CLIPS), ("synthesize", paths.SAMPLES)):
-        for reject in iterate_rows(folder / "rejects.jsonl", Reject):
+        for reject in iterate_rows(folder / paths.REJECTS_FILE, Reject):
             counts[stage, reject.reason] += 1
             if counts[stage, reject.reason] <= REJECTS_OF_A_REASON:
                 rows.append({"stage": stage, "reason": reject.reason, "item": reject.item, "detail": reject.detail})

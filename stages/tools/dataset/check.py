@@ -32,8 +32,7 @@ def check(params: Params, folder: Path, annotation_format: str | None, annotatio
     """Examine every file of ``folder`` as ingest would, with the present parameters, and count the samples it would give.
 
     Raises:
-        SourceError: the folder or its annotation file cannot be used at all.
-        ValidationError: no such format.
+        SourceError: there is no such format; the folder or its annotation file cannot be used at all.
     """
     changed = {"source": str(folder), "format": annotation_format or params.ingest.format, "annotations": annotations}
     settings = IngestParams.model_validate(params.ingest.model_dump() | changed)

@@ -8,10 +8,11 @@ from typing import Any
 import yaml
 
 from stages.params import ExcludedVideo, ParamsError, parse_params
+from stages.runtime import paths
 from stages.runtime.bounded_yaml import end_of, parse_yaml
 
 
-def with_excluded(text: str, videos: Sequence[ExcludedVideo], name: str = "params.yaml") -> str:
+def with_excluded(text: str, videos: Sequence[ExcludedVideo], name: str = paths.PARAMS_FILE) -> str:
     """The text of a ``params.yaml`` with these videos in ``ingest.exclude``, everything else as it was.
 
     Raises:

@@ -63,7 +63,7 @@ def export(root: Path, out: Path, kind: Kind, tasks: Sequence[TaskName], splits:
         InputError: there are no such samples.
         WorkersError: one could not be made.
     """
-    params = load_params(root / "params.yaml")
+    params = load_params(root / paths.PARAMS_FILE)
     chosen = {
         (split, task): list(islice(_rows(split, task), limit))
         for split in splits
@@ -71,7 +71,8 @@ def export(root: Path, out: Path, kind: Kind, tasks: Sequence[TaskName], splits:
     }
     if not any(chosen.values()):
         raise InputError(
-            f"export: no sample of {', '.join(tasks) or 'any task'} in {', '.join(splits)}; {paths.SAMPLES / 'rejects.jsonl'} says what"
+            f"export: no sample of {', '.join(tasks) or 'any task'} in {', '.join(splits)};"
+            f" {paths.SAMPLES / paths.REJECTS_FILE} says what"
             " was set aside and why"
         )
     out.mkdir(parents=True, exist_ok=True)
@@ -113,7 +114,7 @@ def render(sample: Sample, loader: FrameLoader, path: Path) -> None:
 
 
 def _rows(split: Split, task: TaskName) -> Iterator[Sample]:
-    file = paths.SAMPLES / split / f"{task}.jsonl"
+    file = paths.samples_file(paths.SAMPLES, split, task)
     if not file.exists():
         raise InputError(f"{file}: no such file; run vidbridge run synthesize first")
     return iterate_rows(file, Sample)

@@ -16,10 +16,10 @@ from stages.lib.annotations.formats import read_source
 from stages.lib.rows.jsonl import iterate_rows
 from stages.params import ExcludedVideo, Params
 from stages.runtime import paths as layout
-from stages.tracking.lineage.cache import open_content
 from stages.tracking.lineage.uri import TrackingError
-from stages.tracking.registry.removals import MANIFEST, Manifests, Row, holds, manifest_rows
+from stages.tracking.registry.removals import Manifests, Row, holds, manifest_rows
 from stages.tracking.registry.versions import Version
+from stages.tracking.session import Session
 
 
 class RemovalError(VidbridgeError, ValueError):
@@ -47,7 +47,7 @@ class Samples:
     total: int
 
 
-def find(root: Path, params: Params, asked: Sequence[str], versions: Sequence[Version]) -> list[Video]:
+def find(session: Session, asked: Sequence[str], versions: Sequence[Version]) -> list[Video]:
     """The videos that were named, each by its path in the source folder, that of its file, the id of a clip, or its SHA-256.
 
     Annotations, the present manifest and the manifests of ``versions`` are looked through, so a video that has left the source folder
@@ -56,10 +56,10 @@ def find(root: Path, params: Params, asked: Sequence[str], versions: Sequence[Ve
     Raises:
         RemovalError: a name means no video, or several (an id that two sources use).
     """
-    source = root / Path(params.ingest.source).expanduser()
-    rows = _annotations(root, params)
-    present = list(_present(root))
-    known = list(dict.fromkeys([*present, *_earlier(root, versions)]))
+    source = session.root / Path(session.params.ingest.source).expanduser()
+    rows = _annotations(session.params, source)
+    present = list(_present(session.root))
+    known = list(dict.fromkeys([*present, *_earlier(session, versions)]))
     found: dict[str, Video] = {}
     for name in asked:
         path = _meant(name, source, rows, known)
@@ -75,10 +75,9 @@ def find(root: Path, params: Params, asked: Sequence[str], versions: Sequence[Ve
     return list(found.values())
 
 
-def _annotations(root: Path, params: Params) -> list[Annotation]:
+def _annotations(params: Params, source: Path) -> list[Annotation]:
     from stages.lib.annotations.annotation import SourceError
 
-    source = root / Path(params.ingest.source).expanduser()
     try:
         return read_source(params.ingest.model_copy(update={"source": str(source)}))[0]
     except SourceError:
@@ -86,19 +85,18 @@ def _annotations(root: Path, params: Params) -> list[Annotation]:
 
 
 def _present(root: Path) -> Iterator[Row]:
-    path = root / layout.CLIPS / MANIFEST
+    path = root / layout.CLIPS / layout.MANIFEST_FILE
     if path.is_file():
         yield from manifest_rows(path.read_bytes(), str(path.parent))
 
 
-def _earlier(root: Path, versions: Sequence[Version]) -> Iterator[Row]:
-    with open_content(root) as content:
-        manifests = Manifests(content)
-        for oid in dict.fromkeys(oid for version in versions if (oid := version.data.get(layout.CLIPS.as_posix()))):
-            try:
-                yield from manifests.rows(oid)
-            except TrackingError:
-                continue  # Told of each version, as unknown.
+def _earlier(session: Session, versions: Sequence[Version]) -> Iterator[Row]:
+    manifests = Manifests(session.content)
+    for oid in dict.fromkeys(oid for version in versions if (oid := version.data.get(layout.CLIPS.as_posix()))):
+        try:
+            yield from manifests.rows(oid)
+        except TrackingError:
+            continue  # Told of each version, as unknown.
 
 
 def _meant(name: str, source: Path, rows: Sequence[Annotation], known: Sequence[Row]) -> str:

@@ -8,14 +8,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from stages.domain.statistics.bootstrap import Interval
 from stages.lib.rows.samples import InputError
 from stages.pages.render import in_base64
+from stages.runtime import paths
 from stages.tools.ablation.grid import Grid, shown_commit
 from stages.tools.ablation.seeds import Gain
 from stages.tools.report.scores import cell
-
-#: Where ``vidbridge ablate`` keeps a recipe's grid, below the project's folder.
-FOLDER = Path(".vidbridge/ablation")
 
 
 def ablation(root: Path, recipe: str) -> dict[str, Any] | None:
@@ -24,8 +23,8 @@ def ablation(root: Path, recipe: str) -> dict[str, Any] | None:
     Raises:
         InputError: one of its two files is missing or damaged.
     """
-    folder = FOLDER / recipe
-    results, figure = folder / "results.json", folder / "figure.svg"
+    folder = paths.ABLATIONS / recipe
+    results, figure = folder / paths.GRID_FILE, folder / paths.GRID_FIGURE_FILE
     if not (root / results).exists() and not (root / figure).exists():
         return None
     remedy = f"run vidbridge ablate, or delete {folder} to leave it out of the report"
@@ -54,13 +53,13 @@ def _contrasts(grid: Grid, columns: Sequence[str]) -> list[dict[str, Any]]:
     """A row a contrast, its intervals over seeds (over clips where seeds tell no spread), all drawn on one scale."""
     titles = {row.name: row.title for row in grid.rows}
     shown = [(c, [_spread(c.mean), *(_spread(c.columns[name]) for name in columns)]) for c in grid.contrasts]
-    widest = max((abs(end) for _, spreads in shown for s in spreads for end in (s["low"], s["high"])), default=0) or 1.0
+    widest = max((abs(end) for _, spreads in shown for s in spreads for end in (s.low, s.high)), default=0) or 1.0
     return [
         {"name": f"{titles[c.after]} − {titles[c.before]}", "cells": [cell(spread, (-widest, widest)) for spread in spreads]}
         for c, spreads in shown
     ]
 
 
-def _spread(gain: Gain) -> dict[str, float]:
+def _spread(gain: Gain) -> Interval:
     interval = gain.over_seeds or gain.clips
-    return {"mean": gain.clips.mean, "low": interval.low, "high": interval.high}
+    return Interval(mean=gain.clips.mean, low=interval.low, high=interval.high)

@@ -10,7 +10,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from stages.domain.core.records import TaskName
 from stages.domain.rl.gauges import GAUGES
+from stages.lib.evaluation.results import PolicyScores
 from stages.params import Params
 from stages.runtime import paths
 from stages.tools.report.drawing import Area, Points, canvas, finished, line, put, rule, scale_y, ticks
@@ -46,7 +48,7 @@ class Held:
 def read_curves(root: Path, kind: str) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """The curves of ``reports/plots/<kind>.csv`` by row and name; a step at which something was not measured has no point."""
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    with (root / paths.REPORTS / "plots" / f"{kind}.csv").open(encoding="utf-8") as file:
+    with (root / paths.REPORTS / paths.PLOTS / f"{kind}.csv").open(encoding="utf-8") as file:
         for record in csv.DictReader(file):
             of_row = found.setdefault(record["row"], {})
             for name, value in record.items():
@@ -63,19 +65,19 @@ def chain(params: Params) -> list[str]:
     return found
 
 
-def held_out(tables: Mapping[str, Any], task: str, params: Params) -> dict[str, Held]:
+def held_out(tables: Mapping[str, PolicyScores], task: TaskName, params: Params) -> dict[str, Held]:
     """What each evaluated row scores in ``task``, by row."""
     found = {}
     for row in params.evaluation.of:
-        score = tables[row]["tasks"][task]
+        score = tables[row].tasks[task]
         if params.rewards.scale == "native":
-            found[row] = Held(score["native"] / 100, None)
+            found[row] = Held(score.native / 100, None)
         else:
-            found[row] = Held(score["mean"], (score["low"], score["high"]))
+            found[row] = Held(score.mean, (score.low, score.high))
     return found
 
 
-def of_tasks(params: Params, tables: Mapping[str, Any], grpo: Curves, tasks: Sequence[str]) -> list[dict[str, Any]]:
+def of_tasks(params: Params, tables: Mapping[str, PolicyScores], grpo: Curves, tasks: Sequence[TaskName]) -> list[dict[str, Any]]:
     """A drawing a task: rewards in training and held-out scores, over all rows of the candidate's chain; their mean first.
 
     Where rewards are in the tasks' own units, there is no mean of them.
@@ -83,7 +85,7 @@ def of_tasks(params: Params, tables: Mapping[str, Any], grpo: Curves, tasks: Seq
     rows = chain(params)
     drawn = []
     if params.rewards.scale == "unit":
-        means = {row: Held(tables[row]["mean"], None) for row in params.evaluation.of}
+        means = {row: Held(tables[row].mean, None) for row in params.evaluation.of}
         drawn.append({"task": "mean over tasks", "svg": _task("mean over tasks", rows, params, {}, means)})
     return drawn + [
         {"task": task, "svg": _task(task, rows, params, grpo, held_out(tables, task, params))} for task in tasks

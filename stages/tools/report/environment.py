@@ -12,7 +12,7 @@ from stages.domain.core.digest import digest
 from stages.params import Params
 from stages.runtime.bounded_yaml import read_yaml
 from stages.runtime.machine import versions
-from stages.tracking.lineage.commits import PARAMS_FILE
+from stages.runtime.paths import PARAMS_FILE
 from stages.tracking.lineage.git import head, is_dirty, is_repository
 from stages.tracking.lineage.lockfile import read_lock
 from stages.tracking.runs.history import PastRun

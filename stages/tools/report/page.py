@@ -14,12 +14,13 @@ from stages.domain.core.prompts import render_question
 from stages.domain.core.records import SPLITS, TaskName
 from stages.domain.rl.rollouts import RolloutGroup
 from stages.lib.evaluation.held_out import evaluation_samples
-from stages.lib.rows.jsonl import read_json, read_rows
+from stages.lib.evaluation.results import BaselineScores, PolicyScores, SummaryMetrics
+from stages.lib.rows.jsonl import read_json, read_record, read_rows
 from stages.lib.rows.samples import InputError, frame_loader, load_samples, sheet_samples
 from stages.lib.video.loader import FrameLoader
 from stages.pages.render import fill, in_base64, policy_hash, shown_answer, template_text
 from stages.pages.rollouts import group_views
-from stages.params import Params, load_params
+from stages.params import Params
 from stages.runtime import paths
 from stages.tools.report.ablation import ablation
 from stages.tools.report.cost import asked_rows, cost_rows, graph, stage_names, total
@@ -27,6 +28,7 @@ from stages.tools.report.curves import of_gauges, of_tasks, of_training, read_cu
 from stages.tools.report.environment import environment, other_parameters
 from stages.tools.report.replies import replies
 from stages.tools.report.scores import gain_rows, headline, score_rows
+from stages.tracking.session import Session
 
 
 def build(root: Path, out: Path) -> Path:
@@ -35,9 +37,10 @@ def build(root: Path, out: Path) -> Path:
     Raises:
         InputError: the pipeline has no results yet, or one of them is damaged.
     """
-    if not (root / paths.REPORTS / "metrics.json").exists():
-        raise InputError(f"{paths.REPORTS / 'metrics.json'}: no results yet; run vidbridge run, then vidbridge report")
-    params = load_params(root / "params.yaml")
+    if not (root / paths.REPORTS / paths.METRICS_FILE).exists():
+        raise InputError(f"{paths.REPORTS / paths.METRICS_FILE}: no results yet; run vidbridge run, then vidbridge report")
+    session = Session(root)
+    params = session.params
     script, style = template_text("report.js"), template_text("palette.css", "report.css", "rollouts.css")
     page = fill(
         "report.html.j2",
@@ -46,7 +49,7 @@ def build(root: Path, out: Path) -> Path:
         script_hash=policy_hash(script),
         style_hash=policy_hash(style),
         **_results(root, params),
-        **_circumstances(root, params),
+        **_circumstances(session),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
@@ -56,11 +59,12 @@ def build(root: Path, out: Path) -> Path:
 def _results(root: Path, params: Params) -> dict[str, Any]:
     """What the same inputs give again, byte by byte."""
     rows = (*params.evaluation.of, "baselines")
-    if missing := [file for row in rows if not (root / (file := paths.scores(row) / "scores.json")).exists()]:
+    if missing := [file for row in rows if not (root / (file := paths.scores(row) / paths.SCORES_FILE)).exists()]:
         raise InputError(f"{missing[0]}: not there, and params.yaml has it evaluated; run vidbridge run, then vidbridge report")
-    tables = {row: read_json(root / paths.scores(row) / "scores.json") for row in rows}
-    tasks = list(tables[params.candidate]["tasks"])
-    gains = read_json(root / paths.REPORTS / "metrics.json")["gains"]
+    tables = {row: read_record(root / paths.scores(row) / paths.SCORES_FILE, PolicyScores) for row in params.evaluation.of}
+    baselines = read_record(root / paths.scores("baselines") / paths.SCORES_FILE, BaselineScores)
+    tasks = list(tables[params.candidate].tasks)
+    gains = read_record(root / paths.REPORTS / paths.METRICS_FILE, SummaryMetrics).gains
     grpo = read_curves(root, "grpo")
     made = read_json(root / paths.SAMPLES / paths.SUMMARY_FILE)
     teachers = params.sft.values()
@@ -72,12 +76,12 @@ def _results(root: Path, params: Params) -> dict[str, Any]:
         "digest": digest(params),
         "other_parameters": other_parameters(root, stage_names(params)),
         "tasks": tasks,
-        "headline": headline(params, tables, gains),
+        "headline": headline(params, tables, baselines, gains),
         "confidence": round(100 * params.evaluation.confidence),
         "unit": params.rewards.scale == "unit",
         "careless": round(100 * max((row.careless_share for row in teachers), default=0.0)),
         "brief": round(100 * max((share for row in teachers for share in row.brief_share.values()), default=0.0)),
-        "scores": score_rows(params, tables, tasks),
+        "scores": score_rows(params, tables, baselines, tasks),
         "gains": gain_rows(gains, tasks),
         "ablation": ablation(root, params.recipe),
         "of_tasks": of_tasks(params, tables, grpo, tasks),
@@ -93,17 +97,18 @@ def _results(root: Path, params: Params) -> dict[str, Any]:
         "sheets": [
             {"task": task, "png": in_base64(sheet.read_bytes()), "texts": _texts(params, task)}
             for task in params.synthesize.tasks.named
-            if (sheet := root / paths.SAMPLES / "sheets" / f"{task}.png").exists()
+            if (sheet := root / paths.SAMPLES / paths.SHEETS / f"{task}.png").exists()
         ],
     }
 
 
-def _circumstances(root: Path, params: Params) -> dict[str, Any]:
+def _circumstances(session: Session) -> dict[str, Any]:
     """What MLflow and this machine know."""
     # MLflow takes a second to import, and a page that cannot be made should say so before.
     from stages.tracking.runs.history import latest_runs
 
-    known = latest_runs(root)
+    root, params = session.root, session.params
+    known = latest_runs(session)
     runs = {name: known[name] for name in stage_names(params) if name in known}
     return {
         "graph": graph(root, params, runs),

@@ -39,7 +39,7 @@ def replies(root: Path, params: Params, samples: Sequence[Sample], loader: Frame
         VideoError: a clip cannot be read.
     """
     said = {
-        row: {score.sample_id: score for score in read_rows(root / paths.scores(row) / "predictions.jsonl", Score)}
+        row: {score.sample_id: score for score in read_rows(root / paths.predictions_file(paths.scores(row)), Score)}
         for row in params.evaluation.of
     }
     values = {row: {name: score.value for name, score in scores.items()} for row, scores in said.items()}

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stages.domain.core.records import TaskName
+from stages.domain.statistics.bootstrap import Interval
+from stages.domain.statistics.metrics import TaskResult
+from stages.lib.evaluation.results import TRIVIAL, BaselineScores, PairedGain, PolicyScores, RowGain
 from stages.params import Params
 from stages.tools.report.drawing import interval_bar
 
-Table = Mapping[str, Any]
 
-
-def cell(interval: Mapping[str, float], span: tuple[float, float]) -> dict[str, Any]:
+def cell(interval: Interval | TaskResult | PairedGain, span: tuple[float, float]) -> dict[str, Any]:
     """A number with its interval, and a drawing of both between the values of ``span``. ``kind``: good or bad where 0 is outside.
 
     ``p``: what is said of chance, where ``interval`` has p-values; Holm's stands beside a task's, since all tasks of a row are looked at.
     """
-    low, mean, high = interval["low"], interval["mean"], interval["high"]
+    low, mean, high = interval.low, interval.mean, interval.high
     kind = "good" if low > 0 else "bad" if high < 0 else ""
-    known = [("p", interval.get("p_value")), ("Holm", interval.get("p_holm"))]
+    known = [("p", interval.p_value), ("Holm", interval.p_holm)] if isinstance(interval, PairedGain) else []
     chance = ", ".join(f"{name} {_p(value)}" for name, value in known if value is not None)
     return {"mean": mean, "low": low, "high": high, "kind": kind, "p": chance, "bar": interval_bar(low, mean, high, span)}
 
@@ -27,26 +29,24 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def score_rows(params: Params, tables: Mapping[str, Table], tasks: Sequence[str]) -> list[dict[str, Any]]:
-    """Trivial policies first, then every evaluated row.
-
-    Args:
-        tables: what ``scores.json`` holds, by row, ``baselines`` among them.
-    """
-    baselines, candidate = tables["baselines"], tables[params.candidate]
+def score_rows(
+    params: Params, tables: Mapping[str, PolicyScores], baselines: BaselineScores, tasks: Sequence[TaskName]
+) -> list[dict[str, Any]]:
+    """Trivial policies first, then every evaluated row. ``tables``: by row."""
+    candidate = tables[params.candidate]
     rows = [
-        _row("trivial", name, baselines[name]["mean"], [cell(baselines["tasks"][task][name], (0, 1)) for task in tasks])
-        for name in ("random", "constant")
+        _row("trivial", name, baselines.of(name).mean, [cell(baselines.tasks[task].of(name), (0, 1)) for task in tasks])
+        for name in TRIVIAL
     ]
-    for kind in ("blank", "shuffled"):
-        if f"{kind}_mean" in candidate:
-            points = [{"mean": candidate["tasks"][task][kind]} for task in tasks]
-            rows.append(_row("trivial", f"{params.candidate}, {kind} video", candidate[f"{kind}_mean"], points))
+    blank = [{"mean": candidate.tasks[task].blank} for task in tasks]
+    shuffled = [{"mean": candidate.tasks[task].shuffled} for task in tasks]
+    rows.append(_row("trivial", f"{params.candidate}, blank video", candidate.blank_mean, blank))
+    rows.append(_row("trivial", f"{params.candidate}, shuffled video", candidate.shuffled_mean, shuffled))
     for name in params.evaluation.of:
         table = tables[name]
         kind = "candidate" if name == params.candidate else "policy"
-        row = _row(kind, name, table["mean"], [cell(table["tasks"][task], (0, 1)) for task in tasks])
-        rows.append({**row, "format": table["format"], "blank": table["blank_mean"], "shuffled": table.get("shuffled_mean")})
+        row = _row(kind, name, table.mean, [cell(table.tasks[task], (0, 1)) for task in tasks])
+        rows.append({**row, "format": table.format, "blank": table.blank_mean, "shuffled": table.shuffled_mean})
     return rows
 
 
@@ -54,24 +54,28 @@ def _row(kind: str, name: str, mean: float, cells: Sequence[Mapping[str, Any]]) 
     return {"kind": kind, "name": name, "mean": mean, "cells": cells, "format": None, "blank": None, "shuffled": None}
 
 
-def gain_rows(gains: Mapping[str, Table], tasks: Sequence[str]) -> list[dict[str, Any]]:
+def gain_rows(gains: Mapping[str, RowGain], tasks: Sequence[TaskName]) -> list[dict[str, Any]]:
     """A row for each pair in ``reports/metrics.json``, all drawn on one scale, so that lengths may be compared."""
-    shown = [(name, [gain, *(gain["tasks"][task] for task in tasks)]) for name, gain in gains.items()]
-    widest = max((abs(end) for _, row in shown for interval in row for end in (interval["low"], interval["high"])), default=1.0)
+    shown: list[tuple[str, list[PairedGain]]] = [
+        (name, [gain, *(gain.tasks[task] for task in tasks)]) for name, gain in gains.items()
+    ]
+    widest = max((abs(end) for _, row in shown for interval in row for end in (interval.low, interval.high)), default=1.0)
     span = (-widest or -1.0, widest or 1.0)
     return [{"name": name, "cells": [cell(interval, span) for interval in row]} for name, row in shown]
 
 
-def headline(params: Params, tables: Mapping[str, Table], gains: Mapping[str, Table]) -> dict[str, Any]:
+def headline(
+    params: Params, tables: Mapping[str, PolicyScores], baselines: BaselineScores, gains: Mapping[str, RowGain]
+) -> dict[str, Any]:
     """What a reader wants to know first: the candidate's score, its gain over the row it starts from in the end, the best trivial reply."""
-    candidate, baselines = tables[params.candidate], tables["baselines"]
+    candidate = tables[params.candidate]
     over = [row for row in params.sft if f"{params.candidate} - {row}" in gains]
-    name, best = max(((name, baselines[name]["mean"]) for name in ("random", "constant")), key=lambda pair: pair[1])
+    best = max(TRIVIAL, key=lambda name: baselines.of(name).mean)
     return {
-        "mean": candidate["mean"],
-        "samples": candidate["samples"],
-        "split": candidate["split"],
-        "blank": candidate["blank_mean"],
-        "gain": {"over": over[0], **gains[f"{params.candidate} - {over[0]}"]} if over else None,
-        "trivial": {"name": name, "mean": best},
+        "mean": candidate.mean,
+        "samples": candidate.samples,
+        "split": candidate.split,
+        "blank": candidate.blank_mean,
+        "gain": {"over": over[0], **gains[f"{params.candidate} - {over[0]}"].model_dump()} if over else None,
+        "trivial": {"name": best, "mean": baselines.of(best).mean},
     }

@@ -19,6 +19,7 @@ from stages.tracking.lineage.placing import put_bytes
 from stages.tracking.registry.explain import Explanation, explain
 from stages.tracking.registry.servable import Usage, load_servable, usage_of_version
 from stages.tracking.registry.versions import Version
+from stages.tracking.session import Session
 
 CARD_FILE = "README.md"
 #: Without these a folder is no model that others can load.
@@ -39,7 +40,7 @@ class Published:
     size_bytes: int
 
 
-def publish(root: Path, which: str, out: Path) -> Published:
+def publish(session: Session, which: str, out: Path) -> Published:
     """Write the version with that number or alias into ``out``: weights, processor, chat template, generation settings, a model
     card, and what ``mlflow models serve`` needs. Nothing in it points back here, and its weights are no link to the cache.
 
@@ -50,10 +51,10 @@ def publish(root: Path, which: str, out: Path) -> Published:
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"folder: {str(out)!r} holds something already; name a new or an empty folder")
-    explanation = explain(root, which)
+    explanation = explain(session, which)
     version = explanation.version
     usage = usage_of_version(version)
-    source = load_servable(root, version)
+    source = load_servable(session.root, version)
     for names in NEEDED:
         if not any((source / name).is_file() for name in names.split("|")):
             raise InputError(
@@ -89,5 +90,5 @@ def card(explanation: Explanation, usage: Usage, config: Mapping[str, Any]) -> s
         positions=_POSITIONS.get(str(config.get(POSITIONS)), _UNKNOWN_POSITIONS) if own_time else _GRID_A_FRAME,
         counts_otherwise=own_time and config.get(POSITIONS) in _POSITIONS,
         # As Python writes it, for the example.
-        prompt=repr(render_prompt("What happens first?", usage.default_task, usage.prompt)),
+        prompt=repr(render_prompt("What happens first?", usage.prompt, analysed=usage.analysed)),
     )

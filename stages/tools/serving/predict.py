@@ -14,6 +14,7 @@ from stages.runtime import paths
 
 if TYPE_CHECKING:
     from stages.tracking.registry.servable import Usage
+    from stages.tracking.session import Session
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def look(video: Path) -> None:
     probe(video)
 
 
-def predict(root: Path, video: Path, question: str, version: str, tell: Callable[[str], None]) -> Prediction:
+def predict(session: Session, video: Path, question: str, version: str, tell: Callable[[str], None]) -> Prediction:
     """Load a version (an alias or a number of one's own model, or ``models:/NAME@ALIAS``), show it the video as it was trained to be
     shown one, and return what it says. ``tell`` is told what takes time.
 
@@ -51,12 +52,11 @@ def predict(root: Path, video: Path, question: str, version: str, tell: Callable
     from stages.tracking.registry.named import find_named
     from stages.tracking.registry.servable import usage_of_version
     from stages.tracking.registry.versions import load_version
-    from stages.tracking.runs.store import open_client
 
-    found = find_named(root, open_client(root), version)
+    found = find_named(session, version)
     usage = usage_of_version(found)
     tell(f"loading version {found.number} of {found.model} ({found.stage})")
-    return _ask(load_version(root, found), usage, video, question)
+    return _ask(load_version(session.root, found), usage, video, question)
 
 
 def predict_with(folder: Path, video: Path, question: str, tell: Callable[[str], None]) -> Prediction:
@@ -92,7 +92,7 @@ def _ask(folder: Path, usage: Usage, video: Path, question: str) -> Prediction:
     use_threads()
     model, processor = load_model(folder, usage.model.precision)
     model.to(device())  # type: ignore[arg-type]
-    prompt = render_prompt(question, usage.default_task, usage.prompt)
+    prompt = render_prompt(question, usage.prompt, analysed=usage.analysed)
     try:
         text = generate(model, processor, [(prompt, frames)], max_new_tokens=usage.max_new_tokens, batch_size=1)[0]
     except UnfitFramesError as error:

@@ -33,6 +33,7 @@ from mlflow.pyfunc.model import PythonModel
 from stages.domain.core.frames import Frames
 from stages.domain.core.prompts import render_prompt, render_question
 from stages.domain.core.replies import parse_reply
+from stages.domain.tasks import task_of
 from stages.runtime import paths
 from stages.tools.serving.files import OpenFile, open_named
 from stages.tools.serving.limits import BATCH_PIXELS, DECODING_SHARE, FRAME_BYTES, REQUEST_FRAME_BYTES, limits_from_environment
@@ -173,7 +174,8 @@ class VideoAnswers(PythonModel):
                     file.close()
                 file = files.setdefault(file.key, file)
                 question = render_question(row.question, row.options, self._usage.prompt)
-                questions.append(Question(render_prompt(question, row.task or self._usage.default_task, self._usage.prompt), file))
+                analysed = self._usage.analysed if row.task is None else task_of(row.task).analysed
+                questions.append(Question(render_prompt(question, self._usage.prompt, analysed=analysed), file))
         except BaseException:
             for file in files.values():
                 file.close()

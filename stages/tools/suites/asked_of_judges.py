@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from stages.domain.core.records import Verdict
-from stages.domain.tasks.rewards import Judge
+from stages.domain.tasks.rewards import Judge, Result
 
 
 class Agreement(NamedTuple):
@@ -17,6 +18,10 @@ class Agreement(NamedTuple):
 
 class Examiner(Judge, Protocol):
     """Every method may say ``invalid`` or ``unavailable`` instead."""
+
+    def score_many(self, score: Callable[[Examiner], Result]) -> Result:
+        """The same as a judge's, for what needs an examiner."""
+        ...
 
     def extract_objects(self, text: str) -> tuple[str, ...] | Verdict:
         """At most ten things that a caption says are seen, each with one attribute."""

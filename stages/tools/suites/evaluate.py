@@ -1,7 +1,7 @@
 """Put a model through a benchmark: ask all of its questions, score the replies, keep both. Not a stage of DVC; `vidbridge evaluate`
 calls it.
 
-Example: ``evaluate(root, params, order, model_engine(root, params, order, "champion", None))``.
+Example: ``evaluate(root, params, order, model_engine(session, params, order, "champion", None))``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stages.domain.core.frames import Frames
 from stages.domain.core.prompts import PromptTexts
 from stages.domain.core.records import Clip, Sample
 from stages.lib.judging.build import judge_of
-from stages.lib.rows.jsonl import iterate_rows, write_json
+from stages.lib.rows.jsonl import iterate_rows, write_record
 from stages.lib.rows.samples import InputError, frame_memory_bytes
 from stages.lib.video.errors import VideoError
 from stages.lib.video.loader import FrameLoader
@@ -29,7 +29,7 @@ from stages.params import Params
 from stages.runtime import paths
 from stages.runtime.endpoints import place_of_model
 from stages.runtime.plain import one_line
-from stages.tools.suites.engines.answers import Answers, open_answers, predictions_file
+from stages.tools.suites.engines.answers import Answers, open_answers
 from stages.tools.suites.engines.contents import CONTENTS_FILE, Contents
 from stages.tools.suites.engines.endpoint import JPEG_QUALITY, MP4_CRF, EndpointModel, Form
 from stages.tools.suites.engines.models import MAX_PIXELS_PER_FRAME, choose
@@ -39,14 +39,15 @@ from stages.tools.suites.markdown import as_markdown
 from stages.tools.suites.published.benchmark import Item
 from stages.tools.suites.published.predictions import read_predictions
 from stages.tools.suites.published.registry import BENCHMARKS
+from stages.tools.suites.results import BenchmarkEvaluation, BenchmarkScores, Unanswered
 from stages.tools.suites.score import read_questions, score
 from stages.tracking.lineage.uri import check_server, tracking_uri
 from stages.tracking.registry.versions import Version
 from stages.tracking.runs.run import benchmark_run
+from stages.tracking.session import Session
 
 #: Names of videos that are told in one line.
 EXAMPLES = 5
-SCORES_FILE, TABLE_FILE = "scores.json", "scores.md"
 #: Asks the pending ones of the questions, and tells of the answers as they come.
 Ask = Callable[[Sequence[Question], set[Question], Load, Tell], None]
 
@@ -83,13 +84,13 @@ class Engine:
     ask: Ask
 
 
-def model_engine(root: Path, params: Params, order: Order, which: str, revision: str | None) -> Engine:
+def model_engine(session: Session, params: Params, order: Order, which: str, revision: str | None) -> Engine:
     """A model in this process; it is loaded when the first question is asked.
 
     Raises:
         EngineError, TrackingError: see :func:`stages.tools.suites.engines.models.choose`.
     """
-    chosen = choose(root, params, which, revision)
+    chosen = choose(session, params, which, revision)
     most = order.max_new_tokens or chosen.max_new_tokens
     batch_size = order.batch_size or params.evaluation.batch_size
 
@@ -132,9 +133,11 @@ def endpoint_engine(params: Params, order: Order, url: str, model: str, revision
     return Engine(model, identity, params.prompt, None, engine.answer)
 
 
-def evaluate(root: Path, params: Params, order: Order, engine: Engine, *, baselines: bool, against: Path | None) -> dict[str, Any]:
+def evaluate(
+    root: Path, params: Params, order: Order, engine: Engine, *, baselines: bool, against: Path | None
+) -> BenchmarkEvaluation:
     """Ask what is not answered yet, then score all there is; writes replies, ``scores.json`` and ``scores.md`` into ``order.out``,
-    and a run into MLflow. Returns what ``scores.json`` holds and ``usage``.
+    and a run into MLflow. Returns what ``scores.json`` holds.
 
     Raises:
         SuiteError: the annotations, or the predictions ``against``, cannot be used (found before a question is asked).
@@ -174,29 +177,29 @@ def evaluate(root: Path, params: Params, order: Order, engine: Engine, *, baseli
         }
         if not answers.replies["video"]:
             raise EngineError(
-                f"no question of {order.benchmark} was answered, so nothing was scored; the first: {unanswered[0]['reason']}"
+                f"no question of {order.benchmark} was answered, so nothing was scored; the first: {unanswered[0].reason}"
             )
-    result = score(
+    scored = score(
         params,
         order.benchmark,
         order.annotations,
-        predictions_file(order.out, "video"),
+        paths.predictions_file(order.out),
         baselines=baselines,
         against=against,
         controls=controls,
     )
-    usage = result.pop("usage")
-    result |= {
-        "model": engine.name,
-        "identity": identity,
-        "unanswered": unanswered,
-        "replaced": replaced,
-        "controls_asked": _controls_asked(params, order, asked),
-    }
-    write_json(order.out / SCORES_FILE, result)
-    (order.out / TABLE_FILE).write_text(as_markdown(result), encoding="utf-8")
+    result = BenchmarkEvaluation(
+        **dict(scored),
+        model=engine.name,
+        identity=identity,
+        unanswered=unanswered,
+        replaced=replaced,
+        controls_asked=_controls_asked(params, order, asked),
+    )
+    write_record(order.out / paths.SCORES_FILE, result)
+    (order.out / paths.SCORES_TABLE_FILE).write_text(as_markdown(result), encoding="utf-8")
     _log(root, params, engine, result)
-    return {**result, "usage": usage}
+    return result
 
 
 def identity_of(params: Params, benchmark: str, items: Sequence[Item[Any]], engine: Engine) -> dict[str, Any]:
@@ -241,9 +244,9 @@ def _ask(engine: Engine, asked: Sequence[Question], load: Load, answers: Answers
         engine.ask(asked, pending, load, tell)
 
 
-def _listed(answers: Answers) -> list[dict[str, str]]:
+def _listed(answers: Answers) -> list[Unanswered]:
     return [
-        {"id": question.item_id, "view": question.view, "video": question.sight, "reason": reason}
+        Unanswered(id=question.item_id, view=question.view, video=question.sight, reason=reason)
         for question, reason in answers.unanswered.items()
     ]
 
@@ -263,7 +266,7 @@ def _clips(root: Path) -> Callable[[], Mapping[str, Clip]]:
 
     @cache
     def clips() -> Mapping[str, Clip]:
-        manifest = root / paths.CLIPS / "manifest.jsonl"
+        manifest = root / paths.CLIPS / paths.MANIFEST_FILE
         if not manifest.is_file():
             raise InputError(f"{manifest}: not there, and these samples are edits of its clips; type: vidbridge run synthesize")
         return {clip.clip_id: clip for clip in iterate_rows(manifest, Clip)}
@@ -296,32 +299,30 @@ def _sample_loader(
     return load
 
 
-def _log(root: Path, params: Params, engine: Engine, result: Mapping[str, Any]) -> None:
+def _log(root: Path, params: Params, engine: Engine, result: BenchmarkEvaluation) -> None:
     tags = {
-        "benchmark": result["benchmark"],
-        "digest": result["digest"],
-        "judge": result["judge"]["name"] if result["judge"] else "rule of the benchmark",
+        "benchmark": result.benchmark,
+        "digest": result.digest,
+        "judge": result.judge_name or "rule of the benchmark",
         "model": engine.name,
-        "partial": str(result["partial"]).lower(),
+        "partial": str(result.partial).lower(),
     }
     if engine.version is not None:
         tags["model_version"] = f"{engine.version.model}/{engine.version.number}"
-    with benchmark_run(params, f"{result['benchmark']} {engine.name}", tags, result["identity"], root) as run:
+    with benchmark_run(params, f"{result.benchmark} {engine.name}", tags, result.identity, root) as run:
         run.summary(metrics_of(result))
 
 
-def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
+def metrics_of(result: BenchmarkScores) -> dict[str, float]:
     """Every overall number of ``scores.json`` by a name that MLflow takes."""
-    found: dict[str, float] = {"answered": result["answered"], "questions": result["questions"]}
-    tables = {"": {name: each["overall"] for name, each in result["scores"].items()}}
-    tables |= {f"{who}/": table for who, table in result["baselines"].items()}
-    tables |= {f"{view}/": control["scores"] for view, control in result["controls"].items()}
+    found: dict[str, float] = {"answered": result.answered, "questions": result.questions}
+    tables = {"": {name: each.overall for name, each in result.scores.items()}}
+    tables |= {f"{who}/": table for who, table in result.baselines.items()}
+    tables |= {f"{view}/": control.scores for view, control in result.controls.items()}
     for prefix, table in tables.items():
         for scoring, measures in table.items():
             for measure, cell in measures.items():
                 name = f"{prefix}{scoring}/{measure}".replace(": ", "-")
-                if cell["mean"] is not None:
-                    found |= {name: cell["mean"]} | (
-                        {f"{name}/low": cell["low"], f"{name}/high": cell["high"]} if not prefix else {}
-                    )
+                if cell.mean is not None and cell.low is not None and cell.high is not None:
+                    found |= {name: cell.mean} | ({f"{name}/low": cell.low, f"{name}/high": cell.high} if not prefix else {})
     return found

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+
+from stages.tools.suites.results import (
+    Against,
+    BenchmarkEvaluation,
+    BenchmarkScores,
+    Cell,
+    Changed,
+    Difference,
+    SetAside,
+    Unanswered,
+)
 
 #: Videos without answers that are listed; all of them stand in the file of the evaluation.
 EXAMPLES = 10
 
 
-def as_markdown(result: Mapping[str, Any]) -> str:
+def as_markdown(result: BenchmarkEvaluation) -> str:
     """What :func:`stages.tools.suites.score.score` found, with ``model``, ``unanswered`` and ``controls_asked`` beside it."""
     return "\n".join(_lines(result)) + "\n"
 
 
-def roughly_judged(result: Mapping[str, Any]) -> str | None:
+def roughly_judged(result: BenchmarkScores) -> str | None:
     """What to say where open answers were judged without reading them; None where a model read, or no judge was asked."""
-    if not result["judge"] or result["judge"]["kind"] == "openai":
+    if not result.judge or result.judge["kind"] == "openai":
         return None
     return (
         "Judged by the rule judge, which is exact on the sentences of the generated world only: on other text it compares words, so that"
@@ -26,122 +36,122 @@ def roughly_judged(result: Mapping[str, Any]) -> str | None:
     )
 
 
-def _lines(result: Mapping[str, Any]) -> Iterator[str]:
-    judge = f"judge {result['judge']['name']}" if result["judge"] else "scored by rule"
+def _lines(result: BenchmarkEvaluation) -> Iterator[str]:
+    judge = f"judge {result.judge_name}" if result.judge else "scored by rule"
     rough = roughly_judged(result)
-    yield f"# {_text(result['model'])} on {result['benchmark']}{' (PARTIAL)' if result['partial'] else ''}"
+    yield f"# {_text(result.model)} on {result.benchmark}{' (PARTIAL)' if result.partial else ''}"
     yield ""
     yield (
-        f"{result['answered']:,} of {result['questions']:,} questions answered; {judge}; {result['confidence']:.0%} intervals over videos;"
-        f" digest `{result['digest']}`. Control videos: questions asked {result['controls_asked']}."
+        f"{result.answered:,} of {result.questions:,} questions answered; {judge}; {result.confidence:.0%} intervals over videos;"
+        f" digest `{result.digest}`. Control videos: questions asked {result.controls_asked}."
     )
-    if result["set_aside"]:
+    if result.set_aside:
         yield ""
         yield f"Set aside of the annotations, neither asked nor scored: {set_aside_in_words(result)}."
     yield ""
     if rough is not None:
         yield f"**Rough.** {rough}"
         yield ""
-    scorings = list(result["scores"])
-    measures = list(result["scores"][scorings[0]]["overall"])
+    scorings = list(result.scores)
+    measures = result.measures
     yield "| | questions |" + "".join(f" {scoring}: {measure} |" for scoring in scorings for measure in measures)
     yield "|---|--:|" + "--:|" * len(scorings) * len(measures)
     for title, table in _rows(result, scorings):
         cells = [table[scoring][measure] for scoring in scorings for measure in measures]
-        yield f"| {_text(title)} | {cells[0]['items']:,} |" + "".join(f" {_cell(cell)} |" for cell in cells)
-    if result["controls"]:
+        yield f"| {_text(title)} | {cells[0].items:,} |" + "".join(f" {_cell(cell)} |" for cell in cells)
+    if result.controls:
         yield ""
         yield "| the video's worth, paired | questions |" + "".join(
             f" {scoring}: {measure} |" for scoring in scorings for measure in measures
         )
         yield "|---|--:|" + "--:|" * len(scorings) * len(measures)
-        for view, control in result["controls"].items():
-            gains = [control["gain"][scoring][measure] for scoring in scorings for measure in measures]
-            yield f"| video - {view} video | {control['questions']:,} |" + "".join(f" {_difference(gain)} |" for gain in gains)
-    if result["against"]:
+        for view, control in result.controls.items():
+            gains = [control.gain[scoring][measure] for scoring in scorings for measure in measures]
+            yield f"| video - {view} video | {control.questions:,} |" + "".join(f" {_difference(gain)} |" for gain in gains)
+    if result.against:
         yield ""
-        yield from _against(result["against"], scorings, measures)
-    if result["unanswered"]:
+        yield from _against(result.against, scorings, measures)
+    if result.unanswered:
         yield ""
         yield "Without an answer, control videos counted too:"
         yield ""
-        reasons = by_reason(result["unanswered"])
+        reasons = by_reason(result.unanswered)
         for (video, reason), count in list(reasons.items())[:EXAMPLES]:
             yield f"- {_text(video)}, {count:,} questions: {_text(reason)}"
         if len(reasons) > EXAMPLES:
             yield f"- and {len(reasons) - EXAMPLES:,} more; `scores.json` lists them all"
 
 
-def _rows(result: Mapping[str, Any], scorings: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for who, table in result["baselines"].items():
+def _rows(result: BenchmarkScores, scorings: list[str]) -> Iterator[tuple[str, Mapping[str, Mapping[str, Cell]]]]:
+    for who, table in result.baselines.items():
         yield f"({who})", table
-    for view, control in result["controls"].items():
-        yield f"({view} video)", control["scores"]
-    yield "**all**", {name: result["scores"][name]["overall"] for name in scorings}
-    for category, values in result["scores"][scorings[0]]["by"].items():
+    for view, control in result.controls.items():
+        yield f"({view} video)", control.scores
+    yield "**all**", {name: result.scores[name].overall for name in scorings}
+    for category, values in result.scores[scorings[0]].by.items():
         for value in values:
-            yield f"{category}: {value}", {name: result["scores"][name]["by"][category][value] for name in scorings}
+            yield f"{category}: {value}", {name: result.scores[name].by[category][value] for name in scorings}
 
 
-def _against(against: Mapping[str, Any], scorings: list[str], measures: list[str]) -> Iterator[str]:
-    yield f"| minus {_text(against['predictions'])} | questions |" + "".join(
+def _against(against: Against, scorings: list[str], measures: list[str]) -> Iterator[str]:
+    yield f"| minus {_text(against.predictions)} | questions |" + "".join(
         f" {scoring}: {measure} |" for scoring in scorings for measure in measures
     )
     yield "|---|--:|" + "--:|" * len(scorings) * len(measures)
     for title, table in difference_rows(against, scorings):
         cells = [table[scoring][measure] for scoring in scorings for measure in measures]
-        yield f"| {_text(title)} | {cells[0]['items']:,} |" + "".join(f" {_difference(cell)} |" for cell in cells)
+        yield f"| {_text(title)} | {cells[0].items:,} |" + "".join(f" {_difference(cell)} |" for cell in cells)
     for scoring in scorings:
-        if changed := against["differences"][scoring]["changed"]:
+        if changed := against.differences[scoring].changed:
             yield ""
             yield f"{scoring}: {changed_in_words(changed)}"
 
 
-def difference_rows(against: Mapping[str, Any], scorings: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def difference_rows(against: Against, scorings: list[str]) -> Iterator[tuple[str, Mapping[str, Mapping[str, Difference]]]]:
     """Title, and scoring to measure to difference: all questions first, then each value of each category."""
-    differences = against["differences"]
-    yield "all", {name: differences[name]["overall"] for name in scorings}
-    for category, values in differences[scorings[0]]["by"].items():
+    differences = against.differences
+    yield "all", {name: differences[name].overall for name in scorings}
+    for category, values in differences[scorings[0]].by.items():
         for value in values:
-            yield f"{category}: {value}", {name: differences[name]["by"][category][value] for name in scorings}
+            yield f"{category}: {value}", {name: differences[name].by[category][value] for name in scorings}
 
 
-def set_aside_in_words(result: Mapping[str, Any]) -> str:
+def set_aside_in_words(result: BenchmarkScores) -> str:
     """How much of the annotations was set aside, by reason, each with its first case."""
-    first: dict[str, Mapping[str, str]] = {}
-    for row in result["set_aside"]:
-        first.setdefault(row["reason"], row)
-    counts = Counter(row["reason"] for row in result["set_aside"])
+    first: dict[str, SetAside] = {}
+    for row in result.set_aside:
+        first.setdefault(row.reason, row)
+    counts = Counter(row.reason for row in result.set_aside)
     return "; ".join(
-        f"{counts[reason]:,} {_text(reason)} (first {_text(row['item'])}: {_text(row['detail'])})" for reason, row in first.items()
+        f"{counts[reason]:,} {_text(reason)} (first {_text(row.item)}: {_text(row.detail)})" for reason, row in first.items()
     )
 
 
-def changed_in_words(changed: Mapping[str, Any]) -> str:
+def changed_in_words(changed: Changed) -> str:
     return (
-        f"right in these alone {changed['only_this']:,}, in the others alone {changed['only_other']:,}, in both {changed['both']:,}, in"
-        f" neither {changed['neither']:,}; exact McNemar p {changed['p']:.3g}"
+        f"right in these alone {changed.only_this:,}, in the others alone {changed.only_other:,}, in both {changed.both:,}, in"
+        f" neither {changed.neither:,}; exact McNemar p {changed.p:.3g}"
     )
 
 
-def by_reason(unanswered: Sequence[Mapping[str, str]]) -> Counter[tuple[str, str]]:
+def by_reason(unanswered: Sequence[Unanswered]) -> Counter[tuple[str, str]]:
     """(video, reason) to how many questions that left without an answer."""
-    return Counter((row["video"], row["reason"]) for row in unanswered)
+    return Counter((row.video, row.reason) for row in unanswered)
 
 
-def _cell(cell: Mapping[str, Any]) -> str:
-    return "–" if cell["mean"] is None else f"{cell['mean']:.1f} [{cell['low']:.1f}, {cell['high']:.1f}]"
+def _cell(cell: Cell) -> str:
+    return "–" if cell.mean is None else f"{cell.mean:.1f} [{cell.low:.1f}, {cell.high:.1f}]"
 
 
-def _difference(cell: Mapping[str, Any]) -> str:
-    if cell["mean"] is None:
+def _difference(cell: Difference) -> str:
+    if cell.mean is None:
         return "–"
-    return f"{cell['mean']:+.1f} [{cell['low']:+.1f}, {cell['high']:+.1f}], {p_in_words(cell)}"
+    return f"{cell.mean:+.1f} [{cell.low:+.1f}, {cell.high:+.1f}], {p_in_words(cell)}"
 
 
-def p_in_words(cell: Mapping[str, Any]) -> str:
+def p_in_words(cell: Difference) -> str:
     """The p-value, and behind it the one that counts all categories that are looked at."""
-    return f"p {cell['p']:.2g}" + ("" if cell["p_holm"] is None else f" (Holm {cell['p_holm']:.2g})")
+    return f"p {cell.p:.2g}" + ("" if cell.p_holm is None else f" (Holm {cell.p_holm:.2g})")
 
 
 def _text(value: object) -> str:

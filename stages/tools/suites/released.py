@@ -12,13 +12,15 @@ from collections.abc import Callable
 
 from stages.domain.core.records import Sample, Score, Verdict
 from stages.domain.core.replies import Reply
-from stages.domain.tasks import caption, dark_event_infer, mcqa, mix_vid_qa, structured_caption
+from stages.domain.tasks import caption, dark_event_infer, mcqa, mix_vid_qa
 from stages.domain.tasks.rewards import Judge, Referee, RewardRules, TaskScore, published_bonus, unavailable
 from stages.domain.tasks.scoring import score_reply
 
 #: Whether two answers are the same mathematics; math-verify's word in the released code.
 SameMathematics = Callable[[str, str], bool]
 
+#: Tasks whose replies that code scores.
+_RELEASED = (dark_event_infer.NAME, mix_vid_qa.NAME, mcqa.NAME, caption.NAME)
 _FORMAT = re.compile(r"<think>(?P<thinking>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>", re.DOTALL)
 _LETTERS = "ABCDEFG"
 
@@ -26,9 +28,9 @@ _LETTERS = "ABCDEFG"
 def score_as_released(sample: Sample, text: str, referee: Referee, rules: RewardRules, same: SameMathematics) -> Score:
     """Score one reply as the released code does; ``value`` is the share of what it can pay at most.
 
-    Structured captions are not in that code: they are scored as published (``paper``).
+    Other tasks than its own are not in that code: they are scored as published (``paper``).
     """
-    if sample.task == structured_caption.NAME:
+    if sample.task not in _RELEASED:
         return score_reply(sample, text, referee, rules.model_copy(update={"scoring": "paper"}))
     match = _FORMAT.match(text)
     scored = _score(sample, Reply(match["thinking"], match["answer"].strip()), referee, rules, same) if match else None
@@ -61,7 +63,7 @@ def _score(sample: Sample, reply: Reply, referee: Referee, rules: RewardRules, s
         return TaskScore(value=float(right), maximum=1.0, reason="right" if right else "wrong")
     if sample.task == caption.NAME:
         return _caption(sample, reply.answer, referee.judge, rules)
-    score = {dark_event_infer.NAME: dark_event_infer.score, mix_vid_qa.NAME: mix_vid_qa.score}[sample.task]
+    score = dark_event_infer.score if sample.task == dark_event_infer.NAME else mix_vid_qa.score
     return score(reply, sample, referee, rules)
 
 

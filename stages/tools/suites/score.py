@@ -5,24 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from stages.domain.core.digest import digest
 from stages.lib.judging.batch import check_judged, usage_of
-from stages.lib.judging.build import judge_of
 from stages.params import Params
-from stages.runtime.endpoints import JudgeError
 from stages.tools.suites.asked_of_judges import Examiner
-from stages.tools.suites.examiner import examined
-from stages.tools.suites.published.benchmark import AnnotationError, Benchmark, Item, Mark, PredictionError, Questions, SuiteError
-from stages.tools.suites.published.hub import SCHEME as HUB
-from stages.tools.suites.published.hub import fetched
+from stages.tools.suites.examiner import examiner_of
+from stages.tools.suites.published.benchmark import AnnotationError, Benchmark, Item, Mark, PredictionError, Questions
 from stages.tools.suites.published.paired import overall_differences, paired
 from stages.tools.suites.published.predictions import read_predictions
 from stages.tools.suites.published.registry import BENCHMARKS
 from stages.tools.suites.published.table import baseline_replies, cells, overall
-
-__all__ = ["BENCHMARKS", "HUB", "JudgeError", "SuiteError", "fetched", "read_questions", "score"]
+from stages.tools.suites.results import Against, BenchmarkScores, ControlScores, SetAside
 
 #: Marks of one set of replies, by scoring, one for each of its items.
 Marks = dict[str, list[Mark]]
@@ -37,7 +32,7 @@ def score(
     baselines: bool,
     against: Path | None = None,
     controls: Mapping[str, Mapping[str, str]] | None = None,
-) -> dict[str, Any]:
+) -> BenchmarkScores:
     """The table of one file of predictions: what it rests on, each scoring overall and by category, and trivial baselines.
 
     Args:
@@ -67,16 +62,14 @@ def score(
         for view, said in (controls or {}).items()
     }
     sets |= {f"control: {view}": said for view, said in shown.items()}
-    judge = judge_of(params.judge) if benchmark.judged else None
-
-    def work(examiner: Examiner) -> dict[str, Marks]:
-        return {who: _marks(benchmark, _those(items, said), said, examiner) for who, said in sets.items()}
-
-    # Scored by rule, nobody is asked.
-    marks = work(cast("Examiner", None)) if judge is None else examined(judge, work)
+    judge = examiner_of(params.judge) if benchmark.judged else None
     files = {"predictions": predictions, "against": against}
-    if judge is not None:
-        files = {"predictions": predictions, "against": against}
+    if judge is None:
+        marks = {who: _by_rule(benchmark, _those(items, said), said) for who, said in sets.items()}
+    else:
+        marks = judge.score_many(
+            lambda judge: {who: _by_judge(benchmark, _those(items, said), said, judge) for who, said in sets.items()}
+        )
         # What a score is held against counts too: a mean over the few that a judge answered before it went down is none.
         for who, replies in sets.items():
             unjudged = max(sum(mark.parts is None for mark in each) for each in marks[who].values())
@@ -89,41 +82,37 @@ def score(
         "judge": params.judge.model_dump(mode="json") if benchmark.judged else None,
         "rules": {scoring.name: scoring.rule for scoring in benchmark.scorings},
     }
-    return {
-        "schema_version": 2,
-        "benchmark": name,
-        "record": benchmark.record,
-        "digest": digest(identity),
-        "predictions_sha256": hashlib.sha256(predictions.read_bytes()).hexdigest(),
-        "judge": {"name": judge.name, **params.judge.model_dump(mode="json")} if judge is not None else None,
-        "usage": {} if judge is None else usage_of(judge),
-        "confidence": confidence,
-        "questions": len(items),
-        "answered": len(answered),
-        "partial": bool(given.missing),
-        "missing": list(given.missing),
-        "empty": list(given.empty),
-        # Of the annotations; not in `questions`.
-        "set_aside": [reject.model_dump(exclude={"schema_version"}) for reject in questions.set_aside],
-        "not_scored": list(given.not_scored),
-        "scorings": {scoring.name: scoring.rule for scoring in benchmark.scorings},
-        "scores": cells(benchmark, answered, marks["predictions"], confidence),
-        "baselines": {who: overall(benchmark, answered, marks[who], confidence) for who in trivial},
-        "controls": {
+    return BenchmarkScores(
+        benchmark=name,
+        record=benchmark.record,
+        digest=digest(identity),
+        predictions_sha256=hashlib.sha256(predictions.read_bytes()).hexdigest(),
+        judge={"name": judge.name, **params.judge.model_dump(mode="json")} if judge is not None else None,
+        usage={} if judge is None else usage_of(judge),
+        confidence=confidence,
+        questions=len(items),
+        answered=len(answered),
+        partial=bool(given.missing),
+        missing=list(given.missing),
+        empty=list(given.empty),
+        set_aside=[SetAside(**reject.model_dump(exclude={"schema_version"})) for reject in questions.set_aside],
+        not_scored=list(given.not_scored),
+        scorings={scoring.name: scoring.rule for scoring in benchmark.scorings},
+        scores=cells(benchmark, answered, marks["predictions"], confidence),
+        baselines={who: overall(benchmark, answered, marks[who], confidence) for who in trivial},
+        controls={
             view: _control(
                 benchmark, answered, sets["predictions"], marks["predictions"], said, marks[f"control: {view}"], confidence
             )
             for view, said in shown.items()
             if said
         },
-        "against": None
+        against=None
         if against is None
-        else {
-            "predictions": against.name,
-            "predictions_sha256": hashlib.sha256(against.read_bytes()).hexdigest(),
-            **_compared(benchmark, items, sets["predictions"], marks["predictions"], sets["against"], marks["against"], confidence),
-        },
-    }
+        else _compared(
+            benchmark, items, against, sets["predictions"], marks["predictions"], sets["against"], marks["against"], confidence
+        ),
+    )
 
 
 def _control(
@@ -134,32 +123,38 @@ def _control(
     control: Mapping[str, str],
     control_marks: Marks,
     confidence: float,
-) -> dict[str, Any]:
+) -> ControlScores:
     """What the model earns on the changed videos, and by how much it earns more with the real ones on the same questions."""
     shared = _those(items, control)
-    return {
-        "questions": len(shared),
-        "scores": overall(benchmark, shared, control_marks, confidence),
-        "gain": overall_differences(benchmark, shared, _picked(said, marks, shared), control_marks, confidence),
-    }
+    return ControlScores(
+        questions=len(shared),
+        scores=overall(benchmark, shared, control_marks, confidence),
+        gain=overall_differences(benchmark, shared, _picked(said, marks, shared), control_marks, confidence),
+    )
 
 
 def _compared(
     benchmark: Benchmark[Any],
     items: Sequence[Item[Any]],
+    against: Path,
     said: Mapping[str, str],
     marks: Marks,
     other: Mapping[str, str],
     other_marks: Marks,
     confidence: float,
-) -> dict[str, Any]:
+) -> Against:
     shared = [item for item in items if item.item_id in said and item.item_id in other]
     if not shared:
         raise PredictionError(
             "--against: the two files of predictions have no question in common; give two that answer the same ones"
         )
     mine, theirs = _picked(said, marks, shared), _picked(other, other_marks, shared)
-    return {"shared": len(shared), "differences": paired(benchmark, shared, mine, theirs, confidence)}
+    return Against(
+        predictions=against.name,
+        predictions_sha256=hashlib.sha256(against.read_bytes()).hexdigest(),
+        shared=len(shared),
+        differences=paired(benchmark, shared, mine, theirs, confidence),
+    )
 
 
 def _those(items: Sequence[Item[Any]], said: Mapping[str, str]) -> list[Item[Any]]:
@@ -199,5 +194,9 @@ def _reads(benchmark: Benchmark[Any], path: Path) -> bool:
     return True
 
 
-def _marks(benchmark: Benchmark[Any], items: Sequence[Item[Any]], said: Mapping[str, str], examiner: Examiner) -> Marks:
-    return {scoring.name: [scoring.mark(item, said[item.item_id], examiner) for item in items] for scoring in benchmark.scorings}
+def _by_rule(benchmark: Benchmark[Any], items: Sequence[Item[Any]], said: Mapping[str, str]) -> Marks:
+    return {scoring.name: [scoring.mark(item, said[item.item_id]) for item in items] for scoring in benchmark.by_rule}
+
+
+def _by_judge(benchmark: Benchmark[Any], items: Sequence[Item[Any]], said: Mapping[str, str], judge: Examiner) -> Marks:
+    return {scoring.name: [scoring.mark(item, said[item.item_id], judge) for item in items] for scoring in benchmark.by_judge}

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.domain.statistics.paired import Comparison
-from stages.params import GateParams, Params, load_params
+from stages.params import GateParams
+from stages.runtime.paths import STATE
 from stages.tracking.gate.rules import Decision, Evidence, counted, decide, refusal
 from stages.tracking.gate.verdict import rollback_verdict, verdict
-from stages.tracking.lineage.commits import PARAMS_FILE, holding_commit
+from stages.tracking.lineage.commits import holding_commit
 from stages.tracking.lineage.git import git
-from stages.tracking.lineage.uri import STATE, TrackingError, patience_of_run_s
+from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.ledger import (
     VERDICT,
     Decided,
@@ -33,14 +34,16 @@ from stages.tracking.registry.ledger import (
     read_ledger,
     write_entry,
 )
+from stages.tracking.registry.named import ledger_of, own_model
 from stages.tracking.registry.production import publish, set_tags, tags_of
 from stages.tracking.registry.removals import REMOVED, objection
 from stages.tracking.registry.rights import prove_rights
 from stages.tracking.registry.samples import compare_versions, keep_samples
 from stages.tracking.registry.score_cards import ScoreCard, parse_scores
-from stages.tracking.registry.versions import CANDIDATE, CHAMPION, JUDGING, Version, all_versions, find_version, load_version
+from stages.tracking.registry.versions import CANDIDATE, CHAMPION, JUDGING, Version, all_versions, find_version
 from stages.tracking.runs.run import TAG
-from stages.tracking.runs.store import insist, locked, open_client, store_error
+from stages.tracking.runs.store import insist, locked, store_error
+from stages.tracking.session import Session
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -76,7 +79,7 @@ class Promotion:
 
 
 def promote(
-    root: Path,
+    session: Session,
     version: str | int | None = None,
     *,
     author: str | None = None,
@@ -92,15 +95,14 @@ def promote(
     Raises:
         TrackingError: the store does not answer, this account may not move the champion, or there is no such version.
     """
-    params = load_params(root / PARAMS_FILE)
-    gate, client = params.gate, open_client(root, patience_of_run_s())
-    with _guard(root, gate):
+    gate, client = session.params.gate, session.client
+    with _guard(session.root, gate):
         wanted = find_version(client, gate.registered_model, version or CANDIDATE).number
         prove_rights(client, gate)
         # Before it is looked at: who gives versions up meanwhile finds this, or is found.
         set_tags(client, gate.registered_model, wanted, {JUDGING: str(now_ms())})
         for _ in range(ATTEMPTS):
-            case = judge(root, client, params, wanted, author=author, reason=reason, new_evaluation=new_evaluation)
+            case = judge(session, wanted, author=author, reason=reason, new_evaluation=new_evaluation)
             told = _told(case)
             if case.champion is not None and case.champion.number == wanted:
                 return Promotion(case.candidate, case.champion, case.decision, moved=False, verdict=told)
@@ -109,18 +111,9 @@ def promote(
     raise _overtaken(gate)
 
 
-def judge(
-    root: Path,
-    client: MlflowClient,
-    params: Params,
-    version: int,
-    *,
-    author: str | None,
-    reason: str,
-    new_evaluation: bool,
-) -> Case:
+def judge(session: Session, version: int, *, author: str | None, reason: str, new_evaluation: bool) -> Case:
     """Judge a version against the present champion, after what others began has been completed. Changes nothing else."""
-    gate = params.gate
+    gate, client = session.params.gate, session.client
     # The ledger before the alias: a champion who comes between the two makes this case late, never both stand.
     last = settle(client, gate)
     champion = _champion(client, gate.registered_model)
@@ -131,8 +124,8 @@ def judge(
     if champion is not None and champion.number == version:
         decision = refusal(f"version {version} is champion already")
     else:
-        decision = _considered(root, client, params, candidate, champion, new_evaluation)
-    return Case(candidate, champion, new_evaluation, last.number if last else 0, decision, _author(root, author), reason)
+        decision = _considered(session, candidate, champion, new_evaluation)
+    return Case(candidate, champion, new_evaluation, last.number if last else 0, decision, _author(session.root, author), reason)
 
 
 def conclude(client: MlflowClient, gate: GateParams, case: Case) -> bool:
@@ -171,17 +164,16 @@ def _told(case: Case) -> str:
     )
 
 
-def rollback(root: Path, *, author: str | None = None, reason: str = "") -> Promotion:
+def rollback(session: Session, *, author: str | None = None, reason: str = "") -> Promotion:
     """Make the version champion that was it before the last promotion; repeated, it goes further back.
 
     Raises:
         TrackingError: there is none, it was deleted, its weights were given up, it learned from a video that was removed on request, the
             alias was moved by someone else, or this account may not move it.
     """
-    params = load_params(root / PARAMS_FILE)
-    gate = params.gate
-    model, client = gate.registered_model, open_client(root)
-    with _guard(root, gate):
+    gate, client = session.params.gate, session.client
+    model = gate.registered_model
+    with _guard(session.root, gate):
         for _ in range(ATTEMPTS):
             last = settle(client, gate)
             champion, stack = _champion(client, model), champions(read_ledger(client, gate.registered_model, gate.ledger))
@@ -199,11 +191,11 @@ def rollback(root: Path, *, author: str | None = None, reason: str = "") -> Prom
                 )
             earlier = find_version(client, model, stack[-2])
             why = earlier.freed and f"version {earlier.number} has no weights any more: {earlier.freed}"
-            if (why := why or objection(root, client, params, earlier)) is not None:
+            if (why := why or objection(session, earlier)) is not None:
                 raise TrackingError(
                     f"{model}: cannot go back: {why}. Another one can be put to the gate: vidbridge promote VERSION"
                 )
-            scores, who = earlier.scores, _author(root, author)
+            scores, who = earlier.scores, _author(session.root, author)
             decided = Decided(
                 at_ms=now_ms(),
                 action="rollback",
@@ -251,42 +243,34 @@ def settle(client: MlflowClient, gate: GateParams) -> Entry | None:
     return last
 
 
-def check_rights(root: Path) -> None:
+def check_rights(session: Session) -> None:
     """Find out now, and not after hours, whether this account may decide and keep what it decides.
 
     Raises:
         TrackingError: it may not, or the store does not answer.
     """
-    gate = load_params(root / PARAMS_FILE).gate
+    gate = session.params.gate
     with _errors(gate):
-        prove_rights(open_client(root), gate)
+        prove_rights(session.client, gate)
 
 
-def history(root: Path) -> list[Entry]:
-    """Every promotion, refusal and rollback, oldest first."""
-    gate = load_params(root / PARAMS_FILE).gate
-    with _errors(gate):
-        return read_ledger(open_client(root), gate.registered_model, gate.ledger)
-
-
-def load_checkpoint(root: Path, which: str | int = CHAMPION) -> Path:
-    """The Hugging Face folder of a version (number or alias) on this machine, from the DVC cache or the DVC remote.
+def history(session: Session, model: str | None = None) -> list[Entry]:
+    """Every promotion, refusal and rollback of the project's own registered model, or of ``model``, oldest first.
 
     Raises:
-        TrackingError: no such version, or neither cache nor remote has its files.
+        TrackingError: the store does not answer, or nothing says which model is meant.
     """
-    model = load_params(root / PARAMS_FILE).gate.registered_model
-    return load_version(root, find_version(open_client(root), model, which))
+    name = model or own_model(session)
+    return read_ledger(session.client, name, ledger_of(name))
 
 
-def _considered(
-    root: Path, client: MlflowClient, params: Params, candidate: Version, champion: Version | None, new_evaluation: bool
-) -> Decision:
+def _considered(session: Session, candidate: Version, champion: Version | None, new_evaluation: bool) -> Decision:
+    gate = session.params.gate
     if candidate.freed is not None:
         return refusal(f"version {candidate.number} has no weights any more: {candidate.freed}")
-    if (why := objection(root, client, params, candidate)) is not None:
+    if (why := objection(session, candidate)) is not None:
         return refusal(why)
-    if holding_commit(root, candidate.stage, candidate.out) is None:
+    if holding_commit(session.root, candidate.stage, candidate.out) is None:
         return refusal(
             f"no commit here holds a dvc.lock with version {candidate.number} ({candidate.stage}, out {candidate.out}), so it could not be "
             "made again; commit dvc.lock and params.yaml, or fetch the branch that has them (where it ran: vidbridge run --push; here: git"
@@ -306,24 +290,25 @@ def _considered(
         digest = candidate.scores.digest
         against = champion.scores_under(digest) or champion.scores
         if against.digest == digest:
-            tasks = None if params.gate.scores == "all" else list(params.gate.scores)
+            tasks = None if gate.scores == "all" else list(gate.scores)
+            confidence = session.params.evaluation.confidence
             try:
-                paired = compare_versions(root, client, candidate, champion, digest, params, tasks)
+                paired = compare_versions(session, candidate, champion, digest, confidence=confidence, tasks=tasks)
             except TrackingError as error:
                 paired = str(error)
     evidence = Evidence(candidate.gauges, candidate.rolls_out, paired)
-    return decide(candidate.scores, against, params.gate, candidate.baselines, evidence)
+    return decide(candidate.scores, against, gate, candidate.baselines, evidence)
 
 
-def champion_to_rescore(root: Path, version: str | int | None = None) -> tuple[Version, str] | None:
+def champion_to_rescore(session: Session, version: str | int | None = None) -> tuple[Version, str] | None:
     """The champion and the evaluation (digest) of the candidate, where the champion has no scores under it (or none by sample,
     where the gate asks for significance); None where it has, or where there is nothing to compare.
 
     Raises:
         TrackingError: the store does not answer, or there is no such version.
     """
-    gate = load_params(root / PARAMS_FILE).gate
-    model, client = gate.registered_model, open_client(root, patience_of_run_s())
+    gate, client = session.params.gate, session.client
+    model = gate.registered_model
     candidate, champion = find_version(client, model, version or CANDIDATE), _champion(client, model)
     if champion is None or champion.number == candidate.number or candidate.scores is None:
         return None
@@ -332,7 +317,7 @@ def champion_to_rescore(root: Path, version: str | int | None = None) -> tuple[V
     return None if known else (champion, digest)
 
 
-def add_scores(root: Path, version: Version, digest: str, table: str, samples: str) -> None:
+def add_scores(session: Session, version: Version, digest: str, table: str, samples: str) -> None:
     """Keep scores of ``version`` under another evaluation than its own, ``digest``; ``samples``: its scores by sample, as JSON lines.
 
     Raises:
@@ -345,9 +330,9 @@ def add_scores(root: Path, version: Version, digest: str, table: str, samples: s
             f"{name}: was scored under evaluation {card.digest}, the candidate under {digest}; bring data and params.yaml to the"
             " candidate's state (its runs/ branch), then promote again"
         )
-    with _errors(load_params(root / PARAMS_FILE).gate):
-        keep_samples(root, version, digest, samples)
-        open_client(root).set_model_version_tag(version.model, str(version.number), f"{TAG}scores.{digest}", table)
+    with _errors(session.params.gate):
+        keep_samples(session, version, digest, samples)
+        session.client.set_model_version_tag(version.model, str(version.number), f"{TAG}scores.{digest}", table)
 
 
 def _unfit(client: MlflowClient, model: str, entry: Entry) -> str | None:

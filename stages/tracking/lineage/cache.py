@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.runtime.paths import LOCK_FILE
 from stages.tracking.lineage.cache_folder import CacheRepo, check_writable, is_cache, mark_used, most_bytes, prune
 from stages.tracking.lineage.listing import MAX_BYTES, ListError, is_hash, parse_list, path_fault, too_long
 from stages.tracking.lineage.placing import put_file
@@ -113,7 +114,7 @@ class ContentStore:
         """
         from dvc_objects.errors import ObjectFormatError
 
-        _refuse_foreign([oid], "dvc.lock")
+        _refuse_foreign([oid], LOCK_FILE)
         try:
             # It is read-only once its hash was looked at. Else another process is at that just now, or was killed before: look ourselves.
             self.cache.check(oid)

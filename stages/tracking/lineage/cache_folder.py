@@ -22,7 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.tracking.lineage.uri import STATE, TrackingError, project_or_none
+from stages.runtime.paths import LOADED, PIPELINE_FILE, SERVABLE, STATE
+from stages.runtime.project import ProjectError, find_project
+from stages.tracking.lineage.uri import TrackingError
 
 CACHE_VARIABLE, SIZE_VARIABLE = "VIDBRIDGE_CACHE", "VIDBRIDGE_CACHE_GB"
 TAG_FILE = "CACHEDIR.TAG"
@@ -38,9 +40,12 @@ def reading_root() -> Path:
     """Where content is kept that is read here: the project's folder, outside of one the cache folder.
 
     Raises:
-        TrackingError: ``VIDBRIDGE_PROJECT`` is no folder, or the cache folder cannot be used.
+        TrackingError: ``VIDBRIDGE_PROJECT`` is not a project's folder, or the cache folder cannot be used.
     """
-    return project_or_none() or cache_folder()
+    try:
+        return find_project() or cache_folder()
+    except ProjectError as error:
+        raise TrackingError(str(error)) from error
 
 
 def cache_folder() -> Path:
@@ -52,7 +57,7 @@ def cache_folder() -> Path:
     name, folder = _place()
     remedy = f"set {CACHE_VARIABLE} to a folder that can be written to, and has room for a model"
     try:
-        if (folder / "dvc.yaml").exists() or (folder / ".dvc").exists():
+        if (folder / PIPELINE_FILE).exists() or (folder / ".dvc").exists():
             raise TrackingError(f"{name}: {str(folder)!r} is a project's folder; name one of its own, or unset it")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not is_cache(folder):
@@ -190,7 +195,7 @@ def _expanded(path: str) -> Path:
 def _removable(root: Path) -> Iterator[Path]:
     inside = root.resolve()
     # Folders with a dot before their name are half-made.
-    for folder, wanted in ((STATE / "loaded", Path.is_dir), (STATE / "servable", Path.is_dir), (Path(OBJECTS), Path.is_file)):
+    for folder, wanted in ((LOADED, Path.is_dir), (SERVABLE, Path.is_dir), (Path(OBJECTS), Path.is_file)):
         for path in (root / folder).glob("*/*"):
             # A link among the folders above could lead anywhere.
             if wanted(path) and path.resolve() == inside / path.relative_to(root):

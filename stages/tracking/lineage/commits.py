@@ -8,11 +8,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from stages.runtime.paths import LOCK_FILE, PARAMS_FILE
 from stages.tracking.lineage.git import git, head, is_repository
-from stages.tracking.lineage.lockfile import LOCK_FILE, parse_lock
+from stages.tracking.lineage.lockfile import parse_lock
 from stages.tracking.lineage.uri import TrackingError
 
-PARAMS_FILE = "params.yaml"
 RUN_BRANCHES = "refs/heads/runs/"
 #: Those that were fetched from other hosts: a run that found all of their results makes no branch of its own.
 _FETCHED_RUNS = "refs/remotes/*/runs/**"

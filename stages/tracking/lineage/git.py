@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.runtime.paths import LOCK_FILE
 from stages.runtime.plain import redacted
 from stages.tracking.lineage.uri import TrackingError
 
@@ -73,7 +74,7 @@ def git(root: Path, *arguments: str, env: Mapping[str, str] | None = None, stdin
     except subprocess.TimeoutExpired as error:
         raise TrackingError(f"git {arguments[0]} in {root}: {asked.late}") from error
     except FileNotFoundError as error:
-        raise TrackingError("git: not found; install it, the registry ties every model version to a commit") from error
+        raise TrackingError("git: not found; install it, every run and every model version is tied to a commit") from error
     if done.returncode:
         raise TrackingError(f"git {arguments[0]} in {root}: {redacted(done.stderr.decode(errors='replace').strip())}")
     return done.stdout.decode(errors="replace").strip()
@@ -98,4 +99,4 @@ def head(root: Path) -> str | None:
 
 def is_dirty(root: Path) -> bool:
     """Whether tracked files differ from HEAD; ``dvc.lock`` does not count, a run in progress rewrites it."""
-    return bool(git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock"))
+    return bool(git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", f":(exclude){LOCK_FILE}"))

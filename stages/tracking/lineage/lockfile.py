@@ -10,9 +10,8 @@ from typing import Any
 
 from stages.domain.core.digest import digest
 from stages.runtime.bounded_yaml import MOST_LOCK_BYTES, MergeConflict, YamlError, parse_yaml
+from stages.runtime.paths import LOCK_FILE, PIPELINE_FILE
 from stages.tracking.lineage.uri import TrackingError, quiet
-
-LOCK_FILE = "dvc.lock"
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def current_stage(root: Path, name: str) -> StageRecord | None:
 
     Called at the start of a stage, when DVC has hashed its inputs already: the hashes come from DVC's state database.
     """
-    if not (root / "dvc.yaml").is_file():
+    if not (root / PIPELINE_FILE).is_file():
         return None
     quiet()
     from dvc.exceptions import DvcException
@@ -109,7 +108,7 @@ def current_stage(root: Path, name: str) -> StageRecord | None:
 
     try:
         with Repo(str(root)) as repo:
-            stage = repo.stage.load_one(str(root / "dvc.yaml"), name)
+            stage = repo.stage.load_one(str(root / PIPELINE_FILE), name)
             stage.save_deps(allow_missing=True)
             return record_of(stage)
     except StageNotFound:

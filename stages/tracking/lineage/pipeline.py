@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.runtime.paths import PIPELINE_FILE
 from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.lockfile import StageRecord, read_lock
 from stages.tracking.lineage.uri import TrackingError
@@ -92,7 +93,7 @@ def read_pipeline(content: ContentStore, root: Path) -> Pipeline:
         for stage in content.repo.index.stages:
             # `addressing` would depend on the working directory.
             record = locked.get(getattr(stage, "name", "") or "")
-            if record is None or stage.path_in_repo != "dvc.yaml":
+            if record is None or stage.path_in_repo != PIPELINE_FILE:
                 continue
             records[record.name] = record
             cached |= {str(out.hash_info.value) for out in stage.outs if out.use_cache and out.hash_info}

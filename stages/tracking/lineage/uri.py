@@ -18,13 +18,12 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from stages.errors import VidbridgeError
+from stages.runtime import paths
 from stages.runtime.plain import one_line, redacted
+from stages.runtime.project import NO_TELEMETRY, project_root
 
-#: Everything local that is not an out: database, scratch, default remote. Ignored by git.
-STATE = Path(".vidbridge")
-DATABASE = STATE / "mlflow.db"
 #: Files of runs when the store is a database and not a server (a server keeps them itself).
-RUN_FILES = STATE / "mlflow-artifacts"
+RUN_FILES = paths.STATE / "mlflow-artifacts"
 
 #: A database URI without a port uses its driver's.
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -71,9 +70,7 @@ T = TypeVar("T")
 
 #: Telemetry off; short retries, because MLflow's own (7, with exponential waits) hide a dead server for minutes.
 QUIET = {
-    "DO_NOT_TRACK": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DVC_NO_ANALYTICS": "1",
+    **NO_TELEMETRY,
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -97,41 +94,11 @@ def quiet() -> None:
         os.environ.setdefault(name, value)
 
 
-def project_or_none() -> Path | None:
-    """The project's folder: ``VIDBRIDGE_PROJECT``, else the nearest folder upward that holds ``dvc.yaml``; absolute. None: outside.
-
-    Raises:
-        TrackingError: ``VIDBRIDGE_PROJECT`` is no folder.
-    """
-    named = os.environ.get("VIDBRIDGE_PROJECT")
-    if named:
-        root = Path(named).expanduser().resolve()
-        if not root.is_dir():
-            raise TrackingError(f"VIDBRIDGE_PROJECT: {named!r} is no folder; set it to the folder that holds dvc.yaml, or unset it")
-        return root
-    here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), None)
-
-
-def project_root() -> Path:
-    """The project's folder, as `project_or_none` finds it.
-
-    Raises:
-        TrackingError: there is none.
-    """
-    root = project_or_none()
-    if root is None:
-        raise TrackingError(
-            f"project: no dvc.yaml in {Path.cwd()} or above; go to the project's folder, or set VIDBRIDGE_PROJECT to it"
-        )
-    return root
-
-
 def tracking_uri(root: Path | None = None) -> str:
     """``MLFLOW_TRACKING_URI`` (a relative SQLite path counts from the project's folder), else ``<project>/.vidbridge/mlflow.db``."""
     given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not given:
-        return f"sqlite:///{(root or project_root()) / DATABASE}"
+        return f"sqlite:///{(root or project_root()) / paths.DATABASE}"
     prefix = "sqlite:///"
     if given.startswith(prefix) and not given.startswith(prefix + "/"):
         return f"{prefix}{(root or project_root()) / given.removeprefix(prefix)}"

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
+from stages.runtime.paths import STATE
 from stages.tracking.lineage.cache import Source, open_content, placed
 from stages.tracking.lineage.cache_folder import mark_used
 from stages.tracking.lineage.listing import parse_list
 from stages.tracking.lineage.placing import holds, put_bytes, refuse_links
-from stages.tracking.lineage.uri import STATE
 
 #: No path is quoted to a name with "@".
 _LIST, _WHOLE = "@list", "@whole"

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from stages.domain.statistics.paired import Comparison
-from stages.params import Params
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.named import model_of, parse_named
 from stages.tracking.registry.samples import compare_versions
 from stages.tracking.registry.versions import Version, find_version
-from stages.tracking.runs.store import open_client
+from stages.tracking.session import Session
 
 
 @dataclass(frozen=True)
@@ -24,17 +22,16 @@ class Pair:
     to_rescore: Version | None
 
 
-def pair(root: Path, after: str, before: str) -> Pair:
+def pair(session: Session, after: str, before: str) -> Pair:
     """Find two versions of one model (numbers, aliases, ``models:/NAME/3``) and an evaluation that both were scored under, else that of
     ``after``.
 
     Raises:
         TrackingError: there is no such version, the two are one or of two models, or one was never scored.
     """
-    client = open_client(root)
     named = (parse_named(after), parse_named(before))
-    model = model_of(root, client, *named)
-    ours, theirs = (find_version(client, model, item.which) for item in named)
+    model = model_of(session, *named)
+    ours, theirs = (find_version(session.client, model, item.which) for item in named)
     if ours.number == theirs.number:
         raise TrackingError(f"{model}: {after!r} and {before!r} are both version {ours.number}; name two versions")
     scored = []
@@ -50,10 +47,10 @@ def pair(root: Path, after: str, before: str) -> Pair:
     return Pair(ours, theirs, scored[0], None if scored[0] == scored[1] else theirs)
 
 
-def compare_pair(root: Path, asked: Pair, params: Params) -> Comparison:
-    """``after`` - ``before``, by task and over all tasks. ``params``: whose confidence the intervals have.
+def compare_pair(session: Session, asked: Pair, confidence: float) -> Comparison:
+    """``after`` - ``before``, by task and over all tasks. ``confidence``: of the intervals.
 
     Raises:
         TrackingError: the scores by sample of one of them are not to be had.
     """
-    return compare_versions(root, open_client(root), asked.after, asked.before, asked.digest, params, None)
+    return compare_versions(session, asked.after, asked.before, asked.digest, confidence=confidence, tasks=None)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.params import load_params
-from stages.tracking.lineage.cache_folder import is_cache
-from stages.tracking.lineage.commits import PARAMS_FILE, holding_commit
+from stages.tracking.lineage.commits import holding_commit
 from stages.tracking.lineage.uri import is_server, shown, tracking_uri
 from stages.tracking.registry.ledger import alias_fault, last_move, read_ledger
 from stages.tracking.registry.named import find_named, ledger_of, moved_fault, production_of
@@ -17,7 +14,7 @@ from stages.tracking.registry.production import copies, production_fault
 from stages.tracking.registry.removals import objection
 from stages.tracking.registry.score_cards import ScoreCard
 from stages.tracking.registry.versions import CHAMPION, Version, all_versions
-from stages.tracking.runs.store import open_client
+from stages.tracking.session import Session
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -54,19 +51,19 @@ class Explanation:
     objection: str | None
 
 
-def explain(root: Path, which: str | int) -> Explanation:
-    """Explain a version: a number or an alias of one's own registered model, or ``models:/NAME@ALIAS``, ``models:/NAME/3``. ``root``: the
-    project, or a cache folder, where git is not asked and the commit is the one that `register` found.
+def explain(session: Session, which: str | int) -> Explanation:
+    """Explain a version: a number or an alias of one's own registered model, or ``models:/NAME@ALIAS``, ``models:/NAME/3``. Outside of a
+    project git is not asked, and the commit is the one that `register` found.
 
     Raises:
         TrackingError: the store does not answer, or there is no such version.
     """
-    client = open_client(root)
-    version = find_named(root, client, str(which))
-    production = production_of(root, client, version.model)
+    client, project = session.client, session.project
+    version = find_named(session, str(which))
+    production = production_of(session, version.model)
     return Explanation(
         version=version,
-        commit=version.lock_commit if is_cache(root) else holding_commit(root, version.stage, version.out),
+        commit=version.lock_commit if project is None else holding_commit(project, version.stage, version.out),
         git_commit=version.git_commit,
         data=version.data,
         params=version.params,
@@ -74,10 +71,10 @@ def explain(root: Path, which: str | int) -> Explanation:
         scores=version.scores,
         ancestors=tuple(_ancestors(version, all_versions(client, version.model))),
         source=version.source,
-        run=_run(client, root, version),
+        run=_run(session, version),
         copies=tuple(f"{production} version {number}" for number in copies(client, production, version)) if production else (),
         alias_fault=_alias_fault(client, production, version),
-        objection=None if is_cache(root) else objection(root, client, load_params(root / PARAMS_FILE), version),
+        objection=None if project is None else objection(session, version),
     )
 
 
@@ -109,14 +106,14 @@ def _ancestors(version: Version, versions: list[Version]) -> list[Ancestor]:
     return chain
 
 
-def _run(client: MlflowClient, root: Path, version: Version) -> str | None:
+def _run(session: Session, version: Version) -> str | None:
     if version.run_id is None:
         return None
-    uri = tracking_uri(root)
+    uri = tracking_uri(session.root)
     from mlflow.exceptions import MlflowException
 
     try:
-        experiment = client.get_run(version.run_id).info.experiment_id
+        experiment = session.client.get_run(version.run_id).info.experiment_id
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.params import GateParams, load_params
-from stages.tracking.lineage.cache_folder import is_cache
-from stages.tracking.lineage.commits import PARAMS_FILE
+from stages.params import GateParams
 from stages.tracking.lineage.uri import TrackingError, shown
 from stages.tracking.registry.ledger import ENTRY, alias_fault, read_ledger
 from stages.tracking.registry.production import COPY_OF, production_fault
 from stages.tracking.registry.versions import CHAMPION, Version, all_versions, find_version
+from stages.tracking.session import Session
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -48,27 +46,27 @@ def parse_named(text: str) -> Named:
     return Named(None, text)
 
 
-def own_model(root: Path, client: MlflowClient) -> str:
+def own_model(session: Session) -> str:
     """The registered model that a name without one means: the project's (``gate.registered_model``), outside of one VIDBRIDGE_MODEL.
 
     Raises:
         TrackingError: neither says it; the message names the models there are.
     """
-    if not is_cache(root):
-        return load_params(root / PARAMS_FILE).gate.registered_model
+    if session.project is not None:
+        return session.params.gate.registered_model
     if given := os.environ.get(MODEL_VARIABLE, "").strip():
         if not _NAME.fullmatch(given):
             raise TrackingError(
-                f"{MODEL_VARIABLE}: {given!r:.200} is no name of a registered model; {_there(client)}; name one of these"
+                f"{MODEL_VARIABLE}: {given!r:.200} is no name of a registered model; {_there(session.client)}; name one of these"
             )
         return given
     raise TrackingError(
-        f"{MODEL_VARIABLE}: not set, and outside of a project nothing else says which registered model is meant; {_there(client)};"
+        f"{MODEL_VARIABLE}: not set, and outside of a project nothing else says which registered model is meant; {_there(session.client)};"
         " write models:/NAME@champion, or set it to the name"
     )
 
 
-def model_of(root: Path, client: MlflowClient, *named: Named) -> str:
+def model_of(session: Session, *named: Named) -> str:
     """The one model that these are versions of: the one that a URI among them names, else one's own.
 
     Raises:
@@ -77,27 +75,27 @@ def model_of(root: Path, client: MlflowClient, *named: Named) -> str:
     models = sorted({item.model for item in named if item.model is not None})
     if len(models) > 1:
         raise TrackingError(f"{models[0]} and {models[1]} are two registered models; name versions of one")
-    return models[0] if models else own_model(root, client)
+    return models[0] if models else own_model(session)
 
 
-def find_named(root: Path, client: MlflowClient, text: str) -> Version:
+def find_named(session: Session, text: str) -> Version:
     """The version that ``text`` names.
 
     Raises:
         TrackingError: there is none; the message names what there is.
     """
     named = parse_named(text)
-    model = model_of(root, client, named)
-    if (named.model is not None or is_cache(root)) and not all_versions(client, model):
+    model, client = model_of(session, named), session.client
+    if (named.model is not None or session.project is None) and not all_versions(client, model):
         raise TrackingError(f"{model}: the registry has no version of a model of that name; {_there(client)}; name one of these")
     return find_version(client, model, named.which)
 
 
-def gate_of(root: Path, model: str) -> GateParams | None:
+def gate_of(session: Session, model: str) -> GateParams | None:
     """The gate of the project where ``model`` is the project's own; None: this project, or none, does not decide about it."""
-    if is_cache(root):
+    if session.project is None:
         return None
-    gate = load_params(root / PARAMS_FILE).gate
+    gate = session.params.gate
     return gate if gate.registered_model == model else None
 
 
@@ -107,11 +105,11 @@ def ledger_of(model: str) -> str:
     return GateParams.model_construct(**gate).ledger
 
 
-def production_of(root: Path, client: MlflowClient, model: str) -> str | None:
+def production_of(session: Session, model: str) -> str | None:
     """The model that is given copies of the champions of ``model``: as the project says, else as the gate's latest decision does."""
-    if gate := gate_of(root, model):
+    if gate := gate_of(session, model):
         return gate.production
-    entries = read_ledger(client, model, ledger_of(model))
+    entries = read_ledger(session.client, model, ledger_of(model))
     return next((entry.decided.production for entry in reversed(entries) if entry.standing), None)
 
 

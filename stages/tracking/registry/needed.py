@@ -25,10 +25,9 @@ from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.commits import blob_at
 from stages.tracking.lineage.git import git, head, is_repository
 from stages.tracking.lineage.listing import MAX_BYTES, is_hash, parse_list
-from stages.tracking.lineage.lockfile import LOCK_FILE, parse_lock
-from stages.tracking.lineage.uri import STATE, TrackingError
+from stages.tracking.lineage.lockfile import parse_lock
+from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.ledger import ENTRY, champions, read_ledger
-from stages.tracking.registry.removals import MANIFEST
 from stages.tracking.registry.versions import JUDGING, Version, all_versions, registered_models
 from stages.tracking.runs.run import TAG
 
@@ -138,7 +137,7 @@ def _inside(root: Path, tree: Path) -> Path:
 
 def _work_tree(root: Path) -> Need:
     oids: set[str] = set()
-    for path in (root / LOCK_FILE, root / STATE / "dvc.lock.kept"):
+    for path in (root / paths.LOCK_FILE, root / paths.KEPT_LOCK):
         if path.is_file():
             oids |= lock_oids(path.read_bytes(), str(path))
     for path in _dvc_files(root):
@@ -148,7 +147,7 @@ def _work_tree(root: Path) -> Need:
 
 def _dvc_files(root: Path) -> Iterator[Path]:
     for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if name not in (".git", ".dvc", ".venv", str(STATE), "models", "node_modules")]
+        folders[:] = [name for name in folders if name not in (".git", ".dvc", ".venv", str(paths.STATE), "models", "node_modules")]
         yield from (Path(folder, name) for name in files if name.endswith(".dvc") and name != ".dvc")
 
 
@@ -157,7 +156,7 @@ def _at(root: Path, commit: str, blobs: dict[str, frozenset[str]], name: str | N
     oids: set[str] = set()
     for line in git(root, "ls-tree", "-r", "-z", "--full-tree", f"{commit}^{{tree}}").split("\0"):
         about, _, path = line.partition("\t")
-        if not path.endswith(".dvc") and path.rpartition("/")[2] != LOCK_FILE:
+        if not path.endswith(".dvc") and path.rpartition("/")[2] != paths.LOCK_FILE:
             continue
         blob = about.split()[2]
         if blob not in blobs:
@@ -186,7 +185,7 @@ def clips_of_refs(root: Path) -> dict[str, str]:
     if not is_repository(root) or head(root) is None:
         return {}
     found = {}
-    path = git(root, "rev-parse", "--show-prefix") + LOCK_FILE
+    path = git(root, "rev-parse", "--show-prefix") + paths.LOCK_FILE
     for name in git(root, "for-each-ref", "--format=%(refname)").split():
         blob = blob_at(root, f"{name}^{{tree}}", path)
         records = parse_lock(_blob(root, blob), f"{name}:{path}").values() if blob else ()
@@ -203,10 +202,10 @@ def history_oids(root: Path) -> frozenset[str]:
     if not is_repository(root) or head(root) is None:
         return frozenset()
     found: set[str] = set()
-    listed = git(root, "rev-list", "--all", "--reflog", "--objects", "--", f":(glob)**/{LOCK_FILE}", ":(glob)**/*.dvc")
+    listed = git(root, "rev-list", "--all", "--reflog", "--objects", "--", f":(glob)**/{paths.LOCK_FILE}", ":(glob)**/*.dvc")
     for line in listed.splitlines():
         blob, _, path = line.partition(" ")
-        read = tracked_oids if path.endswith(".dvc") else lock_oids if path.rpartition("/")[2] == LOCK_FILE else None
+        read = tracked_oids if path.endswith(".dvc") else lock_oids if path.rpartition("/")[2] == paths.LOCK_FILE else None
         if read is None:
             continue
         try:
@@ -219,11 +218,11 @@ def history_oids(root: Path) -> frozenset[str]:
 def clones(root: Path) -> list[Path]:
     """Projects below the state of ``root`` that work with its cache: of scheduled runs, and of an ablation's seeds."""
     found = []
-    base = root / STATE
+    base = root / paths.STATE
     for folder, folders, files in os.walk(base):
         depth = len(Path(folder).relative_to(base).parts)
         folders[:] = [name for name in sorted(folders) if not (depth == 0 and name in _NO_CLONES) and depth < _CLONE_LEVELS]
-        if "dvc.yaml" in files:
+        if paths.PIPELINE_FILE in files:
             found.append(Path(folder))
             folders[:] = []
     return found
@@ -291,7 +290,7 @@ def registry(client: MlflowClient, own: frozenset[str], refs: frozenset[str], yo
                 needs.append(Need(why, who, oids))
             standing.append(Standing(version, why))
             if clips := _data_of(version).get(paths.CLIPS.as_posix()):
-                needs.append(Need(MANIFESTS, who, frozenset([clips]), only=MANIFEST))
+                needs.append(Need(MANIFESTS, who, frozenset([clips]), only=paths.MANIFEST_FILE))
     return Registry(tuple(standing), tuple(needs))
 
 

@@ -15,29 +15,28 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from stages.domain.core.records import Checkpoint
-from stages.params import Params, load_params
+from stages.params import Params
 from stages.runtime import paths
-from stages.tracking.lineage.cache import ContentStore, Source, open_content
-from stages.tracking.lineage.commits import PARAMS_FILE, holding_commit
+from stages.tracking.lineage.cache import ContentStore, Source
+from stages.tracking.lineage.commits import holding_commit
 from stages.tracking.lineage.git import head, is_repository
-from stages.tracking.lineage.lockfile import LOCK_FILE, StageRecord
+from stages.tracking.lineage.lockfile import StageRecord
 from stages.tracking.lineage.pipeline import Pipeline, read_pipeline
-from stages.tracking.lineage.uri import STATE, TrackingError, experiment_name, patience_of_run_s, patiently
+from stages.tracking.lineage.uri import TrackingError, experiment_name, patience_of_run_s, patiently
 from stages.tracking.registry.ledger import ensure_model
 from stages.tracking.registry.rights import LEDGER, prove_rights
-from stages.tracking.registry.samples import PREDICTIONS_FILE
 from stages.tracking.registry.score_cards import parse_baselines, parse_scores
 from stages.tracking.registry.servable import USAGE, usage_of
 from stages.tracking.registry.versions import CANDIDATE, Version, all_versions
 from stages.tracking.runs.outbox import ArtifactStoreError, send_unsent
 from stages.tracking.runs.run import TAG
-from stages.tracking.runs.store import experiment_id, insist, is_away, locked, open_client, store_error
+from stages.tracking.runs.store import experiment_id, insist, is_away, locked, store_error
+from stages.tracking.session import Session
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-SCORES_FILE = "scores.json"
 #: These follow what is known now; every other tag is written once.
 MUTABLE = ("scores", "baselines", "samples", "gauges", "lock_commit", USAGE)
 #: So many values of each gauge are kept with a version: more than `gate.gauges.last` may ask for.
@@ -77,7 +76,7 @@ class _Wanted:
     final: bool
 
 
-def register(root: Path) -> RegisterReport:
+def register(session: Session) -> RegisterReport:
     """Push the outs of ``dvc.lock`` to the DVC remote, then create the model versions that are missing and bring tags up to date.
 
     Raises:
@@ -85,15 +84,12 @@ def register(root: Path) -> RegisterReport:
     """
     from mlflow.exceptions import MlflowException
 
-    params = load_params(root / PARAMS_FILE)
-    wait_s = patience_of_run_s()
-    client = open_client(root, wait_s)
-    commit = head(root) if is_repository(root) else None
-    model = params.gate.registered_model
-    with locked(root / STATE / "register.lock", REGISTER_WAIT_S), open_content(root) as content:
+    model = session.params.gate.registered_model
+    session.client  # noqa: B018 - a store that is away is waited for before the lock is taken
+    with locked(session.root / paths.STATE / "register.lock", REGISTER_WAIT_S):
         try:
             # All of it may be done twice, so a server that goes away in the middle is waited for.
-            return patiently(lambda: _reconcile(root, params, client, content, commit), wait_s, is_away)
+            return patiently(lambda: _reconcile(session), patience_of_run_s(), is_away)
         except (MlflowException, ArtifactStoreError) as error:
             raise store_error(
                 f"{model}: registration stopped",
@@ -103,9 +99,11 @@ def register(root: Path) -> RegisterReport:
             ) from error
 
 
-def _reconcile(root: Path, params: Params, client: MlflowClient, content: ContentStore, commit: str | None) -> RegisterReport:
+def _reconcile(session: Session) -> RegisterReport:
     from mlflow.exceptions import MlflowException
 
+    root, params, client, content = session.root, session.params, session.client, session.content
+    commit = head(root) if is_repository(root) else None
     pipeline = read_pipeline(content, root)
     unregistered: dict[str, str] = {}
     warnings = []
@@ -260,15 +258,15 @@ def _evaluation_tags(content: ContentStore, pipeline: Pipeline, row: str) -> dic
     tags = {}
     stage = f"evaluate@{row}"
     if text := _evaluated(content, pipeline, stage, paths.scores(row)):
-        parse_scores(text, f"{paths.scores(row)}/{SCORES_FILE}")
+        parse_scores(text, f"{paths.scores(row)}/{paths.SCORES_FILE}")
         tags["scores"] = json.dumps(json.loads(text), sort_keys=True)
         record = pipeline.records[stage]
         out, samples = record.outs[paths.scores(row).as_posix()], record.deps.get(paths.SAMPLES.as_posix())
-        if samples and PREDICTIONS_FILE in content.files(out):
+        if samples and paths.PREDICTIONS_FILE in content.files(out):
             # By content: both were pushed above, and nothing is copied.
             tags["samples"] = json.dumps({"predictions": out, "samples": samples})
     if tags and (text := _evaluated(content, pipeline, "baselines", paths.scores("baselines"))):
-        tags["baselines"] = parse_baselines(text, f"{paths.scores('baselines')}/{SCORES_FILE}").model_dump_json()
+        tags["baselines"] = parse_baselines(text, f"{paths.scores('baselines')}/{paths.SCORES_FILE}").model_dump_json()
     return tags
 
 
@@ -277,7 +275,7 @@ def _evaluated(content: ContentStore, pipeline: Pipeline, stage: str, folder: Pa
     if pipeline.stale(stage, content):
         return None
     out = pipeline.records[stage].outs.get(folder.as_posix())
-    return content.read(out, SCORES_FILE) if out else None
+    return content.read(out, paths.SCORES_FILE) if out else None
 
 
 def _stage_run(client: MlflowClient, root: Path, record: StageRecord) -> Run | None:
@@ -337,7 +335,7 @@ def _point_candidate(client: MlflowClient, params: Params, wanted: list[_Wanted]
 
 def _keep_files(client: MlflowClient, root: Path, params: Params) -> None:
     """Keep this ``dvc.lock`` and ``params.yaml`` once, with the pipeline's run where there is one."""
-    texts = {name: (root / name).read_text(encoding="utf-8") for name in (LOCK_FILE, PARAMS_FILE)}
+    texts = {name: (root / name).read_text(encoding="utf-8") for name in (paths.LOCK_FILE, paths.PARAMS_FILE)}
     digest = hashlib.sha256("\0".join(texts.values()).encode()).hexdigest()
     experiment = experiment_id(client, root)
     if client.search_runs([experiment], f"tags.`{TAG}files` = '{digest}'", max_results=1):

@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from posixpath import normpath
 from typing import TYPE_CHECKING
 
@@ -20,10 +19,11 @@ from pydantic import ValidationError
 from stages.params import ExcludedVideo, Params
 from stages.runtime import paths
 from stages.runtime.plain import one_line
-from stages.tracking.lineage.cache import ContentStore, open_content
+from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.versions import Version, all_versions, registered_model
 from stages.tracking.runs.run import TAG
+from stages.tracking.session import Session
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 REMOVED = TAG + "removed_videos"
 #: Of a registered model: one tag a removed video, ``vidbridge.removed.<digest>``.
 NOTED = TAG + "removed."
-MANIFEST = "manifest.jsonl"
 #: What a tag of MLflow holds on every server (5,000 characters), with room for its brackets.
 _TAG_CHARACTERS = 4500
 _NAMED = 3
@@ -72,9 +71,9 @@ class Manifests:
             TrackingError: neither cache nor remote has it, or it is no manifest.
         """
         if oid not in self._rows:
-            text = self._content.read(oid, MANIFEST)
+            text = self._content.read(oid, paths.MANIFEST_FILE)
             if text is None:
-                raise TrackingError(f"{oid}: holds no {MANIFEST}; it is no result of ingest")
+                raise TrackingError(f"{oid}: holds no {paths.MANIFEST_FILE}; it is no result of ingest")
             self._rows[oid] = tuple(manifest_rows(text, oid))
         return self._rows[oid]
 
@@ -91,7 +90,7 @@ def manifest_rows(text: bytes, name: str) -> Iterator[Row]:
             yield Row(row["clip_id"], row["path"], row["sha256"], row["split"], bool(row.get("normalised")))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise TrackingError(
-                f"{name}/{MANIFEST}:{number}: no clip ({error}); it is damaged: dvc repro --force ingest"
+                f"{name}/{paths.MANIFEST_FILE}:{number}: no clip ({error}); it is damaged: dvc repro --force ingest"
             ) from error
 
 
@@ -135,7 +134,7 @@ def seen(manifests: Manifests, version: Version, versions: Sequence[Version], vi
 
 def _learns(version: Version) -> bool:
     """Whether videos of the project are in its weights: not in those of a model that was only downloaded."""
-    table = version.params.get("params.yaml", {})
+    table = version.params.get(paths.PARAMS_FILE, {})
     model = table.get("model") if isinstance(table, Mapping) else None
     return not (version.stage == "base" and isinstance(model, Mapping) and model.get("kind") == "pretrained")
 
@@ -190,15 +189,15 @@ def _with_count(kept: Sequence[str], names: Sequence[str]) -> list[str]:
     return [*kept, f"and {left} more"] if left else list(kept)
 
 
-def objection(root: Path, client: MlflowClient, params: Params, version: Version) -> str | None:
+def objection(session: Session, version: Version) -> str | None:
     """Why the gate does not take ``version``: it learned from a removed video, or that cannot be told. None: it may be taken."""
     if (known := version.removed_videos) is not None:
         return _learned(version, known)
+    client, params = session.client, session.params
     videos = removed_videos(client, params)
     if not videos:
         return None
-    with open_content(root) as content:
-        found = seen(Manifests(content), version, all_versions(client, params.gate.registered_model), videos)
+    found = seen(Manifests(session.content), version, all_versions(client, params.gate.registered_model), videos)
     if found.trained:
         return _learned(version, found.trained)
     if found.unknown:

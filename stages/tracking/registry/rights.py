@@ -7,7 +7,6 @@ tried out by a harmless write that says something: which ledger and which copies
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.params import GateParams
@@ -16,7 +15,8 @@ from stages.tracking.registry.ledger import describe_ledger, ensure_model
 from stages.tracking.registry.production import describe_production
 from stages.tracking.registry.versions import registered_model
 from stages.tracking.runs.run import TAG
-from stages.tracking.runs.store import experiment_id, insist, is_denied, open_client, store_error
+from stages.tracking.runs.store import experiment_id, insist, is_denied, store_error
+from stages.tracking.session import Session
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -77,7 +77,7 @@ def prove_experiment(client: MlflowClient, experiment: str, gate: GateParams) ->
         ) from error
 
 
-def check_run_rights(root: Path, gate: GateParams) -> None:
+def check_run_rights(session: Session) -> None:
     """Find out whether a run of this account will be recorded and registered. A model that is not there yet will be its own.
 
     Raises:
@@ -85,9 +85,9 @@ def check_run_rights(root: Path, gate: GateParams) -> None:
     """
     from mlflow.exceptions import MlflowException
 
-    client = open_client(root)
+    gate, client = session.params.gate, session.client
     try:
-        prove_experiment(client, experiment_id(client, root), gate)
+        prove_experiment(client, experiment_id(client, session.root), gate)
         if registered_model(client, gate.registered_model) is not None:
             prove_rights(client, gate)
     except MlflowException as error:

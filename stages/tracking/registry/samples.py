@@ -20,22 +20,20 @@ from pydantic import ValidationError
 from stages.domain.core.records import Sample, Score
 from stages.domain.statistics.metrics import clips_shown
 from stages.domain.statistics.paired import Comparison, SampleScore, compare
-from stages.params import Params
-from stages.tracking.lineage.cache import ContentStore, open_content
+from stages.runtime.paths import PREDICTIONS_FILE, SAMPLE_SCORES_FILE
+from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.versions import Version
 from stages.tracking.runs.run import TAG
-from stages.tracking.runs.store import experiment_id, open_client
+from stages.tracking.runs.store import experiment_id
+from stages.tracking.session import Session
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-PREDICTIONS_FILE = "predictions.jsonl"
-SAMPLES_FILE = "samples.jsonl"
-
 
 def compare_versions(
-    root: Path, client: MlflowClient, after: Version, before: Version, digest: str, params: Params, tasks: list[str] | None
+    session: Session, after: Version, before: Version, digest: str, *, confidence: float, tasks: list[str] | None
 ) -> Comparison:
     """``after`` - ``before``, sample by sample, under the evaluation ``digest``. ``tasks``: only these; None: all.
 
@@ -44,12 +42,11 @@ def compare_versions(
     """
     for version in (after, before):
         _place(version, digest)  # before DVC is opened, which takes a second
-    with open_content(root) as content:
-        ours, theirs = (read_samples(client, content, version, digest) for version in (after, before))
+    ours, theirs = (read_samples(session.client, session.content, version, digest) for version in (after, before))
     if tasks is not None:
         ours, theirs = ([row for row in rows if row.task in tasks] for rows in (ours, theirs))
     try:
-        return compare(ours, theirs, confidence=params.evaluation.confidence)
+        return compare(ours, theirs, confidence=confidence)
     except ValueError as error:
         raise TrackingError(f"{after.model}: versions {after.number} and {before.number}: {error}") from error
 
@@ -73,12 +70,12 @@ def read_samples(client: MlflowClient, content: ContentStore, version: Version, 
         raise TrackingError(f"{name}: scores by sample: {first}; evaluate it again") from error
 
 
-def keep_samples(root: Path, version: Version, digest: str, text: str) -> None:
+def keep_samples(session: Session, version: Version, digest: str, text: str) -> None:
     """Keep what each sample was worth to ``version`` when it was scored again under ``digest``: JSON lines of SampleScore."""
-    client = open_client(root)
+    client = session.client
     tags = {TAG + "kind": "rescore", TAG + "version": f"{version.model}/{version.number}", TAG + "digest": digest}
-    run = client.create_run(experiment_id(client, root), run_name=f"rescore version {version.number}", tags=tags)
-    client.log_text(run.info.run_id, text, SAMPLES_FILE)
+    run = client.create_run(experiment_id(client, session.root), run_name=f"rescore version {version.number}", tags=tags)
+    client.log_text(run.info.run_id, text, SAMPLE_SCORES_FILE)
     client.set_terminated(run.info.run_id)
     place = json.dumps({"run": run.info.run_id, "sha256": _sha256(text)})
     client.set_model_version_tag(version.model, str(version.number), f"{TAG}samples.{digest}", place)
@@ -105,7 +102,7 @@ def _of_run(client: MlflowClient, place: dict[str, str], name: str) -> Iterator[
 
     with tempfile.TemporaryDirectory() as folder:
         try:
-            path = Path(client.download_artifacts(run_id, SAMPLES_FILE, folder))
+            path = Path(client.download_artifacts(run_id, SAMPLE_SCORES_FILE, folder))
             text = path.read_bytes().decode()
         except (MlflowException, OSError) as error:
             raise TrackingError(

@@ -1,13 +1,22 @@
-"""What evaluation wrote, as the gate reads it: one score card a policy, one for the trivial baselines."""
+"""What evaluation wrote, as versions carry it and the gate reads it: one score card a policy, one for the trivial baselines.
+
+A version outlives the code that scored it, and one registry is read by clones of several ages. So a card takes of the tag what the gate
+needs and passes over the rest, while a file between stages is read as exactly what its stage writes
+(:mod:`stages.lib.evaluation.results`).
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from stages.domain.core.records import Record
+from stages.lib.evaluation.results import TRIVIAL, BaselineScores, PolicyScores
 from stages.tracking.lineage.uri import TrackingError
+
+R = TypeVar("R", bound=Record)
 
 
 class _Card(BaseModel):
@@ -51,29 +60,23 @@ class Baselines(_Card):
     tasks: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
 
 
-def parse_scores(text: str | bytes, name: str) -> ScoreCard:
+def parse_scores(text: str | bytes, name: str) -> PolicyScores:
     """Read ``scores.json``; ``name`` opens the :class:`TrackingError` that a damaged one raises."""
-    try:
-        return ScoreCard.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise TrackingError(
-            f"{name}: {field + ': ' if field else ''}{first['msg']}; evaluate this row again (dvc repro)"
-        ) from error
+    return _parsed(text, PolicyScores, name, "this row")
 
 
 def parse_baselines(text: str | bytes, name: str) -> Baselines:
-    """Read the baselines' ``scores.json``: every top-level table that has a ``mean`` is one."""
+    """The card of the baselines' ``scores.json``; ``name`` opens the :class:`TrackingError` that a damaged one raises."""
+    found = _parsed(text, BaselineScores, name, "the baselines")
+    means = {policy: found.of(policy).mean for policy in TRIVIAL}
+    tasks = {task: {policy: results.of(policy).mean for policy in TRIVIAL} for task, results in found.tasks.items()}
+    return Baselines(digest=found.digest, means=means, tasks=tasks)
+
+
+def _parsed(text: str | bytes, kind: type[R], name: str, what: str) -> R:
     try:
-        raw = json.loads(text)
-        means = {key: float(value["mean"]) for key, value in raw.items() if isinstance(value, Mapping) and "mean" in value}
-        if not means:
-            raise ValueError("no baseline with a mean")
-        tasks = {
-            task: {name: float(results[name]["mean"]) for name in means if name in results}
-            for task, results in raw.get("tasks", {}).items()
-        }
-        return Baselines(digest=raw["digest"], means=means, tasks=tasks)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TrackingError(f"{name}: {error!r}; evaluate the baselines again (dvc repro)") from error
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise TrackingError(f"{name}: {field + ': ' if field else ''}{first['msg']}; evaluate {what} again (dvc repro)") from error

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from pydantic import Field, ValidationError
 
 from stages.domain.core.prompts import PromptTexts
-from stages.domain.core.records import Record, TaskName
+from stages.domain.core.records import Record
+from stages.domain.tasks import KnownTask, task_of
 from stages.params import ModelParams, Params
 from stages.runtime import paths
 from stages.tracking.lineage.cache import parse_source
-from stages.tracking.lineage.uri import STATE, TrackingError
+from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.assembling import assemble
 from stages.tracking.registry.versions import Version
 from stages.tracking.runs.run import TAG
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 #: The tag of a version that holds its :class:`Usage`.
 USAGE = "usage"
-#: Folders that `load_servable` put together.
-SERVABLE = STATE / "servable"
 CODE_FILE = "served.py"
 DESCRIPTION_FILE = "MLmodel"
 #: It comes from a registry, and says what is read and made on this machine.
@@ -48,14 +47,14 @@ class Usage(Record):
     #: What it was trained from, and the precision in which it is evaluated.
     model: ModelParams
     #: Tasks of the row that made it; none for a base model.
-    tasks: tuple[TaskName, ...]
+    tasks: tuple[KnownTask, ...]
     #: Its videos were generated shapes.
     generated_corpus: bool
 
     @property
-    def default_task(self) -> TaskName:
-        """What a question is taken for that names no task: it decides which instruction follows it."""
-        return "structured_caption" if self.tasks == ("structured_caption",) else "caption"
+    def analysed(self) -> bool:
+        """Whether the thinking on a question that names no task is to be an analysis: the row was trained on nothing else."""
+        return bool(self.tasks) and all(task_of(task).analysed for task in self.tasks)
 
     @property
     def caution(self) -> str | None:
@@ -73,7 +72,7 @@ def usage_of(params: Params, row: str) -> Usage:
         max_new_tokens=params.evaluation.max_new_tokens,
         model=params.model,
         tasks=params.rows[row].trained_tasks if row in params.rows else (),
-        generated_corpus=params.ingest.source == "data/corpus",
+        generated_corpus=params.ingest.source == paths.CORPUS.as_posix(),
     )
 
 
@@ -124,7 +123,7 @@ def load_servable(root: Path, version: Version) -> Path:
     """
     usage = usage_of_version(version)
     source = parse_source(version.source, f"{version.model} version {version.number}")
-    return assemble(root, SERVABLE, source, additions(usage, source.oid[:32], version.created_ms))
+    return assemble(root, paths.SERVABLE, source, additions(usage, source.oid[:32], version.created_ms))
 
 
 def additions_for(source: str, registry_uri: str) -> dict[str, bytes]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from stages.runtime.paths import LOADED
 from stages.tracking.lineage.cache import parse_source
-from stages.tracking.lineage.uri import STATE, TrackingError
+from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.assembling import assemble
 from stages.tracking.registry.score_cards import Baselines, ScoreCard
 from stages.tracking.runs.run import TAG
@@ -23,8 +24,6 @@ CANDIDATE = "candidate"
 CHAMPION = "champion"
 #: On a version: when (milliseconds since the epoch) it was last put to the gate, before the gate looked whether its weights are kept.
 JUDGING = TAG + "judging"
-#: Folders that `load_checkpoint` put together, by content.
-LOADED = STATE / "loaded"
 PAGE = 1000
 
 

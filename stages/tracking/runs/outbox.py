@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from stages.errors import VidbridgeError
 from stages.runtime.liveness import beat_every_s, lost_after_s
+from stages.runtime.paths import UNSENT
 from stages.runtime.plain import one_line, redacted
-from stages.tracking.lineage.uri import STATE, shown, tracking_uri
+from stages.tracking.lineage.uri import shown, tracking_uri
 from stages.tracking.runs.heartbeats import COUNT_TAG, LOST_TAG
 from stages.tracking.runs.store import is_away, is_denied
 
@@ -28,8 +29,6 @@ BATCH_METRICS = 1000
 BATCH_TAGS = 100
 #: Codes of MLflow's errors about a run that is not there, or was deleted.
 _NO_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-#: What could not be sent, a file for each run; `register` sends it.
-UNSENT = STATE / "unsent"
 
 #: ``["metric", name, value, at_ms, step]``, ``["tag", name, value]``, ``["end", status, at_ms]`` or ``["text", file, content]``.
 Entry = Sequence[Any]

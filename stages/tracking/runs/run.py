@@ -30,10 +30,11 @@ from stages.errors import Terminated
 from stages.params import Params
 from stages.runtime.liveness import lost_after_s, me, parse, verdict
 from stages.runtime.machine import gpus_in_use, machine, versions
+from stages.runtime.project import project_root
 from stages.tracking.lineage import lockfile
 from stages.tracking.lineage.cache_folder import is_cache
 from stages.tracking.lineage.git import head, is_dirty, is_repository
-from stages.tracking.lineage.uri import PARENT_VARIABLE, experiment_name, patience_of_run_s, patience_s, patiently, project_root
+from stages.tracking.lineage.uri import PARENT_VARIABLE, experiment_name, patience_of_run_s, patience_s, patiently
 from stages.tracking.runs.heartbeats import COUNT_TAG, LOST_TAG, NOTE_TAG, PROCESS_TAG, Sign, watching
 from stages.tracking.runs.outbox import Outbox
 from stages.tracking.runs.store import experiment_id, is_away, is_denied, is_first_rank, open_client, store_error

@@ -13,6 +13,7 @@ from typing import ParamSpec, TypeVar
 
 from stages.domain.core.digest import digest
 from stages.runtime import lease
+from stages.runtime import paths as layout
 from stages.runtime.code_digest import code_digest
 from stages.runtime.paths import CODE
 from stages.tracking.lineage.declared import declared_stage
@@ -73,7 +74,7 @@ def scratch_of(stage: str) -> Iterator[Scratch]:
         "params": declared.params,
         "inputs": _contents([dep for dep in declared.deps if not _is_code(dep)], read_lock(Path())),
     }
-    root = Path(os.environ.get("VIDBRIDGE_SCRATCH", ".vidbridge/scratch"))
+    root = Path(os.environ.get("VIDBRIDGE_SCRATCH", layout.SCRATCH))
     folder = root / stage.replace("@", "-") / digest(identity)
     if not is_first_rank():
         lease.follow(folder)

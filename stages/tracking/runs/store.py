@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages.runtime.paths import DATABASE
 from stages.runtime.plain import one_line, redacted
 from stages.tracking.lineage.uri import (
-    DATABASE,
     RUN_FILES,
     NoAnswer,
     TrackingError,

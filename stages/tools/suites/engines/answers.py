@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from filelock import FileLock, Timeout
 
 from stages.domain.core.digest import digest
+from stages.runtime import paths
 from stages.tools.suites.engines.questions import CONTROLS, Answer, EngineError, Question, View
 from stages.tools.suites.published.predictions import MAX_CHARACTERS
 
@@ -29,10 +30,6 @@ VIEWS: tuple[View, ...] = ("video", *CONTROLS)
 ContentOf = Callable[[str], str | None]
 
 
-def predictions_file(folder: Path, view: View) -> Path:
-    return folder / ("predictions.jsonl" if view == "video" else f"predictions_{view}.jsonl")
-
-
 class Answers:
     """The replies in a folder, by view and id; :meth:`add` writes more. Made by :func:`open_answers`."""
 
@@ -44,7 +41,7 @@ class Answers:
         content_of: ContentOf,
         replaced: Mapping[View, frozenset[str]],
     ) -> None:
-        self.replies: dict[View, dict[str, str]] = {view: _read(predictions_file(folder, view), identity) for view in VIEWS}
+        self.replies: dict[View, dict[str, str]] = {view: _read(paths.predictions_file(folder, view), identity) for view in VIEWS}
         #: Questions of this call that got no reply, by their question, with the reason.
         self.unanswered: dict[Question, str] = {}
         #: Ids of questions whose reply was dropped, since it was about a video that lies here no more.
@@ -105,9 +102,9 @@ def open_answers(folder: Path, identity: Mapping[str, Any], content_of: ContentO
         _check_identity(folder, identity)
         replaced = {}
         for view in VIEWS:
-            _drop_half_line(predictions_file(folder, view))
-            replaced[view] = _drop_replaced(predictions_file(folder, view), digest(identity), content_of)
-        files = {view: stack.enter_context(predictions_file(folder, view).open("a", encoding="utf-8")) for view in VIEWS}
+            _drop_half_line(paths.predictions_file(folder, view))
+            replaced[view] = _drop_replaced(paths.predictions_file(folder, view), digest(identity), content_of)
+        files = {view: stack.enter_context(paths.predictions_file(folder, view).open("a", encoding="utf-8")) for view in VIEWS}
         answers = Answers(folder, digest(identity), files, content_of, replaced)
         try:
             yield answers
@@ -119,7 +116,7 @@ def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     path = folder / IDENTITY_FILE
     wanted = json.loads(json.dumps(identity))
     if not path.exists():
-        strange = next((name.name for view in VIEWS if (name := predictions_file(folder, view)).exists()), None)
+        strange = next((name.name for view in VIEWS if (name := paths.predictions_file(folder, view)).exists()), None)
         if strange is not None:
             raise EngineError(
                 f"--out: {folder} holds {strange} but no {IDENTITY_FILE}, so nobody knows whose it is; name another folder"
@@ -165,7 +162,7 @@ def _drop_replaced(path: Path, identity: str, content_of: ContentOf) -> frozense
         else:
             dropped.add(item_id)
     if dropped:
-        unfinished = path.with_suffix(".unfinished")
+        unfinished = path.with_suffix(paths.UNFINISHED)
         unfinished.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         unfinished.replace(path)
     return frozenset(dropped)

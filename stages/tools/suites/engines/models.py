@@ -19,7 +19,7 @@ from stages.tracking.registry.named import find_named, parse_named
 from stages.tracking.registry.servable import USAGE, Usage, parse_usage, usage_of_version
 from stages.tracking.registry.versions import Version, load_version
 from stages.tracking.runs.run import TAG
-from stages.tracking.runs.store import open_client
+from stages.tracking.session import Session
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -54,7 +54,7 @@ class Chosen:
     load: Callable[[], tuple[PreTrainedModel, ProcessorMixin]]
 
 
-def choose(root: Path, params: Params, which: str, revision: str | None) -> Chosen:
+def choose(session: Session, params: Params, which: str, revision: str | None) -> Chosen:
     """The model that ``which`` names: ``models:/NAME@ALIAS``, ``models:/NAME/3``, an alias or a number of the project's own registered
     model, a Hugging Face folder, or a hub id with its revision. Nothing is loaded yet.
 
@@ -74,22 +74,22 @@ def choose(root: Path, params: Params, which: str, revision: str | None) -> Chos
             parse_named(which)
         except TrackingError as error:
             raise EngineError(f"--model: {error}") from error
-        return _of_registry(root, params, which)
+        return _of_registry(session, params, which)
     if _HUB_ID.fullmatch(which):
         return _of_hub(params, which, revision)
     if "/" in which:
         raise EngineError(f"--model: {which!r} is no folder with a model, no version and no hub id; correct it")
-    return _of_registry(root, params, which)
+    return _of_registry(session, params, which)
 
 
 def _looks_like_a_folder(which: str, folder: Path) -> bool:
     return which.startswith(("/", "./", "../", "~")) or (folder / "config.json").is_file()
 
 
-def _of_registry(root: Path, params: Params, which: str) -> Chosen:
-    version = find_named(root, open_client(root), which)
+def _of_registry(session: Session, params: Params, which: str) -> Chosen:
+    version = find_named(session, which)
     usage = usage_of_version(version) if TAG + USAGE in version.tags else None
-    folder = load_version(root, version)
+    folder = load_version(session.root, version)
     name = f"{version.model} version {version.number}"
     check_folder(folder, name)
     return _chosen(params, name, {"model": version.model, "weights": version.source}, usage, version, folder)

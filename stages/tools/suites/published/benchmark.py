@@ -93,7 +93,17 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True)
 class Scoring(Generic[RowT]):
-    """One way to score. ``compat`` ones say whose; ``macro``: a category over which means are taken before the mean of those."""
+    """One way to score by rule. ``compat`` ones say whose; ``macro``: a category over which means are taken before the mean of those."""
+
+    name: str
+    rule: str
+    mark: Callable[[Item[RowT], str], Mark]
+    macro: str | None = None
+
+
+@dataclass(frozen=True)
+class JudgedScoring(Generic[RowT]):
+    """One way to score that asks a judge."""
 
     name: str
     rule: str
@@ -114,7 +124,8 @@ class Measure(NamedTuple):
 @dataclass(frozen=True)
 class Benchmark(Generic[RowT]):
     """``record``: the public record (project, revision) whose field names and scoring it follows; ``files``: names that its
-    annotations have in a folder; ``judged``: whether a judge is asked; ``prompt``: what a model is asked about an item."""
+    annotations have in a folder; ``prompt``: what a model is asked about an item; ``by_rule`` and ``by_judge``: how it is
+    scored, in one of the two ways."""
 
     name: str
     record: str
@@ -122,5 +133,13 @@ class Benchmark(Generic[RowT]):
     read: Callable[[Path], Questions[RowT]]
     prompt: Callable[[Item[RowT], PromptTexts], str]
     measures: tuple[Measure, ...]
-    scorings: tuple[Scoring[RowT], ...]
-    judged: bool
+    by_rule: tuple[Scoring[RowT], ...] = ()
+    by_judge: tuple[JudgedScoring[RowT], ...] = ()
+
+    @property
+    def scorings(self) -> tuple[Scoring[RowT] | JudgedScoring[RowT], ...]:
+        return self.by_rule or self.by_judge
+
+    @property
+    def judged(self) -> bool:
+        return bool(self.by_judge)

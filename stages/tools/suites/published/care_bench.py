@@ -15,11 +15,11 @@ from stages.tools.suites.published.benchmark import (
     CAPTION_FRAMES,
     Benchmark,
     Item,
+    JudgedScoring,
     Mark,
     Measure,
     PublishedRow,
     Questions,
-    Scoring,
     Words,
 )
 from stages.tools.suites.published.captions import strict_caption, told_shares
@@ -56,7 +56,7 @@ def _item(row: Row) -> Item[Row]:
 
 
 def prompt(item: Item[Row], texts: PromptTexts) -> str:  # noqa: ARG001 - one signature for all
-    return render_prompt(QUESTION, "caption", texts)
+    return render_prompt(QUESTION, texts)
 
 
 def _strict(item: Item[Row], reply: str, examiner: Examiner) -> Mark:
@@ -92,9 +92,8 @@ BENCHMARK = Benchmark(
         Measure("object recall", ("object recall",), 100),
         Measure("object precision", ("object precision",), 100),
     ),
-    scorings=(
-        Scoring("strict", "reasoning taken away; a description without an event or object has precision 0", _strict),
-        Scoring("compat: CaReBench", "the reply as it is; without an event or object, precision 1", _compat),
+    by_judge=(
+        JudgedScoring("strict", "reasoning taken away; a description without an event or object has precision 0", _strict),
+        JudgedScoring("compat: CaReBench", "the reply as it is; without an event or object, precision 1", _compat),
     ),
-    judged=True,
 )

@@ -20,11 +20,11 @@ from stages.tools.suites.published.benchmark import (
     CAPTION_FRAMES,
     Benchmark,
     Item,
+    JudgedScoring,
     Mark,
     Measure,
     PublishedRow,
     Questions,
-    Scoring,
     Words,
 )
 from stages.tools.suites.published.captions import strict_caption, told_shares
@@ -112,7 +112,7 @@ def _item(row: Row) -> Item[Row]:
 
 
 def prompt(item: Item[Row], texts: PromptTexts) -> str:  # noqa: ARG001 - one signature for all
-    return render_prompt(QUESTION, "caption", texts)
+    return render_prompt(QUESTION, texts)
 
 
 def _strict(item: Item[Row], reply: str, examiner: Examiner) -> Mark:
@@ -140,11 +140,10 @@ BENCHMARK = Benchmark(
         Measure("recall", ("recall",), 100),
         Measure("precision", ("precision",), 100),
     ),
-    scorings=(
-        Scoring("strict", "reasoning taken away; a description without an event has precision 0", _strict),
-        Scoring(
+    by_judge=(
+        JudgedScoring("strict", "reasoning taken away; a description without an event has precision 0", _strict),
+        JudgedScoring(
             "compat: tarsier", "the reply as it is; without an event, precision 1; means over sources first", _compat, "source"
         ),
     ),
-    judged=True,
 )

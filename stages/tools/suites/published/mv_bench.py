@@ -13,7 +13,6 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from stages.domain.core.prompts import PromptTexts, render_prompt, render_question
-from stages.tools.suites.asked_of_judges import Examiner
 from stages.tools.suites.published.benchmark import (
     QUESTION_FRAMES,
     Benchmark,
@@ -104,22 +103,22 @@ def _item(raw: Raw, row: Row) -> Item[Row]:
 
 
 def prompt(item: Item[Row], texts: PromptTexts) -> str:
-    return render_prompt(render_question(item.row.question, item.options, texts), "mcqa", texts)
+    return render_prompt(render_question(item.row.question, item.options, texts), texts)
 
 
-def _strict(item: Item[Row], reply: str, _: Examiner) -> Mark:
+def _strict(item: Item[Row], reply: str) -> Mark:
     chosen = strict_choice(reply, item.options)
     # By its words: where two options are the same, either letter is right.
     return Mark({"right": float(chosen is not None and item.options[ord(chosen) - ord("A")] == item.row.answer)})
 
 
-def _lmms_eval(item: Item[Row], reply: str, _: Examiner) -> Mark:
+def _lmms_eval(item: Item[Row], reply: str) -> Mark:
     spoken = lmms_eval_spoken(reply)
     right = lmms_eval_answer(spoken) == lmms_eval_answer(item.truth)
     return Mark({"right": float(right)}, counted=spoken != "")
 
 
-def _vlmevalkit(item: Item[Row], reply: str, _: Examiner) -> Mark:
+def _vlmevalkit(item: Item[Row], reply: str) -> Mark:
     first = item.options.index(item.row.answer)
     last = len(item.options) - 1 - item.options[::-1].index(item.row.answer)
     right = _KIT_FAIL_MESSAGE in reply or vlmevalkit_right(reply, item.options, last, first)
@@ -134,12 +133,11 @@ BENCHMARK = Benchmark(
     read=read,
     prompt=prompt,
     measures=(Measure("accuracy", ("right",), 100),),
-    scorings=(
+    by_rule=(
         Scoring("strict", "one option, reasoning taken away; anything else is wrong", _strict),
         Scoring("compat: lmms-eval", "the first word that is a letter A to E, the article too; empty replies left out", _lmms_eval),
         Scoring(
             "compat: VLMEvalKit", "the first word holds the letter or is held by it, else inferred; empty is right", _vlmevalkit
         ),
     ),
-    judged=False,
 )

@@ -5,34 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stages.domain.core.records import Record
 from stages.domain.statistics.bootstrap import compared, holm
 from stages.tools.suites.published.benchmark import Benchmark, Item, Mark, Measure
 from stages.tools.suites.published.table import by_item, counts, design_of, parts_of
-
-
-class Difference(Record):
-    """``mean``: the one's minus the other's, on the ``items`` questions about ``units`` videos that count in both. ``p``: see
-    :mod:`stages.domain.statistics.bootstrap`; ``p_holm``: the same of one category's value, raised since all values of all categories are looked at
-    (None: it is over all questions). None: there is no such question."""
-
-    mean: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    p_holm: float | None = None
-    items: int
-    units: int
-
-
-class Changed(Record):
-    """Questions by who answers them rightly; ``p``: see :func:`exact_p`."""
-
-    both: int
-    only_this: int
-    only_other: int
-    neither: int
-    p: float
+from stages.tools.suites.results import Changed, Difference, ScoringDifferences
 
 
 def paired(
@@ -41,11 +17,9 @@ def paired(
     this: Mapping[str, Sequence[Mark]],
     other: Mapping[str, Sequence[Mark]],
     confidence: float,
-) -> dict[str, Any]:
-    """Scoring to ``overall`` (measure to :class:`Difference`), ``by`` (category to its values to the same) and ``changed``.
-
-    A question that a scoring leaves out, or no judge could score, in one of them is left out of both. ``changed`` is None where there are
-    no letters to choose.
+) -> dict[str, ScoringDifferences]:
+    """The differences under each scoring. A question that a scoring leaves out, or no judge could score, in one of them is left out of
+    both.
 
     Args:
         this, other: by scoring, a mark for each item.
@@ -67,11 +41,11 @@ def paired(
             }
             for category in dict.fromkeys(name for item in items for name in item.categories)
         }
-        found[scoring.name] = {
-            "overall": _dumped(_differences(benchmark.measures, items, mine, theirs, scoring.macro, confidence)),
-            "by": _adjusted(benchmark.measures, by),
-            "changed": _changed(items, mine, theirs),
-        }
+        found[scoring.name] = ScoringDifferences(
+            overall=_differences(benchmark.measures, items, mine, theirs, scoring.macro, confidence),
+            by=_adjusted(benchmark.measures, by),
+            changed=_changed(items, mine, theirs),
+        )
     return found
 
 
@@ -81,12 +55,10 @@ def overall_differences(
     this: Mapping[str, Sequence[Mark]],
     other: Mapping[str, Sequence[Mark]],
     confidence: float,
-) -> dict[str, Any]:
+) -> dict[str, dict[str, Difference]]:
     """Scoring to measure to :class:`Difference`, over all items."""
     return {
-        scoring.name: _dumped(
-            _differences(benchmark.measures, items, this[scoring.name], other[scoring.name], scoring.macro, confidence)
-        )
+        scoring.name: _differences(benchmark.measures, items, this[scoring.name], other[scoring.name], scoring.macro, confidence)
         for scoring in benchmark.scorings
     }
 
@@ -113,7 +85,9 @@ def _differences(
     return found
 
 
-def _adjusted(measures: Sequence[Measure], by: Mapping[str, Mapping[str, Mapping[str, Difference]]]) -> dict[str, Any]:
+def _adjusted(
+    measures: Sequence[Measure], by: Mapping[str, Mapping[str, Mapping[str, Difference]]]
+) -> dict[str, dict[str, dict[str, Difference]]]:
     """With Holm's p-values, a family for each measure: a reader looks through all values of all categories for small ones."""
     raised: dict[tuple[str, str, str], float] = {}
     for measure in measures:
@@ -126,24 +100,18 @@ def _adjusted(measures: Sequence[Measure], by: Mapping[str, Mapping[str, Mapping
         raised |= dict(zip((place for place, _ in known), holm([p for _, p in known]), strict=True))
     return {
         category: {
-            value: _dumped(
-                {name: cell.model_copy(update={"p_holm": raised.get((category, value, name))}) for name, cell in cells.items()}
-            )
+            value: {name: cell.model_copy(update={"p_holm": raised.get((category, value, name))}) for name, cell in cells.items()}
             for value, cells in values.items()
         }
         for category, values in by.items()
     }
 
 
-def _dumped(cells: Mapping[str, Difference]) -> dict[str, Any]:
-    return {name: cell.model_dump() for name, cell in cells.items()}
-
-
 def _count_in_both(this: Sequence[Mark], other: Sequence[Mark]) -> list[int]:
     return [i for i, pair in enumerate(zip(this, other, strict=True)) if all(map(counts, pair))]
 
 
-def _changed(items: Sequence[Item[Any]], this: Sequence[Mark], other: Sequence[Mark]) -> dict[str, Any] | None:
+def _changed(items: Sequence[Item[Any]], this: Sequence[Mark], other: Sequence[Mark]) -> Changed | None:
     pairs = [(_right(this[i]), _right(other[i])) for i in _count_in_both(this, other) if items[i].options]
     if not pairs:
         return None
@@ -154,7 +122,7 @@ def _changed(items: Sequence[Item[Any]], this: Sequence[Mark], other: Sequence[M
         only_other=only_other,
         neither=pairs.count((False, False)),
         p=exact_p(only_this, only_other),
-    ).model_dump()
+    )
 
 
 def _right(mark: Mark) -> bool:

@@ -19,10 +19,10 @@ from stages.tools.suites.published.benchmark import (
     Benchmark,
     FrameProtocol,
     Item,
+    JudgedScoring,
     Mark,
     Measure,
     Questions,
-    Scoring,
 )
 from stages.tools.suites.published.files import Raw, gathered, rows, shown, text_of, typed
 from stages.tools.suites.released import released_answer
@@ -42,17 +42,16 @@ def benchmark(name: str, task: TaskName, says: Says, most: float) -> Benchmark[S
         read=partial(_read, files=files, task=task),
         prompt=_prompt,
         measures=(Measure("mean judge score x 100", ("native",), 100, most),),
-        scorings=(
-            Scoring(
+        by_judge=(
+            JudgedScoring(
                 "strict", "reasoning taken away; an empty or unreadable reply is 0", partial(_mark, reads=final_answer, says=says)
             ),
-            Scoring(
+            JudgedScoring(
                 "compat: VidBridge-R1",
                 "think and answer blocks at the beginning, whatever follows; else 0",
                 partial(_mark, reads=released_answer, says=says),
             ),
         ),
-        judged=True,
     )
 
 

@@ -12,47 +12,33 @@ from typing import Any
 
 import numpy as np
 
-from stages.domain.core.records import Record
 from stages.domain.statistics.bootstrap import Design, Floats, harmonic, mean_interval
 from stages.tools.suites.published.benchmark import Benchmark, Item, Mark, Measure
 from stages.tools.suites.published.choices import letter
-
-
-class Cell(Record):
-    """One measure on ``items`` replies about ``units`` videos; ``unjudged`` and ``left_out`` of the replies are in no mean. None: nothing
-    to take a mean of."""
-
-    mean: float | None
-    low: float | None
-    high: float | None
-    items: int
-    units: int
-    unjudged: int
-    left_out: int
+from stages.tools.suites.results import Cell, ScoringTable
 
 
 def cells(
     benchmark: Benchmark[Any], items: Sequence[Item[Any]], marks: Mapping[str, Sequence[Mark]], confidence: float
-) -> dict[str, Any]:
-    """Scoring to ``overall`` (measure to :class:`Cell`) and ``by`` (category to its values to the same).
+) -> dict[str, ScoringTable]:
+    """The table of each scoring.
 
     Args:
         marks: by scoring, one for each item.
     """
-    table: dict[str, Any] = {
-        name: {"overall": each, "by": {}} for name, each in overall(benchmark, items, marks, confidence).items()
-    }
+    whole = overall(benchmark, items, marks, confidence)
+    by: dict[str, dict[str, dict[str, dict[str, Cell]]]] = {name: {} for name in whole}
     for category in dict.fromkeys(name for item in items for name in item.categories):
         for value, here in parts_of(items, category).items():
             for name, given in marks.items():
                 part = [items[i] for i in here], [given[i] for i in here]
-                table[name]["by"].setdefault(category, {})[value] = _cells(benchmark.measures, *part, None, confidence)
-    return table
+                by[name].setdefault(category, {})[value] = _cells(benchmark.measures, *part, None, confidence)
+    return {name: ScoringTable(overall=each, by=by[name]) for name, each in whole.items()}
 
 
 def overall(
     benchmark: Benchmark[Any], items: Sequence[Item[Any]], marks: Mapping[str, Sequence[Mark]], confidence: float
-) -> dict[str, Any]:
+) -> dict[str, dict[str, Cell]]:
     """Scoring to measure to :class:`Cell`, over all items."""
     return {
         scoring.name: _cells(benchmark.measures, items, marks[scoring.name], scoring.macro, confidence)
@@ -90,19 +76,19 @@ def by_item(measure: Measure, marks: Sequence[Mark], design: Design) -> Floats:
 
 def _cells(
     measures: Sequence[Measure], items: Sequence[Item[Any]], marks: Sequence[Mark], macro: str | None, confidence: float
-) -> dict[str, Any]:
+) -> dict[str, Cell]:
     unjudged = sum(mark.parts is None for mark in marks)
     left_out = sum(mark.parts is not None and not mark.counted for mark in marks)
     shared = {"items": len(marks), "unjudged": unjudged, "left_out": left_out}
     here = [i for i, mark in enumerate(marks) if counts(mark)]
     if not here:
-        return {measure.name: Cell(mean=None, low=None, high=None, units=0, **shared).model_dump() for measure in measures}
+        return {measure.name: Cell(mean=None, low=None, high=None, units=0, **shared) for measure in measures}
     design, counted = design_of([items[i] for i in here], macro), [marks[i] for i in here]
     found = {}
     for measure in measures:
         told = mean_interval(by_item(measure, counted, design), design, confidence, measure.most)
         scaled = {name: measure.scale * value for name, value in told.model_dump().items()}
-        found[measure.name] = Cell(**scaled, units=design.count, **shared).model_dump()
+        found[measure.name] = Cell(**scaled, units=design.count, **shared)
     return found
 
 

@@ -20,11 +20,11 @@ from stages.tools.suites.published.benchmark import (
     AnnotationError,
     Benchmark,
     Item,
+    JudgedScoring,
     Mark,
     Measure,
     PublishedRow,
     Questions,
-    Scoring,
     Words,
 )
 from stages.tools.suites.published.captions import strict_caption
@@ -98,7 +98,7 @@ def _videos(raw: Raw) -> list[Raw]:
 
 
 def prompt(item: Item[Row], texts: PromptTexts) -> str:
-    return render_prompt(QUESTIONS[item.categories["kind"]], "caption", texts)
+    return render_prompt(QUESTIONS[item.categories["kind"]], texts)
 
 
 def _strict(item: Item[Row], reply: str, examiner: Examiner) -> Mark:
@@ -131,9 +131,8 @@ BENCHMARK = Benchmark(
     read=read,
     prompt=prompt,
     measures=(Measure("accuracy", ("right",), 100), Measure("score", ("marks",), 1, 5)),
-    scorings=(
-        Scoring("strict", "reasoning taken away; a question that the caption does not answer is wrong", _strict),
-        Scoring("compat: lmms-eval", "complete reasoning blocks taken away; whatever else is there is the caption", _compat),
+    by_judge=(
+        JudgedScoring("strict", "reasoning taken away; a question that the caption does not answer is wrong", _strict),
+        JudgedScoring("compat: lmms-eval", "complete reasoning blocks taken away; whatever else is there is the caption", _compat),
     ),
-    judged=True,
 )

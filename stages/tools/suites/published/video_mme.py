@@ -12,7 +12,6 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from stages.domain.core.prompts import PromptTexts, render_prompt, render_question
-from stages.tools.suites.asked_of_judges import Examiner
 from stages.tools.suites.published.benchmark import (
     QUESTION_FRAMES,
     Benchmark,
@@ -68,18 +67,18 @@ def _item(row: Row) -> Item[Row]:
 
 
 def prompt(item: Item[Row], texts: PromptTexts) -> str:
-    return render_prompt(render_question(item.row.question, item.options, texts), "mcqa", texts)
+    return render_prompt(render_question(item.row.question, item.options, texts), texts)
 
 
-def _strict(item: Item[Row], reply: str, _: Examiner) -> Mark:
+def _strict(item: Item[Row], reply: str) -> Mark:
     return Mark({"right": float(strict_choice(reply, item.options) == item.row.answer)})
 
 
-def _lmms_eval(item: Item[Row], reply: str, _: Examiner) -> Mark:
+def _lmms_eval(item: Item[Row], reply: str) -> Mark:
     return Mark({"right": float(lmms_eval_letter(lmms_eval_spoken(reply), _LETTERS) == item.row.answer)})
 
 
-def _vlmevalkit(item: Item[Row], reply: str, _: Examiner) -> Mark:
+def _vlmevalkit(item: Item[Row], reply: str) -> Mark:
     # Where no letter is found the harness looks for lettered options inside the question, where the annotations have none.
     return Mark({"right": float(vlmevalkit_letter(reply) == item.row.answer)})
 
@@ -92,10 +91,9 @@ BENCHMARK = Benchmark(
     read=read,
     prompt=prompt,
     measures=(Measure("accuracy", ("right",), 100),),
-    scorings=(
+    by_rule=(
         Scoring("strict", "one option, reasoning taken away; anything else is wrong", _strict),
         Scoring("compat: lmms-eval", "reasoning blocks taken away, the best-ranked letter A to D anywhere", _lmms_eval),
         Scoring("compat: VLMEvalKit", "the first letter A to D anywhere in the reply", _vlmevalkit),
     ),
-    judged=False,
 )

@@ -1,0 +1,48 @@
+"""Find the project's folder. Light: no MLflow, no DVC, no Prefect."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from stages.errors import VidbridgeError
+from stages.runtime.paths import PIPELINE_FILE
+
+VARIABLE = "VIDBRIDGE_PROJECT"
+#: No telemetry, for every process that is started and every library that is imported.
+NO_TELEMETRY = {"DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+class ProjectError(VidbridgeError):
+    """There is no project here, or ``VIDBRIDGE_PROJECT`` names a folder that is not one."""
+
+    status = 2
+
+
+def find_project() -> Path | None:
+    """The project's folder, absolute: ``VIDBRIDGE_PROJECT``, else the nearest folder upward that holds ``dvc.yaml``. None: outside of one.
+
+    Raises:
+        ProjectError: ``VIDBRIDGE_PROJECT`` names a folder without ``dvc.yaml``.
+    """
+    if named := os.environ.get(VARIABLE):
+        root = Path(named).expanduser().resolve()
+        if not (root / PIPELINE_FILE).is_file():
+            raise ProjectError(f"{VARIABLE}: {named!r} holds no {PIPELINE_FILE}; name the folder of the project, or unset it")
+        return root
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / PIPELINE_FILE).is_file()), None)
+
+
+def project_root() -> Path:
+    """The project's folder, as :func:`find_project` finds it.
+
+    Raises:
+        ProjectError: there is none.
+    """
+    if (root := find_project()) is None:
+        raise ProjectError(
+            f"working directory: {Path.cwd()} is not inside a project (no {PIPELINE_FILE} upward of it), and this command needs one; clone"
+            f" it (git clone URL) and cd into it, or set {VARIABLE}"
+        )
+    return root

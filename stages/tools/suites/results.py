@@ -1,0 +1,150 @@
+"""What scoring predictions on a benchmark gives, as records: one model for who writes ``scores.json`` and for all who show it.
+
+Fields stand in the order in which they are written.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from stages.domain.core.records import Record
+
+
+class Cell(Record):
+    """One measure on ``items`` replies about ``units`` videos; ``unjudged`` and ``left_out`` of the replies are in no mean. None: nothing
+    to take a mean of."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    items: int
+    units: int
+    unjudged: int
+    left_out: int
+
+
+class ScoringTable(Record):
+    """One scoring: measure to its cell, over all questions and ``by`` category and value."""
+
+    overall: dict[str, Cell]
+    by: dict[str, dict[str, dict[str, Cell]]]
+
+
+class Difference(Record):
+    """``mean``: the one's minus the other's, on the ``items`` questions about ``units`` videos that count in both. ``p``: see
+    :mod:`stages.domain.statistics.bootstrap`; ``p_holm``: the same of one category's value, raised since all values of all categories are looked at
+    (None: it is over all questions). None: there is no such question."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    p_holm: float | None = None
+    items: int
+    units: int
+
+
+class Changed(Record):
+    """Questions by who answers them rightly; ``p``: see :func:`exact_p`."""
+
+    both: int
+    only_this: int
+    only_other: int
+    neither: int
+    p: float
+
+
+class ScoringDifferences(Record):
+    """One scoring: measure to its difference, over all questions and ``by`` category and value. ``changed``: None where there are no
+    letters to choose."""
+
+    overall: dict[str, Difference]
+    by: dict[str, dict[str, dict[str, Difference]]]
+    changed: Changed | None
+
+
+class SetAside(Record):
+    """A row of the annotations that is neither asked nor scored."""
+
+    item: str
+    reason: str
+    detail: str
+
+
+class ControlScores(Record):
+    """Replies to changed videos: by scoring and measure what they earn, and how much more those to the real videos earn, paired."""
+
+    questions: int
+    scores: dict[str, dict[str, Cell]]
+    gain: dict[str, dict[str, Difference]]
+
+
+class Against(Record):
+    """The comparison with a second file of predictions, on the questions that both answer; ``differences``: by scoring."""
+
+    predictions: str
+    predictions_sha256: str
+    shared: int
+    differences: dict[str, ScoringDifferences]
+
+
+class BenchmarkScores(Record):
+    """What `vidbridge score` writes. ``scorings``: scoring to its rule; ``scores``: scoring to its table; ``baselines``: trivial policy to
+    scoring to measure; ``controls``: by what the model was shown instead of the video. ``partial``: some questions have no prediction.
+    """
+
+    schema_version: Literal[2] = 2
+    benchmark: str
+    record: str
+    digest: str
+    predictions_sha256: str
+    #: Name and settings; None: scored by rule.
+    judge: dict[str, JsonValue] | None
+    confidence: float
+    questions: int
+    answered: int
+    partial: bool
+    missing: list[str]
+    empty: list[str]
+    #: Of the annotations; not in ``questions``.
+    set_aside: list[SetAside]
+    not_scored: list[str]
+    scorings: dict[str, str]
+    scores: dict[str, ScoringTable]
+    baselines: dict[str, dict[str, dict[str, Cell]]]
+    controls: dict[str, ControlScores]
+    against: Against | None
+    #: Not in the file: what a judge costs depends on what it was asked before.
+    usage: dict[str, float] = Field(default_factory=dict, exclude=True)
+
+    @property
+    def judge_name(self) -> str | None:
+        return str(self.judge["name"]) if self.judge else None
+
+    @property
+    def measures(self) -> list[str]:
+        return list(next(iter(self.scores.values())).overall)
+
+
+class Unanswered(Record):
+    """A question without a reply, and why. ``view``: which video was shown, the real one or a changed one."""
+
+    id: str
+    view: str
+    video: str
+    reason: str
+
+
+class BenchmarkEvaluation(BenchmarkScores):
+    """What `vidbridge evaluate` writes: scores, and the model that gave the replies.
+
+    ``identity``: all that a reply depends on; ``replaced``: video to how many replies about it were dropped, since it is another one now.
+    """
+
+    model: str
+    identity: dict[str, JsonValue]
+    unanswered: list[Unanswered]
+    replaced: dict[str, int]
+    controls_asked: str

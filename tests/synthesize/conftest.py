@@ -1,0 +1,1 @@
+from tests.support.judge_fixtures import server as server

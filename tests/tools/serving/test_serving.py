@@ -1,0 +1,375 @@
+"""The champion, asked through MLflow's own loader, and what is exported of it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stages.domain.core.frames import Frames
+from stages.lib.inference.generate import generate
+from stages.lib.rows.samples import InputError
+from stages.lib.video.loader import load_video
+from stages.params import load_params
+from stages.runtime.workers import Aside
+from stages.tools.serving.export import card, publish
+from stages.tools.serving.refusal import Refused
+from stages.tools.serving.requests import parse_rows
+from stages.tools.serving.server import Refusal, batches
+from stages.tools.suites.engines.models import choose
+from stages.tracking.lineage.uri import TrackingError
+from stages.tracking.registry.explain import explain
+from stages.tracking.registry.register import register
+from stages.tracking.registry.servable import USAGE, usage_of
+from stages.tracking.registry.versions import CHAMPION
+from stages.tracking.runs.run import TAG
+from stages.tracking.runs.store import open_client
+from stages.tracking.session import Session
+from tests.support.checkout import ROOT
+from tests.support.serving_project import (
+    CLIP,
+    MODEL,
+    QUESTION,
+    RED,
+    ROW,
+    URI,
+    Running,
+    as_the_project,
+    ask,
+    hungry_on_blue,
+    loaded_champion,
+    make_video_folder,
+    refuses_in_time,
+    running,
+)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_video_folder(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture(scope="module")
+def project(serving_root: Path) -> Iterator[Path]:
+    with as_the_project(serving_root) as root:
+        yield root
+
+
+@pytest.fixture(scope="module")
+def champion(project: Path, videos: Path) -> Iterator[Any]:
+    with loaded_champion(project, videos) as loaded:
+        yield loaded
+
+
+def test_it_answers_about_a_file_and_about_bytes_alike(champion: Any, videos: Path) -> None:
+    sent = {colour: base64.b64encode((videos / f"deep/{colour}.mp4").read_bytes()).decode() for colour in ("red", "blue")}
+    by_path, by_link, by_bytes, other, another = ask(
+        champion,
+        ROW,
+        {"question": QUESTION, "video": "inner.mp4"},
+        {"question": QUESTION, "video_base64": sent["red"]},
+        {"question": QUESTION, "video_base64": sent["blue"]},
+        {"question": QUESTION, "video": "deep/green.mp4"},
+    )
+    assert by_path == by_link == by_bytes == RED
+    assert (other["answer"], another["thinking"]) == ("a blue bar", "it is green")
+
+
+def test_it_is_asked_as_it_was_trained(champion: Any, project: Path, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames and prompts are those of the parameters that the version was registered with, whatever params.yaml says now."""
+    asked: list[tuple[str, Any]] = []
+
+    def listening(model: Any, processor: Any, items: Any, **settings: Any) -> list[str]:
+        asked.extend(items)
+        return generate(model, processor, items, **settings)
+
+    monkeypatch.setattr("stages.lib.inference.generate.generate", listening)
+    ask(
+        champion,
+        ROW,
+        ROW | {"options": ["red", "blue"], "task": "mcqa"},
+        ROW | {"task": "structured_caption"},
+    )
+    params = load_params(ROOT / "params.yaml")
+    assert [prompt for prompt, _ in asked] == [
+        f"{QUESTION}\n{params.prompt.instruction}",
+        f"{QUESTION} red A blue B\n{params.prompt.instruction}",
+        f"{QUESTION}\n{params.prompt.structured_instruction}",
+    ]
+    expected = load_video(videos / "deep/red.mp4", params.synthesize.sampled_frames)
+    assert all(frames.indices == expected.indices and (frames.pixels == expected.pixels).all() for _, frames in asked)
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"video": "../private.mp4"}, "may not leave the server's folder"),
+        ({"video": "deep/../../private.mp4"}, "may not leave the server's folder"),
+        ({"video": str(CLIP)}, "may not leave the server's folder"),
+        ({"video": "link.mp4"}, "not a link that leads out"),
+        ({"video": "out/private.mp4"}, "not a link that leads out"),
+        ({"video": "nowhere.mp4"}, "'nowhere.mp4' is no file in the server's folder"),
+        ({"video": "deep"}, "is no file in the server's folder"),
+        ({"video": "x" * 5000}, "is no file in the server's folder"),
+        ({"video": "a\0b"}, "may not leave the server's folder"),
+        ({"video": "text.mp4"}, "video: .*text.mp4.*send a video that ffmpeg can read"),
+        ({"video_base64": "%%%"}, "video_base64: .*standard base64"),
+        ({"video_base64": "AAAA"}, "video_base64: .*send a video that ffmpeg can read"),
+        ({"video_base64": "A" * (4 << 20)}, "video_base64: 3.0 MB, 2 MB are allowed"),
+        ({}, "none given; send one of them"),
+        ({"video": "deep/red.mp4", "video_base64": "AAAA"}, "both given; send one of them"),
+        ({"video": "deep/red.mp4", "question": ""}, "row 0: question"),
+        ({"video": "deep/red.mp4", "question": "?" * 9000}, "row 0: question"),
+        ({"video": "deep/red.mp4", "task": "poem"}, "row 0: task: .*'caption'"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "-".join(f"{k}={v[:12]}" for k, v in value.items()) or "no-video",
+)
+def test_a_bad_request_is_refused_with_a_sentence(champion: Any, row: dict[str, str], says: str) -> None:
+    with pytest.raises(Refusal, match=says) as refused:
+        ask(champion, {"question": QUESTION, **row})
+    assert refused.value.get_http_status_code() == 400
+    sent = json.loads(refused.value.serialize_as_json())
+    assert len(sent["message"]) < 500
+    assert "Traceback" not in sent["message"]
+
+
+def test_a_reply_that_takes_too_long_is_cut_off(champion: Any, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = champion.unwrap_python_model()
+    frames = load_video(videos / "deep/red.mp4", inner._usage.sampled_frames)
+    with monkeypatch.context() as patch:
+        # Frames at hand and a reply that would take minutes: what ends it is the limit on generation.
+        patch.setattr(inner, "_decoders", lambda file, field, ends: frames)
+        patch.setattr(inner, "_limits", replace(inner._limits, timeout_s=0.3))
+        patch.setattr(inner, "_usage", inner._usage.model_copy(update={"max_new_tokens": 100_000}))
+        patch.setattr("stages.lib.models.settings.end_ids", lambda *_: None)
+        refuses_in_time(champion, "generation: not done within 0.3 s")
+    assert ask(champion, ROW) == [RED]
+
+
+@pytest.fixture(scope="module")
+def exported(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    made = publish(Session(project), CHAMPION, folder)
+    assert (made.version.number, made.folder) == (1, folder)
+    return folder
+
+
+#: A table as evaluation writes it.
+SCORES = {
+    "schema_version": 1,
+    "row": "base",
+    "digest": "d1",
+    "split": "test",
+    "samples": 240,
+    "mean": 0.375,
+    "format": 0.925,
+    "tasks": {
+        "mcqa": {"mean": 0.375, "low": 0.3125, "high": 0.4375, "samples": 240, "format": 0.925, "blank": 0.25, "shuffled": 0.3}
+    },
+}
+
+
+def test_what_is_put_through_a_benchmark_is_asked_as_its_version_says(project: Path, exported: Path) -> None:
+    params = load_params(project / "params.yaml")
+    other = params.model_copy(update={"prompt": params.prompt.model_copy(update={"instruction": "As params.yaml says now"})})
+    chosen = [choose(Session(project), other, which, None) for which in (URI, f"models:/{MODEL}/1", "champion", "1")]
+    assert {one.version.number for one in chosen if one.version} == {1}
+    assert len({one.identity["weights"] for one in chosen}) == 1
+    for one in (*chosen, choose(Session(project), other, str(exported), None)):
+        assert one.asks_itself
+        assert (one.prompt, one.max_new_tokens, one.precision) == (params.prompt, params.evaluation.max_new_tokens, "fp32")
+    assert not choose(Session(project), other, str(project / "made"), None).asks_itself
+    assert choose(Session(project), other, str(project / "made"), None).prompt == other.prompt
+    with pytest.raises(TrackingError, match="no version '9'"):
+        choose(Session(project), other, f"models:/{MODEL}/9", None)
+
+
+def test_an_exported_folder_stands_alone(exported: Path, project: Path, videos: Path, champion: Any) -> None:
+    """Its bytes are the registered ones and its own, and the code in its card gets the served reply from it."""
+    given = {path.name: path.read_bytes() for path in (project / "made").iterdir()}
+    assert {name: (exported / name).read_bytes() for name in given} == given
+    assert [path for path in exported.iterdir() if path.stat().st_nlink != 1] == []
+    assert [path for path in exported.iterdir() if str(project).encode() in path.read_bytes()] == []
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(card_code(exported).replace("What happens first?", QUESTION), card_inputs(videos / "deep/red.mp4"))
+    assert printed.getvalue().strip() == RED["reply"]
+
+
+def card_code(folder: Path) -> str:
+    """The Python in a model card, for that folder."""
+    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert code is not None
+    return code[1].replace("this folder", str(folder))
+
+
+def card_inputs(video: Path) -> dict[str, Any]:
+    """What the card leaves to its reader: the frames, and what is known of the video."""
+    import torch
+    from transformers.video_utils import VideoMetadata
+
+    from stages.lib.models.processor import video_metadata
+
+    frames = load_video(video, load_params(ROOT / "params.yaml").synthesize.sampled_frames)
+    return {
+        "frames": torch.from_numpy(frames.pixels.copy()).permute(0, 3, 1, 2),
+        "metadata": VideoMetadata(**video_metadata(frames)),
+    }
+
+
+def test_a_card_says_what_a_reader_needs(exported: Path, project: Path, tmp_path: Path) -> None:
+    page = (exported / "README.md").read_text()
+    front = yaml.safe_load(page.split("---")[1])
+    assert (front["library_name"], front["pipeline_tag"], front["license"]) == ("transformers", "video-text-to-text", "apache-2.0")
+    for part in (
+        "recipe | `tiny`",
+        "vllm serve",
+        "This version was not evaluated",
+        "generated shapes only",
+        "It was not tested on",
+    ):
+        assert part in page
+    client = open_client(project)
+    tags = {"scores": json.dumps(SCORES), "baselines": json.dumps({"digest": "d1", "means": {"random": 0.125}})}
+    for name, text in tags.items():
+        client.set_model_version_tag(MODEL, "1", TAG + name, text)
+    try:
+        publish(Session(project), "1", tmp_path / "scored")
+    finally:
+        for name in tags:
+            client.delete_model_version_tag(MODEL, "1", TAG + name)
+    page = (tmp_path / "scored/README.md").read_text()
+    assert "| mcqa | 0.375 | 0.312 – 0.438 | 240 | 0.925 | 0.250 | 0.300 |" in page
+    assert "| **mean over tasks** | **0.375** | | 240 | 0.925 | | |\n| baseline: random | 0.125 | | | | | |\n" in page
+    # Apart from the tables' own line breaks, nothing of the template is left.
+    assert not re.search(r"\{[%{]|[%}]\}(?!')|&#|&lt;", page)
+
+
+def test_a_card_names_the_base_model(project: Path) -> None:
+    recipe = load_params(ROOT / "infra/recipes/videocap-r1.yaml")
+    config = {"model_type": "qwen2_vl", "positions_behind_video": "after_last"}
+    page = card(explain(Session(project), "1"), usage_of(recipe, recipe.candidate), config)
+    front = yaml.safe_load(page.split("---")[1])
+    assert front["base_model"] == recipe.model.name  # type: ignore[union-attr]
+    assert front["license"] == "other"
+    assert "trained on | structured_caption" in page
+    assert repr(recipe.prompt.structured_instruction)[1:-1] in page
+
+
+def test_a_card_says_by_which_rule_text_was_placed_behind_videos(project: Path, exported: Path) -> None:
+    page, usage = (exported / "README.md").read_text(), usage_of(load_params(ROOT / "params.yaml"), "base")
+    assert json.loads((exported / "config.json").read_text())["positions_behind_video"] == "after_last"
+    row = (
+        "| positions behind a video | one after the video's last position on any axis, time included (transformers <= 5.2, vLLM) |"
+    )
+    assert row in page
+    assert "transformers from 5.3 on goes on by the larger" in page
+    old = card(explain(Session(project), "1"), usage, {"model_type": "qwen2_5_vl"})
+    assert "| positions behind a video | not stated: trained by an older version" in old
+    third = card(explain(Session(project), "1"), usage, {"model_type": "qwen3_vl", "positions_behind_video": "after_last"})
+    assert "| positions behind a video | a grid a frame" in third
+    assert "get_rope_index" not in third
+
+
+def test_an_export_overwrites_nothing(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds something already; name a new or an empty folder"):
+        publish(Session(project), CHAMPION, tmp_path)
+    with pytest.raises(InputError, match="holds something already"):
+        publish(Session(project), CHAMPION, tmp_path / "mine.txt")
+    (tmp_path / "empty").mkdir()
+    publish(Session(project), CHAMPION, tmp_path / "empty")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine.txt"]
+
+
+def test_a_version_of_older_code_says_what_to_do(project: Path, tmp_path: Path) -> None:
+    client = open_client(project)
+    client.delete_model_version_tag(MODEL, "1", TAG + USAGE)
+    with pytest.raises(TrackingError, match=r"does not say how it is asked .*: vidbridge register"):
+        publish(Session(project), CHAMPION, tmp_path / "model")
+    assert register(Session(project)).updated == (1,)
+    publish(Session(project), CHAMPION, tmp_path / "model")
+
+
+def test_one_file_is_one_video_however_it_is_named(champion: Any, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = champion.unwrap_python_model()
+    names = ["deep/red.mp4", "./deep/red.mp4", "deep/./red.mp4", "inner.mp4"]
+    sent = base64.b64encode((videos / "deep/red.mp4").read_bytes()).decode()
+    rows = [{"question": QUESTION, "video": name} for name in names] + [{"question": QUESTION, "video_base64": sent}] * 3
+    taken = inner.receive(parse_rows(rows))
+    try:
+        assert [len(taken.questions), len(taken.files)] == [7, 2]
+    finally:
+        taken.close()
+    with pytest.raises(Refused, match=r"video_base64: .* MB are allowed"):
+        inner.receive(parse_rows([{"question": QUESTION, "video_base64": base64.b64encode(b"x" * 900_000)}] * 3))
+
+
+def test_frames_that_are_too_large_together_are_refused_and_none_are_shown(champion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = sum(frames_of(champion, name).pixels.nbytes for name in ("deep/red.mp4", "deep/blue.mp4"))
+    monkeypatch.setattr("stages.tools.serving.server.REQUEST_FRAME_BYTES", shown - 1)
+    assert ask(champion, ROW) == [RED]
+    with pytest.raises(Refusal, match="too large together"):
+        ask(champion, ROW, ROW | {"video": "deep/blue.mp4"})
+
+
+def test_questions_are_answered_in_batches_of_so_many_pixels(champion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = frames_of(champion, "deep/red.mp4")
+    items = [(str(number), frames) for number in range(5)]
+    monkeypatch.setattr("stages.tools.serving.server.BATCH_PIXELS", frames.pixels.size // 3 * 2)
+    assert [[name for name, _ in batch] for batch in batches(items)] == [["0", "1"], ["2", "3"], ["4"]]
+    monkeypatch.setattr("stages.tools.serving.server.BATCH_PIXELS", 1)
+    assert [len(batch) for batch in batches(items)] == [1] * 5
+    assert ask(champion, ROW, ROW | {"video": "deep/blue.mp4"})[0] == RED
+
+
+def frames_of(champion: Any, name: str) -> Frames:
+    inner = champion.unwrap_python_model()
+    return load_video(inner._limits.folder / name, inner._usage.sampled_frames)
+
+
+def test_the_memory_of_a_decoder_is_bounded(champion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    aside = Aside(hungry_on_blue, memory_bytes=256 << 20)
+    try:
+        monkeypatch.setattr(champion.unwrap_python_model()._decoders, "_quick", aside)
+        with pytest.raises(
+            Refusal, match=r"video: too-large: blue.mp4: needs more memory than 1024 MB to decode; scale the video down"
+        ):
+            ask(champion, ROW | {"video": "deep/blue.mp4"})
+        assert ask(champion, ROW) == [RED]
+    finally:
+        aside.close()
+
+
+KEY = "abcdefghij-0123456789"
+
+
+@pytest.fixture(scope="module")
+def keyed(champion: Any) -> Iterator[Running]:
+    """The application with a key, on the loopback address of IPv6, around the model that is loaded already."""
+    with running(champion.unwrap_python_model(), KEY, "::1") as asked:
+        yield asked
+
+
+def test_a_key_is_demanded(keyed: Running) -> None:
+    body = json.dumps({"dataframe_records": [ROW]}).encode()
+    right = {"Authorization": f"Bearer {KEY}"}
+    assert keyed("POST", "/invocations", body, right).document == {"predictions": [RED]}
+    for headers in ({}, {"Authorization": "Bearer no"}, {"Authorization": f"Basic {KEY}"}, {"Authorization": f"Bearer {KEY}x"}):
+        for method, path in (("POST", "/invocations"), ("GET", "/version"), ("GET", "/docs"), ("GET", "/openapi.json")):
+            refused = keyed(method, path, body if method == "POST" else None, headers)
+            assert refused.status == 401, (headers, path)
+            assert refused.headers["www-authenticate"] == 'Bearer realm="vidbridge"'
+            assert "send 'Authorization: Bearer KEY' with its VIDBRIDGE_SERVE_KEY" in refused.document["message"]
+            assert KEY not in refused.text
+    assert keyed("GET", "/ping").status == 200
+    assert keyed("GET", "/openapi.json", None, right).document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
