@@ -210,7 +210,7 @@ def _engine(
     endpoint_model: str | None,
     form: str,
 ) -> Engine:
-    from flows.cli import champion
+    from flows.console import champion
     from stages.tools.suites import evaluate as benchmarking
 
     if model is not None:

@@ -72,8 +72,7 @@ def export(
     Example: vidbridge export ~/model, or vidbridge export ~/model --model models:/vidbridge-tiny/7
     """
     asked, session = app.version_of(version, model), app.reader()
-    from flows.cli import champion
-    from flows.console import show
+    from flows.console import champion, show
     from stages.tools.serving.export import publish
 
     folder = folder.resolve()
@@ -105,9 +104,8 @@ def _predict(video: Path, question: str, version: str, model: Path | None) -> No
     """
     from rich.table import Table
 
-    from flows.cli import champion
     from flows.cli.outside import reader
-    from flows.console import show
+    from flows.console import champion, show
     from stages.runtime.plain import plain
     from stages.runtime.project import ProjectError
 

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from flows.cli import champion
-from flows.console import show
+from flows.console import champion, show
 from flows.deployments.deploy import until_interrupted
 from flows.errors import FlowError, UsageError
 from flows.processes.addresses import Address, listening_address
