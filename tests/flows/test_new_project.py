@@ -16,6 +16,7 @@ import yaml
 from flows import new_project
 from flows.cli import recipes as commands
 from flows.deployments.deploy import deployment_name
+from flows.deployments.repositories import told
 from flows.errors import UsageError
 from flows.processes.environment import SHIPPED
 from flows.repro import package_code, reproduce
@@ -41,6 +42,8 @@ def test_what_is_written_can_be_planned_and_nothing_is_overwritten(own: Path, tm
     assert set(tracked) == files | {f"code/{stage}.txt" for stage in stages}
     assert len(reproduce.plan(own).to_run) == 13
     assert deployment_name(own) == "nightly", "of the package, as the recipes are"
+    found = told(str(own), "main", "", "tiny")
+    assert (found.is_project, found.recipe, told(str(own), "main", "", "nope").recipe) == (True, "tiny", None)
     for folder in (own, own / "params.yaml"):
         with pytest.raises(UsageError, match="is not empty"):
             new_project.init(folder, "smoke", smoke=False)
