@@ -17,14 +17,14 @@ import yaml
 from pydantic import ValidationError
 
 from flows.errors import UsageError
-from flows.processes.environment import shipped_recipes
+from flows.processes.environment import RECIPES, recipe_files
+from flows.settings import with_settings
 from stages.errors import VidbridgeError
 from stages.params import ExcludedVideo, Params, load_params, parse_params
 from stages.runtime import paths
 from stages.runtime.bounded_yaml import YamlError, parse_yaml, read_text, read_yaml
 from stages.tools.dataset.excluded import with_excluded
 
-FOLDER = Path("infra/recipes")
 #: Whose parameters count outside a project.
 DEFAULT = "vidbridge-r1"
 
@@ -40,9 +40,9 @@ class Recipe:
 
 
 def recipes(root: Path | None) -> tuple[Recipe, ...]:
-    """Every recipe, by name; those that come with this code where there is no project."""
+    """Every recipe, by name: the project's own, and those that come with this code."""
     current = (root / paths.PARAMS_FILE).read_bytes() if root is not None and (root / paths.PARAMS_FILE).is_file() else b""
-    found = sorted((shipped_recipes() if root is None else root / FOLDER).glob("*.yaml"))
+    found = recipe_files(root).values()
     removed = _removed(root)
 
     def in_use(path: Path) -> bool:
@@ -99,7 +99,7 @@ _SMOKE_DIFFICULTY = {"rollouts": 2, "batch_size": 16, "max_samples_per_task": 8,
 _FAMILIES = {"Qwen3-VL": "qwen3_vl", "Qwen2.5-VL": "qwen2_5_vl", "Qwen2-VL": "qwen2_vl"}
 
 
-def smoke_version(root: Path, name: str) -> str:
+def smoke_version(root: Path | None, name: str) -> str:
     """A recipe on the tiny model and the generated corpus, a few steps a row, as YAML.
 
     Raises:
@@ -169,7 +169,7 @@ def recipe(root: Path | None, name: str) -> Recipe:
     for one in every:
         if one.name == name:
             return one
-    names = ", ".join(one.name for one in every) or f"none in {shipped_recipes() if root is None else root / FOLDER}"
+    names = ", ".join(one.name for one in every)
     raise UsageError(f"recipe: {name!r} does not exist; choose one of {names}")
 
 
@@ -195,7 +195,7 @@ def difference(root: Path, name: str) -> str:
         old.splitlines(keepends=True),
         read_text(new).splitlines(keepends=True),
         paths.PARAMS_FILE,
-        str(FOLDER / new.name),
+        str(RECIPES / new.name),
     )
     return "".join(lines)
 
@@ -220,18 +220,53 @@ def _use(root: Path, name: str, force: bool, smoke: bool) -> Params:
     chosen = recipe(root, name)
     text = smoke_version(root, name) if smoke else read_text(chosen.path)
     params = parse_params(parse_yaml(text, name), f"{name} --smoke") if smoke else load_params(chosen.path)
-    if not force and _holds_edits(root):
-        raise UsageError(
-            f"{paths.PARAMS_FILE}: has edits that no commit and no recipe keeps; commit them, or save them as a recipe"
-            f" (cp {paths.PARAMS_FILE} {FOLDER}/NAME.yaml), or overwrite them: vidbridge recipe use {name} --force"
-        )
+    if not force:
+        _refuse_edits(root, f", or overwrite them: vidbridge recipe use {name} --force")
     if removed := _removed(root):
         text = taking_along(text, removed, name)
         params = parse_params(parse_yaml(text, name), name)
+    _write(root, text)
+    return params
+
+
+def _refuse_edits(root: Path, otherwise: str = "") -> None:
+    if _holds_edits(root):
+        raise UsageError(
+            f"{paths.PARAMS_FILE}: has edits that no commit and no recipe keeps; commit them, or save them as a recipe"
+            f" (cp {paths.PARAMS_FILE} {RECIPES}/NAME.yaml){otherwise}"
+        )
+
+
+def _write(root: Path, text: str) -> None:
     partial = root / (paths.PARAMS_FILE + paths.UNFINISHED)
     partial.write_text(text, encoding="utf-8")
     partial.replace(root / paths.PARAMS_FILE)
-    return params
+
+
+def change(root: Path, name: str | None, settings: Sequence[str]) -> str:
+    """Write single values into ``params.yaml``, over the recipe ``name`` where one is given; returns the difference, as a unified diff.
+
+    Comments and all other values stay as they are. What breaks a rule is not written.
+
+    Raises:
+        UsageError: no such recipe or value, or ``params.yaml`` holds edits that neither a commit nor a recipe keeps.
+        ParamsError: what came of it breaks a rule.
+        FlowError: a run holds the project.
+    """
+    from flows.processes.locks import only_run
+
+    with only_run(root):
+        old = read_text(root / paths.PARAMS_FILE)
+        text = old if name is None else taking_along(read_text(recipe(root, name).path), _removed(root), name)
+        text = with_settings(text, settings)
+        parse_params(parse_yaml(text, paths.PARAMS_FILE), paths.PARAMS_FILE)
+        if text != old:
+            _refuse_edits(root)
+            _write(root, text)
+    lines = difflib.unified_diff(
+        old.splitlines(keepends=True), text.splitlines(keepends=True), paths.PARAMS_FILE, f"{paths.PARAMS_FILE} now"
+    )
+    return "".join(lines)
 
 
 def _holds_edits(root: Path) -> bool:

@@ -15,9 +15,11 @@ Nothing here changes a result; what does stands in [`params.yaml`](params.md). E
 
 ```bash
 cp .env.example .env
-set -a; . ./.env; set +a
 vidbridge doctor      # shows what is in force
 ```
+
+`vidbridge` reads `.env` of the project's folder by itself; what the environment says already counts more. Other programs
+(`dvc`, `prefect`) do not read it: `set -a; . ./.env; set +a`.
 """
 
 _HEADING = re.compile(r"# --- (.+?) -+$")

@@ -2,29 +2,107 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import typer
 
-from flows.console import show
+from flows.cli import app
 from flows.errors import UsageError
-from flows.recipes import params_or_default
-from flows.repro.names import is_utf8, unstorable_names
-from stages.domain.core.records import SPLITS, Reject
-from stages.runtime.plain import one_line
 
-#: Rejects that are shown for each reason, unless all are asked for.
-EXAMPLES = 3
+#: Names that DVC cannot store, of which so many are shown.
+_NAMES = 3
+
+Name = TypeVar("Name", bound=str)
 
 
-def check(root: Path | None, folder: Path, annotation_format: str | None, annotations: str | None, *, every: bool) -> bool:
+def check(
+    folder: Annotated[Path, typer.Argument(help="Folder with videos and their annotations.")],
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="How annotations are written, such as coin; ingest.format when left out. An unknown name is answered with all."
+        ),
+    ] = None,
+    annotations: Annotated[
+        str | None, typer.Option(help="The annotation file in it; the format's usual one when left out.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="List everything that is set aside.")] = False,
+    as_json: app.JsonOption = False,
+) -> None:
+    """Show what ingest would accept and set aside, and why.
+
+    Nothing is written; ends with 1 when nothing would be accepted. Example: vidbridge data check ~/coin --format coin
+    """
+    from flows.processes.environment import project_or_none
+
+    if not _check(project_or_none(), folder.expanduser().resolve(), format, annotations, every=every, as_json=as_json):
+        raise typer.Exit(app.FAILURE)
+
+
+def browse(
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("data.html"),
+    samples: Annotated[int, typer.Option(min=1, help="Samples of each task and split that it shows.")] = 8,
+) -> None:
+    """Write one HTML page of samples, rejects and the data card.
+
+    Samples are shown as film strips. Example: vidbridge data browse
+    """
+    from flows.console import show
+    from stages.tools.dataset.browse import browse as write
+
+    path = write(app.root(), out.resolve(), samples)
+    show.say(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB, opens offline)")
+
+
+def export(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    kind: Annotated[
+        str, typer.Option("--as", help="mp4 (videos, frame by frame), trl (JSONL and videos) or datasets (Parquet).")
+    ] = "trl",
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be given again.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given again.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many of each task and split.")] = None,
+) -> None:
+    """Write samples for other tools. A second call makes only the videos that are missing.
+
+    Example: vidbridge data export proxies --as datasets --task dark_event_infer --task mix_vid_qa
+    """
+    _export(app.root(), out.resolve(), kind, task or [], split or [], limit)
+
+
+def remove(
+    videos: Annotated[
+        list[str], typer.Argument(help="Each as the annotations name it, as a path, by its clip's id, or by its SHA-256.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it; without this it is only shown.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Take videos back that were removed by mistake.")] = False,
+    as_json: app.JsonOption = False,
+) -> None:
+    """Take videos out of the data; say what has seen them.
+
+    Which clips, samples and registered versions saw it, and what has to run again. With --yes it is written to `ingest.exclude` in
+    params.yaml: ingest sets it aside (removed-on-request), with every copy of the same bytes. Versions that learned from it are
+    tagged, and the gate takes none of them, on any machine. A version whose data cannot be read counts as unknown, never as clean.
+
+    Then: vidbridge run, vidbridge promote, and vidbridge gc, which frees the copies. Example: vidbridge data remove videos/a.mp4 --yes
+    """
+    from flows.housekeeping import removal
+
+    removal.remove(app.root(), videos, yes=yes, undo=undo, as_json=as_json)
+
+
+def _check(
+    root: Path | None, folder: Path, annotation_format: str | None, annotations: str | None, *, every: bool, as_json: bool
+) -> bool:
     """Print what ingest would accept and set aside of a folder, why, and which samples it would give; False when it accepts nothing."""
+    from itertools import islice
+
+    from flows.console import show
+    from flows.console.data import checked_document, show_checked
+    from flows.recipes import params_or_default
+    from flows.repro.names import is_utf8, unstorable_names
     from stages.tools.dataset.check import SourceError
     from stages.tools.dataset.check import check as examine
 
@@ -39,38 +117,22 @@ def check(root: Path | None, folder: Path, annotation_format: str | None, annota
         if annotation_format is not None:
             told = told.replace("ingest.format", "--format")
         raise UsageError(told) from error
+    unstorable = list(islice(unstorable_names(folder), _NAMES))
+    if as_json:
+        show.document({"folder": str(folder), "recipe": params.recipe, **checked_document(found), "unstorable": unstorable})
+        return bool(found.clips)
     if root is None:
         out.print(f"no project here: with the parameters of the recipe {params.recipe}")
-    seconds = float(sum(clip.frames / clip.rate for clip in found.clips))
-    splits = Counter(clip.split for clip in found.clips)
-    parts = sum(reject.reason in found.part_reasons for reject in found.rejects)
-    rows = len(found.rejects) - parts
-    beside = f"; {parts:,} events, questions, subjects or captions of rows set aside beside them" if parts else ""
-    out.print(f"{len(found.clips):,} accepted, {rows:,} set aside, of {len(found.clips) + rows:,}{beside}")
-    if found.clips:
-        table = Table(box=None, show_header=False, pad_edge=False)
-        table.add_row("splits", ", ".join(f"{splits[split]:,} {split}" for split in SPLITS if splits[split]))
-        table.add_row("duration", f"{seconds:,.1f} s, {seconds / len(found.clips):.1f} s a clip")
-        if cut := sum(event.cut_s is not None for clip in found.clips for event in clip.events):
-            table.add_row(
-                "events cut",
-                f"{cut:,} of {sum(len(clip.events) for clip in found.clips):,} at their clip's edge (ingest.tolerance)",
-            )
-        table.add_row("codecs", _counts(Counter(clip.codec for clip in found.clips)))
-        table.add_row("sizes", _counts(Counter(f"{clip.width}x{clip.height}" for clip in found.clips)))
-        table.add_row("not for decord", _counts(found.hazards) if found.hazards else "none: decord is right on all of them")
-        table.add_row("samples", ", ".join(f"{count:,} {task}" for task, count in found.samples.items()))
-        out.print(table)
-    _rejects(out, "set aside by ingest", found.rejects, every=every)
-    for task, rejects in found.set_aside.items():
-        _rejects(out, f"set aside by synthesize: {task}", rejects, every=every)
-    for problem in islice(unstorable_names(folder), EXAMPLES):
+    show_checked(out, found, every=every)
+    for problem in unstorable:
         out.print(problem, style="red", soft_wrap=True)
     return bool(found.clips)
 
 
-def export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Sequence[str], limit: int | None) -> None:
+def _export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Sequence[str], limit: int | None) -> None:
     """Write samples for other tools, and say what was written and how it is read."""
+    from flows.console import show
+    from stages.domain.core.records import SPLITS
     from stages.domain.tasks import TASK_NAMES
     from stages.tools.dataset.export import KINDS
     from stages.tools.dataset.export import export as write
@@ -86,39 +148,9 @@ def export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Seque
     show.say(f"written: {out} ({read}; README.md says what is in it)")
 
 
-def browse(root: Path, out: Path, samples: int) -> None:
-    """Write the page of samples and rejects."""
-    from stages.tools.dataset.browse import browse as write
-
-    path = write(root, out, samples)
-    show.say(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB, opens offline)")
-
-
-Name = TypeVar("Name", bound=str)
-
-
 def _among(option: str, given: Sequence[str], known: Sequence[Name]) -> list[Name]:
     """What was given, each one of those that are known."""
     for value in given:
         if value not in known:
             raise UsageError(f"{option}: {value!r} is unknown; choose among {', '.join(known)}")
     return [name for value in given for name in known if name == value]
-
-
-def _counts(counter: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {one_line(name)}" for name, count in counter.most_common())
-
-
-def _rejects(out: Console, title: str, rejects: Sequence[Reject], *, every: bool) -> None:
-    if not rejects:
-        return
-    out.print(Text(f"\n{title}", "bold"))
-    by_reason: dict[str, list[Reject]] = {}
-    for reject in rejects:
-        by_reason.setdefault(reject.reason, []).append(reject)
-    for reason, listed in sorted(by_reason.items(), key=lambda item: -len(item[1])):
-        out.print(Text.assemble(f"{len(listed):>6,}  ", (one_line(reason), "yellow")))
-        for reject in listed if every else listed[:EXAMPLES]:
-            out.print(f"        {one_line(reject.item)}: {one_line(reject.detail)}")
-        if not every and len(listed) > EXAMPLES:
-            out.print(f"        … and {len(listed) - EXAMPLES:,} more; --all lists them")

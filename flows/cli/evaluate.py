@@ -1,40 +1,134 @@
-"""``vidbridge evaluate`` and ``vidbridge score``: a model, or a file of predictions, put through a benchmark; its scores for a person and as
-files."""
+"""``vidbridge evaluate`` and ``vidbridge score``: public benchmarks, their scores for a person and as files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import typer
 
-from flows.cli import champion
-from flows.cli.outside import WAYS
-from flows.console import show
+from flows.cli import app
 from flows.errors import UsageError
-from flows.recipes import default_params, params_or_default
-from stages.lib.rows.jsonl import write_record
-from stages.params import Params
-from stages.runtime import paths
-from stages.runtime.plain import one_line
-from stages.tracking.session import Session
 
 if TYPE_CHECKING:
+    from stages.params import Params
     from stages.tools.suites.evaluate import Engine, Order
-    from stages.tools.suites.results import Against, BenchmarkScores, Cell, Difference
+    from stages.tracking.session import Session
 
 #: How an endpoint may be sent a video.
-FORMS = ("jpeg", "mp4")
+_FORMS = ("jpeg", "mp4")
 #: Benchmarks whose questions are samples of a project.
-OWN = ("dark-event-infer-test", "mix-vid-qa-test")
-#: Videos without answers, and ids that are missing or empty, that are shown; all of them stand in the files.
-EXAMPLES = 5
+_OWN = ("dark-event-infer-test", "mix-vid-qa-test")
+#: Videos without answers that are shown; all of them stand in the folder.
+_EXAMPLES = 5
 
 
 def evaluate(
+    benchmark: app.BenchmarkOption,
+    annotations: app.AnnotationsOption,
+    out: Annotated[Path, typer.Option(help="Folder for replies, scores and table; call again with the same one to go on.")],
+    videos: Annotated[
+        Path | None, typer.Option(help="Folder with its videos, at any depth; for our own two benchmarks those of ingest.source.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="models:/NAME@champion, models:/NAME/3, champion, a version's number, a Hugging Face folder, or a hub id with --revision."
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Commit of a hub id; for an endpoint, which weights it serves (kept with the scores).")
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="OpenAI-compatible address such as http://127.0.0.1:8000/v1; its key: VIDBRIDGE_ENDPOINT_KEY."),
+    ] = None,
+    endpoint_model: Annotated[str | None, typer.Option(help="The model, as the endpoint names it.")] = None,
+    endpoint_video: Annotated[
+        str, typer.Option(help="How frames are sent: jpeg (image_url, one a frame) or mp4 (video_url, exactly these frames).")
+    ] = "jpeg",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Questions at once; evaluation.batch_size when left out.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Length of a reply; the model's own, else evaluation.max_new_tokens, when left out.")
+    ] = None,
+    controls: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Ask only so many questions, drawn by seed, with a black and a shuffled video too; all when left out."
+        ),
+    ] = None,
+    no_controls: Annotated[bool, typer.Option("--no-controls", help="Ask none with a black or a shuffled video.")] = False,
+    baselines: Annotated[bool, typer.Option(help="Score random, constant and empty replies too; costs judge calls.")] = True,
+    against: Annotated[Path | None, typer.Option(help="Predictions to compare with, question by question.")] = None,
+) -> None:
+    """Put a model through a benchmark and score its replies.
+
+    Every question is asked, replies are scored as `vidbridge score` does it, and all is logged to MLflow.
+
+    Frames and prompts are the benchmark's; a video is decoded once, and goes through the vision tower once, for all questions about it.
+    Every reply is on disk as it comes: after Ctrl-C or kill -9 the same call goes on. Videos that are missing or unreadable are listed,
+    and the result is then marked partial. Beside the score stand those of the same model on black and on shuffled videos.
+
+    Example: vidbridge evaluate --model champion --benchmark dream-1k --annotations ~/DREAM-1K/json --videos ~/DREAM-1K --out dream
+
+    Example: vidbridge evaluate --endpoint http://127.0.0.1:8000/v1 --endpoint-model my-model --benchmark video-mme
+    --annotations ~/Video-MME --videos ~/Video-MME/data --out mme --controls 200
+    """
+    from stages.tools.suites.evaluate import Order
+
+    if no_controls and controls is not None:
+        raise UsageError("--controls, --no-controls: contradict each other; give one of them")
+    order = Order(
+        benchmark=benchmark,
+        annotations=_annotations_at(annotations, benchmark),
+        videos=app.given(videos),
+        out=out.expanduser().resolve(),
+        controls=0 if no_controls else controls,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+    )
+    _evaluate(
+        app.reader(),
+        order,
+        model=model,
+        revision=revision,
+        endpoint=endpoint,
+        endpoint_model=endpoint_model,
+        form=endpoint_video,
+        baselines=baselines,
+        against=app.given(against),
+    )
+
+
+def score(
+    benchmark: app.BenchmarkOption,
+    annotations: app.AnnotationsOption,
+    predictions: Annotated[Path, typer.Option(help="JSON Lines, a question each; what is accepted is said above.")],
+    out: Annotated[Path | None, typer.Option(help="A JSON file to write everything into.")] = None,
+    baselines: Annotated[bool, typer.Option(help="Score random, constant and empty replies too; costs judge calls.")] = True,
+    against: Annotated[
+        Path | None, typer.Option(help="A second file of predictions: the first is compared with it, question by question.")
+    ] = None,
+) -> None:
+    """Score anyone's predictions on a benchmark, without a model.
+
+    Two readings: `strict`, and `compat` as public harnesses print it.
+
+    A prediction is {"id": "001-1", "reply": "what the model wrote, reasoning and all"}, one a line; other keys are left alone. The
+    id is Video-MME's question_id; action_antonym/0 (file and row) for MVBench; DREAM-1K's idx as text; camera/VIDEO for VDC;
+    CaReBench's video; sample_id for our own tests. Judged benchmarks use `judge` of params.yaml.
+
+    Example: vidbridge score --benchmark video-mme --annotations ~/Video-MME --predictions replies.jsonl --out scores.json
+    """
+    # Before the project's folder becomes the working directory.
+    asked, said = _annotations_at(annotations, benchmark), predictions.expanduser().resolve()
+    written, other = app.given(out), app.given(against)
+    from flows.processes.environment import project_or_none
+
+    _score(project_or_none(), benchmark, asked, said, written, baselines=baselines, against=other)
+
+
+def _evaluate(
     session: Session,
     order: Order,
     *,
@@ -51,12 +145,18 @@ def evaluate(
     Raises:
         UsageError: what was asked for makes no sense.
     """
+    from flows.cli.outside import WAYS
+    from flows.console import show
+    from flows.console.benchmarks import show_result
+    from flows.recipes import default_params
+    from stages.runtime import paths
+    from stages.runtime.plain import one_line
     from stages.tools.suites import evaluate as benchmarking
     from stages.tools.suites.markdown import by_reason
 
-    check_benchmark(order.benchmark)
+    _check_benchmark(order.benchmark)
     _check_flags(order, model, endpoint, endpoint_model, form)
-    if session.project is None and order.benchmark in OWN:
+    if session.project is None and order.benchmark in _OWN:
         raise UsageError(
             f"--benchmark: {order.benchmark} asks about edits of a project's own clips, and {Path.cwd()} is not inside one;"
             f" {WAYS.partition(', or')[0]}"
@@ -71,10 +171,10 @@ def evaluate(
         reasons = by_reason(unanswered)
         told = f"{len(unanswered):,} questions (control videos counted) were not answered; the next call asks again"
         out.print(told, style="yellow")
-        for (video, reason), count in list(reasons.items())[:EXAMPLES]:
+        for (video, reason), count in list(reasons.items())[:_EXAMPLES]:
             out.print(f"  {one_line(video)}, {count:,} questions: {one_line(reason)}", soft_wrap=True)
-        if len(reasons) > EXAMPLES:
-            out.print(f"  … and {len(reasons) - EXAMPLES:,} more, all in {order.out / 'unanswered.jsonl'}", soft_wrap=True)
+        if len(reasons) > _EXAMPLES:
+            out.print(f"  … and {len(reasons) - _EXAMPLES:,} more, all in {order.out / 'unanswered.jsonl'}", soft_wrap=True)
     names = (paths.SCORES_TABLE_FILE, paths.SCORES_FILE, paths.PREDICTIONS_FILE)
     show.say(f"written: {', '.join(names)} in {order.out}")
 
@@ -90,13 +190,13 @@ def _check_flags(order: Order, model: str | None, endpoint: str | None, endpoint
         raise UsageError("--endpoint-model: means nothing without --endpoint; leave it out, or give the address")
     if endpoint is not None and order.batch_size is not None:
         raise UsageError("--batch-size: is of a model that runs here; an endpoint's is VIDBRIDGE_ENDPOINT_CONCURRENCY")
-    if form not in FORMS:
+    if form not in _FORMS:
         raise UsageError(f"--endpoint-video: {form!r} is unknown; give jpeg (a picture a frame) or mp4 (one short video)")
-    if endpoint is None and form != FORMS[0]:
+    if endpoint is None and form != _FORMS[0]:
         raise UsageError("--endpoint-video: means nothing without --endpoint; leave it out, or give the address")
     if order.out.exists() and not order.out.is_dir():
         raise UsageError(f"--out: {str(order.out)!r} is no folder; name one, which is made where there is none")
-    if order.videos is None and order.benchmark not in OWN:
+    if order.videos is None and order.benchmark not in _OWN:
         raise UsageError(f"--videos: not given; name the folder that holds the videos of {order.benchmark}")
 
 
@@ -110,6 +210,7 @@ def _engine(
     endpoint_model: str | None,
     form: str,
 ) -> Engine:
+    from flows.console import champion
     from stages.tools.suites import evaluate as benchmarking
 
     if model is not None:
@@ -120,7 +221,7 @@ def _engine(
     return benchmarking.endpoint_engine(params, order, endpoint, endpoint_model, revision, "mp4" if form == "mp4" else "jpeg")
 
 
-def score(
+def _score(
     root: Path | None,
     benchmark: str,
     annotations: Path,
@@ -131,9 +232,13 @@ def score(
     against: Path | None,
 ) -> None:
     """Score, show the table, and write all of it into ``out``."""
+    from flows.console import show
+    from flows.console.benchmarks import show_result
+    from flows.recipes import params_or_default
+    from stages.lib.rows.jsonl import write_record
     from stages.tools.suites.score import score as scored
 
-    check_benchmark(benchmark)
+    _check_benchmark(benchmark)
     if out is not None and not out.parent.is_dir():
         raise UsageError(f"--out: {str(out.parent)!r} is no folder; make it, or name a file in another one")
     if out is not None and out in (annotations, predictions, against):
@@ -146,7 +251,7 @@ def score(
         show.say(f"written: {out}")
 
 
-def annotations_at(place: str, benchmark: str) -> Path:
+def _annotations_at(place: str, benchmark: str) -> Path:
     """The annotations of a benchmark: a path of this machine, or what is fetched from the hub.
 
     Raises:
@@ -156,118 +261,17 @@ def annotations_at(place: str, benchmark: str) -> Path:
     from stages.tools.suites.published.hub import SCHEME, fetched
     from stages.tools.suites.published.registry import BENCHMARKS
 
-    check_benchmark(benchmark)
+    _check_benchmark(benchmark)
     return fetched(place, BENCHMARKS[benchmark].files) if place.startswith(SCHEME) else Path(place).expanduser().resolve()
 
 
-def check_benchmark(name: str) -> None:
-    """Raises:
-    UsageError: there is no such benchmark.
+def _check_benchmark(name: str) -> None:
+    """Refuse a name that no benchmark has.
+
+    Raises:
+        UsageError: there is no such benchmark.
     """
     from stages.tools.suites.published.registry import BENCHMARKS
 
     if name not in BENCHMARKS:
         raise UsageError(f"--benchmark: {name!r} is unknown; choose among {', '.join(BENCHMARKS)}")
-
-
-def show_result(console: Console, result: BenchmarkScores) -> None:
-    """The table of scores with its baselines, what a comparison found, what is missing, and what the judge cost."""
-    from stages.tools.suites.markdown import roughly_judged, set_aside_in_words
-
-    _show_scores(console, result)
-    if (rough := roughly_judged(result)) is not None:
-        console.print(Text.assemble(("rough:", "bold yellow"), f" {one_line(rough)}"), soft_wrap=True)
-    if result.against:
-        _show_against(console, result.against, result.confidence)
-    unjudged = max(found.unjudged for each in result.scores.values() for found in each.overall.values())
-    if unjudged:
-        console.print(f"{unjudged:,} replies have no verdict and are in no mean", style="yellow")
-    if result.set_aside:
-        told = one_line(set_aside_in_words(result))
-        console.print(
-            Text.assemble(("set aside of the annotations, neither asked nor scored", "yellow"), f": {told}"), soft_wrap=True
-        )
-    for ids, why in (
-        (result.missing, "questions have no prediction"),
-        (result.empty, "replies are empty: wrong under strict"),
-        (result.not_scored, "replies are to questions that were set aside"),
-    ):
-        if ids:
-            more = f" … and {len(ids) - EXAMPLES:,} more" if len(ids) > EXAMPLES else ""
-            told = ", ".join(map(one_line, ids[:EXAMPLES]))
-            console.print(Text.assemble((f"{len(ids):,} {why}", "yellow"), f": {told}{more}"), soft_wrap=True)
-    if result.usage:
-        console.print(", ".join(f"{name} {count:,.0f}" for name, count in result.usage.items()), soft_wrap=True)
-
-
-def _show_scores(console: Console, result: BenchmarkScores) -> None:
-    judge = f"judge {one_line(result.judge_name)}" if result.judge_name else "scored by rule"
-    console.print(
-        f"{one_line(result.benchmark)}: {result.answered:,} of {result.questions:,} questions answered;"
-        f" {result.confidence:.0%} intervals over videos; {judge}"
-    )
-    for name, rule in result.scorings.items():
-        console.print(f"  {name}: {one_line(rule)}")
-    scorings = list(result.scores)
-    measures = result.measures
-    table = Table(title="PARTIAL: some questions have no prediction" if result.partial else None)
-    table.add_column("")
-    table.add_column("questions", justify="right")
-    for scoring in scorings:
-        for measure in measures:
-            table.add_column(f"{scoring}\n{measure}", justify="right")
-
-    def add(title: str, found: Mapping[str, Mapping[str, Cell]], end: bool = False) -> None:
-        row = [found[scoring][measure] for scoring in scorings for measure in measures]
-        table.add_row(one_line(title), f"{row[0].items:,}", *map(_cell, row), end_section=end)
-
-    above = {f"({who})": found for who, found in result.baselines.items()}
-    above |= {f"({view} video)": control.scores for view, control in result.controls.items()}
-    for who, found in above.items():
-        add(who, found, end=who == list(above)[-1])
-    add("all", {name: each.overall for name, each in result.scores.items()}, end=True)
-    for category, values in result.scores[scorings[0]].by.items():
-        for value in values:
-            last = value == list(values)[-1]
-            add(f"{category}: {value}", {name: result.scores[name].by[category][value] for name in scorings}, end=last)
-    console.print(table)
-
-
-def _show_against(console: Console, against: Against, confidence: float) -> None:
-    """Differences to another file of predictions; bold where chance alone is ruled out (of a category, among all of them)."""
-    from stages.tools.suites.markdown import changed_in_words, difference_rows
-
-    scorings = list(against.differences)
-    measures = list(against.differences[scorings[0]].overall)
-    table = Table(
-        title=f"minus {one_line(against.predictions)}, question by question ({against.shared:,} shared; p: two-sided, Holm: raised"
-        " for all categories)"
-    )
-    table.add_column("")
-    table.add_column("questions", justify="right")
-    for scoring in scorings:
-        for measure in measures:
-            table.add_column(f"{scoring}\n{measure}", justify="right")
-    for title, found in difference_rows(against, scorings):
-        cells = [found[scoring][measure] for scoring in scorings for measure in measures]
-        told = [_difference(cell, 1 - confidence) for cell in cells]
-        table.add_row(one_line(title), f"{cells[0].items:,}", *told, end_section=title == "all")
-    console.print(table)
-    for scoring in scorings:
-        if changed := against.differences[scoring].changed:
-            console.print(f"  {scoring}: {changed_in_words(changed)}", soft_wrap=True)
-
-
-def _difference(found: Difference, alpha: float) -> Text:
-    from stages.tools.suites.markdown import p_in_words
-
-    if found.mean is None or found.p is None:
-        return Text("–")
-    text = f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}], {p_in_words(found)}"
-    return Text(text, "bold" if (found.p_holm or found.p) <= alpha else "")
-
-
-def _cell(found: Cell) -> str:
-    if found.mean is None:
-        return "–"
-    return f"{found.mean:.1f} [{found.low:.1f}, {found.high:.1f}]"

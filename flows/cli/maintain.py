@@ -1,98 +1,88 @@
-"""``vidbridge accept`` and ``vidbridge scratch``: what is left to a person's judgement."""
+"""``vidbridge accept``, ``gc`` and ``scratch``: what is left to a person's judgement."""
 
 from __future__ import annotations
 
-import getpass
-import json
-import time
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from flows.console import show
+from flows.cli import app, complete
 from flows.errors import UsageError
-from flows.processes.environment import scratch
-from flows.processes.locks import only_run
-from flows.repro import reproduce
-from flows.repro.plan import make_plan
-from flows.repro.scratch import has_ended
-from stages.runtime import lease
-
-#: One line of JSON for each acceptance; tracked by git, so that a reader of the history finds the reason beside the lock.
-ACCEPTED = Path("accepted.jsonl")
 
 
-def accept(root: Path, stage: str, why: str) -> None:
-    """Record that what changed about ``stage`` does not change its result.
+def collect_garbage(
+    remote: Annotated[bool, typer.Option("--remote", help="In the DVC remote too, what is proven this project's own.")] = False,
+    versions: Annotated[
+        bool,
+        typer.Option(
+            "--versions",
+            help="Give up the weights of versions that nothing needs (with --remote, where there is one); tags and lineage stay.",
+        ),
+    ] = False,
+    keep_days: Annotated[float, typer.Option(min=0, help="Nothing younger is touched.")] = 7.0,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another project that uses this cache or remote, and needs what it names; may be repeated."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Free it; without this it is only shown.")] = False,
+    as_json: app.JsonOption = False,
+) -> None:
+    """Free what nothing needs any more; without --yes only show it.
 
-    Raises:
-        UsageError: no reason was given, there is no such stage, or nothing changed.
+    Needed is what the work tree, any branch or tag (runs/* included), an alias (champion, candidate), or an earlier champion in the
+    ledger names: rollback stays possible. What else lies in DVC's cache is freed, and old scratch, models put together, journals, frames
+    and clones of scheduled runs. A registered version keeps its last copy unless --versions gives it up; `explain` knows it all the same.
+
+    A shared cache and a remote: only content that this project's history names is freed, and only when every branch of the origin is
+    known here. MLflow's runs and pages are never touched. Example: vidbridge gc --remote --versions --yes
     """
-    if not why.strip():
-        raise UsageError("--why: is empty; say why the change does not matter, a later reader has to believe it")
-    with only_run(root):
-        step = next((step for step in make_plan(root, stage).steps if step.name == stage), None)
-        assert step is not None  # a plan ends with the stage it was made for
-        if step.state != "will run" or step.why == ("never ran",):
-            raise UsageError(
-                f"stage: {stage} is {'not made yet' if step.state == 'will run' else 'up to date'}; there is nothing to accept"
-            )
-        reproduce.accept(root, stage)
-        row = {
-            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "who": getpass.getuser(),
-            "stage": stage,
-            "why": why,
-            "changes": step.why,
-        }
-        with (root / ACCEPTED).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-    show.say(f"{stage} stands as it is ({'; '.join(step.why)}). Commit it with its reason: git add dvc.lock {ACCEPTED}")
+    from flows.housekeeping import gc
+
+    order = gc.Order(remote, versions, keep_days, tuple(path.expanduser().resolve() for path in also or ()))
+    gc.gc(app.root(), order, yes=yes, as_json=as_json)
 
 
-def _entries(root: Path) -> list[Path]:
-    folder = scratch(root)
-    # One folder a stage, in it one for each set of parameters and inputs.
-    return sorted(path for path in folder.glob("*/*") if path.is_dir())
+def accept(
+    stage: Annotated[str | None, typer.Argument(help="Stage whose change does not matter.", autocompletion=complete.stages)] = None,
+    why: Annotated[str, typer.Option("--why", help="The reason, kept in accepted.jsonl.")] = "",
+    every: Annotated[
+        bool, typer.Option("--all", help="Every stage, as after an upgrade: where code changed, and no out, parameter or data.")
+    ] = False,
+) -> None:
+    """Declare that a change of a stage does not change its result.
+
+    Of its code or its parameters: it need not run again then. With --all of every stage's code, and only of that: it refuses, and
+    changes nothing, where an out is not the one in dvc.lock, a parameter or an input differs, or a stage never ran.
+
+    Example: vidbridge accept sft@cold-start --why "only a comment moved"
+
+    Example: vidbridge accept --all --why "upgrade to 0.2, no behaviour changed"
+    """
+    if (stage is None) == (not every):
+        raise UsageError("stage, --all: give one of them: the stage whose change does not matter, or --all")
+    from flows import accept as acceptance
+
+    if stage is None:
+        acceptance.accept_all(app.root(), why)
+    else:
+        acceptance.accept(app.root(), stage, why)
 
 
-def _size_mb(folder: Path) -> float:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+def scratch_status() -> None:
+    """List interrupted trainings and the space they take. Example: vidbridge scratch status"""
+    from flows.housekeeping import scratch
+
+    scratch.show_scratch(app.root())
 
 
-def scratch_status(root: Path) -> None:
-    """List what interrupted trainings would resume from, and who is at it."""
-    entries = _entries(root)
-    for path in entries:
-        age_h = (time.time() - path.stat().st_mtime) / 3600
-        now = lease.holder(path)
-        held = "" if now is None or has_ended(now) else f"   held by {now.shown}"
-        show.say(
-            f"{path.relative_to(scratch(root)).as_posix():<48} {_size_mb(path):>10.1f} MB   last written {age_h:.1f} h ago{held}"
-        )
-    show.say(
-        f"{len(entries)} interrupted trainings in {scratch(root)}" + ("; delete them: vidbridge scratch clean" if entries else "")
-    )
+def scratch_clean(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete the state of interrupted trainings.
 
+    They then start at step 0. Example: vidbridge scratch clean --yes
+    """
+    from flows.housekeeping import scratch
 
-def scratch_clean(root: Path, ask: bool) -> None:
-    """Delete it, but for what a living process, on whatever host, is training in."""
-    entries = _entries(root)
-    if not entries:
-        show.say(f"nothing to delete in {scratch(root)}")
-        return
-    size = sum(_size_mb(path) for path in entries)
-    if ask and not typer.confirm(f"delete {len(entries)} folders, {size:.1f} MB? These trainings then start at step 0"):
-        raise UsageError("scratch: nothing was deleted")
-    deleted, size = 0, 0.0
-    with only_run(root):
-        for path in entries:
-            weight = _size_mb(path)
-            # Of a process that cannot be looked up from here, the sign of life is watched.
-            if not lease.delete(path, "scratch"):
-                now = lease.holder(path)
-                by = f" by {now.shown}" if now else ""
-                show.say(f"{path.relative_to(scratch(root)).as_posix()}: is in use{by}; left as it is")
-                continue
-            deleted, size = deleted + 1, size + weight
-    show.say(f"deleted {deleted} folders, {size:.1f} MB")
+    scratch.delete_scratch(app.root(), ask=not yes)

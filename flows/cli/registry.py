@@ -1,39 +1,73 @@
-"""``vidbridge promote``, ``rollback``, ``history``, ``compare`` and ``explain``: questions to the registry, answered in the terminal."""
+"""``vidbridge register``, ``promote``, ``rollback``, ``history``, ``compare``, ``explain``: questions to the registry, answered in the terminal."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from flows import preflight
-from flows.cli.outside import WAYS
-from flows.console import show
-from flows.console.registry import comparison_table, explanation_table, history_table, promotion_table
-from flows.errors import FlowError, UsageError
-from flows.processes import prefect_server
-from flows.recipes import default_params
-from flows.repro import registered
-from stages.runtime import paths
-from stages.tracking.gate import promote as gate
-from stages.tracking.gate.promote import Promotion
-from stages.tracking.registry.compare import compare_pair, pair
-from stages.tracking.registry.explain import explain as explain_version
-from stages.tracking.registry.versions import CANDIDATE, find_version
-from stages.tracking.session import Session
+import typer
+
+from flows.cli import app, complete
+
+if TYPE_CHECKING:
+    from stages.tracking.session import Session
 
 
-def promote(session: Session, version: str | None, reason: str, author: str | None, new_evaluation: bool) -> bool:
-    """Put the gate to a version, as a run of the flow `vidbridge-promotion`, and show its verdict; False when it was refused.
+def register() -> None:
+    """Make each checkpoint in dvc.lock a model version.
 
-    The run is on the Prefect server at hand, else on one of our own for as long as it takes; its artefact stays in the project's
-    Prefect database, where `vidbridge ui` shows it.
+    Only after a plain `dvc repro`; `vidbridge run` does it itself.
+
+    Example: dvc repro && vidbridge register
     """
+    session = app.session()
+    from flows.console import show
+    from flows.console.registry import register_table
+    from flows.processes.locks import only_run
+    from flows.repro import registered
+    from stages.tracking.registry.register import register as reconcile
+
+    with only_run(session.root):  # a run is just writing the lock that is read here
+        report = reconcile(session)
+        registered.write(session, report)
+    show.console().print(register_table(report))
+
+
+def promote(
+    version: Annotated[
+        str | None, typer.Argument(help="Version to promote; the newest candidate when left out.", autocompletion=complete.versions)
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
+    author: Annotated[str | None, typer.Option(help="Who decides; git's user.name and user.email when left out.")] = None,
+    new_evaluation: Annotated[
+        bool,
+        typer.Option(
+            "--new-evaluation", help="Do not score the champion again when the evaluation changed: compare with the baselines only."
+        ),
+    ] = False,
+) -> None:
+    """Let the gate compare a candidate with the champion.
+
+    When it is better, the alias `champion` moves to it.
+
+    Example: vidbridge promote, or vidbridge promote 7 --reason "better on captions"
+    """
+    from flows import preflight
+    from flows.console import show
+    from flows.console.registry import promotion_table
+    from flows.errors import FlowError
+    from flows.processes import prefect_server
+    from flows.repro import registered
+    from stages.runtime import paths
+    from stages.tracking.gate import promote as gate
+    from stages.tracking.gate.promote import Promotion
+    from stages.tracking.registry.versions import CANDIDATE, find_version
+
+    session = app.session()
+    root = session.root
     # Before a server is started for it: the answer to a version that is not there takes a second, and so does that to who may not.
     find_version(session.client, session.params.gate.registered_model, version or CANDIDATE)
     gate.check_rights(session)
     preflight.check_prefect()
-    root = session.root
     with prefect_server.starting(root) as starting:
         # This import takes as long as the server's start: they go on side by side.
         from flows.promotion import promotion
@@ -54,16 +88,43 @@ def promote(session: Session, version: str | None, reason: str, author: str | No
         show.show_next(
             out, "vidbridge explain champion", f'vidbridge predict {video} --question "describe the video ."', "vidbridge report"
         )
-    return decided.moved
+    if not decided.moved:
+        raise typer.Exit(app.FAILURE)
 
 
-def rollback(session: Session, reason: str, author: str | None) -> None:
-    moved = gate.rollback(session, author=author, reason=reason)
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
+    author: Annotated[str | None, typer.Option(help="Who decides; git's user.name and user.email when left out.")] = None,
+) -> None:
+    """Give the alias back to the champion before this one. Example: vidbridge rollback --reason "fails on night scenes\""""
+    from flows.console import show
+    from stages.tracking.gate import promote as gate
+
+    moved = gate.rollback(app.session(), author=author, reason=reason)
     show.say(f"version {moved.candidate.number} is champion again, instead of {moved.champion.number if moved.champion else '–'}")
 
 
-def history(session: Session, model: str | None, as_json: bool) -> None:
-    """Show every decision about one's own registered model, or ``model``; for a person or for a program."""
+def history(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A registered model; the project's own, or VIDBRIDGE_MODEL outside of one, when left out.",
+            autocompletion=complete.models,
+        ),
+    ] = None,
+    as_json: app.JsonOption = False,
+) -> None:
+    """Show every promotion, refusal and rollback.
+
+    Each with its author and reason. Needs no project where MLFLOW_TRACKING_URI is set. Example: vidbridge history
+    """
+    session = app.reader()
+    from dataclasses import asdict
+
+    from flows.console import show
+    from flows.console.registry import history_table
+    from stages.tracking.gate import promote as gate
+
     entries = gate.history(session, model)
     if as_json:
         rows = [
@@ -77,34 +138,79 @@ def history(session: Session, model: str | None, as_json: bool) -> None:
             }
             for e in entries
         ]
-        show.console().print(json.dumps(rows, indent=2), soft_wrap=True)
+        show.document(rows)
         return
     show.console().print(history_table(entries) if entries else "nothing was decided yet; type: vidbridge promote")
 
 
-def compare(session: Session, after: str, before: str) -> None:
+def compare(
+    after: Annotated[
+        str, typer.Argument(help="A version's number, an alias, or models:/NAME/7.", autocompletion=complete.versions)
+    ] = "candidate",
+    before: Annotated[str, typer.Argument(help="The version it is held against.", autocompletion=complete.versions)] = "champion",
+    as_json: app.JsonOption = False,
+) -> None:
+    """Compare two versions sample by sample.
+
+    Differences with intervals, and whether chance could have made them. Outside of a project name the model: models:/NAME/7 5
+
+    Example: vidbridge compare 7 5
+    """
+    session = app.reader()
+    compare_versions(session, after, before, as_json=as_json)
+
+
+def explain(version: app.VersionArgument = "champion", as_json: app.JsonOption = False) -> None:
+    """Show where a version comes from, and how it scores.
+
+    Its commit, data, parameters, scores, ancestors and verdict. Needs no project where MLFLOW_TRACKING_URI is set.
+
+    Example: vidbridge explain champion, or vidbridge explain models:/vidbridge-tiny/7
+    """
+    session = app.reader()
+    from flows.console import show
+    from flows.console.documents import explanation_document
+    from flows.console.registry import explanation_table
+    from stages.tracking.registry.explain import explain as explain_version
+
+    explained = explain_version(session, version)
+    if as_json:
+        show.document(explanation_document(explained))
+    else:
+        show.console().print(explanation_table(explained))
+
+
+def compare_versions(session: Session, after: str, before: str, *, as_json: bool = False) -> None:
     """Show what ``after`` gained over ``before``, sample by sample; where they were scored differently, score one of them again.
 
     Raises:
         UsageError: one is to be scored again, which takes a project.
     """
+    from flows.cli.outside import WAYS
+    from flows.console import show
+    from flows.console.documents import comparison_document
+    from flows.console.registry import comparison_table
+    from flows.errors import UsageError
+    from flows.recipes import default_params
+    from stages.tracking.registry.compare import compare_pair, pair
+
     asked = pair(session, after, before)
-    out = show.console()
+    out, told = show.console(), show.console(error=as_json)
     if asked.to_rescore is not None:
         if session.project is None:
             raise UsageError(
                 f"compare: version {asked.to_rescore.number} was not scored under evaluation {asked.digest}, and scoring it again takes the"
                 f" project's samples; {WAYS.partition(', or')[0]}"
             )
-        out.print(f"version {asked.to_rescore.number} was not scored under evaluation {asked.digest}; scoring it now")
+        told.print(f"version {asked.to_rescore.number} was not scored under evaluation {asked.digest}; scoring it now")
         from flows.promotion import rescore  # Prefect's import, which a comparison without it need not wait for
 
-        rescore(session, asked.to_rescore, asked.digest, out.print, "compare versions of one evaluation")
+        rescore(session, asked.to_rescore, asked.digest, told.print, "compare versions of one evaluation")
         asked = pair(session, after, before)
     params = session.params if session.project is not None else default_params()
     confidence = params.evaluation.confidence
-    out.print(comparison_table(asked, compare_pair(session, asked, confidence), confidence))
-
-
-def explain(session: Session, version: str) -> None:
-    show.console().print(explanation_table(explain_version(session, version)))
+    found = compare_pair(session, asked, confidence)
+    if as_json:
+        show.document(comparison_document(asked, found, confidence))
+    else:
+        out.print(comparison_table(asked, found, confidence))

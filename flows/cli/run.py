@@ -1,169 +1,90 @@
-"""``vidbridge run``: plan, say what will happen, run it as a Prefect flow, show what came of it. ``vidbridge report``: all of it on a
-page."""
+"""``vidbridge run`` and ``vidbridge plan``: plan, say what will happen, run it as a Prefect flow, show what came of it."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
 
-from flows import preflight
-from flows.console import show
-from flows.console.results import evaluated_by, read_gains, read_intervals, read_scores
-from flows.costs import estimate
-from flows.errors import FlowError, UsageError
-from flows.processes import prefect_server
-from flows.processes.locks import only_run
-from flows.repro import clone, lockfile, registered, reproduce
-from flows.repro.plan import ASK_S, GLANCE_S, make_plan
-from flows.repro.remote import push_runs
-from flows.repro.steps import Plan, insist_on_answer
-from stages.params import Params, PretrainedModelParams
-from stages.runtime.plain import one_line
-from stages.tracking.lineage.git import git
-from stages.tracking.runs.history import latest_costs
-from stages.tracking.session import Session
+import typer
+
+from flows.cli import app, complete
+from flows.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
-def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False, as_json: bool = False) -> None:
-    """Bring ``target`` up to date, and print the plan and its cost first and the scores afterwards. An empty plan starts no server.
+def run(
+    stage: app.StageArgument = "summary",
+    dry_run: Annotated[bool, typer.Option("--dry-run", "--plan", help="Only show what would run, and why.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a run that trains a pretrained model.")] = False,
+    resume_across_code: Annotated[
+        bool,
+        typer.Option("--resume-across-code", help="Resume training from a checkpoint although its code changed since (tagged)."),
+    ] = False,
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe to write into params.yaml first.", autocompletion=complete.recipes)
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Value to write into params.yaml first, such as grpo.general.steps=50; may be given again.",
+            autocompletion=complete.settings,
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same as --set seed=….")] = None,
+    push: Annotated[
+        bool,
+        typer.Option(
+            "--push", help="Hand DVC's run cache and the branch with dvc.lock on, for other hosts (as scheduled runs do)."
+        ),
+    ] = False,
+) -> None:
+    """Run what is out of date, register it, print the scores. What the DVC remote holds is fetched instead.
 
-    ``as_json``: of a dry run, for programs.
+    Example: change grpo.general.learning_rate in params.yaml, then `vidbridge run`: that stage and what follows it run again, only.
+    Ctrl-C ends it at once; the next `vidbridge run` resumes training at its last checkpoint.
 
-    What is not registered yet, since an earlier run was cut short or its server was away, is registered. ``push``: DVC's run cache and
-    the branch that holds ``dvc.lock`` are handed on, so that other hosts can take over and promote.
-
-    Raises:
-        FlowError: something is missing (found before any stage starts), or a stage failed.
-        KeyboardInterrupt: on Ctrl-C and when the run is cancelled in Prefect; every stage has been ended.
+    What --recipe, --set and --seed change stands in params.yaml afterwards; it is shown first, and refused where params.yaml has
+    edits that no commit keeps. Example: vidbridge run --recipe smoke --set grpo.general.steps=50 --seed 3
     """
-    session = Session(root)
-    params = session.params
-    out = show.console()
-    if not dry_run:
-        preflight.check_alone(root)  # before a plan is printed that nobody will follow
-    if not dry_run and lockfile.is_broken(root):
-        with only_run(root):  # another run that is alive may just be writing it
-            out.print(f"note: {lockfile.mend(root) or 'dvc.lock is whole again'}", style="yellow")
-    plan = make_plan(root, target, ask_s=GLANCE_S if dry_run else ASK_S)
-    if as_json and dry_run:
-        show.say(json.dumps(_plain(plan, estimate.cost_of(root, params, plan)), indent=2, ensure_ascii=False))
-        return
-    show.show_plan(out, plan)
-    if dry_run:
-        show.show_cost(out, estimate.cost_of(root, params, plan))
-        return
-    insist_on_answer(plan)
-    if not plan.to_run and not plan.empty:
-        with only_run(root):
-            plan = reproduce.bring(root, plan, show.say)
-        if plan.to_run:
-            show.show_plan(out, plan)
-    if plan.to_run:
-        preflight.check(session, plan)
-        show.show_cost(out, estimate.cost_of(root, params, plan))
-        if ask:
-            _confirm(root, params, plan)
-        with only_run(root):
-            commit = _flow(root, target, push)
-            if push:
-                _publish(root, commit)
-                registered.pushed(root)
-        show.show_costs(out, latest_costs(Session(root)), [step.name for step in plan.to_run])
-    elif not registered.is_noted(session, pushed=push):
-        with only_run(root):
-            register(Session(root), push)
-    # Only what this target has brought up to date: scores may lie there from before, or from another recipe.
-    done = {step.name for step in plan.steps}
-    scores = {policy: row for policy, row in read_scores(root, params.evaluation.of).items() if evaluated_by(policy) in done}
-    intervals = read_intervals(root, params.evaluation.of)
-    show.show_scores(out, scores, intervals, params.evaluation.confidence)
-    if "summary" in done:
-        show.show_gains(out, read_gains(root), params.evaluation.confidence)
-    show.show_where(out, root, scored=bool(scores), promote=registered.awaits_promotion(root))
+    if resume_across_code:
+        os.environ["VIDBRIDGE_RESUME_ACROSS_CODE"] = "1"
+    with app.going_on_with("vidbridge run"):
+        # The import too: it takes a second, in which a person may think better of it.
+        from flows.run import run as bring_up_to_date
+
+        root = app.root()
+        wanted = [*(settings or []), *([] if seed is None else [f"seed={seed}"])]
+        if recipe is not None or wanted:
+            if dry_run:
+                raise UsageError(
+                    "--dry-run: changes nothing, and --recipe, --set and --seed change params.yaml; leave one of them out"
+                )
+            _change_params(root, recipe, wanted)
+        bring_up_to_date(root, stage, dry_run=dry_run, ask=not yes, push=push)
 
 
-def register(session: Session, push: bool) -> None:
-    """Record and register what earlier runs, here or elsewhere, left in ``dvc.lock``, and say so.
+def plan(
+    stage: app.StageArgument = "summary",
+    as_json: app.JsonOption = False,
+) -> None:
+    """Show what would run or be fetched, why, and at what cost.
 
-    Raises:
-        TrackingError: the store, the remote or git says no.
+    Time and GPU hours come from earlier runs of a stage (measured; scaled where only its steps differ), else from rates that you
+    declare in .vidbridge/rates.yaml, else they are unknown. Questions to judges and writer are counted, as upper bounds.
+
+    Example: vidbridge plan grpo@bridge
     """
-    from flows.console.registry import register_table
-    from stages.tracking.lineage.commits import record_commit, stamped
-    from stages.tracking.registry.register import register as reconcile
+    from flows.run import run as look
 
-    root = session.root
-    commit = record_commit(root, stamped(session.params.recipe, str(os.getpid())))
-    report = reconcile(session)
-    registered.write(session, report)
-    if push:
-        new, notes = push_runs(session)
-        show.say(f"pushed: {new} entries of the run cache are new in the remote")
-        for note in notes:
-            show.say(f"note: {note}")
-        _publish(root, commit)
-        registered.pushed(root)
-    if report.created or report.updated or report.unsent:
-        show.say("nothing had to run, and the registry lacked what dvc.lock holds:")
-        show.console().print(register_table(report))
-    else:
-        show.say(f"the registry has what dvc.lock holds: {report.kept} versions of {report.model}, none is new")
+    look(app.root(), stage, dry_run=True, ask=False, as_json=as_json)
 
 
-def _publish(root: Path, commit: str) -> None:
-    """Hand the branch that holds the commit to the repository that this one was cloned from."""
-    if "origin" not in git(root, "remote").split():
-        show.say(f"note: no git remote 'origin', so commit {commit[:12]} with dvc.lock stays here; git remote add origin URL")
-        return
-    branch = clone.publish(root, commit)
-    show.say(f"pushed: dvc.lock is on branch {branch}" if branch else "dvc.lock is as HEAD has it; push that: git push")
+def _change_params(root: Path, recipe: str | None, settings: list[str]) -> None:
+    from flows import recipes
+    from flows.console import show
 
-
-def _plain(plan: Plan, cost: estimate.RunCost) -> dict[str, Any]:
-    steps = [{"stage": step.name, "state": step.state, "why": step.why, "upstream": step.upstream} for step in plan.steps]
-    return {"target": plan.target, "steps": steps, "cost": estimate.plain(cost)}
-
-
-def _confirm(root: Path, params: Params, plan: Plan) -> None:
-    """A model of billions of parameters takes hours and many gigabytes: worth one question."""
-    if not isinstance(params.model, PretrainedModelParams) or not any(step.meta.kind == "train" for step in plan.to_run):
-        return
-    need = preflight.disk_need_gb(params, plan)
-    question = f"this trains {params.model.name} and writes about {need:.0f} GB below {root}; go on? [y/N] "
-    if not sys.stdin.isatty():
-        raise UsageError(f"run: {question.split(';', maxsplit=1)[0]}; add --yes to start it without a question")
-    if input(one_line(question)).strip().lower() not in ("y", "yes"):
-        raise UsageError("run: not started")
-
-
-def _flow(root: Path, target: str, push: bool) -> str:
-    """Returns the commit that holds ``dvc.lock``."""
-    with prefect_server.starting(root) as starting:
-        # These imports take as long as the server's start: they go on side by side.
-        from prefect import tags
-
-        from flows.pipeline import PipelineReport, pipeline
-        from flows.processes.lost import process_tags
-
-        with prefect_server.connected(starting), tags(*process_tags()):
-            state: Any = pipeline(root, target, push, return_state=True)
-            if state.is_cancelled():
-                raise KeyboardInterrupt
-            result = state.result(raise_on_failure=False)
-    if isinstance(result, BaseException):
-        raise result
-    if not state.is_completed():
-        raise FlowError(f"run: ended as {state.name}: {state.message}")
-    assert isinstance(result, PipelineReport)
-    return result.commit
-
-
-def report(root: Path, out: Path) -> None:
-    """Write the page and say where it is."""
-    from stages.tools.report.page import build
-
-    build(root, out)
-    show.say(f"written: {out} (opens offline)")
+    show.say(recipes.change(root, recipe, settings).rstrip("\n") or "params.yaml says so already")

@@ -1,250 +1,116 @@
-"""``vidbridge predict``, ``serve`` and ``export``: a registered version for those who only want its answers, or its weights."""
+"""``vidbridge predict``, ``serve``, ``export`` and ``report``: a registered version for those who only want its answers, its weights, or a page."""
 
 from __future__ import annotations
 
-import json
-import os
-import shlex
-import signal
-import socket
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
-from functools import partial
 from pathlib import Path
+from typing import Annotated
 
-import psutil
-from rich.table import Table
+import typer
 
-from flows.cli import champion
-from flows.cli.outside import reader
-from flows.console import show
-from flows.deployments.deploy import until_interrupted
-from flows.errors import FlowError, UsageError
-from flows.processes.addresses import Address, listening_address
-from flows.processes.environment import stage_environment, state
-from flows.processes.guard import GRACE_S
-from flows.processes.logs import ServerLog
-from flows.processes.stream import guarded
-from stages.runtime.plain import plain
-from stages.runtime.project import ProjectError
-from stages.tools.serving.limits import FOLDER, KEY, key_from_environment, limits_from_environment
-from stages.tracking.session import Session
-
-#: Loading a large model from a slow disk takes minutes.
-STARTUP_S = 1800
-LOG_LINES = 12
-#: A folder that is served is noted as used so often: the cache folder forgets what was unused for a day.
-MARK_EVERY_S = 600.0
-#: How many files of a folder are looked at for one that an example can name.
-LOOKED_AT = 2000
-_VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts", ".mpg", ".mpeg")
-#: Variables whose names end so hold secrets, and a server that answers strangers needs none of them but its own key.
-_SECRETS = ("KEY", "TOKEN", "PASSWORD", "SECRET", "CREDENTIALS")
+from flows.cli import app, complete
+from flows.errors import UsageError
 
 
-def serve(session: Session, which: str, videos: Path | None, host: str, port: int) -> None:
-    """Serve a version over HTTP until Ctrl-C or SIGTERM.
+def predict(
+    video: Annotated[Path, typer.Argument(help="A video file.")],
+    question: Annotated[str, typer.Option("--question", "-q", help="What to ask about it.")],
+    version: Annotated[
+        str | None,
+        typer.Option(
+            help="A version's number, champion, or models:/NAME@champion; champion when left out.", autocompletion=complete.versions
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="models:/NAME@champion, models:/NAME/7, or a folder that `vidbridge export` wrote; needs no project."),
+    ] = None,
+) -> None:
+    """Ask a registered model about a video.
 
-    Raises:
-        UsageError: the address cannot be had, or can be reached by others and there is no key, or a limit in the environment is none.
-        TrackingError: no such version, it does not say how it is asked, or its files are not to be had.
-        FlowError: the server did not start, or ended by itself.
+    Outside of a project MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a URL) say where it comes from.
+
+    Example: vidbridge predict clip.mp4 --question "What happens first?"
     """
-    from stages.tracking.lineage.cache_folder import mark_used
-    from stages.tracking.registry.named import find_named
-    from stages.tracking.registry.servable import load_servable, usage_of_version
-
-    if videos is not None and not videos.is_dir():
-        raise UsageError(f"--videos: {str(videos)!r} is no folder; name the one that videos may be read from")
-    changes = {FOLDER: str(videos)} if videos is not None else {}
-    try:
-        limits = limits_from_environment(changes)
-        key = key_from_environment()
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    address = listening_address(host, port)
-    if not address.is_loopback and key is None:
-        raise UsageError(
-            f"--host: {host!r} can be reached from other machines, and whoever reaches it may ask; set {KEY} to a secret that clients"
-            " send as 'Authorization: Bearer …', or listen on 127.0.0.1"
-        )
-    with _ended_by_signals():
-        root, project = session.root, session.project
-        source = None if project is None else project / session.params.ingest.source
-        version = find_named(session, which)
-        usage = usage_of_version(version)
-        champion.warn_of_moved_version(session.client, version)
-        show.say(f"version {version.number} of {version.model} ({version.stage}): fetching and checking its files")
-        folder = load_servable(root, version)
-        log = state(root) / ("serving.log" if project is not None else f"serving-{socket.gethostname()}.log")
-        show.say(f"loading the model; log: {log}")
-        # The key is in the environment, which other users cannot read; a command line they can.
-        # -P: nothing that lies in a cache folder, which several may share, is taken for our code.
-        python = [sys.executable] if project is not None else [sys.executable, "-P"]
-        command = [*python, "-m", "stages.tools.serving.app", str(folder), address.ip, str(address.port)]
-        with guarded(command, root, _environment(session, changes)) as process, _in_use(partial(mark_used, folder)):
-            assert process.stdout is not None
-            with closing(ServerLog(log, process.stdout)):
-                deadline = time.monotonic() + STARTUP_S
-                while not _answers(address.url):
-                    if process.poll() is not None or time.monotonic() > deadline:
-                        last = "\n  ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
-                        raise FlowError(f"the server: did not start; the end of {log}:\n  {last}")
-                    time.sleep(0.1)
-                show.say(f"version {version.number} of {version.model} ({version.stage}) answers at {address.url} until Ctrl-C")
-                where = "a path below " + str(limits.folder) if limits.folder else "none: no folder is open, so send video_base64"
-                show.say(f"video: {where}; fields: {address.url}/docs")
-                show.say(_who_may_ask(address, key))
-                if usage.caution:
-                    show.say(f"note: {usage.caution}")
-                asked = example(address.url, limits.folder, limits.max_bytes, keyed=key is not None, own=source)
-                show.say(f"try: {asked}")
-                try:
-                    until_interrupted({"the server": process})
-                finally:
-                    _ask_to_end(process)
+    uri = app.version_of(version, model if model is not None and model.startswith("models:") else None)
+    folder = Path(model) if model is not None and not model.startswith("models:") else None
+    if folder is not None and version is not None:
+        raise UsageError("--version, --model: contradict each other; give one of them")
+    _predict(video.expanduser().resolve(), question, uri, app.given(folder))
 
 
-def _ask_to_end(guard: subprocess.Popen[bytes]) -> None:
-    """Let the server end what it started, before its guard does so by force."""
-    with suppress(psutil.NoSuchProcess, subprocess.TimeoutExpired):
-        for server in psutil.Process(guard.pid).children():
-            server.terminate()
-        guard.wait(2 * GRACE_S)
+def serve(
+    version: app.VersionOption = None,
+    model: app.ModelOption = None,
+    videos: Annotated[Path | None, typer.Option(help="Folder whose videos a request may name; none when left out.")] = None,
+    host: Annotated[str, typer.Option(help="Address or name to listen on, IPv4 or IPv6.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0: any free one.")] = 0,
+) -> None:
+    """Answer questions about videos over HTTP until Ctrl-C.
 
+    Example: vidbridge serve --videos data/corpus/videos
 
-def _who_may_ask(address: Address, key: str | None) -> str:
-    if key is not None:
-        wire = "" if address.is_loopback else "; it crosses the network as it is, so put a proxy with TLS before it"
-        return f"key: clients send 'Authorization: Bearer …' with {KEY}{wire}"
-    return f"key: none, so every program and user of this machine may ask; set {KEY} to demand one"
+    Only this machine can ask; another --host needs VIDBRIDGE_SERVE_KEY, which clients send as a bearer token. Outside of a project
+    MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a URL) say where the model comes from; it is kept in VIDBRIDGE_CACHE.
 
-
-def _environment(session: Session, changes: dict[str, str]) -> dict[str, str]:
-    made = stage_environment(session.root, changes)
-    if session.project is None:
-        made.pop("VIDBRIDGE_PROJECT", None)
-    return {name: value for name, value in made.items() if name == KEY or not name.upper().endswith(_SECRETS)}
-
-
-@contextmanager
-def _in_use(mark: Callable[[], None]) -> Iterator[None]:
-    """Call ``mark`` now and then while the block lasts."""
-    over = threading.Event()
-
-    def follow() -> None:
-        while not over.wait(MARK_EVERY_S):
-            mark()
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, at any moment: in order, with all that it started, and without a traceback."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    except KeyboardInterrupt:
-        show.say("\nstopped")
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _answers(url: str) -> bool:
-    import httpx
-
-    try:
-        # Straight: a proxy of the environment has no business between this process and its own server.
-        return httpx.get(f"{url}/ping", timeout=2, trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def example(url: str, folder: Path | None, max_bytes: int, *, keyed: bool, own: Path | None = None) -> str:
-    """A command for a POSIX shell that this server answers: about a video in its folder, else one that is sent.
-
-    Args:
-        folder: the server's; None: it reads none.
-        own: whose first video is sent then; where there is none, a ``clip.mp4`` of whoever asks.
-        max_bytes: how large a video may be there.
-        keyed: whether it demands a key.
+    Example: vidbridge serve --model models:/vidbridge-tiny@champion
     """
-    found = None if folder is None else _first_video(folder, max_bytes)
-    row = {"question": "What happens first?"} | ({"video": found} if found is not None else {"video_base64": "@"})
-    body = json.dumps({"dataframe_records": [row]})
-    # Through the standard input: a command line is seen by other users.
-    secret = f"printf 'Authorization: Bearer %s' \"${KEY}\" | " if keyed else ""
-    header = " -H @-" if keyed else ""
-    asks = f"{secret}curl -sS{header} -H 'Content-Type: application/json' {shlex.quote(f'{url}/invocations')} --data-binary"
-    if found is not None:
-        return f"{asks} {shlex.quote(body)}"
-    # The video goes where the sign stands; into a file, since a command line has not the room for one.
-    before, after = map(shlex.quote, body.split("@"))
-    sent = None if own is None else _first_video(own, max_bytes)
-    file = "clip.mp4" if own is None or sent is None else shlex.quote(str(own / sent))
-    return f"(printf %s {before}; base64 < {file} | tr -d '\\n'; printf %s {after}) > request.json && {asks} @request.json"
+    asked, session = app.version_of(version, model), app.reader()
+    from flows.serving import model as serving
+
+    serving.serve(session, asked, videos.resolve() if videos else None, host, port)
 
 
-def _first_video(folder: Path, max_bytes: int) -> str | None:
-    """The path of a video below the folder, as a request names it."""
-    looked_at = 0
-    for place, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            looked_at += 1
-            path = Path(place) / name
-            named = path.relative_to(folder).as_posix()
-            if (
-                name.lower().endswith(_VIDEOS)
-                and not name.startswith(".")
-                and named.isprintable()
-                and "\\" not in named
-                and path.is_file()
-                and not path.is_symlink()
-                and path.stat().st_size <= max_bytes
-            ):
-                return named
-            if looked_at >= LOOKED_AT:
-                return None
-    return None
+def export(
+    folder: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
+    version: app.VersionOption = None,
+    model: app.ModelOption = None,
+) -> None:
+    """Write a version as a Hugging Face folder with a model card.
 
+    For vllm serve, or the hub. Outside of a project MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a URL) say where it comes from.
 
-def export(session: Session, which: str, folder: Path) -> None:
-    """Write a version as a folder of its own, and say what it holds."""
+    Example: vidbridge export ~/model, or vidbridge export ~/model --model models:/vidbridge-tiny/7
+    """
+    asked, session = app.version_of(version, model), app.reader()
+    from flows.console import champion, show
     from stages.tools.serving.export import publish
 
-    champion.warn_of_moved(session, which)
-    made = publish(session, which, folder)
-    out = show.console()
-    version = made.version
-    show.say(f"written: {folder} (version {version.number}, {version.stage}, {made.size_bytes / 1e6:,.1f} MB)")
-    show.show_next(out, f"vllm serve {folder}", f"mlflow models serve -m {folder} --env-manager local")
+    folder = folder.resolve()
+    champion.warn_of_moved(session, asked)
+    made = publish(session, asked, folder)
+    show.say(f"written: {folder} (version {made.version.number}, {made.version.stage}, {made.size_bytes / 1e6:,.1f} MB)")
+    show.show_next(show.console(), f"vllm serve {folder}", f"mlflow models serve -m {folder} --env-manager local")
 
 
-def predict(video: Path, question: str, version: str, model: Path | None) -> None:
+def report(out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html")) -> None:
+    """Write one HTML page of scores, curves, versions and costs.
+
+    It opens offline. Example: vidbridge report --out results.html
+    """
+    from flows.console import show
+    from stages.tools.report.page import build
+
+    out = out.resolve()
+    build(app.root(), out)
+    show.say(f"written: {out} (opens offline)")
+
+
+def _predict(video: Path, question: str, version: str, model: Path | None) -> None:
     """Ask a registered model, or an exported folder, about a video; shows its thinking, its answer, and whether the reply parses.
 
     Raises:
         UsageError: there is no such video, or no registry that could be asked.
         VideoError: the file is no video.
     """
+    from rich.table import Table
+
+    from flows.cli.outside import reader
+    from flows.console import champion, show
+    from stages.runtime.plain import plain
+    from stages.runtime.project import ProjectError
+
     if not video.is_file():
-        raise UsageError(f"video: {str(video)!r} is not a file; give the path of one")
+        raise UsageError(f"video: {str(video)!r} is no file; give the path of one")
     from stages.tools.serving import predict as asking
 
     if model is not None:
@@ -272,4 +138,6 @@ def predict(video: Path, question: str, version: str, model: Path | None) -> Non
 
 
 def _tell(what: str) -> None:
+    from flows.console import show
+
     show.say(f"{what} …", error=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
@@ -16,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.console.results import CONTROLS
+from flows.processes import verbosity
 from flows.processes.environment import defaults
 from flows.repro.steps import Plan, held
 from stages.lib.evaluation.results import TRIVIAL
@@ -50,9 +52,9 @@ class _Fit(RenderHook):
         return [_Fitted(one) for one in renderables]
 
 
-def _console(file: TextIO | None = None, *, error: bool = False, width: int | None = None) -> Console:
+def _console(file: TextIO | None = None, *, error: bool = False, width: int | None = None, quiet: bool = False) -> Console:
     """A console on which a string is text: "[red]", ":dog:.mp4" and ESC mean nothing in it. What has a style is a ``Text`` with it."""
-    made = Console(file=file, stderr=error, width=width, soft_wrap=error, markup=False, emoji=False, highlight=False)
+    made = Console(file=file, stderr=error, width=width, soft_wrap=error, markup=False, emoji=False, highlight=False, quiet=quiet)
     made.push_render_hook(_Fit())
     return made
 
@@ -61,12 +63,38 @@ def console(error: bool = False) -> Console:
     """The terminal. Where the output is none (a pipe, a file), tables are :data:`WIDE`, unless ``COLUMNS`` says otherwise."""
     stream = sys.stderr if error else sys.stdout
     wide = not stream.isatty() and not os.environ.get("COLUMNS", "").isdigit()
-    return _console(error=error, width=WIDE if wide else None)
+    return _console(error=error, width=WIDE if wide else None, quiet=verbosity.is_quiet())
 
 
 def say(text: object, *, error: bool = False, end: str = "\n") -> None:
-    """Print a text as it is, a line or several, whoever wrote parts of it: without secrets, control characters written out."""
+    """Print a text as it is, a line or several, whoever wrote parts of it: without secrets, control characters written out.
+
+    ``--quiet`` leaves it out.
+    """
+    if not verbosity.is_quiet():
+        write(text, error=error, end=end)
+
+
+def write(text: object, *, error: bool = False, end: str = "\n") -> None:
+    """The same for what was asked for by itself, such as a recipe's text: ``--quiet`` does not leave it out."""
     print(fit(text), end=end, file=sys.stderr if error else sys.stdout)
+
+
+def document(value: object) -> None:
+    """Print one JSON document on stdout, without secrets; in ASCII, so that nothing in it acts on a terminal."""
+    print(json.dumps(_plain_value(value, known_secrets()), indent=2))
+
+
+def _plain_value(value: object, secrets: Sequence[str]) -> object:
+    if isinstance(value, Mapping):
+        return {redacted(key, secrets): _plain_value(part, secrets) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain_value(part, secrets) for part in value]
+    if isinstance(value, str):
+        return redacted(value, secrets)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no such number
+    return value
 
 
 def as_text(table: RenderableType, width: int = 120) -> str:

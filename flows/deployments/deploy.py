@@ -21,10 +21,11 @@ from flows.console import show
 from flows.deployments.repositories import Told, branches, check_address, told
 from flows.errors import FlowError, UsageError
 from flows.processes import prefect_server
-from flows.processes.environment import state
+from flows.processes.environment import shipped, state
 from flows.processes.keys import key_file, read_key
 from flows.processes.locks import hold
 from flows.processes.stream import guarded
+from flows.repro import package_code
 from stages.params import load_params, parse_params
 from stages.runtime import paths
 from stages.runtime.bounded_yaml import YamlError, read_yaml
@@ -264,8 +265,14 @@ def deployment_name(root: Path) -> str:
     return str(_prefect_table(root)["deployments"][0]["name"])
 
 
+def _of_project(root: Path, name: Path) -> Path:
+    """A file of the project; one without code of its own may leave it to the installed package."""
+    path = root / name
+    return path if path.exists() or not package_code.uses_package(root) else shipped(name.name)
+
+
 def _prefect_table(root: Path) -> dict[str, Any]:
-    path = root / PREFECT_FILE
+    path = _of_project(root, PREFECT_FILE)
     try:
         table = read_yaml(path)
         str(table["deployments"][0]["name"])
@@ -323,7 +330,7 @@ def create(root: Path, order: Order, *, worker: bool = True) -> list[str]:
 
     from flows.deployments import pools
 
-    template = root / POOL_FILE
+    template = _of_project(root, POOL_FILE)
     if not template.is_file():
         raise UsageError(f"{template}: is missing, and without it a run could start any command; git checkout {POOL_FILE}")
     with prefect_server.connected(None):

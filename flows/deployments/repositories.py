@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.errors import FlowError, UsageError
+from flows.processes.environment import RECIPES, recipe_files
 from stages.params import parse_params
 from stages.runtime import paths
 from stages.runtime.bounded_yaml import YamlError, parse_yaml
@@ -25,6 +26,7 @@ class Told:
     is_project: bool
     #: Folders with a ``dvc.yaml``.
     projects: tuple[str, ...]
+    #: The one that was asked for, where it is among them.
     recipe: str | None
     recipes: tuple[str, ...]
     remote: str | None
@@ -79,17 +81,19 @@ def told(repository: str, branch: str, folder: str, recipe: str | None) -> Told:
         names = git(seen, "-c", "core.quotePath=false", "ls-tree", "-r", "--name-only", "HEAD").splitlines()
         prefix = f"{folder}/" if folder else ""
         projects = tuple(str(Path(name).parent) for name in names if Path(name).name == paths.PIPELINE_FILE)
-        recipes = {Path(name).stem: name for name in names if name.startswith(f"{prefix}infra/recipes/") and name.endswith(".yaml")}
+        own = {Path(name).stem: name for name in names if name.startswith(f"{prefix}{RECIPES}/") and name.endswith(".yaml")}
+        # A project without code of its own runs that of the installed package, whose recipes it knows too.
+        shipped = {} if any(name.startswith(f"{prefix}stages/") for name in names) else recipe_files(None)
         is_project = f"{prefix}{paths.PIPELINE_FILE}" in names
-        chosen = f"{prefix}{paths.PARAMS_FILE}" if recipe is None else recipes.get(recipe)
+        chosen = f"{prefix}{paths.PARAMS_FILE}" if recipe is None else own.get(recipe)
         if is_project and chosen is not None:
             _check_params(_shown(seen, chosen), f"{chosen} in {where}")
         return Told(
             where,
             is_project,
             projects,
-            recipes.get(recipe or ""),
-            tuple(sorted(recipes)),
+            recipe if recipe in own or recipe in shipped else None,
+            tuple(sorted({*own, *shipped})),
             _remote(_shown(seen, f"{prefix}.dvc/config")),
         )
 

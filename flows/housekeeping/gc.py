@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -140,7 +139,7 @@ def gc(root: Path, order: Order, *, yes: bool, as_json: bool) -> None:
     if as_json:
         rows = [asdict(row) for row in found.rows]
         told = {"freed": yes, "keep_days": order.keep_days, "bytes": found.freed_bytes, "rows": rows, "notes": found.notes}
-        show.say(json.dumps(told, indent=2, ensure_ascii=False))
+        show.document(told)
     else:
         _show(found, order, yes=yes)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,7 +98,7 @@ def remove(root: Path, asked: Sequence[str], *, yes: bool, undo: bool, as_json: 
             _write(root, meant, undo=undo)
             tagged = [] if other_store(root) else _tell(session, affected, meant, undo=undo)
     if as_json:
-        show.say(json.dumps(_plain(consequences) | {"removed": yes and not undo, "tagged": tagged}, indent=2, ensure_ascii=False))
+        show.document(_plain(consequences) | {"removed": yes and not undo, "tagged": tagged})
         return
     _show(consequences)
     _next(found, yes=yes, undo=undo, registry=registry, tagged=tagged)

@@ -39,10 +39,29 @@ def be_quiet() -> None:
         os.environ.setdefault(name, value)
 
 
-def shipped_recipes() -> Path:
-    """The recipes that come with this code: in the repository, and inside the installed package."""
-    packaged = Path(__file__).parents[1] / "cookbook"
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "infra" / "recipes"
+#: Files that come with this code: their name inside the installed package (``flows/shipped``, see pyproject.toml), and in the repository.
+SHIPPED = {
+    "recipes": "infra/recipes",
+    "deepspeed": "infra/deepspeed",
+    "prefect.yaml": "infra/prefect.yaml",
+    "work-pool.json": "infra/work-pool.json",
+    "dvc.yaml": "dvc.yaml",
+}
+#: Where a project keeps recipes of its own.
+RECIPES = Path("infra/recipes")
+
+
+def shipped(name: str) -> Path:
+    """A file or folder of :data:`SHIPPED`, where it lies on this machine."""
+    packaged = Path(__file__).parents[1] / "shipped"
+    return packaged / name if packaged.is_dir() else Path(__file__).parents[2] / SHIPPED[name]
+
+
+def recipe_files(root: Path | None) -> dict[str, Path]:
+    """Recipes by name: those of the project, and those that come with this code, where the project has none of that name."""
+    folders = [shipped("recipes")] + ([] if root is None else [root / RECIPES])
+    found = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    return dict(sorted(found.items()))
 
 
 def state(root: Path) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows.errors import DvcError
+from flows.processes import verbosity
 from flows.repro.names import unstorable_names
 from stages.params import ParamsError, load_params
 from stages.runtime import paths
@@ -27,7 +28,7 @@ def opened_content(root: Path) -> Iterator[ContentStore]:
     from dvc.exceptions import DvcException
 
     # DVC warns of every frozen stage and every slow status; a plan is for a person to read.
-    logging.getLogger("dvc").setLevel(logging.ERROR)
+    logging.getLogger("dvc").setLevel(logging.DEBUG if verbosity.is_verbose() else logging.ERROR)
     try:
         with open_content(root) as content:
             yield content

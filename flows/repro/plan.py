@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from flows.errors import DvcError, UsageError
 from flows.processes.stream import TimedOut
-from flows.repro import checkouts
+from flows.repro import checkouts, package_code
 from flows.repro import remote as remotes
 from flows.repro.content import opened_content
 from flows.repro.remote import ask_in_own_process
@@ -35,7 +35,7 @@ def stage_graph(root: Path, target: str = TARGET) -> dict[str, tuple[str, ...]]:
     with opened_content(root) as content:
         repo = content.repo
         stages = [stage for stage in repo.index.stages if stage.cmd]
-        order = _closure(repo.index.graph, selected(stages, target))
+        order = closure(repo.index.graph, selected(stages, target))
         return {
             stage.name: tuple(sorted(up.name for up in repo.index.graph.successors(stage) if up.cmd))
             for stage in order
@@ -56,6 +56,7 @@ def make_plan(root: Path, target: str = TARGET, *, lost: frozenset[str] = frozen
         UsageError: ``target`` is not a stage.
     """
     _check_readable(root)
+    package_code.refresh(root)
     with opened_content(root) as content:
         made = _planned(content, target, None, lost)
         if not made.to_run or content.remote_name() is None:
@@ -96,7 +97,7 @@ def _planned(content: ContentStore, target: str, remote: remotes.Remote | None, 
     content.repo._reset()
     whole = content.repo.index.graph
     stages = [stage for stage in content.repo.index.stages if stage.cmd]
-    wanted = _closure(whole, selected(stages, target))
+    wanted = closure(whole, selected(stages, target))
     checkouts.check(content.repo, wanted)
     return walk(content, target, wanted, whole, remote, lost, asked)
 
@@ -128,7 +129,7 @@ def selected(stages: list[Any], target: str) -> list[Any]:
     raise UsageError(f"stage: {target!r} is no stage of dvc.yaml; choose one of {names}")
 
 
-def _closure(graph: Any, wanted: list[Any]) -> list[Any]:
+def closure(graph: Any, wanted: list[Any]) -> list[Any]:
     """The stages that ``wanted`` need, itself included, in an order that is the same on every machine."""
     import networkx as nx  # type: ignore[import-untyped]
 

@@ -19,17 +19,19 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from flows.errors import DvcError, StageCancelled, StageFailed, StageTimedOut
+from flows.errors import DvcError, StageCancelled, StageFailed, StageTimedOut, UsageError
+from flows.processes import verbosity
 from flows.processes.environment import stage_environment
 from flows.processes.stream import Cancelled, TimedOut, stream
-from flows.repro import checkouts, lockfile
+from flows.repro import acceptance, checkouts, lockfile, package_code
 from flows.repro import fetch as fetching
 from flows.repro.content import opened_content
-from flows.repro.plan import make_plan, selected
+from flows.repro.plan import closure, make_plan, selected
 from flows.repro.remote import ask_in_own_process
 from flows.repro.steps import Plan, PlanStep, held
 from flows.repro.walk import name_of
 from stages.runtime.plain import one_line, redacted
+from stages.tracking.lineage.lockfile import read_lock
 
 _TAIL_LINES = 15
 #: Advice that DVC prints after every stage; the flow pushes and commits by itself.
@@ -151,7 +153,7 @@ def reproduce(
     said: dict[str, Any] = {"outcome": "ran"}
 
     def take(line: str) -> None:
-        if line.startswith(_ADVICE):
+        if line.startswith(_ADVICE) and not verbosity.is_verbose():
             return
         if line == f"Stage '{stage}' didn't change, skipping":
             said["outcome"] = "unchanged"
@@ -164,7 +166,8 @@ def reproduce(
         tail.append(shown)
         log(shown)
 
-    command = [sys.executable, checkouts.COMMAND, "--wait-for-lock", "repro", "--single-item", stage]
+    told = ["--verbose"] if verbosity.is_verbose() else []
+    command = [sys.executable, checkouts.COMMAND, "--wait-for-lock", "repro", *told, "--single-item", stage]
     started = time.monotonic()
     try:
         status = stream(command, root, stage_environment(root, env), take, cancelled=cancelled, timeout_s=timeout_s)
@@ -190,3 +193,39 @@ def accept(root: Path, stage: str) -> None:
     with opened_content(root) as content:
         selected([found for found in content.repo.index.stages if found.cmd], stage)
         content.repo.commit(target=stage, force=True)
+
+
+def accept_all(root: Path) -> dict[str, tuple[str, ...]]:
+    """Record for every stage the present command and code as those its outputs were made from, where nothing else differs.
+
+    Returns what changed about each stage that was recorded, in the order of the graph; stages that did not change are left out.
+
+    Raises:
+        UsageError: something else differs about a stage: an out, a parameter, data. Every such stage is named; nothing was written.
+    """
+    package_code.refresh(root)
+    locked = read_lock(root)
+    with opened_content(root) as content:
+        repo = content.repo
+        stages = [stage for stage in repo.index.stages if stage.cmd]
+        order = [stage for stage in closure(repo.index.graph, stages) if stage.cmd]
+        made = {out: name for name, record in locked.items() for out in record.outs} | {
+            str(out): stage.name for stage in order for out in stage.outs
+        }
+        changes, refused = {}, []
+        for stage in order:
+            now = acceptance.present(stage)
+            faults = acceptance.faults(stage, locked.get(stage.name), now, made)
+            refused += [f"{stage.name}: {fault}" for fault in faults]
+            if not faults and (found := acceptance.changes(locked[stage.name], now)):
+                changes[stage.name] = found
+        if refused:
+            listed = "\n  ".join(refused)
+            raise UsageError(
+                f"accept --all: nothing was accepted, since more than code changed:\n  {listed}\nrun these (vidbridge run), or undo what"
+                " changed; vidbridge accept STAGE accepts one of them whatever changed"
+            )
+        for name in changes:
+            repo.commit(target=name, force=True)
+    lockfile.keep(root)
+    return changes

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from flows.errors import DvcError, UnsafeContent
 from flows.repro import checkouts, run_cache
+from flows.repro.changed_files import changed_files
 from flows.repro.remote import Remote, seen_of
 from flows.repro.steps import InRemote, Plan, PlanStep, StageMeta, State
 from stages.runtime.plain import one_line
@@ -307,19 +309,23 @@ def _changes(dep: Any) -> list[str]:
     verdict = status[str(dep)]
     if isinstance(dep, ParamsDependency) and isinstance(verdict, dict):
         old, new = dep.hash_info.value or {}, dep.read_params()
-        leaves = [leaf for name in verdict for leaf in _leaves(name, old.get(name), new.get(name))]
+        leaves = [leaf for name in verdict for leaf in differing_leaves(name, old.get(name), new.get(name))]
         shown = [f"params {leaf}" for leaf in leaves[:3]]
         return shown + ([f"and {len(leaves) - 3} more parameters"] if len(leaves) > 3 else [])
+    if not dep.hash_info:
+        return [f"dep {dep} is a new dependency"]
+    if verdict == "modified" and (files := changed_files(Path(dep.repo.root_dir), str(dep), str(dep.hash_info.value))):
+        return [f"dep {dep} changed ({files})"]
     words = {"modified": "changed", "deleted": "is missing", "new": "is a new dependency"}
     return [f"dep {dep} {words.get(str(verdict), str(verdict))}"]
 
 
-def _leaves(name: str, old: object, new: object) -> Iterator[str]:
+def differing_leaves(name: str, old: object, new: object) -> Iterator[str]:
     """Each parameter that differs, by its full name, as ``name: old -> new``."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in [*new, *(key for key in old if key not in new)]:
             if old.get(key) != new.get(key):
-                yield from _leaves(f"{name}.{key}", old.get(key), new.get(key))
+                yield from differing_leaves(f"{name}.{key}", old.get(key), new.get(key))
     else:
         yield f"{name}: {_short(old)} -> {_short(new)}"
 

@@ -175,3 +175,11 @@ def _check_key(keys: dict[str, int], key: str, name: str, line: int) -> None:
         said = one_line(key)[:_QUOTED_CHARACTERS]
         raise YamlError(f"{name}: line {line}: {said!r} stands in line {keys[key]} of the same table already; keep one of them")
     keys[key] = line
+
+
+def end_of(node: Any) -> int:
+    """The index in the text at which a composed value ends; a block's own mark lies behind the comments that follow it."""
+    if getattr(node, "flow_style", True) is False and node.value:
+        last = node.value[-1]
+        return end_of(last[1] if isinstance(last, tuple) else last)
+    return int(node.end_mark.index)

@@ -18,6 +18,9 @@ LOCK_FILE = "dvc.lock"
 #: The ending of a file or folder while it is written; it then gets its name. One that is found was left by a process that was killed.
 UNFINISHED = ".unfinished"
 
+#: Written by `vidbridge init` and by plans, in a project without code of its own: ``<stage>.txt``, digests of the installed package's code.
+CODE = "code"
+
 # Outs of several stages.
 
 #: Written by corpus, and by people for videos of their own: a row a video, in the format that ``ingest.format`` names.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -14,9 +15,9 @@ import psutil
 import pytest
 
 from flows import recipes
-from flows.cli import maintain
-from flows.cli import run as running
+from flows import run as running
 from flows.errors import UsageError
+from flows.housekeeping import scratch
 from flows.processes.locks import only_run
 from flows.repro import registered
 from flows.repro.scratch import release_scratch
@@ -37,12 +38,11 @@ def test_importing_the_command_imports_nothing_heavy() -> None:
 
 
 def test_every_command_teaches_with_an_example() -> None:
-    from flows.cli.main import app, data_app, recipe_app, scratch_app
+    from flows.cli.main import COMMANDS, GROUPS
 
-    for group in (app, data_app, recipe_app, scratch_app):
-        for command in group.registered_commands:
-            assert command.callback is not None
-            assert "xample:" in (command.callback.__doc__ or ""), command.callback.__name__
+    for commands in (COMMANDS, *(grouped for _, grouped in GROUPS.values())):
+        without = [name for name, command in commands.items() if "xample:" not in (command.__doc__ or "")]
+        assert without == []
 
 
 def test_a_run_with_nothing_to_do_says_so_and_starts_no_server(done: Path) -> None:
@@ -188,9 +188,11 @@ def test_the_doctor_finds_what_is_there_and_what_is_not(project: Path) -> None:
     assert shown.returncode == 0, shown.stdout
     for word in ("ffmpeg", "decord", "PyAV", "DeepSpeed", "MLflow store", "Prefect API", "DVC remote", "judge", "git", "ready"):
         assert word in shown.stdout
-    shown = vidbridge("doctor", cwd=project, VIDBRIDGE_FFMPEG="no-such-ffmpeg")
+    shown = vidbridge("doctor", "--json", cwd=project, VIDBRIDGE_FFMPEG="no-such-ffmpeg")
     assert shown.returncode == 1
-    assert "missing: ffmpeg" in shown.stdout
+    found = json.loads(shown.stdout)
+    assert not found["ready"]
+    assert [one["what"] for one in found["findings"] if one["state"] == "missing"] == ["ffmpeg"]
 
 
 @pytest.fixture
@@ -267,8 +269,8 @@ def test_what_somebody_trains_in_is_named_and_not_cleaned_away(project: Path, ca
     used, left = (project / f".vidbridge/scratch/grpo-bridge/{name}" for name in ("used", "left"))
     left.mkdir(parents=True)
     with lease.held(used, "grpo@bridge"):
-        maintain.scratch_status(project)
-        maintain.scratch_clean(project, ask=False)
+        scratch.show_scratch(project)
+        scratch.delete_scratch(project, ask=False)
         assert (used.exists(), left.exists()) == (True, False)
     said = capsys.readouterr().out
     me = f"process {os.getpid()} on {socket.gethostname()}"

@@ -18,8 +18,8 @@ from typing import cast
 import pytest
 import yaml
 
-from flows import promotion, recipes
-from flows.cli import ablate, main, maintain
+from flows import accept, promotion, recipes
+from flows.cli import ablate, registry
 from flows.deployments import deploy, pools
 from flows.deployments.deploy import Order, Standing, order_of
 from flows.errors import FlowError, UsageError
@@ -106,10 +106,10 @@ def test_commands_that_change_the_project_take_its_lock_first(shipped: Path) -> 
     before = (shipped / "params.yaml").read_bytes()
     changes: tuple[Callable[[], object], ...] = (
         lambda: recipes.use(shipped, "smoke", force=True),
-        main.register,
-        lambda: maintain.accept(shipped, "corpus", "a reason"),
+        registry.register,
+        lambda: accept.accept(shipped, "corpus", "a reason"),
         lambda: promotion.rescore(Session(shipped), cast(Version, None), "digest", print, "otherwise"),
-        lambda: ablate.ablate(shipped, 1, None, table_only=False),
+        lambda: ablate.run_grid(shipped, 1, None, table_only=False),
     )
     with held_elsewhere(shipped / ".vidbridge/run.lock", "4711 a b"):
         for change in changes:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flows.console import show
-from flows.processes.environment import shipped_recipes
+from flows.processes.environment import shipped
 from flows.processes.locks import only_run
 from flows.repro import reproduce
 from flows.repro.steps import Plan, PlanStep, StageMeta
@@ -44,6 +44,7 @@ def test_what_needs_no_project_works_anywhere(tmp_path: Path) -> None:
         ["recipe", "list"],
         ["recipe", "show", "smoke"],
         ["data", "check", "videos"],
+        ["data", "check", "videos", "--json"],
         ["data", "check", "empty"],
         ["data", "check", "nowhere"],
         scored,
@@ -55,14 +56,17 @@ def test_what_needs_no_project_works_anywhere(tmp_path: Path) -> None:
         ["plan"],
     ]
     done = commands(here, [({}, command) for command in asked])
-    version, listed, recipe, checked, empty, nowhere, score, full, doctor, text, clip, gone, plan = done
-    assert [one.returncode for one in done] == [0, 0, 0, 0, 1, 2, 0, 1, 1, 1, 2, 2, 2]
+    version, listed, recipe, checked, document, empty, nowhere, score, full, doctor, text, clip, gone, plan = done
+    assert [one.returncode for one in done] == [0, 0, 0, 0, 0, 1, 2, 0, 1, 1, 1, 2, 2, 2]
     assert [one for one in done if "Traceback" in one.said] == []
     assert version.stdout.startswith("vidbridge 0.")
-    assert {line.split()[0] for line in listed.stdout.splitlines()} == {path.stem for path in shipped_recipes().glob("*.yaml")}
+    assert {line.split()[0] for line in listed.stdout.splitlines()} == {path.stem for path in shipped("recipes").glob("*.yaml")}
     assert recipe.stdout == (ROOT / "infra/recipes/smoke.yaml").read_text()
     assert "1 accepted, 0 set aside, of 1" in checked.stdout
     assert "with the parameters of the recipe vidbridge-r1" in checked.stdout
+    found = json.loads(document.stdout)
+    assert (found["accepted"], found["recipe"], found["rejects"]) == (1, "vidbridge-r1", [])
+    assert [clip["path"] for clip in found["clips"]] == [json.loads((CLIPS / "annotations.jsonl").read_text())["video"]]
     assert "0 accepted, 1 set aside, of 1" in empty.stdout
     assert "error: folder: " in nowhere.stderr
     assert json.loads((here / "scores.json").read_text())["answered"] == 1
@@ -147,9 +151,9 @@ def test_trouble_with_files_is_one_sentence_with_the_path(project: Path) -> None
 
 def test_a_defect_keeps_its_traceback_and_says_where_it_goes(project: Path) -> None:
     code = (
-        "import sys\nfrom flows.cli import main as cli, registry as releasing\n"
+        "import sys\nfrom flows.cli import main as cli\nfrom stages.tracking import session\n"
         "def broken(*_): raise KeyError('https://bob:CANARY@host')\n"
-        "releasing.history = broken\nsys.argv = ['vidbridge', 'history']\ncli.main()"
+        "session.open_client = broken\nsys.argv = ['vidbridge', 'history']\ncli.main()"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     shown = subprocess.run([sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True, check=False)
@@ -188,16 +192,17 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(project: Path) -> None:
 def test_ctrl_c_ends_a_command_with_a_sentence(project: Path) -> None:
     code = (
         # Where the suite runs in the background of a shell, SIGINT is ignored, and children would inherit that.
-        "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom flows.cli import main as cli, registry as releasing\n"
+        "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom flows.cli import main as cli\n"
+        "from stages.tracking import session\n"
         "def slow(*_): os.kill(os.getpid(), signal.SIGINT)\n"
-        "releasing.history = slow\nsys.argv = ['vidbridge', 'history']\ncli.main()"
+        "session.open_client = slow\nsys.argv = ['vidbridge', 'history']\ncli.main()"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     shown = subprocess.run([sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True, check=False)
     assert (shown.returncode, shown.stderr) == (130, "interrupted\n")
 
 
-@pytest.mark.parametrize("module", ["typer", "rich.segment", "pydantic", "flows.repro.reproduce", "flows.cli.run"])
+@pytest.mark.parametrize("module", ["typer", "rich.segment", "pydantic", "flows.repro.reproduce", "flows.run"])
 def test_ctrl_c_while_a_run_imports(module: str, project: Path) -> None:
     """The signal comes at the moment when ``module`` is looked for: of the command line, and of the command."""
     code = f"""

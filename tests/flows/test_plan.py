@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import maintain
+from flows import accept
 from flows.errors import DvcError, UsageError
 from flows.processes import environment as project
 from flows.repro import reproduce
@@ -124,17 +124,17 @@ def test_an_unknown_target_names_the_known_ones(project: Path) -> None:
 
 def test_accept_makes_a_changed_stage_stand(done: Path) -> None:
     edit(done / "learning.py", "rate = 1", "rate = 1  # a comment")
-    maintain.accept(done, "grpo@bridge", "only a comment")
+    accept.accept(done, "grpo@bridge", "only a comment")
     assert why(done, "grpo@general") == ("dep learning.py changed",)
-    maintain.accept(done, "grpo@general", "only a comment")
+    accept.accept(done, "grpo@general", "only a comment")
     assert make_plan(done).empty
     first, second = (json.loads(line) for line in (done / "accepted.jsonl").read_text().splitlines())
     assert (first["stage"], first["why"], first["changes"]) == ("grpo@bridge", "only a comment", ["dep learning.py changed"])
     assert second["stage"] == "grpo@general"
     with pytest.raises(UsageError, match="up to date"):
-        maintain.accept(done, "grpo@bridge", "again")
+        accept.accept(done, "grpo@bridge", "again")
     with pytest.raises(UsageError, match="--why"):
-        maintain.accept(done, "grpo@bridge", " ")
+        accept.accept(done, "grpo@bridge", " ")
 
 
 def test_what_dvc_remembers_lies_in_the_project_and_its_locks_where_a_plain_dvc_looks(

@@ -87,7 +87,7 @@ def readers(servers: Stack, videos: Path, tmp_path: Path) -> list[Host]:
         for package in ("flows", "stages"):
             shutil.copytree(ROOT / package, host.project / package)
         # Where an installed package has its recipes.
-        shutil.copytree(ROOT / "infra/recipes", host.project / "flows/cookbook")
+        shutil.copytree(ROOT / "infra/recipes", host.project / "flows/shipped/recipes")
         (host.folder / "empty").mkdir()
         shutil.copytree(videos, host.folder / "videos")
     return made

@@ -127,7 +127,7 @@ def test_files_of_dvc_are_held_to_the_same(name: str, file: str, tmp_path: Path)
 
 
 def test_recipes_are_held_to_the_same(tmp_path: Path) -> None:
-    folder = tmp_path / recipes.FOLDER
+    folder = tmp_path / "infra/recipes"
     folder.mkdir(parents=True)
     (folder / "bad.yaml").write_bytes(b"# about \xff\n")
     (folder / "good.yaml").write_text("# A good one\n" + TINY)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import doctor
+from flows import diagnosis
 from flows.errors import FlowError, UsageError
 from flows.repro import registered
 from stages.params import ExcludedVideo, load_params
@@ -207,7 +207,7 @@ def test_a_store_that_knows_nothing_of_the_project_frees_nothing(
         FlowError, match=r"MLFLOW_TRACKING_URI: this project's versions were registered in sqlite:.*nothing was freed"
     ):
         free(here, capsys, yes=True)
-    assert doctor._champion(Session(here)).state == "warn"
+    assert diagnosis._champion(Session(here)).state == "warn"
     # Another clone has no note; then nothing that others share is freed.
     (here / ".vidbridge/registered.json").unlink()
     for order in ({"remote": True}, {"remote": True, "versions": True}):
@@ -215,7 +215,7 @@ def test_a_store_that_knows_nothing_of_the_project_frees_nothing(
             free(here, capsys, yes=True, **order)
     assert in_store(here, CACHE, oid)
     assert in_store(here, REMOTE, oid)
-    assert "empty.db" in doctor._champion(Session(here)).found
+    assert "empty.db" in diagnosis._champion(Session(here)).found
 
 
 def test_a_shared_cache_and_other_projects(
@@ -349,7 +349,7 @@ def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys
     assert "cannot be told" in str(refused(lost))
     assert refused(clean) is refused(scored) is refused(pretrained) is None
     assert "whether version" in str(explain(Session(here), "champion").objection)
-    assert "cannot be told" in doctor._champion(Session(here)).found
+    assert "cannot be told" in diagnosis._champion(Session(here)).found
 
     # A clone whose branch has not heard of it is told by the registry; a version that came later is looked at by its data.
     params.write_text(before)

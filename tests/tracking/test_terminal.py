@@ -51,6 +51,12 @@ def project(registered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return root
 
 
+def leaves(value: object) -> list[object]:
+    if isinstance(value, dict):
+        return [leaf for key, part in value.items() for leaf in (key, *leaves(part))]
+    return [leaf for part in value for leaf in leaves(part)] if isinstance(value, list) else [value]
+
+
 def test_tags_and_names_of_the_registry_are_text(project: Path) -> None:
     client = open_client(project)
     champion = client.get_model_version_by_alias(MODEL, "champion")
@@ -60,14 +66,16 @@ def test_tags_and_names_of_the_registry_are_text(project: Path) -> None:
     client.set_model_version_tag(MODEL, champion.version, TAG + "params", json.dumps({"params.yaml": {HOSTILE: HOSTILE}}))
     promote.promote(Session(project), "1", author=HOSTILE, reason=HOSTILE)
     asked = [("explain", str(champion.version)), ("history",), ("compare", str(champion.version), "1")]
+    asked += [("explain", str(champion.version), "--json"), ("history", "--json")]
     for command, shown in zip(asked, commands(project, [({}, command) for command in asked], COLUMNS="400"), strict=True):
         said = shown.said
         assert "Traceback" not in said, said
         assert not [character for character in said if character in "\x1b\x07\x9b\u202e\r"], command
         if command[0] != "compare":
             assert shown.returncode == 0, said
-            assert SHOWN in said, said
             assert "🐶" not in said
+            # A program gets what was written, in a document that a terminal can show.
+            assert (HOSTILE in leaves(json.loads(shown.stdout))) if command[-1] == "--json" else (SHOWN in said), said
 
 
 def test_who_and_why_are_shown_whole_where_the_output_is_no_terminal(project: Path) -> None:

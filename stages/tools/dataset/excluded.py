@@ -9,7 +9,7 @@ import yaml
 
 from stages.params import ExcludedVideo, ParamsError, parse_params
 from stages.runtime import paths
-from stages.runtime.bounded_yaml import parse_yaml
+from stages.runtime.bounded_yaml import end_of, parse_yaml
 
 
 def with_excluded(text: str, videos: Sequence[ExcludedVideo], name: str = paths.PARAMS_FILE) -> str:
@@ -22,7 +22,7 @@ def with_excluded(text: str, videos: Sequence[ExcludedVideo], name: str = paths.
     node = _value(_value(yaml.compose(text, Loader=yaml.SafeLoader), "ingest", name), "exclude", name)
     lines = [f"    {{video: {_quoted(video.video)}, sha256: {_quoted(video.sha256)}}},\n" for video in videos]
     listed = "[\n" + "".join(lines) + "  ]" if lines else "[]"
-    changed = text[: node.start_mark.index] + listed + text[_end(node) :]
+    changed = text[: node.start_mark.index] + listed + text[end_of(node) :]
     parse_params(parse_yaml(changed, name), name)
     return changed
 
@@ -34,14 +34,6 @@ def _value(node: Any, key: str, name: str) -> Any:
         parse_params({}, name)  # says what is missing
         raise ParamsError(f"{name}: has no ingest.exclude; write `exclude: []` below `ingest:`")
     return found
-
-
-def _end(node: Any) -> int:
-    """Where a value ends; a block's own mark lies behind the comments that follow it."""
-    if getattr(node, "flow_style", True) is False and node.value:
-        last = node.value[-1]
-        return _end(last[1] if isinstance(last, tuple) else last)
-    return int(node.end_mark.index)
 
 
 def _quoted(text: str | None) -> str:

@@ -83,6 +83,17 @@ def _hashes(items: Any) -> dict[str, str]:
     return {str(item["path"]): str(item.get("md5") or item.get("etag") or "") for item in items}
 
 
+def record_of(stage: Any) -> StageRecord:
+    """A stage of DVC's as plain values, but for its outs: what it was made from, as far as ``stage`` has it."""
+    from dvc.stage.serialize import to_single_stage_lockfile
+
+    outs, stage.outs = stage.outs, []
+    try:
+        return _record(stage.name, to_single_stage_lockfile(stage))
+    finally:
+        stage.outs = outs
+
+
 def current_stage(root: Path, name: str) -> StageRecord | None:
     """Stage ``name`` of ``dvc.yaml`` with the parameters and inputs of this moment; None where ``dvc.yaml`` has no such stage.
 
@@ -94,14 +105,12 @@ def current_stage(root: Path, name: str) -> StageRecord | None:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.stage.exceptions import StageNotFound
-    from dvc.stage.serialize import to_single_stage_lockfile
 
     try:
         with Repo(str(root)) as repo:
             stage = repo.stage.load_one(str(root / PIPELINE_FILE), name)
             stage.save_deps(allow_missing=True)
-            stage.outs = []
-            return _record(name, to_single_stage_lockfile(stage))
+            return record_of(stage)
     except StageNotFound:
         return None
     except DvcException as error:

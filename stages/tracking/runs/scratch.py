@@ -15,6 +15,7 @@ from stages.domain.core.digest import digest
 from stages.runtime import lease
 from stages.runtime import paths as layout
 from stages.runtime.code_digest import code_digest
+from stages.runtime.paths import CODE
 from stages.tracking.lineage.declared import declared_stage
 from stages.tracking.lineage.lockfile import StageRecord, read_lock
 from stages.tracking.runs.store import is_first_rank
@@ -59,7 +60,7 @@ def scratch_of(stage: str) -> Iterator[Scratch]:
     It is ours for this block. While another process holds it, on whatever host, this one waits, and then goes on from what that has left.
 
     Checkpoints of another code are not resumed unless VIDBRIDGE_RESUME_ACROSS_CODE is set: they are deleted, and said to be. That code is
-    what ``dvc.yaml`` lists for the stage below ``stages/``, as :func:`stages.runtime.code_digest.code_digest` sees it.
+    what ``dvc.yaml`` lists for the stage below ``stages/`` or ``code/``, as :func:`stages.runtime.code_digest.code_digest` sees it.
 
     Raises:
         TrackingError: ``dvc.yaml``, ``params.yaml`` or ``dvc.lock`` is missing or damaged, or does not have the stage.
@@ -87,7 +88,7 @@ def scratch_of(stage: str) -> Iterator[Scratch]:
 
 
 def _is_code(dep: str) -> bool:
-    return Path(dep).parts[:1] == ("stages",)
+    return Path(dep).parts[0] in ("stages", CODE)
 
 
 def _drop_other_code(mine: lease.Lease, stage: str, code_now: str) -> None:

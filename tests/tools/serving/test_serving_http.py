@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from flows.cli.serve import example, serve
+from flows.serving.model import example, serve
 from stages.runtime.paths import DATABASE
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.session import Session

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from flows.cli.evaluate import show_result
+from flows.console.benchmarks import show_result
 from stages.domain.core.replies import render_reply
 from stages.domain.statistics.bootstrap import Design, mean_interval
 from stages.lib.judging.batch import JudgeUnavailableError

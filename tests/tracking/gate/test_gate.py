@@ -10,7 +10,8 @@ import mlflow
 import pytest
 from rich.console import Console
 
-from flows.console import registry
+from flows.console import registry, show
+from flows.console.documents import comparison_document, explanation_document
 from stages.domain.statistics.paired import SampleScore
 from stages.lib.evaluation.results import PolicyScores
 from stages.tracking.gate.promote import add_scores, champion_to_rescore, history, promote, rollback
@@ -220,7 +221,7 @@ def test_a_version_without_scores_is_refused_and_an_unknown_one_named(project: P
         explain(Session(project), "champion")
 
 
-def test_everything_can_be_shown(project: Path) -> None:
+def test_everything_can_be_shown(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = register(Session(project))
     console = Console(width=140, record=True)
     for shown in (
@@ -232,6 +233,12 @@ def test_everything_can_be_shown(project: Path) -> None:
         registry.explanation_table(explain(Session(project), "champion")),
     ):
         console.print(shown)
+    found = compare_pair(Session(project), asked, 0.95)
+    capsys.readouterr()
+    show.document([comparison_document(asked, found, 0.95), explanation_document(explain(Session(project), "champion"))])
+    compared, explained = json.loads(capsys.readouterr().out)
+    assert (compared["after"], compared["before"], compared["mean"]["mean"]) == (7, 5, found.mean.mean)
+    assert (explained["version"], explained["aliases"], explained["scores"]["mean"]) == (7, ["candidate", "champion"], 0.8)
     text = console.export_text()
     for words in (
         "7 new",

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import champion
 from flows.cli.outside import reader
+from flows.console import champion
 from flows.errors import UsageError
 from stages.runtime.paths import DATABASE
 from stages.runtime.project import ProjectError

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli.doctor import _git, _remote
+from flows.diagnosis import _git, _remote
 from flows.preflight import git_problems, mlflow_problems, remote_problems
 from stages.params import load_params
 from stages.runtime.paths import DATABASE

@@ -1,0 +1,164 @@
+"""What every command of ``vidbridge`` shares: how it is interrupted, its global options, kinds of argument, the project it works in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.core
+
+from flows.cli import complete
+from flows.cli.command import INTERRUPTED
+from flows.errors import UsageError
+
+if TYPE_CHECKING:
+    from stages.tracking.session import Session
+
+
+class Commands(typer.core.TyperGroup):
+    """Ctrl-C ends any command with a sentence and the status that shells expect; typer says nothing, or "Aborted!"."""
+
+    def make_context(self, *arguments: Any, **named: Any) -> Any:
+        with _interruptible():
+            return super().make_context(*arguments, **named)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _interruptible():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def going_on_with(command: str) -> Iterator[None]:
+    """Ctrl-C ends the block with a sentence that says how to go on. In `main` it would be too late: typer says "Aborted!" before."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; every stage has been ended. Go on where it stopped: {command}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+#: Ends with this where what was asked for was done, and the answer is no.
+FAILURE = 1
+
+StageArgument = Annotated[str, typer.Argument(help="Stage to bring up to date, with all it needs.", autocompletion=complete.stages)]
+RecipeArgument = Annotated[str, typer.Argument(help="Name of a recipe.", autocompletion=complete.recipes)]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
+BenchmarkOption = Annotated[
+    str,
+    typer.Option(
+        help="A public benchmark, such as video-mme; an unknown name is answered with all of them.",
+        autocompletion=complete.benchmarks,
+    ),
+]
+AnnotationsOption = Annotated[
+    str,
+    typer.Option(
+        help="Its annotation file as published (JSON, JSON Lines, Parquet), its folder, or hf://datasets/OWNER/NAME@COMMIT on the hub."
+    ),
+]
+VersionArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A version's number, champion, or models:/NAME@champion, models:/NAME/7.", autocompletion=complete.versions
+    ),
+]
+VersionOption = Annotated[
+    str | None,
+    typer.Option(help="A version's number, or champion; champion when left out.", autocompletion=complete.versions),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        help="models:/NAME@champion or models:/NAME/7, instead of --version: of any registered model.",
+        autocompletion=complete.model_uris,
+    ),
+]
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"vidbridge {version('vidbridge')}")
+        raise typer.Exit
+
+
+def global_options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Before the command: DVC's and Prefect's own lines too, and DEBUG of ours.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Before the command: errors only, and what --json or a file is asked for.")
+    ] = False,
+) -> None:
+    """Read ``.env``, and set how much is said."""
+    from flows.processes import dotenv, verbosity
+
+    if verbose and quiet:
+        raise UsageError("--verbose, --quiet: contradict each other; give one of them")
+    dotenv.load()
+    verbosity.choose(verbose=verbose, quiet=quiet)
+
+
+def root() -> Path:
+    """The project's folder, entered.
+
+    Raises:
+        ProjectError: there is none.
+    """
+    from flows.processes.environment import enter
+    from stages.runtime.project import project_root
+
+    found = project_root()
+    enter(found)
+    return found
+
+
+def session() -> Session:
+    """The project, entered."""
+    found = root()
+    from stages.tracking.session import Session
+
+    return Session(found)
+
+
+def reader() -> Session:
+    """The project, or outside of one the cache folder: for commands that ask the registry and nothing else of a project."""
+    from flows.cli import outside
+
+    return outside.reader()
+
+
+def given(path: Path | None) -> Path | None:
+    """A path as it was typed, before the project's folder becomes the working directory."""
+    return None if path is None else path.expanduser().resolve()
+
+
+def version_of(version: str | None, model: str | None) -> str:
+    """The one version that ``--version`` and ``--model`` name; champion where neither does.
+
+    Raises:
+        UsageError: both are given, or ``--model`` names no version.
+    """
+    if version is not None and model is not None:
+        raise UsageError("--version, --model: contradict each other; give one of them")
+    if model is not None and not model.startswith("models:"):
+        raise UsageError(
+            f"--model: {model!r} is not a version; write models:/NAME@champion or models:/NAME/3, or --version {model}"
+        )
+    return version or model or "champion"

@@ -1,0 +1,76 @@
+"""``vidbridge deploy`` and ``vidbridge ui``: scheduled runs, and the pages of Prefect and MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli import app
+
+
+def deploy(
+    cron: Annotated[str | None, typer.Option(help="When to look for new videos; infra/prefect.yaml says when left out.")] = None,
+    timezone: Annotated[
+        str | None, typer.Option(help="Time zone of the schedule, such as Europe/Berlin; UTC when left out.")
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="Folder of videos to watch, as the worker sees it; overrides ingest.source.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe to run; what params.yaml says when left out.")] = None,
+    branch: Annotated[str | None, typer.Option(help="Branch that is run; the one checked out when left out.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the deployment; another name makes another one. infra/prefect.yaml says when left out."),
+    ] = None,
+    repository: Annotated[
+        str | None, typer.Option(help="What a worker elsewhere clones: a URL; the project of the worker when left out.")
+    ] = None,
+    directory: Annotated[str | None, typer.Option(help="The project's folder inside --repository; its top when left out.")] = None,
+    pool: Annotated[str | None, typer.Option(help="Work pool whose workers run it; vidbridge when left out.")] = None,
+    worker: Annotated[bool, typer.Option(help="Stay, and run what falls due.")] = True,
+    port: Annotated[int, typer.Option(help="Port of Prefect's server when none runs yet; 0: any free one.")] = 0,
+) -> None:
+    """Create a scheduled deployment, and serve it until Ctrl-C.
+
+    It is described in infra/prefect.yaml.
+
+    Each deployment has a clone of its own on the worker. A schedule that was paused stays so; a work pool that is there stays as it is.
+
+    Example: vidbridge deploy --cron "0 3 * * *" --timezone Europe/Berlin --source /data/videos
+
+    Example, for workers elsewhere: vidbridge deploy --repository https://git.example.org/team/videos.git --branch main --pool gpus
+    --name nightly-gpus --no-worker, and there: prefect worker start --pool gpus --type process
+    """
+    root = app.root()
+    from flows.deployments import deploy as deploying
+
+    order, notes = deploying.order_of(
+        root,
+        cron=cron or None,
+        timezone=timezone,
+        source=source,
+        recipe=recipe or None,
+        repository=repository,
+        directory=directory,
+        branch=branch,
+        pool=pool,
+        name=name,
+    )
+    deploying.deploy(root, order, notes, worker, port)
+
+
+def ui(
+    prefect_port: Annotated[int, typer.Option(help="Port of Prefect's pages; 0: any free one.")] = 0,
+    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's pages; 0: any free one.")] = 0,
+) -> None:
+    """Serve Prefect's and MLflow's pages here until Ctrl-C.
+
+    They ask for a password, which is printed.
+
+    Example: vidbridge ui --mlflow-port 5000
+    """
+    from flows.serving import pages
+
+    pages.ui(app.root(), prefect_port, mlflow_port)

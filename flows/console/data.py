@@ -1,0 +1,79 @@
+"""What was found in a folder of videos, as tables for a terminal and as plain values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from stages.domain.core.records import SPLITS, Reject
+from stages.runtime.plain import one_line
+from stages.tools.dataset.check import Checked
+
+#: Rejects that are shown for each reason, unless all are asked for.
+_EXAMPLES = 3
+
+
+def show_checked(out: Console, found: Checked, *, every: bool) -> None:
+    """Print what ingest would accept and set aside, and why. ``every``: each reject, and not some of each reason."""
+    seconds = float(sum(clip.frames / clip.rate for clip in found.clips))
+    splits = Counter(clip.split for clip in found.clips)
+    parts = sum(reject.reason in found.part_reasons for reject in found.rejects)
+    rows = len(found.rejects) - parts
+    beside = f"; {parts:,} events, questions, subjects or captions of rows set aside beside them" if parts else ""
+    out.print(f"{len(found.clips):,} accepted, {rows:,} set aside, of {len(found.clips) + rows:,}{beside}")
+    if found.clips:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_row("splits", ", ".join(f"{splits[split]:,} {split}" for split in SPLITS if splits[split]))
+        table.add_row("duration", f"{seconds:,.1f} s, {seconds / len(found.clips):.1f} s a clip")
+        if cut := sum(event.cut_s is not None for clip in found.clips for event in clip.events):
+            table.add_row(
+                "events cut",
+                f"{cut:,} of {sum(len(clip.events) for clip in found.clips):,} at their clip's edge (ingest.tolerance)",
+            )
+        table.add_row("codecs", _counts(Counter(clip.codec for clip in found.clips)))
+        table.add_row("sizes", _counts(Counter(f"{clip.width}x{clip.height}" for clip in found.clips)))
+        table.add_row("not for decord", _counts(found.hazards) if found.hazards else "none: decord is right on all of them")
+        table.add_row("samples", ", ".join(f"{count:,} {task}" for task, count in found.samples.items()))
+        out.print(table)
+    _rejects(out, "set aside by ingest", found.rejects, every=every)
+    for task, rejects in found.set_aside.items():
+        _rejects(out, f"set aside by synthesize: {task}", rejects, every=every)
+
+
+def checked_document(found: Checked) -> dict[str, Any]:
+    """The same as plain values, each clip and reject among them."""
+    return {
+        "accepted": len(found.clips),
+        "splits": dict(Counter(clip.split for clip in found.clips)),
+        "seconds": float(sum(clip.frames / clip.rate for clip in found.clips)),
+        "hazards": dict(found.hazards),
+        "samples": dict(found.samples),
+        "clips": [clip.model_dump(mode="json") for clip in found.clips],
+        "rejects": [reject.model_dump(mode="json") for reject in found.rejects],
+        "part_reasons": sorted(found.part_reasons),
+        "set_aside": {task: [reject.model_dump(mode="json") for reject in rejects] for task, rejects in found.set_aside.items()},
+    }
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {one_line(name)}" for name, count in counter.most_common())
+
+
+def _rejects(out: Console, title: str, rejects: Sequence[Reject], *, every: bool) -> None:
+    if not rejects:
+        return
+    out.print(Text(f"\n{title}", "bold"))
+    by_reason: dict[str, list[Reject]] = {}
+    for reject in rejects:
+        by_reason.setdefault(reject.reason, []).append(reject)
+    for reason, listed in sorted(by_reason.items(), key=lambda item: -len(item[1])):
+        out.print(Text.assemble(f"{len(listed):>6,}  ", (one_line(reason), "yellow")))
+        for reject in listed if every else listed[:_EXAMPLES]:
+            out.print(f"        {one_line(reject.item)}: {one_line(reject.detail)}")
+        if not every and len(listed) > _EXAMPLES:
+            out.print(f"        … and {len(listed) - _EXAMPLES:,} more; --all lists them")
