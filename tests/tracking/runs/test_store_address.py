@@ -10,7 +10,7 @@ import pytest
 
 from stages.params import Params
 from stages.runtime.paths import DATABASE
-from stages.runtime.project import project_root
+from stages.runtime.project import ProjectError, project_root
 from stages.tracking.lineage import uri
 from stages.tracking.lineage.uri import NoAnswer, TrackingError, check_server, patiently, shown, tracking_uri
 from stages.tracking.runs.run import stage_run
@@ -80,9 +80,9 @@ def test_the_project_is_found_upward(project: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
     assert tracking_uri() == f"sqlite:///{project}/other.db"
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(TrackingError, match="VIDBRIDGE_PROJECT"):
+    with pytest.raises(ProjectError, match="VIDBRIDGE_PROJECT"):
         project_root()
     monkeypatch.setenv("VIDBRIDGE_PROJECT", str(tmp_path / "nowhere"))
-    with pytest.raises(TrackingError, match="is no folder"):
+    with pytest.raises(ProjectError, match=r"holds no dvc\.yaml"):
         project_root()
     assert shown("http://host:5000/x") == "http://host:5000/x"
