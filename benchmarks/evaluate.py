@@ -19,12 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import keep, measured
+from benchmarks.machine import keep
+from stages.base.tiny import build_tiny
 from stages.domain.core.frames import Frames
 from stages.lib.inference.generate import generate
-from stages.lib.models.load import build_tiny, use_threads
+from stages.lib.models.load import use_threads
 from stages.lib.video.encoder import encode
 from stages.params import TinyModelParams, load_params
+from stages.runtime.machine import measured
 from stages.tools.suites import frames as protocol
 from stages.tools.suites.engines.local import LocalModel
 from stages.tools.suites.engines.questions import Answer, Question

@@ -33,6 +33,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.machine import keep
+from stages.base.tiny import build_tiny
 from stages.domain.core.frames import Frames
 from stages.domain.core.records import Sample, Score
 from stages.domain.core.replies import render_reply
@@ -45,12 +46,12 @@ from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.judging.batch import score_replies
 from stages.lib.judging.build import judge_of
 from stages.lib.judging.embedder import LexicalEmbedder
-from stages.lib.models.load import build_tiny, freeze, save_model, use_threads
+from stages.lib.models.load import freeze, save_model, use_threads
 from stages.lib.models.processor import placeholder_ids
 from stages.lib.training.mixture import Example
 from stages.lib.video.encoder import encode
 from stages.params import OpenAIJudgeParams, TinyModelParams, load_params
-from stages.runtime.free_machine import measured
+from stages.runtime.machine import measured
 
 RATE, FRAMES, SIZE = Fraction(8), 16, 64
 PROMPTS, ROLLOUTS, TOKENS = 8, 8, 24

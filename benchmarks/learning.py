@@ -33,7 +33,7 @@ from stages.domain.core.replies import parse_reply
 from stages.domain.statistics.metrics import task_results
 from stages.lib.rows.jsonl import read_rows, write_json
 from stages.runtime import paths
-from stages.runtime.free_machine import measured
+from stages.runtime.machine import measured
 from stages.tools.ablation.grid import contents_shown
 from stages.tools.ablation.seeds import Pair, pooled_gain
 

@@ -1,4 +1,4 @@
-"""How measurements are kept; the line above their tables is :func:`stages.runtime.free_machine.measured`."""
+"""How measurements are kept; the line above their tables is :func:`stages.runtime.machine.measured`."""
 
 from __future__ import annotations
 

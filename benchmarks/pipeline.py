@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.machine import keep
-from stages.runtime.free_machine import measured
+from stages.runtime.machine import measured
 from stages.tracking.runs.history import latest_costs
 from stages.tracking.session import Session
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.crosscheck import QUESTIONS, replies
 from benchmarks.machine import keep
-from stages.runtime.free_machine import measured
+from stages.runtime.machine import measured
 
 COUNT = 10_000
 #: The issue's own bound, in seconds.

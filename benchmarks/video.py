@@ -40,7 +40,7 @@ from stages.lib.video.probe import Probe, probe
 from stages.lib.video.reader import read_frames
 from stages.params import load_params
 from stages.runtime.frame_cache import FrameStore
-from stages.runtime.free_machine import measured
+from stages.runtime.machine import measured
 
 Pixels = npt.NDArray[np.uint8]
 REAL = Path("tests/data/clips/bigbuckbunny.mp4")

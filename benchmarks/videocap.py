@@ -61,7 +61,7 @@ from stages.lib.judging.build import judge_of
 from stages.lib.rows.jsonl import read_rows, write_json
 from stages.params import load_params, parse_params
 from stages.runtime import paths
-from stages.runtime.free_machine import measured
+from stages.runtime.machine import measured
 
 #: Steps of the cold start and its row's name; the names of the rows that go on from it.
 START_STEPS = 250

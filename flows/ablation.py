@@ -26,18 +26,19 @@ from prefect.states import Cancelled, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.errors import FlowError, StageCancelled, UsageError
-from flows.pipeline import PARENT, exported, watching_for_cancel
-from flows.processes.environment import state
+from flows.prefect_runs import watching_for_cancel
+from flows.processes.environment import exported, state
 from flows.processes.locks import hold
 from flows.processes.lost import at_work
 from flows.processes.warm_pool import warmed
 from flows.repro import clone, reproduce
-from flows.repro.steps import PlanStep
+from flows.repro.plan import make_plan
+from flows.repro.steps import PlanStep, insist_on_answer
 from stages.domain.core.digest import digest
 from stages.lib.rows.jsonl import write_json
 from stages.params import Params, PretrainedModelParams, load_params, parse_params
 from stages.runtime import paths, warm
-from stages.runtime.free_machine import measured
+from stages.runtime.machine import measured
 from stages.tools.ablation.grid import (
     CLIPS_FILE,
     IDENTITY_FILE,
@@ -52,6 +53,7 @@ from stages.tools.ablation.grid import (
 )
 from stages.tracking.lineage.commits import record_commit, stamped
 from stages.tracking.lineage.git import git
+from stages.tracking.lineage.uri import PARENT_VARIABLE
 from stages.tracking.registry.register import register
 from stages.tracking.runs.run import StageRun, ablation_run
 from stages.tracking.session import Session
@@ -175,8 +177,8 @@ def _reproduce(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], c
     with _PLANNING:
         steps: dict[str, PlanStep] = {}
         for target in targets:
-            plan = reproduce.plan(folder, target)
-            reproduce.insist_on_answer(plan)
+            plan = make_plan(folder, target)
+            insist_on_answer(plan)
             # Its own plan of what is left: a later one would believe in what the remote was found to have lost.
             for step in reproduce.bring(folder, plan, logger.info, cancelled).steps:
                 if step.name not in steps or step.state == "will run":
@@ -228,7 +230,7 @@ def run_seed(
             targets = ("baselines", f"evaluate@{start}", f"evaluate@{name}")
             if warm.VARIABLE not in env:
                 with _PLANNING:
-                    plan = reproduce.plan(folder, targets[-1])
+                    plan = make_plan(folder, targets[-1])
                 env |= stack.enter_context(warmed(folder, parse_params(table), plan.to_warm))
             named = run_variant.with_options(name=name, task_run_name=f"seed {seed}: {name}")
             ended = named(folder, targets, env, cancelled, return_state=True)
@@ -279,7 +281,7 @@ def ablation(root: Path, jobs: int, command: str) -> Grid | State[Any]:
     failed: dict[int, BaseException] = {}
     with at_work(), watching_for_cancel(cancelled), ablation_run(params, root, commit) as run:
         assert run.run_id is not None
-        with exported(PARENT, run.run_id):
+        with exported(PARENT_VARIABLE, run.run_id):
             _run_seeds(root, params, commit, progress, cancelled, slots, failed)
         if cancelled.is_set():
             return Cancelled(message="cancelled; every stage has been ended, the next run goes on where it stopped")

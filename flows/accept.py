@@ -12,6 +12,7 @@ from flows.console import show
 from flows.errors import UsageError
 from flows.processes.locks import only_run
 from flows.repro import reproduce
+from flows.repro.plan import make_plan
 
 #: One line of JSON for each acceptance; tracked by git, so that a reader of the history finds the reason beside the lock.
 ACCEPTED = Path("accepted.jsonl")
@@ -26,7 +27,7 @@ def accept(root: Path, stage: str, why: str) -> None:
     """
     _check_reason(why)
     with only_run(root):
-        step = next((step for step in reproduce.plan(root, stage).steps if step.name == stage), None)
+        step = next((step for step in make_plan(root, stage).steps if step.name == stage), None)
         assert step is not None  # a plan ends with the stage it was made for
         if step.state != "will run" or step.why == ("never ran",):
             raise UsageError(

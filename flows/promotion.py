@@ -1,7 +1,16 @@
-"""The gate as a flow: its verdict stands in Prefect, readable, beside the run that led to it."""
+"""The gate as a flow: its verdict stands in Prefect, readable, beside the run that led to it.
+
+Before the gate, the champion is scored on the candidate's evaluation where it never was, so that new videos do not end every comparison:
+new videos in the held-out split, another prompt or another judge make another evaluation, and only scores of one evaluation are
+compared. The champion's weights are in DVC's cache or its remote, so it can be asked again.
+"""
 
 from __future__ import annotations
 
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -9,11 +18,17 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
+from flows.errors import FlowError
+from flows.processes.environment import stage_environment
+from flows.processes.locks import only_run
 from flows.processes.lost import at_work
-from flows.rescoring import promote
+from flows.processes.stream import stream
 from stages.errors import VidbridgeError
+from stages.runtime.paths import SAMPLE_SCORES_FILE, SCORES_FILE
 from stages.runtime.plain import fit, one_line
+from stages.tracking.gate import promote as gate
 from stages.tracking.gate.promote import Promotion
+from stages.tracking.registry.versions import Version, load_version
 from stages.tracking.session import Session
 
 
@@ -35,7 +50,9 @@ def promotion(
     logger = get_run_logger()
     try:
         with at_work():  # scoring the champion again may take hours
-            decided = promote(session, version, logger.info, author=author, reason=reason, new_evaluation=new_evaluation)
+            if not new_evaluation:
+                rescore_champion(session, version, logger.info)
+            decided = gate.promote(session, version, author=author, reason=reason, new_evaluation=new_evaluation)
     except VidbridgeError as error:
         return Failed(message=fit(error), data=error)
     logger.info("version %d %s", decided.candidate.number, "is champion" if decided.moved else "was refused")
@@ -43,3 +60,42 @@ def promotion(
         logger.info(one_line(line))
     create_markdown_artifact(key="verdict", markdown=decided.verdict, description="The gate's verdict")
     return decided
+
+
+def rescore_champion(session: Session, version: str | None, log: Callable[[str], None]) -> None:
+    """Score the champion on the evaluation of ``version`` (the candidate when None), if that is missing.
+
+    Raises:
+        FlowError: the champion could not be scored.
+        TrackingError: the store does not answer, or the present state is not the one the candidate was scored in.
+    """
+    if (found := gate.champion_to_rescore(session, version)) is None:
+        return
+    champion, digest = found
+    log(f"the champion, version {champion.number}, was scored under another evaluation; scoring it under {digest}")
+    rescore(session, champion, digest, log, "hold the candidate against the baselines only: vidbridge promote --new-evaluation")
+
+
+def rescore(session: Session, version: Version, digest: str, log: Callable[[str], None], otherwise: str) -> None:
+    """Score a version under the evaluation ``digest``, which has to be that of the project's present data and parameters.
+
+    ``otherwise`` names what else can be done when that fails.
+
+    Raises:
+        FlowError: it could not be scored, or a run holds the project, whose data and parameters would change under it.
+        TrackingError: the present state is another evaluation, the version's weights are not to be had, or this account may not write
+            scores on it.
+    """
+    root = session.root
+    with only_run(root), tempfile.TemporaryDirectory(prefix="vidbridge-") as place:
+        gate.check_rights(session)
+        folder = load_version(root, version)
+        command = [sys.executable, "-m", "stages", "rescore", f"version-{version.number}", str(folder), place]
+        status = stream(command, root, stage_environment(root), log)
+        if status:
+            raise FlowError(
+                f"version {version.number} could not be scored under evaluation {digest} (status {status}, see above); mend the cause, or"
+                f" {otherwise}"
+            )
+        table, samples = ((Path(place) / name).read_text(encoding="utf-8") for name in (SCORES_FILE, SAMPLE_SCORES_FILE))
+        gate.add_scores(session, version, digest, table, samples)

@@ -15,7 +15,9 @@ from flows.errors import FlowError, UsageError
 from flows.processes import prefect_server
 from flows.processes.locks import only_run
 from flows.repro import clone, lockfile, registered, reproduce
+from flows.repro.plan import ASK_S, GLANCE_S, make_plan
 from flows.repro.remote import push_runs
+from flows.repro.steps import Plan, insist_on_answer
 from stages.params import Params, PretrainedModelParams
 from stages.runtime.plain import one_line
 from stages.tracking.lineage.git import git
@@ -43,7 +45,7 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
     if not dry_run and lockfile.is_broken(root):
         with only_run(root):  # another run that is alive may just be writing it
             out.print(f"note: {lockfile.mend(root) or 'dvc.lock is whole again'}", style="yellow")
-    plan = reproduce.plan(root, target, ask_s=reproduce.GLANCE_S if dry_run else reproduce.ASK_S)
+    plan = make_plan(root, target, ask_s=GLANCE_S if dry_run else ASK_S)
     if as_json and dry_run:
         show.document(_plain(plan, estimate.cost_of(root, params, plan)))
         return
@@ -51,7 +53,7 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
     if dry_run:
         show.show_cost(out, estimate.cost_of(root, params, plan))
         return
-    reproduce.insist_on_answer(plan)
+    insist_on_answer(plan)
     if not plan.to_run and not plan.empty:
         with only_run(root):
             plan = reproduce.bring(root, plan, show.say)
@@ -118,12 +120,12 @@ def _publish(root: Path, commit: str) -> None:
     show.say(f"pushed: dvc.lock is on branch {branch}" if branch else "dvc.lock is as HEAD has it; push that: git push")
 
 
-def _plain(plan: reproduce.Plan, cost: estimate.RunCost) -> dict[str, Any]:
+def _plain(plan: Plan, cost: estimate.RunCost) -> dict[str, Any]:
     steps = [{"stage": step.name, "state": step.state, "why": step.why, "upstream": step.upstream} for step in plan.steps]
     return {"target": plan.target, "steps": steps, "cost": estimate.plain(cost)}
 
 
-def _confirm(root: Path, params: Params, plan: reproduce.Plan) -> None:
+def _confirm(root: Path, params: Params, plan: Plan) -> None:
     """A model of billions of parameters takes hours and many gigabytes: worth one question."""
     if not isinstance(params.model, PretrainedModelParams) or not any(step.meta.kind == "train" for step in plan.to_run):
         return

@@ -28,7 +28,7 @@ from flows.processes import environment
 from flows.processes.locks import only_run
 from flows.processes.lost import mark_this_run
 from flows.promotion import promotion
-from flows.repro import registered, reproduce
+from flows.repro import registered
 from flows.repro.clone import (
     Clone,
     Origin,
@@ -42,6 +42,8 @@ from flows.repro.clone import (
     refresh,
     work_folder,
 )
+from flows.repro.plan import TARGET
+from flows.repro.steps import Plan
 from stages.runtime.plain import guard_logs
 from stages.runtime.project import project_root
 from stages.tracking.gate.promote import Promotion
@@ -107,7 +109,7 @@ def scheduled(
     branch: str = "main",
     source: str | None = None,
     recipe: str | None = None,
-    target: str = reproduce.TARGET,
+    target: str = TARGET,
     promote: bool = True,
     repository: str | None = None,
     directory: str | None = None,
@@ -154,7 +156,7 @@ def _origin(branch: str, source: str | None, repository: str | None, directory: 
     return project_origin(home, branch), deployed
 
 
-def is_nothing_new(session: Session, plan: reproduce.Plan, promote: bool) -> bool:
+def is_nothing_new(session: Session, plan: Plan, promote: bool) -> bool:
     """Whether a scheduled run with this plan has nothing to do. What is fetched, or restored, is nothing new. An earlier run that could not
     be registered is: of it the run cache may know more than ``dvc.lock``. So is a candidate whose promotion failed."""
     if plan.to_run or any(step.entry is not None for step in plan.steps) or not registered.is_noted(session):

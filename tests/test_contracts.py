@@ -25,7 +25,7 @@ RESULT = re.compile(
     r"stages/(domain/\w+|lib/\w+|corpus|ingest|synthesize|base|sft|difficulty|grpo|baselines|evaluate|summary)(/\w+\.py)?"
 )
 #: Folders of which these stages read little: they name files.
-BY_FILE = {"corpus", "ingest"}
+BY_FILE = {"corpus", "ingest", "summary"}
 
 
 def module_file(name: str) -> Path | None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 from threading import Thread
@@ -21,6 +24,7 @@ from stages.lib.judging.endpoint import EndpointJudge
 from stages.lib.video.encoder import encode
 from stages.params import OpenAIJudgeParams
 from stages.runtime.endpoints import place
+from tests.support.builders import clip, rules
 from tests.support.checkout import ROOT
 
 DOCS = ROOT / "docs"
@@ -239,3 +243,30 @@ def test_a_table_becomes_annotations_that_are_accepted(tmp_path: Path, capsys: p
     assert (len(accepted), rejected) == (2, [])
     # What a person has written is not overwritten.
     assert own.main(table, folder) == 1
+
+
+def test_a_task_of_ones_own_is_one_file_and_one_line(tmp_path: Path) -> None:
+    """The example's file in a copy of the package, and its line in the list of tasks; then its settings are known, made and scored."""
+    shutil.copytree(ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    tasks = tmp_path / "stages/domain/tasks"
+    shutil.copyfile(DOCS / "examples/own_task.py", tasks / "first_colour.py")
+    listed = (tasks / "__init__.py").read_text(encoding="utf-8")
+    listed = listed.replace("import caption,", "import first_colour, caption,").replace(
+        "(\n    dark", "(\n    first_colour.TASK,\n    dark"
+    )
+    (tasks / "__init__.py").write_text(listed, encoding="utf-8")
+    program = """
+from stages.domain.core.records import Clip
+from stages.domain.core.replies import render_reply
+from stages.domain.tasks.rewards import Referee, RewardRules
+from stages.domain.tasks.scoring import score_reply
+from stages.domain.tasks.synthesis import TaskSettings, synthesise
+import sys, json
+clip, rules = Clip.model_validate_json(sys.argv[1]), RewardRules.model_validate_json(sys.argv[2])
+settings = TaskSettings.model_validate({"first_colour": {"per_clip": 1}})
+((_, (sample,), _),) = synthesise([clip], "first_colour", settings, 8, 7)
+print(sample.reference, *(score_reply(sample, render_reply("it rises", answer), None, rules).value for answer in sys.argv[3:]))
+"""
+    given = [clip(colour="blue").model_dump_json(), rules().model_dump_json(), "blue", "red", "blue or red"]
+    done = subprocess.run([sys.executable, "-c", program, *given], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("blue 1.0 0.0 0.0\n", "")

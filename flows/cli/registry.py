@@ -186,7 +186,6 @@ def compare_versions(session: Session, after: str, before: str, *, as_json: bool
     Raises:
         UsageError: one is to be scored again, which takes a project.
     """
-    from flows import rescoring
     from flows.cli.outside import WAYS
     from flows.console import show
     from flows.console.documents import comparison_document
@@ -204,7 +203,9 @@ def compare_versions(session: Session, after: str, before: str, *, as_json: bool
                 f" project's samples; {WAYS.partition(', or')[0]}"
             )
         told.print(f"version {asked.to_rescore.number} was not scored under evaluation {asked.digest}; scoring it now")
-        rescoring.rescore(session, asked.to_rescore, asked.digest, told.print, "compare versions of one evaluation")
+        from flows.promotion import rescore  # Prefect's import, which a comparison without it need not wait for
+
+        rescore(session, asked.to_rescore, asked.digest, told.print, "compare versions of one evaluation")
         asked = pair(session, after, before)
     params = session.params if session.project is not None else default_params()
     confidence = params.evaluation.confidence

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.costs.rates import Who
-from flows.repro.reproduce import Plan
+from flows.repro.steps import Plan
 from stages.domain.core.records import SPLITS, Split, TaskName
 from stages.domain.statistics.metrics import CONSTANTS, TRIED_ON
 from stages.domain.tasks import mix_vid_qa, task_of

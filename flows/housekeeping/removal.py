@@ -14,7 +14,7 @@ from rich.text import Text
 from flows.console import show
 from flows.errors import FlowError
 from flows.processes.locks import only_run
-from flows.repro import reproduce
+from flows.repro.plan import stage_graph
 from flows.repro.registered import other_store
 from stages.params import ExcludedVideo, Params, load_params
 from stages.runtime import paths
@@ -171,10 +171,10 @@ def _affected(
 def _again(root: Path) -> tuple[str, ...]:
     """Ingest and every stage that needs it, in order."""
     again = {FIRST}
-    for stage, upstream in reproduce.graph(root).items():
+    for stage, upstream in stage_graph(root).items():
         if again & set(upstream):
             again.add(stage)
-    return tuple(stage for stage in reproduce.graph(root) if stage in again)
+    return tuple(stage for stage in stage_graph(root) if stage in again)
 
 
 def _refs(session: Session, videos: Sequence[ExcludedVideo]) -> tuple[str, ...]:

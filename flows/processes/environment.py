@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from stages.runtime import paths
@@ -111,3 +112,13 @@ def stage_environment(root: Path, extra: Mapping[str, str] | None = None) -> dic
 def scratch(root: Path) -> Path:
     """``VIDBRIDGE_SCRATCH``: the state from which interrupted training resumes."""
     return Path(os.environ.get("VIDBRIDGE_SCRATCH") or defaults(root)["VIDBRIDGE_SCRATCH"]).expanduser()
+
+
+@contextmanager
+def exported(name: str, value: str) -> Iterator[None]:
+    """Set a variable of this process, for as long as the block lasts."""
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from flows.repro.plan import differing_leaves, overlapping
+from flows.repro.walk import differing_leaves, overlapping
 from stages.runtime.paths import CODE
 from stages.tracking.lineage.lockfile import StageRecord, record_of
 

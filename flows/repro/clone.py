@@ -29,7 +29,8 @@ from flows import recipes
 from flows.errors import DvcError, FlowError, UnsafeContent, UsageError
 from flows.processes.environment import state
 from flows.processes.locks import hold
-from flows.repro import reproduce
+from flows.repro.plan import make_plan
+from flows.repro.steps import Plan
 from stages.runtime import paths
 from stages.runtime.bounded_yaml import MergeConflict
 from stages.runtime.plain import one_line
@@ -250,13 +251,13 @@ def configure(root: Path, recipe: str | None, source: str | None) -> None:
         yaml.dump(table, file)
 
 
-def choose_lock(root: Path, target: str) -> reproduce.Plan:
+def choose_lock(root: Path, target: str) -> Plan:
     """Put the ``dvc.lock`` in place that leaves the least to run, and return the plan with it, with a note of each that cannot be used.
 
     Raises:
         MergeConflict, UnsafeContent: in the branch's own lock, which is a person's to settle. Those of other runs are passed over.
     """
-    best: tuple[tuple[int, int], bytes | None, reproduce.Plan] | None = None
+    best: tuple[tuple[int, int], bytes | None, Plan] | None = None
     notes: list[str] = []
     seen: set[bytes | None] = set()
     for reference, text in _locks(root):
@@ -265,7 +266,7 @@ def choose_lock(root: Path, target: str) -> reproduce.Plan:
         seen.add(text)
         _write_lock(root, text)
         try:
-            plan = reproduce.plan(root, target)
+            plan = make_plan(root, target)
         except (DvcError, MergeConflict, UnsafeContent) as error:
             # One of another version of the pipeline is not this one's lock, not even on the branch itself.
             if text is None or (reference == _OWN and not isinstance(error, DvcError)):

@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.errors import DvcError
+
 State = Literal["up to date", "will run", "restore", "fetch"]
 
 
@@ -105,3 +107,16 @@ def held(steps: tuple[PlanStep, ...]) -> tuple[int, float]:
     """Files and MB that these stages have in the remote only."""
     found = [step.remote for step in steps if step.remote is not None]
     return sum(one.files for one in found), sum(one.size_bytes for one in found) / 1e6
+
+
+def insist_on_answer(made: Plan) -> None:
+    """Insist that the remote answered wherever that decides whether a stage runs.
+
+    Raises:
+        DvcError: stages would run, hours of training among them, only because a remote did not answer. They would also be pushed there.
+    """
+    if made.unasked:
+        raise DvcError(
+            f"{made.notes[-1]}: {', '.join(made.unasked)}; start it, correct its address or keys, or, to run them again, take another"
+            " remote (dvc remote default NAME)"
+        )

@@ -5,10 +5,11 @@ Run as ``python -m stages base``.
 
 from __future__ import annotations
 
+from stages.base.tiny import build_tiny
 from stages.domain.core.prompts import sample_prompt
 from stages.domain.core.records import Checkpoint
 from stages.domain.core.replies import ANALYSIS_SCAFFOLDING, render_reply
-from stages.lib.models.load import build_tiny, load_pretrained, save_model
+from stages.lib.models.load import load_pretrained, save_model
 from stages.lib.rows.jsonl import write_json, write_rows
 from stages.lib.rows.samples import load_samples, samples_present
 from stages.params import Params, TinyModelParams, load_params

@@ -10,9 +10,10 @@ from random import Random
 
 from tqdm import tqdm
 
+from stages.baselines.constant import constant_reply
 from stages.domain.core.records import Sample, Score, TaskName
 from stages.domain.core.replies import render_reply
-from stages.domain.statistics.metrics import clips_shown, constant_reply, mean_over_tasks, task_results
+from stages.domain.statistics.metrics import clips_shown, mean_over_tasks, task_results
 from stages.lib.evaluation.held_out import evaluation_digest, evaluation_samples
 from stages.lib.evaluation.results import BaselineScores, Mean, Trivial, TrivialResults
 from stages.lib.judging.batch import check_judged, score_replies, usage_of

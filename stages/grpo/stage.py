@@ -12,8 +12,9 @@ from stages.domain.core.prompts import sample_prompt
 from stages.grpo.engine import rollout_engine
 from stages.lib.judging.batch import usage_of
 from stages.lib.judging.build import held_out_of, referee_of
-from stages.lib.rows.samples import frame_loader, load_samples
+from stages.lib.rows.samples import load_samples
 from stages.lib.training.mixture import Example
+from stages.lib.video.open import frame_loader
 from stages.params import load_params
 from stages.runtime import paths
 from stages.runtime.dispatch import one_row

@@ -1,36 +1,12 @@
 """``params.yaml`` as frozen types: everything that changes a result, and nothing else."""
 
-from stages.params.root import (
-    VISION_TARGET,
-    CorpusParams,
-    ExcludedVideo,
-    Family,
-    GateParams,
-    GaugeLimits,
-    GaugeName,
-    GrpoRow,
-    HeldOutJudgeParams,
-    IngestParams,
-    JudgeParams,
-    LoraParams,
-    ModelParams,
-    OpenAIJudgeParams,
-    Params,
-    ParamsError,
-    Precision,
-    PretrainedModelParams,
-    RuleJudgeParams,
-    SftRow,
-    SynthesizeParams,
-    TaskScaleParams,
-    TinyModelParams,
-    Tolerance,
-    TraceParams,
-    TrainingRow,
-    WriterParams,
-    load_params,
-    parse_params,
-)
+from stages.params.data import CorpusParams, ExcludedVideo, IngestParams, SynthesizeParams, Tolerance
+from stages.params.evaluation import GateParams, GaugeLimits, GaugeName
+from stages.params.judging import HeldOutJudgeParams, JudgeParams, OpenAIJudgeParams, RuleJudgeParams, TraceParams, WriterParams
+from stages.params.models import Family, ModelParams, PretrainedModelParams, TinyModelParams
+from stages.params.root import Params, load_params, parse_params
+from stages.params.training import VISION_TARGET, GrpoRow, LoraParams, SftRow, TaskScaleParams, TrainingRow
+from stages.params.types import ParamsError, Precision
 
 __all__ = [
     "VISION_TARGET",

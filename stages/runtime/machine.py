@@ -1,10 +1,12 @@
-"""What a run worked with: versions, the machine, its GPUs. Circumstance: tags and metrics of a run, never part of an out."""
+"""The machine that a run or a measurement was on: versions, processor, GPUs. Circumstance: tags and metrics of a run, never part of an
+out."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
+from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -45,6 +47,12 @@ def gpus_in_use() -> list[str]:
     if torch is None or not torch.cuda.is_initialized():
         return []
     return [torch.cuda.get_device_name()] * int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def measured(*packages: str) -> str:
+    """When, on what and with which packages something was measured, as a sentence."""
+    installed = ", ".join(f"{package} {version(package)}" for package in packages)
+    return f"Measured {date.today()} on {os.cpu_count()} cores of {platform.machine()}, Python {platform.python_version()}, {installed}."
 
 
 def _processor() -> str:

@@ -1,43 +1,26 @@
 """Cold start: teach the think/answer format and the tasks on traces of the training split.
 
-Run as ``python -m stages sft ROW``; writes ``models/ROW``. The generated corpus is its own teacher. ``careless_share`` of its answers
-are right but short, which is what reinforcement learning then has to mend; ``brief_share`` of its replies think in brief and are as
-right, and only reward can tell which way of thinking pays.
+Run as ``python -m stages sft ROW``; writes ``models/ROW``.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from random import Random
 
 from stages.domain.core.prompts import sample_prompt
-from stages.domain.core.records import Sample
-from stages.domain.core.replies import render_reply
 from stages.lib.models.processor import fit_of
-from stages.lib.rows.samples import InputError, frame_loader, load_samples
+from stages.lib.rows.samples import InputError, load_samples
 from stages.lib.training.loop import Hooks
 from stages.lib.training.mixture import Example
-from stages.params import SftRow, load_params
+from stages.lib.video.open import frame_loader
+from stages.params import load_params
 from stages.runtime import paths
 from stages.runtime.dispatch import one_row
 from stages.runtime.distributed import launch
+from stages.sft.teacher import teach
 from stages.sft.train import train_sft
 from stages.tracking.runs.run import stage_run
 from stages.tracking.runs.scratch import scratch_of
-
-
-def teach(sample: Sample, row: SftRow, seed: int) -> str | None:
-    """What the teacher replies to this sample; None when there is no trace. Careless or not, brief or not are drawn for each sample
-    on its own."""
-    trace = sample.trace
-    if trace is None:
-        return None
-    careless = Random(f"{seed}/teacher/{sample.sample_id}").random() < row.careless_share
-    brief = Random(f"{seed}/teacher/{sample.sample_id}/thinking").random() < row.brief_share.get(sample.task, 0.0)
-    return render_reply(
-        (brief and trace.brief_thinking) or trace.thinking,
-        (careless and trace.careless_answer) or trace.answer,
-    )
 
 
 def main(*arguments: str) -> int:

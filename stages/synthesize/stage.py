@@ -12,7 +12,8 @@ from pathlib import Path
 
 from stages.domain.tasks import mix_vid_qa
 from stages.lib.rows.jsonl import write_json
-from stages.lib.rows.samples import frame_loader, sheet_samples
+from stages.lib.rows.samples import sheet_samples
+from stages.lib.video.open import frame_loader
 from stages.params import Params, SynthesizeParams, load_params
 from stages.runtime import paths
 from stages.synthesize.contact_sheets import sample_sheet

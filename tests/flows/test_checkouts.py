@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.errors import StageFailed, UnsafeContent
+from flows.errors import DvcError, StageFailed, UnsafeContent
 from flows.repro import clone, reproduce
+from flows.repro.plan import TARGET, make_plan
 from tests.support.commands import vidbridge
 from tests.support.surroundings import assert_untouched, put
 
@@ -59,10 +60,10 @@ PATHS = [
 def test_a_locked_list_that_could_write_elsewhere_is_refused_before_anything_is_written(
     done: Path, outside: Path, path: str
 ) -> None:
-    steps = tuple(step for step in reproduce.plan(done).steps if step.name == STAGE)
+    steps = tuple(step for step in make_plan(done).steps if step.name == STAGE)
     locked_as(done, md5=listing(done / ".dvc/cache", path))
     shutil.rmtree(done / OUT)
-    for attempt in (lambda: reproduce.plan(done), lambda: reproduce.restore(done, steps)):
+    for attempt in (lambda: make_plan(done), lambda: reproduce.restore(done, steps)):
         with pytest.raises(UnsafeContent, match=r"dvc\.lock: sft@cold-start: out 'models/cold-start': folder [0-9a-f]{32}\.dir: "):
             attempt()
     assert_untouched(outside)
@@ -119,32 +120,32 @@ def test_files_that_are_listed_in_the_lock_itself_are_looked_at_too(done: Path, 
     evil = put(done / ".dvc/cache", b"evil")
     locked_as(done, md5=None, files=[{"relpath": PATHS[0], "md5": evil, "size": 4}])
     with pytest.raises(UnsafeContent, match=r"out 'models/cold-start': files: entry 1: relpath: .* may leave its folder"):
-        reproduce.plan(done)
+        make_plan(done)
     assert_untouched(outside)
 
 
 def test_a_hash_is_no_path(done: Path, outside: Path) -> None:
     locked_as(done, md5=f"../../../../../outside/{outside.name}")
     with pytest.raises(UnsafeContent, match="is no hash of DVC"):
-        reproduce.plan(done)
+        make_plan(done)
 
 
 @pytest.mark.parametrize("out", ["../outside/made", ".git/hooks", "."])
 def test_an_out_outside_the_project_is_refused(done: Path, outside: Path, out: str) -> None:
     text = (done / "dvc.yaml").read_text()
     (done / "dvc.yaml").write_text(text.replace("outs: [scores/baselines]", f'outs: ["{out}"]'))
-    with pytest.raises((UnsafeContent, reproduce.DvcError)):
-        reproduce.plan(done, "baselines")
+    with pytest.raises((UnsafeContent, DvcError)):
+        make_plan(done, "baselines")
     assert_untouched(outside)
 
 
 def test_a_link_that_came_with_the_repository_leads_nowhere_and_one_of_ones_own_may(done: Path, outside: Path) -> None:
     shutil.rmtree(done / OUT)
     (done / OUT).symlink_to(outside.parent)
-    assert reproduce.plan(done, STAGE).steps[-1].name == STAGE
+    assert make_plan(done, STAGE).steps[-1].name == STAGE
     subprocess.run(["git", "add", "-f", OUT], cwd=done, check=True)
     with pytest.raises(UnsafeContent, match=r"models/cold-start is a link to '.*outside' that came with the repository"):
-        reproduce.plan(done)
+        make_plan(done)
     assert_untouched(outside)
 
 
@@ -152,7 +153,7 @@ def test_a_link_inside_an_out_is_not_written_through(done: Path, outside: Path) 
     shutil.rmtree(done / OUT / "final")
     (done / OUT / "final").symlink_to(outside.parent)
     with pytest.raises(UnsafeContent, match="is a link that leads out, and DVC would write there; remove it: rm "):
-        reproduce.plan(done)
+        make_plan(done)
     assert_untouched(outside)
 
 
@@ -174,7 +175,7 @@ def test_a_clone_whose_lock_names_a_poisoned_list_of_the_remote_is_refused(done:
         assert "Traceback" not in said.stderr + said.stdout
     # A scheduled run tries several locks; it does not pass such a one over in silence.
     with pytest.raises(UnsafeContent):
-        clone.choose_lock(root, reproduce.TARGET)
+        clone.choose_lock(root, TARGET)
     assert_untouched(outside)
 
 
@@ -185,5 +186,5 @@ def test_a_tracked_source_is_looked_at_too(done: Path, outside: Path) -> None:
     text = (done / "params.yaml").read_text()
     (done / "params.yaml").write_text(text.replace("source: data/corpus", "source: videos"))
     with pytest.raises(UnsafeContent, match=r"videos\.dvc: out 'videos': folder "):
-        reproduce.plan(done)
+        make_plan(done)
     assert_untouched(outside)

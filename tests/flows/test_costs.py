@@ -18,7 +18,7 @@ from flows.costs import estimate
 from flows.costs.calls import Calls, calls_of
 from flows.costs.rates import load_rates
 from flows.errors import UsageError
-from flows.repro.reproduce import Plan, PlanStep, StageMeta
+from flows.repro.steps import Plan, PlanStep, StageMeta
 from stages.domain.core.records import TaskName
 from stages.lib.training.mixture import Example, draw
 from stages.params import Params, parse_params

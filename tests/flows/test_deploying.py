@@ -18,7 +18,7 @@ from typing import cast
 import pytest
 import yaml
 
-from flows import accept, recipes, rescoring
+from flows import accept, promotion, recipes
 from flows.cli import ablate, registry
 from flows.deployments import deploy, pools
 from flows.deployments.deploy import Order, Standing, order_of
@@ -108,7 +108,7 @@ def test_commands_that_change_the_project_take_its_lock_first(shipped: Path) -> 
         lambda: recipes.use(shipped, "smoke", force=True),
         registry.register,
         lambda: accept.accept(shipped, "corpus", "a reason"),
-        lambda: rescoring.rescore(Session(shipped), cast(Version, None), "digest", print, "otherwise"),
+        lambda: promotion.rescore(Session(shipped), cast(Version, None), "digest", print, "otherwise"),
         lambda: ablate.run_grid(shipped, 1, None, table_only=False),
     )
     with held_elsewhere(shipped / ".vidbridge/run.lock", "4711 a b"):

@@ -17,8 +17,9 @@ from dvc_http import HTTPFileSystem
 
 from flows.errors import DvcError
 from flows.repro import clone, reproduce
+from flows.repro.plan import TARGET, make_plan
 from flows.repro.remote import SEEN, push_runs
-from flows.repro.steps import InRemote, held
+from flows.repro.steps import InRemote, held, insist_on_answer
 from stages.lib.annotations.links import Links
 from stages.tracking.lineage.cache import open_content
 from stages.tracking.lineage.commits import record_commit
@@ -69,7 +70,7 @@ def learn_faster(root: Path, rate: str = "3.0e-4") -> None:
 
 @pytest.mark.slow
 def test_a_fresh_clone_runs_nothing_and_fetches_what_it_shows(host_b: Path) -> None:
-    plan = reproduce.plan(host_b)
+    plan = make_plan(host_b)
     assert plan.to_run == ()
     assert {step.name for step in plan.to_fetch} == {
         "baselines", "evaluate@base", "evaluate@cold-start", "evaluate@bridge", "evaluate@general", "summary"
@@ -86,12 +87,12 @@ def test_a_fresh_clone_runs_nothing_and_fetches_what_it_shows(host_b: Path) -> N
     assert not (host_b / "models").exists()
     # Known from what was seen: the remote is not asked again.
     (host_b.parent / "remote").rename(host_b.parent / "away")
-    assert reproduce.plan(host_b).empty
+    assert make_plan(host_b).empty
     (host_b / ".vidbridge" / SEEN).unlink()
-    offline = reproduce.plan(host_b)
+    offline = make_plan(host_b)
     assert {step.name for step in offline.to_run} >= {"corpus", "grpo@general"}
     with pytest.raises(DvcError, match=rf"{host_b.parent}/remote/files/md5 is not there; is it mounted\? .* mkdir -p .*: corpus, "):
-        reproduce.insist_on_answer(offline)
+        insist_on_answer(offline)
     away = replace(plan.to_fetch[0], remote=InRemote(("0" * 32,), 1, 4))
     with pytest.raises(TrackingError, match=r"fetching stopped: .* is it mounted"):
         reproduce.fetch(host_b, (away,), print)
@@ -104,7 +105,7 @@ def test_one_parameter_runs_its_stage_and_what_follows_and_its_inputs_are_fetche
     git(host_b, "update-ref", "refs/remotes/origin/runs/bad", record_commit(host_b, "bad"))
     assert clone.publish(host_b, git(host_b, "rev-parse", "HEAD")) is None, "no branch that is built on it"
     learn_faster(host_b)
-    plan = clone.choose_lock(host_b, reproduce.TARGET)
+    plan = clone.choose_lock(host_b, TARGET)
     assert re.match(r"dvc\.lock of origin/runs/bad is not used: .*merge conflict in dvc\.lock", plan.notes[-1])
     assert (host_b / "dvc.lock").read_text() == lock
     assert [step.name for step in plan.to_run] == ["grpo@general", "evaluate@general", "summary"]
@@ -117,7 +118,7 @@ def test_one_parameter_runs_its_stage_and_what_follows_and_its_inputs_are_fetche
 def test_without_a_lock_the_remotes_run_cache_knows_what_ran_elsewhere(pushed: Path, host_b: Path) -> None:
     (host_b / "dvc.lock").unlink()
     # Corpus and clips lie nowhere but in the remote: the keys come from hashes, not from files.
-    plan = reproduce.plan(host_b)
+    plan = make_plan(host_b)
     assert plan.to_run == ()
     assert "ran before elsewhere with just this (never ran)" in why(host_b, "grpo@general")
     after = reproduce.bring(host_b, plan, lambda line: None)
@@ -141,7 +142,7 @@ def test_an_object_that_the_remote_lost_or_spoilt_is_a_warning_and_its_stage_run
     names["baselines"].chmod(0o644)
     names["baselines"].write_text("spoilt")
     said: list[str] = []
-    after = reproduce.bring(host_b, reproduce.plan(host_b), said.append)
+    after = reproduce.bring(host_b, make_plan(host_b), said.append)
     assert sum("warning: " in line and "so " in line and "will run" in line for line in said) == 2
     assert {step.name for step in after.to_run} == {"evaluate@base", "baselines", "summary"}
     assert "missing or damaged in the remote" in next(step.why[0] for step in after.steps if step.name == "evaluate@base")
@@ -163,7 +164,7 @@ def test_entries_of_the_run_cache_are_what_their_names_say_or_are_not_used(host_
             file.write_text(yaml.safe_dump(entry))
             # One who may write there can give it the name that fits, too.
             (file.parent / _get_cache_hash(entry)).write_text(yaml.safe_dump(entry))
-    plan = reproduce.plan(host_b)
+    plan = make_plan(host_b)
     assert [step.name for step in plan.to_run] == ["baselines", "summary"]
     first, second = sorted(plan.notes, key=len)
     assert re.match(r"run cache: entry of the remote \S+ of stage baselines: is not what its name says; not used", first)
@@ -173,7 +174,7 @@ def test_entries_of_the_run_cache_are_what_their_names_say_or_are_not_used(host_
 def test_a_poisoned_list_that_only_the_remote_has_places_nothing(host_b: Path) -> None:
     evil = put(host_b.parent / "remote", b"evil")
     oid = put(host_b.parent / "remote", json.dumps([{"md5": evil, "relpath": "../../evil"}]).encode(), ".dir")
-    (step,) = (step for step in reproduce.plan(host_b).to_fetch if step.name == "baselines")
+    (step,) = (step for step in make_plan(host_b).to_fetch if step.name == "baselines")
     step = replace(step, remote=InRemote((oid,), 1, 4))
     with pytest.raises(ListError, match="may leave its folder"):
         reproduce.fetch(host_b, (step,), print)
@@ -223,7 +224,7 @@ def test_a_tracked_source_is_fetched_when_ingest_has_to_run(host_b: Path) -> Non
     videos = {"outs": [{"md5": oid, "path": "videos", "hash": "md5", "nfiles": 1, "size": 6}]}
     (host_b / "videos.dvc").write_text(yaml.safe_dump(videos))
     edit(host_b / "params.yaml", "source: data/corpus", "source: videos")
-    plan = reproduce.plan(host_b)
+    plan = make_plan(host_b)
     assert plan.to_run[0].name == "ingest"
     assert "videos.dvc" in {step.name for step in plan.to_fetch}
     after = reproduce.bring(host_b, plan, print)
@@ -261,11 +262,11 @@ def test_a_remote_that_does_not_answer_is_a_note_and_nothing_is_trained_again(
     host_b: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIDBRIDGE_DVC_REMOTE", "http://127.0.0.1:9/remote")
-    plan = reproduce.plan(host_b)
+    plan = make_plan(host_b)
     assert "remote 'vidbridge-environment' (http://127.0.0.1:9/remote): " in plan.notes[-1]
     assert "sft@cold-start" in plan.unasked
     with pytest.raises(DvcError, match=r"it may hold what is planned to run here: corpus, .*take another remote"):
-        reproduce.insist_on_answer(plan)
+        insist_on_answer(plan)
 
 
 def test_what_the_work_tree_holds_of_another_run_gives_way_and_an_edit_does_not(done: Path) -> None:
@@ -275,7 +276,7 @@ def test_what_the_work_tree_holds_of_another_run_gives_way_and_an_edit_does_not(
     lock["stages"]["summary"]["outs"][0]["md5"] = put(done / ".dvc/cache", listed, ".dir")
     (done / "dvc.lock").write_text(yaml.safe_dump(lock))
     assert states(done)["summary"] == "restore"
-    assert reproduce.bring(done, reproduce.plan(done), print).empty
+    assert reproduce.bring(done, make_plan(done), print).empty
     assert (done / "reports/files.txt").read_text() == "of a branch"
     (done / "dvc.lock").write_bytes(before)
     (done / "reports/files.txt").unlink()
@@ -292,9 +293,9 @@ def test_links_into_dvcs_cache_are_the_files_themselves(done: Path, tmp_path: Pa
     (done / ".dvc/config.local").write_text(local)
     shutil.rmtree(done / "models")
     shutil.rmtree(done / "data")
-    assert reproduce.bring(done, reproduce.plan(done), print).empty
+    assert reproduce.bring(done, make_plan(done), print).empty
     assert (done / "models/bridge/final/config.json").is_symlink()
-    assert reproduce.plan(done).empty
+    assert make_plan(done).empty
     (source := done / "data/clips/annotations.jsonl").write_text('{"video": "files.txt"}\n')
     assert not Links(source.parent).lead_out(source.parent / "files.txt")
     (source.parent / "secret.txt").symlink_to("/etc/hostname")

@@ -17,6 +17,7 @@ from flows.console import show
 from flows.processes.environment import shipped
 from flows.processes.locks import only_run
 from flows.repro import reproduce
+from flows.repro.steps import Plan, PlanStep, StageMeta
 from tests.support.checkout import ROOT
 from tests.support.commands import commands, vidbridge
 
@@ -75,7 +76,7 @@ def test_what_needs_no_project_works_anywhere(tmp_path: Path) -> None:
     assert "missing: project" in doctor.stdout
     assert text.stderr == "error: not-a-video: README.md: no known video format (Invalid data found when processing input)\n"
     assert "--model FOLDER" in clip.stderr
-    assert "gone.mp4' is no file" in gone.stderr
+    assert "gone.mp4' is not a file" in gone.stderr
     assert "not inside a project" in plan.stderr
     assert sorted(path.name for path in here.iterdir()) == ["empty", "mvbench", "said.jsonl", "scores.json", "videos"]
 
@@ -225,16 +226,16 @@ main()
 
 
 def test_an_interrupt_between_the_board_and_the_submission_is_an_interrupt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from flows import pipeline
+    from flows import scheduler
 
     def interrupted(**_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline.run_stage, "with_options", interrupted)
-    step = reproduce.PlanStep("corpus", "will run", (), (), (), reproduce.StageMeta())
+    monkeypatch.setattr(scheduler.run_stage, "with_options", interrupted)
+    step = PlanStep("corpus", "will run", (), (), (), StageMeta())
     cancelled = threading.Event()
     with pytest.raises(KeyboardInterrupt):
-        pipeline._run_stages(tmp_path, reproduce.Plan("corpus", (step,)), {}, cancelled)
+        scheduler.run_stages(tmp_path, Plan("corpus", (step,)), {}, cancelled)
     assert cancelled.is_set()
 
 

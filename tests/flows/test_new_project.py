@@ -19,7 +19,8 @@ from flows.deployments.deploy import deployment_name
 from flows.deployments.repositories import told
 from flows.errors import UsageError
 from flows.processes.environment import SHIPPED
-from flows.repro import package_code, reproduce
+from flows.repro import package_code
+from flows.repro.plan import make_plan
 from tests.support.checkout import ROOT
 from tests.support.repository import commit
 
@@ -40,7 +41,7 @@ def test_what_is_written_can_be_planned_and_nothing_is_overwritten(own: Path, tm
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     files = {".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml"}
     assert set(tracked) == files | {f"code/{stage}.txt" for stage in stages}
-    assert len(reproduce.plan(own).to_run) == 13
+    assert len(make_plan(own).to_run) == 13
     assert deployment_name(own) == "nightly", "of the package, as the recipes are"
     found = told(str(own), "main", "", "tiny")
     assert (found.is_project, found.recipe, told(str(own), "main", "", "nope").recipe) == (True, "tiny", None)

@@ -13,29 +13,28 @@ from flows import accept
 from flows.errors import DvcError, UsageError
 from flows.processes import environment as project
 from flows.repro import reproduce
+from flows.repro.plan import make_plan, stage_graph
 from stages.params import load_params
 from tests.support.flow_project import states, why
 from tests.support.repository import edit
 
 
 def test_at_first_everything_runs_in_an_order_that_respects_dependencies(project: Path) -> None:
-    plan = reproduce.plan(project)
+    plan = make_plan(project)
     assert {step.why for step in plan.to_run} == {("never ran",)}
     assert len(plan.to_run) == len(plan.steps) == 12
     seen: set[str] = set()
     for step in plan.steps:
         assert set(step.upstream) <= seen
         seen.add(step.name)
-    assert {name: set(up) for name, up in reproduce.graph(project).items()} == {
-        step.name: set(step.upstream) for step in plan.steps
-    }
+    assert {name: set(up) for name, up in stage_graph(project).items()} == {step.name: set(step.upstream) for step in plan.steps}
     general = next(step for step in plan.steps if step.name == "grpo@general")
     assert general.upstream == ("grpo@bridge",)
     assert (general.meta.kind, general.meta.retries, general.meta.timeout_s) == ("train", 1, 120)
 
 
 def test_after_a_run_nothing_is_left_to_do(done: Path) -> None:
-    assert reproduce.plan(done).empty
+    assert make_plan(done).empty
 
 
 def test_a_parameter_re_runs_its_stage_and_what_follows_and_the_reason_names_it(done: Path) -> None:
@@ -45,7 +44,7 @@ def test_a_parameter_re_runs_its_stage_and_what_follows_and_the_reason_names_it(
     changed, found = re.subn(r"learning_rate: \S+", "learning_rate: 3.0e-4", general, count=1)
     assert (found, before != 3.0e-4) == (1, True)
     (done / "params.yaml").write_text(head + "  general:" + changed)
-    assert [step.name for step in reproduce.plan(done).to_run] == ["grpo@general", "evaluate@general", "summary"]
+    assert [step.name for step in make_plan(done).to_run] == ["grpo@general", "evaluate@general", "summary"]
     assert why(done, "grpo@general") == (f"params grpo.general.learning_rate: {before} -> 0.0003",)
     assert why(done, "evaluate@general") == ("models/general will change (grpo@general)",)
     assert why(done, "evaluate@base") == ()
@@ -53,7 +52,7 @@ def test_a_parameter_re_runs_its_stage_and_what_follows_and_the_reason_names_it(
 
 def test_code_that_is_a_dep_re_runs_and_code_that_is_none_does_not(done: Path) -> None:
     (done / "unrelated.py").write_text("# a comment\n")
-    assert reproduce.plan(done).empty
+    assert make_plan(done).empty
     edit(done / "learning.py", "rate = 1", "rate = 2")
     assert "dep learning.py changed" in why(done, "grpo@bridge")
     assert states(done)["sft@cold-start"] == "up to date"
@@ -62,11 +61,11 @@ def test_code_that_is_a_dep_re_runs_and_code_that_is_none_does_not(done: Path) -
 def test_outputs_that_the_cache_holds_are_restored_and_nothing_runs(done: Path) -> None:
     shutil.rmtree(done / "models/cold-start")
     shutil.rmtree(done / "scores")
-    plan = reproduce.plan(done)
+    plan = make_plan(done)
     assert plan.to_run == ()
     assert {step.name for step in plan.to_restore} >= {"sft@cold-start", "evaluate@base", "baselines"}
     reproduce.restore(done, plan.to_restore)
-    assert reproduce.plan(done).empty
+    assert make_plan(done).empty
     assert (done / "models/cold-start/final/config.json").read_text() == "cold-start"
 
 
@@ -114,13 +113,13 @@ def test_an_empty_table_of_rows_is_no_error(project: Path) -> None:
 def test_a_bad_pipeline_is_one_message(project: Path, old: str, new: str, said: str) -> None:
     edit(project / "dvc.yaml", old, new)
     with pytest.raises(DvcError) as caught:
-        reproduce.plan(project)
+        make_plan(project)
     assert said in str(caught.value)
 
 
 def test_an_unknown_target_names_the_known_ones(project: Path) -> None:
     with pytest.raises(UsageError, match=r"'grpo@nope' is no stage .*grpo@bridge"):
-        reproduce.plan(project, "grpo@nope")
+        make_plan(project, "grpo@nope")
 
 
 def test_accept_makes_a_changed_stage_stand(done: Path) -> None:
@@ -128,7 +127,7 @@ def test_accept_makes_a_changed_stage_stand(done: Path) -> None:
     accept.accept(done, "grpo@bridge", "only a comment")
     assert why(done, "grpo@general") == ("dep learning.py changed",)
     accept.accept(done, "grpo@general", "only a comment")
-    assert reproduce.plan(done).empty
+    assert make_plan(done).empty
     first, second = (json.loads(line) for line in (done / "accepted.jsonl").read_text().splitlines())
     assert (first["stage"], first["why"], first["changes"]) == ("grpo@bridge", "only a comment", ["dep learning.py changed"])
     assert second["stage"] == "grpo@general"

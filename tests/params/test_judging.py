@@ -70,6 +70,17 @@ def test_a_row_may_be_called_like_a_kind() -> None:
     assert "params: sft.rule.steps: " in str(raised.value)
 
 
+def test_only_keys_of_the_file_are_named() -> None:
+    """Not the members of a union, nor the marks of Pydantic."""
+    raw = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    name, row = next(iter(raw["grpo"].items()))
+    raw["grpo"] = {name: {**row, "scale_rewards": {"task_decay": 2}}, "Bad Key": row}
+    with pytest.raises(ParamsError) as raised:
+        parse_params(raw)
+    fields = [line.removeprefix("params: ").partition(": ")[0] for line in str(raised.value).splitlines()]
+    assert fields == [f"grpo.{name}.scale_rewards", f"grpo.{name}.scale_rewards.task_decay", "grpo.Bad Key"]
+
+
 PRETRAINED = ("vidbridge-r1", "vidbridge-r1-staged", "videocap-r1")
 
 

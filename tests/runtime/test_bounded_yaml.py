@@ -10,7 +10,9 @@ import pytest
 
 from flows import recipes
 from flows.errors import DvcError
-from flows.repro import lockfile, reproduce
+from flows.processes.environment import RECIPES
+from flows.repro import lockfile
+from flows.repro.plan import make_plan
 from stages.params import ParamsError, load_params
 from stages.runtime.bounded_yaml import YamlError, parse_yaml, read_yaml
 from stages.tracking.lineage.lockfile import read_lock
@@ -118,7 +120,7 @@ def test_files_of_dvc_are_held_to_the_same(name: str, file: str, tmp_path: Path)
     text = HOSTILE[name][0]
     (tmp_path / file).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DvcError, match=f"{file}: "):
-        reproduce.plan(tmp_path)
+        make_plan(tmp_path)
     if file == "dvc.lock":
         with pytest.raises(TrackingError, match=r"dvc\.lock: not a dvc\.lock"):
             read_lock(tmp_path)
@@ -126,7 +128,7 @@ def test_files_of_dvc_are_held_to_the_same(name: str, file: str, tmp_path: Path)
 
 
 def test_recipes_are_held_to_the_same(tmp_path: Path) -> None:
-    folder = tmp_path / recipes.FOLDER
+    folder = tmp_path / RECIPES
     folder.mkdir(parents=True)
     (folder / "bad.yaml").write_bytes(b"# about \xff\n")
     (folder / "good.yaml").write_text("# A good one\n" + TINY)

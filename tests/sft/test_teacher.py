@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from stages.domain.core.records import Sample, Segment, Span, Timeline, Trace
 from stages.domain.core.replies import Reply, parse_reply
-from stages.sft.stage import teach
+from stages.sft.teacher import teach
 from tests.support.tiny_parts import sft_row
 
 FULL = Trace(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from flows.repro import reproduce
+from flows.repro.plan import make_plan
 from tests.support.checkout import ROOT
 from tests.support.repository import commit, git
 
@@ -127,11 +127,11 @@ def make_small_project(root: Path) -> Path:
 
 
 def states(root: Path, target: str = "summary") -> dict[str, str]:
-    return {step.name: step.state for step in reproduce.plan(root, target).steps}
+    return {step.name: step.state for step in make_plan(root, target).steps}
 
 
 def why(root: Path, stage: str) -> tuple[str, ...]:
-    return next(step.why for step in reproduce.plan(root).steps if step.name == stage)
+    return next(step.why for step in make_plan(root).steps if step.name == stage)
 
 
 def knobs(root: Path, **table: dict[str, float]) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
+from stages.base.tiny import build_tiny
 from stages.domain.core.frames import Frames
 from stages.domain.core.records import Sample, Score, TaskName
 from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import StepScores
-from stages.lib.models.load import build_tiny
 from stages.lib.training.loop import Hooks
 from stages.lib.training.mixture import Example
 from stages.params import GrpoRow, SftRow, TinyModelParams, load_params

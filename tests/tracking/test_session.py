@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from flows.rescoring import promote
-from stages import params as parameters
+from flows.promotion import rescore_champion
+from stages.params import root as parameters
+from stages.tracking.gate.promote import promote
 from stages.tracking.lineage.cache_folder import CACHE_VARIABLE, cache_folder
 from stages.tracking.lineage.uri import TrackingError, check_server
 from stages.tracking.registry.register import register
@@ -31,7 +32,7 @@ def test_what_a_session_holds_is_opened_once_by_however_many_threads(project: Pa
 
 def test_a_promotion_reads_the_parameters_and_asks_for_the_store_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register(Session(project))
-    assert promote(Session(project), "3", print).moved
+    assert promote(Session(project), "3").moved
     asked: list[str] = []
 
     def read(path: Path) -> Any:
@@ -46,7 +47,9 @@ def test_a_promotion_reads_the_parameters_and_asks_for_the_store_once(project: P
     monkeypatch.setattr(parameters, "read_yaml", read)
     monkeypatch.setattr(store, "check_server", answers)
     # The second: its scores are held against the champion's, sample by sample.
-    assert promote(Session(project), "candidate", print).moved
+    session = Session(project)
+    rescore_champion(session, "candidate", print)
+    assert promote(session, "candidate").moved
     assert sorted(asked) == ["params.yaml", "store"]
 
 

@@ -1,10 +1,9 @@
-"""From scores to tables: means with their intervals, and trivial baselines. How sure a mean is: :mod:`stages.domain.statistics.bootstrap`."""
+"""From scores to tables: means with their intervals. How sure a mean is: :mod:`stages.domain.statistics.bootstrap`."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from random import Random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from pydantic import Field
@@ -15,7 +14,7 @@ from stages.domain.statistics.bootstrap import Design, mean_interval
 #: Sample id to the clips that the sample shows: the units of :mod:`stages.domain.statistics.bootstrap`.
 Shown = Mapping[str, Sequence[str]]
 
-#: Candidates for the best constant reply, and samples that each is tried on.
+#: Candidates for the best constant reply, and samples that each is tried on: stage baselines asks so often, and a plan says so before.
 CONSTANTS, TRIED_ON = 24, 100
 
 
@@ -64,21 +63,3 @@ def task_results(scores: Sequence[Score], shown: Shown, confidence: float) -> di
 def mean_over_tasks(results: Mapping[TaskName, TaskResult]) -> float:
     """Every task counts the same, however many samples it has."""
     return sum(result.mean for result in results.values()) / len(results)
-
-
-def constant_reply(
-    train: Sequence[Sample],
-    reply_of: Callable[[Sample], str],
-    values: Callable[[Sequence[Sample], Sequence[str]], Sequence[float | None]],
-    seed: int,
-) -> str:
-    """The best single reply for one task: among the most frequent replies of training, the one that scores most on some of it.
-
-    ``values`` scores many replies, each to the sample beside it. One that could not be judged counts neither way.
-    """
-    counts = Counter(reply_of(sample) for sample in train)
-    candidates = [reply for reply, _ in counts.most_common(CONSTANTS)]
-    judged = Random(f"{seed}/constant").sample(list(train), min(len(train), TRIED_ON))
-    found = iter(values(judged * len(candidates), [reply for reply in candidates for _ in judged]))
-    scored = {reply: [value for _ in judged if (value := next(found)) is not None] for reply in candidates}
-    return max(candidates, key=lambda reply: (sum(scored[reply]) / max(len(scored[reply]), 1), reply))

@@ -27,8 +27,7 @@ from stages.lib.annotations.annotation import (
     usable,
     validated,
 )
-from stages.lib.annotations.documents import entries
-from stages.lib.annotations.places import Places
+from stages.lib.annotations.files import Places, entries
 
 FILE = "train.json"
 

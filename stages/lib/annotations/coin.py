@@ -16,8 +16,7 @@ from pydantic import BaseModel, Field
 
 from stages.domain.core.records import Reject, Split
 from stages.lib.annotations.annotation import Annotation, Format, Found, Seconds, annotated, each, read_text, usable, validated
-from stages.lib.annotations.documents import entries
-from stages.lib.annotations.places import Places
+from stages.lib.annotations.files import Places, entries
 
 FILE = "COIN.json"
 #: COIN may be used for research only; the sentence stands in its README.

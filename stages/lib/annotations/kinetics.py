@@ -29,7 +29,7 @@ from stages.lib.annotations.annotation import (
     usable,
     validated,
 )
-from stages.lib.annotations.places import Places
+from stages.lib.annotations.files import Places
 
 FILE = "kinetics.csv"
 _SPLITS: dict[str, Split] = {

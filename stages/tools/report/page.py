@@ -16,8 +16,9 @@ from stages.domain.rl.rollouts import RolloutGroup
 from stages.lib.evaluation.held_out import evaluation_samples
 from stages.lib.evaluation.results import BaselineScores, PolicyScores, SummaryMetrics
 from stages.lib.rows.jsonl import read_json, read_record, read_rows
-from stages.lib.rows.samples import InputError, frame_loader, load_samples, sheet_samples
+from stages.lib.rows.samples import InputError, load_samples, sheet_samples
 from stages.lib.video.loader import FrameLoader
+from stages.lib.video.open import frame_loader
 from stages.pages.render import fill, in_base64, policy_hash, shown_answer, template_text
 from stages.pages.rollouts import group_views
 from stages.params import Params

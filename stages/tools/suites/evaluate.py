@@ -22,9 +22,10 @@ from stages.domain.core.prompts import PromptTexts
 from stages.domain.core.records import Clip, Sample
 from stages.lib.judging.build import judge_of
 from stages.lib.rows.jsonl import iterate_rows, write_record
-from stages.lib.rows.samples import InputError, frame_memory_bytes
+from stages.lib.rows.samples import InputError
 from stages.lib.video.errors import VideoError
 from stages.lib.video.loader import FrameLoader
+from stages.lib.video.open import frame_memory_bytes
 from stages.params import Params
 from stages.runtime import paths
 from stages.runtime.endpoints import place_of_model

@@ -8,7 +8,6 @@ event has precision 1. How its judges' words are read, and what it does when the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 from stages.domain.core.records import Sample, Score, Verdict
 from stages.domain.core.replies import Reply
@@ -16,24 +15,22 @@ from stages.domain.tasks import caption, dark_event_infer, mcqa, mix_vid_qa
 from stages.domain.tasks.rewards import Judge, Referee, RewardRules, TaskScore, published_bonus, unavailable
 from stages.domain.tasks.scoring import score_reply
 
-#: Whether two answers are the same mathematics; math-verify's word in the released code.
-SameMathematics = Callable[[str, str], bool]
-
 #: Tasks whose replies that code scores.
 _RELEASED = (dark_event_infer.NAME, mix_vid_qa.NAME, mcqa.NAME, caption.NAME)
 _FORMAT = re.compile(r"<think>(?P<thinking>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>", re.DOTALL)
 _LETTERS = "ABCDEFG"
 
 
-def score_as_released(sample: Sample, text: str, referee: Referee, rules: RewardRules, same: SameMathematics) -> Score:
+def score_as_released(sample: Sample, text: str, referee: Referee, rules: RewardRules) -> Score:
     """Score one reply as the released code does; ``value`` is the share of what it can pay at most.
 
-    Other tasks than its own are not in that code: they are scored as published (``paper``).
+    Other tasks than its own are not in that code: they are scored as published (``paper``). Call it on a main thread, as
+    :func:`same_mathematics`.
     """
     if sample.task not in _RELEASED:
         return score_reply(sample, text, referee, rules.model_copy(update={"scoring": "paper"}))
     match = _FORMAT.match(text)
-    scored = _score(sample, Reply(match["thinking"], match["answer"].strip()), referee, rules, same) if match else None
+    scored = _score(sample, Reply(match["thinking"], match["answer"].strip()), referee, rules) if match else None
     value = None if scored is None or scored.value is None else scored.value / scored.maximum
     return Score(
         sample_id=sample.sample_id,
@@ -57,9 +54,21 @@ def released_letter(answer: str) -> str | None:
     return next((letter for letter in _LETTERS if letter in answer), None)
 
 
-def _score(sample: Sample, reply: Reply, referee: Referee, rules: RewardRules, same: SameMathematics) -> TaskScore:
+def same_mathematics(answer: str, reference: str) -> bool:
+    """Whether math-verify, which the released multiple-choice reward asks first, takes the two for the same expression;
+    False where it finds none in one of them ("B" is none).
+
+    Call it on a main thread: its time limits, without which a tower of powers would never end, are alarms.
+    """
+    from math_verify import parse, verify  # a second of import that training need not pay
+
+    found = parse(reference), parse(answer)
+    return all(found) and bool(verify(*found))
+
+
+def _score(sample: Sample, reply: Reply, referee: Referee, rules: RewardRules) -> TaskScore:
     if sample.task == mcqa.NAME:
-        right = same(reply.answer, sample.reference) or released_letter(reply.answer) == sample.reference
+        right = same_mathematics(reply.answer, sample.reference) or released_letter(reply.answer) == sample.reference
         return TaskScore(value=float(right), maximum=1.0, reason="right" if right else "wrong")
     if sample.task == caption.NAME:
         return _caption(sample, reply.answer, referee.judge, rules)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from stages.baselines.constant import constant_reply
 from stages.domain.core.records import Sample, Score, Verdict
 from stages.domain.core.replies import parse_analysis, parse_reply, render_analysis, render_reply
-from stages.domain.statistics.metrics import constant_reply
 from stages.domain.tasks import TASK_NAMES
 from stages.domain.tasks.rewards import hardened_bonus, published_bonus
 from stages.domain.tasks.scoring import objectives, reward, score_reply

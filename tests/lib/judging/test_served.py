@@ -41,7 +41,8 @@ def make(folder: Path, steps: int) -> Path:
     """A Qwen2 of 40 k parameters; after ``steps`` of training it answers as ``ANSWERS`` has it, after none it babbles."""
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-    from stages.lib.models.chat import chat_template, train_tokenizer
+    from stages.base.tokenizer import train_tokenizer
+    from stages.lib.models.chat import chat_template
 
     texts = [f"{message['content']} {answer}" for question, answer in ANSWERS.items() for message in question.messages]
     tokenizer = train_tokenizer(texts * 2, (), 1024)

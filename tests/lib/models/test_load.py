@@ -13,9 +13,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from stages.base.tiny import build_tiny
 from stages.lib.inference.generate import generate
 from stages.lib.models.chat import REPLY_TAGS
-from stages.lib.models.load import ModelUnavailableError, build_tiny, load_model, load_pretrained, save_model
+from stages.lib.models.load import ModelUnavailableError, load_model, load_pretrained, save_model
 from stages.lib.models.processor import UnfitFramesError, encode_prompts, encode_video, fit_of, render, reply_ids, training_batch
 from stages.params import TinyModelParams, load_params
 from tests.support.checkout import ROOT

@@ -18,10 +18,11 @@ import pytest
 from stages.domain.core.frames import Fit
 from stages.domain.core.records import Clip, Sample, Segment, Span, Timeline
 from stages.domain.core.timeline import interleave, mask, plain
-from stages.lib.rows import samples
+from stages.lib.rows.samples import InputError
 from stages.lib.video import loader as edits
 from stages.lib.video.encoder import encode
 from stages.lib.video.loader import FrameLoader
+from stages.lib.video.open import frame_memory_bytes, frame_store
 from stages.runtime import frame_cache
 from stages.runtime.frame_cache import FrameStore, Pixels
 from tests.support.checkout import ROOT
@@ -273,17 +274,17 @@ def test_a_folder_that_cannot_be_used_is_no_error(tmp_path: Path, capsys: pytest
 def test_the_environment_says_where_and_how_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIDBRIDGE_FRAME_CACHE", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("VIDBRIDGE_FRAME_DISK_GB", "0.5")
-    disk = samples.frame_store()
+    disk = frame_store()
     assert disk is not None
     assert (disk.folder, disk.most_bytes) == (tmp_path / "elsewhere", 500_000_000)
     monkeypatch.setenv("VIDBRIDGE_FRAME_DISK_GB", "0")
-    assert samples.frame_store() is None
+    assert frame_store() is None
     for wrong in ("much", "-1", "nan", "inf"):
         monkeypatch.setenv("VIDBRIDGE_FRAME_DISK_GB", wrong)
-        with pytest.raises(samples.InputError, match=f"VIDBRIDGE_FRAME_DISK_GB: '{wrong}' is no number of gigabytes"):
-            samples.frame_store()
+        with pytest.raises(InputError, match=f"VIDBRIDGE_FRAME_DISK_GB: '{wrong}' is not a number of gigabytes"):
+            frame_store()
     monkeypatch.setenv("VIDBRIDGE_FRAME_CACHE_MB", "3")
-    assert samples.frame_memory_bytes() == 3_000_000
+    assert frame_memory_bytes() == 3_000_000
     monkeypatch.setenv("VIDBRIDGE_FRAME_CACHE_MB", "much")
-    with pytest.raises(samples.InputError, match="VIDBRIDGE_FRAME_CACHE_MB: 'much' is no number of megabytes"):
-        samples.frame_memory_bytes()
+    with pytest.raises(InputError, match="VIDBRIDGE_FRAME_CACHE_MB: 'much' is not a number of megabytes"):
+        frame_memory_bytes()

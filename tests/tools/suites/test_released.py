@@ -8,8 +8,7 @@ from hypothesis import given
 from stages.domain.core.replies import render_reply
 from stages.domain.tasks import TASK_NAMES
 from stages.domain.tasks.scoring import score_reply
-from stages.tools.suites.mathematics import same_mathematics
-from stages.tools.suites.released import released_letter, score_as_released
+from stages.tools.suites.released import released_letter, same_mathematics, score_as_released
 from tests.support.builders import REFEREE, SAMPLES, rules, truth
 from tests.support.texts import TEXTS
 
@@ -17,7 +16,7 @@ PAPER = rules(scoring="paper")
 
 
 def released(task: str, reply: str) -> float:
-    score = score_as_released(SAMPLES[task], reply, REFEREE, PAPER, same_mathematics)
+    score = score_as_released(SAMPLES[task], reply, REFEREE, PAPER)
     assert score.value is not None
     return score.value
 
@@ -31,7 +30,7 @@ def test_the_plain_truth_scores_as_published(task: str) -> None:
 @pytest.mark.parametrize("task", TASK_NAMES)
 @given(answer=TEXTS)
 def test_any_reply_has_a_score_of_at_most_one(task: str, answer: str) -> None:
-    score = score_as_released(SAMPLES[task], render_reply("x", answer), REFEREE, PAPER, lambda a, b: a == b)
+    score = score_as_released(SAMPLES[task], render_reply("x", answer), REFEREE, PAPER)
     assert score.value is not None
     assert score.value <= 1.0
 
@@ -49,11 +48,11 @@ def test_what_passes_there_and_not_here() -> None:
         assert released("mcqa", reply) == 1.0
         assert score_reply(SAMPLES["mcqa"], reply, REFEREE, PAPER).value == 0.0
     assert released("mcqa", "so " + render_reply("x", "B")) == 0.0, "the check is anchored at the start"
-    empty = score_as_released(SAMPLES["caption"], render_reply("x", "the red bar"), REFEREE, PAPER, same_mathematics)
+    empty = score_as_released(SAMPLES["caption"], render_reply("x", "the red bar"), REFEREE, PAPER)
     assert empty.parts["native"] == pytest.approx(0.5), "a caption without an event has precision 1"
 
 
 def test_mathematics_is_asked_first() -> None:
     sample = SAMPLES["mcqa"].model_copy(update={"reference": "0.5"})
-    assert score_as_released(sample, render_reply("x", "$\\frac{1}{2}$"), REFEREE, PAPER, same_mathematics).value == 1.0
+    assert score_as_released(sample, render_reply("x", "$\\frac{1}{2}$"), REFEREE, PAPER).value == 1.0
     assert not same_mathematics("B", "B"), "a bare letter is no expression to it"

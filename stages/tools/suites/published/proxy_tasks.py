@@ -1,7 +1,11 @@
-"""What DarkEventInfer-Test and MixVidQA-Test share: their annotations are this project's own samples,
-``data/samples/test/TASK.jsonl``.
+"""DarkEventInfer-Test and MixVidQA-Test: their annotations are this project's own samples, ``data/samples/test/TASK.jsonl``.
 
-The mean of the judge's score x 100 is reported, as the paper does (SPEC 1): of at most 200 and 100.
+DarkEventInfer-Test: what happens where the video is black; the judge gives 2, 1 or 0 (SPEC 1). MixVidQA-Test: a question about one of
+two videos that were cut into each other; the judge says right (1) or wrong (0). The mean of the judge's score x 100 is reported, as the
+paper does: of at most 200 and 100.
+
+Examples: see :mod:`stages.domain.tasks.dark_event_infer` and :mod:`stages.domain.tasks.mix_vid_qa`; the id of a prediction is
+``sample_id``.
 """
 
 from __future__ import annotations
@@ -27,13 +31,13 @@ from stages.tools.suites.published.benchmark import (
 from stages.tools.suites.published.files import Raw, gathered, rows, shown, text_of, typed
 from stages.tools.suites.released import released_answer
 
-#: What a judge says of an answer to a sample.
+#: A judge's verdict on an answer to a sample.
 Says = Callable[[Examiner, Sample, str], Verdict]
 Reads = Callable[[str], str | None]
 
 
-def benchmark(name: str, task: TaskName, says: Says, most: float) -> Benchmark[Sample]:
-    """The benchmark of one proxy task. ``most``: the judge's best score."""
+def _benchmark(name: str, task: TaskName, says: Says, most: float) -> Benchmark[Sample]:
+    """Make the benchmark of one proxy task. ``most``: the judge's best score."""
     files = (f"test/{task}.jsonl", f"{task}.jsonl")
     return Benchmark(
         name=name,
@@ -90,3 +94,9 @@ def _mark(item: Item[Sample], reply: str, examiner: Examiner, reads: Reads, says
         return Mark({"native": 0.0})
     verdict = says(examiner, item.row, answer)
     return Mark(None if verdict.score is None else {"native": verdict.score})
+
+
+DARK_EVENT_INFER = _benchmark(
+    "dark-event-infer-test", "dark_event_infer", lambda judge, sample, answer: judge.covers(sample, answer), most=2.0
+)
+MIX_VID_QA = _benchmark("mix-vid-qa-test", "mix_vid_qa", lambda judge, sample, answer: judge.right(sample, answer), most=1.0)

@@ -1,0 +1,58 @@
+"""DVC's repository, opened for a flow: its errors say which file or folder of the project is at fault."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from flows.errors import DvcError
+from flows.processes import verbosity
+from flows.repro.names import unstorable_names
+from stages.params import ParamsError, load_params
+from stages.runtime import paths
+from stages.runtime.plain import one_line
+from stages.tracking.lineage.cache import ContentStore, open_content
+
+_PATH_CHARACTERS = 300
+
+
+@contextlib.contextmanager
+def opened_content(root: Path) -> Iterator[ContentStore]:
+    """Open the repository of the project at ``root``.
+
+    Raises:
+        DvcError: ``dvc.yaml`` breaks one of DVC's rules, a path is not UTF-8, or a link below the source folder leads nowhere.
+    """
+    from dvc.exceptions import DvcException
+
+    # DVC warns of every frozen stage and every slow status; a plan is for a person to read.
+    logging.getLogger("dvc").setLevel(logging.DEBUG if verbosity.is_verbose() else logging.ERROR)
+    try:
+        with open_content(root) as content:
+            yield content
+    except DvcException as error:
+        chain = [str(error)] + ([str(error.__cause__)] if error.__cause__ else [])
+        raise DvcError(f"dvc.yaml: {': '.join(chain)}; `dvc status` in {root} shows more") from error
+    except UnicodeEncodeError as error:
+        source = _source(root)
+        told = next(unstorable_names(source), None) if source is not None else None
+        name = one_line(error.object)[:_PATH_CHARACTERS]
+        raise DvcError(told or f"a path that DVC is to store is not UTF-8: {name}; rename it") from error
+    except OSError as error:
+        # DVC follows links when it hashes a folder, and ends at one that leads nowhere.
+        if error.filename is None or not Path(error.filename).is_symlink():
+            raise
+        raise DvcError(
+            f"ingest.source: {error.filename!r} is a link that leads nowhere ({error.strerror}), and DVC cannot hash it; remove such"
+            f" links: find {Path(error.filename).parent} -xtype l -delete"
+        ) from error
+
+
+def _source(root: Path) -> Path | None:
+    """The folder of videos that ``params.yaml`` names."""
+    try:
+        return root / Path(load_params(root / paths.PARAMS_FILE).ingest.source).expanduser()
+    except ParamsError:
+        return None

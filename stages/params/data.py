@@ -1,0 +1,97 @@
+"""Parameters of the data: corpus, ingest, synthesis."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints, model_validator
+
+from stages.domain.core.records import Exact
+from stages.domain.tasks import mix_vid_qa, task_of
+from stages.domain.tasks.synthesis import TaskSettings
+from stages.params.judging import WriterParams
+from stages.params.types import Positive, Share, Table
+
+
+class CorpusParams(Table):
+    """The generated corpus: one coloured shape, two events in a row, ground truth for everything."""
+
+    train_clips: int = Field(gt=0)
+    validation_clips: int = Field(gt=0)
+    test_clips: int = Field(gt=0)
+    size_px: int = Field(ge=32, multiple_of=32)
+    frames: int = Field(ge=16)
+    rate: Exact
+    #: Combinations of colour, shape and events that never occur in training; half of the test clips are drawn from them.
+    held_out_combinations: int = Field(ge=0)
+    #: Constant rate factor of x264: 0 is lossless, 51 the worst.
+    crf: int = Field(ge=0, le=51)
+
+
+class Tolerance(Table):
+    """How far the times of an annotation may be off its file: at most so many seconds, and at most this share of the clip."""
+
+    seconds: float = Field(ge=0)
+    share: Share
+
+
+class ExcludedVideo(Table):
+    """A video that was removed on request: no clip is made of it, nor of the same bytes under another name."""
+
+    #: As annotations name it, relative to the source folder.
+    video: str = Field(min_length=1)
+    #: Of the file's bytes; None: never ingested, and not there when it was removed.
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None
+
+
+class IngestParams(Table):
+    #: A folder with videos and their annotations; ``data/corpus`` is the generated one. Relative to the project or absolute.
+    source: str = Field(min_length=1)
+    #: How the annotations are written (:mod:`stages.lib.annotations.formats`), and in which file of the folder; None: the format's usual one.
+    format: str
+    annotations: str | None
+    #: Shares of the source videos that go to validation and test where the annotations name no split.
+    validation_share: Share
+    test_share: Share
+    min_frames: int = Field(ge=2)
+    max_duration_s: Positive
+    #: An event that reaches further beyond its clip is set aside, one that does not is cut at the clip's edge.
+    tolerance: Tolerance
+    #: What a clip may take to be examined; then its process is ended and the clip set aside.
+    timeout_s: Positive
+    #: Encode files anew that decord must not read (open GOPs, other containers, rotation …): once here, instead of slow reading for ever.
+    normalise: bool
+    #: Videos that were removed on request (``vidbridge data remove`` writes them); ``vidbridge recipe use`` takes them along.
+    exclude: tuple[ExcludedVideo, ...]
+
+    @model_validator(mode="after")
+    def _leaves_something_to_train_on(self) -> IngestParams:
+        held_out = self.validation_share + self.test_share
+        if held_out >= 1:
+            raise ValueError(f"validation_share + test_share is {held_out:g}: it must stay below 1, or nothing is left to train on")
+        return self
+
+
+class SynthesizeParams(Table):
+    sampled_frames: int = Field(ge=2, multiple_of=2)
+    contact_sheet_samples: int = Field(ge=1, le=32)
+    #: Share of dark events that may be told from words alone (class, other events) before synthesis fails.
+    max_text_only: Share
+    #: None: questions and traces are made from the annotation by templates.
+    writer: WriterParams | None
+    tasks: TaskSettings
+
+    @model_validator(mode="after")
+    def _writes_what_is_made(self) -> SynthesizeParams:
+        if self.writer is None:
+            return self
+        if self.writer.questions and self.tasks.of(mix_vid_qa.TASK) is None:
+            raise ValueError(
+                f"writer.questions: {mix_vid_qa.NAME} is not synthesised, so there is none to write; name it in tasks, or set false"
+            )
+        for task in self.writer.traces.tasks if self.writer.traces else ():
+            if task not in self.tasks.named:
+                raise ValueError(f"writer.traces.tasks: {task!r} is not synthesised (tasks: {', '.join(self.tasks.named)})")
+            if task_of(task).trace is None:
+                raise ValueError(f"writer.traces.tasks: {task!r} has no instruction for a writer (Task.trace); remove it")
+        return self

@@ -1,0 +1,27 @@
+"""Types that several tables of ``params.yaml`` share, and the error of a file that cannot be used."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from stages.errors import VidbridgeError
+
+#: Names of rows become parts of paths and commands, so nothing but these characters is let in.
+RowName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
+Precision = Literal["fp32", "bf16"]
+
+
+class ParamsError(VidbridgeError, ValueError):
+    """``params.yaml`` is not usable: each line says field, value and remedy."""
+
+    status = 2
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
