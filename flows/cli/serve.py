@@ -110,7 +110,7 @@ def _predict(video: Path, question: str, version: str, model: Path | None) -> No
     from stages.runtime.project import ProjectError
 
     if not video.is_file():
-        raise UsageError(f"video: {str(video)!r} is no file; give the path of one")
+        raise UsageError(f"video: {str(video)!r} is not a file; give the path of one")
     from stages.tools.serving import predict as asking
 
     if model is not None:

@@ -45,7 +45,7 @@ def stage_graph(root: Path, target: str = TARGET) -> dict[str, tuple[str, ...]]:
 
 def make_plan(root: Path, target: str = TARGET, *, lost: frozenset[str] = frozenset(), ask_s: float = ASK_S) -> Plan:
     """Plan a run of ``target``, and say why each stage runs. Nothing is started. Written are: lists of files that came from the remote, into
-    the cache, and the objects that the remote was seen to hold.
+    the cache; the objects that the remote was seen to hold; the digests of the installed package's code, where the project has none itself.
 
     The remote is asked only where something would run, and for ``ask_s`` seconds at most. ``lost``: objects that it could not give.
 

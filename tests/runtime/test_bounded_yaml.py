@@ -10,6 +10,7 @@ import pytest
 
 from flows import recipes
 from flows.errors import DvcError
+from flows.processes.environment import RECIPES
 from flows.repro import lockfile
 from flows.repro.plan import make_plan
 from stages.params import ParamsError, load_params
@@ -127,7 +128,7 @@ def test_files_of_dvc_are_held_to_the_same(name: str, file: str, tmp_path: Path)
 
 
 def test_recipes_are_held_to_the_same(tmp_path: Path) -> None:
-    folder = tmp_path / "infra/recipes"
+    folder = tmp_path / RECIPES
     folder.mkdir(parents=True)
     (folder / "bad.yaml").write_bytes(b"# about \xff\n")
     (folder / "good.yaml").write_text("# A good one\n" + TINY)

@@ -19,6 +19,7 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from flows.processes.environment import RECIPES
 from flows.recipes import smoke_version
 from stages.lib.models.load import load_model, save_model
 from stages.lib.models.processor import encode_prompts, join_videos, modality_of
@@ -262,8 +263,8 @@ def test_adapters_train_on_two_ranks(folder: Path, tmp_path: Path, stage: int) -
 
 
 def test_a_recipe_in_small_keeps_its_adapters(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "infra/recipes", tmp_path / "infra/recipes")
-    path = tmp_path / "infra/recipes" / "vidbridge-r1.yaml"
+    shutil.copytree(ROOT / RECIPES, tmp_path / RECIPES)
+    path = tmp_path / RECIPES / "vidbridge-r1.yaml"
     lora = LORA | {"rank": 64, "alpha": 128, "targets": [*LORA["targets"], *VISION]}
     table = yaml.safe_load(path.read_text())
     table["grpo"]["mixed"]["lora"] = lora
