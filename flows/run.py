@@ -69,7 +69,7 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
             if push:
                 _publish(root, commit)
                 registered.pushed(root)
-        show.show_costs(out, latest_costs(Session(root)), [step.name for step in plan.to_run])
+        show.show_costs(out, latest_costs(Session(root).client, root), [step.name for step in plan.to_run])
     elif not registered.is_noted(session, pushed=push):
         with only_run(root):
             register(Session(root), push)

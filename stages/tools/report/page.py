@@ -109,7 +109,7 @@ def _circumstances(session: Session) -> dict[str, Any]:
     from stages.tracking.runs.history import latest_runs
 
     root, params = session.root, session.params
-    known = latest_runs(session)
+    known = latest_runs(session.client, root)
     runs = {name: known[name] for name in stage_names(params) if name in known}
     return {
         "graph": graph(root, params, runs),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -13,10 +14,10 @@ from stages.tracking.lineage.lockfile import read_lock
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.runs.run import PARENT_TAG, TAG
 from stages.tracking.runs.store import experiment_id
-from stages.tracking.session import Session
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
 
 #: What an endpoint that answers questions is counted by, as ``<who>/<count>`` among a run's metrics.
 ASKED = ("questions", "cache_hits", "requests", "prompt_tokens", "completion_tokens")
@@ -54,24 +55,24 @@ class PastRun:
     gpus: tuple[str, ...]
 
 
-def latest_costs(session: Session) -> dict[str, Cost]:
+def latest_costs(client: MlflowClient, root: Path) -> dict[str, Cost]:
     """Cost of the latest finished run of each stage, by the stage's name. Stages that never ran here are missing.
 
     Raises:
         TrackingError: the store does not answer.
     """
-    return {stage: run.cost for stage, run in latest_runs(session).items()}
+    return {stage: run.cost for stage, run in latest_runs(client, root).items()}
 
 
-def latest_runs(session: Session) -> dict[str, PastRun]:
+def latest_runs(client: MlflowClient, root: Path) -> dict[str, PastRun]:
     """The finished run of each stage that made what ``dvc.lock`` holds of it, else its latest, by the stage's name. Stages that never ran
     here are missing. Trainings of an ablation have other seeds and are none of these.
 
     Raises:
         TrackingError: the store does not answer, or ``dvc.lock`` is damaged.
     """
-    client, locked = session.client, read_lock(session.root)
-    experiment = experiment_id(client, session.root)
+    locked = read_lock(root)
+    experiment = experiment_id(client, root)
     grids = {run.info.run_id for run in client.search_runs([experiment], f"tags.`{TAG}kind` = 'ablation'", max_results=1000)}
     runs = client.search_runs(
         [experiment],

@@ -31,7 +31,6 @@ from stages.tracking.lineage.lockfile import read_lock
 from stages.tracking.runs.history import Cost, PastRun, latest_runs
 from stages.tracking.runs.run import ablation_run, stage_run
 from stages.tracking.runs.store import experiment_id, open_client
-from stages.tracking.session import Session
 from tests.support.pages import Elements, check
 from tests.support.report_project import (
     HOSTILE,
@@ -107,7 +106,7 @@ def test_every_section_is_there_with_what_the_results_say(page: str, project: Pa
 
 
 def test_costs_and_versions_come_from_the_runs(page: str, project: Path) -> None:
-    runs = latest_runs(Session(project))
+    runs = latest_runs(open_client(project), project)
     assert runs["corpus"].cost.gpu_h == 0, "this stage had no GPU"
     assert runs["corpus"].versions["mlflow"] in page
     assert runs["corpus"].machine["processor"] in Elements(page).text
@@ -122,19 +121,19 @@ def test_costs_and_versions_come_from_the_runs(page: str, project: Path) -> None
 def test_runs_of_an_ablation_and_of_earlier_work_are_not_what_the_results_took(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params, before = load_params(), latest_runs(Session(project))["corpus"]
+    params, before = load_params(), latest_runs(open_client(project), project)["corpus"]
     with ablation_run(params, project, "c" * 40) as grid, monkeypatch.context() as patched:
         assert grid.run_id is not None
         patched.setenv("VIDBRIDGE_PIPELINE_RUN", grid.run_id)
         with stage_run("corpus", params):
             pass
-    assert latest_runs(Session(project))["corpus"] == before
+    assert latest_runs(open_client(project), project)["corpus"] == before
     client = open_client(project)
     digests = [read_lock(project)["ingest"].digest, "of other videos"]
     for digest in digests:
         with stage_run("ingest", params) as run:
             run.tag({"stage_digest": digest})
-    found = latest_runs(Session(project))["ingest"]
+    found = latest_runs(open_client(project), project)["ingest"]
     made, later = (
         client.search_runs([experiment_id(client, project)], f"tags.`vidbridge.stage_digest` = '{digest}'")[0] for digest in digests
     )
@@ -155,7 +154,7 @@ def test_what_a_judge_cost_is_in_the_table(project: Path) -> None:
         run.summary(
             {"judge/questions": 900, "judge/cache_hits": 100, "judge/prompt_tokens": 120_000, "judge/completion_tokens": 4000}
         )
-    runs = latest_runs(Session(project))
+    runs = latest_runs(open_client(project), project)
     assert cost.asked_rows(params, runs) == [
         {
             "stage": "evaluate@general",
