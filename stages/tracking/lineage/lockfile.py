@@ -10,8 +10,13 @@ from typing import Any
 
 from stages.domain.core.digest import digest
 from stages.runtime.bounded_yaml import MOST_LOCK_BYTES, MergeConflict, YamlError, parse_yaml
-from stages.runtime.paths import LOCK_FILE, PIPELINE_FILE
+from stages.runtime.paths import CODE, LOCK_FILE, PIPELINE_FILE
 from stages.tracking.lineage.uri import TrackingError, quiet
+
+
+def is_code(dep: str) -> bool:
+    """Whether a dependency is code: below ``stages/``, or its digest where the project uses the installed package."""
+    return Path(dep).parts[0] in ("stages", CODE)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stages.runtime.paths import PIPELINE_FILE
 from stages.tracking.lineage.cache import ContentStore
-from stages.tracking.lineage.lockfile import StageRecord, read_lock
+from stages.tracking.lineage.lockfile import StageRecord, is_code, read_lock
 from stages.tracking.lineage.uri import TrackingError
 
 
@@ -57,7 +57,8 @@ class Pipeline:
         for stage in (record, *self.ancestors(record)):
             made = self.parents(stage)
             found |= {path: out for path, out in stage.outs.items() if path.startswith("data/")}
-            found |= {path: value for path, value in stage.deps.items() if path not in made and value.endswith(".dir")}
+            folders = {path: value for path, value in stage.deps.items() if value.endswith(".dir") and not is_code(path)}
+            found |= {path: value for path, value in folders.items() if path not in made}
         return dict(sorted(found.items()))
 
     def stale(self, name: str, content: ContentStore) -> str | None:

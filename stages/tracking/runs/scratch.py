@@ -15,9 +15,8 @@ from stages.domain.core.digest import digest
 from stages.runtime import lease
 from stages.runtime import paths as layout
 from stages.runtime.code_digest import code_digest
-from stages.runtime.paths import CODE
 from stages.tracking.lineage.declared import declared_stage
-from stages.tracking.lineage.lockfile import StageRecord, read_lock
+from stages.tracking.lineage.lockfile import StageRecord, is_code, read_lock
 from stages.tracking.runs.store import is_first_rank
 
 #: In a scratch folder: the digest of the code that wrote it, and the pipeline run that used it last (empty: a stage by itself).
@@ -67,12 +66,12 @@ def scratch_of(stage: str) -> Iterator[Scratch]:
         CodeError: code that ``dvc.yaml`` lists is missing.
     """
     declared = declared_stage(Path(), stage)
-    code = [Path(dep) for dep in declared.deps if _is_code(dep)]
+    code = [Path(dep) for dep in declared.deps if is_code(dep)]
     identity = {
         "stage": stage,
         "cmd": declared.cmd,
         "params": declared.params,
-        "inputs": _contents([dep for dep in declared.deps if not _is_code(dep)], read_lock(Path())),
+        "inputs": _contents([dep for dep in declared.deps if not is_code(dep)], read_lock(Path())),
     }
     root = Path(os.environ.get("VIDBRIDGE_SCRATCH", layout.SCRATCH))
     folder = root / stage.replace("@", "-") / digest(identity)
@@ -85,10 +84,6 @@ def scratch_of(stage: str) -> Iterator[Scratch]:
         _drop_other_code(mine, stage, code_now)
         (folder / RUN_FILE).write_text(os.environ.get("VIDBRIDGE_PIPELINE_RUN", ""))
         yield Scratch(folder, mine)
-
-
-def _is_code(dep: str) -> bool:
-    return Path(dep).parts[0] in ("stages", CODE)
 
 
 def _drop_other_code(mine: lease.Lease, stage: str, code_now: str) -> None:
