@@ -166,7 +166,7 @@ def _sample(clip: Clip, event: Event, dark: tuple[Span, ...], settings: Settings
     which = f"{ORDINALS[dark.index(event.span)]} " if len(dark) > 1 else ""
     key, question = f"{clip.clip_id}/{event.span.start}-{event.span.stop}", settings.question.replace("{which}", which)
     trace = Trace(
-        thinking=clip.caption or clip.told,
+        thinking=clip.caption or clip.event_summary,
         answer=event.caption,
         brief_thinking=clip.brief_thinking,
         careless_answer=vague(event.caption),

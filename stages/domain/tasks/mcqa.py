@@ -70,7 +70,7 @@ def make(clip: Clip, settings: Settings, context: Context) -> Made:
 
 def _sample(clip: Clip, number: int, question: Question, sampled_frames: int) -> Sample:
     chosen = question.options[ord(question.answer) - ord("A")]
-    story = question.rationale or clip.told or chosen
+    story = question.rationale or clip.event_summary or chosen
     trace = Trace(thinking=story, answer=question.answer, brief_thinking=clip.brief_thinking)
     key = f"{clip.clip_id}/{number}"
     return sample_of(NAME, clip, key, sampled_frames, question.question, question.answer, trace, options=question.options)

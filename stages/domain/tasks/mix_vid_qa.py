@@ -71,8 +71,8 @@ def unsuitable(clip: Partner, partner: Partner) -> str | None:
 
 def make(clip: Clip, settings: Settings, context: Context) -> Made:
     """Up to ``per_clip`` samples that ask about ``clip``, each mixed with another partner."""
-    if clip.called is None or not clip.events:
-        missing = "an event to ask about" if clip.called else "a single subject or a class label to name it by"
+    if clip.display_name is None or not clip.events:
+        missing = "an event to ask about" if clip.display_name else "a single subject or a class label to name it by"
         return [], [Reject(item=clip.clip_id, reason="nothing-to-ask", detail=f"the annotation lacks {missing}")]
     return _mixed(clip, settings, context)
 
@@ -134,10 +134,10 @@ def _sample(clip: Clip, about: Partner, partner: Partner, settings: Settings, sa
         if min(counts) < settings.min_piece_frames:
             continue
         askable = _askable(events, excerpts[order.index(about)], rate)
-        if clip.called is not None and askable:
+        if clip.display_name is not None and askable:
             which = rng.choice(tuple(askable))
             return _put(clip, partner, timeline, which, askable[which], sampled_frames)
-        if (clip.called is None or not clip.events) and _tells(shown_part(clip, timeline)):
+        if (clip.display_name is None or not clip.events) and _tells(shown_part(clip, timeline)):
             return _unwritten(clip, partner, timeline, sampled_frames)
     detail = (
         f"with {partner.clip_id}: no cut into pieces of {settings.min_piece_s} to {settings.max_piece_s} s, of {settings.max_clip_s} s"
@@ -193,7 +193,7 @@ def ask(clip: Clip, which: str) -> str:
     """The question about the clip, which is named by its only subject, else by its class."""
     when = f"{which} " if which else ""
     if len(clip.subjects) == 1 or clip.label is None:
-        return f"what does the {clip.called} do {when}?"
+        return f"what does the {clip.display_name} do {when}?"
     return f'What happens {when}in the video that shows "{spoken(clip.label)}"?'
 
 
@@ -205,7 +205,7 @@ def spoken(label: str) -> str:
 def _put(clip: Clip, partner: Partner, timeline: Timeline, which: str, event: Event, sampled_frames: int) -> Sample:
     key, question, events = f"{clip.clip_id}+{partner.clip_id}/{which or 'only'}", ask(clip, which), (event.caption,)
     trace = Trace(
-        thinking=clip.caption or clip.told,
+        thinking=clip.caption or clip.event_summary,
         answer=event.caption,
         brief_thinking=clip.brief_thinking,
         careless_answer=vague(event.caption),
@@ -233,7 +233,7 @@ def shown_part(clip: Clip, timeline: Timeline) -> Clip:
 def with_question(sample: Sample, clip: Clip, question: str, answer: str) -> Sample:
     """The sample with a written question about ``clip`` instead of the template's."""
     shown = shown_part(clip, sample.timeline)
-    thinking = shown.caption or shown.told
+    thinking = shown.caption or shown.event_summary
     return sample.model_copy(
         update={
             "sample_id": f"{sample.sample_id.rpartition('/')[0]}/written",

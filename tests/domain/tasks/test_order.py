@@ -116,7 +116,7 @@ def test_then_is_said_only_of_what_starts_when_the_rest_is_over() -> None:
     captions = {"a": "a man talks", "b": "a dog barks", "c": "a door opens"}
 
     def told(*times: tuple[float, float]) -> str:
-        return _clip(tuple(e.model_copy(update={"caption": captions[e.caption]}) for e in _events(*times))).told
+        return _clip(tuple(e.model_copy(update={"caption": captions[e.caption]}) for e in _events(*times))).event_summary
 
     assert told((0, 1), (1, 2), (3, 4)) == "a man talks then a dog barks then a door opens"
     assert told((0, 3), (0, 1), (1, 2)) == "a man talks and a dog barks and a door opens"

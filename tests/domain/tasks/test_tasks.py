@@ -154,8 +154,8 @@ def test_mixed_samples_show_every_piece_of_two_unlike_clips() -> None:
         assert first.label != second.label
         assert first.subjects[0].attributes != second.subjects[0].attributes
         assert min(segment_counts(sample.timeline, sample_indices(sample.timeline.frames, 8))) >= 2
-        asked = by_id[sample.clip_id].called
-        other = next(by_id[n] for n in sample.timeline.clip_ids if n != sample.clip_id).called
+        asked = by_id[sample.clip_id].display_name
+        other = next(by_id[n] for n in sample.timeline.clip_ids if n != sample.clip_id).display_name
         assert asked is not None
         assert asked in sample.question
         assert other not in sample.question
