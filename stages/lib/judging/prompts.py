@@ -161,7 +161,7 @@ def _form(name: str, kind: str, system: str, about: str = "") -> Form:
 
 
 def _marking(marking: Marking, title: str) -> Form:
-    system = marking.asked + FENCED + marking.rule + _AS_JSON + _TAILS[marking.scale]
+    system = marking.preamble + FENCED + marking.rule + _AS_JSON + _TAILS[marking.scale]
     return _form(marking.name, marking.scale, system, f"{title}.")
 
 

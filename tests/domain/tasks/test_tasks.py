@@ -121,7 +121,7 @@ def test_an_event_that_another_one_gives_away_is_filtered() -> None:
 def test_filter_rules_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ValidationError, match="need 0 <= min_s <= max_s"):
         _dark(min_s=5, max_s=2)
-    with pytest.raises(ValidationError, match="'\\(' is no regular expression"):
+    with pytest.raises(ValidationError, match="'\\(' is not a regular expression"):
         _dark(forbidden=["("])
 
 
