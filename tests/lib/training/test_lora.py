@@ -154,11 +154,11 @@ def test_targets_stay_in_their_tower_and_fresh_adapters_change_nothing(family: s
     [
         (
             "q_porj",
-            r"lora.targets: 'q_porj' is no linear layer of this model; choose among down_proj, gate_proj, k_proj, .*visual.qkv",
+            r"lora.targets: 'q_porj' is not a linear layer of this model; choose among down_proj, gate_proj, k_proj, .*visual.qkv",
         ),
-        ("proj", r"lora.targets: 'proj' is no linear layer"),  # of the vision tower only, and no part of `q_proj`
-        ("lm_head", r"lora.targets: 'lm_head' is no linear layer"),
-        ("visual.q_proj", r"lora.targets: 'visual.q_proj' is no linear layer"),
+        ("proj", r"lora.targets: 'proj' is not a linear layer"),  # of the vision tower only, and no part of `q_proj`
+        ("lm_head", r"lora.targets: 'lm_head' is not a linear layer"),
+        ("visual.q_proj", r"lora.targets: 'visual.q_proj' is not a linear layer"),
     ],
 )
 def test_a_target_that_is_not_there(target: str, message: str) -> None:
@@ -169,7 +169,7 @@ def test_a_target_that_is_not_there(target: str, message: str) -> None:
 
 def test_training_refuses_a_target_that_is_not_there(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:
     for train in (sft, grpo):
-        with pytest.raises(ValueError, match=r"lora.targets: 'wq' is no linear layer"):
+        with pytest.raises(ValueError, match=r"lora.targets: 'wq' is not a linear layer"):
             train(folder, examples, tmp_path, seen, lora=LORA | {"targets": ["wq"]})
 
 
