@@ -65,7 +65,9 @@ def test_the_schema_is_closed_and_asks_for_every_key(form: Form) -> None:
 
 
 def test_a_task_that_is_not_marked_is_not_asked_about() -> None:
-    with pytest.raises(ValueError, match="mcqa: a judge has no instruction to mark by 'right'; add a `marking` of that scale to its Task"):
+    with pytest.raises(
+        ValueError, match="mcqa: a judge has no instruction to mark by 'right'; add a `marking` of that scale to its Task"
+    ):
         ask_right(SAMPLES["mcqa"], REPLY)
     with pytest.raises(ValueError, match="mix_vid_qa: a judge has no instruction to mark by 'covers'"):
         ask_covers(SAMPLES["mix_vid_qa"], REPLY)

@@ -138,7 +138,7 @@ def test_a_joint_that_lost_a_packet_is_never_silently_wrong(make: Make, tmp_path
             assert found.problem is not None
             assert found.problem.reason in ("damaged", "frame-count")
             continue
-        numbers = read_numbers(read_frames(joined, range(found.media.frames), known=probe(joined))[0])
+        numbers = read_numbers(read_frames(joined, range(found.media.frames), facts=probe(joined))[0])
         assert numbers == [*range(found.media.frames - 60), *range(60)]
 
 

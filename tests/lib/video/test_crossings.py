@@ -82,9 +82,9 @@ def _check(crossing: Crossing, path: Path, found: Finding, monkeypatch: pytest.M
     jumps = [FRAMES - 1, 0, 31, 30, 29, 7, 31]
     for most in (0, reader.DECORD_PIXELS):  # a large file is PyAV's, a small one decord's where decord is right
         monkeypatch.setattr(reader, "DECORD_PIXELS", most)
-        assert read_blocks(read_frames(path, in_order, known=facts)[0]) == in_order
-        assert read_blocks(read_frames(path, jumps, known=probe(path))[0]) == jumps
-    shown = read_blocks(read_frames(path, [facts.frame_at(slot) for slot in range(facts.slots)], known=facts)[0])
+        assert read_blocks(read_frames(path, in_order, facts=facts)[0]) == in_order
+        assert read_blocks(read_frames(path, jumps, facts=probe(path))[0]) == jumps
+    shown = read_blocks(read_frames(path, [facts.frame_at(slot) for slot in range(facts.slots)], facts=facts)[0])
     _on_display(crossing, shown, facts)
     # Without ingest, which decodes everything, a time that only the decoder knows to be wrong may cost two frames their slots.
     frames = load_at(path, None, facts.slots, None)

@@ -57,7 +57,7 @@ def test_frames_are_those_of_ffmpeg(name: str, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(reader, "DECORD_PIXELS", most)
         for start in range(0, facts.frames, 150):
             numbers = range(start, min(start + 150, facts.frames))
-            _agree(_small(read_frames(path, numbers, known=facts)[0]), truth, numbers)
+            _agree(_small(read_frames(path, numbers, facts=facts)[0]), truth, numbers)
     few = load_at(path, None, 16, None)
     _agree(_small(few.pixels), truth, [facts.frame_at(slot) for slot in few.indices])
 
