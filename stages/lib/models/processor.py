@@ -204,7 +204,7 @@ def refuse_unfit(processor: ProcessorMixin, frames: Frames, sample: str | None =
     count, height, width = frames.pixels.shape[:3]
     name = "" if sample is None else f"sample {sample!r}: "
     if isinstance(video, Qwen3VLVideoProcessor) and count < video.temporal_patch_size:
-        raise UnfitFramesError(f"{name}frames: {count}, and Qwen3-VL needs at least {video.temporal_patch_size}; pass it twice")
+        raise UnfitFramesError(f"{name}frames: {count}, and Qwen3-VL takes at least {video.temporal_patch_size}; pass it twice")
     if max(height, width) > _LONGEST * min(height, width):
         raise UnfitFramesError(
             f"{name}frames: {width} x {height} px, one side more than {_LONGEST} times the other, which no model here takes; crop the"

@@ -78,7 +78,7 @@ def put(folder: Path, name: str, text: str, *videos: str) -> Path:
 
 
 def test_a_format_that_is_not_read_is_answered_with_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"^ingest\.format: 'coins' is not a format that is read; name one of jsonl, coin, "):
+    with pytest.raises(SourceError, match=r"^ingest\.format: 'coins' is not a supported format; set one of jsonl, coin, "):
         read(tmp_path, "coins")
 
 
@@ -315,7 +315,7 @@ def test_two_files_of_one_name_are_not_guessed_between(tmp_path: Path) -> None:
         ("coin", "COIN.json", "{", "COIN.json: not JSON"),
         ("activitynet_captions", "train.json", '{"a": 1}\n{"b": 2}', "these are JSON lines, not a JSON document"),
         ("vidbridge_r1", "train.jsonl", '[\n{"video": "a.mp4"}\n]', "this is a JSON document .*, not JSON lines"),
-        ("coin", "COIN.json", '{"database": []}', "database is no object with an entry for each video"),
+        ("coin", "COIN.json", '{"database": []}', "database is not an object with an entry for each video"),
         ("kinetics", "kinetics.csv", "label,split\n", "line 1: no column youtube_id, time_start, time_end"),
         ("activitynet_captions", "other.json", "{}", "has no train.json"),
     ],

@@ -226,7 +226,7 @@ def test_names_are_made_from_the_video(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_used(missing: str, tmp_path: Path) -> None:
     folder = tmp_path / "gone" if missing == "folder" else tmp_path
     message = (
-        "is no folder; name one with videos" if missing == "folder" else "has no annotations.jsonl; write one JSON object a line"
+        "is not a folder; name one with videos" if missing == "folder" else "has no annotations.jsonl; write one JSON object a line"
     )
     with pytest.raises(SourceError, match=rf"ingest\.source: {re.escape(repr(str(folder)))} {message}"):
         read_annotations(folder)

@@ -225,7 +225,7 @@ def test_a_policy_that_rounding_takes_away_is_named(tmp_path: Path, caplog: pyte
                 weights.fill_(1e-6)
     with caplog.at_level(logging.WARNING):
         save_merged(model, model.state_dict(), tmp_path / "checkpoint-9")
-    assert "checkpoint-9: rounding to the weights' precision took" in caplog.text
+    assert "checkpoint-9: rounding to the weights' precision lost" in caplog.text
 
 
 @pytest.mark.slow
