@@ -144,9 +144,9 @@ def prepare_model(model: PreTrainedModel, processor: ProcessorMixin) -> PreTrain
     # checkpoint.
     model.generation_config = plain_generation(model, processor)
     without_dropout(model)
-    model.config.use_cache = (
-        True  # training says False and saved it so; whoever serves the weights would compute every prefix again
-    )
+    # Training sets and saves False, with which a server of the weights would recompute every
+    # prefix.
+    model.config.use_cache = True
     # Saved names of weights follow how they were loaded, and loading under ZeRO-3 invents a prefix
     # ("model.model."). Without this record the names are always those of the published weights.
     if hasattr(model, "_weight_conversions"):

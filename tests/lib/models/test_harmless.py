@@ -96,7 +96,8 @@ def test_what_could_run_code_is_one_sentence(folder: Path, damage: Callable[[Pat
 
 @pytest.mark.parametrize("damage", [code, processor_code])
 def test_nobody_is_asked_on_a_terminal(folder: Path, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers asks "Do you wish to run the custom code? [y/N]" where trust_remote_code is left out; y ran it."""
+    """transformers prompts "Do you wish to run the custom code? [y/N]" where trust_remote_code is
+    left out; y ran it."""
     damage(folder)
     main, terminal = pty.openpty()
     os.write(main, b"y\ny\ny\n")

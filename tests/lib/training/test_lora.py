@@ -1,4 +1,5 @@
-"""Adapters change what they are told to and nothing else, and what is saved is an ordinary model that says what they say."""
+"""Adapters change their targets and nothing else, and the saved model is an ordinary one with the
+same outputs."""
 
 from __future__ import annotations
 
@@ -188,7 +189,8 @@ def test_adapters_of_another_row_are_not_resumed_from(tmp_path: Path) -> None:
 
 
 def state_of(precision: torch.dtype, size: float) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """A layer's frozen weights and bias with adapters that change them by about ``size``, and what comes of it, exactly."""
+    """A layer's frozen weights and bias with adapters that change them by about ``size``, and what
+    comes of it, exactly."""
     torch.manual_seed(3)
     weight, up, down = torch.randn(8, 6).to(precision), torch.randn(8, 2) * size, torch.randn(2, 6)
     layer = "base_model.model.model.language_model.layers.0.self_attn.q_proj"
@@ -253,7 +255,8 @@ def test_adapters_train_on_two_ranks(folder: Path, tmp_path: Path, stage: int) -
         assert told[name]["trained_parameters"] == 2 * 4 * (64 + 64 + 64 + 64)
         final = tmp_path / name / "out/final"
         assert moved(start, final) == matrices_of(folder, few["targets"])
-        # Gathered from both processes and merged here, against PEFT's way of putting the saved adapters on the start model.
+        # Gathered from both processes and merged here, against PEFT's way of putting the saved
+        # adapters on the start model.
         model, processor = load_model(start, "fp32")
         attached = PeftModel.from_pretrained(model, str(tmp_path / name / "scratch/state/checkpoint-2"))
         assert torch.allclose(logits(attached, processor), logits(load_model(final, "fp32")[0], processor), atol=1e-5)

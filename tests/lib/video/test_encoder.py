@@ -1,4 +1,4 @@
-"""What is written: the same bytes every time, by commands that ffmpeg-python built, and clear errors."""
+"""Encoding: the same bytes every time, by commands that ffmpeg-python built, and clear errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No wrong frame: whatever the container and the codec, frame n is frame n."""
+"""No wrong frame: for every container and codec, frame n is frame n."""
 
 from __future__ import annotations
 
