@@ -150,7 +150,7 @@ def reading(files: Sequence[File], rounds: int) -> list[str]:
     for file in files:
         indices = sample_indices(file.facts.frames, SAMPLED)
         readers: dict[str, Callable[[Path, Sequence[int]], Pixels]] = {
-            "ours": lambda path, wanted, facts=file.facts: read_frames(path, wanted, known=facts)[0],
+            "ours": lambda path, wanted, facts=file.facts: read_frames(path, wanted, facts=facts)[0],
             "decord": with_decord,
             "pyav": with_pyav,
         }
@@ -233,11 +233,11 @@ def edits(first: File, second: File, rounds: int) -> list[str]:
 
     def both() -> None:
         for file in (first, second):
-            read_frames(file.path, sample_indices(file.facts.frames, SAMPLED // 2), known=file.facts)
+            read_frames(file.path, sample_indices(file.facts.frames, SAMPLED // 2), facts=file.facts)
 
     taken = medians(
         {
-            "one": lambda: read_frames(first.path, sample_indices(first.facts.frames, SAMPLED), known=first.facts),
+            "one": lambda: read_frames(first.path, sample_indices(first.facts.frames, SAMPLED), facts=first.facts),
             "masked": load(masked),
             "two": both,
             "mixed": load(mixed),
@@ -425,10 +425,10 @@ def flat_reading(file: File, times: int) -> str:
 
     indices = sample_indices(file.facts.frames, SAMPLED)
     for _ in range(50):
-        read_frames(file.path, indices, known=file.facts)
+        read_frames(file.path, indices, facts=file.facts)
     before = resident_mb()
     for _ in range(times):
-        read_frames(file.path, indices, known=file.facts)
+        read_frames(file.path, indices, facts=file.facts)
     return f"Resident memory after 50 reads of one clip {before:.0f} MB, after {times:,} more {resident_mb():.0f} MB."
 
 

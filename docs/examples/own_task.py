@@ -10,13 +10,13 @@ from stages.domain.core.replies import Reply
 from stages.domain.core.words import words
 from stages.domain.tasks.lexicon import facts
 from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore
-from stages.domain.tasks.task import BaseSettings, Context, Made, Task, sample_of
+from stages.domain.tasks.task import BaseSettings, Context, Task, TaskSamples, sample_of
 
 NAME = "first_colour"
 QUESTION = "which colour is the one that moves first ?"
 
 
-def make(clip: Clip, settings: BaseSettings, context: Context) -> Made:  # noqa: ARG001 - one signature for all tasks
+def make(clip: Clip, settings: BaseSettings, context: Context) -> TaskSamples:  # noqa: ARG001 - one signature for all tasks
     known = facts(clip.events[0].caption) if clip.events else None
     if not known or not known[0].colour:
         return [], [Reject(item=clip.clip_id, reason="no-colour", detail="no event, or the first one's caption names no colour")]

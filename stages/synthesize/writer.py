@@ -22,7 +22,7 @@ from stages.domain.tasks.mix_vid_qa import UNWRITTEN, shown_part, with_question
 from stages.domain.tasks.rewards import Referee
 from stages.lib.judging.batch import score_replies, usage_of
 from stages.lib.judging.build import embedder_of, judge_of
-from stages.lib.judging.endpoint import Endpoint, Speaker
+from stages.lib.judging.endpoint import Endpoint, ModelSpec
 from stages.lib.judging.prompts import Question, Rightness, ask_right
 from stages.lib.rows.jsonl import iterate_rows, write_rows
 from stages.params import TraceParams, WriterParams
@@ -95,8 +95,8 @@ class Writer:
     def __init__(self, params: WriterParams) -> None:
         where, who = place(role="WRITER"), (params.model, params.revision)
         self.params = params
-        self.propose = Endpoint(Speaker(TABLE, *who, params.temperature, params.max_tokens, params.seed), where)
-        self.check = Endpoint(Speaker(TABLE, *who, CHECK_TEMPERATURE, params.max_tokens, params.seed), where)
+        self.propose = Endpoint(ModelSpec(TABLE, *who, params.temperature, params.max_tokens, params.seed), where)
+        self.check = Endpoint(ModelSpec(TABLE, *who, CHECK_TEMPERATURE, params.max_tokens, params.seed), where)
         self.referee = (
             Referee(judge_of(params.traces.judge), embedder_of(params.traces.rewards.embedder)) if params.traces else None
         )

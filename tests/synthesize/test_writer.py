@@ -67,7 +67,7 @@ def test_a_good_question_is_kept_and_asked_of_its_own_clip(server: JudgeServer, 
     for before, after in zip(MIXED, kept, strict=True):
         assert isinstance(after, Sample)
         about = CLIPS[after.clip_id]
-        assert after.question.startswith(f"what does the {about.called} do as number ")
+        assert after.question.startswith(f"what does the {about.display_name} do as number ")
         assert after.reference in [event.caption for event in about.events]
         assert (after.timeline, after.split) == (before.timeline, before.split)
         assert after.sample_id == f"{before.sample_id.rpartition('/')[0]}/written"
@@ -99,8 +99,8 @@ BAD: dict[str, dict[str, Callable[[Asked], dict[str, Any]]]] = {
 
 def right(asked: Asked) -> str:
     """The true answer, whatever is known: the number in the question says which verb of which clip."""
-    called, number = re.match(r"what does the (.*) do as number (\d) \?", asked.inside["question"]).groups()  # type: ignore[union-attr]
-    about = next(c for c in CLIPS.values() if c.called == called)
+    display_name, number = re.match(r"what does the (.*) do as number (\d) \?", asked.inside["question"]).groups()  # type: ignore[union-attr]
+    about = next(c for c in CLIPS.values() if c.display_name == display_name)
     return about.events[int(number) - 1].caption
 
 

@@ -1,1 +1,2 @@
-"""Types and functions that every task uses: records, timelines, frames, prompts, replies, digests."""
+"""Types and functions that every task uses: records, timelines, frames, prompts, replies,
+digests."""

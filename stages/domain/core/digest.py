@@ -1,4 +1,4 @@
-"""Digest of values: one number for a table of parameters, and the seed of what is drawn by it."""
+"""Digest of parameter values, also used as the seed of random draws."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 
 def digest(value: BaseModel | Mapping[str, Any]) -> str:
-    """SHA-256 of a value's canonical JSON, the first 16 hex digits: equal digests, equal parameters."""
+    """First 16 hex digits of the SHA-256 of a value's canonical JSON; equal parameters give equal
+    digests."""
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]

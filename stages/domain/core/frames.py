@@ -1,4 +1,4 @@
-"""What a model is shown: frames of a timeline, with the numbers and times they have in it."""
+"""Frames of a timeline that a model receives, with their frame numbers and times."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Fit:
-    """How large frames are made as small as a model's processor makes them anyway, so that they can be kept in less room.
+    """Resize of all frames of a video to the size that a model's processor gives them anyway, to
+    store less.
 
     Attributes:
-        name: changes whenever what ``apply`` returns could.
-        apply: uint8 [frames, height, width, 3] to the same frames in another size; what the processor makes of them stays the same.
+        name: identifies the resize; changes whenever the output of ``apply`` could change.
+        apply: resizes uint8 [frames, height, width, 3]; the processor's output stays the same.
     """
 
     name: str
@@ -26,12 +27,15 @@ class Fit:
 
 @dataclass(frozen=True)
 class Shrink:
-    """How frames are made as small as a model's processor makes them anyway, one after the other: those of a large video are then never
-    in memory together.
+    """Resize of single frames to the size that a model's processor gives them anyway.
+
+    Frames are resized one at a time, so the full-size frames of a large video are never in memory
+    together.
 
     Attributes:
-        size: how many frames a video is shown with, and their height and width, to the height and width they are made.
-        apply: uint8 [height, width, 3] and the height and width to make of it; what the processor makes of the frames stays the same.
+        size: maps (number of sampled frames, height, width) to the target (height, width).
+        apply: resizes uint8 [height, width, 3] to (height, width); the processor's output stays the
+            same.
     """
 
     size: Callable[[int, int, int], tuple[int, int]]
@@ -45,8 +49,8 @@ class Frames:
     Attributes:
         pixels: uint8 RGB, shape [frames, height, width, 3], read-only.
         indices: frame number of each in the timeline.
-        total: how many frames the whole timeline has.
-        rate: frames a second of the timeline.
+        total: number of frames in the whole timeline.
+        rate: frames per second of the timeline.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -58,7 +62,7 @@ class Frames:
         if self.pixels.ndim != 4 or self.pixels.shape[-1] != 3 or self.pixels.dtype != np.uint8:
             raise ValueError(f"pixels: shape {self.pixels.shape}, {self.pixels.dtype}; need uint8 [frames, height, width, 3]")
         if len(self.indices) != len(self.pixels):
-            raise ValueError(f"indices: {len(self.indices)} for {len(self.pixels)} frames; give one a frame")
+            raise ValueError(f"indices: {len(self.indices)} for {len(self.pixels)} frames; pass one per frame")
         self.pixels.setflags(write=False)
 
     @property
@@ -68,12 +72,15 @@ class Frames:
 
 
 def blank(frames: Frames) -> Frames:
-    """The same, all black: what is still earned is earned without the video."""
+    """Return the same frames, all black: a reward still earned does not come from the video."""
     return replace(frames, pixels=np.zeros_like(frames.pixels))
 
 
 def shuffled(frames: Frames, seed: str) -> Frames:
-    """The same pictures at the same times, in another order; a single frame, or two of which are equal, may look as before."""
+    """Return the same pictures in another order, at the same times.
+
+    A single frame stays as it is, and equal pictures may change places unseen.
+    """
     order = list(range(len(frames.pixels)))
     while len(order) > 1 and order == sorted(order):
         Random(f"{seed}/{len(order)}").shuffle(order)

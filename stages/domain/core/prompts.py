@@ -1,4 +1,4 @@
-"""The one rendering of a sample as a prompt that SFT, GRPO, evaluation and prediction share."""
+"""Rendering of a sample as a prompt, shared by SFT, GRPO, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ class PromptTexts(Record):
     """Instructions that follow the question (``prompt`` in ``params.yaml``)."""
 
     instruction: str = Field(min_length=1)
-    #: Where the thinking is to be an analysis of the subjects as JSON.
+    #: Instruction of samples whose thinking must be an analysis of the subjects as JSON.
     structured_instruction: str = Field(min_length=1)
-    #: How one choice of a multiple-choice question is written, with ``{letter}`` and ``{option}`` in it.
+    #: Template of one option of a multiple-choice question; contains ``{letter}`` and ``{option}``
+    #: once each.
     option: str
 
     @model_validator(mode="after")
@@ -24,8 +25,8 @@ class PromptTexts(Record):
 
 
 def render_question(question: str, options: tuple[str, ...], texts: PromptTexts) -> str:
-    """The question, followed by its options, each written as ``texts.option`` says."""
-    # Replaced one after the other, since an option may itself hold braces.
+    """Render the question, followed by its options, each in the form of ``texts.option``."""
+    # Two replacements instead of one format(), since an option may itself contain braces.
     lettered = [
         texts.option.replace("{letter}", chr(ord("A") + i)).replace("{option}", option, 1) for i, option in enumerate(options)
     ]
@@ -33,7 +34,10 @@ def render_question(question: str, options: tuple[str, ...], texts: PromptTexts)
 
 
 def render_prompt(question: str, texts: PromptTexts, *, analysed: bool = False) -> str:
-    """The user's text: question, line break, instruction. ``analysed``: the thinking is to be an analysis of the subjects."""
+    """Render the user message: question, line break, instruction.
+
+    ``analysed``: the thinking must be an analysis of the subjects.
+    """
     instruction = texts.structured_instruction if analysed else texts.instruction
     return f"{question}\n{instruction}"
 

@@ -1,4 +1,4 @@
-"""The one parser of ``<think>…</think><answer>…</answer>`` that rewards, evaluation and prediction share.
+"""Parser of ``<think>…</think><answer>…</answer>``, shared by rewards, evaluation and prediction.
 
 Example record: ``<think>the red bar rises then grows</think><answer>the red bar rises</answer>``
 """
@@ -23,10 +23,10 @@ class Reply(NamedTuple):
 
 
 def parse_reply(text: str) -> Reply | None:
-    """The parts of a well-formed reply, stripped; None when the format gate closes.
+    """Parse a well-formed reply into its stripped parts; None if the reply fails the format gate.
 
-    Well-formed: exactly one think block, then exactly one answer block, nothing but white space around them, an answer
-    that is not empty.
+    Well-formed: exactly one think block, then exactly one answer block that is not empty, and only
+    white space around them.
     """
     match = _REPLY.fullmatch(text)
     if match is None or any(text.count(tag) != 1 for tag in _TAGS):
@@ -36,19 +36,20 @@ def parse_reply(text: str) -> Reply | None:
 
 
 _OPENED = re.compile(r"(?:<think>\s*(?:</think>\s*)?|</think>\s*)?(?:<answer>\s*)?\Z")
-_NOTHING_THOUGHT = re.compile(r"\A\s*<think>\s*</think>(?=\s*<think>)")
+_EMPTY_THINKING = re.compile(r"\A\s*<think>\s*</think>(?=\s*<think>)")
 
 
 def opened_by(prompt: str) -> str:
-    """The tags that a rendered prompt ends with, which belong to the reply: ``<think>``, an empty think block; mostly none.
+    """Tags at the end of a rendered prompt that belong to the reply: ``<think>``, an empty think
+    block; mostly none.
 
-    They come with the white space behind them.
+    White space behind them is included.
     """
-    found = _OPENED.search(prompt)
-    return found[0] if found else ""
+    match = _OPENED.search(prompt)
+    return match[0] if match else ""
 
 
-#: End tokens of common models, where whoever served the model did not take them away.
+#: End tokens of common models, for servers that do not strip them.
 _END_TOKENS = (
     "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end|>", "<|end_of_text|>", "</s>", "<eos>", "<end_of_turn>", "<｜end▁of▁sentence｜>"
 )  # fmt: skip
@@ -57,18 +58,19 @@ _ANSWERED = re.compile(r"[^<]*(?:<(?!/?answer>)[^<]*)*<answer>(?P<answer>.*?)</a
 
 
 def final_answer(text: str) -> str | None:
-    """What a reply answers once its reasoning is taken away; None when that cannot be told, or nothing is left.
+    """Extract the answer of a reply, without its reasoning; None if it is ambiguous or empty.
 
-    Evaluation asks this, of any model; training asks :func:`parse_reply`, which is stricter: of what that accepts, this reads the same
-    answer. The reasoning is all up to ``</think>``, whether the reply opens that block or its template did, and what stands before an
-    answer block that ends the reply. Without a block, the whole text is the answer. An empty block in front of another, which a template
-    puts there, and a literal end token at the end are taken away. A block that never ends, one that stands there twice, and text behind
-    an answer block cannot be told.
+    Evaluation uses this on replies of any model. Training uses :func:`parse_reply`, which is
+    stricter; of a reply that it accepts, both read the same answer. Reasoning is everything up to
+    ``</think>``, whether the reply or its template opened that block, and any text before an answer
+    block that ends the reply. Without an answer block, the whole rest is the answer. Dropped: an
+    empty think block in front of another one (templates add it), and literal end tokens at the end.
+    Ambiguous: a block that never ends, a block that occurs twice, and text behind an answer block.
     """
     text = text.rstrip()
     while text.endswith(_END_TOKENS):
         text = next(text.removesuffix(token) for token in _END_TOKENS if text.endswith(token)).rstrip()
-    text = _NOTHING_THOUGHT.sub("", text, count=1)
+    text = _EMPTY_THINKING.sub("", text, count=1)
     if (match := _THOUGHT.fullmatch(text)) is not None and "<think>" not in match["thinking"]:
         text = match["rest"]
     if "<think>" in text or "</think>" in text:
@@ -80,18 +82,20 @@ def final_answer(text: str) -> str | None:
 
 
 def render_reply(thinking: str, answer: str) -> str:
-    """The text that :func:`parse_reply` reads back."""
+    """Render a reply that :func:`parse_reply` reads back."""
     return f"<think>{thinking}</think><answer>{answer}</answer>"
 
 
 class Analysis(Record):
-    """The structured thinking of VideoCap-R1: ``{"subjects": [{"name", "attributes", "actions"}]}``."""
+    """The structured thinking of VideoCap-R1: ``{"subjects": [{"name", "attributes",
+    "actions"}]}``."""
 
     subjects: tuple[Subject, ...]
 
 
 def parse_analysis(thinking: str) -> Analysis | None:
-    """The structured thinking; None when it is not JSON of that shape (which closes the format gate of the task)."""
+    """Parse a structured thinking; None if it is not JSON of that shape (the reply then fails the
+    task's format gate)."""
     try:
         return Analysis.model_validate_json(thinking)
     except ValidationError:
@@ -99,11 +103,12 @@ def parse_analysis(thinking: str) -> Analysis | None:
 
 
 def render_analysis(subjects: tuple[Subject, ...]) -> str:
-    """Compact JSON that :func:`parse_analysis` reads back."""
+    """Render compact JSON that :func:`parse_analysis` reads back."""
     return json.dumps({"subjects": [subject.model_dump(mode="json") for subject in subjects]}, separators=(",", ":"))
 
 
-#: Runs of punctuation and keys in :func:`render_analysis` that a small tokenizer had better see as one token each.
+#: Runs of punctuation and keys in :func:`render_analysis`; a small tokenizer makes each of them one
+#: token.
 ANALYSIS_SCAFFOLDING: tuple[str, ...] = (
     '{"subjects":[{"name":"',
     '","attributes":["',

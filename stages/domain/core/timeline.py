@@ -1,7 +1,8 @@
-"""Exact time and edits: which frame of which clip a frame of a timeline shows, and which frames are dark.
+"""Exact time and edits of timelines: the clip and frame that each timeline frame shows, and the
+dark frames.
 
-An edit returns a new :class:`~stages.domain.core.records.Timeline`; nothing here reads a video. Frames are integers and ranges are
-half-open throughout.
+An edit returns a new :class:`~stages.domain.core.records.Timeline`; nothing here reads a video.
+Frames are integers and ranges are half-open throughout.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from stages.domain.core.records import Segment, Span, Timeline
 
 
 class Source(NamedTuple):
-    """What one frame of a timeline shows: frame ``frame`` of clip ``clip_id``, blacked out when ``dark``."""
+    """Origin of one timeline frame: frame ``frame`` of clip ``clip_id``, blacked out if
+    ``dark``."""
 
     clip_id: str
     frame: int
@@ -23,12 +25,12 @@ class Source(NamedTuple):
 
 
 def plain(clip_id: str, frames: int, rate: Fraction) -> Timeline:
-    """The whole clip, unedited."""
+    """Return the timeline of a whole clip, unedited."""
     return Timeline(rate=rate, segments=(Segment(clip_id=clip_id, span=Span(start=0, stop=frames)),))
 
 
 def mask(timeline: Timeline, span: Span) -> Timeline:
-    """The timeline with ``span`` (in its own frames) blacked out; length and timing stay.
+    """Return the timeline with ``span`` (in timeline frames) blacked out; length and timing stay.
 
     Raises:
         ValueError: the span reaches beyond the timeline.
@@ -54,15 +56,17 @@ def cut(frames: int, pieces: Sequence[int]) -> tuple[Span, ...]:
 
 
 def piece_lengths(frames: int, shortest: int, longest: int, rng: Random) -> tuple[int, ...] | None:
-    """Random piece lengths in ``[shortest, longest]`` frames that add up to ``frames``; None when there are none.
+    """Draw piece lengths in ``[shortest, longest]`` frames that add up to ``frames``; None if none
+    exist.
 
-    Every piece is drawn among the lengths that still let the rest be cut.
+    Each piece is drawn among the lengths that leave a remainder that can still be cut.
     """
     lengths: list[int] = []
     left = frames
     while left:
         rest = [(left - n, n) for n in range(shortest, min(longest, left) + 1)]
-        # What is left after this piece must be 0 or splittable: k pieces reach every total in [k*shortest, k*longest].
+        # The remainder after this piece must be 0 or splittable: k pieces reach every total in
+        # [k*shortest, k*longest].
         possible = [n for remainder, n in rest if remainder == 0 or -(-remainder // longest) <= remainder // shortest]
         if not possible:
             return None
@@ -73,7 +77,8 @@ def piece_lengths(frames: int, shortest: int, longest: int, rng: Random) -> tupl
 
 
 def interleave(first: Sequence[Segment], second: Sequence[Segment], rate: Fraction) -> Timeline:
-    """A1 B1 A2 B2 …: the pieces of two clips in turn; what is left of the longer list follows in order."""
+    """Interleave the pieces of two clips, A1 B1 A2 B2 …; the rest of the longer list follows in
+    order."""
     segments: list[Segment] = []
     for index in range(max(len(first), len(second))):
         segments += [pieces[index] for pieces in (first, second) if index < len(pieces)]
@@ -81,12 +86,13 @@ def interleave(first: Sequence[Segment], second: Sequence[Segment], rate: Fracti
 
 
 def sample_indices(total: int, count: int) -> tuple[int, ...]:
-    """``count`` frame numbers spread evenly over ``[0, total)``, the first and the last included, by integer arithmetic.
+    """Spread ``count`` frame numbers evenly over ``[0, total)``, first and last included, by
+    integer arithmetic.
 
-    Rounds half up. A timeline shorter than ``count`` shows some frames twice.
+    Rounds half up. In a timeline shorter than ``count``, some frames occur twice.
 
     Raises:
-        ValueError: fewer than one frame, or fewer than two asked for.
+        ValueError: ``total`` is below 1, or ``count`` below 2.
     """
     if total < 1 or count < 2:
         raise ValueError(f"cannot spread {count} samples over {total} frames; need at least 2 samples and 1 frame")
@@ -94,7 +100,7 @@ def sample_indices(total: int, count: int) -> tuple[int, ...]:
 
 
 def resolve(timeline: Timeline, indices: Sequence[int]) -> tuple[Source, ...]:
-    """What each of these frames of the timeline shows.
+    """Look up the origin of each of these timeline frames.
 
     Raises:
         IndexError: an index outside ``[0, timeline.frames)``.
@@ -114,20 +120,22 @@ def resolve(timeline: Timeline, indices: Sequence[int]) -> tuple[Source, ...]:
 
 
 def conformed_frames(frames: int, rate: Fraction, to: Fraction) -> int:
-    """How many frames a clip of ``frames`` at ``rate`` has when it is conformed to another rate; at least one."""
+    """Number of frames of a clip of ``frames`` at ``rate`` once it is conformed to rate ``to``; at
+    least one."""
     return max(1, int(frames * to / rate))
 
 
 def conformed_frame(number: int, frames: int, rate: Fraction, to: Fraction) -> int:
-    """Which of a clip's ``frames`` at ``rate`` is on display in the middle of frame ``number`` of that clip conformed to rate ``to``.
+    """Number of the clip's frame (of ``frames`` at ``rate``) that frame ``number`` of the clip
+    conformed to rate ``to`` shows.
 
-    At equal rates it is ``number`` itself.
+    It is the frame displayed in the middle of frame ``number``; at equal rates ``number`` itself.
     """
     return min(frames - 1, int((2 * number + 1) * rate / (2 * to)))
 
 
 def segment_counts(timeline: Timeline, indices: Sequence[int]) -> tuple[int, ...]:
-    """How many of these frames fall into each segment, in order of the segments."""
+    """Count how many of these frames fall into each segment, in order of the segments."""
     counts, start = [], 0
     for segment in timeline.segments:
         stop = start + segment.span.frames

@@ -1,1 +1,1 @@
-"""Rewards over a group and what they are watched by: shaping, gauges, difficulty, rollouts."""
+"""Rewards of groups of rollouts, and their monitoring: shaping, gauges, difficulty, rollouts."""

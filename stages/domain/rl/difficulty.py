@@ -1,7 +1,8 @@
-"""Which samples are worth training on, told from rollouts of the policy that training starts from.
+"""Selection of samples worth training on, by rollouts of the policy that training starts from.
 
-A group whose rollouts all score the same has no advantage anywhere, so its sample teaches nothing. VidBridge-R1 drops samples that are
-always right, and captions (whose scores are graded) that hardly vary. What is always wrong stays: training may change that.
+A group whose rollouts all score the same has advantage 0 everywhere, so its sample teaches nothing.
+VidBridge-R1 drops samples that are always right, and captions (whose scores are graded) that hardly
+vary. Samples that are always wrong stay: training may change that.
 """
 
 from __future__ import annotations
@@ -18,19 +19,21 @@ from stages.domain.rl.groups import exceeds, paid_alike
 from stages.domain.tasks import task_of
 
 Verdict = Literal["kept", "not-judged", "always-right", "never-moves"]
-#: Verdicts under which a sample stays: what no judge could say is never held against it.
+#: Verdicts under which a sample stays; a missing judgement never drops one.
 KEPT: tuple[Verdict, ...] = ("kept", "not-judged")
 
 
 class DropRules(Record):
     #: Drop samples of other tasks than captions whose rollouts all score the maximum.
     drop_always_right: bool
-    #: Drop captions whose rollouts' scores (shares of the maximum) have a standard deviation below this; 0 drops none.
+    #: Drop captions whose rollouts' scores (shares of the maximum) have a standard deviation below
+    #: this; 0 drops none.
     min_spread: Annotated[float, Field(ge=0)]
 
 
 class Rolled(Record):
-    """One sample's rollouts: their scores as shares of the maximum (None: not judged) and what follows from them."""
+    """One sample's rollouts: their scores as shares of the maximum (None: not judged) and what
+    follows from them."""
 
     schema_version: Literal[1] = 1
     sample_id: str
@@ -44,26 +47,28 @@ class Rolled(Record):
 
 
 def judged(sample: Sample, scores: Sequence[float | None], rules: DropRules) -> Rolled:
-    """What becomes of a sample whose rollouts got these scores.
+    """Decide whether a sample stays, by the scores of its rollouts.
 
-    ``not-judged`` says that at least one rollout has no score: nothing then holds of all of them, and the sample stays.
+    ``not-judged``: at least one rollout has no score, so no statement about all of them is
+    possible, and the sample stays.
     """
-    known = [score for score in scores if score is not None]
+    available = [score for score in scores if score is not None]
     verdict: Verdict = "kept"
-    if len(known) < len(scores):
+    if len(available) < len(scores):
         verdict = "not-judged"
     elif task_of(sample.task).answer == "caption":
-        # A graded score is judged by how much it varies, the others by whether they are always the maximum.
-        # The deviation is of the population: these are all the rollouts there are.
-        moves = not paid_alike(known) and not exceeds(rules.min_spread, pstdev(known))
+        # Graded scores must vary; other scores must not always be the maximum.
+        # Population deviation: these are all the rollouts, not a sample of them.
+        moves = not paid_alike(available) and not exceeds(rules.min_spread, pstdev(available))
         verdict = "kept" if moves or not rules.min_spread else "never-moves"
-    elif rules.drop_always_right and all(score >= 1 for score in known):
+    elif rules.drop_always_right and all(score >= 1 for score in available):
         verdict = "always-right"
     return Rolled(sample_id=sample.sample_id, task=sample.task, scores=tuple(scores), verdict=verdict)
 
 
 class TaskCounts(Record):
-    """Samples of one task. ``rolled_out`` = ``kept`` + ``always_right`` + ``never_moves``; ``not_judged`` are among the kept."""
+    """Samples of one task. ``rolled_out`` = ``kept`` + ``always_right`` + ``never_moves``;
+    ``not_judged`` are among the kept."""
 
     rolled_out: int
     kept: int
@@ -73,17 +78,17 @@ class TaskCounts(Record):
 
 
 def counts(rolled: Sequence[Rolled]) -> Mapping[TaskName, TaskCounts]:
-    """By task, in the order in which tasks first appear."""
+    """Count verdicts by task, in order of the tasks' first appearance."""
     by_task: dict[TaskName, Counter[str]] = {}
     for row in rolled:
         by_task.setdefault(row.task, Counter())[row.verdict] += 1
     return {
         task: TaskCounts(
-            rolled_out=found.total(),
-            kept=sum(found[verdict] for verdict in KEPT),
-            always_right=found["always-right"],
-            never_moves=found["never-moves"],
-            not_judged=found["not-judged"],
+            rolled_out=verdicts.total(),
+            kept=sum(verdicts[verdict] for verdict in KEPT),
+            always_right=verdicts["always-right"],
+            never_moves=verdicts["never-moves"],
+            not_judged=verdicts["not-judged"],
         )
-        for task, found in by_task.items()
+        for task, verdicts in by_task.items()
     }

@@ -1,9 +1,11 @@
-"""Gauges of reward hacking: what a policy does when it has found something else than the task that pays.
+"""Gauges of reward hacking: signs that a policy earns reward by something else than the task.
 
-Each is computed from the rollouts of one step, and is a share or a correlation, so that one threshold fits every task. None is a reward.
+Each is computed from the rollouts of one step and is a share or a correlation, so one threshold
+fits every task. None is a reward.
 
-Sources of the failures they watch for: SPEC 1 (keywords that pay, lists of guesses that pay), and what reinforcement learning of language
-models is known for (length that grows with reward; thinking that shrinks to nothing).
+Sources of the failures they watch for: SPEC 1 (keywords and lists of guesses that earn reward), and
+known failures of reinforcement learning of language models (length that grows with reward; thinking
+that shrinks to nothing).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Gauge(NamedTuple):
-    """``above``: from here on it is worth a person's look. ``means``: what to look at."""
+    """``above``: the threshold of an alarm. ``means``: the advice that goes with the alarm."""
 
     above: float
     means: str
@@ -49,60 +51,64 @@ GAUGES: dict[str, Gauge] = {
 def measure(
     samples: Sequence[Sample], replies: Sequence[str], rewards: Sequence[float | None], rules: RewardRules
 ) -> dict[str, float]:
-    """The gauges of one step; one that has nothing to be measured on is left out.
+    """Compute the gauges of one step; a gauge without data is left out.
 
     Args:
-        samples, replies, rewards: one each a rollout; rollouts on one sample are a group. A reward is None where no judge could say.
-        rules: names the temporal phrases, and how much thinking is asked for.
+        samples, replies, rewards: one of each per rollout; rollouts on one sample are a group. A
+            reward is None if it was not judged.
+        rules: sets the temporal phrases and the minimum of thinking.
     """
-    found: dict[str, float] = {}
+    gauges: dict[str, float] = {}
     parsed = [parse_reply(reply) for reply in replies]
     lengths = np.array([len(words(reply)) for reply in replies], dtype=float)
     paid = np.array([np.nan if reward is None else reward for reward in rewards], dtype=float)
     groups: dict[str, list[int]] = {}
-    for place, sample in enumerate(samples):
-        groups.setdefault(sample.sample_id, []).append(place)
+    for index, sample in enumerate(samples):
+        groups.setdefault(sample.sample_id, []).append(index)
     correlation = _within_groups(lengths, paid, list(groups.values()))
     if correlation is not None:
-        found["length_reward_correlation"] = correlation
+        gauges["length_reward_correlation"] = correlation
     scored = [paid[group].tolist() for group in groups.values() if not np.isnan(paid[group]).all()]
     if scored:
-        found["zero_variance_groups"] = _share(paid_alike(group) for group in scored)
+        gauges["zero_variance_groups"] = _share(paid_alike(group) for group in scored)
     well_formed = [(sample, reply) for sample, reply in zip(samples, parsed, strict=True) if reply is not None]
     if well_formed:
-        found["empty_thinking"] = _share(
+        gauges["empty_thinking"] = _share(
             len(words(reply.thinking)) < 2 or lacks_thinking(reply, sample, rules) for sample, reply in well_formed
         )
     one_event = [reply.answer for sample, reply in well_formed if task_of(sample.task).answer == "statement"]
     if one_event:
-        found["enumeration"] = _share(_lists(answer) for answer in one_event)
+        gauges["enumeration"] = _share(_lists(answer) for answer in one_event)
     captions = [(sample, reply.answer) for sample, reply in well_formed if task_of(sample.task).answer == "caption"]
     if captions:
-        # n events need n - 1 phrases to be told in order; one more is style, two more are stuffing.
-        found["keyword_stuffing"] = _share(
+        # Putting n events in order takes n - 1 phrases; one more is style, two more are stuffing.
+        gauges["keyword_stuffing"] = _share(
             keyword_count(answer, rules) > max(len(sample.events), 1) + 1 for sample, answer in captions
         )
-    return found
+    return gauges
 
 
 def on_other_videos(seen: float, blank: float | None, shuffled: float | None) -> dict[str, float]:
-    """What a policy earns on its prompts with another video, as a share of what it earns on theirs; nothing where it earns nothing there.
+    """Reward with a control video, as a share of the reward with the true video; empty if the
+    latter is 0.
 
     Args:
-        seen, blank, shuffled: mean share of the task's maximum with the video, a black one, and its frames shuffled. None: not known.
+        seen, blank, shuffled: mean share of the task's maximum with the video, a black one, and
+            shuffled frames. None: not measured.
     """
     controls = {"blank_video": blank, "shuffled_video": shuffled}
     return {name: earned / seen for name, earned in controls.items() if earned is not None and seen > 0}
 
 
 def judge_gap(trained_on: Sequence[float | None], held_out: Sequence[float | None]) -> dict[str, float]:
-    """By how much the judge of the training pays more than another one, on average over replies that both could judge."""
+    """Mean of the training judge's reward minus a held-out judge's, over replies that both
+    judged."""
     pairs = [(a, b) for a, b in zip(trained_on, held_out, strict=True) if a is not None and b is not None]
     return {"judge_gap": sum(a - b for a, b in pairs) / len(pairs)} if pairs else {}
 
 
 def alarms(gauges: Mapping[str, float]) -> dict[str, str]:
-    """What a person should look at: gauge to a sentence."""
+    """Gauges above their threshold, each with a sentence of advice."""
     return {
         name: f"{name} {value:.2f}, above {GAUGES[name].above:g}: {GAUGES[name].means}"
         for name, value in gauges.items()
@@ -110,31 +116,35 @@ def alarms(gauges: Mapping[str, float]) -> dict[str, str]:
     }
 
 
-def _share(found: Iterable[bool]) -> float:
-    values = list(found)
+def _share(flags: Iterable[bool]) -> float:
+    values = list(flags)
     return sum(values) / len(values)
 
 
 def _lists(answer: str) -> bool:
-    """Whether an answer names several events: an alternative, several facts of the generated world, else three parts or more."""
+    """True if an answer names several events: an alternative, several facts of the generated world,
+    else three parts or more."""
     if offers_alternatives(answer):
         return True
-    known = facts(answer)
-    if known is not None:
-        return len(set(known)) > 1
+    events = facts(answer)
+    if events is not None:
+        return len(set(events)) > 1
     return len([part for part in SEPARATORS.split(answer) if part.strip()]) > 2
 
 
 def _within_groups(lengths: Floats, paid: Floats, groups: Sequence[list[int]]) -> float | None:
-    """Pearson's correlation of length and reward, each from its own group's mean: that a prompt asks for longer replies does not count."""
+    """Pearson correlation of length and reward, each minus its group's mean; None without data.
+
+    Subtracting the mean removes the effect of prompts that need longer replies.
+    """
     deviations = []
     for group in groups:
         length, reward = lengths[group], paid[group]
-        known = ~np.isnan(reward)
-        if known.sum() > 1:
-            # Of rewards that are equal up to rounding, rounding is all that could be correlated.
-            from_mean = np.zeros(known.sum()) if paid_alike(reward.tolist()) else reward[known] - reward[known].mean()
-            deviations.append((length[known] - length[known].mean(), from_mean))
+        judged = ~np.isnan(reward)
+        if judged.sum() > 1:
+            # Rewards that are equal up to rounding would correlate by their rounding alone.
+            from_mean = np.zeros(judged.sum()) if paid_alike(reward.tolist()) else reward[judged] - reward[judged].mean()
+            deviations.append((length[judged] - length[judged].mean(), from_mean))
     if not deviations:
         return None
     x, y = (np.concatenate(side) for side in zip(*deviations, strict=True))

@@ -1,7 +1,9 @@
-"""Whether the rollouts of one prompt were paid alike: the one rule of training, dynamic sampling, gauges and the difficulty filter.
+"""Equality of the rewards of one group: one rule for training, dynamic sampling, gauges and the
+difficulty filter.
 
-A group is compared by its rewards, before any mean or spread is taken of them: what a sum in floating point has left is no difference,
-but divided by a spread that is 0 but for the same rounding it looks like one, and Adam makes a full step of it.
+Rewards are compared before any mean or standard deviation is computed. A rounding error is not a
+difference, but divided by a standard deviation that is itself a rounding error it looks like one,
+and Adam makes a full step of it.
 """
 
 from __future__ import annotations
@@ -9,23 +11,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-#: Smallest difference of two rewards that counts, as a share of the greater one where that exceeds 1. Rewards reach the trainer in single
-#: precision (6e-8 of their size), and equal ones are added up in unlike orders (.1 + .2 and .3; a part less a part), each sum a few
-#: roundings off; parts of rewards that are not rounding differ by 1e-3 or more (a share of ten events, a likeness of phrases).
+#: Smallest difference of two rewards that counts; relative to the greater one if that exceeds 1.
+#: Rewards reach the trainer in single precision (relative error 6e-8), and equal rewards may be
+#: summed in different orders (.1 + .2 and .3), each sum a few rounding errors off. Real differences
+#: are 1e-3 or more (a share of ten events, a similarity of phrases).
 RESOLUTION = 1e-6
 
 
 def paid_alike(rewards: Sequence[float | None]) -> bool:
-    """Whether nothing can be learned from comparing these: all that are known are equal, up to rounding.
+    """True if all rewards that are available are equal up to rounding, so that comparing them
+    teaches nothing.
 
     Args:
-        rewards: of the rollouts of one prompt; None or NaN where no judge could say. One known reward, or none, has nothing that it could
-            be compared with.
+        rewards: of the rollouts of one prompt; None or NaN: not judged. With one available reward,
+            or none, the result is True.
     """
-    known = [reward for reward in rewards if reward is not None and not math.isnan(reward)]
-    return not known or not exceeds(max(known), min(known))
+    available = [reward for reward in rewards if reward is not None and not math.isnan(reward)]
+    return not available or not exceeds(max(available), min(available))
 
 
 def exceeds(value: float, bound: float) -> bool:
-    """Whether `value` is greater than `bound` by more than rounding."""
+    """True if ``value`` is greater than ``bound`` by more than rounding."""
     return value - bound > RESOLUTION * max(1.0, abs(value), abs(bound))

@@ -1,4 +1,4 @@
-"""What a person reads to see what reinforcement learning learns from: the rollouts of a few prompts of a training step."""
+"""Rollouts of a few prompts of a training step, logged for people to read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from stages.domain.core.prompts import PromptTexts, sample_prompt
 from stages.domain.core.records import Record, Sample, Score, TaskName
 from stages.domain.tasks import TASK_NAMES
 
-#: Of a step's prompts, at most this many of each task are kept; of these all rollouts, since an advantage compares them.
+#: Most prompts of each task logged per step; all their rollouts are logged, since an advantage
+#: compares them.
 PROMPTS_PER_TASK = 2
 
 
@@ -20,9 +21,10 @@ class Rollout(Record):
     """One reply in training.
 
     Attributes:
-        score: what it was worth, and why.
-        paid: by objective, what it was paid before the objectives' weights; one that nobody could say is left out.
-        advantage: how much more likely the step makes it; below 0: less likely.
+        score: its score, with the reason.
+        paid: reward by objective, before the objectives' weights; an objective that was not judged
+            is left out.
+        advantage: above 0, the step makes the reply more likely; below 0, less likely.
     """
 
     score: Score
@@ -31,7 +33,7 @@ class Rollout(Record):
 
 
 class RolloutGroup(Record):
-    """All rollouts of one prompt that training step ``step`` learned from, in the order in which they were drawn."""
+    """All rollouts of one prompt that training step ``step`` learned from, in sampling order."""
 
     schema_version: Literal[1] = 1
     step: int = Field(gt=0)
@@ -45,17 +47,17 @@ class RolloutGroup(Record):
 def shown_groups(
     step: int, rollouts: Sequence[Rollout], size: int, samples: Mapping[str, Sample], texts: PromptTexts
 ) -> list[RolloutGroup]:
-    """The groups of a step that are kept, task by task.
+    """Choose the groups of a step to log, task by task.
 
-    Which they are depends on the step and on samples' ids only, never on what was said or paid.
+    The choice depends on the step and the samples' ids only, never on replies or rewards.
 
     Args:
         rollouts: all of the step; each ``size`` in a row belong to one prompt.
         samples: by id.
-        texts: what the prompts were written with.
+        texts: instructions that the prompts were rendered with.
     """
-    found = {group[0].score.sample_id: group for group in _runs(rollouts, size)}
-    drawn = sorted(found, key=lambda sample_id: Random(f"{step}/{sample_id}").random())
+    groups = {group[0].score.sample_id: group for group in _runs(rollouts, size)}
+    drawn = sorted(groups, key=lambda sample_id: Random(f"{step}/{sample_id}").random())
     kept = [i for task in TASK_NAMES for i in [i for i in drawn if samples[i].task == task][:PROMPTS_PER_TASK]]
     return [
         RolloutGroup(
@@ -64,7 +66,7 @@ def shown_groups(
             task=samples[sample_id].task,
             prompt=sample_prompt(samples[sample_id], texts),
             reference=samples[sample_id].reference,
-            rollouts=tuple(found[sample_id]),
+            rollouts=tuple(groups[sample_id]),
         )
         for sample_id in kept
     ]

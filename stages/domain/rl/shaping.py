@@ -1,7 +1,8 @@
-"""What a GRPO row may pay beside the task: replies of a wanted length, and replies that need the frames in their order.
+"""Rewards of a GRPO row beside the task's: for a desired reply length, and for replies that need
+the frames in order.
 
-Both come from Video-R1 (Feng et al., arXiv 2503.21776): its length reward, and the temporal contrast of T-GRPO. Only replies that are
-right already are paid, so neither is a way around the task.
+Both come from Video-R1 (Feng et al., arXiv 2503.21776): its length reward, and the temporal
+contrast of T-GRPO. Only replies that are already right earn them, so neither replaces the task.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class LengthReward(Record):
-    """``weight`` for a reply of ``min_words`` to ``max_words`` words, thinking and answer, that earns ``min_share`` of its task or more."""
+    """Pay ``weight`` for a reply of ``min_words`` to ``max_words`` words (thinking and answer) that
+    earns ``min_share`` of its task or more."""
 
     weight: Positive
     min_words: int = Field(ge=0)
@@ -36,8 +38,13 @@ class LengthReward(Record):
 
 
 class TemporalContrast(Record):
-    """``weight`` for the right replies (``min_share`` of the task or more) of a prompt whose replies do better than ``ratio`` times what
-    ``rollouts`` replies to the same frames in another order do. Video-R1 takes weight 0.3 and ratio 0.8; above 1 asks for more."""
+    """Pay ``weight`` for the right replies (``min_share`` of the task or more) of a prompt that
+    needs the frames in order.
+
+    A prompt needs them if its replies earn more than ``ratio`` times the mean of ``rollouts``
+    replies to the shuffled frames. Video-R1 uses weight 0.3 and ratio 0.8; a ratio above 1 is
+    stricter.
+    """
 
     weight: Positive
     ratio: Positive
@@ -46,7 +53,8 @@ class TemporalContrast(Record):
 
 
 def length_paid(score: Score, rule: LengthReward) -> float | None:
-    """1 where the rule pays, 0 where it does not, before the weight; None where no judge could say whether the reply is right."""
+    """Length reward before the weight, 1 or 0; None if no judge could tell whether the reply is
+    right."""
     if score.value is None:
         return None
     reply = parse_reply(score.reply)
@@ -56,16 +64,17 @@ def length_paid(score: Score, rule: LengthReward) -> float | None:
 
 
 def contrast_paid(ordered: Sequence[float | None], shuffled: Sequence[float | None], rule: TemporalContrast) -> list[float | None]:
-    """1 or 0, before the weight, for each reply of one prompt.
+    """Frame-order reward before the weight, 1 or 0, for each reply of one prompt.
 
     Args:
-        ordered: what share of the task each reply to the video earns; None: no judge could say, and so it stays.
-        shuffled: the same of replies to the shuffled video. Where none of them could be judged, nothing is known and nobody is paid
-            or held back: all are None.
+        ordered: share of the task that each reply to the video earns; None (not judged) stays None.
+        shuffled: the same for replies to the shuffled video. If none of them could be judged, the
+            result is None for all replies.
     """
-    known, other = ([share for share in shares if share is not None] for shares in (ordered, shuffled))
-    if not known or not other:
+    available, other = ([share for share in shares if share is not None] for shares in (ordered, shuffled))
+    if not available or not other:
         return [None] * len(ordered)
-    # Eight replies that earn .7 each earn .7000000000000001 on average, which is not more than two that do.
-    needs_order = exceeds(sum(known) / len(known), rule.ratio * sum(other) / len(other))
+    # Eight replies that earn .7 each have a mean of .7000000000000001, which is not more than that
+    # of two such replies.
+    needs_order = exceeds(sum(available) / len(available), rule.ratio * sum(other) / len(other))
     return [None if share is None else float(needs_order and not exceeds(rule.min_share, share)) for share in ordered]

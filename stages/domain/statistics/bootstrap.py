@@ -1,25 +1,32 @@
-"""How sure a mean or a difference is: the one place that every interval and every p-value comes from.
+"""Confidence intervals and p-values of means and of paired differences; all of the program's come
+from here.
 
-Samples about one video are alike, so the *units* are videos (files), never samples, and a sample may be about two of them. Everything
-is closed form: the same scores give the same bytes, whatever the seed.
+Samples about one video are correlated, so the *units* are videos (files), never samples, and a
+sample may be about two of them. Everything is closed form: the same scores give the same bytes, for
+any seed.
 
-**Means** of bounded scores: a beta interval whose number of trials is what the variance between units is worth, reduced for the few
-units it was estimated from (Korn and Graubard, *Survey Methodology* 24, 1998); of right and wrong answers about a video each it is
-Clopper and Pearson's exact one. The variance is that of leaving out one unit after the other (the jackknife). Units that were not
-drawn may be otherwise: where no more than a share u of them can be so, since else one would have been seen (u = 1 - (tail) ** (1 / units),
-the "rule of three"), the interval holds all that they could make of the mean. So scores that are all equal have an interval too.
+**Means** of bounded scores: a beta interval with an effective number of trials that follows from
+the variance between units, reduced for the small number of units behind that estimate (Korn and
+Graubard, *Survey Methodology* 24, 1998). For right and wrong answers about one video each it is
+Clopper and Pearson's exact interval. The variance is the jackknife's: leave out one unit after the
+other. Units that were not drawn may differ from all that were: at most a share u of them can,
+otherwise one would have been drawn (u = 1 - (tail) ** (1 / units), the "rule of three"), and the
+interval covers every mean that this share could cause. So scores that are all equal have an
+interval too.
 
-**Differences** of paired scores: such an interval for what is won and one for what is lost, put together with their correlation
-(MOVER: Zou and Donner, *Statistics in Medicine* 27, 2008), on the scale of the largest difference seen. Rare wins are then not taken
-for certain ones, which they are where a variance is all that is looked at.
+**Differences** of paired scores: one such interval for the wins and one for the losses, combined
+with their correlation (MOVER: Zou and Donner, *Statistics in Medicine* 27, 2008), on the scale of
+the largest difference observed. An interval from the variance alone would treat rare wins as
+certain.
 
-**p-values** are the larger of two: the level at which that interval touches 0, and the share of all ways of exchanging the two sides of
-whole units (sign flips) that give as large a difference. Where the flips do not rule chance out, the interval is stretched to 0: it
-leaves 0 out exactly where p is smaller than 1 - confidence.
+**p-values** are the larger of two: the level at which that interval touches 0, and the share of all
+exchanges of the two sides of whole units (sign flips) that give as large a difference. If the flips
+do not rule out chance, the interval is extended to 0: it excludes 0 exactly if p is smaller than 1
+- confidence.
 
-**Two units a sample** (MixVidQA): the variances of both count, and nothing is taken off for what they share, which is conservative, as
-the pigeonhole bootstrap is (Owen, *Annals of Applied Statistics* 1, 2007). Exchanging sides has no units there; p is then at least
-2 ** (1 - units / 2).
+**Two units per sample** (MixVidQA): the variances of both count, and nothing is subtracted for the
+part that they share. This is conservative, like the pigeonhole bootstrap (Owen, *Annals of Applied
+Statistics* 1, 2007). Exchanging sides has no units there; p is then at least 2 ** (1 - units / 2).
 
 Simulated coverage: ``tests/domain/tasks/test_coverage.py``.
 """
@@ -39,12 +46,13 @@ from stages.domain.core.records import Record
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-#: With so many units or fewer all exchanges of sides are counted (32,768); with more, the normal curve stands for them, whose tail is
-#: the heavier one.
+#: Up to this many units all exchanges of sides are counted (32,768); beyond it the normal
+#: distribution approximates them, which has the heavier tail.
 EXACT_UNITS = 16
-#: Scores are means of halves and thirds: equal ones may differ in the last bit.
+#: Tolerance of equality: scores are means of halves and thirds, so equal ones may differ in the
+#: last bit.
 EQUAL = 1e-9
-#: No p-value is told below this.
+#: Smallest p-value reported.
 LEAST_P = 1e-15
 
 
@@ -55,7 +63,8 @@ class Interval(Record):
 
 
 class Compared(Record):
-    """A paired difference. ``p_value``: how often chance gives one as far from 0 if there is none, both ways."""
+    """A paired difference. ``p_value``: two-sided, the probability of a difference at least as far
+    from 0 if the true one is 0."""
 
     mean: float
     low: float
@@ -69,10 +78,11 @@ class Compared(Record):
 
 @dataclass(frozen=True)
 class Design:
-    """Which units each sample is about, and which stratum it belongs to; strata count the same, and samples within one.
+    """Units and stratum of each sample. Strata have equal weight, and so have the samples within a
+    stratum.
 
     Attributes:
-        units: int [samples, most units a sample]; -1 where a sample has fewer.
+        units: int [samples, maximum of units per sample]; -1 pads samples with fewer.
         strata: int [samples], numbered from 0; a task, a source, a seed.
     """
 
@@ -81,37 +91,37 @@ class Design:
 
     @classmethod
     def of(cls, units: Sequence[Sequence[str]], strata: Sequence[str] | None = None) -> Design:
-        """From names.
+        """Build the design from names of units and strata.
 
         Raises:
-            ValueError: no sample, or one without a unit.
+            ValueError: no sample, or a sample without a unit.
         """
         if not units:
-            raise ValueError("units: empty; there is nothing to take a mean of")
+            raise ValueError("units: empty; a mean needs at least one sample")
         if not all(units):
             raise ValueError("units: a sample has none; name the video that it is about")
         numbers: dict[str, int] = {}
         table = np.full((len(units), max(len(set(names)) for names in units)), -1, dtype=np.int64)
         for row, names in enumerate(units):
-            for place, name in enumerate(dict.fromkeys(names)):
-                table[row, place] = numbers.setdefault(name, len(numbers))
-        known = {name: number for number, name in enumerate(dict.fromkeys(strata or ()))}
-        chosen = [known[name] for name in strata] if strata is not None else [0] * len(units)
-        return cls(table, np.array(chosen, dtype=np.int64))
+            for column, name in enumerate(dict.fromkeys(names)):
+                table[row, column] = numbers.setdefault(name, len(numbers))
+        stratum_numbers = {name: number for number, name in enumerate(dict.fromkeys(strata or ()))}
+        by_sample = [stratum_numbers[name] for name in strata] if strata is not None else [0] * len(units)
+        return cls(table, np.array(by_sample, dtype=np.int64))
 
     @cached_property
     def count(self) -> int:
-        """How many units there are."""
+        """Number of units."""
         return len(np.unique(self.units[self.units >= 0]))
 
     @cached_property
     def weights(self) -> Floats:
-        """What each sample counts, in all 1: float [samples]."""
+        """Weight of each sample, float [samples]; they add up to 1."""
         sizes = np.bincount(self.strata)
         return np.asarray(1.0 / (len(sizes) * sizes[self.strata]), dtype=np.float64)
 
     def means(self, column: Floats) -> Floats:
-        """The mean of ``column`` [samples] of each stratum."""
+        """Mean of ``column`` [samples] in each stratum, float [strata]."""
         return np.asarray(np.bincount(self.strata, weights=column) / np.bincount(self.strata), dtype=np.float64)
 
     @cached_property
@@ -120,33 +130,34 @@ class Design:
 
     @cached_property
     def plain(self) -> bool:
-        """A unit for each sample, and one stratum."""
+        """True if each sample has a unit of its own and there is one stratum."""
         return bool(not self.crossed and self.count == len(self.units) and self.strata.max() == 0)
 
     @cached_property
     def shares(self) -> Floats:
-        """What share of a stratum is about a unit: float [units, strata]."""
+        """Share of each stratum that is about each unit: float [units, strata]."""
         return self.totals(self.weights) * (int(self.strata.max()) + 1)
 
     @cached_property
     def effective(self) -> float:
-        """As many units of equal weight say as much (Kish)."""
+        """Effective number of units (Kish): this many of equal weight give the same information."""
         weights = self.shares.sum(axis=1)
         return float(weights.sum() ** 2 / (weights**2).sum())
 
     def totals(self, column: Floats) -> Floats:
-        """The sums of ``column`` [samples] by unit and stratum; a sample counts for each of its units."""
+        """Sums of ``column`` [samples], float [units, strata]; a sample counts for each of its
+        units."""
         strata = int(self.strata.max()) + 1
-        found = np.zeros((int(self.units.max()) + 1) * strata)
+        sums = np.zeros((int(self.units.max()) + 1) * strata)
         for units in self.units.T:
-            there = units >= 0
-            places = units[there] * strata + self.strata[there]
-            found += np.bincount(places, weights=column[there], minlength=len(found))
-        return found.reshape(-1, strata)
+            present = units >= 0
+            cells = units[present] * strata + self.strata[present]
+            sums += np.bincount(cells, weights=column[present], minlength=len(sums))
+        return sums.reshape(-1, strata)
 
     def moved(self, values: Floats) -> Floats | None:
-        """By how much leaving out each unit would move the mean, float [units]; None: a stratum has no other unit, so that nobody
-        knows."""
+        """Change of the mean if each unit were left out, float [units]; None if a stratum has a
+        single unit, which leaves it undefined."""
         if bool((self.shares >= 1 - EQUAL).any()):
             return None
         left = self.totals(self.weights * (values - self.means(values)[self.strata]))
@@ -154,10 +165,12 @@ class Design:
 
 
 def mean_interval(values: Floats, design: Design, confidence: float, most: float = 1.0) -> Interval:
-    """The mean over strata of ``values`` [samples] with its interval; where a stratum has one unit only, all that is possible.
+    """Compute the mean over strata of ``values`` [samples] with its interval.
+
+    If a stratum has one unit only, the interval is the whole possible range.
 
     Args:
-        most: the mean lies between 0 and this.
+        most: upper bound of the mean; the lower bound is 0.
     """
     part = _part(values, design, most, exact=bool(np.all((values == 0) | (values == most))))
     low, high = _ends(part, 1 - confidence)
@@ -165,11 +178,12 @@ def mean_interval(values: Floats, design: Design, confidence: float, most: float
 
 
 def compared(differences: Floats, design: Design, confidence: float, most: float = 1.0) -> Compared:
-    """The mean over strata of paired ``differences`` [samples], with interval and p-value; where a stratum has one unit only, all that is
-    possible, and 1.
+    """Compute the mean over strata of paired ``differences`` [samples], with interval and p-value.
+
+    If a stratum has one unit only, the interval is the whole possible range, and the p-value is 1.
 
     Args:
-        most: the mean lies between -most and this.
+        most: the mean lies between ``-most`` and ``most``.
     """
     differences = np.where(np.abs(differences) < EQUAL, 0.0, differences)
     scale = float(np.abs(differences).max()) or most
@@ -201,27 +215,31 @@ def compared(differences: Floats, design: Design, confidence: float, most: float
 
 
 def harmonic(first: Floats, second: Floats, design: Design) -> Floats:
-    """What each sample adds to the harmonic mean of two means (an F1 of mean recall and mean precision), to first order: float [samples].
+    """Linearise the harmonic mean of two means (an F1 of mean recall and mean precision) by sample:
+    float [samples].
 
-    Their mean is that harmonic mean itself, since doubling both means doubles it, so that it has an interval like any other mean.
+    The mean of the returned values is that harmonic mean itself, since doubling both means doubles
+    it. So it gets an interval like any other mean.
     """
-    one, two = float(design.means(first).mean()), float(design.means(second).mean())
-    if one + two == 0:
+    a, b = float(design.means(first).mean()), float(design.means(second).mean())
+    if a + b == 0:
         return np.zeros_like(first)
-    return np.asarray(2 * (two**2 * first + one**2 * second) / (one + two) ** 2, dtype=np.float64)
+    return np.asarray(2 * (b**2 * first + a**2 * second) / (a + b) ** 2, dtype=np.float64)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values of so many comparisons, raised so that they may be read together (Holm, *Scandinavian Journal of Statistics* 6, 1979)."""
+    """Adjust p-values for multiple comparisons (Holm, *Scandinavian Journal of Statistics* 6,
+    1979)."""
     adjusted, most = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
-        most = max(most, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = most
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        most = max(most, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = most
     return adjusted
 
 
 class _Part(NamedTuple):
-    """A mean between 0 and ``most``; ``moved``: see :meth:`Design.moved`; ``trials``: of an exact interval."""
+    """A mean between 0 and ``most``. ``moved``: see :meth:`Design.moved`; ``trials``: set for an
+    exact interval."""
 
     mean: float
     most: float
@@ -240,7 +258,7 @@ def _part(values: Floats, design: Design, most: float, exact: bool) -> _Part:
 
 
 def _ends(part: _Part, alpha: float) -> tuple[float, float]:
-    from scipy import special  # a tenth of a second of import that those who only import this need not pay
+    from scipy import special  # imported here: it takes a tenth of a second, and most importers never compute an interval
 
     share, tail = part.mean / part.most, alpha / 2
     if part.trials is not None:
@@ -260,7 +278,7 @@ def _ends(part: _Part, alpha: float) -> tuple[float, float]:
 
 
 def _beta(successes: float, trials: float, tail: float) -> tuple[float, float]:
-    """Clopper and Pearson's interval, for numbers of trials that need not be whole."""
+    """Clopper and Pearson's interval, also for a fractional number of trials."""
     from scipy import special
 
     low = float(special.betaincinv(successes, trials - successes + 1, tail)) if successes > 0 else 0.0
@@ -276,7 +294,7 @@ def _correlation(first: Floats | None, second: Floats | None) -> float:
 
 
 def _exchanged(differences: Floats, design: Design) -> float:
-    """Two-sided share of the exchanges of sides that give a difference as far from 0."""
+    """Two-sided share of the exchanges of sides that give a difference at least as far from 0."""
     from scipy import special
 
     if design.crossed:
@@ -291,19 +309,20 @@ def _exchanged(differences: Floats, design: Design) -> float:
     sums = np.zeros(1)
     for total in totals[1:]:
         sums = np.concatenate([sums + total, sums - total])
-    # The first keeps its side: the others' mirror images are the rest.
+    # The first unit keeps its side: the other half of the exchanges are mirror images.
     far = np.abs(sums + totals[0]) >= seen - EQUAL * np.abs(totals).sum()
     return float(far.mean())
 
 
 def _touching(ends: Callable[[float], tuple[float, float]]) -> float:
-    """The level at which an interval touches 0, by halving; ``ends``: level to interval, wider for smaller ones."""
+    """Find the level at which an interval touches 0, by bisection. ``ends`` maps a level to its
+    interval, wider for smaller levels."""
 
     def holds(exponent: float) -> bool:
         low, high = ends(10.0**exponent)
         return low <= 0 <= high
 
-    # Not up to 1 itself, where the quantiles of both curves are 0.
+    # Not up to 1 itself, where the quantiles of both distributions are 0.
     least, most = np.log10(LEAST_P), np.log10(0.999)
     if holds(most):
         return 1.0

@@ -1,4 +1,4 @@
-"""From scores to tables: means with their intervals. How sure a mean is: :mod:`stages.domain.statistics.bootstrap`."""
+"""Tables of scores: means by task, with intervals of :mod:`stages.domain.statistics.bootstrap`."""
 
 from __future__ import annotations
 
@@ -11,33 +11,36 @@ from pydantic import Field
 from stages.domain.core.records import Record, Sample, Score, TaskName
 from stages.domain.statistics.bootstrap import Design, mean_interval
 
-#: Sample id to the clips that the sample shows: the units of :mod:`stages.domain.statistics.bootstrap`.
+#: Sample id to the clips that the sample shows: the units of
+#: :mod:`stages.domain.statistics.bootstrap`.
 Shown = Mapping[str, Sequence[str]]
 
-#: Candidates for the best constant reply, and samples that each is tried on: stage baselines asks so often, and a plan says so before.
+#: Candidates for the best constant reply, and samples that each is scored on. Stage ``baselines``
+#: and the cost estimate use them.
 CONSTANTS, TRIED_ON = 24, 100
 
 
 class TaskResult(Record):
-    """Scores of one task: shares of the maximum in [0, 1]. ``native`` is the mean of the task's own number x 100, as papers print it."""
+    """Scores of one task, as shares of the maximum in [0, 1]. ``native``: mean of the task's own
+    score x 100, as papers print it."""
 
     mean: float
     low: float
     high: float
     samples: int = Field(ge=0)
-    #: Replies that no judge could score; they are in no mean.
+    #: Replies that no judge could score; they do not enter the mean.
     unjudged: int = Field(ge=0)
     format: float
     native: float
 
 
 def clips_shown(samples: Iterable[Sample]) -> dict[str, tuple[str, ...]]:
-    """What :data:`Shown` is of these samples."""
+    """Map each sample id to the clips that the sample shows."""
     return {sample.sample_id: sample.timeline.clip_ids for sample in samples}
 
 
 def task_results(scores: Sequence[Score], shown: Shown, confidence: float) -> dict[TaskName, TaskResult]:
-    """One result a task, in the order in which tasks first appear.
+    """Compute one result per task, in order of the tasks' first appearance.
 
     Raises:
         ValueError: a task has no reply that could be judged.
@@ -61,5 +64,5 @@ def task_results(scores: Sequence[Score], shown: Shown, confidence: float) -> di
 
 
 def mean_over_tasks(results: Mapping[TaskName, TaskResult]) -> float:
-    """Every task counts the same, however many samples it has."""
+    """Mean of the tasks' means; every task has the same weight, for any number of samples."""
     return sum(result.mean for result in results.values()) / len(results)

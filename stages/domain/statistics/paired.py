@@ -1,7 +1,7 @@
-"""Two policies on the same samples: which is better, by how much, and could chance have done it.
+"""Paired comparison of two policies on the same samples.
 
-Each sample is its own control: what is looked at is the difference of its two scores. How sure that is:
-:mod:`stages.domain.statistics.bootstrap`.
+Each sample is its own control: the statistic is the difference of its two scores. Intervals and
+p-values: :mod:`stages.domain.statistics.bootstrap`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from stages.domain.statistics.metrics import Shown
 
 
 class SampleScore(Record):
-    """What one sample was worth: ``value`` is a share of its maximum; None: no judge could say. ``clips``: those it shows."""
+    """Score of one sample. ``value``: share of its maximum; None: not judged. ``clips``: the clips
+    that it shows."""
 
     sample_id: str
     clips: tuple[str, ...] = Field(min_length=1)
@@ -29,8 +30,9 @@ class SampleScore(Record):
 class Difference(Record):
     """``after`` - ``before``, with its interval.
 
-    ``p_value``: how often chance gives a difference as far from 0 if there is none, both ways; ``p_holm``: the same of one task among
-    all tasks, raised since all are looked at (None: it is no one of several). ``won``, ``lost``, ``tied``: samples.
+    ``p_value``: two-sided, the probability of a difference at least as far from 0 if the true one
+    is 0. ``p_holm``: the same, adjusted for the number of tasks compared (None: not one of
+    several). ``won``, ``lost``, ``tied``: numbers of samples.
     """
 
     before: float
@@ -50,7 +52,8 @@ class Difference(Record):
 
 
 class Comparison(Record):
-    """The difference of the means over tasks, and each task's. ``unpaired``: samples that not both have a score for; they do not count."""
+    """Difference of the means over tasks, and of each task. ``unpaired``: samples without a score
+    on both sides; they do not count."""
 
     mean: Difference
     tasks: dict[str, Difference]
@@ -58,7 +61,8 @@ class Comparison(Record):
 
 
 def compare(after: Iterable[SampleScore], before: Iterable[SampleScore], *, confidence: float) -> Comparison:
-    """Compare ``after`` with ``before`` sample by sample; every task counts the same, however many samples it has.
+    """Compare ``after`` with ``before`` sample by sample; every task has the same weight, for any
+    number of samples.
 
     Raises:
         ValueError: no sample has a score from both.
@@ -74,12 +78,14 @@ def compare(after: Iterable[SampleScore], before: Iterable[SampleScore], *, conf
     names = [row.task for row, _, _ in pairs]
     clips = [row.clips for row, _, _ in pairs]
     new, old = (np.array([pair[side] for pair in pairs], dtype=np.float64) for side in (1, 2))
-    here = {task: np.flatnonzero([name == task for name in names]) for task in dict.fromkeys(names)}
-    found = {task: compared((new - old)[rows], Design.of([clips[row] for row in rows]), confidence) for task, rows in here.items()}
-    adjusted = holm([each.p_value for each in found.values()])
+    rows_of = {task: np.flatnonzero([name == task for name in names]) for task in dict.fromkeys(names)}
+    results = {
+        task: compared((new - old)[rows], Design.of([clips[row] for row in rows]), confidence) for task, rows in rows_of.items()
+    }
+    adjusted = holm([result.p_value for result in results.values()])
     by_task = {
-        task: _difference(new[rows], old[rows], found[task], p_holm)
-        for (task, rows), p_holm in zip(here.items(), adjusted, strict=True)
+        task: _difference(new[rows], old[rows], results[task], p_holm)
+        for (task, rows), p_holm in zip(rows_of.items(), adjusted, strict=True)
     }
     whole = compared(new - old, Design.of(clips, names), confidence)
     overall = Difference(
@@ -94,7 +100,8 @@ def compare(after: Iterable[SampleScore], before: Iterable[SampleScore], *, conf
 def paired_difference(
     after: Sequence[Score], before: Sequence[Score], shown: Shown, confidence: float
 ) -> tuple[Difference, dict[TaskName, Difference]]:
-    """``after`` - ``before`` on the samples that both scored: the mean over tasks, and each task.
+    """Compute ``after`` - ``before`` on the samples scored by both: the mean over tasks, and each
+    task.
 
     Raises:
         ValueError: the two share no scored sample.
@@ -103,13 +110,13 @@ def paired_difference(
         [SampleScore(sample_id=s.sample_id, clips=tuple(shown[s.sample_id]), task=s.task, value=s.value) for s in side]
         for side in (after, before)
     )
-    found = compare(*rows, confidence=confidence)
-    tasks: dict[TaskName, Difference] = {row.task: found.tasks[row.task] for row in after if row.task in found.tasks}
-    return found.mean, tasks
+    comparison = compare(*rows, confidence=confidence)
+    tasks: dict[TaskName, Difference] = {row.task: comparison.tasks[row.task] for row in after if row.task in comparison.tasks}
+    return comparison.mean, tasks
 
 
-def _difference(new: Floats, old: Floats, found: Compared, p_holm: float) -> Difference:
-    return Difference(before=float(old.mean()), after=float(new.mean()), **found.model_dump(), p_holm=p_holm, **_counts(new, old))
+def _difference(new: Floats, old: Floats, result: Compared, p_holm: float) -> Difference:
+    return Difference(before=float(old.mean()), after=float(new.mean()), **result.model_dump(), p_holm=p_holm, **_counts(new, old))
 
 
 def _mean(tasks: Mapping[str, Difference], field: str) -> float:

@@ -1,4 +1,5 @@
-"""One module a task: what the sample looks like, how it is made, what is asked, how a reply is scored. :data:`TASKS` lists them."""
+"""One module per task: its samples, their synthesis, the question and the scoring of replies.
+:data:`TASKS` lists the tasks."""
 
 from __future__ import annotations
 
@@ -20,17 +21,17 @@ TASK_NAMES = tuple(task.name for task in TASKS)
 if TYPE_CHECKING:
     KnownTask = str
 else:
-    #: The type of a task's name where it is input; rows hold :data:`~stages.domain.core.records.TaskName`.
+    #: The type of a task's name in input; rows hold :data:`~stages.domain.core.records.TaskName`.
     KnownTask = Literal[TASK_NAMES]
 
 _BY_NAME = {task.name: task for task in TASKS}
 
 
 def task_of(name: str) -> Task[Any]:
-    """The task of that name.
+    """Look up the task of that name.
 
     Raises:
-        ValueError: none has it.
+        ValueError: no task has that name.
     """
     if name not in _BY_NAME:
         raise ValueError(f"task: {name!r} is not a task; name one of {', '.join(TASK_NAMES)}")

@@ -1,4 +1,5 @@
-"""Captioning, scored as VidBridge-R1 does: event recall + 0.5 * event precision (AutoDQ) + a bonus for temporal order.
+"""Captioning, scored as VidBridge-R1 does: event recall + 0.5 * event precision (AutoDQ) + a bonus
+for temporal order.
 
 Example: "describe the video .", reference "the red bar rises then grows".
 """
@@ -19,11 +20,11 @@ from stages.domain.tasks.rewards import (
     published_bonus,
     unavailable,
 )
-from stages.domain.tasks.task import BaseSettings, Context, Made, Part, Task, TraceBrief, sample_of
+from stages.domain.tasks.task import BaseSettings, Context, Part, Task, TaskSamples, TraceBrief, sample_of
 
 NAME = "caption"
 QUESTION = "describe the video ."
-#: Events a side, at most (SPEC 1).
+#: Most events per text (SPEC 1).
 MAX_EVENTS = 10
 
 
@@ -31,7 +32,7 @@ class Settings(BaseSettings):
     per_clip: Literal[1]
 
 
-def make(clip: Clip, settings: Settings, context: Context) -> Made:  # noqa: ARG001 - one signature for all tasks
+def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:  # noqa: ARG001 - one signature for all tasks
     if not clip.caption:
         return [], [Reject(item=clip.clip_id, reason="no-caption", detail="the annotation has no caption of the whole clip")]
     first = clip.events[0].caption if len(clip.events) > 1 else None
@@ -41,13 +42,15 @@ def make(clip: Clip, settings: Settings, context: Context) -> Made:  # noqa: ARG
 
 
 def event_recall(sample: Sample, caption: str, judge: Judge) -> float | Verdict:
-    """Share of the reference's events that the caption entails; the verdict itself when the judge could not say."""
+    """Share of the reference's events that the caption entails; a verdict if the judge did not
+    score."""
     events = sample.events or judge.extract_events(sample.reference)
     return _share(events, caption, judge)
 
 
 def event_precision(sample: Sample, caption: str, judge: Judge) -> float | Verdict:
-    """Share of the caption's events that the reference entails. A caption without events has precision 0, not 1."""
+    """Share of the caption's events that the reference entails. A caption without events has
+    precision 0, not 1."""
     return _share(judge.extract_events(caption), sample.reference, judge)
 
 
@@ -65,10 +68,11 @@ def _share(events: tuple[str, ...] | Verdict, caption: str, judge: Judge) -> flo
 
 
 def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:
-    """Recall + weight * precision + keyword bonus.
+    """Score recall + weight * precision + keyword bonus.
 
-    ``paper``: whatever that comes to. ``hardened``: the bonus is one for what is right, so that order pays nothing in a wrong
-    caption, and makes up for nothing that is wrong beside it; the total lies between 0 and the reference's own score.
+    ``paper``: unbounded, as published. ``hardened``: the bonus is scaled by recall, so phrases of
+    order earn nothing in a wrong caption and do not offset errors; the total lies between 0 and the
+    reference's own score.
     """
     hardened = rules.scoring == "hardened"
     maximum = 1 + rules.precision_weight + (most_hardened_bonus(sample.reference, rules) if hardened else rules.keyword_cap)
@@ -94,7 +98,7 @@ TASK = Task(
     score=score,
     answer="caption",
     all_or_nothing=False,
-    # The events of both texts are listed, and each is looked for in the other one.
+    # The judge lists the events of both texts, then looks for each in the other text.
     judge_calls=lambda _: 2 * (1 + MAX_EVENTS),
     parts=(
         Part("recall"),

@@ -1,21 +1,26 @@
-"""The one reader of multiple choice: which option an answer chooses. Rewards, `strict` evaluation and difficulty ask it alike.
+"""Reader of multiple-choice answers, shared by rewards, `strict` evaluation and the difficulty
+filter.
 
-Example: options ``falls, rises``: ``(B)``, ``The answer is **B**.``, ``B - rises`` and ``rises`` choose B; ``A or B`` chooses none.
+Example: options ``falls, rises``: ``(B)``, ``The answer is **B**.``, ``B - rises`` and ``rises``
+choose B; ``A or B`` chooses none.
 
-An answer is read whole. The rules where a careful reader would hesitate, each with its reason:
+An answer is read as a whole. Rules of the unclear cases, each with its reason:
 
-- A second letter behind the first undoes the choice, in "B, not A" too: to tell that from "A is wrong, B is right" takes reading what is
-  denied, and a rule that tries pays lists of guesses.
-- A letter with the words of another option contradicts itself. Behind a letter with its own words a single word of another option counts
-  only where it stands alone, between stops: "B. blue, since the red ball is gone" explains, "B. blue. red." lists.
-- Words that are no option's are an explanation or a paraphrase, and the letter is what was asked for. Words that take the choice back
-  ("B. Actually no") undo it.
-- "A" before further words is the article, unless a stop or a bracket parts them, they are option A's own, or they say why it is chosen
-  or that it is right.
-- A letter alone is the letter, also where the words of another option are that letter. Apart from that, words that are one option's alone
-  choose it; with another letter behind them, nothing.
-- Before a conclusion ("Answer: B" at the beginning of a last sentence, ``\\boxed{B}``, or a last line that is a letter alone) anything may
-  be said that is no other conclusion and begins with no letter: that is reasoning. "It could be B" concludes nothing.
+- A second letter behind the first cancels the choice, in "B, not A" too. Distinguishing that from
+  "A is wrong, B is right" would need an understanding of negation, and a rule that tries would
+  reward lists of guesses.
+- A letter with the words of another option contradicts itself. Behind a letter with its own words,
+  a single word of another option counts only if it stands alone, between punctuation: "B. blue,
+  since the red ball is gone" explains, "B. blue. red." lists.
+- Words that belong to no option are an explanation or a paraphrase; the letter counts. Words that
+  withdraw the choice ("B. Actually no") cancel it.
+- "A" before further words is the article, unless punctuation or a bracket separates them, or they
+  are option A's own words, or they give a reason for the choice or confirm it.
+- A letter alone is the letter, even if the words of another option are that letter. Otherwise,
+  words that belong to exactly one option choose it; followed by another letter, they choose none.
+- A conclusion is "Answer: B" at the beginning of a last sentence, ``\\boxed{B}``, or a last line
+  that is a letter alone. Any text may precede it that is not another conclusion and does not begin
+  with a letter: that is reasoning. "It could be B" is not a conclusion.
 """
 
 from __future__ import annotations
@@ -26,7 +31,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-#: Letters and digits that make a letter beside them part of a word. Chinese, Japanese and Korean put no space between words.
+#: Letters and digits that make a letter beside them part of a word. Chinese, Japanese and Korean
+#: put no space between words.
 _WORD = "A-Za-z0-9\u00c0-\u024f\u0370-\u052f"
 _OPENING, _CLOSING = "([{<\"'`*_“‘«「『【〈《", ")]}>\"'`*_”’»」』】〉》"
 _STOPS = ".,;:!。、，；：！…"
@@ -35,7 +41,7 @@ _TRIMMED = _OPENING + _CLOSING + _STOPS + "-–—|/\\~ \t\n"
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|textsf|mathrm|mathbf|mathsf|mathit|mbox|operatorname)\s*\{([^{}]*)\}")
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{([^{}]*)\}")
 _MATHEMATICS = re.compile(r"\$|\\[()\[\]]")
-#: Commands inside each other, at most.
+#: Deepest nesting of commands that is unwrapped.
 _NESTED = 4
 _VARIATIONS = "\ufe0e\ufe0f"
 _BULLETS = re.compile(r"\A[\s>#*•–+-]+(?=\s*\S)")
@@ -43,7 +49,7 @@ _HTML = re.compile(r"</?(?:b|strong|i|em|u|p|span|div|code|mark)>|<br\s*/?>", re
 
 
 def _clean(text: str) -> str:
-    """The text in plain characters, without mark-up; what stands in a box is a conclusion."""
+    """Reduce a text to plain characters without mark-up; a boxed text becomes a conclusion."""
     text = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf" and c not in _VARIATIONS)
     for _ in range(_NESTED):
         text = _TEXT_COMMAND.sub(r"\1", text)
@@ -52,14 +58,15 @@ def _clean(text: str) -> str:
         text = _HTML.sub(lambda tag: "\n" if tag[0].startswith("<br") else "", text)
     for mark in ("**", "__", "`"):
         text = text.replace(mark, "")
-    # A sign and a bare decimal point belong to their number; other marks around words do not count.
+    # A sign and a leading decimal point belong to their number; other punctuation around words does
+    # not count.
     text = re.sub(rf"(?<![{_WORD}])\.(?=\d)", "0.", re.sub(rf"(?<![{_WORD}])[-–](?=\d)", "−", text))
     text = re.sub(r"\s*\n\s*", "\n", re.sub(r"[^\S\n]+", " ", text))
     return _BULLETS.sub("", text).strip()
 
 
 def _plain(text: str) -> str:
-    """For comparison: without case, and without punctuation around it."""
+    """Normalise a text for comparison: without case, and without punctuation around it."""
     return " ".join(text.casefold().split()).strip(_TRIMMED)
 
 
@@ -68,7 +75,7 @@ _NOUN = (
     r"(?:answer|option|choice|response|selection|letter)\b(?:\s+(?:letter|option|choice)\b)?(?:\s+(?:to|for)\s+(?:this|the)\s+question\b)?"
     r"\s*(?:(?:is|would\s+be|should\s+be|must\s+be)\b(?:\s+(?:definitely|clearly|probably|most\s+likely|therefore|thus)\b)?)?"
 )
-_SAID = (
+_STATED = (
     r"i(?:'d|'ll|\s+would|\s+will)?\s+(?:choose|chose|pick|select|go\s+(?:with|for)|answer)\b"
     r"|(?:it|that)(?:'s|\s+is)\b(?=(?-i:[^a-z]*[A-Z]))"
 )
@@ -84,11 +91,11 @@ _BEFORE = (
     r"|(?:所以|因此|因而|从而|故|综上)[，,、]?\s*){0,4}"
     r"(?:(?:i|we)\s+(?:think|believe|conclude|say)\s+(?:that\s+)?)?"
 )
-#: "So the correct answer is:", "Option", "答案是": what says that a choice follows.
-_LEAD = re.compile(rf"[\s,#>*_\-•]{{0,8}}{_BEFORE}(?:{_NOUN}|{_SAID}|{_FOREIGN})\s*[:=→]*\s*", re.IGNORECASE)
-#: One behind the other, at most: "Final answer: the correct option is".
+#: Phrases that announce a choice: "So the correct answer is:", "Option", "答案是".
+_LEAD = re.compile(rf"[\s,#>*_\-•]{{0,8}}{_BEFORE}(?:{_NOUN}|{_STATED}|{_FOREIGN})\s*[:=→]*\s*", re.IGNORECASE)
+#: Most announcements in a row: "Final answer: the correct option is".
 _LEADS = 4
-#: Where a sentence may begin, or its conclusion.
+#: Beginning of a sentence, or of its conclusion.
 _BEGINS = re.compile(
     r"\n|(?<=[.!?])\s|[。！？]|(?<!\bif)(?=[\s,](?:(?:so|thus|therefore|hence)\b|所以|因此|因而|从而|故))", re.IGNORECASE
 )
@@ -96,12 +103,12 @@ _BEGINS = re.compile(
 _LETTER = re.compile(
     rf"[^\w{re.escape(_OPENING + _CLOSING + _STOPS)}]*(?P<open>[{re.escape(_OPENING)}\s]*)(?P<letter>[A-Za-z])(?![{_WORD}])"
 )
-#: What parts a letter from the words behind it.
+#: Separators between a letter and the words behind it.
 _PARTS = re.compile(rf"\s*[{re.escape(_STOPS + _CLOSING)}|/=→]|[ \t]*\n|\s+[-–—~]|[–—]|-\s|\s*[{re.escape(_OPENING)}]")
 _ABBREVIATION = re.compile(r"\.\s?[A-Za-z]\.")
-#: A letter that is no part of a word; "he'd" holds none.
+#: A letter that is not part of a word; "he'd" contains none.
 _SINGLE = re.compile(rf"(?<![{_WORD}])(?<![A-Za-z]['’])[A-Za-z](?![{_WORD}])")
-#: Stands for an option's words that are read already.
+#: Replaces an option's words once they are read.
 _GAP = "\x00"
 _STOPS_BEFORE = re.compile(rf"(?:^|[{re.escape(_STOPS + _OPENING + _CLOSING)}?/|&+\n\x00]|\b(?:and|or)|[和或与とか])\s*$")
 _STOPS_BEHIND = re.compile(rf"\s*(?:$|[{re.escape(_STOPS + _OPENING + _CLOSING)}?/|&+\n]|(?:and|or)\b|[和或与とか])")
@@ -136,33 +143,38 @@ _TAKES_BACK = re.compile(
 
 
 def chosen_letter(answer: str, options: Sequence[str]) -> str | None:
-    """The letter of the one option that an answer chooses; None when it chooses none, or several.
+    """Read the letter of the one option that an answer chooses; None if it chooses none, or
+    several.
 
     Args:
-        answer: without reasoning and tags.
-        options: their words, in order; A is the first. At most 26.
+        answer: the answer text, without reasoning and tags.
+        options: words of the options, in order; A is the first. At most 26.
     """
     return _options(tuple(options)).read(_clean(answer))
 
 
 class _Option(NamedTuple):
     letter: str
-    #: As :func:`_plain` gives them; empty where an option has none.
+    #: Normalised by :func:`_plain`; empty for an option without words.
     words: str
-    #: Finds them in a text.
+    #: Matches them in a text.
     pattern: re.Pattern[str] | None
 
 
-def _option(number: int, said: str) -> _Option:
-    letter, words = chr(ord("A") + number), _plain(_clean(said))
+def _option(number: int, text: str) -> _Option:
+    letter, words = chr(ord("A") + number), _plain(_clean(text))
     if words[:1] == letter.casefold() and words[1:2] in (".", ")", ":") and _plain(words[2:]):
-        words = _plain(words[2:])  # it brings its letter along
+        words = _plain(words[2:])  # the option's text already starts with its letter
     pattern = rf"(?<![{_WORD}])(?<!\d[.,:]){re.escape(words)}(?![{_WORD}])(?![.,:]\d)".replace(r"\ ", r"\s+")
     return _Option(letter, words, re.compile(pattern, re.IGNORECASE) if words else None)
 
 
 class _Letter(NamedTuple):
-    """A letter at the beginning of a text. ``parted``: by a stop, a bracket or the end from ``behind``, the rest of the text."""
+    """A letter at the beginning of a text.
+
+    ``parted``: punctuation, a bracket or the end separates it from ``behind``, the rest of the
+    text.
+    """
 
     letter: str
     written: str
@@ -172,7 +184,7 @@ class _Letter(NamedTuple):
 
 class _Options:
     def __init__(self, options: Sequence[str]) -> None:
-        self._options = [_option(number, said) for number, said in enumerate(options)]
+        self._options = [_option(number, option) for number, option in enumerate(options)]
         self._letters = "".join(option.letter for option in self._options)
 
     def read(self, text: str) -> str | None:
@@ -185,9 +197,9 @@ class _Options:
         if self._is_letter(rest):
             return _plain(rest).upper()
         choice = self._letter_of(rest)
-        found = {words, self._by_letter(choice)} - {None}
-        if found or (choice is not None and choice.parted):
-            return found.pop() if len(found) == 1 else None
+        letters = {words, self._by_letter(choice)} - {None}
+        if letters or (choice is not None and choice.parted):
+            return letters.pop() if len(letters) == 1 else None
         return self._words_then_letter(rest) or self._concluded(text)
 
     def _is_letter(self, text: str) -> bool:
@@ -203,26 +215,26 @@ class _Options:
             return None
         wrapped = bool(match["open"].strip()) and behind[:1] in tuple(_CLOSING)
         parted = wrapped or not behind.strip() or _PARTS.match(behind) is not None
-        # An article takes a comma now and then, or a bracket.
+        # An article is sometimes followed by a comma or a bracket.
         if match["letter"].islower() and not wrapped and behind.lstrip()[:1] in tuple("," + _OPENING):
             parted = False
         return _Letter(match["letter"].upper(), match["letter"], behind, parted)
 
     def _by_letter(self, choice: _Letter | None) -> str | None:
         if choice is None or "?" in choice.behind[:2]:
-            return None  # "B?" asks
+            return None  # "B?" is a question
         own = self._options[ord(choice.letter) - ord("A")]
         behind = choice.behind.lstrip(_TRIMMED + "=→")
         if not choice.parted:
             its_own = own.pattern is not None and own.pattern.match(behind) is not None
-            confirmed = _EXPLAINS.match(choice.behind) or ((found := _CONFIRMS.match(choice.behind)) and found[0].strip())
+            confirmed = _EXPLAINS.match(choice.behind) or ((match := _CONFIRMS.match(choice.behind)) and match[0].strip())
             if not its_own and (choice.written == "a" or not confirmed):
                 return None
         agrees = _plain(behind) in ("", own.words) or self._bears_out(own, behind)
         return choice.letter if agrees else None
 
     def _bears_out(self, own: _Option, behind: str) -> bool:
-        """Whether the words behind an option's letter say nothing against it."""
+        """True if the words behind an option's letter do not contradict it."""
         spans = _longest([(*m.span(), o) for o in self._options if o.pattern for m in o.pattern.finditer(behind)])
         others = [span for span in spans if span[2].words != own.words]
         its_own = [span for span in spans if span[2].words == own.words]
@@ -238,47 +250,49 @@ class _Options:
         return _TAKES_BACK.search(behind) is None and not self._names_another(own.letter, behind)
 
     def _names_another(self, letter: str, text: str) -> bool:
-        """Whether a text names a letter beside this one; one that is no option's counts where it is listed."""
+        """True if a text names another letter than this one; a letter of no option counts if it is
+        listed."""
         for match in _SINGLE.finditer(text):
-            found, listed = match[0], _alone(text, *match.span())
-            if found.upper() == letter:
+            other, listed = match[0], _alone(text, *match.span())
+            if other.upper() == letter:
                 continue
-            if found.upper() not in self._letters:
-                named = found.isupper() and listed
+            if other.upper() not in self._letters:
+                named = other.isupper() and listed
             else:  # "a" and "I" are words too
-                named = found not in "aAiI" or listed or _SPOKEN_OF.match(text, match.end()) is not None
+                named = other not in "aAiI" or listed or _SPOKEN_OF.match(text, match.end()) is not None
             if named:
                 return True
         return False
 
     def _by_words(self, text: str) -> str | None:
-        """The letter of the only option whose words this text is."""
-        said = _plain(text)
-        same = [option.letter for option in self._options if option.words and option.words == said]
+        """Letter of the only option whose words equal this text."""
+        words = _plain(text)
+        same = [option.letter for option in self._options if option.words and option.words == words]
         return same[0] if len(same) == 1 else None
 
     def _words_then_letter(self, text: str) -> str | None:
-        """The letter of the option whose words a text begins with, where nothing but that letter follows: ``rises (B)``."""
-        said = text.lstrip(_TRIMMED)
+        """Letter of the option whose words a text begins with, if nothing but that letter follows:
+        ``rises (B)``."""
+        trimmed = text.lstrip(_TRIMMED)
         for option in sorted(self._options, key=lambda option: -len(option.words)):
-            if option.pattern is not None and (match := option.pattern.match(said)) is not None:
-                rest = _LEAD.sub("", said[match.end() :].lstrip(_TRIMMED), count=1)
+            if option.pattern is not None and (match := option.pattern.match(trimmed)) is not None:
+                rest = _LEAD.sub("", trimmed[match.end() :].lstrip(_TRIMMED), count=1)
                 return option.letter if _plain(rest).upper() == option.letter else None
         return None
 
     def _concluded(self, text: str) -> str | None:
-        """The letter that the last sentence states, where no other sentence states another."""
-        places = [0, *(match.end() for match in _BEGINS.finditer(text))]
-        leads = sorted({lead.end() for place in places if (lead := _LEAD.match(text, place)) is not None})
+        """Letter that the last sentence states, if no other sentence states another."""
+        starts = [0, *(match.end() for match in _BEGINS.finditer(text))]
+        leads = sorted({lead.end() for start in starts if (lead := _LEAD.match(text, start)) is not None})
         if not leads:
             return self._last_line(text)
         choices = [choice for end in leads if (choice := self._letter_of(text[end:])) is not None]
         named = {choice.letter for choice in choices if choice.written not in "aA" or choice.parted}
-        found = self._by_letter(self._letter_of(text[leads[-1] :]))
-        return found if named == {found} else None
+        letter = self._by_letter(self._letter_of(text[leads[-1] :]))
+        return letter if named == {letter} else None
 
     def _last_line(self, text: str) -> str | None:
-        """The letter that is the last line, where no line before begins with another."""
+        """Letter that is the whole last line, if no line before begins with another."""
         *before, last = [line for line in text.split("\n") if line.strip()] or [""]
         if not before or not self._is_letter(last) or last.strip() == "a":
             return None
@@ -292,7 +306,7 @@ def _options(options: tuple[str, ...]) -> _Options:
 
 
 def _longest(spans: list[tuple[int, int, _Option]]) -> list[tuple[int, int, _Option]]:
-    """The spans in order, less those that lie inside a longer one."""
+    """Sort the spans and drop those that lie inside a longer one."""
     kept: list[tuple[int, int, _Option]] = []
     reach = 0
     for start, stop, option in sorted(spans, key=lambda span: (span[0], -span[1])):
@@ -303,5 +317,5 @@ def _longest(spans: list[tuple[int, int, _Option]]) -> list[tuple[int, int, _Opt
 
 
 def _alone(text: str, start: int, stop: int) -> bool:
-    """Whether this part of a text stands between stops, or is an item of a list."""
+    """True if this part of a text stands between punctuation, or is an item of a list."""
     return _STOPS_BEFORE.search(text[max(0, start - 8) : start]) is not None and _STOPS_BEHIND.match(text, stop) is not None

@@ -1,7 +1,8 @@
 """DarkEventInfer (VidBridge-R1): one event of a clip is blacked out; what happens there?
 
-Example: a clip of 16 frames whose event [2, 6) is dark. Question: "what happens in the dark part ?". Reference: "the red bar
-rises". The picture before and after shows where the bar was, so the answer can be inferred; it cannot be seen.
+Example: a clip of 16 frames whose event [2, 6) is dark. Question: "what happens in the dark part
+?". Reference: "the red bar rises". The frames before and after show where the bar was, so the
+answer can be inferred, but not seen.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from stages.domain.core.timeline import mask, plain, resolve, sample_indices
 from stages.domain.core.words import words
 from stages.domain.tasks.lexicon import vague
 from stages.domain.tasks.rewards import Referee, RewardRules, Share, TaskScore, unavailable
-from stages.domain.tasks.task import BaseSettings, Context, Made, Marking, Task, TraceBrief, sample_of
+from stages.domain.tasks.task import BaseSettings, Context, Marking, Task, TaskSamples, TraceBrief, sample_of
 
 NAME = "dark_event_infer"
 ORDINALS = ("first", "second", "third", "fourth")
@@ -29,17 +30,20 @@ MAXIMUM = 2.0
 
 
 class EventFilter(Record):
-    """Which events are worth blacking out, by their length, their place and what is said of them."""
+    """Conditions on events to black out: length, position in the clip, and caption."""
 
     min_s: Exact
     max_s: Exact
-    #: At the clip's beginning, at its end, or between: an event at an edge has context on one side only.
+    #: Positions allowed: at the clip's start, at its end, or in the middle. An event at an edge has
+    #: context on one side only.
     places: tuple[Literal["start", "middle", "end"], ...] = Field(min_length=1)
     min_words: int = Field(ge=1)
     max_words: int = Field(ge=1)
-    #: Regular expressions; a caption in which one is found says nothing that could be inferred ("intro", "credits roll").
+    #: Regular expressions of captions that cannot be inferred ("intro", "credits roll"); a match
+    #: sets the event aside.
     forbidden: tuple[str, ...]
-    #: Set aside an event whose caption another event of the clip has too: that one would give it away.
+    #: Set aside an event if another event of the clip has the same caption, since that one would
+    #: reveal it.
     unique: bool
 
     @model_validator(mode="after")
@@ -52,19 +56,24 @@ class EventFilter(Record):
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ValueError(f"forbidden: {pattern!r} is no regular expression ({error})") from error
+                raise ValueError(f"forbidden: {pattern!r} is not a regular expression ({error})") from error
         return self
 
 
 class Settings(BaseSettings):
-    #: What is asked; ``{which}`` becomes "first ", "second " … where several parts are dark, else nothing.
+    #: The question. ``{which}`` becomes "first ", "second " … if several parts are dark, else an
+    #: empty text.
     question: str
-    #: Events blacked out at once in one sample; with more than one, the question says which is asked about.
+    #: Most events blacked out at once in one sample; with more than one, the question names the one
+    #: it is about.
     masks: int = Field(ge=1, le=len(ORDINALS))
-    #: How many sampled frames must fall inside each dark part, and be seen on each side of it that exists.
+    #: Fewest sampled frames inside each dark part.
     min_dark_frames: int = Field(ge=1)
+    #: Fewest visible sampled frames on each side of a dark part; a side that the clip does not have
+    #: is exempt.
     min_context_frames: int = Field(ge=1)
-    #: A longer event leaves too little to infer from.
+    #: Largest share of the clip that may be dark; a longer event leaves too little to infer it
+    #: from.
     max_dark_share: Share
     events: EventFilter
 
@@ -77,7 +86,8 @@ class Settings(BaseSettings):
 
 
 def refusal(clip: Clip, event: Event, settings: Settings, sampled_frames: int) -> tuple[str, str] | None:
-    """Why blacking out this event would make no valid sample, as reason and detail; None when it does (the validity rule of SPEC 1)."""
+    """Reason and detail of a reject if blacking out this event makes no valid sample, else None
+    (the validity rule of SPEC 1)."""
     unfit = _filtered(clip, event, settings.events)
     if unfit is not None:
         return "event-filtered", f"{event.caption!r}: {unfit}"
@@ -89,12 +99,12 @@ def _filtered(clip: Clip, event: Event, rules: EventFilter) -> str | None:
     seconds = event.span.frames / clip.rate
     if not rules.min_s <= seconds <= rules.max_s:
         return f"takes {float(seconds):.3g} s, events.min_s is {rules.min_s}, events.max_s {rules.max_s}"
-    place = "start" if event.span.start == 0 else "end" if event.span.stop == clip.frames else "middle"
-    if place not in rules.places:
-        return f"stands at the clip's {place}, events.places: {', '.join(sorted(rules.places))}"
-    said = len(words(event.caption))
-    if not rules.min_words <= said <= rules.max_words:
-        return f"its caption has {said} words, events.min_words is {rules.min_words}, events.max_words {rules.max_words}"
+    position = "start" if event.span.start == 0 else "end" if event.span.stop == clip.frames else "middle"
+    if position not in rules.places:
+        return f"stands at the clip's {position}, events.places: {', '.join(sorted(rules.places))}"
+    length = len(words(event.caption))
+    if not rules.min_words <= length <= rules.max_words:
+        return f"its caption has {length} words, events.min_words is {rules.min_words}, events.max_words {rules.max_words}"
     for pattern in rules.forbidden:
         if re.search(pattern, event.caption, re.IGNORECASE):
             return f"its caption matches {pattern!r} of events.forbidden"
@@ -105,7 +115,8 @@ def _filtered(clip: Clip, event: Event, rules: EventFilter) -> str | None:
 
 
 def _unclear(clip: Clip, dark: tuple[Span, ...], settings: Settings, sampled_frames: int) -> str | None:
-    """What the sampled frames would fail to show if these parts were dark."""
+    """Describe the rule that the sampled frames break if these parts are dark; None if they keep
+    all."""
     share = sum(span.frames for span in dark) / clip.frames
     if share > settings.max_dark_share:
         return f" covers {share:.2f} of the clip, more than max_dark_share {settings.max_dark_share}"
@@ -115,7 +126,8 @@ def _unclear(clip: Clip, dark: tuple[Span, ...], settings: Settings, sampled_fra
         inside = _seen(indices, span.start, span.stop)
         if inside < settings.min_dark_frames:
             return f": {inside} of {sampled_frames} sampled frames are dark, min_dark_frames is {settings.min_dark_frames}"
-        # What is seen before this dark part reaches back to the one before it, and so on.
+        # The context before this dark part reaches back to the previous dark part, the context
+        # after it to the next.
         for side, (start, stop) in (("before", edges[2 * number :][:2]), ("after", edges[2 * number + 2 :][:2])):
             seen = _seen(indices, start, stop)
             if start < stop and seen < settings.min_context_frames:
@@ -124,12 +136,13 @@ def _unclear(clip: Clip, dark: tuple[Span, ...], settings: Settings, sampled_fra
 
 
 def _seen(indices: Sequence[int], start: int, stop: int) -> int:
-    """How many of the ascending frame numbers lie in ``[start, stop)``."""
+    """Count the ascending frame numbers in ``[start, stop)``."""
     return bisect_left(indices, stop) - bisect_left(indices, start)
 
 
-def make(clip: Clip, settings: Settings, context: Context) -> Made:
-    """Up to ``per_clip`` samples of one clip, its events drawn by a generator of the clip's own."""
+def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
+    """Make up to ``per_clip`` samples of one clip; the clip's own random generator draws its
+    events."""
     if not clip.events:
         return [], [Reject(item=clip.clip_id, reason="no-events", detail="the annotation lists no event to black out")]
     sampled_frames = context.sampled_frames
@@ -148,9 +161,12 @@ def make(clip: Clip, settings: Settings, context: Context) -> Made:
     ], rejects
 
 
-def _beside(clip: Clip, asked: Event, valid: list[Event], settings: Settings, sampled_frames: int, rng: Random) -> tuple[Span, ...]:
-    """The dark parts of a sample that asks about one event: its own, and others as long as every rule still holds."""
-    dark: tuple[Span, ...] = (asked.span,)
+def _beside(
+    clip: Clip, target: Event, valid: list[Event], settings: Settings, sampled_frames: int, rng: Random
+) -> tuple[Span, ...]:
+    """Dark parts of a sample about the event ``target``: its span, and spans of others as long as
+    every rule holds."""
+    dark: tuple[Span, ...] = (target.span,)
     for event in rng.sample(valid, len(valid)) if settings.masks > 1 else ():
         more = tuple(sorted((*dark, event.span), key=lambda span: span.start))
         apart = all(earlier.stop < later.start for earlier, later in pairwise(more))
@@ -166,7 +182,7 @@ def _sample(clip: Clip, event: Event, dark: tuple[Span, ...], settings: Settings
     which = f"{ORDINALS[dark.index(event.span)]} " if len(dark) > 1 else ""
     key, question = f"{clip.clip_id}/{event.span.start}-{event.span.stop}", settings.question.replace("{which}", which)
     trace = Trace(
-        thinking=clip.caption or clip.told,
+        thinking=clip.caption or clip.event_summary,
         answer=event.caption,
         brief_thinking=clip.brief_thinking,
         careless_answer=vague(event.caption),
@@ -176,7 +192,7 @@ def _sample(clip: Clip, event: Event, dark: tuple[Span, ...], settings: Settings
 
 
 def dark_frames(sample: Sample) -> int:
-    """How many of the frames that the model is shown are dark."""
+    """Count the dark frames among those that the model sees."""
     indices = sample_indices(sample.timeline.frames, sample.sampled_frames)
     return sum(source.dark for source in resolve(sample.timeline, indices))
 
@@ -200,7 +216,7 @@ TASK = Task(
     marking=Marking(
         name="covers",
         scale="covers",
-        asked=(
+        preamble=(
             "You mark answers to the question what happened in a part of a video that was hidden. `reference` tells what really happened"
             " there."
         ),

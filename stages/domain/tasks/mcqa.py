@@ -12,38 +12,44 @@ from stages.domain.core.replies import Reply
 from stages.domain.tasks.choice import chosen_letter
 from stages.domain.tasks.order import first, last, right_after
 from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore
-from stages.domain.tasks.task import BaseSettings, Context, Made, Task, TraceBrief, sample_of
+from stages.domain.tasks.task import BaseSettings, Context, Task, TaskSamples, TraceBrief, sample_of
 
 NAME = "mcqa"
 MAXIMUM = 1.0
-#: Options of a question that is made from events, at most.
+#: Most options of a question that is made from events.
 OPTIONS = 4
 
 
 class Settings(BaseSettings):
-    #: Questions made from the order of a clip's events where its annotation brings none.
+    #: Make questions from the order of a clip's events if its annotation has no questions.
     from_events: bool
 
 
 def event_questions(clip: Clip, rng: Random) -> tuple[Question, ...]:
-    """What happens first, last, and right after each event: the options are what happens in this clip, so that only order tells.
+    """Make questions about the first event, the last event and the event right after each other
+    one.
 
-    An option must be right or wrong: nothing is asked where overlaps leave no single answer (:mod:`stages.domain.tasks.order`), where there
-    are fewer than two events, or where two say the same.
+    All options are events of the same clip, so only their order decides. An option must be right or
+    wrong, so there is no question if overlaps leave no single answer
+    (:mod:`stages.domain.tasks.order`), for fewer than two events, or if two captions are the same.
     """
     events = clip.events
-    said = [event.caption for event in events]
-    if len({folded(caption) for caption in said}) < len(said):
+    captions = [event.caption for event in events]
+    if len({folded(caption) for caption in captions}) < len(captions):
         return ()
-    asked = [
-        ("Which of these happens first?", first(events, clip.rate), said),
-        ("Which of these happens last?", last(events, clip.rate), said),
+    candidates = [
+        ("Which of these happens first?", first(events, clip.rate), captions),
+        ("Which of these happens last?", last(events, clip.rate), captions),
     ]
-    if len(said) > 2:
+    if len(captions) > 2:
         for event in events:
-            others = [caption for caption in said if caption != event.caption]
-            asked.append((f'Which of these happens right after "{event.caption}"?', right_after(events, event, clip.rate), others))
-    return tuple(_from_events(question, answer.caption, others, rng) for question, answer, others in asked if answer is not None)
+            others = [caption for caption in captions if caption != event.caption]
+            candidates.append(
+                (f'Which of these happens right after "{event.caption}"?', right_after(events, event, clip.rate), others)
+            )
+    return tuple(
+        _from_events(question, answer.caption, others, rng) for question, answer, others in candidates if answer is not None
+    )
 
 
 def _from_events(question: str, answer: str, captions: list[str], rng: Random) -> Question:
@@ -53,8 +59,9 @@ def _from_events(question: str, answer: str, captions: list[str], rng: Random) -
     return Question(question=question, options=tuple(options), answer=chr(ord("A") + options.index(answer)))
 
 
-def make(clip: Clip, settings: Settings, context: Context) -> Made:
-    """Up to ``per_clip`` of the clip's questions, or of those that its events give."""
+def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
+    """Make samples of up to ``per_clip`` of the clip's questions, or of questions made from its
+    events."""
     rng = Random(f"{context.seed}/{NAME}/{clip.clip_id}")
     questions = clip.questions
     if not questions and settings.from_events:
@@ -70,7 +77,7 @@ def make(clip: Clip, settings: Settings, context: Context) -> Made:
 
 def _sample(clip: Clip, number: int, question: Question, sampled_frames: int) -> Sample:
     chosen = question.options[ord(question.answer) - ord("A")]
-    story = question.rationale or clip.told or chosen
+    story = question.rationale or clip.event_summary or chosen
     trace = Trace(thinking=story, answer=question.answer, brief_thinking=clip.brief_thinking)
     key = f"{clip.clip_id}/{number}"
     return sample_of(NAME, clip, key, sampled_frames, question.question, question.answer, trace, options=question.options)

@@ -1,7 +1,9 @@
-"""MixVidQA (VidBridge-R1): two unrelated clips are cut and interleaved A1 B1 A2 B2; the question is about one of them.
+"""MixVidQA (VidBridge-R1): two unrelated clips are cut and interleaved A1 B1 A2 B2; the question is
+about one of them.
 
-Example: half a second of a red bar, half of a blue circle, and so on. Question: "what does the red bar do first ?". The question
-names its clip by content, never by position; the other clip is to be ignored.
+Example: half a second of a red bar, half of a blue circle, and so on. Question: "what does the red
+bar do first ?". The question names its clip by content, never by position; the other clip must be
+ignored.
 """
 
 from __future__ import annotations
@@ -22,26 +24,28 @@ from stages.domain.tasks.lexicon import vague
 from stages.domain.tasks.order import first, last
 from stages.domain.tasks.partners import Partner, as_partner
 from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore, unavailable
-from stages.domain.tasks.task import BaseSettings, Context, Made, Marking, Task, TraceBrief, sample_of
+from stages.domain.tasks.task import BaseSettings, Context, Marking, Task, TaskSamples, TraceBrief, sample_of
 
 NAME = "mix_vid_qa"
 MAXIMUM = 1.0
-#: The question and reference of a mixture that no template can ask about, until somebody has written them.
+#: Placeholder for the question and reference of a mixture that no template covers, until a writer
+#: has written them.
 UNWRITTEN = "(not written yet)"
-#: Draws of piece lengths and excerpts before a pair is given up.
+#: Draws of piece lengths and excerpts before a pair is rejected.
 ATTEMPTS = 8
-#: Clips that are looked at for a partner: where a thousand in a row do not suit, hardly any does.
+#: Clips tried as partner: if a thousand in a row do not fit, hardly any does.
 SEARCHED = 1000
 
 
 class Settings(BaseSettings):
-    """``per_clip``: partners drawn for each clip."""
+    """Settings of MixVidQA. ``per_clip``: partners drawn for each clip."""
 
-    #: Of a longer clip an excerpt is shown.
+    #: Longest part of a clip that is used, in seconds; a longer clip contributes an excerpt.
     max_clip_s: Exact
+    #: Shortest and longest piece, in seconds.
     min_piece_s: Exact
     max_piece_s: Exact
-    #: Every piece must show at least so many of the sampled frames.
+    #: Fewest sampled frames in every piece.
     min_piece_frames: int = Field(ge=1)
 
     @model_validator(mode="after")
@@ -55,9 +59,10 @@ class Settings(BaseSettings):
 
 
 def unsuitable(clip: Partner, partner: Partner) -> str | None:
-    """Why these two must not be mixed; None when they may.
+    """Reason why these two must not be mixed; None if they may.
 
-    They come from different source videos, show different classes, and share no attribute that a question could name.
+    They must come from different source videos, show different classes, and share no attribute that
+    a question could name.
     """
     if clip.source_id == partner.source_id:
         return "same source video"
@@ -69,27 +74,30 @@ def unsuitable(clip: Partner, partner: Partner) -> str | None:
     return None
 
 
-def make(clip: Clip, settings: Settings, context: Context) -> Made:
-    """Up to ``per_clip`` samples that ask about ``clip``, each mixed with another partner."""
-    if clip.called is None or not clip.events:
-        missing = "an event to ask about" if clip.called else "a single subject or a class label to name it by"
+def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
+    """Make up to ``per_clip`` samples about ``clip``, each mixed with another partner."""
+    if clip.display_name is None or not clip.events:
+        missing = "an event to ask about" if clip.display_name else "a single subject or a class label to name it by"
         return [], [Reject(item=clip.clip_id, reason="nothing-to-ask", detail=f"the annotation lacks {missing}")]
     return _mixed(clip, settings, context)
 
 
-def make_unwritten(clip: Clip, settings: Settings, context: Context) -> Made:
-    """As :func:`make`, of a clip that no template can ask about: each question is :data:`UNWRITTEN` until somebody writes it."""
+def make_unwritten(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
+    """Make samples as :func:`make` does, of a clip that no template covers.
+
+    Each question is :data:`UNWRITTEN` until a writer writes it.
+    """
     if not _tells(clip):
         return [], [Reject(item=clip.clip_id, reason="nothing-to-ask", detail="the annotation tells nothing of the clip")]
     return _mixed(clip, settings, context)
 
 
 def _tells(clip: Clip) -> bool:
-    """Whether the annotation says anything that a question could be made of."""
+    """True if the annotation has anything to write a question from."""
     return bool(clip.label or clip.caption or clip.subjects or clip.events)
 
 
-def _mixed(clip: Clip, settings: Settings, context: Context) -> Made:
+def _mixed(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
     samples: list[Sample] = []
     rejects: list[Reject] = []
     used: set[str] = set()
@@ -104,16 +112,16 @@ def _mixed(clip: Clip, settings: Settings, context: Context) -> Made:
             rejects.append(Reject(item=clip.clip_id, reason="no-partner", detail=detail))
             break
         used.add(partner.clip_id)
-        made = _sample(clip, about, partner, settings, context.sampled_frames, Random(key))
-        if isinstance(made, Sample):
-            samples.append(made)
+        result = _sample(clip, about, partner, settings, context.sampled_frames, Random(key))
+        if isinstance(result, Sample):
+            samples.append(result)
         else:
-            rejects.append(made)
+            rejects.append(result)
     return samples, rejects
 
 
 def _sample(clip: Clip, about: Partner, partner: Partner, settings: Settings, sampled_frames: int, rng: Random) -> Sample | Reject:
-    # The slower of two rates: no frame has to be shown twice.
+    # The lower of the two rates: no frame has to be repeated.
     rate = min(clip.rate, partner.rate)
     bounds = math.ceil(settings.min_piece_s * rate), math.floor(settings.max_piece_s * rate)
     order = [about, partner] if rng.random() < 0.5 else [partner, about]
@@ -124,20 +132,20 @@ def _sample(clip: Clip, about: Partner, partner: Partner, settings: Settings, sa
         excerpts = [_excerpt(c, length, rate, events if c is about else (), rng) for c, length in zip(order, lengths, strict=True)]
         first, second = (
             [
-                Segment(clip_id=c.clip_id, span=Span(start=shown.start + span.start, stop=shown.start + span.stop))
-                for span in cut(shown.frames, cuts)
+                Segment(clip_id=c.clip_id, span=Span(start=excerpt.start + span.start, stop=excerpt.start + span.stop))
+                for span in cut(excerpt.frames, cuts)
             ]
-            for c, shown, cuts in zip(order, excerpts, pieces, strict=True)
+            for c, excerpt, cuts in zip(order, excerpts, pieces, strict=True)
         )
         timeline = interleave(first, second, rate)
         counts = segment_counts(timeline, sample_indices(timeline.frames, sampled_frames))
         if min(counts) < settings.min_piece_frames:
             continue
         askable = _askable(events, excerpts[order.index(about)], rate)
-        if clip.called is not None and askable:
+        if clip.display_name is not None and askable:
             which = rng.choice(tuple(askable))
-            return _put(clip, partner, timeline, which, askable[which], sampled_frames)
-        if (clip.called is None or not clip.events) and _tells(shown_part(clip, timeline)):
+            return _templated(clip, partner, timeline, which, askable[which], sampled_frames)
+        if (clip.display_name is None or not clip.events) and _tells(shown_part(clip, timeline)):
             return _unwritten(clip, partner, timeline, sampled_frames)
     detail = (
         f"with {partner.clip_id}: no cut into pieces of {settings.min_piece_s} to {settings.max_piece_s} s, of {settings.max_clip_s} s"
@@ -147,14 +155,16 @@ def _sample(clip: Clip, about: Partner, partner: Partner, settings: Settings, sa
 
 
 def _cuttable(clip: Partner, rate: Fraction, max_clip_s: Fraction, bounds: tuple[int, int]) -> int:
-    """The most frames of the clip, conformed to ``rate``, that pieces of these lengths add up to; 0 where not one piece fits."""
+    """Largest number of frames of the clip, conformed to ``rate``, that pieces of these lengths add
+    up to; 0 if no piece fits."""
     shortest, longest = bounds
     at_most = min(conformed_frames(clip.frames, clip.rate, rate), int(max_clip_s * rate))
     return min(at_most, at_most // shortest * longest) if shortest <= longest else 0
 
 
 def _conformed_events(clip: Clip, rate: Fraction) -> tuple[Event, ...]:
-    """The clip's events in order, each in the frames of the clip conformed to ``rate`` that show any of it."""
+    """Convert the clip's events to frames of the clip conformed to ``rate``; each span covers every
+    frame that shows part of the event."""
     total = conformed_frames(clip.frames, clip.rate, rate)
     events = []
     for event in clip.events:
@@ -165,47 +175,53 @@ def _conformed_events(clip: Clip, rate: Fraction) -> tuple[Event, ...]:
 
 
 def _excerpt(clip: Partner, length: int, rate: Fraction, events: Sequence[Event], rng: Random) -> Span:
-    """Which ``length`` frames of the clip are shown: all of them, or at random, around one of the events where there are any."""
+    """Choose ``length`` frames of the clip: all of them, or a random excerpt, around one of
+    ``events`` if any fits."""
     total = conformed_frames(clip.frames, clip.rate, rate)
     fitting = [event.span for event in events if event.span.frames <= length]
     if length == total:
         start = 0
     elif fitting:
-        shown = rng.choice(fitting)
-        start = rng.randint(max(0, shown.stop - length), min(shown.start, total - length))
+        chosen = rng.choice(fitting)
+        start = rng.randint(max(0, chosen.stop - length), min(chosen.start, total - length))
     else:
         start = rng.randint(0, total - length)
     return Span(start=start, stop=start + length)
 
 
 def _askable(events: Sequence[Event], shown: Span, rate: Fraction) -> dict[str, Event]:
-    """``first`` and ``last`` of the events that are shown at all, where exactly one is (:mod:`stages.domain.tasks.order`) and it is shown
-    whole; or the only one (no word is needed)."""
-    seen = [event for event in events if event.span.start < shown.stop and shown.start < event.span.stop]
-    whole = [event for event in seen if shown.start <= event.span.start and event.span.stop <= shown.stop]
-    if len(seen) == 1:
+    """Select the events to ask about: ``first`` and ``last`` of the visible events, or the only one
+    under the empty key.
+
+    Only an event that is visible as a whole qualifies, and ``first`` and ``last`` must be unique
+    (:mod:`stages.domain.tasks.order`).
+    """
+    visible = [event for event in events if event.span.start < shown.stop and shown.start < event.span.stop]
+    whole = [event for event in visible if shown.start <= event.span.start and event.span.stop <= shown.stop]
+    if len(visible) == 1:
         return {"": whole[0]} if whole else {}
-    asked = {"first": first(seen, rate), "last": last(seen, rate)}
-    return {which: event for which, event in asked.items() if event is not None and event in whole}
+    candidates = {"first": first(visible, rate), "last": last(visible, rate)}
+    return {which: event for which, event in candidates.items() if event is not None and event in whole}
 
 
 def ask(clip: Clip, which: str) -> str:
-    """The question about the clip, which is named by its only subject, else by its class."""
+    """Render the question about the clip, which is named by its only subject, else by its class."""
     when = f"{which} " if which else ""
     if len(clip.subjects) == 1 or clip.label is None:
-        return f"what does the {clip.called} do {when}?"
+        return f"what does the {clip.display_name} do {when}?"
     return f'What happens {when}in the video that shows "{spoken(clip.label)}"?'
 
 
 def spoken(label: str) -> str:
-    """A class label as words: ``MakeSandwich``, ``make_sandwich`` and ``make sandwich`` are all "make sandwich"."""
+    """Convert a class label to words: ``MakeSandwich``, ``make_sandwich`` and ``make sandwich`` all
+    become "make sandwich"."""
     return " ".join(re.sub(r"(?<=[a-z])(?=[A-Z])|[_-]+", " ", label).lower().split())
 
 
-def _put(clip: Clip, partner: Partner, timeline: Timeline, which: str, event: Event, sampled_frames: int) -> Sample:
+def _templated(clip: Clip, partner: Partner, timeline: Timeline, which: str, event: Event, sampled_frames: int) -> Sample:
     key, question, events = f"{clip.clip_id}+{partner.clip_id}/{which or 'only'}", ask(clip, which), (event.caption,)
     trace = Trace(
-        thinking=clip.caption or clip.told,
+        thinking=clip.caption or clip.event_summary,
         answer=event.caption,
         brief_thinking=clip.brief_thinking,
         careless_answer=vague(event.caption),
@@ -219,7 +235,11 @@ def _unwritten(clip: Clip, partner: Partner, timeline: Timeline, sampled_frames:
 
 
 def shown_part(clip: Clip, timeline: Timeline) -> Clip:
-    """The clip as far as a mixture shows it: of an excerpt, only the events that are shown whole, and no account of the whole clip."""
+    """Reduce a clip's annotation to the part that a mixture shows.
+
+    For an excerpt, only events that are visible as a whole remain; caption, actions and questions
+    about the whole clip are dropped.
+    """
     spans = [segment.span for segment in timeline.segments if segment.clip_id == clip.clip_id]
     shown = Span(start=min(span.start for span in spans), stop=max(span.stop for span in spans))
     if shown.frames == conformed_frames(clip.frames, clip.rate, timeline.rate):
@@ -231,9 +251,9 @@ def shown_part(clip: Clip, timeline: Timeline) -> Clip:
 
 
 def with_question(sample: Sample, clip: Clip, question: str, answer: str) -> Sample:
-    """The sample with a written question about ``clip`` instead of the template's."""
+    """Return the sample with a written question about ``clip`` instead of the template's."""
     shown = shown_part(clip, sample.timeline)
-    thinking = shown.caption or shown.told
+    thinking = shown.caption or shown.event_summary
     return sample.model_copy(
         update={
             "sample_id": f"{sample.sample_id.rpartition('/')[0]}/written",
@@ -264,7 +284,7 @@ TASK = Task(
     marking=Marking(
         name="right",
         scale="right",
-        asked=(
+        preamble=(
             "You mark answers to a question about one of two videos that were cut into each other. `reference` is the true answer to"
             " `question`; what happens in the other video is a wrong answer."
         ),

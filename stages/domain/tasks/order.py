@@ -1,8 +1,8 @@
-"""What happens first, last and right after: asked of events only where overlaps leave exactly one answer.
+"""First, last and next events of a clip, defined only if overlaps leave exactly one answer.
 
-Annotated events overlap, and their times are an annotator's: of two events that start within :data:`~stages.domain.core.records.UNSURE_S`
-of each other neither is first. The order in which events start is not yet the order in which they happen: one that starts last may be
-over before the one that starts first.
+Annotated events overlap, and annotated times are imprecise: of two events that start within
+:data:`~stages.domain.core.records.UNSURE_S` of each other neither is first. Order of start alone is
+not enough: the event that starts last may be over before the one that starts first.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from stages.domain.core.records import UNSURE_S, Event
 
 
 def first(events: Sequence[Event], rate: Fraction) -> Event | None:
-    """The event that starts before every other one, surely, and is not outlasted by being longer: it ends no later than any other.
+    """Find the event that starts before every other one, beyond the tolerance, and ends no later
+    than any other.
 
-    Spans are in frames at ``rate`` a second. None where no event is, or there are fewer than two.
+    Spans are in frames at ``rate`` per second. None if no event qualifies, or there are fewer than
+    two.
     """
     sure = UNSURE_S * rate
     for event, others in _each(events):
@@ -27,7 +29,11 @@ def first(events: Sequence[Event], rate: Fraction) -> Event | None:
 
 
 def last(events: Sequence[Event], rate: Fraction) -> Event | None:
-    """The event that ends after every other one, surely, and starts no earlier than any other. None as for :func:`first`."""
+    """Find the event that ends after every other one, beyond the tolerance, and starts no earlier
+    than any other.
+
+    None as for :func:`first`.
+    """
     sure = UNSURE_S * rate
     for event, others in _each(events):
         ends_last = all(other.span.stop + sure <= event.span.stop for other in others)
@@ -36,28 +42,31 @@ def last(events: Sequence[Event], rate: Fraction) -> Event | None:
     return None
 
 
-def right_after(events: Sequence[Event], asked: Event, rate: Fraction) -> Event | None:
-    """The event that starts next once ``asked`` is over; None where there is none or not exactly one.
+def right_after(events: Sequence[Event], target: Event, rate: Fraction) -> Event | None:
+    """Find the event that starts next once ``target`` is over; None if there is none or not exactly
+    one.
 
-    It starts when ``asked`` ends or later. Every other event surely starts after it, or is no answer: it is over when ``asked`` is, or
-    was going on when ``asked`` began.
+    It starts when ``target`` ends or later. Every other event starts after it, beyond the
+    tolerance, or cannot be the answer: it is over when ``target`` is, or had started when
+    ``target`` did.
     """
     sure = UNSURE_S * rate
-    others = [event for event in events if event is not asked]
-    # Of an event of a second "when it ends" would otherwise reach back to its middle, of a shorter one to its beginning.
-    earliest = max(asked.span.stop - sure, min(Fraction(asked.span.stop), asked.span.start + sure))
+    others = [event for event in events if event is not target]
+    # Without the second term, the tolerance would reach back to the middle of an event of one
+    # second, or to the start of a shorter one.
+    earliest = max(target.span.stop - sure, min(Fraction(target.span.stop), target.span.start + sure))
     later = [event for event in others if event.span.start >= earliest]
     if not later:
         return None
-    found = min(later, key=lambda event: event.span.start)
+    following = min(later, key=lambda event: event.span.start)
     for other in others:
-        over = other.span.stop <= asked.span.stop and other.span.start < earliest
-        begun = other.span.start <= asked.span.start
-        if other is not found and not (over or begun or found.span.start + sure <= other.span.start):
+        over = other.span.stop <= target.span.stop and other.span.start < earliest
+        begun = other.span.start <= target.span.start
+        if other is not following and not (over or begun or following.span.start + sure <= other.span.start):
             return None
-    return found
+    return following
 
 
 def _each(events: Sequence[Event]) -> list[tuple[Event, list[Event]]]:
-    """Each event and the others; nothing where there are fewer than two."""
-    return [(event, [*events[:place], *events[place + 1 :]]) for place, event in enumerate(events)] if len(events) > 1 else []
+    """Pair each event with the others; empty for fewer than two."""
+    return [(event, [*events[:index], *events[index + 1 :]]) for index, event in enumerate(events)] if len(events) > 1 else []

@@ -1,4 +1,5 @@
-"""The clips of a split on a hash ring, among which a task that mixes two of them looks for the other one."""
+"""Hash ring of the clips of a split, in which a task that mixes two clips searches the second
+one."""
 
 from __future__ import annotations
 
@@ -14,9 +15,10 @@ from stages.domain.core.records import Clip
 
 
 class Partner(NamedTuple):
-    """What has to be known of a clip to mix it with another; small, so that those of a hundred thousand clips can be looked through.
+    """The facts about a clip that mixing needs; small, so that a hundred thousand of them can be
+    searched.
 
-    ``named``: what its subjects look like, words that a question may name a clip by.
+    ``named``: attributes of its subjects, words by which a question may name the clip.
     """
 
     clip_id: str
@@ -33,11 +35,11 @@ def as_partner(clip: Clip) -> Partner:
 
 
 class Ring:
-    """The clips of one split on a hash ring, so that a new clip changes the partners of a few others only.
+    """Hash ring of the clips of one split: a new clip changes the partners of only a few others.
 
     Args:
         points: :func:`ring_point` of each clip's id, int64 [clips].
-        partner: looks up the clip of that number.
+        partner: looks up a clip by its index in ``points``.
     """
 
     def __init__(self, points: npt.NDArray[np.int64], partner: Callable[[int], Partner]) -> None:
@@ -46,17 +48,18 @@ class Ring:
         self._partner = partner
 
     def walk(self, key: str) -> Iterator[Partner]:
-        """Every clip once, from the point of ``key`` onwards."""
+        """Iterate over every clip once, from the point of ``key`` onwards."""
         start = int(np.searchsorted(self._points, ring_point(key), side="right"))
         for offset in range(len(self._order)):
             yield self._partner(int(self._order[(start + offset) % len(self._order)]))
 
 
 def ring_of(clips: Sequence[Clip]) -> Ring:
-    """The ring of clips that are in memory."""
+    """Build the ring of clips in memory."""
     return Ring(np.array([ring_point(clip.clip_id) for clip in clips], dtype=np.int64), lambda n: as_partner(clips[n]))
 
 
 def ring_point(key: str) -> int:
-    """Where on the hash ring a clip, or a search, stands: 63 bits that nothing but the key decides."""
+    """Position of a clip, or of a search, on the hash ring: 63 bits that depend on the key
+    alone."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") >> 1

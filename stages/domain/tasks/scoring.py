@@ -1,4 +1,5 @@
-"""From the text of a reply to its :class:`Score`: the format gate, then the task's own rule. Rewards and evaluation both come here."""
+"""Scoring of replies: the format gate, then the task's own rule. Rewards and evaluation share
+it."""
 
 from __future__ import annotations
 
@@ -11,9 +12,11 @@ from stages.domain.tasks.rewards import Referee, RewardRules, lacks_thinking
 
 
 def score_reply(sample: Sample, text: str, referee: Referee, rules: RewardRules) -> Score:
-    """Score one reply. ``value`` is the share of the sample's maximum, ``parts['native']`` the task's own number.
+    """Score one reply. ``value`` is the share of the sample's maximum, ``parts['native']`` the
+    task's own number.
 
-    A reply that the format gate refuses scores 0; one that the judge could not score has value None.
+    A reply that fails the format gate scores 0; a reply that the judge could not score has value
+    None.
     """
     reply = parse_reply(text)
     lacking = reply is not None and lacks_thinking(reply, sample, rules)
@@ -47,7 +50,8 @@ def score_reply(sample: Sample, text: str, referee: Referee, rules: RewardRules)
 
 
 def reward(score: Score, rules: RewardRules, leave_out: Collection[str]) -> float | None:
-    """What GRPO is given: the share in [0, 1], or the task's native number; None when the judge could not say.
+    """Compute the reward for GRPO: the share in [0, 1], or the task's native score; None if the
+    reply was not judged.
 
     ``leave_out``: parts of the score that are not paid; the others keep their weight.
     """
@@ -61,23 +65,25 @@ def reward(score: Score, rules: RewardRules, leave_out: Collection[str]) -> floa
 
 
 def objectives(score: Score) -> dict[str, float]:
-    """The parts of a reply's reward, each on a scale of its own (GDPO), and the format; empty where no judge could say.
+    """Split a reply's reward into its parts, each on its own scale (GDPO), and the format; empty if
+    the reply was not judged.
 
-    A reply that the format gate refuses has 0 in all of them.
+    A reply that fails the format gate has 0 in all of them.
     """
     if score.value is None:
         return {}
     names = [part.name for part in task_of(score.task).parts]
     if not score.format_ok:
         return {"format": 0.0, **dict.fromkeys(names, 0.0)}
-    found = {name: score.value if name == "answer" else score.parts[name] for name in names}
-    return {"format": 1.0, **found}
+    parts = {name: score.value if name == "answer" else score.parts[name] for name in names}
+    return {"format": 1.0, **parts}
 
 
 def objective_weights(tasks: Iterable[TaskName], rules: RewardRules, leave_out: Collection[str]) -> dict[str, float]:
-    """The objectives of these tasks, each with the most that it adds to the sum it is a part of. Its normalised advantage is weighed so.
+    """Weight of each objective of these tasks: the maximum that it adds to its score. It weighs the
+    objective's normalised advantage.
 
-    ``leave_out``: parts that are none.
+    ``leave_out``: parts that are not objectives.
     """
     parts = {part.name: part.most(rules) for task in tasks for part in task_of(task).parts if part.name not in leave_out}
     return {name: weight for name, weight in {"format": 1.0, **parts}.items() if weight > 0}

@@ -1,7 +1,10 @@
-"""Structured captioning (VideoCap-R1): the thinking analyses subjects, attributes and actions as JSON; then comes the caption.
+"""Structured captioning (VideoCap-R1): the thinking analyses subjects, attributes and actions as
+JSON; then comes the caption.
 
-Example thinking: ``{"subjects":[{"name":"bar","attributes":["red"],"actions":["rises","grows"]}]}``. Score: T (the analysis, no
-judge needed) + E (event coverage of the caption) or CN (its completeness and naturalness), unweighted, after SPEC 2.
+Example thinking:
+``{"subjects":[{"name":"bar","attributes":["red"],"actions":["rises","grows"]}]}``. Score: T (the
+analysis, no judge needed) + E (event coverage of the caption) or CN (its completeness and
+naturalness), unweighted, after SPEC 2.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from stages.domain.core.records import Clip, Reject, Sample, Subject, Trace, Ver
 from stages.domain.core.replies import Reply, parse_analysis, render_analysis
 from stages.domain.tasks.caption import MAX_EVENTS, event_recall
 from stages.domain.tasks.rewards import Embedder, Judge, Referee, RewardRules, TaskScore, coverage_step, f1, unavailable
-from stages.domain.tasks.task import BaseSettings, Context, Made, Part, Task, TraceBrief, sample_of
+from stages.domain.tasks.task import BaseSettings, Context, Part, Task, TaskSamples, TraceBrief, sample_of
 
 NAME = "structured_caption"
 QUESTION = "list the subjects , then describe the video ."
@@ -25,7 +28,7 @@ class Settings(BaseSettings):
     per_clip: Literal[1]
 
 
-def make(clip: Clip, settings: Settings, context: Context) -> Made:  # noqa: ARG001 - one signature for all tasks
+def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:  # noqa: ARG001 - one signature for all tasks
     missing = [name for name, value in (("caption", clip.caption), ("subjects", clip.subjects)) if not value]
     if missing or not clip.caption:
         return [], [Reject(item=clip.clip_id, reason="no-analysis", detail=f"the annotation lacks {' and '.join(missing)}")]
@@ -38,10 +41,11 @@ def make(clip: Clip, settings: Settings, context: Context) -> Made:  # noqa: ARG
 def assign(
     predicted: Sequence[str], reference: Sequence[str], embedder: Embedder, threshold: float
 ) -> list[tuple[int, int, float]]:
-    """One-to-one pairs (predicted, reference, similarity) of greatest total similarity; pairs under the threshold are left out."""
+    """Match one to one for the greatest total similarity: (predicted, reference, similarity); pairs
+    below the threshold are dropped."""
     if not predicted or not reference:
         return []
-    from scipy.optimize import linear_sum_assignment  # a second of import that params.py need not pay
+    from scipy.optimize import linear_sum_assignment  # imported here: it takes a second, which loading parameters should not pay
 
     table = embedder.similarities(predicted, reference)
     rows, columns = linear_sum_assignment(-table)
@@ -51,7 +55,8 @@ def assign(
 def thinking_score(
     predicted: Sequence[Subject], reference: Sequence[Subject], embedder: Embedder, threshold: float
 ) -> dict[str, float]:
-    """T-score: mean of attribute F1 and action F1 over subjects that were matched one to one by name.
+    """Compute the T-score: mean of attribute F1 and action F1 over subjects matched one to one by
+    name.
 
     The phrases of unmatched subjects stay in the counts, as false positives or negatives.
     """
@@ -72,7 +77,8 @@ def thinking_score(
 
 
 def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore | None:
-    """T + E, or T + CN; None when the thinking is no such JSON (the format gate closes). ``paper`` adds 1 for the format, as published."""
+    """Score T + E, or T + CN; None if the thinking is not such JSON, which fails the format gate.
+    ``paper`` adds 1 for the format."""
     analysis = parse_analysis(reply.thinking)
     if analysis is None:
         return None
@@ -86,10 +92,11 @@ def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) ->
 
 
 def caption_score(sample: Sample, caption: str, judge: Judge, rules: RewardRules) -> dict[str, float] | Verdict:
-    """``caption`` in [0, 1], the E-score or the CN-score, and what it is made of; the verdict itself when the judge could not say.
+    """Compute ``caption`` in [0, 1], the E-score or the CN-score, and its parts; a verdict if the
+    judge did not score.
 
-    ``paper``: CN is the mean of completeness and naturalness. ``hardened``: naturalness counts as far as the caption is complete, else
-    any fluent caption of another video would earn half.
+    ``paper``: CN is the mean of completeness and naturalness. ``hardened``: naturalness is
+    multiplied by completeness, otherwise any fluent caption of another video would earn half.
     """
     if rules.caption_scorer == "coverage":
         recall = event_recall(sample, caption, judge)

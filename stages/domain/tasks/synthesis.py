@@ -1,4 +1,5 @@
-"""Which samples a set of clips gives: every task that is asked for, each clip with a generator of its own."""
+"""Synthesis of samples from clips, for every task that has settings; each clip has its own random
+generator."""
 
 from __future__ import annotations
 
@@ -10,42 +11,44 @@ from pydantic import create_model
 from stages.domain.core.records import SPLITS, Clip, Record, Reject, Sample
 from stages.domain.tasks import TASKS, task_of
 from stages.domain.tasks.partners import ring_of
-from stages.domain.tasks.task import Context, Made, S, Task
+from stages.domain.tasks.task import Context, S, Task, TaskSamples
 
 _FIELDS: dict[str, Any] = {task.name: (task.settings | None, None) for task in TASKS}
 _Fields: Any = create_model("_Fields", __base__=Record, **_FIELDS)
 
 
 class TaskSettings(_Fields):
-    """Settings of the tasks that are synthesised, a field a task; a task that is not named is not made."""
+    """Settings of the tasks to synthesise, one field per task; a task without settings is not
+    synthesised."""
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The tasks that are made, in the order of :data:`~stages.domain.tasks.TASKS`."""
+        """Names of the tasks to synthesise, in the order of :data:`~stages.domain.tasks.TASKS`."""
         return tuple(task.name for task in TASKS if self.of(task) is not None)
 
     def of(self, task: Task[S]) -> S | None:
-        """The settings of a task; None where it is not made."""
-        found: S | None = getattr(self, task.name)
-        return found
+        """Look up the settings of a task; None if it is not to be synthesised."""
+        settings: S | None = getattr(self, task.name)
+        return settings
 
 
-def samples_of(clip: Clip, task: str, settings: TaskSettings, context: Context) -> Made:
-    """The samples that one clip gives of one task, and what had to be set aside.
+def samples_of(clip: Clip, task: str, settings: TaskSettings, context: Context) -> TaskSamples:
+    """Make the samples of one clip for one task, and the rejects.
 
     Raises:
-        ValueError: the task has no settings, so it is not to be made.
+        ValueError: the task has no settings.
     """
     chosen = settings.of(task_of(task))
     if chosen is None:
-        raise ValueError(f"synthesize.tasks.{task}: not set; give it settings to have it made")
+        raise ValueError(f"synthesize.tasks.{task}: not set; add its settings to synthesise it")
     return task_of(task).make(clip, chosen, context)
 
 
 def synthesise(
     clips: Sequence[Clip], task: str, settings: TaskSettings, sampled_frames: int, seed: int
 ) -> Iterator[tuple[Clip, list[Sample], list[Reject]]]:
-    """The samples of one task of clips that are in memory, clip by clip in the order given, with what had to be set aside."""
+    """Make the samples of one task from clips in memory, clip by clip in the given order, with the
+    rejects."""
     rings = {split: ring_of([clip for clip in clips if clip.split == split]) for split in SPLITS}
     for clip in clips:
         yield clip, *samples_of(clip, task, settings, Context(sampled_frames, seed, rings[clip.split]))

@@ -1,4 +1,5 @@
-"""The record that describes one task. Each module of this package ends in one, and :mod:`stages.domain.tasks` lists them."""
+"""The record that describes one task. Each module of this package ends in one, and
+:mod:`stages.domain.tasks` lists them."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore
 class BaseSettings(Record):
     """The base of a task's settings (``synthesize.tasks.<name>`` in ``params.yaml``)."""
 
-    #: Samples that one clip gives, at most.
+    #: Most samples per clip.
     per_clip: int = Field(gt=0)
 
 
@@ -26,20 +27,21 @@ S = TypeVar("S", bound=BaseSettings)
 
 
 class Context(NamedTuple):
-    """What a task may use beside the clip and its settings. ``ring``: the clips of the same split."""
+    """Inputs of a task beside the clip and its settings. ``ring``: the clips of the same split."""
 
     sampled_frames: int
     seed: int
     ring: Ring
 
 
-#: Samples, and what had to be set aside.
-Made = tuple[list[Sample], list[Reject]]
+#: Samples, and rejects.
+TaskSamples = tuple[list[Sample], list[Reject]]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a task's score, as GDPO scales it. ``most``: what it adds to the sum at most; ``title``: its name in a figure."""
+    """A part of a task's score, which GDPO scales by itself. ``most``: the maximum that it adds;
+    ``title``: its name in figures."""
 
     name: str
     most: Callable[[RewardRules], float] = lambda _: 1.0
@@ -48,25 +50,28 @@ class Part:
 
 @dataclass(frozen=True)
 class Marking:
-    """The instruction by which a language model marks an answer against the reference.
+    """Instruction for a language model that marks an answer against the reference.
 
     Attributes:
-        name: of the question.
-        scale: ``right`` is 1 or 0, and the judge is shown the sample's question too; ``covers`` is 2, 1 or 0.
-        asked: says what is marked; it stands before the notice on fenced texts.
-        rule: says which answer gets which mark; it stands behind that notice.
+        name: name of the request.
+        scale: ``right`` is 1 or 0, and the judge sees the sample's question too; ``covers`` is 2, 1
+            or 0.
+        preamble: describes the answers to mark; precedes the notice on fenced texts.
+        rule: defines the marks; follows that notice.
     """
 
     name: str
     scale: Literal["right", "covers"]
-    asked: str
+    preamble: str
     rule: str
 
 
 @dataclass(frozen=True)
 class TraceBrief:
-    """The instruction by which a language model writes a teacher's reply. ``situation``: what the viewer sees and is asked;
-    ``answer``: what the answer must be like."""
+    """Instruction for a language model that writes a teacher's reply.
+
+    ``situation``: the viewer's input and question; ``answer``: the form of the answer.
+    """
 
     name: str
     situation: str
@@ -75,28 +80,32 @@ class TraceBrief:
 
 @dataclass(frozen=True)
 class Task(Generic[S]):
-    """All that the program knows of a task.
+    """Definition of a task.
 
     Attributes:
-        name: in ``params.yaml``, in rows and in names of files.
+        name: used in ``params.yaml``, in rows and in file names.
         title: for people, and for the judge.
         settings: type of ``synthesize.tasks.<name>``.
-        make: the samples of one clip. It draws from ``Random(f"{seed}/{name}/{clip_id}")``, so that a clip changes no other's samples.
-        score: the score of a well-formed reply; None where the thinking is not of the form that the task asks for.
-        answer: ``letter`` of an option; ``statement``, one thing in a few words; ``caption``, graded by how much of the truth it tells.
-        all_or_nothing: replies earn 0 or the maximum. Divided by the spread of its group, a bonus for all right replies of such a group
-            is gone.
-        judge_calls: the most questions that a judge is asked about one reply; 0: the task is scored by rule.
-        parts: what the score is made of; a part ``answer`` is the whole of it.
+        make: makes the samples of one clip. It draws from ``Random(f"{seed}/{name}/{clip_id}")``,
+            so a clip does not affect the samples of another.
+        score: scores a well-formed reply; None if its thinking does not have the form that the task
+            requires.
+        answer: ``letter`` of an option; ``statement``, one fact in a few words; ``caption``, graded
+            by its share of the truth.
+        all_or_nothing: replies earn 0 or the maximum. A bonus for all right replies of such a group
+            vanishes once advantages are divided by the group's standard deviation.
+        judge_calls: most requests to a judge per reply; 0: the task is scored by rule.
+        parts: the parts of the score; a part ``answer`` is the whole score.
         analysed: the thinking is an analysis of subjects as JSON, and samples list ``subjects``.
-        marking: of an answer by a judge that is a language model, where ``score`` asks for ``covers`` or ``right``.
-        trace: how a language model writes its traces; None: none can be written.
+        marking: instruction for a language model as judge, if ``score`` calls ``covers`` or
+            ``right``.
+        trace: instruction for a language model that writes traces; None: traces cannot be written.
     """
 
     name: str
     title: str
     settings: type[S]
-    make: Callable[[Clip, S, Context], Made]
+    make: Callable[[Clip, S, Context], TaskSamples]
     score: Callable[[Reply, Sample, Referee, RewardRules], TaskScore | None]
     answer: Literal["letter", "statement", "caption"]
     all_or_nothing: bool
@@ -121,7 +130,8 @@ def sample_of(
     events: tuple[str, ...] = (),
     subjects: tuple[Subject, ...] = (),
 ) -> Sample:
-    """A sample that asks about ``clip``. ``key``: its id behind the name of the task; ``timeline``: None shows the whole clip."""
+    """Build a sample about ``clip``. ``key``: its id behind the task's name; ``timeline``: None for
+    the whole clip."""
     return Sample(
         sample_id=f"{task}/{key}",
         task=task,

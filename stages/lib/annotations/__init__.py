@@ -1,1 +1,1 @@
-"""Published annotation formats, read into clips and events."""
+"""Readers of published annotation formats."""

@@ -1,6 +1,8 @@
-"""What is said of one video, whatever format it was written in, and which of many rows can be used.
+"""Annotation of one video, independent of its format, and the checks that decide which rows are
+usable.
 
-A row that breaks a rule is set aside with its file, line, field and value; it never stops the others.
+A row that breaks a rule is set aside with its file, line, field and value; it never stops the
+others.
 """
 
 from __future__ import annotations
@@ -20,17 +22,18 @@ from stages.lib.annotations.links import Links, walk
 
 Checked = TypeVar("Checked", bound=BaseModel)
 
-#: What counts as a video when a folder is searched for files that no row names.
+#: Suffixes of videos, for the search for files that no row names.
 VIDEO_SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv")
 )
 
-# Bounded, because Fraction("1e999999999") would compute for days. Below 0 because annotators' clocks round: ingest cuts or refuses.
+# Bounded, because Fraction("1e999999999") would take days. Negative, because annotators' clocks
+# round: ingest cuts or refuses.
 _SECONDS = re.compile(r"-?\d{1,12}(\.\d{1,18})?(e-?\d{1,2})?(/[1-9]\d{0,12})?")
 
 
 class SourceError(VidbridgeError, ValueError):
-    """A source folder that cannot be used at all; the message names the folder and the remedy."""
+    """The source folder cannot be used at all; the message names the folder and the remedy."""
 
 
 def _read_seconds(value: Any) -> Fraction:
@@ -42,7 +45,7 @@ def _read_seconds(value: Any) -> Fraction:
 
 
 def _write_seconds(value: Fraction) -> float | str:
-    # A plain number where it is exact, so that the file stays readable for other tools.
+    # A plain number if it is exact, so that other tools can read the file.
     return float(value) if Fraction(str(float(value))) == value else str(value)
 
 
@@ -66,14 +69,15 @@ class TimedEvent(Record):
 
 
 class Annotation(Record):
-    """One row: what is said of one video. ``video`` is relative to the folder, with forward slashes.
+    """One row: the annotation of one video. ``video`` is relative to the folder, with forward
+    slashes.
 
-    The last two fields are the reader's, not the file's.
+    The reader sets the last two fields; they are not in the file.
     """
 
     video: str = Field(min_length=1)
     id: str | None = Field(default=None, min_length=1)
-    #: The recording that the clip was cut from; clips of one source never stand in two splits.
+    #: The recording from which the clip was cut; clips of one source are never in two splits.
     source: str | None = Field(default=None, min_length=1)
     split: Split | None = None
     label: str | None = None
@@ -82,8 +86,10 @@ class Annotation(Record):
     events: tuple[TimedEvent, ...] = ()
     qa: tuple[Question, ...] = ()
     subjects: tuple[Subject, ...] = ()
-    #: ``FILE:LINE``, and how many seconds its format says that the file takes; a file that takes longer is another recording.
+    #: ``FILE:LINE`` of the row.
     where: str = Field(default="", exclude=True)
+    #: Duration of the video file according to the annotation, in seconds; a longer file is another
+    #: recording.
     length_s: Seconds | None = Field(default=None, exclude=True)
 
     @property
@@ -97,8 +103,11 @@ class Annotation(Record):
 
 
 class Format(NamedTuple):
-    """A way in which annotations are written. ``name``: as ``ingest.format`` names it; ``read``: the usable rows of a file of a folder, and
-    what was set aside; ``file``: the name that file usually has."""
+    """An annotation format.
+
+    ``name``: its name in ``ingest.format``; ``read``: reads the usable rows of a file in a folder,
+    and the rejects; ``file``: the usual name of that file.
+    """
 
     name: str
     read: Callable[[Path, str], tuple[list[Annotation], list[Reject]]]
@@ -106,8 +115,12 @@ class Format(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A row as an adapter found it: ``FILE:LINE``, the row or why there is none, the videos it names as far as can be made out (they
-    are not reported a second time as files that no row names), and the parts of it that were set aside."""
+    """A row as a reader found it.
+
+    ``where``: ``FILE:LINE``; ``row``: the row, or the reject instead of it; ``videos``: the videos
+    that it names, as far as readable (they are not reported again as files that no row names);
+    ``parts``: rejects of parts of the row.
+    """
 
     where: str
     row: Annotation | Reject
@@ -115,14 +128,15 @@ class Found(NamedTuple):
     parts: tuple[Reject, ...] = ()
 
 
-#: What a row consists of beside itself: field, what each of its entries is, what it is called.
+#: Parts of a row: by field, the type of its entries and their name in reasons of rejects.
 _PARTS: dict[str, tuple[type[BaseModel], str]] = {
     "events": (TimedEvent, "event"),
     "qa": (Question, "question"),
     "subjects": (Subject, "subject"),
 }
 _READERS_OWN = ("where", "length_s")
-#: Reasons of rejects that are a part of a row whose clip may well be accepted: an event, a question, a subject, a caption.
+#: Reasons of rejects that concern a part of a row (event, question, subject, caption); the clip
+#: itself may still be accepted.
 PART_REASONS = frozenset(
     {
         *(f"bad-{part}" for part in ("event", "question", "subject", "caption")),
@@ -134,13 +148,15 @@ PART_REASONS = frozenset(
 def annotated(
     raw: Any, where: str, at: str = "", length_s: Fraction | None = None
 ) -> tuple[Annotation | Reject, tuple[Reject, ...]]:
-    """One row, and the events, questions and subjects of it that were set aside (``bad-event`` …); or why there is no row.
+    """Validate one row: the row, or its reject, and the rejects of its events, questions and
+    subjects (``bad-event`` …).
 
     Args:
-        raw: the row as the file has it, in the fields of :class:`Annotation`; null is as good as absent.
+        raw: the row as the file has it, in the fields of :class:`Annotation`; null counts as
+            absent.
         where: ``FILE:LINE``.
-        at: stands before the fields in a reject's detail.
-        length_s: how long the file is according to the annotation.
+        at: prefix of the fields in a reject's detail.
+        length_s: duration of the video file according to the annotation, in seconds.
     """
     if not isinstance(raw, dict):
         return validated(Annotation, raw, where, at), ()
@@ -154,39 +170,43 @@ def annotated(
             whole[field], problems = _entries(field, entries, where, at)
             parts += problems
     row = validated(Annotation, whole, where, at)
-    # A row that is set aside is one problem, whatever its parts are.
+    # A row that is set aside is one reject; its parts are not reported as well.
     return (row, ()) if isinstance(row, Reject) else (row.model_copy(update={"where": where, "length_s": length_s}), tuple(parts))
 
 
 def _entries(field: str, entries: Any, where: str, at: str) -> tuple[list[Any], list[Reject]]:
-    """The entries of a field that can be used, and why the others cannot."""
-    model, called = _PARTS[field]
+    """Validate the entries of a field: the usable ones, and rejects of the others."""
+    model, part = _PARTS[field]
     at = ".".join(filter(None, [at, field]))
     if field == "qa" and isinstance(entries, list | tuple):
         return _sorted_out(question(entry, where, f"{at}.{number}") for number, entry in enumerate(entries))
-    return each(model, entries, where, at, called)
+    return each(model, entries, where, at, part)
 
 
-def each(model: type[Checked], entries: Any, where: str, at: str, called: str) -> tuple[list[Checked], list[Reject]]:
-    """Each entry of a list as ``model``, and a reject ``bad-CALLED`` for each that is none."""
+def each(model: type[Checked], entries: Any, where: str, at: str, part: str) -> tuple[list[Checked], list[Reject]]:
+    """Validate each entry of a list as ``model``, with a reject ``bad-PART`` for each that
+    fails."""
     if not isinstance(entries, list | tuple):
-        return [], [reject(where, f"bad-{called}", f"{at}: need a list, found {type(entries).__name__} (value {_short(entries)})")]
-    return _sorted_out(validated(model, entry, where, f"{at}.{number}", called) for number, entry in enumerate(entries))
+        return [], [reject(where, f"bad-{part}", f"{at}: need a list, found {type(entries).__name__} (value {_short(entries)})")]
+    return _sorted_out(validated(model, entry, where, f"{at}.{number}", part) for number, entry in enumerate(entries))
 
 
-def _sorted_out(read: Iterable[Checked | Reject]) -> tuple[list[Checked], list[Reject]]:
+def _sorted_out(entries: Iterable[Checked | Reject]) -> tuple[list[Checked], list[Reject]]:
     good, problems = list[Checked](), list[Reject]()
-    for one in read:
-        if isinstance(one, Reject):
-            problems.append(one)
+    for entry in entries:
+        if isinstance(entry, Reject):
+            problems.append(entry)
         else:
-            good.append(one)
+            good.append(entry)
     return good, problems
 
 
 def question(raw: Any, where: str, at: str) -> Question | Reject:
-    """A multiple-choice question whose options may carry their letters and whose answer may be spelled in several ways
-    (:mod:`stages.lib.annotations.choices`), or a reject ``bad-question``."""
+    """Validate a multiple-choice question; a reject ``bad-question`` if it fails.
+
+    Options may carry their letters, and the answer may be spelled in several ways
+    (:mod:`stages.lib.annotations.choices`).
+    """
     if isinstance(raw, dict) and isinstance(raw.get("answer"), str):
         options = raw.get("options")
         if isinstance(options, list | tuple) and all(isinstance(option, str) for option in options) and len(options) > 1:
@@ -204,10 +224,10 @@ def usable(
     file: str,
     remedy: str = "put all that is said of one video into one row: its events into `events`, its questions into `qa`",
 ) -> tuple[list[Annotation], list[Reject]]:
-    """The rows whose video lies in ``folder``, each video and each id once, and what was set aside. ``remedy``: what to do about two
-    rows with one video.
+    """Select the rows whose video is in ``folder``, each video and each id once, and the rejects.
 
-    Reasons, beside the adapters' own: ``outside-folder``, ``missing-file``, ``duplicate-id`` (also a video that two rows name),
+    ``remedy``: advice on two rows with one video. Reasons beside the readers' own:
+    ``outside-folder``, ``missing-file``, ``duplicate-id`` (also for a video that two rows name),
     ``no-annotation`` (a video that no row of ``file`` names).
     """
     rows: list[Annotation] = []
@@ -222,8 +242,8 @@ def usable(
             keys = (("video", row.video), ("id", row.clip_id))
             for kind, value in keys:
                 if problem is None and (first := seen.get((kind, value))):
-                    what = remedy if kind == "video" else "give each row an id of its own"
-                    problem = reject(where, "duplicate-id", f"{kind} {value!r} stands in {first} already; {what}")
+                    advice = remedy if kind == "video" else "give each row an id of its own"
+                    problem = reject(where, "duplicate-id", f"{kind} {value!r} stands in {first} already; {advice}")
             if problem is None:
                 seen |= dict.fromkeys(keys, where)
                 rows.append(row)
@@ -236,29 +256,34 @@ def usable(
     return rows, rejects
 
 
-def validated(model: type[Checked], raw: Any, where: str, at: str = "", called: str = "annotation") -> Checked | Reject:
-    """``raw`` as ``model``, or a reject ``bad-annotation`` that names field, value and rule. ``at`` stands before the fields; of a part
-    of a row ``called`` says which ("event": the reason is ``bad-event``)."""
+def validated(model: type[Checked], raw: Any, where: str, at: str = "", part: str = "annotation") -> Checked | Reject:
+    """Validate ``raw`` as ``model``, or return a reject ``bad-PART`` that names field, value and
+    rule.
+
+    ``at``: prefix of the fields; ``part``: part of the row ("event" gives the reason
+    ``bad-event``).
+    """
     if not isinstance(raw, dict | model):
-        return reject(where, f"bad-{called}", f"{at or 'row'}: need one JSON object, found {type(raw).__name__}")
+        return reject(where, f"bad-{part}", f"{at or 'row'}: need one JSON object, found {type(raw).__name__}")
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        named = "" if called == "annotation" else _named(raw)
-        return reject(where, f"bad-{called}", "; ".join(_complaint(e, at) for e in error.errors()) + named)
+        named = "" if part == "annotation" else _named(raw)
+        return reject(where, f"bad-{part}", "; ".join(_complaint(e, at) for e in error.errors()) + named)
 
 
-def read_text(folder: Path, name: str, what: str) -> str:
-    """The annotation file of a source folder.
+def read_text(folder: Path, name: str, remedy: str) -> str:
+    """Read the annotation file of a source folder.
 
     Raises:
-        SourceError: folder or file does not exist, or it is not UTF-8 text. ``what`` says what to do about a missing file.
+        SourceError: folder or file does not exist, or it is not UTF-8 text. ``remedy``: advice on a
+            missing file.
     """
     file = folder / name
     if not folder.is_dir():
-        raise SourceError(f"ingest.source: {str(folder)!r} is no folder; name one with videos and {name}")
+        raise SourceError(f"ingest.source: {str(folder)!r} is not a folder; name one with videos and {name}")
     if not file.is_file():
-        raise SourceError(f"ingest.source: {str(folder)!r} has no {name}; {what}")
+        raise SourceError(f"ingest.source: {str(folder)!r} has no {name}; {remedy}")
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -270,13 +295,14 @@ def reject(where: str, reason: str, detail: str) -> Reject:
 
 
 def videos_in(folder: Path) -> set[str]:
-    """Every video file below the folder and behind the folders linked into it, hidden ones left out, with forward slashes."""
-    found = set()
+    """List every video file below the folder, also in linked folders, but no hidden ones; with
+    forward slashes."""
+    videos = set()
     for path in walk(folder):
         inside = path.relative_to(folder)
         if path.suffix.lower() in VIDEO_SUFFIXES and not any(part.startswith(".") for part in inside.parts):
-            found.add(inside.as_posix())
-    return found
+            videos.add(inside.as_posix())
+    return videos
 
 
 def _complaint(error: Any, at: str) -> str:
@@ -293,7 +319,7 @@ def _unknown(field: str, value: Any) -> str:
 
 
 def _named(raw: Any) -> str:
-    """By which words a person finds a part again."""
+    """Words by which a person finds a part in the file."""
     words = (
         next((raw[key] for key in ("caption", "question", "name") if isinstance(raw.get(key), str)), "")
         if isinstance(raw, dict)
@@ -308,7 +334,8 @@ def _short(value: Any) -> str:
 
 
 def _misplaced(row: Annotation, folder: Path, links: Links, where: str) -> Reject | None:
-    """A path from an annotation is data: it may name a file inside the folder and nothing else."""
+    """Check a path from an annotation, which is data: it may name a file inside the folder and
+    nothing else."""
     path = PurePosixPath(row.video)
     if path.is_absolute() or ".." in path.parts or "\\" in row.video or "\0" in row.video:
         detail = f"video: {row.video!r} leaves the folder; name a file inside it, relative, with forward slashes"
@@ -316,7 +343,7 @@ def _misplaced(row: Annotation, folder: Path, links: Links, where: str) -> Rejec
     target = folder / path
     try:
         leads_out = links.lead_out(target)
-    # A name that the file system cannot even be asked for (a lone surrogate) is a ValueError.
+    # A name that cannot be passed to the file system (a lone surrogate) raises ValueError.
     except (OSError, RuntimeError, ValueError) as error:
         return reject(where, "missing-file", f"video: {row.video!r} does not exist in the folder ({_reason(error)})")
     if leads_out:

@@ -1,7 +1,9 @@
-"""Multiple-choice questions as published files state them: options that carry their letters, answers in several spellings.
+"""Parsing of multiple-choice questions in published files: options that carry their letters,
+answers in several spellings.
 
-Nothing is guessed: an answer is a letter alone (``B``, ``b``, ``(B)``, ``B.``, ``"B"``), a letter with its own option's words
-(``B. It falls``), or an option's own words. Anything else, such as a sentence that happens to begin with a letter, is refused.
+There are no guesses: an answer is a letter alone (``B``, ``b``, ``(B)``, ``B.``, ``"B"``), a letter
+with its own option's words (``B. It falls``), or an option's own words. Anything else, such as a
+sentence that happens to begin with a letter, is refused.
 """
 
 from __future__ import annotations
@@ -15,32 +17,32 @@ from stages.domain.core.records import folded
 
 #: "A. It rises", "(A) It rises", "A) It rises", "A: It rises".
 _LETTERED = re.compile(r"\s*(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|([A-Za-z])\s*[.):、])\s*(\S.*?)\s*", re.DOTALL)
-#: A letter between brackets, quotes or marks of emphasis, with a mark or two behind it.
+#: A letter between brackets, quotes or emphasis marks, with one or two punctuation marks behind it.
 _ALONE = re.compile(r"[\s(\[{\"'`*_<“”‘’]*([A-Za-z])[\s)\]}\"'`*_>“”‘’]*[.:,;)]?[\s)\]}\"'`*_“”‘’]*")
 #: A letter, a separator and words.
 _WITH_WORDS = re.compile(r"[\s(\[{\"'`*_]*([A-Za-z])[\s)\]}\"'`*_]*(?:[.:)\]、,][\"'`*_]*|\s[-–—])\s*(\S.*?)[\s\"'`*_]*", re.DOTALL)
 
 
 def unlettered(options: Sequence[str]) -> tuple[str, ...]:
-    """The options without the letters that they were published with; as they are, where not every one has a letter.
+    """Strip the letters from published options; unchanged if not every one has a letter.
 
     Raises:
         ValueError: every option has a letter, and the letters are not A, B, C … in this order.
     """
-    found = [_LETTERED.fullmatch(option) for option in options]
-    letters = [next(filter(None, match.groups()[:3])).upper() for match in found if match]
+    matches = [_LETTERED.fullmatch(option) for option in options]
+    letters = [next(filter(None, match.groups()[:3])).upper() for match in matches if match]
     if not options or len(letters) < len(options):
         return tuple(options)
     if letters != list(string.ascii_uppercase[: len(letters)]):
         raise ValueError(f"options carry the letters {', '.join(letters)}; need A, B, C … in this order, or none")
-    return tuple(match[4] for match in found if match)
+    return tuple(match[4] for match in matches if match)
 
 
 def stated_letter(answer: str, options: Sequence[str]) -> str:
-    """The letter of the option that a published answer names; ``options`` are without letters.
+    """Find the letter of the option that a published answer names; ``options`` are without letters.
 
     Raises:
-        ValueError: it names none, or more than one; the message says what was found.
+        ValueError: it names none, or more than one; the message quotes it.
     """
     text = unicodedata.normalize("NFKC", answer).strip()
     letters = string.ascii_uppercase[: len(options)]

@@ -1,9 +1,11 @@
-"""COIN (Tang et al., CVPR 2019): instructional videos whose steps are timed. One JSON file, ``COIN.json``.
+"""Reader of COIN (Tang et al., CVPR 2019): instructional videos with timed steps. One JSON file,
+``COIN.json``.
 
-Fields after the README of github.com/coin-dataset/annotations at 4450e37: under ``database`` an entry a YouTube id, with ``class``,
-``subset`` ("training" or "testing"; the README's table says "validation"), ``duration`` and ``annotation``: steps with ``segment``
-``[start, end]`` in seconds of the whole video and a ``label``. A file that is longer than ``duration`` is another recording, and its
-times are of something else. VidBridge-R1 took its DarkEventInfer events from here.
+Fields follow the README of github.com/coin-dataset/annotations at 4450e37: under ``database`` an
+entry per YouTube id, with ``class``, ``subset`` ("training" or "testing"; the README's table says
+"validation"), ``duration`` and ``annotation``: steps with ``segment`` ``[start, end]`` in seconds
+of the whole video and a ``label``. A file that is longer than ``duration`` is another recording, to
+which the times do not apply. VidBridge-R1 took its DarkEventInfer events from COIN.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from pydantic import BaseModel, Field
 
 from stages.domain.core.records import Reject, Split
 from stages.lib.annotations.annotation import Annotation, Format, Found, Seconds, annotated, each, read_text, usable, validated
-from stages.lib.annotations.files import Places, entries
+from stages.lib.annotations.files import VideoFiles, entries
 
 FILE = "COIN.json"
-#: COIN may be used for research only; the sentence stands in its README.
+#: COIN may be used for research only, according to its README.
 LICENCE = "COIN annotations: research only; videos: their authors'"
 _SPLITS: dict[str, Split] = {"training": "train", "validation": "validation", "testing": "test"}
 
@@ -37,20 +39,20 @@ class _Entry(BaseModel):
 
 
 def read_coin(folder: Path, name: str = FILE) -> tuple[list[Annotation], list[Reject]]:
-    """The usable videos of a COIN folder, and what was set aside.
+    """Read the usable videos of a COIN folder, and the rejects.
 
     Raises:
-        SourceError: no such file, or it is no COIN document.
+        SourceError: the file does not exist, or is not a COIN document.
     """
     text = read_text(folder, name, "download it from the COIN project page")
     return usable(_rows(text, name, folder), folder, name)
 
 
 def _rows(text: str, name: str, folder: Path) -> Iterator[Found]:
-    places = Places(folder)
+    files = VideoFiles(folder)
     for where, key, raw in entries(text, name, folder, below="database"):
         entry = validated(_Entry, raw, where, key)
-        video = places.find([key], where)
+        video = files.find([key], where)
         if isinstance(entry, Reject) or isinstance(video, Reject):
             problem = entry if isinstance(entry, Reject) else video
             assert isinstance(problem, Reject)

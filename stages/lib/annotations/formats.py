@@ -1,4 +1,4 @@
-"""The annotation formats that ingest reads, by the name that ``ingest.format`` gives them."""
+"""Annotation formats that ingest reads, by their name in ``ingest.format``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ FORMATS: dict[str, Format] = {
 
 
 def read_source(params: IngestParams) -> tuple[list[Annotation], list[Reject]]:
-    """The usable rows of ``ingest.source`` and what was set aside, in the format that ``ingest`` names.
+    """Read the usable rows of ``ingest.source``, in the format ``ingest.format``, and the rejects.
 
     Raises:
-        SourceError: there is no such format; the folder or its annotation file cannot be used at all.
+        SourceError: the format does not exist, or the folder or its annotation file cannot be used
+            at all.
     """
     chosen = FORMATS.get(params.format)
     if chosen is None:
-        raise SourceError(f"ingest.format: {params.format!r} is not a format that is read; name one of {', '.join(FORMATS)}")
+        raise SourceError(f"ingest.format: {params.format!r} is not a supported format; set one of {', '.join(FORMATS)}")
     return chosen.read(Path(params.source), params.annotations or chosen.file)

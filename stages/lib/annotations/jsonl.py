@@ -1,13 +1,13 @@
-"""``annotations.jsonl``: one JSON object a line for one video of a folder, times in seconds.
+"""Reader of ``annotations.jsonl``: one JSON object per line and video, times in seconds.
 
-A row, of which only ``video`` has to be there; in the file it stands on one line::
+A row, in the file on one line; only ``video`` is required::
 
     {"video": "kitchen/0001.mp4", "caption": "A man peels an onion.", "source": "kitchen", "split": "train",
      "label": "cooking", "licence": "CC BY 3.0", "events": [{"start": 0.0, "end": 1.5, "caption": "He peels it."}],
      "qa": [{"question": "What is peeled?", "options": ["An apple", "An onion"], "answer": "B"}],
      "subjects": [{"name": "man", "attributes": ["tall"], "actions": ["peels an onion"]}]}
 
-Seconds are read exactly (``2.1`` is 21/10, ``"1001/30000"`` is that fraction).
+Seconds are exact (``2.1`` is 21/10, ``"1001/30000"`` is that fraction).
 """
 
 from __future__ import annotations
@@ -23,31 +23,36 @@ from stages.lib.annotations.annotation import Annotation, Format, Found, SourceE
 from stages.runtime.paths import ANNOTATIONS_FILE
 from stages.runtime.plain import not_json
 
-#: Of a row that is written over several: so far its end is looked for.
+#: Most lines searched for the end of a row that is spread over several.
 MOST_LINES = 1000
 
 
 def read_annotations(folder: Path, name: str = ANNOTATIONS_FILE) -> tuple[list[Annotation], list[Reject]]:
-    """The usable rows of a folder's annotation file, and what was set aside: ``bad-annotation`` (not JSON, or a field breaks a rule),
-    and see :func:`~stages.lib.annotations.annotation.usable`.
+    """Read the usable rows of a folder's annotation file, and the rejects.
+
+    Reasons: ``bad-annotation`` (not JSON, or a field breaks a rule), and those of
+    :func:`~stages.lib.annotations.annotation.usable`.
 
     Raises:
-        SourceError: the folder or its annotation file does not exist, is not UTF-8 text, or is a JSON document.
+        SourceError: the folder or its annotation file does not exist, is not UTF-8 text, or is a
+            JSON document.
     """
     lines = read_lines(folder, name, "write one JSON object a line, see README")
     return usable(_rows(lines, name), folder, name)
 
 
-def read_lines(folder: Path, name: str, what: str) -> list[str]:
-    """The lines of an annotation file of JSON lines.
+def read_lines(folder: Path, name: str, remedy: str) -> list[str]:
+    """Read the lines of an annotation file of JSON lines.
 
     Raises:
-        SourceError: as :func:`~stages.lib.annotations.annotation.read_text`, or it is one JSON document: that is said once, not of each line.
+        SourceError: as :func:`~stages.lib.annotations.annotation.read_text`, or the file is one
+            JSON document: one error instead of a reject per line.
     """
-    text = read_text(folder, name, what)
+    text = read_text(folder, name, remedy)
     lines = text.split("\n")
     began = next((line.strip() for line in lines if line.strip()), "")
-    # A list, or a table of rows by name: one document. An object over several lines whose values are no objects is a row.
+    # A list, or a table of rows by name, is a document. An object over several lines whose values
+    # are not objects is a row.
     document = began.startswith("[")
     if not document and began.startswith("{") and _json(began) is None:
         whole = _json(text)
@@ -62,13 +67,13 @@ def read_lines(folder: Path, name: str, what: str) -> list[str]:
 
 
 def _lines_name(name: str) -> str:
-    """How a file of lines may be called that is made of ``name``, for a shell."""
+    """Suggest a name, quoted for a shell, of the file of lines that is made from ``name``."""
     new = Path(name).with_suffix(".jsonl").name
     return shlex.quote(new if new != Path(name).name else f"lines-{new}")
 
 
 def _json(text: str) -> object:
-    """The value of a text, None where it is not JSON (or null)."""
+    """Parse a text as JSON; None if it is not JSON (or null)."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -76,8 +81,11 @@ def _json(text: str) -> object:
 
 
 def json_lines(lines: Sequence[str], name: str) -> Iterator[tuple[str, str, object]]:
-    """``FILE:LINE``, the line, and its value or why it has none; empty lines are skipped. A row that was written over several lines is
-    one reject, with all of its lines."""
+    """Iterate over the lines that are not empty: ``FILE:LINE``, the line, and its value or a
+    reject.
+
+    A row that is spread over several lines is one reject, with all of its lines.
+    """
     number = 0
     while number < len(lines):
         line, where = lines[number], f"{name}:{number + 1}"
@@ -101,7 +109,8 @@ def json_lines(lines: Sequence[str], name: str) -> Iterator[tuple[str, str, obje
 
 
 def _lines_of_row(lines: Sequence[str], first: int) -> int:
-    """On how many further lines a row goes on that begins at ``first``; 0: none that ends does."""
+    """Number of further lines of a row that begins at ``first``; 0 if no complete row begins
+    there."""
     if not lines[first].lstrip().startswith("{"):
         return 0
     text = "\n".join(lines[first : first + MOST_LINES]).lstrip()
@@ -113,7 +122,8 @@ def _lines_of_row(lines: Sequence[str], first: int) -> int:
 
 
 def write_annotations(rows: Iterable[Annotation], file: Path) -> None:
-    """Write rows in the format that :func:`read_annotations` reads, a line each; empty fields are left out."""
+    """Write rows in the format that :func:`read_annotations` reads, one per line; empty fields are
+    omitted."""
     with file.open("w", encoding="utf-8", newline="\n") as out:
         for row in rows:
             plain = row.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
@@ -121,9 +131,9 @@ def write_annotations(rows: Iterable[Annotation], file: Path) -> None:
 
 
 def videos_of(line: str) -> frozenset[str]:
-    """The video that a broken row names, as far as it can be made out."""
+    """Extract the video that an invalid row names, if it is readable."""
     match = re.search(r'"video"\s*:\s*("(?:[^"\\]|\\.)*")', line)
-    # It may be what breaks the row: "videos\\a.mp4" with single backslashes is no JSON.
+    # The name itself may make the row invalid: "videos\\a.mp4" with single backslashes is not JSON.
     video = _json(match[1]) if match else None
     return frozenset([video]) if isinstance(video, str) else frozenset()
 

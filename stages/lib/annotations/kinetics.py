@@ -1,9 +1,11 @@
-"""Kinetics-400, -600 and -700 (Kay et al., 2017): ten-second clips with one label. A CSV file for each split.
+"""Reader of Kinetics-400, -600 and -700 (Kay et al., 2017): ten-second clips with one label. A CSV
+file for each split.
 
-Columns and file names after github.com/cvdfoundation/kinetics-dataset at 3f0f5d9 and the CSV files it downloads: ``label``,
-``youtube_id``, ``time_start``, ``time_end``, ``split`` and, in some, ``is_cc``; a clip is ``<youtube_id>_<start>_<end>.mp4`` with six
-digits each. A label is true of its window only: a file that is longer, whatever it is called, is the whole recording and is set aside.
-The test files of some years have no label. VidBridge-R1 mixed clips from here.
+Columns and file names follow github.com/cvdfoundation/kinetics-dataset at 3f0f5d9 and the CSV files
+it downloads: ``label``, ``youtube_id``, ``time_start``, ``time_end``, ``split`` and, in some,
+``is_cc``; a clip is ``<youtube_id>_<start>_<end>.mp4`` with six digits each. A label applies to its
+window only: a longer file of any name is the whole recording and is set aside. The test files of
+some years have no label. VidBridge-R1 mixed clips from Kinetics.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from stages.lib.annotations.annotation import (
     usable,
     validated,
 )
-from stages.lib.annotations.files import Places
+from stages.lib.annotations.files import VideoFiles
 
 FILE = "kinetics.csv"
 _SPLITS: dict[str, Split] = {
@@ -52,13 +54,13 @@ class _Row(BaseModel):
 
 
 def read_kinetics(folder: Path, name: str = FILE) -> tuple[list[Annotation], list[Reject]]:
-    """The usable clips of a Kinetics folder, and what was set aside.
+    """Read the usable clips of a Kinetics folder, and the rejects.
 
     Raises:
-        SourceError: no such file, or its header lacks a column.
+        SourceError: the file does not exist, or its header lacks a column.
     """
     text = read_text(folder, name, "put the CSV file of a split there, or name it in ingest.annotations")
-    # Not splitlines(), which also parts a line at characters that a name may hold, such as U+2028.
+    # Not splitlines(), which also splits at characters that a name may contain, such as U+2028.
     table = csv.DictReader(io.StringIO(text, newline=""))
     missing = [column for column in _NEEDED if column not in (table.fieldnames or ())]
     if missing:
@@ -70,7 +72,7 @@ def read_kinetics(folder: Path, name: str = FILE) -> tuple[list[Annotation], lis
 
 
 def _rows(table: csv.DictReader[str], name: str, folder: Path) -> Iterator[Found]:
-    places = Places(folder)
+    files = VideoFiles(folder)
     while True:
         begins = table.line_num + 1
         try:
@@ -78,22 +80,23 @@ def _rows(table: csv.DictReader[str], name: str, folder: Path) -> Iterator[Found
         except StopIteration:
             return
         except csv.Error as error:
-            # A field of over 131,072 letters, such as an unclosed quote makes of all that follows it.
+            # A field of over 131,072 characters, as an unclosed quote makes of the rest of the
+            # file.
             where = f"{name}:{begins}"
             yield Found(
                 where, reject(where, "bad-annotation", f"row: no CSV: {error}; look for a quote without its second"), frozenset()
             )
             continue
         where = f"{name}:{table.line_num}"
-        yield _found({key: value for key, value in raw.items() if key is not None and value not in (None, "")}, where, places)
+        yield _found({key: value for key, value in raw.items() if key is not None and value not in (None, "")}, where, files)
 
 
-def _found(raw: dict[str, Any], where: str, places: Places) -> Found:
+def _found(raw: dict[str, Any], where: str, files: VideoFiles) -> Found:
     row = validated(_Row, raw, where)
     if isinstance(row, Reject):
         return Found(where, row, frozenset())
     stem = f"{row.youtube_id}_{row.time_start:06d}_{row.time_end:06d}"
-    video = places.find([stem, row.youtube_id], where)
+    video = files.find([stem, row.youtube_id], where)
     if isinstance(video, Reject):
         return Found(where, video, frozenset())
     named = frozenset([video])
@@ -102,7 +105,7 @@ def _found(raw: dict[str, Any], where: str, places: Places) -> Found:
         return Found(where, reject(where, "bad-annotation", window), named)
     if row.split is not None and row.split not in _SPLITS:
         return Found(where, reject(where, "bad-annotation", f"split: {row.split!r} is none of {', '.join(_SPLITS)}"), named)
-    # Several clips may be cut from one recording: they stay in one split together.
+    # Several clips may be cut from one recording; they stay in one split.
     annotation = {
         "video": video,
         "id": stem,

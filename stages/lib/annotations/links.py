@@ -1,8 +1,10 @@
-"""Which links in a source folder may be followed: those that its owner made, not those that a row makes use of.
+"""Policy for links in a source folder: links of its owner are followed, links that an annotation
+could exploit are not.
 
-A row is data and names files of its folder only. Yet large folders consist of links: ``cache.type symlink`` makes each file of a
-DVC-tracked folder a link into DVC's cache, snapshots of the Hugging Face hub are links into its blobs, git-annex links into its
-objects, and a person links a folder of terabytes into the source folder. A link to a single file anywhere else is refused.
+A row is data and names files of its folder only. Yet large folders consist of links: ``cache.type
+symlink`` makes each file of a DVC-tracked folder a link into DVC's cache, snapshots of the Hugging
+Face hub are links into its blobs, git-annex links into its objects, and people link folders of
+terabytes into the source folder. A link to a single file anywhere else is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from pathlib import Path
 
 
 class Links:
-    """The places outside a source folder in which its files may lie. ``folder`` itself may be a link."""
+    """The locations outside a source folder in which its files may lie. ``folder`` itself may be a
+    link."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -23,31 +26,34 @@ class Links:
         self._stores: tuple[Path, ...] | None = None
 
     def lead_out(self, path: Path) -> bool:
-        """Whether ``path``, which lies below the folder by its name, is a file elsewhere that must not be read.
+        """True if ``path``, whose name lies below the folder, is a file elsewhere that must not be
+        read.
 
         Raises:
-            OSError, RuntimeError: it does not exist, or its links go in a circle.
+            OSError, RuntimeError: it does not exist, or its links form a loop.
         """
-        found = path.resolve(strict=True)
-        # The folder that the file stands in may be linked; the file in it is held to that folder.
+        target = path.resolve(strict=True)
+        # The file's folder may be a link; the file must lie in the folder that this link names.
         homes = [self._inside, *(home.resolve() for home in path.parents if home.is_symlink() and self._folder in home.parents)]
-        if any(found.is_relative_to(home) for home in homes):
+        if any(target.is_relative_to(home) for home in homes):
             return False
-        return not self.in_store(found)
+        return not self.in_store(target)
 
-    def in_store(self, found: Path) -> bool:
-        """Whether a resolved path lies in a store of content whose links stand for the files of this folder."""
-        return self.store_of(found) is not None
+    def in_store(self, target: Path) -> bool:
+        """True if a resolved path lies in a content store whose links represent the files of this
+        folder."""
+        return self.store_of(target) is not None
 
-    def store_of(self, found: Path) -> Path | None:
-        """The store that a resolved path lies in, None where it lies in none."""
+    def store_of(self, target: Path) -> Path | None:
+        """Find the content store in which a resolved path lies, or None."""
         if self._stores is None:
             self._stores = tuple(_stores(self._folder))
-        return next((store for store in self._stores if found.is_relative_to(store)), None)
+        return next((store for store in self._stores if target.is_relative_to(store)), None)
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Every file below the folder, those behind linked folders included; a folder that is met again on its own path is not entered."""
+    """Iterate over every file below the folder, also in linked folders; a folder that contains
+    itself by a link is entered once."""
     yield from _walk(folder, frozenset([folder.resolve()]))
 
 
@@ -56,12 +62,12 @@ def _walk(folder: Path, entered: frozenset[Path]) -> Iterator[Path]:
         with os.scandir(folder) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
     except PermissionError:
-        # A row that names a file in there is told so; nothing else can be said of it.
+        # A row that names a file in this folder gets a reject of its own.
         return
     for entry in listed:
         path = folder / entry.name
         linked = entry.is_symlink()
-        # Path.is_dir() says no of a link that leads nowhere, or in a circle, where an entry raises.
+        # Path.is_dir() is False for a broken or looping link, for which an entry raises.
         if not (path.is_dir() if linked else entry.is_dir()):
             yield path
         elif not linked:
@@ -71,7 +77,8 @@ def _walk(folder: Path, entered: frozenset[Path]) -> Iterator[Path]:
 
 
 def _stores(folder: Path) -> Iterator[Path]:
-    """Stores of content that link into a folder: DVC's cache of the project that it is in and of this project, the hub's, git-annex's."""
+    """Iterate over content stores of a folder: the DVC cache of its project and of this project,
+    the hub's blobs, git-annex's objects."""
     for parent in dict.fromkeys([*folder.absolute().parents, *folder.resolve().parents, Path.cwd(), *Path.cwd().parents]):
         if (parent / ".dvc").is_dir():
             yield from _dvc_caches(parent / ".dvc")
@@ -82,7 +89,8 @@ def _stores(folder: Path) -> Iterator[Path]:
 
 
 def _dvc_caches(dvc: Path) -> Iterator[Path]:
-    """The cache of a DVC project: its folder ``cache``, and ``cache.dir`` of each of its configuration files that names one."""
+    """Iterate over the caches of a DVC project: its folder ``cache``, and ``cache.dir`` of each
+    configuration file that sets it."""
     yield (dvc / "cache").resolve()
     shared = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
     systems = os.environ.get("XDG_CONFIG_DIRS", "").split(os.pathsep)[0] or "/etc/xdg"
@@ -92,12 +100,13 @@ def _dvc_caches(dvc: Path) -> Iterator[Path]:
         dvc,
     )
     for file in (*(Path(folder) / "config" for folder in folders), dvc / "config.local"):
-        # DVC's own reader would come with DVC, which nothing that determines a result imports.
+        # DVC's own parser would need DVC, which no code that determines a result imports.
         parser = RawConfigParser(strict=False, allow_no_value=True)
         try:
             parser.read(file, encoding="utf-8")
         except (ConfigError, UnicodeDecodeError):
-            # DVC complains of it wherever it runs; a link into a cache that cannot be told stays one that leads out.
+            # DVC reports this fault itself; a link into a cache that is unknown here counts as one
+            # that leads out.
             continue
         named = parser.get("cache", "dir", fallback=None)
         if named:

@@ -1,10 +1,11 @@
-"""VidBridge-R1's training data: one JSON object a line for one sample of one video.
+"""Reader of VidBridge-R1's training data: one JSON object per line for one sample of one video.
 
-Fields as ``src/open_r1_video/grpo.py`` of github.com/VidBridge-R1/VidBridge-R1 reads them at 2ae764b: ``video`` (a path),
-``problem`` (the question; for multiple choice with its options, a letter and a full stop each), ``solution`` (with or without
-``<answer>`` tags; a letter alone or with its option's words, or an option's own words) and ``problem_type``. Samples of one video become
-one row. The proxy samples show videos that are masked or mixed already: there is no event left to black out, so they are set aside
-(``already-edited``), and their sources can be ingested instead.
+Fields as ``src/open_r1_video/grpo.py`` of github.com/VidBridge-R1/VidBridge-R1 reads them at
+2ae764b: ``video`` (a path), ``problem`` (the question; for multiple choice with its options, a
+letter and a full stop each), ``solution`` (with or without ``<answer>`` tags; a letter alone or
+with its option's words, or an option's own words) and ``problem_type``. Samples of one video become
+one row. The videos of the proxy samples are already masked or mixed, so no event is left to black
+out: they are set aside (``already-edited``), and their sources can be ingested instead.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ class _Row(BaseModel):
 
 
 def read_vidbridge_r1(folder: Path, name: str = FILE) -> tuple[list[Annotation], list[Reject]]:
-    """One row for each video of the file, and what was set aside.
+    """Read one row for each video of the file, and the rejects.
 
     Raises:
-        SourceError: no such file.
+        SourceError: the file does not exist.
     """
     lines = read_lines(folder, name, "download the training data of VidBridge-R1 there")
     return usable(_rows(lines, name), folder, name)
@@ -55,14 +56,14 @@ def _rows(lines: list[str], name: str) -> Iterator[Found]:
             first_at.setdefault(row.video, where)
         if problem is not None:
             yield Found(where, problem, videos_of(line) if isinstance(row, Reject) else frozenset([row.video]))
-    for video, said in of_video.items():
-        if said["qa"] or "caption" in said:
-            whole, parts = annotated(said, first_at[video])
+    for video, collected in of_video.items():
+        if collected["qa"] or "caption" in collected:
+            whole, parts = annotated(collected, first_at[video])
             yield Found(first_at[video], whole, frozenset([video]), parts)
 
 
-def _add(row: _Row, where: str, said: dict[str, Any]) -> Reject | None:
-    """Add a sample to what is said of its video; why not, where it cannot be used."""
+def _add(row: _Row, where: str, collected: dict[str, Any]) -> Reject | None:
+    """Add a sample to the row of its video; return a reject if it cannot be used."""
     tagged = _ANSWER.search(row.solution)
     solution = (tagged[1] if tagged else row.solution).strip()
     if row.problem_type in ("DarkEventInfer", "MixVidQA"):
@@ -71,28 +72,28 @@ def _add(row: _Row, where: str, said: dict[str, Any]) -> Reject | None:
         )
         return reject(where, "already-edited", detail)
     if row.problem_type == "caption":
-        if "caption" in said:
+        if "caption" in collected:
             return reject(where, "duplicate-caption", f"video: {row.video!r} has a caption already; each video keeps its first")
         if not solution:
             return reject(
                 where, "bad-caption", f"solution: {row.solution!r} says nothing; leave the line out, or write the caption"
             )
-        said["caption"] = solution
+        collected["caption"] = solution
         return None
     listed = list(_OPTION.finditer(row.problem))
     letters = [match[1] for match in listed]
     if len(listed) < 2 or letters != list(string.ascii_uppercase[: len(listed)]):
-        found = ", ".join(letters) or "none"
-        return reject(where, "bad-question", f"problem: need options A, B, … a line each, in this order; found {found}")
-    asked = {
+        listing = ", ".join(letters) or "none"
+        return reject(where, "bad-question", f"problem: need options A, B, … a line each, in this order; found {listing}")
+    fields = {
         "question": row.problem[: listed[0].start()].strip(),
         "options": [match[2] for match in listed],
         "answer": solution,
     }
-    read = question(asked, where, "solution")
+    read = question(fields, where, "solution")
     if isinstance(read, Reject):
         return read
-    said["qa"].append(read)
+    collected["qa"].append(read)
     return None
 
 

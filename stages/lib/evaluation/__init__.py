@@ -1,1 +1,1 @@
-"""Held-out evaluation: which samples are scored, and what is written of the scores."""
+"""Held-out evaluation: its samples, and the records of its results."""

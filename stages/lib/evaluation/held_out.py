@@ -1,4 +1,5 @@
-"""Which samples every policy and every baseline is scored on, and the digest that says when two scores may be compared."""
+"""Evaluation samples, shared by all policies and baselines, and the digest that makes scores
+comparable."""
 
 from __future__ import annotations
 
@@ -11,9 +12,10 @@ from stages.params import Params
 
 
 def evaluation_samples(params: Params) -> list[Sample]:
-    """The samples that every policy and every baseline is scored on: at most ``samples_per_task`` of each task of the split.
+    """Draw the samples that every policy and every baseline is scored on: at most
+    ``samples_per_task`` of each task of the split.
 
-    A sample's place in the draw depends on its own id only, so a new clip moves few others out.
+    A sample's rank in the draw depends on its own id only, so a new clip displaces few others.
 
     Raises:
         InputError: the split has no sample of any task.
@@ -32,7 +34,11 @@ def evaluation_samples(params: Params) -> list[Sample]:
 
 
 def evaluation_digest(params: Params, samples: Sequence[Sample]) -> str:
-    """What a score depends on apart from the policy: samples, prompts, judge, scoring, decoding. Only equal digests are compared."""
+    """Digest of everything that a score depends on apart from the policy: samples, prompts, judge,
+    scoring, decoding.
+
+    Only scores with equal digests are compared.
+    """
     return digest(
         {
             "samples": [sample.model_dump(mode="json") for sample in samples],

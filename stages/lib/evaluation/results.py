@@ -1,6 +1,6 @@
-"""What evaluation and the summary write, as records: one model for who writes a file and for all who read it.
+"""Records of the files that evaluation and the summary write; writers and readers share them.
 
-Fields stand in the order in which they are written.
+Fields are in the order in which they are written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ TRIVIAL: tuple[Trivial, ...] = ("random", "constant")
 
 
 class ControlledResult(TaskResult):
-    """Scores of one task, and the means of the same policy on black and on shuffled videos with the upper ends of their intervals."""
+    """Scores of one task, and the policy's means on black and on shuffled videos, with the upper
+    ends of their intervals."""
 
     blank: float
     shuffled: float
@@ -29,7 +30,8 @@ class ControlledResult(TaskResult):
 class PolicyScores(Record):
     """``scores/<row>/scores.json``: one policy on the held-out samples.
 
-    ``digest`` names split, samples, prompts, judge and scoring: only equal digests are compared. ``format``: share of well-formed replies.
+    ``digest`` names split, samples, prompts, judge and scoring: only equal digests are compared.
+    ``format``: share of well-formed replies.
     """
 
     schema_version: Literal[1] = 1
@@ -51,7 +53,7 @@ class Mean(Record):
 
 
 class TrivialResults(Record):
-    """Scores of one task, of each trivial policy."""
+    """Scores of one task for each trivial policy."""
 
     random: TaskResult
     constant: TaskResult
@@ -61,7 +63,8 @@ class TrivialResults(Record):
 
 
 class BaselineScores(Record):
-    """``scores/baselines/scores.json``: the trivial policies on the held-out samples. ``constant_replies``: the best one of each task."""
+    """``scores/baselines/scores.json``: the trivial policies on the held-out samples.
+    ``constant_replies``: the best one of each task."""
 
     schema_version: Literal[1] = 1
     digest: str = Field(min_length=1)
@@ -76,7 +79,8 @@ class BaselineScores(Record):
 
 
 class PairedGain(Record):
-    """How much one policy scores above another, sample by sample: a :class:`~stages.domain.statistics.paired.Difference` less the two means."""
+    """Paired difference of two policies: a :class:`~stages.domain.statistics.paired.Difference`
+    without the two means."""
 
     mean: float
     low: float
@@ -89,13 +93,14 @@ class PairedGain(Record):
 
 
 class RowGain(PairedGain):
-    """The gain over all tasks, and that of each."""
+    """The gain over all tasks, and the gain of each task."""
 
     tasks: dict[TaskName, PairedGain]
 
 
 class PolicyMeans(Record):
-    """Means over tasks: with the video, on a black one, on a shuffled one; ``format``: share of well-formed replies."""
+    """Means over tasks: with the video, on a black one, on a shuffled one; ``format``: share of
+    well-formed replies."""
 
     mean: float
     format: float
@@ -104,7 +109,8 @@ class PolicyMeans(Record):
 
 
 class SummaryMetrics(Record):
-    """``reports/metrics.json``, for ``dvc metrics`` and the report: evaluated rows by name, and gains by ``"<row> - <start>"``."""
+    """``reports/metrics.json``, for ``dvc metrics`` and the report: evaluated rows by name, and
+    gains by ``"<row> - <start>"``."""
 
     candidate: str
     rows: dict[str, PolicyMeans]
@@ -126,7 +132,8 @@ class PlottedScore(Record):
 
 
 class HistoryRow(Record):
-    """A row of ``history.jsonl``: what a trainer logged at ``step``, in ``model_extra``. Trainers choose the names of their metrics."""
+    """A row of ``history.jsonl``: a trainer's metrics at ``step``, in ``model_extra``. Trainers
+    choose the names of their metrics."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, float]

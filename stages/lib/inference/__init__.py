@@ -1,1 +1,1 @@
-"""Generation, and the vision features that replies share."""
+"""Generation of replies, and the cache of vision features."""

@@ -1,4 +1,4 @@
-"""Replies of a model to prompts about videos, in batches: the likeliest ones, or several drawn for each prompt."""
+"""Batched generation of replies to prompts about videos: greedy, or several samples per prompt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from stages.domain.core.frames import Frames
 from stages.lib.models.processor import EncodedPrompt, encode_prompts, placeholder_ids, prompt_batch, reply_opening
 from stages.lib.models.settings import plain_settings
 
-#: A prompt and the frames it is about, or a function that loads them: then only one batch of them is in memory.
+#: A prompt and its frames, or a function that loads them, so that only one batch of frames is in
+#: memory.
 Item = tuple[str, Frames | Callable[[], Frames]]
 
 
@@ -27,15 +28,16 @@ def generate(
     progress: Callable[[int], None] | None = None,
     max_time_s: float | None = None,
 ) -> list[str]:
-    """The likeliest reply (decoded greedily) to each item, in order.
+    """Generate the greedy reply to each item, in order.
 
     Args:
-        max_new_tokens: a reply is cut off after so many.
-        max_time_s: the replies of a batch are cut off after so long; None: never.
-        progress: called with the number of replies that were finished, once a batch.
+        max_new_tokens: a reply is cut off after this many.
+        max_time_s: the replies of a batch are cut off after this time; None: never.
+        progress: called once per batch with the number of finished replies.
 
     Returns:
-        The replies without control tokens; think and answer tags are kept, those that the chat template puts in front included.
+        The replies without control tokens; think and answer tags are kept, including those that the
+            chat template puts in front.
     """
     replies: list[str] = []
     for prompts in _batches(processor, items, batch_size):
@@ -48,7 +50,8 @@ def generate(
 def greedy_replies(
     model: PreTrainedModel, processor: ProcessorMixin, prompts: Sequence[EncodedPrompt], max_new_tokens: int
 ) -> list[str]:
-    """The likeliest reply to each of these prompts, answered as one batch; what :func:`generate` does with each of its own."""
+    """Generate the greedy replies to these prompts as one batch; :func:`generate` does so with each
+    of its batches."""
     return _decode(model, processor, prompts, max_new_tokens, [])
 
 
@@ -64,15 +67,16 @@ def rollouts(
     batch_size: int,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[str]]:
-    """`count` replies to each item, drawn at `temperature` from the model's whole distribution.
+    """Sample ``count`` replies to each item at ``temperature`` from the model's whole distribution.
 
-    Every reply is drawn by a generator of its own, seeded by its item's seed and its number, so that what else is in the batch changes no
-    draw. (The batch's padding moves logits by their rounding error, which matters where two tokens are level to that.)
+    Each reply has its own random generator, seeded by its item's seed and its number, so the rest
+    of the batch does not affect it. (Padding of a batch changes logits by rounding errors, which
+    matters only if two tokens are that close.)
 
     Args:
-        seeds: one an item.
-        batch_size: prompts at once; the model answers `batch_size * count` at a time.
-        progress: called with the number of prompts that were finished, once a batch.
+        seeds: one per item.
+        batch_size: prompts per batch; the model generates ``batch_size * count`` replies at a time.
+        progress: called once per batch with the number of finished prompts.
     """
     replies: list[list[str]] = []
     for prompts in _batches(processor, items, batch_size):
@@ -86,18 +90,19 @@ def rollouts(
 
 
 class SeededDraws(LogitsProcessor):
-    """Makes greedy decoding draw, each row [vocabulary] by its own generator.
+    """Turns greedy decoding into sampling, with one random generator per row [vocabulary].
 
-    The arg max of logits / temperature + Gumbel noise is a draw from softmax(logits / temperature) (Gumbel, *Statistical Theory of Extreme
-    Values*, 1954; Maddison, Tarlow and Minka, *A\\* Sampling*, 2014); -log of an exponential variate is Gumbel noise.
+    The arg max of logits / temperature + Gumbel noise is a draw from softmax(logits / temperature)
+    (Gumbel, *Statistical Theory of Extreme Values*, 1954; Maddison, Tarlow and Minka, *A\\*
+    Sampling*, 2014); -log of an exponential variate is Gumbel noise.
     """
 
     def __init__(self, seeds: Sequence[str], temperature: float, device: torch.device) -> None:
         self._generators = [torch.Generator(device).manual_seed(_number(seed)) for seed in seeds]
         self._temperature = temperature
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - what transformers calls
-        # In double precision: a variate of 0, whose logarithm is no number, is then never met.
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - the signature that transformers calls
+        # In double precision, a variate of 0, whose logarithm is infinite, does not occur.
         noise = torch.empty_like(scores, dtype=torch.float64)
         for row, generator in zip(noise, self._generators, strict=True):
             row.exponential_(generator=generator)
@@ -110,7 +115,7 @@ def _number(seed: str) -> int:
 
 def _batches(processor: ProcessorMixin, items: Sequence[Item], batch_size: int) -> Iterator[list[EncodedPrompt]]:
     for start in range(0, len(items), batch_size):
-        batch = [(prompt, (given() if callable(given) else given,)) for prompt, given in items[start : start + batch_size]]
+        batch = [(prompt, (frames() if callable(frames) else frames,)) for prompt, frames in items[start : start + batch_size]]
         yield encode_prompts(processor, batch)
 
 

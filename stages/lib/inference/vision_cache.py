@@ -1,4 +1,5 @@
-"""The vision tower sees equal videos once: the rollouts of a prompt all look at the same one."""
+"""Cache of vision features: equal videos pass through the vision tower once, since all rollouts of
+a prompt share one video."""
 
 from __future__ import annotations
 
@@ -9,18 +10,20 @@ from typing import Any
 
 import torch
 
-#: Stands for a video: see :func:`fingerprint`.
+#: Identifies a video: see :func:`fingerprint`.
 Fingerprint = tuple[float, float, int, int, int]
-#: What the vision tower made of one video: its features, and those of the layers that are tapped.
+#: Output of the vision tower for one video: its features, and those of the tapped layers.
 Feature = tuple[torch.Tensor, list[torch.Tensor]]
 
 
 def encode_equal_videos_once(model: Any) -> None:
-    """Let the vision tower see each distinct video of a batch once: the rollouts of a prompt all look at the same one.
+    """Patch the model to encode each distinct video of a batch once, since all rollouts of a prompt
+    share one video.
 
-    The features, and the gradients through them, are those of the stock method; only the repetition is gone. Where the tower is frozen,
-    the features of a video are kept, so that rollouts, log-probabilities and loss share one pass, and so do later steps. Under ZeRO-3 all
-    processes pass through the tower or none.
+    The features, and the gradients through them, equal those of the stock method; only the
+    repetition is gone. If the tower is frozen, the features of a video are cached, so rollouts,
+    log-probabilities, loss and later steps share one pass. Under ZeRO-3 either all processes pass
+    through the tower or none.
     """
     backbone = model.base_model
     stock = backbone.get_video_features
@@ -43,10 +46,11 @@ def encode_equal_videos_once(model: Any) -> None:
         if missing:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
                 features = stock(torch.cat([videos[i] for i in missing]), video_grid_thw[missing], **kwargs)
-            layers = getattr(features, "deepstack_features", None) or []  # Qwen3-VL: one list a tapped layer
+            layers = getattr(features, "deepstack_features", None) or []  # Qwen3-VL: one list per tapped layer
             fresh = {i: (features.pooler_output[n], [layer[n] for layer in layers]) for n, i in enumerate(missing)}
         if frozen:
-            # Cloned: what the tower returns are views into the features of all, which one of them would keep alive.
+            # Cloned: the tower returns views into the features of all videos, and one view would
+            # keep all of them alive.
             fresh = {i: (pooled.clone(), [layer.clone() for layer in layers]) for i, (pooled, layers) in fresh.items()}
             fresh |= {i: kept.take(keys[i]) for i in distinct if i not in fresh}
             features = kept.keep({keys[i]: fresh[i] for i in missing}, features)
@@ -59,12 +63,13 @@ def encode_equal_videos_once(model: Any) -> None:
     backbone.get_video_features = get_video_features
 
 
-#: Features of videos that are kept where the vision tower is frozen.
+#: Most bytes of cached features, if the vision tower is frozen.
 FEATURE_BYTES = 1 * 2**30
 
 
 class _KeptFeatures:
-    """Features by their video's fingerprint; the least recently used go when they take more than ``most_bytes``."""
+    """Features by their video's fingerprint; beyond ``most_bytes`` the least recently used are
+    dropped."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
@@ -80,10 +85,10 @@ class _KeptFeatures:
         return self._features[key]
 
     def keep(self, fresh: Mapping[Fingerprint, Feature], output: Any) -> Any:
-        """Keep these, and return an output of the model's own kind to put features into."""
+        """Cache these, and return a copy of the model's output object to put features into."""
         if output is not None:
             self._output = copy(output)
-            self._output.last_hidden_state = None  # of all videos at once, and read by nobody
+            self._output.last_hidden_state = None  # of all videos at once, and never read
         for key, feature in fresh.items():
             self._features[key] = feature
             self._held_bytes += _bytes(feature)
@@ -93,13 +98,14 @@ class _KeptFeatures:
 
 
 def _scattered(tower: torch.nn.Module) -> bool:
-    """Whether ZeRO-3 keeps the tower's weights in parts. A pass through it then gathers them, so every process has to make it or none."""
+    """True if ZeRO-3 partitions the tower's weights. A pass then gathers them, so either every
+    process makes it or none."""
     return any(hasattr(weight, "ds_id") for weight in tower.parameters())
 
 
-def _any_process(mine: bool, device: torch.device) -> bool:
-    """Whether this is so in any process; all of them have to ask."""
-    flag = torch.tensor([int(mine)], device=device)
+def _any_process(condition: bool, device: torch.device) -> bool:
+    """True if the condition holds in any process; every process must call this."""
+    flag = torch.tensor([int(condition)], device=device)
     torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
     return bool(flag.item())
 
@@ -109,8 +115,11 @@ def _bytes(feature: Feature) -> int:
 
 
 def fingerprint(video: torch.Tensor, grid: torch.Tensor) -> Fingerprint:
-    """Two sums of a video's values in double precision, one of them weighted by place, and its shape: no two videos share all of them
-    but by a chance of the order of rounding."""
+    """Fingerprint of a video: two sums of its values in double precision, one of them weighted by
+    position, and its shape.
+
+    Two different videos share it only by a coincidence of the order of rounding errors.
+    """
     values = video.flatten().double()
     weights = torch.arange(1, len(values) + 1, device=values.device, dtype=torch.double).sqrt()
     time, height, width = (int(n) for n in grid)
@@ -118,15 +127,16 @@ def fingerprint(video: torch.Tensor, grid: torch.Tensor) -> Fingerprint:
 
 
 def equal_to(videos: Sequence[torch.Tensor], grids: Sequence[Sequence[int]]) -> list[int]:
-    """For each video the index of the first that equals it, bit by bit and in shape (black videos of two shapes differ in it only)."""
-    # The sum only says which comparisons are worth making.
+    """For each video, the index of the first one that equals it, in every bit and in shape (black
+    videos may differ in shape only)."""
+    # Equal sums only preselect the candidates for a full comparison.
     sums = torch.stack([video.sum(dtype=torch.float64) for video in videos]).tolist()
     firsts: dict[tuple[float, *tuple[int, ...]], list[int]] = {}
-    found: list[int] = []
+    indices: list[int] = []
     for i, video in enumerate(videos):
         candidates = firsts.setdefault((sums[i], *grids[i]), [])
         first = next((j for j in candidates if torch.equal(videos[j], video)), None)
         if first is None:
             candidates.append(i)
-        found.append(i if first is None else first)
-    return found
+        indices.append(i if first is None else first)
+    return indices

@@ -1,1 +1,1 @@
-"""Judges: by rule, or a model behind an endpoint."""
+"""Judges: a rule, or a model behind an endpoint."""

@@ -1,4 +1,4 @@
-"""Scoring many replies: whatever has to be asked for them is asked side by side."""
+"""Scoring of many replies, with concurrent requests to the judge."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from stages.runtime.endpoints import JudgeError
 
 
 class JudgeUnavailableError(JudgeError):
-    """Too many replies have no verdict for a result to rest on the others."""
+    """Too many replies have no verdict, so a result from the rest would not be reliable."""
 
 
 def score_replies(samples: Sequence[Sample], replies: Sequence[str], referee: Referee, rules: RewardRules) -> list[Score]:
-    """The score of each reply to the sample beside it, as :func:`score_reply` gives it.
+    """Score each reply to the sample at the same position, as :func:`score_reply` does.
 
     Raises:
-        JudgeError: the judge cannot be used as it is set up.
+        JudgeError: the judge cannot be used with its configuration.
     """
     pairs = list(zip(samples, replies, strict=True))
 
     def scored(judge: Judge) -> list[Score]:
-        asked = replace(referee, judge=judge)
-        return [score_reply(sample, reply, asked, rules) for sample, reply in pairs]
+        stand_in = replace(referee, judge=judge)
+        return [score_reply(sample, reply, stand_in, rules) for sample, reply in pairs]
 
     return referee.judge.score_many(scored)
 
 
-def check_judged(judge: Judge, unjudged: int, replies: int, what: str) -> None:
-    """Refuse to go on where more of the replies lack a verdict than ``judge.max_unavailable`` allows.
+def check_judged(judge: Judge, unjudged: int, replies: int, subject: str) -> None:
+    """Raise if more of the replies lack a verdict than ``judge.max_unavailable`` allows.
 
     Raises:
-        JudgeUnavailableError: with the share, the last error, and how to go on.
+        JudgeUnavailableError: with the share, the last error, and the remedy.
     """
     if unjudged <= judge.max_unavailable * replies:
         return
     last = judge.last_error or "none in this process"
     raise JudgeUnavailableError(
-        f"judge.max_unavailable: {what}: {unjudged} of {replies} replies ({unjudged / replies:.0%}) have no verdict,"
-        f" {judge.max_unavailable:.0%} are allowed; last error: {last}. See to the endpoint at VIDBRIDGE_JUDGE_URL and run again:"
-        " verdicts that came are kept, and training resumes from its last checkpoint"
+        f"judge.max_unavailable: {subject}: {unjudged} of {replies} replies ({unjudged / replies:.0%}) have no verdict,"
+        f" {judge.max_unavailable:.0%} are allowed; last error: {last}. Repair the endpoint at VIDBRIDGE_JUDGE_URL and run again:"
+        " verdicts received so far are kept, and training resumes from its last checkpoint"
     )
 
 
-def usage_of(judge: Judge, called: str = "judge") -> dict[str, float]:
-    """The judge's counts so far, for metrics."""
-    return {f"{called}/{name}": float(count) for name, count in sorted(judge.usage.items())}
+def usage_of(judge: Judge, prefix: str = "judge") -> dict[str, float]:
+    """Return the judge's counts so far, as metrics."""
+    return {f"{prefix}/{name}": float(count) for name, count in sorted(judge.usage.items())}

@@ -1,4 +1,4 @@
-"""The judge and the embedder that ``params.yaml`` names."""
+"""Construction of the judge and the embedder that ``params.yaml`` names."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from stages.runtime.endpoints import Role, place
 
 
 def judge_of(params: JudgeParams, role: Role = "JUDGE") -> Judge:
-    """Raises:
-    JudgeError: the judge is an endpoint, and the environment does not say where it is.
+    """Build the judge.
+
+    Raises:
+        JudgeError: the judge is an endpoint, and the environment does not name its address.
     """
     if isinstance(params, RuleJudgeParams):
         return RuleJudge(full_share=params.full_share, partial_share=params.partial_share)
@@ -22,8 +24,10 @@ def judge_of(params: JudgeParams, role: Role = "JUDGE") -> Judge:
 
 
 def embedder_of(likeness: Likeness) -> Embedder:
-    """Raises:
-    EmbedderError: the model that is named cannot be had.
+    """Build the embedder.
+
+    Raises:
+        EmbedderError: the model cannot be loaded.
     """
     if isinstance(likeness, LexicalLikeness):
         return LexicalEmbedder()
@@ -31,20 +35,21 @@ def embedder_of(likeness: Likeness) -> Embedder:
 
 
 def referee_of(params: Params) -> Referee:
-    """Whom rewards and evaluation ask. A model that it needs is loaded at once: what is missing is said before any work is done.
+    """Build the judge and embedder of rewards and evaluation. Models load at once, so a missing one
+    fails before any work.
 
     Raises:
-        JudgeError: the judge is an endpoint, and the environment does not say where it is.
-        EmbedderError: the embedder's model cannot be had.
+        JudgeError: the judge is an endpoint, and the environment does not name its address.
+        EmbedderError: the embedder's model cannot be loaded.
     """
     return Referee(judge=judge_of(params.judge), embedder=embedder_of(params.rewards.embedder))
 
 
 def held_out_of(params: Params, referee: Referee) -> Referee | None:
-    """The same with the judge that is held out of the rewards; None where there is none.
+    """Return the referee with the judge that is held out of the rewards; None if there is none.
 
     Raises:
-        JudgeError: that judge is an endpoint, and the environment does not say where it is.
+        JudgeError: that judge is an endpoint, and the environment does not name its address.
     """
-    chosen = params.held_out_judge
-    return None if chosen is None else replace(referee, judge=judge_of(chosen.judge, "HELD_OUT_JUDGE"))
+    held_out = params.held_out_judge
+    return None if held_out is None else replace(referee, judge=judge_of(held_out.judge, "HELD_OUT_JUDGE"))

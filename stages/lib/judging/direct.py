@@ -1,4 +1,4 @@
-"""The part of a judge's protocol that is about asking somebody else, for judges that ask nobody."""
+"""Judge protocol members about requests, for judges that send none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Result = TypeVar("Result")
 
 
 class DirectJudge:
-    """Base of judges that answer at once: nothing is counted, and nothing can be unavailable."""
+    """Base of judges that answer locally: no usage counts, never unavailable."""
 
     usage: ClassVar[Mapping[str, int]] = {}
     last_error: ClassVar[str] = ""

@@ -1,4 +1,4 @@
-"""How much alike two phrases are, for the T-score: by the words they share, or by a sentence-transformers model."""
+"""Similarity of phrases for the T-score: by shared words, or by a sentence-transformers model."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from stages.errors import VidbridgeError
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-#: Vectors that are kept. A policy may go on inventing phrases for ever.
+#: Most vectors in memory; a policy may keep inventing new phrases.
 _KEPT = 1 << 16
-#: Phrases that go through the model together.
+#: Phrases per forward pass of the model.
 _BATCH = 64
-#: What a phrase is embedded beside moves a cosine by up to 3e-7 (measured); rounded, scores do not follow the order of questions.
+#: The other phrases of a batch move a cosine by up to 3e-7 (measured); rounding makes scores
+#: independent of the order of requests.
 _DECIMALS = 4
 
 
 class EmbedderError(VidbridgeError, RuntimeError):
-    """The embedder that is named cannot be used; the message says which setting, and what to do."""
+    """The configured embedder cannot be used; the message names the setting and the remedy."""
 
 
 class LexicalEmbedder:
@@ -39,7 +40,8 @@ class LexicalEmbedder:
 
 
 class SentenceEmbedder:
-    """Cosine of the two phrases' embeddings; below 0 counts as 0. A phrase is embedded once, as long as it is kept."""
+    """Cosine of the two phrases' embeddings; negative values count as 0. Vectors are cached by
+    phrase."""
 
     def __init__(self, model: SentenceTransformer) -> None:
         self._model = model
@@ -58,7 +60,8 @@ class SentenceEmbedder:
         new = [phrase for phrase in phrases if phrase not in self._vectors]
         if not new:
             return
-        # In double precision: a dot product is then the same both ways round, far beyond what is left after rounding.
+        # In double precision a dot product is symmetric far beyond the digits that remain after
+        # rounding.
         vectors = np.asarray(self._model.encode(new, batch_size=_BATCH, show_progress_bar=False), dtype=np.float64)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         self._vectors |= dict(zip(new, vectors / np.where(lengths > 0, lengths, 1.0), strict=True))
@@ -69,7 +72,7 @@ class SentenceEmbedder:
 
 
 def _exact(table: NDArray[np.float64], these: Sequence[str], those: Sequence[str]) -> NDArray[np.float64]:
-    """``table`` with exactly 1 wherever the phrases are equal, be it two that hold no word."""
+    """Set ``table`` to exactly 1 for equal phrases, also for two that contain no word."""
     for i, this in enumerate(these):
         for j, that in enumerate(those):
             if this == that:
@@ -78,32 +81,34 @@ def _exact(table: NDArray[np.float64], these: Sequence[str], those: Sequence[str
 
 
 def load_embedder(name: str, revision: str) -> SentenceEmbedder:
-    """The sentence-transformers model ``name``, from the hub at a pinned revision, from its cache, or from a folder.
+    """Load the sentence-transformers model ``name`` from the hub at a pinned revision, from its
+    cache, or from a folder.
 
-    On the CPU and in float32, whatever else the machine has: a reward is then the same everywhere. To be called before training is
-    set up: a ZeRO-3 configuration that is alive would scatter these weights, too.
+    It runs on the CPU in float32 on every machine, so rewards are the same everywhere. Call this
+    before training is set up: an active ZeRO-3 configuration would partition these weights, too.
 
     Raises:
-        EmbedderError: it is neither in the cache nor to be had, or no sentence-transformers model.
+        EmbedderError: it is neither in the cache nor downloadable, or not a sentence-transformers
+            model.
     """
-    # Seconds of imports that the lexical embedder need not pay.
+    # Imported here: they take seconds, which the lexical embedder should not pay.
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import is_sentence_transformer_model
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()  # a bar for a second of reading is noise in a stage's log
+    transformers_logging.disable_progress_bar()  # a progress bar for a second of loading is noise in a stage's log
     source = str(Path(name).resolve()) if Path(name).is_dir() else name
     try:
-        # Without its list of modules the library would make up a pooling, and go on.
+        # Without its list of modules the library would silently choose a pooling.
         if not is_sentence_transformer_model(source, revision=revision):
             raise EmbedderError(_unavailable(name, revision, "no modules.json was found"))
         weights = {"dtype": torch.float32, "use_safetensors": True}
         model = SentenceTransformer(source, revision=revision, device="cpu", trust_remote_code=False, model_kwargs=weights)
         return SentenceEmbedder(model)
     except (OSError, ValueError) as error:
-        said = " ".join(str(error).split())
-        reason = "it asks for code of its own, which is not run" if "trust_remote_code" in said else said
+        message = " ".join(str(error).split())
+        reason = "it needs code of its own, which is not run" if "trust_remote_code" in message else message
         raise EmbedderError(_unavailable(name, revision, reason)) from error
 
 
@@ -115,5 +120,5 @@ def _unavailable(name: str, revision: str, reason: str) -> str:
     )
     return (
         f"rewards.embedder.model: {name!r} at rewards.embedder.revision {revision!r} cannot be loaded as a sentence-transformers"
-        f" model; {remedy}, or take `embedder: {{kind: lexical}}` ({reason})"
+        f" model; {remedy}, or set `embedder: {{kind: lexical}}` ({reason})"
     )

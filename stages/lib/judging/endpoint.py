@@ -1,4 +1,5 @@
-"""Models behind an OpenAI-compatible endpoint (vLLM, or a hosted one): many questions at once, each asked once."""
+"""Models behind an OpenAI-compatible endpoint (vLLM, or a hosted one): concurrent requests, cached
+answers."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from pydantic import ConfigDict, ValidationError
 from stages.domain.core.records import Record, Verdict
 from stages.domain.tasks.rewards import Judge
 from stages.lib.judging.prompts import Question, read_answer
-from stages.lib.judging.questions import AskingJudge, NotingJudge, in_rounds
+from stages.lib.judging.questions import AskingJudge, CollectingJudge, in_rounds
 from stages.params import OpenAIJudgeParams
 from stages.runtime.answer_cache import Cache, open_cache
 from stages.runtime.endpoints import Place
@@ -24,14 +25,15 @@ from stages.runtime.http import NoAnswer, complete, open_client
 
 Result = TypeVar("Result")
 
-#: How often to look whether another process, which asks the same, has its answer.
+#: Interval between checks of the cache while another process requests the same answer.
 _POLL_S = 0.05
-#: After so many unanswered questions in a row for each slot, the rest of a batch is not asked: the endpoint is down.
+#: After this many failed requests in a row per slot, the rest of a batch is not sent: the endpoint
+#: is down.
 _GIVE_UP_AFTER = 2
 
 
 class _Open(Record):
-    """The part of an endpoint's answer that is read; it may hold more."""
+    """The parts of an endpoint's response that are read; other keys are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -60,8 +62,9 @@ class _Completion(_Open):
     usage: _Tokens | None = None
 
 
-class Speaker(NamedTuple):
-    """Who is asked: all that decides an answer apart from the question. ``table``: where in ``params.yaml`` it stands."""
+class ModelSpec(NamedTuple):
+    """Model and decoding settings: everything that decides an answer apart from the question.
+    ``table``: its place in ``params.yaml``."""
 
     table: str
     model: str
@@ -72,35 +75,37 @@ class Speaker(NamedTuple):
 
 
 class Endpoint:
-    """Asks one model any questions.
+    """Client that sends questions to one model.
 
-    ``usage`` counts since the start of this process: questions, cache_hits, requests, retries, invalid, unavailable, and tokens
-    (prompt_tokens, completion_tokens, and cached_tokens, those of the prompt that the endpoint had seen before).
+    ``usage`` counts since the start of this process: questions, cache_hits, requests, retries,
+    invalid, unavailable, and tokens (prompt_tokens, completion_tokens, and cached_tokens, the
+    prompt tokens in the endpoint's own cache).
     """
 
-    def __init__(self, speaker: Speaker, place: Place) -> None:
-        self.name = f"{speaker.model}@{speaker.revision}"
+    def __init__(self, spec: ModelSpec, place: Place) -> None:
+        self.name = f"{spec.model}@{spec.revision}"
         self.usage: Counter[str] = Counter()
-        #: Why the last question that got no readable answer got none.
+        #: Reason of the last question without a usable answer.
         self.last_error = ""
-        self._speaker = speaker
+        self._spec = spec
         self._place = place
         self._failed_in_a_row = 0
 
     @property
     def where(self) -> str:
-        """The variable that names its address."""
+        """Name of the environment variable with its address."""
         return f"VIDBRIDGE_{self._place.role}_URL"
 
     def ask(self, questions: Collection[Question]) -> dict[Question, Record]:
-        """An answer, or a verdict ``invalid`` or ``unavailable``, for each question; they are asked side by side.
+        """Answer each question, concurrently; a failed one gets a verdict ``invalid`` or
+        ``unavailable``.
 
         Raises:
             JudgeError: the endpoint refuses such requests, or the cache cannot be used.
         """
-        wanted = list(dict.fromkeys(questions))
+        distinct = list(dict.fromkeys(questions))
         self._failed_in_a_row = 0
-        return dict(zip(wanted, asyncio.run(self._ask(wanted)), strict=True))
+        return dict(zip(distinct, asyncio.run(self._ask(distinct)), strict=True))
 
     async def _ask(self, questions: Collection[Question]) -> list[Record]:
         slots = asyncio.Semaphore(self._place.concurrency)
@@ -108,32 +113,33 @@ class Endpoint:
             async with open_client(self._place) as client:
                 try:
                     async with asyncio.TaskGroup() as group:
-                        tasks = [group.create_task(self._settle(question, cache, client, slots)) for question in questions]
-                except ExceptionGroup as several:
-                    # The first has ended the others, and says it all.
-                    raise several.exceptions[0] from None
+                        tasks = [group.create_task(self._resolve(question, cache, client, slots)) for question in questions]
+                except ExceptionGroup as group_error:
+                    # The first one cancelled the others and is the cause.
+                    raise group_error.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _settle(self, question: Question, cache: Cache, client: httpx.AsyncClient, slots: asyncio.Semaphore) -> Record:
+    async def _resolve(self, question: Question, cache: Cache, client: httpx.AsyncClient, slots: asyncio.Semaphore) -> Record:
         body = self._body(question)
         key = self._key(body)
         self.usage["questions"] += 1
         while True:
-            # The slot is kept through retries, so that an endpoint that is overloaded is asked less.
+            # The slot stays occupied during retries, so an overloaded endpoint gets fewer requests.
             async with slots:
-                if (known := self._known(question, key, cache)) is not None:
-                    return known
+                if (cached := self._cached(question, key, cache)) is not None:
+                    return cached
                 if cache.claim(key):
                     try:
-                        # Between the look and the claim another process may have had its answer.
-                        if (known := self._known(question, key, cache)) is not None:
-                            return known
+                        # Another process may have stored its answer between the lookup and the
+                        # claim.
+                        if (cached := self._cached(question, key, cache)) is not None:
+                            return cached
                         return await self._fetch(question, body, key, cache, client)
                     finally:
                         cache.release(key)
             await asyncio.sleep(_POLL_S)
 
-    def _known(self, question: Question, key: str, cache: Cache) -> Record | None:
+    def _cached(self, question: Question, key: str, cache: Cache) -> Record | None:
         text = cache.get(key)
         answer = read_answer(question.form, text, question.text) if text is not None else None
         if answer is not None:
@@ -144,7 +150,7 @@ class Endpoint:
         if self._failed_in_a_row >= _GIVE_UP_AFTER * self._place.concurrency:
             return self._failed("unavailable", f"not asked, since {self._failed_in_a_row} questions before it got no answer")
         try:
-            response = await complete(client, self._place, body, self.usage, self._speaker.table)
+            response = await complete(client, self._place, body, self.usage, self._spec.table)
         except NoAnswer as error:
             self._failed_in_a_row += 1
             self.last_error = str(error)
@@ -159,11 +165,11 @@ class Endpoint:
         return answer
 
     def _content(self, response: httpx.Response) -> tuple[str | None, str]:
-        """What the model wrote, and what to say if that turns out not to be the JSON asked for."""
+        """Extract the model's text, and the reason to report if it is not the requested JSON."""
         try:
             completion = _Completion.model_validate_json(response.content)
         except ValidationError:
-            return None, "the endpoint's answer is no chat completion"
+            return None, "the endpoint's answer is not a chat completion"
         if completion.usage is not None:
             self.usage["prompt_tokens"] += completion.usage.prompt_tokens
             self.usage["completion_tokens"] += completion.usage.completion_tokens
@@ -173,7 +179,7 @@ class Endpoint:
             return None, "the model wrote nothing"
         choice = completion.choices[0]
         if choice.finish_reason == "length":
-            return None, f"cut off after {self._speaker.table}.max_tokens ({self._speaker.max_tokens}) tokens"
+            return None, f"cut off after {self._spec.table}.max_tokens ({self._spec.max_tokens}) tokens"
         return choice.message.content, "no single answer of the form that was asked for can be read"
 
     def _failed(self, outcome: str, reason: str) -> Verdict:
@@ -182,36 +188,38 @@ class Endpoint:
 
     def _body(self, question: Question) -> dict[str, Any]:
         return {
-            "model": self._speaker.model,
+            "model": self._spec.model,
             "messages": question.messages,
-            # An endpoint that leaves this out of account (transformers serve) is bound by the prompt alone; how much of what it then
-            # writes can be read, stages/lib/judging/reading.py says.
+            # An endpoint that ignores this (transformers serve) has the prompt alone as guide;
+            # stages/lib/judging/reading.py lists the forms of its answers that can be parsed.
             "response_format": question.response_format,
-            "temperature": self._speaker.temperature,
-            "max_tokens": self._speaker.max_tokens,
-            "seed": self._speaker.seed + question.draw,
+            "temperature": self._spec.temperature,
+            "max_tokens": self._spec.max_tokens,
+            "seed": self._spec.seed + question.draw,
         }
 
     def _key(self, body: dict[str, Any]) -> str:
-        """What the answer depends on: all that is sent, and the revision. Not where it is sent."""
-        identity = json.dumps({**body, "revision": self._speaker.revision}, sort_keys=True)
+        """Cache key of an answer: digest of the request body and the revision, without the
+        address."""
+        identity = json.dumps({**body, "revision": self._spec.revision}, sort_keys=True)
         return hashlib.sha256(identity.encode()).hexdigest()
 
 
 class EndpointJudge(Endpoint, AskingJudge):
-    """A judge that is a language model; ``score_many`` asks side by side."""
+    """A language model as judge; ``score_many`` sends requests concurrently."""
 
     def __init__(self, params: OpenAIJudgeParams, place: Place) -> None:
         self.max_unavailable = params.max_unavailable
-        speaker = Speaker("judge", params.model, params.revision, params.temperature, params.max_tokens, params.seed)
-        super().__init__(speaker, place)
+        spec = ModelSpec("judge", params.model, params.revision, params.temperature, params.max_tokens, params.seed)
+        super().__init__(spec, place)
 
     def answer(self, question: Question) -> Record:
         return self.ask([question])[question]
 
     def score_many(self, score: Callable[[Judge], Result]) -> Result:
-        """
+        """Return the result of ``score``, in rounds of concurrent requests.
+
         Raises:
-            JudgeError: the judge cannot be used as it is set up.
+            JudgeError: the judge cannot be used with its configuration.
         """
-        return in_rounds(self.ask, partial(NotingJudge, self.name), score)
+        return in_rounds(self.ask, partial(CollectingJudge, self.name), score)

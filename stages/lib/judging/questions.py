@@ -1,4 +1,5 @@
-"""Judges that turn each method of the protocol into a question for somebody else, and how their questions are asked side by side."""
+"""Judges that turn each method of the protocol into a question, and concurrent requests for their
+questions."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from stages.domain.core.records import Record, Sample, Verdict
 from stages.lib.judging.direct import DirectJudge
 from stages.lib.judging.prompts import (
     Events,
+    Graded,
     Question,
-    Said,
     ask_complete,
     ask_covers,
     ask_entailed,
@@ -22,7 +23,8 @@ from stages.lib.judging.prompts import (
 
 
 class AskingJudge(ABC):
-    """``answer`` gives what came for a question, or a verdict that says why nothing readable did."""
+    """Judge that asks questions. ``answer`` returns the answer, or a verdict with the reason why
+    there is none."""
 
     name: str
 
@@ -48,56 +50,58 @@ class AskingJudge(ABC):
     def complete(self, sample: Sample, caption: str) -> Verdict:
         return self._verdict(ask_complete(sample, caption))
 
-    def natural(self, sample: Sample, caption: str) -> Verdict:  # noqa: ARG002 - the protocol's; a reader needs no reference to tell
+    def natural(self, sample: Sample, caption: str) -> Verdict:  # noqa: ARG002 - the protocol's signature
         return self._verdict(ask_natural(caption))
 
     def _verdict(self, question: Question) -> Verdict:
         answer = self.answer(question)
         if isinstance(answer, Verdict):
             return answer
-        assert isinstance(answer, Said)
+        assert isinstance(answer, Graded)
         return Verdict(outcome="scored", score=answer.worth, reason=answer.reason, judge=self.name)
 
 
-class NotingJudge(AskingJudge, DirectJudge):
-    """Answers from what is known, and notes what is not, which it answers with the form's placeholder."""
+class CollectingJudge(AskingJudge, DirectJudge):
+    """Answers from ``answers``, and collects the missing questions, which it answers with the
+    form's placeholder."""
 
-    def __init__(self, name: str, known: Mapping[Question, Record]) -> None:
+    def __init__(self, name: str, answers: Mapping[Question, Record]) -> None:
         self.name = name
-        self.known = known
+        self.answers = answers
         self.missing: dict[Question, None] = {}
 
     def answer(self, question: Question) -> Record:
-        if question in self.known:
-            return self.known[question]
+        if question in self.answers:
+            return self.answers[question]
         self.missing[question] = None
         assert question.form.placeholder is not None
         return question.form.placeholder
 
 
-Noting = TypeVar("Noting", bound=NotingJudge)
+Collecting = TypeVar("Collecting", bound=CollectingJudge)
 Result = TypeVar("Result")
 
 
 def in_rounds(
     ask: Callable[[Collection[Question]], Mapping[Question, Record]],
-    noting: Callable[[Mapping[Question, Record]], Noting],
-    work: Callable[[Noting], Result],
+    collecting: Callable[[Mapping[Question, Record]], Collecting],
+    work: Callable[[Collecting], Result],
 ) -> Result:
-    """The result of ``work`` on the answers of a judge, asked side by side. It is called until it asks nothing new, and must not change
-    anything.
+    """Return the result of ``work`` on a judge whose questions are asked in concurrent rounds.
 
-    Working once with placeholders shows what there is to ask, all of that is asked at once, and so on until nothing is missing (of
-    captions two rounds: events first, then which of them are entailed). The rules of the tasks stay plain code.
+    ``work`` runs with placeholders to collect its questions, all of them are asked at once, and so
+    on until none is missing (two rounds for captions: events first, then their entailment). So
+    ``work`` is called several times and must have no side effects, and the rules of the tasks stay
+    plain code.
 
     Args:
         ask: answers many questions at once.
-        noting: makes a judge that answers from what is known.
+        collecting: builds a judge that answers from a table of answers.
     """
-    known: dict[Question, Record] = {}
+    answers: dict[Question, Record] = {}
     while True:
-        notes = noting(known)
-        result = work(notes)
-        if not notes.missing:
+        judge = collecting(answers)
+        result = work(judge)
+        if not judge.missing:
             return result
-        known |= ask(notes.missing)
+        answers |= ask(judge.missing)

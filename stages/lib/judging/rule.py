@@ -1,9 +1,10 @@
 """The rule judge: deterministic, offline, exact on sentences of the generated world.
 
-Outside that world it compares content words, which is a crude measure of an open answer; the verdict's reason says which of the
-two was used. The plainest ways to be wrong with the right words earn nothing (a negation, alternatives, a list of guesses, words in
-another order); a synonym earns nothing either, and much that is wrong passes, so that ``params.yaml`` must ask for it there
-(``rule_on_real_text``).
+Outside that world it compares content words, which is a crude measure of an open answer; the
+verdict's reason names the method used. The most obvious wrong answers with the right words earn
+nothing (a negation, alternatives, a list of guesses, words in another order). A synonym earns
+nothing either, and many wrong answers pass, so ``params.yaml`` must allow the rule judge there
+explicitly (``rule_on_real_text``).
 """
 
 from __future__ import annotations
@@ -20,27 +21,30 @@ from stages.lib.judging.direct import DirectJudge
 
 _SENTENCE = re.compile(r"[.;!?]+\s*|,?\s+(?:and\s+)?then\s+|,\s+(?=and\s)|[。；！？]+\s*|，?(?:然后|接着|随后)")
 _FULL_STOP = re.compile(r"[.;!?。；！？\n]+")
-#: Of 不, not where it is a part of words such as 不断, "continually".
+#: 不 does not count inside words such as 不断, "continually".
 _NEGATION = re.compile(
     r"\b(?:not|no|never|without|nobody|nothing|neither|nor|cannot)\b|n['’]t\b|不(?![断停久同锈])|没|未(?!来)|ない|なかった|ません|ずに|않|ไม่",
     re.IGNORECASE,
 )
-#: After it the one who acts stands behind.
+#: Markers of the passive voice: the agent follows them.
 _PASSIVE = ("by", "被", "によって", "ถูก")
-#: Fewer words than that have no order to speak of; at most this share of them in the reference's order is another order.
+#: Fewer words than this have no order to compare; if at most this share of them is in the
+#: reference's order, the order differs.
 _ORDERED_WORDS, _ORDERED_SHARE = 3, 0.5
 
 
 @dataclass(frozen=True)
 class RuleJudge(DirectJudge):
-    """``full_share`` and ``partial_share``: share of the reference's content words for full and for partial marks."""
+    """Judge by rule. ``full_share``, ``partial_share``: share of the reference's content words for
+    full and for partial marks."""
 
     full_share: float
     partial_share: float
     name: str = "rule"
 
     def covers(self, sample: Sample, answer: str) -> Verdict:
-        """DarkEventInfer. Exactly one event may be claimed: a list of guesses scores 0, whatever it holds."""
+        """Grade DarkEventInfer. Exactly one event may be claimed: a list of guesses scores 0, even
+        with the right one in it."""
         reference, claimed = facts(sample.reference), facts(answer)
         if not reference:
             if (why := self._wrong(sample.reference, answer)) is not None:
@@ -55,7 +59,8 @@ class RuleJudge(DirectJudge):
         return self._scored(*_agreement(claimed[0], reference[0]))
 
     def right(self, sample: Sample, answer: str) -> Verdict:
-        """MixVidQA. Only the full fact is right; a vague one is ambiguous, and ambiguous is wrong."""
+        """Grade MixVidQA. Only the full fact is right; a vague one is ambiguous, and ambiguous is
+        wrong."""
         reference, claimed = facts(sample.reference), facts(answer)
         if not reference:
             if (why := self._wrong(sample.reference, answer)) is not None:
@@ -67,19 +72,20 @@ class RuleJudge(DirectJudge):
         return self._scored(float(claimed[0] == reference[0]), _agreement(claimed[0], reference[0])[1])
 
     def extract_events(self, text: str) -> tuple[str, ...]:
-        """Atomic events, in order, each once: facts of the generated world, else clauses."""
-        known = facts(text)
-        if known is not None:
-            return tuple(dict.fromkeys(" ".join(("the", *filter(None, fact))) for fact in known))
+        """List atomic events, in order, each once: facts of the generated world, else clauses."""
+        events = facts(text)
+        if events is not None:
+            return tuple(dict.fromkeys(" ".join(("the", *filter(None, fact))) for fact in events))
         return tuple(dict.fromkeys(clause for part in _SENTENCE.split(text) if (clause := part.strip(" ,.，、"))))
 
     def entailed(self, event: str, caption: str) -> Verdict:
-        """Whether the caption says the event (a vaguer event is entailed by an exact caption, not the other way round)."""
-        wanted, said = facts(event), facts(caption)
-        if wanted and said is not None:
-            found = any(fact.entails(wanted[0]) for fact in said)
-            return self._scored(float(found), "said" if found else "not said")
-        if not wanted:
+        """Grade 1 if the caption entails the event (an exact caption entails a vaguer event, not
+        the other way round)."""
+        target, stated = facts(event), facts(caption)
+        if target and stated is not None:
+            entailed = any(fact.entails(target[0]) for fact in stated)
+            return self._scored(float(entailed), "said" if entailed else "not said")
+        if not target:
             nearest = max(_FULL_STOP.split(caption), key=lambda sentence: _content_share(event, sentence))
             if (why := _denied(event, nearest) or _reordered(event, nearest)) is not None:
                 return self._scored(0.0, why)
@@ -89,13 +95,15 @@ class RuleJudge(DirectJudge):
     def complete(self, sample: Sample, caption: str) -> Verdict:
         """Share of the reference's events that the caption entails."""
         events = sample.events or self.extract_events(sample.reference)
-        told = sum(self.entailed(event, caption).score or 0.0 for event in events)
-        return self._scored(told / len(events) if events else 0.0, f"{told:.0f} of {len(events)} events")
+        covered = sum(self.entailed(event, caption).score or 0.0 for event in events)
+        return self._scored(covered / len(events) if events else 0.0, f"{covered:.0f} of {len(events)} events")
 
     def natural(self, sample: Sample, caption: str) -> Verdict:
-        """How little the caption repeats itself: its share of distinct pairs of words, as a ratio to the reference's, at most 1.
+        """Grade how little the caption repeats itself: its share of distinct word pairs relative to
+        the reference's, at most 1.
 
-        That is a crude stand-in for a reader: it tells babble and stuffing from text, no more. A caption without an event is none.
+        A crude substitute for a reader, which distinguishes babble and stuffing from text, no more.
+        Without an event the grade is 0.
         """
         if not self.extract_events(caption):
             return self._scored(0.0, "tells no event")
@@ -103,19 +111,20 @@ class RuleJudge(DirectJudge):
         return self._scored(share, f"{share:.2f} of the reference's variety")
 
     def _wrong(self, reference: str, answer: str) -> str | None:
-        """Why an answer is wrong whatever words it shares with the reference; None where no rule says so."""
+        """Reason why an answer is wrong even with the reference's words; None if no rule
+        applies."""
         if offers_alternatives(answer) and not offers_alternatives(reference):
             return "offers alternatives"
         parts = [part for sentence in _FULL_STOP.split(answer) for part in SEPARATORS.split(sentence) if words(part)]
         shares = [_content_share(reference, part) for part in parts]
-        told = sum(share >= self.partial_share for share in shares)
-        # A part that only names who acts is neither the event nor another one.
+        matching = sum(share >= self.partial_share for share in shares)
+        # A part that only names the agent is neither the event nor another one.
         others = sum(
             share == 0 or (share < self.partial_share and len(content_words(part)) > 1)
             for part, share in zip(parts, shares, strict=True)
         )
-        if told and others > max(1, told):
-            return f"lists {told + others} guesses"
+        if matching and others > max(1, matching):
+            return f"lists {matching + others} guesses"
         return _denied(reference, answer) or _reordered(reference, answer)
 
     def _scored(self, score: float, reason: str) -> Verdict:
@@ -123,7 +132,7 @@ class RuleJudge(DirectJudge):
 
 
 def _agreement(claimed: Fact, reference: Fact) -> tuple[float, str]:
-    """2, 1 or 0 for one claimed event against the reference, and why."""
+    """Grade one claimed event against the reference, 2, 1 or 0, with the reason."""
     colour, shape = claimed.colour == reference.colour, claimed.shape == reference.shape
     if claimed == reference:
         return 2.0, "covers the reference"
@@ -135,17 +144,18 @@ def _agreement(claimed: Fact, reference: Fact) -> tuple[float, str]:
 
 
 def _distinct_share(text: str) -> float:
-    """Share of a text's pairs of neighbouring words that are not said twice; 1 for a text of one word or none."""
-    said = words(text)
-    pairs = list(pairwise(said))
+    """Share of distinct pairs among a text's pairs of neighbouring words; 1 for a text of one word
+    or none."""
+    pairs = list(pairwise(words(text)))
     return len(set(pairs)) / len(pairs) if pairs else 1.0
 
 
 def _content_share(reference: str, answer: str) -> float:
-    """Share of the reference's content words that the answer has too; of all its words where none of them says anything by itself."""
-    wanted = content_words(reference) or {stem(word) for word in words(reference)}
-    said = {stem(word) for word in words(answer)}
-    return len(wanted & said) / len(wanted) if wanted else 0.0
+    """Share of the reference's content words that the answer has too; of all its words if it has no
+    content word."""
+    expected = content_words(reference) or {stem(word) for word in words(reference)}
+    answered = {stem(word) for word in words(answer)}
+    return len(expected & answered) / len(expected) if expected else 0.0
 
 
 def _denied(reference: str, answer: str) -> str | None:
@@ -154,19 +164,20 @@ def _denied(reference: str, answer: str) -> str | None:
 
 
 def _reordered(reference: str, answer: str) -> str | None:
-    """Say so where the words that both share stand in another order, as with subject and object swapped."""
+    """Reason if the shared words are in another order, as with subject and object swapped; else
+    None."""
     passive = phrase_pattern(_PASSIVE)
     if passive.search(reference) or passive.search(answer):
         return None
-    wanted, said = (list(dict.fromkeys(stem(w) for w in words(text) if w not in STOP_WORDS)) for text in (reference, answer))
-    place = {word: number for number, word in enumerate(wanted)}
-    places = [place[word] for word in said if word in place]
+    expected, answered = (list(dict.fromkeys(stem(w) for w in words(text) if w not in STOP_WORDS)) for text in (reference, answer))
+    position = {word: number for number, word in enumerate(expected)}
+    positions = [position[word] for word in answered if word in position]
     ordered: list[int] = []  # the smallest end of an increasing run of each length
-    for number in places:
+    for number in positions:
         at = bisect_left(ordered, number)
         ordered[at : at + 1] = [number]
     return (
         "the same words in another order"
-        if len(places) >= _ORDERED_WORDS and len(ordered) <= _ORDERED_SHARE * len(places)
+        if len(positions) >= _ORDERED_WORDS and len(ordered) <= _ORDERED_SHARE * len(positions)
         else None
     )

@@ -1,1 +1,1 @@
-"""Models and processors: loading, chat template, positions."""
+"""Models and processors: loading, settings, chat template, positions."""

@@ -13,10 +13,10 @@ IMAGE = "<|image_pad|>"
 VIDEO = "<|video_pad|>"
 SPECIAL = (END_OF_TEXT, TURN_START, TURN_END, VISION_START, VISION_END, IMAGE, VIDEO)
 
-#: Not special, or decoding with `skip_special_tokens` would strip what the reward reads.
+#: Not special tokens: decoding with ``skip_special_tokens`` would strip the tags that rewards read.
 REPLY_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
-#: Opens a chat of Qwen2-VL and Qwen2.5-VL that has no system message of its own.
+#: Default system message of a chat of Qwen2-VL and Qwen2.5-VL.
 SYSTEM = "You are a helpful assistant."
 
 _CONTENT = (
@@ -30,7 +30,10 @@ _CONTENT = (
 
 
 def chat_template(family: Family) -> str:
-    """Qwen's format as a Jinja template; Qwen2-VL and Qwen2.5-VL open with a default system message, Qwen3-VL does not."""
+    """Build Qwen's chat format as a Jinja template.
+
+    Qwen2-VL and Qwen2.5-VL open with a default system message, Qwen3-VL does not.
+    """
     system = (
         f"{{%- if loop.first and message['role'] != 'system' %}}{{{{ '{TURN_START}system\\n{SYSTEM}{TURN_END}\\n' }}}}{{%- endif %}}"
         if family != "qwen3_vl"

@@ -1,7 +1,8 @@
-"""Models are data: no code of a folder or of the hub is run, no pickle is opened, and nobody is asked whether to.
+"""Safe loading of models as data: no code of a folder or of the hub runs, no pickle is opened, and
+no prompt offers to.
 
-What transformers is told (:data:`NO_CODE`, :data:`NO_PICKLE`) holds for the hub, too. A folder is looked at before, so that what is
-wrong with it is one sentence.
+The arguments for transformers (:data:`NO_CODE`, :data:`NO_PICKLE`) apply to the hub, too. A folder
+is checked first, so that its fault is reported in one sentence.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-#: For every `from_pretrained`. Left out, transformers asks on a terminal whether to run code, and waits for the answer.
+#: Arguments of every ``from_pretrained``. Without them transformers asks on a terminal whether to
+#: run code, and waits for the answer.
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}
-#: For weights.
+#: Arguments for loading weights.
 NO_PICKLE: dict[str, Any] = {"use_safetensors": True}
 
 CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", "*.safetensors"
@@ -22,7 +24,8 @@ _CONVERT = "convert them where you trust their maker: AutoModelForImageTextToTex
 
 
 def fault_of_files(folder: Path) -> str | None:
-    """Why a folder is no model that could be loaded without running anything of it, with the remedy; None: it is one."""
+    """Reason why a folder cannot be loaded as a model without running its code, with the remedy;
+    None if it can."""
     from transformers import CONFIG_MAPPING, __version__
 
     try:
@@ -30,7 +33,7 @@ def fault_of_files(folder: Path) -> str | None:
     except (ValueError, RecursionError) as error:
         return f"{CONFIG} is not JSON ({type(error).__name__}); copy the folder again"
     if not isinstance(config, dict):
-        return f"{CONFIG} is no table but {type(config).__name__}; copy the folder again"
+        return f"{CONFIG} is not a table but {type(config).__name__}; copy the folder again"
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         code = ", and code that came with the model is not run (auto_map)" if "auto_map" in config else ""
@@ -43,7 +46,8 @@ def fault_of_files(folder: Path) -> str | None:
 
 
 def _faults_of_index(folder: Path) -> Iterator[str]:
-    """The list of a large model's parts may name any file: a pickle, or one elsewhere."""
+    """Check the index of a large model's parts, which may name any file: a pickle, or one outside
+    the folder."""
     if not (folder / INDEX).is_file():
         return
     try:
@@ -53,10 +57,11 @@ def _faults_of_index(folder: Path) -> Iterator[str]:
         return
     for part in parts:
         if not isinstance(part, str) or "/" in part or "\\" in part or not part.endswith(".safetensors"):
-            yield f"{INDEX}: {part!r:.80} is no safetensors file of the folder; {_CONVERT}"
+            yield f"{INDEX}: {part!r:.80} is not a safetensors file of the folder; {_CONVERT}"
 
 
 def first_sentence(error: Exception) -> str:
-    """What a library says when a model wants code of its own run, less its advice to do so."""
+    """Shorten a library's message about a model that needs its own code, without its advice to run
+    it."""
     text = " ".join(str(error).split())
-    return "it asks for code of its own, which is not run" if "trust_remote_code" in text else text[:300]
+    return "it needs code of its own, which is not run" if "trust_remote_code" in text else text[:300]

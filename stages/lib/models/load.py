@@ -1,8 +1,9 @@
-"""Models: a pretrained one from the hub or a folder, and the folders they are kept in.
+"""Loading and saving of models, from the hub or from folders.
 
-All three families (Qwen2-VL, Qwen2.5-VL, Qwen3-VL) are the classes of transformers; nothing here has code of its own at run time,
-and none that a model brings is run (:mod:`stages.lib.models.harmless`). So a saved folder loads through `AutoModelForImageTextToText`
-and `AutoProcessor` anywhere.
+All three families (Qwen2-VL, Qwen2.5-VL, Qwen3-VL) are classes of transformers. Saved models need
+no code of this project, and code that comes with a model is not run
+(:mod:`stages.lib.models.harmless`). So a saved folder loads anywhere through
+``AutoModelForImageTextToText`` and ``AutoProcessor``.
 """
 
 from __future__ import annotations
@@ -34,19 +35,21 @@ from stages.runtime import paths
 
 
 class ModelUnavailableError(VidbridgeError, RuntimeError):
-    """A model cannot be had; the message says what to set."""
+    """A model cannot be loaded; the message names the setting to change."""
 
 
 def load_pretrained(
     name: str, revision: str, precision: Precision, max_pixels_per_frame: int
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """A pretrained model at a pinned revision, from the hub, its cache, or a folder (where `revision` means nothing).
+    """Load a pretrained model at a pinned revision, from the hub, its cache, or a folder (where
+    ``revision`` has no effect).
 
-    `max_pixels_per_frame`: a frame is scaled down to at most this many pixels.
+    ``max_pixels_per_frame``: frames are scaled down to at most this many pixels.
 
     Raises:
-        ModelUnavailableError: it is neither in the cache nor to be had, its weights are no safetensors, it needs code of its own, or it
-            was trained with other positions behind a video.
+        ModelUnavailableError: it is neither in the cache nor downloadable, its weights are not
+            safetensors, it needs code of its own, or it was trained with other positions behind a
+            video.
     """
     source: str | Path = Path(name).resolve() if Path(name).is_dir() else name
     if isinstance(source, Path) and (source / CONFIG).is_file() and (fault := fault_of_files(source)):
@@ -58,8 +61,8 @@ def load_pretrained(
         )
     except ValueError as error:
         raise ModelUnavailableError(
-            f"model.name: {name!r} at model.revision {revision!r} cannot be loaded: {first_sentence(error)}; take a model of a type that"
-            " transformers knows"
+            f"model.name: {name!r} at model.revision {revision!r} cannot be loaded: {first_sentence(error)}; set a model of a type that"
+            " transformers supports"
         ) from error
     except OSError as error:
         remedy = (
@@ -80,9 +83,9 @@ def _cap_pixels(processor: ProcessorMixin, pixels: int) -> None:
     counts_all_frames = isinstance(video, Qwen3VLVideoProcessor)
     side = video.patch_size * video.merge_size
     if pixels < side**2:
-        raise ValueError(f"model.max_pixels_per_frame: {pixels} holds no patch; this model needs at least {side**2}")
+        raise ValueError(f"model.max_pixels_per_frame: {pixels} is less than one patch; this model needs at least {side**2}")
     shortest = int(video.size["shortest_edge"])
-    # The smallest size is a floor that the cap may not undercut.
+    # The cap must not fall below the processor's smallest size.
     shortest = min(shortest, int(pixels / 1.05))
     if counts_all_frames:
         video.size = {"shortest_edge": shortest, "longest_edge": int(video.size["longest_edge"])}
@@ -95,16 +98,17 @@ def _cap_pixels(processor: ProcessorMixin, pixels: int) -> None:
 
 
 def load_model(folder: Path, precision: Precision) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """A model that `save_model` or a trainer wrote, on the CPU.
+    """Load a model that ``save_model`` or a trainer wrote, to the CPU.
 
     Raises:
-        ModelUnavailableError: the folder is missing or no model, its weights are no safetensors, it needs code of its own, or it was
-            trained with other positions behind a video.
+        ModelUnavailableError: the folder is missing or is not a model, its weights are not
+            safetensors, it needs code of its own, or it was trained with other positions behind a
+            video.
     """
-    transformers_logging.disable_progress_bar()  # a bar for a second of reading is noise in a stage's log
-    folder = folder.resolve()  # a relative path that does not exist would be taken for a name on the hub
+    transformers_logging.disable_progress_bar()  # a progress bar for a second of loading is noise in a stage's log
+    folder = folder.resolve()  # a relative path that does not exist would be treated as a name on the hub
     if not (folder / "config.json").is_file():
-        raise ModelUnavailableError(f"{folder}: holds no model (config.json is missing); run the stage that writes it")
+        raise ModelUnavailableError(f"{folder}: is not a model (config.json is missing); run the stage that writes it")
     if fault := fault_of_files(folder):
         raise ModelUnavailableError(f"{folder}: {fault}")
     try:
@@ -113,7 +117,7 @@ def load_model(folder: Path, precision: Precision) -> tuple[PreTrainedModel, Pro
         if "trust_remote_code" not in str(error):
             raise
         raise ModelUnavailableError(
-            f"{folder}: its processor cannot be loaded: {first_sentence(error)}; copy that of its base"
+            f"{folder}: its processor cannot be loaded: {first_sentence(error)}; copy the processor of its base model"
         ) from error
     net = AutoModelForImageTextToText.from_pretrained(folder, dtype=_dtype(precision), **NO_CODE, **NO_PICKLE)
     _check_rule(net, str(folder), ours=(folder / paths.USAGE_FILE).is_file())
@@ -127,25 +131,28 @@ def _check_rule(net: PreTrainedModel, name: str, *, ours: bool) -> None:
 
 
 def freeze(model: PreTrainedModel, parts: Collection[Literal["vision"]]) -> None:
-    """Take these parts out of training: ``vision`` is the whole tower, the merger that hands its features to the text included."""
+    """Exclude these parts from training. ``vision`` is the whole tower with the merger that passes
+    its features to the text."""
     if "vision" in parts:
         model.base_model.visual.requires_grad_(False)
 
 
 def prepare_model(model: PreTrainedModel, processor: ProcessorMixin) -> PreTrainedModel:
-    """Give a new or loaded model the settings that every model here has. Saved settings are not touched by it, or put right by it."""
-    # A checkpoint's settings are not params.yaml. What shapes a reply or a gradient and is no weight is taken from there alone.
+    """Apply the settings that all models here share to a new or loaded model. Saved settings stay
+    correct, or become so."""
+    # Settings that shape a reply or a gradient come from params.yaml alone, never from a
+    # checkpoint.
     model.generation_config = plain_generation(model, processor)
     without_dropout(model)
-    model.config.use_cache = (
-        True  # training says False and saved it so; whoever serves the weights would compute every prefix again
-    )
-    # The names under which weights are saved follow how they were loaded, and loading under ZeRO-3 makes up a prefix
-    # ("model.model."). Without this record the names are those of the published weights, always.
+    # Training sets and saves False, with which a server of the weights would recompute every
+    # prefix.
+    model.config.use_cache = True
+    # Saved names of weights follow how they were loaded, and loading under ZeRO-3 invents a prefix
+    # ("model.model."). Without this record the names are always those of the published weights.
     if hasattr(model, "_weight_conversions"):
         del model._weight_conversions
-    # A 3D convolution whose kernel is exactly one patch is a matrix product: the same numbers, and on a CPU a supervised step
-    # of the tiny model takes a quarter less time.
+    # A 3D convolution with a kernel of exactly one patch is a matrix product: the same values, and
+    # on a CPU a supervised step of the tiny model takes a quarter less time.
     for module in model.modules():
         if isinstance(module, torch.nn.Conv3d) and module.kernel_size == module.stride:
             module.forward = MethodType(_one_patch, module)  # type: ignore[method-assign]
@@ -158,7 +165,8 @@ def _one_patch(self: torch.nn.Conv3d, patches: torch.Tensor) -> torch.Tensor:
 
 
 def save_model(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> None:
-    """Write an ordinary Hugging Face folder: safetensors, configuration, processor, chat template. Same weights, same bytes."""
+    """Write an ordinary Hugging Face folder: safetensors, configuration, processor, chat template.
+    Equal weights give equal bytes."""
     transformers_logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
@@ -166,17 +174,18 @@ def save_model(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) 
 
 
 def device() -> torch.device:
-    """The first GPU where there is one, else the CPU."""
+    """First GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def use_threads() -> None:
-    """Threads of torch in this process: VIDBRIDGE_THREADS, else one on a CPU (more are slower on a busy machine)."""
-    given = os.environ.get("VIDBRIDGE_THREADS", "")
-    if given and not (given.isdigit() and int(given) > 0):
-        raise ValueError(f"VIDBRIDGE_THREADS: {given!r} is no number of threads; give a whole number above 0, or unset it")
-    if given:
-        torch.set_num_threads(int(given))
+    """Set the number of torch threads of this process: VIDBRIDGE_THREADS, else one on a CPU (more
+    are slower on a busy machine)."""
+    threads = os.environ.get("VIDBRIDGE_THREADS", "")
+    if threads and not (threads.isdigit() and int(threads) > 0):
+        raise ValueError(f"VIDBRIDGE_THREADS: {threads!r} is not a number of threads; set a whole number >= 1, or unset it")
+    if threads:
+        torch.set_num_threads(int(threads))
     elif not torch.cuda.is_available():
         torch.set_num_threads(1)
 

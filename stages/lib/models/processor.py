@@ -1,4 +1,5 @@
-"""How text and sampled frames become tensors. SFT, GRPO and generation share this, so that they see the same prompt."""
+"""Conversion of text and sampled frames to tensors, shared by SFT, GRPO and generation, so that all
+see the same prompt."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from stages.errors import VidbridgeError
 from stages.lib.models.chat import TURN_START
 from stages.lib.models.harmless import NO_CODE
 
-#: Settings of a video processor that its resizing depends on.
+#: Settings of a video processor that affect its resizing.
 _RESIZING = {
     "cap_pixels_per_frame",
     "do_resize",
@@ -36,28 +37,30 @@ _RESIZING = {
     "size",
     "temporal_patch_size",
 }
-#: The model's argument for the seconds that a temporal patch spans, one a video.
+#: The model's argument for the seconds that a temporal patch spans, one value per video.
 SECONDS = "second_per_grid_ts"
-#: Label of a position that carries no loss.
+#: Label of a position without loss.
 IGNORE = -100
 
 
-#: The processors of all three families refuse what is longer than so many times its width.
+#: The processors of all three families refuse frames with a larger ratio of the sides.
 _LONGEST = 200
 
 
 class UnfitFramesError(VidbridgeError, ValueError):
-    """Frames of a shape or a number that a model's processor does not take; the message says which and what to do."""
+    """The shape or number of frames is not accepted by the model's processor; the message names the
+    value and the remedy."""
 
 
 @dataclass(frozen=True)
 class VideoFields:
-    """What the processor made of the videos of one prompt.
+    """The processor's output for the videos of one prompt.
 
     Attributes:
         pixels: float32 [patches, patch values] of all its videos, one after the other.
-        grids: int64 [videos, 3], temporal, vertical and horizontal patches of each.
-        seconds: seconds a temporal patch spans, one a video; None for families whose prompts carry time as text.
+        grids: int64 [videos, 3], numbers of temporal, vertical and horizontal patches.
+        seconds: seconds per temporal patch, one value per video; None for families whose prompts
+            contain times as text.
     """
 
     pixels: torch.Tensor
@@ -75,20 +78,23 @@ class EncodedPrompt:
 
 @dataclass(frozen=True)
 class EncodedVideo:
-    """One video as the processor made it, and the text that stands for it in a prompt: any number of prompts may be about it."""
+    """The processor's output for one video, and its placeholder text; any number of prompts may use
+    it."""
 
     fields: VideoFields
     expansion: str
 
 
 def render(processor: ProcessorMixin, prompt: str, videos: int = 1) -> str:
-    """The chat text of a prompt: `videos` placeholders, the user's text, and the start of the assistant's turn.
+    """Render the chat text of a prompt: ``videos`` placeholders, the user's text, and the start of
+    the assistant's turn.
 
-    The user's text is data: control tokens in it are defused, or a caption could open a turn or ask for a video.
+    The user's text is data: control tokens in it are defused, otherwise a caption could open a turn
+    or insert a video.
     """
     content: list[Any] = [*({"type": "video"} for _ in range(videos)), {"type": "text", "text": _defused(processor, prompt)}]
     messages: list[Any] = [{"role": "user", "content": content}]
-    # All that is asked here is to be thought about: templates that leave thinking to a switch are told so.
+    # All prompts need thinking: switch it on in templates that have a switch.
     switch: dict[str, Any] = {"enable_thinking": True} if "enable_thinking" in str(processor.chat_template) else {}
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **switch)
     assert isinstance(text, str)
@@ -97,30 +103,35 @@ def render(processor: ProcessorMixin, prompt: str, videos: int = 1) -> str:
 
 @lru_cache(maxsize=8)
 def reply_opening(processor: ProcessorMixin) -> str:
-    """The tags that the chat template puts in front of every reply (``<think>`` and a line break); mostly none.
+    """Tags that the chat template puts in front of every reply (``<think>`` and a line break);
+    mostly none.
 
-    They belong to the reply: whoever reads one reads them with it, and training teaches what is behind them.
+    They are part of the reply: parsers read them with it, and training teaches the text behind
+    them.
     """
     return opened_by(render(processor, "x"))
 
 
 def check_trainable(processor: ProcessorMixin) -> None:
-    """Raises:
-    ValueError: the chat template ends thinking before a reply begins, so that no reply has the form that training asks for.
+    """Check that the chat template lets a reply think.
+
+    Raises:
+        ValueError: the chat template ends thinking before a reply begins, so no reply can have the
+            form that training requires.
     """
     opening = reply_opening(processor)
     if "</think>" in opening or "<answer>" in opening:
         raise ValueError(
-            f"chat_template: puts {opening!r} in front of every reply, so that none can be thinking and then an answer; take a template"
+            f"chat_template: puts {opening!r} in front of every reply, so that none can be thinking and then an answer; use a template"
             " that leaves thinking open, or a model that thinks"
         )
 
 
 def behind_opening(processor: ProcessorMixin, reply: str) -> str:
-    """What is left of a reply to be taught, where the chat template has put its beginning in front of it.
+    """Strip the opening that the chat template already puts in front of a target reply.
 
     Raises:
-        ValueError: the reply begins otherwise.
+        ValueError: the reply does not begin with it.
     """
     opening = reply_opening(processor)
     if not opening:
@@ -134,7 +145,7 @@ def behind_opening(processor: ProcessorMixin, reply: str) -> str:
 
 
 def _defused(processor: ProcessorMixin, text: str) -> str:
-    """The text with control tokens spelt so that they are none."""
+    """Respell control tokens in a text, so that they are ordinary text."""
     for token in (*processor.tokenizer.all_special_tokens, TURN_START):
         text = text.replace(token, token.replace("<|", "< |"))
     return text
@@ -143,15 +154,16 @@ def _defused(processor: ProcessorMixin, text: str) -> str:
 def encode_prompts(
     processor: ProcessorMixin, prompts: Sequence[tuple[str, Sequence[Frames]]], samples: Sequence[str] = ()
 ) -> list[EncodedPrompt]:
-    """Encode prompts, each with its videos. The frames are taken as they are: nothing samples a second time.
+    """Encode prompts, each with its videos. Frames are used as they are, without a second sampling.
 
-    What the processor's own call does, in its two parts: texts recur, and rendering and splitting them costs as much as the pixels.
+    Does the two parts of the processor's own call separately: texts recur and are cached, since
+    rendering and tokenising them costs as much as the pixels.
 
     Args:
         samples: names of the prompts, for messages.
 
     Raises:
-        UnfitFramesError: the processor does not take frames of this shape, or so few.
+        UnfitFramesError: the processor does not accept this shape or number of frames.
     """
     for number, (_, videos) in enumerate(prompts):
         for frames in videos:
@@ -166,10 +178,10 @@ def encode_prompts(
 
 
 def encode_video(processor: ProcessorMixin, frames: Frames) -> EncodedVideo:
-    """One video, to be asked about with :func:`about_video`. The frames are taken as they are.
+    """Encode one video for prompts of :func:`about_video`. Frames are used as they are.
 
     Raises:
-        UnfitFramesError: the processor does not take frames of this shape, or so few.
+        UnfitFramesError: the processor does not accept this shape or number of frames.
     """
     refuse_unfit(processor, frames)
     fields, expansions = _process_videos(processor, [frames])
@@ -177,19 +189,22 @@ def encode_video(processor: ProcessorMixin, frames: Frames) -> EncodedVideo:
 
 
 def about_video(processor: ProcessorMixin, prompt: str, video: EncodedVideo) -> EncodedPrompt:
-    """What :func:`encode_prompts` makes of a prompt about this video alone; the pixels are shared, not copied."""
+    """Encode a prompt about this video alone, as :func:`encode_prompts` does; the pixels are
+    shared, not copied."""
     return EncodedPrompt(_prompt_ids(processor, prompt, (video.expansion,)), video.fields)
 
 
 def refuse_unfit(processor: ProcessorMixin, frames: Frames, sample: str | None = None) -> None:
-    """Raises:
-    UnfitFramesError: the processor does not take frames of this shape, or so few.
+    """Check that the processor accepts these frames.
+
+    Raises:
+        UnfitFramesError: the processor does not accept this shape or number of frames.
     """
     video: Any = processor.video_processor
     count, height, width = frames.pixels.shape[:3]
     name = "" if sample is None else f"sample {sample!r}: "
     if isinstance(video, Qwen3VLVideoProcessor) and count < video.temporal_patch_size:
-        raise UnfitFramesError(f"{name}frames: {count}, and Qwen3-VL takes at least {video.temporal_patch_size}; show it twice")
+        raise UnfitFramesError(f"{name}frames: {count}, and Qwen3-VL takes at least {video.temporal_patch_size}; pass it twice")
     if max(height, width) > _LONGEST * min(height, width):
         raise UnfitFramesError(
             f"{name}frames: {width} x {height} px, one side more than {_LONGEST} times the other, which no model here takes; crop the"
@@ -198,7 +213,7 @@ def refuse_unfit(processor: ProcessorMixin, frames: Frames, sample: str | None =
 
 
 def _process_videos(processor: ProcessorMixin, videos: Sequence[Frames]) -> tuple[Mapping[str, Any], Sequence[str]]:
-    """The processor's flat fields of these videos, and what stands for each in a prompt."""
+    """Run the processor on videos: its flat fields, and each video's placeholder text."""
     fields, expansions = processor._process_videos(
         [torch.from_numpy(frames.pixels.copy()).permute(0, 3, 1, 2) for frames in videos],
         video_metadata=[VideoMetadata(**video_metadata(frames)) for frames in videos],
@@ -211,7 +226,8 @@ def _process_videos(processor: ProcessorMixin, videos: Sequence[Frames]) -> tupl
 
 @lru_cache(maxsize=8192)
 def _prompt_ids(processor: ProcessorMixin, prompt: str, expansions: tuple[str, ...]) -> tuple[int, ...]:
-    """Token ids of the rendered prompt, each video placeholder replaced by the placeholders of its patches."""
+    """Token ids of the rendered prompt, each video placeholder replaced by the placeholders of its
+    patches."""
     texts, _ = processor.get_text_with_replacements(
         [render(processor, prompt, len(expansions))], videos_replacements=list(expansions)
     )
@@ -219,7 +235,7 @@ def _prompt_ids(processor: ProcessorMixin, prompt: str, expansions: tuple[str, .
 
 
 def video_metadata(frames: Frames) -> dict[str, Any]:
-    """What processors are told of a video beside its frames, as the fields of a `VideoMetadata`."""
+    """Metadata of a video for processors, as the fields of a ``VideoMetadata``."""
     height, width = frames.pixels.shape[1:3]
     return {
         "total_num_frames": frames.total,
@@ -227,13 +243,14 @@ def video_metadata(frames: Frames) -> dict[str, Any]:
         "width": width,
         "height": height,
         "duration": float(frames.total / frames.rate),
-        # A list of its own: the processor of Qwen3-VL pads it in place when the number of frames is odd.
+        # A new list: the processor of Qwen3-VL pads it in place if the number of frames is odd.
         "frames_indices": list(frames.indices),
     }
 
 
 def split_videos(fields: Mapping[str, Any], videos_of: Sequence[int]) -> list[VideoFields]:
-    """Split the processor's flat video fields into one record a prompt. `videos_of`: how many videos each prompt has."""
+    """Split the processor's flat video fields into one record per prompt. ``videos_of``: number of
+    videos of each prompt."""
     grids = torch.as_tensor(fields["video_grid_thw"])
     if sum(videos_of) != len(grids):
         raise ValueError(
@@ -257,18 +274,19 @@ def split_videos(fields: Mapping[str, Any], videos_of: Sequence[int]) -> list[Vi
 
 
 def join_videos(videos: Sequence[VideoFields], device: torch.device | str) -> dict[str, torch.Tensor]:
-    """The model's keyword arguments for the videos of consecutive rows."""
+    """Build the model's keyword arguments for the videos of consecutive rows."""
     joined = {
-        "pixel_values_videos": torch.cat([one.pixels for one in videos]).to(device),
-        "video_grid_thw": torch.cat([one.grids for one in videos]).to(device),
+        "pixel_values_videos": torch.cat([fields.pixels for fields in videos]).to(device),
+        "video_grid_thw": torch.cat([fields.grids for fields in videos]).to(device),
     }
-    if all(one.seconds is not None for one in videos):
-        joined[SECONDS] = torch.tensor([s for one in videos for s in one.seconds or ()]).to(device)
+    if all(fields.seconds is not None for fields in videos):
+        joined[SECONDS] = torch.tensor([s for fields in videos for s in fields.seconds or ()]).to(device)
     return joined
 
 
 def modality_of(ids: torch.Tensor, processor: Any) -> torch.Tensor:
-    """`mm_token_type_ids`, rebuilt from token ids: 0 text, 1 image, 2 video. Same shape as `ids`."""
+    """Rebuild ``mm_token_type_ids`` from token ids: 0 text, 1 image, 2 video. Same shape as
+    ``ids``."""
     kinds = torch.zeros_like(ids)
     kinds[ids == processor.image_token_id] = 1
     kinds[ids == processor.video_token_id] = 2
@@ -276,16 +294,17 @@ def modality_of(ids: torch.Tensor, processor: Any) -> torch.Tensor:
 
 
 def placeholder_ids(processor: Any) -> list[int]:
-    """Tokens that stand for pixels: sampling one would leave the model without features for it."""
+    """Ids of the placeholder tokens of pixels; the model has no features for one that it
+    samples."""
     return [int(processor.image_token_id), int(processor.video_token_id)]
 
 
 @lru_cache(maxsize=8192)
 def reply_ids(processor: ProcessorMixin, reply: str) -> tuple[int, ...]:
-    """Token ids of what a reply says behind :func:`reply_opening`, and of the end of the turn. Tokenised apart from the prompt, as
-    generation produces it.
+    """Token ids of a target reply behind :func:`reply_opening`, and of the end of the turn.
 
-    A reply that is taught comes from an annotation or a model, so it is data as a prompt is: control tokens in it are defused.
+    The reply is tokenised apart from the prompt, as generation produces it. It comes from an
+    annotation or a model, so it is data like a prompt: control tokens in it are defused.
     """
     tokenizer = processor.tokenizer
     return (
@@ -297,7 +316,8 @@ def reply_ids(processor: ProcessorMixin, reply: str) -> tuple[int, ...]:
 def prompt_batch(
     processor: ProcessorMixin, prompts: Sequence[EncodedPrompt], device: torch.device | str
 ) -> dict[str, torch.Tensor]:
-    """Left-padded inputs for generation: `input_ids`, `attention_mask`, `mm_token_type_ids` [prompts, longest] and the videos."""
+    """Build left-padded inputs for generation: ``input_ids``, ``attention_mask``,
+    ``mm_token_type_ids`` [prompts, longest], and the videos."""
     longest = max(len(prompt.ids) for prompt in prompts)
     ids = torch.full((len(prompts), longest), int(processor.tokenizer.pad_token_id))
     mask = torch.zeros_like(ids)
@@ -313,7 +333,8 @@ def prompt_batch(
 
 
 def training_batch(processor: ProcessorMixin, prompts: Sequence[EncodedPrompt], replies: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Right-padded inputs for supervised training, `labels` on the reply and the end of the turn only. On the CPU."""
+    """Build right-padded inputs for supervised training on the CPU, with ``labels`` on the reply
+    and the end of the turn only."""
     rows = [(prompt.ids, reply_ids(processor, reply)) for prompt, reply in zip(prompts, replies, strict=True)]
     longest = max(len(prompt) + len(reply) for prompt, reply in rows)
     ids = torch.full((len(rows), longest), int(processor.tokenizer.pad_token_id))
@@ -335,9 +356,10 @@ def training_batch(processor: ProcessorMixin, prompts: Sequence[EncodedPrompt], 
 
 @lru_cache(maxsize=8)
 def fit_of(model_folder: Path) -> Fit:
-    """What makes frames as small as the processor in this folder makes them, by the processor's own resizing.
+    """Build the resize of the processor in this folder.
 
-    Models that resize alike share a name, so a policy and what was trained from it do. The folder is not looked at a second time.
+    Models with equal resizing share its name, so a policy and the models trained from it do. The
+    folder is read once per process.
     """
     video: Any = AutoVideoProcessor.from_pretrained(model_folder.resolve(), **NO_CODE)
     settings = {name: value for name, value in video.to_dict().items() if name in _RESIZING}
@@ -348,7 +370,7 @@ def fit_of(model_folder: Path) -> Fit:
 
 @lru_cache(maxsize=8)
 def shrink_of(model_folder: Path) -> Shrink:
-    """What :func:`fit_of` does, frame by frame."""
+    """Build the resize of :func:`fit_of` for single frames."""
     video: Any = AutoVideoProcessor.from_pretrained(model_folder.resolve())
     return Shrink(
         lambda count, height, width: _shrunk_size(video, count, height, width), lambda frame, size: _shrunk(video, frame, size)
@@ -356,11 +378,12 @@ def shrink_of(model_folder: Path) -> Shrink:
 
 
 def most_pixels(processor: ProcessorMixin, count: int) -> int:
-    """The most pixels of one frame that the processor makes of any video of ``count`` frames."""
+    """Largest number of pixels per frame that the processor outputs for any video of ``count``
+    frames."""
     video: Any = processor.video_processor
     if not video.do_resize:
         raise ValueError("preprocessor_config.json: do_resize is false, so that nothing bounds what a video takes; set it to true")
-    # As good as any: what is larger than it may be is scaled to it whatever its shape.
+    # Any large size will do: larger frames are scaled down to the limit, for every shape.
     height, width = _resized(video, torch.empty((1, count, 3, 1 << 16, 1 << 16), dtype=torch.uint8, device="meta")).shape[-2:]
     return int(height * width)
 
@@ -370,8 +393,8 @@ def _shrunk_size(video: Any, count: int, height: int, width: int) -> tuple[int, 
         return height, width
 
     def size(height: int, width: int) -> tuple[int, int]:
-        made = _resized(video, torch.empty((1, count, 3, height, width), dtype=torch.uint8, device="meta"))
-        return int(made.shape[-2]), int(made.shape[-1])
+        resized = _resized(video, torch.empty((1, count, 3, height, width), dtype=torch.uint8, device="meta"))
+        return int(resized.shape[-2]), int(resized.shape[-1])
 
     fitted = size(height, width)
     return fitted if fitted[0] * fitted[1] < height * width and size(*fitted) == fitted else (height, width)
@@ -381,14 +404,14 @@ def _shrunk(video: Any, frame: npt.NDArray[np.uint8], size: tuple[int, int]) -> 
     if frame.shape[:2] == size:
         return frame
     writable = frame if frame.flags.writeable else frame.copy()  # torch warns of others
-    # What the processors call, once they know the size.
-    made = BaseVideoProcessor.resize(
+    # The call that the processors make once they have computed the size.
+    resized = BaseVideoProcessor.resize(
         video,
         torch.from_numpy(writable).permute(2, 0, 1)[None, None],
         size=SizeDict(height=size[0], width=size[1]),
         resample=video.resample,
     )
-    return made[0, 0].permute(1, 2, 0).contiguous().numpy()
+    return resized[0, 0].permute(1, 2, 0).contiguous().numpy()
 
 
 def _fitted(video: Any, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -396,14 +419,15 @@ def _fitted(video: Any, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         return pixels
     writable = pixels if pixels.flags.writeable else pixels.copy()  # torch warns of others
     fitted = _resized(video, torch.from_numpy(writable).permute(0, 3, 1, 2)[None])
-    # Only what is smaller, and what the processor leaves as it is: it may not, where a frame is very long.
+    # Only if it is smaller, and if the processor leaves the result unchanged: it may not for very
+    # long frames.
     if fitted.shape[-2] * fitted.shape[-1] >= pixels.shape[1] * pixels.shape[2] or _resized(video, fitted).shape != fitted.shape:
         return pixels
     return fitted[0].permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def _resized(video: Any, frames: torch.Tensor) -> torch.Tensor:
-    made: torch.Tensor = video.resize(
+    resized: torch.Tensor = video.resize(
         videos=frames,
         size=SizeDict(**dict(video.size)),
         resample=video.resample,
@@ -411,15 +435,16 @@ def _resized(video: Any, frames: torch.Tensor) -> torch.Tensor:
         temporal_factor=video.temporal_patch_size,
         cap_pixels_per_frame=video.cap_pixels_per_frame,
     )
-    return made
+    return resized
 
 
 class _DecodesWithDecord:
-    """Reads a path in a chat message through decord: transformers itself knows torchcodec only."""
+    """Mixin that reads a path in a chat message through decord; transformers itself supports
+    torchcodec only."""
 
     def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> Any:
         if isinstance(video_url_or_urls, list):
-            pairs = [self.fetch_videos(one, sample_indices_fn=sample_indices_fn) for one in video_url_or_urls]
+            pairs = [self.fetch_videos(url, sample_indices_fn=sample_indices_fn) for url in video_url_or_urls]
             return [video for video, _ in pairs], [metadata for _, metadata in pairs]
         return load_video(video_url_or_urls, backend="decord", sample_indices_fn=sample_indices_fn)
 
@@ -427,7 +452,8 @@ class _DecodesWithDecord:
 def decode_with_decord(processor: ProcessorMixin) -> ProcessorMixin:
     """Make ordinary chat messages that name a video file work; everything else stays as it is.
 
-    The class keeps the name of the stock one: that name is what `save_pretrained` writes, and `AutoProcessor` looks it up.
+    The class keeps the name of the stock class, since ``save_pretrained`` writes that name and
+    ``AutoProcessor`` looks it up.
     """
     stock: type[BaseVideoProcessor] = type(processor.video_processor)
     if not issubclass(stock, _DecodesWithDecord):

@@ -1,4 +1,4 @@
-"""Rows on disk: JSON Lines of records, read and written whole or not at all."""
+"""Rows on disk: JSON Lines of records, written atomically."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from stages.runtime import paths
 R = TypeVar("R", bound=Record)
 
 
-#: Of a value in a message.
+#: Most characters of a value in a message.
 QUOTED_CHARACTERS = 200
 
 
 class RowError(VidbridgeError, ValueError):
-    """A file between stages does not hold what it should: file, line, field."""
+    """A file between stages has an invalid row; the message names file, line and field."""
 
 
 def iterate_rows(path: Path, kind: type[R]) -> Iterator[R]:
-    """The records of a JSON Lines file, one at a time.
+    """Iterate over the records of a JSON Lines file.
 
     Raises:
         RowError: a line is not a ``kind``; the message names file, line and field.
         FileNotFoundError: no such file.
     """
-    # As bytes: a line that is not UTF-8 is then a bad row with a number, and no end of the reading.
+    # As bytes: a line that is not UTF-8 is then an invalid row with a line number, not a decoding
+    # error of the file.
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             yield parse_row(line, kind, f"{path}:{number}")
 
 
 def parse_row(line: bytes, kind: type[R], where: str) -> R:
-    """The record of one line; ``where`` opens the message.
+    """Parse the record of one line; ``where`` opens the message.
 
     Raises:
         RowError: the line is not a ``kind``.
@@ -49,8 +50,8 @@ def parse_row(line: bytes, kind: type[R], where: str) -> R:
         first = error.errors()[0]
         field = "".join(f"{part}." for part in first["loc"]).rstrip(".")
         remedy = "it is damaged, or was written by another version: dvc repro --force the stage that makes it"
-        said = f"{f'{field}: ' if field else ''}{first['msg']}"
-        raise RowError(f"{where}: {said} (value {_short(first['input'])}); {remedy}") from error
+        problem = f"{f'{field}: ' if field else ''}{first['msg']}"
+        raise RowError(f"{where}: {problem} (value {_short(first['input'])}); {remedy}") from error
 
 
 def _short(value: object) -> str:
@@ -63,7 +64,8 @@ def read_rows(path: Path, kind: type[R]) -> list[R]:
 
 
 def write_rows(path: Path, rows: Iterable[Record]) -> int:
-    """Write records as JSON Lines and return how many. The file appears whole: it is written beside and renamed."""
+    """Write records as JSON Lines and return their number. A temporary file is written and renamed,
+    so the file is never incomplete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + paths.UNFINISHED)
     count = 0
@@ -76,18 +78,19 @@ def write_rows(path: Path, rows: Iterable[Record]) -> int:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a table as indented JSON with a line break at its end, keys in the order given."""
+    """Write a mapping as indented JSON with a final line break, keys in their order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Write one record as :func:`write_json` does, fields in their order; None is written as null."""
+    """Write one record as :func:`write_json` does, fields in their order; None is written as
+    null."""
     write_json(path, record.model_dump(mode="json"))
 
 
 def read_record(path: Path, kind: type[R]) -> R:
-    """The one record that a JSON file holds.
+    """Read the one record of a JSON file.
 
     Raises:
         RowError: it is not a ``kind``; the message names file and field.
@@ -97,7 +100,7 @@ def read_record(path: Path, kind: type[R]) -> R:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds, such as a table that :func:`write_json` wrote.
+    """Read a JSON file, such as one that :func:`write_json` wrote.
 
     Raises:
         FileNotFoundError: no such file.

@@ -1,4 +1,4 @@
-"""The rows that verbs load: samples of a split, and the clips that they show."""
+"""Loading of samples of a split, and of the clips that they show."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from stages.runtime import paths
 
 
 class InputError(VidbridgeError, RuntimeError):
-    """Something that a stage needs is not there; the message says what to run."""
+    """An input of a stage is missing; the message names the command to run."""
 
 
 def load_samples(split: Split, tasks: Iterable[TaskName], folder: Path = paths.SAMPLES) -> list[Sample]:
-    """The samples of these tasks, in the order they were written. ``folder``: all of them, or those that a filter has kept.
+    """Load the samples of these tasks, in the order in which they were written. ``folder``: all
+    samples, or those that a filter kept.
 
     Raises:
         InputError: a task has no sample in this split.
@@ -36,7 +37,8 @@ def load_samples(split: Split, tasks: Iterable[TaskName], folder: Path = paths.S
 
 
 def sheet_samples(params: Params, task: TaskName) -> list[Sample]:
-    """The samples that the contact sheet of ``task`` shows: the first of the first split that has any; none where no split has."""
+    """Load the samples of the contact sheet of ``task``: the first ones of the first split that has
+    any; empty if none has."""
     files = [paths.samples_file(paths.SAMPLES, split, task) for split in SPLITS]
     file = next((file for file in files if file.exists() and file.stat().st_size), None)
     return [] if file is None else list(islice(iterate_rows(file, Sample), params.synthesize.contact_sheet_samples))
@@ -47,6 +49,6 @@ def load_clips() -> dict[str, Clip]:
 
 
 def samples_present() -> dict[Split, list[TaskName]]:
-    """Which tasks have samples in which split, as synthesize counted them."""
-    made = read_json(paths.SAMPLES / paths.SUMMARY_FILE)["samples"]
-    return {split: [task for task, count in made[split].items() if count] for split in SPLITS}
+    """Tasks that have samples, by split, from the counts of stage ``synthesize``."""
+    counts = read_json(paths.SAMPLES / paths.SUMMARY_FILE)["samples"]
+    return {split: [task for task, count in counts[split].items() if count] for split in SPLITS}

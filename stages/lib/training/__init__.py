@@ -1,1 +1,1 @@
-"""The training loop, its checkpoints, LoRA, and the mixture of tasks."""
+"""Training: loop, checkpoints, LoRA, and the mixture of tasks."""

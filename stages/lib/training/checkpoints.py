@@ -1,8 +1,10 @@
-"""Training that survives being killed: state to resume from, and the policies that a stage hands on.
+"""Checkpoints of training: states to resume from after a crash, and the policies that a stage
+publishes.
 
-A stage's scratch folder holds ``state/checkpoint-<step>`` (weights, adapters if any, optimiser, schedule, random state; the last
-two) and ``saved/checkpoint-<step>`` (an ordinary model folder for each save, with a Checkpoint record beside it). Nothing is
-written into the stage's out before training has ended, because DVC empties an out before it runs the stage again.
+A stage's scratch folder has ``state/checkpoint-<step>`` (the last two; weights, adapters if any,
+optimiser, schedule, random state) and ``saved/checkpoint-<step>`` (an ordinary model folder for
+each save, with a Checkpoint record beside it). Nothing is written into the stage's out before
+training has ended, because DVC empties an out before it runs the stage again.
 """
 
 from __future__ import annotations
@@ -25,15 +27,15 @@ log = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
 _TRAINER_STATE = "trainer_state.json"
 _SAVED = "saved.json"
-#: The model folders that a training has saved so far: of each step, the sizes of its files by name.
+#: Model folders saved so far: by step, the sizes of the files by name.
 Saved = dict[int, dict[str, int]]
 
 
 class CheckpointGone(VidbridgeError, RuntimeError):
-    """A checkpoint that this training saved is not there any more."""
+    """A checkpoint that this training saved is missing."""
 
 
-#: What belongs to the trainer and not to the model, in a folder that transformers' Trainer saves.
+#: Files of the trainer, not of the model, in a folder that transformers' Trainer saves.
 _STATE_FILES = {
     "optimizer.pt",
     "scheduler.pt",
@@ -46,19 +48,20 @@ _STATE_FILES = {
     "adapter_config.json",
     "adapter_model.safetensors",
 }
-#: Of what a trainer logs, that which depends on the clock or on how often a run was resumed, or says nothing.
+#: Logged values that depend on the clock or on the number of resumptions, or have no information.
 _NOT_METRICS = {"epoch", "step", "step_time", "total_flos", "num_tokens", "num_input_tokens_seen", "train_loss"}
 
 
 def seal(state: Path) -> None:
-    """Declare a saved state whole: written last, in one move, so that a state without it is known to be half-written."""
+    """Write the manifest that marks a state as complete. It comes last and atomically, so a state
+    without it is incomplete."""
     sizes = {str(path.relative_to(state)): path.stat().st_size for path in sorted(state.rglob("*")) if path.is_file()}
     sizes.pop(_MANIFEST, None)
     _write(state / _MANIFEST, json.dumps(sizes, indent=1, sort_keys=True))
 
 
 def newest_whole(states: Path) -> Path | None:
-    """The newest state that was written completely, or None. Half-written ones are named in the log and removed."""
+    """Find the newest complete state, or None. Incomplete ones are logged and removed."""
     for state in sorted(states.glob("checkpoint-*"), key=_step, reverse=True):
         fault = _fault(state)
         if fault is None:
@@ -76,7 +79,7 @@ def _fault(state: Path) -> str | None:
     except json.JSONDecodeError:
         return "its manifest is damaged"
     if _SAVED not in sizes:
-        return "it does not say which checkpoints were saved before it (it is of version 0.1)"
+        return "it does not list the checkpoints saved before it (it is of version 0.1)"
     for name, size in sizes.items():
         path = state / name
         if not path.is_file() or path.stat().st_size != size:
@@ -85,25 +88,28 @@ def _fault(state: Path) -> str | None:
 
 
 def note_saved(state: Path, so_far: Saved) -> Saved:
-    """Add the model folder that will be made of ``state`` to those ``so_far``, and keep the list in the state, before it is sealed."""
-    known = {**so_far, _step(state): {path.name: path.stat().st_size for path in _model_files(state)}}
-    _write(state / _SAVED, json.dumps(known, sort_keys=True))
-    return known
+    """Add the model folder that ``state`` will give to the list ``so_far``, and write the list into
+    the state, before it is sealed."""
+    saved_files = {**so_far, _step(state): {path.name: path.stat().st_size for path in _model_files(state)}}
+    _write(state / _SAVED, json.dumps(saved_files, sort_keys=True))
+    return saved_files
 
 
 def read_saved(state: Path) -> Saved:
-    """The list that a sealed state keeps."""
+    """Read the list of saved model folders from a sealed state."""
     rows: dict[str, dict[str, int]] = json.loads((state / _SAVED).read_text(encoding="utf-8"))
     return {int(step): files for step, files in rows.items()}
 
 
-def check_saved(saved: Path, known: Saved) -> None:
-    """
+def check_saved(saved: Path, saved_files: Saved) -> None:
+    """Check that every model folder of the list ``saved_files`` is complete in the folder
+    ``saved``.
+
     Raises:
-        CheckpointGone: one of the list ``known`` is not whole in the folder ``saved``. Without it, fewer would be published than were
-            made, and another run of the same training would disagree.
+        CheckpointGone: one of them is missing or incomplete. Without it, fewer checkpoints would be
+            published than were saved, and a repetition of the same training would differ.
     """
-    for step, files in sorted(known.items()):
+    for step, files in sorted(saved_files.items()):
         folder = saved / f"checkpoint-{step}"
         if not folder.with_name(f"{folder.name}.json").is_file():
             raise _gone(step, saved, folder.name)
@@ -113,29 +119,31 @@ def check_saved(saved: Path, known: Saved) -> None:
 def _check_files(step: int, folder: Path, files: Mapping[str, int], saved: Path) -> None:
     for name, size in files.items():
         try:
-            found = (folder / name).stat().st_size
+            actual = (folder / name).stat().st_size
         except OSError:
-            found = -1
-        if found != size:
+            actual = -1
+        if actual != size:
             raise _gone(step, saved, f"{folder.name}/{name}")
 
 
-def _gone(step: int, saved: Path, what: str) -> CheckpointGone:
+def _gone(step: int, saved: Path, missing: str) -> CheckpointGone:
     return CheckpointGone(
-        f"checkpoint {step} that this training saved is gone from {saved} ({what}); find out what deletes there, put it back, or begin"
+        f"checkpoint {step} that this training saved is gone from {saved} ({missing}); find out what deletes there, put it back, or begin"
         " again without it: vidbridge scratch clean"
     )
 
 
 def deepspeed_ranks(state: Path) -> int:
-    """Over how many processes DeepSpeed dealt the optimiser of a state; 0: it was saved without DeepSpeed, in one piece."""
+    """Number of processes over which DeepSpeed partitioned the optimiser of a state; 0: saved
+    without DeepSpeed, in one piece."""
     return len(list(state.glob("global_step*/*_optim_states.pt")))
 
 
 def export(state: Path, saved: Path, record: Checkpoint) -> Path:
-    """Make the model folder of a state under `saved`, and its record. Files are linked where the file system can.
+    """Make the model folder of a state under ``saved``, and its record. Files are hard links if the
+    file system supports them.
 
-    Done under a temporary name and renamed, so that a folder that exists is whole.
+    The folder is made under a temporary name and renamed, so a folder that exists is complete.
     """
     target = saved / state.name
     partial = saved / f".{state.name}{paths.UNFINISHED}"
@@ -150,7 +158,7 @@ def export(state: Path, saved: Path, record: Checkpoint) -> Path:
 
 
 def _model_files(state: Path) -> list[Path]:
-    """The files of a state that make a model folder."""
+    """List the files of a state that make up a model folder."""
     own = {*_STATE_FILES, _MANIFEST, _TRAINER_STATE, _SAVED}
     return [
         path
@@ -160,14 +168,15 @@ def _model_files(state: Path) -> list[Path]:
 
 
 def read_history(state: Path) -> list[dict[str, float]]:
-    """What was logged up to a state, a row a step, without anything that depends on the clock."""
+    """Read the metrics logged up to a state, one row per step, without values that depend on the
+    clock."""
     entries = json.loads((state / _TRAINER_STATE).read_text(encoding="utf-8"))["log_history"]
     rows = ((int(entry["step"]), metrics(entry)) for entry in entries)
     return [{"step": step, **values} for step, values in rows if values]
 
 
 def metrics(logged: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers of what a trainer logged, less those that are no results."""
+    """Keep the finite metrics of a trainer's log entry; drop timings and counters."""
     return {
         name: float(value)
         for name, value in logged.items()
@@ -176,7 +185,7 @@ def metrics(logged: Mapping[str, Any]) -> dict[str, float]:
 
 
 def record_of(state: Path, stage: str, last_step: int) -> Checkpoint:
-    """The record of the policy in a state; its metrics are the last that were logged."""
+    """Build the record of the policy in a state; its metrics are the last ones logged."""
     step = _step(state)
     history = read_history(state)
     values = {name: value for name, value in history[-1].items() if name != "step"} if history else {}
@@ -184,17 +193,21 @@ def record_of(state: Path, stage: str, last_step: int) -> Checkpoint:
     return Checkpoint(stage=stage, step=step, path=paths.FINAL if final else state.name, final=final, metrics=values)
 
 
-def publish(saved: Path, last: Path, out: Path, summary: Mapping[str, Any], known: Saved) -> list[Checkpoint]:
-    """Lay what was saved into `out`: model folders, ``checkpoints.jsonl``, ``history.jsonl``, ``summary.json``.
+def publish(saved: Path, last: Path, out: Path, summary: Mapping[str, Any], saved_files: Saved) -> list[Checkpoint]:
+    """Fill ``out`` from the saved checkpoints: model folders, ``checkpoints.jsonl``,
+    ``history.jsonl``, ``summary.json``.
 
-    Files are linked, not moved: if this is interrupted, DVC empties `out` and the scratch still has everything.
+    Files are linked, not moved: if this is interrupted, DVC empties ``out`` and the scratch folder
+    still has everything.
 
     Raises:
-        CheckpointGone: one of the list ``known`` is not there, or went while it was laid out; or the state ``last`` is gone.
+        CheckpointGone: one of the list ``saved_files`` is missing, or vanished meanwhile; or the
+            state ``last`` is gone.
     """
-    check_saved(saved, known)
+    check_saved(saved, saved_files)
     records = [
-        Checkpoint.model_validate_json((saved / f"checkpoint-{step}.json").read_text(encoding="utf-8")) for step in sorted(known)
+        Checkpoint.model_validate_json((saved / f"checkpoint-{step}.json").read_text(encoding="utf-8"))
+        for step in sorted(saved_files)
     ]
     if not (last / _TRAINER_STATE).is_file():
         raise _gone(_step(last), last.parent, f"{last.name}/{_TRAINER_STATE}")
@@ -205,7 +218,7 @@ def publish(saved: Path, last: Path, out: Path, summary: Mapping[str, Any], know
         target.mkdir()
         for path in sorted((saved / f"checkpoint-{record.step}").iterdir()):
             _link(path, target / path.name)
-        _check_files(record.step, target, known[record.step], saved)
+        _check_files(record.step, target, saved_files[record.step], saved)
     _write(out / paths.CHECKPOINTS_FILE, _lines(record.model_dump_json() for record in records))
     _write(out / paths.HISTORY_FILE, _lines(json.dumps(row, sort_keys=True) for row in read_history(last)))
     _write(out / paths.SUMMARY_FILE, json.dumps(summary, indent=1, sort_keys=True) + "\n")
@@ -219,7 +232,7 @@ def _step(state: Path) -> int:
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another file system, or one without links
+    except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)
 
 

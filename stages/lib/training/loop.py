@@ -1,4 +1,5 @@
-"""What supervised and reinforcement training share: a trainer's settings, resuming, reporting as it happens, and the out."""
+"""Training loop, shared by SFT and GRPO: trainer settings, resuming, reporting during training, and
+the out."""
 
 from __future__ import annotations
 
@@ -26,22 +27,23 @@ from stages.runtime import distributed
 
 OnMetrics = Callable[[int, dict[str, float]], None]
 OnCheckpoint = Callable[[Checkpoint, Path], None]
-#: Raises where the scratch folder has become another process's.
+#: Raises if another process has taken over the scratch folder.
 Check = Callable[[], None]
 
 
 def unshared() -> None:
-    """The check of a scratch folder that no other process may take over."""
+    """Check nothing: for a scratch folder that no other process can take over."""
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """Functions that training calls while it goes on.
+    """Callbacks of training.
 
     Attributes:
         on_metrics: called on the first process, at each logged step.
-        on_checkpoint: called on the first process, with each checkpoint and the model folder made of it.
-        still_ours: called before anything is written into the scratch folder, and before the result is made of what lies there.
+        on_checkpoint: called on the first process, with each checkpoint and its model folder.
+        still_ours: called before every write to the scratch folder, and before the out is made from
+            it.
     """
 
     on_metrics: OnMetrics
@@ -50,10 +52,10 @@ class Hooks:
 
 
 def settings(row: TrainingRow, *, seed: int, scratch: Path, per_device: int, rounds: int) -> dict[str, Any]:
-    """Keyword arguments that an SFTConfig and a GRPOConfig have in common.
+    """Build the keyword arguments that SFTConfig and GRPOConfig have in common.
 
     Raises:
-        ValueError: the environment asks for what cannot train, or could not save what it trained.
+        ValueError: the environment's settings cannot train, or cannot save what they trained.
     """
     distributed.check_saving()
     return {
@@ -82,14 +84,16 @@ def settings(row: TrainingRow, *, seed: int, scratch: Path, per_device: int, rou
 
 
 class Resumes:
-    """Mixed into a trainer of TRL: what transformers 5.23 gets wrong, leaves out, or writes that an out must not hold."""
+    """Mixin for a trainer of TRL: corrects what transformers 5.23 saves, omits or computes
+    wrongly."""
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         model = self.model  # type: ignore[attr-defined]
         with _to_be_used(model.config):
             super().save_model(output_dir, _internal_call)  # type: ignore[misc]
             if isinstance(model, PeftModel):
-                # Adapters only, so far. A model folder beside them needs no second place where it could be made after a crash.
+                # So far only adapters are saved. A merged model beside them means that no later
+                # step has to make it after a crash.
                 state = self.accelerator.get_state_dict(self.model_wrapped)  # type: ignore[attr-defined]  # on all processes
                 if self.args.should_save:  # type: ignore[attr-defined]
                     save_merged(model, state, Path(output_dir or self.args.output_dir))  # type: ignore[attr-defined]
@@ -97,14 +101,15 @@ class Resumes:
     def _prepare_input(self, data: Any) -> Any:
         prepared = super()._prepare_input(data)  # type: ignore[misc]
         if isinstance(data, Mapping) and SECONDS in data:
-            # Under DeepSpeed every float is cast to the weights' precision, and positions in time are products of these:
-            # bfloat16 has no odd number above 256.
+            # DeepSpeed casts every float to the weights' precision, and positions in time are
+            # products of these values: bfloat16 has no odd number above 256.
             prepared[SECONDS] = data[SECONDS].to(self.args.device)  # type: ignore[attr-defined]
         return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        # Qwen-VL models are saved under the names of the published weights. The stock method loads those into modules that are
-        # named otherwise, warns of missing keys, and goes on *from the first weights* with the optimiser of the last.
+        # Qwen-VL models are saved under the names of the published weights. The stock method loads
+        # those into modules with other names, warns of missing keys, and continues *from the
+        # initial weights* with the last optimiser.
         model = self.model if model is None else model  # type: ignore[attr-defined]
         if isinstance(model, PeftModel):
             load_adapters(model, Path(resume_from_checkpoint))
@@ -113,12 +118,13 @@ class Resumes:
         model.load_state_dict(saved.state_dict(), strict=True)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """No card: it would name hosts, users and links."""
+        """Write no card: it would name hosts, users and links."""
 
 
 @contextmanager
 def _to_be_used(config: Any) -> Iterator[None]:
-    """A configuration as those need it who use the weights: with the cache that a trainer switches off."""
+    """Set the configuration for use of the weights while saving: with the cache that a trainer
+    switches off."""
     own, config.use_cache = config.use_cache, True
     try:
         yield
@@ -127,9 +133,10 @@ def _to_be_used(config: Any) -> Iterator[None]:
 
 
 def weights_precision(row: TrainingRow) -> Precision:
-    """Precision the weights are loaded in. DeepSpeed keeps float32 masters of bf16 weights; without it the weights are the masters.
+    """Precision in which the weights are loaded.
 
-    Weights that only adapters change need none; the adapters themselves are float32 then.
+    DeepSpeed keeps float32 master copies of bf16 weights; without it the weights themselves are the
+    masters. Under LoRA the weights need no masters, and the adapters are float32.
     """
     return row.precision if distributed.placement().deepspeed is not None or row.lora is not None else "fp32"
 
@@ -144,78 +151,84 @@ def train(
     summary: dict[str, Any],
     hooks: Hooks,
 ) -> dict[str, Any]:
-    """Train to `steps`, from the newest whole state in `scratch` if there is one, and lay the result into `out`.
+    """Train to ``steps``, from the newest complete state in ``scratch`` if there is one, and write
+    the result to ``out``.
 
     Returns:
-        The summary that was written, with `resumed_from`, `engine` and `deepspeed_stage`, which are circumstance and not written.
+        The summary that was written, plus ``resumed_from``, ``engine`` and ``deepspeed_stage``,
+            which describe the run and are not written.
 
     Raises:
-        PlacementError: what trains is not what the environment asks for, or the state in `scratch` is of another engine.
-        CheckpointGone: a checkpoint that this training saved, before or after it was resumed, is not in `scratch` any more.
+        PlacementError: the engine is not the one that the environment requests, or the state in
+            ``scratch`` is of another engine.
+        CheckpointGone: a checkpoint that this training saved, before or after a resumption, is
+            missing from ``scratch``.
     """
     states, saved = scratch / "state", scratch / "saved"
     first = trainer.accelerator.is_main_process
     if first:
         resume = checkpoints.newest_whole(states)
         if resume is not None and not (saved / f"{resume.name}.json").is_file():
-            # Killed between saving the state and making the model folder of it.
+            # Killed between saving the state and making its model folder.
             checkpoints.export(resume, saved, checkpoints.record_of(resume, stage, steps))
     trainer.accelerator.wait_for_everyone()
     resume = checkpoints.newest_whole(states)
     resumed_from = 0 if resume is None else int(resume.name.rpartition("-")[2])
-    known = {} if resume is None else checkpoints.read_saved(resume)
+    saved_files = {} if resume is None else checkpoints.read_saved(resume)
     if first:
-        checkpoints.check_saved(saved, known)
+        checkpoints.check_saved(saved, saved_files)
     if resume is not None and resumed_from < steps:
         _same_engine(resume)
 
-    watch = _Watch(trainer, known, stage=stage, scratch=scratch, hooks=hooks)
+    watch = _Watch(trainer, saved_files, stage=stage, scratch=scratch, hooks=hooks)
     trainer.add_callback(watch)
     trainer.remove_callback(PrinterCallback)
     if resumed_from < steps:
         with warnings.catch_warnings():
-            # TRL 1.16 asks transformers 5.23 by a name that has a successor.
+            # TRL 1.16 calls transformers 5.23 by a deprecated name.
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
             trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     last = states / f"checkpoint-{steps}"
     if first:
         hooks.still_ours()
-        checkpoints.publish(saved, last, out, summary, watch.known)
+        checkpoints.publish(saved, last, out, summary, watch.saved_files)
     trainer.accelerator.wait_for_everyone()
     return {**summary, "resumed_from": resumed_from, "engine": watch.engine.name, "deepspeed_stage": watch.engine.stage}
 
 
 def _same_engine(state: Path) -> None:
-    """Refuse to go on from a state whose optimiser this run cannot read: transformers would take an empty one without a word."""
-    saved, where = checkpoints.deepspeed_ranks(state), distributed.placement()
-    now = 0 if where.deepspeed is None else where.ranks
+    """Refuse to resume from a state whose optimiser this run cannot read: transformers would
+    silently start with an empty one."""
+    saved, placement = checkpoints.deepspeed_ranks(state), distributed.placement()
+    now = 0 if placement.deepspeed is None else placement.ranks
     if saved != now:
         kinds = [f"DeepSpeed on {ranks} processes" if ranks else "no DeepSpeed" for ranks in (saved, now)]
         raise distributed.PlacementError(
             f"VIDBRIDGE_DEEPSPEED, VIDBRIDGE_RANKS: training was interrupted with {kinds[0]} and cannot go on with {kinds[1]};"
-            f" set them as they were, or begin again without {state.parent}"
+            f" set them as they were, or delete {state.parent} to begin again"
         )
 
 
 class _Watch(TrainerCallback):
-    """Reports metrics and checkpoints while they happen, and shows a progress bar. On the first process only."""
+    """Reports metrics and checkpoints as they occur, and draws a progress bar; on the first process
+    only."""
 
     def __init__(
         self,
         trainer: Any,
-        known: checkpoints.Saved,
+        saved_files: checkpoints.Saved,
         *,
         stage: str,
         scratch: Path,
         hooks: Hooks,
     ) -> None:
         self.trainer = trainer
-        #: All that this training has saved, before it was resumed as well.
-        self.known = known
+        #: All model folders that this training has saved, also before it was resumed.
+        self.saved_files = saved_files
         self.stage = stage
         self.scratch = scratch
         self.hooks = hooks
-        self.engine = distributed.Engine("none", 0)  # until training begins; where nothing is left to train it never does
+        self.engine = distributed.Engine("none", 0)  # until training begins, which never happens if no step is left
         self.bar: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -231,7 +244,7 @@ class _Watch(TrainerCallback):
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
         if control.should_save:
-            self.hooks.still_ours()  # else the trainer writes a state into another process's folder, and deletes old ones there
+            self.hooks.still_ours()  # otherwise the trainer writes into another process's folder and deletes states there
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:  # noqa: ARG002
         values = checkpoints.metrics(logs or {})
@@ -246,8 +259,9 @@ class _Watch(TrainerCallback):
             self.hooks.still_ours()  # saving takes minutes
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             saved = self.scratch / "saved"
-            checkpoints.check_saved(saved, {step: files for step, files in self.known.items() if step != state.global_step})
-            self.known = checkpoints.note_saved(folder, self.known)
+            earlier = {step: files for step, files in self.saved_files.items() if step != state.global_step}
+            checkpoints.check_saved(saved, earlier)
+            self.saved_files = checkpoints.note_saved(folder, self.saved_files)
             checkpoints.seal(folder)
             record = checkpoints.record_of(folder, self.stage, state.max_steps)
             self.hooks.on_checkpoint(record, checkpoints.export(folder, saved, record))
@@ -259,10 +273,10 @@ class _Watch(TrainerCallback):
 
 
 def count_parameters(parameters: Iterable[torch.nn.Parameter]) -> int:
-    """How many numbers they hold; right for parameters that ZeRO-3 keeps elsewhere as well."""
+    """Count the values of the parameters; also correct for parameters that ZeRO-3 partitions."""
     return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters)
 
 
 def trained(model: torch.nn.Module) -> Iterable[torch.nn.Parameter]:
-    """The parameters that training changes, each shared one once."""
+    """Parameters that training changes, each shared one once."""
     return (parameter for parameter in model.parameters() if parameter.requires_grad)

@@ -1,7 +1,8 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685): small trained matrices beside frozen ones, and the ordinary model that comes of both.
+"""Low-rank adapters (LoRA, arXiv 2106.09685): their layers, restoring them from a checkpoint, and
+merging them into the weights.
 
-PEFT puts the adapters in and runs them. What is here says where they go, brings them back from a checkpoint, and computes the
-weights with the adapters merged in: as a copy, since merging in place and undoing it would leave rounding errors in the weights.
+PEFT inserts and runs the adapters. Merged weights are computed as a copy, since merging in place
+and undoing it would leave rounding errors in the weights.
 """
 
 from __future__ import annotations
@@ -20,29 +21,33 @@ from stages.params import VISION_TARGET, LoraParams
 
 log = logging.getLogger(__name__)
 
-#: What PEFT puts before a model's own names, what it calls the frozen layer, and its name for the only adapter.
+#: PEFT's prefix of a model's own names, its name of the frozen layer, and its name of the only
+#: adapter.
 _PREFIX = "base_model.model."
 _FROZEN = "base_layer."
 _ADAPTER = "default"
-#: Above this share of the adapters' change lost to rounding, what was saved is hardly what was trained.
+#: Above this share of the adapters' change lost to rounding, the saved model is hardly the trained
+#: one.
 _MOST_LOST = 0.5
 
 
 class Merged(NamedTuple):
-    """Weights under the model's own names, and the share of the adapters' change (Frobenius norm) that rounding took away."""
+    """Weights under the model's own names. ``lost``: share of the adapters' change (Frobenius norm)
+    lost to rounding."""
 
     weights: dict[str, torch.Tensor]
     lost: float
 
 
 def adapters(model: PreTrainedModel, lora: LoraParams) -> LoraConfig:
-    """Where adapters go in this model, for a trainer that puts them in.
+    """Build the adapter configuration of this model, for a trainer that inserts them.
 
-    A target is the end of a layer's name, by whole parts. It is looked for in the language model; one that begins with ``visual.``
-    in the vision tower, whose layers have the same names in part (``gate_proj`` of Qwen2.5-VL).
+    A target is the end of a layer's name, in whole parts. It is searched in the language model; a
+    target that begins with ``visual.`` is searched in the vision tower, where some layers have the
+    same names (``gate_proj`` of Qwen2.5-VL).
 
     Raises:
-        ValueError: a target that is no linear layer there.
+        ValueError: a target is not a linear layer there.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     towers = {part: _names_in(model, getattr(model.base_model, tower), layers) for part, tower in _TOWERS.items()}
@@ -50,11 +55,11 @@ def adapters(model: PreTrainedModel, lora: LoraParams) -> LoraConfig:
     for target in lora.targets:
         part = VISION_TARGET if target.startswith(VISION_TARGET) else ""
         end = target.removeprefix(part)
-        found = [full for own, full in towers[part].items() if f".{own}".endswith(f".{end}")]
-        if not found:
-            there = sorted({part + _end(own) for part, names in towers.items() for own in names})
-            raise ValueError(f"lora.targets: {target!r} is no linear layer of this model; choose among {', '.join(there)}")
-        chosen += found
+        matches = [full for own, full in towers[part].items() if f".{own}".endswith(f".{end}")]
+        if not matches:
+            available = sorted({part + _end(own) for part, names in towers.items() for own in names})
+            raise ValueError(f"lora.targets: {target!r} is not a linear layer of this model; choose among {', '.join(available)}")
+        chosen += matches
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -64,34 +69,34 @@ def adapters(model: PreTrainedModel, lora: LoraParams) -> LoraConfig:
     )
 
 
-#: How targets in a tower begin, and the name of the tower in the backbones of all three families.
+#: Prefix of targets in a tower, and the tower's name in the backbones of all three families.
 _TOWERS = {"": "language_model", VISION_TARGET: "visual"}
 
 
 def _names_in(model: torch.nn.Module, tower: torch.nn.Module, layers: Mapping[str, torch.nn.Module]) -> dict[str, str]:
-    """Names of the layers that lie in a tower, seen from there, and their full names."""
+    """Map the layers of a tower, named relative to it, to their full names."""
     prefix = next(name for name, module in model.named_modules() if module is tower) + "."
     return {name.removeprefix(prefix): name for name in layers if name.startswith(prefix)}
 
 
 def _end(name: str) -> str:
-    """The last part of a name, and of ``mlp.0`` both."""
+    """Last part of a name; the last two if the last is a number, as in ``mlp.0``."""
     parts = name.split(".")
     return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]
 
 
 def without_adapters(model: Any) -> Any:
-    """The model that the adapters are in; a model without any is returned as it is."""
+    """Return the model inside its adapters; a model without adapters is returned as it is."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def load_adapters(model: PeftModel, folder: Path) -> None:
-    """Bring the adapters back that PEFT saved in a folder.
+    """Restore the adapters that PEFT saved in a folder.
 
     Raises:
-        ValueError: they are not those of this model.
+        ValueError: the adapters do not belong to this model.
     """
-    # PEFT would take a pickle (adapter_model.bin) in its place.
+    # Otherwise PEFT would load a pickle (adapter_model.bin).
     if not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
         raise ValueError(f"{folder}: holds no {SAFETENSORS_WEIGHTS_NAME}, and nothing else is read; remove it to start again")
     result = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
@@ -101,12 +106,13 @@ def load_adapters(model: PeftModel, folder: Path) -> None:
 
 
 def merged(state: Mapping[str, torch.Tensor], scale: float) -> Merged:
-    """The weights W + scale * B A of a model with adapters, and its other weights as they are.
+    """Compute the weights W + scale * B A of a model with adapters; its other weights stay as they
+    are.
 
-    The sum is taken in float32 and rounded once, to W's own precision.
+    The sum is computed in float32 and rounded once, to W's own precision.
 
     Args:
-        state: the whole state of a model that PEFT has wrapped, gathered from wherever it was scattered to.
+        state: the whole state of a model wrapped by PEFT, gathered from all processes.
         scale: alpha / rank.
     """
     weights: dict[str, torch.Tensor] = {}
@@ -123,18 +129,19 @@ def merged(state: Mapping[str, torch.Tensor], scale: float) -> Merged:
             tensor = exact.to(tensor.dtype)
             lost += float((exact - tensor.float()).square().sum(dtype=torch.float64))
             changed += float(change.square().sum(dtype=torch.float64))
-            tensor = tensor.cpu()  # one after the other, so that a GPU need not hold all of them twice
+            tensor = tensor.cpu()  # one by one, so that a GPU never holds two copies of all weights
         weights[layer + weight] = tensor
     return Merged(weights, (lost / changed) ** 0.5 if changed else 0.0)
 
 
 def save_merged(model: PeftModel, state: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Write configuration and weights of the ordinary model into `folder`; `state` as in :func:`merged`."""
+    """Write configuration and weights of the merged model into ``folder``; ``state`` as in
+    :func:`merged`."""
     lora = model.peft_config[_ADAPTER]
     weights, lost = merged(state, lora.lora_alpha / lora.r)
     if lost > _MOST_LOST:
         log.warning(
-            "%s: rounding to the weights' precision took %.0f%% of what the adapters had learned; raise learning_rate, or set"
+            "%s: rounding to the weights' precision lost %.0f%% of the adapters' change; raise learning_rate, or set"
             " precision: fp32",
             folder.name,
             100 * lost,

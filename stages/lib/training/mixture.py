@@ -1,4 +1,4 @@
-"""What training is given: examples, and the seeded order in which a weighted mixture of tasks shows them."""
+"""Training examples, and the seeded order in which a weighted mixture of tasks uses them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Example:
 
     Attributes:
         sample_id: unique among the examples of a run.
-        task: the task it belongs to; mixture weights and metrics go by it.
-        prompt: the user's text, without any chat mark-up.
-        reply: what the model is taught to say; None where only rollouts are wanted.
-        load: gives the frames; called each time the example is drawn, so it may be backed by a cache.
+        task: its task, by which mixture weights and metrics are grouped.
+        prompt: the user's text, without chat mark-up.
+        reply: the target reply of supervised training; None if only rollouts are needed.
+        load: loads the frames; called each time the example is drawn, so it may use a cache.
     """
 
     sample_id: str
@@ -30,10 +30,11 @@ class Example:
 
 
 def draw(examples: Sequence[Example], weights: Mapping[TaskName, float], count: int, seed: str) -> list[int]:
-    """Indices into `examples`, `count` of them, in the order in which training shows them.
+    """Draw ``count`` indices into ``examples``, in training order.
 
-    Every prefix holds the tasks in proportion to their weights, to within one (a random draw would make a step of eight
-    prompts all one task now and then). Within a task all examples are shown once before any is shown again.
+    Every prefix has the tasks in proportion to their weights, to within one (independent draws
+    would sometimes make a step of eight prompts all one task). Within a task all examples are used
+    once before any is used again.
 
     Raises:
         ValueError: a task with a weight above 0 has no example.

@@ -1,1 +1,1 @@
-"""Video files in and out: probe, encoder, reader, and the loader that applies a sample's edits to frames."""
+"""Video files: probe, encoder, reader, and the loader that applies a sample's edits to frames."""

@@ -1,6 +1,8 @@
-"""Frames to H.264, and a whole-file decode that proves a file sound. Every command is built by ffmpeg-python.
+"""Encoding of frames as H.264, and validation of a file by decoding all of it. ffmpeg-python builds
+every command.
 
-ffmpeg-python has no time-out of its own, so the command is compiled and run here, as a list and never through a shell.
+ffmpeg-python has no time-out of its own, so commands are compiled and run here, as a list and never
+through a shell.
 """
 
 from __future__ import annotations
@@ -24,26 +26,30 @@ import numpy.typing as npt
 from stages.lib.video.errors import FfmpegMissing, VideoError
 from stages.runtime import paths
 
-#: Longer than any sane clip needs: a stuck encoder or decoder ends with an error instead of a hang.
+#: More than any reasonable clip needs: a stuck encoder or decoder ends with an error instead of a
+#: hang.
 TIMEOUT_S = 600.0
 
-#: Containers that are opened at all. Playlists and concat scripts, which name other files, are not among them.
+#: Containers that may be opened; playlists and concat scripts, which name other files, may not.
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
 
 
 def ffmpeg_binary() -> str:
-    """The ffmpeg to run: ``VIDBRIDGE_FFMPEG`` where it is set, else the one that the locked imageio-ffmpeg brings.
+    """Path of the ffmpeg to run: ``VIDBRIDGE_FFMPEG`` if set, else the one of the locked
+    imageio-ffmpeg.
 
-    A system ffmpeg is never picked up silently: the generated corpus must have the same bytes on every machine.
+    A system ffmpeg is never used silently: the generated corpus must have the same bytes on every
+    machine.
 
     Raises:
-        FfmpegMissing: the named file does not exist or may not be run, or imageio-ffmpeg has none for this platform.
+        FfmpegMissing: the named file does not exist or is not executable, or imageio-ffmpeg has
+            none for this platform.
     """
     named = os.environ.get("VIDBRIDGE_FFMPEG")
     if named:
         if not os.access(named, os.X_OK) or Path(named).is_dir():
             raise FfmpegMissing(
-                f"VIDBRIDGE_FFMPEG: {named!r} is no executable file; correct it, or unset it to use the locked ffmpeg"
+                f"VIDBRIDGE_FFMPEG: {named!r} is not an executable file; correct it, or unset it to use the locked ffmpeg"
             )
         return str(Path(named).absolute())
     package = Path(imageio_ffmpeg.__file__).parent
@@ -60,10 +66,11 @@ def ffmpeg_binary() -> str:
 
 
 def encode_command(width: int, height: int, rate: Fraction, path: Path, crf: int) -> list[str]:
-    """The arguments of one deterministic encode: raw RGB frames on stdin, an H.264 MP4 at ``path``.
+    """Build the command of one deterministic encode: raw RGB frames on stdin, an H.264 MP4 at
+    ``path``.
 
-    Single-threaded and bit-exact, without metadata, every GOP closed and starting at most two seconds after the last, so
-    that the same frames give the same bytes and every reader can seek.
+    Single-threaded and bit-exact, without metadata, so the same frames give the same bytes. Every
+    GOP is closed and at most two seconds long, so every reader can seek.
     """
     source = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=str(rate))
     output = source.output(
@@ -78,7 +85,7 @@ def encode_command(width: int, height: int, rate: Fraction, path: Path, crf: int
         map_metadata=-1,
         fflags="+bitexact",
         movflags="+faststart",
-        # The scaler's SIMD paths differ between processors unless it is told to be exact.
+        # The scaler's SIMD paths differ between processors unless it runs in exact mode.
         sws_flags="bicubic+accurate_rnd+full_chroma_int+bitexact",
         **{"flags:v": "+bitexact+cgop", "x264-params": "open-gop=0"},
     )
@@ -99,8 +106,8 @@ def encode(
 
     Args:
         frames: uint8 RGB, [T, H, W, 3] or T arrays [H, W, 3]; H and W even.
-        rate: frames a second.
-        path: where the file goes; an existing file is replaced.
+        rate: frames per second.
+        path: the file to write; an existing file is replaced.
         crf: constant rate factor of x264, 0 (lossless) to 51.
 
     Returns:
@@ -108,7 +115,7 @@ def encode(
 
     Raises:
         ValueError: no frames, a wrong shape, or an odd size.
-        VideoError: ``encode-failed``, with what ffmpeg said.
+        VideoError: ``encode-failed``, with ffmpeg's message.
         OSError: the disk is full (``ENOSPC``).
         FfmpegMissing: there is no ffmpeg.
     """
@@ -130,9 +137,10 @@ def encode(
 
 
 def encode_stream(frames: Iterable[npt.NDArray[np.uint8]], width: int, height: int, rate: Fraction, path: Path, crf: int) -> None:
-    """:func:`encode` for videos that need not fit into memory: ``frames`` are chunks [n, height, width, 3]; n may differ.
+    """Encode as :func:`encode` does, for videos that may not fit into memory: ``frames`` are chunks
+    [n, height, width, 3]; n may differ.
 
-    ``path`` appears whole or not at all.
+    ``path`` appears complete or not at all.
 
     Raises:
         ValueError, VideoError, OSError, FfmpegMissing: as :func:`encode`.
@@ -140,14 +148,14 @@ def encode_stream(frames: Iterable[npt.NDArray[np.uint8]], width: int, height: i
     _check_even(width, height)
     unfinished = path.with_suffix(paths.UNFINISHED)
     command = encode_command(width, height, rate, unfinished, crf)
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as messages:
         try:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said)
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=messages)
         except FileNotFoundError as error:
             raise _missing(command) from error
         try:
             assert process.stdin is not None
-            # A broken pipe is ffmpeg's end, and what it said tells why.
+            # A broken pipe means that ffmpeg has ended; its messages give the reason.
             with suppress(BrokenPipeError), process.stdin:
                 for chunk in frames:
                     process.stdin.write(np.ascontiguousarray(chunk).tobytes())
@@ -159,21 +167,22 @@ def encode_stream(frames: Iterable[npt.NDArray[np.uint8]], width: int, height: i
             raise
         if status:
             _remove_partial(unfinished)
-            said.seek(0)
-            raise _encode_failure(path, said.read())
+            messages.seek(0)
+            raise _encode_failure(path, messages.read())
     unfinished.replace(path)
 
 
 def normalise_command(path: Path, out: Path, timing: int | Fraction, crf: int, skip: int = 0, in_order: bool = False) -> list[str]:
-    """The arguments that encode a file again as H.264 that every reader is right on: closed GOPs of at most 48 frames, 8 bits,
-    upright, of one even size, the first frame at time 0.
+    """Build the command that re-encodes a file as H.264 that every reader decodes correctly.
 
-    Every frame but the first ``skip`` is kept, in the decoder's order. ``timing`` is the presentation time of the first one kept in the
-    file's own units, which is taken off the times of all; or a rate: then frame ``i`` is shown at ``i / rate``. ``in_order`` stores
-    frames in the order in which they are shown.
+    The output has closed GOPs of at most 48 frames, 8 bits, upright frames of one even size, and
+    its first frame at time 0. Every frame but the first ``skip`` is kept, in the decoder's order.
+    ``timing`` is either the presentation time of the first kept frame in the file's own units,
+    which is subtracted from all times; or a rate: then the time of frame ``i`` is ``i / rate``.
+    ``in_order`` stores frames in presentation order.
     """
     source = ffmpeg.input(str(path.absolute()), protocol_whitelist="file,pipe", format_whitelist=CONTAINERS, threads=1)
-    # Not STARTPTS: it starts anew where the size changes midway.
+    # Not STARTPTS: it resets when the size changes midway.
     counted = isinstance(timing, Fraction)
     stream = source["V:0"]
     if skip:
@@ -215,16 +224,18 @@ def normalise(
     skip: int = 0,
     timeout_s: float = TIMEOUT_S,
 ) -> None:
-    """Encode ``path`` again to ``out``; see :func:`normalise_command`. ``out`` appears whole or not at all.
+    """Re-encode ``path`` to ``out``; see :func:`normalise_command`. ``out`` appears complete or not
+    at all.
 
     Args:
-        times_s: when each frame is shown, in seconds from the first, where that is neither the file's own time nor an even rate.
+        times_s: presentation time of each frame, in seconds from the first, if these are neither
+            the file's own times nor an even rate.
 
     Raises:
-        VideoError: ``normalise-failed`` with what ffmpeg said, or ``timeout``.
+        VideoError: ``normalise-failed`` with ffmpeg's message, or ``timeout``.
         FfmpegMissing: there is no ffmpeg.
     """
-    # Two workers may come upon the same content.
+    # Two workers may process the same content.
     unfinished = out.with_suffix(f".{os.getpid()}{paths.UNFINISHED}")
     command = normalise_command(path, unfinished, timing, crf, skip, in_order=times_s is not None)
     try:
@@ -244,7 +255,7 @@ def normalise(
 
 
 def _retime(path: Path, times_s: Sequence[Fraction]) -> None:
-    """Give the frames of an MP4 file, stored in the order in which they are shown, these times."""
+    """Set the times of the frames of an MP4 file whose storage order is the presentation order."""
     retimed = path.with_suffix(".retimed")
     unit = Fraction(1, 90_000)
     try:
@@ -259,7 +270,8 @@ def _retime(path: Path, times_s: Sequence[Fraction]) -> None:
             if len(packets) != len(times_s):
                 raise VideoError("frame-count", f"{len(packets)} frames were encoded, {len(times_s)} were expected")
             for packet, time_s in zip(packets, times_s, strict=True):
-                # Times have to rise: of two frames at one time the first is on display for a unit.
+                # Times must increase: of two frames at one time the first is displayed for one
+                # unit.
                 last = max(last + 1, round(time_s / unit))
                 packet.stream, packet.time_base = stream, unit
                 packet.pts = packet.dts = last
@@ -270,12 +282,13 @@ def _retime(path: Path, times_s: Sequence[Fraction]) -> None:
 
 
 def validate_command(path: Path) -> list[str]:
-    """The arguments of a whole-file decode that stops at the first error and reports how many frames came out."""
+    """Build the command of a whole-file decode that stops at the first error and prints each
+    frame's time."""
     source = ffmpeg.input(str(path.absolute()), protocol_whitelist="file,pipe", format_whitelist=CONTAINERS, threads=1)
-    # V, not v: cover art is no moving picture, and may stand first.
-    # A frame without metadata is not printed.
-    said = source["V:0"].filter("metadata", mode="add", key="frame", value="1").filter("metadata", mode="print", file="pipe:1")
-    output = said.output("-", format="null", fps_mode="passthrough", copyts=None)
+    # V, not v: cover art is not a moving picture, and may be the first stream.
+    # A frame without metadata would not be printed.
+    printed = source["V:0"].filter("metadata", mode="add", key="frame", value="1").filter("metadata", mode="print", file="pipe:1")
+    output = printed.output("-", format="null", fps_mode="passthrough", copyts=None)
     command: list[str] = output.global_args("-hide_banner", "-nostdin", "-loglevel", "error", "-nostats", "-xerror").compile(
         cmd=ffmpeg_binary()
     )
@@ -283,12 +296,14 @@ def validate_command(path: Path) -> list[str]:
 
 
 def validate(path: Path, timeout_s: float = TIMEOUT_S) -> tuple[int | None, ...]:
-    """Decode the whole file and return when each frame is shown, in units of the file and the order of the decoder's output.
+    """Decode the whole file and return each frame's presentation time, in units of the file, in the
+    decoder's output order.
 
-    Where the file does not say it, or says it in another order, ffmpeg's guess is returned, or None.
+    If the file does not store a time, or stores it in another order, the value is ffmpeg's guess,
+    or None.
 
     Raises:
-        VideoError: ``damaged`` with what ffmpeg said, or ``timeout``.
+        VideoError: ``damaged`` with ffmpeg's message, or ``timeout``.
         FfmpegMissing: there is no ffmpeg.
     """
     try:
@@ -302,9 +317,9 @@ def validate(path: Path, timeout_s: float = TIMEOUT_S) -> tuple[int | None, ...]
 
 
 def _time(line: bytes) -> int | None:
-    """Of ``frame:0    pts:512     pts_time:0.04``."""
-    said = line.partition(b" pts:")[2].split()[0]
-    return int(said) if said.lstrip(b"-").isdigit() else None
+    """Parse the time of a line ``frame:0    pts:512     pts_time:0.04``."""
+    pts = line.partition(b" pts:")[2].split()[0]
+    return int(pts) if pts.lstrip(b"-").isdigit() else None
 
 
 def _check_even(width: int, height: int) -> None:
@@ -326,20 +341,21 @@ def _missing(command: list[str]) -> FfmpegMissing:
 
 
 def _encode_failure(path: Path, stderr: bytes) -> OSError | VideoError:
-    """What to raise when ffmpeg could not write ``path``: a full disk is no fault of the frames."""
-    said = _last_lines(stderr)
-    if "No space left on device" in said:
+    """Build the error to raise if ffmpeg could not write ``path``: a full disk is not a fault of
+    the frames."""
+    message = _last_lines(stderr)
+    if "No space left on device" in message:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    return VideoError("encode-failed", f"{path.name}: {said}")
+    return VideoError("encode-failed", f"{path.name}: {message}")
 
 
-def _last_lines(said: bytes) -> str:
-    # The last lines name the cause, and a damaged file can say the same thing ten thousand times.
-    lines = dict.fromkeys(line.strip() for line in said.decode(errors="replace").splitlines() if line.strip())
+def _last_lines(stderr: bytes) -> str:
+    # The last lines name the cause, and a damaged file can repeat one message ten thousand times.
+    lines = dict.fromkeys(line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip())
     return " | ".join(list(lines)[-3:])
 
 
 def _remove_partial(path: Path) -> None:
-    # Half a file must not be taken for a clip; a device or pipe that was named as the output stays.
+    # A partial file must not be mistaken for a clip; a device or pipe named as output stays.
     if path.is_file():
         path.unlink()

@@ -1,4 +1,4 @@
-"""What can be wrong with a video file, as a value that a program counts and a person reads."""
+"""Errors of video files, with a reason that a program counts and a detail for people."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class VideoError(VidbridgeError):
 
     Attributes:
         reason: a stable slug (``damaged``, ``empty-file``, ``no-video-stream`` …).
-        detail: what was found, for a person.
+        detail: the finding, for people.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        # Both go to the base class, so that the error survives the trip out of a worker process.
+        # Both go to the base class, so that the error can be pickled out of a worker process.
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail

@@ -1,6 +1,8 @@
-"""Edits applied to sampled frames at load time: the edit list is the truth, and no edited file has to exist.
+"""Loading of samples' frames, with edits applied at load time: only the edit list is stored, never
+an edited file.
 
-Loading a masked or interleaved sample costs what plain sampling costs: each clip is read once, and dark frames not at all.
+A masked or interleaved sample costs as much as plain sampling: each clip is read once, and dark
+frames not at all.
 """
 
 from __future__ import annotations
@@ -31,24 +33,26 @@ from stages.runtime.frame_cache import FrameStore
 
 Pixels = npt.NDArray[np.uint8]
 
-#: A clip that decodes to at most this many bytes is kept whole: every sample of it is then served from memory.
+#: A clip that decodes to at most this many bytes is cached whole, so every sample of it is served
+#: from memory.
 WHOLE_CLIP_BYTES = 2_000_000
 
 _LIBRARIES = ("av", "decord", "numpy", "pillow")
-#: What of a clip's row decides how its file is read.
+#: Fields of a clip's row that affect how its file is read.
 _FACTS = {"frames", "width", "height", "hazards", "variable_rate"}
 
 
 class FrameLoader:
-    """Loads samples' frames and keeps the latest used in memory, at most ``cache_bytes`` of them.
+    """Loads samples' frames, with a least-recently-used cache of at most ``cache_bytes`` in memory.
 
     Args:
         clips: the manifest by clip id.
         source: the folder that the clips' paths are relative to.
-        cache_bytes: bound on the pixels kept; 0 keeps none.
-        manifest: the manifest's folder, where clips lie that ingest has encoded anew.
-        store: where frames are kept on disk; None: nowhere.
-        fit: gives what makes frames smaller before they are kept there; asked for when the first are.
+        cache_bytes: bound on the cached pixels; 0 caches none.
+        manifest: the manifest's folder, which holds the clips that ingest has re-encoded.
+        store: cache of frames on disk; None: no cache on disk.
+        fit: returns the resize that is applied before frames are stored there; called once the
+            first frames are.
     """
 
     def __init__(
@@ -77,7 +81,8 @@ class FrameLoader:
         return self._held_bytes
 
     def load(self, sample: Sample) -> Frames:
-        """The sampled frames of a sample's timeline, dark ones black, all of the first segment's size or what ``fit`` makes of it.
+        """Load the sampled frames of a sample's timeline, dark ones black, all in the first
+        segment's size or its size after ``fit``.
 
         Raises:
             KeyError: the timeline names a clip that the manifest lacks.
@@ -94,22 +99,24 @@ class FrameLoader:
         pixels = self._recall(key)
         if pixels is None:
             pixels, on_disk = self._fetch(timeline, indices)
-            # The system keeps what was read from the disk in memory, once for all processes.
+            # The operating system caches files read from the disk, once for all processes.
             if not on_disk and any(not self._is_small(name) for name in timeline.clip_ids):
                 self._keep(key, pixels)
         return Frames(pixels=pixels, indices=indices, total=timeline.frames, rate=timeline.rate)
 
     def counts(self) -> dict[str, float]:
-        """How many frames were decoded, and how often the disk had a sample's, for a stage's metrics."""
+        """Return counts of decoded frames and of hits of the cache on disk, for a stage's
+        metrics."""
         counts = {"frames_served_by_decord": self.stats.decord, "frames_served_by_pyav": self.stats.pyav}
         if self._store is not None:
             counts |= {"frame_store_hits": self._store.stats.hits, "frame_store_misses": self._store.stats.misses}
         return {name: float(count) for name, count in counts.items()}
 
     def frames(self, timeline: Timeline, indices: Sequence[int]) -> Pixels:
-        """Any frames of a timeline, dark ones black, uint8 RGB [len(indices), height, width, 3], all of the first segment's size.
+        """Load any frames of a timeline, dark ones black, uint8 RGB [len(indices), height, width,
+        3], in the first segment's size.
 
-        Whole small clips are kept in memory, these frames are not: an export asks for all of them, once.
+        Small clips are cached in memory, these frames are not: an export reads all of them once.
 
         Raises:
             IndexError: a number outside the timeline.
@@ -118,21 +125,22 @@ class FrameLoader:
         """
         sources = resolve(timeline, indices)
         first = self._clips[timeline.segments[0].clip_id]
-        shown = np.zeros((len(sources), first.height, first.width, 3), np.uint8)
+        pixels = np.zeros((len(sources), first.height, first.width, 3), np.uint8)
         for clip_id in dict.fromkeys(source.clip_id for source in sources):
-            places = [place for place, source in enumerate(sources) if source.clip_id == clip_id and not source.dark]
-            if not places:
+            rows = [row for row, source in enumerate(sources) if source.clip_id == clip_id and not source.dark]
+            if not rows:
                 continue
-            read = self._read(clip_id, [self._stored(sources[place], timeline) for place in places])
-            shown[places] = conform(read, first.width, first.height)
-        return shown
+            read = self._read(clip_id, [self._stored(sources[row], timeline) for row in rows])
+            pixels[rows] = conform(read, first.width, first.height)
+        return pixels
 
     def path(self, clip: Clip) -> Path:
-        """Where the file lies that this clip is read from."""
+        """Path of the file from which this clip is read."""
         return (self._manifest if clip.normalised else self._source) / clip.path
 
     def _fetch(self, timeline: Timeline, indices: Sequence[int]) -> tuple[Pixels, bool]:
-        """The frames, and whether the disk has them. Small clips are decoded sooner than a file of their frames is opened."""
+        """Load frames, and tell if they are on disk. Small clips skip the disk: decoding them is
+        faster than opening a stored file."""
         if (
             self._store is None
             or self._fit is None
@@ -143,17 +151,18 @@ class FrameLoader:
         return self._store.fetch(self._key(timeline, indices, fit), lambda: fit.apply(self.frames(timeline, indices)))
 
     def _key(self, timeline: Timeline, indices: Sequence[int], fit: Fit) -> str:
-        """Hash of all that the frames depend on. Timelines that show the same frames share an entry."""
+        """Hash of everything that the frames depend on. Timelines with the same frames share an
+        entry."""
         clips = timeline.clip_ids
         facts = [[self._content(c), *self._clips[c].model_dump(mode="json", include=_FACTS).values()] for c in clips]
-        shown = [
+        frames = [
             None if source.dark else (clips.index(source.clip_id), self._stored(source, timeline))
             for source in resolve(timeline, indices)
         ]
-        return hashlib.sha256(json.dumps([_code_version(), fit.name, facts, shown]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([_code_version(), fit.name, facts, frames]).encode()).hexdigest()
 
     def _content(self, clip_id: str) -> str:
-        """SHA-256 of the file that is read: ingest took that of the source's own."""
+        """SHA-256 of the file that is read; the manifest has it for files of the source only."""
         clip = self._clips[clip_id]
         if not clip.normalised:
             return clip.sha256
@@ -165,7 +174,7 @@ class FrameLoader:
         return self._contents[clip_id]
 
     def _stored(self, source: Source, timeline: Timeline) -> int:
-        """The number in its clip of the frame that is shown."""
+        """Number of a timeline's frame in the clip itself."""
         clip = self._clips[source.clip_id]
         return conformed_frame(source.frame, clip.frames, clip.rate, timeline.rate)
 
@@ -178,18 +187,19 @@ class FrameLoader:
         if whole is None:
             whole = self._decode(clip, list(range(clip.frames)))
             self._keep(key, whole)
-        picked: Pixels = whole[numbers]
-        return picked
+        selected: Pixels = whole[numbers]
+        return selected
 
     def _decode(self, clip: Clip, numbers: list[int]) -> Pixels:
         path = self.path(clip)
         if not clip.variable_rate:
-            return read_frames(path, numbers, known=clip, stats=self.stats)[0]
-        # Ingest decoded all of it and may know more against its times than the packets tell.
+            return read_frames(path, numbers, facts=clip, stats=self.stats)[0]
+        # Ingest decoded the whole file and may have found faults of its times that the packets do
+        # not reveal.
         facts = probe(path, distrust=UNTRUSTED_TIMES in clip.hazards)
         if not facts.variable_rate or facts.slots != clip.frames:
             raise VideoError("changed", f"{clip.path}: no longer the file that ingest saw; run ingest again")
-        return read_frames(path, [facts.frame_at(number) for number in numbers], known=facts, stats=self.stats)[0]
+        return read_frames(path, [facts.frame_at(number) for number in numbers], facts=facts, stats=self.stats)[0]
 
     def _is_small(self, clip_id: str) -> bool:
         return _decoded_bytes(self._clips[clip_id]) <= min(WHOLE_CLIP_BYTES, self._cache_bytes)
@@ -216,14 +226,16 @@ def _decoded_bytes(clip: Clip) -> int:
 
 @cache
 def _code_version() -> str:
-    """Digest of the code and the libraries that turn a clip into pixels: frames on disk that others have made are not used."""
+    """Digest of the code and the libraries that turn a clip into pixels; frames on disk from other
+    versions are not used."""
     installed = [f"{dist.name} {dist.version}" for name in _LIBRARIES for dist in distributions(name=name)]
     code = code_digest([Path(__file__), *(Path(module.__file__ or "") for module in (probing, reader, times))])
     return hashlib.sha256(json.dumps([code, platform.machine(), *installed]).encode()).hexdigest()
 
 
 def conform(pixels: Pixels, width: int, height: int) -> Pixels:
-    """Frames [N, h, w, 3] scaled into width x height; the aspect ratio stays, and what is left over is black."""
+    """Scale frames [N, h, w, 3] into width x height; the aspect ratio stays, and the margins are
+    black."""
     _, old_height, old_width, _ = pixels.shape
     if (old_width, old_height) == (width, height):
         return pixels
@@ -238,12 +250,12 @@ def conform(pixels: Pixels, width: int, height: int) -> Pixels:
 
 
 def load_video(path: Path, frames: int) -> Frames:
-    """``frames`` frames spread evenly over any video file, for a prediction.
+    """Load ``frames`` frames spread evenly over any video file, for a prediction.
 
     Raises:
         VideoError: the file cannot be read.
     """
     facts = probe(path)
     indices = sample_indices(facts.slots, frames)
-    pixels, _ = read_frames(path, [facts.frame_at(index) for index in indices], known=facts)
+    pixels, _ = read_frames(path, [facts.frame_at(index) for index in indices], facts=facts)
     return Frames(pixels=pixels, indices=indices, total=facts.slots, rate=facts.rate)

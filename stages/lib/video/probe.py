@@ -1,7 +1,8 @@
-"""What a video file holds, read from its packets: about 10 ms a clip, and the first frame.
+"""Probe of video files by their packets and their first frame, in about 10 ms per clip.
 
-The header of a file lies more often than its packets, and decord trusts the header. Every circumstance under which decord
-is known to return other frames than were asked for is listed in :attr:`Probe.hazards`; a file without any is decord's.
+A file's header is wrong more often than its packets, and decord trusts the header.
+:attr:`Probe.hazards` lists every known reason why decord would return other frames than requested;
+a file without hazards is safe for decord.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ from stages.lib.video.encoder import CONTAINERS
 from stages.lib.video.errors import VideoError
 from stages.lib.video.times import TYPED, WITHOUT_TIMES, Packet, PacketIndex, between, index_frames, index_packets
 
-#: A file whose frame distances differ by more than this share of a frame has a variable rate (Matroska rounds to 1 ms).
+#: A file whose frame intervals differ by more than this share of a frame has a variable rate
+#: (Matroska rounds to 1 ms).
 RATE_TOLERANCE = Fraction(1, 4)
-#: Times that were made up from the order of storage are no better than the header's rate within so many frames.
+#: Invented times (derived from the storage order) that stay within this many frames of the header's
+#: rate give way to it.
 INVENTED_FRAMES = 2
-#: The hazard that frames cannot be told by the times of their packets: they are counted as the decoder gives them out.
+#: The hazard that packets' times do not identify frames, so frames are counted in the decoder's
+#: output order.
 UNTRUSTED_TIMES = "untrusted-times"
 _DISCARDS = (
     "its edit list leaves out frames by times that are not those at which they are shown; rewrite its times"
@@ -39,22 +43,25 @@ _INTRA = av.video.frame.PictureType.I
 
 @dataclass(frozen=True)
 class Probe:
-    """What a file holds.
+    """Facts about a video file.
 
     Attributes:
         codec, pixel_format: as ffmpeg names them.
-        width, height: of a frame as it is shown, rotation applied.
-        rate: frames a second.
-        frames: how many are shown.
-        duration_s: from the first frame's start to the last one's end.
-        rotation: degrees clockwise that a player turns the stored frames by: 0, 90, 180 or 270.
-        time_base: seconds of a unit of the file's times.
-        times: when each frame is shown, in units of the time base, never decreasing; None where the file does not say.
-        variable_rate: whether frame i is not shown at i / rate. ``rate`` is then a whole number, that of the file's clock.
-        starts_s: how much later than the file, its sound included, the first frame starts. A player counts from the file's start, and so
-            do the seconds of an annotation.
-        dropped: how many frames are stored before the first that decodes; they are not counted in ``frames``.
-        hazards: slugs, why decord must not read the file.
+        width, height: size of a displayed frame, with rotation applied.
+        rate: frames per second.
+        frames: number of displayed frames.
+        duration_s: seconds from the first frame's start to the last one's end.
+        rotation: degrees clockwise by which a player turns the stored frames: 0, 90, 180 or 270.
+        time_base: seconds per unit of the file's times.
+        times: presentation time of each frame, in units of the time base, never decreasing; None if
+            the file does not store them.
+        variable_rate: True if presentation times are not i / rate. ``rate`` is then a whole number,
+            that of a constant clock.
+        starts_s: seconds from the start of the file, sound included, to the first frame. Players
+            and annotations count from the file's start.
+        dropped: number of frames stored before the first that decodes; ``frames`` does not count
+            them.
+        hazards: reasons why decord must not read the file, as slugs.
     """
 
     codec: str
@@ -78,47 +85,49 @@ class Probe:
 
     @property
     def slots(self) -> int:
-        """How many slots its even clock of ``rate`` has; of a file with even frames, its frames. Nothing has to be walked for it."""
+        """Number of slots of its constant clock of ``rate``; for a constant-rate file, its number
+        of frames."""
         return max(1, int(self.duration_s * self.rate)) if self.variable_rate else self.frames
 
     def frame_at(self, slot: int) -> int:
-        """The number of the frame on display in the middle of a slot."""
+        """Number of the frame displayed in the middle of a slot."""
         if not self.variable_rate or self.times is None:
             return slot
-        # Half a slot is 1 / (2 rate) seconds; times count from the first frame, in units of the time base.
+        # Half a slot is 1 / (2 rate) seconds; times count from the first frame, in units of the
+        # time base.
         half = 1 / (2 * self.rate * self.time_base)
         return bisect_right(self.times, self.times[0] + (2 * slot + 1) * half) - 1
 
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
-    """PyAV's container and its first moving picture stream (cover art is none), to be decoded by one thread.
+    """Open a file as PyAV's container and its first video stream other than cover art, decoded by
+    one thread.
 
     Only local files of known containers are opened: a playlist named ``.mp4`` is not followed.
 
     Raises:
-        VideoError: ``missing-file``, ``empty-file``, ``not-a-video``, ``no-video-stream``, or ``damaged``, also where
-            libav fails inside the ``with`` block.
+        VideoError: ``missing-file``, ``empty-file``, ``not-a-video``, ``no-video-stream``, or
+            ``damaged``, also if libav fails inside the ``with`` block.
     """
-    # What goes wrong is raised; libav's own remarks would only tear a progress bar.
+    # Faults are raised as errors; libav's own messages would only break a progress bar.
     av.logging.set_level(av.logging.PANIC)
     if not path.is_file():
         raise VideoError("missing-file", f"{path.name}: no such file")
     if path.stat().st_size == 0:
         raise VideoError("empty-file", f"{path.name}: holds no byte")
     try:
-        # A title in another encoding than UTF-8 says nothing against the picture.
+        # A title that is not UTF-8 is not a fault of the video.
         container = av.open(
             str(path.absolute()), metadata_errors="replace", options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
         )
     except (av.error.FFmpegError, ValueError) as error:
-        known = _opens_like_a_video(path)
-        reason, what = (
+        reason, finding = (
             ("damaged", "its beginning is a video's, but it cannot be opened")
-            if known
+            if _opens_like_a_video(path)
             else ("not-a-video", "no known video format")
         )
-        raise VideoError(reason, f"{path.name}: {what} ({_text(error)})") from error
+        raise VideoError(reason, f"{path.name}: {finding} ({_text(error)})") from error
     with container:
         if not (container.streams.video or container.streams.audio):
             raise VideoError("damaged", f"{path.name}: it opens, but what says which streams it holds is missing or cut off")
@@ -136,52 +145,54 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def moving_pictures(container: Any) -> list[Any]:
-    """The video streams that are no cover art."""
+    """List the video streams other than cover art."""
     return [stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic]
 
 
 def packet_index(path: Path) -> PacketIndex:
-    """The times of all frames that are shown, as :func:`probe` takes them."""
+    """Index the times of all displayed frames, as :func:`probe` uses them."""
     with open_video(path) as (container, stream):
-        found = _Found(container, stream)
+        scan = _PacketScan(container, stream)
         for packet in container.demux(stream):
             if packet.size:
-                found.take(packet)
-        index = found.index()
-    return _from_first_frame(path, index, found.packets) if found.starts_amid() else index
+                scan.take(packet)
+        index = scan.index()
+    return _from_first_frame(path, index, scan.packets) if scan.starts_amid() else index
 
 
 def probe(path: Path, *, distrust: bool = False) -> Probe:
-    """Read what the file holds from its header and its packets; only where these do not tell the order of frames, all are decoded.
+    """Read facts about a file from its header and its packets; all frames are decoded only if these
+    do not determine their order.
 
     Args:
-        distrust: the packets do not tell the order, as somebody who decoded all frames knows.
+        distrust: the packets do not determine the order, as a full decode has revealed earlier.
 
     Raises:
-        VideoError: the file is no readable video; see :func:`open_video`, and ``no-frames``, ``no-frame-rate``,
-            ``untrusted-times``.
+        VideoError: the file is not a readable video; see :func:`open_video`, and ``no-frames``,
+            ``no-frame-rate``, ``untrusted-times``.
     """
     with open_video(path) as (container, stream):
         context = stream.codec_context
-        found = _Found(container, stream)
-        # Only a decoded frame tells how it is rotated, and that takes as long as all the rest.
+        scan = _PacketScan(container, stream)
+        # Only a decoded frame has the rotation, and decoding one takes as long as everything else.
         upright, first = container.format.name in NEVER_TURNED or _says_upright(path), None
         for packet in container.demux(stream):
             if not upright and first is None:
-                first = next(iter(decode(packet, packet.is_keyframe or bool(found.packets and found.packets[0].key))), None)
+                first = next(iter(decode(packet, packet.is_keyframe or bool(scan.packets and scan.packets[0].key))), None)
             if packet.size:
-                found.take(packet)
-        index = found.index()
-        # A stream that opening it could not make out has no pixel format (to ask PyAV for its name would end the process).
+                scan.take(packet)
+        index = scan.index()
+        # A stream that libav could not identify has no pixel format (reading its name through PyAV
+        # would crash the process).
         if index.shown and ((first is None and not upright) or context.format is None):
             raise VideoError("damaged", f"{path.name}: not one frame can be decoded")
         starts = index.times[0] if index.times is not None else stream.start_time
-        if found.starts_amid():
-            index = _from_first_frame(path, index, found.packets)
+        if scan.starts_amid():
+            index = _from_first_frame(path, index, scan.packets)
         if distrust:
             index = replace(index, ordered=False)
-        if index.times is not None and not index.ordered and found.has_times:
-            if found.discards:
+        if index.times is not None and not index.ordered and scan.has_times:
+            if scan.discards:
                 raise VideoError(UNTRUSTED_TIMES, f"{path.name}: {_DISCARDS}")
             index = index_frames(_decoded_times(path, index.first), index)
         if not index.shown:
@@ -208,15 +219,16 @@ def probe(path: Path, *, distrust: bool = False) -> Probe:
             "no-timestamps": times is None,
             UNTRUSTED_TIMES: times is not None and not index.ordered,
             "late-start": times is not None and times[0] != 0,
-            "discarded-frames": found.discards,
-            # decord takes the one that libav thinks best, not the first.
+            "discarded-frames": scan.discards,
+            # decord uses the stream that libav ranks best, not the first.
             "several-streams": len(moving_pictures(container)) > 1,
-            "open-gop": _leading_frames(found.packets),
-            "no-key-frame-first": not found.packets[0].key,
-            # Decoding may start there, but the picture is whole only some frames later (periodic intra refresh).
-            "recovery-points": found.recovery_points,
-            "frame-count": stream.frames not in (0, len(found.packets)),
-            "resolution-change": found.parameters_change,
+            "open-gop": _leading_frames(scan.packets),
+            "no-key-frame-first": not scan.packets[0].key,
+            # Decoding may start there, but the picture is complete only some frames later (periodic
+            # intra refresh).
+            "recovery-points": scan.recovery_points,
+            "frame-count": stream.frames not in (0, len(scan.packets)),
+            "resolution-change": scan.parameters_change,
             "rotation": rotation != 0,
         }
         return Probe(
@@ -237,8 +249,8 @@ def probe(path: Path, *, distrust: bool = False) -> Probe:
         )
 
 
-class _Found:
-    """What the packets of a stream say, taken one after the other."""
+class _PacketScan:
+    """Facts collected from the packets of a stream, one after the other."""
 
     def __init__(self, container: Any, stream: Any) -> None:
         self.packets: list[Packet] = []
@@ -253,26 +265,28 @@ class _Found:
     def take(self, packet: Any) -> None:
         time, key = packet.pts, packet.is_keyframe
         self.packets.append(Packet(time, packet.dts, key, packet.is_discard))
-        # Asking every packet takes a third of the time of this method; what decoding cannot start at brings no parameters of its own.
+        # Only key frames: checking every packet takes a third of this method's time, and other
+        # packets bring no parameters.
         if key and packet.has_sidedata("new_extradata"):
             self.parameters_change = True
         if key and (kinds := _units(bytes(packet), self._codec, self._extradata)):
             self.parameters_change |= any(kind == "new-parameters" for kind in kinds)
             self.recovery_points |= self._codec == "h264" and "idr" not in kinds
-        # What is stored before the first key frame may lie between frames that are not in the file.
+        # Packets before the first key frame may lie between frames that are not in the file.
         self._begun |= key
         late = self._begun and time is not None and (self._latest is None or time > self._latest)
         if late:
             self._latest = time
-        # A frame between two others is stored behind both, so its time lies before the later one's: here it would lie behind all.
+        # A bidirectional frame is stored behind the two that it refers to, so its time must precede
+        # the later one's; a time behind all contradicts that.
         if self._codec in TYPED and not key and (late or not self._between) and not self._doubtful:
-            found = between(memoryview(packet), self._codec, self._prefix)
-            self._between |= found
-            self._doubtful = found and late
+            bidirectional = between(memoryview(packet), self._codec, self._prefix)
+            self._between |= bidirectional
+            self._doubtful = bidirectional and late
 
     @property
     def has_times(self) -> bool:
-        """Whether the container stores when frames are shown."""
+        """True if the container stores presentation times."""
         return WITHOUT_TIMES.isdisjoint(self._container.split(","))
 
     @property
@@ -284,7 +298,8 @@ class _Found:
         return index_packets(self.packets, self._container, self._codec, reorders, self._doubtful)
 
     def starts_amid(self) -> bool:
-        """Whether frames may be stored before the first that decodes: no key frame stands first, or frames of the group before it."""
+        """True if frames may be stored before the first that decodes: the first packet is not a key
+        frame, or its group has leading frames."""
         if not self.packets or not any(packet.key for packet in self.packets):
             return False
         second = next((at for at, packet in enumerate(self.packets) if at and packet.key), len(self.packets))
@@ -292,7 +307,8 @@ class _Found:
 
 
 def _from_first_frame(path: Path, index: PacketIndex, packets: Sequence[Packet]) -> PacketIndex:
-    """The index without the frames that refer to what is not in the file, as a recording has them that was cut anywhere."""
+    """Drop leading frames that refer to frames outside the file, as in a recording that was cut at
+    any point."""
     with open_video(path) as (container, stream):
         whole = (frame for frame in decoded(container, stream) if frame.pict_type == _INTRA and not frame.is_corrupt)
         first = next(whole, None)
@@ -303,14 +319,16 @@ def _from_first_frame(path: Path, index: PacketIndex, packets: Sequence[Packet])
 
 
 def _decoded_times(path: Path, first: int | None) -> list[int | None]:
-    """Presentation times of all frames in the decoder's order, from that of this time on."""
+    """Presentation times of all frames in the decoder's order, starting at the frame with time
+    ``first``."""
     with open_video(path) as (container, stream):
         times = [frame.pts for frame in decoded(container, stream)]
     return times[times.index(first) :] if first in times else times
 
 
 def decoded(container: Any, stream: Any) -> Iterator[Any]:
-    """Frames in the decoder's order. A packet before the first key frame need not decode."""
+    """Iterate over frames in the decoder's order. Packets before the first key frame may fail to
+    decode."""
     begun = False
     for packet in container.demux(stream):
         begun = begun or packet.is_keyframe
@@ -318,7 +336,8 @@ def decoded(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def decode(packet: Any, begun: bool) -> list[Any]:
-    """The frames that a packet completes; of one that cannot be decoded none, where no key frame has been yet."""
+    """Decode a packet to the frames that it completes; a failure before the first key frame gives
+    none."""
     try:
         frames: list[Any] = packet.decode()
     except av.error.InvalidDataError:
@@ -329,11 +348,11 @@ def decode(packet: Any, begun: bool) -> list[Any]:
 
 
 def _behind_the_start(container: Any, stream: Any, starts: int | None, times: tuple[int, ...] | None) -> Fraction:
-    """Seconds from the start of what a player plays, picture or sound, to the first frame.
+    """Seconds from the start of playback, picture or sound, to the first frame.
 
     Args:
-        starts: time of the first frame that is stored, whether or not it decodes.
-        times: of those that do.
+        starts: time of the first stored frame, even if it does not decode.
+        times: times of the frames that decode.
     """
     if starts is None:
         return Fraction(0)
@@ -347,7 +366,8 @@ def _behind_the_start(container: Any, stream: Any, starts: int | None, times: tu
 
 
 def _leading_frames(packets: Sequence[Packet]) -> bool:
-    """Whether a frame is stored after a key frame but shown before it: the mark of an open GOP."""
+    """True if a frame is stored after a key frame but presented before it, which marks an open
+    GOP."""
     key: int | None = None
     for packet in packets:
         if packet.key:
@@ -363,7 +383,7 @@ def _spread(times: tuple[int, ...]) -> int:
 
 
 def _near(times: tuple[int, ...] | None, stream: Any) -> Fraction | None:
-    """The header's rate where no time is further than :data:`INVENTED_FRAMES` from what it says."""
+    """Header's rate if every time is within :data:`INVENTED_FRAMES` of it; else None."""
     for stated in (stream.guessed_rate, stream.average_rate):
         if stated and times is not None:
             step = 1 / (Fraction(stated) * stream.time_base)
@@ -373,7 +393,7 @@ def _near(times: tuple[int, ...] | None, stream: Any) -> Fraction | None:
 
 
 def _rate(stream: Any, index: PacketIndex) -> Fraction | None:
-    """The header's rate where the timestamps bear it out, else the timestamps' own."""
+    """Header's rate if the timestamps confirm it, else the timestamps' own rate."""
     stated = [Fraction(rate) for rate in (stream.guessed_rate, stream.average_rate) if rate]
     if index.times is None or index.times[0] == index.times[-1]:
         return stated[0] if stated else None
@@ -381,16 +401,16 @@ def _rate(stream: Any, index: PacketIndex) -> Fraction | None:
     agreeing = [rate for rate in stated if abs(rate / measured - 1) < Fraction(1, 100)]
     if agreeing:
         return agreeing[0]
-    # A frame in two days has a rate as well.
+    # The rate may be as low as one frame in two days.
     return measured.limit_denominator(100_000) or measured
 
 
 def _units(packet: bytes, codec: str, extradata: bytes) -> list[str]:
-    """What a key frame of an MP4 or Matroska file is made of, as far as it matters here; empty where that cannot be told.
+    """Classify the units of a key frame of an MP4 or Matroska file; empty if its layout is unknown.
 
-    ``new-parameters``: a sequence parameter set that the header does not know, so that the stream may change its size midway; ``idr``: a
-    picture behind which nothing refers to what was before; ``other``. Layouts: ISO/IEC 14496-15, avcC and hvcC; types: ITU-T H.264,
-    table 7-1, and H.265, table 7-1.
+    ``new-parameters``: a sequence parameter set that is not in the header, so the stream may change
+    its size midway; ``idr``: a picture after which nothing refers to earlier pictures; ``other``.
+    Layouts: ISO/IEC 14496-15, avcC and hvcC; types: ITU-T H.264, table 7-1, and H.265, table 7-1.
     """
     prefix = _length_bytes(codec, extradata)
     if not prefix:
@@ -410,7 +430,8 @@ def _units(packet: bytes, codec: str, extradata: bytes) -> list[str]:
 
 
 def _length_bytes(codec: str, extradata: bytes) -> int:
-    """Bytes of the length before each unit, as the header of an MP4 or Matroska file says; 0 where it says none."""
+    """Size in bytes of the length field before each unit, from the header of an MP4 or Matroska
+    file; 0 if it has none."""
     if codec == "h264" and len(extradata) > 6 and extradata[0] == 1:
         return (extradata[4] & 3) + 1
     if codec == "hevc" and len(extradata) > 22 and extradata[0] == 1:
@@ -418,15 +439,17 @@ def _length_bytes(codec: str, extradata: bytes) -> int:
     return 0
 
 
-#: Containers that have no place for a rotation.
+#: Containers that cannot store a rotation.
 NEVER_TURNED = frozenset(("mpegts", "mpeg", "avi", "flv", "asf", "ogg"))
-#: The matrix of a track header that turns nothing (ISO/IEC 14496-12, 8.3.2), and where it stands behind the box's type, by version.
+#: Identity matrix of a track header (ISO/IEC 14496-12, 8.3.2), and its offset behind the box's
+#: type, by version.
 _IDENTITY = b"".join(number.to_bytes(4, "big") for number in (0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000))
 _MATRIX_AT = {0: 44, 1: 56}
 
 
 def _says_upright(path: Path) -> bool:
-    """Whether this is an MP4 file all of whose track headers say that nothing is turned; False where that cannot be told."""
+    """True if this is an MP4 file and no track header has a rotation; False if that cannot be
+    determined."""
     with path.open("rb") as file:
         while len(head := file.read(8)) == 8:
             size, kind = int.from_bytes(head[:4], "big"), head[4:]

@@ -1,9 +1,10 @@
-"""Frames by number, from the fastest reader that is right on the file.
+"""Reading of frames by number, with the fastest reader that is correct on the file.
 
-Where the probe finds nothing against decord, both return the same pixels. decord opens a small file faster; on 720p PyAV is 1.5 to 1.8
-times as fast, since it leaves out frames that no wanted one refers to and converts no frame that nobody wants (``make bench-video``).
+If the probe finds no hazard for decord, both readers return the same pixels. decord opens a small
+file faster; on 720p PyAV is 1.5 to 1.8 times as fast, since it skips frames that no requested one
+refers to and converts requested frames only (``make bench-video``).
 
-A reader is opened, asked once and dropped: an idle decord reader prefetches into hundreds of megabytes.
+A reader is opened, used once and dropped: an idle decord reader prefetches hundreds of megabytes.
 """
 
 from __future__ import annotations
@@ -25,23 +26,24 @@ from stages.lib.video.errors import VideoError
 from stages.lib.video.probe import UNTRUSTED_TIMES, decode, decoded, open_video, packet_index, probe
 
 Backend = Literal["decord", "pyav"]
-#: Takes a frame's number and the decoded frame.
+#: Receives a frame's number and the decoded frame.
 Keep = Callable[[int, Any], None]
-#: Makes one frame, uint8 RGB [height, width, 3], smaller; all of a file come out in one size.
+#: Shrinks one frame, uint8 RGB [height, width, 3]; all frames of a file get the same size.
 Shrunk = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
 
-#: Decoders that leave out frames that no other frame refers to when they are told to.
+#: Decoders that can skip frames that no other frame refers to.
 SKIPPING = frozenset(("h264", "hevc"))
 
-#: Pixels of all frames of a file up to which decord is the faster reader.
+#: Up to this many pixels in all frames of a file decord is the faster reader.
 DECORD_PIXELS = 1_000_000
 
 
 class Facts(Protocol):
-    """What has to be known of a file before it is read; a probe knows it, and so does a clip of the manifest.
+    """The facts about a file that reading needs; a probe has them, and so has a clip of the
+    manifest.
 
-    ``width`` and ``height`` are of a frame as it is shown; ``decord_safe`` says whether decord returns the right frames, and
-    ``hazards`` why not.
+    ``width``, ``height``: size of a displayed frame; ``decord_safe``: decord returns the right
+    frames; ``hazards``: reasons why not.
     """
 
     @property
@@ -58,7 +60,8 @@ class Facts(Protocol):
 
 @dataclass
 class ReadStats:
-    """How many frames each reader served, for a stage's metrics. Passed in, so that nothing global counts."""
+    """Counts of frames by reader, for a stage's metrics. The caller passes it in, so there is no
+    global counter."""
 
     decord: int = 0
     pyav: int = 0
@@ -71,31 +74,33 @@ def read_frames(
     path: Path,
     indices: Sequence[int],
     *,
-    known: Facts | None = None,
+    facts: Facts | None = None,
     stats: ReadStats | None = None,
     shrunk: Shrunk | None = None,
 ) -> tuple[npt.NDArray[np.uint8], Backend]:
-    """Frames ``indices`` in presentation order, upright.
+    """Read the frames ``indices`` (numbers in presentation order), upright.
 
     Args:
         path: the file.
         indices: frame numbers, any order, repetition allowed.
-        known: what a probe of the file says, where the caller knows it already.
+        facts: facts about the file, if the caller has them already; None: the file is probed.
         stats: counts the frames served.
-        shrunk: is given each frame as it comes, so that of a large file only one frame is in memory in its full size; None: as they are.
+        shrunk: resizes each frame as it is decoded, so that only one frame of a large file is in
+            memory in its full size; None: no resize.
 
     Returns:
-        uint8 RGB [len(indices), height, width, 3], all of the first frame's size (or of what ``shrunk`` makes of it), and the reader
-        that served them.
+        uint8 RGB [len(indices), height, width, 3], all in the first frame's size (or its size after
+            ``shrunk``), and the reader that
+        served them.
 
     Raises:
         IndexError: a number outside the file.
         VideoError: the file cannot be read, or a frame that its packets promise does not decode.
     """
-    facts: Facts = known or probe(path)
+    facts = facts or probe(path)
     for index in indices:
         if not 0 <= index < facts.frames:
-            raise IndexError(f"{path.name}: frame {index} was asked for, there are {facts.frames} (0 to {facts.frames - 1})")
+            raise IndexError(f"{path.name}: frame {index} was requested, there are {facts.frames} (0 to {facts.frames - 1})")
     if not indices:
         return np.empty((0, facts.height, facts.width, 3), np.uint8), choose(facts)
     backend = choose(facts)
@@ -106,14 +111,14 @@ def read_frames(
 
 
 def choose(facts: Facts) -> Backend:
-    """Which reader serves a file: decord for a small one that it is right on, else PyAV."""
+    """Choose the reader of a file: decord for a small file on which it is correct, else PyAV."""
     small = facts.frames * facts.width * facts.height <= DECORD_PIXELS
     return "decord" if small and facts.decord_safe and _decord_installed() else "pyav"
 
 
 @lru_cache(maxsize=1)
 def _decord_installed() -> bool:
-    # decord has wheels for x86-64 Linux and Windows only.
+    # decord publishes wheels for x86-64 Linux and Windows only.
     return find_spec("decord") is not None
 
 
@@ -127,49 +132,50 @@ def _read_decord(path: Path, indices: Sequence[int], facts: Facts, shrunk: Shrun
         pixels: npt.NDArray[np.uint8] = reader.get_batch(list(indices)).asnumpy()
     except decord.DECORDError as error:
         raise VideoError("damaged", f"{path.name}: decord: {str(error).splitlines()[-1]}") from error
-    # It is asked for small files only.
+    # All frames at once: decord reads small files only.
     return pixels if shrunk is None else np.stack([shrunk(frame) for frame in pixels])
 
 
 def _read_pyav(path: Path, indices: Sequence[int], facts: Facts, shrunk: Shrunk | None = None) -> npt.NDArray[np.uint8]:
-    places: dict[int, list[int]] = {}
-    for place, index in enumerate(indices):
-        places.setdefault(index, []).append(place)
+    rows: dict[int, list[int]] = {}
+    for row, index in enumerate(indices):
+        rows.setdefault(index, []).append(row)
     pixels = np.empty((len(indices), facts.height, facts.width, 3) if shrunk is None else (0, 0, 0, 3), np.uint8)
-    # One for all frames: a new one would set up its conversion for each.
+    # One for all frames: a new one would set up its conversion each time.
     reformatter = VideoReformatter()
 
     def keep(index: int, frame: Any) -> None:
         nonlocal pixels
-        shown = _upright(frame, facts, reformatter)
+        upright = _upright(frame, facts, reformatter)
         if shrunk is not None:
-            shown = shrunk(shown)
+            upright = shrunk(upright)
             if not len(pixels):
-                pixels = np.empty((len(indices), *shown.shape), np.uint8)
-        pixels[places[index]] = shown
+                pixels = np.empty((len(indices), *upright.shape), np.uint8)
+        pixels[rows[index]] = upright
 
     packets = packet_index(path)
     if packets.shown != facts.frames:
         raise VideoError("damaged", f"{path.name}: {packets.shown} frames are stored, {facts.frames} were expected")
     if packets.times is None or not packets.ordered or UNTRUSTED_TIMES in facts.hazards:
-        _in_sequence(path, packets.first, set(places), keep)
+        _in_sequence(path, packets.first, set(rows), keep)
         return pixels
     try:
-        _by_time(path, {packets.times[number]: number for number in sorted(places)}, packets.keys, keep)
+        _by_time(path, {packets.times[number]: number for number in sorted(rows)}, packets.keys, keep)
     except _OutOfOrder:
-        _in_sequence(path, packets.first, set(places), keep)
+        _in_sequence(path, packets.first, set(rows), keep)
     return pixels
 
 
 class _OutOfOrder(Exception):
-    """The decoder gave a frame out behind one that is said to be shown later."""
+    """The decoder returned a frame after one with a later presentation time."""
 
 
 def _in_sequence(path: Path, first: int | None, left: set[int], keep: Keep) -> None:
-    """Count the frames as they are decoded: the file does not say which is shown when.
+    """Read frames by counting them in the decoder's order, for files without reliable presentation
+    times.
 
     Args:
-        first: presentation time of frame 0, where others may be decoded before it.
+        first: presentation time of frame 0, if others may be decoded before it.
     """
     number = -1
     with open_video(path) as (container, stream):
@@ -185,18 +191,20 @@ def _in_sequence(path: Path, first: int | None, left: set[int], keep: Keep) -> N
     raise VideoError("damaged", f"{path.name}: frame {min(left)} does not decode")
 
 
-def _by_time(path: Path, wanted: dict[int, int], keys: Sequence[int], keep: Keep) -> None:
-    """Decode the wanted frames (presentation time to number, in order of time), each by its exact time.
+def _by_time(path: Path, requested: dict[int, int], keys: Sequence[int], keep: Keep) -> None:
+    """Decode the requested frames (presentation time to number, in order of time), each by its
+    exact time.
 
-    Of each group of pictures no more is decoded than its wanted frames refer to. Where a file does not lead to a key frame as it
-    says (MPEG-TS), or a frame does not come from its own, what is left is decoded from the beginning.
+    Of each group of pictures only the frames that requested ones refer to are decoded. If a seek
+    does not reach the key frame (MPEG-TS), or a frame does not decode from its own group, the
+    remaining ones are decoded from the beginning.
 
     Raises:
-        _OutOfOrder: the times are not those of the decoder's order after all.
+        _OutOfOrder: the times contradict the decoder's order after all.
     """
-    left = dict(wanted)
+    left = dict(requested)
     with open_video(path) as (container, stream):
-        for key, group in groupby(wanted, key=lambda time: keys[max(0, bisect_right(keys, time) - 1)] if keys else None):
+        for key, group in groupby(requested, key=lambda time: keys[max(0, bisect_right(keys, time) - 1)] if keys else None):
             if key is None:
                 break
             if key > keys[0]:
@@ -216,9 +224,9 @@ def _by_time(path: Path, wanted: dict[int, int], keys: Sequence[int], keep: Keep
 
 
 def _decode(first: Any, packets: Iterable[Any], stream: Any, times: set[int], left: dict[int, int], keep: Keep) -> None:
-    """Feed packets until all that hold a frame of ``times`` have been fed, then have the decoder give out what it holds back.
+    """Feed packets until all with a frame of ``times`` are fed, then flush the decoder.
 
-    A frame refers only to packets before its own, so none behind the last wanted one is needed.
+    A frame refers only to packets before its own, so none behind the last requested one is needed.
     """
     context = stream.codec_context
     skips = context.name in SKIPPING

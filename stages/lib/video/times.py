@@ -1,7 +1,9 @@
-"""When each frame is shown, from the times of its packets, of which some are missing, doubled or out of order.
+"""Presentation times of frames, from packets' times, some of which may be missing, doubled or out
+of order.
 
-The order of frames is the order in which a decoder gives them out. Packets' times tell that order only where they were not made up from
-the order of storage: an AVI file has none of its own, and many a program writes decode times in their place.
+The order of frames is the decoder's output order. Packets' times determine that order only if they
+were not derived from the storage order: an AVI file has no presentation times, and some programs
+write decode times in their place.
 """
 
 from __future__ import annotations
@@ -14,24 +16,24 @@ from heapq import heappop, heappushpop
 from itertools import pairwise
 from typing import NamedTuple
 
-#: Containers that store when a packet is decoded, not when its frame is shown.
+#: Containers that store decode times, not presentation times.
 WITHOUT_TIMES = frozenset(("avi", "asf"))
-#: Codecs whose decoders give frames out in the order of storage.
+#: Codecs whose decoders output frames in storage order.
 NEVER_REORDERED = frozenset(
     ("vp8", "vp9", "av1", "theora", "mjpeg", "prores", "ffv1", "dnxhd", "h263", "flv1", "qtrle", "png", "rawvideo", "wmv1", "wmv2")
 )
-#: Where more than this share of the times cannot be right, none is believed.
+#: If more than this share of the times is wrong, none of them is used.
 MOST_WRONG = 0.25
-#: Up to this share of wrong times the assumed depth of reordering is taken for right.
+#: Up to this share of wrong times the assumed reordering depth is accepted.
 _FEW_WRONG = 0.05
-#: Frames that a decoder holds back, one more than it needs so that a single time too late disturbs no other; the last is more than H.264
-#: and HEVC allow.
+#: Reordering depths tried: frames that a decoder holds back, plus one, so that a single late time
+#: does not affect others. The last one exceeds the limit of H.264 and HEVC.
 _DEPTHS = (3, 5, 17)
 
 
 class Packet(NamedTuple):
-    """A packet as far as times go: presentation and decode time in the file's units, whether decoding can start there, whether its
-    frame is decoded but not shown."""
+    """Times of a packet. ``pts``, ``dts``: presentation and decode time in the file's units;
+    ``key``: decoding can start there; ``discard``: its frame is decoded but not displayed."""
 
     pts: int | None
     dts: int | None
@@ -41,18 +43,21 @@ class Packet(NamedTuple):
 
 @dataclass(frozen=True)
 class PacketIndex:
-    """Frames in the order in which the decoder gives them out, and the times of those that a decoder can start at.
+    """Times of frames in the decoder's output order, and times of key frames.
 
     Attributes:
-        times: when each frame is shown, never decreasing; a frame without a time of its own has that of its neighbour, or one between
-            its neighbours'. None where so many are wrong that an even rate is the better guess.
-        even: the same, but with a time between its neighbours' also for a frame whose time another one has.
+        times: presentation time of each frame, never decreasing; a frame without a time of its own
+            has its neighbour's, or one between its neighbours'. None if so many are wrong that a
+            constant rate is the better guess.
+        even: the same, but a frame whose time another one has gets a time between its neighbours',
+            too.
         keys: presentation times of key frames.
-        shown: how many frames are shown.
-        ordered: whether each frame can be told by the time of its packet, and their order is that of their times.
-        invented: whether times contradict the codec: they were made up from the order of storage, or one is wrong.
-        first: presentation time of the first frame that decodes, where others are stored before it.
-        dropped: how many are.
+        shown: number of displayed frames.
+        ordered: True if the packets' times identify the frames and are in the frames' order.
+        invented: True if the times contradict the codec: they were derived from the storage order,
+            or one is wrong.
+        first: presentation time of the first frame that decodes, if others are stored before it.
+        dropped: number of those others.
     """
 
     times: tuple[int, ...] | None
@@ -65,7 +70,8 @@ class PacketIndex:
     dropped: int = 0
 
     def starting_at(self, first: int | None, stored_before: int) -> PacketIndex:
-        """The index from the frame of this presentation time on; so many others are stored before it."""
+        """Return the index from the frame with presentation time ``first`` on, which has
+        ``stored_before`` frames before it."""
         times = self.times
         by_time = times is not None and self.ordered and first is not None
         dropped = bisect_left(times, first) if by_time else stored_before  # type: ignore[arg-type,type-var]
@@ -80,13 +86,14 @@ class PacketIndex:
 
 
 def index_packets(packets: Sequence[Packet], container: str, codec: str, reorders: bool | None, doubtful: bool) -> PacketIndex:
-    """The index of all packets of a stream, in order of storage.
+    """Index all packets of a stream, in storage order.
 
     Args:
-        packets: those that hold something.
+        packets: the packets that are not empty.
         container, codec: as libav names them.
-        reorders: whether frames are stored in another order than they are shown in; None where it is not known.
-        doubtful: whether a frame that lies between two others in the codec's view has a time behind both (:func:`between`).
+        reorders: True if storage order differs from presentation order; None if unknown.
+        doubtful: True if a frame that is bidirectional in the codec (:func:`between`) has a time
+            behind both frames it refers to.
     """
     shown = [packet for packet in packets if not packet.discard]
     keys = tuple(sorted(packet.pts for packet in packets if packet.key and packet.pts is not None))
@@ -95,46 +102,53 @@ def index_packets(packets: Sequence[Packet], container: str, codec: str, reorder
     ordered = len({*stamps} - {None}) == len(stamps)
     if not WITHOUT_TIMES.isdisjoint(container.split(",")):
         decoded = [packet.dts for packet in shown]
-        # Sorted they are the times of the frames in order, whichever packet holds which.
+        # Sorted, they are the times of the frames in order, independent of the packets that hold
+        # them.
         times = sorted(time for time in decoded if time is not None)
         complete = len(times) == len(shown) and bool(times)
         ordered = ordered and complete and not (reorders or doubtful) and stamps == decoded == times
         bounded = _within_bounds(times, _without_doubles(times), 0) if complete else None
-        said, even = bounded or (None, None)
-        return PacketIndex(said, even, keys, len(shown), ordered)
-    # Held back, and yet shown in order of storage: nothing but the codec's own types of frames would tell.
+        repaired, even = bounded or (None, None)
+        return PacketIndex(repaired, even, keys, len(shown), ordered)
+    # A stream that reorders, yet has times in storage order: only the codec's own frame types
+    # reveal that.
     invented = doubtful or (reorders is True and _rising(stamps))
-    found = frame_times(stamps, _DEPTHS if reorders else (0,) if reorders is False else (0, *_DEPTHS))
-    if found is None:
+    result = frame_times(stamps, _DEPTHS if reorders else (0,) if reorders is False else (0, *_DEPTHS))
+    if result is None:
         return PacketIndex(None, None, keys, len(shown), ordered=False)
-    said, even, wrong = found
-    return PacketIndex(said, even, keys, len(shown), ordered and not invented and not wrong, invented)
+    repaired, even, wrong = result
+    return PacketIndex(repaired, even, keys, len(shown), ordered and not invented and not wrong, invented)
 
 
 def index_frames(stamps: Sequence[int | None], index: PacketIndex) -> PacketIndex:
-    """The index of a file whose packets do not tell the order, from the times of its frames as a decoder gives them out.
+    """Index a file whose packets do not determine the order, from the times of its decoded frames
+    in output order.
 
-    Where they are those of all packets that are shown, the place of a wrong one is known; where many are wrong, they were made up, and
-    in order they tell when the next frame is shown, whichever it is.
+    If there is one time for each displayed packet, the position of a wrong one is known. If many
+    are wrong, they were invented; in order they still give the time of the next frame, independent
+    of the frame.
     """
-    found = frame_times(stamps, (0,)) if len(stamps) == index.shown and index.times is not None else None
-    if found is None:
+    result = frame_times(stamps, (0,)) if len(stamps) == index.shown and index.times is not None else None
+    if result is None:
         return replace(index, ordered=False, invented=True)
-    said, even, wrong = found
-    return replace(index, times=said, even=even, ordered=False, invented=index.invented or wrong > 0)
+    repaired, even, wrong = result
+    return replace(index, times=repaired, even=even, ordered=False, invented=index.invented or wrong > 0)
 
 
 def frame_times(stamps: Sequence[int | None], depths: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...], int] | None:
-    """Times in the order of the decoder's output, from those of packets in order of storage.
+    """Compute times in the decoder's output order, from packets' times in storage order.
+
+    A time that is missing, or that does not fit between its neighbours', is replaced by one between
+    them; only its own frame is affected. Two equal times both stay, as in a player, which never
+    displays the earlier frame.
 
     Args:
-        depths: how many frames the decoder may hold back; the first that leaves few times wrong is taken, else the best.
-
-    A time that is missing, or that does not fit between its neighbours', costs its own frame its slot: it is replaced by one between
-    them. Of two equal times both stay, as a player shows it: the earlier frame is never seen.
+        depths: numbers of frames that the decoder may hold back; the first one with few wrong times
+            is used, else the best.
 
     Returns:
-        The times; the same with doubled ones replaced as well; and how many were missing or did not fit. None where too many are wrong.
+        The times; the same with doubled ones replaced, too; and the number of missing or unfit
+            ones. None if too many are wrong.
     """
     if not stamps:
         return None
@@ -161,27 +175,28 @@ def _within_bounds(times: Sequence[int], even: Sequence[int], wrong: int) -> tup
 
 
 def _rising(stamps: Sequence[int | None]) -> bool:
-    known = [time for time in stamps if time is not None]
-    return all(earlier <= later for earlier, later in pairwise(known))
+    present = [time for time in stamps if time is not None]
+    return all(earlier <= later for earlier, later in pairwise(present))
 
 
 def _given_out(stamps: Sequence[int | None], depth: int) -> list[tuple[int, int]]:
-    """Time and place in storage of each frame, as a decoder that holds ``depth`` frames back gives them out."""
-    known = [(time, place) for place, time in enumerate(stamps) if time is not None]
-    held = sorted(known[:depth])
-    out = [heappushpop(held, frame) for frame in known[depth:]]
+    """Time and storage position of each frame, in the output order of a decoder that holds back
+    ``depth`` frames."""
+    present = [(time, position) for position, time in enumerate(stamps) if time is not None]
+    held = sorted(present[:depth])
+    out = [heappushpop(held, frame) for frame in present[depth:]]
     while held:
         out.append(heappop(held))
     return out
 
 
 def _longest_rise(frames: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """As many of the frames as stand in order of their times (a longest increasing subsequence), and those that have the same time as
-    one of them next to it."""
+    """Select a longest increasing subsequence of the frames' times, and the neighbours of its
+    members that have the same time."""
     if all(earlier[0] <= later[0] for earlier, later in pairwise(frames)):
         return frames
-    ends: list[int] = []  # the least last time of a rise of each length
-    last: list[int] = []  # and which frame has it
+    ends: list[int] = []  # the smallest last time of a subsequence of each length
+    last: list[int] = []  # the frame that has it
     before: list[int] = []
     for number, (time, _) in enumerate(frames):
         length = bisect_left(ends, time)
@@ -203,15 +218,16 @@ def _longest_rise(frames: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _filled(stamps: Sequence[int | None], kept: list[tuple[int, int]], depth: int) -> list[int]:
-    """The kept times and one for each other frame, in the widest gap near its place in storage."""
+    """Return the kept times and one for each other frame, in the widest gap near its storage
+    position."""
     times = [time for time, _ in kept]
     if len(kept) == len(stamps):
         return times
     step = _usual_step(times)
-    places = sorted(place for _, place in kept)
-    gaps: dict[int, int] = {}  # how many frames are missing before which of the kept ones
-    for place in sorted(set(range(len(stamps))) - set(places)):
-        at = bisect_right(places, place)
+    positions = sorted(position for _, position in kept)
+    gaps: dict[int, int] = {}  # number of missing frames before each of the kept ones
+    for position in sorted(set(range(len(stamps))) - set(positions)):
+        at = bisect_right(positions, position)
         near = range(max(1, at - depth), min(len(times) - 1, at + depth) + 1)
         widest = max(near, key=lambda gap: (times[gap] - times[gap - 1]) / (gaps.get(gap, 0) + 1), default=at)
         wide = depth and 0 < widest < len(times) and times[widest] - times[widest - 1] > step * (gaps.get(widest, 0) + 1.5)
@@ -232,12 +248,12 @@ def _filled(stamps: Sequence[int | None], kept: list[tuple[int, int]], depth: in
 
 
 def _without_doubles(times: Sequence[int]) -> list[int]:
-    """The times, each that its predecessor has as well replaced by one between its neighbours'."""
-    firsts = [(time, place) for place, time in enumerate(times) if not place or time != times[place - 1]]
+    """Replace each time that equals its predecessor by one between its neighbours'."""
+    firsts = [(time, index) for index, time in enumerate(times) if not index or time != times[index - 1]]
     if len(firsts) == len(times):
         return list(times)
-    own = {place: time for time, place in firsts}
-    return _filled([own.get(place) for place in range(len(times))], firsts, 0)
+    own = {index: time for time, index in firsts}
+    return _filled([own.get(index) for index in range(len(times))], firsts, 0)
 
 
 def _usual_step(times: Sequence[int]) -> int:
@@ -245,18 +261,20 @@ def _usual_step(times: Sequence[int]) -> int:
     return steps[len(steps) // 2] if steps else 1
 
 
-#: Codecs whose packets say what kind of frame they hold, where :func:`between` can read it.
+#: Codecs whose packets contain the frame type, in a form that :func:`between` reads.
 TYPED = frozenset(("h264", "mpeg4", "mpeg1video", "mpeg2video"))
 _SLICE = re.compile(rb"\x00\x00\x01[\x01\x05\x21\x25\x41\x45\x61\x65]", re.DOTALL)
 
 
 def between(packet: memoryview, codec: str, prefix: int) -> bool:
-    """Whether a packet's frame is bidirectional: coded from others that are shown before and behind it, and stored behind both.
+    """True if a packet's frame is bidirectional: predicted from frames presented before and after
+    it, and stored behind both.
 
     Args:
         packet: its bytes.
-        codec: one of :data:`TYPED`; of others False is returned.
-        prefix: bytes of the length that stands before each unit of H.264; 0 where start codes do (ITU-T H.264, annex B).
+        codec: one of :data:`TYPED`; for others the result is False.
+        prefix: bytes of the length field before each unit of H.264; 0 for start codes (ITU-T H.264,
+            annex B).
     """
     if codec == "h264":
         return _slice_is_bidirectional(packet, prefix)
@@ -272,7 +290,8 @@ def between(packet: memoryview, codec: str, prefix: int) -> bool:
 
 
 def _slice_is_bidirectional(packet: memoryview, prefix: int) -> bool:
-    """Of the first slice of a frame, whose header starts with first_mb_in_slice = 0 and slice_type (ITU-T H.264, 7.3.3)."""
+    """True if the first slice is bidirectional; its header starts with first_mb_in_slice = 0 and
+    slice_type (ITU-T H.264, 7.3.3)."""
     header = -1
     if prefix:
         at = 0
@@ -282,8 +301,8 @@ def _slice_is_bidirectional(packet: memoryview, prefix: int) -> bool:
                 break
             at += prefix + int.from_bytes(packet[at : at + prefix], "big")
     else:
-        found = _SLICE.search(packet)
-        header = found.end() if found else -1
+        match = _SLICE.search(packet)
+        header = match.end() if match else -1
     if not 0 <= header < len(packet):
         return False
     # Exp-Golomb codes: 1 is 0; 010 is 1 (B), 00111 is 6 (B, as all slices of the frame).

@@ -42,7 +42,7 @@ def load_bounded(wanted: Wanted, shrink: Shrink | None = None) -> Frames:
     pixels, _ = read_frames(
         wanted.path,
         [facts.frame_at(index) for index in indices],
-        known=facts,
+        facts=facts,
         shrunk=None if shrink is None else lambda frame: shrink.apply(frame, (height, width)),
     )
     return Frames(pixels=pixels, indices=indices, total=facts.slots, rate=facts.rate)

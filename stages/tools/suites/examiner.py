@@ -15,7 +15,7 @@ from stages.domain.tasks.caption import MAX_EVENTS
 from stages.domain.tasks.lexicon import content_words, facts, stem
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.lib.judging.prompts import FENCED, MOST_MARKS, Form, fenced
-from stages.lib.judging.questions import AskingJudge, NotingJudge, in_rounds
+from stages.lib.judging.questions import AskingJudge, CollectingJudge, in_rounds
 from stages.lib.judging.rule import RuleJudge
 from stages.params import JudgeParams, RuleJudgeParams
 from stages.runtime.endpoints import place
@@ -123,7 +123,7 @@ class AskingExaminer(AskingJudge):
         return Agreement(found.right, found.marks)
 
 
-class NotingExaminer(AskingExaminer, NotingJudge):
+class NotingExaminer(AskingExaminer, CollectingJudge):
     """Notes what benchmarks ask, too. A caption that has not answered yet is not judged."""
 
 

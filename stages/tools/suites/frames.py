@@ -51,7 +51,7 @@ def load_at(path: Path, fps: Fraction | None, most: int, part_s: tuple[float, fl
     shown = stop - first
     indices = sample_indices(shown, frame_count(shown / facts.rate, fps, most))
     stored = [facts.frame_at(first + index) for index in indices]
-    pixels, _ = read_frames(path, stored, known=facts)
+    pixels, _ = read_frames(path, stored, facts=facts)
     return Frames(pixels=pixels, indices=indices, total=shown, rate=facts.rate)
 
 

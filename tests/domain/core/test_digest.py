@@ -1,4 +1,4 @@
-"""What a digest depends on: the parameters, and nothing of the process that computes it."""
+"""Digests depend on the parameters only, never on the process that computes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ print(digest(params), digest(params.synthesize))
 
 
 def test_parameters_have_one_digest_in_every_process() -> None:
-    # Python draws another order of sets in each process; what a killed synthesis finds again is named by such a digest.
+    # Python orders sets differently in each process; a resumed synthesis finds its files by such a
+    # digest.
     seen = {
         subprocess.run(
             [sys.executable, "-c", PROGRAM, str(RECIPE)],
@@ -36,6 +37,6 @@ def test_parameters_have_one_digest_in_every_process() -> None:
 
 
 def test_digests_are_those_of_the_first_release() -> None:
-    # By these numbers samples and replies are drawn: another one would change what is held out.
+    # These digests seed draws of samples and replies: other values would change the held-out set.
     assert digest({"seed": 1, "id": "clip-00007/mcqa"}) == "965a0b735fd6ba67"
     assert digest({"share": 0.1, "names": ["ä", None, True], "nested": {"b": 2, "a": 1}}) == "1dcdfd0517d12a89"

@@ -1,4 +1,5 @@
-"""Words of any script: English as it always was, and text without spaces counted, filtered and scored like its English counterpart."""
+"""Words of any script: English is unchanged, and text without spaces is counted, filtered and
+scored like its English counterpart."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from tests.support.checkout import ROOT
 
 
 def english(text: str) -> tuple[str, ...]:
-    """The rule of 0.1, which every score of English text rests on."""
+    """The rule of version 0.1, on which every score of English text depends."""
     return tuple("".join(c if c.isalnum() or c == "'" else " " for c in text.lower()).split())
 
 
@@ -46,7 +47,7 @@ def test_english_is_parted_as_it_was(text: str) -> None:
         ("ﾈｺ ＡＢＣ", "ネコ abc"),  # half-width and full-width
         ("한 남자가 방에 들어간다.", "한 남자가 방에 들어간다"),
         ("คนเดินเข้าไปในห้อง", "คน เดิน เข้า ไป ใน ห้อง"),
-        ("एक आदमी कमरे में आता है।", "एक आदमी कमरे में आता है"),  # vowel signs are no letters, and part no word
+        ("एक आदमी कमरे में आता है।", "एक आदमी कमरे में आता है"),  # vowel signs are not letters, and do not split a word
         ("رجلٌ يدخل", "رجلٌ يدخل"),
         ("cafe\u0301", "café"),
         ("ຄົນຍ່າງ", "ຄົ ນ ຍ່ າ ງ"),

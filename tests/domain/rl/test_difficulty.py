@@ -1,4 +1,4 @@
-"""Which samples a difficulty row keeps: rules over the scores of their rollouts."""
+"""Rules by which a difficulty row keeps samples, over the scores of their rollouts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sample(task: TaskName = "mcqa") -> Sample:
         ("caption", (0.0, 0.2), "kept"),  # a spread of 0.1 of the population is not below 0.1
         ("structured_caption", (0.5, 0.6, 0.5), "never-moves"),
         ("structured_caption", (0.2, 0.9, 0.5), "kept"),
-        # A judge that failed is never held against the sample.
+        # A failed judge never drops a sample.
         ("mcqa", (1.0, None, 1.0), "not-judged"),
         ("caption", (None, None, None), "not-judged"),
         ("caption", (0.4, 0.4, None), "not-judged"),

@@ -1,4 +1,4 @@
-"""Each gauge moves for the fault it is named after, and stays for a policy that does its task."""
+"""Each gauge responds to the fault in its name, and not to a policy that does its task."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def test_length_that_is_paid_is_seen_within_a_prompt_only() -> None:
     longer = ["a", "a b", "a b c", "a b c d"]
     assert _gauges("caption", longer, [0.1, 0.2, 0.3, 0.4])["length_reward_correlation"] == pytest.approx(1.0)
     assert _gauges("caption", longer, [0.4, 0.3, 0.2, 0.1])["length_reward_correlation"] == pytest.approx(-1.0)
-    # One prompt has long and well-paid replies, the other short and badly paid ones: within each, length does not matter.
+    # One prompt has long replies with high rewards, the other short ones with low rewards: within
+    # each, length does not matter.
     two = [*["a b c d e"] * 4, *["a"] * 4]
     assert _gauges("caption", two, [1.0, 0.9, 1.0, 0.9, 0.1, 0.2, 0.1, 0.2])["length_reward_correlation"] == 0.0
 

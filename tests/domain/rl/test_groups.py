@@ -1,4 +1,5 @@
-"""Equality of rewards: what rounding leaves is no difference, and all that ask are told the same."""
+"""Equality of rewards: a rounding error is not a difference, and all callers get the same
+answer."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ NAN = math.nan
         ([0.0, 1.0], False),
         ([0.7, None, 0.7, NAN], True),
         ([0.7, None, 0.8], False),
-        ([0.7, None], True),  # nothing to be compared with
+        ([0.7, None], True),  # nothing to compare with
         ([NAN, 0.7], True),
         ([None, NAN], True),
         ([], True),
@@ -72,7 +73,7 @@ def _sample():
 @pytest.mark.parametrize("size", [2, 6, 8, 12])
 def test_gauge_and_filter_agree(hundredths: int, size: int) -> None:
     value = hundredths / 100
-    # Equal in intent, added up in two orders.
+    # Equal by definition, summed in two orders.
     scores = [value if n % 2 else (value + 0.1) - 0.1 for n in range(size)]
     replies = [render_reply("it looks so", " ".join(["word"] * (n + 1))) for n in range(size)]
     gauges = measure([_sample()] * size, replies, scores, rules())
@@ -94,7 +95,7 @@ def test_the_gauge_looks_at_what_is_known_of_a_group() -> None:
 
 
 def test_a_spread_that_is_the_least_but_for_rounding_is_kept() -> None:
-    # (.1, .3) has a population's deviation of .1, which comes out as .09999999999999999.
+    # (.1, .3) has a population deviation of .1, computed as .09999999999999999.
     assert judged(_sample(), [0.1, 0.3], DropRules(drop_always_right=False, min_spread=0.1)).verdict == "kept"
     assert judged(_sample(), [0.1, 0.29], DropRules(drop_always_right=False, min_spread=0.1)).verdict == "never-moves"
 
@@ -106,7 +107,7 @@ def test_equal_means_pay_no_contrast(hundredths: int) -> None:
     for ordered, shuffled in ((8, 2), (12, 4), (6, 6), (3, 7)):
         assert contrast_paid([value] * ordered, [value] * shuffled, rule) == [0.0] * ordered
     assert contrast_paid([value] * 8, [value - 0.01] * 2, rule) == [1.0] * 8
-    # A share that is the least but for rounding is right.
+    # A share that equals the minimum up to rounding is right.
     assert contrast_paid([(value + 0.1) - 0.1, value], [0.0], rule) == [1.0, 1.0]
     length = LengthReward(weight=0.3, min_words=0, max_words=9, min_share=value)
     score = Score(

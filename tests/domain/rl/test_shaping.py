@@ -1,4 +1,4 @@
-"""What a row pays beside the task goes to right replies only, and a missing verdict is never taken for a wrong reply."""
+"""Shaping rewards go to right replies only, and a missing verdict never counts as a wrong reply."""
 
 from __future__ import annotations
 

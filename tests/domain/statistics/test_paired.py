@@ -1,4 +1,5 @@
-"""Paired comparison: by hand, against the summary's own intervals, and under no difference at all."""
+"""Paired comparison: by hand, against the summary's own intervals, and under no difference at
+all."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ def test_the_mean_over_tasks_is_as_sure_as_leaving_out_one_clip_after_the_other_
     )
     for found, apart in ((tasks["caption"], gains[0]), (tasks["mcqa"], gains[1]), (mean, gains.mean(axis=0))):
         assert found.mean == pytest.approx(apart.mean())
-        # Where nothing is rare it is nearly Student's interval of the clips' differences.
+        # Without rare outcomes it is nearly Student's interval of the clips' differences.
         student = stats.t.interval(0.95, 59, apart.mean(), stats.sem(apart))
         assert (found.low, found.high) == pytest.approx(student, abs=0.015)
     assert tasks["caption"].p_holm is not None

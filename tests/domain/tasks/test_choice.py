@@ -1,4 +1,4 @@
-"""The one reader of multiple choice: a golden file of answers, and what holds for any text."""
+"""The reader of multiple choice: a golden file of answers, and properties for any text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from stages.tools.suites.published.choices import strict_choice
 from tests.support.builders import SETTINGS, clip, referee, rules
 from tests.support.checkout import ROOT
 
-#: ``options`` by name; ``rows`` of [name of the options, answer, the letter that a careful reader takes, or null].
+#: ``options`` by name; ``rows`` of [name of the options, answer, the letter that a careful reader
+#: chooses, or null].
 BATTERY: dict[str, Any] = json.loads((ROOT / "tests/data/choices/battery.json").read_text(encoding="utf-8"))
 REFEREE = referee(RuleJudge(full_share=0.8, partial_share=0.4))
 SAMPLE: Sample = next(sample for _, samples, _ in synthesise([clip(0)], "mcqa", SETTINGS, 8, 7) for sample in samples)
@@ -49,7 +50,8 @@ def test_reward_and_strict_read_the_battery_alike(name: str) -> None:
 
 
 def test_the_battery_tells_readers_apart() -> None:
-    """Rows of both kinds for most options: neither "always the first letter" nor "only a bare letter" passes."""
+    """Rows of both kinds for most options: neither "always the first letter" nor "only a bare
+    letter" passes."""
     chosen = [row[2] for row in BATTERY["rows"]]
     assert len(chosen) > 700
     assert 0.3 < sum(letter is None for letter in chosen) / len(chosen) < 0.7
@@ -108,6 +110,6 @@ def test_two_letters_are_no_choice(one: str, other: str, between: str) -> None:
 
 
 def test_a_long_answer_is_read_in_time() -> None:
-    """No pattern runs away: each of these took minutes with one that did."""
+    """No pattern backtracks catastrophically: each of these texts once took minutes."""
     for piece in ("so ", "option ", "\n so", "It moves left ", "\\text{", " ", "\nanswer: B "):
         assert chosen_letter(piece * (100_000 // len(piece)), MOVES) in (None, "B")

@@ -1,5 +1,5 @@
-"""How often intervals hold the truth, in simulation: nominal 95% must hold it in 93% at least, and p below .05 in 5% at most where there
-is no difference."""
+"""Coverage of intervals in simulation: nominal 95% intervals contain the truth in at least 93%, and
+p is below .05 in at most 5% without a difference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ Rng = np.random.Generator
 
 
 class World(NamedTuple):
-    """``drawn``: scores of so many clips, and the clips that each is about; ``truth``: the mean of all there could be."""
+    """``drawn``: scores of a number of clips, and the clips of each; ``truth``: the population
+    mean."""
 
     name: str
     drawn: Callable[[int, Rng], tuple[Floats, list[tuple[str, ...]]]]
@@ -28,7 +29,7 @@ def independent(name: str, draw: Callable[[int, Rng], Floats], truth: float) -> 
 
 
 def clustered(name: str, of_clip: Callable[[int, Rng], Floats], of_sample: Callable[[Floats, Rng], Floats], truth: float) -> World:
-    """One to five samples a clip, alike by what ``of_clip`` gives it."""
+    """One to five samples per clip, correlated by the value of ``of_clip``."""
 
     def drawn(clips: int, rng: Rng) -> tuple[Floats, list[tuple[str, ...]]]:
         place = np.repeat(np.arange(clips), rng.integers(1, 6, size=clips))
@@ -38,7 +39,8 @@ def clustered(name: str, of_clip: Callable[[int, Rng], Floats], of_sample: Calla
 
 
 def crossed(name: str, score: Callable[[Floats], Floats], partner: float, truth: float, per_clip: int = 3) -> World:
-    """Samples about two clips, as MixVidQA's are; ``partner``: share of the variance between samples that comes from the second."""
+    """Samples about two clips, as MixVidQA's are; ``partner``: share of the variance between
+    samples that comes from the second."""
 
     def drawn(clips: int, rng: Rng) -> tuple[Floats, list[tuple[str, ...]]]:
         own = np.repeat(np.arange(clips), min(per_clip, clips - 1))
@@ -103,7 +105,7 @@ DIFFERENCES = [
 
 
 def covered(world: World, clips: int, repeats: int, paired: bool) -> tuple[float, float]:
-    """How often the interval holds the truth, and how often p is below .05."""
+    """Shares of intervals that contain the truth, and of p below .05."""
     holds = small = 0
     for number in range(repeats):
         values, units = world.drawn(clips, np.random.default_rng([clips, number]))

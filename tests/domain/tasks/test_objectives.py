@@ -1,4 +1,4 @@
-"""The parts of a reward and their weights, and the thinking that opens the gate."""
+"""Parts of a reward and their weights, and the thinking that the format gate requires."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""First, last and right after: asked only where overlaps leave one answer."""
+"""First, last and right after: defined only if overlaps leave one answer."""
 
 from __future__ import annotations
 
@@ -38,18 +38,20 @@ def _asked(*times: tuple[float, float]) -> dict[str, str]:
     [
         # One after the other.
         (((0, 2), (2, 4), (4, 6)), {"first": "a", "last": "c", "after a": "b", "after b": "c"}),
-        # The man talks, the dog barks, the door opens: nothing is surely first, what starts last does not end last.
+        # The man talks, the dog barks, the door opens: no event is certainly first, and the one
+        # that starts last does not end last.
         (((0, 3), (0, 1), (1, 2)), {"after b": "c"}),
-        # The first goes on over all others.
+        # The first event lasts longer than all others.
         (((0, 9), (2, 4), (5, 8)), {"after b": "c"}),
         # It starts first and ends before the others: the overlap leaves it first.
         (((0, 5), (3, 8)), {"first": "a", "last": "b"}),
-        # Starts, or ends, within half a second: nobody can say.
+        # Starts, or ends, within half a second: the order is undecidable.
         (((0, 2), (0.4, 4), (5, 8)), {"last": "c", "after b": "c"}),
         (((0, 2), (3, 7.7), (6, 8)), {"first": "a", "after a": "b"}),
-        # b starts before a ends and goes on: whether b or c comes right after a is a matter of taste.
+        # b starts before a ends and goes on: whether b or c comes right after a is a matter of
+        # taste.
         (((0, 4), (3, 6), (6, 8)), {"first": "a", "last": "c", "after b": "c"}),
-        # An overlap of a few frames is an annotator's.
+        # An overlap of a few frames is within an annotator's precision.
         (((0, 4), (3.6, 6), (6, 8)), {"first": "a", "last": "c", "after a": "b", "after b": "c"}),
         # Two start right after it.
         (((0, 2), (2, 4), (2.3, 6)), {"first": "a", "last": "c"}),
@@ -98,7 +100,8 @@ def test_twins_up_to_case_and_spacing_are_not_asked_about() -> None:
 
 
 def test_mixtures_ask_for_first_and_last_only_where_one_is() -> None:
-    """Of two events that start together neither is first; the same clip with its events one after the other is asked both ways."""
+    """Of two events that start together neither is first; without the overlap the same clip gives
+    both questions."""
     settings = TaskSettings.model_validate({"mix_vid_qa": SETTINGS.mix_vid_qa.model_dump() | {"per_clip": 40}})  # type: ignore[union-attr]
     partners = [clip(n, "blue", "circle", label=f"class {n}", frames=40, rate=RATE, events=()) for n in range(1, 41)]
 
@@ -116,7 +119,7 @@ def test_then_is_said_only_of_what_starts_when_the_rest_is_over() -> None:
     captions = {"a": "a man talks", "b": "a dog barks", "c": "a door opens"}
 
     def told(*times: tuple[float, float]) -> str:
-        return _clip(tuple(e.model_copy(update={"caption": captions[e.caption]}) for e in _events(*times))).told
+        return _clip(tuple(e.model_copy(update={"caption": captions[e.caption]}) for e in _events(*times))).event_summary
 
     assert told((0, 1), (1, 2), (3, 4)) == "a man talks then a dog barks then a door opens"
     assert told((0, 3), (0, 1), (1, 2)) == "a man talks and a dog barks and a door opens"

@@ -1,4 +1,5 @@
-"""Rewards: the truth scores the maximum, any text stays in range, the published exploits are closed by `hardened`."""
+"""Rewards: the truth scores the maximum, any text stays in range, the published exploits are closed
+by `hardened`."""
 
 from __future__ import annotations
 
@@ -123,7 +124,7 @@ def test_open_text_is_judged_by_content_words() -> None:
     [
         ("The dog chases the cat", "The dog chases the cat.", 2.0),
         ("The dog chases the cat", "the cat chases the dog", 0.0),
-        ("The dog chases the cat", "The cat is chased by the dog", 1.0),  # a stem of another form; not taken for swapped
+        ("The dog chases the cat", "The cat is chased by the dog", 1.0),  # a stem of another form does not count as swapped
         ("The rabbit jumps over the log", "The rabbit does not jump over the log", 0.0),
         ("The rabbit jumps over the log", "The rabbit doesn’t jump over the log", 0.0),
         ("The rabbit does not jump", "The rabbit does not jump", 2.0),
@@ -155,7 +156,7 @@ def test_a_caption_that_denies_an_event_does_not_entail_it() -> None:
 
 @given(answer=TEXTS)
 def test_verdicts_on_the_generated_world_do_not_look_at_words(answer: str) -> None:
-    """No rule for real text is asked there: what it says of negations and order changes no score."""
+    """No rule for real text applies there: negations and order change no score."""
     blunt = RuleJudge(full_share=0.8, partial_share=0.4)
     object.__setattr__(blunt, "_wrong", None)
     for sample in (SAMPLES["dark_event_infer"], SAMPLES["mix_vid_qa"]):
@@ -166,7 +167,7 @@ def test_verdicts_on_the_generated_world_do_not_look_at_words(answer: str) -> No
 @pytest.mark.parametrize(
     ("text", "hardened", "published"),
     [
-        ("they strengthen the mayor", 0.0, -0.2),  # holds "then", and "may"
+        ("they strengthen the mayor", 0.0, -0.2),  # contains "then", and "may"
         ("first a then b finally c", 0.4, 0.4),
         ("first a then b, possibly c", -0.2, -0.2),
         ("a then b then c", 0.4, 0.2),  # as published each phrase counts once
@@ -207,7 +208,7 @@ def test_order_does_not_make_up_for_an_event_that_did_not_happen() -> None:
 def test_the_reference_scores_the_maximum_whatever_its_words(reference: str) -> None:
     sample = SAMPLES["caption"].model_copy(update={"reference": reference, "events": ()})
     score = score_reply(sample, render_reply("x", reference), REFEREE, rules())
-    assume(score.parts["recall"] == 1.0 == score.parts["precision"])  # else it tells no event
+    assume(score.parts["recall"] == 1.0 == score.parts["precision"])  # otherwise it has no event
     assert score.value == 1.0
 
 
@@ -304,7 +305,7 @@ def test_completeness_and_naturalness_replace_coverage() -> None:
     babble = parts("the red bar rises the red bar rises the red bar rises the red bar rises")
     assert babble["completeness"] == 0.5
     assert babble["naturalness"] < 0.5
-    assert parts("the red bar")["caption"] == 0.0, "no event is no caption"
+    assert parts("the red bar")["caption"] == 0.0, "a text without an event is not a caption"
     other = parts("the blue circle falls")
     assert (other["naturalness"], other["caption"]) == (1.0, 0.0), "fluent, and of another video"
     which = rules(scoring="paper", caption_scorer="completeness_naturalness")

@@ -1,4 +1,5 @@
-"""All that is known of a task stands in its record: what the records say is true of the samples and scores that the tasks make."""
+"""A task's record is complete: its statements hold for the samples and scores that the task
+makes."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ EVERY_TASK = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 
 @dataclass(frozen=True)
 class CountingJudge(RuleJudge):
-    """Counts its questions, one for each verdict."""
+    """Judge that counts its questions, one for each verdict."""
 
     asked: Counter[str] = field(default_factory=Counter)
 
@@ -57,7 +58,8 @@ def test_a_reply_raises_no_more_questions_than_its_task_says(task: Task[Any], sc
         judge = CountingJudge(0.8, 0.4)
         assert sample.trace is not None
         score_reply(sample, render_reply(sample.trace.thinking, sample.trace.answer), referee(judge), which)
-        # The rule judge reads a caption of `complete` event by event, which is one question to a model.
+        # The rule judge reads a caption of `complete` event by event, which is one question to a
+        # model.
         asked = min(judge.asked.total(), 2) if scorer != "coverage" and task.analysed else judge.asked.total()
         assert (asked > 0) == (task.judge_calls(which) > 0)
         assert asked <= task.judge_calls(which)

@@ -1,4 +1,5 @@
-"""What the tasks make of clips: validity rules, seeds for each item, what is set aside and why."""
+"""Samples that tasks make of clips: validity rules, a seed for each item, rejects and their
+reasons."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ def test_a_new_clip_changes_no_other_sample(task: str) -> None:
 
 def test_a_new_clip_changes_the_partners_of_few_others() -> None:
     before, after = {s.sample_id for s in made(world(200), "mix_vid_qa")}, {s.sample_id for s in made(world(201), "mix_vid_qa")}
-    assert len(before - after) <= 12  # a pair a clip is expected, out of 400
+    assert len(before - after) <= 12  # about one pair per clip is expected, out of 400
 
 
 def test_dark_samples_show_the_dark_and_both_sides_of_it() -> None:
@@ -121,7 +122,7 @@ def test_an_event_that_another_one_gives_away_is_filtered() -> None:
 def test_filter_rules_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ValidationError, match="need 0 <= min_s <= max_s"):
         _dark(min_s=5, max_s=2)
-    with pytest.raises(ValidationError, match="'\\(' is no regular expression"):
+    with pytest.raises(ValidationError, match="'\\(' is not a regular expression"):
         _dark(forbidden=["("])
 
 
@@ -138,7 +139,7 @@ def test_several_dark_parts_leave_context_between_them_and_the_question_says_whi
         assert sample.reference == next(e.caption for e in long.events if e.span == which)
         shown = resolve(sample.timeline, sample_indices(48, 24))
         assert sum(not s.dark and first.stop <= s.frame < second.start for s in shown) >= 1
-    # A third part would leave less than max_dark_share in the light.
+    # A third part would exceed max_dark_share.
     assert [s for s in made([long], "dark_event_infer", _dark(masks=4)) if len(s.timeline.dark) > 3] == []
 
 
@@ -154,8 +155,8 @@ def test_mixed_samples_show_every_piece_of_two_unlike_clips() -> None:
         assert first.label != second.label
         assert first.subjects[0].attributes != second.subjects[0].attributes
         assert min(segment_counts(sample.timeline, sample_indices(sample.timeline.frames, 8))) >= 2
-        asked = by_id[sample.clip_id].called
-        other = next(by_id[n] for n in sample.timeline.clip_ids if n != sample.clip_id).called
+        asked = by_id[sample.clip_id].display_name
+        other = next(by_id[n] for n in sample.timeline.clip_ids if n != sample.clip_id).display_name
         assert asked is not None
         assert asked in sample.question
         assert other not in sample.question
@@ -204,7 +205,8 @@ def test_clips_of_two_rates_are_conformed_and_excerpts_of_ten_seconds_shown(rate
             assert pieces[-1].stop <= conformed_frames(c.frames, c.rate, sample.timeline.rate)
             if c is asked:
                 shown = Span(start=pieces[0].start, stop=pieces[-1].stop)
-        # What is asked about is shown whole, and nothing before a "first" or behind a "last" is shown in part.
+        # The event in question is visible as a whole, and no event before a "first" or behind a
+        # "last" is visible in part.
         to_timeline = sample.timeline.rate / asked.rate
         whole = [e for e in asked.events if shown.start <= e.span.start * to_timeline and e.span.stop * to_timeline <= shown.stop]
         assert sample.reference in {whole[0].caption, whole[-1].caption}
@@ -236,7 +238,7 @@ def test_questions_from_the_order_of_events() -> None:
     }
     assert set(asked["Which of these happens first?"].options) == set(captions)
     assert set(asked['Which of these happens right after "she cuts it"?'].options) == {"she peels it", "she fries it"}
-    # Its own questions come first; where two events say the same, order cannot be asked.
+    # Its own questions come first; equal captions allow no question about order.
     assert [s.question for s in made([clip()], "mcqa", settings)] == [clip().questions[0].question]
     same = tuple(event.model_copy(update={"caption": "again"}) for event in events)
     assert made([clip(events=same, questions=())], "mcqa", settings) == []

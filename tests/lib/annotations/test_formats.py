@@ -1,4 +1,5 @@
-"""Published annotation formats: each fixture follows a public record's field names, and a bad entry is named by file, line and field."""
+"""Published annotation formats: each fixture follows a public record's field names, and a bad entry
+is named by file, line and field."""
 
 from __future__ import annotations
 
@@ -34,9 +35,11 @@ COIN: dict[str, Any] = {
 ACTIVITYNET: dict[str, Any] = {
     "v_abc": {"duration": 82.73, "timestamps": [[0.83, 19.86], [17.37, 60.81]], "sentences": ["A woman stands.", " She dances."]}
 }
-#: The header of the files that github.com/cvdfoundation/kinetics-dataset downloads (3f0f5d9), is_cc in Kinetics-400 only.
+#: The header of the files that github.com/cvdfoundation/kinetics-dataset downloads (3f0f5d9), is_cc
+#: in Kinetics-400 only.
 KINETICS = "label,youtube_id,time_start,time_end,split,is_cc"
-#: Field names as src/open_r1_video/grpo.py of github.com/VidBridge-R1/VidBridge-R1 reads them at 2ae764b.
+#: Field names as src/open_r1_video/grpo.py of github.com/VidBridge-R1/VidBridge-R1 reads them at
+#: 2ae764b.
 VIDBRIDGE: list[dict[str, Any]] = [
     {
         "video": "a/1.mp4",
@@ -78,7 +81,7 @@ def put(folder: Path, name: str, text: str, *videos: str) -> Path:
 
 
 def test_a_format_that_is_not_read_is_answered_with_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"^ingest\.format: 'coins' is not a format that is read; name one of jsonl, coin, "):
+    with pytest.raises(SourceError, match=r"^ingest\.format: 'coins' is not a supported format; set one of jsonl, coin, "):
         read(tmp_path, "coins")
 
 
@@ -266,7 +269,7 @@ def test_a_solution_of_vidbridge_r1_is_read_strictly(solution: str, answer: str 
     lines = [json.loads((CASES / "text-solution.jsonl").read_text()) | {"solution": solution}, VIDBRIDGE[1] | {"video": "a.mp4"}]
     put(tmp_path, "train.jsonl", "\n".join(map(json.dumps, lines)), "a.mp4")
     (row,), rejects = read(tmp_path, "vidbridge_r1")
-    # Whatever becomes of a question, the video keeps the rest.
+    # A rejected question does not affect the rest of the row.
     assert row.caption == "A book falls."
     assert [question.answer for question in row.qa] == ([answer] if answer else [])
     assert [(item, reason) for item, reason, _ in rejects] == ([] if answer else [("train.jsonl:1", "bad-question")])
@@ -315,7 +318,7 @@ def test_two_files_of_one_name_are_not_guessed_between(tmp_path: Path) -> None:
         ("coin", "COIN.json", "{", "COIN.json: not JSON"),
         ("activitynet_captions", "train.json", '{"a": 1}\n{"b": 2}', "these are JSON lines, not a JSON document"),
         ("vidbridge_r1", "train.jsonl", '[\n{"video": "a.mp4"}\n]', "this is a JSON document .*, not JSON lines"),
-        ("coin", "COIN.json", '{"database": []}', "database is no object with an entry for each video"),
+        ("coin", "COIN.json", '{"database": []}', "database is not an object with an entry for each video"),
         ("kinetics", "kinetics.csv", "label,split\n", "line 1: no column youtube_id, time_start, time_end"),
         ("activitynet_captions", "other.json", "{}", "has no train.json"),
     ],

@@ -1,4 +1,5 @@
-"""A row that breaks a rule is set aside with line, field and value; a folder that cannot be used is an error."""
+"""A row that breaks a rule is set aside with line, field and value; a folder that cannot be used is
+an error."""
 
 from __future__ import annotations
 
@@ -123,7 +124,7 @@ def test_a_bad_part_is_set_aside_and_the_rest_of_its_row_stays(
     assert (len(read.events), len(read.qa), len(read.subjects)) == (1, 1, 1)
     assert [(r.item, r.reason) for r in rejects] == [("annotations.jsonl:2", reason)]
     assert detail in rejects[0].detail
-    # A clip stays though nothing but its caption can be used.
+    # A clip stays, even if only its caption is usable.
     folder = _folder(tmp_path, {"video": "a.mp4", "caption": "A cup.", **part})
     (read,), rejects = read_annotations(folder)
     assert (read.caption, read.events, read.qa, read.subjects, len(rejects)) == ("A cup.", (), (), (), 1)
@@ -226,7 +227,7 @@ def test_names_are_made_from_the_video(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_used(missing: str, tmp_path: Path) -> None:
     folder = tmp_path / "gone" if missing == "folder" else tmp_path
     message = (
-        "is no folder; name one with videos" if missing == "folder" else "has no annotations.jsonl; write one JSON object a line"
+        "is not a folder; name one with videos" if missing == "folder" else "has no annotations.jsonl; write one JSON object a line"
     )
     with pytest.raises(SourceError, match=rf"ingest\.source: {re.escape(repr(str(folder)))} {message}"):
         read_annotations(folder)
@@ -294,7 +295,7 @@ def test_unfit_clips_say_why(changes: dict[str, Any], reason: str, detail: str) 
         ),
         ((7, 8), "event-outside-clip", "[7, 8) s"),
         ((2, 2.1), "event-outside-clip", "[2, 2.1) s"),
-        # Within the tolerance, but most of it is not shown.
+        # Within the tolerance, but most of the event lies outside the clip.
         ((1.95, 2.15), "event-outside-clip", "[1.95, 2.15) s"),
         ((-0.3, 1), "event-outside-clip", "[-0.3, 1) s reaches beyond the clip, which has 2 s, by 0.3 s"),
         ((1.0, 1.01), "event-without-frame", "is shorter than a frame (0.04 s)"),
@@ -326,7 +327,7 @@ def test_an_event_is_cut_at_the_edge_of_its_clip_within_both_tolerances_and_coun
     summary = summarise([clip], rejects, {})
     assert summary["events_cut"] == 2
     assert "\n2 events reached beyond their clip within `ingest.tolerance` and were cut at its edge.\n" in data_card(summary, "x")
-    # Of a long clip the seconds decide, of a short one the share.
+    # For a long clip the seconds decide, for a short one the share.
     long = MEDIA.model_copy(update={"frames": 2500, "duration_s": Fraction(100)})
     assert _spans(_row((0, 101), (50, 101.1)), long) == ([(0, 2500)], ["event-outside-clip"])
     exact = PARAMS.model_copy(update={"tolerance": Tolerance(seconds=0, share=0)})
@@ -339,7 +340,8 @@ def test_a_file_of_another_length_than_was_annotated_is_another_recording() -> N
     assert clip is None
     assert reject.reason == "other-recording"
     assert "the file has 2 s, the annotation is of 1.7 s" in reject.detail
-    # A container rounds, and a clip may be cut short: then a caption of all of it is not borne out.
+    # Containers round, and a clip may be cut short: then a caption of the whole clip is no longer
+    # valid.
     for length_s, kept, reasons in (("1.9", "It moves.", []), ("2.2", "It moves.", []), ("2.3", None, ["caption-beyond-clip"])):
         clip, rejects = to_clip(annotated.model_copy(update={"length_s": Fraction(length_s)}), "train", MEDIA, PARAMS)
         assert clip is not None

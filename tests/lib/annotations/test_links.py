@@ -1,4 +1,5 @@
-"""Links into stores of content and linked folders are followed; a link to a file anywhere else is refused."""
+"""Links into stores of content and linked folders are followed; a link to a file anywhere else is
+refused."""
 
 from __future__ import annotations
 
@@ -71,7 +72,7 @@ def test_a_linked_file_that_leads_out_is_refused_also_behind_a_linked_folder(els
     remedy = "is a link that leaves the folder; link the folder that the file stands in, or name that as source"
     assert said[:2] == [("outside-folder", f"video: {video!r} {remedy}") for video in ("b.mp4", "videos/c.mp4")]
     assert [detail.partition(":")[0] for _, detail in said[2:]] == ["videos/a.mp4"]
-    # A path that climbs out of a linked folder is none of its files.
+    # A path that climbs out of a linked folder is not one of its files.
     _annotate(source, "videos/../../secret.mp4")
     assert read_annotations(source)[1][0].reason == "outside-folder"
 
@@ -98,12 +99,12 @@ def test_what_dvc_has_linked_into_its_cache_is_read(
     assert (source / "a.mp4").is_symlink() == (kind == "symlink")
     monkeypatch.chdir(tmp_path)
     assert _outcome(source) == (["a.mp4", "more/b.mp4"], [])
-    # What lies in another project's cache is somebody else's.
+    # Files in another project's cache belong to that project.
     other = _annotate(tmp_path / "other", "a.mp4")
     shutil.copy(source / "a.mp4", other, follow_symlinks=False)
     if kind == "symlink":
         assert _outcome(other)[1][0][0] == "outside-folder"
-        # … unless it is the project at hand.
+        # … unless it is the current project.
         monkeypatch.chdir(project)
         assert _outcome(other) == (["a.mp4"], [])
 

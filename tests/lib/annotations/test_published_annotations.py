@@ -1,4 +1,5 @@
-"""Published annotations beside files of their real lengths, and the small annotation files that 0.1 read wrongly."""
+"""Published annotations beside files of their real lengths, and the small annotation files that 0.1
+read wrongly."""
 
 from __future__ import annotations
 
@@ -27,12 +28,13 @@ from stages.tools.dataset.check import Checked, check
 from tests.support.checkout import ROOT
 from tests.support.siblings import ANNOTATIONS, CASES, needs_annotations
 
-#: A recipe of a pretrained model: events filtered by words, questions made from the order of events.
+#: A recipe of a pretrained model: events filtered by words, questions made from the order of
+#: events.
 RECIPE = ROOT / "infra" / "recipes" / "vidbridge-r1.yaml"
 
 
 def _film(folder: Path, name: str, seconds: Fraction | float, frames: int | None = None, rate: Fraction = Fraction(10)) -> None:
-    """A film as the cases' README has it made; of so many frames, where they are given."""
+    """A film as the cases' README describes it, with ``frames`` frames if set."""
     folder.mkdir(parents=True, exist_ok=True)
     length = ["-frames:v", str(frames)] if frames else []
     source = f"testsrc2=s=64x64:r={rate}:d={float(seconds) + 1 if frames else float(seconds)}"
@@ -111,7 +113,7 @@ def test_prose_is_no_solution(tmp_path: Path) -> None:
 
 
 def test_a_row_of_a_hundred_names_its_line_and_a_dog_its_file(tmp_path: Path) -> None:
-    """Data are printed as data, rejects as a person counts, reason after reason."""
+    """Data is printed as data, rejects by reason and in natural order."""
     project, videos = tmp_path / "project", tmp_path / "videos"
     project.mkdir()
     for name in ("params.yaml", "dvc.yaml"):
@@ -153,7 +155,8 @@ def _stand_in(frames: int, rate: Fraction) -> Media:
 
 
 def _read(params: Params, name: str, folder: Path) -> tuple[list[Annotation], list[Reject], IngestParams, int, int]:
-    """The rows of one of the published files beside empty files of the right names, and how many videos and events it has."""
+    """The rows of one of the published files beside empty files of the right names, and how many
+    videos and events it has."""
     folder.mkdir()
     shutil.copy(ANNOTATIONS / "activitynet_captions" / name, folder)
     entries = json.loads((folder / name).read_text(encoding="utf-8"))
@@ -167,7 +170,8 @@ def _read(params: Params, name: str, folder: Path) -> tuple[list[Annotation], li
 
 @needs_annotations
 def test_activitynet_captions_is_usable_beside_files_of_its_real_lengths(tmp_path: Path) -> None:
-    """At least 97% of the videos and 95% of the events; no order question without a single right answer. 0.1: 30% of the videos."""
+    """At least 97% of the videos and 95% of the events; no order question without a single right
+    answer. 0.1: 30% of the videos."""
     counts, params = _counts(), load_params(RECIPE)
     tally: Counter[str] = Counter()
     for name in ("train.json", "val_1.json", "val_2.json"):
@@ -192,7 +196,8 @@ def test_activitynet_captions_is_usable_beside_files_of_its_real_lengths(tmp_pat
 
 
 def _unclear_questions(clip: Clip) -> dict[str, int]:
-    """Questions from the order of events, and how many of them have a second right answer by a rule that shares no code with ours."""
+    """Questions from the order of events, and how many of them have a second right answer by a rule
+    that shares no code with ours."""
     half = clip.rate / 2
     spans = {event.caption: event.span for event in clip.events}
     asked = unclear = 0
@@ -213,7 +218,8 @@ def _unclear_questions(clip: Clip) -> dict[str, int]:
 
 @needs_annotations
 def test_activitynet_captions_through_data_check_with_real_files(tmp_path: Path) -> None:
-    """Encoded files of the real lengths for the shortest videos of a split, through all that `vidbridge data check` does."""
+    """Encoded files of the real lengths for the shortest videos of a split, through all that
+    `vidbridge data check` does."""
     counts = _counts()
     entries = json.loads((ANNOTATIONS / "activitynet_captions" / "val_1.json").read_text(encoding="utf-8"))
     shortest = sorted((video for video in entries if video in counts), key=lambda video: counts[video][0] / counts[video][1])[:12]

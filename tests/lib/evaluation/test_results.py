@@ -1,4 +1,4 @@
-"""Files of scores: what a stage writes is what every reader takes, key by key, and nothing else."""
+"""Files of scores: readers accept exactly the keys that a stage writes."""
 
 from __future__ import annotations
 

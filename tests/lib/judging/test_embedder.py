@@ -1,4 +1,5 @@
-"""The T-score's embedders: words in common, and the real sentence-transformers on a small BERT taught a few paraphrases here."""
+"""The T-score's embedders: words in common, and the real sentence-transformers on a small BERT
+trained on a few paraphrases here."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ WORDS = sorted({word for line in MEANINGS for phrase in line for word in phrase.
 
 
 def build(folder: Path) -> Path:
-    """A folder as the hub has it: word pieces, BERT, mean pooling, norm 1. Taught by the library's own loss for a second."""
+    """A folder as the hub has it: word pieces, BERT, mean pooling, norm 1. Trained with the
+    library's own loss for a second."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -155,7 +157,7 @@ def test_a_reply_is_scored_by_the_model_that_params_name(folder: Path) -> None:
 
 
 class Counting:
-    """The model, and what it was given."""
+    """The model, and its inputs."""
 
     def __init__(self, model: Any) -> None:
         self.model = model

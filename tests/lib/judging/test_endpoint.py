@@ -1,4 +1,4 @@
-"""The judge at an endpoint, over real sockets: what it asks, what it reads, what it retries, what it keeps."""
+"""The judge at an endpoint, over real sockets: its requests, parsing, retries and cache."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_an_endpoint_that_is_down_is_given_up_for_the_batch(server: JudgeServer,
     assert judge.usage["unavailable"] == 40
     server.always = None
     assert all(score.value is not None for score in score_replies([DARK] * 40, replies, referee(judge), rules())), (
-        "the next batch asks anew"
+        "the next batch asks again"
     )
 
 

@@ -1,4 +1,5 @@
-"""Replies that try to move their own verdict: each is asked about as one quoted text inside one fence, and earns what its words earn."""
+"""Replies that try to move their own verdict: each is one quoted text inside one fence, and earns
+what its words earn."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ MIXED, TOLD = SAMPLES["mix_vid_qa"], SAMPLES["structured_caption"]
 
 
 def around(question: Question) -> tuple[str, str]:
-    """What is said beside the fenced material: the instructions, and the user's text without what the fence holds."""
+    """Text beside the fenced material: the instructions, and the user's text without the fence's
+    content."""
     line = FENCE.search(question.text)
     assert line is not None
     before, _, after = question.text.split(line[0])

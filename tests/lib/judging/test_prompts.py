@@ -1,4 +1,5 @@
-"""What is asked, word for word: a change of it makes another judge, whose scores compare with no earlier ones."""
+"""Requests to the judge, word for word: a change makes another judge, whose scores are not
+comparable with earlier ones."""
 
 from __future__ import annotations
 
@@ -41,12 +42,14 @@ def transcript() -> str:
 
 
 def test_the_questions_are_those_of_the_golden_file() -> None:
-    # Meant: python -c "…; GOLDEN.write_text(transcript())", and a line in the changelog that scores are not comparable.
+    # If intended: python -c "…; GOLDEN.write_text(transcript())", and a line in the changelog that
+    # scores are not comparable.
     assert transcript() == GOLDEN.read_text(encoding="utf-8")
 
 
 def test_the_schemas_are_those_of_the_golden_file() -> None:
-    # They are sent too, with the names of their classes as titles: renaming one, or editing its description, asks another question.
+    # Schemas are sent too, with class names as titles: renaming a class, or editing its
+    # description, changes the request.
     forms = (*FORMS.values(), *writer_prompts.FORMS, *examiner.FORMS)
     sent = "".join(f"[{form.name}]\n{json.dumps(Question(form, '', 0).response_format)}\n" for form in forms)
     assert sent == SCHEMAS.read_text(encoding="utf-8")
@@ -65,7 +68,9 @@ def test_the_schema_is_closed_and_asks_for_every_key(form: Form) -> None:
 
 
 def test_a_task_that_is_not_marked_is_not_asked_about() -> None:
-    with pytest.raises(ValueError, match="mcqa: a judge has no instruction to mark by 'right'; give its Task a `marking`"):
+    with pytest.raises(
+        ValueError, match="mcqa: a judge has no instruction to mark by 'right'; add a `marking` of that scale to its Task"
+    ):
         ask_right(SAMPLES["mcqa"], REPLY)
     with pytest.raises(ValueError, match="mix_vid_qa: a judge has no instruction to mark by 'covers'"):
         ask_covers(SAMPLES["mix_vid_qa"], REPLY)

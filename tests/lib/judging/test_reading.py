@@ -1,4 +1,4 @@
-"""Judges as they are: what is read of their words, and what stays without a verdict, as written down in the golden file."""
+"""Answers of real judges: the verdict read from each, or none, as in the golden file."""
 
 from __future__ import annotations
 
@@ -124,6 +124,7 @@ def test_a_judge_of_every_kind_may_think_and_fence(server: JudgeServer, tmp_path
     "piece", ["{", '{"a":', "[", "```", "`", "<think>", "</think>", " ", '{"score": 1', "<|a|>", "<answer>", "\\"]
 )
 def test_hostile_repetition_ends(piece: str) -> None:
-    """No time is asserted: a step that is cubic in the text's length would not end before the suite's own limit."""
+    """Asserts no time: a step that is cubic in the text's length would not end before the suite's
+    own limit."""
     text = piece * (20000 // len(piece))
     assert read_answer(FORMS["covers"], text + "x", ask_covers(DARK, text).text) is None

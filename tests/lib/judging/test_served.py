@@ -1,6 +1,8 @@
-"""The judge's client against a server that others wrote: `transformers serve`, with two small language models made here.
+"""The judge's client against a third-party server: `transformers serve`, with two small language
+models made here.
 
-It knows the field ``response_format`` and leaves it out of account (5.23): what a model writes is then bound by the prompt alone.
+It accepts the field ``response_format`` and ignores it (5.23): only the prompt guides the model's
+output.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ START_S, END_S = 120, 20
 
 
 def make(folder: Path, steps: int) -> Path:
-    """A Qwen2 of 40 k parameters; after ``steps`` of training it answers as ``ANSWERS`` has it, after none it babbles."""
+    """A Qwen2 of 40 k parameters; after ``steps`` of training it answers as ``ANSWERS`` has it,
+    after none it babbles."""
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
     from stages.base.tokenizer import train_tokenizer
@@ -89,7 +92,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(home: Path) -> Iterator[str]:
-    """The address of a server that loads whatever model a request names; the models are made while it starts."""
+    """Address of a server that loads any model that a request names; the models are made while it
+    starts."""
     with socket.socket() as chosen:
         chosen.bind(("127.0.0.1", 0))
         port = chosen.getsockname()[1]

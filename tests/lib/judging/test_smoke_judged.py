@@ -1,4 +1,5 @@
-"""The recipe `smoke` with a judge at an endpoint, stage by stage as DVC runs them; the endpoint is a real server."""
+"""The recipe `smoke` with a judge at an endpoint, stage by stage as DVC runs them; the endpoint is
+a real server."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ def test_the_recipe_runs_on_an_endpoint_and_says_when_it_cannot(server: JudgeSer
     edit(project / "params.yaml", RULE, OPENAI)
     environ = server.environment(VIDBRIDGE_JUDGE_RETRIES="0")
 
-    # Without an address, and with a key that is not taken.
+    # Without an address, and with a key that is not accepted.
     succeed(project, "dvc", "repro", "sft")
     done = call(project, "python", "-m", "stages", "baselines")
     assert done.returncode == 1
@@ -44,7 +45,8 @@ def test_the_recipe_runs_on_an_endpoint_and_says_when_it_cannot(server: JudgeSer
     succeed(project, "dvc", "repro", **environ)
     assert server.requests == asked, "nothing to do"
 
-    # Another process, the same questions: all of them are in the cache, and the scores are the same.
+    # Another process with the same questions: all answers come from the cache, and the scores are
+    # the same.
     before = {path.parent.name: path.read_bytes() for path in (project / "scores").glob("*/scores.json")}
     shutil.rmtree(project / "scores")
     succeed(project, "dvc", "repro", "--force", "--single-item", "baselines", **environ)

@@ -1,4 +1,5 @@
-"""The recipe `smoke` with a writer at an endpoint, as DVC runs it: killed by an endpoint that fails, resumed, and used by SFT."""
+"""The recipe `smoke` with a writer at an endpoint, as DVC runs it: killed by an endpoint that
+fails, resumed, and used by SFT."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from tests.support.smoke_project import call, make_project, succeed
 
 def switch_on(path: Path) -> None:
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    # The same objects, so that the file says them once and refers to them (`*`).
+    # The same objects, so that the file has them once and refers to them (`*`).
     traces = {"tasks": ["dark_event_infer", "mix_vid_qa"], "least": 1.0, "judge": raw["judge"], "rewards": raw["rewards"]}
     raw["synthesize"]["writer"] = {
         **{"model": "author", "revision": "r1", "temperature": 0.7, "max_tokens": 300, "seed": 0, "tries": 2},
@@ -71,11 +72,11 @@ def test_the_recipe_is_written_resumed_and_learned_from(server: JudgeServer, tmp
     assert "<h3>MixVidQA questions by a model</h3><dl><dt>written</dt><dd>64</dd></dl>" in page
     assert "<h3>traces by a model, dark_event_infer</h3>" in page
 
-    # SFT learns from what was kept, and counts the others.
+    # SFT learns from the kept samples, and counts the others.
     said = succeed(project, "dvc", "repro", "sft", **environ)
     assert f"{len(dark) - len(traced)} without a trace left out" in said
 
-    # Made anew: the same bytes, nothing asked. One clip more: only what is new is asked.
+    # Repeated: the same bytes, no request. With one clip more: requests for the new samples only.
     before = {path: path.read_bytes() for path in (project / "data/samples").rglob("*.json*")}
     asked = server.requests
     succeed(project, "dvc", "repro", "--force", "--single-item", "synthesize", **environ)

@@ -77,8 +77,8 @@ def processor_code(folder: Path) -> None:
 BAD = [
     (pickled, "its weights are pickled (pytorch_model.bin), which can run code, and only safetensors are read; convert them"),
     (code, "config.json: model_type 'evil' is unknown to transformers"),
-    (listed("part.bin"), "model.safetensors.index.json: 'part.bin' is no safetensors file of the folder"),
-    (listed("../other.safetensors"), "'../other.safetensors' is no safetensors file of the folder"),
+    (listed("part.bin"), "model.safetensors.index.json: 'part.bin' is not a safetensors file of the folder"),
+    (listed("../other.safetensors"), "'../other.safetensors' is not a safetensors file of the folder"),
     (no_table, "config.json is not JSON (RecursionError); copy the folder again"),
 ]
 
@@ -96,13 +96,14 @@ def test_what_could_run_code_is_one_sentence(folder: Path, damage: Callable[[Pat
 
 @pytest.mark.parametrize("damage", [code, processor_code])
 def test_nobody_is_asked_on_a_terminal(folder: Path, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers asks "Do you wish to run the custom code? [y/N]" where trust_remote_code is left out; y ran it."""
+    """transformers prompts "Do you wish to run the custom code? [y/N]" where trust_remote_code is
+    left out; y ran it."""
     damage(folder)
     main, terminal = pty.openpty()
     os.write(main, b"y\ny\ny\n")
     with os.fdopen(terminal) as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
-        with pytest.raises(ModelUnavailableError, match=r"is unknown to transformers|asks for code of its own, which is not run"):
+        with pytest.raises(ModelUnavailableError, match=r"is unknown to transformers|needs code of its own, which is not run"):
             load_model(folder, "fp32")
     os.close(main)
     assert not (folder / "mark").exists()

@@ -1,4 +1,5 @@
-"""Tiny models are the real thing: saved, they load anywhere; and how text and frames become tensors."""
+"""Tiny models are real models: saved, they load anywhere. Also conversion of text and frames to
+tensors."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from stages.params import TinyModelParams, load_params
 from tests.support.checkout import ROOT
 from tests.support.tiny_parts import FAMILIES, REPLIES, SCAFFOLDING, frames, tiny, tiny_params
 
-#: Loads saved folders as anybody would, without a line of this project.
+#: Loads saved folders without any code of this project.
 FRESH = """
 import json, sys, torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -118,7 +119,7 @@ def test_prompt_is_qwens(family: str) -> None:
 
 
 def test_frames_are_not_sampled_again(family: str) -> None:
-    """Each frame has its share in the pixels: two a temporal patch, in order, none dropped."""
+    """Every frame enters the pixels: two per temporal patch, in order, none dropped."""
     _, processor = tiny(family)
     shown = frames(3, count=6, size=(32, 48))
     (prompt,) = encode_prompts(processor, [("What?", [shown])])
@@ -169,7 +170,8 @@ def test_frames_made_smaller_before_are_the_same_to_the_processor(
     family: str, size: tuple[int, int], smaller: bool, tmp_path: Path
 ) -> None:
     _, processor = tiny(family)
-    # As a pretrained model is capped. Of a very long frame the processor would shrink its own result again, so it stays.
+    # As a pretrained model is capped. Of a very long frame the processor would shrink its own
+    # result again, so it stays.
     processor.video_processor.size = {"shortest_edge": 20_000, "longest_edge": 40_000}
     processor.save_pretrained(tmp_path)
     fit, shown = fit_of(tmp_path), frames(1, 6, size)
@@ -221,7 +223,7 @@ def test_batched_replies_equal_single_ones(family: str) -> None:
     done: list[int] = []
     assert generate(model, processor, lazy, max_new_tokens=8, batch_size=2, progress=done.append) == batched
     assert done == [2, 2, 1]
-    # What a pretrained model brings along (Qwen2.5-VL: 1.05) is not in force.
+    # Generation settings of a pretrained model (Qwen2.5-VL: 1.05) do not apply.
     model.generation_config.repetition_penalty = 5.0
     assert generate(model, processor, items, max_new_tokens=8, batch_size=4) == batched
 

@@ -1,4 +1,5 @@
-"""Settings that a checkpoint brings along: none of them shapes a reply or a gradient, and what is saved is fit to be used."""
+"""Settings of a checkpoint: none of them shapes a reply or a gradient, and saved settings are
+usable."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ TOKENS = 12
 
 
 def hostile(processor: Any) -> dict[str, Any]:
-    """Settings that published checkpoints hold, or could, each enough to change a reply of a tiny model."""
+    """Settings of published or possible checkpoints, each sufficient to change a reply of a tiny
+    model."""
     common = list(range(5, 200))
     return {
         "repetition_penalty": 5.0,
@@ -82,7 +84,7 @@ def test_greedy_replies_and_rollouts_take_nothing_from_a_checkpoints_settings(tm
         model.generation_config = GenerationConfig(**settings)
         assert replies(model, processor) == clean, name
         assert getattr(model.generation_config, name) is not None, "it is put back"
-        # As it may lie on a disk: transformers itself would refuse to write some of these.
+        # As it may exist on a disk: transformers itself would refuse to write some of these.
         (tmp_path / "hostile/generation_config.json").write_text(json.dumps(settings))
         for load in (load_model(tmp_path / "hostile", "fp32"), load_pretrained(str(tmp_path / "hostile"), "main", "fp32", 4096)):
             assert load[0].generation_config.to_diff_dict() == own.to_diff_dict(), f"{name} is not handed on"
@@ -135,7 +137,8 @@ def test_rollouts_of_training_take_nothing_from_a_checkpoints_settings(tmp_path:
 
 
 def test_what_training_saves_is_fit_to_be_used(folder: Path, examples: list[Example], tmp_path: Path) -> None:
-    """With the cache that a trainer switches off, and with the settings it was trained and evaluated with: none."""
+    """With the cache that a trainer switches off, and with the settings it was trained and
+    evaluated with: none."""
     own = json.loads((folder / "generation_config.json").read_text())
     (folder / "generation_config.json").write_text(json.dumps({**own, "repetition_penalty": 1.05, "no_repeat_ngram_size": 3}))
     settings = json.loads((folder / "config.json").read_text())

@@ -1,4 +1,5 @@
-"""Frames that are made small one by one, while a video is read, are those that the processor makes of all of them together."""
+"""Frames resized one by one, while a video is read, equal those that the processor makes of all of
+them together."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ CLIP = ROOT / "tests/data/clips/bigbuckbunny.mp4"
 )
 def test_they_are_the_same_bytes(height: int, width: int, count: int, family: str, tmp_path: Path) -> None:
     model, processor = tiny(family)
-    # A cap that counts all frames together is meant for long videos; here it shall bind.
+    # A cap on all frames together is meant for long videos; here it must take effect.
     processor.video_processor.size = {"shortest_edge": 1024, "longest_edge": 60_000 * (count if family == "qwen3_vl" else 1)}
     save_model(model, processor, tmp_path / "model")
     pixels = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
@@ -33,7 +34,8 @@ def test_they_are_the_same_bytes(height: int, width: int, count: int, family: st
     size = shrink.size(count, height, width)
     shrunk = np.stack([shrink.apply(frame, size) for frame in pixels])
     assert np.array_equal(shrunk, fit_of(tmp_path / "model").apply(pixels))
-    # What is left as it was is made small by the processor alone: twice would not be the same as once.
+    # Frames left unchanged are resized by the processor alone: resizing twice would give another
+    # result.
     assert size == (height, width) or size[0] * size[1] <= most_pixels(processor, count)
 
     def seen(frames: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a training saved and what it lays out agree, whatever happens to its folder meanwhile. Files only."""
+"""Saved and published checkpoints agree, for any change of the folder in between. Files only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stages.runtime import lease
 
 
 def save(scratch: Path, step: int, known: Saved) -> Saved:
-    """As the trainer does it at ``step``."""
+    """Save as the trainer does at ``step``."""
     state = scratch / f"state/checkpoint-{step}"
     state.mkdir(parents=True)
     (state / "model.safetensors").write_bytes(bytes(step))

@@ -1,4 +1,5 @@
-"""Nobody who can open a connection to the processes of a training has them run code: real processes, and the attack on them."""
+"""A connection to the processes of a training cannot make them run code: real processes, and a real
+attack."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ dist.destroy_process_group()
 """
 
 
-#: What a stranger does to a store: ``PORT FILE``.
+#: Attack on a store: ``PORT FILE``.
 ATTACK = """
 import base64, os, pickle, sys
 from datetime import timedelta

@@ -1,4 +1,5 @@
-"""Both trainers learn, report as they go, and end in the same place when they are killed half-way."""
+"""Both trainers learn, report during training, and reach the same result after being killed
+half-way."""
 
 from __future__ import annotations
 
@@ -169,11 +170,12 @@ def test_resumed_equals_uninterrupted(
     assert (tmp_path / "cut/out/checkpoint-2/model.safetensors").is_file(), "what was saved before the interruption is kept"
     assert [path.name for path in sorted(states.iterdir())] == ["checkpoint-4", "checkpoint-6"], "the last two states are kept"
 
-    # Interrupted while the out was being laid down: nothing is trained again.
+    # Interrupted while the out was being written: nothing is trained again.
     again = train(folder, examples, tmp_path / "cut", Seen())
     assert again["resumed_from"] == 6
     if train is sft:
-        # Somebody deleted what was saved before the interruption: fewer checkpoints than were made are never laid out.
+        # Saved checkpoints were deleted before the interruption: an incomplete set is never
+        # published.
         shutil.rmtree(tmp_path / "cut/out")
         (tmp_path / "cut/scratch/saved/checkpoint-2/model.safetensors").unlink()
         with pytest.raises(CheckpointGone, match=r"checkpoint 2 that this training saved is gone from .*vidbridge scratch clean"):

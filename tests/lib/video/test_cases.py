@@ -1,4 +1,5 @@
-"""The small failing inputs of 0.1 (tests/data/cases, whose README says what is right), and others of their kinds."""
+"""The small failing inputs of 0.1 (tests/data/cases, whose README lists the right results), and
+others of their kinds."""
 
 from __future__ import annotations
 
@@ -138,7 +139,7 @@ def test_a_joint_that_lost_a_packet_is_never_silently_wrong(make: Make, tmp_path
             assert found.problem is not None
             assert found.problem.reason in ("damaged", "frame-count")
             continue
-        numbers = read_numbers(read_frames(joined, range(found.media.frames), known=probe(joined))[0])
+        numbers = read_numbers(read_frames(joined, range(found.media.frames), facts=probe(joined))[0])
         assert numbers == [*range(found.media.frames - 60), *range(60)]
 
 
@@ -164,7 +165,7 @@ def test_pauses_of_days_cost_nothing(frames: int, pause_s: int, tmp_path: Path) 
     assert found.media.duration_s > 1_000_000
     assert len(load_bounded(Wanted(path, 8, 1 << 20)).pixels) == 8
     assert len(load_video(path, 8).pixels) == 8
-    # Walking all slots took 50 s; this bound is no measurement.
+    # Walking all slots took 50 s; this bound is not a measurement.
     assert time.process_time() - started < 20
 
 

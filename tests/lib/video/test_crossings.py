@@ -1,5 +1,6 @@
-"""Frame n is the n-th that a decoder gives out, and shown when the file says so: container x codec x B-frames x times, each as it is and
-encoded again, through ingest and loader, through both readers, and as a benchmark or a request loads it."""
+"""Frame n is the n-th frame of the decoder's output, at the file's presentation time: container x
+codec x B-frames x times, each as it is and encoded again, through ingest and loader, through both
+readers, and as a benchmark or a request loads it."""
 
 from __future__ import annotations
 
@@ -80,13 +81,14 @@ def _check(crossing: Crossing, path: Path, found: Finding, monkeypatch: pytest.M
     assert facts.slots == found.media.frames
     in_order = list(range(FRAMES))
     jumps = [FRAMES - 1, 0, 31, 30, 29, 7, 31]
-    for most in (0, reader.DECORD_PIXELS):  # a large file is PyAV's, a small one decord's where decord is right
+    for most in (0, reader.DECORD_PIXELS):  # PyAV reads a large file, decord a small one on which it is correct
         monkeypatch.setattr(reader, "DECORD_PIXELS", most)
-        assert read_blocks(read_frames(path, in_order, known=facts)[0]) == in_order
-        assert read_blocks(read_frames(path, jumps, known=probe(path))[0]) == jumps
-    shown = read_blocks(read_frames(path, [facts.frame_at(slot) for slot in range(facts.slots)], known=facts)[0])
+        assert read_blocks(read_frames(path, in_order, facts=facts)[0]) == in_order
+        assert read_blocks(read_frames(path, jumps, facts=probe(path))[0]) == jumps
+    shown = read_blocks(read_frames(path, [facts.frame_at(slot) for slot in range(facts.slots)], facts=facts)[0])
     _on_display(crossing, shown, facts)
-    # Without ingest, which decodes everything, a time that only the decoder knows to be wrong may cost two frames their slots.
+    # Without ingest, which decodes everything, a time that only the decoder knows to be wrong may
+    # cost two frames their slots.
     frames = load_at(path, None, facts.slots, None)
     assert frames.total == facts.slots
     assert load_video(path, 8).total == facts.slots
@@ -99,7 +101,8 @@ def _check(crossing: Crossing, path: Path, found: Finding, monkeypatch: pytest.M
 
 def _on_display(crossing: Crossing, shown: list[int], facts: Probe) -> None:
     if crossing.times == "dts" and crossing.container == "mpg":
-        # Its muxer leaves most times out and writes some that are late: the file itself says that a frame is shown for longer.
+        # Its muxer leaves most times out and writes some that are late: the file itself says that a
+        # frame is shown for longer.
         assert shown == sorted(shown)
         assert set(shown) == set(range(FRAMES))
         return

@@ -1,4 +1,5 @@
-"""Frames on disk: decoded once by all processes together, within a bound, and never wrong when the disk is."""
+"""Frames on disk: decoded once by all processes together, within a bound, and never wrong when the
+disk is."""
 
 from __future__ import annotations
 
@@ -145,7 +146,7 @@ def test_other_content_has_another_entry(folder: Path, tmp_path: Path, monkeypat
     assert misses(SAMPLES[0].model_copy(update={"sampled_frames": 9})) == 1
     assert misses(SAMPLES[0], sha256="0" * 64) == 1
     assert misses(SAMPLES[0], hazards=("open-gop",)) == 1
-    # Of a clip that ingest has encoded anew, the file itself counts and not the one it was made from.
+    # For a clip that ingest has re-encoded, the digest of that file counts, not of its source.
     assert [misses(SAMPLES[0], normalised=True, sha256="1" * 64), misses(SAMPLES[0], normalised=True, sha256="2" * 64)] == [0, 0]
     monkeypatch.setattr(edits, "_code_version", lambda: "other code")
     assert misses(SAMPLES[0]) == 1
@@ -169,7 +170,7 @@ def kept_bytes(folder: Path) -> int:
 def test_the_bound_holds_and_the_least_recently_used_go(tmp_path: Path) -> None:
     one = 4 * 50 * 50 * 3 + 128 + 4
     bound = 4 * one
-    # Two of them, as two processes have: neither knows what the other wrote.
+    # Two of them, as in two processes: neither has a record of the other's writes.
     disks = [FrameStore(tmp_path, bound), FrameStore(tmp_path, bound)]
     for number in range(4):
         assert disks[number % 2].fetch(KEYS[number], lambda number=number: pixels_of(number))[1]
@@ -230,7 +231,7 @@ def test_a_kill_in_the_middle_of_writing_leaves_nothing_wrong(tmp_path: Path) ->
             child.send_signal(signal.SIGKILL)
     assert [path.suffix for path in tmp_path.glob("*.*")] == [".part"]
     disk, expected = FrameStore(tmp_path, PLENTY), draw_numbers([7], size=400)
-    # The claim died with its process, and nobody takes the half-written file for the frames.
+    # The claim ended with its process, and the half-written file never counts as the frames.
     assert np.array_equal(disk.fetch(KEYS[0], lambda: expected)[0], expected)
     assert disk.stats.misses == 1
     assert [path.suffix for path in tmp_path.glob("*.*")] == [".npy"]

@@ -1,4 +1,5 @@
-"""Edits at load time: what the model is shown is what the edit list says, and memory stays within its bound."""
+"""Edits at load time: the model sees the frames of the edit list, and memory stays within its
+bound."""
 
 from __future__ import annotations
 
@@ -186,7 +187,7 @@ def test_a_contact_sheet_says_where_letters_are_drawn_as_boxes(folder: Path, tmp
 
 
 def _drawn(text: str, folder: Path, tmp_path: Path) -> str:
-    """All that a sheet of one sample writes below its frames."""
+    """Text of a sheet of one sample below its frames."""
     frames = FrameLoader(CLIPS, folder, 0).load(_sample(MASKED))
     row = SheetRow("x", frames, resolve(MASKED, frames.indices), "what?", text)
     contact_sheet([row], tmp_path / "sheet.png")

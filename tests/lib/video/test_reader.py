@@ -1,4 +1,4 @@
-"""No wrong frame: whatever the container and the codec, frame n is frame n."""
+"""No wrong frame: for every container and codec, frame n is frame n."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_awkward_names(numbered: Path, tmp_path: Path) -> None:
 
 
 def test_a_frame_outside_is_an_error(numbered: Path) -> None:
-    with pytest.raises(IndexError, match=r"frame 60 was asked for, there are 60 \(0 to 59\)"):
+    with pytest.raises(IndexError, match=r"frame 60 was requested, there are 60 \(0 to 59\)"):
         read_frames(numbered, [0, 60])
     assert read_frames(numbered, [])[0].shape == (0, 64, 64, 3)
 

@@ -1,5 +1,5 @@
-"""Clips of public test suites against a decoder that is not ours: each frame is the one that ffmpeg writes at that place, or the file is
-rightly set aside."""
+"""Clips of public test suites against a decoder that is not ours: each frame is the one that ffmpeg
+writes at that place, or the file is rightly set aside."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from stages.lib.video.reader import read_frames
 from stages.tools.suites.frames import load_at
 from tests.support.siblings import REAL_CLIPS, needs_real_clips
 
-#: What cannot be used, and why: cut off before its index, an empty header, a bad access unit, damaged slices, no container.
+#: Unusable files, with the reason: cut off before its index, an empty header, a bad access unit,
+#: damaged slices, no container.
 SET_ASIDE = {
     "broken.mp4": "damaged",
     "empty.flv": "not-a-video",
@@ -29,7 +30,7 @@ SET_ASIDE = {
     "test_res_change.h264": "not-a-video",
 }
 CLIPS = sorted(path.name for path in REAL_CLIPS.iterdir() if path.is_file() and path.suffix != ".md") if REAL_CLIPS.is_dir() else []
-#: Frames are told apart by small pictures: a decoder's rounding of colours changes them little.
+#: Frames are compared as small pictures: a decoder's rounding of colours changes them little.
 SIDE = 12
 
 
@@ -53,11 +54,11 @@ def test_frames_are_those_of_ffmpeg(name: str, monkeypatch: pytest.MonkeyPatch) 
     assert facts.slots == found.media.frames
     truth = _decoded_by_ffmpeg(path, facts.width, facts.height)
     assert len(truth) == facts.frames
-    for most in (0, 10**12)[: 1 + facts.decord_safe]:  # PyAV's, then decord's where decord is right
+    for most in (0, 10**12)[: 1 + facts.decord_safe]:  # by PyAV, then by decord where it is correct
         monkeypatch.setattr(reader, "DECORD_PIXELS", most)
         for start in range(0, facts.frames, 150):
             numbers = range(start, min(start + 150, facts.frames))
-            _agree(_small(read_frames(path, numbers, known=facts)[0]), truth, numbers)
+            _agree(_small(read_frames(path, numbers, facts=facts)[0]), truth, numbers)
     few = load_at(path, None, 16, None)
     _agree(_small(few.pixels), truth, [facts.frame_at(slot) for slot in few.indices])
 
@@ -71,14 +72,15 @@ def test_what_opens_nowhere_is_named(name: str) -> None:
 
 @needs_real_clips
 def test_seconds_count_from_the_start_of_a_file_as_ffmpeg_counts_them() -> None:
-    """Its sound starts at 0, its picture .128 s later; another has no sound, so that a player begins with its picture."""
+    """Its sound starts at 0, its picture .128 s later; another has no sound, so that a player
+    begins with its picture."""
     assert probe(REAL_CLIPS / "video_desks.3gp").starts_s == pytest.approx(0.128)
     assert probe(REAL_CLIPS / "test_non_zero_start.mp4").starts_s == 0
     assert float(probe(REAL_CLIPS / "test-middle-pat-pmt.ts").starts_s) == pytest.approx(59857.456056 - 59857.336467, abs=1e-5)
 
 
 def _agree(shown: npt.NDArray[np.int16], truth: npt.NDArray[np.int16], numbers: object) -> None:
-    """Of all frames of the file none is nearer to what is shown than the one of that number."""
+    """No frame of the file is closer to the displayed one than the frame of that number."""
     for picture, number in zip(shown, list(numbers), strict=True):  # type: ignore[call-overload]
         away = np.abs(truth - picture).mean(axis=(1, 2, 3))
         assert away[number] <= away.min() + 0.5, (
@@ -93,7 +95,7 @@ def _small(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int16]:
 
 
 def _decoded_by_ffmpeg(path: Path, width: int, height: int) -> npt.NDArray[np.int16]:
-    """All frames in the order in which ffmpeg gives them out, upright, as small pictures."""
+    """All frames in ffmpeg's output order, upright, as small pictures."""
     command = [ffmpeg_binary(), "-nostdin", "-v", "error", "-i", str(path), "-map", "0:V:0", "-fps_mode", "passthrough"]
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-"]
     small = []

@@ -1,4 +1,4 @@
-"""Times of frames from those of packets: a wrong one costs one frame its slot."""
+"""Times of frames from times of packets: a wrong one affects one frame only."""
 
 from __future__ import annotations
 

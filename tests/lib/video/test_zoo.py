@@ -1,4 +1,5 @@
-"""The zoo through ingest and the reader: no wrong frame, no crash, no hang, and a reason for whatever is set aside."""
+"""The zoo through ingest and the reader: no wrong frame, no crash, no hang, and a reason for every
+reject."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ def _ingest(folder: Path, **changes: object) -> IngestParams:
 
 
 def _reason(rejects: list[Reject], animal: Animal, number: int) -> str | None:
-    # A row that names no file of the folder goes by its line.
+    # A row that names no file of the folder is identified by its line.
     return next((r.reason for r in rejects if r.item in (animal.name, f"annotations.jsonl:{number}")), None)
 
 
@@ -50,7 +51,7 @@ def _numbers(clip: Clip, loader: FrameLoader, name: str) -> Iterator[list[int]]:
         yield [shown[wanted.index(slot)] for slot in sorted(set(wanted))]
 
 
-@pytest.mark.parametrize("normalise", [False, True], ids=["as they are", "encoded anew"])
+@pytest.mark.parametrize("normalise", [False, True], ids=["as they are", "re-encoded"])
 def test_no_wrong_frame(
     zoo: tuple[Path, list[Animal]], normalise: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,7 +135,7 @@ def test_the_zoo_and_a_real_clip_through_check_and_pipeline(zoo: tuple[Path, lis
 
     call("-m", "dvc", "init", "--no-scm", "-q")
     checked = call("-c", "from flows.cli.main import main; main()", "data", "check", str(source), "--all")
-    # DVC itself cannot hash a folder with a link that leads nowhere: that is said before anything starts.
+    # DVC itself cannot hash a folder with a broken link: that is reported before anything starts.
     refused = call("-c", "from flows.cli.main import main; main()", "run", "ingest", "--yes", status=1)
     assert "\nerror: ingest.source: " in refused
     assert "loop.mp4' is a link that leads nowhere" in refused

@@ -66,7 +66,7 @@ def test_a_folder_that_cannot_be_used_is_one_message_and_status_2(tmp_path: Path
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: folder: ")
-    assert "is no folder; name one with videos and annotations.jsonl" in done.stderr
+    assert "is not a folder; name one with videos and annotations.jsonl" in done.stderr
 
 
 def test_chinese_annotations_give_what_their_english_counterpart_would(tmp_path: Path) -> None:
