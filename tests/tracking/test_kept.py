@@ -119,7 +119,7 @@ def test_only_what_nothing_needs_is_freed(
     assert told is not None
     assert "given up on" in told
     assert [(one.stage, one.version) for one in explain(Session(here), child).ancestors] == [("sft@old", parent)]
-    assert "has no weights any more: given up on" in promote(Session(here), parent, author="tester").decision.reasons[0]
+    assert "no longer has weights: given up on" in promote(Session(here), parent, author="tester").decision.reasons[0]
     # What a lock, an alias and a branch need is there, on a machine that has nothing yet, too.
     shutil.rmtree(here / ".dvc/cache")
     assert (load_version(here, find_named(Session(here), "champion")) / "model.safetensors").stat().st_size == 2 << 20
@@ -140,7 +140,7 @@ def test_an_earlier_champion_keeps_its_weights_and_rollback_reaches_it(here: Pat
     client.set_model_version_tag(MODEL, str(earlier), "vidbridge.freed", "given up on a day")
     data.unlink()
     free(here, capsys, yes=True)
-    with pytest.raises(TrackingError, match=rf"cannot go back: version {earlier} has no weights any more: given up on a day"):
+    with pytest.raises(TrackingError, match=rf"cannot go back: version {earlier} no longer has weights: given up on a day"):
         rollback(Session(here), author="tester")
     folder(here, {"final/config.json": b"{}"}, CACHE)
     free(here, capsys, yes=True)
@@ -346,10 +346,10 @@ def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys
         return objection(Session(here), find_version(open_client(here), MODEL, number))
 
     assert "learned from 'videos/a.mp4'" in str(refused(learned))
-    assert "cannot be told" in str(refused(lost))
+    assert "is unknown" in str(refused(lost))
     assert refused(clean) is refused(scored) is refused(pretrained) is None
     assert "whether version" in str(explain(Session(here), "champion").objection)
-    assert "cannot be told" in diagnosis._champion(Session(here)).found
+    assert "is unknown" in diagnosis._champion(Session(here)).found
 
     # A clone whose branch has not heard of it is told by the registry; a version that came later is looked at by its data.
     params.write_text(before)

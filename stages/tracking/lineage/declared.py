@@ -1,7 +1,9 @@
-"""A stage as ``dvc.yaml`` declares it, tables resolved: command, dependencies, values of its parameters. Light: no DVC.
+"""A stage as ``dvc.yaml`` declares it, tables resolved: command, dependencies, values of its
+parameters. Light: no DVC.
 
-What a training may resume from depends on it, in every process of that training, and importing DVC takes a second. Of DVC's templates
-only those are understood that resolve one way: ``foreach`` and ``${...}`` over ``params.yaml``; anything else is refused.
+Every process of a training reads this to find its checkpoints, and importing DVC takes a second. Of
+DVC's templates only the unambiguous ones are supported: ``foreach`` and ``${...}`` over
+``params.yaml``; anything else is refused.
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ from stages.tracking.lineage.uri import TrackingError
 PIPELINE_FILE, PARAMS_FILE = "dvc.yaml", "params.yaml"
 
 _REFERENCE = re.compile(r"(?<!\\)\$\{\s*([^{}]*?)\s*\}")
-#: Keys of a stage that change what its other keys mean.
+#: Keys of a stage that change the meaning of its other keys.
 _UNREAD = ("matrix", "vars", "wdir")
 
 
 @dataclass(frozen=True)
 class DeclaredStage:
-    """``deps``: paths, in the order of ``dvc.yaml``. ``params``: for each file the values of the keys that are listed for the stage."""
+    """``deps``: paths, in the order of ``dvc.yaml``. ``params``: file to the values of the keys
+    listed for the stage."""
 
     name: str
     cmd: Any
@@ -33,10 +36,11 @@ class DeclaredStage:
 
 
 def declared_stage(root: Path, name: str) -> DeclaredStage:
-    """Read stage ``name`` (``grpo@bridge``) of ``dvc.yaml`` with the parameters of this moment.
+    """Read stage ``name`` (``grpo@bridge``) of ``dvc.yaml`` with the present parameters.
 
     Raises:
-        TrackingError: a file is missing or damaged, ``dvc.yaml`` has no such stage, or says it in a way that is not understood here.
+        TrackingError: a file is missing or damaged, ``dvc.yaml`` has no such stage, or declares it
+            in an unsupported way.
     """
     pipeline, params = _table(root / PIPELINE_FILE), _table(root / PARAMS_FILE)
     group, _, key = name.partition("@")
@@ -78,7 +82,7 @@ def _table(path: Path) -> Mapping[str, Any]:
 
 
 def _item(foreach: Any, key: str, name: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    """``item``, and ``key`` in a table, of one member of a ``foreach``."""
+    """Values of ``item``, and of ``key`` in a table, for one member of a ``foreach``."""
     where = f"stages.{name.partition('@')[0]}.foreach"
     members = _resolved(foreach, params, where)
     if isinstance(members, Mapping):
@@ -94,7 +98,8 @@ def _item(foreach: Any, key: str, name: str, params: Mapping[str, Any]) -> dict[
 
 
 def _resolved(value: Any, context: Mapping[str, Any], where: str) -> Any:
-    """``value`` with every ``${...}`` in it replaced; a text that is nothing else becomes the value itself."""
+    """Replace every ``${...}`` in ``value``; a text that consists of one reference becomes the
+    value itself."""
     if isinstance(value, Mapping):
         return {_resolved(key, context, where): _resolved(part, context, where) for key, part in value.items()}
     if isinstance(value, list):
@@ -110,7 +115,7 @@ def _as_text(value: Any, reference: str, where: str) -> str:
     if isinstance(value, (str, int, float)) and not isinstance(value, bool):
         return str(value)
     raise TrackingError(
-        f"dvc.yaml: {where}: {reference} is {type(value).__name__}, and stands inside a text; name a text or a number"
+        f"dvc.yaml: {where}: {reference} is {type(value).__name__}, but is used inside a text; name a text or a number"
     )
 
 

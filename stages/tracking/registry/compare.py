@@ -1,4 +1,4 @@
-"""Two versions side by side on the samples of one evaluation: what `vidbridge compare` asks."""
+"""Compare two versions on the samples of one evaluation, for `vidbridge compare`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from stages.tracking.session import Session
 
 @dataclass(frozen=True)
 class Pair:
-    """Two versions and the evaluation they are compared under. ``to_rescore``: the one that was not scored under it yet."""
+    """Two versions and the evaluation they are compared under. ``to_rescore``: the one without
+    scores under it."""
 
     after: Version
     before: Version
@@ -23,11 +24,12 @@ class Pair:
 
 
 def pair(session: Session, after: str, before: str) -> Pair:
-    """Find two versions of one model (numbers, aliases, ``models:/NAME/3``) and an evaluation that both were scored under, else that of
-    ``after``.
+    """Find two versions of one model (numbers, aliases, ``models:/NAME/3``) and an evaluation that
+    both were scored under, else that of ``after``.
 
     Raises:
-        TrackingError: there is no such version, the two are one or of two models, or one was never scored.
+        TrackingError: there is no such version, the two are the same or belong to two models, or
+            one was never scored.
     """
     named = (parse_named(after), parse_named(before))
     model = model_of(session, *named)
@@ -48,9 +50,9 @@ def pair(session: Session, after: str, before: str) -> Pair:
 
 
 def compare_pair(session: Session, asked: Pair, confidence: float) -> Comparison:
-    """``after`` - ``before``, by task and over all tasks. ``confidence``: of the intervals.
+    """Compare ``after`` - ``before``, by task and over all tasks. ``confidence``: of the intervals.
 
     Raises:
-        TrackingError: the scores by sample of one of them are not to be had.
+        TrackingError: the scores by sample of one of them are not available.
     """
     return compare_versions(session, asked.after, asked.before, asked.digest, confidence=confidence, tasks=None)

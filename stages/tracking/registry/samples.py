@@ -1,9 +1,10 @@
-"""What each sample was worth to a version: where that lies, and reading it for paired comparisons.
+"""Scores by sample of a version: record their location, and read them for paired comparisons.
 
-Nothing is copied at registration. An evaluated row's ``predictions.jsonl`` and the samples it was asked are outs of DVC, in the cache
-and the remote like the weights, so a version's tag names their hashes. A version that was scored again under a later evaluation has no
-such out; its scores by sample are a file of an MLflow run, which the tag names instead, with its digest: who may write to that run need
-not be allowed to change the version.
+Nothing is copied at registration. An evaluated row's ``predictions.jsonl`` and its samples are outs
+of DVC, in the cache and the remote like the weights, so a version's tag names their hashes. A
+version that was scored again under a later evaluation has no such out; its scores by sample are a
+file of an MLflow run, which the tag names instead, with its digest: an account that may write to
+that run need not be allowed to change the version.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ if TYPE_CHECKING:
 def compare_versions(
     session: Session, after: Version, before: Version, digest: str, *, confidence: float, tasks: list[str] | None
 ) -> Comparison:
-    """``after`` - ``before``, sample by sample, under the evaluation ``digest``. ``tasks``: only these; None: all.
+    """Compare ``after`` - ``before``, sample by sample, under the evaluation ``digest``. ``tasks``:
+    only these; None: all.
 
     Raises:
-        TrackingError: the scores by sample of one of them are not to be had, or the two have no sample in common.
+        TrackingError: the scores by sample of one of them are not available, or the two have no
+            sample in common.
     """
     for version in (after, before):
         _place(version, digest)  # before DVC is opened, which takes a second
@@ -52,10 +55,10 @@ def compare_versions(
 
 
 def read_samples(client: MlflowClient, content: ContentStore, version: Version, digest: str) -> list[SampleScore]:
-    """What each sample was worth to ``version`` under the evaluation ``digest``.
+    """Read the scores by sample of ``version`` under the evaluation ``digest``.
 
     Raises:
-        TrackingError: that was not kept, or is not to be had here.
+        TrackingError: they were not recorded, or are not available here.
     """
     name = f"{version.model} version {version.number}"
     place = _place(version, digest)
@@ -71,7 +74,8 @@ def read_samples(client: MlflowClient, content: ContentStore, version: Version, 
 
 
 def keep_samples(session: Session, version: Version, digest: str, text: str) -> None:
-    """Keep what each sample was worth to ``version`` when it was scored again under ``digest``: JSON lines of SampleScore."""
+    """Store the scores by sample of ``version`` under ``digest``, JSON lines of SampleScore, after
+    it was scored again."""
     client = session.client
     tags = {TAG + "kind": "rescore", TAG + "version": f"{version.model}/{version.number}", TAG + "digest": digest}
     run = client.create_run(experiment_id(client, session.root), run_name=f"rescore version {version.number}", tags=tags)

@@ -1,4 +1,4 @@
-"""Registered model versions as plain values, and the names of everything we write on them."""
+"""Registered model versions as plain values, and the names of all tags and aliases on them."""
 
 from __future__ import annotations
 
@@ -22,27 +22,29 @@ if TYPE_CHECKING:
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
-#: On a version: when (milliseconds since the epoch) it was last put to the gate, before the gate looked whether its weights are kept.
+#: Tag on a version: when (milliseconds since the epoch) it was last judged, set before the gate
+#: checks its weights.
 JUDGING = TAG + "judging"
 PAGE = 1000
 
 
 class _Made(BaseModel):
-    """Who made a dep: a stage, and the hash of its out."""
+    """Producer of a dep: a stage, and the hash of its out."""
 
     stage: str
     out: str
 
 
 class _Run(BaseModel):
-    """Where scores by sample lie: with a run of MLflow. ``sha256``: of that file; None (of earlier releases): it counts for nothing."""
+    """Location of scores by sample in a run of MLflow. ``sha256``: of that file; None (earlier
+    releases): the location is ignored."""
 
     run: str
     sha256: str | None = None
 
 
 class _Outs(BaseModel):
-    """Where scores by sample lie: in outs of DVC."""
+    """Location of scores by sample in outs of DVC."""
 
     predictions: str
     samples: str
@@ -50,7 +52,10 @@ class _Outs(BaseModel):
 
 @dataclass(frozen=True)
 class Version:
-    """One version: a checkpoint of a stage's out. ``parents`` maps a dep's path to the stage that made it and that stage's out hash."""
+    """One version: a checkpoint of a stage's out.
+
+    ``parents`` maps a dep's path to the stage that produced it and that stage's out hash.
+    """
 
     model: str
     number: int
@@ -64,10 +69,11 @@ class Version:
         return self.tags.get(TAG + name)
 
     def _read(self, name: str, kind: Any, empty: str = "{}") -> Any:
-        """The one reader of tags that hold JSON: who can write to the registry can write anything into them.
+        """Parse a tag that holds JSON. An account that can write to the registry can write anything
+        into tags.
 
         Raises:
-            TrackingError: the tag is not JSON, or not of that kind; it names version and tag.
+            TrackingError: the tag is not JSON, or not of that kind; names version and tag.
         """
         text = self.tags.get(TAG + name, empty)
         try:
@@ -102,12 +108,13 @@ class Version:
 
     @property
     def git_commit(self) -> str | None:
-        """HEAD when the stage ran, where its run is known, else when it was registered."""
+        """HEAD when the stage ran, if its run is known, else at registration."""
         return self._text("git_commit")
 
     @property
     def lock_commit(self) -> str | None:
-        """A commit whose ``dvc.lock`` holds this result, as of the last `register`; the gate looks again."""
+        """A commit whose ``dvc.lock`` holds this result, as of the last `register`; the gate
+        searches again."""
         return self._text("lock_commit")
 
     @property
@@ -131,13 +138,15 @@ class Version:
         return self._read("scores", ScoreCard) if self._text("scores") else None
 
     def scores_under(self, digest: str) -> ScoreCard | None:
-        """The scores under one evaluation: the version's own, or those it was given when the evaluation had changed."""
+        """Scores under one evaluation: the version's own, or those recorded when the evaluation had
+        changed."""
         if (own := self.scores) is not None and own.digest == digest:
             return own
         return self._read(f"scores.{digest}", ScoreCard) if self._text(f"scores.{digest}") else None
 
     def samples_under(self, digest: str) -> dict[str, str] | None:
-        """Where its score for each sample lies, under one evaluation (:mod:`stages.tracking.registry.samples`); None: that was not kept."""
+        """Location of its scores by sample under one evaluation
+        (:mod:`stages.tracking.registry.samples`); None: not recorded."""
         if self._text(f"samples.{digest}"):
             place = self._read(f"samples.{digest}", _Run)
             return None if place.sha256 is None else dict(place.model_dump())
@@ -148,27 +157,29 @@ class Version:
 
     @property
     def gauges(self) -> dict[str, list[float]] | None:
-        """Gauge to the last values that its training logged, oldest first; None: registered before they were kept."""
+        """Gauge to the last values that its training logged, oldest first; None: registered before
+        they were recorded."""
         return dict(self._read("gauges", dict[str, list[float]])) if self._text("gauges") is not None else None
 
     @property
     def rolls_out(self) -> bool:
-        """Whether rollouts made it, so that it has gauges."""
+        """True if rollouts produced it, so that it has gauges."""
         return self.stage.startswith("grpo@")
 
     @property
     def verdict(self) -> str | None:
-        """What the gate last said of it, as Markdown."""
+        """The gate's last verdict on it, as Markdown."""
         return self._text("verdict")
 
     @property
     def removed_videos(self) -> list[str] | None:
-        """The videos removed on request that it learned from, as `vidbridge data remove` found; None: none that is known."""
+        """Removed videos that it learned from, as found by `vidbridge data remove`; None: none
+        found."""
         return list(self._read("removed_videos", list[str])) if self._text("removed_videos") is not None else None
 
     @property
     def freed(self) -> str | None:
-        """When `vidbridge gc` gave up its weights, as a sentence; None: they are kept."""
+        """When `vidbridge gc` freed its weights, as a sentence; None: they are kept."""
         return self._text("freed")
 
     @property
@@ -177,7 +188,7 @@ class Version:
 
 
 def registered_model(client: MlflowClient, model: str) -> RegisteredModel | None:
-    """The registered model of that name, with its tags and aliases; None: there is none."""
+    """The registered model of that name, with its tags and aliases; None if there is none."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -189,7 +200,7 @@ def registered_model(client: MlflowClient, model: str) -> RegisteredModel | None
 
 
 def registered_models(client: MlflowClient) -> list[str]:
-    """The names of all registered models, those of other projects on this server included."""
+    """Names of all registered models, those of other projects on this server included."""
     names: list[str] = []
     token: str | None = None
     while True:
@@ -201,7 +212,8 @@ def registered_models(client: MlflowClient) -> list[str]:
 
 
 def all_versions(client: MlflowClient, model: str) -> list[Version]:
-    """Every version of ``model``, oldest first, in one look-up for a thousand; empty where the model is not registered."""
+    """List every version of ``model``, oldest first, with one request per thousand; empty if the
+    model is not registered."""
     found: list[Version] = []
     token: str | None = None
     aliases = _aliases(client, model)
@@ -215,10 +227,10 @@ def all_versions(client: MlflowClient, model: str) -> list[Version]:
 
 
 def find_version(client: MlflowClient, model: str, which: str | int) -> Version:
-    """The version with that number or alias.
+    """Find the version with that number or alias.
 
     Raises:
-        TrackingError: there is none; the message names what there is.
+        TrackingError: there is none; the message lists the existing ones.
     """
     wanted = str(which)
     versions = all_versions(client, model)
@@ -237,10 +249,12 @@ def find_version(client: MlflowClient, model: str, which: str | int) -> Version:
 
 
 def load_version(root: Path, version: Version) -> Path:
-    """The folder of a version on this machine: weights linked from the DVC cache, fetched from the DVC remote where needed.
+    """Path of a version's folder on this machine: weights linked from the DVC cache, fetched from
+    the DVC remote where needed.
 
     Raises:
-        TrackingError: neither has it, its source names no content, or that content could be written elsewhere.
+        TrackingError: neither has it, its source names no content, or that content could be written
+            elsewhere.
     """
     return assemble(root, LOADED, parse_source(version.source, f"{version.model} version {version.number}"), {})
 

@@ -1,7 +1,9 @@
-"""Errors of the layers below, where nothing of ours caught them: a server that went away, a store that refuses, a database that is held.
+"""Errors of libraries that our code did not catch: a server that went away, a store that refuses, a
+locked database.
 
-They are told by the package that defines them, so that a process that never imported one does not import it now. What says nothing about
-a server, an account or a disk is a defect and keeps its traceback.
+Errors are recognised by the package that defines them, so that a process that never imported one
+does not import it now. An error that does not concern a server, an account or a disk is a defect
+and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ from stages.tracking.lineage.remote import remote_error, speaks_to_remotes
 from stages.tracking.lineage.uri import shown
 from stages.tracking.runs.store import is_away, is_denied, store_error
 
-#: What httpx raises where nothing of an answer came.
+#: Errors of httpx for a request without any answer.
 _NO_ANSWER = ("TransportError",)
 
 
 def sentence_of(error: BaseException) -> str | None:
-    """``error`` as one sentence with a remedy; None: it is a defect, or one of ours."""
+    """Describe ``error`` in one sentence with a remedy; None if it is a defect, or one of our
+    errors."""
     package = type(error).__module__.partition(".")[0]
     names = {kind.__name__ for kind in type(error).__mro__}
     said = one_line(redacted(str(error).strip() or type(error).__name__))

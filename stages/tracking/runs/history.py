@@ -1,4 +1,4 @@
-"""What MLflow remembers of earlier runs: volatile facts that no DVC out may hold."""
+"""History of runs in MLflow: volatile facts that no DVC out may hold."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from stages.tracking.session import Session
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-#: What an endpoint that answers questions is counted by, as ``<who>/<count>`` among a run's metrics.
+#: Counters of an endpoint that answers questions, as ``<who>/<count>`` among a run's metrics.
 ASKED = ("questions", "cache_hits", "requests", "prompt_tokens", "completion_tokens")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one stage cost: seconds on the clock and of CPU, with its imports unless a warm process had made them, its peak of resident
-    memory, and hours of GPUs, all ranks together (None: its run was recorded before GPUs were counted)."""
+    """Cost of one stage: wall and CPU seconds, with imports unless a warm process had done them,
+    peak resident memory, and GPU hours of all ranks together (None: recorded before GPUs were
+    counted)."""
 
     wall_s: float
     cpu_s: float
@@ -38,10 +39,12 @@ class PastRun:
     """A finished run of a stage.
 
     Attributes:
-        started: when it began, UTC.
-        asked: whom it asked (judge, held_out_judge, writer) to how often, by :data:`ASKED`; empty where a rule judges.
-        commit: the commit it ran on, None outside of git; ``dirty``: tracked files differed from it.
-        machine, versions: what it ran on and with; empty where its run was recorded before these were. ``gpus``: their names.
+        started: start time, UTC.
+        asked: requests to each endpoint (judge, held_out_judge, writer), by :data:`ASKED`; empty if
+            a rule judges.
+        commit: the commit it ran on, None outside git; ``dirty``: tracked files differed from it.
+        machine, versions: its hardware and software; empty if recorded before these were. ``gpus``:
+            their names.
     """
 
     cost: Cost
@@ -55,7 +58,8 @@ class PastRun:
 
 
 def latest_costs(session: Session) -> dict[str, Cost]:
-    """Cost of the latest finished run of each stage, by the stage's name. Stages that never ran here are missing.
+    """Cost of the latest finished run of each stage, by the stage's name. Stages that never ran
+    here are missing.
 
     Raises:
         TrackingError: the store does not answer.
@@ -64,8 +68,11 @@ def latest_costs(session: Session) -> dict[str, Cost]:
 
 
 def latest_runs(session: Session) -> dict[str, PastRun]:
-    """The finished run of each stage that made what ``dvc.lock`` holds of it, else its latest, by the stage's name. Stages that never ran
-    here are missing. Trainings of an ablation have other seeds and are none of these.
+    """Finished run of each stage that produced the result in ``dvc.lock``, else its latest run, by
+    the stage's name.
+
+    Stages that never ran here are missing. Trainings of an ablation have other seeds and are
+    excluded.
 
     Raises:
         TrackingError: the store does not answer, or ``dvc.lock`` is damaged.

@@ -1,4 +1,5 @@
-"""What earlier runs of a stage cost, and under which parameters: what a run that is only planned may be told from."""
+"""Cost and parameters of earlier runs of a stage, from which the cost of a planned run is
+estimated."""
 
 from __future__ import annotations
 
@@ -13,20 +14,24 @@ from stages.tracking.runs.history import Cost
 from stages.tracking.runs.run import MODEL_TAG, PARENT_TAG, TAG
 from stages.tracking.runs.store import open_client
 
-#: A plan waits no longer for a store that does not answer.
+#: A plan waits this long, at most, for a store that does not answer.
 PATIENCE_S = 2.0
 ASKED = "/questions"
-#: Runs that are looked through, the newest first.
+#: Number of runs that are searched, the newest first.
 _RUNS = 500
-#: Of a run: the step at which its training was taken up; what it cost is then no whole training.
+#: Tag of a run: the step at which its training resumed; its cost is then not that of a whole
+#: training.
 RESUMED_FROM = TAG + "resumed_from"
 
 
 @dataclass(frozen=True)
 class Spent:
-    """One finished run of a stage: its cost, when it began (UTC), its parameters as MLflow keeps them, its GPUs (JSON), and how many
-    questions it put to whom (judge, held_out_judge, writer), those that a cache answered included. ``model``: the parameters ``model.*`` of
-    its project then; None: that was not kept."""
+    """One finished run of a stage: its cost, start time (UTC), parameters as MLflow has them, GPUs
+    (JSON), and the number of questions to each endpoint (judge, held_out_judge, writer), those that
+    a cache answered included.
+
+    ``model``: the parameters ``model.*`` of its project then; None: not recorded.
+    """
 
     cost: Cost
     started: datetime
@@ -37,8 +42,10 @@ class Spent:
 
 
 def spent_by_stage(root: Path) -> dict[str, list[Spent]]:
-    """Finished runs of each stage, the newest first, without those that were taken up midway, and without trainings of an ablation, which
-    share their machine. Empty where nothing has run yet; nothing is created.
+    """Finished runs of each stage, the newest first.
+
+    Without those that resumed midway, and without trainings of an ablation, which share their
+    machine. Empty if no stage has run yet; nothing is created.
 
     Raises:
         TrackingError: the store does not answer.
@@ -61,7 +68,7 @@ def spent_by_stage(root: Path) -> dict[str, list[Spent]]:
         max_results=_RUNS,
     )
     found: dict[str, list[Spent]] = {}
-    # Runs of earlier releases do not say it: theirs is what `base` had made last.
+    # Runs of earlier releases lack that tag: they use the model that `base` had produced last.
     bases = [run for run in runs if run.data.tags.get(f"{TAG}stage") == "base"]
     for run in runs:
         figures, tags = run.data.metrics, run.data.tags
@@ -78,7 +85,7 @@ def spent_by_stage(root: Path) -> dict[str, list[Spent]]:
 
 
 def _model(said: str | None, base: Mapping[str, str]) -> dict[str, str] | None:
-    """Of a run, from its own tag, else from the parameters of the run that made its base."""
+    """Model parameters of a run, from its own tag, else from the run that produced its base."""
     try:
         table = json.loads(said) if said else base
     except (ValueError, RecursionError):

@@ -294,7 +294,7 @@ def test_an_export_overwrites_nothing(project: Path, tmp_path: Path) -> None:
 def test_a_version_of_older_code_says_what_to_do(project: Path, tmp_path: Path) -> None:
     client = open_client(project)
     client.delete_model_version_tag(MODEL, "1", TAG + USAGE)
-    with pytest.raises(TrackingError, match=r"does not say how it is asked .*: vidbridge register"):
+    with pytest.raises(TrackingError, match=r"has no settings for requests .*: vidbridge register"):
         publish(Session(project), CHAMPION, tmp_path / "model")
     assert register(Session(project)).updated == (1,)
     publish(Session(project), CHAMPION, tmp_path / "model")

@@ -100,7 +100,7 @@ def test_which_model_is_meant_has_to_be_said(cache: Path, monkeypatch: pytest.Mo
     with pytest.raises(TrackingError, match=rf"^VIDBRIDGE_MODEL: not set, .*mlflow\.db has {MODEL}; write models:/NAME@champion"):
         find_named(session, "candidate")
     monkeypatch.setenv(MODEL_VARIABLE, "a/b")
-    with pytest.raises(TrackingError, match="VIDBRIDGE_MODEL: 'a/b' is no name of a registered model"):
+    with pytest.raises(TrackingError, match="VIDBRIDGE_MODEL: 'a/b' is not the name of a registered model"):
         find_named(session, "candidate")
     monkeypatch.setenv(MODEL_VARIABLE, "other")
     for which in ("candidate", "models:/other@candidate"):
@@ -116,9 +116,9 @@ def test_which_model_is_meant_has_to_be_said(cache: Path, monkeypatch: pytest.Mo
         "models:/a'b@x",
         f"models:/{MODEL}@a/b",
     ):
-        with pytest.raises(TrackingError, match="is no version; write models:/NAME@champion or models:/NAME/3"):
+        with pytest.raises(TrackingError, match="is not a version; write models:/NAME@champion or models:/NAME/3"):
             find_named(session, which)
-        with pytest.raises(TrackingError, match="is no version"):
+        with pytest.raises(TrackingError, match="is not a version"):
             champion.warn_of_moved(session, which)
 
 
@@ -193,7 +193,7 @@ def test_where_the_cache_folder_is(cache: Path, tmp_path: Path, monkeypatch: pyt
         ("/nowhere/remote", r"neither in the cache folder .*/nowhere/remote.*set VIDBRIDGE_DVC_REMOTE to the URL"),
         (
             "nothing://known/remote",
-            r"VIDBRIDGE_DVC_REMOTE: nothing://known/remote: no URL of a DVC remote .*Unsupported URL type nothing://",
+            r"VIDBRIDGE_DVC_REMOTE: nothing://known/remote: not a URL of a DVC remote .*Unsupported URL type nothing://",
         ),
         ("gs://bucket/remote", "DVC remote 'gs://bucket/remote': gs is supported, but requires 'dvc-gs' to be installed"),
     ],
@@ -321,5 +321,5 @@ def test_the_cache_folder_stays_below_its_bound(cache: Path, tmp_path: Path, mon
         with pytest.raises(TrackingError, match=rf"VIDBRIDGE_CACHE_GB: '{value}' is not a number of GB"), open_content(root):
             pass
     (root / TAG_FILE).unlink()
-    with pytest.raises(TrackingError, match="is no cache folder"):
+    with pytest.raises(TrackingError, match="is not a cache folder"):
         prune(root, 0)

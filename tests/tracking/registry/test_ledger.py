@@ -118,7 +118,7 @@ def test_a_decision_written_twice_by_a_broken_connection_counts_once(registered:
 def test_a_foreign_version_in_the_ledger_is_named(registered: Path) -> None:
     ledger = params_of(registered).gate.ledger
     open_client(registered).create_model_version(ledger, "dvc:///" + "0" * 32 + ".dir")
-    with pytest.raises(TrackingError, match=r"vidbridge-tiny.gate version 2: tag vidbridge.entry: no decision of the gate"):
+    with pytest.raises(TrackingError, match=r"vidbridge-tiny.gate version 2: tag vidbridge.entry: not a decision of the gate"):
         history(Session(registered))
 
 

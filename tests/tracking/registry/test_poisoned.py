@@ -88,7 +88,7 @@ def test_a_hash_that_is_a_path_reads_nothing_of_this_machine(registered: Path, r
     point(registered, f"dvc://{listed(remote, {'md5': here, 'relpath': 'final/notes.json'})}/final")
     with pytest.raises(ListError, match="is not 32 hex digits"):
         load_version(registered, find_named(Session(registered), "candidate"))
-    with open_content(registered) as content, pytest.raises(TrackingError, match="is no hash of DVC"):
+    with open_content(registered) as content, pytest.raises(TrackingError, match="is not a hash of DVC"):
         content.fetch([here], "samples")
 
 
@@ -98,9 +98,9 @@ def test_a_lock_that_names_a_path_for_a_hash_sends_nothing_to_the_remote(registe
     oid = read_lock(registered)["base"].outs["models/base/final"]
     lock.write_text(lock.read_text().replace(oid, "../" * 12 + str(outside)))
     before = sorted(remote.rglob("*"))
-    with pytest.raises(TrackingError, match="is no hash of DVC"):
+    with pytest.raises(TrackingError, match="is not a hash of DVC"):
         register(Session(registered))
-    with open_content(registered) as content, pytest.raises(TrackingError, match="is no hash of DVC"):
+    with open_content(registered) as content, pytest.raises(TrackingError, match="is not a hash of DVC"):
         content.push(["../" * 12 + str(outside)])
     assert sorted(remote.rglob("*")) == before
 
@@ -348,5 +348,5 @@ def test_an_entry_of_the_ledger_that_is_none_is_one_sentence(registered: Path) -
     entry = {"at_ms": "yesterday", "action": "promote", "version": 1, "previous": None, "after": 0, "author": "x", "reason": ""}
     tags = {"vidbridge.entry": json.dumps(entry | {"reasons": [], "mean": None, "production": None, "name": "n"})}
     client.create_model_version(LEDGER, source, tags=tags, await_creation_for=0)
-    with pytest.raises(TrackingError, match=r"tag vidbridge\.entry: no decision of the gate \(Input should be a valid integer"):
+    with pytest.raises(TrackingError, match=r"tag vidbridge\.entry: not a decision of the gate \(Input should be a valid integer"):
         history(Session(registered))
