@@ -1,7 +1,8 @@
-"""An ablation grid: what each variant's parameters are, and what its scores say with those of the other variants and seeds.
+"""The ablation grid: parameters of each variant, and its scores compared with other variants and
+seeds.
 
-Not a stage of DVC: every variant of every seed is a pipeline of its own, ``vidbridge ablate`` runs them (:mod:`flows.ablation`), and
-what they scored comes here.
+Not a stage of DVC: every variant of every seed is a pipeline of its own, which ``vidbridge ablate``
+runs (:mod:`flows.ablation`); this module reads the scores.
 """
 
 from __future__ import annotations
@@ -31,16 +32,17 @@ CLIPS_FILE = "clips.json"
 
 
 class NothingRunError(InputError):
-    """No seed has run whole yet, so that there is no table."""
+    """No seed is complete yet, so there is no table."""
 
 
 def start_of(params: Params) -> str:
-    """The row that all variants start from."""
+    """Name of the row that all variants start from."""
     return next(iter(params.variants.values())).init
 
 
 def variant_params(params: Params, seed: int, variant: str) -> dict[str, Any]:
-    """A whole ``params.yaml`` with one variant behind the rows that lead to its start, which is evaluated too."""
+    """Build a whole ``params.yaml`` with one variant behind the rows that lead to its start, which
+    is evaluated too."""
     row, rows = params.variants[variant], params.rows
     chain = [row.init]
     while chain[-1] != "base":
@@ -64,9 +66,10 @@ def variant_params(params: Params, seed: int, variant: str) -> dict[str, Any]:
 class Measured(Record):
     """A policy over all seeds: shares of each task's maximum, greedy, on held-out samples.
 
-    ``columns``: for each task, and each part that is an axis, the mean over seeds with its t interval, cut at 0 and 1 (where seeds tell
-    no spread, that over the clips of all seeds); ``by_seed``: the same of each seed; ``seeds``: the mean over tasks of each seed;
-    ``blank``: that mean on a black video; ``format``: share of well-formed replies.
+    ``columns``: for each task, and each part that is an axis, the mean over seeds with its t
+    interval, cut at 0 and 1 (if seeds have no spread, the interval over the clips of all seeds);
+    ``by_seed``: the same for each seed; ``seeds``: the mean over tasks of each seed; ``blank``:
+    that mean on a black video; ``format``: share of well-formed replies.
     """
 
     name: str
@@ -87,9 +90,12 @@ class Contrast(Record):
 
 
 class Grid(Record):
-    """What an ablation came to. ``commit``: from which it ran, the beginnings of several where they differ. ``missing``: variants of seeds
-    that have not run, so that nothing partial looks whole. ``other_parameters``: it was trained with those of that commit, and params.yaml
-    has others now."""
+    """Result of an ablation.
+
+    ``commit``: the commit it ran from; shortened commits if there are several. ``missing``:
+    variants of seeds that have not run, so that nothing partial looks whole. ``other_parameters``:
+    it was trained with the parameters of that commit, and params.yaml differs now.
+    """
 
     recipe: str
     commit: str
@@ -109,8 +115,11 @@ class Grid(Record):
 
 
 class Results:
-    """The folder that scores are kept in: ``<seed>/<policy>/`` with what evaluation wrote, and ``<seed>/clips.json``. A variant's has
-    ``identity.json`` too, written last: what it was trained with."""
+    """Folder of scores: ``<seed>/<policy>/`` with the files of evaluation, and
+    ``<seed>/clips.json``.
+
+    A variant's folder also has ``identity.json``, written last: what it was trained with.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -122,12 +131,13 @@ class Results:
         return read_rows(self.of(seed, policy) / f"{kind}.jsonl", Score)
 
     def identity(self, seed: int, variant: str) -> dict[str, str] | None:
-        """The commit and the digest of the parameters (:func:`variant_params`) that it was trained with; None: it has not run whole."""
+        """Commit and digest of the parameters (:func:`variant_params`) that it was trained with;
+        None if it is not complete."""
         file = self.of(seed, variant) / IDENTITY_FILE
         return dict(read_json(file)) if file.exists() else None
 
     def clips(self, seed: int) -> dict[str, list[str]]:
-        """What :func:`contents_shown` found."""
+        """Result of :func:`contents_shown` for a seed."""
         file = self.folder / str(seed) / CLIPS_FILE
         found: dict[str, list[str]] = read_json(file)
         if not all(isinstance(clips, list) for clips in found.values()):
@@ -139,8 +149,11 @@ class Results:
 
 
 def contents_shown(root: Path) -> dict[str, list[str]]:
-    """Sample id to the digests of the videos that it shows, for everything that a project holds out: seeds give other clips the same
-    names, and may hold out the same clip."""
+    """Map sample id to the digests of the videos that it contains, for all held-out samples of a
+    project.
+
+    Seeds give other clips the same names, and may hold out the same clip.
+    """
     split = load_params(root / paths.PARAMS_FILE).evaluation.split
     content = {clip.clip_id: clip.sha256 for clip in iterate_rows(root / paths.CLIPS / paths.MANIFEST_FILE, Clip)}
     samples = [sample for file in sorted((root / paths.SAMPLES / split).glob("*.jsonl")) for sample in read_rows(file, Sample)]
@@ -148,11 +161,11 @@ def contents_shown(root: Path) -> dict[str, list[str]]:
 
 
 def read_grid(params: Params, results: Results, *, command: str, measured: str) -> Grid:
-    """Everything that is there, on the seeds that have run whole.
+    """Read all scores, on the seeds that are complete.
 
     Raises:
-        NothingRunError: no seed has.
-        InputError: all there is are scores of other parameters and several commits.
+        NothingRunError: no seed is complete.
+        InputError: all scores belong to other parameters and several commits.
     """
     grid = params.ablation
     assert grid is not None
@@ -160,7 +173,8 @@ def read_grid(params: Params, results: Results, *, command: str, measured: str) 
     wanted = (start, *params.variants)
     kept = {(seed, name): results.identity(seed, name) for seed in grid.seeds for name in params.variants}
     fresh = {key for key, found in kept.items() if found and found["params"] == digest(variant_params(params, *key))}
-    # Scores of other parameters are never mixed with them. Where nothing else is there they are shown, and what they are is said.
+    # Scores of other parameters are never mixed with these. If there are no others, they are
+    # displayed, with a note.
     counted = fresh or {key for key, found in kept.items() if found}
     missing = tuple(f"seed {seed}: {name}" for seed, name in kept if (seed, name) not in counted)
     seeds = tuple(seed for seed in grid.seeds if all((seed, name) in counted for name in params.variants))
@@ -174,7 +188,8 @@ def read_grid(params: Params, results: Results, *, command: str, measured: str) 
         )
     rows = [_trivial(name, results, seeds, params) for name in ("random", "constant")]
     rows += [_measured(name, results, seeds, params) for name in wanted]
-    # Every variant against the start, which the figure shows, and what the recipe asks beside.
+    # Every variant against the start, which the figure displays, and the contrasts the recipe
+    # requests.
     pairs = dict.fromkeys([*((name, start) for name in params.variants), *grid.contrasts])
     contrasts = tuple(_contrast(after, before, results, seeds, params) for after, before in pairs)
     budgets = [row.steps * row.prompts_per_step * row.rollouts for row in params.variants.values() if isinstance(row, GrpoRow)]
@@ -196,7 +211,8 @@ def read_grid(params: Params, results: Results, *, command: str, measured: str) 
 
 
 def _as_part(scores: Sequence[Score], axis: str) -> list[Score]:
-    """The scores of a task with a part of theirs in the place of their value; a reply that the format gate refuses has 0 of it.
+    """Replace the value of a task's scores by one of their parts; a reply that the format gate
+    refuses scores 0.
 
     Raises:
         InputError: no reply has such a part.
@@ -242,8 +258,11 @@ def _mean(rows: Sequence[Score]) -> float:
 
 
 def _share(values: Sequence[float], scores: Sequence[Sequence[Score]], clips: Sequence[Shown], confidence: float) -> Interval:
-    """The mean of the seeds' shares with its t interval, cut at 0 and 1 where the normal curve behind it knows no bounds; where the seeds
-    tell no spread, with the interval over the clips of all of them."""
+    """Mean of the seeds' shares with its t interval, cut at 0 and 1 because the normal distribution
+    is unbounded.
+
+    If seeds have no spread, the interval over the clips of all of them.
+    """
     found = over_seeds(values, confidence)
     if found is not None:
         return Interval(mean=found.mean, low=max(0.0, found.low), high=min(1.0, found.high))
@@ -285,7 +304,7 @@ def _contrast(after: str, before: str, results: Results, seeds: Sequence[int], p
 
 
 def shown_commit(grid: Grid) -> str:
-    """As tables have it."""
+    """Commit as tables display it."""
     short = grid.commit if "," in grid.commit else grid.commit[:12]
     return f"{short} (with its parameters, which are others now)" if grid.other_parameters else short
 
@@ -295,7 +314,7 @@ def _short(commits: Sequence[str]) -> str:
 
 
 def markdown(grid: Grid) -> str:
-    """The grid as two Markdown tables, with what they rest on."""
+    """Format the grid as two Markdown tables, with commit, seeds and budget."""
     columns = list(grid.rows[0].columns)
     seeds = ", ".join(map(str, grid.seeds))
     head = f"{grid.measured} Commit {shown_commit(grid)}, seeds {seeds}; {_budget(grid)}. `{grid.command}`"
@@ -328,20 +347,23 @@ def _cell(value: Interval) -> str:
 
 
 def _bold(text: str, row: Measured, column: str) -> str:
-    """Tasks that a variant was trained on stand out."""
+    """Highlight the tasks that a variant was trained on."""
     return f"**{text}**" if column.split("/")[0] in row.trained_on else text
 
 
 def signed(gain: Gain) -> str:
-    """The mean difference and its t interval over seeds; its interval over clips where seeds tell no spread."""
+    """Format the mean difference and its t interval over seeds; its interval over clips if seeds
+    have no spread."""
     interval = gain.over_seeds or gain.clips
     return f"{gain.clips.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
 def figure(grid: Grid) -> str:
-    """The grid as an SVG: for each variant what its training changed, answering to the right, describing upwards.
+    """Draw the grid as an SVG: the change from each variant's training, answering to the right,
+    describing upwards.
 
-    Changes and not scores: seeds differ more from each other than variants of one seed do. The bars are t intervals over seeds.
+    Changes and not scores: seeds differ more from each other than variants of one seed do. The bars
+    are t intervals over seeds.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -377,14 +399,14 @@ def _point(gain: Gain) -> tuple[float, list[list[float]]]:
 
 
 def _axis(name: str) -> str:
-    """The title of a task, or of a part of its score, in a figure."""
+    """Title of a task, or of a part of its score, in a figure."""
     task, _, part = name.partition("/")
     titles = {part.name: part.title for part in task_of(task).parts}
     return (titles.get(part) or name) if part else task_of(task).title
 
 
 def _looks(count: int) -> list[tuple[str, str]]:
-    """A colour and a mark for each of so many points; no two alike."""
+    """Colours and markers for this many points; no two alike."""
     return [(_COLOURS[n % len(_COLOURS)], _MARKERS[n // len(_COLOURS) + n % 3]) for n in range(count)]
 
 

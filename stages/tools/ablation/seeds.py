@@ -1,8 +1,9 @@
-"""What several seeds say together: each seed is one observation, with clips of its own.
+"""Statistics over several seeds: each seed is one observation, with clips of its own.
 
-Two intervals stand side by side. One is over the clips of all seeds together and says how well these trainings are measured; a clip that
-several seeds hold out, as happens with videos of one's own, is one unit there. The t interval is over the seeds' own differences and says
-how far another seed may lie. Few seeds make it wide, and that is honest.
+Two intervals are reported. One is over the clips of all seeds together and measures the precision
+of these trainings; a clip that several seeds hold out, as happens with a user's own videos, is one
+unit there. The t interval is over the seeds' own differences and estimates how far another seed may
+lie. It is wide for few seeds, as it should be.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from stages.domain.statistics.paired import paired_difference
 
 
 class Gain(Record):
-    """A difference of shares of the maximum: over these clips, by seed, and over seeds (None: they tell no spread)."""
+    """A difference of shares of the maximum: over these clips, by seed, and over seeds (None: no
+    spread)."""
 
     clips: Interval
     seeds: tuple[float, ...]
@@ -27,8 +29,11 @@ class Gain(Record):
 
 
 class Pair(NamedTuple):
-    """Two policies of one seed on the same samples; ``shown``: names of clips that are the same in all seeds for the same clip only, such
-    as digests of their content."""
+    """Two policies of one seed on the same samples.
+
+    ``shown``: names of clips that are equal across seeds only for the same clip, such as digests of
+    their content.
+    """
 
     after: Sequence[Score]
     before: Sequence[Score]
@@ -36,8 +41,11 @@ class Pair(NamedTuple):
 
 
 def over_seeds(values: Sequence[float], confidence: float) -> Interval | None:
-    """Student's t interval of the mean of the seeds' values; None where they tell no spread: one seed, or seeds that agree to the last
-    digit, as where all of them answer everything rightly."""
+    """Student's t interval of the mean of the seeds' values.
+
+    None if they have no spread: one seed, or seeds that agree to the last digit, as when all of
+    them answer everything correctly.
+    """
     from scipy import stats  # half a second of import that no stage need pay
 
     if len(values) < 2:
@@ -50,7 +58,7 @@ def over_seeds(values: Sequence[float], confidence: float) -> Interval | None:
 
 
 def pooled_gain(pairs: Sequence[Pair], confidence: float) -> tuple[Gain, dict[TaskName, Gain]]:
-    """The gain over tasks and that of each task, a pair a seed.
+    """Gain over tasks and gain of each task, from one pair per seed.
 
     Raises:
         ValueError: a seed's two policies share no scored sample.

@@ -1,4 +1,5 @@
-"""Which videos a request for removal means, and what has seen them: the work tree's clips and samples, and every registered version."""
+"""Resolve a removal request to videos, and find their use: the work tree's clips and samples, and
+every registered version."""
 
 from __future__ import annotations
 
@@ -23,15 +24,18 @@ from stages.tracking.session import Session
 
 
 class RemovalError(VidbridgeError, ValueError):
-    """A video that was named cannot be told from others, or is nowhere."""
+    """A named video is ambiguous or does not exist."""
 
     status = 2
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video that a request means: its path in the source folder, and an entry for each content that was ever ingested under it.
-    ``clip_ids``: the clips that are, or were, made of it; ``splits``: of the present ones."""
+    """A video of a request: its path in the source folder, and an entry for each content that was
+    ever ingested under it.
+
+    ``clip_ids``: the clips that are, or were, cut from it; ``splits``: of the present ones.
+    """
 
     path: str
     videos: tuple[ExcludedVideo, ...]
@@ -41,20 +45,22 @@ class Video:
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples of the work tree that show one of the videos, by (split, task), of how many."""
+    """Samples of the work tree that use one of the videos, by (split, task), and the number of all
+    samples."""
 
     showing: Mapping[tuple[str, str], int]
     total: int
 
 
 def find(session: Session, asked: Sequence[str], versions: Sequence[Version]) -> list[Video]:
-    """The videos that were named, each by its path in the source folder, that of its file, the id of a clip, or its SHA-256.
+    """Find the named videos, each by its path in the source folder, the path of its file, the id of
+    a clip, or its SHA-256.
 
-    Annotations, the present manifest and the manifests of ``versions`` are looked through, so a video that has left the source folder
-    is found as well.
+    Annotations, the present manifest and the manifests of ``versions`` are searched, so a video
+    that is no longer in the source folder is found as well.
 
     Raises:
-        RemovalError: a name means no video, or several (an id that two sources use).
+        RemovalError: a name matches no video, or several (an id that two sources use).
     """
     source = session.root / Path(session.params.ingest.source).expanduser()
     rows = _annotations(session.params, source)
@@ -64,7 +70,7 @@ def find(session: Session, asked: Sequence[str], versions: Sequence[Version]) ->
     for name in asked:
         path = _meant(name, source, rows, known)
         ids = {row.clip_id for row in rows if normpath(row.video) == path}
-        # Encoded anew, a clip lies elsewhere: its id tells whose it is.
+        # A re-encoded clip has another path: its id names its source.
         clips = [clip for clip in known if (clip.clip_id in ids if clip.normalised else normpath(clip.path) == path)]
         contents: list[str | None] = list(dict.fromkeys(clip.sha256 for clip in clips)) or [_hash(source / path)]
         videos = tuple(ExcludedVideo(video=path, sha256=content) for content in contents)
@@ -81,7 +87,7 @@ def _annotations(params: Params, source: Path) -> list[Annotation]:
     try:
         return read_source(params.ingest.model_copy(update={"source": str(source)}))[0]
     except SourceError:
-        return []  # Emptied, or not here: manifests may know the name.
+        return []  # Empty, or not here: manifests may have the name.
 
 
 def _present(root: Path) -> Iterator[Row]:
@@ -96,11 +102,12 @@ def _earlier(session: Session, versions: Sequence[Version]) -> Iterator[Row]:
         try:
             yield from manifests.rows(oid)
         except TrackingError:
-            continue  # Told of each version, as unknown.
+            continue  # Reported for each version, as unknown.
 
 
 def _meant(name: str, source: Path, rows: Sequence[Annotation], known: Sequence[Row]) -> str:
-    """The path in the source folder that a name stands for: taken for a path first, then for a content, then for an id."""
+    """Resolve a name to a path in the source folder: as a path first, then as a content hash, then
+    as an id."""
     path = Path(name).expanduser()
     wanted = normpath(path.resolve().relative_to(source.resolve()).as_posix() if _below(path, source) else name)
     paths = {normpath(row.video) for row in rows} | {normpath(clip.path) for clip in known if not clip.normalised}
@@ -121,7 +128,7 @@ def _meant(name: str, source: Path, rows: Sequence[Annotation], known: Sequence[
 
 
 def _own_path(clip: Row, named: Mapping[str, str]) -> str:
-    """The path that the source folder has, or had, for a clip."""
+    """Path of a clip in the source folder, now or in the past."""
     return named.get(clip.clip_id, clip.path) if clip.normalised else normpath(clip.path)
 
 
@@ -137,7 +144,7 @@ def _hash(path: Path) -> str | None:
 
 
 def samples_showing(root: Path, clip_ids: frozenset[str]) -> Samples | None:
-    """Samples of the work tree that show a clip, alone or beside another one; None: none have been made."""
+    """Find samples of the work tree that use one of the clips; None if there are no samples."""
     folder = root / layout.SAMPLES
     if not (folder / layout.SUMMARY_FILE).is_file():
         return None

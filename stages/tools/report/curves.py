@@ -1,4 +1,5 @@
-"""Learning curves: each task along the chain of rows that made the candidate, what training reports of itself, and the gauges."""
+"""Learning curves: each task along the chain of rows that produced the candidate, training metrics,
+and the gauges."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from stages.tools.report.drawing import Area, Points, canvas, finished, line, pu
 
 #: Size of a drawing in pixels, before the page scales it.
 WIDTH, HEIGHT = 340, 190
-#: What training reports of itself: the column of its curves, and what a person calls it.
+#: Training metrics: the column of each curve, and its title.
 OF_TRAINING = {
     "sft": {"loss": "loss", "mean_token_accuracy": "share of right tokens"},
     "grpo": {
@@ -39,14 +40,16 @@ Curves = Mapping[str, Mapping[str, Points]]
 
 @dataclass(frozen=True)
 class Held:
-    """A row's held-out score of one task, in the unit of the training's reward; the interval is None where it is in another unit."""
+    """A row's held-out score of one task, in the unit of the training's reward; the interval is
+    None if it is in another unit."""
 
     mean: float
     interval: tuple[float, float] | None
 
 
 def read_curves(root: Path, kind: str) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """The curves of ``reports/plots/<kind>.csv`` by row and name; a step at which something was not measured has no point."""
+    """Read the curves of ``reports/plots/<kind>.csv`` by row and name; a step without a measurement
+    has no point."""
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     with (root / paths.REPORTS / paths.PLOTS / f"{kind}.csv").open(encoding="utf-8") as file:
         for record in csv.DictReader(file):
@@ -58,7 +61,7 @@ def read_curves(root: Path, kind: str) -> dict[str, dict[str, list[tuple[float, 
 
 
 def chain(params: Params) -> list[str]:
-    """The rows from ``base`` to the candidate, each the next one's ``init``."""
+    """Rows from ``base`` to the candidate, each the next one's ``init``."""
     rows, found = params.rows, [params.candidate]
     while found[0] in rows:
         found.insert(0, rows[found[0]].init)
@@ -66,7 +69,7 @@ def chain(params: Params) -> list[str]:
 
 
 def held_out(tables: Mapping[str, PolicyScores], task: TaskName, params: Params) -> dict[str, Held]:
-    """What each evaluated row scores in ``task``, by row."""
+    """Score of each evaluated row in ``task``, by row."""
     found = {}
     for row in params.evaluation.of:
         score = tables[row].tasks[task]
@@ -78,9 +81,10 @@ def held_out(tables: Mapping[str, PolicyScores], task: TaskName, params: Params)
 
 
 def of_tasks(params: Params, tables: Mapping[str, PolicyScores], grpo: Curves, tasks: Sequence[TaskName]) -> list[dict[str, Any]]:
-    """A drawing a task: rewards in training and held-out scores, over all rows of the candidate's chain; their mean first.
+    """Draw a chart per task: rewards in training and held-out scores, over all rows of the
+    candidate's chain; their mean first.
 
-    Where rewards are in the tasks' own units, there is no mean of them.
+    If rewards are in the tasks' own units, there is no mean of them.
     """
     rows = chain(params)
     drawn = []
@@ -119,7 +123,8 @@ def _task(task: str, rows: Sequence[str], params: Params, grpo: Curves, scores: 
 
 
 def of_training(root: Path) -> list[dict[str, Any]]:
-    """For each kind of training a drawing of each figure that it reports, a line a row over the row's own steps."""
+    """Draw a chart per metric of each kind of training, with a line per row over the row's own
+    steps."""
     found = []
     for kind, figures in OF_TRAINING.items():
         curves = read_curves(root, kind)
@@ -136,7 +141,7 @@ def of_training(root: Path) -> list[dict[str, Any]]:
 def _lines(label: str, lines: Mapping[str, Points]) -> Markup:
     every = [point for points in lines.values() for point in points]
     low, high = min(y for _, y in every), max(y for _, y in every)
-    # A figure that starts at nothing, or near it, is shown from there.
+    # The axis of a metric that starts at or near zero starts at zero.
     low = min(low, 0.0) if low < 0.5 * high else low
     area = Area(42, WIDTH - 10, 12, HEIGHT - 26, (0, max(x for x, _ in every)), (low, high if high > low else low + 1))
     drawing = canvas(WIDTH, HEIGHT, label, "chart")
@@ -159,7 +164,8 @@ def _curve(drawing: Any, area: Area, points: Points, kind: str, hint: str) -> No
 
 
 def smoothed(points: Points) -> list[tuple[float, float]]:
-    """Each value as the mean over :data:`SMOOTHED_OVER` of all points, as many before it as behind: the ends stay what they are."""
+    """Smooth each value to the mean over :data:`SMOOTHED_OVER` of all points, as many before it as
+    behind: the ends are unchanged."""
     most, last = round(SMOOTHED_OVER * len(points) / 2), len(points) - 1
     reaches = [min(most, i, last - i) for i in range(len(points))]
     around = [points[i - reach : i + reach + 1] for i, reach in enumerate(reaches)]
@@ -167,9 +173,10 @@ def smoothed(points: Points) -> list[tuple[float, float]]:
 
 
 def of_gauges(params: Params, grpo: Curves) -> list[dict[str, Any]]:
-    """A drawing for each gauge that was measured, over the steps of all GRPO rows one after the other, with the mark of its alarm.
+    """Draw a chart per measured gauge, over the steps of all GRPO rows one after the other, with
+    its alarm level.
 
-    Each says where the gauge stood at the last measurement of the last row, and the most it was.
+    Each has the gauge's value at the last measurement of the last row, and its maximum.
     """
     rows = [row for row in params.grpo if row in grpo]
     drawn = []

@@ -1,7 +1,7 @@
-"""The graph of the pipeline's stages as a drawing: what was made from what, and what each stage took.
+"""Drawing of the graph of the pipeline's stages: the inputs and the cost of each stage.
 
-A column holds the stages that are equally far from the end, so that scores stand side by side; the longest chain (the training) runs
-along the top. A dependency that follows from others is not drawn.
+A column holds the stages at equal distance from the end, so that scores are side by side; the
+longest chain (the training) runs along the top. A dependency that follows from others is not drawn.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Box:
-    """A stage: its name, lines of figures (empty: it was not timed here), and its share of the longest stage's time, in [0, 1]."""
+    """A stage: its name, lines of figures (empty: not timed here), and its share of the longest
+    stage's time, in [0, 1]."""
 
     name: str
     lines: tuple[str, ...]
@@ -44,13 +45,13 @@ class Box:
 
 
 def edges_of(deps: Mapping[str, Sequence[str]], outs: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
-    """Which stage is made from which: a dep is another's out, a part of it, or a folder around it.
+    """Find which stage uses which: a dep is another's out, a part of it, or a folder around it.
 
     Args:
         deps, outs: paths by stage.
 
     Returns:
-        (maker, user), without what follows from other edges.
+        (maker, user), without edges that follow from others.
     """
     graph = nx.DiGraph()
     graph.add_nodes_from(deps)
@@ -66,7 +67,8 @@ def _touch(one: str, other: str) -> bool:
 
 
 def places(names: Sequence[str], edges: Sequence[tuple[str, str]]) -> dict[str, tuple[int, int]]:
-    """Column and lane of each stage: columns by the distance to the end, lane 0 for the longest chain, below it the latest users first."""
+    """Column and lane of each stage: columns by the distance to the end, lane 0 for the longest
+    chain, below it the latest users first."""
     graph = nx.DiGraph()
     graph.add_nodes_from(names)
     graph.add_edges_from(edges)
@@ -84,14 +86,15 @@ def places(names: Sequence[str], edges: Sequence[tuple[str, str]]) -> dict[str, 
             makers = [columns[maker] for maker in graph.predecessors(name)]
             return name not in spine, -max(makers, default=-1), names.index(name)
 
-        # Lane 0 is the spine's alone: whatever stands on it would hide a line of the chain.
+        # Lane 0 holds the spine only: another stage there would hide a line of the chain.
         for lane, name in enumerate(sorted(here, key=near), start=0 if spine & set(here) else 1):
             lanes[name] = lane
     return {name: (columns[name], lanes[name]) for name in names}
 
 
 def draw(boxes: Sequence[Box], edges: Sequence[tuple[str, str]], *, upright: bool) -> Markup:
-    """The graph from left to right, or ``upright`` from top to bottom for a narrow screen: lines first, boxes above them."""
+    """Draw the graph from left to right, or ``upright`` from top to bottom for a narrow screen:
+    lines first, boxes above them."""
     where = places([box.name for box in boxes], edges)
     if upright:
         where = {name: (lane, column) for name, (column, lane) in where.items()}
@@ -125,7 +128,8 @@ def _corner(place: tuple[int, int]) -> tuple[float, float]:
 
 
 def _right(maker: tuple[float, float], user: tuple[float, float]) -> str:
-    """A line with a round corner: down out of the maker, then right into the user; or right, then up into it."""
+    """Path of a line with a round corner: down out of the maker, then right into the user; or
+    right, then up into it."""
     (ax, ay), (bx, by) = maker, user
     middle_a, middle_b = ay + BOX_HEIGHT / 2, by + BOX_HEIGHT / 2
     if ay == by:
@@ -137,7 +141,8 @@ def _right(maker: tuple[float, float], user: tuple[float, float]) -> str:
 
 
 def _down(maker: tuple[float, float], user: tuple[float, float]) -> str:
-    """The same, upright: right out of the maker, then down into the user; or down, then left into it."""
+    """The same, upright: right out of the maker, then down into the user; or down, then left into
+    it."""
     (ax, ay), (bx, by) = maker, user
     middle_a, middle_b = ax + BOX_WIDTH / 2, bx + BOX_WIDTH / 2
     if ax == bx:

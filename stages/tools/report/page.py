@@ -1,6 +1,8 @@
-"""One static page of what a pipeline made, that opens offline: scores, gains, curves, replies, data, cost, environment.
+"""One static page of a pipeline's results that opens offline: scores, gains, curves, replies, data,
+cost, environment.
 
-Outside DVC: it joins results (``reports``, ``scores``) with volatile things (times, machines) from MLflow. ``vidbridge report`` calls it.
+Outside DVC: it joins results (``reports``, ``scores``) with volatile facts (times, machines) from
+MLflow. ``vidbridge report`` calls it.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from stages.tracking.session import Session
 
 
 def build(root: Path, out: Path) -> Path:
-    """Write the page for the project's present results and return its path.
+    """Write the page for the project's present results. Returns its path.
 
     Raises:
         InputError: the pipeline has no results yet, or one of them is damaged.
@@ -58,7 +60,7 @@ def build(root: Path, out: Path) -> Path:
 
 
 def _results(root: Path, params: Params) -> dict[str, Any]:
-    """What the same inputs give again, byte by byte."""
+    """Reproducible part of the page: equal byte by byte for the same inputs."""
     rows = (*params.evaluation.of, "baselines")
     if missing := [file for row in rows if not (root / (file := paths.scores(row) / paths.SCORES_FILE)).exists()]:
         raise InputError(f"{missing[0]}: not there, and params.yaml has it evaluated; run vidbridge run, then vidbridge report")
@@ -104,8 +106,8 @@ def _results(root: Path, params: Params) -> dict[str, Any]:
 
 
 def _circumstances(session: Session) -> dict[str, Any]:
-    """What MLflow and this machine know."""
-    # MLflow takes a second to import, and a page that cannot be made should say so before.
+    """Volatile part of the page, from MLflow and this machine."""
+    # MLflow takes a second to import, and a page that cannot be built should fail before.
     from stages.tracking.runs.history import latest_runs
 
     root, params = session.root, session.params
@@ -121,7 +123,8 @@ def _circumstances(session: Session) -> dict[str, Any]:
 
 
 def _texts(params: Params, task: TaskName) -> list[dict[str, str]]:
-    """What a contact sheet says, as text: it can be read aloud, searched, and shown in any script that the reader's machine has."""
+    """Content of a contact sheet as text: it can be read aloud, searched, and rendered in any
+    script that the reader's machine has."""
     return [
         {
             "id": sample.sample_id,
@@ -133,7 +136,8 @@ def _texts(params: Params, task: TaskName) -> list[dict[str, str]]:
 
 
 def _filters(root: Path, params: Params) -> list[dict[str, Any]]:
-    """A table of counts and a histogram for each difficulty row that has run; one that was never reached shows nothing."""
+    """A table of counts and a histogram for each difficulty row that has run; a row that has not is
+    omitted."""
     shown = []
     for name, row in params.difficulty.items():
         folder = root / paths.difficulty(name)
@@ -144,10 +148,11 @@ def _filters(root: Path, params: Params) -> list[dict[str, Any]]:
 
 
 def _rollouts(root: Path, params: Params, loader: FrameLoader) -> list[dict[str, Any]]:
-    """What each GRPO row learned from before its last checkpoint; a row whose model folder is not here shows nothing.
+    """Last recorded rollouts of each GRPO row before its last checkpoint; a row without a model
+    folder is omitted.
 
     Raises:
-        InputError: a sample of theirs is gone.
+        InputError: one of their samples no longer exists.
     """
     shown = []
     for name, row in params.grpo.items():

@@ -1,4 +1,4 @@
-"""Frames of a video that a stranger sent: nothing is decoded before it is known how much memory that takes."""
+"""Frames of an untrusted video: memory is estimated before anything is decoded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from stages.lib.video.reader import read_frames
 
 @dataclass(frozen=True)
 class Wanted:
-    """``frames`` frames of the file at ``path``; no more than ``max_bytes`` of pixels are in memory at any time."""
+    """Request for ``frames`` frames of the file at ``path``; at most ``max_bytes`` of pixels are in
+    memory at any time."""
 
     path: Path
     frames: int
@@ -22,7 +23,8 @@ class Wanted:
 
 
 def load_bounded(wanted: Wanted, shrink: Shrink | None = None) -> Frames:
-    """The frames, spread evenly over the video, each as large as it is or, where ``shrink`` is given, made smaller as it comes.
+    """Load the frames, spread evenly over the video, in full size or, with ``shrink``, scaled down
+    one by one.
 
     Raises:
         VideoError: the file cannot be read, or its frames are too large (``too-large``).

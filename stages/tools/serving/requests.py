@@ -1,9 +1,12 @@
-"""What a request says: JSON of one of four forms that MLflow's scoring protocol knows, read within bounds and checked row by row.
+"""Parse requests: JSON in one of the four forms of MLflow's scoring protocol, read within bounds
+and checked row by row.
 
-    {"dataframe_records": [{"video": "kitchen/cut-3.mp4", "question": "What happens first?", "options": ["a cut", "a dish"]}]}
+    {"dataframe_records": [{"video": "kitchen/cut-3.mp4", "question": "What happens first?",
+                            "options": ["a cut", "a dish"]}]}
 
-Python's reader makes objects of thirty times the size of a text such as ``[[],[],[]``. So the text is looked over first, at the speed of
-a search: how deep it is, how much stands outside of strings, how long those are. A video in base64 never becomes text.
+Python's reader makes objects of thirty times the size of a text such as ``[[],[],[]``. So the text
+is scanned first, at the speed of a search, for its depth, the amount outside of strings, and the
+length of strings. A video in base64 never becomes text.
 """
 
 from __future__ import annotations
@@ -24,11 +27,12 @@ from stages.tools.serving.refusal import Refused
 
 #: The forms of a request, the usual one first.
 FORMS = ("dataframe_records", "dataframe_split", "instances", "inputs")
-#: Bytes of JSON outside of strings: sixteen rows that are set out prettily have six thousand.
+#: Bytes of JSON outside of strings: sixteen rows in indented form have six thousand.
 MAX_SYNTAX = 64 << 10
-#: Brackets within each other; a list of options in a row stands four deep.
+#: Depth of brackets; a list of options in a row is four deep.
 MAX_DEPTH = 8
-#: Bytes from which on a string can only be a video: a question of MAX_TEXT letters, each spelt as two escapes, is shorter.
+#: Bytes from which on a string can only be a video: a question of MAX_TEXT characters, each written
+#: as two escapes, is shorter.
 LONG_BYTES = 128 << 10
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
@@ -62,24 +66,24 @@ class Asked(Record):
 
 
 def read_request(body: bytes | bytearray) -> list[Asked]:
-    """The rows of a request's body.
+    """Parse the rows of a request's body.
 
     Raises:
-        Refused: it is no JSON, too much of it, or not of a form, number or shape that is answered.
+        Refused: it is not JSON, too large, or its form, number or shape is not supported.
     """
     document, videos = _read(body)
     return parse_rows(_rows(document), videos)
 
 
 def parse_rows(rows: Sequence[Mapping[str, Any]], videos: Mapping[str, bytes] | None = None) -> list[Asked]:
-    """The rows of a request. What is None or, in the tables of MLflow, NaN was left out.
+    """Parse the rows of a request. None or, in MLflow's tables, NaN stands for a missing value.
 
     Args:
         rows: field to value.
-        videos: the long strings that names stand for in the rows.
+        videos: the long strings, by their placeholders in the rows.
 
     Raises:
-        Refused: there are none, too many, or one is not as it has to be.
+        Refused: there are none, too many, or one is not valid.
     """
     if not 0 < len(rows) <= MAX_ROWS:
         raise Refused(400, f"rows: {len(rows)} in one request; send 1 to {MAX_ROWS}")
@@ -100,7 +104,7 @@ def _row(number: int, row: Mapping[str, Any], videos: Mapping[str, bytes]) -> As
     try:
         return Asked.model_validate(given)
     except ValidationError as error:
-        # Never the input: it may be a whole video.
+        # Never include the input: it may be a whole video.
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         field = ".".join(map(str, first["loc"]))
         sentence = first["msg"].removeprefix("Value error, ")
@@ -114,7 +118,7 @@ def _absent(value: object) -> bool:
 
 
 def _rows(document: object) -> list[Mapping[str, Any]]:
-    """The rows in any of the forms."""
+    """Rows in any of the forms."""
     if not isinstance(document, dict):
         raise Refused(400, f'body: {_kind(document)}; send an object: {{"{FORMS[0]}": [{{"question": …, "video": …}}]}}')
     given = [name for name in document if name in FORMS]
@@ -147,7 +151,7 @@ def _split(value: object) -> list[Mapping[str, Any]]:
 
 
 def _columns(form: str, value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A table by columns; one row where each is a single value."""
+    """Rows of a table by columns; one row if each is a single value."""
     if all(not isinstance(column, list) for column in value.values()):
         return [value]
     if not all(isinstance(column, list) for column in value.values()) or len({len(column) for column in value.values()}) > 1:
@@ -156,7 +160,8 @@ def _columns(form: str, value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _read(body: bytes | bytearray) -> tuple[object, dict[str, bytes]]:
-    """The document, with names in the place of long strings, and those strings by name."""
+    """Parse the document with placeholders for long strings. Returns it and those strings by
+    placeholder."""
     outline, videos = _outline(body)
     try:
         document = json.loads(
@@ -174,7 +179,7 @@ def _read(body: bytes | bytearray) -> tuple[object, dict[str, bytes]]:
 
 
 def _outline(body: bytes | bytearray) -> tuple[bytes, dict[str, bytes]]:
-    # Nobody can guess a name, and so write it into a request.
+    # Random, so that no request can contain a placeholder of its own.
     mark = secrets.token_hex(16)
     pieces: list[bytes] = []
     videos: dict[str, bytes] = {}
@@ -208,7 +213,8 @@ def _outline(body: bytes | bytearray) -> tuple[bytes, dict[str, bytes]]:
 
 
 def _unescaped(text: bytes) -> bytes:
-    """Some programs write ``\\/`` for the slash of base64; whatever else is escaped is no base64, and told so later."""
+    """Undo ``\\/`` for the slash of base64, which some programs write; any other escape is not
+    base64, which is reported later."""
     return text.replace(b"\\/", b"/") if b"\\" in text else text
 
 
@@ -222,7 +228,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(text: str) -> NoReturn:
-    raise Refused(400, f"body: {text} is no JSON; send null, or leave the field out")
+    raise Refused(400, f"body: {text} is not JSON; send null, or leave the field out")
 
 
 def _number(kind: Callable[[str], float]) -> Callable[[str], float]:

@@ -1,5 +1,5 @@
-"""Put a model through a benchmark: ask all of its questions, score the replies, keep both. Not a stage of DVC; `vidbridge evaluate`
-calls it.
+"""Evaluate a model on a benchmark: ask all of its questions, score the replies, store both. Not a
+stage of DVC; `vidbridge evaluate` calls it.
 
 Example: ``evaluate(root, params, order, model_engine(session, params, order, "champion", None))``.
 """
@@ -47,21 +47,23 @@ from stages.tracking.registry.versions import Version
 from stages.tracking.runs.run import benchmark_run
 from stages.tracking.session import Session
 
-#: Names of videos that are told in one line.
+#: Most names of videos in one line of output.
 EXAMPLES = 5
-#: Asks the pending ones of the questions, and tells of the answers as they come.
+#: Asks the pending ones of the questions, and reports the answers as they arrive.
 Ask = Callable[[Sequence[Question], set[Question], Load, Tell], None]
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be done.
+    """Request for an evaluation.
 
     Attributes:
-        videos: the folder that the benchmark's videos lie in; None for this project's own samples, whose clips are those of ingest.
-        out: the folder that everything is written into.
-        controls: how many questions are asked with a black and with a shuffled video too; None: all of them.
-        max_new_tokens: a reply is cut off after so many; None: as the model or ``params.yaml`` says.
+        videos: folder of the benchmark's videos; None for this project's own samples, whose clips
+            are those of ingest.
+        out: folder of all output.
+        controls: number of questions that are also asked with a black and with a shuffled video;
+            None: all of them.
+        max_new_tokens: limit of a reply; None: that of the model or ``params.yaml``.
         batch_size: of a model in this process; None: ``evaluation.batch_size``.
     """
 
@@ -76,7 +78,8 @@ class Order:
 
 @dataclass(frozen=True)
 class Engine:
-    """Who answers: ``identity`` is all that a reply depends on beside question and frames; ``ask`` asks."""
+    """The answering model. ``identity``: everything a reply depends on beside question and frames;
+    ``ask``: asks questions."""
 
     name: str
     identity: Mapping[str, Any]
@@ -86,7 +89,7 @@ class Engine:
 
 
 def model_engine(session: Session, params: Params, order: Order, which: str, revision: str | None) -> Engine:
-    """A model in this process; it is loaded when the first question is asked.
+    """Engine of a model in this process, which is loaded when the first question is asked.
 
     Raises:
         EngineError, TrackingError: see :func:`stages.tools.suites.engines.models.choose`.
@@ -113,10 +116,10 @@ def model_engine(session: Session, params: Params, order: Order, which: str, rev
 
 
 def endpoint_engine(params: Params, order: Order, url: str, model: str, revision: str | None, form: Form) -> Engine:
-    """A model at an endpoint. Where that is belongs to no identity.
+    """Engine of a model at an endpoint, whose address is not part of the identity.
 
     Args:
-        revision: which weights or release the endpoint's model is; not sent.
+        revision: weights or release of the endpoint's model; not sent.
 
     Raises:
         JudgeError: the address, or a variable of the environment, cannot be used.
@@ -137,15 +140,20 @@ def endpoint_engine(params: Params, order: Order, url: str, model: str, revision
 def evaluate(
     root: Path, params: Params, order: Order, engine: Engine, *, baselines: bool, against: Path | None
 ) -> BenchmarkEvaluation:
-    """Ask what is not answered yet, then score all there is; writes replies, ``scores.json`` and ``scores.md`` into ``order.out``,
-    and a run into MLflow. Returns what ``scores.json`` holds.
+    """Ask the open questions, then score all replies.
+
+    Writes replies, ``scores.json`` and ``scores.md`` into ``order.out``, and a run into MLflow.
+    Returns the content of ``scores.json``.
 
     Raises:
-        SuiteError: the annotations, or the predictions ``against``, cannot be used (found before a question is asked).
-        EngineError: the folder holds another evaluation's replies, the videos' folder is none, or no question was answered.
-        JudgeError: the judge is not set up (found before a question is asked); the endpoint refuses all questions; or the judge, which
-            is asked at the end, is not there. Replies are kept.
-        TrackingError: MLflow's store does not answer (found before a question is asked).
+        SuiteError: the annotations, or the predictions ``against``, cannot be used (raised before a
+            question is asked).
+        EngineError: the folder holds another evaluation's replies, the videos' folder does not
+            exist, or no question was answered.
+        JudgeError: the judge is not set up (raised before a question is asked); the endpoint
+            refuses all questions; or the judge, which is used at the end, is unavailable. Replies
+            are kept.
+        TrackingError: MLflow's store does not answer (raised before a question is asked).
     """
     check_server(tracking_uri(root))
     questions_there = read_questions(order.benchmark, order.annotations)
@@ -204,8 +212,10 @@ def evaluate(
 
 
 def identity_of(params: Params, benchmark: str, items: Sequence[Item[Any]], engine: Engine) -> dict[str, Any]:
-    """All that a reply depends on, but for the videos themselves, whose content stands with each reply. A sample of this project says what
-    is cut out of which clips."""
+    """Everything a reply depends on, except the videos' content, which is stored with each reply.
+
+    A sample of this project records which parts of which clips it uses.
+    """
     render = BENCHMARKS[benchmark].prompt
     asked = [
         [
@@ -258,12 +268,13 @@ def _controls_asked(params: Params, order: Order, asked: Sequence[Question]) -> 
 
 
 def _replaced(answers: Answers, shown: Mapping[str, str]) -> dict[str, int]:
-    """Sight to how many replies about it were dropped, since its video has been replaced."""
+    """Map a video key to the number of replies that were dropped, since its video has been
+    replaced."""
     return dict(Counter(shown[item_id] for ids in answers.replaced.values() for item_id in sorted(ids)))
 
 
 def _clips(root: Path) -> Callable[[], Mapping[str, Clip]]:
-    """This project's own clips by name, which are read when the first one is asked for."""
+    """This project's own clips by name, read on first use."""
 
     @cache
     def clips() -> Mapping[str, Clip]:
@@ -284,7 +295,7 @@ def _content_of_sample(sample: Sample, clips: Callable[[], Mapping[str, Clip]]) 
 def _sample_loader(
     root: Path, params: Params, videos: Path | None, clips: Callable[[], Mapping[str, Clip]]
 ) -> Callable[[Sample], Frames]:
-    """Loads this project's own samples; what it needs of the project is read when the first one is loaded."""
+    """Build the loader of this project's own samples; the project's files are read on first use."""
 
     @cache
     def loader() -> FrameLoader:
@@ -294,7 +305,7 @@ def _sample_loader(
         try:
             return loader().load(sample)
         except KeyError as error:
-            # A sample of another corpus than the one that lies here.
+            # A sample of another corpus than the present one.
             raise VideoError("missing-clip", str(error.args[0])) from error
 
     return load
@@ -315,7 +326,7 @@ def _log(root: Path, params: Params, engine: Engine, result: BenchmarkEvaluation
 
 
 def metrics_of(result: BenchmarkScores) -> dict[str, float]:
-    """Every overall number of ``scores.json`` by a name that MLflow takes."""
+    """Collect every overall number of ``scores.json`` under a name that MLflow accepts."""
     found: dict[str, float] = {"answered": result.answered, "questions": result.questions}
     tables = {"": {name: each.overall for name, each in result.scores.items()}}
     tables |= {f"{who}/": table for who, table in result.baselines.items()}

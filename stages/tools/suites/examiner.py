@@ -1,5 +1,5 @@
-"""Judges that captioning benchmarks can ask: the endpoint's or the rule judge, with questions about objects and answers from a
-caption."""
+"""Judges for captioning benchmarks: the endpoint's and the rule judge, extended by questions about
+objects and answers from a caption."""
 
 from __future__ import annotations
 
@@ -87,12 +87,12 @@ _AGREES = Form(
     Matched,
     placeholder=Matched(reason="", right=False, marks=0),
 )
-#: What benchmarks ask beyond what training asks.
+#: Questions of benchmarks beyond those of training.
 FORMS: tuple[Form, ...] = (_OBJECTS, _SHOWS, _ANSWER, _AGREES)
 
 
 class AskingExaminer(AskingJudge):
-    """Asks what a judge asks, and what benchmarks ask beyond it."""
+    """Asks a judge's questions, and those of benchmarks."""
 
     def extract_objects(self, text: str) -> tuple[str, ...] | Verdict:
         answer = self.answer(fenced(_OBJECTS, {}, {"description": text}))
@@ -124,14 +124,16 @@ class AskingExaminer(AskingJudge):
 
 
 class NotingExaminer(AskingExaminer, NotingJudge):
-    """Notes what benchmarks ask, too. A caption that has not answered yet is not judged."""
+    """Records the questions of benchmarks, too. A caption whose answer is still open is not
+    judged."""
 
 
 class EndpointExaminer(AskingExaminer, EndpointJudge):
-    """A language model that is asked side by side."""
+    """A language model that is queried in parallel."""
 
     def score_many(self, score: Callable[[Examiner], Result]) -> Result:
-        """
+        """Score many replies in parallel.
+
         Raises:
             JudgeError: the judge cannot be used as it is set up.
         """
@@ -139,11 +141,11 @@ class EndpointExaminer(AskingExaminer, EndpointJudge):
 
 
 class RuleExaminer(RuleJudge):
-    """By content words: a crude stand-in that reads no question, for a first look and for tests; benchmarks are reported with a
-    model."""
+    """Compares content words: a crude stand-in that reads no question, for a first look and for
+    tests. Benchmarks are reported with a model."""
 
     def extract_objects(self, text: str) -> tuple[str, ...]:
-        """Shapes with their colours in the generated world, else clauses, as for events."""
+        """List shapes with their colours in the generated world, else clauses, as for events."""
         known = facts(text)
         if known is not None:
             return tuple(dict.fromkeys(f"{fact.colour} {fact.shape}".strip() for fact in known if fact.shape))
@@ -162,16 +164,16 @@ class RuleExaminer(RuleJudge):
 
 
 def _share(wanted: str, said: str) -> float:
-    """Share of the content words of one text that another has too; 0 where there are none."""
+    """Share of the content words of one text that another has too; 0 if there are none."""
     need = content_words(wanted)
     return len(need & {stem(word) for word in words(said)}) / len(need) if need else 0.0
 
 
 def examiner_of(params: JudgeParams) -> Examiner:
-    """The judge of ``params.yaml``, for benchmarks.
+    """Build the judge of ``params.yaml``, for benchmarks.
 
     Raises:
-        JudgeError: the judge is an endpoint, and the environment does not say where it is.
+        JudgeError: the judge is an endpoint, and the environment does not set its address.
     """
     if isinstance(params, RuleJudgeParams):
         return RuleExaminer(full_share=params.full_share, partial_share=params.partial_share)

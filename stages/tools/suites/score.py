@@ -1,4 +1,5 @@
-"""Score anyone's predictions on a benchmark: no model, no video. Not a stage of DVC; `vidbridge score` calls it."""
+"""Score predictions on a benchmark: no model, no video. Not a stage of DVC; `vidbridge score` calls
+it."""
 
 from __future__ import annotations
 
@@ -33,17 +34,20 @@ def score(
     against: Path | None = None,
     controls: Mapping[str, Mapping[str, str]] | None = None,
 ) -> BenchmarkScores:
-    """The table of one file of predictions: what it rests on, each scoring overall and by category, and trivial baselines.
+    """Score one file of predictions: its basis, each scoring overall and by category, and trivial
+    baselines.
 
     Args:
         name: one of :data:`BENCHMARKS`.
         baselines: score them on the questions that the predictions answer.
-        against: a second file of predictions; the first is compared with it on the questions that both answer.
-        controls: replies of the same model that was shown something else, by what that was and by id.
+        against: a second file of predictions; the first is compared with it on the questions that
+            both answer.
+        controls: replies of the same model to control videos, by view and by id.
 
     Raises:
         SuiteError: annotations or predictions that cannot be scored.
-        JudgeError: the benchmark needs a judge, and it cannot be used or was not there for too many replies.
+        JudgeError: the benchmark needs a judge, which cannot be used or was unavailable for too
+            many replies.
     """
     benchmark = BENCHMARKS[name]
     questions = read_questions(name, annotations)
@@ -70,14 +74,15 @@ def score(
         marks = judge.score_many(
             lambda judge: {who: _by_judge(benchmark, _those(items, said), said, judge) for who, said in sets.items()}
         )
-        # What a score is held against counts too: a mean over the few that a judge answered before it went down is none.
+        # The comparison counts too: a mean over the few replies that a judge scored before it
+        # failed is not a score.
         for who, replies in sets.items():
             unjudged = max(sum(mark.parts is None for mark in each) for each in marks[who].values())
             check_judged(judge, unjudged, len(replies), f"{name}, {file.name if (file := files.get(who)) else who}")
     confidence = params.evaluation.confidence
     identity = {
         "benchmark": name,
-        # Whole rows: judged benchmarks score by events, objects and questions that stand nowhere else.
+        # Whole rows: judged benchmarks score by events, objects and questions that are only there.
         "items": [[item.item_id, item.row.model_dump(mode="json")] for item in items],
         "judge": params.judge.model_dump(mode="json") if benchmark.judged else None,
         "rules": {scoring.name: scoring.rule for scoring in benchmark.scorings},
@@ -124,7 +129,8 @@ def _control(
     control_marks: Marks,
     confidence: float,
 ) -> ControlScores:
-    """What the model earns on the changed videos, and by how much it earns more with the real ones on the same questions."""
+    """Scores of the model on control videos, and the difference to those on the real ones for the
+    same questions."""
     shared = _those(items, control)
     return ControlScores(
         questions=len(shared),
@@ -146,7 +152,7 @@ def _compared(
     shared = [item for item in items if item.item_id in said and item.item_id in other]
     if not shared:
         raise PredictionError(
-            "--against: the two files of predictions have no question in common; give two that answer the same ones"
+            "--against: the two files of predictions have no question in common; pass two that answer the same ones"
         )
     mine, theirs = _picked(said, marks, shared), _picked(other, other_marks, shared)
     return Against(
@@ -162,16 +168,17 @@ def _those(items: Sequence[Item[Any]], said: Mapping[str, str]) -> list[Item[Any
 
 
 def _picked(said: Mapping[str, str], marks: Marks, items: Sequence[Item[Any]]) -> Marks:
-    """The marks of these items; ``said`` holds the ids that ``marks`` are of, in their order."""
+    """Select the marks of these items; ``said`` has the ids of ``marks``, in their order."""
     places = {item_id: place for place, item_id in enumerate(said)}
     return {name: [each[places[item.item_id]] for item in items] for name, each in marks.items()}
 
 
 def read_questions(name: str, path: Path) -> Questions[Any]:
-    """The questions of a benchmark, and what of its annotations was set aside.
+    """Read the questions of a benchmark, and the rejects of its annotations.
 
     Raises:
-        AnnotationError: the annotations are another benchmark's, which the message names, or damaged.
+        AnnotationError: the annotations are another benchmark's, which the message names, or
+            damaged.
     """
     benchmark = BENCHMARKS[name]
     try:
@@ -181,7 +188,7 @@ def read_questions(name: str, path: Path) -> Questions[Any]:
         if not others:
             raise
         raise AnnotationError(
-            f"{error}. These look like the annotations of {others[0]}: give --benchmark {others[0]}, or the annotations of"
+            f"{error}. These look like the annotations of {others[0]}: pass --benchmark {others[0]}, or the annotations of"
             f" {benchmark.name}"
         ) from error
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ancestor:
-    """One policy upstream. ``version``: the number of its final checkpoint, where it is registered."""
+    """One policy upstream. ``version``: the number of its final checkpoint, where it is
+    registered."""
 
     stage: str
     out: str

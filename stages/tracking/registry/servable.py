@@ -151,7 +151,8 @@ def additions_for(source: str, registry_uri: str) -> dict[str, bytes]:
 
 
 def signature() -> ModelSignature:
-    """Signature of a request and its reply, which MLflow checks before the model sees the request."""
+    """Signature of a request and its reply, which MLflow checks before the model sees the
+    request."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
     from mlflow.types.schema import AnyType, DataType

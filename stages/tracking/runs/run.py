@@ -99,7 +99,8 @@ class StageRun:
         return self._outbox is None or self._outbox.flush()
 
     def close(self, status: str) -> None:
-        """Send the remaining entries and end the run with ``status`` (FINISHED, FAILED or KILLED)."""
+        """Send the remaining entries and end the run with ``status`` (FINISHED, FAILED or
+        KILLED)."""
         if self._outbox:
             self._outbox.close(status)
 

@@ -181,8 +181,8 @@ def experiment_id(client: MlflowClient, root: Path) -> str:
 def insist(write: Callable[[], object]) -> None:
     """Set a tag or an alias that another process may be setting at this moment.
 
-    MLflow looks whether there is one and then inserts it, so the slower of two fails at the database's unique key. Setting it again
-    finds it there.
+    MLflow checks for an existing one and then inserts, so the slower of two processes fails at the
+    database's unique key. The retry finds it there.
     """
     from mlflow.exceptions import MlflowException
 

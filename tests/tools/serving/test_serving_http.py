@@ -111,7 +111,7 @@ def test_any_name_is_quoted_for_the_shell(name: str, server: Server, videos: Pat
     command = example(f"http://127.0.0.1:{server.port}", tmp_path / "films", 2 << 20, keyed=False)
     # Not in the server's folder: it has arrived whole when the server says so of this very name.
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
-    assert json.loads(done.stdout)["message"] == f"video: {name!r} is no file in the server's folder; give the path of one"
+    assert json.loads(done.stdout)["message"] == f"video: {name!r} is not a file in the server's folder; send the path of one"
     assert [path.name for path in tmp_path.iterdir()] == ["films"]
 
 
@@ -199,7 +199,7 @@ def test_nothing_but_json_is_read(kind: str, says: str, server: Server) -> None:
         ({"dataframe_records": [ROW | {"question": "q" * 3_000_000}]}, 400, "row 0: question: 3,000,000 bytes"),
         ({"dataframe_records": [ROW | {"options": ["a"] * 27}]}, 400, "row 0: options"),
         ({"dataframe_records": [ROW | {"options": [{"a": 1}]}]}, 400, "row 0: options.0"),
-        ({"dataframe_records": [ROW | {"video": "x" * 100_000}]}, 400, "is no file in the server's folder"),
+        ({"dataframe_records": [ROW | {"video": "x" * 100_000}]}, 400, "is not a file in the server's folder"),
         ({"dataframe_records": [ROW | {"video": "../private.mp4"}]}, 400, "may not leave the server's folder"),
         ({"dataframe_records": [{"question": "q", "video_base64": 5}]}, 400, "row 0: video_base64: not text"),
         ({"dataframe_records": [{"question": "q", "video_base64": "A" * 4_000_000}]}, 413, "2 MB are allowed"),

@@ -48,8 +48,8 @@ def test_without_a_folder_no_path_is_read(tmp_path: Path) -> None:
     ("name", "value", "says"),
     [
         ("VIDBRIDGE_SERVE_VIDEOS", "/nowhere/at/all", "is no folder"),
-        ("VIDBRIDGE_SERVE_MAX_MB", "many", "is no number above 0"),
-        ("VIDBRIDGE_SERVE_TIMEOUT_S", "-1", "is no number above 0"),
+        ("VIDBRIDGE_SERVE_MAX_MB", "many", "is not a number above 0"),
+        ("VIDBRIDGE_SERVE_TIMEOUT_S", "-1", "is not a number above 0"),
     ],
 )
 def test_a_limit_that_is_none_stops_the_server_at_its_start(

@@ -271,14 +271,14 @@ def test_missing_predictions_are_listed_and_the_result_is_partial(tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"id": "0", "reply": "B"}\n{"id": "0", "reply": "C"}\n', r"predictions.jsonl:2: id: '0' stands in line 1 too"),
-        ('{"id": "9", "reply": "B"}\n', "id: '9' is no question of these annotations; ids are written like '0'"),
-        ('{"id": 0, "reply": "B"}\n', "id: 0 is no text; write it in quotes"),
+        ('{"id": "0", "reply": "B"}\n{"id": "0", "reply": "C"}\n', r"predictions.jsonl:2: id: '0' is in line 1 too"),
+        ('{"id": "9", "reply": "B"}\n', "id: '9' is not a question of these annotations; ids are written like '0'"),
+        ('{"id": 0, "reply": "B"}\n', "id: 0 is not text; write it in quotes"),
         ('{"id": "0", "reply": null}\n', "reply: None is no text"),
         ('{"id": "0", "reply": ["B"]}\n', r"reply: \['B'\] is no text"),
         ('{"id": "0", "prediction": "B"}\n', "reply: missing; the line has id, prediction"),
         ('{"question": "0", "reply": "B"}\n', "id: missing"),
-        ('[{"id": "0", "reply": "B"}]\n', "is no object; write one object a line"),
+        ('[{"id": "0", "reply": "B"}]\n', "is not an object; write one object a line"),
         ("id,reply\n0,B\n", "1: not JSON"),
         (json.dumps({"id": "0", "reply": "B" * 100_001}) + "\n", "reply: 100,001 characters, at most 100,000 are read"),
         ("", "holds no reply"),

@@ -1,4 +1,5 @@
-"""A model behind an OpenAI-compatible chat endpoint (vLLM, or a hosted one): questions side by side, a video prepared once for all."""
+"""A model behind an OpenAI-compatible chat endpoint (vLLM, or a hosted one): parallel questions,
+each video prepared once."""
 
 from __future__ import annotations
 
@@ -26,25 +27,28 @@ from stages.runtime.http import NoAnswer, Refused, complete, open_client
 from stages.tools.suites.engines.models import MAX_PIXELS_PER_FRAME
 from stages.tools.suites.engines.questions import Answer, Load, Question, Tell, seen
 
-#: How a video is sent: its frames as pictures one after the other, or as one short video of exactly these frames.
+#: Form of a video in a request: its frames as pictures one after the other, or as one short video
+#: of exactly these frames.
 Form = Literal["jpeg", "mp4"]
-#: Hardly to be told from the frames themselves.
+#: Quality at which the loss is hardly visible.
 JPEG_QUALITY, MP4_CRF = 92, 14
-#: After so many questions in a row without an answer, for each that may be under way, the rest is not asked: the endpoint is down.
+#: After this many consecutive failures, per question that may be in flight, the rest is skipped:
+#: the endpoint is down.
 _GIVE_UP_AFTER = 2
-#: Statuses that speak of one question: it is too long, or holds what the endpoint does not take.
+#: Statuses that concern one question: it is too long, or has content that the endpoint does not
+#: accept.
 _OF_ONE_QUESTION = frozenset({400, 413, 422})
 
 
 class _Open(BaseModel):
-    """The part of an endpoint's answer that is read; it may hold more."""
+    """The fields of an endpoint's response that are read; others are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class _Message(_Open):
     content: str | None = None
-    #: Thinking, where the endpoint sets it apart; its name differs.
+    #: Thinking, if the endpoint separates it; the field's name differs.
     reasoning_content: str | None = None
     reasoning: str | None = None
 
@@ -58,13 +62,13 @@ class _Completion(_Open):
 
 
 class EndpointModel:
-    """A model that is asked over HTTP.
+    """A model that is queried over HTTP.
 
     ``usage`` counts requests and retries.
 
     Args:
-        model: as the endpoint names it.
-        seed: sent along, and that of the order in which shuffled videos are shown.
+        model: its name at the endpoint.
+        seed: sent with each request, and the seed of the frame order of shuffled videos.
     """
 
     def __init__(self, model: str, place: Place, form: Form, max_new_tokens: int, seed: int) -> None:
@@ -74,10 +78,11 @@ class EndpointModel:
         self._failed_in_a_row = 0
 
     def answer(self, asked: Sequence[Question], pending: set[Question], load: Load, tell: Tell) -> None:
-        """Ask what is pending; ``tell`` is called after each answer. A question that the endpoint does not answer has none.
+        """Ask the pending questions; ``tell`` is called after each answer. A question that the
+        endpoint does not answer has none.
 
         Raises:
-            JudgeError: the endpoint takes no question at all (key, address, name of the model).
+            JudgeError: the endpoint refuses all questions (key, address, name of the model).
         """
         self._failed_in_a_row = 0
         asyncio.run(self._answer([question for question in asked if question in pending], load, tell))
@@ -90,7 +95,7 @@ class EndpointModel:
                     for sight, about in groupby(asked, key=lambda question: question.sight):
                         await self._about(sight, list(about), load, tell, group, slots, client)
             except ExceptionGroup as several:
-                # The first has ended the others, and says it all.
+                # The first has ended the others, and its message covers them.
                 raise several.exceptions[0] from None
 
     async def _about(
@@ -103,7 +108,8 @@ class EndpointModel:
         slots: asyncio.Semaphore,
         client: httpx.AsyncClient,
     ) -> None:
-        """Start the questions about one sight, each when there is a slot: so no more videos are in memory than are asked about."""
+        """Start the questions about one video, each when there is a slot: this bounds the number of
+        videos in memory."""
         if self._is_down():
             tell([self._not_asked(question) for question in asked])
             return
@@ -165,20 +171,22 @@ def _read(question: Question, frames: int, response: httpx.Response) -> Answer:
     try:
         completion = _Completion.model_validate_json(response.content)
     except ValidationError:
-        return Answer(question, None, frames, "the endpoint's answer is no chat completion")
+        return Answer(question, None, frames, "the endpoint's answer is not a chat completion")
     message = completion.choices[0].message if completion.choices else _Message()
     thinking = message.reasoning_content or message.reasoning
     if message.content is None and not thinking:
         return Answer(question, None, frames, "the model wrote nothing")
-    # A reply that was cut off at its limit is a reply, as with any other model, while it was thinking too.
+    # A reply that was cut off at its limit is a reply, as with any other model, also while it was
+    # thinking.
     reply = message.content if message.content is not None else f"<think>{thinking}"
-    # Half a surrogate pair could not be written down.
+    # Half a surrogate pair could not be written to a file.
     reply = reply.encode("utf-8", "replace").decode("utf-8")
     return Answer(question, reply, frames, "")
 
 
 def content_of(frames: Frames, form: Form) -> list[Any]:
-    """The parts of a chat message that show these frames, each at most :data:`MAX_PIXELS_PER_FRAME` pixels.
+    """Content parts of a chat message with these frames, each at most :data:`MAX_PIXELS_PER_FRAME`
+    pixels.
 
     Raises:
         VideoError: they cannot be encoded.
@@ -190,7 +198,7 @@ def content_of(frames: Frames, form: Form) -> list[Any]:
 
 
 def _fitted(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Image.Image:
-    """The frame as a picture with even sides, scaled down where it is too large."""
+    """Picture of a frame with even sides, scaled down if it is too large."""
     picture = Image.fromarray(pixels)
     scale = min(1.0, (MAX_PIXELS_PER_FRAME / (picture.width * picture.height)) ** 0.5)
     size = (max(2, int(picture.width * scale) // 2 * 2), max(2, int(picture.height * scale) // 2 * 2))
@@ -204,7 +212,7 @@ def _jpeg(picture: Image.Image) -> bytes:
 
 
 def _mp4(pictures: Sequence[Image.Image], frames: Frames) -> bytes:
-    """A video of these pictures that lasts about as long as what they were taken from."""
+    """Encode these pictures as a video that lasts about as long as the original."""
     rate = max(Fraction(len(pictures)) * frames.rate / frames.total, Fraction(1, 60)).limit_denominator(1000)
     with tempfile.TemporaryDirectory(prefix="vidbridge-") as folder:
         file = Path(folder) / "shown.mp4"

@@ -1,4 +1,5 @@
-"""A model in this process: batches of questions, each video through processor and vision tower once for all that is asked of it."""
+"""A model in this process: batches of questions, each video through processor and vision tower once
+for all its questions."""
 
 from __future__ import annotations
 
@@ -18,10 +19,11 @@ from stages.tools.suites.engines.questions import Answer, Load, Question, Tell, 
 
 
 class LocalModel:
-    """A model and its processor, made ready to be asked several questions about a video: its tower is frozen, its features kept.
+    """A model and its processor, prepared for several questions about a video: its tower is frozen,
+    its features are cached.
 
     Args:
-        seed: of the order in which shuffled videos are shown.
+        seed: of the frame order of shuffled videos.
     """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, max_new_tokens: int, seed: int) -> None:
@@ -31,9 +33,10 @@ class LocalModel:
         self._max_new_tokens, self._seed = max_new_tokens, seed
 
     def answer(self, asked: Sequence[Question], pending: set[Question], load: Load, batch_size: int, tell: Tell) -> None:
-        """Ask what is pending, greedily; ``tell`` is called after each batch.
+        """Ask the pending questions, greedily; ``tell`` is called after each batch.
 
-        The batches are cut from all of ``asked``, whatever is pending: a reply does not depend on where an earlier call was ended.
+        The batches are cut from all of ``asked``, whatever is pending: a reply does not depend on
+        where an earlier call was interrupted.
         """
         videos = _Videos(self._processor, load, _room(self._model, self._max_new_tokens), asked, self._seed)
         for start in range(0, len(asked), batch_size):
@@ -58,7 +61,8 @@ class LocalModel:
 
 
 class _Videos:
-    """What the questions of a batch are about; of sights, the last one is kept, since questions about one stand together."""
+    """Videos of a batch's questions. Only the last one is kept, since questions about one video are
+    adjacent."""
 
     def __init__(self, processor: ProcessorMixin, load: Load, room: int, asked: Sequence[Question], seed: int) -> None:
         self._processor, self._load, self._room, self._seed = processor, load, room, seed
@@ -71,10 +75,10 @@ class _Videos:
         self._encoded: dict[View, EncodedVideo] = {}
 
     def prompt(self, question: Question) -> tuple[EncodedPrompt, int]:
-        """The question with its video, and how many frames that has.
+        """Encode the question with its video. Returns the prompt and the number of frames.
 
         Raises:
-            VideoError: the video cannot be read, or is none that the model takes.
+            VideoError: the video cannot be read, or the model cannot take it.
         """
         if question.sight != self._sight:
             self._sight, self._encoded = question.sight, {}
@@ -93,7 +97,8 @@ class _Videos:
         return about_video(self._processor, question.prompt, self._encoded[question.view]), len(self._frames.pixels)
 
     def _fitted(self, frames: Frames, prompts: Sequence[str]) -> Frames:
-        """The frames, fewer of them where the model cannot take all beside the longest of the prompts and a reply."""
+        """Drop frames if the model cannot take all of them beside the longest of the prompts and a
+        reply."""
         while True:
             video = encode_video(self._processor, frames)
             longest = max(len(about_video(self._processor, prompt, video).ids) for prompt in prompts)
@@ -110,11 +115,11 @@ class _Videos:
 
 
 def thinned(frames: Frames, count: int) -> Frames:
-    """``count`` of the frames, spread evenly, the first and the last among them."""
+    """Take ``count`` of the frames, spread evenly, with the first and the last."""
     kept = sample_indices(len(frames.pixels), count)
     return replace(frames, pixels=frames.pixels[list(kept)], indices=tuple(frames.indices[number] for number in kept))
 
 
 def _room(model: PreTrainedModel, max_new_tokens: int) -> int:
-    """Tokens that a prompt may have."""
+    """Most tokens of a prompt."""
     return int(model.config.get_text_config().max_position_embeddings) - max_new_tokens

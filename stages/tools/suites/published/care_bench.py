@@ -1,8 +1,9 @@
-"""CaReBench (arXiv 2501.00513): describe a video in detail; actions and objects of the reference, each as DREAM-1K scores events.
+"""CaReBench (arXiv 2501.00513): describe a video in detail; actions and objects of the reference,
+each scored as DREAM-1K scores events.
 
-Example row of ``json/metadata.json``: ``{"video": "v_00000030_5.mp4", "caption": "A man …", "events": ["A man slices a tomato."],
-"objects": ["There is a red tomato."]}``; where ``events`` or ``objects`` are missing, the judge lists them. The id of a prediction
-is ``video``.
+Example row of ``json/metadata.json``: ``{"video": "v_00000030_5.mp4", "caption": "A man …",
+"events": ["A man slices a tomato."], "objects": ["There is a red tomato."]}``; if ``events`` or
+``objects`` are missing, the judge lists them. The id of a prediction is ``video``.
 """
 
 from __future__ import annotations

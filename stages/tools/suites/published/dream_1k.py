@@ -1,9 +1,10 @@
-"""DREAM-1K (arXiv 2407.00634): describe a short video; the events of the reference that the description tells, and the other way
-round.
+"""DREAM-1K (arXiv 2407.00634): describe a short video; the share of the reference's events in the
+description, and vice versa.
 
-Example row of ``json/metadata.json``: ``{"idx": 1, "video_file": "video/1.mp4", "source": "movie_animation", "duration": 5.09,
-"description": "A character emerges …", "events": ["A character emerges from smoke and fire.", …], "n_events": 5}``; read too is a
-row of Tarsier's ``DREAM-1k.jsonl``, the same in messages. The id of a prediction is ``idx``, as text.
+Example row of ``json/metadata.json``: ``{"idx": 1, "video_file": "video/1.mp4", "source":
+"movie_animation", "duration": 5.09, "description": "A character emerges …", "events": ["A character
+emerges from smoke and fire.", …], "n_events": 5}``; rows of Tarsier's ``DREAM-1k.jsonl``, the same
+in messages, are also read. The id of a prediction is ``idx``, as text.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Row(PublishedRow):
     @field_validator("events", mode="before")
     @classmethod
     def _may_be_text(cls, value: Any) -> Any:
-        # The data card declares a string, and some conversions hold the list as one.
+        # The data card declares a string, and some conversions store the list as one.
         if isinstance(value, str):
             try:
                 return json.loads(value)
@@ -67,7 +68,7 @@ class _Extra(PublishedRow):
 
 
 class TarsierRow(PublishedRow):
-    """As Tarsier's evaluation reads it."""
+    """Row in the format of Tarsier's evaluation."""
 
     idx: int
     vid: int | str

@@ -1,4 +1,5 @@
-"""Annotation files as they are published: JSON, JSON Lines or Parquet, alone or in a folder."""
+"""Read annotation files as they are published: JSON, JSON Lines or Parquet, alone or in a
+folder."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ _SHOWN = 60
 
 
 class Raw(NamedTuple):
-    """One entry of a file: ``FILE row N``, the file's name without its suffix, its place in that file from 0, and its value."""
+    """One entry of a file: ``FILE row N``, the file's name without its suffix, its index in that
+    file from 0, and its value."""
 
     where: str
     stem: str
@@ -30,13 +32,14 @@ class Raw(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """Stands where the value of an entry would."""
+    """Placeholder for the value of an unreadable entry."""
 
     why: str
 
 
 def rows(path: Path, names: tuple[str, ...]) -> list[Raw]:
-    """Every entry of a file, or of the files in a folder (at any depth) that match one of ``names``, in the order of their names.
+    """Read every entry of a file, or of the files in a folder (at any depth) that match one of
+    ``names``, in the order of their names.
 
     Raises:
         AnnotationError: there is no such file, it cannot be read, or it is empty.
@@ -48,10 +51,11 @@ def rows(path: Path, names: tuple[str, ...]) -> list[Raw]:
 
 
 def typed(kind: type[Row], raw: Raw) -> Row:
-    """The entry as a row of ``kind``.
+    """Parse the entry as a row of ``kind``.
 
     Raises:
-        AnnotationError: a field is missing or of another type; the message names it, its value, and what the entry holds instead.
+        AnnotationError: a field is missing or of another type; the message names it, its value, and
+            the entry's fields.
     """
     if isinstance(raw.value, Unreadable):
         raise AnnotationError(f"annotations: {raw.value.why}")
@@ -73,17 +77,19 @@ def gathered(
     id_of: Callable[[Raw], str | None],
     parts: Sequence[Reject] = (),
 ) -> Questions[RowT]:
-    """The questions of all entries. One that cannot be asked or scored is set aside and does not stop the others; so is a second one of
-    the same id, whatever it says.
+    """Collect the questions of all entries.
+
+    An entry that cannot be asked or scored is rejected and does not stop the others; so is a second
+    one of the same id, whatever its content.
 
     Args:
-        items_of: the questions of an entry; raises AnnotationError where it is at fault.
-        id_of: the id of a faulty entry's question, where it tells one.
-        parts: of entries, set aside before.
+        items_of: the questions of an entry; raises AnnotationError if it is faulty.
+        id_of: the id of a faulty entry's question, if it has one.
+        parts: of entries, rejected before.
 
     Raises:
-        AnnotationError: more than half of the entries are at fault, so that these are other annotations, or damaged ones; the message is
-            that of the first.
+        AnnotationError: more than half of the entries are faulty, so that these are other
+            annotations, or damaged ones; the message is that of the first.
     """
     known: dict[str, tuple[str, Item[RowT]]] = {}
     set_aside = list(parts)
@@ -115,10 +121,11 @@ def gathered(
 
 
 def without_blanks(raws: Iterable[Raw], path: tuple[str, ...], fields: tuple[str, ...] = ()) -> tuple[list[Raw], list[Reject]]:
-    """The entries without what is blank in their list at ``path``, and a reject for each blank.
+    """Remove blank elements from the entries' lists at ``path``. Returns the entries and a reject
+    per blank.
 
     Args:
-        fields: texts that an object of that list must have; it is a list of texts where there are none.
+        fields: texts that an object of that list must have; empty: it is a list of texts.
     """
     whole: list[Raw] = []
     blanks: list[Reject] = []
@@ -151,7 +158,7 @@ def _is_blank(entry: object, fields: tuple[str, ...]) -> bool:
 
 
 def text_of(raw: Raw, field: str) -> str | None:
-    """A field of an entry that may be at fault, where it holds a text or a whole number."""
+    """A field of a possibly faulty entry, if it holds a text or a whole number."""
     value = raw.value.get(field) if isinstance(raw.value, dict) else None
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
 
@@ -165,12 +172,12 @@ def _files(path: Path, names: tuple[str, ...]) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise AnnotationError(f"annotations: {path}: no such file or folder; give the benchmark's annotation file, or its folder")
-    # The first name that is there: a folder may hold the same annotations in two forms.
+        raise AnnotationError(f"annotations: {path}: no such file or folder; pass the benchmark's annotation file, or its folder")
+    # The first name that exists: a folder may hold the same annotations in two forms.
     for name in names:
         if found := sorted(file for file in path.rglob(name) if file.is_file()):
             return found
-    raise AnnotationError(f"annotations: {path}: holds none of {', '.join(names)}; give the annotation file itself")
+    raise AnnotationError(f"annotations: {path}: holds none of {', '.join(names)}; pass the annotation file itself")
 
 
 def _entries(file: Path) -> Iterator[Raw]:
@@ -210,4 +217,4 @@ def _parquet(file: Path) -> list[Any]:
     try:
         return list(pq.read_table(file).to_pylist())
     except pa.ArrowException as error:
-        raise AnnotationError(f"annotations: {file}: no Parquet: {error}; download it again") from error
+        raise AnnotationError(f"annotations: {file}: not Parquet: {error}; download it again") from error

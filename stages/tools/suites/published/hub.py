@@ -1,6 +1,7 @@
-"""Annotations on the Hugging Face hub: a dataset at a commit, of which only the annotation files are fetched.
+"""Annotations on the Hugging Face hub: a dataset at a commit, of which only the annotation files
+are downloaded.
 
-Example: ``hf://datasets/OWNER/NAME@<40 hex digits>``, or with a folder or file of it behind a slash.
+Example: ``hf://datasets/OWNER/NAME@<40 hex digits>``, or with a folder or file of it after a slash.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ _DATASET = re.compile(r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+)@(?P<commit>[0-9a
 
 
 def fetched(place: str, files: tuple[str, ...]) -> Path:
-    """Where the annotations of ``place`` lie on this machine after they were fetched, if they were not before.
+    """Download the annotations of ``place`` if they are not in the cache. Returns their local path.
 
     Args:
-        files: names that annotations have, as :attr:`stages.tools.suites.published.benchmark.Benchmark.files`.
+        files: names of annotation files, as
+            :attr:`stages.tools.suites.published.benchmark.Benchmark.files`.
 
     Raises:
-        AnnotationError: it names no commit of a dataset, or the hub does not give it.
+        AnnotationError: it does not name a dataset at a commit, or the hub does not provide it.
     """
     found = _DATASET.fullmatch(place)
     if found is None:
@@ -39,8 +41,8 @@ def fetched(place: str, files: tuple[str, ...]) -> Path:
         folder = snapshot_download(found["name"], repo_type="dataset", revision=found["commit"], allow_patterns=wanted)
     except (HFValidationError, OSError) as error:
         raise AnnotationError(
-            f"--annotations: {place}: the hub does not give it, and it was not fetched before ({type(error).__name__}:"
+            f"--annotations: {place}: the hub does not provide it, and it was not downloaded before ({type(error).__name__}:"
             f" {str(error).splitlines()[0]}); see that the dataset and commit exist, that HF_HUB_OFFLINE is unset, and for a gated one that"
-            " HF_TOKEN is set; or download it and give its folder"
+            " HF_TOKEN is set; or download it and pass its folder"
         ) from error
     return Path(folder) / inside

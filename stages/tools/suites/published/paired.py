@@ -1,4 +1,5 @@
-"""Two sets of predictions compared question by question: how much one scores above the other, and what may be said of that."""
+"""Compare two sets of predictions question by question: the difference of their scores, and its
+significance."""
 
 from __future__ import annotations
 
@@ -18,8 +19,10 @@ def paired(
     other: Mapping[str, Sequence[Mark]],
     confidence: float,
 ) -> dict[str, ScoringDifferences]:
-    """The differences under each scoring. A question that a scoring leaves out, or no judge could score, in one of them is left out of
-    both.
+    """Differences under each scoring.
+
+    A question that a scoring leaves out, or no judge was able to score, in one of them is left out
+    of both.
 
     Args:
         this, other: by scoring, a mark for each item.
@@ -88,7 +91,8 @@ def _differences(
 def _adjusted(
     measures: Sequence[Measure], by: Mapping[str, Mapping[str, Mapping[str, Difference]]]
 ) -> dict[str, dict[str, dict[str, Difference]]]:
-    """With Holm's p-values, a family for each measure: a reader looks through all values of all categories for small ones."""
+    """Add Holm's p-values, a family for each measure: a reader scans all values of all categories
+    for small ones."""
     raised: dict[tuple[str, str, str], float] = {}
     for measure in measures:
         family = [
@@ -131,8 +135,10 @@ def _right(mark: Mark) -> bool:
 
 
 def exact_p(first: int, second: int) -> float:
-    """Two-sided p-value of so many changes one way and the other, were both ways as likely (McNemar, *Psychometrika* 12, 1947, in its
-    exact form: the binomial distribution). Questions about one video are taken for independent, which ``p`` does not do.
+    """Two-sided p-value of so many changes in either direction, if both were equally likely
+    (McNemar, *Psychometrika* 12, 1947, in its exact form: the binomial distribution).
+
+    Questions about one video are taken as independent, which ``p`` does not do.
     """
     from scipy import special
 

@@ -1,11 +1,12 @@
-"""DarkEventInfer-Test and MixVidQA-Test: their annotations are this project's own samples, ``data/samples/test/TASK.jsonl``.
+"""DarkEventInfer-Test and MixVidQA-Test: their annotations are this project's own samples,
+``data/samples/test/TASK.jsonl``.
 
-DarkEventInfer-Test: what happens where the video is black; the judge gives 2, 1 or 0 (SPEC 1). MixVidQA-Test: a question about one of
-two videos that were cut into each other; the judge says right (1) or wrong (0). The mean of the judge's score x 100 is reported, as the
-paper does: of at most 200 and 100.
+DarkEventInfer-Test: infer the event where the video is black; the judge scores 2, 1 or 0 (SPEC 1).
+MixVidQA-Test: a question about one of two interleaved videos; the judge scores right (1) or wrong
+(0). The mean of the judge's score x 100 is reported, as in the paper: at most 200 and 100.
 
-Examples: see :mod:`stages.domain.tasks.dark_event_infer` and :mod:`stages.domain.tasks.mix_vid_qa`; the id of a prediction is
-``sample_id``.
+Examples: see :mod:`stages.domain.tasks.dark_event_infer` and :mod:`stages.domain.tasks.mix_vid_qa`;
+the id of a prediction is ``sample_id``.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Reads = Callable[[str], str | None]
 
 
 def _benchmark(name: str, task: TaskName, says: Says, most: float) -> Benchmark[Sample]:
-    """Make the benchmark of one proxy task. ``most``: the judge's best score."""
+    """Define the benchmark of one proxy task. ``most``: the judge's best score."""
     files = (f"test/{task}.jsonl", f"{task}.jsonl")
     return Benchmark(
         name=name,
@@ -65,7 +66,7 @@ def _read(path: Path, files: tuple[str, ...], task: TaskName) -> Questions[Sampl
         if (sample.task, sample.split) != (task, "test"):
             raise AnnotationError(
                 f"annotations: {raw.where}: task {shown(sample.task)}, split {shown(sample.split)}: needs {task!r} of split"
-                f" 'test'; give data/samples/test/{task}.jsonl"
+                f" 'test'; pass data/samples/test/{task}.jsonl"
             )
         return [
             Item(

@@ -1,6 +1,7 @@
-"""From marks to the table of a benchmark: each measure under each scoring, overall and by category, with intervals over videos.
+"""Table of a benchmark from marks: each measure under each scoring, overall and by category, with
+intervals over videos.
 
-How sure a number is: :mod:`stages.domain.statistics.bootstrap`.
+Intervals: :mod:`stages.domain.statistics.bootstrap`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from stages.tools.suites.results import Cell, ScoringTable
 def cells(
     benchmark: Benchmark[Any], items: Sequence[Item[Any]], marks: Mapping[str, Sequence[Mark]], confidence: float
 ) -> dict[str, ScoringTable]:
-    """The table of each scoring.
+    """Compute the table of each scoring.
 
     Args:
         marks: by scoring, one for each item.
@@ -47,7 +48,7 @@ def overall(
 
 
 def parts_of(items: Sequence[Item[Any]], category: str) -> dict[str, list[int]]:
-    """Numbers of the items of each value of a category."""
+    """Indices of the items of each value of a category."""
     parts: dict[str, list[int]] = {}
     for i, item in enumerate(items):
         parts.setdefault(item.categories[category], []).append(i)
@@ -55,17 +56,18 @@ def parts_of(items: Sequence[Item[Any]], category: str) -> dict[str, list[int]]:
 
 
 def counts(mark: Mark) -> bool:
-    """Whether a reply is in means."""
+    """Return whether a reply is included in means."""
     return mark.counted and mark.parts is not None
 
 
 def design_of(items: Sequence[Item[Any]], macro: str | None) -> Design:
-    """The videos that items are about; ``macro``: the category whose values all count the same."""
+    """Design of the items' videos. ``macro``: the category whose values have equal weight."""
     return Design.of([item.units for item in items], None if macro is None else [item.categories[macro] for item in items])
 
 
 def by_item(measure: Measure, marks: Sequence[Mark], design: Design) -> Floats:
-    """What each reply adds to a measure, before its scale: float [marks], whose mean (over strata) is the measure.
+    """Contribution of each reply to a measure, before its scale: float [marks], whose mean (over
+    strata) is the measure.
 
     Args:
         marks: all of them in means.
@@ -93,8 +95,11 @@ def _cells(
 
 
 def baseline_replies(items: Sequence[Item[Any]], seed: int) -> dict[str, list[str]]:
-    """What needs no model: for each question a reply drawn at random (a letter, or the truth of another question), the most
-    frequent truth of all (the best constant letter, since it is taken from the very answers), and nothing."""
+    """Replies of policies without a model, for each question.
+
+    A reply drawn at random (a letter, or the truth of another question), the most frequent truth of
+    all (the best constant letter, since it is taken from the answers themselves), and an empty one.
+    """
     frequent = Counter(item.truth for item in items)
     constant = min(frequent, key=lambda truth: (-frequent[truth], truth))
 
@@ -102,7 +107,7 @@ def baseline_replies(items: Sequence[Item[Any]], seed: int) -> dict[str, list[st
         rng = Random(f"{seed}/random/{item.item_id}")
         if item.options:
             return letter(rng.randrange(len(item.options)))
-        # Its own truth would be no guess; of one question there is no other.
+        # Its own truth would not be a guess; of one question there is no other.
         return items[(number + 1 + rng.randrange(max(len(items) - 1, 1))) % len(items)].truth
 
     return {

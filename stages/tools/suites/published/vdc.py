@@ -1,9 +1,10 @@
-"""VDC, Video Detailed Captions (arXiv 2410.03051): five kinds of captions; questions are answered from the caption alone, and the
-answers are judged yes or no and from 0 to 5.
+"""VDC, Video Detailed Captions (arXiv 2410.03051): five kinds of captions; questions are answered
+from the caption alone, and the answers are judged yes or no and from 0 to 5.
 
-Example row of ``VDCScore_qa/camera.jsonl``: ``{"-0mW3q1h5Zg": [{"question": "What is the angle?", "answer": "Eye level"}]}``; read
-too is a row of the public harness, ``{"video_name": "…", "caption": "…", "qa_list": […]}``. The kind is the file's name; the id
-of a prediction is ``camera/VIDEO``.
+Example row of ``VDCScore_qa/camera.jsonl``: ``{"-0mW3q1h5Zg": [{"question": "What is the angle?",
+"answer": "Eye level"}]}``; rows of the public harness, ``{"video_name": "…", "caption": "…",
+"qa_list": […]}``, are also read. The kind is the file's name; the id of a prediction is
+``camera/VIDEO``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from stages.tools.suites.published.captions import strict_caption
 from stages.tools.suites.published.choices import lmms_eval_spoken
 from stages.tools.suites.published.files import Raw, gathered, rows, text_of, typed, without_blanks
 
-#: What a model is asked for, by kind.
+#: Prompts by kind.
 QUESTIONS = {
     "short": "Tell in one sentence what the video shows.",
     "detailed": "Describe the video in detail.",
@@ -48,7 +49,7 @@ class Pair(PublishedRow):
 
 class Row(PublishedRow):
     video_name: Words
-    #: Not in ``VDCScore_qa``; nothing is scored by it.
+    #: Not in ``VDCScore_qa``, and not used for scoring.
     caption: str | None = None
     qa_list: list[Pair] = Field(min_length=1)
 
@@ -90,7 +91,8 @@ def _id(raw: Raw) -> str | None:
 
 
 def _videos(raw: Raw) -> list[Raw]:
-    """A row of the harness as it is; each entry of a published line, which may hold several videos, as such a row."""
+    """Rows in the harness's form: such a row unchanged, and one for each video of a published line,
+    which may hold several."""
     value = raw.value
     if not (isinstance(value, dict) and value and all(isinstance(pairs, list) for pairs in value.values())):
         return [raw]

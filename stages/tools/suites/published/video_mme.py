@@ -1,8 +1,10 @@
-"""Video-MME (arXiv 2405.21075): four options on videos of three lengths; accuracy, by length, kind of task and domain.
+"""Video-MME (arXiv 2405.21075): four options on videos of three lengths; accuracy, by length, kind
+of task and domain.
 
-Example row: ``{"video_id": "001", "duration": "short", "domain": "Knowledge", "sub_category": "Humanity & History", "videoID":
-"fFjv93ACGo8", "question_id": "001-1", "task_type": "Counting Problem", "question": "How many …?", "options": ["A. Two.", …],
-"answer": "B"}``; the id of a prediction is ``question_id``.
+Example row: ``{"video_id": "001", "duration": "short", "domain": "Knowledge", "sub_category":
+"Humanity & History", "videoID": "fFjv93ACGo8", "question_id": "001-1", "task_type": "Counting
+Problem", "question": "How many …?", "options": ["A. Two.", …], "answer": "B"}``; the id of a
+prediction is ``question_id``.
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ def _lmms_eval(item: Item[Row], reply: str) -> Mark:
 
 
 def _vlmevalkit(item: Item[Row], reply: str) -> Mark:
-    # Where no letter is found the harness looks for lettered options inside the question, where the annotations have none.
+    # If there is no letter, the harness searches for lettered options inside the question, where
+    # the annotations have none.
     return Mark({"right": float(vlmevalkit_letter(reply) == item.row.answer)})
 
 

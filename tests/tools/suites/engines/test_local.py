@@ -296,9 +296,9 @@ def test_models_that_cannot_be_asked(root: Path, params: Params, taught: Path, t
     for which in (str(taught), "champion", "models:/m/3"):
         with pytest.raises(EngineError, match="--revision: means nothing for"):
             choose(Session(root), params, which, "0" * 40)
-    with pytest.raises(EngineError, match="give the commit, 40 hex digits"):
+    with pytest.raises(EngineError, match="pass the commit, 40 hex digits"):
         choose(Session(root), params, "Qwen/Qwen2.5-VL-7B-Instruct", "main")
-    with pytest.raises(EngineError, match="is no folder with a model, no version and no hub id"):
+    with pytest.raises(EngineError, match="is not a folder with a model, a version or a hub id"):
         choose(Session(root), params, "models/base/final", None)
     with pytest.raises(EngineError, match="write models:/NAME@champion"):
         choose(Session(root), params, "models:/", None)
@@ -337,7 +337,7 @@ def test_a_hub_model_that_is_not_here(root: Path, params: Params, monkeypatch: p
 
 def test_orders_that_make_no_sense(root: Path, params: Params, taught: Path, videos: Path, tmp_path: Path) -> None:
     annotations = about_colours(tmp_path, 1)
-    with pytest.raises(AnnotationError, match="give --benchmark video-mme"):
+    with pytest.raises(AnnotationError, match="pass --benchmark video-mme"):
         ask(root, params, order(annotations, videos, tmp_path / "out", benchmark="mvbench"), taught)
     with pytest.raises(EngineError, match=r"--videos: .* is no folder"):
         ask(root, params, order(annotations, tmp_path / "nowhere", tmp_path / "out"), taught)
