@@ -20,6 +20,8 @@ MAX_TEXT = 8192
 SHOWN = 80
 
 # Memory. With the model's own these are the most a server takes; DECISIONS.md adds them up.
+#: Memory of one decoding process: the decoder's frames, one frame in full size, and all of them as
+#: the processor makes them.
 DECODER_BYTES = 1 << 30
 #: Decoding processes for new videos, and for those that take longer than QUICK_S.
 QUICK, SLOW = 2, 1

@@ -73,7 +73,7 @@ def production_fault(client: MlflowClient, model: str, production: str, ledger: 
     sentence with the remedy; None if it is."""
     last = next((entry for entry in reversed(read_ledger(client, model, ledger)) if entry.standing), None)
     if last is None or last.decided.production != production or not last.done:
-        # No copy was requested, or the move is unfinished: the alias of the model itself reports that.
+        # No copy was requested, or the move is unfinished: the alias of the model reports that.
         return None
     there = next((version for version in all_versions(client, production) if CHAMPION in version.aliases), None)
     if there is not None and there.tags.get(COPY_OF) == f"{model}/{last.decided.version}" and there.source == last.source:

@@ -32,7 +32,8 @@ BATCH_TAGS = 100
 #: Codes of MLflow's errors about a run that does not exist, or was deleted.
 _NO_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
-#: ``["metric", name, value, at_ms, step]``, ``["tag", name, value]``, ``["end", status, at_ms]`` or ``["text", file, content]``.
+#: ``["metric", name, value, at_ms, step]``, ``["tag", name, value]``, ``["end", status, at_ms]`` or
+#: ``["text", file, content]``.
 Entry = Sequence[Any]
 
 
