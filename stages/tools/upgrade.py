@@ -50,8 +50,8 @@ def concerns_of_project(root: Path) -> list[Concern]:
     old = [stage for stage, record in read_lock(root).items() if _lacks_new_keys(record.params)]
     if not old:
         return []
-    found = f"{', '.join(sorted(old))} {'was' if len(old) == 1 else 'were'} made by 0.1: frame order and scoring are others now"
-    return [Concern(paths.LOCK_FILE, found, "see what runs again: vidbridge plan; then: vidbridge run")]
+    problem = f"{', '.join(sorted(old))} {'was' if len(old) == 1 else 'were'} made by 0.1: frame order and scoring are others now"
+    return [Concern(paths.LOCK_FILE, problem, "see what runs again: vidbridge plan; then: vidbridge run")]
 
 
 def concerns_of_registry(session: Session) -> list[Concern]:
@@ -101,11 +101,11 @@ def _concerns(version: Version, content: ContentStore, digest: str | None) -> It
     scores = version.scores
     if scores is None or digest is None or version.scores_under(digest) is not None:
         return
-    found = f"was scored under evaluation {scores.digest}, and this project's is {digest}"
+    problem = f"was scored under evaluation {scores.digest}, and this project's is {digest}"
     if CHAMPION in version.aliases:
-        yield Concern(what, found, "it is scored again before the gate compares: vidbridge run; then: vidbridge promote")
+        yield Concern(what, problem, "it is scored again before the gate compares: vidbridge run; then: vidbridge promote")
     else:
-        yield Concern(what, found, "make a candidate of this evaluation: vidbridge run")
+        yield Concern(what, problem, "make a candidate of this evaluation: vidbridge run")
 
 
 def _places_text_otherwise(version: Version, content: ContentStore) -> bool:

@@ -139,13 +139,13 @@ class Results:
     def clips(self, seed: int) -> dict[str, list[str]]:
         """Result of :func:`contents_shown` for a seed."""
         file = self.folder / str(seed) / CLIPS_FILE
-        found: dict[str, list[str]] = read_json(file)
-        if not all(isinstance(clips, list) for clips in found.values()):
+        digests: dict[str, list[str]] = read_json(file)
+        if not all(isinstance(clips, list) for clips in digests.values()):
             raise InputError(
                 f"{file}: written by an earlier version, which kept names of clips and not their content, so that nobody can say which"
                 f" seeds share clips; delete {self.folder / str(seed)} and run vidbridge ablate"
             )
-        return found
+        return digests
 
 
 def contents_shown(root: Path) -> dict[str, list[str]]:
@@ -170,24 +170,24 @@ def read_grid(params: Params, results: Results, *, command: str, measured: str) 
     grid = params.ablation
     assert grid is not None
     start = start_of(params)
-    wanted = (start, *params.variants)
+    variants_of_seed = (start, *params.variants)
     kept = {(seed, name): results.identity(seed, name) for seed in grid.seeds for name in params.variants}
-    fresh = {key for key, found in kept.items() if found and found["params"] == digest(variant_params(params, *key))}
+    fresh = {key for key, identity in kept.items() if identity and identity["params"] == digest(variant_params(params, *key))}
     # Scores of other parameters are never mixed with these. If there are no others, they are
     # displayed, with a note.
-    counted = fresh or {key for key, found in kept.items() if found}
+    counted = fresh or {key for key, identity in kept.items() if identity}
     missing = tuple(f"seed {seed}: {name}" for seed, name in kept if (seed, name) not in counted)
     seeds = tuple(seed for seed in grid.seeds if all((seed, name) in counted for name in params.variants))
     if not seeds:
         raise NothingRunError(f"ablation: no seed has run whole ({len(missing)} trainings are missing); go on: vidbridge ablate")
-    commits = sorted({found["commit"] for (seed, _), found in kept.items() if found and seed in seeds})
+    commits = sorted({identity["commit"] for (seed, _), identity in kept.items() if identity and seed in seeds})
     if not fresh and len(commits) > 1:
         raise InputError(
             f"ablation: what has run was trained with other parameters than params.yaml holds, from several commits ({_short(commits)}), so"
             " it is no one grid; run it with these: vidbridge ablate"
         )
     rows = [_trivial(name, results, seeds, params) for name in ("random", "constant")]
-    rows += [_measured(name, results, seeds, params) for name in wanted]
+    rows += [_measured(name, results, seeds, params) for name in variants_of_seed]
     # Every variant against the start, which the figure displays, and the contrasts the recipe
     # requests.
     pairs = dict.fromkeys([*((name, start) for name in params.variants), *grid.contrasts])
@@ -220,8 +220,8 @@ def _as_part(scores: Sequence[Score], axis: str) -> list[Score]:
     task, part = axis.split("/")
     rows = [row for row in scores if row.task == task]
     if not any(part in row.parts for row in rows):
-        known = ", ".join(sorted({name for row in rows for name in row.parts} - {"native"})) or "none"
-        raise InputError(f"ablation.axes: {axis!r}: no reply's score has a part {part!r} (they have {known})")
+        part_names = ", ".join(sorted({name for row in rows for name in row.parts} - {"native"})) or "none"
+        raise InputError(f"ablation.axes: {axis!r}: no reply's score has a part {part!r} (they have {part_names})")
     return [row.model_copy(update={"value": None if row.value is None else row.parts.get(part, 0.0)}) for row in rows]
 
 
@@ -234,7 +234,7 @@ def _over(
     blank: float | None, params: Params,
 ) -> Measured:  # fmt: skip
     confidence = params.evaluation.confidence
-    results = [task_results(rows, shown, confidence) for rows, shown in zip(scores, clips, strict=True)]
+    results = [task_results(rows, contents, confidence) for rows, contents in zip(scores, clips, strict=True)]
     of_column: dict[str, list[list[Score]]] = {
         task: [[row for row in rows if row.task == task] for rows in scores] for task in results[0]
     }
@@ -263,12 +263,12 @@ def _share(values: Sequence[float], scores: Sequence[Sequence[Score]], clips: Se
 
     If seeds have no spread, the interval over the clips of all of them.
     """
-    found = over_seeds(values, confidence)
-    if found is not None:
-        return Interval(mean=found.mean, low=max(0.0, found.low), high=min(1.0, found.high))
+    interval = over_seeds(values, confidence)
+    if interval is not None:
+        return Interval(mean=interval.mean, low=max(0.0, interval.low), high=min(1.0, interval.high))
     judged = [
-        (row.value, shown[row.sample_id], str(seed))
-        for seed, (rows, shown) in enumerate(zip(scores, clips, strict=True))
+        (row.value, contents[row.sample_id], str(seed))
+        for seed, (rows, contents) in enumerate(zip(scores, clips, strict=True))
         for row in rows
         if row.value is not None
     ]

@@ -65,21 +65,23 @@ def pooled_gain(pairs: Sequence[Pair], confidence: float) -> tuple[Gain, dict[Ta
     """
     after: list[Score] = []
     before: list[Score] = []
-    shown: dict[str, Sequence[str]] = {}
+    contents: dict[str, Sequence[str]] = {}
     means: list[float] = []
     by_task: dict[TaskName, list[float]] = {}
     for number, pair in enumerate(pairs):
         # Seeds have samples of the same names.
         for rows, kept in ((pair.after, after), (pair.before, before)):
             kept += [row.model_copy(update={"sample_id": f"{number}:{row.sample_id}"}) for row in rows]
-        shown |= {f"{number}:{sample}": clips for sample, clips in pair.shown.items()}
+        contents |= {f"{number}:{sample}": clips for sample, clips in pair.shown.items()}
         mean, tasks = paired_difference(pair.after, pair.before, pair.shown, confidence)
         means.append(mean.mean)
-        for task, found in tasks.items():
-            by_task.setdefault(task, []).append(found.mean)
-    whole, parts = paired_difference(after, before, shown, confidence)
+        for task, samples_of_task in tasks.items():
+            by_task.setdefault(task, []).append(samples_of_task.mean)
+    whole, parts = paired_difference(after, before, contents, confidence)
 
     def gain(interval: Interval, seeds: Sequence[float]) -> Gain:
         return Gain(clips=interval, seeds=tuple(seeds), over_seeds=over_seeds(seeds, confidence))
 
-    return gain(whole.interval, means), {task: gain(found.interval, by_task[task]) for task, found in parts.items()}
+    return gain(whole.interval, means), {
+        task: gain(samples_of_task.interval, by_task[task]) for task, samples_of_task in parts.items()
+    }

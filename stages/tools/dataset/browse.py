@@ -49,7 +49,7 @@ def browse(root: Path, out: Path, samples: int) -> Path:
         raise InputError(f"{paths.SAMPLES / paths.SUMMARY_FILE}: no samples yet; run vidbridge run synthesize")
     clips = load_clips()
     loader = FrameLoader(clips, Path(params.ingest.source), cache_bytes=0, manifest=paths.CLIPS)
-    shown = [_sample(sample, clips, loader, params) for sample in _samples(params, samples)]
+    rows = [_sample(sample, clips, loader, params) for sample in _samples(params, samples)]
     rejects, reasons = _rejects()
     script = template_text("browse.js")
     style = template_text("palette.css", "browse.css")
@@ -58,7 +58,7 @@ def browse(root: Path, out: Path, samples: int) -> Path:
         params=params,
         summary=read_json(paths.SAMPLES / paths.SUMMARY_FILE),
         clips=read_json(paths.CLIPS / paths.SUMMARY_FILE),
-        samples=shown,
+        samples=rows,
         tasks=params.synthesize.tasks.named,
         splits=SPLITS,
         rejects=rejects,

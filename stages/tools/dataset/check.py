@@ -45,6 +45,6 @@ def check(params: Params, folder: Path, annotation_format: str | None, annotatio
     set_aside: dict[TaskName, tuple[Reject, ...]] = {}
     for task in params.synthesize.tasks.named:
         rows = list(synthesise(clips, task, params.synthesize.tasks, params.synthesize.sampled_frames, params.seed))
-        samples[task] = sum(len(made) for _, made, _ in rows)
+        samples[task] = sum(len(accepted) for _, accepted, _ in rows)
         set_aside[task] = tuple(sorted((reject for _, _, refused in rows for reject in refused), key=reject_order))
     return Checked(tuple(clips), tuple(rejects), hazards, samples, set_aside)

@@ -31,11 +31,11 @@ def with_excluded(text: str, videos: Sequence[ExcludedVideo], name: str = paths.
 
 def _value(node: Any, key: str, name: str) -> Any:
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    found = next((value for named, value in pairs if named.value == key), None)
-    if found is None:
+    node_of_key = next((value for named, value in pairs if named.value == key), None)
+    if node_of_key is None:
         parse_params({}, name)  # raises the error about the missing key
         raise ParamsError(f"{name}: has no ingest.exclude; write `exclude: []` below `ingest:`")
-    return found
+    return node_of_key
 
 
 def _quoted(text: str | None) -> str:

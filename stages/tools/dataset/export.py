@@ -173,8 +173,8 @@ def _trl_row(sample: Sample, params: Params) -> dict[str, Any]:
     ]
     row: dict[str, Any] = {"prompt": [{"role": "user", "content": content}]}
     if sample.trace is not None:
-        said = [{"type": "text", "video": None, "text": render_reply(sample.trace.thinking, sample.trace.answer)}]
-        row["completion"] = [{"role": "assistant", "content": said}]
+        reply_content = [{"type": "text", "video": None, "text": render_reply(sample.trace.thinking, sample.trace.answer)}]
+        row["completion"] = [{"role": "assistant", "content": reply_content}]
     return row | {key: plain[key] for key in ("solution", "task", "sample_id", "options", "events")}
 
 
@@ -215,16 +215,16 @@ def _parquet(chosen: dict[tuple[Split, TaskName], list[Sample]], params: Params,
         }
     )
     for split in dict.fromkeys(split for split, _ in chosen):
-        samples = [sample for (of, _), found in chosen.items() if of == split for sample in found]
+        samples = [sample for (of, _), of_task in chosen.items() if of == split for sample in of_task]
         if not samples:
             continue
 
         with tempfile.TemporaryDirectory(dir=out) as cache:
-            made = datasets.Dataset.from_generator(
+            dataset = datasets.Dataset.from_generator(
                 partial(_picture_rows, samples, split, params), features=features, cache_dir=cache, fingerprint=_digest(samples)
             )
             (out / "data").mkdir(exist_ok=True)
-            made.to_parquet(str(out / "data" / f"{split}-00000-of-00001.parquet"))
+            dataset.to_parquet(str(out / "data" / f"{split}-00000-of-00001.parquet"))
 
 
 def _picture_rows(samples: Sequence[Sample], split: Split, params: Params) -> Iterator[dict[str, Any]]:
@@ -258,8 +258,8 @@ def _digest(samples: Sequence[Sample]) -> str:
 
 def _card(chosen: dict[tuple[Split, TaskName], list[Sample]], params: Params, kind: Kind, out: Path) -> None:
     """Write a README beside the rows: their content, how to read them, and the videos' licences."""
-    shown = {sample.clip_id for samples in chosen.values() for sample in samples}
-    licences = Counter(clip.licence or "not stated" for name, clip in load_clips().items() if name in shown)
+    clip_ids = {sample.clip_id for samples in chosen.values() for sample in samples}
+    licences = Counter(clip.licence or "not stated" for name, clip in load_clips().items() if name in clip_ids)
     page = fill(
         "dataset_card.md.j2",
         trim_blocks=True,

@@ -52,7 +52,7 @@ class Samples:
     total: int
 
 
-def find(session: Session, asked: Sequence[str], versions: Sequence[Version]) -> list[Video]:
+def find(session: Session, names: Sequence[str], versions: Sequence[Version]) -> list[Video]:
     """Find the named videos, each by its path in the source folder, the path of its file, the id of
     a clip, or its SHA-256.
 
@@ -65,20 +65,20 @@ def find(session: Session, asked: Sequence[str], versions: Sequence[Version]) ->
     source = session.root / Path(session.params.ingest.source).expanduser()
     rows = _annotations(session.params, source)
     present = list(_present(session.root))
-    known = list(dict.fromkeys([*present, *_earlier(session, versions)]))
-    found: dict[str, Video] = {}
-    for name in asked:
-        path = _meant(name, source, rows, known)
+    rows_of_clips = list(dict.fromkeys([*present, *_earlier(session, versions)]))
+    videos_by_path: dict[str, Video] = {}
+    for name in names:
+        path = _meant(name, source, rows, rows_of_clips)
         ids = {row.clip_id for row in rows if normpath(row.video) == path}
         # A re-encoded clip has another path: its id names its source.
-        clips = [clip for clip in known if (clip.clip_id in ids if clip.normalised else normpath(clip.path) == path)]
+        clips = [clip for clip in rows_of_clips if (clip.clip_id in ids if clip.normalised else normpath(clip.path) == path)]
         contents: list[str | None] = list(dict.fromkeys(clip.sha256 for clip in clips)) or [_hash(source / path)]
         videos = tuple(ExcludedVideo(video=path, sha256=content) for content in contents)
-        clips = [clip for clip in known if any(holds(clip, video) for video in videos)]
+        clips = [clip for clip in rows_of_clips if any(holds(clip, video) for video in videos)]
         ids |= {clip.clip_id for clip in clips}
         splits = sorted({clip.split for clip in clips if clip in present})
-        found[path] = Video(path, videos, tuple(sorted(ids)), tuple(splits))
-    return list(found.values())
+        videos_by_path[path] = Video(path, videos, tuple(sorted(ids)), tuple(splits))
+    return list(videos_by_path.values())
 
 
 def _annotations(params: Params, source: Path) -> list[Annotation]:
@@ -105,22 +105,22 @@ def _earlier(session: Session, versions: Sequence[Version]) -> Iterator[Row]:
             continue  # Reported for each version, as unknown.
 
 
-def _meant(name: str, source: Path, rows: Sequence[Annotation], known: Sequence[Row]) -> str:
+def _meant(name: str, source: Path, rows: Sequence[Annotation], clips: Sequence[Row]) -> str:
     """Resolve a name to a path in the source folder: as a path first, then as a content hash, then
     as an id."""
     path = Path(name).expanduser()
-    wanted = normpath(path.resolve().relative_to(source.resolve()).as_posix() if _below(path, source) else name)
-    paths = {normpath(row.video) for row in rows} | {normpath(clip.path) for clip in known if not clip.normalised}
-    if wanted in paths:
-        return wanted
+    relative = normpath(path.resolve().relative_to(source.resolve()).as_posix() if _below(path, source) else name)
+    paths = {normpath(row.video) for row in rows} | {normpath(clip.path) for clip in clips if not clip.normalised}
+    if relative in paths:
+        return relative
     named = {row.clip_id: normpath(row.video) for row in rows}
-    found = {_own_path(clip, named) for clip in known if name == clip.sha256}
-    found = found or {normpath(row.video) for row in rows if row.clip_id == name}
-    found = found or {_own_path(clip, named) for clip in known if name == clip.clip_id}
-    if len(found) == 1:
-        return found.pop()
-    if found:
-        raise RemovalError(f"video: {name!r} means several: {', '.join(map(repr, sorted(found)[:4]))}; name the paths")
+    matches = {_own_path(clip, named) for clip in clips if name == clip.sha256}
+    matches = matches or {normpath(row.video) for row in rows if row.clip_id == name}
+    matches = matches or {_own_path(clip, named) for clip in clips if name == clip.clip_id}
+    if len(matches) == 1:
+        return matches.pop()
+    if matches:
+        raise RemovalError(f"video: {name!r} means several: {', '.join(map(repr, sorted(matches)[:4]))}; name the paths")
     raise RemovalError(
         f"video: {name!r} is neither a path in {source}, nor an id or a SHA-256 of a clip that annotations or manifests know; name it as"
         " the annotation file does"

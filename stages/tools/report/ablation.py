@@ -54,11 +54,11 @@ def _contrasts(grid: Grid, columns: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of contrasts with their intervals over seeds (over clips if seeds have no spread), all
     drawn on one scale."""
     titles = {row.name: row.title for row in grid.rows}
-    shown = [(c, [_spread(c.mean), *(_spread(c.columns[name]) for name in columns)]) for c in grid.contrasts]
-    widest = max((abs(end) for _, spreads in shown for s in spreads for end in (s.low, s.high)), default=0) or 1.0
+    contrasts = [(c, [_spread(c.mean), *(_spread(c.columns[name]) for name in columns)]) for c in grid.contrasts]
+    widest = max((abs(end) for _, spreads in contrasts for s in spreads for end in (s.low, s.high)), default=0) or 1.0
     return [
         {"name": f"{titles[c.after]} − {titles[c.before]}", "cells": [cell(spread, (-widest, widest)) for spread in spreads]}
-        for c, spreads in shown
+        for c, spreads in contrasts
     ]
 
 

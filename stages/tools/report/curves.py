@@ -50,34 +50,34 @@ class Held:
 def read_curves(root: Path, kind: str) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """Read the curves of ``reports/plots/<kind>.csv`` by row and name; a step without a measurement
     has no point."""
-    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
     with (root / paths.REPORTS / paths.PLOTS / f"{kind}.csv").open(encoding="utf-8") as file:
         for record in csv.DictReader(file):
-            of_row = found.setdefault(record["row"], {})
+            of_row = curves.setdefault(record["row"], {})
             for name, value in record.items():
                 if name not in ("row", "step") and value:
                     of_row.setdefault(name, []).append((float(record["step"]), float(value)))
-    return found
+    return curves
 
 
 def chain(params: Params) -> list[str]:
     """Rows from ``base`` to the candidate, each the next one's ``init``."""
-    rows, found = params.rows, [params.candidate]
-    while found[0] in rows:
-        found.insert(0, rows[found[0]].init)
-    return found
+    rows, names = params.rows, [params.candidate]
+    while names[0] in rows:
+        names.insert(0, rows[names[0]].init)
+    return names
 
 
 def held_out(tables: Mapping[str, PolicyScores], task: TaskName, params: Params) -> dict[str, Held]:
     """Score of each evaluated row in ``task``, by row."""
-    found = {}
+    scores = {}
     for row in params.evaluation.of:
         score = tables[row].tasks[task]
         if params.rewards.scale == "native":
-            found[row] = Held(score.native / 100, None)
+            scores[row] = Held(score.native / 100, None)
         else:
-            found[row] = Held(score.mean, (score.low, score.high))
-    return found
+            scores[row] = Held(score.mean, (score.low, score.high))
+    return scores
 
 
 def of_tasks(params: Params, tables: Mapping[str, PolicyScores], grpo: Curves, tasks: Sequence[TaskName]) -> list[dict[str, Any]]:
@@ -109,23 +109,23 @@ def _task(task: str, rows: Sequence[str], params: Params, grpo: Curves, scores: 
         put(drawing, "text", "tick", row, x=x, y=HEIGHT - 8, **{"text-anchor": "middle"})
         last = params.rows[row].steps
         _curve(drawing, area, [(number + step / last, value) for step, value in curves[row]], "c0", f"{row}: reward in training")
-    ends = [(place, scores[row]) for place, row in enumerate(rows) if row in scores]
-    line(drawing, area, [(place, score.mean) for place, score in ends], "held")
-    for (place, score), row in zip(ends, [row for row in rows if row in scores], strict=True):
+    ends = [(position, scores[row]) for position, row in enumerate(rows) if row in scores]
+    line(drawing, area, [(position, score.mean) for position, score in ends], "held")
+    for (position, score), row in zip(ends, [row for row in rows if row in scores], strict=True):
         spread = ""
         if score.interval:
             low, high = score.interval
             spread = f" [{low:.2f}, {high:.2f}]"
-            put(drawing, "line", "whisker", x1=area.px(place), x2=area.px(place), y1=area.py(low), y2=area.py(high))
+            put(drawing, "line", "whisker", x1=area.px(position), x2=area.px(position), y1=area.py(low), y2=area.py(high))
         hint = f"{row}, held out: {score.mean:.3f}{spread}"
-        put(drawing, "circle", "dot", hint=hint, cx=area.px(place), cy=area.py(score.mean), r=4)
+        put(drawing, "circle", "dot", hint=hint, cx=area.px(position), cy=area.py(score.mean), r=4)
     return finished(drawing)
 
 
 def of_training(root: Path) -> list[dict[str, Any]]:
     """Draw a chart per metric of each kind of training, with a line per row over the row's own
     steps."""
-    found = []
+    sections = []
     for kind, figures in OF_TRAINING.items():
         curves = read_curves(root, kind)
         drawn = []
@@ -134,8 +134,8 @@ def of_training(root: Path) -> list[dict[str, Any]]:
             if any(lines.values()):
                 drawn.append({"title": called, "svg": _lines(f"{kind}: {called}", lines)})
         if drawn:
-            found.append({"kind": kind, "rows": list(curves), "figures": drawn})
-    return found
+            sections.append({"kind": kind, "rows": list(curves), "figures": drawn})
+    return sections
 
 
 def _lines(label: str, lines: Mapping[str, Points]) -> Markup:

@@ -56,14 +56,14 @@ def edges_of(deps: Mapping[str, Sequence[str]], outs: Mapping[str, Sequence[str]
     graph = nx.DiGraph()
     graph.add_nodes_from(deps)
     for user, used in deps.items():
-        for maker, made in outs.items():
-            if maker != user and any(_touch(dep, out) for dep in used for out in made):
+        for maker, paths_of_maker in outs.items():
+            if maker != user and any(_touch(dep, out) for dep in used for out in paths_of_maker):
                 graph.add_edge(maker, user)
     return sorted(nx.transitive_reduction(graph).edges)
 
 
-def _touch(one: str, other: str) -> bool:
-    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
+def _touch(first: str, second: str) -> bool:
+    return first == second or first.startswith(f"{second}/") or second.startswith(f"{first}/")
 
 
 def places(names: Sequence[str], edges: Sequence[tuple[str, str]]) -> dict[str, tuple[int, int]]:
@@ -122,8 +122,8 @@ def _draw_box(drawing: ET.Element, box: Box, x: float, y: float) -> None:
         put(group, "rect", "share", x=0, y=BOX_HEIGHT - 4, width=max(4.0, box.share * BOX_WIDTH), height=4, rx=2)
 
 
-def _corner(place: tuple[int, int]) -> tuple[float, float]:
-    across, down = place
+def _corner(cell: tuple[int, int]) -> tuple[float, float]:
+    across, down = cell
     return MARGIN + across * (BOX_WIDTH + GAP_X), MARGIN + down * (BOX_HEIGHT + GAP_Y)
 
 

@@ -72,8 +72,8 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     from matplotlib.ticker import MaxNLocator
 
     slack = 1e-9 * (high - low)
-    found = MaxNLocator(nbins=most, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-    return [round(float(value), 12) for value in found if low - slack <= value <= high + slack]
+    values = MaxNLocator(nbins=most, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    return [round(float(value), 12) for value in values if low - slack <= value <= high + slack]
 
 
 def finished(drawing: ET.Element) -> Markup:

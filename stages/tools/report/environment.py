@@ -52,12 +52,12 @@ def other_parameters(root: Path, stages: Iterable[str]) -> dict[str, list[str]]:
         TrackingError: ``dvc.lock`` is damaged.
     """
     locked, now = read_lock(root), read_yaml(root / PARAMS_FILE)
-    found = {
+    changed = {
         stage: [key for key, value in locked[stage].params.get(PARAMS_FILE, {}).items() if not _same(value, _at(now, key))]
         for stage in stages
         if stage in locked
     }
-    return {stage: keys for stage, keys in found.items() if keys}
+    return {stage: keys for stage, keys in changed.items() if keys}
 
 
 def _at(table: Any, key: str) -> Any:
@@ -66,15 +66,15 @@ def _at(table: Any, key: str) -> Any:
     return table
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(first: Any, second: Any) -> bool:
     """Compare values read by different YAML libraries (`1e-6` is text to some)."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, str) != isinstance(other, str):
-        return str(one) == str(other) or _number(one) == _number(other) is not None
-    return bool(one == other)
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return first.keys() == second.keys() and all(_same(value, second[key]) for key, value in first.items())
+    if isinstance(first, list) and isinstance(second, list):
+        return len(first) == len(second) and all(map(_same, first, second))
+    if isinstance(first, str) != isinstance(second, str):
+        return str(first) == str(second) or _number(first) == _number(second) is not None
+    return bool(first == second)
 
 
 def _number(value: Any) -> float | None:
@@ -86,10 +86,10 @@ def _number(value: Any) -> float | None:
 
 def _commit(root: Path) -> str:
     """Commit of the project's folder, and whether tracked files differ from it."""
-    found = head(root) if is_repository(root) else None
-    if found is None:
+    commit = head(root) if is_repository(root) else None
+    if commit is None:
         return "none: the folder is no git repository, or has no commit"
-    return f"{found[:12]}{', with changes that are not committed' if is_dirty(root) else ''}"
+    return f"{commit[:12]}{', with changes that are not committed' if is_dirty(root) else ''}"
 
 
 def _span(runs: Mapping[str, PastRun]) -> dict[str, str]:

@@ -69,7 +69,7 @@ def _results(root: Path, params: Params) -> dict[str, Any]:
     tasks = list(tables[params.candidate].tasks)
     gains = read_record(root / paths.REPORTS / paths.METRICS_FILE, SummaryMetrics).gains
     grpo = read_curves(root, "grpo")
-    made = read_json(root / paths.SAMPLES / paths.SUMMARY_FILE)
+    summary = read_json(root / paths.SAMPLES / paths.SUMMARY_FILE)
     teachers = params.sft.values()
     loader = frame_loader(params)
     return {
@@ -95,8 +95,8 @@ def _results(root: Path, params: Params) -> dict[str, Any]:
         "rollouts": _rollouts(root, params, loader),
         "splits": SPLITS,
         "clips": read_json(root / paths.CLIPS / paths.SUMMARY_FILE),
-        "made": made,
-        "data_samples": sum(sum(of_split.values()) for of_split in made["samples"].values()),
+        "made": summary,
+        "data_samples": sum(sum(of_split.values()) for of_split in summary["samples"].values()),
         "sheets": [
             {"task": task, "png": in_base64(sheet.read_bytes()), "texts": _texts(params, task)}
             for task in params.synthesize.tasks.named
@@ -111,8 +111,8 @@ def _circumstances(session: Session) -> dict[str, Any]:
     from stages.tracking.runs.history import latest_runs
 
     root, params = session.root, session.params
-    known = latest_runs(session)
-    runs = {name: known[name] for name in stage_names(params) if name in known}
+    latest = latest_runs(session)
+    runs = {name: latest[name] for name in stage_names(params) if name in latest}
     return {
         "graph": graph(root, params, runs),
         "costs": cost_rows(params, runs),
@@ -138,13 +138,13 @@ def _texts(params: Params, task: TaskName) -> list[dict[str, str]]:
 def _filters(root: Path, params: Params) -> list[dict[str, Any]]:
     """A table of counts and a histogram for each difficulty row that has run; a row that has not is
     omitted."""
-    shown = []
+    tables = []
     for name, row in params.difficulty.items():
         folder = root / paths.difficulty(name)
         if (folder / paths.HISTOGRAM_FILE).exists():
             png = in_base64((folder / paths.HISTOGRAM_FILE).read_bytes())
-            shown.append({"name": name, "row": row, "tasks": read_json(folder / paths.SUMMARY_FILE)["tasks"], "png": png})
-    return shown
+            tables.append({"name": name, "row": row, "tasks": read_json(folder / paths.SUMMARY_FILE)["tasks"], "png": png})
+    return tables
 
 
 def _rollouts(root: Path, params: Params, loader: FrameLoader) -> list[dict[str, Any]]:
@@ -154,7 +154,7 @@ def _rollouts(root: Path, params: Params, loader: FrameLoader) -> list[dict[str,
     Raises:
         InputError: one of their samples no longer exists.
     """
-    shown = []
+    rows = []
     for name, row in params.grpo.items():
         file = paths.model(name) / paths.ROLLOUTS_FILE
         groups = read_rows(root / file, RolloutGroup) if (root / file).exists() else []
@@ -165,5 +165,5 @@ def _rollouts(root: Path, params: Params, loader: FrameLoader) -> list[dict[str,
             raise InputError(f"{file}: sample {gone[0]!r} is no longer in {row.samples}; run vidbridge run, then vidbridge report")
         last = [group for group in groups if group.step == groups[-1].step]
         frames = (loader.load(samples[group.sample_id]) for group in last)
-        shown.append({"name": name, "step": last[0].step, "groups": group_views(last, frames)})
-    return shown
+        rows.append({"name": name, "step": last[0].step, "groups": group_views(last, frames)})
+    return rows

@@ -85,15 +85,15 @@ def default_pair(params: Params) -> tuple[str, str]:
 def changes(values: Values, task_of: Mapping[str, str]) -> dict[str, dict[str, dict[str, int]]]:
     """Count the samples that became better, worse, or stayed, by ``before>after`` and task; samples
     not judged in both are excluded."""
-    found: dict[str, dict[str, dict[str, int]]] = {}
+    counts_of_pair: dict[str, dict[str, dict[str, int]]] = {}
     for before, after in permutations(values, 2):
         counts = {task: {"better": 0, "worse": 0, "same": 0} for task in dict.fromkeys(task_of.values())}
         for name, task in task_of.items():
             old, new = values[before].get(name), values[after].get(name)
             if old is not None and new is not None:
                 counts[task]["better" if new > old else "worse" if new < old else "same"] += 1
-        found[f"{before}>{after}"] = counts
-    return found
+        counts_of_pair[f"{before}>{after}"] = counts
+    return counts_of_pair
 
 
 def leading(values: Values, task_of: Mapping[str, str], before: str, after: str) -> list[str]:
@@ -112,11 +112,11 @@ def leading(values: Values, task_of: Mapping[str, str], before: str, after: str)
 def _lists(values: Values, task_of: Mapping[str, str], before: str, after: str) -> Iterator[list[str]]:
     for task in dict.fromkeys(task_of.values()):
         rows = [(name, values[before].get(name), values[after].get(name)) for name, of in task_of.items() if of == task]
-        known = [(name, new, new - old) for name, old, new in rows if old is not None and new is not None]
-        known.sort(key=lambda row: sha256(row[0].encode()).digest())
-        better = sorted((row for row in known if row[2] > 0), key=lambda row: -row[2])
-        worse = sorted((row for row in known if row[2] < 0), key=lambda row: row[2])
-        best, worst = sorted(known, key=lambda row: -row[1]), sorted(known, key=lambda row: row[1])
+        changes_of = [(name, new, new - old) for name, old, new in rows if old is not None and new is not None]
+        changes_of.sort(key=lambda row: sha256(row[0].encode()).digest())
+        better = sorted((row for row in changes_of if row[2] > 0), key=lambda row: -row[2])
+        worse = sorted((row for row in changes_of if row[2] < 0), key=lambda row: row[2])
+        best, worst = sorted(changes_of, key=lambda row: -row[1]), sorted(changes_of, key=lambda row: row[1])
         yield from ([row[0] for row in chosen[:LEADING]] for chosen in (better, worse, best, worst))
 
 
@@ -124,7 +124,7 @@ def _with_pictures(names: Sequence[str], strip_of: Callable[[str], str]) -> tupl
     """Pictures, each once, and samples with the numbers of theirs, until the size limit is
     reached."""
     strips: dict[str, int] = {}
-    shown: list[tuple[str, int]] = []
+    selected: list[tuple[str, int]] = []
     taken = 0
     for name in names:
         strip = strip_of(name)
@@ -133,8 +133,8 @@ def _with_pictures(names: Sequence[str], strip_of: Callable[[str], str]) -> tupl
             if taken > PICTURE_BYTES:
                 break
             strips[strip] = len(strips)
-        shown.append((name, strips[strip]))
-    return list(strips), shown
+        selected.append((name, strips[strip]))
+    return list(strips), selected
 
 
 def reply(score: Score) -> dict[str, Any]:

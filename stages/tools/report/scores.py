@@ -23,8 +23,8 @@ def cell(interval: Interval | TaskResult | PairedGain, span: tuple[float, float]
     """
     low, mean, high = interval.low, interval.mean, interval.high
     kind = "good" if low > 0 else "bad" if high < 0 else ""
-    known = [("p", interval.p_value), ("Holm", interval.p_holm)] if isinstance(interval, PairedGain) else []
-    chance = ", ".join(f"{name} {_p(value)}" for name, value in known if value is not None)
+    p_values = [("p", interval.p_value), ("Holm", interval.p_holm)] if isinstance(interval, PairedGain) else []
+    chance = ", ".join(f"{name} {_p(value)}" for name, value in p_values if value is not None)
     return {"mean": mean, "low": low, "high": high, "kind": kind, "p": chance, "bar": interval_bar(low, mean, high, span)}
 
 
@@ -60,12 +60,12 @@ def _row(kind: str, name: str, mean: float, cells: Sequence[Mapping[str, Any]]) 
 def gain_rows(gains: Mapping[str, RowGain], tasks: Sequence[TaskName]) -> list[dict[str, Any]]:
     """Rows of the pairs in ``reports/metrics.json``, all drawn on one scale, so that lengths can be
     compared."""
-    shown: list[tuple[str, list[PairedGain]]] = [
+    rows: list[tuple[str, list[PairedGain]]] = [
         (name, [gain, *(gain.tasks[task] for task in tasks)]) for name, gain in gains.items()
     ]
-    widest = max((abs(end) for _, row in shown for interval in row for end in (interval.low, interval.high)), default=1.0)
+    widest = max((abs(end) for _, row in rows for interval in row for end in (interval.low, interval.high)), default=1.0)
     span = (-widest or -1.0, widest or 1.0)
-    return [{"name": name, "cells": [cell(interval, span) for interval in row]} for name, row in shown]
+    return [{"name": name, "cells": [cell(interval, span) for interval in row]} for name, row in rows]
 
 
 def headline(

@@ -118,8 +118,8 @@ class ServingApp:
         self._check_caller(headers)
         method, path = scope["method"], scope["path"]
         allowed = {"/invocations": "POST"}.get(path, "GET")
-        known = path in ("/ping", "/health", "/version", "/docs", "/openapi.json", "/invocations")
-        if known and method != allowed and (method, allowed) != ("HEAD", "GET"):
+        is_endpoint = path in ("/ping", "/health", "/version", "/docs", "/openapi.json", "/invocations")
+        if is_endpoint and method != allowed and (method, allowed) != ("HEAD", "GET"):
             sentence = f"{path}: asked with {method[:SHOWN]}; use {allowed}"
             return _refusal(Refused(405, sentence), (("allow", allowed),))
         if path in ("/ping", "/health"):
@@ -148,9 +148,9 @@ class ServingApp:
     def _check_key(self, headers: Mapping[str, str]) -> None:
         if self._key is None:
             return
-        scheme, _, given = headers.get("authorization", "").partition(" ")
+        scheme, _, token = headers.get("authorization", "").partition(" ")
         # Compared in constant time.
-        right = hmac.compare_digest(given.strip().encode("latin-1"), self._key)
+        right = hmac.compare_digest(token.strip().encode("latin-1"), self._key)
         if scheme.lower() != "bearer" or not right:
             raise Refused(401, f"Authorization: not the key of this server; send 'Authorization: Bearer KEY' with its {KEY}")
 
@@ -321,7 +321,7 @@ def openapi(keyed: bool) -> dict[str, Any]:
         return {"content": {_JSON: {"schema": schema}}}
 
     rows = {"type": "array", "items": {"$ref": "#/components/schemas/Row"}, "minItems": 1, "maxItems": MAX_ROWS}
-    asked = {"type": "object", "properties": {"dataframe_records": rows}, "required": ["dataframe_records"]}
+    request = {"type": "object", "properties": {"dataframe_records": rows}, "required": ["dataframe_records"]}
     answers = {"type": "object", "properties": {"predictions": {"type": "array", "items": answer}}}
     statuses = {
         "400": "Something about the request is wrong.",
@@ -330,14 +330,14 @@ def openapi(keyed: bool) -> dict[str, Any]:
     }
     statuses |= {"403": "Host or Origin is another's.", "413": "Too large.", "415": "Not JSON.", "503": "Busy; see Retry-After."}
     statuses |= {"500": "A fault of the server.", "504": "Not done in time."}
-    made: dict[str, Any] = {
+    document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "Questions about videos", "version": "1"},
         "paths": {
             "/invocations": {
                 "post": {
                     "summary": "Answer questions about videos",
-                    "requestBody": {"required": True, **holding(asked)},
+                    "requestBody": {"required": True, **holding(request)},
                     "responses": {
                         "200": {"description": "One answer a row.", **holding(answers)},
                         **{status: {"description": why, **holding(refusal)} for status, why in sorted(statuses.items())},
@@ -349,9 +349,9 @@ def openapi(keyed: bool) -> dict[str, Any]:
         "components": {"schemas": {"Row": row}},
     }
     if keyed:
-        made["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        made["paths"]["/invocations"]["post"]["security"] = [{"key": []}]
-    return made
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["paths"]["/invocations"]["post"]["security"] = [{"key": []}]
+    return document
 
 
 def described() -> str:
@@ -418,9 +418,9 @@ def _allow_descriptors() -> None:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + MAX_REQUESTS * (MAX_ROWS + 1) + 200
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if hard != resource.RLIM_INFINITY else wanted, hard))
+    needed = MAX_CONNECTIONS + MAX_REQUESTS * (MAX_ROWS + 1) + 200
+    if soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard) if hard != resource.RLIM_INFINITY else needed, hard))
 
 
 if __name__ == "__main__":

@@ -54,18 +54,18 @@ def open_named(folder: Path | None, name: str, max_bytes: int) -> OpenFile:
         raise Refused(400, f"video: {name[:SHOWN]!r} may not leave the server's folder; send a path below it, without '..'")
     no_file = Refused(400, f"video: {name[:SHOWN]!r} is not a file in the server's folder; send the path of one")
     try:
-        found = (folder / path).resolve(strict=True)
+        resolved = (folder / path).resolve(strict=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise no_file from error
     # A folder that DVC checked out with links holds links into its cache, which callers see as
     # files. No other link may lead out.
-    home = folder if found.is_relative_to(folder) else Links(folder).store_of(found)
+    home = folder if resolved.is_relative_to(folder) else Links(folder).store_of(resolved)
     if home is None:
         raise Refused(
             400, f"video: {name[:SHOWN]!r} may not leave the server's folder; send a path below it, not a link that leads out"
         )
     try:
-        descriptor = open_below(home, found.relative_to(home).parts)
+        descriptor = open_below(home, resolved.relative_to(home).parts)
     except (OSError, ValueError) as error:
         raise no_file from error
     status = os.fstat(descriptor)

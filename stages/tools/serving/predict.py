@@ -58,10 +58,10 @@ def predict(session: Session, video: Path, question: str, version: str, tell: Ca
     from stages.tracking.registry.servable import usage_of_version
     from stages.tracking.registry.versions import load_version
 
-    found = find_named(session, version)
-    usage = usage_of_version(found)
-    tell(f"loading version {found.number} of {found.model} ({found.stage})")
-    return _ask(load_version(session.root, found), usage, video, question)
+    registered = find_named(session, version)
+    usage = usage_of_version(registered)
+    tell(f"loading version {registered.number} of {registered.model} ({registered.stage})")
+    return _ask(load_version(session.root, registered), usage, video, question)
 
 
 def predict_with(folder: Path, video: Path, question: str, tell: Callable[[str], None]) -> Prediction:

@@ -58,8 +58,8 @@ class Asked(Record):
     @model_validator(mode="after")
     def _has_one_video(self) -> Asked:
         if (self.video is None) == (self.video_base64 is None):
-            given = "none" if self.video is None else "both"
-            raise ValueError(f"video, video_base64: {given} given; send one of them")
+            count = "none" if self.video is None else "both"
+            raise ValueError(f"video, video_base64: {count} given; send one of them")
         if len(self.question) + sum(map(len, self.options)) > MAX_TEXT:
             raise ValueError(f"question: with its options over {MAX_TEXT} letters; shorten it")
         return self
@@ -91,7 +91,7 @@ def parse_rows(rows: Sequence[Mapping[str, Any]], videos: Mapping[str, bytes] | 
 
 
 def _row(number: int, row: Mapping[str, Any], videos: Mapping[str, bytes]) -> Asked:
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in row.items():
         if not isinstance(name, str) or name not in Asked.model_fields:
             raise Refused(400, f"row {number}: {_shown(name)} is not known; a row has {', '.join(Asked.model_fields)}")
@@ -100,9 +100,9 @@ def _row(number: int, row: Mapping[str, Any], videos: Mapping[str, bytes]) -> As
                 raise Refused(400, f"row {number}: {name}: {len(videos[value]):,} bytes; only video_base64 may be so long")
             value = videos[value]
         if not _absent(value):
-            given[name] = value
+            values[name] = value
     try:
-        return Asked.model_validate(given)
+        return Asked.model_validate(values)
     except ValidationError as error:
         # Never include the input: it may be a whole video.
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
@@ -121,15 +121,15 @@ def _rows(document: object) -> list[Mapping[str, Any]]:
     """Rows in any of the forms."""
     if not isinstance(document, dict):
         raise Refused(400, f'body: {_kind(document)}; send an object: {{"{FORMS[0]}": [{{"question": …, "video": …}}]}}')
-    given = [name for name in document if name in FORMS]
+    forms = [name for name in document if name in FORMS]
     unknown = [name for name in document if name not in (*FORMS, "params")]
     if unknown:
         raise Refused(400, f"body: {_shown(unknown[0])} is not known; a request has one of {', '.join(FORMS)}")
     if document.get("params"):
         raise Refused(400, "params: none are taken, since a version says itself how it is asked; leave them out")
-    if len(given) != 1:
-        raise Refused(400, f"body: {' and '.join(given) or 'none'} of {', '.join(FORMS)} given; send one of them")
-    form, value = given[0], document[given[0]]
+    if len(forms) != 1:
+        raise Refused(400, f"body: {' and '.join(forms) or 'none'} of {', '.join(FORMS)} given; send one of them")
+    form, value = forms[0], document[forms[0]]
     if form == "dataframe_split":
         return _split(value)
     if isinstance(value, dict) and form in ("instances", "inputs"):
@@ -197,16 +197,16 @@ def _outline(body: bytes | bytearray) -> tuple[bytes, dict[str, bytes]]:
         pieces.append(between)
         if quote < 0:
             return b"".join(pieces), videos
-        found = _STRING.match(body, quote)
-        if found is None:
+        match = _STRING.match(body, quote)
+        if match is None:
             raise Refused(400, "body: not JSON: a string has no end; send one JSON object")
-        at = found.end()
+        at = match.end()
         if at - quote > LONG_BYTES:
             name = f"{mark}{len(videos)}"
             videos[name] = _unescaped(bytes(body[quote + 1 : at - 1]))
             pieces.append(f'"{name}"'.encode())
         else:
-            pieces.append(found.group())
+            pieces.append(match.group())
             text += at - quote
             if text > TEXT_BYTES:
                 raise Refused(413, f"body: over {TEXT_BYTES >> 20} MB of text; only video_base64 may be long")
@@ -219,12 +219,12 @@ def _unescaped(text: bytes) -> bytes:
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    table = dict(pairs)
+    if len(table) < len(pairs):
         names = [name for name, _ in pairs]
         double = next(name for name in names if names.count(name) > 1)
         raise Refused(400, f"body: {_shown(double)} is given twice in one object; send it once")
-    return made
+    return table
 
 
 def _no_constant(text: str) -> NoReturn:

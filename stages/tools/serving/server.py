@@ -206,12 +206,12 @@ class VideoAnswers(PythonModel):
         reserved = min(len(files) * self._video_bytes, REQUEST_FRAME_BYTES)
         with ExitStack() as reserving:
             reserving.enter_context(self._frames.of(reserved, ends))
-            shown: dict[tuple[object, ...], Frames] = {}
+            frames_of: dict[tuple[object, ...], Frames] = {}
             held_bytes = 0
             for file in files:
                 if gone is not None and gone.is_set():
                     raise Gone
-                shown[file.key] = frames = self._decode(file, ends)
+                frames_of[file.key] = frames = self._decode(file, ends)
                 held_bytes += frames.pixels.nbytes
                 if held_bytes > REQUEST_FRAME_BYTES:
                     allowed = f"{REQUEST_FRAME_BYTES >> 20} MB of frames are allowed"
@@ -221,7 +221,7 @@ class VideoAnswers(PythonModel):
                     # as once.
                     reserving.enter_context(self._frames.of(held_bytes - reserved, ends))
                     reserved = held_bytes
-            items = [(question.prompt, shown[question.file.key]) for question in request.questions]
+            items = [(question.prompt, frames_of[question.file.key]) for question in request.questions]
             turn = self._turns.submit(self._reply, items, ends, gone)
             try:
                 return turn.result(max(ends - time.monotonic(), 0))

@@ -102,23 +102,23 @@ class Decoders:
         # Another process opens the descriptor by this name; the file's former path is irrelevant.
         job = Job(Path(f"/proc/{os.getpid()}/fd/{file.descriptor}"), file.name, self._frames, self._model)
         try:
-            made = self._quick(job, min(QUICK_S, self._limit_s), max(ends - time.monotonic(), 0.001))
-            if isinstance(made, Lost) and made.reason == "timeout" and self._limit_s > QUICK_S:
+            result = self._quick(job, min(QUICK_S, self._limit_s), max(ends - time.monotonic(), 0.001))
+            if isinstance(result, Lost) and result.reason == "timeout" and self._limit_s > QUICK_S:
                 if not self._places.acquire(blocking=False):
                     raise Refused(503, f"{field}: {MAX_SLOW} videos that take long wait already; try again in {RETRY_S} s")
                 try:
-                    made = self._slow(job, self._limit_s, max(ends - time.monotonic(), 0.001))
+                    result = self._slow(job, self._limit_s, max(ends - time.monotonic(), 0.001))
                 finally:
                     self._places.release()
         except VideoError as error:
             raise Refused(400, f"{field}: {error}; send a video that ffmpeg can read") from error
-        if isinstance(made, Lost):
-            if made.reason == "timeout":
+        if isinstance(result, Lost):
+            if result.reason == "timeout":
                 raise late(f"decoding {field}", self._limit_s)
-            if made.reason == "waiting":
+            if result.reason == "waiting":
                 raise late(f"decoding {field}, with what came before it", None)
-            raise Refused(400, f"{field}: {file.name}: {made.detail}; send a video that ffmpeg can read")
-        return made
+            raise Refused(400, f"{field}: {file.name}: {result.detail}; send a video that ffmpeg can read")
+        return result
 
     def close(self) -> None:
         """End the processes, whatever their state."""

@@ -98,14 +98,14 @@ def model_engine(session: Session, params: Params, order: Order, which: str, rev
     most = order.max_new_tokens or chosen.max_new_tokens
     batch_size = order.batch_size or params.evaluation.batch_size
 
-    def ask(asked: Sequence[Question], pending: set[Question], load: Load, tell: Tell) -> None:
+    def ask(questions: Sequence[Question], pending: set[Question], load: Load, on_answers: Tell) -> None:
         from stages.lib.models.load import device, use_threads
         from stages.tools.suites.engines.local import LocalModel
 
         use_threads()
         model, processor = chosen.load()
         model.to(device())  # type: ignore[arg-type]
-        LocalModel(model, processor, most, params.seed).answer(asked, pending, load, batch_size, tell)
+        LocalModel(model, processor, most, params.seed).answer(questions, pending, load, batch_size, on_answers)
 
     identity = {
         "engine": "generate",
@@ -163,7 +163,7 @@ def evaluate(
     if BENCHMARKS[order.benchmark].judged:
         judge_of(params.judge)
     identity = identity_of(params, order.benchmark, items, engine)
-    asked = _asked(params, order, items, engine.prompt)
+    questions = _asked(params, order, items, engine.prompt)
     clips = _clips(root)
     sights = Sights(
         items,
@@ -172,16 +172,16 @@ def evaluate(
         Contents(order.out / CONTENTS_FILE),
         lambda sample: _content_of_sample(sample, clips),
     )
-    shown = {item.item_id: sight(item) for item in items}
-    with open_answers(order.out, identity, lambda item_id: sights.content(shown[item_id])) as answers:
-        if replaced := _replaced(answers, shown):
-            told = ", ".join(map(one_line, sorted(replaced)[:EXAMPLES]))
-            print(f"evaluate: {len(replaced)} videos hold something else than when they were asked about; asking again: {told}")
-        _ask(engine, asked, sights.load, answers)
+    video_keys = {item.item_id: sight(item) for item in items}
+    with open_answers(order.out, identity, lambda item_id: sights.content(video_keys[item_id])) as answers:
+        if replaced := _replaced(answers, video_keys):
+            names = ", ".join(map(one_line, sorted(replaced)[:EXAMPLES]))
+            print(f"evaluate: {len(replaced)} videos hold something else than when they were asked about; asking again: {names}")
+        _ask(engine, questions, sights.load, answers)
         unanswered = _listed(answers)
-        wanted = {(question.view, question.item_id) for question in asked}
+        question_keys = {(question.view, question.item_id) for question in questions}
         controls: dict[str, dict[str, str]] = {
-            view: {item_id: reply for item_id, reply in answers.replies[view].items() if (view, item_id) in wanted}
+            view: {item_id: reply for item_id, reply in answers.replies[view].items() if (view, item_id) in question_keys}
             for view in CONTROLS
         }
         if not answers.replies["video"]:
@@ -203,7 +203,7 @@ def evaluate(
         identity=identity,
         unanswered=unanswered,
         replaced=replaced,
-        controls_asked=_controls_asked(params, order, asked),
+        controls_asked=_controls_asked(params, order, questions),
     )
     write_record(order.out / paths.SCORES_FILE, result)
     (order.out / paths.SCORES_TABLE_FILE).write_text(as_markdown(result), encoding="utf-8")
@@ -217,7 +217,7 @@ def identity_of(params: Params, benchmark: str, items: Sequence[Item[Any]], engi
     A sample of this project records which parts of which clips it uses.
     """
     render = BENCHMARKS[benchmark].prompt
-    asked = [
+    rows = [
         [
             item.item_id,
             item.row.model_dump(mode="json") if isinstance(item.row, Sample) else sight(item),
@@ -229,7 +229,7 @@ def identity_of(params: Params, benchmark: str, items: Sequence[Item[Any]], engi
         "schema_version": 2,
         "benchmark": benchmark,
         "annotations": digest({"items": [[item.item_id, item.truth, item.options] for item in items]}),
-        "prompts": digest({"asked": asked}),
+        "prompts": digest({"asked": rows}),
         "frames": sorted({protocol(item.frames) for item in items}),
         "seed": params.seed,
         **engine.identity,
@@ -242,17 +242,17 @@ def _asked(params: Params, order: Order, items: Sequence[Item[Any]], texts: Prom
     return questions([(item.item_id, sight(item), render(item, texts)) for item in items], controlled)
 
 
-def _ask(engine: Engine, asked: Sequence[Question], load: Load, answers: Answers) -> None:
-    pending = answers.pending(asked)
+def _ask(engine: Engine, questions: Sequence[Question], load: Load, answers: Answers) -> None:
+    pending = answers.pending(questions)
     if not pending:
         return
-    with tqdm(total=len(asked), initial=len(asked) - len(pending), desc=engine.name, unit="question", mininterval=1) as bar:
+    with tqdm(total=len(questions), initial=len(questions) - len(pending), desc=engine.name, unit="question", mininterval=1) as bar:
 
-        def tell(said: Sequence[Answer]) -> None:
-            answers.add(said)
-            bar.update(len(said))
+        def on_answers(replies: Sequence[Answer]) -> None:
+            answers.add(replies)
+            bar.update(len(replies))
 
-        engine.ask(asked, pending, load, tell)
+        engine.ask(questions, pending, load, on_answers)
 
 
 def _listed(answers: Answers) -> list[Unanswered]:
@@ -262,15 +262,15 @@ def _listed(answers: Answers) -> list[Unanswered]:
     ]
 
 
-def _controls_asked(params: Params, order: Order, asked: Sequence[Question]) -> str:
-    count = sum(question.view == CONTROLS[0] for question in asked)
+def _controls_asked(params: Params, order: Order, questions: Sequence[Question]) -> str:
+    count = sum(question.view == CONTROLS[0] for question in questions)
     return f"all {count}" if order.controls is None else f"{count}, drawn with seed {params.seed}" if count else "none"
 
 
-def _replaced(answers: Answers, shown: Mapping[str, str]) -> dict[str, int]:
+def _replaced(answers: Answers, video_keys: Mapping[str, str]) -> dict[str, int]:
     """Map a video key to the number of replies that were dropped, since its video has been
     replaced."""
-    return dict(Counter(shown[item_id] for ids in answers.replaced.values() for item_id in sorted(ids)))
+    return dict(Counter(video_keys[item_id] for ids in answers.replaced.values() for item_id in sorted(ids)))
 
 
 def _clips(root: Path) -> Callable[[], Mapping[str, Clip]]:
@@ -287,9 +287,9 @@ def _clips(root: Path) -> Callable[[], Mapping[str, Clip]]:
 
 
 def _content_of_sample(sample: Sample, clips: Callable[[], Mapping[str, Clip]]) -> str | None:
-    known = clips()
+    clips_by_id = clips()
     names = sample.timeline.clip_ids
-    return digest({"clips": [known[name].sha256 for name in names]}) if all(name in known for name in names) else None
+    return digest({"clips": [clips_by_id[name].sha256 for name in names]}) if all(name in clips_by_id for name in names) else None
 
 
 def _sample_loader(
@@ -327,7 +327,7 @@ def _log(root: Path, params: Params, engine: Engine, result: BenchmarkEvaluation
 
 def metrics_of(result: BenchmarkScores) -> dict[str, float]:
     """Collect every overall number of ``scores.json`` under a name that MLflow accepts."""
-    found: dict[str, float] = {"answered": result.answered, "questions": result.questions}
+    metrics: dict[str, float] = {"answered": result.answered, "questions": result.questions}
     tables = {"": {name: each.overall for name, each in result.scores.items()}}
     tables |= {f"{who}/": table for who, table in result.baselines.items()}
     tables |= {f"{view}/": control.scores for view, control in result.controls.items()}
@@ -336,5 +336,5 @@ def metrics_of(result: BenchmarkScores) -> dict[str, float]:
             for measure, cell in measures.items():
                 name = f"{prefix}{scoring}/{measure}".replace(": ", "-")
                 if cell.mean is not None and cell.low is not None and cell.high is not None:
-                    found |= {name: cell.mean} | ({f"{name}/low": cell.low, f"{name}/high": cell.high} if not prefix else {})
-    return found
+                    metrics |= {name: cell.mean} | ({f"{name}/low": cell.low, f"{name}/high": cell.high} if not prefix else {})
+    return metrics

@@ -116,11 +116,11 @@ class AskingExaminer(AskingJudge):
         return answer.answer.strip()
 
     def agrees(self, question: str, reference: str, answer: str) -> Agreement | Verdict:
-        found = self.answer(fenced(_AGREES, {"question": question, "reference": reference}, {"answer": answer}))
-        if isinstance(found, Verdict):
-            return found
-        assert isinstance(found, Matched)
-        return Agreement(found.right, found.marks)
+        verdict = self.answer(fenced(_AGREES, {"question": question, "reference": reference}, {"answer": answer}))
+        if isinstance(verdict, Verdict):
+            return verdict
+        assert isinstance(verdict, Matched)
+        return Agreement(verdict.right, verdict.marks)
 
 
 class NotingExaminer(AskingExaminer, NotingJudge):
@@ -146,9 +146,9 @@ class RuleExaminer(RuleJudge):
 
     def extract_objects(self, text: str) -> tuple[str, ...]:
         """List shapes with their colours in the generated world, else clauses, as for events."""
-        known = facts(text)
-        if known is not None:
-            return tuple(dict.fromkeys(f"{fact.colour} {fact.shape}".strip() for fact in known if fact.shape))
+        shapes = facts(text)
+        if shapes is not None:
+            return tuple(dict.fromkeys(f"{fact.colour} {fact.shape}".strip() for fact in shapes if fact.shape))
         return self.extract_events(text)
 
     def shows(self, seen: str, caption: str) -> Verdict:
@@ -163,10 +163,10 @@ class RuleExaminer(RuleJudge):
         return Agreement(share >= self.full_share, round(MOST_MARKS * share))
 
 
-def _share(wanted: str, said: str) -> float:
+def _share(reference: str, text: str) -> float:
     """Share of the content words of one text that another has too; 0 if there are none."""
-    need = content_words(wanted)
-    return len(need & {stem(word) for word in words(said)}) / len(need) if need else 0.0
+    need = content_words(reference)
+    return len(need & {stem(word) for word in words(text)}) / len(need) if need else 0.0
 
 
 def examiner_of(params: JudgeParams) -> Examiner:

@@ -17,8 +17,8 @@ from stages.lib.video.reader import read_frames
 def frame_count(duration_s: Fraction, fps: Fraction | None, most: int) -> int:
     """Number of frames for a video of this length: even, since the models here merge frames in
     pairs."""
-    wanted = most if fps is None else min(most, math.ceil(duration_s * fps))
-    return max(2, wanted + wanted % 2)
+    count = most if fps is None else min(most, math.ceil(duration_s * fps))
+    return max(2, count + count % 2)
 
 
 def load_at(path: Path, fps: Fraction | None, most: int, part_s: tuple[float, float] | None) -> Frames:
@@ -51,11 +51,11 @@ def load_at(path: Path, fps: Fraction | None, most: int, part_s: tuple[float, fl
                 f"{path.name}: no frame from {part_s[0]:g} to {part_s[1]:g} s;"
                 f" its picture lasts from {float(facts.starts_s):.1f} to {float(facts.starts_s + total / facts.rate):.1f} s",
             )
-    shown = stop - first
-    indices = sample_indices(shown, frame_count(shown / facts.rate, fps, most))
+    total_frames = stop - first
+    indices = sample_indices(total_frames, frame_count(total_frames / facts.rate, fps, most))
     stored = [facts.frame_at(first + index) for index in indices]
     pixels, _ = read_frames(path, stored, known=facts)
-    return Frames(pixels=pixels, indices=indices, total=shown, rate=facts.rate)
+    return Frames(pixels=pixels, indices=indices, total=total_frames, rate=facts.rate)
 
 
 def _frames_of(begin: Fraction, end: Fraction, rate: Fraction) -> tuple[int, int]:

@@ -66,8 +66,8 @@ def same_mathematics(answer: str, reference: str) -> bool:
     """
     from math_verify import parse, verify  # a second of import that training need not pay
 
-    found = parse(reference), parse(answer)
-    return all(found) and bool(verify(*found))
+    expressions = parse(reference), parse(answer)
+    return all(expressions) and bool(verify(*expressions))
 
 
 def _score(sample: Sample, reply: Reply, referee: Referee, rules: RewardRules) -> TaskScore:

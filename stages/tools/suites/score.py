@@ -52,27 +52,32 @@ def score(
     benchmark = BENCHMARKS[name]
     questions = read_questions(name, annotations)
     items = questions.items
-    given = read_predictions(predictions, questions)
-    answered = [item for item in items if item.item_id in given.replies]
-    sets: dict[str, Mapping[str, str]] = {"predictions": given.replies}
+    parsed = read_predictions(predictions, questions)
+    answered = [item for item in items if item.item_id in parsed.replies]
+    sets: dict[str, Mapping[str, str]] = {"predictions": parsed.replies}
     if baselines:
-        for who, said in baseline_replies(answered, params.seed).items():
-            sets[who] = {item.item_id: reply for item, reply in zip(answered, said, strict=True)}
+        for who, replies_of_policy in baseline_replies(answered, params.seed).items():
+            sets[who] = {item.item_id: reply for item, reply in zip(answered, replies_of_policy, strict=True)}
     trivial = [who for who in sets if who != "predictions"]
     if against is not None:
         sets["against"] = read_predictions(against, questions).replies
-    shown = {
-        view: {item.item_id: said[item.item_id] for item in answered if item.item_id in said}
-        for view, said in (controls or {}).items()
+    sets_of_replies = {
+        view: {item.item_id: replies_of_policy[item.item_id] for item in answered if item.item_id in replies_of_policy}
+        for view, replies_of_policy in (controls or {}).items()
     }
-    sets |= {f"control: {view}": said for view, said in shown.items()}
+    sets |= {f"control: {view}": replies_of_policy for view, replies_of_policy in sets_of_replies.items()}
     judge = examiner_of(params.judge) if benchmark.judged else None
     files = {"predictions": predictions, "against": against}
     if judge is None:
-        marks = {who: _by_rule(benchmark, _those(items, said), said) for who, said in sets.items()}
+        marks = {
+            who: _by_rule(benchmark, _those(items, replies_of_policy), replies_of_policy) for who, replies_of_policy in sets.items()
+        }
     else:
         marks = judge.score_many(
-            lambda judge: {who: _by_judge(benchmark, _those(items, said), said, judge) for who, said in sets.items()}
+            lambda judge: {
+                who: _by_judge(benchmark, _those(items, replies_of_policy), replies_of_policy, judge)
+                for who, replies_of_policy in sets.items()
+            }
         )
         # The comparison counts too: a mean over the few replies that a judge scored before it
         # failed is not a score.
@@ -97,20 +102,26 @@ def score(
         confidence=confidence,
         questions=len(items),
         answered=len(answered),
-        partial=bool(given.missing),
-        missing=list(given.missing),
-        empty=list(given.empty),
+        partial=bool(parsed.missing),
+        missing=list(parsed.missing),
+        empty=list(parsed.empty),
         set_aside=[SetAside(**reject.model_dump(exclude={"schema_version"})) for reject in questions.set_aside],
-        not_scored=list(given.not_scored),
+        not_scored=list(parsed.not_scored),
         scorings={scoring.name: scoring.rule for scoring in benchmark.scorings},
         scores=cells(benchmark, answered, marks["predictions"], confidence),
         baselines={who: overall(benchmark, answered, marks[who], confidence) for who in trivial},
         controls={
             view: _control(
-                benchmark, answered, sets["predictions"], marks["predictions"], said, marks[f"control: {view}"], confidence
+                benchmark,
+                answered,
+                sets["predictions"],
+                marks["predictions"],
+                replies_of_policy,
+                marks[f"control: {view}"],
+                confidence,
             )
-            for view, said in shown.items()
-            if said
+            for view, replies_of_policy in sets_of_replies.items()
+            if replies_of_policy
         },
         against=None
         if against is None
@@ -123,7 +134,7 @@ def score(
 def _control(
     benchmark: Benchmark[Any],
     items: Sequence[Item[Any]],
-    said: Mapping[str, str],
+    replies: Mapping[str, str],
     marks: Marks,
     control: Mapping[str, str],
     control_marks: Marks,
@@ -135,7 +146,7 @@ def _control(
     return ControlScores(
         questions=len(shared),
         scores=overall(benchmark, shared, control_marks, confidence),
-        gain=overall_differences(benchmark, shared, _picked(said, marks, shared), control_marks, confidence),
+        gain=overall_differences(benchmark, shared, _picked(replies, marks, shared), control_marks, confidence),
     )
 
 
@@ -143,33 +154,33 @@ def _compared(
     benchmark: Benchmark[Any],
     items: Sequence[Item[Any]],
     against: Path,
-    said: Mapping[str, str],
+    replies: Mapping[str, str],
     marks: Marks,
     other: Mapping[str, str],
     other_marks: Marks,
     confidence: float,
 ) -> Against:
-    shared = [item for item in items if item.item_id in said and item.item_id in other]
+    shared = [item for item in items if item.item_id in replies and item.item_id in other]
     if not shared:
         raise PredictionError(
             "--against: the two files of predictions have no question in common; pass two that answer the same ones"
         )
-    mine, theirs = _picked(said, marks, shared), _picked(other, other_marks, shared)
+    ours, theirs = _picked(replies, marks, shared), _picked(other, other_marks, shared)
     return Against(
         predictions=against.name,
         predictions_sha256=hashlib.sha256(against.read_bytes()).hexdigest(),
         shared=len(shared),
-        differences=paired(benchmark, shared, mine, theirs, confidence),
+        differences=paired(benchmark, shared, ours, theirs, confidence),
     )
 
 
-def _those(items: Sequence[Item[Any]], said: Mapping[str, str]) -> list[Item[Any]]:
-    return [item for item in items if item.item_id in said]
+def _those(items: Sequence[Item[Any]], replies: Mapping[str, str]) -> list[Item[Any]]:
+    return [item for item in items if item.item_id in replies]
 
 
-def _picked(said: Mapping[str, str], marks: Marks, items: Sequence[Item[Any]]) -> Marks:
+def _picked(replies: Mapping[str, str], marks: Marks, items: Sequence[Item[Any]]) -> Marks:
     """Select the marks of these items; ``said`` has the ids of ``marks``, in their order."""
-    places = {item_id: place for place, item_id in enumerate(said)}
+    places = {item_id: position for position, item_id in enumerate(replies)}
     return {name: [each[places[item.item_id]] for item in items] for name, each in marks.items()}
 
 
@@ -201,9 +212,9 @@ def _reads(benchmark: Benchmark[Any], path: Path) -> bool:
     return True
 
 
-def _by_rule(benchmark: Benchmark[Any], items: Sequence[Item[Any]], said: Mapping[str, str]) -> Marks:
-    return {scoring.name: [scoring.mark(item, said[item.item_id]) for item in items] for scoring in benchmark.by_rule}
+def _by_rule(benchmark: Benchmark[Any], items: Sequence[Item[Any]], replies: Mapping[str, str]) -> Marks:
+    return {scoring.name: [scoring.mark(item, replies[item.item_id]) for item in items] for scoring in benchmark.by_rule}
 
 
-def _by_judge(benchmark: Benchmark[Any], items: Sequence[Item[Any]], said: Mapping[str, str], judge: Examiner) -> Marks:
-    return {scoring.name: [scoring.mark(item, said[item.item_id], judge) for item in items] for scoring in benchmark.by_judge}
+def _by_judge(benchmark: Benchmark[Any], items: Sequence[Item[Any]], replies: Mapping[str, str], judge: Examiner) -> Marks:
+    return {scoring.name: [scoring.mark(item, replies[item.item_id], judge) for item in items] for scoring in benchmark.by_judge}

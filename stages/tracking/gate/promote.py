@@ -106,18 +106,18 @@ def promote(
     """
     gate, client = session.params.gate, session.client
     with _guard(session.root, gate):
-        wanted = find_version(client, gate.registered_model, version or CANDIDATE).number
+        number = find_version(client, gate.registered_model, version or CANDIDATE).number
         prove_rights(client, gate)
         # Before the version is judged: a concurrent `vidbridge gc` either sees this mark or is seen
         # here.
-        set_tags(client, gate.registered_model, wanted, {JUDGING: str(now_ms())})
+        set_tags(client, gate.registered_model, number, {JUDGING: str(now_ms())})
         for _ in range(ATTEMPTS):
-            case = judge(session, wanted, author=author, reason=reason, new_evaluation=new_evaluation)
-            told = _told(case)
-            if case.champion is not None and case.champion.number == wanted:
-                return Promotion(case.candidate, case.champion, case.decision, moved=False, verdict=told)
+            case = judge(session, number, author=author, reason=reason, new_evaluation=new_evaluation)
+            verdict = _told(case)
+            if case.champion is not None and case.champion.number == number:
+                return Promotion(case.candidate, case.champion, case.decision, moved=False, verdict=verdict)
             if conclude(client, gate, case):
-                return Promotion(case.candidate, case.champion, case.decision, moved=case.decision.promote, verdict=told)
+                return Promotion(case.candidate, case.champion, case.decision, moved=case.decision.promote, verdict=verdict)
     raise _overtaken(gate)
 
 
@@ -157,10 +157,10 @@ def conclude(client: MlflowClient, gate: GateParams, case: Case) -> bool:
         mean=counted(scores, gate) if scores else None,
         production=gate.production,
     )
-    told = _told(case)
-    entry = write_entry(client, gate.ledger, case.candidate, decided, told)
+    verdict = _told(case)
+    entry = write_entry(client, gate.ledger, case.candidate, decided, verdict)
     if not entry.moves:
-        insist(lambda: client.set_model_version_tag(case.candidate.model, str(case.candidate.number), VERDICT, told))
+        insist(lambda: client.set_model_version_tag(case.candidate.model, str(case.candidate.number), VERDICT, verdict))
         return True
     if entry.standing:
         settle(client, gate)
@@ -223,10 +223,10 @@ def rollback(session: Session, *, author: str | None = None, reason: str = "") -
                 mean=counted(scores, gate) if scores else None,
                 production=gate.production,
             )
-            told = rollback_verdict(earlier, champion, author=who, reason=reason)
-            if write_entry(client, gate.ledger, earlier, decided, told).standing:
+            verdict = rollback_verdict(earlier, champion, author=who, reason=reason)
+            if write_entry(client, gate.ledger, earlier, decided, verdict).standing:
                 settle(client, gate)
-                return Promotion(earlier, champion, Decision(True, (reason or "rolled back",), ()), moved=True, verdict=told)
+                return Promotion(earlier, champion, Decision(True, (reason or "rolled back",), ()), moved=True, verdict=verdict)
     raise _overtaken(gate)
 
 
@@ -336,8 +336,8 @@ def champion_to_rescore(session: Session, version: str | int | None = None) -> t
     if champion is None or champion.number == candidate.number or candidate.scores is None:
         return None
     digest = candidate.scores.digest
-    known = champion.scores_under(digest) and (champion.samples_under(digest) or not gate.significant)
-    return None if known else (champion, digest)
+    complete = champion.scores_under(digest) and (champion.samples_under(digest) or not gate.significant)
+    return None if complete else (champion, digest)
 
 
 def add_scores(session: Session, version: Version, digest: str, table: str, samples: str) -> None:

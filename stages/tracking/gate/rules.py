@@ -99,9 +99,9 @@ def refusal(reason: str, checks: Sequence[Check] = ()) -> Decision:
 
 def sentence(check: Check) -> str:
     """Format a check as a sentence."""
-    found = "not measured" if check.candidate is None else f"{check.candidate:.4f}"
+    value = "not measured" if check.candidate is None else f"{check.candidate:.4f}"
     other = "" if check.other is None else f" against {check.other:.4f}"
-    return f"{check.what}: {found}{other}; the rule is {check.rule}: {'met' if check.passed else 'not met'}"
+    return f"{check.what}: {value}{other}; the rule is {check.rule}: {'met' if check.passed else 'not met'}"
 
 
 def counted(card: ScoreCard, gate: GateParams) -> float:
@@ -193,5 +193,5 @@ def _blank_share(card: ScoreCard) -> list[float]:
     """Score on black video as a share of the score on the videos, over the tasks that were
     evaluated both ways."""
     both = [(task.blank, task.mean) for task in card.tasks.values() if task.blank is not None]
-    seen = sum(mean for _, mean in both)
-    return [sum(blank for blank, _ in both) / seen] if seen > 0 else []
+    on_video = sum(mean for _, mean in both)
+    return [sum(blank for blank, _ in both) / on_video] if on_video > 0 else []

@@ -20,9 +20,9 @@ def verdict(
     rows = [_row(check) for check in decision.table]
     table = ["| what | candidate | other | rule | met |", "|---|---|---|---|---|", *rows, ""] if rows else []
     reasons = [f"- {text}" for text in decision.reasons] if not decision.promote or not rows else []
-    made = f"Made by `{candidate.stage}`, step {candidate.step}; {against}."
-    asked = f"Asked by {_plain(author)}" + (f": {_plain(reason)}" if reason else "") + "."
-    return "\n".join([head, "", made, "", asked, "", *table, *reasons]).rstrip() + "\n"
+    origin = f"Made by `{candidate.stage}`, step {candidate.step}; {against}."
+    author_line = f"Asked by {_plain(author)}" + (f": {_plain(reason)}" if reason else "") + "."
+    return "\n".join([head, "", origin, "", author_line, "", *table, *reasons]).rstrip() + "\n"
 
 
 def rollback_verdict(earlier: Version, left: Version, *, author: str, reason: str) -> str:
@@ -32,9 +32,9 @@ def rollback_verdict(earlier: Version, left: Version, *, author: str, reason: st
 
 
 def _row(check: Check) -> str:
-    found = "not measured" if check.candidate is None else f"{check.candidate:.4f}"
+    value = "not measured" if check.candidate is None else f"{check.candidate:.4f}"
     other = "–" if check.other is None else f"{check.other:.4f}"
-    return f"| {check.what} | {found} | {other} | {check.rule} | {'yes' if check.passed else '**no**'} |"
+    return f"| {check.what} | {value} | {other} | {check.rule} | {'yes' if check.passed else '**no**'} |"
 
 
 def _plain(text: str) -> str:

@@ -232,9 +232,9 @@ class ContentStore:
         # Another process has meanwhile put its own copy into the cache; or this file system has no
         # modes.
         placed_file = folder / path
-        with placed_file.open("rb") as made:
-            found = hashlib.file_digest(made, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-        if found != md5:
+        with placed_file.open("rb") as file:
+            md5_of_copy = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        if md5_of_copy != md5:
             placed_file.unlink()
             raise TrackingError(f"{placed_file}: is not the object {md5}, which changed while it was placed; try again")
 
@@ -330,8 +330,8 @@ class ContentStore:
             remedy = f"check .dvc/config and {REMOTE_VARIABLE}"
             if is_cache(self.root):
                 remedy = f"outside of a project give its URL in {REMOTE_VARIABLE}, or add it: dvc remote add --global NAME URL"
-            said = "; ".join(str(error).split("\n"))
-            raise TrackingError(f"DVC remote {shown_name(name)}: {said}; {remedy}") from error
+            message = "; ".join(str(error).split("\n"))
+            raise TrackingError(f"DVC remote {shown_name(name)}: {message}; {remedy}") from error
         except Exception as error:
             if not is_of_remote(error):
                 raise
@@ -363,11 +363,11 @@ class ContentStore:
 
     def _missing(self, what: str, oid: str, where: str) -> MissingContent:
         if is_cache(self.root):
-            there = f"neither in the cache folder {self.root} {where}"
+            location = f"neither in the cache folder {self.root} {where}"
             if not self.remote_name():
-                there = f"not in the cache folder {self.root}, and {REMOTE_VARIABLE} is not set"
+                location = f"not in the cache folder {self.root}, and {REMOTE_VARIABLE} is not set"
             return MissingContent(
-                f"{what}: object {oid} is {there}; set {REMOTE_VARIABLE} to the URL of the DVC remote that holds it (on the machine that"
+                f"{what}: object {oid} is {location}; set {REMOTE_VARIABLE} to the URL of the DVC remote that holds it (on the machine that"
                 " made it: dvc push), or VIDBRIDGE_PROJECT to a clone of the project"
             )
         return MissingContent(
@@ -407,9 +407,9 @@ def open_content(root: Path) -> Iterator[ContentStore]:
         raise TrackingError(f"{root}: {error}; set VIDBRIDGE_PROJECT to a clone of the project, or run dvc init") from error
     except ConfigError as error:
         if changes and FROM_ENVIRONMENT in changes.get("remote", {}) and FROM_ENVIRONMENT in str(error):
-            said = shown(os.environ[REMOTE_VARIABLE])
+            remote_name = shown(os.environ[REMOTE_VARIABLE])
             raise TrackingError(
-                f"{REMOTE_VARIABLE}: {said}: not a URL of a DVC remote ({str(error).partition(' for dictionary value')[0]}); set one such as"
+                f"{REMOTE_VARIABLE}: {remote_name}: not a URL of a DVC remote ({str(error).partition(' for dictionary value')[0]}); set one such as"
                 " s3://BUCKET/PATH, ssh://HOST/PATH or /absolute/path"
             ) from error
         what = "DVC's configuration" if is_cache(root) else str(root)

@@ -89,13 +89,13 @@ def most_bytes() -> int:
     Raises:
         TrackingError: the variable is not a number above 0.
     """
-    given = os.environ.get(SIZE_VARIABLE, "").strip()
+    text = os.environ.get(SIZE_VARIABLE, "").strip()
     try:
-        size_gb = float(given) if given else MOST_GB
+        size_gb = float(text) if text else MOST_GB
     except ValueError:
         size_gb = math.nan
     if not 0 < size_gb < 1e9:
-        raise TrackingError(f"{SIZE_VARIABLE}: {given!r} is not a number of GB; set one above 0, or unset it ({MOST_GB:g})")
+        raise TrackingError(f"{SIZE_VARIABLE}: {text!r} is not a number of GB; set one above 0, or unset it ({MOST_GB:g})")
     return int(size_gb * 1e9)
 
 
@@ -131,11 +131,11 @@ class Kept:
 
 def kept(root: Path) -> list[Kept]:
     """List all removable items of a cache folder, least recently used first."""
-    found = []
+    items = []
     for path in _removable(root):
         with suppress(FileNotFoundError):  # Another process is removing it right now.
-            found.append(Kept(path, path.lstat().st_mtime))
-    return sorted(found, key=lambda item: item.used_s)
+            items.append(Kept(path, path.lstat().st_mtime))
+    return sorted(items, key=lambda item: item.used_s)
 
 
 def prune(root: Path, most: int, unused_s: float = IN_USE_S) -> int:
@@ -188,8 +188,8 @@ class CacheRepo:
 
 def _place() -> tuple[str, Path]:
     """The variable that sets the folder's path, and that path."""
-    if given := os.environ.get(CACHE_VARIABLE, "").strip():
-        return CACHE_VARIABLE, _expanded(given)
+    if path := os.environ.get(CACHE_VARIABLE, "").strip():
+        return CACHE_VARIABLE, _expanded(path)
     # The specification ignores relative paths: https://specifications.freedesktop.org/basedir-spec
     if (base := os.environ.get("XDG_CACHE_HOME", "")).startswith("/"):
         return "XDG_CACHE_HOME", Path(base) / "vidbridge"
@@ -208,10 +208,10 @@ def _expanded(path: str) -> Path:
 def _removable(root: Path) -> Iterator[Path]:
     inside = root.resolve()
     # Folders whose name starts with a dot are incomplete.
-    for folder, wanted in ((LOADED, Path.is_dir), (SERVABLE, Path.is_dir), (Path(OBJECTS), Path.is_file)):
+    for folder, is_item in ((LOADED, Path.is_dir), (SERVABLE, Path.is_dir), (Path(OBJECTS), Path.is_file)):
         for path in (root / folder).glob("*/*"):
             # A link among the folders above could lead anywhere.
-            if wanted(path) and path.resolve() == inside / path.relative_to(root):
+            if is_item(path) and path.resolve() == inside / path.relative_to(root):
                 yield path
     # Logs of servers, one per host.
     yield from (root / STATE).glob("serving-*.log*")
@@ -231,9 +231,9 @@ def _remove(path: Path) -> None:
 def _bytes(root: Path) -> int:
     """Size of all files below in bytes; a file with several links counts once."""
     sizes: dict[tuple[int, int], int] = {}
-    for place, _, names in os.walk(root):
+    for parent, _, names in os.walk(root):
         for name in names:
             with suppress(FileNotFoundError):
-                found = Path(place, name).lstat()
-                sizes[found.st_dev, found.st_ino] = found.st_size
+                status = Path(parent, name).lstat()
+                sizes[status.st_dev, status.st_ino] = status.st_size
     return sum(sizes.values())

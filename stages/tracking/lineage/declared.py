@@ -47,9 +47,9 @@ def declared_stage(root: Path, name: str) -> DeclaredStage:
     stages = pipeline.get("stages")
     entry = stages.get(group) if isinstance(stages, Mapping) else None
     if not isinstance(entry, Mapping):
-        known = ", ".join(map(str, stages)) if isinstance(stages, Mapping) and stages else "none"
+        names = ", ".join(map(str, stages)) if isinstance(stages, Mapping) and stages else "none"
         raise TrackingError(
-            f"dvc.yaml: stages: {group!r} is not among them ({known}); add it, what {name} depends on is read there"
+            f"dvc.yaml: stages: {group!r} is not among them ({names}); add it, what {name} depends on is read there"
         )
     if "vars" in pipeline:
         raise TrackingError("dvc.yaml: vars: is not read here; move its values to params.yaml")
@@ -71,14 +71,14 @@ def declared_stage(root: Path, name: str) -> DeclaredStage:
 
 def _table(path: Path) -> Mapping[str, Any]:
     try:
-        found = read_yaml(path)
+        table = read_yaml(path)
     except FileNotFoundError as error:
         raise TrackingError(f"{path}: no such file; run from the project's folder") from error
     except YamlError as error:
         raise TrackingError(str(error)) from error
-    if not isinstance(found, Mapping):
+    if not isinstance(table, Mapping):
         raise TrackingError(f"{path}: is not a table; restore it: git checkout -- {path.name}")
-    return found
+    return table
 
 
 def _item(foreach: Any, key: str, name: str, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,15 +86,15 @@ def _item(foreach: Any, key: str, name: str, params: Mapping[str, Any]) -> dict[
     where = f"stages.{name.partition('@')[0]}.foreach"
     members = _resolved(foreach, params, where)
     if isinstance(members, Mapping):
-        found = [{"key": str(one), "item": item} for one, item in members.items() if str(one) == key]
+        matches = [{"key": str(member), "item": item} for member, item in members.items() if str(member) == key]
     elif isinstance(members, Sequence) and not any(isinstance(item, (Mapping, list)) for item in members):
-        found = [{"item": item} for item in members if str(item) == key]
+        matches = [{"item": item} for item in members if str(item) == key]
     else:
         raise TrackingError(f"dvc.yaml: {where}: is neither a table nor a list of names; correct it there")
-    if not found:
-        known = ", ".join(map(str, members)) or "none"
-        raise TrackingError(f"dvc.yaml: {where}: {key!r} is not among them ({known}); name one of these, or add it to params.yaml")
-    return found[0]
+    if not matches:
+        names = ", ".join(map(str, members)) or "none"
+        raise TrackingError(f"dvc.yaml: {where}: {key!r} is not among them ({names}); name one of these, or add it to params.yaml")
+    return matches[0]
 
 
 def _resolved(value: Any, context: Mapping[str, Any], where: str) -> Any:
@@ -108,7 +108,7 @@ def _resolved(value: Any, context: Mapping[str, Any], where: str) -> Any:
         return value
     if (whole := _REFERENCE.fullmatch(value)) is not None:
         return _looked_up(context, whole[1], where)
-    return _REFERENCE.sub(lambda found: _as_text(_looked_up(context, found[1], where), found[0], where), value)
+    return _REFERENCE.sub(lambda match: _as_text(_looked_up(context, match[1], where), match[0], where), value)
 
 
 def _as_text(value: Any, reference: str, where: str) -> str:
@@ -141,6 +141,6 @@ def _values(root: Path, params: Mapping[str, Any], listed: Any, group: str) -> d
     for entry in listed or ():
         for file, keys in (entry if isinstance(entry, Mapping) else {PARAMS_FILE: [entry]}).items():
             table = params if file == PARAMS_FILE else _table(root / file)
-            found = table if keys is None else {key: _looked_up(table, key, where, file) for key in keys}
-            values.setdefault(file, {}).update(found)
+            values_of_file = table if keys is None else {key: _looked_up(table, key, where, file) for key in keys}
+            values.setdefault(file, {}).update(values_of_file)
     return values

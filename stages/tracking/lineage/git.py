@@ -68,13 +68,13 @@ def git(root: Path, *arguments: str, env: Mapping[str, str] | None = None, stdin
     Raises:
         TrackingError: git is missing or fails, or another repository does not answer.
     """
-    asked = command(root, arguments, env)
+    call = command(root, arguments, env)
     try:
         done = subprocess.run(
-            asked.words, input=stdin or b"", capture_output=True, env=asked.env, timeout=asked.timeout_s, check=False
+            call.words, input=stdin or b"", capture_output=True, env=call.env, timeout=call.timeout_s, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise TrackingError(f"git {arguments[0]} in {root}: {asked.late}") from error
+        raise TrackingError(f"git {arguments[0]} in {root}: {call.late}") from error
     except FileNotFoundError as error:
         raise TrackingError("git: not found; install it, every run and every model version is tied to a commit") from error
     if done.returncode:

@@ -71,13 +71,13 @@ def check_paths(paths: Iterable[object], name: str) -> None:
     Raises:
         ListError: as `parse_list`.
     """
-    seen: set[str] = set()
-    for number, given in enumerate(paths, 1):
-        path = _fit_path(given, f"{name}: entry {number}")
-        if path in seen:
+    checked: set[str] = set()
+    for number, entry in enumerate(paths, 1):
+        path = _fit_path(entry, f"{name}: entry {number}")
+        if path in checked:
             raise ListError(f"{name}: entry {number}: relpath: {_short(path)} is listed twice; {_REMEDY}")
-        seen.add(path)
-    _refuse_conflicts(seen, name)
+        checked.add(path)
+    _refuse_conflicts(checked, name)
 
 
 def _fit_path(path: object, where: str) -> str:

@@ -37,33 +37,33 @@ class Pipeline:
     def parents(self, record: StageRecord) -> dict[str, Parent]:
         """Find the deps of a stage that other stages produced, by path. A dep may be a part of an
         out (``models/a/final`` of ``models/a``)."""
-        found: dict[str, Parent] = {}
+        parents_of: dict[str, Parent] = {}
         for dep in record.deps:
             for other in self.records.values():
                 for path, out in other.outs.items():
                     if dep == path or dep.startswith(f"{path}/"):
-                        found[dep] = Parent(other.name, path, out)
-        return found
+                        parents_of[dep] = Parent(other.name, path, out)
+        return parents_of
 
     def ancestors(self, record: StageRecord) -> Iterator[StageRecord]:
         """Iterate over every stage upstream, each once, nearest first."""
-        waiting, seen = [record], {record.name}
+        waiting, visited = [record], {record.name}
         while waiting:
             for parent in self.parents(waiting.pop(0)).values():
-                if parent.stage not in seen:
-                    seen.add(parent.stage)
+                if parent.stage not in visited:
+                    visited.add(parent.stage)
                     waiting.append(self.records[parent.stage])
                     yield self.records[parent.stage]
 
     def data(self, record: StageRecord) -> dict[str, str]:
         """Collect the content hashes of all data upstream: outs under ``data/``, and folders that
         no stage produced (the user's source)."""
-        found: dict[str, str] = {}
+        hashes: dict[str, str] = {}
         for stage in (record, *self.ancestors(record)):
-            made = self.parents(stage)
-            found |= {path: out for path, out in stage.outs.items() if path.startswith("data/")}
-            found |= {path: value for path, value in stage.deps.items() if path not in made and value.endswith(".dir")}
-        return dict(sorted(found.items()))
+            produced = self.parents(stage)
+            hashes |= {path: out for path, out in stage.outs.items() if path.startswith("data/")}
+            hashes |= {path: value for path, value in stage.deps.items() if path not in produced and value.endswith(".dir")}
+        return dict(sorted(hashes.items()))
 
     def stale(self, name: str, content: ContentStore) -> str | None:
         """Return why the locked result of a stage is out of date; None if it is current. Code is

@@ -37,14 +37,14 @@ def put_file(folder: Path, path: str, source: Path) -> None:
         else:
             return
     # "x": the old file was just removed; a link or file created since must not be written to.
-    with source.open("rb") as given, target.open("xb") as made:
-        shutil.copyfileobj(given, made, 1 << 20)
+    with source.open("rb") as reader, target.open("xb") as writer:
+        shutil.copyfileobj(reader, writer, 1 << 20)
 
 
 def put_bytes(folder: Path, path: str, content: bytes) -> None:
     """Write ``content`` to ``path`` below ``folder``, as `put_file` does."""
-    with _target(folder, path).open("xb") as made:
-        made.write(content)
+    with _target(folder, path).open("xb") as writer:
+        writer.write(content)
 
 
 def refuse_links(root: Path, folder: Path) -> None:
@@ -71,10 +71,10 @@ def holds(folder: Path, files: Mapping[str, str]) -> bool:
 
     Linked weights are not hashed again: they take minutes, belong to the cache, and are data.
     """
-    found: set[str] = set()
+    present: set[str] = set()
     try:
-        for place, folders, names in os.walk(folder, onerror=_raise):
-            here = Path(place)
+        for parent, folders, names in os.walk(folder, onerror=_raise):
+            here = Path(parent)
             if any((here / name).is_symlink() for name in folders):
                 return False
             for name in names:
@@ -84,10 +84,10 @@ def holds(folder: Path, files: Mapping[str, str]) -> bool:
                     return False
                 if not path.endswith(LINKED) and _md5(file) != files[path]:
                     return False
-                found.add(path)
+                present.add(path)
     except OSError:
         return False  # Another process is removing it right now.
-    return len(found) == len(files)
+    return len(present) == len(files)
 
 
 def _target(folder: Path, path: str) -> Path:

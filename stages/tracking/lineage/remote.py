@@ -91,13 +91,13 @@ def remote_errors(name: str | None, what: str) -> Iterator[None]:
 
 def remote_error(name: str | None, what: str, error: BaseException) -> TrackingError:
     """Describe ``error`` in one sentence, without passwords and keys."""
-    said = one_line(redacted(str(error).strip() or type(error).__name__))
+    message = one_line(redacted(str(error).strip() or type(error).__name__))
     # A full disk or a read-only file system: of this machine, or of a remote that is a folder.
-    if isinstance(error, OSError) and error.errno in _OF_DISK and (told := remedy_of(error)) is not None:
-        return TrackingError(f"DVC remote {shown_name(name)}: {what}: {one_line(redacted(told))}")
+    if isinstance(error, OSError) and error.errno in _OF_DISK and (remedy_of_disk := remedy_of(error)) is not None:
+        return TrackingError(f"DVC remote {shown_name(name)}: {what}: {one_line(redacted(remedy_of_disk))}")
     remedy = _remedy(error) or "check that it is reachable and writable"
     return TrackingError(
-        f"DVC remote {shown_name(name)}: {what}: {said}; {remedy.format(name=shown_name(name, quoted=False), variable=REMOTE_VARIABLE)}"
+        f"DVC remote {shown_name(name)}: {what}: {message}; {remedy.format(name=shown_name(name, quoted=False), variable=REMOTE_VARIABLE)}"
     )
 
 
@@ -106,17 +106,17 @@ def shown_name(name: str | None, quoted: bool = True) -> str:
     name."""
     if name == FROM_ENVIRONMENT:
         name = os.environ.get(REMOTE_VARIABLE) or name
-    told = one_line(redacted(name or "(none)"))
-    return repr(told) if quoted else told
+    text = one_line(redacted(name or "(none)"))
+    return repr(text) if quoted else text
 
 
 def _remedy(error: BaseException) -> str | None:
-    seen: BaseException | None = error
-    while seen is not None:
-        for kind in type(seen).__mro__:
+    current: BaseException | None = error
+    while current is not None:
+        for kind in type(current).__mro__:
             if kind.__name__ in _REMEDIES:
                 return _REMEDIES[kind.__name__]
-        seen = seen.__cause__ or seen.__context__
+        current = current.__cause__ or current.__context__
     return None
 
 

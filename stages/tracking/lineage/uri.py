@@ -106,13 +106,13 @@ def quiet() -> None:
 def tracking_uri(root: Path | None = None) -> str:
     """``MLFLOW_TRACKING_URI`` (a relative SQLite path counts from the project's folder), else
     ``<project>/.vidbridge/mlflow.db``."""
-    given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    if not given:
+    address = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if not address:
         return f"sqlite:///{(root or project_root()) / paths.DATABASE}"
     prefix = "sqlite:///"
-    if given.startswith(prefix) and not given.startswith(prefix + "/"):
-        return f"{prefix}{(root or project_root()) / given.removeprefix(prefix)}"
-    return given
+    if address.startswith(prefix) and not address.startswith(prefix + "/"):
+        return f"{prefix}{(root or project_root()) / address.removeprefix(prefix)}"
+    return address
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -329,7 +329,9 @@ def _connect(uri: str, kind: str, timeout_s: float) -> None:
     try:
         create_engine(uri, poolclass=pool.NullPool, connect_args=limit).connect().close()
     except SQLAlchemyError as error:
-        said = one_line(redacted(str(getattr(error, "orig", None) or error).strip()))
-        if any(sign in said for sign in _NOT_UP):
-            raise _failure(uri, said, "wait until the database is up", NoAnswer) from error
-        raise _failure(uri, said, "check user, password and database of the address, and what the database allows them") from error
+        message = one_line(redacted(str(getattr(error, "orig", None) or error).strip()))
+        if any(sign in message for sign in _NOT_UP):
+            raise _failure(uri, message, "wait until the database is up", NoAnswer) from error
+        raise _failure(
+            uri, message, "check user, password and database of the address, and what the database allows them"
+        ) from error

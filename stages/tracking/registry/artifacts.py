@@ -63,16 +63,16 @@ class DvcArtifactRepository(ArtifactRepository):
                 below = {
                     name: oid for name, oid in content.files(base.oid).items() if not base.path or name.startswith(f"{base.path}/")
                 }
-                found: dict[str, FileInfo] = {}
+                entries: dict[str, FileInfo] = {}
                 for name, oid in below.items():
                     first, _, rest = name.removeprefix(f"{base.path}/" if base.path else "").partition("/")
-                    shown = posixpath.join(path or "", first)
-                    found[shown] = FileInfo(shown, bool(rest), None if rest else content.size(oid))
+                    relative = posixpath.join(path or "", first)
+                    entries[relative] = FileInfo(relative, bool(rest), None if rest else content.size(oid))
         except TrackingError as error:
             raise MlflowException(str(error)) from error
         if not path:
-            found |= {name: FileInfo(name, False, len(text)) for name, text in self._added.items()}
-        return [found[name] for name in sorted(found)]
+            entries |= {name: FileInfo(name, False, len(text)) for name, text in self._added.items()}
+        return [entries[name] for name in sorted(entries)]
 
     def download_artifacts(self, artifact_path: str | None, dst_path: str | None = None) -> str:
         """Put the content below ``dst_path`` (default: a new temporary folder). Returns the local

@@ -39,9 +39,9 @@ def assemble(root: Path, where: Path, source: Source, added: Mapping[str, bytes]
     refuse_links(root / STATE, target)
     # The list is stored beside the folder, so that verification needs neither DVC nor its remote.
     # Its hash verifies the list.
-    known = target.parent / _LIST
-    if target.is_dir() and known.is_file() and not known.is_symlink():
-        text = known.read_bytes()
+    list_file = target.parent / _LIST
+    if target.is_dir() and list_file.is_file() and not list_file.is_symlink():
+        text = list_file.read_bytes()
         if _md5(text) == source.oid.removesuffix(".dir") and holds(target, _expected(text, source, added)):
             mark_used(target)
             return target
@@ -53,7 +53,7 @@ def assemble(root: Path, where: Path, source: Source, added: Mapping[str, bytes]
             put_bytes(whole, path, written)
         text = content.list_bytes(source.oid)
         put_bytes(Path(part), _LIST, text)
-        (Path(part) / _LIST).replace(known)
+        (Path(part) / _LIST).replace(list_file)
         try:
             whole.replace(target)
         except OSError:

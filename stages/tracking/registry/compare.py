@@ -49,10 +49,10 @@ def pair(session: Session, after: str, before: str) -> Pair:
     return Pair(ours, theirs, scored[0], None if scored[0] == scored[1] else theirs)
 
 
-def compare_pair(session: Session, asked: Pair, confidence: float) -> Comparison:
+def compare_pair(session: Session, versions: Pair, confidence: float) -> Comparison:
     """Compare ``after`` - ``before``, by task and over all tasks. ``confidence``: of the intervals.
 
     Raises:
         TrackingError: the scores by sample of one of them are not available.
     """
-    return compare_versions(session, asked.after, asked.before, asked.digest, confidence=confidence, tasks=None)
+    return compare_versions(session, versions.after, versions.before, versions.digest, confidence=confidence, tasks=None)

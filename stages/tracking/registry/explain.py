@@ -99,17 +99,17 @@ def _alias_fault(client: MlflowClient, production: str | None, version: Version)
 
 def _ancestors(version: Version, versions: list[Version]) -> list[Ancestor]:
     chain: list[Ancestor] = []
-    seen: set[int] = set()
+    visited: set[int] = set()
     current: Version | None = version
     # A tag may name its own version: a circle has no base.
-    while current is not None and current.number not in seen:
-        seen.add(current.number)
+    while current is not None and current.number not in visited:
+        visited.add(current.number)
         # Data are not ancestors: a parent that produced a model is.
-        parent = next((made for dep, made in current.parents.items() if dep.startswith("models/")), None)
+        parent = next((producer for dep, producer in current.parents.items() if dep.startswith("models/")), None)
         if parent is None:
             break
-        found = [item for item in versions if item.stage == parent["stage"] and item.out == parent["out"]]
-        current = next((item for item in found if item.final), None)
+        candidates = [item for item in versions if item.stage == parent["stage"] and item.out == parent["out"]]
+        current = next((item for item in candidates if item.final), None)
         chain.append(Ancestor(parent["stage"], parent["out"], current.number if current else None))
     return chain
 

@@ -133,11 +133,11 @@ def read_ledger(client: MlflowClient, model: str, ledger: str) -> list[Entry]:
     Raises:
         TrackingError: a version of the ledger's model is not an entry of ours.
     """
-    found = all_versions(client, ledger)
+    versions = all_versions(client, ledger)
     # Read the proofs after the entries: each was written before its entry.
-    proofs = _proofs(client, model) if found else {}
+    proofs = _proofs(client, model) if versions else {}
     entries: dict[tuple[str, bool], Entry] = {}
-    for version in found:
+    for version in versions:
         entry = _entry(version, proofs)
         entries.setdefault((entry.decided.name, entry.proven), entry)
     return _standing(list(entries.values()), client, model)
@@ -160,8 +160,8 @@ def _standing(entries: list[Entry], client: MlflowClient, model: str) -> list[En
 
 def _proofs(client: MlflowClient, model: str) -> dict[str, str]:
     """Proofs from the tags of ``model``, by entry name."""
-    found = registered_model(client, model)
-    tags = found.tags if found else {}
+    registered = registered_model(client, model)
+    tags = registered.tags if registered else {}
     return {name.removeprefix(PROOF): value for name, value in tags.items() if name.startswith(PROOF)}
 
 
@@ -193,17 +193,17 @@ def alias_fault(client: MlflowClient, model: str, ledger: str) -> str | None:
     # Read the ledger before the alias, as the gate does.
     last = last_move(read_ledger(client, model, ledger))
     champion = next((version for version in all_versions(client, model) if CHAMPION in version.aliases), None)
-    there = champion.number if champion else None
-    if there == (last.decided.version if last else None):
+    number = champion.number if champion else None
+    if number == (last.decided.version if last else None):
         if champion is None or last is None or champion.source == last.source:
             return None
         return (
-            f"{model}: version {there} is not the content that the gate made {CHAMPION!r}: its source was {last.source!r:.200} then and is"
+            f"{model}: version {number} is not the content that the gate made {CHAMPION!r}: its source was {last.source!r:.200} then and is"
             f" {champion.source!r:.200} now; delete that version, and run vidbridge register where its dvc.lock is checked out"
         )
-    moved = f"{model}: the alias {CHAMPION!r} is on version {there}" if there else f"{model}: the alias {CHAMPION!r} is gone"
+    moved = f"{model}: the alias {CHAMPION!r} is on version {number}" if number else f"{model}: the alias {CHAMPION!r} is gone"
     if last is None:
-        return f"{moved}, and the gate did not put it there: it has promoted none; vidbridge promote {there} puts it to the gate"
+        return f"{moved}, and the gate did not put it there: it has promoted none; vidbridge promote {number} puts it to the gate"
     put = f"its last decision ({last.decided.action}, entry {last.number} of {ledger}) is version {last.decided.version}"
     if not last.done:
         return f"{moved}, and {put}, which is not finished: the next vidbridge promote or rollback completes it"
@@ -229,10 +229,10 @@ def write_entry(client: MlflowClient, ledger: str, about: Version, decided: Deci
         if decided.name not in _proofs(client, model):
             insist(partial(client.set_registered_model_tag, model, PROOF + decided.name, proof))
     ensure_model(client, ledger, describe_ledger(about.model))
-    shown = verdict if len(verdict) <= DESCRIPTION_LENGTH else verdict[: DESCRIPTION_LENGTH - 1] + "…"
+    description = verdict if len(verdict) <= DESCRIPTION_LENGTH else verdict[: DESCRIPTION_LENGTH - 1] + "…"
     for left in reversed(range(NUMBER_TRIES)):
         try:
-            client.create_model_version(ledger, about.source, tags=tags, description=shown, await_creation_for=0)
+            client.create_model_version(ledger, about.source, tags=tags, description=description, await_creation_for=0)
             break
         except MlflowException as error:
             # MLflow's message if others were faster three times; nothing was written then.

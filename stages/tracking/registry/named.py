@@ -41,8 +41,8 @@ def parse_named(text: str) -> Named:
     Raises:
         TrackingError: it begins as a ``models:`` URI and is not valid.
     """
-    if found := _URI.fullmatch(text):
-        return Named(found["name"], found["alias"] or found["number"])
+    if match := _URI.fullmatch(text):
+        return Named(match["name"], match["alias"] or match["number"])
     if text.startswith("models:"):
         raise TrackingError(f"{text!r:.200} is not a version; write models:/NAME@champion or models:/NAME/3")
     return Named(None, text)
@@ -57,12 +57,12 @@ def own_model(session: Session) -> str:
     """
     if session.project is not None:
         return session.params.gate.registered_model
-    if given := os.environ.get(MODEL_VARIABLE, "").strip():
-        if not _NAME.fullmatch(given):
+    if name := os.environ.get(MODEL_VARIABLE, "").strip():
+        if not _NAME.fullmatch(name):
             raise TrackingError(
-                f"{MODEL_VARIABLE}: {given!r:.200} is not the name of a registered model; {_there(session.client)}; name one of these"
+                f"{MODEL_VARIABLE}: {name!r:.200} is not the name of a registered model; {_there(session.client)}; name one of these"
             )
-        return given
+        return name
     raise TrackingError(
         f"{MODEL_VARIABLE}: not set, and outside of a project no other setting names the registered model; {_there(session.client)};"
         " write models:/NAME@champion, or set it to the name"

@@ -89,10 +89,10 @@ def tracked_oids(text: bytes, name: str) -> frozenset[str]:
     """
     try:
         table = parse_yaml(text.decode("utf-8"), name) or {}
-        found = {str(out.get("md5") or "") for out in table.get("outs") or ()}
+        hashes = {str(out.get("md5") or "") for out in table.get("outs") or ()}
     except (YamlError, UnicodeDecodeError, AttributeError, TypeError) as error:
         raise TrackingError(f"{name}: not a .dvc file ({error}); mend it, or delete it") from error
-    return frozenset(oid for oid in found if is_hash(oid))
+    return frozenset(oid for oid in hashes if is_hash(oid))
 
 
 def project_needs(root: Path) -> list[Need]:
@@ -190,14 +190,14 @@ def clips_of_refs(root: Path) -> dict[str, str]:
     """
     if not is_repository(root) or head(root) is None:
         return {}
-    found = {}
+    clips = {}
     path = git(root, "rev-parse", "--show-prefix") + paths.LOCK_FILE
     for name in git(root, "for-each-ref", "--format=%(refname)").split():
         blob = blob_at(root, f"{name}^{{tree}}", path)
         records = parse_lock(_blob(root, blob), f"{name}:{path}").values() if blob else ()
         for oid in (oid for record in records for out, oid in record.outs.items() if out == paths.CLIPS.as_posix()):
-            found[name] = oid
-    return found
+            clips[name] = oid
+    return clips
 
 
 def history_oids(root: Path) -> frozenset[str]:
@@ -208,7 +208,7 @@ def history_oids(root: Path) -> frozenset[str]:
     """
     if not is_repository(root) or head(root) is None:
         return frozenset()
-    found: set[str] = set()
+    hashes: set[str] = set()
     listed = git(root, "rev-list", "--all", "--reflog", "--objects", "--", f":(glob)**/{paths.LOCK_FILE}", ":(glob)**/*.dvc")
     for line in listed.splitlines():
         blob, _, path = line.partition(" ")
@@ -216,24 +216,24 @@ def history_oids(root: Path) -> frozenset[str]:
         if read is None:
             continue
         try:
-            found |= read(_blob(root, blob), path)
+            hashes |= read(_blob(root, blob), path)
         except TrackingError:
             continue
-    return frozenset(found)
+    return frozenset(hashes)
 
 
 def clones(root: Path) -> list[Path]:
     """List the projects below the state of ``root`` that work with its cache: clones of scheduled
     runs, and of an ablation's seeds."""
-    found = []
+    projects = []
     base = root / paths.STATE
     for folder, folders, files in os.walk(base):
         depth = len(Path(folder).relative_to(base).parts)
         folders[:] = [name for name in sorted(folders) if not (depth == 0 and name in _NO_CLONES) and depth < _CLONE_LEVELS]
         if paths.PIPELINE_FILE in files:
-            found.append(Path(folder))
+            projects.append(Path(folder))
             folders[:] = []
-    return found
+    return projects
 
 
 def own_models(params: Params) -> frozenset[str]:
@@ -305,8 +305,8 @@ def registry(client: MlflowClient, own: frozenset[str], refs: frozenset[str], yo
 
 
 def _is_judged(version: Version) -> bool:
-    said = version.tags.get(JUDGING, "")
-    return said.isascii() and said.isdigit() and abs(time.time() * 1000 - int(said[:20])) < _JUDGING_MS
+    judged_ms = version.tags.get(JUDGING, "")
+    return judged_ms.isascii() and judged_ms.isdigit() and abs(time.time() * 1000 - int(judged_ms[:20])) < _JUDGING_MS
 
 
 def oids_of(version: Version) -> frozenset[str]:
@@ -315,11 +315,11 @@ def oids_of(version: Version) -> frozenset[str]:
     match = _SOURCE.fullmatch(version.source)
     if match is None:
         return frozenset()
-    found = {match[1]}
+    folders = {match[1]}
     for tag, text in version.tags.items():
         if tag.startswith(f"{TAG}samples"):
-            found |= {oid for oid in _table(text).values() if is_hash(oid)}
-    return frozenset(found)
+            folders |= {oid for oid in _table(text).values() if is_hash(oid)}
+    return frozenset(folders)
 
 
 def _data_of(version: Version) -> dict[str, str]:
@@ -328,16 +328,20 @@ def _data_of(version: Version) -> dict[str, str]:
 
 def named_oids(version: Version) -> frozenset[str]:
     """All content that a version names: weights, scores, data and parents."""
-    parents = {str(made.get("out")) for made in _table(version.tags.get(f"{TAG}parents", "{}")).values() if isinstance(made, dict)}
+    parents = {
+        str(producer.get("out"))
+        for producer in _table(version.tags.get(f"{TAG}parents", "{}")).values()
+        if isinstance(producer, dict)
+    }
     return frozenset(oid for oid in {*oids_of(version), *_data_of(version).values(), *parents} if is_hash(oid))
 
 
 def _table(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        table = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return table if isinstance(table, dict) else {}
 
 
 class Lists:

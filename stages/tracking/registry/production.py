@@ -40,17 +40,17 @@ def set_tags(client: MlflowClient, model: str, number: int, tags: Mapping[str, s
 
 
 def _copy(client: MlflowClient, production: str, version: Version) -> int:
-    if found := copies(client, production, version):
-        return found[0]
+    if existing := copies(client, production, version):
+        return existing[0]
     ensure_model(client, production, describe_production(version.model))
-    made = client.create_model_version(
+    created = client.create_model_version(
         production, version.source, run_id=version.run_id, tags={**version.tags, COPY_OF: _name(version)}, await_creation_for=0
     )
     # Another machine may be completing the same promotion: the older copy stays, and only our own
     # is removed.
     first, *_ = copies(client, production, version)
-    if first != int(made.version):
-        client.delete_model_version(production, made.version)
+    if first != int(created.version):
+        client.delete_model_version(production, created.version)
     return first
 
 
@@ -75,12 +75,12 @@ def production_fault(client: MlflowClient, model: str, production: str, ledger: 
     if last is None or last.decided.production != production or not last.done:
         # No copy was requested, or the move is unfinished: the alias of the model reports that.
         return None
-    there = next((version for version in all_versions(client, production) if CHAMPION in version.aliases), None)
-    if there is not None and there.tags.get(COPY_OF) == f"{model}/{last.decided.version}" and there.source == last.source:
+    copy = next((version for version in all_versions(client, production) if CHAMPION in version.aliases), None)
+    if copy is not None and copy.tags.get(COPY_OF) == f"{model}/{last.decided.version}" and copy.source == last.source:
         return None
-    found = f"version {there.number}, which is not" if there else "gone, and was"
+    state = f"version {copy.number}, which is not" if copy else "gone, and was"
     return (
-        f"{production}: {CHAMPION!r} is {found} the copy of version {last.decided.version} that the gate put there; set the alias to that"
+        f"{production}: {CHAMPION!r} is {state} the copy of version {last.decided.version} that the gate put there; set the alias to that"
         " copy (vidbridge explain champion names it), or delete the model and promote again"
     )
 

@@ -131,30 +131,30 @@ def _reconcile(session: Session) -> RegisterReport:
     with suppress(MlflowException, ArtifactStoreError):
         unsent = send_unsent(client, root)
     existing = {version.source: version for version in all_versions(client, model)}
-    wanted = [item for row, record in rows for item in _wanted(root, params, content, pipeline, row, record, commit)]
-    missing = {item.source: item for item in wanted if item.source not in existing}
+    expected = [item for row, record in rows for item in _wanted(root, params, content, pipeline, row, record, commit)]
+    missing = {item.source: item for item in expected if item.source not in existing}
     if missing and not existing:
         ensure_model(client, model)
     if missing or (existing and LEDGER not in client.get_registered_model(model).tags):
         # So the ledger belongs to the model's owner, not to the first account that decides.
         prove_rights(client, params.gate)
-    updated = [number for item in wanted if (number := _update(client, existing.get(item.source), item))]
+    updated = [number for item in expected if (number := _update(client, existing.get(item.source), item))]
     runs = {stage: _stage_run(client, root, pipeline.records[stage]) for stage in {item.stage for item in missing.values()}}
     created = {_create(client, model, item, runs[item.stage]) for item in missing.values()}
     if created:
         existing = _without_duplicates(client, model, created)
-    candidate = _point_candidate(client, params, wanted, existing)
+    candidate = _point_candidate(client, params, expected, existing)
     if rows:
         _keep_files(client, root, params)
     unsent += send_unsent(client, root)
-    if wanted and any(item.tags.get("lock_commit") is None for item in wanted):
+    if expected and any(item.tags.get("lock_commit") is None for item in expected):
         warnings.append(
             "no commit holds this dvc.lock yet, so the gate will refuse these versions; commit dvc.lock and params.yaml"
         )
     return RegisterReport(
         model=model,
         created=tuple(version for version in existing.values() if version.number in created),
-        kept=len(wanted) - len(missing),
+        kept=len(expected) - len(missing),
         updated=tuple(updated),
         candidate=candidate,
         pushed=pushed,
@@ -202,13 +202,13 @@ def _checkpoints(content: ContentStore, stage: str, path: str, out: str) -> list
     files = content.files(out)
     text = content.read(out, paths.CHECKPOINTS_FILE)
     if text is None:
-        place = next((place for place in ("", paths.FINAL) if f"{place}/config.json".lstrip("/") in files), None)
-        if place is None:
+        prefix = next((prefix for prefix in ("", paths.FINAL) if f"{prefix}/config.json".lstrip("/") in files), None)
+        if prefix is None:
             raise TrackingError(
                 f"{path}: holds neither {paths.CHECKPOINTS_FILE} nor a model; run the stage again: dvc repro -f -s {stage}"
             )
-        return [Checkpoint(stage=stage, step=0, path=place, final=True)]
-    found = []
+        return [Checkpoint(stage=stage, step=0, path=prefix, final=True)]
+    checkpoints = []
     # A line that is not UTF-8 is not a checkpoint, and is reported with its number.
     for number, line in enumerate(text.decode(errors="replace").splitlines(), 1):
         where = f"{path}/{paths.CHECKPOINTS_FILE} line {number}"
@@ -218,8 +218,8 @@ def _checkpoints(content: ContentStore, stage: str, path: str, out: str) -> list
             raise TrackingError(f"{where}: {error.errors()[0]['msg']}; run {stage} again") from error
         if not any(file.startswith(f"{checkpoint.path}/") for file in files):
             raise TrackingError(f"{where}: path {checkpoint.path!r} is not in the out; run {stage} again")
-        found.append(checkpoint)
-    return sorted(found, key=lambda item: (item.step, item.final))
+        checkpoints.append(checkpoint)
+    return sorted(checkpoints, key=lambda item: (item.step, item.final))
 
 
 def _history(content: ContentStore, stage: str, path: str, out: str) -> list[dict[str, float]]:
@@ -291,8 +291,8 @@ def _stage_run(client: MlflowClient, root: Path, record: StageRecord) -> Run | N
     where = (
         f"tags.`{TAG}stage_digest` = '{record.digest}' and tags.`{TAG}stage` = '{record.name}' and attributes.status = 'FINISHED'"
     )
-    found = client.search_runs([experiment_id(client, root)], where, max_results=1, order_by=["attributes.start_time DESC"])
-    return found[0] if found else None
+    runs = client.search_runs([experiment_id(client, root)], where, max_results=1, order_by=["attributes.start_time DESC"])
+    return runs[0] if runs else None
 
 
 def _create(client: MlflowClient, model: str, item: _Wanted, run: Run | None) -> int:
@@ -331,10 +331,10 @@ def _without_duplicates(client: MlflowClient, model: str, ours: set[int]) -> dic
     return kept
 
 
-def _point_candidate(client: MlflowClient, params: Params, wanted: list[_Wanted], existing: Mapping[str, Version]) -> int | None:
+def _point_candidate(client: MlflowClient, params: Params, expected: list[_Wanted], existing: Mapping[str, Version]) -> int | None:
     """Set the alias ``candidate`` to the last checkpoint of the table's only leaf. Returns None
     (and moves nothing) before it exists."""
-    for item in wanted:
+    for item in expected:
         if item.row == params.candidate and item.final:
             version = existing[item.source]
             if CANDIDATE not in version.aliases:

@@ -128,15 +128,15 @@ def seen(manifests: Manifests, version: Version, versions: Sequence[Version], vi
                 trained[video.video] = None
             elif splits and current is version:
                 scored[video.video] = None
-        for dep, made in current.parents.items():
-            if not dep.startswith(f"{paths.MODELS}/") or (made["stage"], made["out"]) in met:
+        for dep, producer in current.parents.items():
+            if not dep.startswith(f"{paths.MODELS}/") or (producer["stage"], producer["out"]) in met:
                 continue
-            met.add((made["stage"], made["out"]))
-            parent = next((other for other in versions if (other.stage, other.out) == (made["stage"], made["out"])), None)
+            met.add((producer["stage"], producer["out"]))
+            parent = next((other for other in versions if (other.stage, other.out) == (producer["stage"], producer["out"])), None)
             if parent is not None:
                 waiting.append(parent)
             else:
-                unknown = unknown or f"{made['stage']} (out {made['out']}), which it was trained from, is not registered"
+                unknown = unknown or f"{producer['stage']} (out {producer['out']}), which it was trained from, is not registered"
     return Seen(tuple(trained), tuple(name for name in scored if name not in trained), unknown)
 
 
@@ -158,7 +158,7 @@ def _rows_of(manifests: Manifests, version: Version) -> tuple[Row, ...]:
 def removed_videos(client: MlflowClient, params: Params) -> list[ExcludedVideo]:
     """List the videos that ``ingest.exclude`` names, and those noted on the registered model for
     every clone."""
-    found = {_key(video): video for video in params.ingest.exclude}
+    videos = {_key(video): video for video in params.ingest.exclude}
     for text in _notes(client, params.gate.registered_model).values():
         try:
             video = ExcludedVideo.model_validate_json(text)
@@ -167,8 +167,8 @@ def removed_videos(client: MlflowClient, params: Params) -> list[ExcludedVideo]:
                 f"{params.gate.registered_model}: a tag {NOTED}… is not a removed video ({error.errors()[0]['msg']}); delete that tag and"
                 " remove the video again: vidbridge data remove"
             ) from error
-        found.setdefault(_key(video), video)
-    return list(found.values())
+        videos.setdefault(_key(video), video)
+    return list(videos.values())
 
 
 def note(client: MlflowClient, model: str, videos: Sequence[ExcludedVideo]) -> None:
@@ -204,19 +204,19 @@ def _with_count(kept: Sequence[str], names: Sequence[str]) -> list[str]:
 def objection(session: Session, version: Version) -> str | None:
     """Return why the gate refuses ``version``: it learned from a removed video, or that cannot be
     determined. None if it is allowed."""
-    if (known := version.removed_videos) is not None:
-        return _learned(version, known)
+    if (recorded := version.removed_videos) is not None:
+        return _learned(version, recorded)
     client, params = session.client, session.params
     videos = removed_videos(client, params)
     if not videos:
         return None
-    found = seen(Manifests(session.content), version, all_versions(client, params.gate.registered_model), videos)
-    if found.trained:
-        return _learned(version, found.trained)
-    if found.unknown:
+    result = seen(Manifests(session.content), version, all_versions(client, params.gate.registered_model), videos)
+    if result.trained:
+        return _learned(version, result.trained)
+    if result.unknown:
         return (
             f"whether version {version.number} learned from {_listed([video.video for video in videos])} is unknown:"
-            f" {found.unknown}; bring its data (dvc fetch), or train again: vidbridge run"
+            f" {result.unknown}; bring its data (dvc fetch), or train again: vidbridge run"
         )
     return None
 
@@ -231,8 +231,8 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _notes(client: MlflowClient, model: str) -> dict[str, str]:
-    found = registered_model(client, model)
-    return {name: value for name, value in found.tags.items() if name.startswith(NOTED)} if found else {}
+    registered = registered_model(client, model)
+    return {name: value for name, value in registered.tags.items() if name.startswith(NOTED)} if registered else {}
 
 
 def _key(video: ExcludedVideo) -> str:

@@ -61,13 +61,13 @@ def read_samples(client: MlflowClient, content: ContentStore, version: Version, 
         TrackingError: they were not recorded, or are not available here.
     """
     name = f"{version.model} version {version.number}"
-    place = _place(version, digest)
+    location = _place(version, digest)
     try:
-        if "run" in place:
-            return list(_of_run(client, place, name))
+        if "run" in location:
+            return list(_of_run(client, location, name))
         card = version.scores
         assert card is not None, "outs of DVC belong to the version's own evaluation"
-        return list(_of_outs(content, place, card.split, name))
+        return list(_of_outs(content, location, card.split, name))
     except (ValidationError, UnicodeDecodeError) as error:
         first = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else "not UTF-8"
         raise TrackingError(f"{name}: scores by sample: {first}; evaluate it again") from error
@@ -81,28 +81,28 @@ def keep_samples(session: Session, version: Version, digest: str, text: str) -> 
     run = client.create_run(experiment_id(client, session.root), run_name=f"rescore version {version.number}", tags=tags)
     client.log_text(run.info.run_id, text, SAMPLE_SCORES_FILE)
     client.set_terminated(run.info.run_id)
-    place = json.dumps({"run": run.info.run_id, "sha256": _sha256(text)})
-    client.set_model_version_tag(version.model, str(version.number), f"{TAG}samples.{digest}", place)
+    location = json.dumps({"run": run.info.run_id, "sha256": _sha256(text)})
+    client.set_model_version_tag(version.model, str(version.number), f"{TAG}samples.{digest}", location)
 
 
 def _place(version: Version, digest: str) -> dict[str, str]:
-    place = version.samples_under(digest)
-    if place is None:
+    location = version.samples_under(digest)
+    if location is None:
         raise TrackingError(
             f"{version.model} version {version.number}: its scores by sample under evaluation {digest} were not kept; run vidbridge"
             " register where its dvc.lock is checked out"
         )
-    return place
+    return location
 
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _of_run(client: MlflowClient, place: dict[str, str], name: str) -> Iterator[SampleScore]:
+def _of_run(client: MlflowClient, location: dict[str, str], name: str) -> Iterator[SampleScore]:
     from mlflow.exceptions import MlflowException
 
-    run_id = place["run"]
+    run_id = location["run"]
 
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -113,7 +113,7 @@ def _of_run(client: MlflowClient, place: dict[str, str], name: str) -> Iterator[
                 f"{name}: its scores by sample lie with run {run_id}, which cannot be read from here ({error}); with one database for"
                 " several machines use an MLflow server, which keeps files too"
             ) from error
-    if _sha256(text) != place["sha256"]:
+    if _sha256(text) != location["sha256"]:
         raise TrackingError(
             f"{name}: run {run_id} holds other scores by sample than were kept with the version; see who may write to its experiment, and"
             f" remove the tag {TAG}samples.… of the version: the next vidbridge promote scores it again"
@@ -122,17 +122,17 @@ def _of_run(client: MlflowClient, place: dict[str, str], name: str) -> Iterator[
         yield SampleScore.model_validate_json(line)
 
 
-def _of_outs(content: ContentStore, place: dict[str, str], split: str, name: str) -> Iterator[SampleScore]:
-    text = content.read(place["predictions"], PREDICTIONS_FILE)
+def _of_outs(content: ContentStore, location: dict[str, str], split: str, name: str) -> Iterator[SampleScore]:
+    text = content.read(location["predictions"], PREDICTIONS_FILE)
     if text is None:
-        raise TrackingError(f"{name}: {place['predictions']} holds no {PREDICTIONS_FILE}; evaluate it again")
-    shown: dict[str, tuple[str, ...]] = {}
-    for path in content.files(place["samples"]):
+        raise TrackingError(f"{name}: {location['predictions']} holds no {PREDICTIONS_FILE}; evaluate it again")
+    videos_of: dict[str, tuple[str, ...]] = {}
+    for path in content.files(location["samples"]):
         if path.startswith(f"{split}/") and path.endswith(".jsonl"):
-            found = content.read(place["samples"], path) or b""
-            shown |= clips_shown(Sample.model_validate_json(line) for line in found.splitlines())
+            content_of_file = content.read(location["samples"], path) or b""
+            videos_of |= clips_shown(Sample.model_validate_json(line) for line in content_of_file.splitlines())
     for line in text.decode().splitlines():
         score = Score.model_validate_json(line)
-        if score.sample_id not in shown:
+        if score.sample_id not in videos_of:
             raise TrackingError(f"{name}: sample {score.sample_id!r} is not among the samples it was made from; evaluate it again")
-        yield SampleScore(sample_id=score.sample_id, clips=shown[score.sample_id], task=score.task, value=score.value)
+        yield SampleScore(sample_id=score.sample_id, clips=videos_of[score.sample_id], task=score.task, value=score.value)

@@ -73,10 +73,10 @@ def parse_scores(text: str | bytes, name: str) -> PolicyScores:
 def parse_baselines(text: str | bytes, name: str) -> Baselines:
     """Read the card from the baselines' ``scores.json``. ``name`` opens the :class:`TrackingError`
     of a damaged file."""
-    found = _parsed(text, BaselineScores, name, "the baselines")
-    means = {policy: found.of(policy).mean for policy in TRIVIAL}
-    tasks = {task: {policy: results.of(policy).mean for policy in TRIVIAL} for task, results in found.tasks.items()}
-    return Baselines(digest=found.digest, means=means, tasks=tasks)
+    scores = _parsed(text, BaselineScores, name, "the baselines")
+    means = {policy: scores.of(policy).mean for policy in TRIVIAL}
+    tasks = {task: {policy: results.of(policy).mean for policy in TRIVIAL} for task, results in scores.tasks.items()}
+    return Baselines(digest=scores.digest, means=means, tasks=tasks)
 
 
 def _parsed(text: str | bytes, kind: type[R], name: str, what: str) -> R:

@@ -140,12 +140,12 @@ def additions_for(source: str, registry_uri: str) -> dict[str, bytes]:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=registry_uri, registry_uri=registry_uri)
-    found: list[ModelVersion] = [
+    versions: list[ModelVersion] = [
         version for version in client.search_model_versions(f"source_path = '{source}'") if TAG + USAGE in version.tags
     ]
-    if not found:
+    if not versions:
         return {}
-    newest = max(found, key=lambda version: (version.creation_timestamp, int(version.version)))
+    newest = max(versions, key=lambda version: (version.creation_timestamp, int(version.version)))
     usage = parse_usage(newest.tags[TAG + USAGE], f"{newest.name} version {newest.version}: tag {TAG}{USAGE}")
     return additions(usage, source.removeprefix("dvc://").strip("/")[:32], newest.creation_timestamp)
 

@@ -131,7 +131,7 @@ class Version:
 
     @property
     def parents(self) -> dict[str, dict[str, str]]:
-        return {dep: made.model_dump() for dep, made in self._read("parents", dict[str, _Made]).items()}
+        return {dep: producer.model_dump() for dep, producer in self._read("parents", dict[str, _Made]).items()}
 
     @property
     def scores(self) -> ScoreCard | None:
@@ -148,8 +148,8 @@ class Version:
         """Location of its scores by sample under one evaluation
         (:mod:`stages.tracking.registry.samples`); None: not recorded."""
         if self._text(f"samples.{digest}"):
-            place = self._read(f"samples.{digest}", _Run)
-            return None if place.sha256 is None else dict(place.model_dump())
+            location = self._read(f"samples.{digest}", _Run)
+            return None if location.sha256 is None else dict(location.model_dump())
         own = self.scores
         if own is None or own.digest != digest or not self._text("samples"):
             return None
@@ -214,16 +214,16 @@ def registered_models(client: MlflowClient) -> list[str]:
 def all_versions(client: MlflowClient, model: str) -> list[Version]:
     """List every version of ``model``, oldest first, with one request per thousand; empty if the
     model is not registered."""
-    found: list[Version] = []
+    versions: list[Version] = []
     token: str | None = None
     aliases = _aliases(client, model)
     quote = '"' if "'" in model else "'"
     while True:
         page = client.search_model_versions(f"name = {quote}{model}{quote}", max_results=PAGE, page_token=token)
-        found += [_version(item, aliases) for item in page]
+        versions += [_version(item, aliases) for item in page]
         token = page.token or None
         if not token:
-            return sorted(found, key=lambda version: version.number)
+            return sorted(versions, key=lambda version: version.number)
 
 
 def find_version(client: MlflowClient, model: str, which: str | int) -> Version:
@@ -232,20 +232,20 @@ def find_version(client: MlflowClient, model: str, which: str | int) -> Version:
     Raises:
         TrackingError: there is none; the message lists the existing ones.
     """
-    wanted = str(which)
+    name = str(which)
     versions = all_versions(client, model)
     for version in versions:
-        if wanted in (str(version.number), *version.aliases):
+        if name in (str(version.number), *version.aliases):
             return version
     if not versions:
         raise TrackingError(
-            f"{model}: no version {wanted!r}: none is registered yet; run vidbridge run, or vidbridge register after dvc repro"
+            f"{model}: no version {name!r}: none is registered yet; run vidbridge run, or vidbridge register after dvc repro"
         )
-    there = ", ".join(
+    latest = ", ".join(
         f"{version.number}" + (f" ({', '.join(version.aliases)})" if version.aliases else "") for version in versions[-8:]
     )
-    remedy = "run vidbridge promote" if wanted == CHAMPION else "take one of these"
-    raise TrackingError(f"{model}: no version {wanted!r} (latest: {there}); {remedy}")
+    remedy = "run vidbridge promote" if name == CHAMPION else "take one of these"
+    raise TrackingError(f"{model}: no version {name!r} (latest: {latest}); {remedy}")
 
 
 def load_version(root: Path, version: Version) -> Path:
@@ -260,9 +260,9 @@ def load_version(root: Path, version: Version) -> Path:
 
 
 def _aliases(client: MlflowClient, model: str) -> dict[int, list[str]]:
-    found = registered_model(client, model)
+    registered = registered_model(client, model)
     named: dict[int, list[str]] = {}
-    for alias, number in found.aliases.items() if found else ():
+    for alias, number in registered.aliases.items() if registered else ():
         named.setdefault(int(number), []).append(alias)
     return named
 

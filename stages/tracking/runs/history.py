@@ -86,7 +86,7 @@ def latest_runs(session: Session) -> dict[str, PastRun]:
         order_by=["attributes.start_time DESC"],
         max_results=1000,
     )
-    found: dict[str, PastRun] = {}
+    runs_of_stage: dict[str, PastRun] = {}
     exact: set[str] = set()
     for run in runs:
         figures, tags = run.data.metrics, run.data.tags
@@ -94,11 +94,11 @@ def latest_runs(session: Session) -> dict[str, PastRun]:
             continue
         stage = tags[TAG + "stage"]
         made_it = stage in locked and tags.get(TAG + "stage_digest") == locked[stage].digest
-        if stage in exact or (stage in found and not made_it):
+        if stage in exact or (stage in runs_of_stage and not made_it):
             continue
         if made_it:
             exact.add(stage)
-        found[stage] = PastRun(
+        runs_of_stage[stage] = PastRun(
             cost=Cost(
                 figures["process/wall_s"], figures["process/cpu_s"], figures["process/peak_gb"], figures.get("process/gpu_h")
             ),
@@ -110,7 +110,7 @@ def latest_runs(session: Session) -> dict[str, PastRun]:
             versions=_read(run, "versions", dict[str, str], "{}"),
             gpus=tuple(_read(run, "gpus", list[str], "[]")),
         )
-    return found
+    return runs_of_stage
 
 
 def _read(run: Run, name: str, kind: Any, empty: str) -> Any:
@@ -122,9 +122,9 @@ def _read(run: Run, name: str, kind: Any, empty: str) -> Any:
 
 
 def _asked(figures: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
+    counts: dict[str, dict[str, float]] = {}
     for name, value in figures.items():
         who, _, what = name.rpartition("/")
         if what in ASKED:
-            found.setdefault(who, {})[what] = value
-    return found
+            counts.setdefault(who, {})[what] = value
+    return counts

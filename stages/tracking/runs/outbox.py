@@ -210,8 +210,8 @@ def send_unsent(client: MlflowClient, root: Path) -> int:
     return count
 
 
-def _tell(said: str) -> None:
-    print(f"tracking: {redacted(one_line(said))}", file=sys.stderr)
+def _tell(message: str) -> None:
+    print(f"tracking: {redacted(one_line(message))}", file=sys.stderr)
 
 
 #: Kind of an entry to the types of its fields.
@@ -233,7 +233,7 @@ def _entries(path: Path) -> list[Entry]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             kind, *values = json.loads(line)
-            whole = all(isinstance(value, wanted) for value, wanted in zip(values, _KINDS[kind], strict=True))
+            whole = all(isinstance(value, kind_of_value) for value, kind_of_value in zip(values, _KINDS[kind], strict=True))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"line {number} is broken: {error}") from error
         if not whole:

@@ -198,8 +198,8 @@ def _recorded(
         nonlocal tries
         tries += 1
         experiment = experiment_id(client, root)
-        found = client.search_runs([experiment], f"tags.`{opened}` = '{marked[opened]}'") if tries > 1 else []
-        return found[0] if found else client.create_run(experiment, run_name=name, tags=marked)
+        runs = client.search_runs([experiment], f"tags.`{opened}` = '{marked[opened]}'") if tries > 1 else []
+        return runs[0] if runs else client.create_run(experiment, run_name=name, tags=marked)
 
     def describe() -> None:
         for start in range(0, len(items), BATCH_PARAMS):
@@ -236,20 +236,20 @@ class _OthersRuns:
         ended are ended."""
         from mlflow.exceptions import MlflowException
 
-        found = {}
+        signs_of = {}
         for run in self._client.search_runs([experiment_id(self._client, self._root)], "attributes.status = 'RUNNING'"):
             # A run without a process is not ours, whatever its tags.
             process = parse(run.data.tags.get(PROCESS_TAG, ""))
-            seen = verdict(process) if process is not None else None
-            if seen == "gone":
+            state = verdict(process) if process is not None else None
+            if state == "gone":
                 try:
                     self._end(run.info.run_id, "its process was gone when another pipeline run looked")
                 except MlflowException as error:
                     if not is_denied(error):
                         raise  # else it is another account's, and stays
-            elif seen == "elsewhere":
-                found[run.info.run_id] = Sign(run.data.tags.get(COUNT_TAG, ""), run.data.tags.get(NOTE_TAG, ""))
-        return found
+            elif state == "elsewhere":
+                signs_of[run.info.run_id] = Sign(run.data.tags.get(COUNT_TAG, ""), run.data.tags.get(NOTE_TAG, ""))
+        return signs_of
 
     def note(self, run: str, text: str) -> None:
         self._client.set_tag(run, NOTE_TAG, text)

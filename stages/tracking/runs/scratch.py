@@ -90,25 +90,25 @@ def scratch_of(stage: str) -> Iterator[Scratch]:
         yield Scratch(folder, None)
         return
     code_now = code_digest(code)
-    with lease.held(folder, stage) as mine:
-        _drop_other_code(mine, stage, code_now)
+    with lease.held(folder, stage) as held:
+        _drop_other_code(held, stage, code_now)
         (folder / RUN_FILE).write_text(os.environ.get("VIDBRIDGE_PIPELINE_RUN", ""))
-        yield Scratch(folder, mine)
+        yield Scratch(folder, held)
 
 
 def _is_code(dep: str) -> bool:
     return Path(dep).parts[0] in ("stages", CODE)
 
 
-def _drop_other_code(mine: lease.Lease, stage: str, code_now: str) -> None:
-    code_file = mine.folder / CODE_FILE
+def _drop_other_code(held: lease.Lease, stage: str, code_now: str) -> None:
+    code_file = held.folder / CODE_FILE
     if code_file.exists() and code_file.read_text() != code_now and not os.environ.get("VIDBRIDGE_RESUME_ACROSS_CODE"):
         print(
-            f"{stage}: the code changed since the checkpoints in {mine.folder} were saved, so they are dropped"
+            f"{stage}: the code changed since the checkpoints in {held.folder} were saved, so they are dropped"
             " (VIDBRIDGE_RESUME_ACROSS_CODE=1 resumes across a change of code)",
             file=sys.stderr,
         )
-        mine.clear()
+        held.clear()
     code_file.write_text(code_now)
 
 
@@ -118,12 +118,12 @@ def _contents(inputs: Sequence[str], locked: Mapping[str, StageRecord]) -> dict[
     # The user's source is not an out of any stage. The stages that produced the other inputs have
     # recorded its hash; under DVC they are up to date, so all of them agree, before an interruption
     # and after it.
-    seen: dict[str, set[str]] = {path: set() for path in inputs}
+    hashes: dict[str, set[str]] = {path: set() for path in inputs}
     for record in locked.values():
         if any(path in record.outs for path in inputs):
             for path in inputs:
-                seen[path] |= {record.deps.get(path, "")} - {""}
-    return {path: outs.get(path) or (seen[path].pop() if len(seen[path]) == 1 else _content(Path(path))) for path in inputs}
+                hashes[path] |= {record.deps.get(path, "")} - {""}
+    return {path: outs.get(path) or (hashes[path].pop() if len(hashes[path]) == 1 else _content(Path(path))) for path in inputs}
 
 
 def _content(path: Path) -> str:

@@ -67,7 +67,7 @@ def spent_by_stage(root: Path) -> dict[str, list[Spent]]:
         order_by=["attributes.start_time DESC"],
         max_results=_RUNS,
     )
-    found: dict[str, list[Spent]] = {}
+    by_stage: dict[str, list[Spent]] = {}
     # Runs of earlier releases lack that tag: they use the model that `base` had produced last.
     bases = [run for run in runs if run.data.tags.get(f"{TAG}stage") == "base"]
     for run in runs:
@@ -76,18 +76,18 @@ def spent_by_stage(root: Path) -> dict[str, list[Spent]]:
             continue
         cost = Cost(figures["process/wall_s"], figures["process/cpu_s"], figures["process/peak_gb"], figures.get("process/gpu_h"))
         started = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
-        asked = {name.removesuffix(ASKED): count for name, count in figures.items() if name.endswith(ASKED)}
-        base = next((one for one in bases if one.info.start_time <= run.info.start_time), None)
+        questions = {name.removesuffix(ASKED): count for name, count in figures.items() if name.endswith(ASKED)}
+        base = next((base_run for base_run in bases if base_run.info.start_time <= run.info.start_time), None)
         model = _model(tags.get(MODEL_TAG), base.data.params if base else {})
-        spent = Spent(cost, started, dict(run.data.params), tags.get(f"{TAG}gpus", "[]"), asked, model)
-        found.setdefault(tags.get(f"{TAG}stage", ""), []).append(spent)
-    return found
+        spent = Spent(cost, started, dict(run.data.params), tags.get(f"{TAG}gpus", "[]"), questions, model)
+        by_stage.setdefault(tags.get(f"{TAG}stage", ""), []).append(spent)
+    return by_stage
 
 
-def _model(said: str | None, base: Mapping[str, str]) -> dict[str, str] | None:
+def _model(recorded: str | None, base: Mapping[str, str]) -> dict[str, str] | None:
     """Model parameters of a run, from its own tag, else from the run that produced its base."""
     try:
-        table = json.loads(said) if said else base
+        table = json.loads(recorded) if recorded else base
     except (ValueError, RecursionError):
         return None
     if not isinstance(table, Mapping):

@@ -89,9 +89,9 @@ def open_client(root: Path, wait_s: float = 0.0) -> MlflowClient:
     except MlflowException as error:
         raise TrackingError(f"MLflow store {shown(uri)}: {error}") from error
     except SQLAlchemyError as error:
-        said = one_line(redacted(str(getattr(error, "orig", None) or error).strip()))
+        message = one_line(redacted(str(getattr(error, "orig", None) or error).strip()))
         raise TrackingError(
-            f"MLflow store {shown(uri)}: {said}; check that the account may make and change tables there"
+            f"MLflow store {shown(uri)}: {message}; check that the account may make and change tables there"
         ) from error
 
 
@@ -136,8 +136,8 @@ def store_error(what: str, error: Exception, rights: str, otherwise: str = "") -
         user = os.environ.get("MLFLOW_TRACKING_USERNAME", "").strip()
         who = f"the MLflow user {user!r}" if user else "this account of MLflow's"
         return TrackingError(f"{what}: no permission: {who} may not; ask who owns it, or administers the server, for {rights}")
-    said = one_line(redacted(error))
-    return TrackingError(f"{what}: the store {'stopped answering' if is_away(error) else 'refused'}: {said}{tail}")
+    message = one_line(redacted(error))
+    return TrackingError(f"{what}: the store {'stopped answering' if is_away(error) else 'refused'}: {message}{tail}")
 
 
 def _write_ahead(database: Path) -> None:
@@ -156,26 +156,26 @@ def experiment_id(client: MlflowClient, root: Path) -> str:
     from mlflow.exceptions import MlflowException
 
     name = experiment_name()
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         # A server chooses the path itself; the default of a bare database would be relative to the
         # working directory.
-        place = None if is_server(tracking_uri(root)) else (root / RUN_FILES).as_uri()
+        location = None if is_server(tracking_uri(root)) else (root / RUN_FILES).as_uri()
         try:
-            return str(client.create_experiment(name, artifact_location=place))
+            return str(client.create_experiment(name, artifact_location=location))
         except MlflowException as error:
             if is_away(error):
                 raise
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise store_error(f"MLflow experiment {name!r}", error, "the right to make experiments") from error
-            found = client.get_experiment_by_name(name)
-    if found is None or found.lifecycle_stage == "deleted":
-        number = f"{found.experiment_id}" if found else "ID"
+            experiment = client.get_experiment_by_name(name)
+    if experiment is None or experiment.lifecycle_stage == "deleted":
+        number = f"{experiment.experiment_id}" if experiment else "ID"
         raise TrackingError(
             f"MLflow experiment {name!r} was deleted; restore it: mlflow experiments restore -x {number}, or name another:"
             " MLFLOW_EXPERIMENT_NAME"
         )
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def insist(write: Callable[[], object]) -> None:

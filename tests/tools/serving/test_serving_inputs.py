@@ -47,7 +47,7 @@ def test_without_a_folder_no_path_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("VIDBRIDGE_SERVE_VIDEOS", "/nowhere/at/all", "is no folder"),
+        ("VIDBRIDGE_SERVE_VIDEOS", "/nowhere/at/all", "is not a folder"),
         ("VIDBRIDGE_SERVE_MAX_MB", "many", "is not a number above 0"),
         ("VIDBRIDGE_SERVE_TIMEOUT_S", "-1", "is not a number above 0"),
     ],

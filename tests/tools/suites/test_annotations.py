@@ -238,7 +238,7 @@ def test_files_that_cannot_be_read_are_one_message(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"cut.json:1: not JSON"):
         read(tmp_path / "cut.json")
     (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(AnnotationError, match="no Parquet"):
+    with pytest.raises(AnnotationError, match="not Parquet"):
         read(tmp_path / "cut.parquet")
     with pytest.raises(AnnotationError, match="holds no row"):
         read(lines(tmp_path / "empty.jsonl", []))

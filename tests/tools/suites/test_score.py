@@ -274,8 +274,8 @@ def test_missing_predictions_are_listed_and_the_result_is_partial(tmp_path: Path
         ('{"id": "0", "reply": "B"}\n{"id": "0", "reply": "C"}\n', r"predictions.jsonl:2: id: '0' is in line 1 too"),
         ('{"id": "9", "reply": "B"}\n', "id: '9' is not a question of these annotations; ids are written like '0'"),
         ('{"id": 0, "reply": "B"}\n', "id: 0 is not text; write it in quotes"),
-        ('{"id": "0", "reply": null}\n', "reply: None is no text"),
-        ('{"id": "0", "reply": ["B"]}\n', r"reply: \['B'\] is no text"),
+        ('{"id": "0", "reply": null}\n', "reply: None is not text"),
+        ('{"id": "0", "reply": ["B"]}\n', r"reply: \['B'\] is not text"),
         ('{"id": "0", "prediction": "B"}\n', "reply: missing; the line has id, prediction"),
         ('{"question": "0", "reply": "B"}\n', "id: missing"),
         ('[{"id": "0", "reply": "B"}]\n', "is not an object; write one object a line"),
@@ -297,7 +297,7 @@ def test_every_kind_of_fault_is_told_once_and_counted(tmp_path: Path) -> None:
     annotations = lines(tmp_path / "a.jsonl", [video_mme(question_id=str(i)) for i in range(2)])
     rows = [{"id": f"x{i}", "reply": "B"} for i in range(2000)] + [{"id": "0", "reply": "B"}, {"id": "0", "reply": "B"}]
     with pytest.raises(
-        PredictionError, match=r"'x0' is no question(.|\n)*and 1,999 more such lines(.|\n)*:2002: id: '0' stands"
+        PredictionError, match=r"'x0' is not a question(.|\n)*and 1,999 more such lines(.|\n)*:2002: id: '0' is in line"
     ) as error:
         score(PARAMS, "video-mme", annotations, lines(tmp_path / "p.jsonl", rows), baselines=False)
     assert len(str(error.value).splitlines()) == 3

@@ -51,8 +51,8 @@ class Answers:
         self.replaced = replaced
         self._folder, self._identity, self._files, self._content_of = folder, identity, files, content_of
 
-    def pending(self, asked: Sequence[Question]) -> set[Question]:
-        return {question for question in asked if question.item_id not in self.replies[question.view]}
+    def pending(self, questions: Sequence[Question]) -> set[Question]:
+        return {question for question in questions if question.item_id not in self.replies[question.view]}
 
     def add(self, answers: Sequence[Answer]) -> None:
         """Write answers; each line is flushed to the system before this returns."""
@@ -120,24 +120,24 @@ def open_answers(folder: Path, identity: Mapping[str, Any], content_of: ContentO
 
 def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     path = folder / IDENTITY_FILE
-    wanted = json.loads(json.dumps(identity))
+    expected = json.loads(json.dumps(identity))
     if not path.exists():
         strange = next((name.name for view in VIEWS if (name := paths.predictions_file(folder, view)).exists()), None)
         if strange is not None:
             raise EngineError(
                 f"--out: {folder} holds {strange} but no {IDENTITY_FILE}, so nobody knows whose it is; name another folder"
             )
-        path.write_text(json.dumps(wanted, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(expected, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise EngineError(f"--out: {path}: not JSON ({error}); name another folder") from error
-    if there != wanted:
+    if stored != expected:
         differs = [
-            f"{name} ({_shown(there.get(name))} there, {_shown(wanted.get(name))} now)"
-            for name in {**there, **wanted}
-            if there.get(name) != wanted.get(name)
+            f"{name} ({_shown(stored.get(name))} there, {_shown(expected.get(name))} now)"
+            for name in {**stored, **expected}
+            if stored.get(name) != expected.get(name)
         ]
         raise EngineError(
             f"--out: {folder} holds replies of another evaluation, which differs in {'; '.join(differs)}; name another folder"

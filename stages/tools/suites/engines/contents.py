@@ -38,9 +38,9 @@ class Contents:
         # The change time is set by the system alone: a copy that preserves times and size still
         # differs from the file it replaced.
         state = [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
-        known = self._known.get(name)
-        if known is not None and known[0] == state:
-            return known[1]
+        entry = self._known.get(name)
+        if entry is not None and entry[0] == state:
+            return entry[1]
         with path.open("rb") as content:
             sha256 = hashlib.file_digest(content, "sha256").hexdigest()
         self._known[name] = (state, sha256)

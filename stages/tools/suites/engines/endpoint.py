@@ -77,7 +77,7 @@ class EndpointModel:
         self._max_new_tokens, self._seed = max_new_tokens, seed
         self._failed_in_a_row = 0
 
-    def answer(self, asked: Sequence[Question], pending: set[Question], load: Load, tell: Tell) -> None:
+    def answer(self, questions: Sequence[Question], pending: set[Question], load: Load, on_answers: Tell) -> None:
         """Ask the pending questions; ``tell`` is called after each answer. A question that the
         endpoint does not answer has none.
 
@@ -85,15 +85,15 @@ class EndpointModel:
             JudgeError: the endpoint refuses all questions (key, address, name of the model).
         """
         self._failed_in_a_row = 0
-        asyncio.run(self._answer([question for question in asked if question in pending], load, tell))
+        asyncio.run(self._answer([question for question in questions if question in pending], load, on_answers))
 
-    async def _answer(self, asked: Sequence[Question], load: Load, tell: Tell) -> None:
+    async def _answer(self, questions: Sequence[Question], load: Load, on_answers: Tell) -> None:
         slots = asyncio.Semaphore(self._place.concurrency)
         async with open_client(self._place) as client:
             try:
                 async with asyncio.TaskGroup() as group:
-                    for sight, about in groupby(asked, key=lambda question: question.sight):
-                        await self._about(sight, list(about), load, tell, group, slots, client)
+                    for sight, about in groupby(questions, key=lambda question: question.sight):
+                        await self._about(sight, list(about), load, on_answers, group, slots, client)
             except ExceptionGroup as several:
                 # The first has ended the others, and its message covers them.
                 raise several.exceptions[0] from None
@@ -101,9 +101,9 @@ class EndpointModel:
     async def _about(
         self,
         sight: str,
-        asked: Sequence[Question],
+        of_video: Sequence[Question],
         load: Load,
-        tell: Tell,
+        on_answers: Tell,
         group: asyncio.TaskGroup,
         slots: asyncio.Semaphore,
         client: httpx.AsyncClient,
@@ -111,29 +111,35 @@ class EndpointModel:
         """Start the questions about one video, each when there is a slot: this bounds the number of
         videos in memory."""
         if self._is_down():
-            tell([self._not_asked(question) for question in asked])
+            on_answers([self._not_asked(question) for question in of_video])
             return
         try:
             frames = await asyncio.to_thread(load, sight)
         except VideoError as error:
-            tell([Answer(question, None, 0, str(error)) for question in asked])
+            on_answers([Answer(question, None, 0, str(error)) for question in of_video])
             return
-        for view, questions in groupby(asked, key=lambda question: question.view):
+        for view, questions in groupby(of_video, key=lambda question: question.view):
             same = list(questions)
             try:
                 content = await asyncio.to_thread(content_of, seen(frames, view, f"{self._seed}/{sight}"), self._form)
             except VideoError as error:
-                tell([Answer(question, None, 0, str(error)) for question in same])
+                on_answers([Answer(question, None, 0, str(error)) for question in same])
                 continue
             for question in same:
                 await slots.acquire()
-                group.create_task(self._one(question, content, len(frames.pixels), client, slots, tell))
+                group.create_task(self._one(question, content, len(frames.pixels), client, slots, on_answers))
 
     async def _one(
-        self, question: Question, content: list[Any], frames: int, client: httpx.AsyncClient, slots: asyncio.Semaphore, tell: Tell
+        self,
+        question: Question,
+        content: list[Any],
+        frames: int,
+        client: httpx.AsyncClient,
+        slots: asyncio.Semaphore,
+        on_answers: Tell,
     ) -> None:
         try:
-            tell([await self._ask(question, content, frames, client)])
+            on_answers([await self._ask(question, content, frames, client)])
         finally:
             slots.release()
 

@@ -32,15 +32,15 @@ class LocalModel:
         self._model, self._processor = model, processor
         self._max_new_tokens, self._seed = max_new_tokens, seed
 
-    def answer(self, asked: Sequence[Question], pending: set[Question], load: Load, batch_size: int, tell: Tell) -> None:
+    def answer(self, questions: Sequence[Question], pending: set[Question], load: Load, batch_size: int, on_answers: Tell) -> None:
         """Ask the pending questions, greedily; ``tell`` is called after each batch.
 
         The batches are cut from all of ``asked``, whatever is pending: a reply does not depend on
         where an earlier call was interrupted.
         """
-        videos = _Videos(self._processor, load, _room(self._model, self._max_new_tokens), asked, self._seed)
-        for start in range(0, len(asked), batch_size):
-            batch = asked[start : start + batch_size]
+        videos = _Videos(self._processor, load, _room(self._model, self._max_new_tokens), questions, self._seed)
+        for start in range(0, len(questions), batch_size):
+            batch = questions[start : start + batch_size]
             if pending.isdisjoint(batch):
                 continue
             prompts: dict[Question, tuple[EncodedPrompt, int]] = {}
@@ -57,18 +57,18 @@ class LocalModel:
             answered = [
                 Answer(question, reply, frames, "") for (question, (_, frames)), reply in zip(prompts.items(), replies, strict=True)
             ]
-            tell([answer for answer in (*answered, *failed) if answer.question in pending])
+            on_answers([answer for answer in (*answered, *failed) if answer.question in pending])
 
 
 class _Videos:
     """Videos of a batch's questions. Only the last one is kept, since questions about one video are
     adjacent."""
 
-    def __init__(self, processor: ProcessorMixin, load: Load, room: int, asked: Sequence[Question], seed: int) -> None:
+    def __init__(self, processor: ProcessorMixin, load: Load, room: int, all_questions: Sequence[Question], seed: int) -> None:
         self._processor, self._load, self._room, self._seed = processor, load, room, seed
         self._prompts = {
             sight: list(dict.fromkeys(question.prompt for question in questions))
-            for sight, questions in groupby(asked, key=lambda question: question.sight)
+            for sight, questions in groupby(all_questions, key=lambda question: question.sight)
         }
         self._sight: str | None = None
         self._frames: Frames | VideoError | None = None

@@ -64,9 +64,9 @@ def questions(items: Iterable[tuple[str, str, str]], controlled: set[str]) -> li
         about.setdefault(sight, []).append((item_id, prompt))
     return [
         Question(item_id, view, sight, prompt)
-        for sight, asked in about.items()
+        for sight, prompts in about.items()
         for view in ("video", *CONTROLS)
-        for item_id, prompt in asked
+        for item_id, prompt in prompts
         if view == "video" or item_id in controlled
     ]
 

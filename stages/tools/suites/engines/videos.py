@@ -129,21 +129,21 @@ class VideoFolder:
             raise VideoError("unsafe-name", f"{name[:200]!r} leads out of the folder of videos")
         if (self._folder / path).is_file():
             return self._folder / path
-        found = self._files().get(path.name) or self._files().get(f"{path.name}.*") or self._files().get(f"{path.stem}.*") or []
-        if len(found) > 1:
-            places = ", ".join(str(file.relative_to(self._folder)) for file in found[:3])
+        matches = self._files().get(path.name) or self._files().get(f"{path.name}.*") or self._files().get(f"{path.stem}.*") or []
+        if len(matches) > 1:
+            places = ", ".join(str(file.relative_to(self._folder)) for file in matches[:3])
             raise VideoError("ambiguous-name", f"{name!r} may be {places}; lay the right one at {name} in the folder of videos")
-        if not found:
+        if not matches:
             raise VideoError("missing-file", f"{name!r} is not in the folder of videos")
-        return found[0]
+        return matches[0]
 
     def _files(self) -> Mapping[str, list[Path]]:
         """Map names to files, and ``STEM.*`` to videos."""
         if self._known is None:
-            known: dict[str, list[Path]] = {}
+            files: dict[str, list[Path]] = {}
             for file in sorted(file for file in self._folder.rglob("*") if file.is_file()):
-                known.setdefault(file.name, []).append(file)
+                files.setdefault(file.name, []).append(file)
                 if file.suffix.lower() in SUFFIXES:
-                    known.setdefault(f"{file.stem}.*", []).append(file)
-            self._known = known
+                    files.setdefault(f"{file.stem}.*", []).append(file)
+            self._known = files
         return self._known

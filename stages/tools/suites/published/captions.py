@@ -16,7 +16,7 @@ Lists = Callable[[str], tuple[str, ...] | Verdict]
 
 
 def told_shares(
-    caption: str, reference: str, known: Sequence[str] | None, lists: Lists, tells: Tells, nothing: float
+    caption: str, reference: str, events: Sequence[str] | None, lists: Lists, tells: Tells, nothing: float
 ) -> tuple[float, float] | None:
     """Recall and precision of a caption, in [0, 1]; None if the judge was not able to score it.
 
@@ -24,16 +24,16 @@ def told_shares(
         known: contents of the reference, if the annotations list them; else the judge lists them.
         nothing: the share if there is nothing to count: 1 in the published code, 0 here.
     """
-    wanted = tuple(known) if known else lists(reference)
-    if isinstance(wanted, Verdict):
+    expected = tuple(events) if events else lists(reference)
+    if isinstance(expected, Verdict):
         return None
     if not caption.strip():
         # Needs no judge, which would cost a request.
-        return (0.0 if wanted else nothing), nothing
-    said = lists(caption)
-    if isinstance(said, Verdict):
+        return (0.0 if expected else nothing), nothing
+    contained = lists(caption)
+    if isinstance(contained, Verdict):
         return None
-    recall, precision = _share(wanted, caption, tells, nothing), _share(said, reference, tells, nothing)
+    recall, precision = _share(expected, caption, tells, nothing), _share(contained, reference, tells, nothing)
     return None if recall is None or precision is None else (recall, precision)
 
 
@@ -43,8 +43,8 @@ def strict_caption(reply: str) -> str:
 
 
 def _share(events: Sequence[str], text: str, tells: Tells, nothing: float) -> float | None:
-    found = [tells(event, text).score for event in events[:MAX_EVENTS]]
-    scores = [score for score in found if score is not None]
-    if len(scores) < len(found):
+    verdicts = [tells(event, text).score for event in events[:MAX_EVENTS]]
+    scores = [score for score in verdicts if score is not None]
+    if len(scores) < len(verdicts):
         return None
     return sum(scores) / len(scores) if scores else nothing

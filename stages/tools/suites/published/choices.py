@@ -78,18 +78,20 @@ def lmms_eval_letter(reply: str, letters: str) -> str:
     text, bare = f" {text} ", text.strip()
     if not reply.strip():
         return ""
-    found = [(rank, text.rfind(way.replace("?", one)), one) for rank, way in _LMMS_WRITTEN for one in letters]
+    candidates = [(rank, text.rfind(way.replace("?", option)), option) for rank, way in _LMMS_WRITTEN for option in letters]
     lower = text.lower()
     for phrase in _LMMS_PHRASES:
         if (at := lower.find(phrase)) >= 0:
-            found += [(7, text.find(one, at + len(phrase)), one) for one in letters]
+            candidates += [(7, text.find(option, at + len(phrase)), option) for option in letters]
     if bare and bare[0] in letters and not bare[1:2].isalpha():
-        found.append((10, 0, bare[0]))
+        candidates.append((10, 0, bare[0]))
     if bare and bare[-1] in letters and not bare[-2:-1].isalpha():
-        found.append((9, len(text) - 1, bare[-1]))
-    if not any(at >= 0 for _, at, _ in found):
-        found += [(0, text.rfind(one), one) for one in letters]
-    return max(((rank, at, one) for rank, at, one in found if at >= 0), key=lambda seen: seen[:2], default=(0, 0, ""))[2]
+        candidates.append((9, len(text) - 1, bare[-1]))
+    if not any(at >= 0 for _, at, _ in candidates):
+        candidates += [(0, text.rfind(option), option) for option in letters]
+    return max(
+        ((rank, at, option) for rank, at, option in candidates if at >= 0), key=lambda candidate: candidate[:2], default=(0, 0, "")
+    )[2]
 
 
 # lmms-eval: lmms_eval/tasks/mvbench/utils.py, mcq_acc, at 75571cf (MVBench).
@@ -143,8 +145,8 @@ def vlmevalkit_letter(reply: str) -> str:
     text = reply.strip()
     for prefix in _KIT_PREFIXES:
         text = text.replace(prefix, "")
-    found = re.search("[ABCD]", text)
-    return found[0] if found else ""
+    match = re.search("[ABCD]", text)
+    return match[0] if match else ""
 
 
 # VLMEvalKit: vlmeval/dataset/utils/mvbench.py, check_ans_with_model without a model, at e8e78f0
@@ -167,9 +169,9 @@ def vlmevalkit_right(reply: str, options: Sequence[str], last: int, first: int) 
     ``last`` and ``first``: numbers of the last and the first option that is the answer, which
     differ if two options are the same.
     """
-    wanted = f"({letter(last).lower()})"
-    said = reply.lower().strip().split(" ")[0]
-    return said.replace(".", "") in wanted or wanted in said or vlmevalkit_option(reply, options) == letter(first)
+    expected = f"({letter(last).lower()})"
+    first_word = reply.lower().strip().split(" ")[0]
+    return first_word.replace(".", "") in expected or expected in first_word or vlmevalkit_option(reply, options) == letter(first)
 
 
 def vlmevalkit_option(reply: str, options: Sequence[str]) -> str | None:
@@ -183,7 +185,7 @@ def vlmevalkit_option(reply: str, options: Sequence[str]) -> str | None:
         if any(refusal in reply for refusal in _KIT_REFUSALS):
             return None
         words = reply.translate(_KIT_SPACED).split()
-        standing = [one for one in letters if one in words]
+        standing = [candidate for candidate in letters if candidate in words]
         if len(standing) == 1 and words.index(standing[0]) > len(words) - 5:
             return standing[0]
         if not standing and "Z" in words:
@@ -197,6 +199,6 @@ def vlmevalkit_option(reply: str, options: Sequence[str]) -> str | None:
     return _only(letters[i] for i, option in enumerate(options) if option.lower() in lower)
 
 
-def _only(found: Iterable[str]) -> str | None:
-    these = list(found)
+def _only(matches: Iterable[str]) -> str | None:
+    these = list(matches)
     return these[0] if len(these) == 1 else None

@@ -79,21 +79,21 @@ class TarsierRow(PublishedRow):
 
 def read(path: Path) -> Questions[Row]:
     some, here = without_blanks(rows(path, FILES), ("events",))
-    whole, there = without_blanks(some, ("extra_info", "events"))
-    return gathered(whole, lambda raw: [_item(_row(raw))], lambda raw: text_of(raw, "idx"), [*here, *there])
+    whole, blanks = without_blanks(some, ("extra_info", "events"))
+    return gathered(whole, lambda raw: [_item(_row(raw))], lambda raw: text_of(raw, "idx"), [*here, *blanks])
 
 
 def _row(raw: Raw) -> Row:
     if not isinstance(raw.value, dict) or "messages" not in raw.value:
         return typed(Row, raw)
-    told = typed(TarsierRow, raw)
-    reference = next((said.reference for turn in told.messages for said in turn.content if said.reference), None)
+    row = typed(TarsierRow, raw)
+    reference = next((part.reference for turn in row.messages for part in turn.content if part.reference), None)
     value = {
-        "idx": told.idx,
-        "video_file": f"video/{told.vid}.mp4",
-        "source": told.dataset.removeprefix("DREAM/"),
+        "idx": row.idx,
+        "video_file": f"video/{row.vid}.mp4",
+        "source": row.dataset.removeprefix("DREAM/"),
         "description": reference,
-        "events": told.extra_info.events,
+        "events": row.extra_info.events,
     }
     return typed(Row, raw._replace(value=value))
 

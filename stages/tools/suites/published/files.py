@@ -44,10 +44,10 @@ def rows(path: Path, names: tuple[str, ...]) -> list[Raw]:
     Raises:
         AnnotationError: there is no such file, it cannot be read, or it is empty.
     """
-    found = [raw for file in _files(path, names) for raw in _entries(file)]
-    if not found:
+    entries = [raw for file in _files(path, names) for raw in _entries(file)]
+    if not entries:
         raise AnnotationError(f"annotations: {path}: holds no row; download it again")
-    return found
+    return entries
 
 
 def typed(kind: type[Row], raw: Raw) -> Row:
@@ -91,7 +91,7 @@ def gathered(
         AnnotationError: more than half of the entries are faulty, so that these are other
             annotations, or damaged ones; the message is that of the first.
     """
-    known: dict[str, tuple[str, Item[RowT]]] = {}
+    first_of: dict[str, tuple[str, Item[RowT]]] = {}
     set_aside = list(parts)
     not_asked: set[str] = set()
     first: AnnotationError | None = None
@@ -107,17 +107,17 @@ def gathered(
                 not_asked.add(item_id)
             continue
         for item in items:
-            if item.item_id not in known:
-                known[item.item_id] = (raw.where, item)
+            if item.item_id not in first_of:
+                first_of[item.item_id] = (raw.where, item)
                 continue
-            where, earlier = known[item.item_id]
+            where, earlier = first_of[item.item_id]
             same = "the same" if earlier == item else "other words"
             detail = f"id {shown(item.item_id)} stands in {where} too, with {same}; the first one counts"
             set_aside.append(Reject(item=raw.where, reason="repeated-id", detail=detail))
     if first is not None and 2 * faulty > entries:
         others = f" (and {faulty - 1:,} more of {entries:,} rows are at fault)" if faulty > 1 else ""
         raise AnnotationError(f"{first}{others}") from first
-    return Questions(tuple(item for _, item in known.values()), tuple(set_aside), frozenset(not_asked - known.keys()))
+    return Questions(tuple(item for _, item in first_of.values()), tuple(set_aside), frozenset(not_asked - first_of.keys()))
 
 
 def without_blanks(raws: Iterable[Raw], path: tuple[str, ...], fields: tuple[str, ...] = ()) -> tuple[list[Raw], list[Reject]]:
@@ -154,7 +154,7 @@ def without_blanks(raws: Iterable[Raw], path: tuple[str, ...], fields: tuple[str
 def _is_blank(entry: object, fields: tuple[str, ...]) -> bool:
     if not fields:
         return isinstance(entry, str) and not entry.strip()
-    return isinstance(entry, dict) and any(isinstance(said := entry.get(field), str) and not said.strip() for field in fields)
+    return isinstance(entry, dict) and any(isinstance(text := entry.get(field), str) and not text.strip() for field in fields)
 
 
 def text_of(raw: Raw, field: str) -> str | None:
@@ -175,8 +175,8 @@ def _files(path: Path, names: tuple[str, ...]) -> list[Path]:
         raise AnnotationError(f"annotations: {path}: no such file or folder; pass the benchmark's annotation file, or its folder")
     # The first name that exists: a folder may hold the same annotations in two forms.
     for name in names:
-        if found := sorted(file for file in path.rglob(name) if file.is_file()):
-            return found
+        if matches := sorted(file for file in path.rglob(name) if file.is_file()):
+            return matches
     raise AnnotationError(f"annotations: {path}: holds none of {', '.join(names)}; pass the annotation file itself")
 
 

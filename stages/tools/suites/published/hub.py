@@ -15,7 +15,7 @@ SCHEME = "hf://"
 _DATASET = re.compile(r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+)@(?P<commit>[0-9a-f]{40})(?:/(?P<inside>.+))?")
 
 
-def fetched(place: str, files: tuple[str, ...]) -> Path:
+def fetched(address: str, files: tuple[str, ...]) -> Path:
     """Download the annotations of ``place`` if they are not in the cache. Returns their local path.
 
     Args:
@@ -25,23 +25,23 @@ def fetched(place: str, files: tuple[str, ...]) -> Path:
     Raises:
         AnnotationError: it does not name a dataset at a commit, or the hub does not provide it.
     """
-    found = _DATASET.fullmatch(place)
-    if found is None:
+    match = _DATASET.fullmatch(address)
+    if match is None:
         raise AnnotationError(
-            f"--annotations: {place!r} names no dataset of the hub at a commit; write hf://datasets/OWNER/NAME@COMMIT with its 40 hex"
+            f"--annotations: {address!r} names no dataset of the hub at a commit; write hf://datasets/OWNER/NAME@COMMIT with its 40 hex"
             " digits (a branch may be another file tomorrow), or the path of a file or folder"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    inside = found["inside"] or ""
+    inside = match["inside"] or ""
     is_file = "." in Path(inside).name
-    wanted = [inside] if is_file else [f"{inside}/{name}".lstrip("/") for file in files for name in (file, f"**/{file}")]
+    patterns = [inside] if is_file else [f"{inside}/{name}".lstrip("/") for file in files for name in (file, f"**/{file}")]
     try:
-        folder = snapshot_download(found["name"], repo_type="dataset", revision=found["commit"], allow_patterns=wanted)
+        folder = snapshot_download(match["name"], repo_type="dataset", revision=match["commit"], allow_patterns=patterns)
     except (HFValidationError, OSError) as error:
         raise AnnotationError(
-            f"--annotations: {place}: the hub does not provide it, and it was not downloaded before ({type(error).__name__}:"
+            f"--annotations: {address}: the hub does not provide it, and it was not downloaded before ({type(error).__name__}:"
             f" {str(error).splitlines()[0]}); see that the dataset and commit exist, that HF_HUB_OFFLINE is unset, and for a gated one that"
             " HF_TOKEN is set; or download it and pass its folder"
         ) from error

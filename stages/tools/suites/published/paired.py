@@ -27,15 +27,15 @@ def paired(
     Args:
         this, other: by scoring, a mark for each item.
     """
-    found = {}
+    differences = {}
     for scoring in benchmark.scorings:
-        mine, theirs = this[scoring.name], other[scoring.name]
+        ours, theirs = this[scoring.name], other[scoring.name]
         by = {
             category: {
                 value: _differences(
                     benchmark.measures,
                     [items[i] for i in here],
-                    [mine[i] for i in here],
+                    [ours[i] for i in here],
                     [theirs[i] for i in here],
                     None,
                     confidence,
@@ -44,12 +44,12 @@ def paired(
             }
             for category in dict.fromkeys(name for item in items for name in item.categories)
         }
-        found[scoring.name] = ScoringDifferences(
-            overall=_differences(benchmark.measures, items, mine, theirs, scoring.macro, confidence),
+        differences[scoring.name] = ScoringDifferences(
+            overall=_differences(benchmark.measures, items, ours, theirs, scoring.macro, confidence),
             by=_adjusted(benchmark.measures, by),
-            changed=_changed(items, mine, theirs),
+            changed=_changed(items, ours, theirs),
         )
-    return found
+    return differences
 
 
 def overall_differences(
@@ -78,14 +78,14 @@ def _differences(
     if not both:
         return {measure.name: Difference(mean=None, low=None, high=None, p=None, items=0, units=0) for measure in measures}
     design = design_of([items[i] for i in both], macro)
-    mine, theirs = ([each[i] for i in both] for each in (this, other))
-    found = {}
+    ours, theirs = ([each[i] for i in both] for each in (this, other))
+    differences = {}
     for measure in measures:
-        apart = by_item(measure, mine, design) - by_item(measure, theirs, design)
-        told = compared(apart, design, confidence, measure.most)
-        scaled = {name: measure.scale * value for name, value in told.interval.model_dump().items()}
-        found[measure.name] = Difference(**scaled, p=told.p_value, items=len(both), units=design.count)
-    return found
+        apart = by_item(measure, ours, design) - by_item(measure, theirs, design)
+        comparison = compared(apart, design, confidence, measure.most)
+        scaled = {name: measure.scale * value for name, value in comparison.interval.model_dump().items()}
+        differences[measure.name] = Difference(**scaled, p=comparison.p_value, items=len(both), units=design.count)
+    return differences
 
 
 def _adjusted(
@@ -100,8 +100,8 @@ def _adjusted(
             for category, values in by.items()
             for value, cells in values.items()
         ]
-        known = [(place, p) for place, p in family if p is not None]
-        raised |= dict(zip((place for place, _ in known), holm([p for _, p in known]), strict=True))
+        tested = [(key, p) for key, p in family if p is not None]
+        raised |= dict(zip((key for key, _ in tested), holm([p for _, p in tested]), strict=True))
     return {
         category: {
             value: {name: cell.model_copy(update={"p_holm": raised.get((category, value, name))}) for name, cell in cells.items()}

@@ -43,19 +43,19 @@ def read_predictions(file: Path, questions: Questions[Any]) -> Predictions:
     except UnicodeDecodeError as error:
         raise PredictionError(f"predictions: {file}: not UTF-8 text: {error}; pass a JSON Lines file, {_FORM}") from error
     items = questions.items
-    known = {item.item_id for item in items} | questions.not_asked
+    allowed = {item.item_id for item in items} | questions.not_asked
     faults: defaultdict[str, list[str]] = defaultdict(list)
     replies: dict[str, str] = {}
     at: dict[str, int] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        fault, found = _read(line)
-        if found is not None:
-            item_id, reply = found
+        fault, reply_of = _read(line)
+        if reply_of is not None:
+            item_id, reply = reply_of
             if item_id in at:
                 fault = ("duplicate", f"id: {shown(item_id)} is in line {at[item_id]} too; keep one reply per question")
-            elif item_id not in known:
+            elif item_id not in allowed:
                 example = items[0].item_id
                 fault = (
                     "unknown",
@@ -67,7 +67,10 @@ def read_predictions(file: Path, questions: Questions[Any]) -> Predictions:
         if fault is not None:
             faults[fault[0]].append(f"{file.name}:{number}: {fault[1]}")
     if faults:
-        lines = [told[0] + (f" (and {len(told) - 1:,} more such lines)" if len(told) > 1 else "") for told in faults.values()]
+        lines = [
+            messages[0] + (f" (and {len(messages) - 1:,} more such lines)" if len(messages) > 1 else "")
+            for messages in faults.values()
+        ]
         raise PredictionError("predictions: nothing was scored\n  " + "\n  ".join(lines))
     not_scored = tuple(item_id for item_id in replies if item_id in questions.not_asked)
     empty = tuple(item.item_id for item in items if item.item_id in replies and not replies[item.item_id].strip())

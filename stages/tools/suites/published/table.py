@@ -31,8 +31,8 @@ def cells(
     by: dict[str, dict[str, dict[str, dict[str, Cell]]]] = {name: {} for name in whole}
     for category in dict.fromkeys(name for item in items for name in item.categories):
         for value, here in parts_of(items, category).items():
-            for name, given in marks.items():
-                part = [items[i] for i in here], [given[i] for i in here]
+            for name, marks_of_scoring in marks.items():
+                part = [items[i] for i in here], [marks_of_scoring[i] for i in here]
                 by[name].setdefault(category, {})[value] = _cells(benchmark.measures, *part, None, confidence)
     return {name: ScoringTable(overall=each, by=by[name]) for name, each in whole.items()}
 
@@ -86,12 +86,12 @@ def _cells(
     if not here:
         return {measure.name: Cell(mean=None, low=None, high=None, units=0, **shared) for measure in measures}
     design, counted = design_of([items[i] for i in here], macro), [marks[i] for i in here]
-    found = {}
+    cells_of = {}
     for measure in measures:
-        told = mean_interval(by_item(measure, counted, design), design, confidence, measure.most)
-        scaled = {name: measure.scale * value for name, value in told.model_dump().items()}
-        found[measure.name] = Cell(**scaled, units=design.count, **shared)
-    return found
+        interval = mean_interval(by_item(measure, counted, design), design, confidence, measure.most)
+        scaled = {name: measure.scale * value for name, value in interval.model_dump().items()}
+        cells_of[measure.name] = Cell(**scaled, units=design.count, **shared)
+    return cells_of
 
 
 def baseline_replies(items: Sequence[Item[Any]], seed: int) -> dict[str, list[str]]:

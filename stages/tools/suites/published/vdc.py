@@ -118,10 +118,10 @@ def _mark(row: Row, caption: str, examiner: Examiner) -> Mark:
         if isinstance(answer, Verdict):
             return Mark(None)
         if answer:
-            found = examiner.agrees(pair.question, pair.answer, answer)
-            if isinstance(found, Verdict):
+            verdict = examiner.agrees(pair.question, pair.answer, answer)
+            if isinstance(verdict, Verdict):
                 return Mark(None)
-            right, marks = right + found.right, marks + found.marks
+            right, marks = right + verdict.right, marks + verdict.marks
     return Mark({"right": right / len(row.qa_list), "marks": marks / len(row.qa_list)})
 
 
