@@ -37,7 +37,7 @@ class Concern:
     the remedy."""
 
     what: str
-    found: str
+    problem: str
     remedy: str
 
 

@@ -212,4 +212,4 @@ def test_weights_of_0_1_have_to_be_trained_again(project: Path) -> None:
     assert "are refused" in one.found
     assert "vidbridge promote --new-evaluation" in one.remedy
     says({"model_type": "qwen2_5_vl", "positions_behind_video": "after_last"})
-    assert not [concern for concern in concerns_of_registry(Session(project)) if "are refused" in concern.found]
+    assert not [concern for concern in concerns_of_registry(Session(project)) if "are refused" in concern.problem]

@@ -137,7 +137,7 @@ class Results:
         return dict(read_json(file)) if file.exists() else None
 
     def clips(self, seed: int) -> dict[str, list[str]]:
-        """Result of :func:`contents_shown` for a seed."""
+        """Result of :func:`content_digests` for a seed."""
         file = self.folder / str(seed) / CLIPS_FILE
         digests: dict[str, list[str]] = read_json(file)
         if not all(isinstance(clips, list) for clips in digests.values()):
@@ -148,7 +148,7 @@ class Results:
         return digests
 
 
-def contents_shown(root: Path) -> dict[str, list[str]]:
+def content_digests(root: Path) -> dict[str, list[str]]:
     """Map sample id to the digests of the videos that it contains, for all held-out samples of a
     project.
 
@@ -303,7 +303,7 @@ def _contrast(after: str, before: str, results: Results, seeds: Sequence[int], p
     return Contrast(after=after, before=before, mean=mean, columns=columns)
 
 
-def shown_commit(grid: Grid) -> str:
+def format_commit(grid: Grid) -> str:
     """Commit as tables display it."""
     short = grid.commit if "," in grid.commit else grid.commit[:12]
     return f"{short} (with its parameters, which are others now)" if grid.other_parameters else short
@@ -317,7 +317,7 @@ def markdown(grid: Grid) -> str:
     """Format the grid as two Markdown tables, with commit, seeds and budget."""
     columns = list(grid.rows[0].columns)
     seeds = ", ".join(map(str, grid.seeds))
-    head = f"{grid.measured} Commit {shown_commit(grid)}, seeds {seeds}; {_budget(grid)}. `{grid.command}`"
+    head = f"{grid.measured} Commit {format_commit(grid)}, seeds {seeds}; {_budget(grid)}. `{grid.command}`"
     lines = [head, ""]
     if grid.missing:
         lines += [f"**Partial**: {len(grid.missing)} trainings are missing ({', '.join(grid.missing[:3])} …).", ""]

@@ -12,7 +12,7 @@ from stages.domain.statistics.bootstrap import Interval
 from stages.lib.rows.samples import InputError
 from stages.pages.render import in_base64
 from stages.runtime import paths
-from stages.tools.ablation.grid import Grid, shown_commit
+from stages.tools.ablation.grid import Grid, format_commit
 from stages.tools.ablation.seeds import Gain
 from stages.tools.report.scores import cell
 
@@ -43,7 +43,7 @@ def ablation(root: Path, recipe: str) -> dict[str, Any] | None:
     columns = list(grid.rows[0].columns)
     return {
         "grid": grid,
-        "commit": shown_commit(grid),
+        "commit": format_commit(grid),
         "columns": columns,
         "figure": f"data:image/svg+xml;base64,{in_base64(drawn)}",
         "contrasts": _contrasts(grid, columns),

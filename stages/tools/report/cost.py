@@ -12,7 +12,7 @@ from markupsafe import Markup
 from stages.params import Params
 from stages.tools.report.dag import KINDS, Box, draw, edges_of
 from stages.tracking.lineage.lockfile import read_lock
-from stages.tracking.runs.history import ASKED, Cost, PastRun
+from stages.tracking.runs.history import REQUEST_COUNTS, Cost, PastRun
 
 
 def stage_names(params: Params) -> list[str]:
@@ -90,14 +90,14 @@ def _row(name: str, kind: str, cost: Cost) -> dict[str, Any]:
     }
 
 
-def asked_rows(params: Params, runs: Mapping[str, PastRun]) -> list[dict[str, Any]]:
+def request_rows(params: Params, runs: Mapping[str, PastRun]) -> list[dict[str, Any]]:
     """Requests and tokens per stage and endpoint; empty if rules judge and no writer is used."""
     rows: list[dict[str, Any]] = [
-        {"stage": name, "who": who.replace("_", " "), **{count: counts.get(count, 0.0) for count in ASKED}}
+        {"stage": name, "who": who.replace("_", " "), **{count: counts.get(count, 0.0) for count in REQUEST_COUNTS}}
         for name in stage_names(params)
         if name in runs
-        for who, counts in runs[name].asked.items()
+        for who, counts in runs[name].requests.items()
     ]
     if len(rows) > 1:
-        rows.append({"stage": "all stages", "who": "", **{count: sum(row[count] for row in rows) for count in ASKED}})
+        rows.append({"stage": "all stages", "who": "", **{count: sum(row[count] for row in rows) for count in REQUEST_COUNTS}})
     return rows

@@ -26,7 +26,7 @@ from stages.pages.rollouts import group_views
 from stages.params import Params
 from stages.runtime import paths
 from stages.tools.report.ablation import ablation
-from stages.tools.report.cost import asked_rows, cost_rows, graph, stage_names, total
+from stages.tools.report.cost import cost_rows, graph, request_rows, stage_names, total
 from stages.tools.report.curves import of_gauges, of_tasks, of_training, read_curves
 from stages.tools.report.environment import environment, other_parameters
 from stages.tools.report.replies import replies
@@ -117,7 +117,7 @@ def _circumstances(session: Session) -> dict[str, Any]:
         "graph": graph(root, params, runs),
         "costs": cost_rows(params, runs),
         "total": total(params, runs),
-        "asked": asked_rows(params, runs),
+        "asked": request_rows(params, runs),
         "environment": environment(root, params, runs, datetime.now(UTC)),
     }
 

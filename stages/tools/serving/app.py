@@ -55,7 +55,7 @@ _JSON = "application/json"
 _log = logging.getLogger(__name__)
 
 
-class Left(Exception):
+class Disconnected(Exception):
     """The client disconnected before its request was complete."""
 
 
@@ -91,7 +91,7 @@ class ServingApp:
         path = str(scope["path"])
         try:
             reply = await self._reply(scope, reading, started)
-        except Left:
+        except Disconnected:
             _log.info("%s %r: the client went away", scope["method"], path[:SHOWN])
             return
         except Refused as refused:
@@ -207,7 +207,7 @@ class ServingApp:
             from stages.tools.serving.server import Gone
 
             if isinstance(error, Gone):
-                raise Left from error
+                raise Disconnected from error
             raise
         finally:
             watching.cancel()
@@ -231,7 +231,7 @@ class _Reading:
         """Iterate over its parts.
 
         Raises:
-            Left: the client disconnected.
+            Disconnected: the client disconnected.
             Refused: it pauses too long, or takes longer than the request may.
         """
         while not self.whole:
@@ -240,7 +240,7 @@ class _Reading:
             except TimeoutError:
                 raise Refused(408, f"body: nothing came for {PAUSE_S:g} s, or it took too long; send it again, faster") from None
             if message["type"] != "http.request":
-                raise Left
+                raise Disconnected
             self.whole = not message.get("more_body", False)
             yield message.get("body", b"")
 
@@ -299,9 +299,9 @@ def _is_local(name: str, hosts: frozenset[str]) -> bool:
 
 def openapi(keyed: bool) -> dict[str, Any]:
     """Describe the service as OpenAPI 3.1."""
-    from stages.tools.serving.requests import Asked
+    from stages.tools.serving.requests import QuestionRow
 
-    row = Asked.model_json_schema()
+    row = QuestionRow.model_json_schema()
     # As it is sent: the bytes are text there.
     row["properties"]["video_base64"] = {
         "type": ["string", "null"],
@@ -356,9 +356,9 @@ def openapi(keyed: bool) -> dict[str, Any]:
 
 def described() -> str:
     """Describe the service for a person."""
-    from stages.tools.serving.requests import FORMS, Asked
+    from stages.tools.serving.requests import FORMS, QuestionRow
 
-    fields = "\n".join(f"  {name:<13} {field.description}" for name, field in Asked.model_fields.items())
+    fields = "\n".join(f"  {name:<13} {field.description}" for name, field in QuestionRow.model_fields.items())
     return (
         f'POST /invocations, {_JSON}: {{"dataframe_records": [row, ...]}}, 1 to {MAX_ROWS} rows.\n\nA row:\n{fields}\n\n'
         'Comes back: {"predictions": [{"thinking": ..., "answer": ..., "reply": ...}, ...]}; thinking and answer are null where the\n'

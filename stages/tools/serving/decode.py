@@ -13,7 +13,7 @@ from stages.lib.video.reader import read_frames
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DecodeRequest:
     """Request for ``frames`` frames of the file at ``path``; at most ``max_bytes`` of pixels are in
     memory at any time."""
 
@@ -22,7 +22,7 @@ class Wanted:
     max_bytes: int
 
 
-def load_bounded(request: Wanted, shrink: Shrink | None = None) -> Frames:
+def load_bounded(request: DecodeRequest, shrink: Shrink | None = None) -> Frames:
     """Load the frames, spread evenly over the video, in full size or, with ``shrink``, scaled down
     one by one.
 

@@ -38,7 +38,7 @@ _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
 
 
-class Asked(Record):
+class QuestionRow(Record):
     """One row of a request."""
 
     question: str = Field(min_length=1, max_length=MAX_TEXT, description="What is asked about the video.")
@@ -56,7 +56,7 @@ class Asked(Record):
         return value
 
     @model_validator(mode="after")
-    def _has_one_video(self) -> Asked:
+    def _has_one_video(self) -> QuestionRow:
         if (self.video is None) == (self.video_base64 is None):
             count = "none" if self.video is None else "both"
             raise ValueError(f"video, video_base64: {count} given; send one of them")
@@ -65,7 +65,7 @@ class Asked(Record):
         return self
 
 
-def read_request(body: bytes | bytearray) -> list[Asked]:
+def read_request(body: bytes | bytearray) -> list[QuestionRow]:
     """Parse the rows of a request's body.
 
     Raises:
@@ -75,7 +75,7 @@ def read_request(body: bytes | bytearray) -> list[Asked]:
     return parse_rows(_rows(document), videos)
 
 
-def parse_rows(rows: Sequence[Mapping[str, Any]], videos: Mapping[str, bytes] | None = None) -> list[Asked]:
+def parse_rows(rows: Sequence[Mapping[str, Any]], videos: Mapping[str, bytes] | None = None) -> list[QuestionRow]:
     """Parse the rows of a request. None or, in MLflow's tables, NaN stands for a missing value.
 
     Args:
@@ -90,11 +90,11 @@ def parse_rows(rows: Sequence[Mapping[str, Any]], videos: Mapping[str, bytes] | 
     return [_row(number, row, videos or {}) for number, row in enumerate(rows)]
 
 
-def _row(number: int, row: Mapping[str, Any], videos: Mapping[str, bytes]) -> Asked:
+def _row(number: int, row: Mapping[str, Any], videos: Mapping[str, bytes]) -> QuestionRow:
     values: dict[str, Any] = {}
     for name, value in row.items():
-        if not isinstance(name, str) or name not in Asked.model_fields:
-            raise Refused(400, f"row {number}: {_shown(name)} is not known; a row has {', '.join(Asked.model_fields)}")
+        if not isinstance(name, str) or name not in QuestionRow.model_fields:
+            raise Refused(400, f"row {number}: {_display(name)} is not known; a row has {', '.join(QuestionRow.model_fields)}")
         if isinstance(value, str) and value in videos:
             if name != "video_base64":
                 raise Refused(400, f"row {number}: {name}: {len(videos[value]):,} bytes; only video_base64 may be so long")
@@ -102,7 +102,7 @@ def _row(number: int, row: Mapping[str, Any], videos: Mapping[str, bytes]) -> As
         if not _absent(value):
             values[name] = value
     try:
-        return Asked.model_validate(values)
+        return QuestionRow.model_validate(values)
     except ValidationError as error:
         # Never include the input: it may be a whole video.
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
@@ -124,7 +124,7 @@ def _rows(document: object) -> list[Mapping[str, Any]]:
     forms = [name for name in document if name in FORMS]
     unknown = [name for name in document if name not in (*FORMS, "params")]
     if unknown:
-        raise Refused(400, f"body: {_shown(unknown[0])} is not known; a request has one of {', '.join(FORMS)}")
+        raise Refused(400, f"body: {_display(unknown[0])} is not known; a request has one of {', '.join(FORMS)}")
     if document.get("params"):
         raise Refused(400, "params: none are taken, since a version says itself how it is asked; leave them out")
     if len(forms) != 1:
@@ -223,7 +223,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) < len(pairs):
         names = [name for name, _ in pairs]
         double = next(name for name in names if names.count(name) > 1)
-        raise Refused(400, f"body: {_shown(double)} is given twice in one object; send it once")
+        raise Refused(400, f"body: {_display(double)} is given twice in one object; send it once")
     return table
 
 
@@ -240,7 +240,7 @@ def _number(kind: Callable[[str], float]) -> Callable[[str], float]:
     return read
 
 
-def _shown(value: object) -> str:
+def _display(value: object) -> str:
     text = value if isinstance(value, str) else str(type(value).__name__)
     return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
 

@@ -40,7 +40,7 @@ from stages.runtime import paths
 from stages.tools.serving.files import OpenFile, open_named
 from stages.tools.serving.limits import BATCH_PIXELS, DECODING_SHARE, FRAME_BYTES, REQUEST_FRAME_BYTES, limits_from_environment
 from stages.tools.serving.refusal import Refused
-from stages.tools.serving.requests import Asked, parse_rows
+from stages.tools.serving.requests import QuestionRow, parse_rows
 from stages.tools.serving.videos import Budget, Decoders, keep_base64, late
 from stages.tracking.registry.servable import parse_usage
 
@@ -161,7 +161,7 @@ class VideoAnswers(PythonModel):
         """Size limit of a request."""
         return self._limits.max_body_bytes
 
-    def receive(self, rows: Sequence[Asked]) -> Request:
+    def receive(self, rows: Sequence[QuestionRow]) -> Request:
         """Open the videos of a request, each once however it is named; embedded videos become
         files.
 

@@ -23,7 +23,7 @@ from stages.domain.core.frames import Frames
 from stages.lib.models.processor import shrink_of
 from stages.lib.video.errors import VideoError
 from stages.runtime.workers import Aside, Lost
-from stages.tools.serving.decode import Wanted, load_bounded
+from stages.tools.serving.decode import DecodeRequest, load_bounded
 from stages.tools.serving.files import OpenFile, too_large
 from stages.tools.serving.limits import DECODER_BYTES, MAX_SLOW, QUICK, QUICK_S, RETRY_S, SECONDS, SLOW, VIDEO_PIXEL_BYTES
 from stages.tools.serving.refusal import Refused
@@ -54,7 +54,7 @@ def decode(job: Job) -> Frames:
     # The parent's resources are not usable in this process: threads are not inherited.
     torch.set_num_threads(1)
     try:
-        return load_bounded(Wanted(job.path, job.frames, VIDEO_PIXEL_BYTES), shrink_of(job.model))
+        return load_bounded(DecodeRequest(job.path, job.frames, VIDEO_PIXEL_BYTES), shrink_of(job.model))
     except VideoError as error:
         if _is_short_of_memory(error):
             raise hungry(job.name) from error

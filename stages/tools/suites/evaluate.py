@@ -1,7 +1,7 @@
 """Evaluate a model on a benchmark: ask all of its questions, score the replies, store both. Not a
 stage of DVC; `vidbridge evaluate` calls it.
 
-Example: ``evaluate(root, params, order, model_engine(session, params, order, "champion", None))``.
+Example: ``evaluate(root, params, request, model_engine(session, params, request, "champion", None))``.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from stages.tools.suites.engines.answers import Answers, open_answers
 from stages.tools.suites.engines.contents import CONTENTS_FILE, Contents
 from stages.tools.suites.engines.endpoint import JPEG_QUALITY, MP4_CRF, EndpointModel, Form
 from stages.tools.suites.engines.models import MAX_PIXELS_PER_FRAME, choose
-from stages.tools.suites.engines.questions import CONTROLS, Answer, EngineError, Load, Question, Tell, drawn, questions
-from stages.tools.suites.engines.videos import Sights, protocol, sight
+from stages.tools.suites.engines.questions import CONTROLS, Answer, EngineError, Load, OnAnswers, Question, drawn, questions
+from stages.tools.suites.engines.videos import VideoLoader, protocol, video_key_of
 from stages.tools.suites.markdown import as_markdown
 from stages.tools.suites.published.benchmark import Item
 from stages.tools.suites.published.predictions import read_predictions
@@ -50,11 +50,11 @@ from stages.tracking.session import Session
 #: Most names of videos in one line of output.
 EXAMPLES = 5
 #: Asks the pending ones of the questions, and reports the answers as they arrive.
-Ask = Callable[[Sequence[Question], set[Question], Load, Tell], None]
+Ask = Callable[[Sequence[Question], set[Question], Load, OnAnswers], None]
 
 
 @dataclass(frozen=True)
-class Order:
+class EvaluationRequest:
     """Request for an evaluation.
 
     Attributes:
@@ -88,17 +88,17 @@ class Engine:
     ask: Ask
 
 
-def model_engine(session: Session, params: Params, order: Order, which: str, revision: str | None) -> Engine:
+def model_engine(session: Session, params: Params, request: EvaluationRequest, which: str, revision: str | None) -> Engine:
     """Engine of a model in this process, which is loaded when the first question is asked.
 
     Raises:
         EngineError, TrackingError: see :func:`stages.tools.suites.engines.models.choose`.
     """
     chosen = choose(session, params, which, revision)
-    most = order.max_new_tokens or chosen.max_new_tokens
-    batch_size = order.batch_size or params.evaluation.batch_size
+    most = request.max_new_tokens or chosen.max_new_tokens
+    batch_size = request.batch_size or params.evaluation.batch_size
 
-    def ask(questions: Sequence[Question], pending: set[Question], load: Load, on_answers: Tell) -> None:
+    def ask(questions: Sequence[Question], pending: set[Question], load: Load, on_answers: OnAnswers) -> None:
         from stages.lib.models.load import device, use_threads
         from stages.tools.suites.engines.local import LocalModel
 
@@ -115,7 +115,7 @@ def model_engine(session: Session, params: Params, order: Order, which: str, rev
     return Engine(chosen.name, identity, chosen.prompt, chosen.version, ask)
 
 
-def endpoint_engine(params: Params, order: Order, url: str, model: str, revision: str | None, form: Form) -> Engine:
+def endpoint_engine(params: Params, request: EvaluationRequest, url: str, model: str, revision: str | None, form: Form) -> Engine:
     """Engine of a model at an endpoint, whose address is not part of the identity.
 
     Args:
@@ -125,7 +125,7 @@ def endpoint_engine(params: Params, order: Order, url: str, model: str, revision
         JudgeError: the address, or a variable of the environment, cannot be used.
     """
     place = place_of_model(url, os.environ)
-    most = order.max_new_tokens or params.evaluation.max_new_tokens
+    most = request.max_new_tokens or params.evaluation.max_new_tokens
     engine = EndpointModel(model, place, form, most, params.seed)
     quality = {"jpeg": f"JPEG, quality {JPEG_QUALITY}", "mp4": f"H.264, CRF {MP4_CRF}"}[form]
     identity = {
@@ -138,11 +138,11 @@ def endpoint_engine(params: Params, order: Order, url: str, model: str, revision
 
 
 def evaluate(
-    root: Path, params: Params, order: Order, engine: Engine, *, baselines: bool, against: Path | None
+    root: Path, params: Params, request: EvaluationRequest, engine: Engine, *, baselines: bool, against: Path | None
 ) -> BenchmarkEvaluation:
     """Ask the open questions, then score all replies.
 
-    Writes replies, ``scores.json`` and ``scores.md`` into ``order.out``, and a run into MLflow.
+    Writes replies, ``scores.json`` and ``scores.md`` into ``request.out``, and a run into MLflow.
     Returns the content of ``scores.json``.
 
     Raises:
@@ -156,28 +156,28 @@ def evaluate(
         TrackingError: MLflow's store does not answer (raised before a question is asked).
     """
     check_server(tracking_uri(root))
-    questions_there = read_questions(order.benchmark, order.annotations)
+    questions_there = read_questions(request.benchmark, request.annotations)
     items = questions_there.items
     if against is not None:
         read_predictions(against, questions_there)
-    if BENCHMARKS[order.benchmark].judged:
+    if BENCHMARKS[request.benchmark].judged:
         judge_of(params.judge)
-    identity = identity_of(params, order.benchmark, items, engine)
-    questions = _asked(params, order, items, engine.prompt)
+    identity = identity_of(params, request.benchmark, items, engine)
+    questions = _questions(params, request, items, engine.prompt)
     clips = _clips(root)
-    sights = Sights(
+    loader = VideoLoader(
         items,
-        order.videos,
-        _sample_loader(root, params, order.videos, clips),
-        Contents(order.out / CONTENTS_FILE),
+        request.videos,
+        _sample_loader(root, params, request.videos, clips),
+        Contents(request.out / CONTENTS_FILE),
         lambda sample: _content_of_sample(sample, clips),
     )
-    video_keys = {item.item_id: sight(item) for item in items}
-    with open_answers(order.out, identity, lambda item_id: sights.content(video_keys[item_id])) as answers:
+    video_keys = {item.item_id: video_key_of(item) for item in items}
+    with open_answers(request.out, identity, lambda item_id: loader.content(video_keys[item_id])) as answers:
         if replaced := _replaced(answers, video_keys):
             names = ", ".join(map(one_line, sorted(replaced)[:EXAMPLES]))
             print(f"evaluate: {len(replaced)} videos hold something else than when they were asked about; asking again: {names}")
-        _ask(engine, questions, sights.load, answers)
+        _ask(engine, questions, loader.load, answers)
         unanswered = _listed(answers)
         question_keys = {(question.view, question.item_id) for question in questions}
         controls: dict[str, dict[str, str]] = {
@@ -186,13 +186,13 @@ def evaluate(
         }
         if not answers.replies["video"]:
             raise EngineError(
-                f"no question of {order.benchmark} was answered, so nothing was scored; the first: {unanswered[0].reason}"
+                f"no question of {request.benchmark} was answered, so nothing was scored; the first: {unanswered[0].reason}"
             )
     scored = score(
         params,
-        order.benchmark,
-        order.annotations,
-        paths.predictions_file(order.out),
+        request.benchmark,
+        request.annotations,
+        paths.predictions_file(request.out),
         baselines=baselines,
         against=against,
         controls=controls,
@@ -203,10 +203,10 @@ def evaluate(
         identity=identity,
         unanswered=unanswered,
         replaced=replaced,
-        controls_asked=_controls_asked(params, order, questions),
+        controls_asked=_control_count(params, request, questions),
     )
-    write_record(order.out / paths.SCORES_FILE, result)
-    (order.out / paths.SCORES_TABLE_FILE).write_text(as_markdown(result), encoding="utf-8")
+    write_record(request.out / paths.SCORES_FILE, result)
+    (request.out / paths.SCORES_TABLE_FILE).write_text(as_markdown(result), encoding="utf-8")
     _log(root, params, engine, result)
     return result
 
@@ -220,7 +220,7 @@ def identity_of(params: Params, benchmark: str, items: Sequence[Item[Any]], engi
     rows = [
         [
             item.item_id,
-            item.row.model_dump(mode="json") if isinstance(item.row, Sample) else sight(item),
+            item.row.model_dump(mode="json") if isinstance(item.row, Sample) else video_key_of(item),
             render(item, engine.prompt),
         ]
         for item in items
@@ -236,10 +236,10 @@ def identity_of(params: Params, benchmark: str, items: Sequence[Item[Any]], engi
     }
 
 
-def _asked(params: Params, order: Order, items: Sequence[Item[Any]], texts: PromptTexts) -> list[Question]:
-    render = BENCHMARKS[order.benchmark].prompt
-    controlled = drawn([item.item_id for item in items], order.controls, params.seed)
-    return questions([(item.item_id, sight(item), render(item, texts)) for item in items], controlled)
+def _questions(params: Params, request: EvaluationRequest, items: Sequence[Item[Any]], texts: PromptTexts) -> list[Question]:
+    render = BENCHMARKS[request.benchmark].prompt
+    controlled = drawn([item.item_id for item in items], request.controls, params.seed)
+    return questions([(item.item_id, video_key_of(item), render(item, texts)) for item in items], controlled)
 
 
 def _ask(engine: Engine, questions: Sequence[Question], load: Load, answers: Answers) -> None:
@@ -257,14 +257,14 @@ def _ask(engine: Engine, questions: Sequence[Question], load: Load, answers: Ans
 
 def _listed(answers: Answers) -> list[Unanswered]:
     return [
-        Unanswered(id=question.item_id, view=question.view, video=question.sight, reason=reason)
+        Unanswered(id=question.item_id, view=question.view, video=question.video_key, reason=reason)
         for question, reason in answers.unanswered.items()
     ]
 
 
-def _controls_asked(params: Params, order: Order, questions: Sequence[Question]) -> str:
+def _control_count(params: Params, request: EvaluationRequest, questions: Sequence[Question]) -> str:
     count = sum(question.view == CONTROLS[0] for question in questions)
-    return f"all {count}" if order.controls is None else f"{count}, drawn with seed {params.seed}" if count else "none"
+    return f"all {count}" if request.controls is None else f"{count}, drawn with seed {params.seed}" if count else "none"
 
 
 def _replaced(answers: Answers, video_keys: Mapping[str, str]) -> dict[str, int]:

@@ -43,7 +43,7 @@ from stages.tracking.registry.samples import compare_versions, keep_samples
 from stages.tracking.registry.score_cards import ScoreCard, parse_scores
 from stages.tracking.registry.versions import CANDIDATE, CHAMPION, JUDGING, Version, all_versions, find_version
 from stages.tracking.runs.run import TAG
-from stages.tracking.runs.store import insist, locked, store_error
+from stages.tracking.runs.store import locked, retry_on_conflict, store_error
 from stages.tracking.session import Session
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def promote(
         set_tags(client, gate.registered_model, number, {JUDGING: str(now_ms())})
         for _ in range(ATTEMPTS):
             case = judge(session, number, author=author, reason=reason, new_evaluation=new_evaluation)
-            verdict = _told(case)
+            verdict = _verdict_text(case)
             if case.champion is not None and case.champion.number == number:
                 return Promotion(case.candidate, case.champion, case.decision, moved=False, verdict=verdict)
             if conclude(client, gate, case):
@@ -127,7 +127,7 @@ def judge(session: Session, version: int, *, author: str | None, reason: str, ne
     gate, client = session.params.gate, session.client
     # Read the ledger before the alias: a champion made between the two makes this case late, and
     # two moves never both stand.
-    last = settle(client, gate)
+    last = complete_pending_move(client, gate)
     champion = _champion(client, gate.registered_model)
     candidate = find_version(client, gate.registered_model, version)
     if champion is not None and champion.number == version and (last is None or last.decided.version != version):
@@ -157,17 +157,17 @@ def conclude(client: MlflowClient, gate: GateParams, case: Case) -> bool:
         mean=counted(scores, gate) if scores else None,
         production=gate.production,
     )
-    verdict = _told(case)
+    verdict = _verdict_text(case)
     entry = write_entry(client, gate.ledger, case.candidate, decided, verdict)
     if not entry.moves:
-        insist(lambda: client.set_model_version_tag(case.candidate.model, str(case.candidate.number), VERDICT, verdict))
+        retry_on_conflict(lambda: client.set_model_version_tag(case.candidate.model, str(case.candidate.number), VERDICT, verdict))
         return True
     if entry.standing:
-        settle(client, gate)
+        complete_pending_move(client, gate)
     return entry.standing
 
 
-def _told(case: Case) -> str:
+def _verdict_text(case: Case) -> str:
     return verdict(
         case.candidate,
         case.champion,
@@ -190,7 +190,7 @@ def rollback(session: Session, *, author: str | None = None, reason: str = "") -
     model = gate.registered_model
     with _guard(session.root, gate):
         for _ in range(ATTEMPTS):
-            last = settle(client, gate)
+            last = complete_pending_move(client, gate)
             champion, stack = _champion(client, model), champions(read_ledger(client, gate.registered_model, gate.ledger))
             if champion is None:
                 raise TrackingError(f"{model}: no champion yet, so nothing to roll back; run vidbridge promote")
@@ -225,12 +225,12 @@ def rollback(session: Session, *, author: str | None = None, reason: str = "") -
             )
             verdict = rollback_verdict(earlier, champion, author=who, reason=reason)
             if write_entry(client, gate.ledger, earlier, decided, verdict).standing:
-                settle(client, gate)
+                complete_pending_move(client, gate)
                 return Promotion(earlier, champion, Decision(True, (reason or "rolled back",), ()), moved=True, verdict=verdict)
     raise _overtaken(gate)
 
 
-def settle(client: MlflowClient, gate: GateParams) -> Entry | None:
+def complete_pending_move(client: MlflowClient, gate: GateParams) -> Entry | None:
     """Complete the last standing move if it is unfinished: tags, alias, production copy. Returns
     that move.
 
@@ -441,7 +441,7 @@ def _follow(client: MlflowClient, gate: GateParams, entry: Entry) -> bool:
     if decided.action == "rollback" and decided.previous is not None:
         left = {TAG + "rolled_back_by": decided.author, TAG + "rolled_back_because": decided.reason}
         set_tags(client, model, decided.previous, left)
-    insist(lambda: client.set_registered_model_alias(model, CHAMPION, str(version.number)))
+    retry_on_conflict(lambda: client.set_registered_model_alias(model, CHAMPION, str(version.number)))
     if decided.production is None:
         return True
     if decided.production != gate.production:

@@ -151,11 +151,11 @@ def _by_sample(paired: Comparison | str, gate: GateParams) -> list[Check]:
         return [Check(what, None, gate.min_gain, f"{rule}; {paired}", not gate.significant)]
     gain = paired.mean
     passed = gain.low > gate.min_gain
-    rule = f"{must}; {shown(gain)}" if gate.significant else f"for information: {shown(gain)}"
+    rule = f"{must}; {format_gain(gain)}" if gate.significant else f"for information: {format_gain(gain)}"
     return [Check(what, gain.low, gate.min_gain, rule, passed or not gate.significant)]
 
 
-def shown(gain: Difference) -> str:
+def format_gain(gain: Difference) -> str:
     """Format a paired difference in one line."""
     return (
         f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}], p {gain.p_value:.2g}, {gain.won} won, {gain.lost} lost,"

@@ -35,10 +35,10 @@ from stages.tracking.lineage.remote import (
     probe,
     remote_error,
     remote_errors,
-    shown_name,
+    remote_label,
     within,
 )
-from stages.tracking.lineage.uri import TrackingError, quiet, shown
+from stages.tracking.lineage.uri import TrackingError, display_uri, quiet
 
 SCHEME = "dvc"
 #: A whole folder is written ``dvc:///<hash>.dir``: MLflow servers refuse a source without a path.
@@ -262,7 +262,7 @@ class ContentStore:
         # DVC silently drops objects that do not match their hash.
         if lost := [oid for oid in missing if not self.has(oid)]:
             raise self._missing(
-                what, lost[0], f"nor, undamaged, in the remote {shown_name(self.remote_name())} ({shown(remote.path)})"
+                what, lost[0], f"nor, undamaged, in the remote {remote_label(self.remote_name())} ({display_uri(remote.path)})"
             )
 
     def push(self, oids: Sequence[str]) -> int:
@@ -331,7 +331,7 @@ class ContentStore:
             if is_cache(self.root):
                 remedy = f"outside of a project give its URL in {REMOTE_VARIABLE}, or add it: dvc remote add --global NAME URL"
             message = "; ".join(str(error).split("\n"))
-            raise TrackingError(f"DVC remote {shown_name(name)}: {message}; {remedy}") from error
+            raise TrackingError(f"DVC remote {remote_label(name)}: {message}; {remedy}") from error
         except Exception as error:
             if not is_of_remote(error):
                 raise
@@ -356,7 +356,7 @@ class ContentStore:
         if done.failed:
             first = next(iter(done.failed)).value
             raise TrackingError(
-                f"DVC remote {shown_name(self.remote_name())}: {what}: {len(done.failed)} objects failed, first {first}; the log above says why;"
+                f"DVC remote {remote_label(self.remote_name())}: {what}: {len(done.failed)} objects failed, first {first}; the log above says why;"
                 " try again"
             )
         return len(done.transferred)
@@ -407,7 +407,7 @@ def open_content(root: Path) -> Iterator[ContentStore]:
         raise TrackingError(f"{root}: {error}; set VIDBRIDGE_PROJECT to a clone of the project, or run dvc init") from error
     except ConfigError as error:
         if changes and FROM_ENVIRONMENT in changes.get("remote", {}) and FROM_ENVIRONMENT in str(error):
-            remote_name = shown(os.environ[REMOTE_VARIABLE])
+            remote_name = display_uri(os.environ[REMOTE_VARIABLE])
             raise TrackingError(
                 f"{REMOTE_VARIABLE}: {remote_name}: not a URL of a DVC remote ({str(error).partition(' for dictionary value')[0]}); set one such as"
                 " s3://BUCKET/PATH, ssh://HOST/PATH or /absolute/path"

@@ -60,7 +60,7 @@ def cache_folder() -> Path:
     Raises:
         TrackingError: it cannot be created or read, or it is a project.
     """
-    name, folder = _place()
+    name, folder = _configured_folder()
     remedy = f"set {CACHE_VARIABLE} to a folder that can be written to, and has room for a model"
     try:
         if (folder / PIPELINE_FILE).exists() or (folder / ".dvc").exists():
@@ -121,7 +121,7 @@ def mark_used(*paths: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Kept:
+class RemovableItem:
     """One removable item: an object, an assembled model, or the partial work of a process that was
     killed."""
 
@@ -129,12 +129,12 @@ class Kept:
     used_s: float
 
 
-def kept(root: Path) -> list[Kept]:
+def removable_items(root: Path) -> list[RemovableItem]:
     """List all removable items of a cache folder, least recently used first."""
     items = []
     for path in _removable(root):
         with suppress(FileNotFoundError):  # Another process is removing it right now.
-            items.append(Kept(path, path.lstat().st_mtime))
+            items.append(RemovableItem(path, path.lstat().st_mtime))
     return sorted(items, key=lambda item: item.used_s)
 
 
@@ -151,7 +151,7 @@ def prune(root: Path, most: int, unused_s: float = IN_USE_S) -> int:
         raise TrackingError(f"{root}: is not a cache folder (no {TAG_FILE}); nothing was removed")
     before = size = _bytes(root)
     now = time.time()
-    for item in kept(root):
+    for item in removable_items(root):
         if size <= most or now - item.used_s < unused_s:
             break
         _remove(item.path)
@@ -186,7 +186,7 @@ class CacheRepo:
         self.cache, self.cloud = CacheManager(self), DataCloud(self)
 
 
-def _place() -> tuple[str, Path]:
+def _configured_folder() -> tuple[str, Path]:
     """The variable that sets the folder's path, and that path."""
     if path := os.environ.get(CACHE_VARIABLE, "").strip():
         return CACHE_VARIABLE, _expanded(path)

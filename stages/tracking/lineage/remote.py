@@ -94,14 +94,14 @@ def remote_error(name: str | None, what: str, error: BaseException) -> TrackingE
     message = one_line(redacted(str(error).strip() or type(error).__name__))
     # A full disk or a read-only file system: of this machine, or of a remote that is a folder.
     if isinstance(error, OSError) and error.errno in _OF_DISK and (remedy_of_disk := remedy_of(error)) is not None:
-        return TrackingError(f"DVC remote {shown_name(name)}: {what}: {one_line(redacted(remedy_of_disk))}")
+        return TrackingError(f"DVC remote {remote_label(name)}: {what}: {one_line(redacted(remedy_of_disk))}")
     remedy = _remedy(error) or "check that it is reachable and writable"
     return TrackingError(
-        f"DVC remote {shown_name(name)}: {what}: {message}; {remedy.format(name=shown_name(name, quoted=False), variable=REMOTE_VARIABLE)}"
+        f"DVC remote {remote_label(name)}: {what}: {message}; {remedy.format(name=remote_label(name, quoted=False), variable=REMOTE_VARIABLE)}"
     )
 
 
-def shown_name(name: str | None, quoted: bool = True) -> str:
+def remote_label(name: str | None, quoted: bool = True) -> str:
     """Name of the remote in a message: the URL from the environment, without its password, else its
     name."""
     if name == FROM_ENVIRONMENT:
@@ -195,7 +195,7 @@ def within(seconds: float, do: Callable[[], None], name: str | None) -> None:
     thread.join(seconds)
     if thread.is_alive():
         raise TrackingError(
-            f"DVC remote {shown_name(name)}: no answer within {seconds:g} s; {_ADDRESS.format(name=shown_name(name, quoted=False))}"
+            f"DVC remote {remote_label(name)}: no answer within {seconds:g} s; {_ADDRESS.format(name=remote_label(name, quoted=False))}"
         )
     if raised:
         raise raised[0]

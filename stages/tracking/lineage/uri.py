@@ -124,7 +124,7 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def shown(uri: str) -> str:
+def display_uri(uri: str) -> str:
     """The URI as it is printed, logged and recorded: without its password, and without tokens in
     its query."""
     return one_line(redacted(uri))
@@ -221,7 +221,7 @@ def _ask(uri: str, timeout_s: float) -> None:
 
 
 def _failure(uri: str, what: str, remedy: str, kind: type[TrackingError] = TrackingError) -> TrackingError:
-    return kind(f"MLFLOW_TRACKING_URI: {shown(uri)}: {what}; {remedy}")
+    return kind(f"MLFLOW_TRACKING_URI: {display_uri(uri)}: {what}; {remedy}")
 
 
 def _check_http(uri: str, timeout_s: float) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stages.tracking.lineage.commits import holding_commit
-from stages.tracking.lineage.uri import is_server, shown, tracking_uri
+from stages.tracking.lineage.uri import display_uri, is_server, tracking_uri
 from stages.tracking.registry.ledger import alias_fault, last_move, read_ledger
 from stages.tracking.registry.named import find_named, ledger_of, moved_fault, production_of
 from stages.tracking.registry.production import copies, production_fault
@@ -125,9 +125,9 @@ def _run(session: Session, version: Version) -> str | None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        return f"run {version.run_id}, which was removed from {shown(uri)}"
+        return f"run {version.run_id}, which was removed from {display_uri(uri)}"
     page = f"/#/experiments/{experiment}/runs/{version.run_id}"
     if not is_server(uri):
         # Not MLflow's own `mlflow ui`, which requires no key.
-        return f"{shown(uri)}; vidbridge ui shows it at {page}"
-    return f"{shown(uri).rstrip('/')}{page}"
+        return f"{display_uri(uri)}; vidbridge ui shows it at {page}"
+    return f"{display_uri(uri).rstrip('/')}{page}"

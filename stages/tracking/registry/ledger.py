@@ -50,7 +50,7 @@ from pydantic import TypeAdapter, ValidationError
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.versions import CHAMPION, Version, all_versions, registered_model
 from stages.tracking.runs.run import TAG
-from stages.tracking.runs.store import insist
+from stages.tracking.runs.store import retry_on_conflict
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -227,7 +227,7 @@ def write_entry(client: MlflowClient, ledger: str, about: Version, decided: Deci
     # the move, so its author proves the right to change that model too.
     for model in (about.model, *([decided.production] if decided.production is not None else [])):
         if decided.name not in _proofs(client, model):
-            insist(partial(client.set_registered_model_tag, model, PROOF + decided.name, proof))
+            retry_on_conflict(partial(client.set_registered_model_tag, model, PROOF + decided.name, proof))
     ensure_model(client, ledger, describe_ledger(about.model))
     description = verdict if len(verdict) <= DESCRIPTION_LENGTH else verdict[: DESCRIPTION_LENGTH - 1] + "…"
     for left in reversed(range(NUMBER_TRIES)):
@@ -253,7 +253,7 @@ def mark_done(client: MlflowClient, model: str, entry: Entry) -> None:
     """Record on ``model`` that a proven move of its champion is complete; a move that others
     abandoned meanwhile stays so."""
     if _proofs(client, model).get(entry.decided.name) != entry.digest + _IS_ABANDONED:
-        insist(lambda: client.set_registered_model_tag(model, PROOF + entry.decided.name, entry.digest + _IS_DONE))
+        retry_on_conflict(lambda: client.set_registered_model_tag(model, PROOF + entry.decided.name, entry.digest + _IS_DONE))
 
 
 def abandon(client: MlflowClient, model: str, entry: Entry) -> bool:
@@ -261,7 +261,7 @@ def abandon(client: MlflowClient, model: str, entry: Entry) -> bool:
     standing. Returns False if it is done meanwhile, or is not proven."""
     if not entry.proven or _proofs(client, model).get(entry.decided.name) != entry.digest:
         return False
-    insist(lambda: client.set_registered_model_tag(model, PROOF + entry.decided.name, entry.digest + _IS_ABANDONED))
+    retry_on_conflict(lambda: client.set_registered_model_tag(model, PROOF + entry.decided.name, entry.digest + _IS_ABANDONED))
     return True
 
 

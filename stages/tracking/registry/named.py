@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stages.params import GateParams
-from stages.tracking.lineage.uri import TrackingError, shown
+from stages.tracking.lineage.uri import TrackingError, display_uri
 from stages.tracking.registry.ledger import ENTRY, alias_fault, read_ledger
 from stages.tracking.registry.production import COPY_OF, production_fault
 from stages.tracking.registry.versions import CHAMPION, Version, all_versions, find_version
@@ -60,11 +60,11 @@ def own_model(session: Session) -> str:
     if name := os.environ.get(MODEL_VARIABLE, "").strip():
         if not _NAME.fullmatch(name):
             raise TrackingError(
-                f"{MODEL_VARIABLE}: {name!r:.200} is not the name of a registered model; {_there(session.client)}; name one of these"
+                f"{MODEL_VARIABLE}: {name!r:.200} is not the name of a registered model; {_existing_models(session.client)}; name one of these"
             )
         return name
     raise TrackingError(
-        f"{MODEL_VARIABLE}: not set, and outside of a project no other setting names the registered model; {_there(session.client)};"
+        f"{MODEL_VARIABLE}: not set, and outside of a project no other setting names the registered model; {_existing_models(session.client)};"
         " write models:/NAME@champion, or set it to the name"
     )
 
@@ -91,7 +91,9 @@ def find_named(session: Session, text: str) -> Version:
     named = parse_named(text)
     model, client = model_of(session, named), session.client
     if (named.model is not None or session.project is None) and not all_versions(client, model):
-        raise TrackingError(f"{model}: the registry has no version of a model of that name; {_there(client)}; name one of these")
+        raise TrackingError(
+            f"{model}: the registry has no version of a model of that name; {_existing_models(client)}; name one of these"
+        )
     return find_version(client, model, named.which)
 
 
@@ -132,12 +134,12 @@ def moved_fault(client: MlflowClient, version: Version) -> str | None:
     return alias_fault(client, version.model, ledger_of(version.model))
 
 
-def _there(client: MlflowClient) -> str:
+def _existing_models(client: MlflowClient) -> str:
     """Format the registered models whose versions can be read as the middle of a sentence. The
     gate's ledgers are excluded."""
     from mlflow.exceptions import MlflowException
 
-    where = shown(client.tracking_uri)
+    where = display_uri(client.tracking_uri)
     names: list[str] = []
     token: str | None = None
     try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from stages.tracking.registry.ledger import PROMOTED_AT, Decided, ensure_model, read_ledger
 from stages.tracking.registry.versions import CHAMPION, Version, all_versions
 from stages.tracking.runs.run import TAG
-from stages.tracking.runs.store import insist
+from stages.tracking.runs.store import retry_on_conflict
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -29,14 +29,14 @@ def publish(client: MlflowClient, production: str, version: Version, tags: Mappi
     ``tags`` on it. Returns its number."""
     number = _copy(client, production, version)
     set_tags(client, production, number, tags)
-    insist(lambda: client.set_registered_model_alias(production, CHAMPION, str(number)))
+    retry_on_conflict(lambda: client.set_registered_model_alias(production, CHAMPION, str(number)))
     return number
 
 
 def set_tags(client: MlflowClient, model: str, number: int, tags: Mapping[str, str]) -> None:
     """Set tags of a version that another process may be setting too."""
     for name, value in tags.items():
-        insist(partial(client.set_model_version_tag, model, str(number), name, value))
+        retry_on_conflict(partial(client.set_model_version_tag, model, str(number), name, value))
 
 
 def _copy(client: MlflowClient, production: str, version: Version) -> int:

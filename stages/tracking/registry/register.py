@@ -31,7 +31,7 @@ from stages.tracking.registry.servable import USAGE, usage_of
 from stages.tracking.registry.versions import CANDIDATE, Version, all_versions
 from stages.tracking.runs.outbox import ArtifactStoreError, send_unsent
 from stages.tracking.runs.run import TAG
-from stages.tracking.runs.store import experiment_id, insist, is_away, locked, store_error
+from stages.tracking.runs.store import experiment_id, is_away, locked, retry_on_conflict, store_error
 from stages.tracking.session import Session
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class RegisterReport:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _ExpectedVersion:
     """A version that should exist."""
 
     source: str
@@ -131,7 +131,7 @@ def _reconcile(session: Session) -> RegisterReport:
     with suppress(MlflowException, ArtifactStoreError):
         unsent = send_unsent(client, root)
     existing = {version.source: version for version in all_versions(client, model)}
-    expected = [item for row, record in rows for item in _wanted(root, params, content, pipeline, row, record, commit)]
+    expected = [item for row, record in rows for item in _expected_versions(root, params, content, pipeline, row, record, commit)]
     missing = {item.source: item for item in expected if item.source not in existing}
     if missing and not existing:
         ensure_model(client, model)
@@ -170,9 +170,9 @@ def _row_stages(params: Params) -> dict[str, str]:
     return {"base": "base"} | {row: f"sft@{row}" for row in params.sft} | {row: f"grpo@{row}" for row in params.grpo}
 
 
-def _wanted(
+def _expected_versions(
     root: Path, params: Params, content: ContentStore, pipeline: Pipeline, row: str, record: StageRecord, commit: str | None
-) -> Iterator[_Wanted]:
+) -> Iterator[_ExpectedVersion]:
     folder = paths.model(row).as_posix()
     outs = [(path, out) for path, out in record.outs.items() if path == folder or path.startswith(f"{folder}/")]
     if len(outs) != 1:
@@ -193,7 +193,7 @@ def _wanted(
             "gauges": json.dumps(_gauges(history, checkpoint.step), sort_keys=True),
         }
         tags = shared | own | (final_only if checkpoint.final else {})
-        yield _Wanted(Source(out, checkpoint.path).uri, record.name, row, tags, checkpoint.final)
+        yield _ExpectedVersion(Source(out, checkpoint.path).uri, record.name, row, tags, checkpoint.final)
 
 
 def _checkpoints(content: ContentStore, stage: str, path: str, out: str) -> list[Checkpoint]:
@@ -295,7 +295,7 @@ def _stage_run(client: MlflowClient, root: Path, record: StageRecord) -> Run | N
     return runs[0] if runs else None
 
 
-def _create(client: MlflowClient, model: str, item: _Wanted, run: Run | None) -> int:
+def _create(client: MlflowClient, model: str, item: _ExpectedVersion, run: Run | None) -> int:
     tags = {TAG + name: value for name, value in item.tags.items()}
     if run and (commit := run.data.tags.get(TAG + "git_commit")):
         tags[TAG + "git_commit"] = commit
@@ -305,7 +305,7 @@ def _create(client: MlflowClient, model: str, item: _Wanted, run: Run | None) ->
     return int(version.version)
 
 
-def _update(client: MlflowClient, version: Version | None, item: _Wanted) -> int | None:
+def _update(client: MlflowClient, version: Version | None, item: _ExpectedVersion) -> int | None:
     if version is None:
         return None
     news = {name: item.tags[name] for name in MUTABLE if name in item.tags and version.tags.get(TAG + name) != item.tags[name]}
@@ -314,7 +314,7 @@ def _update(client: MlflowClient, version: Version | None, item: _Wanted) -> int
         client.delete_model_version_tag(version.model, str(version.number), TAG + "freed")
     for name, value in news.items():
         # Another host may be registering the same versions.
-        insist(partial(client.set_model_version_tag, version.model, str(version.number), TAG + name, value))
+        retry_on_conflict(partial(client.set_model_version_tag, version.model, str(version.number), TAG + name, value))
     return version.number if news or version.freed is not None else None
 
 
@@ -331,7 +331,9 @@ def _without_duplicates(client: MlflowClient, model: str, ours: set[int]) -> dic
     return kept
 
 
-def _point_candidate(client: MlflowClient, params: Params, expected: list[_Wanted], existing: Mapping[str, Version]) -> int | None:
+def _point_candidate(
+    client: MlflowClient, params: Params, expected: list[_ExpectedVersion], existing: Mapping[str, Version]
+) -> int | None:
     """Set the alias ``candidate`` to the last checkpoint of the table's only leaf. Returns None
     (and moves nothing) before it exists."""
     for item in expected:

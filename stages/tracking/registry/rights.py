@@ -17,7 +17,7 @@ from stages.tracking.registry.ledger import describe_ledger, ensure_model
 from stages.tracking.registry.production import describe_production
 from stages.tracking.registry.versions import registered_model
 from stages.tracking.runs.run import TAG
-from stages.tracking.runs.store import experiment_id, insist, is_denied, store_error
+from stages.tracking.runs.store import experiment_id, is_denied, retry_on_conflict, store_error
 from stages.tracking.session import Session
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _prove(client: MlflowClient, model: str, tag: str, value: str, otherwise: st
     from mlflow.exceptions import MlflowException
 
     try:
-        insist(partial(client.set_registered_model_tag, model, tag, value))
+        retry_on_conflict(partial(client.set_registered_model_tag, model, tag, value))
     except MlflowException as error:
         if not is_denied(error):
             raise
@@ -73,7 +73,7 @@ def prove_experiment(client: MlflowClient, experiment: str, gate: GateParams) ->
     from mlflow.exceptions import MlflowException
 
     try:
-        insist(partial(client.set_experiment_tag, experiment, MODEL, gate.registered_model))
+        retry_on_conflict(partial(client.set_experiment_tag, experiment, MODEL, gate.registered_model))
     except MlflowException as error:
         if not is_denied(error):
             raise

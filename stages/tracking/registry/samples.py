@@ -44,7 +44,7 @@ def compare_versions(
             sample in common.
     """
     for version in (after, before):
-        _place(version, digest)  # before DVC is opened, which takes a second
+        _location(version, digest)  # before DVC is opened, which takes a second
     ours, theirs = (read_samples(session.client, session.content, version, digest) for version in (after, before))
     if tasks is not None:
         ours, theirs = ([row for row in rows if row.task in tasks] for rows in (ours, theirs))
@@ -61,7 +61,7 @@ def read_samples(client: MlflowClient, content: ContentStore, version: Version, 
         TrackingError: they were not recorded, or are not available here.
     """
     name = f"{version.model} version {version.number}"
-    location = _place(version, digest)
+    location = _location(version, digest)
     try:
         if "run" in location:
             return list(_of_run(client, location, name))
@@ -85,7 +85,7 @@ def keep_samples(session: Session, version: Version, digest: str, text: str) -> 
     client.set_model_version_tag(version.model, str(version.number), f"{TAG}samples.{digest}", location)
 
 
-def _place(version: Version, digest: str) -> dict[str, str]:
+def _location(version: Version, digest: str) -> dict[str, str]:
     location = version.samples_under(digest)
     if location is None:
         raise TrackingError(

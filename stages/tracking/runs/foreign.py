@@ -13,7 +13,7 @@ import sqlite3
 
 from stages.runtime.plain import one_line, redacted
 from stages.tracking.lineage.remote import remote_error, speaks_to_remotes
-from stages.tracking.lineage.uri import shown
+from stages.tracking.lineage.uri import display_uri
 from stages.tracking.runs.store import is_away, is_denied, store_error
 
 #: Errors of httpx for a request without any answer.
@@ -43,7 +43,7 @@ def sentence_of(error: BaseException) -> str | None:
 
 def _of_prefect(error: BaseException, names: set[str], message: str) -> str | None:
     url = os.environ.get("PREFECT_API_URL")
-    where = f"PREFECT_API_URL: {shown(url)}" if url else "the Prefect server of this project"
+    where = f"PREFECT_API_URL: {display_uri(url)}" if url else "the Prefect server of this project"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
         return f"{where}: answers {status}; set PREFECT_API_AUTH_STRING to the key that it asks for"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 #: Counters of an endpoint that answers questions, as ``<who>/<count>`` among a run's metrics.
-ASKED = ("questions", "cache_hits", "requests", "prompt_tokens", "completion_tokens")
+REQUEST_COUNTS = ("questions", "cache_hits", "requests", "prompt_tokens", "completion_tokens")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PastRun:
 
     Attributes:
         started: start time, UTC.
-        asked: requests to each endpoint (judge, held_out_judge, writer), by :data:`ASKED`; empty if
+        requests: requests to each endpoint (judge, held_out_judge, writer), by :data:`REQUEST_COUNTS`; empty if
             a rule judges.
         commit: the commit it ran on, None outside git; ``dirty``: tracked files differed from it.
         machine, versions: its hardware and software; empty if recorded before these were. ``gpus``:
@@ -49,7 +49,7 @@ class PastRun:
 
     cost: Cost
     started: datetime
-    asked: Mapping[str, Mapping[str, float]]
+    requests: Mapping[str, Mapping[str, float]]
     commit: str | None
     dirty: bool
     machine: Mapping[str, str]
@@ -103,7 +103,7 @@ def latest_runs(session: Session) -> dict[str, PastRun]:
                 figures["process/wall_s"], figures["process/cpu_s"], figures["process/peak_gb"], figures.get("process/gpu_h")
             ),
             started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
-            asked=_asked(figures),
+            requests=_requests(figures),
             commit=tags.get(TAG + "git_commit"),
             dirty=tags.get(TAG + "git_dirty") == "true",
             machine=_read(run, "machine", dict[str, Any], "{}"),
@@ -121,10 +121,10 @@ def _read(run: Run, name: str, kind: Any, empty: str) -> Any:
         raise TrackingError(f"run {run.info.run_id}: tag {TAG}{name}: {first}; delete the tag, or the run") from error
 
 
-def _asked(figures: Mapping[str, float]) -> dict[str, dict[str, float]]:
+def _requests(figures: Mapping[str, float]) -> dict[str, dict[str, float]]:
     counts: dict[str, dict[str, float]] = {}
     for name, value in figures.items():
         who, _, what = name.rpartition("/")
-        if what in ASKED:
+        if what in REQUEST_COUNTS:
             counts.setdefault(who, {})[what] = value
     return counts

@@ -15,7 +15,7 @@ from stages.errors import VidbridgeError
 from stages.runtime.liveness import beat_every_s, lost_after_s
 from stages.runtime.paths import UNSENT
 from stages.runtime.plain import one_line, redacted
-from stages.tracking.lineage.uri import shown, tracking_uri
+from stages.tracking.lineage.uri import display_uri, tracking_uri
 from stages.tracking.runs.heartbeats import COUNT_TAG, LOST_TAG
 from stages.tracking.runs.store import is_away, is_denied
 
@@ -114,7 +114,7 @@ class Outbox:
         self._add([("end", status, _now_ms())])
         if self.flush():
             if time.monotonic() - self._beaten_at > lost_after_s() / 2:
-                _found_again(self._client, self._run_id, None)
+                _undo_lost(self._client, self._run_id, None)
             return
         left = [*self._entries, *self._texts]
         path = self._root / UNSENT / f"{self._run_id}.jsonl"
@@ -154,7 +154,7 @@ class Outbox:
                 if silent_s > lost_after_s() / 2 and not self._ending.is_set():
                     # The store, or the way to it, was away, or this process was held up: another
                     # process may have taken the run for lost.
-                    _found_again(self._client, self._run_id, "RUNNING")
+                    _undo_lost(self._client, self._run_id, "RUNNING")
             except MlflowException:
                 continue  # the waiting entries report it
             self._beaten_at = time.monotonic()
@@ -162,7 +162,7 @@ class Outbox:
     def _complain(self, error: Exception) -> None:
         if not self._complained:
             self._complained = True
-            where = shown(tracking_uri(self._root))
+            where = display_uri(tracking_uri(self._root))
             print(
                 f"tracking: {where} does not take what this run reports ({error}); the stage goes on, they are kept and tried again",
                 file=sys.stderr,
@@ -197,11 +197,11 @@ def send_unsent(client: MlflowClient, root: Path) -> int:
             elif isinstance(cause, Exception) and is_away(cause):
                 raise
             elif isinstance(cause, Exception) and is_denied(cause):
-                _tell(f"{path}: this account may not send it ({error}); register as the one whose run it is, or delete the file")
+                _report(f"{path}: this account may not send it ({error}); register as the one whose run it is, or delete the file")
             else:
                 aside = path.with_name(path.name + ".refused")
                 path.replace(aside)
-                _tell(f"{path.name} can never be sent ({error}); it was put aside: {aside}; delete it when you do not need it")
+                _report(f"{path.name} can never be sent ({error}); it was put aside: {aside}; delete it when you do not need it")
             continue
         count += len(entries)
         path.unlink()
@@ -210,7 +210,7 @@ def send_unsent(client: MlflowClient, root: Path) -> int:
     return count
 
 
-def _tell(message: str) -> None:
+def _report(message: str) -> None:
     print(f"tracking: {redacted(one_line(message))}", file=sys.stderr)
 
 
@@ -246,10 +246,10 @@ def _send_all(client: MlflowClient, run_id: str, entries: Sequence[Entry]) -> No
     while batch := _batch(entries):
         _send(client, run_id, batch)
         entries = entries[len(batch) :]
-    _found_again(client, run_id, None)
+    _undo_lost(client, run_id, None)
 
 
-def _found_again(client: MlflowClient, run_id: str, status: str | None) -> None:
+def _undo_lost(client: MlflowClient, run_id: str, status: str | None) -> None:
     """Undo the ending of a run that another process took for lost. ``status``: the one it has, None
     if it ended by itself."""
     if LOST_TAG in client.get_run(run_id).data.tags:

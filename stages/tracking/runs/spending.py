@@ -16,7 +16,7 @@ from stages.tracking.runs.store import open_client
 
 #: A plan waits this long, at most, for a store that does not answer.
 PATIENCE_S = 2.0
-ASKED = "/questions"
+QUESTIONS_SUFFIX = "/questions"
 #: Number of runs that are searched, the newest first.
 _RUNS = 500
 #: Tag of a run: the step at which its training resumed; its cost is then not that of a whole
@@ -76,7 +76,9 @@ def spent_by_stage(root: Path) -> dict[str, list[Spent]]:
             continue
         cost = Cost(figures["process/wall_s"], figures["process/cpu_s"], figures["process/peak_gb"], figures.get("process/gpu_h"))
         started = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
-        questions = {name.removesuffix(ASKED): count for name, count in figures.items() if name.endswith(ASKED)}
+        questions = {
+            name.removesuffix(QUESTIONS_SUFFIX): count for name, count in figures.items() if name.endswith(QUESTIONS_SUFFIX)
+        }
         base = next((base_run for base_run in bases if base_run.info.start_time <= run.info.start_time), None)
         model = _model(tags.get(MODEL_TAG), base.data.params if base else {})
         spent = Spent(cost, started, dict(run.data.params), tags.get(f"{TAG}gpus", "[]"), questions, model)

@@ -18,10 +18,10 @@ from stages.tracking.lineage.uri import (
     NoAnswer,
     TrackingError,
     check_server,
+    display_uri,
     experiment_name,
     is_server,
     quiet,
-    shown,
     sqlite_path,
     tracking_uri,
 )
@@ -87,11 +87,11 @@ def open_client(root: Path, wait_s: float = 0.0) -> MlflowClient:
             # Runs and model versions share one store, whatever else the environment says.
             return MlflowClient(tracking_uri=uri, registry_uri=uri)
     except MlflowException as error:
-        raise TrackingError(f"MLflow store {shown(uri)}: {error}") from error
+        raise TrackingError(f"MLflow store {display_uri(uri)}: {error}") from error
     except SQLAlchemyError as error:
         message = one_line(redacted(str(getattr(error, "orig", None) or error).strip()))
         raise TrackingError(
-            f"MLflow store {shown(uri)}: {message}; check that the account may make and change tables there"
+            f"MLflow store {display_uri(uri)}: {message}; check that the account may make and change tables there"
         ) from error
 
 
@@ -178,7 +178,7 @@ def experiment_id(client: MlflowClient, root: Path) -> str:
     return str(experiment.experiment_id)
 
 
-def insist(write: Callable[[], object]) -> None:
+def retry_on_conflict(write: Callable[[], object]) -> None:
     """Set a tag or an alias that another process may be setting at this moment.
 
     MLflow checks for an existing one and then inserts, so the slower of two processes fails at the

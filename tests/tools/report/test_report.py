@@ -156,7 +156,7 @@ def test_what_a_judge_cost_is_in_the_table(project: Path) -> None:
             {"judge/questions": 900, "judge/cache_hits": 100, "judge/prompt_tokens": 120_000, "judge/completion_tokens": 4000}
         )
     runs = latest_runs(Session(project))
-    assert cost.asked_rows(params, runs) == [
+    assert cost.request_rows(params, runs) == [
         {
             "stage": "evaluate@general",
             "who": "judge",

@@ -19,7 +19,15 @@ from flows.errors import UsageError
 from stages.runtime.paths import DATABASE
 from stages.runtime.project import ProjectError
 from stages.tracking.lineage.cache import REMOTE_VARIABLE, Source, open_content, parse_source
-from stages.tracking.lineage.cache_folder import CACHE_VARIABLE, SIZE_VARIABLE, TAG_FILE, cache_folder, is_cache, kept, prune
+from stages.tracking.lineage.cache_folder import (
+    CACHE_VARIABLE,
+    SIZE_VARIABLE,
+    TAG_FILE,
+    cache_folder,
+    is_cache,
+    prune,
+    removable_items,
+)
 from stages.tracking.lineage.listing import ListError
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.compare import compare_pair, pair
@@ -302,7 +310,7 @@ def test_the_cache_folder_stays_below_its_bound(cache: Path, tmp_path: Path, mon
     (outside / "deep").mkdir(parents=True)
     (root / ".vidbridge/loaded/link").symlink_to(outside)
     before = time.time() - 2 * 24 * 3600
-    for item in kept(root):
+    for item in removable_items(root):
         os.utime(item.path, (before, before))
     # It is used: its folder is newer than all else.
     assert load_version(root, find_named(session, f"models:/{MODEL}/7")) == second
@@ -311,7 +319,7 @@ def test_the_cache_folder_stays_below_its_bound(cache: Path, tmp_path: Path, mon
     # What was removed comes back.
     assert load_version(root, find_named(session, f"models:/{MODEL}/6")) == first
     # By itself: what comes in makes room.
-    for item in kept(root):
+    for item in removable_items(root):
         os.utime(item.path, (before, before))
     monkeypatch.setenv(SIZE_VARIABLE, "0.001")
     load_version(root, find_named(session, f"models:/{MODEL}/1"))

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from flows.console.registry import history_table
 from stages.params import Params, load_params
-from stages.tracking.gate.promote import Case, conclude, history, judge, promote, rollback, settle
+from stages.tracking.gate.promote import Case, complete_pending_move, conclude, history, judge, promote, rollback
 from stages.tracking.lineage.uri import TrackingError, tracking_uri
 from stages.tracking.registry.ledger import champions, last_move, read_ledger, write_entry
 from stages.tracking.registry.register import register
@@ -102,7 +102,7 @@ def test_a_promotion_that_was_interrupted_is_completed_by_the_next_command(regis
     assert find_version(client, MODEL, 5).verdict == "## the verdict"
     assert find_version(client, "live", "champion").tags["vidbridge.copy_of"] == f"{MODEL}/5"
     assert [entry.done for entry in history(Session(registered)) if entry.standing] == [True, True]
-    settle(client, gate)
+    complete_pending_move(client, gate)
     assert len(all_versions(client, "live")) == 1, "a second completion copies nothing"
 
 

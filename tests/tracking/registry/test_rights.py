@@ -16,7 +16,7 @@ from rich.console import Console
 from flows.console.registry import history_table
 from stages.params import load_params
 from stages.runtime.paths import DATABASE
-from stages.tracking.gate.promote import history, promote, rollback, settle
+from stages.tracking.gate.promote import complete_pending_move, history, promote, rollback
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.ledger import (
     DONE,
@@ -123,7 +123,7 @@ def test_done_is_what_the_model_says_and_not_the_ledger(registered: Path) -> Non
     for what in (decided(7, after=1, previous=3), decided(5, after=1, previous=3)):
         write_as_0_1(registered, what, done=True)
     assert [entry.decided.version for entry in history(Session(registered)) if entry.standing] == [3]
-    settle(open_client(registered), load_params(registered / "params.yaml").gate)
+    complete_pending_move(open_client(registered), load_params(registered / "params.yaml").gate)
     assert champion(registered) == 3
 
 
@@ -173,7 +173,7 @@ def test_a_move_that_can_never_be_finished_is_passed_over(registered: Path, lost
     else:
         client.set_model_version_tag(MODEL, "5", f"vidbridge.{lost}", '["a.mp4"]')
     capsys.readouterr()
-    last = settle(client, gate)
+    last = complete_pending_move(client, gate)
     assert "entry 2 of vidbridge-tiny.gate) is abandoned: version 5 " in capsys.readouterr().err
     assert last is not None
     assert (last.number, champion(registered)) == (1, 3)
@@ -207,11 +207,11 @@ def test_a_copy_is_made_only_where_author_and_settler_both_mean_that_production_
         client.create_registered_model(name)
     first = decided(3, production="theirs")
     write_entry(client, KEPT, find_version(client, MODEL, 3), first, "told")
-    moved = settle(client, gate)
+    moved = complete_pending_move(client, gate)
     assert champion(registered) == 3
     assert all_versions(client, "theirs") == []
     assert not history(Session(registered))[-1].done, "left to those whose production model it is"
-    settle(client, gate.model_copy(update={"production": "theirs"}))
+    complete_pending_move(client, gate.model_copy(update={"production": "theirs"}))
     assert find_version(client, "theirs", "champion").tags[COPY_OF] == f"{MODEL}/3"
     assert history(Session(registered))[-1].done
     # Who may change the model, and not the production model, cannot sign there.
@@ -219,7 +219,7 @@ def test_a_copy_is_made_only_where_author_and_settler_both_mean_that_production_
     second = decided(5, after=moved.number, previous=3, production="live")
     write_entry(client, KEPT, find_version(client, MODEL, 5), second, "told")
     client.delete_registered_model_tag("live", PROOF + second.name)
-    settle(client, gate.model_copy(update={"production": "live"}))
+    complete_pending_move(client, gate.model_copy(update={"production": "live"}))
     assert champion(registered) == 5
     assert all_versions(client, "live") == []
 

@@ -75,7 +75,7 @@ class Answers:
     def close(self) -> None:
         """Write the unanswered questions."""
         rows = [
-            {"id": question.item_id, "view": question.view, "video": question.sight, "reason": reason}
+            {"id": question.item_id, "view": question.view, "video": question.video_key, "reason": reason}
             for question, reason in self.unanswered.items()
         ]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -135,7 +135,7 @@ def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
         raise EngineError(f"--out: {path}: not JSON ({error}); name another folder") from error
     if stored != expected:
         differs = [
-            f"{name} ({_shown(stored.get(name))} there, {_shown(expected.get(name))} now)"
+            f"{name} ({_display(stored.get(name))} there, {_display(expected.get(name))} now)"
             for name in {**stored, **expected}
             if stored.get(name) != expected.get(name)
         ]
@@ -144,7 +144,7 @@ def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
-def _shown(value: Any) -> str:
+def _display(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:80]}…"
 

@@ -25,7 +25,7 @@ from stages.lib.video.errors import VideoError
 from stages.runtime.endpoints import Place
 from stages.runtime.http import NoAnswer, Refused, complete, open_client
 from stages.tools.suites.engines.models import MAX_PIXELS_PER_FRAME
-from stages.tools.suites.engines.questions import Answer, Load, Question, Tell, seen
+from stages.tools.suites.engines.questions import Answer, Load, OnAnswers, Question, apply_view
 
 #: Form of a video in a request: its frames as pictures one after the other, or as one short video
 #: of exactly these frames.
@@ -77,7 +77,7 @@ class EndpointModel:
         self._max_new_tokens, self._seed = max_new_tokens, seed
         self._failed_in_a_row = 0
 
-    def answer(self, questions: Sequence[Question], pending: set[Question], load: Load, on_answers: Tell) -> None:
+    def answer(self, questions: Sequence[Question], pending: set[Question], load: Load, on_answers: OnAnswers) -> None:
         """Ask the pending questions; ``tell`` is called after each answer. A question that the
         endpoint does not answer has none.
 
@@ -87,23 +87,23 @@ class EndpointModel:
         self._failed_in_a_row = 0
         asyncio.run(self._answer([question for question in questions if question in pending], load, on_answers))
 
-    async def _answer(self, questions: Sequence[Question], load: Load, on_answers: Tell) -> None:
+    async def _answer(self, questions: Sequence[Question], load: Load, on_answers: OnAnswers) -> None:
         slots = asyncio.Semaphore(self._place.concurrency)
         async with open_client(self._place) as client:
             try:
                 async with asyncio.TaskGroup() as group:
-                    for sight, about in groupby(questions, key=lambda question: question.sight):
-                        await self._about(sight, list(about), load, on_answers, group, slots, client)
+                    for video_key, about in groupby(questions, key=lambda question: question.video_key):
+                        await self._about(video_key, list(about), load, on_answers, group, slots, client)
             except ExceptionGroup as several:
                 # The first has ended the others, and its message covers them.
                 raise several.exceptions[0] from None
 
     async def _about(
         self,
-        sight: str,
+        video_key: str,
         of_video: Sequence[Question],
         load: Load,
-        on_answers: Tell,
+        on_answers: OnAnswers,
         group: asyncio.TaskGroup,
         slots: asyncio.Semaphore,
         client: httpx.AsyncClient,
@@ -111,17 +111,17 @@ class EndpointModel:
         """Start the questions about one video, each when there is a slot: this bounds the number of
         videos in memory."""
         if self._is_down():
-            on_answers([self._not_asked(question) for question in of_video])
+            on_answers([self._skipped(question) for question in of_video])
             return
         try:
-            frames = await asyncio.to_thread(load, sight)
+            frames = await asyncio.to_thread(load, video_key)
         except VideoError as error:
             on_answers([Answer(question, None, 0, str(error)) for question in of_video])
             return
         for view, questions in groupby(of_video, key=lambda question: question.view):
             same = list(questions)
             try:
-                content = await asyncio.to_thread(content_of, seen(frames, view, f"{self._seed}/{sight}"), self._form)
+                content = await asyncio.to_thread(content_of, apply_view(frames, view, f"{self._seed}/{video_key}"), self._form)
             except VideoError as error:
                 on_answers([Answer(question, None, 0, str(error)) for question in same])
                 continue
@@ -136,7 +136,7 @@ class EndpointModel:
         frames: int,
         client: httpx.AsyncClient,
         slots: asyncio.Semaphore,
-        on_answers: Tell,
+        on_answers: OnAnswers,
     ) -> None:
         try:
             on_answers([await self._ask(question, content, frames, client)])
@@ -145,7 +145,7 @@ class EndpointModel:
 
     async def _ask(self, question: Question, content: list[Any], frames: int, client: httpx.AsyncClient) -> Answer:
         if self._is_down():
-            return self._not_asked(question)
+            return self._skipped(question)
         body = {
             "model": self._model,
             "messages": [{"role": "user", "content": [*content, {"type": "text", "text": question.prompt}]}],
@@ -169,7 +169,7 @@ class EndpointModel:
     def _is_down(self) -> bool:
         return self._failed_in_a_row >= _GIVE_UP_AFTER * self._place.concurrency
 
-    def _not_asked(self, question: Question) -> Answer:
+    def _skipped(self, question: Question) -> Answer:
         return Answer(question, None, 0, f"not asked, since {self._failed_in_a_row} questions before it got no answer")
 
 

@@ -15,7 +15,7 @@ from stages.lib.inference.generate import greedy_replies
 from stages.lib.inference.vision_cache import encode_equal_videos_once
 from stages.lib.models.processor import EncodedPrompt, EncodedVideo, UnfitFramesError, about_video, encode_video
 from stages.lib.video.errors import VideoError
-from stages.tools.suites.engines.questions import Answer, Load, Question, Tell, View, seen
+from stages.tools.suites.engines.questions import Answer, Load, OnAnswers, Question, View, apply_view
 
 
 class LocalModel:
@@ -32,7 +32,9 @@ class LocalModel:
         self._model, self._processor = model, processor
         self._max_new_tokens, self._seed = max_new_tokens, seed
 
-    def answer(self, questions: Sequence[Question], pending: set[Question], load: Load, batch_size: int, on_answers: Tell) -> None:
+    def answer(
+        self, questions: Sequence[Question], pending: set[Question], load: Load, batch_size: int, on_answers: OnAnswers
+    ) -> None:
         """Ask the pending questions, greedily; ``tell`` is called after each batch.
 
         The batches are cut from all of ``asked``, whatever is pending: a reply does not depend on
@@ -67,10 +69,10 @@ class _Videos:
     def __init__(self, processor: ProcessorMixin, load: Load, room: int, all_questions: Sequence[Question], seed: int) -> None:
         self._processor, self._load, self._room, self._seed = processor, load, room, seed
         self._prompts = {
-            sight: list(dict.fromkeys(question.prompt for question in questions))
-            for sight, questions in groupby(all_questions, key=lambda question: question.sight)
+            video_key: list(dict.fromkeys(question.prompt for question in questions))
+            for video_key, questions in groupby(all_questions, key=lambda question: question.video_key)
         }
-        self._sight: str | None = None
+        self._video_key: str | None = None
         self._frames: Frames | VideoError | None = None
         self._encoded: dict[View, EncodedVideo] = {}
 
@@ -80,10 +82,10 @@ class _Videos:
         Raises:
             VideoError: the video cannot be read, or the model cannot take it.
         """
-        if question.sight != self._sight:
-            self._sight, self._encoded = question.sight, {}
+        if question.video_key != self._video_key:
+            self._video_key, self._encoded = question.video_key, {}
             try:
-                self._frames = self._fitted(self._load(question.sight), self._prompts[question.sight])
+                self._frames = self._fitted(self._load(question.video_key), self._prompts[question.video_key])
             except VideoError as error:
                 self._frames = error  # all questions about it have the same reason
             except UnfitFramesError as error:
@@ -92,7 +94,7 @@ class _Videos:
             raise self._frames
         assert self._frames is not None
         if question.view not in self._encoded:
-            changed = seen(self._frames, question.view, f"{self._seed}/{question.sight}")
+            changed = apply_view(self._frames, question.view, f"{self._seed}/{question.video_key}")
             self._encoded[question.view] = encode_video(self._processor, changed)
         return about_video(self._processor, question.prompt, self._encoded[question.view]), len(self._frames.pixels)
 

@@ -16,11 +16,11 @@ CONTROLS: tuple[View, ...] = ("blank", "shuffled")
 
 
 class Question(NamedTuple):
-    """``sight`` identifies the video. Questions with equal ones share one decode."""
+    """``video_key`` identifies the video. Questions with equal ones share one decode."""
 
     item_id: str
     view: View
-    sight: str
+    video_key: str
     prompt: str
 
 
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
 #: Loads the frames of a video by its key. Raises VideoError.
 Load = Callable[[str], Frames]
 #: Called with answers as they arrive.
-Tell = Callable[[Sequence[Answer]], None]
+OnAnswers = Callable[[Sequence[Answer]], None]
 
 
 class EngineError(VidbridgeError, RuntimeError):
@@ -45,7 +45,7 @@ class EngineError(VidbridgeError, RuntimeError):
     remedy."""
 
 
-def seen(frames: Frames, view: View, seed: str) -> Frames:
+def apply_view(frames: Frames, view: View, seed: str) -> Frames:
     """Frames under a view. Only ``seed`` determines the order of shuffled frames."""
     if view == "blank":
         return blank(frames)
@@ -60,11 +60,11 @@ def questions(items: Iterable[tuple[str, str, str]], controlled: set[str]) -> li
         controlled: ids that are also asked with the control videos.
     """
     about: dict[str, list[tuple[str, str]]] = {}
-    for item_id, sight, prompt in items:
-        about.setdefault(sight, []).append((item_id, prompt))
+    for item_id, video_key, prompt in items:
+        about.setdefault(video_key, []).append((item_id, prompt))
     return [
-        Question(item_id, view, sight, prompt)
-        for sight, prompts in about.items()
+        Question(item_id, view, video_key, prompt)
+        for video_key, prompts in about.items()
         for view in ("video", *CONTROLS)
         for item_id, prompt in prompts
         if view == "video" or item_id in controlled

@@ -21,7 +21,7 @@ SUFFIXES = frozenset(
 )
 
 
-def sight(item: Item[Any]) -> str:
+def video_key_of(item: Item[Any]) -> str:
     """Key of a question's video: questions with equal keys share its frames."""
     if isinstance(item.row, Sample):
         return item.item_id
@@ -34,7 +34,7 @@ def protocol(frames: FrameProtocol) -> str:
     return f"{frames.frames} frames" if frames.fps is None else f"{float(frames.fps):g} a second, at most {frames.frames}"
 
 
-class Sights:
+class VideoLoader:
     """Loads the videos of a benchmark's questions.
 
     ``decoded`` counts how often a video was loaded.
@@ -55,7 +55,7 @@ class Sights:
         sample_content: Callable[[Sample], str | None],
     ) -> None:
         self.decoded = 0
-        self._items = {sight(item): item for item in items}
+        self._items = {video_key_of(item): item for item in items}
         self._videos = VideoFolder(folder) if folder is not None else None
         self._load_sample = load_sample
         self._contents, self._sample_content = contents, sample_content

@@ -15,7 +15,7 @@ Tells = Callable[[str, str], Verdict]
 Lists = Callable[[str], tuple[str, ...] | Verdict]
 
 
-def told_shares(
+def recall_and_precision(
     caption: str, reference: str, events: Sequence[str] | None, lists: Lists, tells: Tells, nothing: float
 ) -> tuple[float, float] | None:
     """Recall and precision of a caption, in [0, 1]; None if the judge was not able to score it.

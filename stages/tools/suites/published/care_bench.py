@@ -23,7 +23,7 @@ from stages.tools.suites.published.benchmark import (
     Questions,
     Words,
 )
-from stages.tools.suites.published.captions import strict_caption, told_shares
+from stages.tools.suites.published.captions import recall_and_precision, strict_caption
 from stages.tools.suites.published.files import gathered, rows, text_of, typed, without_blanks
 
 QUESTION = "Describe the video in detail: what happens, in order, and what is seen and what it looks like."
@@ -69,8 +69,8 @@ def _compat(item: Item[Row], reply: str, examiner: Examiner) -> Mark:
 
 
 def _mark(row: Row, caption: str, examiner: Examiner, nothing: float) -> Mark:
-    actions = told_shares(caption, row.caption, row.events, examiner.extract_events, examiner.entailed, nothing)
-    objects = told_shares(caption, row.caption, row.objects, examiner.extract_objects, examiner.shows, nothing)
+    actions = recall_and_precision(caption, row.caption, row.events, examiner.extract_events, examiner.entailed, nothing)
+    objects = recall_and_precision(caption, row.caption, row.objects, examiner.extract_objects, examiner.shows, nothing)
     if actions is None or objects is None:
         return Mark(None)
     return Mark(

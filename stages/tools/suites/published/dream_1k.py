@@ -28,7 +28,7 @@ from stages.tools.suites.published.benchmark import (
     Questions,
     Words,
 )
-from stages.tools.suites.published.captions import strict_caption, told_shares
+from stages.tools.suites.published.captions import recall_and_precision, strict_caption
 from stages.tools.suites.published.files import Raw, gathered, rows, text_of, typed, without_blanks
 
 QUESTION = "Describe the video in detail."
@@ -53,14 +53,14 @@ class Row(PublishedRow):
         return value
 
 
-class _Said(PublishedRow):
+class _ContentPart(PublishedRow):
     type: str
     reference: str | None = None
 
 
 class _Message(PublishedRow):
     role: str
-    content: list[_Said]
+    content: list[_ContentPart]
 
 
 class _Extra(PublishedRow):
@@ -125,7 +125,7 @@ def _compat(item: Item[Row], reply: str, examiner: Examiner) -> Mark:
 
 
 def _mark(row: Row, caption: str, examiner: Examiner, nothing: float) -> Mark:
-    shares = told_shares(caption, row.description, row.events, examiner.extract_events, examiner.entailed, nothing)
+    shares = recall_and_precision(caption, row.description, row.events, examiner.extract_events, examiner.entailed, nothing)
     return Mark(None if shares is None else dict(zip(("recall", "precision"), shares, strict=True)))
 
 

@@ -68,7 +68,7 @@ def typed(kind: type[Row], raw: Raw) -> Row:
             has = ", ".join(list(raw.value)[:12]) if isinstance(raw.value, dict) else type(raw.value).__name__
             raise AnnotationError(f"annotations: {raw.where}: {field}: missing; the row has {has}") from error
         message = first["msg"].removeprefix("Value error, ")
-        raise AnnotationError(f"annotations: {raw.where}: {field}: {message} (value {shown(first['input'])})") from error
+        raise AnnotationError(f"annotations: {raw.where}: {field}: {message} (value {display_value(first['input'])})") from error
 
 
 def gathered(
@@ -112,7 +112,7 @@ def gathered(
                 continue
             where, earlier = first_of[item.item_id]
             same = "the same" if earlier == item else "other words"
-            detail = f"id {shown(item.item_id)} stands in {where} too, with {same}; the first one counts"
+            detail = f"id {display_value(item.item_id)} stands in {where} too, with {same}; the first one counts"
             set_aside.append(Reject(item=raw.where, reason="repeated-id", detail=detail))
     if first is not None and 2 * faulty > entries:
         others = f" (and {faulty - 1:,} more of {entries:,} rows are at fault)" if faulty > 1 else ""
@@ -140,7 +140,9 @@ def without_blanks(raws: Iterable[Raw], path: tuple[str, ...], fields: tuple[str
         blank = [number for number, entry in enumerate(listed) if _is_blank(entry, fields)]
         blanks += [
             Reject(
-                item=f"{raw.where}: {'.'.join(path)}.{number}", reason="blank-part", detail=f"says nothing: {shown(listed[number])}"
+                item=f"{raw.where}: {'.'.join(path)}.{number}",
+                reason="blank-part",
+                detail=f"says nothing: {display_value(listed[number])}",
             )
             for number in blank
         ]
@@ -163,7 +165,7 @@ def text_of(raw: Raw, field: str) -> str | None:
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
 
 
-def shown(value: object) -> str:
+def display_value(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from stages.runtime.plain import not_json
 from stages.tools.suites.published.benchmark import PredictionError, Questions
-from stages.tools.suites.published.files import shown
+from stages.tools.suites.published.files import display_value
 
 #: Most characters of a model's answer; a log or a whole file in the place of a reply is longer.
 MAX_CHARACTERS = 100_000
@@ -54,12 +54,12 @@ def read_predictions(file: Path, questions: Questions[Any]) -> Predictions:
         if reply_of is not None:
             item_id, reply = reply_of
             if item_id in at:
-                fault = ("duplicate", f"id: {shown(item_id)} is in line {at[item_id]} too; keep one reply per question")
+                fault = ("duplicate", f"id: {display_value(item_id)} is in line {at[item_id]} too; keep one reply per question")
             elif item_id not in allowed:
                 example = items[0].item_id
                 fault = (
                     "unknown",
-                    f"id: {shown(item_id)} is not a question of these annotations; ids are written like {example!r}",
+                    f"id: {display_value(item_id)} is not a question of these annotations; ids are written like {example!r}",
                 )
             else:
                 replies[item_id] = reply
@@ -92,12 +92,12 @@ def _read(line: str) -> tuple[tuple[str, str] | None, tuple[str, str] | None]:
     except (ValueError, RecursionError) as error:
         return ("json", f"{not_json(error)}; write {_FORM}"), None
     if not isinstance(row, dict):
-        return ("object", f"{shown(row)} is not an object; write {_FORM}"), None
+        return ("object", f"{display_value(row)} is not an object; write {_FORM}"), None
     for field in ("id", "reply"):
         if field not in row:
             return (f"no {field}", f"{field}: missing; the line has {', '.join(list(row)[:8]) or 'nothing'}; write {_FORM}"), None
         if not isinstance(row[field], str):
-            return (f"{field} type", f"{field}: {shown(row[field])} is not text; write it in quotes"), None
+            return (f"{field} type", f"{field}: {display_value(row[field])} is not text; write it in quotes"), None
     if len(row["reply"]) > MAX_CHARACTERS:
         length = f"{len(row['reply']):,} characters, at most {MAX_CHARACTERS:,} are read"
         return ("enormous", f"reply: {length}; pass the model's answer alone, cut off at its token limit"), None

@@ -29,7 +29,7 @@ from stages.tools.suites.published.benchmark import (
     Measure,
     Questions,
 )
-from stages.tools.suites.published.files import Raw, gathered, rows, shown, text_of, typed
+from stages.tools.suites.published.files import Raw, display_value, gathered, rows, text_of, typed
 from stages.tools.suites.released import released_answer
 
 #: A judge's verdict on an answer to a sample.
@@ -65,7 +65,7 @@ def _read(path: Path, files: tuple[str, ...], task: TaskName) -> Questions[Sampl
         sample = typed(Sample, raw)
         if (sample.task, sample.split) != (task, "test"):
             raise AnnotationError(
-                f"annotations: {raw.where}: task {shown(sample.task)}, split {shown(sample.split)}: needs {task!r} of split"
+                f"annotations: {raw.where}: task {display_value(sample.task)}, split {display_value(sample.split)}: needs {task!r} of split"
                 f" 'test'; pass data/samples/test/{task}.jsonl"
             )
         return [

@@ -27,8 +27,8 @@ from stages.tools.suites.engines.contents import Contents
 from stages.tools.suites.engines.local import LocalModel, thinned
 from stages.tools.suites.engines.models import choose
 from stages.tools.suites.engines.questions import Answer, EngineError, Question, questions
-from stages.tools.suites.engines.videos import Sights, sight
-from stages.tools.suites.evaluate import Order, evaluate, identity_of, model_engine
+from stages.tools.suites.engines.videos import VideoLoader, video_key_of
+from stages.tools.suites.evaluate import EvaluationRequest, evaluate, identity_of, model_engine
 from stages.tools.suites.frames import load_at
 from stages.tools.suites.published.benchmark import AnnotationError, PredictionError
 from stages.tools.suites.results import BenchmarkEvaluation
@@ -46,7 +46,7 @@ def params(root: Path) -> Params:
     return load_params(root / "params.yaml")
 
 
-def ask(root: Path, params: Params, given: Order, model: Path, **changes: Any) -> dict[str, Any]:
+def ask(root: Path, params: Params, given: EvaluationRequest, model: Path, **changes: Any) -> dict[str, Any]:
     engine = model_engine(Session(root), params, given, str(model), None)
     return evaluate(root, params, given, engine, **{"baselines": True, "against": None, **changes})
 
@@ -121,7 +121,7 @@ def test_a_video_is_decoded_and_seen_once_for_all_its_questions(
     engine.answer(
         asked,
         set(asked),
-        Sights(items, videos, pytest.fail, Contents(tmp_path / "videos.jsonl"), pytest.fail).load,
+        VideoLoader(items, videos, pytest.fail, Contents(tmp_path / "videos.jsonl"), pytest.fail).load,
         batch_size,
         answers.extend,
     )
@@ -130,7 +130,7 @@ def test_a_video_is_decoded_and_seen_once_for_all_its_questions(
     # The replies are those that the model gives without any of that.
     plain, _ = load_model(taught, "fp32")
     shown = {name: load_at(videos / "deep" / f"{name}.mp4", items[0].frames.fps, 128, None) for name in ("red", "green", "blue")}
-    alone = generate(plain, processor, [(q.prompt, shown[q.sight]) for q in asked], max_new_tokens=24, batch_size=batch_size)
+    alone = generate(plain, processor, [(q.prompt, shown[q.video_key]) for q in asked], max_new_tokens=24, batch_size=batch_size)
     assert [answer.reply for answer in answers] == alone
     assert len(set(alone)) >= 3
 
@@ -139,20 +139,20 @@ def test_what_a_reader_stumbles_over_costs_the_questions_of_its_file_only(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     items = read_questions("video-mme", about_colours(tmp_path, 2)).items
-    sights = Sights(items, videos, pytest.fail, Contents(tmp_path / "videos.jsonl"), pytest.fail)
+    loader = VideoLoader(items, videos, pytest.fail, Contents(tmp_path / "videos.jsonl"), pytest.fail)
 
     def stumble(path: Path, *rest: Any) -> Any:
         return 1 // 0 if path.stem == "green" else load_at(path, *rest)
 
     monkeypatch.setattr("stages.tools.suites.engines.videos.load_at", stumble)
-    names = {item.video: sight(item) for item in items}
-    assert len(sights.load(names["red"]).pixels) > 1
+    names = {item.video: video_key_of(item) for item in items}
+    assert len(loader.load(names["red"]).pixels) > 1
     with pytest.raises(VideoError, match="green: ZeroDivisionError") as error:
-        sights.load(names["green"])
+        loader.load(names["green"])
     assert error.value.reason == "unexpected-error"
 
 
-def _child(root: Path, params: Params, given: Order, model: Path) -> None:
+def _child(root: Path, params: Params, given: EvaluationRequest, model: Path) -> None:
     os.environ["PYTHONWARNINGS"] = "ignore"
     ask(root, params, given, model)
 
@@ -272,7 +272,7 @@ def test_frames_that_a_model_does_not_take_are_a_reason(videos: Path) -> None:
     given = {"single": single, "thread": thread, "red": shown}
     answers: list[Answer] = []
     LocalModel(*tiny("qwen3_vl"), 8, 7).answer(asked, set(asked), given.__getitem__, 6, answers.extend)
-    reasons = {answer.question.sight: answer.reason for answer in answers}
+    reasons = {answer.question.video_key: answer.reason for answer in answers}
     assert len(answers) == 6
     assert reasons["single"].startswith("unfit-frames: frames: 1, and Qwen3-VL takes at least 2")
     assert reasons["thread"].startswith("unfit-frames: frames: ")
@@ -289,9 +289,9 @@ def test_models_that_cannot_be_asked(root: Path, params: Params, taught: Path, t
     (bare / "config.json").unlink()
     with pytest.raises(EngineError, match="holds no model"):
         choose(Session(root), params, str(bare), None)
-    with pytest.raises(EngineError, match="is no folder"):
+    with pytest.raises(EngineError, match="is not a folder"):
         choose(Session(root), params, str(tmp_path / "nowhere"), None)
-    with pytest.raises(EngineError, match="--revision: not given"):
+    with pytest.raises(EngineError, match="--revision: not set"):
         choose(Session(root), params, "Qwen/Qwen2.5-VL-7B-Instruct", None)
     for which in (str(taught), "champion", "models:/m/3"):
         with pytest.raises(EngineError, match="--revision: means nothing for"):
@@ -339,7 +339,7 @@ def test_orders_that_make_no_sense(root: Path, params: Params, taught: Path, vid
     annotations = about_colours(tmp_path, 1)
     with pytest.raises(AnnotationError, match="pass --benchmark video-mme"):
         ask(root, params, order(annotations, videos, tmp_path / "out", benchmark="mvbench"), taught)
-    with pytest.raises(EngineError, match=r"--videos: .* is no folder"):
+    with pytest.raises(EngineError, match=r"--videos: .* is not a folder"):
         ask(root, params, order(annotations, tmp_path / "nowhere", tmp_path / "out"), taught)
     empty = tmp_path / "empty"
     empty.mkdir()
