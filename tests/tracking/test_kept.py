@@ -181,7 +181,7 @@ def test_what_is_young_or_cannot_be_told_is_not_touched(
     (here / "dvc.lock").write_text("stages: [")
     save(here, "damaged")
     git_output(here, "checkout", "-q", "main")
-    with pytest.raises(TrackingError, match=r"refs/heads/damaged:dvc.lock: cannot be read, so nobody can say what it needs"):
+    with pytest.raises(TrackingError, match=r"refs/heads/damaged:dvc.lock: cannot be read, so its needs are unknown"):
         free(here, capsys, yes=True)
     git_output(here, "branch", "-q", "-D", "damaged")
 

@@ -145,7 +145,7 @@ def _provenance(clip: Clip, letter: str) -> dict[str, Any]:
         f"SHA-256 {clip.sha256[:12]}",
     ]
     if clip.normalised:
-        about.insert(1, "encoded anew by ingest")
+        about.insert(1, "re-encoded by ingest")
     return {"letter": letter, "about": " · ".join(about)}
 
 

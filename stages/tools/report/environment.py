@@ -88,7 +88,7 @@ def _commit(root: Path) -> str:
     """Commit of the project's folder, and whether tracked files differ from it."""
     commit = head(root) if is_repository(root) else None
     if commit is None:
-        return "none: the folder is no git repository, or has no commit"
+        return "none: the folder is not a git repository, or has no commit"
     return f"{commit[:12]}{', with changes that are not committed' if is_dirty(root) else ''}"
 
 

@@ -126,7 +126,7 @@ def _rows(document: object) -> list[Mapping[str, Any]]:
     if unknown:
         raise Refused(400, f"body: {_display(unknown[0])} is not known; a request has one of {', '.join(FORMS)}")
     if document.get("params"):
-        raise Refused(400, "params: none are taken, since a version says itself how it is asked; leave them out")
+        raise Refused(400, "params: not supported, since a version has its own settings; leave them out")
     if len(forms) != 1:
         raise Refused(400, f"body: {' and '.join(forms) or 'none'} of {', '.join(FORMS)} given; send one of them")
     form, value = forms[0], document[forms[0]]

@@ -402,7 +402,7 @@ def _errors(gate: GateParams) -> Iterator[None]:
             gate.registered_model,
             error,
             f"EDIT on the registered models {' and '.join(repr(name) for name in _models(gate))}",
-            "see what was decided with vidbridge history. A promotion that stands there unfinished is completed by the next vidbridge"
+            "see vidbridge history for the decisions. A promotion that it lists as unfinished is completed by the next vidbridge"
             " promote",
         ) from error
 

@@ -158,7 +158,7 @@ class ContentStore:
             raise too_long(oid, path.stat().st_size, what)
         text = path.read_bytes()
         if hashlib.md5(text, usedforsecurity=False).hexdigest() != oid.removesuffix(".dir"):
-            raise ListError(f"{what or 'folder'}: {path} is not what its name says; remove it, and it is fetched again")
+            raise ListError(f"{what or 'folder'}: {path} does not match the hash in its name; remove it, and it is fetched again")
         return text
 
     def sub_hash(self, oid: str, path: str) -> str | None:
@@ -329,7 +329,7 @@ class ContentStore:
             # A missing package for this kind of remote is an ImportError, which names the package.
             remedy = f"check .dvc/config and {REMOTE_VARIABLE}"
             if is_cache(self.root):
-                remedy = f"outside of a project give its URL in {REMOTE_VARIABLE}, or add it: dvc remote add --global NAME URL"
+                remedy = f"outside a project set its URL in {REMOTE_VARIABLE}, or add it: dvc remote add --global NAME URL"
             message = "; ".join(str(error).split("\n"))
             raise TrackingError(f"DVC remote {remote_label(name)}: {message}; {remedy}") from error
         except Exception as error:

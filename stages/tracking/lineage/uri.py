@@ -276,7 +276,7 @@ def _check_sqlite(database: Path, timeout_s: float) -> None:
                 f" {database} names it)"
             ) from error
         if "unable to open" in str(error):
-            raise TrackingError(f"tracking database {database}: {error}; give yourself the right to it (chmod, chown)") from error
+            raise TrackingError(f"tracking database {database}: {error}; change its permissions (chmod, chown)") from error
         raise TrackingError(
             f"tracking database {database}: {error}; move the file away, or set MLFLOW_TRACKING_URI to another store"
         ) from error

@@ -207,7 +207,7 @@ def alias_fault(client: MlflowClient, model: str, ledger: str) -> str | None:
     put = f"its last decision ({last.decided.action}, entry {last.number} of {ledger}) is version {last.decided.version}"
     if not last.done:
         return f"{moved}, and {put}, which is not finished: the next vidbridge promote or rollback completes it"
-    return f"{moved}, and the gate did not put it there: {put}; vidbridge history says more, vidbridge promote VERSION mends it"
+    return f"{moved}, and the gate did not put it there: {put}; see vidbridge history; vidbridge promote VERSION restores it"
 
 
 def write_entry(client: MlflowClient, ledger: str, about: Version, decided: Decided, verdict: str) -> Entry:

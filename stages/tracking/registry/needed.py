@@ -91,7 +91,7 @@ def tracked_oids(text: bytes, name: str) -> frozenset[str]:
         table = parse_yaml(text.decode("utf-8"), name) or {}
         hashes = {str(out.get("md5") or "") for out in table.get("outs") or ()}
     except (YamlError, UnicodeDecodeError, AttributeError, TypeError) as error:
-        raise TrackingError(f"{name}: not a .dvc file ({error}); mend it, or delete it") from error
+        raise TrackingError(f"{name}: not a .dvc file ({error}); fix it, or delete it") from error
     return frozenset(oid for oid in hashes if is_hash(oid))
 
 
@@ -172,7 +172,7 @@ def _at(root: Path, commit: str, blobs: dict[str, frozenset[str]], name: str | N
                 blobs[blob] = read(_blob(root, blob), where)
             except TrackingError as error:
                 raise TrackingError(
-                    f"{where}: cannot be read, so nobody can say what it needs ({error}); mend it, or delete that branch or tag"
+                    f"{where}: cannot be read, so its needs are unknown ({error}); fix it, or delete that branch or tag"
                 ) from error
         oids |= blobs[blob]
     return Need(REFS, name or commit, frozenset(oids))

@@ -246,7 +246,7 @@ def test_scores_of_other_parameters_are_never_mixed_with_these(tmp_path: Path) -
     assert (grid.seeds, grid.commit, grid.other_parameters) == ((1,), "def", False)
     assert grid.missing == tuple(f"seed 2: {name}" for name in other.variants)
     table["ablation"]["shared"]["learning_rate"] = 0.25
-    with pytest.raises(InputError, match=r"from several commits \(abc, def\), so it is no one grid"):
+    with pytest.raises(InputError, match=r"from several commits \(abc, def\), so they are not one grid"):
         grid_of(parse_params(table), results)
     renamed = recipe("smoke")
     renamed["ablation"]["variants"]["qa"]["title"] = "questions"

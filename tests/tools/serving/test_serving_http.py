@@ -191,7 +191,7 @@ def test_nothing_but_json_is_read(kind: str, says: str, server: Server) -> None:
         ({"dataframe_records": [ROW] * 17}, 400, "rows: 17 in one request; send 1 to 16"),
         ({"dataframe_records": [ROW], "inputs": [ROW]}, 400, "send one of them"),
         ({"dataframe_records": [ROW], "extra": 1}, 400, "'extra' is not known; a request has one of dataframe_records"),
-        ({"dataframe_records": [ROW], "params": {"temperature": 1}}, 400, "params: none are taken"),
+        ({"dataframe_records": [ROW], "params": {"temperature": 1}}, 400, "params: not supported"),
         ({"dataframe_records": [ROW | {"max_new_tokens": 5}]}, 400, "row 0: 'max_new_tokens' is not known; a row has question"),
         ({"dataframe_records": [ROW, ROW | {"option": ["a"]}]}, 400, "row 1: 'option' is not known"),
         ({"dataframe_records": [ROW | {"k" * 100_000: 1}]}, 400, "is not known"),

@@ -75,7 +75,7 @@ def test_vdc_is_read_in_both_published_forms(tmp_path: Path, row: dict[str, Any]
     items = BENCHMARKS["vdc"].read(tmp_path).items
     assert [item.item_id for item in items] == ["camera/v1", "short/v1"]
     assert len({BENCHMARKS["vdc"].prompt(item, TEXTS) for item in items}) == 2
-    with pytest.raises(AnnotationError, match="tells no kind of caption"):
+    with pytest.raises(AnnotationError, match="does not name a kind of caption"):
         BENCHMARKS["vdc"].read(lines(tmp_path / "other.jsonl", [row]))
 
 
@@ -217,7 +217,7 @@ VDC_FILES: list[tuple[str, int, dict[str, int]]] = [
 )
 def test_published_annotations_load(name: str, place: str, questions: int | None, reasons: dict[str, int]) -> None:
     if questions is None:
-        with pytest.raises(AnnotationError, match="tells no kind of caption"):
+        with pytest.raises(AnnotationError, match="does not name a kind of caption"):
             read_questions(name, ANNOTATIONS / place)
         return
     found = read_questions(name, ANNOTATIONS / place)

@@ -197,7 +197,7 @@ def test_where_the_cache_folder_is(cache: Path, tmp_path: Path, monkeypatch: pyt
             None,
             r"is not in the cache folder .*VIDBRIDGE_DVC_REMOTE is not set; set VIDBRIDGE_DVC_REMOTE to the URL .* VIDBRIDGE_PROJECT",
         ),
-        ("team", r"DVC remote 'team': .*doesn't exist; outside of a project give its URL in VIDBRIDGE_DVC_REMOTE"),
+        ("team", r"DVC remote 'team': .*doesn't exist; outside a project set its URL in VIDBRIDGE_DVC_REMOTE"),
         ("/nowhere/remote", r"neither in the cache folder .*/nowhere/remote.*set VIDBRIDGE_DVC_REMOTE to the URL"),
         (
             "nothing://known/remote",

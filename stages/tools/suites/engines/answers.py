@@ -125,7 +125,7 @@ def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
         strange = next((name.name for view in VIEWS if (name := paths.predictions_file(folder, view)).exists()), None)
         if strange is not None:
             raise EngineError(
-                f"--out: {folder} holds {strange} but no {IDENTITY_FILE}, so nobody knows whose it is; name another folder"
+                f"--out: {folder} holds {strange} but no {IDENTITY_FILE}, so its owner is unknown; name another folder"
             )
         path.write_text(json.dumps(expected, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return

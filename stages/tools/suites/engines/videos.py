@@ -74,9 +74,7 @@ class VideoLoader:
         if isinstance(item.row, Sample):
             return self._load_sample(item.row)
         if self._videos is None:
-            raise EngineError(
-                f"--videos: not set, and the question {item.item_id!r} is about {item.video!r}; name the folder it lies in"
-            )
+            raise EngineError(f"--videos: not set, and the question {item.item_id!r} is about {item.video!r}; name its folder")
         path = self._videos.find(item.video)
         try:
             return load_at(path, item.frames.fps, item.frames.frames, item.part_s)

@@ -112,7 +112,7 @@ def gathered(
                 continue
             where, earlier = first_of[item.item_id]
             same = "the same" if earlier == item else "other words"
-            detail = f"id {display_value(item.item_id)} stands in {where} too, with {same}; the first one counts"
+            detail = f"id {display_value(item.item_id)} is in {where} too, with {same}; the first one counts"
             set_aside.append(Reject(item=raw.where, reason="repeated-id", detail=detail))
     if first is not None and 2 * faulty > entries:
         others = f" (and {faulty - 1:,} more of {entries:,} rows are at fault)" if faulty > 1 else ""
@@ -142,7 +142,7 @@ def without_blanks(raws: Iterable[Raw], path: tuple[str, ...], fields: tuple[str
             Reject(
                 item=f"{raw.where}: {'.'.join(path)}.{number}",
                 reason="blank-part",
-                detail=f"says nothing: {display_value(listed[number])}",
+                detail=f"blank: {display_value(listed[number])}",
             )
             for number in blank
         ]

@@ -65,7 +65,7 @@ def _item(raw: Raw) -> Item[Row]:
     row, kind = typed(Row, raw), _kind(raw)
     if kind is None:
         raise AnnotationError(
-            f"annotations: {raw.where}: the file's name tells no kind of caption; call it one of {', '.join(QUESTIONS)}, as"
+            f"annotations: {raw.where}: the file's name does not name a kind of caption; call it one of {', '.join(QUESTIONS)}, as"
             f" published"
         )
     return Item(
