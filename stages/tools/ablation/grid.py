@@ -142,8 +142,8 @@ class Results:
         digests: dict[str, list[str]] = read_json(file)
         if not all(isinstance(clips, list) for clips in digests.values()):
             raise InputError(
-                f"{file}: written by an earlier version, which stored names of clips and not their content, so that clips shared"
-                f" by seeds are unknown; delete {self.folder / str(seed)} and run vidbridge ablate"
+                f"{file}: written by an earlier version, which stored names of clips and not their content, so that"
+                f" clips shared by seeds are unknown; delete {self.folder / str(seed)} and run vidbridge ablate"
             )
         return digests
 
@@ -183,8 +183,8 @@ def read_grid(params: Params, results: Results, *, command: str, measured: str) 
     commits = sorted({identity["commit"] for (seed, _), identity in kept.items() if identity and seed in seeds})
     if not fresh and len(commits) > 1:
         raise InputError(
-            f"ablation: all results were trained with other parameters than params.yaml has, from several commits ({_short(commits)}), so"
-            " they are not one grid; run it with these: vidbridge ablate"
+            "ablation: all results were trained with other parameters than params.yaml has, from several commits"
+            f" ({_short(commits)}), so they are not one grid; run it with these: vidbridge ablate"
         )
     rows = [_trivial(name, results, seeds, params) for name in ("random", "constant")]
     rows += [_measured(name, results, seeds, params) for name in variants_of_seed]

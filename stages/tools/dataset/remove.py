@@ -122,8 +122,8 @@ def _meant(name: str, source: Path, rows: Sequence[Annotation], clips: Sequence[
     if matches:
         raise RemovalError(f"video: {name!r} means several: {', '.join(map(repr, sorted(matches)[:4]))}; name the paths")
     raise RemovalError(
-        f"video: {name!r} is neither a path in {source}, nor an id or a SHA-256 of a clip that annotations or manifests know; name it as"
-        " the annotation file does"
+        f"video: {name!r} is neither a path in {source}, nor an id or a SHA-256 of a clip that annotations or manifests"
+        " know; name it as the annotation file does"
     )
 
 

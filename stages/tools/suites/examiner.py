@@ -46,12 +46,10 @@ class Matched(Record):
 _AS_JSON = " Answer with one JSON object and nothing else: "
 _OBJECTS = Form(
     "objects",
-    f"You list what a description of a video says is to be seen: at most {MAX_EVENTS} persons, animals or things, each in one short"
-    " phrase with one attribute such as its colour, size, shape, material or place; a thing with two attributes stands twice. What"
-    " happens is no object. Write a noun for a pronoun, and add nothing that the description does not say."
-    + FENCED
-    + _AS_JSON
-    + '{"objects": a list of strings}.',
+    f"You list what a description of a video says is to be seen: at most {MAX_EVENTS} persons, animals or things, each"
+    " in one short phrase with one attribute such as its colour, size, shape, material or place; a thing with two"
+    " attributes stands twice. What happens is no object. Write a noun for a pronoun, and add nothing that the"
+    " description does not say." + FENCED + _AS_JSON + '{"objects": a list of strings}.',
     Objects,
     placeholder=Objects(objects=()),
 )
@@ -59,8 +57,8 @@ _SHOWS = Form(
     "shows",
     "You decide whether a description of a video says that something is to be seen."
     + FENCED
-    + " `object` is seen when whoever believes `description` must believe that it is there, with that attribute. It is not when the"
-    " description contradicts it, leaves it open, or only makes it likely."
+    + " `object` is seen when whoever believes `description` must believe that it is there, with that attribute. It is"
+    " not when the description contradicts it, leaves it open, or only makes it likely."
     + _AS_JSON
     + '{"reason": one short sentence, "seen": true or false}.',
     Seen,
@@ -68,8 +66,8 @@ _SHOWS = Form(
 )
 _ANSWER = Form(
     "answer_from",
-    "You answer a question about a video that you cannot see, from a description of it and from nothing else. Answer in a phrase or"
-    " one short sentence; where the description does not tell, leave the answer empty."
+    "You answer a question about a video that you cannot see, from a description of it and from nothing else. Answer"
+    " in a phrase or one short sentence; where the description does not tell, leave the answer empty."
     + FENCED
     + _AS_JSON
     + '{"answer": a string}.',

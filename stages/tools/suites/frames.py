@@ -48,8 +48,8 @@ def load_at(path: Path, fps: Fraction | None, most: int, part_s: tuple[float, fl
         if part_s[0] < 0 or first >= stop:
             raise VideoError(
                 "no-such-part",
-                f"{path.name}: no frame from {part_s[0]:g} to {part_s[1]:g} s;"
-                f" its picture lasts from {float(facts.starts_s):.1f} to {float(facts.starts_s + total / facts.rate):.1f} s",
+                f"{path.name}: no frame from {part_s[0]:g} to {part_s[1]:g} s; its picture lasts from"
+                f" {float(facts.starts_s):.1f} to {float(facts.starts_s + total / facts.rate):.1f} s",
             )
     total_frames = stop - first
     indices = sample_indices(total_frames, frame_count(total_frames / facts.rate, fps, most))

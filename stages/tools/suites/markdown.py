@@ -31,9 +31,9 @@ def roughly_judged(result: BenchmarkScores) -> str | None:
     if not result.judge or result.judge["kind"] == "openai":
         return None
     return (
-        "Judged by the rule judge, which is exact on the sentences of the generated world only: on other text it compares words, so that"
-        " wrong roles and much else that is wrong can count as right. Do not report these numbers; name a model under `judge` in"
-        " params.yaml (kind: openai) and score again."
+        "Judged by the rule judge, which is exact on the sentences of the generated world only: on other text it"
+        " compares words, so that wrong roles and much else that is wrong can count as right. Do not report these"
+        " numbers; name a model under `judge` in params.yaml (kind: openai) and score again."
     )
 
 
@@ -43,8 +43,8 @@ def _lines(result: BenchmarkEvaluation) -> Iterator[str]:
     yield f"# {_text(result.model)} on {result.benchmark}{' (PARTIAL)' if result.partial else ''}"
     yield ""
     yield (
-        f"{result.answered:,} of {result.questions:,} questions answered; {judge}; {result.confidence:.0%} intervals over videos;"
-        f" digest `{result.digest}`. Control videos: questions asked {result.controls_asked}."
+        f"{result.answered:,} of {result.questions:,} questions answered; {judge}; {result.confidence:.0%} intervals"
+        f" over videos; digest `{result.digest}`. Control videos: questions asked {result.controls_asked}."
     )
     if result.set_aside:
         yield ""
@@ -131,8 +131,8 @@ def set_aside_in_words(result: BenchmarkScores) -> str:
 
 def changed_in_words(changed: Changed) -> str:
     return (
-        f"right in these alone {changed.only_this:,}, in the others alone {changed.only_other:,}, in both {changed.both:,}, in"
-        f" neither {changed.neither:,}; exact McNemar p {changed.p:.3g}"
+        f"right in these alone {changed.only_this:,}, in the others alone {changed.only_other:,}, in both"
+        f" {changed.both:,}, in neither {changed.neither:,}; exact McNemar p {changed.p:.3g}"
     )
 
 

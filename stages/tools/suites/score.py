@@ -199,8 +199,8 @@ def read_questions(name: str, path: Path) -> Questions[Any]:
         if not others:
             raise
         raise AnnotationError(
-            f"{error}. These look like the annotations of {others[0]}: pass --benchmark {others[0]}, or the annotations of"
-            f" {benchmark.name}"
+            f"{error}. These look like the annotations of {others[0]}: pass --benchmark {others[0]}, or the annotations"
+            f" of {benchmark.name}"
         ) from error
 
 

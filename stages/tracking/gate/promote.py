@@ -197,8 +197,8 @@ def rollback(session: Session, *, author: str | None = None, reason: str = "") -
             prove_rights(client, gate)
             if last is None or stack[-1] != champion.number:
                 raise TrackingError(
-                    f"{model}: the alias {CHAMPION!r} was moved outside the gate (it is on version {champion.number}); name the version"
-                    " that should be champion: vidbridge promote VERSION"
+                    f"{model}: the alias {CHAMPION!r} was moved outside the gate (it is on version {champion.number});"
+                    " name the version that should be champion: vidbridge promote VERSION"
                 )
             if len(stack) == 1:
                 raise TrackingError(
@@ -292,9 +292,9 @@ def _considered(session: Session, candidate: Version, champion: Version | None, 
         return refusal(why)
     if holding_commit(session.root, candidate.stage, candidate.out) is None:
         return refusal(
-            f"no commit here holds a dvc.lock with version {candidate.number} ({candidate.stage}, out {candidate.out}), so it could not be "
-            "made again; commit dvc.lock and params.yaml, or fetch the branch that has them (where it ran: vidbridge run --push; here: git"
-            " fetch origin 'runs/*:runs/*')"
+            f"no commit here holds a dvc.lock with version {candidate.number} ({candidate.stage}, out {candidate.out}),"
+            " so it could not be made again; commit dvc.lock and params.yaml, or fetch the branch that has them (where"
+            " it ran: vidbridge run --push; here: git fetch origin 'runs/*:runs/*')"
         )
     if candidate.scores is None:
         return refusal(
@@ -352,8 +352,8 @@ def add_scores(session: Session, version: Version, digest: str, table: str, samp
     card = parse_scores(table, name)
     if card.digest != digest:
         raise TrackingError(
-            f"{name}: was scored under evaluation {card.digest}, the candidate under {digest}; bring data and params.yaml to the"
-            " candidate's state (its runs/ branch), then promote again"
+            f"{name}: was scored under evaluation {card.digest}, the candidate under {digest}; bring data and"
+            " params.yaml to the candidate's state (its runs/ branch), then promote again"
         )
     with _errors(session.params.gate):
         keep_samples(session, version, digest, samples)
@@ -402,8 +402,8 @@ def _errors(gate: GateParams) -> Iterator[None]:
             gate.registered_model,
             error,
             f"EDIT on the registered models {' and '.join(repr(name) for name in _models(gate))}",
-            "see vidbridge history for the decisions. A promotion that it lists as unfinished is completed by the next vidbridge"
-            " promote",
+            "see vidbridge history for the decisions. A promotion that it lists as unfinished is completed by the next"
+            " vidbridge promote",
         ) from error
 
 

@@ -68,15 +68,15 @@ def decide(
     if against.digest != candidate.digest:
         who = "the baselines" if champion is None else "the champion"
         return refusal(
-            f"{who} and the candidate were scored under different evaluations ({against.digest} and {candidate.digest}: another split, "
-            "sample set, prompt, judge or scoring), so they cannot be compared; score both under the same one, or say that the "
-            "evaluation is new: then the candidate is held against the baselines only",
+            f"{who} and the candidate were scored under different evaluations ({against.digest} and {candidate.digest}:"
+            " another split, sample set, prompt, judge or scoring), so they cannot be compared; score both under the"
+            " same one, or say that the evaluation is new: then the candidate is held against the baselines only",
             checks,
         )
     if gate.scores != "all" and (lacking := [task for task in gate.scores if task not in candidate.tasks]):
         return refusal(
-            f"gate.scores: {lacking[0]!r} has no score in this evaluation (it has {', '.join(candidate.tasks)}); name tasks that the"
-            f" {candidate.split} split has samples of, or all",
+            f"gate.scores: {lacking[0]!r} has no score in this evaluation (it has {', '.join(candidate.tasks)}); name"
+            f" tasks that the {candidate.split} split has samples of, or all",
             checks,
         )
     if isinstance(against, Baselines):

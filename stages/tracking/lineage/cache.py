@@ -72,7 +72,8 @@ def parse_source(uri: str, what: str = "") -> Source:
     match = _URI.fullmatch(uri)
     if not match:
         raise TrackingError(
-            f"{name}: expected dvc://<32 hex digits>.dir/<path>, as vidbridge register writes it; take another version, or delete this one"
+            f"{name}: expected dvc://<32 hex digits>.dir/<path>, as vidbridge register writes it; take another version,"
+            " or delete this one"
         )
     path = (match["path"] or "").strip("/")
     if path and (fault := path_fault(path)):
@@ -356,8 +357,8 @@ class ContentStore:
         if done.failed:
             first = next(iter(done.failed)).value
             raise TrackingError(
-                f"DVC remote {remote_label(self.remote_name())}: {what}: {len(done.failed)} objects failed, first {first}; the log above says why;"
-                " try again"
+                f"DVC remote {remote_label(self.remote_name())}: {what}: {len(done.failed)} objects failed, first"
+                f" {first}; the log above says why; try again"
             )
         return len(done.transferred)
 
@@ -367,12 +368,12 @@ class ContentStore:
             if not self.remote_name():
                 location = f"not in the cache folder {self.root}, and {REMOTE_VARIABLE} is not set"
             return MissingContent(
-                f"{what}: object {oid} is {location}; set {REMOTE_VARIABLE} to the URL of the DVC remote that holds it (on the machine that"
-                " made it: dvc push), or VIDBRIDGE_PROJECT to a clone of the project"
+                f"{what}: object {oid} is {location}; set {REMOTE_VARIABLE} to the URL of the DVC remote that holds it"
+                " (on the machine that made it: dvc push), or VIDBRIDGE_PROJECT to a clone of the project"
             )
         return MissingContent(
-            f"{what}: object {oid} is neither in the DVC cache of {self.root} {where}; on the machine that made it run dvc push, here run"
-            " dvc fetch, or set VIDBRIDGE_PROJECT to the project that holds it"
+            f"{what}: object {oid} is neither in the DVC cache of {self.root} {where}; on the machine that made it run"
+            " dvc push, here run dvc fetch, or set VIDBRIDGE_PROJECT to the project that holds it"
         )
 
 
@@ -409,8 +410,9 @@ def open_content(root: Path) -> Iterator[ContentStore]:
         if changes and FROM_ENVIRONMENT in changes.get("remote", {}) and FROM_ENVIRONMENT in str(error):
             remote_name = display_uri(os.environ[REMOTE_VARIABLE])
             raise TrackingError(
-                f"{REMOTE_VARIABLE}: {remote_name}: not a URL of a DVC remote ({str(error).partition(' for dictionary value')[0]}); set one such as"
-                " s3://BUCKET/PATH, ssh://HOST/PATH or /absolute/path"
+                f"{REMOTE_VARIABLE}: {remote_name}: not a URL of a DVC remote"
+                f" ({str(error).partition(' for dictionary value')[0]}); set one such as s3://BUCKET/PATH,"
+                " ssh://HOST/PATH or /absolute/path"
             ) from error
         what = "DVC's configuration" if is_cache(root) else str(root)
         raise TrackingError(f"{what}: {error}; correct it, or set VIDBRIDGE_PROJECT to a clone of the project") from error

@@ -107,8 +107,8 @@ def check_writable(root: Path, what: str) -> None:
     """
     if not os.access(root, os.W_OK | os.X_OK):
         raise TrackingError(
-            f"{what}: is not in the cache folder {root}, which cannot be written to; set {CACHE_VARIABLE} to a folder that can, or fill"
-            " this one where it is writable"
+            f"{what}: is not in the cache folder {root}, which cannot be written to; set {CACHE_VARIABLE} to a folder"
+            " that can, or fill this one where it is writable"
         )
 
 

@@ -32,8 +32,8 @@ class Command:
     def late(self) -> str:
         """Message for a command that exceeded its time limit."""
         return (
-            f"no answer within {self.timeout_s} s; see that the other repository can be reached from here, and try again; for one that is"
-            f" only slow, raise {TIMEOUT_VARIABLE}"
+            f"no answer within {self.timeout_s} s; see that the other repository can be reached from here, and try"
+            f" again; for one that is only slow, raise {TIMEOUT_VARIABLE}"
         )
 
 

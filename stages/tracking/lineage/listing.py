@@ -22,8 +22,8 @@ MAX_BYTES = 256 << 20
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 2048
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _REMEDY = (
-    "nothing of it was placed; unless a file of yours has such a name (rename it), somebody else wrote this list: ask who can write to the"
-    " remote, the registry and dvc.lock"
+    "nothing of it was placed; unless a file of yours has such a name (rename it), somebody else wrote this list: ask"
+    " who can write to the remote, the registry and dvc.lock"
 )
 
 

@@ -97,7 +97,8 @@ def remote_error(name: str | None, what: str, error: BaseException) -> TrackingE
         return TrackingError(f"DVC remote {remote_label(name)}: {what}: {one_line(redacted(remedy_of_disk))}")
     remedy = _remedy(error) or "check that it is reachable and writable"
     return TrackingError(
-        f"DVC remote {remote_label(name)}: {what}: {message}; {remedy.format(name=remote_label(name, quoted=False), variable=REMOTE_VARIABLE)}"
+        f"DVC remote {remote_label(name)}: {what}: {message};"
+        f" {remedy.format(name=remote_label(name, quoted=False), variable=REMOTE_VARIABLE)}"
     )
 
 
@@ -195,7 +196,8 @@ def within(seconds: float, do: Callable[[], None], name: str | None) -> None:
     thread.join(seconds)
     if thread.is_alive():
         raise TrackingError(
-            f"DVC remote {remote_label(name)}: no answer within {seconds:g} s; {_ADDRESS.format(name=remote_label(name, quoted=False))}"
+            f"DVC remote {remote_label(name)}: no answer within {seconds:g} s;"
+            f" {_ADDRESS.format(name=remote_label(name, quoted=False))}"
         )
     if raised:
         raise raised[0]

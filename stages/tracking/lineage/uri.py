@@ -272,8 +272,8 @@ def _check_sqlite(database: Path, timeout_s: float) -> None:
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
             raise NoAnswer(
-                f"tracking database {database}: another process holds it for {timeout_s:g} s; wait for that one or end it (fuser"
-                f" {database} names it)"
+                f"tracking database {database}: another process holds it for {timeout_s:g} s; wait for that one or end"
+                f" it (fuser {database} names it)"
             ) from error
         if "unable to open" in str(error):
             raise TrackingError(f"tracking database {database}: {error}; change its permissions (chmod, chown)") from error

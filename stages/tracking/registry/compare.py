@@ -40,7 +40,8 @@ def pair(session: Session, after: str, before: str) -> Pair:
     for version in (ours, theirs):
         if version.scores is None:
             raise TrackingError(
-                f"{model}: version {version.number} has no scores; add its row to evaluation.of, run dvc repro, then vidbridge register"
+                f"{model}: version {version.number} has no scores; add its row to evaluation.of, run dvc repro, then"
+                " vidbridge register"
             )
         scored.append(version.scores.digest)
     for digest in scored:

@@ -198,8 +198,9 @@ def alias_fault(client: MlflowClient, model: str, ledger: str) -> str | None:
         if champion is None or last is None or champion.source == last.source:
             return None
         return (
-            f"{model}: version {number} is not the content that the gate made {CHAMPION!r}: its source was {last.source!r:.200} then and is"
-            f" {champion.source!r:.200} now; delete that version, and run vidbridge register where its dvc.lock is checked out"
+            f"{model}: version {number} is not the content that the gate made {CHAMPION!r}: its source was"
+            f" {last.source!r:.200} then and is {champion.source!r:.200} now; delete that version, and run vidbridge"
+            " register where its dvc.lock is checked out"
         )
     moved = f"{model}: the alias {CHAMPION!r} is on version {number}" if number else f"{model}: the alias {CHAMPION!r} is gone"
     if last is None:
@@ -292,8 +293,8 @@ def _entry(version: Version, proofs: Mapping[str, str]) -> Entry:
             error.errors(include_url=False, include_input=False)[0]["msg"] if isinstance(error, ValidationError) else "not there"
         )
         raise TrackingError(
-            f"{version.model} version {version.number}: tag {ENTRY}: not a decision of the gate ({first}); delete that version, this model is"
-            " the gate's own"
+            f"{version.model} version {version.number}: tag {ENTRY}: not a decision of the gate ({first}); delete that"
+            " version, this model is the gate's own"
         ) from error
     verdict, proof = version.tags.get(VERDICT, ""), proofs.get(decided.name, "")
     digest = _digest(version.tags[ENTRY], verdict, version.source)

@@ -60,12 +60,13 @@ def own_model(session: Session) -> str:
     if name := os.environ.get(MODEL_VARIABLE, "").strip():
         if not _NAME.fullmatch(name):
             raise TrackingError(
-                f"{MODEL_VARIABLE}: {name!r:.200} is not the name of a registered model; {_existing_models(session.client)}; name one of these"
+                f"{MODEL_VARIABLE}: {name!r:.200} is not the name of a registered model;"
+                f" {_existing_models(session.client)}; name one of these"
             )
         return name
     raise TrackingError(
-        f"{MODEL_VARIABLE}: not set, and outside of a project no other setting names the registered model; {_existing_models(session.client)};"
-        " write models:/NAME@champion, or set it to the name"
+        f"{MODEL_VARIABLE}: not set, and outside of a project no other setting names the registered model;"
+        f" {_existing_models(session.client)}; write models:/NAME@champion, or set it to the name"
     )
 
 

@@ -80,8 +80,8 @@ def production_fault(client: MlflowClient, model: str, production: str, ledger: 
         return None
     state = f"version {copy.number}, which is not" if copy else "gone, and was"
     return (
-        f"{production}: {CHAMPION!r} is {state} the copy of version {last.decided.version} that the gate put there; set the alias to that"
-        " copy (vidbridge explain champion names it), or delete the model and promote again"
+        f"{production}: {CHAMPION!r} is {state} the copy of version {last.decided.version} that the gate put there; set"
+        " the alias to that copy (vidbridge explain champion names it), or delete the model and promote again"
     )
 
 

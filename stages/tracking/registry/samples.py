@@ -89,8 +89,8 @@ def _location(version: Version, digest: str) -> dict[str, str]:
     location = version.samples_under(digest)
     if location is None:
         raise TrackingError(
-            f"{version.model} version {version.number}: its scores by sample under evaluation {digest} were not kept; run vidbridge"
-            " register where its dvc.lock is checked out"
+            f"{version.model} version {version.number}: its scores by sample under evaluation {digest} were not kept;"
+            " run vidbridge register where its dvc.lock is checked out"
         )
     return location
 
@@ -110,13 +110,14 @@ def _of_run(client: MlflowClient, location: dict[str, str], name: str) -> Iterat
             text = path.read_bytes().decode()
         except (MlflowException, OSError) as error:
             raise TrackingError(
-                f"{name}: its scores by sample lie with run {run_id}, which cannot be read from here ({error}); with one database for"
-                " several machines use an MLflow server, which keeps files too"
+                f"{name}: its scores by sample lie with run {run_id}, which cannot be read from here ({error}); with"
+                " one database for several machines use an MLflow server, which keeps files too"
             ) from error
     if _sha256(text) != location["sha256"]:
         raise TrackingError(
-            f"{name}: run {run_id} holds other scores by sample than were kept with the version; see who may write to its experiment, and"
-            f" remove the tag {TAG}samples.… of the version: the next vidbridge promote scores it again"
+            f"{name}: run {run_id} holds other scores by sample than were kept with the version; see who may write to"
+            f" its experiment, and remove the tag {TAG}samples.… of the version: the next vidbridge promote scores it"
+            " again"
         )
     for line in text.splitlines():
         yield SampleScore.model_validate_json(line)

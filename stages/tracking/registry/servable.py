@@ -99,8 +99,8 @@ def usage_of_version(version: Version) -> Usage:
     text = version.tags.get(TAG + USAGE)
     if text is None:
         raise TrackingError(
-            f"{name}: has no settings for requests (tag {TAG}{USAGE}): it was registered by an older version of this code; bring"
-            " params.yaml and dvc.lock to the state that it was made from, then: vidbridge register"
+            f"{name}: has no settings for requests (tag {TAG}{USAGE}): it was registered by an older version of this"
+            " code; bring params.yaml and dvc.lock to the state that it was made from, then: vidbridge register"
         )
     return parse_usage(text, f"{name}: tag {TAG}{USAGE}")
 

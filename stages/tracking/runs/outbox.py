@@ -164,7 +164,8 @@ class Outbox:
             self._complained = True
             where = display_uri(tracking_uri(self._root))
             print(
-                f"tracking: {where} does not take what this run reports ({error}); the stage goes on, they are kept and tried again",
+                f"tracking: {where} does not take what this run reports ({error}); the stage goes on, they are kept and"
+                " tried again",
                 file=sys.stderr,
             )
 

@@ -71,7 +71,8 @@ def choose(session: Session, params: Params, which: str, revision: str | None) -
     folder = Path(which).expanduser()
     if revision is not None and (_looks_like_a_folder(which, folder) or not _HUB_ID.fullmatch(which)):
         raise EngineError(
-            f"--revision: means nothing for {which!r}, a folder or a version of the registry, which stand for their weights; leave it out"
+            f"--revision: means nothing for {which!r}, a folder or a version of the registry, which stand for their"
+            " weights; leave it out"
         )
     if _looks_like_a_folder(which, folder):
         return _of_folder(params, folder)
@@ -184,8 +185,8 @@ def _load_folder(folder: Path, precision: Precision, name: str) -> tuple[PreTrai
     else:
         return model, processor
     raise EngineError(
-        f"--model: {name}: a checkpoint without a whole processor ({lacks} is missing, or another model's), so it cannot be shown a"
-        f" video; {_REMEDY}"
+        f"--model: {name}: a checkpoint without a whole processor ({lacks} is missing, or another model's), so it"
+        f" cannot be shown a video; {_REMEDY}"
     )
 
 

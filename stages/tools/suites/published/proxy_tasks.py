@@ -65,8 +65,8 @@ def _read(path: Path, files: tuple[str, ...], task: TaskName) -> Questions[Sampl
         sample = typed(Sample, raw)
         if (sample.task, sample.split) != (task, "test"):
             raise AnnotationError(
-                f"annotations: {raw.where}: task {display_value(sample.task)}, split {display_value(sample.split)}: needs {task!r} of split"
-                f" 'test'; pass data/samples/test/{task}.jsonl"
+                f"annotations: {raw.where}: task {display_value(sample.task)}, split {display_value(sample.split)}:"
+                f" needs {task!r} of split 'test'; pass data/samples/test/{task}.jsonl"
             )
         return [
             Item(
