@@ -15,7 +15,8 @@ OPTIONS = [f"{letter}. a {colour} bar" for letter, colour in zip("ABC", COLOURS,
 
 
 def about_colours(folder: Path, each: int, *others: str) -> Path:
-    """Video-MME's rows: `each` questions about each of the three videos, and as many about these others."""
+    """Video-MME's rows: `each` questions about each of the three videos, and as many about these
+    others."""
     names = (*COLOURS, *others)
     rows = [
         video_mme(

@@ -1,4 +1,5 @@
-"""The ablation grid: what its variants train, and what is said of their scores. Training itself: `test_ablation_slow`."""
+"""The ablation grid: parameters of its variants, and statistics of their scores. Training itself:
+`test_ablation_slow`."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ def test_every_recipe_has_a_grid_whose_variants_are_pipelines(name: str, small: 
         assert (made.seed, made.candidate, made.evaluation.of) == (5, variant, (start, variant))
         assert made.rows[variant].tasks == row.tasks
         assert made.gate.registered_model != params.gate.registered_model, "a champion is never one of these"
-        # Else DVC would make the start anew for every variant.
+        # Otherwise DVC would train the start again for every variant.
         assert {name: r for name, r in made.rows.items() if name != variant} == {
             n: params.rows[n] for n in made.rows if n != variant
         }
@@ -142,7 +143,7 @@ def test_a_gain_pairs_samples_within_each_seed() -> None:
     assert mean.seeds == pytest.approx((0.05, 0.05))
 
 
-#: What each variant of the fabricated grid scores in multiple choice and in captions.
+#: Scores of each variant of the fabricated grid in multiple choice and in captions.
 SCORED = {"cold-start": (0.5, 0.5), "qa": (0.75, 0.25), "caption": (0.5, 1.0), "qa-caption-scaled": (0.75, 0.75)}
 #: The table beside them, of which the grid takes one figure.
 TABLE = PolicyScores(
@@ -236,7 +237,7 @@ def test_scores_of_other_parameters_are_never_mixed_with_these(tmp_path: Path) -
     old = grid_of(other, results)
     assert old.other_parameters
     assert "Commit abc (with its parameters, which are others now), seeds 1, 2;" in markdown(old)
-    # The grid is run again with them, and ended on the way.
+    # The grid is run again with them, and interrupted.
     trained_with(other, results, 1, "qa", "def")
     with pytest.raises(InputError, match=r"no seed has run whole \(5 trainings are missing\)"):
         grid_of(other, results)

@@ -1,4 +1,4 @@
-"""The champion, asked through MLflow's own loader, and what is exported of it."""
+"""The champion behind MLflow's own loader, and its export."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def test_it_answers_about_a_file_and_about_bytes_alike(champion: Any, videos: Pa
 
 
 def test_it_is_asked_as_it_was_trained(champion: Any, project: Path, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frames and prompts are those of the parameters that the version was registered with, whatever params.yaml says now."""
+    """Frames and prompts follow the parameters at the version's registration, not the present
+    params.yaml."""
     asked: list[tuple[str, Any]] = []
 
     def listening(model: Any, processor: Any, items: Any, **settings: Any) -> list[str]:
@@ -146,7 +147,8 @@ def test_a_reply_that_takes_too_long_is_cut_off(champion: Any, videos: Path, mon
     inner = champion.unwrap_python_model()
     frames = load_video(videos / "deep/red.mp4", inner._usage.sampled_frames)
     with monkeypatch.context() as patch:
-        # Frames at hand and a reply that would take minutes: what ends it is the limit on generation.
+        # Frames at hand and a reply that would take minutes: what ends it is the limit on
+        # generation.
         patch.setattr(inner, "_decoders", lambda file, field, ends: frames)
         patch.setattr(inner, "_limits", replace(inner._limits, timeout_s=0.3))
         patch.setattr(inner, "_usage", inner._usage.model_copy(update={"max_new_tokens": 100_000}))
@@ -194,7 +196,8 @@ def test_what_is_put_through_a_benchmark_is_asked_as_its_version_says(project: P
 
 
 def test_an_exported_folder_stands_alone(exported: Path, project: Path, videos: Path, champion: Any) -> None:
-    """Its bytes are the registered ones and its own, and the code in its card gets the served reply from it."""
+    """Its bytes are the registered ones and its own, and the code in its card gives the served
+    reply."""
     given = {path.name: path.read_bytes() for path in (project / "made").iterdir()}
     assert {name: (exported / name).read_bytes() for name in given} == given
     assert [path for path in exported.iterdir() if path.stat().st_nlink != 1] == []
@@ -213,7 +216,7 @@ def card_code(folder: Path) -> str:
 
 
 def card_inputs(video: Path) -> dict[str, Any]:
-    """What the card leaves to its reader: the frames, and what is known of the video."""
+    """Names that the card leaves to its reader: the frames, and facts about the video."""
     import torch
     from transformers.video_utils import VideoMetadata
 
@@ -355,7 +358,8 @@ KEY = "abcdefghij-0123456789"
 
 @pytest.fixture(scope="module")
 def keyed(champion: Any) -> Iterator[Running]:
-    """The application with a key, on the loopback address of IPv6, around the model that is loaded already."""
+    """The application with a key, on the loopback address of IPv6, around the model that is
+    loaded already."""
     with running(champion.unwrap_python_model(), KEY, "::1") as asked:
         yield asked
 

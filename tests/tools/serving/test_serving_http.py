@@ -1,4 +1,5 @@
-"""`vidbridge serve` over a real socket: the attacks that took 0.1's memory, its files and its log, and the commands that it prints."""
+"""`vidbridge serve` over a real socket: attacks that exhausted 0.1's memory or reached its files
+and log, and the commands that it prints."""
 
 from __future__ import annotations
 
@@ -55,7 +56,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(project: Path, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Shared by the tests of this module; that it leaves nothing is seen when it ends."""
+    """Shared by the tests of this module; at its end it must leave nothing behind."""
     with served(project, videos, tmp_path_factory.mktemp("served")) as running:
         yield running
 
@@ -109,7 +110,7 @@ def test_any_name_is_quoted_for_the_shell(name: str, server: Server, videos: Pat
     (tmp_path / "films").mkdir()
     shutil.copyfile(videos / "deep/red.mp4", tmp_path / "films" / name)
     command = example(f"http://127.0.0.1:{server.port}", tmp_path / "films", 2 << 20, keyed=False)
-    # Not in the server's folder: it has arrived whole when the server says so of this very name.
+    # Not in the server's folder: the name has arrived whole if the message repeats it.
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
     assert json.loads(done.stdout)["message"] == f"video: {name!r} is not a file in the server's folder; send the path of one"
     assert [path.name for path in tmp_path.iterdir()] == ["films"]
@@ -267,7 +268,8 @@ def test_the_fields_are_described(server: Server) -> None:
 
 @pytest.mark.parametrize("how", ["files", "spellings", "base64"])
 def test_large_frames_of_small_files_take_little_memory(how: str, server: Server, videos: Path) -> None:
-    """Five of them took 0.1 a gigabyte for the frames alone; here they are made small one after the other."""
+    """Five of them took 0.1 a gigabyte for the frames alone; here they are scaled down one after
+    the other."""
     sent = base64.b64encode((videos / "m0.mp4").read_bytes()).decode()
     asked = {
         "files": [{"video": f"m{number}.mp4"} for number in range(5)],

@@ -1,4 +1,4 @@
-"""Published annotation files: what is read, and what is said of files that are not those."""
+"""Published annotation files: their rows, and errors for other files."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_our_own_tests_are_the_held_out_samples(tmp_path: Path) -> None:
         BENCHMARKS["mix-vid-qa-test"].read(file)
 
 
-#: One row of each, in a file of the name that it is published under.
+#: One row of each benchmark, in a file of its published name.
 ROWS: dict[str, tuple[str, Any]] = {
     "video-mme": ("videomme.jsonl", video_mme()),
     "mvbench": ("action_antonym.jsonl", mvbench()),

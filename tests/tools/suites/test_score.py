@@ -1,4 +1,4 @@
-"""From predictions to a table: by hand on small cases, at an endpoint, and what is refused."""
+"""From predictions to a table: by hand on small cases, at an endpoint, and refused input."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def test_mvbench_by_hand_and_what_harnesses_make_of_nothing(tmp_path: Path) -> N
     replies = {"a/0": "", "a/1": "it rises", "a/2": "C"}
     result = scored(tmp_path, "mvbench", [mvbench(), mvbench(), mvbench()], replies)
     assert mean(result, "strict", "accuracy") == pytest.approx(100 / 3)
-    # lmms-eval leaves the empty one out, and knows no words; VLMEvalKit takes the empty one for right.
+    # lmms-eval leaves the empty one out, and knows no words; VLMEvalKit takes the empty one for
+    # right.
     assert mean(result, "compat: lmms-eval", "accuracy") == 0
     assert result.scores["compat: lmms-eval"].overall["accuracy"].left_out == 1
     assert mean(result, "compat: VLMEvalKit", "accuracy") == pytest.approx(200 / 3)

@@ -63,7 +63,8 @@ def test_the_table_the_file_and_the_messages(project: Path, tmp_path: Path) -> N
 def test_annotations_may_lie_on_the_hub(project: Path, tmp_path: Path) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     place = f"hf://datasets/someone/Video-MME@{commit}"
-    # What the hub's own client leaves of an earlier download; without a network it is found there, and nothing else is.
+    # The cache of an earlier download by the hub's own client; without a network only that is
+    # found.
     snapshot = tmp_path / "hub/datasets--someone--Video-MME/snapshots" / commit
     snapshot.mkdir(parents=True)
     lines(snapshot / "videomme.jsonl", [video_mme(question_id="a")])

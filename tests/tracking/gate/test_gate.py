@@ -91,7 +91,8 @@ def edit_gate(project: Path, old: str, new: str) -> None:
 
 
 def live(project: Path) -> tuple[int, str, str]:
-    """Which version the production model's champion is a copy of, and who made it that, and why. Its weights are read."""
+    """Return which version the production model's champion copies, its author and the reason. Its
+    weights are read."""
     client = open_client(project)
     copy = client.get_model_version_by_alias("vidbridge-live", "champion")
     model, number = copy.tags["vidbridge.copy_of"].split("/")
@@ -160,7 +161,7 @@ def test_a_champion_scored_again_under_the_new_evaluation_is_compared(
 
 
 def table(mean: float, digest: str) -> str:
-    """What `rescore` writes."""
+    """Output of `rescore`."""
     return PolicyScores(
         row="r", digest=digest, split="test", samples=40, mean=mean, blank_mean=0.1, shuffled_mean=0.2, format=1.0, tasks={}
     ).model_dump_json()

@@ -1,4 +1,4 @@
-"""A run's commit on a branch of its own, made without touching anything a person works on."""
+"""A run's commit on a branch of its own, made without touching the user's work tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stages as ``dvc.yaml`` declares them: read here without DVC, and equal to what DVC itself reads."""
+"""Stages as ``dvc.yaml`` declares them: read here without DVC, and equal to DVC's own reading."""
 
 from __future__ import annotations
 

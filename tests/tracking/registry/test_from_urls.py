@@ -1,4 +1,5 @@
-"""A registry and a remote by their URLs, and an empty folder: no clone, no git, nothing written but the cache folder."""
+"""A registry and a remote by their URLs, and an empty folder: no clone, no git, nothing written
+but the cache folder."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ URI = f"models:/{MODEL}@candidate"
 
 @pytest.fixture
 def cache(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache folder, not made yet; the working folder is empty, and no program is found, git least of all."""
+    """Path of the cache folder, not created yet; the working folder is empty, and no program is
+    found, git least of all."""
     forget(monkeypatch, "VIDBRIDGE_", "MLFLOW_", "GIT_", "XDG_")
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -72,7 +74,7 @@ def test_two_urls_are_enough(cache: Path, template: Path, monkeypatch: pytest.Mo
     assert find_named(session, "candidate") == found
     explanation = explain(session, URI)
     assert (explanation.version, explanation.alias_fault) == (found, None)
-    # As `register` found it: there is no git to ask.
+    # As `register` found it: there is no git to read.
     assert explanation.commit == found.lock_commit is not None
     assert [ancestor.stage for ancestor in explanation.ancestors] == ["grpo@bridge", "sft@cold-start", "base"]
     folder = load_servable(root, found)
@@ -85,7 +87,7 @@ def test_two_urls_are_enough(cache: Path, template: Path, monkeypatch: pytest.Mo
     assert names(loaded) == ["MLmodel", "config.json", "model.safetensors", "registered_model_meta", "served.py", "vidbridge.json"]
     assert (loaded / "config.json").read_bytes() == (folder / "config.json").read_bytes()
     shutil.rmtree(loaded)
-    # What is here is not asked for again.
+    # Present content is not fetched again.
     monkeypatch.delenv(REMOTE_VARIABLE)
     assert load_servable(root, found) == folder
     assert names(load_version(root, found)) == ["config.json", "model.safetensors"]
@@ -250,7 +252,7 @@ def test_a_poisoned_list_places_nothing(cache: Path, tmp_path: Path, monkeypatch
 
 
 def test_an_object_counts_once_its_hash_was_looked_at(cache: Path, template: Path, tmp_path: Path) -> None:
-    """A process that was killed, or is at it just now, leaves an object that nobody has looked at."""
+    """A process that was killed, or is still working, leaves an object that was not verified."""
     session = reader()
     root = session.root
     found = find_named(session, URI)
@@ -263,7 +265,7 @@ def test_an_object_counts_once_its_hash_was_looked_at(cache: Path, template: Pat
         content.place(source, tmp_path / "out", strip="final")
     theirs = template / ".vidbridge/remote/files/md5" / weights[:2] / weights[2:]
     assert (tmp_path / "out/model.safetensors").read_bytes() == theirs.read_bytes()
-    # A remote that gives something else gives nothing.
+    # Other content from a remote is rejected.
     shutil.rmtree(cache)
     remote = tmp_path / "remote"
     shutil.copytree(template / ".vidbridge/remote", remote)
@@ -304,7 +306,7 @@ def test_the_cache_folder_stays_below_its_bound(cache: Path, tmp_path: Path, mon
     session = reader()
     root = session.root
     first, second = (load_version(root, find_named(session, f"models:/{MODEL}/{number}")) for number in (6, 7))
-    # Used a moment ago: they stay, whatever the bound is.
+    # Used a moment ago: they stay, whatever the bound.
     assert prune(root, 0) == 0
     outside = tmp_path / "outside"
     (outside / "deep").mkdir(parents=True)
@@ -316,9 +318,9 @@ def test_the_cache_folder_stays_below_its_bound(cache: Path, tmp_path: Path, mon
     assert load_version(root, find_named(session, f"models:/{MODEL}/7")) == second
     assert prune(root, 3 << 20) > 1 << 21
     assert (first.exists(), second.exists(), (outside / "deep").is_dir()) == (False, True, True)
-    # What was removed comes back.
+    # Removed content is fetched again.
     assert load_version(root, find_named(session, f"models:/{MODEL}/6")) == first
-    # By itself: what comes in makes room.
+    # Fetching prunes by itself.
     for item in removable_items(root):
         os.utime(item.path, (before, before))
     monkeypatch.setenv(SIZE_VARIABLE, "0.001")

@@ -1,4 +1,5 @@
-"""Where the store is: a server that is down or silent, addresses of other kinds, and the project around the working folder."""
+"""Address of the store: a server that is down or silent, other kinds of addresses, and the project
+around the working folder."""
 
 from __future__ import annotations
 

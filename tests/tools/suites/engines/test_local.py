@@ -1,4 +1,5 @@
-"""A real model put through a benchmark in this process: what it sees how often, what is on disk, and what happens when it is ended."""
+"""A real model on a benchmark in this process: number of decodes, files on disk, and
+interruption."""
 
 from __future__ import annotations
 
@@ -64,7 +65,7 @@ def test_scores_controls_files_and_a_run(root: Path, params: Params, taught: Pat
     assert blank.scores["strict"]["accuracy"].mean <= 100 / 3, "black is one of them at most"
     assert blank.gain["strict"]["accuracy"].mean == pytest.approx(100 - blank.scores["strict"]["accuracy"].mean)
     assert set(result.baselines) == {"random", "constant", "empty"}
-    # What could not be seen is listed, and no score.
+    # Unreadable videos are listed, and get no score.
     assert (result.partial, len(result.missing), result.answered) == (True, 4, 6)
     reasons = {row.video: row.reason for row in result.unanswered}
     assert reasons["gone"] == "missing-file: 'gone' is not in the folder of videos"
@@ -127,7 +128,7 @@ def test_a_video_is_decoded_and_seen_once_for_all_its_questions(
     )
     assert decoded == ["red", "green", "blue"]
     assert sum(seen) == 3
-    # The replies are those that the model gives without any of that.
+    # The replies equal those of the plain model.
     plain, _ = load_model(taught, "fp32")
     shown = {name: load_at(videos / "deep" / f"{name}.mp4", items[0].frames.fps, 128, None) for name in ("red", "green", "blue")}
     alone = generate(plain, processor, [(q.prompt, shown[q.video_key]) for q in asked], max_new_tokens=24, batch_size=batch_size)
@@ -158,7 +159,7 @@ def _child(root: Path, params: Params, given: EvaluationRequest, model: Path) ->
 
 
 def test_an_evaluation_that_is_killed_goes_on_where_it_was(root: Path, params: Params, videos: Path, tmp_path: Path) -> None:
-    # A random start rambles: each reply is another one, and all are as long as they may be.
+    # A random initialisation rambles: the replies differ, and all have the maximum length.
     model, processor = tiny("qwen2_5_vl")
     save_model(model, processor, tmp_path / "model")
     annotations = about_colours(tmp_path, 10)
@@ -186,7 +187,7 @@ def test_an_evaluation_that_is_killed_goes_on_where_it_was(root: Path, params: P
         assert replies(killed, name) == replies(whole, name)
         assert len(replies(killed, name)) == (30 if name == "predictions.jsonl" else 6)
     assert len(set(replies(whole).values())) > 10
-    # Whatever a reply depends on is another evaluation; how it is cut into batches is not.
+    # Any change that a reply depends on makes another evaluation; the batch size does not.
     before = file.read_bytes()
     ask(root, params, order(annotations, videos, killed, batch_size=64, controls=6), tmp_path / "model")
     with pytest.raises(EngineError, match=r"differs in decoding \(.*48.*there.*20.* now\); name another folder"):
@@ -207,11 +208,11 @@ def test_a_video_that_was_replaced_under_its_name_is_asked_about_again_and_no_ot
     assert first.replaced == {}
     before = replies(tmp_path / "out")
     as_written = (tmp_path / "out/predictions.jsonl").read_bytes()
-    # Written once more with the same bytes, and a time that is another one: nothing is asked again.
+    # Rewritten with the same bytes and another time: nothing is asked again.
     shutil.copyfile(videos / "deep/green.mp4", tmp_path / "mine/green.mp4")
     assert ask(root, params, given, taught).replaced == {}
     assert (tmp_path / "out/predictions.jsonl").read_bytes() == as_written
-    # Another video under the same name, of which even the times are those of the old one.
+    # Another video under the same name, with the times of the old one.
     times = (tmp_path / "mine/red.mp4").stat()
     shutil.copyfile(videos / "deep/blue.mp4", tmp_path / "mine/red.mp4")
     os.utime(tmp_path / "mine/red.mp4", ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -226,7 +227,7 @@ def test_a_video_that_was_replaced_under_its_name_is_asked_about_again_and_no_ot
     assert {name for name in before if before[name] != after[name]} == {"red-0", "red-1"}
     assert after["red-0"] == after["blue-0"] != before["red-0"]
     assert len(replies(tmp_path / "out", "predictions_blank.jsonl")) == 3
-    # What is gone cannot be asked about; the replies to it stay.
+    # A missing video cannot be asked about; the replies to it stay.
     (tmp_path / "mine/blue.mp4").unlink()
     assert ask(root, params, given, taught).replaced == {}
     assert replies(tmp_path / "out") == after

@@ -1,4 +1,4 @@
-"""Which file is meant, and which frames of it are shown."""
+"""Resolve questions to files, and load their frames."""
 
 from __future__ import annotations
 
