@@ -141,8 +141,8 @@ def _right(maker: tuple[float, float], user: tuple[float, float]) -> str:
 
 
 def _down(maker: tuple[float, float], user: tuple[float, float]) -> str:
-    """The same, upright: right out of the maker, then down into the user; or down, then left into
-    it."""
+    """Path of such a line in an upright drawing: right out of the maker, then down into the user;
+    or down, then left into it."""
     (ax, ay), (bx, by) = maker, user
     middle_a, middle_b = ax + BOX_WIDTH / 2, bx + BOX_WIDTH / 2
     if ax == bx:

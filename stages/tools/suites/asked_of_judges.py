@@ -10,7 +10,7 @@ from stages.domain.tasks.rewards import Judge, Result
 
 
 class Agreement(NamedTuple):
-    """Whether an answer is right, and how well it matches the true one, from 0 to 5."""
+    """Verdict on an answer: right or wrong, and how well it matches the true one, from 0 to 5."""
 
     right: bool
     marks: int

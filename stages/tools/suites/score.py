@@ -179,7 +179,7 @@ def _those(items: Sequence[Item[Any]], replies: Mapping[str, str]) -> list[Item[
 
 
 def _picked(replies: Mapping[str, str], marks: Marks, items: Sequence[Item[Any]]) -> Marks:
-    """Select the marks of these items; ``said`` has the ids of ``marks``, in their order."""
+    """Select the marks of these items; ``replies`` has the ids of ``marks``, in their order."""
     places = {item_id: position for position, item_id in enumerate(replies)}
     return {name: [each[places[item.item_id]] for item in items] for name, each in marks.items()}
 

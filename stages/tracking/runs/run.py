@@ -187,7 +187,7 @@ def _recorded(
     from mlflow.entities import Param
     from mlflow.exceptions import MlflowException
 
-    lost_after_s()  # what it says wrongly is said before there is a run that nobody would end
+    lost_after_s()  # an invalid setting is reported before there is a run that would stay open
     # A server may have created the run and gone away before it answered: this tag finds it, so that
     # it is not created twice.
     opened = TAG + "opened"

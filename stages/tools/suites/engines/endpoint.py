@@ -78,7 +78,7 @@ class EndpointModel:
         self._failed_in_a_row = 0
 
     def answer(self, questions: Sequence[Question], pending: set[Question], load: Load, on_answers: OnAnswers) -> None:
-        """Ask the pending questions; ``tell`` is called after each answer. A question that the
+        """Ask the pending questions; ``on_answers`` is called after each answer. A question that the
         endpoint does not answer has none.
 
         Raises:

@@ -35,9 +35,9 @@ class LocalModel:
     def answer(
         self, questions: Sequence[Question], pending: set[Question], load: Load, batch_size: int, on_answers: OnAnswers
     ) -> None:
-        """Ask the pending questions, greedily; ``tell`` is called after each batch.
+        """Ask the pending questions, greedily; ``on_answers`` is called after each batch.
 
-        The batches are cut from all of ``asked``, whatever is pending: a reply does not depend on
+        The batches are cut from all ``questions``, whatever is pending: a reply does not depend on
         where an earlier call was interrupted.
         """
         videos = _Videos(self._processor, load, _room(self._model, self._max_new_tokens), questions, self._seed)

@@ -21,7 +21,7 @@ def recall_and_precision(
     """Recall and precision of a caption, in [0, 1]; None if the judge was not able to score it.
 
     Args:
-        known: contents of the reference, if the annotations list them; else the judge lists them.
+        events: contents of the reference, if the annotations list them; else the judge lists them.
         nothing: the share if there is nothing to count: 1 in the published code, 0 here.
     """
     expected = tuple(events) if events else lists(reference)

@@ -16,7 +16,7 @@ _DATASET = re.compile(r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+)@(?P<commit>[0-9a
 
 
 def fetched(address: str, files: tuple[str, ...]) -> Path:
-    """Download the annotations of ``place`` if they are not in the cache. Returns their local path.
+    """Download the annotations of ``address`` if they are not in the cache. Returns their local path.
 
     Args:
         files: names of annotation files, as
