@@ -35,7 +35,7 @@ from stages.lib.rows.jsonl import read_rows, write_json
 from stages.runtime import paths
 from stages.runtime.machine import measured
 from stages.tools.ablation.grid import content_digests
-from stages.tools.ablation.seeds import Pair, pooled_gain
+from stages.tools.ablation.seeds import PolicyPair, pooled_gain
 
 ARMS = ("recipe", "clean", "thorough", "longer")
 #: The teachers of the arms that differ from the recipe's in nothing else.
@@ -85,7 +85,7 @@ def thinking_words(rows: Sequence[Score]) -> float:
 
 def pooled(pairs: Sequence[tuple[Made, Made]]) -> dict[str, Any]:
     """Gain of the first over the second of each seed (:func:`stages.tools.ablation.seeds.pooled_gain`)."""
-    mean, tasks = pooled_gain([Pair(predictions(a), predictions(b), content_digests(a[0])) for a, b in pairs], CONFIDENCE)
+    mean, tasks = pooled_gain([PolicyPair(predictions(a), predictions(b), content_digests(a[0])) for a, b in pairs], CONFIDENCE)
     return {
         "mean": mean.clips.model_dump(),
         "seeds": list(mean.seeds),

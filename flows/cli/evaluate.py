@@ -258,11 +258,13 @@ def _annotations_at(place: str, benchmark: str) -> Path:
         UsageError: there is no such benchmark.
         AnnotationError: the hub does not give them.
     """
-    from stages.tools.suites.published.hub import SCHEME, fetched
+    from stages.tools.suites.published.hub import SCHEME, download_annotations
     from stages.tools.suites.published.registry import BENCHMARKS
 
     _check_benchmark(benchmark)
-    return fetched(place, BENCHMARKS[benchmark].files) if place.startswith(SCHEME) else Path(place).expanduser().resolve()
+    return (
+        download_annotations(place, BENCHMARKS[benchmark].files) if place.startswith(SCHEME) else Path(place).expanduser().resolve()
+    )
 
 
 def _check_benchmark(name: str) -> None:

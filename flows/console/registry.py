@@ -19,7 +19,7 @@ from stages.domain.statistics.paired import Comparison
 from stages.runtime.plain import one_line, plain, redacted
 from stages.tracking.gate.promote import Promotion
 from stages.tracking.lineage.uri import display_uri
-from stages.tracking.registry.compare import Pair
+from stages.tracking.registry.compare import VersionPair
 from stages.tracking.registry.explain import Explanation
 from stages.tracking.registry.ledger import Entry
 from stages.tracking.registry.register import RegisterReport
@@ -98,7 +98,7 @@ def history_table(entries: Sequence[Entry]) -> RenderableType:
     return table
 
 
-def comparison_table(asked: Pair, found: Comparison, confidence: float) -> RenderableType:
+def comparison_table(asked: VersionPair, found: Comparison, confidence: float) -> RenderableType:
     """What one version gained over another, task by task, on the same samples."""
     title = f"Version {asked.after.number} against {asked.before.number}, sample by sample (evaluation {asked.digest})"
     columns = (

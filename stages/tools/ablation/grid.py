@@ -25,7 +25,7 @@ from stages.lib.rows.jsonl import iterate_rows, read_json, read_record, read_row
 from stages.lib.rows.samples import InputError
 from stages.params import GrpoRow, Params, load_params, parse_params
 from stages.runtime import paths
-from stages.tools.ablation.seeds import Gain, Pair, over_seeds, pooled_gain
+from stages.tools.ablation.seeds import Gain, PolicyPair, over_seeds, pooled_gain
 
 IDENTITY_FILE = "identity.json"
 CLIPS_FILE = "clips.json"
@@ -63,7 +63,7 @@ def variant_params(params: Params, seed: int, variant: str) -> dict[str, Any]:
     return table
 
 
-class Measured(Record):
+class PolicyResult(Record):
     """A policy over all seeds: shares of each task's maximum, greedy, on held-out samples.
 
     ``columns``: for each task, and each part that is an axis, the mean over seeds with its t
@@ -109,7 +109,7 @@ class Grid(Record):
     axes: tuple[str, str]
     #: The row that all variants start from.
     start: str
-    rows: tuple[Measured, ...]
+    rows: tuple[PolicyResult, ...]
     contrasts: tuple[Contrast, ...]
     missing: tuple[str, ...]
 
@@ -232,7 +232,7 @@ def _part_axes(params: Params) -> list[str]:
 def _over(
     name: str, title: str, trained_on: Sequence[TaskName], scores: Sequence[Sequence[Score]], clips: Sequence[Shown],
     blank: float | None, params: Params,
-) -> Measured:  # fmt: skip
+) -> PolicyResult:  # fmt: skip
     confidence = params.evaluation.confidence
     results = [task_results(rows, contents, confidence) for rows, contents in zip(scores, clips, strict=True)]
     of_column: dict[str, list[list[Score]]] = {
@@ -240,7 +240,7 @@ def _over(
     }
     of_column |= {axis: [_as_part(rows, axis) for rows in scores] for axis in _part_axes(params)}
     by_seed = {column: tuple(_mean(rows) for rows in each) for column, each in of_column.items()}
-    return Measured(
+    return PolicyResult(
         name=name,
         title=title,
         trained_on=tuple(trained_on),
@@ -276,7 +276,7 @@ def _share(values: Sequence[float], scores: Sequence[Sequence[Score]], clips: Se
     return mean_interval(np.array([value for value, _, _ in judged], dtype=np.float64), design, confidence)
 
 
-def _measured(name: str, results: Results, seeds: Sequence[int], params: Params) -> Measured:
+def _measured(name: str, results: Results, seeds: Sequence[int], params: Params) -> PolicyResult:
     variants = params.ablation.variants if params.ablation else {}
     title = variants[name].title if name in variants else f"{name} (the start)"
     trained_on = params.variants[name].trained_tasks if name in variants else ()
@@ -286,7 +286,7 @@ def _measured(name: str, results: Results, seeds: Sequence[int], params: Params)
     return _over(name, title, trained_on, scores, clips, sum(blank) / len(blank), params)
 
 
-def _trivial(kind: str, results: Results, seeds: Sequence[int], params: Params) -> Measured:
+def _trivial(kind: str, results: Results, seeds: Sequence[int], params: Params) -> PolicyResult:
     scores = [results.scores(seed, "baselines", f"predictions_{kind}") for seed in seeds]
     clips = [results.clips(seed) for seed in seeds]
     return _over(kind, f"{kind} reply", (), scores, clips, None, params)
@@ -294,11 +294,11 @@ def _trivial(kind: str, results: Results, seeds: Sequence[int], params: Params) 
 
 def _contrast(after: str, before: str, results: Results, seeds: Sequence[int], params: Params) -> Contrast:
     confidence = params.evaluation.confidence
-    pairs = [Pair(results.scores(seed, after), results.scores(seed, before), results.clips(seed)) for seed in seeds]
+    pairs = [PolicyPair(results.scores(seed, after), results.scores(seed, before), results.clips(seed)) for seed in seeds]
     mean, tasks = pooled_gain(pairs, confidence)
     columns: dict[str, Gain] = {str(task): gain for task, gain in tasks.items()}
     for axis in _part_axes(params):
-        parts = [Pair(_as_part(pair.after, axis), _as_part(pair.before, axis), pair.shown) for pair in pairs]
+        parts = [PolicyPair(_as_part(pair.after, axis), _as_part(pair.before, axis), pair.contents) for pair in pairs]
         columns[axis] = pooled_gain(parts, confidence)[0]
     return Contrast(after=after, before=before, mean=mean, columns=columns)
 
@@ -346,7 +346,7 @@ def _cell(value: Interval) -> str:
     return f"{value.mean:.3f} [{value.low:.2f}, {value.high:.2f}]"
 
 
-def _bold(text: str, row: Measured, column: str) -> str:
+def _bold(text: str, row: PolicyResult, column: str) -> str:
     """Highlight the tasks that a variant was trained on."""
     return f"**{text}**" if column.split("/")[0] in row.trained_on else text
 

@@ -28,16 +28,16 @@ class Gain(Record):
     over_seeds: Interval | None
 
 
-class Pair(NamedTuple):
+class PolicyPair(NamedTuple):
     """Two policies of one seed on the same samples.
 
-    ``shown``: names of clips that are equal across seeds only for the same clip, such as digests of
+    ``contents``: names of clips that are equal across seeds only for the same clip, such as digests of
     their content.
     """
 
     after: Sequence[Score]
     before: Sequence[Score]
-    shown: Shown
+    contents: Shown
 
 
 def over_seeds(values: Sequence[float], confidence: float) -> Interval | None:
@@ -57,7 +57,7 @@ def over_seeds(values: Sequence[float], confidence: float) -> Interval | None:
     return Interval(mean=mean, low=float(low), high=float(high))
 
 
-def pooled_gain(pairs: Sequence[Pair], confidence: float) -> tuple[Gain, dict[TaskName, Gain]]:
+def pooled_gain(pairs: Sequence[PolicyPair], confidence: float) -> tuple[Gain, dict[TaskName, Gain]]:
     """Gain over tasks and gain of each task, from one pair per seed.
 
     Raises:
@@ -72,8 +72,8 @@ def pooled_gain(pairs: Sequence[Pair], confidence: float) -> tuple[Gain, dict[Ta
         # Seeds have samples of the same names.
         for rows, kept in ((pair.after, after), (pair.before, before)):
             kept += [row.model_copy(update={"sample_id": f"{number}:{row.sample_id}"}) for row in rows]
-        contents |= {f"{number}:{sample}": clips for sample, clips in pair.shown.items()}
-        mean, tasks = paired_difference(pair.after, pair.before, pair.shown, confidence)
+        contents |= {f"{number}:{sample}": clips for sample, clips in pair.contents.items()}
+        mean, tasks = paired_difference(pair.after, pair.before, pair.contents, confidence)
         means.append(mean.mean)
         for task, samples_of_task in tasks.items():
             by_task.setdefault(task, []).append(samples_of_task.mean)

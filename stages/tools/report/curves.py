@@ -16,7 +16,7 @@ from stages.domain.rl.gauges import GAUGES
 from stages.lib.evaluation.results import PolicyScores
 from stages.params import Params
 from stages.runtime import paths
-from stages.tools.report.drawing import Area, Points, canvas, finished, line, put, rule, scale_y, ticks
+from stages.tools.report.drawing import Area, Points, canvas, line, put, rule, scale_y, ticks, to_markup
 
 #: Size of a drawing in pixels, before the page scales it.
 WIDTH, HEIGHT = 340, 190
@@ -119,7 +119,7 @@ def _task(task: str, rows: Sequence[str], params: Params, grpo: Curves, scores: 
             put(drawing, "line", "whisker", x1=area.px(position), x2=area.px(position), y1=area.py(low), y2=area.py(high))
         hint = f"{row}, held out: {score.mean:.3f}{spread}"
         put(drawing, "circle", "dot", hint=hint, cx=area.px(position), cy=area.py(score.mean), r=4)
-    return finished(drawing)
+    return to_markup(drawing)
 
 
 def of_training(root: Path) -> list[dict[str, Any]]:
@@ -149,7 +149,7 @@ def _lines(label: str, lines: Mapping[str, Points]) -> Markup:
     _scale_x(drawing, area)
     for number, (row, points) in enumerate(lines.items()):
         _curve(drawing, area, points, f"c{number % 6}", row)
-    return finished(drawing)
+    return to_markup(drawing)
 
 
 def _scale_x(drawing: Any, area: Area) -> None:
@@ -225,4 +225,4 @@ def _gauge(name: str, above: float, rows: Sequence[str], lines: Mapping[str, Poi
             line(drawing, area, points, "c0", row)
             for x_value, value in points:
                 put(drawing, "circle", "dot", hint=f"{row}: {value:.3f}", cx=area.px(x_value), cy=area.py(value), r=3)
-    return finished(drawing)
+    return to_markup(drawing)

@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 import networkx as nx  # type: ignore[import-untyped]
 from markupsafe import Markup
 
-from stages.tools.report.drawing import canvas, finished, put
+from stages.tools.report.drawing import canvas, put, to_markup
 
 #: Sizes in pixels of a drawing that is not scaled: a box, and the room between two.
 BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MARGIN = 110, 86, 22, 16, 2
@@ -107,7 +107,7 @@ def draw(boxes: Sequence[Box], edges: Sequence[tuple[str, str]], *, upright: boo
         put(drawing, "path", "edge", d=path, hint=f"{maker} → {user}")
     for box in boxes:
         _draw_box(drawing, box, *_corner(where[box.name]))
-    return finished(drawing)
+    return to_markup(drawing)
 
 
 def _draw_box(drawing: ET.Element, box: Box, x: float, y: float) -> None:

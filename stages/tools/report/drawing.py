@@ -76,7 +76,7 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     return [round(float(value), 12) for value in values if low - slack <= value <= high + slack]
 
 
-def finished(drawing: ET.Element) -> Markup:
+def to_markup(drawing: ET.Element) -> Markup:
     """The drawing as markup for a page; any text in it is escaped."""
     return Markup(ET.tostring(drawing, encoding="unicode"))  # noqa: S704
 
@@ -91,4 +91,4 @@ def interval_bar(low: float, mean: float, high: float, span: tuple[float, float]
         put(drawing, "line", "zero", x1=area.px(0), x2=area.px(0), y1=0, y2=10)
     put(drawing, "rect", "range", x=area.px(low), width=max(area.px(high) - area.px(low), 1), y=3, height=4, rx=2)
     put(drawing, "circle", "mean", cx=area.px(mean), cy=5, r=3)
-    return finished(drawing)
+    return to_markup(drawing)

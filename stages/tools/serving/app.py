@@ -97,10 +97,10 @@ class ServingApp:
         except Refused as refused:
             reply = _refusal(refused)
         except Exception as error:
-            from stages.tools.serving.server import failed
+            from stages.tools.serving.server import fault_message
 
             _log.exception("a request failed")
-            reply = _refusal(Refused(500, failed(error)))
+            reply = _refusal(Refused(500, fault_message(error)))
         _log.info("%s %r %d, %.2f s", scope["method"], path[:SHOWN], reply.status, time.monotonic() - started)
         headers = [("content-type", reply.kind), ("content-length", str(len(reply.content))), *reply.headers]
         unread = not reading.whole
@@ -134,7 +134,7 @@ class ServingApp:
         if path == "/openapi.json":
             return Reply(200, json.dumps(openapi(self._key is not None)).encode())
         if path == "/docs":
-            return Reply(200, described().encode(), "text/plain; charset=utf-8")
+            return Reply(200, describe().encode(), "text/plain; charset=utf-8")
         raise Refused(404, "path: not one of /invocations, /ping, /health, /version, /docs, /openapi.json; ask POST /invocations")
 
     def _check_caller(self, headers: Mapping[str, str]) -> None:
@@ -354,7 +354,7 @@ def openapi(keyed: bool) -> dict[str, Any]:
     return document
 
 
-def described() -> str:
+def describe() -> str:
     """Describe the service for a person."""
     from stages.tools.serving.requests import FORMS, QuestionRow
 
@@ -381,7 +381,7 @@ def main(folder: str, host: str, port: str) -> int:
     # Its own handlers come between; behind them this one lets the interpreter end in order.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _allow_descriptors()
-    from stages.tools.serving.protocol import Patient
+    from stages.tools.serving.protocol import BoundedProtocol
     from stages.tools.serving.server import VideoAnswers
     from stages.tracking.lineage.uri import TrackingError
 
@@ -397,7 +397,7 @@ def main(folder: str, host: str, port: str) -> int:
         app,
         host=host,
         port=int(port),
-        http=Patient,
+        http=BoundedProtocol,
         ws="none",
         lifespan="off",
         interface="asgi3",

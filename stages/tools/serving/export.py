@@ -34,7 +34,7 @@ _GRID_A_FRAME = "a grid a frame, where all versions of transformers and vLLM agr
 
 
 @dataclass(frozen=True)
-class Published:
+class ExportedVersion:
     """The exported version, its folder and its size."""
 
     version: Version
@@ -42,7 +42,7 @@ class Published:
     size_bytes: int
 
 
-def publish(session: Session, which: str, out: Path) -> Published:
+def export_version(session: Session, which: str, out: Path) -> ExportedVersion:
     """Write the version with that number or alias into ``out``: weights, processor, chat template,
     generation settings, a model card, and the files that ``mlflow models serve`` needs.
 
@@ -75,7 +75,7 @@ def publish(session: Session, which: str, out: Path) -> Published:
         config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
         put_bytes(whole, CARD_FILE, card(explanation, usage, config).encode())
         whole.replace(out)
-    return Published(version, out, sum(path.stat().st_size for path in out.rglob("*") if path.is_file()))
+    return ExportedVersion(version, out, sum(path.stat().st_size for path in out.rglob("*") if path.is_file()))
 
 
 def card(explanation: Explanation, usage: Usage, config: Mapping[str, Any]) -> str:

@@ -30,7 +30,7 @@ class Prediction:
     caution: str | None
 
 
-def look(video: Path) -> None:
+def check_video(video: Path) -> None:
     """Check a file before a model is loaded for it: its packets and its first frame.
 
     Raises:
@@ -52,7 +52,7 @@ def predict(session: Session, video: Path, question: str, version: str, tell: Ca
         TrackingError: the registry has no such version, its files are in neither cache nor remote,
             or it has no settings for requests.
     """
-    look(video)
+    check_video(video)
     tell("asking the registry")
     from stages.tracking.registry.named import find_named
     from stages.tracking.registry.servable import usage_of_version
@@ -72,7 +72,7 @@ def predict_with(folder: Path, video: Path, question: str, tell: Callable[[str],
         InputError: ``folder`` is not such a folder.
         TrackingError: its settings for requests are damaged.
     """
-    look(video)
+    check_video(video)
     from stages.tracking.registry.servable import parse_usage
 
     file = folder / paths.USAGE_FILE

@@ -12,7 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from stages.tools.serving.limits import HEAD_S, MAX_CONNECTIONS, RETRY_S
 
 
-class Patient(H11Protocol):
+class BoundedProtocol(H11Protocol):
     """HTTP/1.1 on one connection: the head of each request arrives within HEAD_S, or the connection
     is closed."""
 

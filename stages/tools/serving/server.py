@@ -41,7 +41,7 @@ from stages.tools.serving.files import OpenFile, open_named
 from stages.tools.serving.limits import BATCH_PIXELS, DECODING_SHARE, FRAME_BYTES, REQUEST_FRAME_BYTES, limits_from_environment
 from stages.tools.serving.refusal import Refused
 from stages.tools.serving.requests import QuestionRow, parse_rows
-from stages.tools.serving.videos import Budget, Decoders, keep_base64, late
+from stages.tools.serving.videos import Budget, Decoders, keep_base64, timed_out
 from stages.tracking.registry.servable import parse_usage
 
 _log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Gone(Exception):
 
 
 @dataclass(frozen=True)
-class Question:
+class RowPrompt:
     """A row of a request: its prompt, and which of the request's files it is about."""
 
     prompt: str
@@ -74,7 +74,7 @@ class Question:
 class Request:
     """A request with its videos opened, each once. The caller closes it."""
 
-    questions: tuple[Question, ...]
+    questions: tuple[RowPrompt, ...]
 
     @property
     def files(self) -> tuple[OpenFile, ...]:
@@ -149,7 +149,7 @@ class VideoAnswers(PythonModel):
         except Exception as error:
             # The boundary to the client: the traceback is for the server's log only.
             _log.exception("a request failed")
-            raise Refusal(failed(error), error_code=codes.INTERNAL_ERROR) from error
+            raise Refusal(fault_message(error), error_code=codes.INTERNAL_ERROR) from error
 
     @property
     def timeout_s(self) -> float:
@@ -183,7 +183,7 @@ class VideoAnswers(PythonModel):
                 file = files.setdefault(file.key, file)
                 question = render_question(row.question, row.options, self._usage.prompt)
                 analysed = self._usage.analysed if row.task is None else task_of(row.task).analysed
-                questions.append(Question(render_prompt(question, self._usage.prompt, analysed=analysed), file))
+                questions.append(RowPrompt(render_prompt(question, self._usage.prompt, analysed=analysed), file))
         except BaseException:
             for file in files.values():
                 file.close()
@@ -227,7 +227,7 @@ class VideoAnswers(PythonModel):
                 return turn.result(max(ends - time.monotonic(), 0))
             except OutOfTime:
                 if turn.cancel():
-                    raise late("waiting for other requests", self._limits.timeout_s) from None
+                    raise timed_out("waiting for other requests", self._limits.timeout_s) from None
                 # It ends by itself, and reports that.
                 return turn.result()
 
@@ -258,7 +258,7 @@ class VideoAnswers(PythonModel):
                 max_time_s=max(ends - time.monotonic(), 0.001),
             )
             if time.monotonic() >= ends:
-                raise late("generation", self._limits.timeout_s)
+                raise timed_out("generation", self._limits.timeout_s)
         return [answer_row(text) for text in replies]
 
 
@@ -274,7 +274,7 @@ def batches(items: Sequence[tuple[str, Frames]]) -> Iterator[Sequence[tuple[str,
     yield items[start:]
 
 
-def failed(error: Exception) -> str:
+def fault_message(error: Exception) -> str:
     """Message about a fault of the server for an untrusted client: the exception's type, not its
     text."""
     return f"the server failed on this request ({type(error).__name__}); its log says more"

@@ -57,11 +57,11 @@ def decode(job: Job) -> Frames:
         return load_bounded(DecodeRequest(job.path, job.frames, VIDEO_PIXEL_BYTES), shrink_of(job.model))
     except VideoError as error:
         if _is_short_of_memory(error):
-            raise hungry(job.name) from error
+            raise out_of_memory(job.name) from error
         raise VideoError(error.reason, error.detail.replace(job.path.name, job.name, 1)) from error
     except (MemoryError, RuntimeError) as error:
         if _is_short_of_memory(error):
-            raise hungry(job.name) from error
+            raise out_of_memory(job.name) from error
         raise
 
 
@@ -72,7 +72,7 @@ def _is_short_of_memory(error: BaseException) -> bool:
     )
 
 
-def hungry(name: str) -> VideoError:
+def out_of_memory(name: str) -> VideoError:
     """Error for a video that takes more memory than it may."""
     return VideoError("too-large", f"{name}: needs more memory than {DECODER_BYTES >> 20} MB to decode; scale the video down")
 
@@ -114,9 +114,9 @@ class Decoders:
             raise Refused(400, f"{field}: {error}; send a video that ffmpeg can read") from error
         if isinstance(result, Lost):
             if result.reason == "timeout":
-                raise late(f"decoding {field}", self._limit_s)
+                raise timed_out(f"decoding {field}", self._limit_s)
             if result.reason == "waiting":
-                raise late(f"decoding {field}, with what came before it", None)
+                raise timed_out(f"decoding {field}, with what came before it", None)
             raise Refused(400, f"{field}: {file.name}: {result.detail}; send a video that ffmpeg can read")
         return result
 
@@ -126,7 +126,7 @@ class Decoders:
         self._slow.close()
 
 
-def late(what: str, limit_s: float | None) -> Refused:
+def timed_out(what: str, limit_s: float | None) -> Refused:
     """Refusal for a request whose time is over. ``limit_s``: the limit, if it is not the
     request's."""
     within = "in the time of the request" if limit_s is None else f"within {limit_s:g} s"
@@ -192,7 +192,7 @@ class Budget:
                 self._queue.remove(ticket)
                 self._changed.notify_all()
             if not free:
-                raise late("waiting for other requests", None)
+                raise timed_out("waiting for other requests", None)
             self._left -= size
         try:
             yield

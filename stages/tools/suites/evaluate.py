@@ -33,7 +33,7 @@ from stages.runtime.plain import one_line
 from stages.tools.suites.engines.answers import Answers, open_answers
 from stages.tools.suites.engines.contents import CONTENTS_FILE, Contents
 from stages.tools.suites.engines.endpoint import JPEG_QUALITY, MP4_CRF, EndpointModel, Form
-from stages.tools.suites.engines.models import MAX_PIXELS_PER_FRAME, choose
+from stages.tools.suites.engines.models import MAX_PIXELS_PER_FRAME, select_model
 from stages.tools.suites.engines.questions import CONTROLS, Answer, EngineError, Load, OnAnswers, Question, drawn, questions
 from stages.tools.suites.engines.videos import VideoLoader, protocol, video_key_of
 from stages.tools.suites.markdown import as_markdown
@@ -92,9 +92,9 @@ def model_engine(session: Session, params: Params, request: EvaluationRequest, w
     """Engine of a model in this process, which is loaded when the first question is asked.
 
     Raises:
-        EngineError, TrackingError: see :func:`stages.tools.suites.engines.models.choose`.
+        EngineError, TrackingError: see :func:`stages.tools.suites.engines.models.select_model`.
     """
-    chosen = choose(session, params, which, revision)
+    chosen = select_model(session, params, which, revision)
     most = request.max_new_tokens or chosen.max_new_tokens
     batch_size = request.batch_size or params.evaluation.batch_size
 

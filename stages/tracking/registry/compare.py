@@ -13,7 +13,7 @@ from stages.tracking.session import Session
 
 
 @dataclass(frozen=True)
-class Pair:
+class VersionPair:
     """Two versions and the evaluation they are compared under. ``to_rescore``: the one without
     scores under it."""
 
@@ -23,7 +23,7 @@ class Pair:
     to_rescore: Version | None
 
 
-def pair(session: Session, after: str, before: str) -> Pair:
+def find_pair(session: Session, after: str, before: str) -> VersionPair:
     """Find two versions of one model (numbers, aliases, ``models:/NAME/3``) and an evaluation that
     both were scored under, else that of ``after``.
 
@@ -46,11 +46,11 @@ def pair(session: Session, after: str, before: str) -> Pair:
         scored.append(version.scores.digest)
     for digest in scored:
         if ours.samples_under(digest) and theirs.samples_under(digest):
-            return Pair(ours, theirs, digest, None)
-    return Pair(ours, theirs, scored[0], None if scored[0] == scored[1] else theirs)
+            return VersionPair(ours, theirs, digest, None)
+    return VersionPair(ours, theirs, scored[0], None if scored[0] == scored[1] else theirs)
 
 
-def compare_pair(session: Session, versions: Pair, confidence: float) -> Comparison:
+def compare_pair(session: Session, versions: VersionPair, confidence: float) -> Comparison:
     """Compare ``after`` - ``before``, by task and over all tasks. ``confidence``: of the intervals.
 
     Raises:

@@ -20,7 +20,7 @@ from stages.lib.rows.jsonl import write_json, write_record, write_rows
 from stages.lib.rows.samples import InputError
 from stages.params import GrpoRow, Params, ParamsError, load_params, parse_params
 from stages.tools.ablation.grid import IDENTITY_FILE, Results, figure, markdown, read_grid, start_of, variant_params
-from stages.tools.ablation.seeds import Pair, over_seeds, pooled_gain
+from stages.tools.ablation.seeds import PolicyPair, over_seeds, pooled_gain
 from tests.support.checkout import ROOT
 
 RECIPES = ("smoke", "tiny", "vidbridge-r1", "vidbridge-r1-staged", "videocap-r1")
@@ -124,7 +124,7 @@ def test_a_gain_pairs_samples_within_each_seed() -> None:
     clips = {f"{task}/c{i}": [f"c{i}"] for task in ("mcqa", "caption") for i in range(4)}
     # The second seed is easier by 0.5 everywhere: unpaired, its clips would hide the gain of 0.1.
     pairs = [
-        Pair(
+        PolicyPair(
             scores("mcqa", [0.1 + level] * 4) + scores("caption", [level] * 4),
             scores("mcqa", [level] * 4) + scores("caption", [level] * 4),
             clips,
@@ -135,7 +135,7 @@ def test_a_gain_pairs_samples_within_each_seed() -> None:
     assert tasks["mcqa"].clips.mean == pytest.approx(0.1)
     assert 0 <= tasks["mcqa"].clips.low < 0.1, "four clips, which both seeds hold out, are four clips"
     apart = [
-        pair._replace(shown={name: [f"{seed}:{clip}" for clip in clips] for name, clips in pair.shown.items()})
+        pair._replace(contents={name: [f"{seed}:{clip}" for clip in clips] for name, clips in pair.contents.items()})
         for seed, pair in enumerate(pairs)
     ]
     assert pooled_gain(apart, 0.95)[1]["mcqa"].clips.low > tasks["mcqa"].clips.low, "eight would say more"

@@ -22,7 +22,7 @@ from stages.lib.rows.samples import InputError
 from stages.pages.render import template_text
 from stages.params import load_params
 from stages.runtime import paths
-from stages.tools.ablation.grid import Contrast, Grid, Measured
+from stages.tools.ablation.grid import Contrast, Grid, PolicyResult
 from stages.tools.ablation.seeds import Gain
 from stages.tools.report import cost, scores
 from stages.tools.report.environment import environment
@@ -176,7 +176,7 @@ def grid() -> Grid:
     gain = Gain(
         clips=Interval(mean=0.125, low=-0.1, high=0.3), seeds=(0.1, 0.15), over_seeds=Interval(mean=0.125, low=0.0625, high=0.2)
     )
-    row = Measured(
+    row = PolicyResult(
         name="caption", title="caption <only>", trained_on=("caption",), columns={"mcqa": spread}, by_seed={"mcqa": (0.4, 0.6)},
         seeds=(0.4, 0.6), format=1.0, blank=None,
     )  # fmt: skip

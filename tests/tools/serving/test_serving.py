@@ -21,11 +21,11 @@ from stages.lib.rows.samples import InputError
 from stages.lib.video.loader import load_video
 from stages.params import load_params
 from stages.runtime.workers import Aside
-from stages.tools.serving.export import card, publish
+from stages.tools.serving.export import card, export_version
 from stages.tools.serving.refusal import Refused
 from stages.tools.serving.requests import parse_rows
 from stages.tools.serving.server import Refusal, batches
-from stages.tools.suites.engines.models import choose
+from stages.tools.suites.engines.models import select_model
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.explain import explain
 from stages.tracking.registry.register import register
@@ -160,7 +160,7 @@ def test_a_reply_that_takes_too_long_is_cut_off(champion: Any, videos: Path, mon
 @pytest.fixture(scope="module")
 def exported(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "model"
-    made = publish(Session(project), CHAMPION, folder)
+    made = export_version(Session(project), CHAMPION, folder)
     assert (made.version.number, made.folder) == (1, folder)
     return folder
 
@@ -183,16 +183,16 @@ SCORES = {
 def test_what_is_put_through_a_benchmark_is_asked_as_its_version_says(project: Path, exported: Path) -> None:
     params = load_params(project / "params.yaml")
     other = params.model_copy(update={"prompt": params.prompt.model_copy(update={"instruction": "As params.yaml says now"})})
-    chosen = [choose(Session(project), other, which, None) for which in (URI, f"models:/{MODEL}/1", "champion", "1")]
+    chosen = [select_model(Session(project), other, which, None) for which in (URI, f"models:/{MODEL}/1", "champion", "1")]
     assert {one.version.number for one in chosen if one.version} == {1}
     assert len({one.identity["weights"] for one in chosen}) == 1
-    for one in (*chosen, choose(Session(project), other, str(exported), None)):
-        assert one.asks_itself
+    for one in (*chosen, select_model(Session(project), other, str(exported), None)):
+        assert one.has_settings
         assert (one.prompt, one.max_new_tokens, one.precision) == (params.prompt, params.evaluation.max_new_tokens, "fp32")
-    assert not choose(Session(project), other, str(project / "made"), None).asks_itself
-    assert choose(Session(project), other, str(project / "made"), None).prompt == other.prompt
+    assert not select_model(Session(project), other, str(project / "made"), None).has_settings
+    assert select_model(Session(project), other, str(project / "made"), None).prompt == other.prompt
     with pytest.raises(TrackingError, match="no version '9'"):
-        choose(Session(project), other, f"models:/{MODEL}/9", None)
+        select_model(Session(project), other, f"models:/{MODEL}/9", None)
 
 
 def test_an_exported_folder_stands_alone(exported: Path, project: Path, videos: Path, champion: Any) -> None:
@@ -246,7 +246,7 @@ def test_a_card_says_what_a_reader_needs(exported: Path, project: Path, tmp_path
     for name, text in tags.items():
         client.set_model_version_tag(MODEL, "1", TAG + name, text)
     try:
-        publish(Session(project), "1", tmp_path / "scored")
+        export_version(Session(project), "1", tmp_path / "scored")
     finally:
         for name in tags:
             client.delete_model_version_tag(MODEL, "1", TAG + name)
@@ -286,11 +286,11 @@ def test_a_card_says_by_which_rule_text_was_placed_behind_videos(project: Path, 
 def test_an_export_overwrites_nothing(project: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="holds something already; name a new or an empty folder"):
-        publish(Session(project), CHAMPION, tmp_path)
+        export_version(Session(project), CHAMPION, tmp_path)
     with pytest.raises(InputError, match="holds something already"):
-        publish(Session(project), CHAMPION, tmp_path / "mine.txt")
+        export_version(Session(project), CHAMPION, tmp_path / "mine.txt")
     (tmp_path / "empty").mkdir()
-    publish(Session(project), CHAMPION, tmp_path / "empty")
+    export_version(Session(project), CHAMPION, tmp_path / "empty")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine.txt"]
 
 
@@ -298,9 +298,9 @@ def test_a_version_of_older_code_says_what_to_do(project: Path, tmp_path: Path) 
     client = open_client(project)
     client.delete_model_version_tag(MODEL, "1", TAG + USAGE)
     with pytest.raises(TrackingError, match=r"has no settings for requests .*: vidbridge register"):
-        publish(Session(project), CHAMPION, tmp_path / "model")
+        export_version(Session(project), CHAMPION, tmp_path / "model")
     assert register(Session(project)).updated == (1,)
-    publish(Session(project), CHAMPION, tmp_path / "model")
+    export_version(Session(project), CHAMPION, tmp_path / "model")
 
 
 def test_one_file_is_one_video_however_it_is_named(champion: Any, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

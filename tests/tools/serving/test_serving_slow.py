@@ -22,7 +22,7 @@ from flows.processes.prefect_server import free_port
 from stages.lib.video.encoder import ffmpeg_binary
 from stages.params import load_params
 from stages.runtime.workers import Aside
-from stages.tools.serving.export import publish
+from stages.tools.serving.export import export_version
 from stages.tracking.registry.versions import CHAMPION
 from stages.tracking.session import Session
 from tests.support.checkout import ROOT
@@ -118,7 +118,7 @@ def test_a_slow_video_costs_its_own_request_and_no_other(champion: Any, monkeypa
 @pytest.fixture(scope="module")
 def exported(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "model"
-    made = publish(Session(project), CHAMPION, folder)
+    made = export_version(Session(project), CHAMPION, folder)
     assert (made.version.number, made.folder) == (1, folder)
     return folder
 

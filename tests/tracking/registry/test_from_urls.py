@@ -31,7 +31,7 @@ from stages.tracking.lineage.cache_folder import (
 )
 from stages.tracking.lineage.listing import ListError
 from stages.tracking.lineage.uri import TrackingError
-from stages.tracking.registry.compare import compare_pair, pair
+from stages.tracking.registry.compare import compare_pair, find_pair
 from stages.tracking.registry.explain import explain
 from stages.tracking.registry.named import MODEL_VARIABLE, find_named
 from stages.tracking.registry.servable import load_servable
@@ -97,11 +97,11 @@ def test_two_urls_are_enough(cache: Path, template: Path, monkeypatch: pytest.Mo
 
 def test_versions_are_compared_by_their_scores_in_the_remote(cache: Path) -> None:
     session = reader()
-    asked = pair(session, f"models:/{MODEL}/7", "5")
+    asked = find_pair(session, f"models:/{MODEL}/7", "5")
     assert (asked.after.number, asked.before.number, asked.to_rescore) == (7, 5, None)
     assert compare_pair(session, asked, 0.95).mean.mean == pytest.approx(0.15)
     with pytest.raises(TrackingError, match="other and vidbridge-tiny are two registered models"):
-        pair(session, f"models:/{MODEL}/7", "models:/other/5")
+        find_pair(session, f"models:/{MODEL}/7", "models:/other/5")
     assert is_cache(cache)
 
 

@@ -34,7 +34,7 @@ _REMEDY = "copy the files of the model it was trained from beside it: AutoProces
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SelectedModel:
     """A model that was selected by name.
 
     Attributes:
@@ -42,7 +42,7 @@ class Chosen:
         identity: of its weights; equal ones reply alike.
         prompt, max_new_tokens, precision: settings of its training if it records them, else those
             of ``params.yaml``.
-        asks_itself: whether it records them.
+        has_settings: whether it records them.
         version: in the registry.
     """
 
@@ -51,12 +51,12 @@ class Chosen:
     prompt: PromptTexts
     max_new_tokens: int
     precision: Precision
-    asks_itself: bool
+    has_settings: bool
     version: Version | None
     load: Callable[[], tuple[PreTrainedModel, ProcessorMixin]]
 
 
-def choose(session: Session, params: Params, which: str, revision: str | None) -> Chosen:
+def select_model(session: Session, params: Params, which: str, revision: str | None) -> SelectedModel:
     """Resolve ``which``: ``models:/NAME@ALIAS``, ``models:/NAME/3``, an alias or a number of the
     project's registered model, a Hugging Face folder, or a hub id with its revision.
 
@@ -93,25 +93,25 @@ def _looks_like_a_folder(which: str, folder: Path) -> bool:
     return which.startswith(("/", "./", "../", "~")) or (folder / "config.json").is_file()
 
 
-def _of_registry(session: Session, params: Params, which: str) -> Chosen:
+def _of_registry(session: Session, params: Params, which: str) -> SelectedModel:
     version = find_named(session, which)
     usage = usage_of_version(version) if TAG + USAGE in version.tags else None
     folder = load_version(session.root, version)
     name = f"{version.model} version {version.number}"
     check_folder(folder, name)
-    return _chosen(params, name, {"model": version.model, "weights": version.source}, usage, version, folder)
+    return _selected(params, name, {"model": version.model, "weights": version.source}, usage, version, folder)
 
 
-def _of_folder(params: Params, folder: Path) -> Chosen:
+def _of_folder(params: Params, folder: Path) -> SelectedModel:
     if not folder.is_dir():
         raise EngineError(f"--model: {str(folder)!r} is not a folder; name one that holds a model, a version, or a hub id")
     check_folder(folder, str(folder))
     file = folder / paths.USAGE_FILE
     usage = parse_usage(file.read_bytes(), str(file)) if file.is_file() else None
-    return _chosen(params, "/".join(folder.resolve().parts[-2:]), {"weights": f"sha256:{_content(folder)}"}, usage, None, folder)
+    return _selected(params, "/".join(folder.resolve().parts[-2:]), {"weights": f"sha256:{_content(folder)}"}, usage, None, folder)
 
 
-def _of_hub(params: Params, name: str, revision: str | None) -> Chosen:
+def _of_hub(params: Params, name: str, revision: str | None) -> SelectedModel:
     if revision is None:
         raise EngineError(f"--revision: not set, and {name!r} is a model of the hub; pass its commit")
     if not _COMMIT.fullmatch(revision):
@@ -120,20 +120,20 @@ def _of_hub(params: Params, name: str, revision: str | None) -> Chosen:
     pixels = same.max_pixels_per_frame if same else MAX_PIXELS_PER_FRAME
     identity = {"weights": f"{name}@{revision}", "max_pixels_per_frame": str(pixels)}
     load = partial(_load_hub, name, revision, params.model.precision, pixels)
-    return Chosen(name, identity, params.prompt, params.evaluation.max_new_tokens, params.model.precision, False, None, load)
+    return SelectedModel(name, identity, params.prompt, params.evaluation.max_new_tokens, params.model.precision, False, None, load)
 
 
-def _chosen(
+def _selected(
     params: Params, name: str, identity: dict[str, str], usage: Usage | None, version: Version | None, folder: Path
-) -> Chosen:
+) -> SelectedModel:
     precision = usage.model.precision if usage else params.model.precision
-    return Chosen(
+    return SelectedModel(
         name=name,
         identity=identity,
         prompt=usage.prompt if usage else params.prompt,
         max_new_tokens=usage.max_new_tokens if usage else params.evaluation.max_new_tokens,
         precision=precision,
-        asks_itself=usage is not None,
+        has_settings=usage is not None,
         version=version,
         load=partial(_load_folder, folder, precision, name),
     )

@@ -24,7 +24,7 @@ from stages.tools.suites.published.benchmark import (
     Words,
 )
 from stages.tools.suites.published.captions import recall_and_precision, strict_caption
-from stages.tools.suites.published.files import gathered, rows, text_of, typed, without_blanks
+from stages.tools.suites.published.files import collect_questions, parse_row, rows, text_of, without_blanks
 
 QUESTION = "Describe the video in detail: what happens, in order, and what is seen and what it looks like."
 
@@ -39,7 +39,9 @@ class Row(PublishedRow):
 def read(path: Path) -> Questions[Row]:
     some, no_event = without_blanks(rows(path, FILES), ("events",))
     whole, no_object = without_blanks(some, ("objects",))
-    return gathered(whole, lambda raw: [_item(typed(Row, raw))], lambda raw: text_of(raw, "video"), [*no_event, *no_object])
+    return collect_questions(
+        whole, lambda raw: [_item(parse_row(Row, raw))], lambda raw: text_of(raw, "video"), [*no_event, *no_object]
+    )
 
 
 def _item(row: Row) -> Item[Row]:

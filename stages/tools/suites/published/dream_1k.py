@@ -29,7 +29,7 @@ from stages.tools.suites.published.benchmark import (
     Words,
 )
 from stages.tools.suites.published.captions import recall_and_precision, strict_caption
-from stages.tools.suites.published.files import Raw, gathered, rows, text_of, typed, without_blanks
+from stages.tools.suites.published.files import Raw, collect_questions, parse_row, rows, text_of, without_blanks
 
 QUESTION = "Describe the video in detail."
 
@@ -80,13 +80,13 @@ class TarsierRow(PublishedRow):
 def read(path: Path) -> Questions[Row]:
     some, here = without_blanks(rows(path, FILES), ("events",))
     whole, blanks = without_blanks(some, ("extra_info", "events"))
-    return gathered(whole, lambda raw: [_item(_row(raw))], lambda raw: text_of(raw, "idx"), [*here, *blanks])
+    return collect_questions(whole, lambda raw: [_item(_row(raw))], lambda raw: text_of(raw, "idx"), [*here, *blanks])
 
 
 def _row(raw: Raw) -> Row:
     if not isinstance(raw.value, dict) or "messages" not in raw.value:
-        return typed(Row, raw)
-    row = typed(TarsierRow, raw)
+        return parse_row(Row, raw)
+    row = parse_row(TarsierRow, raw)
     reference = next((part.reference for turn in row.messages for part in turn.content if part.reference), None)
     value = {
         "idx": row.idx,
@@ -95,7 +95,7 @@ def _row(raw: Raw) -> Row:
         "description": reference,
         "events": row.extra_info.events,
     }
-    return typed(Row, raw._replace(value=value))
+    return parse_row(Row, raw._replace(value=value))
 
 
 def _item(row: Row) -> Item[Row]:

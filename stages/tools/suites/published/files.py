@@ -50,7 +50,7 @@ def rows(path: Path, names: tuple[str, ...]) -> list[Raw]:
     return entries
 
 
-def typed(kind: type[Row], raw: Raw) -> Row:
+def parse_row(kind: type[Row], raw: Raw) -> Row:
     """Parse the entry as a row of ``kind``.
 
     Raises:
@@ -71,7 +71,7 @@ def typed(kind: type[Row], raw: Raw) -> Row:
         raise AnnotationError(f"annotations: {raw.where}: {field}: {message} (value {display_value(first['input'])})") from error
 
 
-def gathered(
+def collect_questions(
     raws: Iterable[Raw],
     items_of: Callable[[Raw], Iterable[Item[RowT]]],
     id_of: Callable[[Raw], str | None],

@@ -15,7 +15,7 @@ SCHEME = "hf://"
 _DATASET = re.compile(r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+)@(?P<commit>[0-9a-f]{40})(?:/(?P<inside>.+))?")
 
 
-def fetched(address: str, files: tuple[str, ...]) -> Path:
+def download_annotations(address: str, files: tuple[str, ...]) -> Path:
     """Download the annotations of ``address`` if they are not in the cache. Returns their local path.
 
     Args:

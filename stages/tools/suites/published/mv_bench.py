@@ -26,7 +26,7 @@ from stages.tools.suites.published.benchmark import (
     Words,
 )
 from stages.tools.suites.published.choices import letter, lmms_eval_answer, lmms_eval_spoken, strict_choice, vlmevalkit_right
-from stages.tools.suites.published.files import Raw, gathered, rows, typed
+from stages.tools.suites.published.files import Raw, collect_questions, parse_row, rows
 
 #: VLMEvalKit marks a prediction with this text as failed, and its table then counts it as right.
 _KIT_FAIL_MESSAGE = "Failed to obtain answer via API."
@@ -82,7 +82,7 @@ class Row(PublishedRow):
 
 
 def read(path: Path) -> Questions[Row]:
-    return gathered(rows(path, FILES), lambda raw: [_item(raw, typed(Row, raw))], _id)
+    return collect_questions(rows(path, FILES), lambda raw: [_item(raw, parse_row(Row, raw))], _id)
 
 
 def _id(raw: Raw) -> str:

@@ -29,7 +29,7 @@ from stages.tools.suites.published.benchmark import (
     Measure,
     Questions,
 )
-from stages.tools.suites.published.files import Raw, display_value, gathered, rows, text_of, typed
+from stages.tools.suites.published.files import Raw, collect_questions, display_value, parse_row, rows, text_of
 from stages.tools.suites.released import released_answer
 
 #: A judge's verdict on an answer to a sample.
@@ -62,7 +62,7 @@ def _benchmark(name: str, task: TaskName, says: Says, most: float) -> Benchmark[
 
 def _read(path: Path, files: tuple[str, ...], task: TaskName) -> Questions[Sample]:
     def items_of(raw: Raw) -> list[Item[Sample]]:
-        sample = typed(Sample, raw)
+        sample = parse_row(Sample, raw)
         if (sample.task, sample.split) != (task, "test"):
             raise AnnotationError(
                 f"annotations: {raw.where}: task {display_value(sample.task)}, split {display_value(sample.split)}:"
@@ -82,7 +82,7 @@ def _read(path: Path, files: tuple[str, ...], task: TaskName) -> Questions[Sampl
             )
         ]
 
-    return gathered(rows(path, files), items_of, lambda raw: text_of(raw, "sample_id"))
+    return collect_questions(rows(path, files), items_of, lambda raw: text_of(raw, "sample_id"))
 
 
 def _prompt(item: Item[Sample], texts: PromptTexts) -> str:

@@ -30,7 +30,7 @@ from stages.tools.suites.published.benchmark import (
 )
 from stages.tools.suites.published.captions import strict_caption
 from stages.tools.suites.published.choices import lmms_eval_spoken
-from stages.tools.suites.published.files import Raw, gathered, rows, text_of, typed, without_blanks
+from stages.tools.suites.published.files import Raw, collect_questions, parse_row, rows, text_of, without_blanks
 
 #: Prompts by kind.
 QUESTIONS = {
@@ -58,11 +58,11 @@ def read(path: Path) -> Questions[Row]:
     whole, empty = without_blanks(
         [each for raw in rows(path, FILES) for each in _videos(raw)], ("qa_list",), fields=("question", "answer")
     )
-    return gathered(whole, lambda raw: [_item(raw)], _id, empty)
+    return collect_questions(whole, lambda raw: [_item(raw)], _id, empty)
 
 
 def _item(raw: Raw) -> Item[Row]:
-    row, kind = typed(Row, raw), _kind(raw)
+    row, kind = parse_row(Row, raw), _kind(raw)
     if kind is None:
         raise AnnotationError(
             f"annotations: {raw.where}: the file's name does not name a kind of caption; call it one of"

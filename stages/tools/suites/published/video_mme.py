@@ -26,7 +26,7 @@ from stages.tools.suites.published.benchmark import (
     Words,
 )
 from stages.tools.suites.published.choices import letter, lmms_eval_letter, lmms_eval_spoken, strict_choice, vlmevalkit_letter
-from stages.tools.suites.published.files import gathered, rows, text_of, typed
+from stages.tools.suites.published.files import collect_questions, parse_row, rows, text_of
 
 _LETTERS = "ABCD"
 
@@ -51,7 +51,7 @@ class Row(PublishedRow):
 
 
 def read(path: Path) -> Questions[Row]:
-    return gathered(rows(path, FILES), lambda raw: [_item(typed(Row, raw))], lambda raw: text_of(raw, "question_id"))
+    return collect_questions(rows(path, FILES), lambda raw: [_item(parse_row(Row, raw))], lambda raw: text_of(raw, "question_id"))
 
 
 def _item(row: Row) -> Item[Row]:

@@ -26,7 +26,7 @@ from stages.runtime.endpoints import JudgeError
 from stages.tools.suites import frames as protocol
 from stages.tools.suites.engines.contents import Contents
 from stages.tools.suites.engines.local import LocalModel, thinned
-from stages.tools.suites.engines.models import choose
+from stages.tools.suites.engines.models import select_model
 from stages.tools.suites.engines.questions import Answer, EngineError, Question, questions
 from stages.tools.suites.engines.videos import VideoLoader, video_key_of
 from stages.tools.suites.evaluate import EvaluationRequest, evaluate, identity_of, model_engine
@@ -286,23 +286,23 @@ def test_models_that_cannot_be_asked(root: Path, params: Params, taught: Path, t
     for name in ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"):
         (bare / name).unlink(missing_ok=True)
     with pytest.raises(EngineError, match=r"a checkpoint without a processor \(preprocessor_config.json is missing\)"):
-        choose(Session(root), params, str(bare), None)
+        select_model(Session(root), params, str(bare), None)
     (bare / "config.json").unlink()
     with pytest.raises(EngineError, match="holds no model"):
-        choose(Session(root), params, str(bare), None)
+        select_model(Session(root), params, str(bare), None)
     with pytest.raises(EngineError, match="is not a folder"):
-        choose(Session(root), params, str(tmp_path / "nowhere"), None)
+        select_model(Session(root), params, str(tmp_path / "nowhere"), None)
     with pytest.raises(EngineError, match="--revision: not set"):
-        choose(Session(root), params, "Qwen/Qwen2.5-VL-7B-Instruct", None)
+        select_model(Session(root), params, "Qwen/Qwen2.5-VL-7B-Instruct", None)
     for which in (str(taught), "champion", "models:/m/3"):
         with pytest.raises(EngineError, match="--revision: means nothing for"):
-            choose(Session(root), params, which, "0" * 40)
+            select_model(Session(root), params, which, "0" * 40)
     with pytest.raises(EngineError, match="pass the commit, 40 hex digits"):
-        choose(Session(root), params, "Qwen/Qwen2.5-VL-7B-Instruct", "main")
+        select_model(Session(root), params, "Qwen/Qwen2.5-VL-7B-Instruct", "main")
     with pytest.raises(EngineError, match="is not a folder with a model, a version or a hub id"):
-        choose(Session(root), params, "models/base/final", None)
+        select_model(Session(root), params, "models/base/final", None)
     with pytest.raises(EngineError, match="write models:/NAME@champion"):
-        choose(Session(root), params, "models:/", None)
+        select_model(Session(root), params, "models:/", None)
 
 
 @pytest.mark.parametrize(
@@ -323,12 +323,12 @@ def test_a_model_that_lacks_a_file_says_which_before_anything_is_asked(
     if content is not None:
         (tmp_path / "model" / name).write_bytes(content)
     with pytest.raises(EngineError, match=says):
-        choose(Session(root), params, str(tmp_path / "model"), None).load()
+        select_model(Session(root), params, str(tmp_path / "model"), None).load()
 
 
 def test_a_hub_model_that_is_not_here(root: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    chosen = choose(Session(root), params, "nobody/has-this-model", "0" * 40)
+    chosen = select_model(Session(root), params, "nobody/has-this-model", "0" * 40)
     assert chosen.identity == {"weights": f"nobody/has-this-model@{'0' * 40}", "max_pixels_per_frame": "153664"}
     with pytest.raises(
         EngineError, match=r"--model: 'nobody/has-this-model' at --revision '0+' cannot be loaded; HF_HUB_OFFLINE is set"
