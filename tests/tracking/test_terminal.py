@@ -178,7 +178,7 @@ def test_the_doctor_names_what_0_1_made(project: Path) -> None:
     record = "  ingest:\n    cmd: python -m stages ingest\n    params:\n      params.yaml:\n        ingest: {source: videos}\n"
     (project / "dvc.lock").write_text(lock.replace("  base:", f"{record}  base:", 1))
     (one,) = concerns_of_project(project)
-    assert "ingest was made by 0.1" in one.found
+    assert "ingest was made by 0.1" in one.problem
     assert "vidbridge run" in one.remedy
 
     # Scored under d1, as the test's stages say; the project's samples and parameters make another
@@ -188,7 +188,7 @@ def test_the_doctor_names_what_0_1_made(project: Path) -> None:
     )
     found = {concern.what: concern for concern in concerns_of_registry(Session(project))}
     champion = next(concern for what, concern in found.items() if "champion" in what)
-    assert "was scored under evaluation d1, and this project's is " in champion.found
+    assert "was scored under evaluation d1, and this project's is " in champion.problem
     assert "vidbridge promote" in champion.remedy
 
     shown = vidbridge("doctor", cwd=project, COLUMNS="300")
@@ -214,7 +214,7 @@ def test_weights_of_0_1_have_to_be_trained_again(project: Path) -> None:
 
     says({"model_type": "qwen2_5_vl", "transformers_version": "5.23.0"})
     (one,) = [concern for concern in concerns_of_registry(Session(project)) if "champion" in concern.what]
-    assert "are refused" in one.found
+    assert "are refused" in one.problem
     assert "vidbridge promote --new-evaluation" in one.remedy
     says({"model_type": "qwen2_5_vl", "positions_behind_video": "after_last"})
     assert not [concern for concern in concerns_of_registry(Session(project)) if "are refused" in concern.problem]
