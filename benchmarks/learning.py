@@ -34,8 +34,8 @@ from stages.domain.statistics.metrics import task_results
 from stages.lib.rows.jsonl import read_rows, write_json
 from stages.runtime import paths
 from stages.runtime.machine import measured
-from stages.tools.ablation.grid import contents_shown
-from stages.tools.ablation.seeds import Pair, pooled_gain
+from stages.tools.ablation.grid import content_digests
+from stages.tools.ablation.seeds import PolicyPair, pooled_gain
 
 ARMS = ("recipe", "clean", "thorough", "longer")
 #: The teachers of the arms that differ from the recipe's in nothing else.
@@ -85,7 +85,7 @@ def thinking_words(rows: Sequence[Score]) -> float:
 
 def pooled(pairs: Sequence[tuple[Made, Made]]) -> dict[str, Any]:
     """Gain of the first over the second of each seed (:func:`stages.tools.ablation.seeds.pooled_gain`)."""
-    mean, tasks = pooled_gain([Pair(predictions(a), predictions(b), contents_shown(a[0])) for a, b in pairs], CONFIDENCE)
+    mean, tasks = pooled_gain([PolicyPair(predictions(a), predictions(b), content_digests(a[0])) for a, b in pairs], CONFIDENCE)
     return {
         "mean": mean.clips.model_dump(),
         "seeds": list(mean.seeds),
@@ -105,7 +105,7 @@ def measure(work: Path, seeds: Sequence[int], rows: dict[str, Any]) -> dict[str,
     }
     absolute = {}
     for name, (arm, row) in policies.items():
-        results = [task_results(predictions((at[s, arm], row)), contents_shown(at[s, arm]), CONFIDENCE) for s in seeds]
+        results = [task_results(predictions((at[s, arm], row)), content_digests(at[s, arm]), CONFIDENCE) for s in seeds]
         absolute[name] = {
             "tasks": {task: float(np.mean([result[task].mean for result in results])) for task in results[0]},
             "seeds": [float(np.mean([r.mean for r in result.values()])) for result in results],

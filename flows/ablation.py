@@ -44,7 +44,7 @@ from stages.tools.ablation.grid import (
     IDENTITY_FILE,
     Grid,
     Results,
-    contents_shown,
+    content_digests,
     figure,
     markdown,
     read_grid,
@@ -243,7 +243,7 @@ def run_seed(
             kept.unlink(missing_ok=True)  # of other parameters: until it is written again, the scores beside it do not count
             for policy in ("baselines", start, name):
                 _keep(folder / paths.scores(policy), results.of(seed, policy))
-            write_json(results.folder / str(seed) / CLIPS_FILE, contents_shown(folder))
+            write_json(results.folder / str(seed) / CLIPS_FILE, content_digests(folder))
             write_json(kept, identity)
             logger.info("seed %d, %s: %d stages ran; %s", seed, name, ended.result(), progress.tell(found=False))
     return None

@@ -23,7 +23,7 @@ from flows.repro import registered
 from stages.errors import VidbridgeError
 from stages.params import ParamsError
 from stages.tracking.lineage.git import git, head, is_repository
-from stages.tracking.lineage.uri import TrackingError, check_server, is_server, shown, sqlite_path, tracking_uri
+from stages.tracking.lineage.uri import TrackingError, check_server, display_uri, is_server, sqlite_path, tracking_uri
 from stages.tracking.session import Session
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def _judge(session: Session) -> Finding:
     wrong = [problem for role, why in needed.items() for problem in preflight.judge_problems(role, why)]
     if wrong:
         return Finding("judge", "missing", "; ".join(needed.values()), "; ".join(wrong))
-    addresses = ", ".join(shown(os.environ[f"VIDBRIDGE_{role}_URL"]) for role in needed)
+    addresses = ", ".join(display_uri(os.environ[f"VIDBRIDGE_{role}_URL"]) for role in needed)
     return Finding("judge", "ok", f"{addresses} answers" if len(needed) == 1 else f"{addresses} answer")
 
 
@@ -175,8 +175,8 @@ def _mlflow(root: Path) -> Finding:
     try:
         check_server(uri)
     except TrackingError as error:
-        return Finding("MLflow store", "missing", shown(uri), str(error))
-    return Finding("MLflow store", "ok", f"{shown(uri)}{' (the default)' if uri == default else ''}")
+        return Finding("MLflow store", "missing", display_uri(uri), str(error))
+    return Finding("MLflow store", "ok", f"{display_uri(uri)}{' (the default)' if uri == default else ''}")
 
 
 def _prefect(root: Path) -> Finding:
@@ -261,7 +261,7 @@ def _champion(session: Session) -> Finding:
 
 def _nothing_in(root: Path) -> str:
     """Said with the store's name: it may be another one than the project registers in."""
-    return f"nothing is registered yet in {shown(tracking_uri(root))}"
+    return f"nothing is registered yet in {display_uri(tracking_uri(root))}"
 
 
 def _disk(root: Path) -> Finding:
@@ -342,4 +342,4 @@ def _upgrade(session: Session) -> list[Finding]:
 def _of_old_results(concerns: Sequence[Concern]) -> list[Finding]:
     if not concerns:
         return [Finding("upgrade", "ok", "no result of 0.1 in dvc.lock, none as champion or candidate")]
-    return [Finding("upgrade", "warn", f"{one.what}: {one.found}", one.remedy) for one in concerns]
+    return [Finding("upgrade", "warn", f"{one.what}: {one.problem}", one.remedy) for one in concerns]

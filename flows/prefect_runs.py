@@ -22,7 +22,7 @@ from flows.errors import FlowError
 from flows.repro.steps import Plan
 from flows.scheduler import Board
 from stages.runtime import paths
-from stages.tracking.lineage.uri import is_server, shown, tracking_uri
+from stages.tracking.lineage.uri import display_uri, is_server, tracking_uri
 from stages.tracking.registry.register import RegisterReport
 
 #: How often the flow asks the server whether someone cancelled it.
@@ -68,7 +68,9 @@ def link_tracking(mlflow_run: str) -> None:
     uri = tracking_uri()
     if is_server(uri):
         create_link_artifact(
-            key="mlflow", link=f"{shown(uri).rstrip('/')}/#/runs/{mlflow_run}", description="The MLflow run of this pipeline run"
+            key="mlflow",
+            link=f"{display_uri(uri).rstrip('/')}/#/runs/{mlflow_run}",
+            description="The MLflow run of this pipeline run",
         )
     else:
         create_markdown_artifact(key="mlflow", markdown=f"MLflow run `{mlflow_run}`; `vidbridge ui` shows it.")

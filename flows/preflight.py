@@ -20,7 +20,7 @@ from stages.params import OpenAIJudgeParams, Params, Precision, PretrainedModelP
 from stages.runtime import paths
 from stages.runtime.plain import one_line
 from stages.tracking.lineage.git import head, is_repository
-from stages.tracking.lineage.uri import TrackingError, check_server, is_server, patience_of_run_s, shown, tracking_uri
+from stages.tracking.lineage.uri import TrackingError, check_server, display_uri, is_server, patience_of_run_s, tracking_uri
 from stages.tracking.session import Session
 
 #: Videos, samples, caches and the tracking store of a small recipe.
@@ -181,7 +181,9 @@ def prefect_problems() -> list[str]:
     url = os.environ.get("PREFECT_API_URL")
     if not url or answers(url):
         return []
-    return [f"PREFECT_API_URL: {shown(url)}: no answer; start that server, correct the address, or unset it to use one of our own"]
+    return [
+        f"PREFECT_API_URL: {display_uri(url)}: no answer; start that server, correct the address, or unset it to use one of our own"
+    ]
 
 
 def check_prefect() -> None:

@@ -12,7 +12,7 @@ from flows.errors import UsageError
 
 if TYPE_CHECKING:
     from stages.params import Params
-    from stages.tools.suites.evaluate import Engine, Order
+    from stages.tools.suites.evaluate import Engine, EvaluationRequest
     from stages.tracking.session import Session
 
 #: How an endpoint may be sent a video.
@@ -74,11 +74,11 @@ def evaluate(
     Example: vidbridge evaluate --endpoint http://127.0.0.1:8000/v1 --endpoint-model my-model --benchmark video-mme
     --annotations ~/Video-MME --videos ~/Video-MME/data --out mme --controls 200
     """
-    from stages.tools.suites.evaluate import Order
+    from stages.tools.suites.evaluate import EvaluationRequest
 
     if no_controls and controls is not None:
         raise UsageError("--controls, --no-controls: contradict each other; give one of them")
-    order = Order(
+    order = EvaluationRequest(
         benchmark=benchmark,
         annotations=_annotations_at(annotations, benchmark),
         videos=app.given(videos),
@@ -130,7 +130,7 @@ def score(
 
 def _evaluate(
     session: Session,
-    order: Order,
+    order: EvaluationRequest,
     *,
     model: str | None,
     revision: str | None,
@@ -179,7 +179,7 @@ def _evaluate(
     show.say(f"written: {', '.join(names)} in {order.out}")
 
 
-def _check_flags(order: Order, model: str | None, endpoint: str | None, endpoint_model: str | None, form: str) -> None:
+def _check_flags(order: EvaluationRequest, model: str | None, endpoint: str | None, endpoint_model: str | None, form: str) -> None:
     if (model is None) == (endpoint is None):
         raise UsageError(
             "--model, --endpoint: give one of them: a model that runs here, or the address of one that answers elsewhere"
@@ -203,7 +203,7 @@ def _check_flags(order: Order, model: str | None, endpoint: str | None, endpoint
 def _engine(
     session: Session,
     params: Params,
-    order: Order,
+    order: EvaluationRequest,
     model: str | None,
     revision: str | None,
     endpoint: str | None,
@@ -258,11 +258,13 @@ def _annotations_at(place: str, benchmark: str) -> Path:
         UsageError: there is no such benchmark.
         AnnotationError: the hub does not give them.
     """
-    from stages.tools.suites.published.hub import SCHEME, fetched
+    from stages.tools.suites.published.hub import SCHEME, download_annotations
     from stages.tools.suites.published.registry import BENCHMARKS
 
     _check_benchmark(benchmark)
-    return fetched(place, BENCHMARKS[benchmark].files) if place.startswith(SCHEME) else Path(place).expanduser().resolve()
+    return (
+        download_annotations(place, BENCHMARKS[benchmark].files) if place.startswith(SCHEME) else Path(place).expanduser().resolve()
+    )
 
 
 def _check_benchmark(name: str) -> None:

@@ -37,17 +37,17 @@ def reader() -> Session:
         raise UsageError(f"working directory: {Path.cwd()} is not inside a project (no dvc.yaml upward of it); {WAYS}")
     from stages.runtime.paths import STATE
     from stages.tracking.lineage.cache_folder import cache_folder
-    from stages.tracking.lineage.uri import shown, sqlite_path
+    from stages.tracking.lineage.uri import display_uri, sqlite_path
 
     database = sqlite_path(uri)
     if database is not None and not database.is_absolute():
         raise UsageError(
-            f"MLFLOW_TRACKING_URI: {shown(uri)}: its path counts from the folder of a project, and {Path.cwd()} is not inside one; write"
+            f"MLFLOW_TRACKING_URI: {display_uri(uri)}: its path counts from the folder of a project, and {Path.cwd()} is not inside one; write"
             " sqlite:////absolute/path.db"
         )
     if database is not None and not database.is_file():
         # MLflow would make an empty one there, and find nothing in it.
-        raise UsageError(f"MLFLOW_TRACKING_URI: {shown(uri)}: no such file; correct the path, or name the server")
+        raise UsageError(f"MLFLOW_TRACKING_URI: {display_uri(uri)}: no such file; correct the path, or name the server")
     root = cache_folder()
     # A project's own lie in its folder; here the working folder may be read-only, and is nobody's place for them.
     os.environ.setdefault("VIDBRIDGE_JUDGE_CACHE", str(root / STATE / "judge"))

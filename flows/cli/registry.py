@@ -192,9 +192,9 @@ def compare_versions(session: Session, after: str, before: str, *, as_json: bool
     from flows.console.registry import comparison_table
     from flows.errors import UsageError
     from flows.recipes import default_params
-    from stages.tracking.registry.compare import compare_pair, pair
+    from stages.tracking.registry.compare import compare_pair, find_pair
 
-    asked = pair(session, after, before)
+    asked = find_pair(session, after, before)
     out, told = show.console(), show.console(error=as_json)
     if asked.to_rescore is not None:
         if session.project is None:
@@ -206,7 +206,7 @@ def compare_versions(session: Session, after: str, before: str, *, as_json: bool
         from flows.promotion import rescore  # Prefect's import, which a comparison without it need not wait for
 
         rescore(session, asked.to_rescore, asked.digest, told.print, "compare versions of one evaluation")
-        asked = pair(session, after, before)
+        asked = find_pair(session, after, before)
     params = session.params if session.project is not None else default_params()
     confidence = params.evaluation.confidence
     found = compare_pair(session, asked, confidence)

@@ -73,11 +73,11 @@ def export(
     """
     asked, session = app.version_of(version, model), app.reader()
     from flows.console import champion, show
-    from stages.tools.serving.export import publish
+    from stages.tools.serving.export import export_version
 
     folder = folder.resolve()
     champion.warn_of_moved(session, asked)
-    made = publish(session, asked, folder)
+    made = export_version(session, asked, folder)
     show.say(f"written: {folder} (version {made.version.number}, {made.version.stage}, {made.size_bytes / 1e6:,.1f} MB)")
     show.show_next(show.console(), f"vllm serve {folder}", f"mlflow models serve -m {folder} --env-manager local")
 
@@ -119,7 +119,7 @@ def _predict(video: Path, question: str, version: str, model: Path | None) -> No
         try:
             session = reader()
         except (UsageError, ProjectError) as error:
-            asking.look(video)
+            asking.check_video(video)
             raise UsageError(f"{error}; or name a folder that `vidbridge export` wrote: --model FOLDER") from error
         said = asking.predict(session, video, question, version, _tell)
         champion.warn_of_moved(session, version)

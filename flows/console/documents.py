@@ -6,11 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from stages.domain.statistics.paired import Comparison
-from stages.tracking.registry.compare import Pair
+from stages.tracking.registry.compare import VersionPair
 from stages.tracking.registry.explain import Explanation
 
 
-def comparison_document(asked: Pair, found: Comparison, confidence: float) -> dict[str, Any]:
+def comparison_document(asked: VersionPair, found: Comparison, confidence: float) -> dict[str, Any]:
     """What one version gained over another. Differences are of ``after`` over ``before``."""
     return {
         "model": asked.after.model,

@@ -18,8 +18,8 @@ from rich.text import Text
 from stages.domain.statistics.paired import Comparison
 from stages.runtime.plain import one_line, plain, redacted
 from stages.tracking.gate.promote import Promotion
-from stages.tracking.lineage.uri import shown
-from stages.tracking.registry.compare import Pair
+from stages.tracking.lineage.uri import display_uri
+from stages.tracking.registry.compare import VersionPair
 from stages.tracking.registry.explain import Explanation
 from stages.tracking.registry.ledger import Entry
 from stages.tracking.registry.register import RegisterReport
@@ -98,7 +98,7 @@ def history_table(entries: Sequence[Entry]) -> RenderableType:
     return table
 
 
-def comparison_table(asked: Pair, found: Comparison, confidence: float) -> RenderableType:
+def comparison_table(asked: VersionPair, found: Comparison, confidence: float) -> RenderableType:
     """What one version gained over another, task by task, on the same samples."""
     title = f"Version {asked.after.number} against {asked.before.number}, sample by sample (evaluation {asked.digest})"
     columns = (
@@ -137,7 +137,7 @@ def explanation_table(explanation: Explanation) -> RenderableType:
     facts.show_header = False
     final = " (final)" if version.final else ""
     facts.add_row("made by", one_line(f"{version.stage}, step {version.step}{final}, recipe {version.recipe}"))
-    facts.add_row("source", shown(explanation.source))
+    facts.add_row("source", display_uri(explanation.source))
     facts.add_row("dvc.lock in commit", explanation.commit or Text("none: the gate will refuse it", style="yellow"))
     facts.add_row("code at commit", one_line(explanation.git_commit or "unknown"))
     facts.add_row("parameters", one_line(f"digest {explanation.params_digest}"))

@@ -23,7 +23,7 @@ from flows.repro.steps import Plan, held
 from stages.lib.evaluation.results import TRIVIAL
 from stages.runtime import paths
 from stages.runtime.plain import fit, known_secrets, one_line, plain, redacted
-from stages.tracking.lineage.uri import shown
+from stages.tracking.lineage.uri import display_uri
 from stages.tracking.runs.history import Cost
 
 if TYPE_CHECKING:
@@ -293,7 +293,7 @@ def show_where(out: Console, root: Path, *, scored: bool, promote: bool = True) 
     uri = os.environ.get("MLFLOW_TRACKING_URI", defaults(root)["MLFLOW_TRACKING_URI"])
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("metrics and plots" if scored else "data", str(paths.REPORTS if scored else paths.SAMPLES))
-    table.add_row("runs and versions", shown(uri))
+    table.add_row("runs and versions", display_uri(uri))
     table.add_row("see them", "vidbridge ui")
     out.print(table)
     if scored:

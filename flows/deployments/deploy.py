@@ -30,7 +30,7 @@ from stages.params import load_params, parse_params
 from stages.runtime import paths
 from stages.runtime.bounded_yaml import YamlError, read_yaml
 from stages.tracking.lineage.git import git, is_repository
-from stages.tracking.lineage.uri import shown
+from stages.tracking.lineage.uri import display_uri
 
 PREFECT_FILE = Path("infra/prefect.yaml")
 #: What a run of the pool may set of its process: nothing.
@@ -221,7 +221,9 @@ def deploy(root: Path, order: Order, notes: Sequence[str], worker: bool, port: i
                     )
             url = os.environ["PREFECT_API_URL"]
             if not prefect_server.answers(url):
-                raise FlowError(f"PREFECT_API_URL: {shown(url)}: no answer; start that server, correct the address, or unset it")
+                raise FlowError(
+                    f"PREFECT_API_URL: {display_uri(url)}: no answer; start that server, correct the address, or unset it"
+                )
             said = create(root, order, worker=worker)
         full = f"{FLOW}/{order.name}"
         show.say(f"deployed {full}; watch it at {prefect_server.pages(url)}")
@@ -351,7 +353,7 @@ def _prefect(root: Path, what: str, command: Sequence[str]) -> None:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         url = os.environ.get("PREFECT_API_URL", "")
-        words = (done.stdout + done.stderr).replace(url, shown(url)).strip().splitlines()[-8:]
+        words = (done.stdout + done.stderr).replace(url, display_uri(url)).strip().splitlines()[-8:]
         raise FlowError(f"Prefect {what}: refused with status {done.returncode}:\n  " + "\n  ".join(words))
 
 

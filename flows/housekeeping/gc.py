@@ -38,7 +38,7 @@ from stages.runtime import lease
 from stages.runtime import paths as layout
 from stages.runtime.plain import one_line, redacted
 from stages.tracking.lineage.cache import ContentStore
-from stages.tracking.lineage.uri import TrackingError, shown, sqlite_path, tracking_uri
+from stages.tracking.lineage.uri import TrackingError, display_uri, sqlite_path, tracking_uri
 from stages.tracking.registry.needed import (
     ALIASES,
     Lists,
@@ -55,7 +55,7 @@ from stages.tracking.registry.needed import (
 )
 from stages.tracking.registry.versions import Version
 from stages.tracking.runs.run import TAG
-from stages.tracking.runs.store import insist, open_client
+from stages.tracking.runs.store import open_client, retry_on_conflict
 from stages.tracking.session import Session
 
 #: Other clones and machines may share cache and remote, and take days to say what they need.
@@ -202,7 +202,7 @@ def _find(session: Session, order: Order, marked: list[Standing], *, yes: bool) 
         if order.remote:
             verdicts = judge.judge(remote, None)
             elsewhere = frozenset(verdicts.kept)
-            where = shown(remote.odb.fs.unstrip_protocol(remote.odb.path))
+            where = display_uri(remote.odb.fs.unstrip_protocol(remote.odb.path))
             _place_rows(found, remote, verdicts, where)
             found.far_entries = spent_elsewhere(content, frozenset(one.oid for one in verdicts.free))
             if count := len(found.far_entries[1]):
@@ -256,7 +256,7 @@ def _insist_on_versions(session: Session, known: Registry) -> None:
     model = session.params.gate.registered_model
     if not any(one.version.model == model for one in known.versions):
         raise UsageError(
-            f"MLFLOW_TRACKING_URI: {shown(tracking_uri(session.root))} holds no version of {model}, so it cannot tell what a shared cache,"
+            f"MLFLOW_TRACKING_URI: {display_uri(tracking_uri(session.root))} holds no version of {model}, so it cannot tell what a shared cache,"
             " the remote or --versions may lose; set it to the store in which this project registers, or register first: vidbridge register"
         )
 
@@ -358,7 +358,7 @@ def _mark(client: Any, one: Standing, sentence: str | None) -> None:
     if sentence is None:
         client.delete_model_version_tag(model, number, FREED)
     else:
-        insist(lambda: client.set_model_version_tag(model, number, FREED, sentence))
+        retry_on_conflict(lambda: client.set_model_version_tag(model, number, FREED, sentence))
 
 
 def _version_rows(found: Findings, known: Registry, order: Order, intact: Sequence[Standing]) -> None:

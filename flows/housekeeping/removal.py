@@ -22,11 +22,11 @@ from stages.runtime.bounded_yaml import read_text
 from stages.runtime.plain import one_line
 from stages.tools.dataset.excluded import with_excluded
 from stages.tools.dataset.remove import Samples, Video, find, samples_showing
-from stages.tracking.lineage.uri import TrackingError, shown, sqlite_path, tracking_uri
+from stages.tracking.lineage.uri import TrackingError, display_uri, sqlite_path, tracking_uri
 from stages.tracking.registry.needed import clips_of_refs, own_models
 from stages.tracking.registry.removals import REMOVED, Manifests, Seen, forget_note, holds, note, seen, tag_value
 from stages.tracking.registry.versions import Version, all_versions, registered_models
-from stages.tracking.runs.store import insist
+from stages.tracking.runs.store import retry_on_conflict
 from stages.tracking.session import Session
 
 #: The stage that sets videos aside.
@@ -121,7 +121,7 @@ def _versions(session: Session) -> tuple[list[Version], str | None]:
         return [], other
     model = session.params.gate.registered_model
     empty = (
-        f"MLFLOW_TRACKING_URI: {shown(tracking_uri(root))} holds no version of {model}; where versions are registered in another store, set"
+        f"MLFLOW_TRACKING_URI: {display_uri(tracking_uri(root))} holds no version of {model}; where versions are registered in another store, set"
         " it to that one and do this again"
     )
     database = sqlite_path(tracking_uri(root))
@@ -223,7 +223,7 @@ def _tell(session: Session, affected: Sequence[Affected], videos: Sequence[Exclu
             number = str(version.number)
             if now:
                 value = tag_value(sorted(now))
-                insist(lambda v=version, n=number, t=value: client.set_model_version_tag(v.model, n, REMOVED, t))  # type: ignore[misc]
+                retry_on_conflict(lambda v=version, n=number, t=value: client.set_model_version_tag(v.model, n, REMOVED, t))  # type: ignore[misc]
             else:
                 client.delete_model_version_tag(version.model, number, REMOVED)
             tagged.append(f"{version.model} version {number}")

@@ -29,7 +29,7 @@ from flows.processes.keys import key_file, own_key, private_folder, read_key
 from flows.processes.stream import guarded
 from stages.errors import Terminated
 from stages.runtime.liveness import identity_of, parse, verdict
-from stages.tracking.lineage.uri import shown
+from stages.tracking.lineage.uri import display_uri
 
 #: 4 s on a warm machine, 26 s for a first start (it creates its tables) on a slow one; over 120 s were seen on a very busy one.
 STARTUP_S = 300
@@ -79,7 +79,9 @@ def answers(url: str, timeout_s: float = 2.0, *, patience_s: float = STILL_S) ->
             return False
         if not told:
             told = True
-            sys.stderr.write(f"Prefect server {shown(url)}: takes connections and says nothing; waiting up to {patience_s:g} s\n")
+            sys.stderr.write(
+                f"Prefect server {display_uri(url)}: takes connections and says nothing; waiting up to {patience_s:g} s\n"
+            )
 
 
 def accepts(url: str, key: str, timeout_s: float = 10.0) -> bool:
@@ -326,7 +328,7 @@ def connected(server: Server | None) -> Iterator[None]:
     with temporary_settings({PREFECT_API_URL: url} | ({PREFECT_API_AUTH_STRING: key} if key else {})):
         if server is None and not PREFECT_API_KEY.value() and _status(_version(url), PREFECT_API_AUTH_STRING.value(), 10.0) == 401:
             raise FlowError(
-                f"PREFECT_API_URL: {shown(url)} asks for a key and refuses ours; set PREFECT_API_AUTH_STRING to it (user:password)"
+                f"PREFECT_API_URL: {display_uri(url)} asks for a key and refuses ours; set PREFECT_API_AUTH_STRING to it (user:password)"
             )
         try:
             yield
@@ -340,4 +342,4 @@ def connected(server: Server | None) -> Iterator[None]:
 
 def pages(url: str) -> str:
     """The address of the pages that belong to an API, without a password."""
-    return shown(url.rstrip("/").removesuffix("/api"))
+    return display_uri(url.rstrip("/").removesuffix("/api"))

@@ -12,7 +12,7 @@ from flows.processes.environment import state
 from stages.domain.core.digest import digest
 from stages.runtime import paths
 from stages.tracking.lineage.remote import REMOTE_VARIABLE
-from stages.tracking.lineage.uri import shown, tracking_uri
+from stages.tracking.lineage.uri import display_uri, tracking_uri
 from stages.tracking.registry.register import RegisterReport
 from stages.tracking.session import Session
 
@@ -66,7 +66,7 @@ def awaits_promotion(root: Path) -> bool:
 def other_store(root: Path) -> str | None:
     """Why the present store cannot say what is registered, with the remedy: `register` has last written into another one. None: it can,
     as far as is noted."""
-    note, present = _read(root), shown(tracking_uri(root))
+    note, present = _read(root), display_uri(tracking_uri(root))
     # Notes that do not name the remote by itself are of another form.
     if "remote" not in note or note.get("store") == present:
         return None
@@ -81,8 +81,8 @@ def _identity(session: Session) -> dict[str, str | None]:
     return {
         "lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
         "params": digest(session.params.model_dump(mode="json")),
-        "store": shown(tracking_uri(root)),
-        "remote": shown(os.environ[REMOTE_VARIABLE]) if os.environ.get(REMOTE_VARIABLE) else None,
+        "store": display_uri(tracking_uri(root)),
+        "remote": display_uri(os.environ[REMOTE_VARIABLE]) if os.environ.get(REMOTE_VARIABLE) else None,
     }
 
 

@@ -19,7 +19,7 @@ from stages.runtime import paths
 from stages.runtime.plain import one_line, redacted
 from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.remote import insist_on_http, is_http, is_of_remote
-from stages.tracking.lineage.uri import TrackingError, shown
+from stages.tracking.lineage.uri import TrackingError, display_uri
 from stages.tracking.session import Session
 
 #: Objects that a remote was seen to hold, so that a run that has nothing to do need not ask for them again. Inside the project's state.
@@ -63,7 +63,7 @@ def url_of(content: ContentStore) -> str:
 
 
 def name_of(content: ContentStore) -> str:
-    return f"{content.remote_name()!r} ({shown(url_of(content))})"
+    return f"{content.remote_name()!r} ({display_uri(url_of(content))})"
 
 
 def is_folder(content: ContentStore) -> bool:

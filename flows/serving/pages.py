@@ -22,7 +22,7 @@ from flows.processes.environment import state
 from flows.processes.keys import own_key, private_folder
 from stages.params import ParamsError, load_params
 from stages.runtime import paths
-from stages.tracking.lineage.uri import RUN_FILES, experiment_name, is_server, shown, tracking_uri
+from stages.tracking.lineage.uri import RUN_FILES, display_uri, experiment_name, is_server, tracking_uri
 
 #: Features of MLflow's server that nobody here needs: jobs that run code, and a gateway that calls models with keys of the server.
 _OFF = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ENABLE_AI_GATEWAY": "false"}
@@ -42,7 +42,7 @@ def ui(root: Path, prefect_port: int, mlflow_port: int) -> None:
         uri = tracking_uri(root)
         home = private_folder(prefect_server.home(root))
         if is_server(uri):
-            show.say(f"MLflow   {shown(uri)}")
+            show.say(f"MLflow   {display_uri(uri)}")
         else:
             # Both are started before either is waited for.
             listener = stack.enter_context(prefect_server.listening("--mlflow-port", mlflow_port))

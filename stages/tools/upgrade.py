@@ -1,8 +1,10 @@
-"""What an upgrade from 0.1 means for a project and its registry: which results were made by other rules, and what to do about each.
+"""Consequences of an upgrade from 0.1 for a project and its registry: outdated results, and a
+remedy for each.
 
-Since 0.1 frames come in the decoder's order, replies are scored otherwise, and what a score depends on (its *evaluation*, named by a
-digest) holds more; no digest of 0.1 is one of today's. The text behind a video stands elsewhere too, so that most weights of 0.1 are
-refused (:mod:`stages.lib.models.positions`).
+Since 0.1 the frame order is the decoder's, scoring has changed, and the *evaluation* that a score
+depends on (named by a digest) includes more; no digest of 0.1 equals one of today's. The position
+of the text behind a video has changed too, so that most weights of 0.1 are refused
+(:mod:`stages.lib.models.positions`).
 """
 
 from __future__ import annotations
@@ -22,23 +24,25 @@ from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.versions import CANDIDATE, CHAMPION, Version, all_versions
 from stages.tracking.session import Session
 
-#: Keys that every ``params.yaml`` has since 0.2, and whose table a stage of ``dvc.lock`` depends on as a whole.
+#: Keys that every ``params.yaml`` has since 0.2, and whose table a stage of ``dvc.lock`` depends on
+#: as a whole.
 _NEW_KEYS = {"ingest": "tolerance", "rewards": "min_thinking_words"}
-#: Families whose text behind a video 0.1 placed otherwise than is done now.
+#: Families whose text behind a video had another position in 0.1.
 _MOVED = ("qwen2_vl", "qwen2_5_vl")
 
 
 @dataclass(frozen=True)
 class Concern:
-    """One thing that 0.1 made: ``what`` (a file, or a version with its alias), what is the matter with it, and the remedy."""
+    """One outdated result of 0.1: ``what`` (a file, or a version with its alias), the problem, and
+    the remedy."""
 
     what: str
-    found: str
+    problem: str
     remedy: str
 
 
 def concerns_of_project(root: Path) -> list[Concern]:
-    """What ``dvc.lock`` holds of 0.1. Light: neither MLflow nor DVC is imported.
+    """Outdated results in ``dvc.lock``. Light: neither MLflow nor DVC is imported.
 
     Raises:
         TrackingError: ``dvc.lock`` is damaged.
@@ -46,12 +50,13 @@ def concerns_of_project(root: Path) -> list[Concern]:
     old = [stage for stage, record in read_lock(root).items() if _lacks_new_keys(record.params)]
     if not old:
         return []
-    found = f"{', '.join(sorted(old))} {'was' if len(old) == 1 else 'were'} made by 0.1: frame order and scoring are others now"
-    return [Concern(paths.LOCK_FILE, found, "see what runs again: vidbridge plan; then: vidbridge run")]
+    problem = f"{', '.join(sorted(old))} {'was' if len(old) == 1 else 'were'} made by 0.1: frame order and scoring are others now"
+    return [Concern(paths.LOCK_FILE, problem, "see what runs again: vidbridge plan; then: vidbridge run")]
 
 
 def concerns_of_registry(session: Session) -> list[Concern]:
-    """Champions and candidates, of the project's model and of its production model, whose weights or scores are of 0.1's rules.
+    """Champions and candidates, of the project's model and of its production model, with weights or
+    scores by the rules of 0.1.
 
     Raises:
         TrackingError: the store does not answer, or a version's tag is damaged.
@@ -71,7 +76,8 @@ def concerns_of_registry(session: Session) -> list[Concern]:
 
 
 def present_digest(root: Path, params: Params) -> str | None:
-    """The evaluation that the project's present samples and parameters make; None where there are no samples that can be read."""
+    """Digest of the evaluation with the project's present samples and parameters; None if there are
+    no readable samples."""
     from stages.lib.evaluation.held_out import evaluation_digest, evaluation_samples
     from stages.lib.rows.jsonl import RowError
     from stages.lib.rows.samples import InputError
@@ -95,15 +101,16 @@ def _concerns(version: Version, content: ContentStore, digest: str | None) -> It
     scores = version.scores
     if scores is None or digest is None or version.scores_under(digest) is not None:
         return
-    found = f"was scored under evaluation {scores.digest}, and this project's is {digest}"
+    problem = f"was scored under evaluation {scores.digest}, and this project's is {digest}"
     if CHAMPION in version.aliases:
-        yield Concern(what, found, "it is scored again before the gate compares: vidbridge run; then: vidbridge promote")
+        yield Concern(what, problem, "it is scored again before the gate compares: vidbridge run; then: vidbridge promote")
     else:
-        yield Concern(what, found, "make a candidate of this evaluation: vidbridge run")
+        yield Concern(what, problem, "make a candidate of this evaluation: vidbridge run")
 
 
 def _places_text_otherwise(version: Version, content: ContentStore) -> bool:
-    """Whether the configuration beside the weights is one of 0.1's; False where it does not lie on this machine."""
+    """Return whether the configuration beside the weights is one of 0.1's; False if it is not on
+    this machine."""
     try:
         source = parse_source(version.source)
         if not content.has(source.oid):
@@ -111,7 +118,7 @@ def _places_text_otherwise(version: Version, content: ContentStore) -> bool:
         text = content.read(source.oid, f"{source.path}/config.json" if source.path else "config.json")
         config = json.loads(text or b"{}")
     except (TrackingError, ValueError, OSError):
-        return False  # what loads it says what is wrong with it
+        return False  # loading it reports the error
     return isinstance(config, dict) and config.get("model_type") in _MOVED and paths.POSITIONS not in config
 
 

@@ -1,1 +1,1 @@
-"""MLflow and the registry: what happened (runs), which model folders exist (versions), which one is in use (the champion)."""
+"""MLflow and the registry: runs, versions of model folders, and the champion."""

@@ -1,4 +1,5 @@
-"""One state of a project as a command finds it: its folder, and what is opened for it, each once and when it is first asked for."""
+"""One state of a project for a command: its folder, and its resources, each opened once and on
+first use."""
 
 from __future__ import annotations
 
@@ -20,14 +21,15 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """The project at ``root`` with its parameters, an MLflow client and DVC's objects; outside of a project ``root`` is a cache folder,
-    which has no parameters.
+    """The project at ``root`` with its parameters, an MLflow client and DVC's objects.
 
-    It stands for one state of the project: where ``params.yaml`` or the checkout may have changed, make another. Threads may share it.
-    DVC's objects are closed by ``with``, else with the session itself.
+    Outside a project ``root`` is a cache folder, which has no parameters. A session stands for one
+    state of the project: where ``params.yaml`` or the checkout may have changed, open another.
+    Threads may share it. DVC's objects are closed by ``with``, else with the session itself.
     """
 
-    #: No ``__dict__``: Prefect takes an argument of a flow apart and stores it, and the address of a client may hold a password.
+    #: No ``__dict__``: Prefect takes an argument of a flow apart and stores it, and the address of
+    #: a client may hold a password.
     __slots__ = ("__weakref__", "_client", "_close", "_content", "_lock", "_params", "_stack", "root")
 
     def __init__(self, root: Path) -> None:
@@ -47,34 +49,35 @@ class Session:
 
     @property
     def project(self) -> Path | None:
-        """The project's folder; None outside of one."""
+        """The project's folder; None outside a project."""
         return None if is_cache(self.root) else self.root
 
     @property
     def params(self) -> Params:
-        """The parameters, as ``params.yaml`` had them when they were first asked for.
+        """The parameters, as ``params.yaml`` had them on first use.
 
         Raises:
-            TrackingError: this is no project.
+            TrackingError: this is not a project.
             ParamsError: the file is missing or breaks a rule.
         """
         with self._lock:
             if self._params is None:
                 if self.project is None:
                     raise TrackingError(
-                        f"{paths.PARAMS_FILE}: {self.root} is a cache folder, and this needs the parameters of a project; cd into a clone (git"
-                        " clone URL), or set VIDBRIDGE_PROJECT to one"
+                        f"{paths.PARAMS_FILE}: {self.root} is a cache folder, and this needs the parameters of a"
+                        " project; cd into a clone (git clone URL), or set VIDBRIDGE_PROJECT to one"
                     )
                 self._params = load_params(self.root / paths.PARAMS_FILE)
             return self._params
 
     @property
     def client(self) -> MlflowClient:
-        """A client of the project's store (:func:`stages.tracking.runs.store.open_client`). A run that a worker started waits for a store that
-        does not answer; a person does not.
+        """Client of the project's store (:func:`stages.tracking.runs.store.open_client`).
+
+        A run that a worker started waits for a store that does not answer; a person does not.
 
         Raises:
-            TrackingError: the store does not answer, or refuses access.
+            TrackingError: the store does not answer, or denies access.
         """
         with self._lock:
             if self._client is None:
@@ -83,7 +86,8 @@ class Session:
 
     @property
     def content(self) -> ContentStore:
-        """DVC's objects: the cache, then the remote (:func:`stages.tracking.lineage.cache.open_content`). Opening them takes a second.
+        """DVC's objects: the cache, then the remote
+        (:func:`stages.tracking.lineage.cache.open_content`). Opening takes a second.
 
         Raises:
             TrackingError: DVC's configuration cannot be read.

@@ -83,8 +83,8 @@ def test_what_needs_no_project_works_anywhere(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_video_is_told_before_anything_heavy_is_imported(project: Path) -> None:
     code = (
-        "import sys\nfrom stages.tools.serving.predict import look\nfrom pathlib import Path\n"
-        "try:\n    look(Path('params.yaml'))\nexcept Exception as error:\n    print(type(error).__name__)\n"
+        "import sys\nfrom stages.tools.serving.predict import check_video\nfrom pathlib import Path\n"
+        "try:\n    check_video(Path('params.yaml'))\nexcept Exception as error:\n    print(type(error).__name__)\n"
         "print([name for name in ('torch', 'transformers', 'mlflow', 'dvc') if name in sys.modules])"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

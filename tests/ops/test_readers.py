@@ -196,7 +196,7 @@ def test_the_remote_is_tried_and_a_hanging_one_is_given_up(team: Path, servers: 
     assert remote_problems(team) == []
     monkeypatch.setenv("VIDBRIDGE_DVC_REMOTE", "s3://nowhere/dvc")
     (said,) = remote_problems(team)
-    assert "make that bucket or folder" in said
+    assert "create that bucket or folder" in said
     monkeypatch.setenv("VIDBRIDGE_DVC_REMOTE", "s3://team/dvc")
     monkeypatch.setattr(cache, "PROBE_S", 3.0)
     servers.s3.trouble("stopped")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.tools.suites.evaluate import Order
+from stages.tools.suites.evaluate import EvaluationRequest
 from tests.support.serving_project import QUESTION
 from tests.support.suite_files import dream, lines, video_mme
 from tests.support.tiny_parts import COLOURS
@@ -15,7 +15,8 @@ OPTIONS = [f"{letter}. a {colour} bar" for letter, colour in zip("ABC", COLOURS,
 
 
 def about_colours(folder: Path, each: int, *others: str) -> Path:
-    """Video-MME's rows: `each` questions about each of the three videos, and as many about these others."""
+    """Video-MME's rows: `each` questions about each of the three videos, and as many about these
+    others."""
     names = (*COLOURS, *others)
     rows = [
         video_mme(
@@ -44,9 +45,9 @@ def captions(folder: Path) -> Path:
     return lines(folder / "metadata.json", rows)
 
 
-def order(annotations: Path, videos: Path, out: Path, **changes: Any) -> Order:
+def order(annotations: Path, videos: Path, out: Path, **changes: Any) -> EvaluationRequest:
     given = {"controls": None, "max_new_tokens": None, "batch_size": 5, "benchmark": "video-mme", **changes}
-    return Order(annotations=annotations, videos=videos, out=out, **given)
+    return EvaluationRequest(annotations=annotations, videos=videos, out=out, **given)
 
 
 def replies(folder: Path, file: str = "predictions.jsonl") -> dict[str, str]:

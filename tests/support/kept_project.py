@@ -15,7 +15,7 @@ import pytest
 from flows.housekeeping.gc import Order, gc
 from flows.housekeeping.removal import remove
 from stages.params import load_params
-from stages.tracking.gate.promote import settle
+from stages.tracking.gate.promote import complete_pending_move
 from stages.tracking.registry.ledger import Decided, last_move, now_ms, read_ledger, write_entry
 from stages.tracking.registry.versions import find_version
 from stages.tracking.runs.store import open_client
@@ -71,7 +71,7 @@ def decide(root: Path, number: int) -> None:
     about = find_version(client, MODEL, number)
     decided = Decided(now_ms(), "promote", number, None, last.number if last else 0, "tester", "", (), None, None)
     assert write_entry(client, gate.ledger, about, decided, "told").standing
-    settle(client, gate)
+    complete_pending_move(client, gate)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.runtime.paths import DATABASE
-from stages.tools.serving.export import publish
+from stages.tools.serving.export import export_version
 from stages.tracking.registry.named import find_named
 from stages.tracking.registry.servable import load_servable
 from stages.tracking.registry.versions import find_version, load_version
@@ -69,7 +69,7 @@ def doors(project: Path, target: Path) -> dict[str, Callable[[], object]]:
     return {
         "predict, evaluate, rescore": lambda: load_version(project, find_named(Session(project), "candidate")),
         "serve": lambda: load_servable(project, find_version(client, MODEL, "candidate")),
-        "export": lambda: publish(Session(project), "candidate", target / "exported"),
+        "export": lambda: export_version(Session(project), "candidate", target / "exported"),
         "mlflow": lambda: mlflow.artifacts.download_artifacts(uri, dst_path=str(target)),
         "mlflow, a part": lambda: mlflow.artifacts.download_artifacts(f"{uri}/config.json", dst_path=str(target)),
         "mlflow, one file": lambda: get_artifact_repository(source)._download_file("config.json", str(target / "config.json")),

@@ -33,9 +33,9 @@ from stages.lib.video.loader import load_video
 from stages.params import load_params
 from stages.runtime.paths import DATABASE
 from stages.tools.serving.app import ServingApp
-from stages.tools.serving.protocol import Patient
+from stages.tools.serving.protocol import BoundedProtocol
 from stages.tools.serving.server import Refusal
-from stages.tools.serving.videos import Job, decode, hungry
+from stages.tools.serving.videos import Job, decode, out_of_memory
 from stages.tracking.registry.register import register
 from stages.tracking.registry.versions import CHAMPION
 from stages.tracking.runs.store import open_client
@@ -144,7 +144,7 @@ def hungry_on_blue(job: Job) -> Frames:
         try:
             bytearray(600 << 20)
         except MemoryError as error:
-            raise hungry(job.name) from error
+            raise out_of_memory(job.name) from error
     return decode(job)
 
 
@@ -206,7 +206,7 @@ def running(model: Any, key: str | None, host: str) -> Iterator[Running]:
         port = listening.getsockname()[1]
         app = ServingApp(model, key, frozenset(("localhost",)))
         config = uvicorn.Config(
-            app, http=Patient, ws="none", lifespan="off", interface="asgi3", log_config=None, log_level="warning"
+            app, http=BoundedProtocol, ws="none", lifespan="off", interface="asgi3", log_config=None, log_level="warning"
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -1,4 +1,5 @@
-"""A small real project: git, DVC with a local remote, stages that write model folders. Made once, copied for each test (see `project`)."""
+"""A small real project: git, DVC with a local remote, stages that write model folders. Made
+once, copied for each test (see `project`)."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ from tests.support.surroundings import forget
 
 @pytest.fixture(scope="session")
 def dvc_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project after `dvc repro` and a commit. Do not change it: take the fixture `project`, a copy."""
+    """The project after `dvc repro` and a commit. Do not change it: take the fixture `project`,
+    a copy."""
     root = tmp_path_factory.mktemp("project")
     make(root)
     # A tracking database with its tables but without a run: making it takes longer than most tests.
@@ -42,14 +44,15 @@ def dvc_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(dvc_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the project that a test may change, with an empty tracking store and nothing from the caller's environment."""
+    """A copy of the project that a test may change, with an empty tracking store and nothing
+    from the caller's environment."""
     for name in list(os.environ):
         if name.startswith(("VIDBRIDGE_", "MLFLOW_", "GIT_")) or name == "RANK":
             monkeypatch.delenv(name)
     root = tmp_path / "project"
     shutil.copytree(dvc_project, root)
     monkeypatch.setenv("VIDBRIDGE_PROJECT", str(root))
-    # Nobody's git identity: what runs in production must not need one.
+    # No git identity: production must not need one.
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
     return root
@@ -57,7 +60,8 @@ def project(dvc_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="session")
 def template(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Versions 1 to 7, an empty cache: everything comes from the remote. Do not change it, nor what it holds."""
+    """Versions 1 to 7, an empty cache: everything comes from the remote. Do not change it, nor its
+    content."""
     root = tmp_path_factory.mktemp("registered") / "project"
     shutil.copytree(dvc_project, root)
     with pytest.MonkeyPatch.context() as patch:
@@ -79,7 +83,7 @@ def repro() -> Callable[[Path], None]:
     from dvc.repo import Repo
 
     def again(root: Path) -> None:
-        # DVC resolves part of what it does against the working directory.
+        # DVC resolves some of its paths against the working directory.
         with chdir(root), Repo(str(root)) as repo:
             repo.reproduce(all_pipelines=True)
 
@@ -94,20 +98,20 @@ def save() -> Callable[[Path, str], str]:
 
 @pytest.fixture
 def git_output() -> Callable[..., str]:
-    """Run git in a folder; what it said."""
+    """Run git in a folder. Returns its output."""
     return git
 
 
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real tracking server on a free port of the loopback interface; its URI."""
+    """Run a real tracking server on a free port of the loopback interface. Yields its URI."""
     folder = tmp_path_factory.mktemp("server")
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}", "--artifacts-destination", str(folder / "files")]
     with (folder / "log").open("wb") as log:
-        # Its job runner would be four more processes that nobody uses.
+        # Its job runner would be four more unused processes.
         environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:

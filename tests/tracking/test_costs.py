@@ -1,4 +1,4 @@
-"""What a plan says of the cost of its stages, by runs that went before."""
+"""The cost of a plan's stages, estimated from earlier runs."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ def test_a_plan_says_what_earlier_runs_of_its_stages_cost(project: Path, capsys:
     assert scaled["hours"] > 0
     assert (unknown["hours"], unknown["why"]) == (None, "no earlier run, no declared rate")
     assert told["cost"]["unknown"] == ["grpo@general"]
-    # Measured by what lies in dvc.lock: two checkpoints of 2 MiB, in place and in the cache.
+    # Measured on the content of dvc.lock: two checkpoints of 2 MiB, in place and in the cache.
     assert scaled["disk_gb"] == pytest.approx(2 * 2 * 2**21 / 1e9, rel=0.01)

@@ -1,4 +1,5 @@
-"""What `vidbridge gc` and `vidbridge data remove` free, keep, tag and refuse: on a real cache, remote, repository and registry."""
+"""Content that `vidbridge gc` and `vidbridge data remove` free, keep, tag and refuse: on a real
+cache, remote, repository and registry."""
 
 from __future__ import annotations
 
@@ -100,7 +101,7 @@ def test_only_what_nothing_needs_is_freed(
     assert not shown["freed"]
     assert in_store(here, CACHE, old)
     (row,) = (row for row in shown["rows"] if row["kind"] == "cache" and row["free"])
-    # The remote has a copy of the old ones; of the child nobody has one.
+    # The remote has a copy of the old ones; there is none of the child.
     assert (row["objects"], row["bytes"]) == (3, 3000 + 3 + len((here / CACHE / "files/md5" / old[:2] / old[2:]).read_bytes()))
     free(here, capsys, yes=True)
     assert not in_store(here, CACHE, old)
@@ -119,8 +120,9 @@ def test_only_what_nothing_needs_is_freed(
     assert told is not None
     assert "given up on" in told
     assert [(one.stage, one.version) for one in explain(Session(here), child).ancestors] == [("sft@old", parent)]
-    assert "has no weights any more: given up on" in promote(Session(here), parent, author="tester").decision.reasons[0]
-    # What a lock, an alias and a branch need is there, on a machine that has nothing yet, too.
+    assert "no longer has weights: given up on" in promote(Session(here), parent, author="tester").decision.reasons[0]
+    # Content that a lock, an alias and a branch need is there, also for a machine with an empty
+    # cache.
     shutil.rmtree(here / ".dvc/cache")
     assert (load_version(here, find_named(Session(here), "champion")) / "model.safetensors").stat().st_size == 2 << 20
     assert find_version(open_client(here), MODEL, "champion").number == champion.number
@@ -135,12 +137,13 @@ def test_an_earlier_champion_keeps_its_weights_and_rollback_reaches_it(here: Pat
     decide(here, first)
     free(here, capsys, yes=True, versions=True, remote=True)
     assert in_store(here, CACHE, oid)
-    # Given up before it was gone back to: the mark stays as long as the weights are nowhere, and rollback does not go there.
+    # Freed before the rollback: the mark stays as long as the weights are missing, and rollback
+    # refuses it.
     client, data = open_client(here), here / CACHE / "files/md5" / oid[:2] / oid[2:]
     client.set_model_version_tag(MODEL, str(earlier), "vidbridge.freed", "given up on a day")
     data.unlink()
     free(here, capsys, yes=True)
-    with pytest.raises(TrackingError, match=rf"cannot go back: version {earlier} has no weights any more: given up on a day"):
+    with pytest.raises(TrackingError, match=rf"cannot go back: version {earlier} no longer has weights: given up on a day"):
         rollback(Session(here), author="tester")
     folder(here, {"final/config.json": b"{}"}, CACHE)
     free(here, capsys, yes=True)
@@ -181,11 +184,11 @@ def test_what_is_young_or_cannot_be_told_is_not_touched(
     (here / "dvc.lock").write_text("stages: [")
     save(here, "damaged")
     git_output(here, "checkout", "-q", "main")
-    with pytest.raises(TrackingError, match=r"refs/heads/damaged:dvc.lock: cannot be read, so nobody can say what it needs"):
+    with pytest.raises(TrackingError, match=r"refs/heads/damaged:dvc.lock: cannot be read, so its needs are unknown"):
         free(here, capsys, yes=True)
     git_output(here, "branch", "-q", "-D", "damaged")
 
-    # A registry that does not answer: content stays, the rest is looked at.
+    # A registry that does not answer: content stays, the rest is checked.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     unknown = free(here, capsys, yes=True)
     assert "the registry or its ledger cannot be read" in unknown["notes"][0]
@@ -266,7 +269,7 @@ def test_a_run_that_goes_on_is_not_disturbed(here: Path, capsys: pytest.CaptureF
     with held_elsewhere(clone), pytest.raises(FlowError, match="is running this project already"):
         free(here, capsys, yes=True)
     assert in_store(here, CACHE, oid)
-    # What it will need stands in its own lock, before any commit does.
+    # Its future needs are in its own lock, before any commit has them.
     (clone / "dvc.lock").write_text("schema: '2.0'\nstages:\n")
     add_to_lock(clone, "made", oid)
     free(here, capsys, yes=True)
@@ -346,12 +349,13 @@ def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys
         return objection(Session(here), find_version(open_client(here), MODEL, number))
 
     assert "learned from 'videos/a.mp4'" in str(refused(learned))
-    assert "cannot be told" in str(refused(lost))
+    assert "is unknown" in str(refused(lost))
     assert refused(clean) is refused(scored) is refused(pretrained) is None
     assert "whether version" in str(explain(Session(here), "champion").objection)
-    assert "cannot be told" in diagnosis._champion(Session(here)).found
+    assert "is unknown" in diagnosis._champion(Session(here)).found
 
-    # A clone whose branch has not heard of it is told by the registry; a version that came later is looked at by its data.
+    # A clone whose branch lacks the exclusion reads it from the registry; a later version is
+    # checked by its data.
     params.write_text(before)
     later = made("sft@six", with_it)
     assert "learned from 'videos/a.mp4'" in str(refused(later))

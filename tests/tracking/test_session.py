@@ -1,4 +1,4 @@
-"""One state of a project: what is opened for it is opened once, and nothing of it is told to Prefect."""
+"""One state of a project: each resource is opened once, and Prefect learns nothing of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What the registry's commands print of a real registry that others can write: no escape sequence, no markup, no password."""
+"""Output of the registry's commands on a real registry that others can write to: no escape
+sequence, no markup, no password."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from tests.support.surroundings import forget
 
 CLIP = next(iter(sorted((ROOT / "tests/data/clips").glob("*.mp4"))))
 MODEL = "vidbridge-tiny"
-#: Sets the title, colours, opens markup of rich's that nothing closes, is an emoji's code, shows what follows backwards, breaks a line.
+#: Sets the title, colours, opens markup of rich's that nothing closes, is an emoji's code, shows
+#: what follows backwards, breaks a line.
 HOSTILE = "[/red][bold]\x1b]0;TITLE\x07\x1b[31m:dog:\u202e\x9b31m [link=http://evil.example]x\nline"
 SHOWN = r"[/red][bold]\x1b]0;TITLE\x07\x1b[31m:dog:\u202e\x9b31m [link=http://evil.example]x\nline"
 
@@ -74,7 +76,7 @@ def test_tags_and_names_of_the_registry_are_text(project: Path) -> None:
         if command[0] != "compare":
             assert shown.returncode == 0, said
             assert "🐶" not in said
-            # A program gets what was written, in a document that a terminal can show.
+            # A program gets the original text, in a document that a terminal can display.
             assert (HOSTILE in leaves(json.loads(shown.stdout))) if command[-1] == "--json" else (SHOWN in said), said
 
 
@@ -95,7 +97,8 @@ CANARY = "CANARY7f3a"
 
 
 def test_no_password_of_any_uri_is_printed_logged_or_written(project: Path) -> None:
-    """The registry works, everything else does not answer; and, second, the registry is a database that does not answer either."""
+    """The registry works and everything else does not answer; then the registry is a database that
+    does not answer either."""
     elsewhere = {
         "VIDBRIDGE_DVC_REMOTE": f"https://bob:{CANARY}@127.0.0.1:9/x?token={CANARY}",
         "PREFECT_API_URL": f"http://bob:{CANARY}@127.0.0.1:9/api",
@@ -147,7 +150,7 @@ def test_a_url_as_remote_is_a_remote(project: Path, tmp_path: Path) -> None:
         {"VIDBRIDGE_DVC_REMOTE": "nowhere", "MLFLOW_TRACKING_URI": f"sqlite:///{none}"},
     ]
     url, name = commands(project, [(change, ["doctor"]) for change in changes], COLUMNS="300")
-    # A registry that is not there is not made by looking for it.
+    # Looking for a registry does not create it.
     assert not none.exists()
     assert "no result of 0.1" in url.stdout
     said = url.stdout
@@ -167,23 +170,25 @@ def test_a_version_that_is_not_there_is_said_once_and_without_a_server(project: 
 
 
 def test_the_doctor_names_what_0_1_made(project: Path) -> None:
-    """0.1's marks in the real lock and the real registry: no ``ingest.tolerance``, a digest of its own, Qwen's weights without a rule."""
+    """0.1's marks in the real lock and the real registry: no ``ingest.tolerance``, a digest of
+    its own, Qwen's weights without a rule."""
     assert concerns_of_project(project) == []
     lock = (project / "dvc.lock").read_text()
     assert "  base:" in lock
     record = "  ingest:\n    cmd: python -m stages ingest\n    params:\n      params.yaml:\n        ingest: {source: videos}\n"
     (project / "dvc.lock").write_text(lock.replace("  base:", f"{record}  base:", 1))
     (one,) = concerns_of_project(project)
-    assert "ingest was made by 0.1" in one.found
+    assert "ingest was made by 0.1" in one.problem
     assert "vidbridge run" in one.remedy
 
-    # Scored under d1, as the test's stages say; the project's samples and parameters make another evaluation.
+    # Scored under d1, as the test's stages say; the project's samples and parameters make another
+    # evaluation.
     (project / "data/samples/summary.json").write_text(
         json.dumps({"samples": {"train": {}, "validation": {}, "test": {"mcqa": 20}}})
     )
     found = {concern.what: concern for concern in concerns_of_registry(Session(project))}
     champion = next(concern for what, concern in found.items() if "champion" in what)
-    assert "was scored under evaluation d1, and this project's is " in champion.found
+    assert "was scored under evaluation d1, and this project's is " in champion.problem
     assert "vidbridge promote" in champion.remedy
 
     shown = vidbridge("doctor", cwd=project, COLUMNS="300")
@@ -209,7 +214,7 @@ def test_weights_of_0_1_have_to_be_trained_again(project: Path) -> None:
 
     says({"model_type": "qwen2_5_vl", "transformers_version": "5.23.0"})
     (one,) = [concern for concern in concerns_of_registry(Session(project)) if "champion" in concern.what]
-    assert "are refused" in one.found
+    assert "are refused" in one.problem
     assert "vidbridge promote --new-evaluation" in one.remedy
     says({"model_type": "qwen2_5_vl", "positions_behind_video": "after_last"})
-    assert not [concern for concern in concerns_of_registry(Session(project)) if "are refused" in concern.found]
+    assert not [concern for concern in concerns_of_registry(Session(project)) if "are refused" in concern.problem]

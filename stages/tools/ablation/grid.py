@@ -1,7 +1,8 @@
-"""An ablation grid: what each variant's parameters are, and what its scores say with those of the other variants and seeds.
+"""The ablation grid: parameters of each variant, and its scores compared with other variants and
+seeds.
 
-Not a stage of DVC: every variant of every seed is a pipeline of its own, ``vidbridge ablate`` runs them (:mod:`flows.ablation`), and
-what they scored comes here.
+Not a stage of DVC: every variant of every seed is a pipeline of its own, which ``vidbridge ablate``
+runs (:mod:`flows.ablation`); this module reads the scores.
 """
 
 from __future__ import annotations
@@ -24,23 +25,24 @@ from stages.lib.rows.jsonl import iterate_rows, read_json, read_record, read_row
 from stages.lib.rows.samples import InputError
 from stages.params import GrpoRow, Params, load_params, parse_params
 from stages.runtime import paths
-from stages.tools.ablation.seeds import Gain, Pair, over_seeds, pooled_gain
+from stages.tools.ablation.seeds import Gain, PolicyPair, over_seeds, pooled_gain
 
 IDENTITY_FILE = "identity.json"
 CLIPS_FILE = "clips.json"
 
 
 class NothingRunError(InputError):
-    """No seed has run whole yet, so that there is no table."""
+    """No seed is complete yet, so there is no table."""
 
 
 def start_of(params: Params) -> str:
-    """The row that all variants start from."""
+    """Name of the row that all variants start from."""
     return next(iter(params.variants.values())).init
 
 
 def variant_params(params: Params, seed: int, variant: str) -> dict[str, Any]:
-    """A whole ``params.yaml`` with one variant behind the rows that lead to its start, which is evaluated too."""
+    """Build a whole ``params.yaml`` with one variant behind the rows that lead to its start, which
+    is evaluated too."""
     row, rows = params.variants[variant], params.rows
     chain = [row.init]
     while chain[-1] != "base":
@@ -61,12 +63,13 @@ def variant_params(params: Params, seed: int, variant: str) -> dict[str, Any]:
     return table
 
 
-class Measured(Record):
+class PolicyResult(Record):
     """A policy over all seeds: shares of each task's maximum, greedy, on held-out samples.
 
-    ``columns``: for each task, and each part that is an axis, the mean over seeds with its t interval, cut at 0 and 1 (where seeds tell
-    no spread, that over the clips of all seeds); ``by_seed``: the same of each seed; ``seeds``: the mean over tasks of each seed;
-    ``blank``: that mean on a black video; ``format``: share of well-formed replies.
+    ``columns``: for each task, and each part that is an axis, the mean over seeds with its t
+    interval, cut at 0 and 1 (if seeds have no spread, the interval over the clips of all seeds);
+    ``by_seed``: the same for each seed; ``seeds``: the mean over tasks of each seed; ``blank``:
+    that mean on a black video; ``format``: share of well-formed replies.
     """
 
     name: str
@@ -87,9 +90,12 @@ class Contrast(Record):
 
 
 class Grid(Record):
-    """What an ablation came to. ``commit``: from which it ran, the beginnings of several where they differ. ``missing``: variants of seeds
-    that have not run, so that nothing partial looks whole. ``other_parameters``: it was trained with those of that commit, and params.yaml
-    has others now."""
+    """Result of an ablation.
+
+    ``commit``: the commit it ran from; shortened commits if there are several. ``missing``:
+    variants of seeds that have not run, so that nothing partial looks whole. ``other_parameters``:
+    it was trained with the parameters of that commit, and params.yaml differs now.
+    """
 
     recipe: str
     commit: str
@@ -103,14 +109,17 @@ class Grid(Record):
     axes: tuple[str, str]
     #: The row that all variants start from.
     start: str
-    rows: tuple[Measured, ...]
+    rows: tuple[PolicyResult, ...]
     contrasts: tuple[Contrast, ...]
     missing: tuple[str, ...]
 
 
 class Results:
-    """The folder that scores are kept in: ``<seed>/<policy>/`` with what evaluation wrote, and ``<seed>/clips.json``. A variant's has
-    ``identity.json`` too, written last: what it was trained with."""
+    """Folder of scores: ``<seed>/<policy>/`` with the files of evaluation, and
+    ``<seed>/clips.json``.
+
+    A variant's folder also has ``identity.json``, written last: what it was trained with.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -122,25 +131,29 @@ class Results:
         return read_rows(self.of(seed, policy) / f"{kind}.jsonl", Score)
 
     def identity(self, seed: int, variant: str) -> dict[str, str] | None:
-        """The commit and the digest of the parameters (:func:`variant_params`) that it was trained with; None: it has not run whole."""
+        """Commit and digest of the parameters (:func:`variant_params`) that it was trained with;
+        None if it is not complete."""
         file = self.of(seed, variant) / IDENTITY_FILE
         return dict(read_json(file)) if file.exists() else None
 
     def clips(self, seed: int) -> dict[str, list[str]]:
-        """What :func:`contents_shown` found."""
+        """Result of :func:`content_digests` for a seed."""
         file = self.folder / str(seed) / CLIPS_FILE
-        found: dict[str, list[str]] = read_json(file)
-        if not all(isinstance(clips, list) for clips in found.values()):
+        digests: dict[str, list[str]] = read_json(file)
+        if not all(isinstance(clips, list) for clips in digests.values()):
             raise InputError(
-                f"{file}: written by an earlier version, which kept names of clips and not their content, so that nobody can say which"
-                f" seeds share clips; delete {self.folder / str(seed)} and run vidbridge ablate"
+                f"{file}: written by an earlier version, which stored names of clips and not their content, so that"
+                f" clips shared by seeds are unknown; delete {self.folder / str(seed)} and run vidbridge ablate"
             )
-        return found
+        return digests
 
 
-def contents_shown(root: Path) -> dict[str, list[str]]:
-    """Sample id to the digests of the videos that it shows, for everything that a project holds out: seeds give other clips the same
-    names, and may hold out the same clip."""
+def content_digests(root: Path) -> dict[str, list[str]]:
+    """Map sample id to the digests of the videos that it contains, for all held-out samples of a
+    project.
+
+    Seeds give other clips the same names, and may hold out the same clip.
+    """
     split = load_params(root / paths.PARAMS_FILE).evaluation.split
     content = {clip.clip_id: clip.sha256 for clip in iterate_rows(root / paths.CLIPS / paths.MANIFEST_FILE, Clip)}
     samples = [sample for file in sorted((root / paths.SAMPLES / split).glob("*.jsonl")) for sample in read_rows(file, Sample)]
@@ -148,33 +161,35 @@ def contents_shown(root: Path) -> dict[str, list[str]]:
 
 
 def read_grid(params: Params, results: Results, *, command: str, measured: str) -> Grid:
-    """Everything that is there, on the seeds that have run whole.
+    """Read all scores, on the seeds that are complete.
 
     Raises:
-        NothingRunError: no seed has.
-        InputError: all there is are scores of other parameters and several commits.
+        NothingRunError: no seed is complete.
+        InputError: all scores belong to other parameters and several commits.
     """
     grid = params.ablation
     assert grid is not None
     start = start_of(params)
-    wanted = (start, *params.variants)
+    variants_of_seed = (start, *params.variants)
     kept = {(seed, name): results.identity(seed, name) for seed in grid.seeds for name in params.variants}
-    fresh = {key for key, found in kept.items() if found and found["params"] == digest(variant_params(params, *key))}
-    # Scores of other parameters are never mixed with them. Where nothing else is there they are shown, and what they are is said.
-    counted = fresh or {key for key, found in kept.items() if found}
+    fresh = {key for key, identity in kept.items() if identity and identity["params"] == digest(variant_params(params, *key))}
+    # Scores of other parameters are never mixed with these. If there are no others, they are
+    # displayed, with a note.
+    counted = fresh or {key for key, identity in kept.items() if identity}
     missing = tuple(f"seed {seed}: {name}" for seed, name in kept if (seed, name) not in counted)
     seeds = tuple(seed for seed in grid.seeds if all((seed, name) in counted for name in params.variants))
     if not seeds:
         raise NothingRunError(f"ablation: no seed has run whole ({len(missing)} trainings are missing); go on: vidbridge ablate")
-    commits = sorted({found["commit"] for (seed, _), found in kept.items() if found and seed in seeds})
+    commits = sorted({identity["commit"] for (seed, _), identity in kept.items() if identity and seed in seeds})
     if not fresh and len(commits) > 1:
         raise InputError(
-            f"ablation: what has run was trained with other parameters than params.yaml holds, from several commits ({_short(commits)}), so"
-            " it is no one grid; run it with these: vidbridge ablate"
+            "ablation: all results were trained with other parameters than params.yaml has, from several commits"
+            f" ({_short(commits)}), so they are not one grid; run it with these: vidbridge ablate"
         )
     rows = [_trivial(name, results, seeds, params) for name in ("random", "constant")]
-    rows += [_measured(name, results, seeds, params) for name in wanted]
-    # Every variant against the start, which the figure shows, and what the recipe asks beside.
+    rows += [_measured(name, results, seeds, params) for name in variants_of_seed]
+    # Every variant against the start, which the figure displays, and the contrasts the recipe
+    # requests.
     pairs = dict.fromkeys([*((name, start) for name in params.variants), *grid.contrasts])
     contrasts = tuple(_contrast(after, before, results, seeds, params) for after, before in pairs)
     budgets = [row.steps * row.prompts_per_step * row.rollouts for row in params.variants.values() if isinstance(row, GrpoRow)]
@@ -196,7 +211,8 @@ def read_grid(params: Params, results: Results, *, command: str, measured: str) 
 
 
 def _as_part(scores: Sequence[Score], axis: str) -> list[Score]:
-    """The scores of a task with a part of theirs in the place of their value; a reply that the format gate refuses has 0 of it.
+    """Replace the value of a task's scores by one of their parts; a reply that the format gate
+    refuses scores 0.
 
     Raises:
         InputError: no reply has such a part.
@@ -204,8 +220,8 @@ def _as_part(scores: Sequence[Score], axis: str) -> list[Score]:
     task, part = axis.split("/")
     rows = [row for row in scores if row.task == task]
     if not any(part in row.parts for row in rows):
-        known = ", ".join(sorted({name for row in rows for name in row.parts} - {"native"})) or "none"
-        raise InputError(f"ablation.axes: {axis!r}: no reply's score has a part {part!r} (they have {known})")
+        part_names = ", ".join(sorted({name for row in rows for name in row.parts} - {"native"})) or "none"
+        raise InputError(f"ablation.axes: {axis!r}: no reply's score has a part {part!r} (they have {part_names})")
     return [row.model_copy(update={"value": None if row.value is None else row.parts.get(part, 0.0)}) for row in rows]
 
 
@@ -216,15 +232,15 @@ def _part_axes(params: Params) -> list[str]:
 def _over(
     name: str, title: str, trained_on: Sequence[TaskName], scores: Sequence[Sequence[Score]], clips: Sequence[Shown],
     blank: float | None, params: Params,
-) -> Measured:  # fmt: skip
+) -> PolicyResult:  # fmt: skip
     confidence = params.evaluation.confidence
-    results = [task_results(rows, shown, confidence) for rows, shown in zip(scores, clips, strict=True)]
+    results = [task_results(rows, contents, confidence) for rows, contents in zip(scores, clips, strict=True)]
     of_column: dict[str, list[list[Score]]] = {
         task: [[row for row in rows if row.task == task] for rows in scores] for task in results[0]
     }
     of_column |= {axis: [_as_part(rows, axis) for rows in scores] for axis in _part_axes(params)}
     by_seed = {column: tuple(_mean(rows) for rows in each) for column, each in of_column.items()}
-    return Measured(
+    return PolicyResult(
         name=name,
         title=title,
         trained_on=tuple(trained_on),
@@ -242,14 +258,17 @@ def _mean(rows: Sequence[Score]) -> float:
 
 
 def _share(values: Sequence[float], scores: Sequence[Sequence[Score]], clips: Sequence[Shown], confidence: float) -> Interval:
-    """The mean of the seeds' shares with its t interval, cut at 0 and 1 where the normal curve behind it knows no bounds; where the seeds
-    tell no spread, with the interval over the clips of all of them."""
-    found = over_seeds(values, confidence)
-    if found is not None:
-        return Interval(mean=found.mean, low=max(0.0, found.low), high=min(1.0, found.high))
+    """Mean of the seeds' shares with its t interval, cut at 0 and 1 because the normal distribution
+    is unbounded.
+
+    If seeds have no spread, the interval over the clips of all of them.
+    """
+    interval = over_seeds(values, confidence)
+    if interval is not None:
+        return Interval(mean=interval.mean, low=max(0.0, interval.low), high=min(1.0, interval.high))
     judged = [
-        (row.value, shown[row.sample_id], str(seed))
-        for seed, (rows, shown) in enumerate(zip(scores, clips, strict=True))
+        (row.value, contents[row.sample_id], str(seed))
+        for seed, (rows, contents) in enumerate(zip(scores, clips, strict=True))
         for row in rows
         if row.value is not None
     ]
@@ -257,7 +276,7 @@ def _share(values: Sequence[float], scores: Sequence[Sequence[Score]], clips: Se
     return mean_interval(np.array([value for value, _, _ in judged], dtype=np.float64), design, confidence)
 
 
-def _measured(name: str, results: Results, seeds: Sequence[int], params: Params) -> Measured:
+def _measured(name: str, results: Results, seeds: Sequence[int], params: Params) -> PolicyResult:
     variants = params.ablation.variants if params.ablation else {}
     title = variants[name].title if name in variants else f"{name} (the start)"
     trained_on = params.variants[name].trained_tasks if name in variants else ()
@@ -267,7 +286,7 @@ def _measured(name: str, results: Results, seeds: Sequence[int], params: Params)
     return _over(name, title, trained_on, scores, clips, sum(blank) / len(blank), params)
 
 
-def _trivial(kind: str, results: Results, seeds: Sequence[int], params: Params) -> Measured:
+def _trivial(kind: str, results: Results, seeds: Sequence[int], params: Params) -> PolicyResult:
     scores = [results.scores(seed, "baselines", f"predictions_{kind}") for seed in seeds]
     clips = [results.clips(seed) for seed in seeds]
     return _over(kind, f"{kind} reply", (), scores, clips, None, params)
@@ -275,17 +294,17 @@ def _trivial(kind: str, results: Results, seeds: Sequence[int], params: Params) 
 
 def _contrast(after: str, before: str, results: Results, seeds: Sequence[int], params: Params) -> Contrast:
     confidence = params.evaluation.confidence
-    pairs = [Pair(results.scores(seed, after), results.scores(seed, before), results.clips(seed)) for seed in seeds]
+    pairs = [PolicyPair(results.scores(seed, after), results.scores(seed, before), results.clips(seed)) for seed in seeds]
     mean, tasks = pooled_gain(pairs, confidence)
     columns: dict[str, Gain] = {str(task): gain for task, gain in tasks.items()}
     for axis in _part_axes(params):
-        parts = [Pair(_as_part(pair.after, axis), _as_part(pair.before, axis), pair.shown) for pair in pairs]
+        parts = [PolicyPair(_as_part(pair.after, axis), _as_part(pair.before, axis), pair.contents) for pair in pairs]
         columns[axis] = pooled_gain(parts, confidence)[0]
     return Contrast(after=after, before=before, mean=mean, columns=columns)
 
 
-def shown_commit(grid: Grid) -> str:
-    """As tables have it."""
+def format_commit(grid: Grid) -> str:
+    """Commit as tables display it."""
     short = grid.commit if "," in grid.commit else grid.commit[:12]
     return f"{short} (with its parameters, which are others now)" if grid.other_parameters else short
 
@@ -295,10 +314,10 @@ def _short(commits: Sequence[str]) -> str:
 
 
 def markdown(grid: Grid) -> str:
-    """The grid as two Markdown tables, with what they rest on."""
+    """Format the grid as two Markdown tables, with commit, seeds and budget."""
     columns = list(grid.rows[0].columns)
     seeds = ", ".join(map(str, grid.seeds))
-    head = f"{grid.measured} Commit {shown_commit(grid)}, seeds {seeds}; {_budget(grid)}. `{grid.command}`"
+    head = f"{grid.measured} Commit {format_commit(grid)}, seeds {seeds}; {_budget(grid)}. `{grid.command}`"
     lines = [head, ""]
     if grid.missing:
         lines += [f"**Partial**: {len(grid.missing)} trainings are missing ({', '.join(grid.missing[:3])} …).", ""]
@@ -327,21 +346,24 @@ def _cell(value: Interval) -> str:
     return f"{value.mean:.3f} [{value.low:.2f}, {value.high:.2f}]"
 
 
-def _bold(text: str, row: Measured, column: str) -> str:
-    """Tasks that a variant was trained on stand out."""
+def _bold(text: str, row: PolicyResult, column: str) -> str:
+    """Highlight the tasks that a variant was trained on."""
     return f"**{text}**" if column.split("/")[0] in row.trained_on else text
 
 
 def signed(gain: Gain) -> str:
-    """The mean difference and its t interval over seeds; its interval over clips where seeds tell no spread."""
+    """Format the mean difference and its t interval over seeds; its interval over clips if seeds
+    have no spread."""
     interval = gain.over_seeds or gain.clips
     return f"{gain.clips.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
 def figure(grid: Grid) -> str:
-    """The grid as an SVG: for each variant what its training changed, answering to the right, describing upwards.
+    """Draw the grid as an SVG: the change from each variant's training, answering to the right,
+    describing upwards.
 
-    Changes and not scores: seeds differ more from each other than variants of one seed do. The bars are t intervals over seeds.
+    Changes and not scores: seeds differ more from each other than variants of one seed do. The bars
+    are t intervals over seeds.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -377,14 +399,14 @@ def _point(gain: Gain) -> tuple[float, list[list[float]]]:
 
 
 def _axis(name: str) -> str:
-    """The title of a task, or of a part of its score, in a figure."""
+    """Title of a task, or of a part of its score, in a figure."""
     task, _, part = name.partition("/")
     titles = {part.name: part.title for part in task_of(task).parts}
     return (titles.get(part) or name) if part else task_of(task).title
 
 
 def _looks(count: int) -> list[tuple[str, str]]:
-    """A colour and a mark for each of so many points; no two alike."""
+    """Colours and markers for this many points; no two alike."""
     return [(_COLOURS[n % len(_COLOURS)], _MARKERS[n // len(_COLOURS) + n % 3]) for n in range(count)]
 
 

@@ -1,1 +1,1 @@
-"""Looking at data without running a stage: check, browse, export, remove."""
+"""Inspect and edit data without running a stage: check, browse, export, remove."""

@@ -1,7 +1,8 @@
-"""One static page of the data that opens offline: each task's samples as film strips, what was set aside and why, the data card.
+"""One static page of the data that opens offline: each task's samples as film strips, rejects with
+reasons, the data card.
 
-Outside DVC; ``vidbridge data browse`` calls it. The page holds its pictures and its script, and a content-security policy under which
-nothing leaves it.
+Outside DVC; ``vidbridge data browse`` calls it. The page holds its pictures and its script, and a
+content-security policy that blocks all network access.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ from stages.pages.render import fill, in_base64, policy_hash, shown_answer, temp
 from stages.params import Params, load_params
 from stages.runtime import paths
 
-#: Height of a frame on the page, and how well it is kept: enough to see what happens.
+#: Height of a frame on the page, and its JPEG quality: enough to see what happens.
 FRAME_PX, JPEG_QUALITY = 84, 78
-#: What outlines a frame, on each side; as wide as in ``browse.css``.
+#: Outline of a frame, on each side; as wide as in ``browse.css``.
 BORDER_PX = 3
-#: Rows that were set aside, at most this many of each reason on the page; all are counted.
+#: Most rejects of each reason on the page; all are counted.
 REJECTS_OF_A_REASON = 200
 
 
 def browse(root: Path, out: Path, samples: int) -> Path:
-    """Write the page with at most ``samples`` samples of each task and split, and return its path.
+    """Write the page with at most ``samples`` samples of each task and split. Returns its path.
 
     Raises:
         InputError: there is no data yet.
@@ -48,7 +49,7 @@ def browse(root: Path, out: Path, samples: int) -> Path:
         raise InputError(f"{paths.SAMPLES / paths.SUMMARY_FILE}: no samples yet; run vidbridge run synthesize")
     clips = load_clips()
     loader = FrameLoader(clips, Path(params.ingest.source), cache_bytes=0, manifest=paths.CLIPS)
-    shown = [_sample(sample, clips, loader, params) for sample in _samples(params, samples)]
+    rows = [_sample(sample, clips, loader, params) for sample in _samples(params, samples)]
     rejects, reasons = _rejects()
     script = template_text("browse.js")
     style = template_text("palette.css", "browse.css")
@@ -57,7 +58,7 @@ def browse(root: Path, out: Path, samples: int) -> Path:
         params=params,
         summary=read_json(paths.SAMPLES / paths.SUMMARY_FILE),
         clips=read_json(paths.CLIPS / paths.SUMMARY_FILE),
-        samples=shown,
+        samples=rows,
         tasks=params.synthesize.tasks.named,
         splits=SPLITS,
         rejects=rejects,
@@ -77,7 +78,8 @@ def browse(root: Path, out: Path, samples: int) -> Path:
 
 
 def _samples(params: Params, each: int) -> Iterator[Sample]:
-    """One of each task, then the next of each, split after split: whoever opens the page sees every kind at once."""
+    """Take one sample of each task, then the next of each, split after split: the top of the page
+    has every kind."""
     for split in SPLITS:
         files = [paths.samples_file(paths.SAMPLES, split, task) for task in params.synthesize.tasks.named]
         of_task = [list(islice(iterate_rows(file, Sample), each)) for file in files]
@@ -117,7 +119,8 @@ def _sample(sample: Sample, clips: dict[str, Clip], loader: FrameLoader, params:
 
 
 def _label(cells: Sequence[Mapping[str, str]]) -> str:
-    """What a screen reader says of a film strip, which is one picture to it: how many frames, of which clips, and which are black."""
+    """Text for screen readers of a film strip, which is one picture to them: how many frames, of
+    which clips, and which are black."""
     letters = list(dict.fromkeys(cell["letter"] for cell in cells if cell["letter"]))
     parts = [f"{len(cells)} frames from {cells[0]['time']} to {cells[-1]['time']}"]
     parts += [f"clip {letter} at {_times(cells, 'letter', letter)}" for letter in letters]
@@ -142,12 +145,12 @@ def _provenance(clip: Clip, letter: str) -> dict[str, Any]:
         f"SHA-256 {clip.sha256[:12]}",
     ]
     if clip.normalised:
-        about.insert(1, "encoded anew by ingest")
+        about.insert(1, "re-encoded by ingest")
     return {"letter": letter, "about": " · ".join(about)}
 
 
 def _rejects() -> tuple[list[dict[str, str]], list[tuple[str, str, int]]]:
-    """What was set aside, and how often for each stage and reason."""
+    """Rejects, and their number for each stage and reason."""
     rows: list[dict[str, str]] = []
     counts: Counter[tuple[str, str]] = Counter()
     for stage, folder in (("ingest", paths.CLIPS), ("synthesize", paths.SAMPLES)):
@@ -155,7 +158,7 @@ def _rejects() -> tuple[list[dict[str, str]], list[tuple[str, str, int]]]:
             counts[stage, reject.reason] += 1
             if counts[stage, reject.reason] <= REJECTS_OF_A_REASON:
                 rows.append({"stage": stage, "reason": reject.reason, "item": reject.item, "detail": reject.detail})
-    # As often as it happens, as the terminal has it; within a reason in the file's order, which is a person's.
+    # By frequency, as in the terminal; within a reason in the file's order, which is a person's.
     rows.sort(key=lambda row: (row["stage"] != "ingest", -counts[row["stage"], row["reason"]], row["reason"]))
     return rows, [(stage, reason, count) for (stage, reason), count in counts.most_common()]
 

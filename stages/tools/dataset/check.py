@@ -1,4 +1,5 @@
-"""What ingest and synthesize would make of a folder of videos: nothing is written, DVC is not asked, no run is opened."""
+"""Preview of ingest and synthesize on a folder of videos: writes nothing, runs no DVC, opens no
+run."""
 
 from __future__ import annotations
 
@@ -17,22 +18,25 @@ __all__ = ["Checked", "SourceError", "check"]
 
 @dataclass(frozen=True)
 class Checked:
-    """``hazards``: files that decord must not read, by reason. ``samples``: what each task would give of the accepted clips."""
+    """Result of a check. ``hazards``: files that decord must not read, by reason. ``samples``:
+    samples of each task from the accepted clips."""
 
     clips: tuple[Clip, ...]
     rejects: tuple[Reject, ...]
     hazards: Counter[str]
     samples: dict[TaskName, int]
     set_aside: dict[TaskName, tuple[Reject, ...]]
-    #: Reasons of those among the rejects that are parts of rows.
+    #: Reasons of rejects that are parts of rows.
     part_reasons: frozenset[str] = PART_REASONS
 
 
 def check(params: Params, folder: Path, annotation_format: str | None, annotations: str | None) -> Checked:
-    """Examine every file of ``folder`` as ingest would, with the present parameters, and count the samples it would give.
+    """Examine every file of ``folder`` as ingest would, with the present parameters, and count the
+    resulting samples.
 
     Raises:
-        SourceError: there is no such format; the folder or its annotation file cannot be used at all.
+        SourceError: there is no such format; the folder or its annotation file cannot be used at
+            all.
     """
     changed = {"source": str(folder), "format": annotation_format or params.ingest.format, "annotations": annotations}
     settings = IngestParams.model_validate(params.ingest.model_dump() | changed)
@@ -41,6 +45,6 @@ def check(params: Params, folder: Path, annotation_format: str | None, annotatio
     set_aside: dict[TaskName, tuple[Reject, ...]] = {}
     for task in params.synthesize.tasks.named:
         rows = list(synthesise(clips, task, params.synthesize.tasks, params.synthesize.sampled_frames, params.seed))
-        samples[task] = sum(len(made) for _, made, _ in rows)
+        samples[task] = sum(len(accepted) for _, accepted, _ in rows)
         set_aside[task] = tuple(sorted((reject for _, _, refused in rows for reject in refused), key=reject_order))
     return Checked(tuple(clips), tuple(rejects), hazards, samples, set_aside)

@@ -1,4 +1,5 @@
-"""``ingest.exclude`` in the text of a ``params.yaml``: written in place, every comment and every other value as it was."""
+"""Edit ``ingest.exclude`` in the text of a ``params.yaml`` in place, with all comments and other
+values unchanged."""
 
 from __future__ import annotations
 
@@ -13,10 +14,11 @@ from stages.runtime.bounded_yaml import end_of, parse_yaml
 
 
 def with_excluded(text: str, videos: Sequence[ExcludedVideo], name: str = paths.PARAMS_FILE) -> str:
-    """The text of a ``params.yaml`` with these videos in ``ingest.exclude``, everything else as it was.
+    """Set ``ingest.exclude`` to these videos in the text of a ``params.yaml``; all else is
+    unchanged.
 
     Raises:
-        YamlError, ParamsError: the text is no ``params.yaml``.
+        YamlError, ParamsError: the text is not a ``params.yaml``.
     """
     parse_yaml(text, name)  # before PyYAML builds anything of it
     node = _value(_value(yaml.compose(text, Loader=yaml.SafeLoader), "ingest", name), "exclude", name)
@@ -29,11 +31,11 @@ def with_excluded(text: str, videos: Sequence[ExcludedVideo], name: str = paths.
 
 def _value(node: Any, key: str, name: str) -> Any:
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    found = next((value for named, value in pairs if named.value == key), None)
-    if found is None:
-        parse_params({}, name)  # says what is missing
+    node_of_key = next((value for named, value in pairs if named.value == key), None)
+    if node_of_key is None:
+        parse_params({}, name)  # raises the error about the missing key
         raise ParamsError(f"{name}: has no ingest.exclude; write `exclude: []` below `ingest:`")
-    return found
+    return node_of_key
 
 
 def _quoted(text: str | None) -> str:

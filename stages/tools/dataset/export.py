@@ -1,6 +1,8 @@
-"""Samples for other tools: frame-exact videos, rows that TRL reads, a dataset that ``datasets.load_dataset`` reads.
+"""Export samples for other tools: frame-exact videos, rows for TRL, a dataset for
+``datasets.load_dataset``.
 
-Outside DVC; ``vidbridge data export`` calls it. Videos are made by a pool of workers, and one that is there already is not made again.
+Outside DVC; ``vidbridge data export`` calls it. A pool of workers encodes the videos; an existing
+video is not encoded again.
 """
 
 from __future__ import annotations
@@ -37,16 +39,16 @@ from stages.runtime.workers import map_whole
 Kind = Literal["mp4", "trl", "datasets"]
 KINDS: tuple[Kind, ...] = ("mp4", "trl", "datasets")
 
-#: Decoded frames that are on their way to the encoder at once, in bytes.
+#: Bytes of decoded frames on their way to the encoder at once.
 CHUNK_BYTES = 64_000_000
-#: What is lost by the export's own encoding cannot be seen.
+#: Quality at which the loss of the export's own encoding is invisible.
 CRF, JPEG_QUALITY = 12, 95
-#: A sample of minutes at full resolution.
+#: Time limit for a sample of minutes at full resolution.
 TIMEOUT_S = 1800.0
 
 
 class Exported(NamedTuple):
-    """Samples by split and task."""
+    """Number of samples by split and task."""
 
     samples: dict[tuple[Split, TaskName], int]
     out: Path
@@ -55,13 +57,14 @@ class Exported(NamedTuple):
 def export(root: Path, out: Path, kind: Kind, tasks: Sequence[TaskName], splits: Sequence[Split], limit: int | None) -> Exported:
     """Write the samples of these tasks and splits, at most ``limit`` of each pair.
 
-    ``mp4``: ``videos/<name>.mp4``, each the sample's whole timeline, frame by frame, and ``samples.jsonl`` that says what is asked.
-    ``trl``: the same videos, and ``<split>.jsonl`` with the columns that TRL's trainers read (prompt, completion where there is a
-    trace). ``datasets``: Parquet files with the sampled frames as pictures; ``datasets.load_dataset(out)`` reads the folder.
+    ``mp4``: ``videos/<name>.mp4``, each the sample's whole timeline, frame by frame, and
+    ``samples.jsonl`` with their prompts. ``trl``: the same videos, and ``<split>.jsonl`` with the
+    columns of TRL's trainers (prompt, completion if there is a trace). ``datasets``: Parquet files
+    with the sampled frames as pictures; ``datasets.load_dataset(out)`` reads the folder.
 
     Raises:
         InputError: there are no such samples.
-        WorkersError: one could not be made.
+        WorkersError: a video could not be made.
     """
     params = load_params(root / paths.PARAMS_FILE)
     chosen = {
@@ -86,7 +89,7 @@ def export(root: Path, out: Path, kind: Kind, tasks: Sequence[TaskName], splits:
 
 
 def video_name(sample: Sample) -> str:
-    """A file name that every system takes and no two samples share."""
+    """File name of a sample's video, valid on every system and unique to the sample."""
     readable = re.sub(r"[^A-Za-z0-9+-]+", "-", sample.sample_id).strip("-")[:80]
     return f"{readable}-{hashlib.sha256(sample.sample_id.encode()).hexdigest()[:8]}.mp4"
 
@@ -94,7 +97,8 @@ def video_name(sample: Sample) -> str:
 def render(sample: Sample, loader: FrameLoader, path: Path) -> None:
     """Write every frame of a sample's timeline as H.264, in order, at the timeline's rate.
 
-    Frame ``i`` of the file is frame ``i`` of the timeline; an odd row or column at the edge is left out, since H.264 needs even ones.
+    Frame ``i`` of the file is frame ``i`` of the timeline; an odd row or column at the edge is left
+    out, since H.264 needs even ones.
 
     Raises:
         VideoError: a clip cannot be read, or ffmpeg failed.
@@ -160,7 +164,8 @@ def _plain_row(sample: Sample, params: Params) -> dict[str, Any]:
 
 
 def _trl_row(sample: Sample, params: Params) -> dict[str, Any]:
-    """A conversation, as TRL's trainers read it; columns other than prompt and completion go to the reward functions."""
+    """Conversation row of TRL's trainers; columns other than prompt and completion go to the reward
+    functions."""
     plain = _plain_row(sample, params)
     content = [
         {"type": "video", "video": plain["video"], "text": None},
@@ -168,8 +173,8 @@ def _trl_row(sample: Sample, params: Params) -> dict[str, Any]:
     ]
     row: dict[str, Any] = {"prompt": [{"role": "user", "content": content}]}
     if sample.trace is not None:
-        said = [{"type": "text", "video": None, "text": render_reply(sample.trace.thinking, sample.trace.answer)}]
-        row["completion"] = [{"role": "assistant", "content": said}]
+        reply_content = [{"type": "text", "video": None, "text": render_reply(sample.trace.thinking, sample.trace.answer)}]
+        row["completion"] = [{"role": "assistant", "content": reply_content}]
     return row | {key: plain[key] for key in ("solution", "task", "sample_id", "options", "events")}
 
 
@@ -193,7 +198,7 @@ def _write_lines(
 def _parquet(chosen: dict[tuple[Split, TaskName], list[Sample]], params: Params, out: Path) -> None:
     import datasets
 
-    # Its bars say "Downloading" and "Generating train split" of what is neither.
+    # Its progress bars say "Downloading" and "Generating train split", which is wrong here.
     datasets.disable_progress_bars()
     features = datasets.Features(
         {
@@ -210,16 +215,16 @@ def _parquet(chosen: dict[tuple[Split, TaskName], list[Sample]], params: Params,
         }
     )
     for split in dict.fromkeys(split for split, _ in chosen):
-        samples = [sample for (of, _), found in chosen.items() if of == split for sample in found]
+        samples = [sample for (of, _), of_task in chosen.items() if of == split for sample in of_task]
         if not samples:
             continue
 
         with tempfile.TemporaryDirectory(dir=out) as cache:
-            made = datasets.Dataset.from_generator(
+            dataset = datasets.Dataset.from_generator(
                 partial(_picture_rows, samples, split, params), features=features, cache_dir=cache, fingerprint=_digest(samples)
             )
             (out / "data").mkdir(exist_ok=True)
-            made.to_parquet(str(out / "data" / f"{split}-00000-of-00001.parquet"))
+            dataset.to_parquet(str(out / "data" / f"{split}-00000-of-00001.parquet"))
 
 
 def _picture_rows(samples: Sequence[Sample], split: Split, params: Params) -> Iterator[dict[str, Any]]:
@@ -252,9 +257,9 @@ def _digest(samples: Sequence[Sample]) -> str:
 
 
 def _card(chosen: dict[tuple[Split, TaskName], list[Sample]], params: Params, kind: Kind, out: Path) -> None:
-    """A README beside the rows: what they are, how they are read, whose the videos are."""
-    shown = {sample.clip_id for samples in chosen.values() for sample in samples}
-    licences = Counter(clip.licence or "not stated" for name, clip in load_clips().items() if name in shown)
+    """Write a README beside the rows: their content, how to read them, and the videos' licences."""
+    clip_ids = {sample.clip_id for samples in chosen.values() for sample in samples}
+    licences = Counter(clip.licence or "not stated" for name, clip in load_clips().items() if name in clip_ids)
     page = fill(
         "dataset_card.md.j2",
         trim_blocks=True,

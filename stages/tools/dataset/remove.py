@@ -1,4 +1,5 @@
-"""Which videos a request for removal means, and what has seen them: the work tree's clips and samples, and every registered version."""
+"""Resolve a removal request to videos, and find their use: the work tree's clips and samples, and
+every registered version."""
 
 from __future__ import annotations
 
@@ -23,15 +24,18 @@ from stages.tracking.session import Session
 
 
 class RemovalError(VidbridgeError, ValueError):
-    """A video that was named cannot be told from others, or is nowhere."""
+    """A named video is ambiguous or does not exist."""
 
     status = 2
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video that a request means: its path in the source folder, and an entry for each content that was ever ingested under it.
-    ``clip_ids``: the clips that are, or were, made of it; ``splits``: of the present ones."""
+    """A video of a request: its path in the source folder, and an entry for each content that was
+    ever ingested under it.
+
+    ``clip_ids``: the clips that are, or were, cut from it; ``splits``: of the present ones.
+    """
 
     path: str
     videos: tuple[ExcludedVideo, ...]
@@ -41,38 +45,40 @@ class Video:
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples of the work tree that show one of the videos, by (split, task), of how many."""
+    """Samples of the work tree that use one of the videos, by (split, task), and the number of all
+    samples."""
 
     showing: Mapping[tuple[str, str], int]
     total: int
 
 
-def find(session: Session, asked: Sequence[str], versions: Sequence[Version]) -> list[Video]:
-    """The videos that were named, each by its path in the source folder, that of its file, the id of a clip, or its SHA-256.
+def find(session: Session, names: Sequence[str], versions: Sequence[Version]) -> list[Video]:
+    """Find the named videos, each by its path in the source folder, the path of its file, the id of
+    a clip, or its SHA-256.
 
-    Annotations, the present manifest and the manifests of ``versions`` are looked through, so a video that has left the source folder
-    is found as well.
+    Annotations, the present manifest and the manifests of ``versions`` are searched, so a video
+    that is no longer in the source folder is found as well.
 
     Raises:
-        RemovalError: a name means no video, or several (an id that two sources use).
+        RemovalError: a name matches no video, or several (an id that two sources use).
     """
     source = session.root / Path(session.params.ingest.source).expanduser()
     rows = _annotations(session.params, source)
     present = list(_present(session.root))
-    known = list(dict.fromkeys([*present, *_earlier(session, versions)]))
-    found: dict[str, Video] = {}
-    for name in asked:
-        path = _meant(name, source, rows, known)
+    rows_of_clips = list(dict.fromkeys([*present, *_earlier(session, versions)]))
+    videos_by_path: dict[str, Video] = {}
+    for name in names:
+        path = _meant(name, source, rows, rows_of_clips)
         ids = {row.clip_id for row in rows if normpath(row.video) == path}
-        # Encoded anew, a clip lies elsewhere: its id tells whose it is.
-        clips = [clip for clip in known if (clip.clip_id in ids if clip.normalised else normpath(clip.path) == path)]
+        # A re-encoded clip has another path: its id names its source.
+        clips = [clip for clip in rows_of_clips if (clip.clip_id in ids if clip.normalised else normpath(clip.path) == path)]
         contents: list[str | None] = list(dict.fromkeys(clip.sha256 for clip in clips)) or [_hash(source / path)]
         videos = tuple(ExcludedVideo(video=path, sha256=content) for content in contents)
-        clips = [clip for clip in known if any(holds(clip, video) for video in videos)]
+        clips = [clip for clip in rows_of_clips if any(holds(clip, video) for video in videos)]
         ids |= {clip.clip_id for clip in clips}
         splits = sorted({clip.split for clip in clips if clip in present})
-        found[path] = Video(path, videos, tuple(sorted(ids)), tuple(splits))
-    return list(found.values())
+        videos_by_path[path] = Video(path, videos, tuple(sorted(ids)), tuple(splits))
+    return list(videos_by_path.values())
 
 
 def _annotations(params: Params, source: Path) -> list[Annotation]:
@@ -81,7 +87,7 @@ def _annotations(params: Params, source: Path) -> list[Annotation]:
     try:
         return read_source(params.ingest.model_copy(update={"source": str(source)}))[0]
     except SourceError:
-        return []  # Emptied, or not here: manifests may know the name.
+        return []  # Empty, or not here: manifests may have the name.
 
 
 def _present(root: Path) -> Iterator[Row]:
@@ -96,32 +102,33 @@ def _earlier(session: Session, versions: Sequence[Version]) -> Iterator[Row]:
         try:
             yield from manifests.rows(oid)
         except TrackingError:
-            continue  # Told of each version, as unknown.
+            continue  # Reported for each version, as unknown.
 
 
-def _meant(name: str, source: Path, rows: Sequence[Annotation], known: Sequence[Row]) -> str:
-    """The path in the source folder that a name stands for: taken for a path first, then for a content, then for an id."""
+def _meant(name: str, source: Path, rows: Sequence[Annotation], clips: Sequence[Row]) -> str:
+    """Resolve a name to a path in the source folder: as a path first, then as a content hash, then
+    as an id."""
     path = Path(name).expanduser()
-    wanted = normpath(path.resolve().relative_to(source.resolve()).as_posix() if _below(path, source) else name)
-    paths = {normpath(row.video) for row in rows} | {normpath(clip.path) for clip in known if not clip.normalised}
-    if wanted in paths:
-        return wanted
+    relative = normpath(path.resolve().relative_to(source.resolve()).as_posix() if _below(path, source) else name)
+    paths = {normpath(row.video) for row in rows} | {normpath(clip.path) for clip in clips if not clip.normalised}
+    if relative in paths:
+        return relative
     named = {row.clip_id: normpath(row.video) for row in rows}
-    found = {_own_path(clip, named) for clip in known if name == clip.sha256}
-    found = found or {normpath(row.video) for row in rows if row.clip_id == name}
-    found = found or {_own_path(clip, named) for clip in known if name == clip.clip_id}
-    if len(found) == 1:
-        return found.pop()
-    if found:
-        raise RemovalError(f"video: {name!r} means several: {', '.join(map(repr, sorted(found)[:4]))}; name the paths")
+    matches = {_own_path(clip, named) for clip in clips if name == clip.sha256}
+    matches = matches or {normpath(row.video) for row in rows if row.clip_id == name}
+    matches = matches or {_own_path(clip, named) for clip in clips if name == clip.clip_id}
+    if len(matches) == 1:
+        return matches.pop()
+    if matches:
+        raise RemovalError(f"video: {name!r} means several: {', '.join(map(repr, sorted(matches)[:4]))}; name the paths")
     raise RemovalError(
-        f"video: {name!r} is neither a path in {source}, nor an id or a SHA-256 of a clip that annotations or manifests know; name it as"
-        " the annotation file does"
+        f"video: {name!r} is neither a path in {source}, nor an id or a SHA-256 of a clip that annotations or manifests"
+        " know; name it as the annotation file does"
     )
 
 
 def _own_path(clip: Row, named: Mapping[str, str]) -> str:
-    """The path that the source folder has, or had, for a clip."""
+    """Path of a clip in the source folder, now or in the past."""
     return named.get(clip.clip_id, clip.path) if clip.normalised else normpath(clip.path)
 
 
@@ -137,7 +144,7 @@ def _hash(path: Path) -> str | None:
 
 
 def samples_showing(root: Path, clip_ids: frozenset[str]) -> Samples | None:
-    """Samples of the work tree that show a clip, alone or beside another one; None: none have been made."""
+    """Find samples of the work tree that use one of the clips; None if there are no samples."""
     folder = root / layout.SAMPLES
     if not (folder / layout.SUMMARY_FILE).is_file():
         return None

@@ -1,4 +1,4 @@
-"""The ablation grid in the report, where one has been run: its figure and its table."""
+"""The ablation grid in the report, if one has been run: its figure and its table."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from stages.domain.statistics.bootstrap import Interval
 from stages.lib.rows.samples import InputError
 from stages.pages.render import in_base64
 from stages.runtime import paths
-from stages.tools.ablation.grid import Grid, shown_commit
+from stages.tools.ablation.grid import Grid, format_commit
 from stages.tools.ablation.seeds import Gain
 from stages.tools.report.scores import cell
 
 
 def ablation(root: Path, recipe: str) -> dict[str, Any] | None:
-    """The figure as an address of a picture, in which no script runs, and the grid; None where none was run.
+    """Read the grid, and its figure as a data URL of a picture, in which no script runs; None if no
+    grid was run.
 
     Raises:
         InputError: one of its two files is missing or damaged.
@@ -42,7 +43,7 @@ def ablation(root: Path, recipe: str) -> dict[str, Any] | None:
     columns = list(grid.rows[0].columns)
     return {
         "grid": grid,
-        "commit": shown_commit(grid),
+        "commit": format_commit(grid),
         "columns": columns,
         "figure": f"data:image/svg+xml;base64,{in_base64(drawn)}",
         "contrasts": _contrasts(grid, columns),
@@ -50,13 +51,14 @@ def ablation(root: Path, recipe: str) -> dict[str, Any] | None:
 
 
 def _contrasts(grid: Grid, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """A row a contrast, its intervals over seeds (over clips where seeds tell no spread), all drawn on one scale."""
+    """Rows of contrasts with their intervals over seeds (over clips if seeds have no spread), all
+    drawn on one scale."""
     titles = {row.name: row.title for row in grid.rows}
-    shown = [(c, [_spread(c.mean), *(_spread(c.columns[name]) for name in columns)]) for c in grid.contrasts]
-    widest = max((abs(end) for _, spreads in shown for s in spreads for end in (s.low, s.high)), default=0) or 1.0
+    contrasts = [(c, [_spread(c.mean), *(_spread(c.columns[name]) for name in columns)]) for c in grid.contrasts]
+    widest = max((abs(end) for _, spreads in contrasts for s in spreads for end in (s.low, s.high)), default=0) or 1.0
     return [
         {"name": f"{titles[c.after]} − {titles[c.before]}", "cells": [cell(spread, (-widest, widest)) for spread in spreads]}
-        for c, spreads in shown
+        for c, spreads in contrasts
     ]
 
 

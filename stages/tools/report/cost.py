@@ -1,4 +1,5 @@
-"""What the pipeline took: time, memory, GPUs and judges' tokens of each stage, and the graph of its stages with these figures."""
+"""Cost of the pipeline: time, memory, GPUs and judges' tokens of each stage, and the graph of its
+stages with these figures."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ from markupsafe import Markup
 from stages.params import Params
 from stages.tools.report.dag import KINDS, Box, draw, edges_of
 from stages.tracking.lineage.lockfile import read_lock
-from stages.tracking.runs.history import ASKED, Cost, PastRun
+from stages.tracking.runs.history import REQUEST_COUNTS, Cost, PastRun
 
 
 def stage_names(params: Params) -> list[str]:
-    """Every stage of the pipeline, in an order in which each stands after what it is made from."""
+    """Names of all stages of the pipeline, each after its inputs."""
     names = ["corpus", "ingest", "synthesize", "base", *(f"sft@{name}" for name in params.sft)]
     names += [
         f"{verb}@{name}" for name in params.grpo for verb in ("difficulty", "grpo") if verb == "grpo" or name in params.difficulty
@@ -24,8 +25,8 @@ def stage_names(params: Params) -> list[str]:
 
 
 def graph(root: Path, params: Params, runs: Mapping[str, PastRun]) -> list[Markup]:
-    """The stages that ``dvc.lock`` holds, drawn twice, for wide screens and for narrow ones; nothing where it holds none, since stages
-    were run by hand.
+    """Draw the stages in ``dvc.lock`` twice, for wide screens and for narrow ones; empty if it has
+    none because stages were run by hand.
 
     Raises:
         TrackingError: ``dvc.lock`` is damaged.
@@ -49,7 +50,7 @@ def _box(name: str, run: PastRun | None, longest: float) -> Box:
 
 
 def duration(seconds: float) -> str:
-    """As short as it may be: 8 s, 2 min 05 s, 3 h 20 min."""
+    """Format a duration as briefly as possible: 8 s, 2 min 05 s, 3 h 20 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -59,12 +60,12 @@ def duration(seconds: float) -> str:
 
 
 def cost_rows(params: Params, runs: Mapping[str, PastRun]) -> list[dict[str, Any]]:
-    """A row for each stage that was timed here."""
+    """Rows of the stages that were timed here."""
     return [_row(name, KINDS[name.partition("@")[0]], runs[name].cost) for name in stage_names(params) if name in runs]
 
 
 def total(params: Params, runs: Mapping[str, PastRun]) -> dict[str, Any] | None:
-    """All of them together; None where nothing was timed. GPU hours are unknown as long as one stage's are."""
+    """Sums over all stages; None if none was timed. GPU hours are unknown if one stage's are."""
     costs = [runs[name].cost for name in stage_names(params) if name in runs]
     if not costs:
         return None
@@ -89,14 +90,14 @@ def _row(name: str, kind: str, cost: Cost) -> dict[str, Any]:
     }
 
 
-def asked_rows(params: Params, runs: Mapping[str, PastRun]) -> list[dict[str, Any]]:
-    """Who was asked in each stage, how often and for how many tokens; empty where rules judge and nobody writes."""
+def request_rows(params: Params, runs: Mapping[str, PastRun]) -> list[dict[str, Any]]:
+    """Requests and tokens per stage and endpoint; empty if rules judge and no writer is used."""
     rows: list[dict[str, Any]] = [
-        {"stage": name, "who": who.replace("_", " "), **{count: counts.get(count, 0.0) for count in ASKED}}
+        {"stage": name, "who": who.replace("_", " "), **{count: counts.get(count, 0.0) for count in REQUEST_COUNTS}}
         for name in stage_names(params)
         if name in runs
-        for who, counts in runs[name].asked.items()
+        for who, counts in runs[name].requests.items()
     ]
     if len(rows) > 1:
-        rows.append({"stage": "all stages", "who": "", **{count: sum(row[count] for row in rows) for count in ASKED}})
+        rows.append({"stage": "all stages", "who": "", **{count: sum(row[count] for row in rows) for count in REQUEST_COUNTS}})
     return rows

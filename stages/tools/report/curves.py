@@ -1,4 +1,5 @@
-"""Learning curves: each task along the chain of rows that made the candidate, what training reports of itself, and the gauges."""
+"""Learning curves: each task along the chain of rows that produced the candidate, training metrics,
+and the gauges."""
 
 from __future__ import annotations
 
@@ -15,11 +16,11 @@ from stages.domain.rl.gauges import GAUGES
 from stages.lib.evaluation.results import PolicyScores
 from stages.params import Params
 from stages.runtime import paths
-from stages.tools.report.drawing import Area, Points, canvas, finished, line, put, rule, scale_y, ticks
+from stages.tools.report.drawing import Area, Points, canvas, line, put, rule, scale_y, ticks, to_markup
 
 #: Size of a drawing in pixels, before the page scales it.
 WIDTH, HEIGHT = 340, 190
-#: What training reports of itself: the column of its curves, and what a person calls it.
+#: Training metrics: the column of each curve, and its title.
 OF_TRAINING = {
     "sft": {"loss": "loss", "mean_token_accuracy": "share of right tokens"},
     "grpo": {
@@ -39,48 +40,51 @@ Curves = Mapping[str, Mapping[str, Points]]
 
 @dataclass(frozen=True)
 class Held:
-    """A row's held-out score of one task, in the unit of the training's reward; the interval is None where it is in another unit."""
+    """A row's held-out score of one task, in the unit of the training's reward; the interval is
+    None if it is in another unit."""
 
     mean: float
     interval: tuple[float, float] | None
 
 
 def read_curves(root: Path, kind: str) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """The curves of ``reports/plots/<kind>.csv`` by row and name; a step at which something was not measured has no point."""
-    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    """Read the curves of ``reports/plots/<kind>.csv`` by row and name; a step without a measurement
+    has no point."""
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
     with (root / paths.REPORTS / paths.PLOTS / f"{kind}.csv").open(encoding="utf-8") as file:
         for record in csv.DictReader(file):
-            of_row = found.setdefault(record["row"], {})
+            of_row = curves.setdefault(record["row"], {})
             for name, value in record.items():
                 if name not in ("row", "step") and value:
                     of_row.setdefault(name, []).append((float(record["step"]), float(value)))
-    return found
+    return curves
 
 
 def chain(params: Params) -> list[str]:
-    """The rows from ``base`` to the candidate, each the next one's ``init``."""
-    rows, found = params.rows, [params.candidate]
-    while found[0] in rows:
-        found.insert(0, rows[found[0]].init)
-    return found
+    """Rows from ``base`` to the candidate, each the next one's ``init``."""
+    rows, names = params.rows, [params.candidate]
+    while names[0] in rows:
+        names.insert(0, rows[names[0]].init)
+    return names
 
 
 def held_out(tables: Mapping[str, PolicyScores], task: TaskName, params: Params) -> dict[str, Held]:
-    """What each evaluated row scores in ``task``, by row."""
-    found = {}
+    """Score of each evaluated row in ``task``, by row."""
+    scores = {}
     for row in params.evaluation.of:
         score = tables[row].tasks[task]
         if params.rewards.scale == "native":
-            found[row] = Held(score.native / 100, None)
+            scores[row] = Held(score.native / 100, None)
         else:
-            found[row] = Held(score.mean, (score.low, score.high))
-    return found
+            scores[row] = Held(score.mean, (score.low, score.high))
+    return scores
 
 
 def of_tasks(params: Params, tables: Mapping[str, PolicyScores], grpo: Curves, tasks: Sequence[TaskName]) -> list[dict[str, Any]]:
-    """A drawing a task: rewards in training and held-out scores, over all rows of the candidate's chain; their mean first.
+    """Draw a chart per task: rewards in training and held-out scores, over all rows of the
+    candidate's chain; their mean first.
 
-    Where rewards are in the tasks' own units, there is no mean of them.
+    If rewards are in the tasks' own units, there is no mean of them.
     """
     rows = chain(params)
     drawn = []
@@ -105,22 +109,23 @@ def _task(task: str, rows: Sequence[str], params: Params, grpo: Curves, scores: 
         put(drawing, "text", "tick", row, x=x, y=HEIGHT - 8, **{"text-anchor": "middle"})
         last = params.rows[row].steps
         _curve(drawing, area, [(number + step / last, value) for step, value in curves[row]], "c0", f"{row}: reward in training")
-    ends = [(place, scores[row]) for place, row in enumerate(rows) if row in scores]
-    line(drawing, area, [(place, score.mean) for place, score in ends], "held")
-    for (place, score), row in zip(ends, [row for row in rows if row in scores], strict=True):
+    ends = [(position, scores[row]) for position, row in enumerate(rows) if row in scores]
+    line(drawing, area, [(position, score.mean) for position, score in ends], "held")
+    for (position, score), row in zip(ends, [row for row in rows if row in scores], strict=True):
         spread = ""
         if score.interval:
             low, high = score.interval
             spread = f" [{low:.2f}, {high:.2f}]"
-            put(drawing, "line", "whisker", x1=area.px(place), x2=area.px(place), y1=area.py(low), y2=area.py(high))
+            put(drawing, "line", "whisker", x1=area.px(position), x2=area.px(position), y1=area.py(low), y2=area.py(high))
         hint = f"{row}, held out: {score.mean:.3f}{spread}"
-        put(drawing, "circle", "dot", hint=hint, cx=area.px(place), cy=area.py(score.mean), r=4)
-    return finished(drawing)
+        put(drawing, "circle", "dot", hint=hint, cx=area.px(position), cy=area.py(score.mean), r=4)
+    return to_markup(drawing)
 
 
 def of_training(root: Path) -> list[dict[str, Any]]:
-    """For each kind of training a drawing of each figure that it reports, a line a row over the row's own steps."""
-    found = []
+    """Draw a chart per metric of each kind of training, with a line per row over the row's own
+    steps."""
+    sections = []
     for kind, figures in OF_TRAINING.items():
         curves = read_curves(root, kind)
         drawn = []
@@ -129,14 +134,14 @@ def of_training(root: Path) -> list[dict[str, Any]]:
             if any(lines.values()):
                 drawn.append({"title": called, "svg": _lines(f"{kind}: {called}", lines)})
         if drawn:
-            found.append({"kind": kind, "rows": list(curves), "figures": drawn})
-    return found
+            sections.append({"kind": kind, "rows": list(curves), "figures": drawn})
+    return sections
 
 
 def _lines(label: str, lines: Mapping[str, Points]) -> Markup:
     every = [point for points in lines.values() for point in points]
     low, high = min(y for _, y in every), max(y for _, y in every)
-    # A figure that starts at nothing, or near it, is shown from there.
+    # The axis of a metric that starts at or near zero starts at zero.
     low = min(low, 0.0) if low < 0.5 * high else low
     area = Area(42, WIDTH - 10, 12, HEIGHT - 26, (0, max(x for x, _ in every)), (low, high if high > low else low + 1))
     drawing = canvas(WIDTH, HEIGHT, label, "chart")
@@ -144,7 +149,7 @@ def _lines(label: str, lines: Mapping[str, Points]) -> Markup:
     _scale_x(drawing, area)
     for number, (row, points) in enumerate(lines.items()):
         _curve(drawing, area, points, f"c{number % 6}", row)
-    return finished(drawing)
+    return to_markup(drawing)
 
 
 def _scale_x(drawing: Any, area: Area) -> None:
@@ -159,7 +164,8 @@ def _curve(drawing: Any, area: Area, points: Points, kind: str, hint: str) -> No
 
 
 def smoothed(points: Points) -> list[tuple[float, float]]:
-    """Each value as the mean over :data:`SMOOTHED_OVER` of all points, as many before it as behind: the ends stay what they are."""
+    """Smooth each value to the mean over :data:`SMOOTHED_OVER` of all points, as many before it as
+    behind: the ends are unchanged."""
     most, last = round(SMOOTHED_OVER * len(points) / 2), len(points) - 1
     reaches = [min(most, i, last - i) for i in range(len(points))]
     around = [points[i - reach : i + reach + 1] for i, reach in enumerate(reaches)]
@@ -167,9 +173,10 @@ def smoothed(points: Points) -> list[tuple[float, float]]:
 
 
 def of_gauges(params: Params, grpo: Curves) -> list[dict[str, Any]]:
-    """A drawing for each gauge that was measured, over the steps of all GRPO rows one after the other, with the mark of its alarm.
+    """Draw a chart per measured gauge, over the steps of all GRPO rows one after the other, with
+    its alarm level.
 
-    Each says where the gauge stood at the last measurement of the last row, and the most it was.
+    Each has the gauge's value at the last measurement of the last row, and its maximum.
     """
     rows = [row for row in params.grpo if row in grpo]
     drawn = []
@@ -218,4 +225,4 @@ def _gauge(name: str, above: float, rows: Sequence[str], lines: Mapping[str, Poi
             line(drawing, area, points, "c0", row)
             for x_value, value in points:
                 put(drawing, "circle", "dot", hint=f"{row}: {value:.3f}", cx=area.px(x_value), cy=area.py(value), r=3)
-    return finished(drawing)
+    return to_markup(drawing)

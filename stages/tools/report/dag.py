@@ -1,7 +1,7 @@
-"""The graph of the pipeline's stages as a drawing: what was made from what, and what each stage took.
+"""Drawing of the graph of the pipeline's stages: the inputs and the cost of each stage.
 
-A column holds the stages that are equally far from the end, so that scores stand side by side; the longest chain (the training) runs
-along the top. A dependency that follows from others is not drawn.
+A column holds the stages at equal distance from the end, so that scores are side by side; the
+longest chain (the training) runs along the top. A dependency that follows from others is not drawn.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 import networkx as nx  # type: ignore[import-untyped]
 from markupsafe import Markup
 
-from stages.tools.report.drawing import canvas, finished, put
+from stages.tools.report.drawing import canvas, put, to_markup
 
 #: Sizes in pixels of a drawing that is not scaled: a box, and the room between two.
 BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MARGIN = 110, 86, 22, 16, 2
@@ -36,7 +36,8 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Box:
-    """A stage: its name, lines of figures (empty: it was not timed here), and its share of the longest stage's time, in [0, 1]."""
+    """A stage: its name, lines of figures (empty: not timed here), and its share of the longest
+    stage's time, in [0, 1]."""
 
     name: str
     lines: tuple[str, ...]
@@ -44,29 +45,30 @@ class Box:
 
 
 def edges_of(deps: Mapping[str, Sequence[str]], outs: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
-    """Which stage is made from which: a dep is another's out, a part of it, or a folder around it.
+    """Find which stage uses which: a dep is another's out, a part of it, or a folder around it.
 
     Args:
         deps, outs: paths by stage.
 
     Returns:
-        (maker, user), without what follows from other edges.
+        (maker, user), without edges that follow from others.
     """
     graph = nx.DiGraph()
     graph.add_nodes_from(deps)
     for user, used in deps.items():
-        for maker, made in outs.items():
-            if maker != user and any(_touch(dep, out) for dep in used for out in made):
+        for maker, paths_of_maker in outs.items():
+            if maker != user and any(_touch(dep, out) for dep in used for out in paths_of_maker):
                 graph.add_edge(maker, user)
     return sorted(nx.transitive_reduction(graph).edges)
 
 
-def _touch(one: str, other: str) -> bool:
-    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
+def _touch(first: str, second: str) -> bool:
+    return first == second or first.startswith(f"{second}/") or second.startswith(f"{first}/")
 
 
 def places(names: Sequence[str], edges: Sequence[tuple[str, str]]) -> dict[str, tuple[int, int]]:
-    """Column and lane of each stage: columns by the distance to the end, lane 0 for the longest chain, below it the latest users first."""
+    """Column and lane of each stage: columns by the distance to the end, lane 0 for the longest
+    chain, below it the latest users first."""
     graph = nx.DiGraph()
     graph.add_nodes_from(names)
     graph.add_edges_from(edges)
@@ -84,14 +86,15 @@ def places(names: Sequence[str], edges: Sequence[tuple[str, str]]) -> dict[str, 
             makers = [columns[maker] for maker in graph.predecessors(name)]
             return name not in spine, -max(makers, default=-1), names.index(name)
 
-        # Lane 0 is the spine's alone: whatever stands on it would hide a line of the chain.
+        # Lane 0 holds the spine only: another stage there would hide a line of the chain.
         for lane, name in enumerate(sorted(here, key=near), start=0 if spine & set(here) else 1):
             lanes[name] = lane
     return {name: (columns[name], lanes[name]) for name in names}
 
 
 def draw(boxes: Sequence[Box], edges: Sequence[tuple[str, str]], *, upright: bool) -> Markup:
-    """The graph from left to right, or ``upright`` from top to bottom for a narrow screen: lines first, boxes above them."""
+    """Draw the graph from left to right, or ``upright`` from top to bottom for a narrow screen:
+    lines first, boxes above them."""
     where = places([box.name for box in boxes], edges)
     if upright:
         where = {name: (lane, column) for name, (column, lane) in where.items()}
@@ -104,7 +107,7 @@ def draw(boxes: Sequence[Box], edges: Sequence[tuple[str, str]], *, upright: boo
         put(drawing, "path", "edge", d=path, hint=f"{maker} → {user}")
     for box in boxes:
         _draw_box(drawing, box, *_corner(where[box.name]))
-    return finished(drawing)
+    return to_markup(drawing)
 
 
 def _draw_box(drawing: ET.Element, box: Box, x: float, y: float) -> None:
@@ -119,13 +122,14 @@ def _draw_box(drawing: ET.Element, box: Box, x: float, y: float) -> None:
         put(group, "rect", "share", x=0, y=BOX_HEIGHT - 4, width=max(4.0, box.share * BOX_WIDTH), height=4, rx=2)
 
 
-def _corner(place: tuple[int, int]) -> tuple[float, float]:
-    across, down = place
+def _corner(cell: tuple[int, int]) -> tuple[float, float]:
+    across, down = cell
     return MARGIN + across * (BOX_WIDTH + GAP_X), MARGIN + down * (BOX_HEIGHT + GAP_Y)
 
 
 def _right(maker: tuple[float, float], user: tuple[float, float]) -> str:
-    """A line with a round corner: down out of the maker, then right into the user; or right, then up into it."""
+    """Path of a line with a round corner: down out of the maker, then right into the user; or
+    right, then up into it."""
     (ax, ay), (bx, by) = maker, user
     middle_a, middle_b = ay + BOX_HEIGHT / 2, by + BOX_HEIGHT / 2
     if ay == by:
@@ -137,7 +141,8 @@ def _right(maker: tuple[float, float], user: tuple[float, float]) -> str:
 
 
 def _down(maker: tuple[float, float], user: tuple[float, float]) -> str:
-    """The same, upright: right out of the maker, then down into the user; or down, then left into it."""
+    """Path of such a line in an upright drawing: right out of the maker, then down into the user;
+    or down, then left into it."""
     (ax, ay), (bx, by) = maker, user
     middle_a, middle_b = ax + BOX_WIDTH / 2, bx + BOX_WIDTH / 2
     if ax == bx:

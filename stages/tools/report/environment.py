@@ -1,4 +1,5 @@
-"""Where the results come from: commits, machines and versions of the runs that made them, as far as they were recorded."""
+"""Origin of the results: commits, machines and versions of the runs that produced them, as far as
+they were recorded."""
 
 from __future__ import annotations
 
@@ -19,11 +20,12 @@ from stages.tracking.runs.history import PastRun
 
 
 def environment(root: Path, params: Params, runs: Mapping[str, PastRun], now: datetime) -> dict[str, Any]:
-    """Facts about the page and about the runs behind it.
+    """Collect facts about the page and about the runs behind it.
 
     Returns:
-        ``page``: what made this page. ``made_on`` (commit and machine) and ``versions``: each different one with the stages it was used in;
-        empty where no run recorded it. ``versions_here``: those that wrote the page.
+        ``page``: origin of this page. ``made_on`` (commit and machine) and ``versions``: each
+        different one with its stages; empty if no run recorded it. ``versions_here``: of the
+        process that wrote the page.
     """
     return {
         "page": {
@@ -41,19 +43,21 @@ def environment(root: Path, params: Params, runs: Mapping[str, PastRun], now: da
 
 
 def other_parameters(root: Path, stages: Iterable[str]) -> dict[str, list[str]]:
-    """Stage to the parameters that ``dvc.lock`` has it made with and ``params.yaml`` holds other values for: after another recipe was
-    taken, or an edit, what lies here was made by something else than what stands there.
+    """Map stage to the parameters whose values in ``dvc.lock`` and ``params.yaml`` differ.
+
+    After a change of recipe, or an edit, the present results belong to other parameters than
+    ``params.yaml`` has.
 
     Raises:
         TrackingError: ``dvc.lock`` is damaged.
     """
     locked, now = read_lock(root), read_yaml(root / PARAMS_FILE)
-    found = {
+    changed = {
         stage: [key for key, value in locked[stage].params.get(PARAMS_FILE, {}).items() if not _same(value, _at(now, key))]
         for stage in stages
         if stage in locked
     }
-    return {stage: keys for stage, keys in found.items() if keys}
+    return {stage: keys for stage, keys in changed.items() if keys}
 
 
 def _at(table: Any, key: str) -> Any:
@@ -62,15 +66,15 @@ def _at(table: Any, key: str) -> Any:
     return table
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Equal values, whichever YAML library has read a number (`1e-6` is text to some)."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, str) != isinstance(other, str):
-        return str(one) == str(other) or _number(one) == _number(other) is not None
-    return bool(one == other)
+def _same(first: Any, second: Any) -> bool:
+    """Compare values read by different YAML libraries (`1e-6` is text to some)."""
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return first.keys() == second.keys() and all(_same(value, second[key]) for key, value in first.items())
+    if isinstance(first, list) and isinstance(second, list):
+        return len(first) == len(second) and all(map(_same, first, second))
+    if isinstance(first, str) != isinstance(second, str):
+        return str(first) == str(second) or _number(first) == _number(second) is not None
+    return bool(first == second)
 
 
 def _number(value: Any) -> float | None:
@@ -81,11 +85,11 @@ def _number(value: Any) -> float | None:
 
 
 def _commit(root: Path) -> str:
-    """The commit of the project's folder, and whether tracked files differ from it."""
-    found = head(root) if is_repository(root) else None
-    if found is None:
-        return "none: the folder is no git repository, or has no commit"
-    return f"{found[:12]}{', with changes that are not committed' if is_dirty(root) else ''}"
+    """Commit of the project's folder, and whether tracked files differ from it."""
+    commit = head(root) if is_repository(root) else None
+    if commit is None:
+        return "none: the folder is not a git repository, or has no commit"
+    return f"{commit[:12]}{', with changes that are not committed' if is_dirty(root) else ''}"
 
 
 def _span(runs: Mapping[str, PastRun]) -> dict[str, str]:
@@ -103,7 +107,7 @@ def _commit_of(run: PastRun) -> dict[str, str]:
 
 
 def _variants(facts: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Equal facts once, with the stages they hold for; what most stages share comes first."""
+    """Group equal facts with the stages they hold for; the most frequent come first."""
     stages: dict[str, list[str]] = {}
     for name, about in facts.items():
         if about:

@@ -1,6 +1,8 @@
-"""One static page of what a pipeline made, that opens offline: scores, gains, curves, replies, data, cost, environment.
+"""One static page of a pipeline's results that opens offline: scores, gains, curves, replies, data,
+cost, environment.
 
-Outside DVC: it joins results (``reports``, ``scores``) with volatile things (times, machines) from MLflow. ``vidbridge report`` calls it.
+Outside DVC: it joins results (``reports``, ``scores``) with volatile facts (times, machines) from
+MLflow. ``vidbridge report`` calls it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from stages.pages.rollouts import group_views
 from stages.params import Params
 from stages.runtime import paths
 from stages.tools.report.ablation import ablation
-from stages.tools.report.cost import asked_rows, cost_rows, graph, stage_names, total
+from stages.tools.report.cost import cost_rows, graph, request_rows, stage_names, total
 from stages.tools.report.curves import of_gauges, of_tasks, of_training, read_curves
 from stages.tools.report.environment import environment, other_parameters
 from stages.tools.report.replies import replies
@@ -33,7 +35,7 @@ from stages.tracking.session import Session
 
 
 def build(root: Path, out: Path) -> Path:
-    """Write the page for the project's present results and return its path.
+    """Write the page for the project's present results. Returns its path.
 
     Raises:
         InputError: the pipeline has no results yet, or one of them is damaged.
@@ -58,7 +60,7 @@ def build(root: Path, out: Path) -> Path:
 
 
 def _results(root: Path, params: Params) -> dict[str, Any]:
-    """What the same inputs give again, byte by byte."""
+    """Reproducible part of the page: equal byte by byte for the same inputs."""
     rows = (*params.evaluation.of, "baselines")
     if missing := [file for row in rows if not (root / (file := paths.scores(row) / paths.SCORES_FILE)).exists()]:
         raise InputError(f"{missing[0]}: not there, and params.yaml has it evaluated; run vidbridge run, then vidbridge report")
@@ -67,7 +69,7 @@ def _results(root: Path, params: Params) -> dict[str, Any]:
     tasks = list(tables[params.candidate].tasks)
     gains = read_record(root / paths.REPORTS / paths.METRICS_FILE, SummaryMetrics).gains
     grpo = read_curves(root, "grpo")
-    made = read_json(root / paths.SAMPLES / paths.SUMMARY_FILE)
+    summary = read_json(root / paths.SAMPLES / paths.SUMMARY_FILE)
     teachers = params.sft.values()
     loader = frame_loader(params)
     return {
@@ -93,8 +95,8 @@ def _results(root: Path, params: Params) -> dict[str, Any]:
         "rollouts": _rollouts(root, params, loader),
         "splits": SPLITS,
         "clips": read_json(root / paths.CLIPS / paths.SUMMARY_FILE),
-        "made": made,
-        "data_samples": sum(sum(of_split.values()) for of_split in made["samples"].values()),
+        "made": summary,
+        "data_samples": sum(sum(of_split.values()) for of_split in summary["samples"].values()),
         "sheets": [
             {"task": task, "png": in_base64(sheet.read_bytes()), "texts": _texts(params, task)}
             for task in params.synthesize.tasks.named
@@ -104,24 +106,25 @@ def _results(root: Path, params: Params) -> dict[str, Any]:
 
 
 def _circumstances(session: Session) -> dict[str, Any]:
-    """What MLflow and this machine know."""
-    # MLflow takes a second to import, and a page that cannot be made should say so before.
+    """Volatile part of the page, from MLflow and this machine."""
+    # MLflow takes a second to import, and a page that cannot be built should fail before.
     from stages.tracking.runs.history import latest_runs
 
     root, params = session.root, session.params
-    known = latest_runs(session.client, root)
-    runs = {name: known[name] for name in stage_names(params) if name in known}
+    latest = latest_runs(session.client, root)
+    runs = {name: latest[name] for name in stage_names(params) if name in latest}
     return {
         "graph": graph(root, params, runs),
         "costs": cost_rows(params, runs),
         "total": total(params, runs),
-        "asked": asked_rows(params, runs),
+        "asked": request_rows(params, runs),
         "environment": environment(root, params, runs, datetime.now(UTC)),
     }
 
 
 def _texts(params: Params, task: TaskName) -> list[dict[str, str]]:
-    """What a contact sheet says, as text: it can be read aloud, searched, and shown in any script that the reader's machine has."""
+    """Content of a contact sheet as text: it can be read aloud, searched, and rendered in any
+    script that the reader's machine has."""
     return [
         {
             "id": sample.sample_id,
@@ -133,23 +136,25 @@ def _texts(params: Params, task: TaskName) -> list[dict[str, str]]:
 
 
 def _filters(root: Path, params: Params) -> list[dict[str, Any]]:
-    """A table of counts and a histogram for each difficulty row that has run; one that was never reached shows nothing."""
-    shown = []
+    """A table of counts and a histogram for each difficulty row that has run; a row that has not is
+    omitted."""
+    tables = []
     for name, row in params.difficulty.items():
         folder = root / paths.difficulty(name)
         if (folder / paths.HISTOGRAM_FILE).exists():
             png = in_base64((folder / paths.HISTOGRAM_FILE).read_bytes())
-            shown.append({"name": name, "row": row, "tasks": read_json(folder / paths.SUMMARY_FILE)["tasks"], "png": png})
-    return shown
+            tables.append({"name": name, "row": row, "tasks": read_json(folder / paths.SUMMARY_FILE)["tasks"], "png": png})
+    return tables
 
 
 def _rollouts(root: Path, params: Params, loader: FrameLoader) -> list[dict[str, Any]]:
-    """What each GRPO row learned from before its last checkpoint; a row whose model folder is not here shows nothing.
+    """Last recorded rollouts of each GRPO row before its last checkpoint; a row without a model
+    folder is omitted.
 
     Raises:
-        InputError: a sample of theirs is gone.
+        InputError: one of their samples no longer exists.
     """
-    shown = []
+    rows = []
     for name, row in params.grpo.items():
         file = paths.model(name) / paths.ROLLOUTS_FILE
         groups = read_rows(root / file, RolloutGroup) if (root / file).exists() else []
@@ -160,5 +165,5 @@ def _rollouts(root: Path, params: Params, loader: FrameLoader) -> list[dict[str,
             raise InputError(f"{file}: sample {gone[0]!r} is no longer in {row.samples}; run vidbridge run, then vidbridge report")
         last = [group for group in groups if group.step == groups[-1].step]
         frames = (loader.load(samples[group.sample_id]) for group in last)
-        shown.append({"name": name, "step": last[0].step, "groups": group_views(last, frames)})
-    return shown
+        rows.append({"name": name, "step": last[0].step, "groups": group_views(last, frames)})
+    return rows

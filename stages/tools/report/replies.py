@@ -1,6 +1,8 @@
-"""Held-out replies of two policies side by side: the best, the worst, and what changed between them, with the frames that were shown.
+"""Held-out replies of two policies side by side: the best, the worst, and the changes between them,
+with their frames.
 
-The page lets a person choose the two; which samples it holds is decided here, since their pictures are most of its size.
+The reader of the page selects the two policies; its samples are selected here, since their pictures
+are most of its size.
 """
 
 from __future__ import annotations
@@ -20,17 +22,19 @@ from stages.pages.render import film_strip, shown_answer
 from stages.params import Params
 from stages.runtime import paths
 
-#: So many samples of each task lead each list (best, worst, better, worse) of each pair of policies, as long as pictures have room.
+#: Number of samples of each task that lead each list (best, worst, better, worse) of each pair of
+#: policies, as long as pictures have room.
 LEADING = 8
-#: What all film strips may take, as text, in bytes.
+#: Limit of all film strips together, as text, in bytes.
 PICTURE_BYTES = 3_000_000
 
-#: What each sample was worth, by policy and sample; None: not judged.
+#: Score of each sample, by policy and sample; None: not judged.
 Values = Mapping[str, Mapping[str, float | None]]
 
 
 def replies(root: Path, params: Params, samples: Sequence[Sample], loader: FrameLoader) -> dict[str, Any]:
-    """What the page holds, ready for JSON: ``rows``, the default pair, ``counts`` of all samples, and the samples it can show.
+    """Build the content of the page, ready for JSON: ``rows``, the default pair, ``counts`` of all
+    samples, and the displayed samples.
 
     Args:
         samples: all that were evaluated.
@@ -72,29 +76,31 @@ def replies(root: Path, params: Params, samples: Sequence[Sample], loader: Frame
 
 
 def default_pair(params: Params) -> tuple[str, str]:
-    """The cold start and the candidate; without a cold start what was evaluated first."""
+    """The cold start and the candidate; without a cold start, the first evaluated policy."""
     others = [row for row in params.evaluation.of if row != params.candidate]
     started = [row for row in params.sft if row in others]
     return (started or others or [params.candidate])[0], params.candidate
 
 
 def changes(values: Values, task_of: Mapping[str, str]) -> dict[str, dict[str, dict[str, int]]]:
-    """How many samples became better, worse, or stayed, by ``before>after`` and task; what either could not be judged on counts nowhere."""
-    found: dict[str, dict[str, dict[str, int]]] = {}
+    """Count the samples that became better, worse, or stayed, by ``before>after`` and task; samples
+    not judged in both are excluded."""
+    counts_of_pair: dict[str, dict[str, dict[str, int]]] = {}
     for before, after in permutations(values, 2):
         counts = {task: {"better": 0, "worse": 0, "same": 0} for task in dict.fromkeys(task_of.values())}
         for name, task in task_of.items():
             old, new = values[before].get(name), values[after].get(name)
             if old is not None and new is not None:
                 counts[task]["better" if new > old else "worse" if new < old else "same"] += 1
-        found[f"{before}>{after}"] = counts
-    return found
+        counts_of_pair[f"{before}>{after}"] = counts
+    return counts_of_pair
 
 
 def leading(values: Values, task_of: Mapping[str, str], before: str, after: str) -> list[str]:
-    """Samples in the order in which they earn their place: those that lead the lists of the default pair, then those of the others.
+    """Order samples by priority: those that lead the lists of the default pair, then those of the
+    others.
 
-    Which of equals come first depends on their ids only.
+    Ties are broken by id only.
     """
     pairs = sorted(permutations(values, 2), key=lambda pair: pair != (before, after))
     ranked = [list(_lists(values, task_of, *pair)) for pair in pairs]
@@ -106,18 +112,19 @@ def leading(values: Values, task_of: Mapping[str, str], before: str, after: str)
 def _lists(values: Values, task_of: Mapping[str, str], before: str, after: str) -> Iterator[list[str]]:
     for task in dict.fromkeys(task_of.values()):
         rows = [(name, values[before].get(name), values[after].get(name)) for name, of in task_of.items() if of == task]
-        known = [(name, new, new - old) for name, old, new in rows if old is not None and new is not None]
-        known.sort(key=lambda row: sha256(row[0].encode()).digest())
-        better = sorted((row for row in known if row[2] > 0), key=lambda row: -row[2])
-        worse = sorted((row for row in known if row[2] < 0), key=lambda row: row[2])
-        best, worst = sorted(known, key=lambda row: -row[1]), sorted(known, key=lambda row: row[1])
+        changes_of = [(name, new, new - old) for name, old, new in rows if old is not None and new is not None]
+        changes_of.sort(key=lambda row: sha256(row[0].encode()).digest())
+        better = sorted((row for row in changes_of if row[2] > 0), key=lambda row: -row[2])
+        worse = sorted((row for row in changes_of if row[2] < 0), key=lambda row: row[2])
+        best, worst = sorted(changes_of, key=lambda row: -row[1]), sorted(changes_of, key=lambda row: row[1])
         yield from ([row[0] for row in chosen[:LEADING]] for chosen in (better, worse, best, worst))
 
 
 def _with_pictures(names: Sequence[str], strip_of: Callable[[str], str]) -> tuple[list[str], list[tuple[str, int]]]:
-    """Pictures, each once, and samples with the number of theirs, until the pictures' room is used."""
+    """Pictures, each once, and samples with the numbers of theirs, until the size limit is
+    reached."""
     strips: dict[str, int] = {}
-    shown: list[tuple[str, int]] = []
+    selected: list[tuple[str, int]] = []
     taken = 0
     for name in names:
         strip = strip_of(name)
@@ -126,12 +133,12 @@ def _with_pictures(names: Sequence[str], strip_of: Callable[[str], str]) -> tupl
             if taken > PICTURE_BYTES:
                 break
             strips[strip] = len(strips)
-        shown.append((name, strips[strip]))
-    return list(strips), shown
+        selected.append((name, strips[strip]))
+    return list(strips), selected
 
 
 def reply(score: Score) -> dict[str, Any]:
-    """A reply taken apart; ``thinking`` and ``answer`` are None where it has no such form."""
+    """Split a reply into its parts; ``thinking`` and ``answer`` are None if it has no such form."""
     parts = parse_reply(score.reply)
     return {
         "value": score.value,

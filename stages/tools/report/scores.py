@@ -1,4 +1,5 @@
-"""The table of held-out scores with their intervals, trivial policies beside them, and what each row gained over its start."""
+"""The table of held-out scores with their intervals, trivial policies beside them, and the gain of
+each row over its start."""
 
 from __future__ import annotations
 
@@ -14,14 +15,16 @@ from stages.tools.report.drawing import interval_bar
 
 
 def cell(interval: Interval | TaskResult | PairedGain, span: tuple[float, float]) -> dict[str, Any]:
-    """A number with its interval, and a drawing of both between the values of ``span``. ``kind``: good or bad where 0 is outside.
+    """Format a number with its interval, and draw both between the values of ``span``. ``kind``:
+    good or bad if 0 is outside.
 
-    ``p``: what is said of chance, where ``interval`` has p-values; Holm's stands beside a task's, since all tasks of a row are looked at.
+    ``p``: p-values, if ``interval`` has them; Holm's is added for a task, since all tasks of a row
+    are compared.
     """
     low, mean, high = interval.low, interval.mean, interval.high
     kind = "good" if low > 0 else "bad" if high < 0 else ""
-    known = [("p", interval.p_value), ("Holm", interval.p_holm)] if isinstance(interval, PairedGain) else []
-    chance = ", ".join(f"{name} {_p(value)}" for name, value in known if value is not None)
+    p_values = [("p", interval.p_value), ("Holm", interval.p_holm)] if isinstance(interval, PairedGain) else []
+    chance = ", ".join(f"{name} {_p(value)}" for name, value in p_values if value is not None)
     return {"mean": mean, "low": low, "high": high, "kind": kind, "p": chance, "bar": interval_bar(low, mean, high, span)}
 
 
@@ -32,7 +35,7 @@ def _p(value: float) -> str:
 def score_rows(
     params: Params, tables: Mapping[str, PolicyScores], baselines: BaselineScores, tasks: Sequence[TaskName]
 ) -> list[dict[str, Any]]:
-    """Trivial policies first, then every evaluated row. ``tables``: by row."""
+    """Rows of trivial policies first, then of every evaluated policy. ``tables``: by row."""
     candidate = tables[params.candidate]
     rows = [
         _row("trivial", name, baselines.of(name).mean, [cell(baselines.tasks[task].of(name), (0, 1)) for task in tasks])
@@ -55,19 +58,21 @@ def _row(kind: str, name: str, mean: float, cells: Sequence[Mapping[str, Any]]) 
 
 
 def gain_rows(gains: Mapping[str, RowGain], tasks: Sequence[TaskName]) -> list[dict[str, Any]]:
-    """A row for each pair in ``reports/metrics.json``, all drawn on one scale, so that lengths may be compared."""
-    shown: list[tuple[str, list[PairedGain]]] = [
+    """Rows of the pairs in ``reports/metrics.json``, all drawn on one scale, so that lengths can be
+    compared."""
+    rows: list[tuple[str, list[PairedGain]]] = [
         (name, [gain, *(gain.tasks[task] for task in tasks)]) for name, gain in gains.items()
     ]
-    widest = max((abs(end) for _, row in shown for interval in row for end in (interval.low, interval.high)), default=1.0)
+    widest = max((abs(end) for _, row in rows for interval in row for end in (interval.low, interval.high)), default=1.0)
     span = (-widest or -1.0, widest or 1.0)
-    return [{"name": name, "cells": [cell(interval, span) for interval in row]} for name, row in shown]
+    return [{"name": name, "cells": [cell(interval, span) for interval in row]} for name, row in rows]
 
 
 def headline(
     params: Params, tables: Mapping[str, PolicyScores], baselines: BaselineScores, gains: Mapping[str, RowGain]
 ) -> dict[str, Any]:
-    """What a reader wants to know first: the candidate's score, its gain over the row it starts from in the end, the best trivial reply."""
+    """Headline figures: the candidate's score, its gain over the row it ultimately starts from, the
+    best trivial policy."""
     candidate = tables[params.candidate]
     over = [row for row in params.sft if f"{params.candidate} - {row}" in gains]
     best = max(TRIVIAL, key=lambda name: baselines.of(name).mean)

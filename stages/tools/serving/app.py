@@ -1,9 +1,12 @@
-"""The service over HTTP: JSON in, JSON out, every refusal one sentence. An ASGI application and the process that runs it.
+"""The service over HTTP: JSON in, JSON out, one sentence per refusal. An ASGI application and the
+process that runs it.
 
-The paths are those of MLflow's scoring protocol, so that its clients and examples work: ``POST /invocations``, ``/ping``, ``/health``,
-``/version``. MLflow's own server would read CSV and Parquet before anything of ours is asked, and tell tracebacks.
+The paths are those of MLflow's scoring protocol, so that its clients and examples work: ``POST
+/invocations``, ``/ping``, ``/health``, ``/version``. MLflow's own server would parse CSV and
+Parquet before our checks, and return tracebacks.
 
-``python -m stages.tools.serving.app FOLDER HOST PORT``: what `vidbridge serve` starts. The key comes from the environment, never from here.
+``python -m stages.tools.serving.app FOLDER HOST PORT`` is started by `vidbridge serve`. The key
+comes from the environment, never from the command line.
 """
 
 from __future__ import annotations
@@ -45,19 +48,20 @@ Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-#: How long what a refused client still sends is listened to, so that it gets to read why.
+#: Time for which data of a refused client is still read, so that the client gets to read the
+#: refusal.
 _LINGER_S = 1.0
 _JSON = "application/json"
 _log = logging.getLogger(__name__)
 
 
-class Left(Exception):
-    """The client went away before its request was whole."""
+class Disconnected(Exception):
+    """The client disconnected before its request was complete."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What is sent back."""
+    """A response: status, content and headers."""
 
     status: int
     content: bytes
@@ -69,10 +73,10 @@ class ServingApp:
     """The ASGI application.
 
     Args:
-        model: what answers.
-        key: the bearer token that is demanded; None: none.
-        hosts: names in the address that a client may call this server by; None: any. A page that makes its own name point here
-            ("DNS rebinding") is told by its name.
+        model: answers the requests.
+        key: the required bearer token; None: none.
+        hosts: host names by which a client may address this server; None: any. This stops a page
+            that makes its own name point here ("DNS rebinding").
     """
 
     def __init__(self, model: VideoAnswers, key: str | None, hosts: frozenset[str] | None) -> None:
@@ -87,16 +91,16 @@ class ServingApp:
         path = str(scope["path"])
         try:
             reply = await self._reply(scope, reading, started)
-        except Left:
+        except Disconnected:
             _log.info("%s %r: the client went away", scope["method"], path[:SHOWN])
             return
         except Refused as refused:
             reply = _refusal(refused)
         except Exception as error:
-            from stages.tools.serving.server import failed
+            from stages.tools.serving.server import fault_message
 
             _log.exception("a request failed")
-            reply = _refusal(Refused(500, failed(error)))
+            reply = _refusal(Refused(500, fault_message(error)))
         _log.info("%s %r %d, %.2f s", scope["method"], path[:SHOWN], reply.status, time.monotonic() - started)
         headers = [("content-type", reply.kind), ("content-length", str(len(reply.content))), *reply.headers]
         unread = not reading.whole
@@ -114,8 +118,8 @@ class ServingApp:
         self._check_caller(headers)
         method, path = scope["method"], scope["path"]
         allowed = {"/invocations": "POST"}.get(path, "GET")
-        known = path in ("/ping", "/health", "/version", "/docs", "/openapi.json", "/invocations")
-        if known and method != allowed and (method, allowed) != ("HEAD", "GET"):
+        is_endpoint = path in ("/ping", "/health", "/version", "/docs", "/openapi.json", "/invocations")
+        if is_endpoint and method != allowed and (method, allowed) != ("HEAD", "GET"):
             sentence = f"{path}: asked with {method[:SHOWN]}; use {allowed}"
             return _refusal(Refused(405, sentence), (("allow", allowed),))
         if path in ("/ping", "/health"):
@@ -130,7 +134,7 @@ class ServingApp:
         if path == "/openapi.json":
             return Reply(200, json.dumps(openapi(self._key is not None)).encode())
         if path == "/docs":
-            return Reply(200, described().encode(), "text/plain; charset=utf-8")
+            return Reply(200, describe().encode(), "text/plain; charset=utf-8")
         raise Refused(404, "path: not one of /invocations, /ping, /health, /version, /docs, /openapi.json; ask POST /invocations")
 
     def _check_caller(self, headers: Mapping[str, str]) -> None:
@@ -144,9 +148,9 @@ class ServingApp:
     def _check_key(self, headers: Mapping[str, str]) -> None:
         if self._key is None:
             return
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        # In a time that does not tell how much of it is right.
-        right = hmac.compare_digest(given.strip().encode("latin-1"), self._key)
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        # Compared in constant time.
+        right = hmac.compare_digest(token.strip().encode("latin-1"), self._key)
         if scheme.lower() != "bearer" or not right:
             raise Refused(401, f"Authorization: not the key of this server; send 'Authorization: Bearer KEY' with its {KEY}")
 
@@ -168,7 +172,8 @@ class ServingApp:
             async for chunk in reading.chunks(ends):
                 if len(body) + len(chunk) > limit:
                     raise Refused(413, _too_long(limit))
-                # What names its videos is short, and is read however many others send theirs.
+                # A body without embedded videos is short, and is read however many large ones are
+                # being received.
                 if len(body) + len(chunk) > SMALL_BODY_BYTES:
                     if self._body_bytes + len(chunk) > BODY_BYTES:
                         raise Refused(503, f"server: the requests of others fill its memory; try again in {RETRY_S} s")
@@ -202,7 +207,7 @@ class ServingApp:
             from stages.tools.serving.server import Gone
 
             if isinstance(error, Gone):
-                raise Left from error
+                raise Disconnected from error
             raise
         finally:
             watching.cancel()
@@ -216,17 +221,17 @@ class ServingApp:
 
 
 class _Reading:
-    """A request's body as it comes."""
+    """A request's body while it is received."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self.whole = False
 
     async def chunks(self, ends: float) -> Any:
-        """Its parts.
+        """Iterate over its parts.
 
         Raises:
-            Left: the client went away.
+            Disconnected: the client disconnected.
             Refused: it pauses too long, or takes longer than the request may.
         """
         while not self.whole:
@@ -235,17 +240,18 @@ class _Reading:
             except TimeoutError:
                 raise Refused(408, f"body: nothing came for {PAUSE_S:g} s, or it took too long; send it again, faster") from None
             if message["type"] != "http.request":
-                raise Left
+                raise Disconnected
             self.whole = not message.get("more_body", False)
             yield message.get("body", b"")
 
     async def until_gone(self, gone: threading.Event) -> None:
-        """Set ``gone`` when the client has left; nothing else can come any more."""
+        """Set ``gone`` when the client has disconnected; no other message can arrive then."""
         if (await self._receive())["type"] == "http.disconnect":
             gone.set()
 
     async def linger(self) -> None:
-        """Take what still comes, for a moment: a connection that is closed under a client that is sending takes the answer with it."""
+        """Discard remaining data for a moment: closing a connection while the client is sending
+        would destroy the answer."""
         ends = time.monotonic() + _LINGER_S
         while (left := ends - time.monotonic()) > 0:
             try:
@@ -275,7 +281,7 @@ def _too_long(limit: int) -> str:
 
 
 def _name(host: str) -> str:
-    """The name in a Host header, without its port."""
+    """Name in a Host header, without its port."""
     if host.startswith("["):
         return host.partition("]")[0] + "]"
     return host.partition(":")[0].lower()
@@ -285,17 +291,17 @@ def _is_local(name: str, hosts: frozenset[str]) -> bool:
     if name in hosts:
         return True
     try:
-        # A name can be made to point here; an address points where it says.
+        # A name can be made to point here; an address cannot.
         return ipaddress.ip_address(name.strip("[]")).is_loopback
     except ValueError:
         return False
 
 
 def openapi(keyed: bool) -> dict[str, Any]:
-    """The service as OpenAPI 3.1 has it."""
-    from stages.tools.serving.requests import Asked
+    """Describe the service as OpenAPI 3.1."""
+    from stages.tools.serving.requests import QuestionRow
 
-    row = Asked.model_json_schema()
+    row = QuestionRow.model_json_schema()
     # As it is sent: the bytes are text there.
     row["properties"]["video_base64"] = {
         "type": ["string", "null"],
@@ -315,7 +321,7 @@ def openapi(keyed: bool) -> dict[str, Any]:
         return {"content": {_JSON: {"schema": schema}}}
 
     rows = {"type": "array", "items": {"$ref": "#/components/schemas/Row"}, "minItems": 1, "maxItems": MAX_ROWS}
-    asked = {"type": "object", "properties": {"dataframe_records": rows}, "required": ["dataframe_records"]}
+    request = {"type": "object", "properties": {"dataframe_records": rows}, "required": ["dataframe_records"]}
     answers = {"type": "object", "properties": {"predictions": {"type": "array", "items": answer}}}
     statuses = {
         "400": "Something about the request is wrong.",
@@ -324,14 +330,14 @@ def openapi(keyed: bool) -> dict[str, Any]:
     }
     statuses |= {"403": "Host or Origin is another's.", "413": "Too large.", "415": "Not JSON.", "503": "Busy; see Retry-After."}
     statuses |= {"500": "A fault of the server.", "504": "Not done in time."}
-    made: dict[str, Any] = {
+    document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "Questions about videos", "version": "1"},
         "paths": {
             "/invocations": {
                 "post": {
                     "summary": "Answer questions about videos",
-                    "requestBody": {"required": True, **holding(asked)},
+                    "requestBody": {"required": True, **holding(request)},
                     "responses": {
                         "200": {"description": "One answer a row.", **holding(answers)},
                         **{status: {"description": why, **holding(refusal)} for status, why in sorted(statuses.items())},
@@ -343,16 +349,16 @@ def openapi(keyed: bool) -> dict[str, Any]:
         "components": {"schemas": {"Row": row}},
     }
     if keyed:
-        made["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        made["paths"]["/invocations"]["post"]["security"] = [{"key": []}]
-    return made
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["paths"]["/invocations"]["post"]["security"] = [{"key": []}]
+    return document
 
 
-def described() -> str:
-    """The same for a person."""
-    from stages.tools.serving.requests import FORMS, Asked
+def describe() -> str:
+    """Describe the service for a person."""
+    from stages.tools.serving.requests import FORMS, QuestionRow
 
-    fields = "\n".join(f"  {name:<13} {field.description}" for name, field in Asked.model_fields.items())
+    fields = "\n".join(f"  {name:<13} {field.description}" for name, field in QuestionRow.model_fields.items())
     return (
         f'POST /invocations, {_JSON}: {{"dataframe_records": [row, ...]}}, 1 to {MAX_ROWS} rows.\n\nA row:\n{fields}\n\n'
         'Comes back: {"predictions": [{"thinking": ..., "answer": ..., "reply": ...}, ...]}; thinking and answer are null where the\n'
@@ -362,19 +368,20 @@ def described() -> str:
 
 
 def main(folder: str, host: str, port: str) -> int:
-    """Load the model in ``folder`` and answer at ``host`` and ``port`` until SIGTERM; returns the exit status."""
+    """Load the model in ``folder`` and serve at ``host`` and ``port`` until SIGTERM. Returns the
+    exit status."""
     import signal
 
     import uvicorn
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     key = key_from_environment()
-    # Decoders are started from here, and what they inherit a stranger's file might read.
+    # Decoders are started from this process, and a hostile file could read what they inherit.
     os.environ.pop(KEY, None)
     # Its own handlers come between; behind them this one lets the interpreter end in order.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _allow_descriptors()
-    from stages.tools.serving.protocol import Patient
+    from stages.tools.serving.protocol import BoundedProtocol
     from stages.tools.serving.server import VideoAnswers
     from stages.tracking.lineage.uri import TrackingError
 
@@ -390,7 +397,7 @@ def main(folder: str, host: str, port: str) -> int:
         app,
         host=host,
         port=int(port),
-        http=Patient,
+        http=BoundedProtocol,
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -406,13 +413,14 @@ def main(folder: str, host: str, port: str) -> int:
 
 
 def _allow_descriptors() -> None:
-    """A connection is a descriptor, and a request holds one for each of its videos."""
+    """Raise the limit of open files: each connection is a descriptor, and a request holds one for
+    each of its videos."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + MAX_REQUESTS * (MAX_ROWS + 1) + 200
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if hard != resource.RLIM_INFINITY else wanted, hard))
+    needed = MAX_CONNECTIONS + MAX_REQUESTS * (MAX_ROWS + 1) + 200
+    if soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard) if hard != resource.RLIM_INFINITY else needed, hard))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Frames of a video that a stranger sent: nothing is decoded before it is known how much memory that takes."""
+"""Frames of an untrusted video: memory is estimated before anything is decoded."""
 
 from __future__ import annotations
 
@@ -13,34 +13,36 @@ from stages.lib.video.reader import read_frames
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """``frames`` frames of the file at ``path``; no more than ``max_bytes`` of pixels are in memory at any time."""
+class DecodeRequest:
+    """Request for ``frames`` frames of the file at ``path``; at most ``max_bytes`` of pixels are in
+    memory at any time."""
 
     path: Path
     frames: int
     max_bytes: int
 
 
-def load_bounded(wanted: Wanted, shrink: Shrink | None = None) -> Frames:
-    """The frames, spread evenly over the video, each as large as it is or, where ``shrink`` is given, made smaller as it comes.
+def load_bounded(request: DecodeRequest, shrink: Shrink | None = None) -> Frames:
+    """Load the frames, spread evenly over the video, in full size or, with ``shrink``, scaled down
+    one by one.
 
     Raises:
         VideoError: the file cannot be read, or its frames are too large (``too-large``).
     """
-    facts = probe(wanted.path)
-    height, width = (facts.height, facts.width) if shrink is None else shrink.size(wanted.frames, facts.height, facts.width)
-    size = wanted.frames * height * width * 3
+    facts = probe(request.path)
+    height, width = (facts.height, facts.width) if shrink is None else shrink.size(request.frames, facts.height, facts.width)
+    size = request.frames * height * width * 3
     if (height, width) != (facts.height, facts.width):
         size += facts.height * facts.width * 3
-    if size > wanted.max_bytes:
+    if size > request.max_bytes:
         detail = (
-            f"{wanted.path.name}: {wanted.frames} frames of {facts.width}x{facts.height} take {size >> 20} MB,"
-            f" {wanted.max_bytes >> 20} MB are allowed; scale the video down"
+            f"{request.path.name}: {request.frames} frames of {facts.width}x{facts.height} take {size >> 20} MB,"
+            f" {request.max_bytes >> 20} MB are allowed; scale the video down"
         )
         raise VideoError("too-large", detail)
-    indices = sample_indices(facts.slots, wanted.frames)
+    indices = sample_indices(facts.slots, request.frames)
     pixels, _ = read_frames(
-        wanted.path,
+        request.path,
         [facts.frame_at(index) for index in indices],
         facts=facts,
         shrunk=None if shrink is None else lambda frame: shrink.apply(frame, (height, width)),

@@ -1,4 +1,5 @@
-"""A version as a folder of its own: for the hub, for vLLM, or for any machine that knows neither this project nor its servers."""
+"""Export a version as a self-contained folder: for the hub, for vLLM, or for machines without this
+project and its servers."""
 
 from __future__ import annotations
 
@@ -22,32 +23,36 @@ from stages.tracking.registry.versions import Version
 from stages.tracking.session import Session
 
 CARD_FILE = "README.md"
-#: Without these a folder is no model that others can load.
+#: Required files; without them other programs cannot load the model.
 NEEDED = ("config.json", "generation_config.json", "preprocessor_config.json|processor_config.json", "tokenizer_config.json")
 
-#: Where weights were trained to find the text behind a video, by what their configuration says of it.
+#: Rule for the position of the text behind a video with which weights were trained, by their
+#: configuration.
 _POSITIONS = {AFTER_LAST: "one after the video's last position on any axis, time included (transformers <= 5.2, vLLM)"}
 _UNKNOWN_POSITIONS = "not stated: trained by an older version, with the rule of transformers >= 5.3, which vLLM does not follow"
 _GRID_A_FRAME = "a grid a frame, where all versions of transformers and vLLM agree"
 
 
 @dataclass(frozen=True)
-class Published:
-    """What was written: which version, where, and how large it is."""
+class ExportedVersion:
+    """The exported version, its folder and its size."""
 
     version: Version
     folder: Path
     size_bytes: int
 
 
-def publish(session: Session, which: str, out: Path) -> Published:
-    """Write the version with that number or alias into ``out``: weights, processor, chat template, generation settings, a model
-    card, and what ``mlflow models serve`` needs. Nothing in it points back here, and its weights are no link to the cache.
+def export_version(session: Session, which: str, out: Path) -> ExportedVersion:
+    """Write the version with that number or alias into ``out``: weights, processor, chat template,
+    generation settings, a model card, and the files that ``mlflow models serve`` needs.
+
+    The folder does not refer to this project, and its weights are not links to the cache.
 
     Raises:
-        InputError: ``out`` holds something already, or the version lacks a file without which others cannot load it, or could be loaded
-            only by running something of it.
-        TrackingError: no such version, neither cache nor remote has its files, or it does not say how it is asked.
+        InputError: ``out`` is not empty, or the version lacks a file without which others cannot
+            load it, or could be loaded only by running code of its own.
+        TrackingError: no such version, neither cache nor remote has its files, or it has no
+            settings for requests.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"folder: {str(out)!r} holds something already; name a new or an empty folder")
@@ -65,16 +70,17 @@ def publish(session: Session, which: str, out: Path) -> Published:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".part-") as part:
         whole = Path(part) / "whole"
-        # Copied, not linked: whoever edits the folder must not edit the cache.
+        # Copied, not linked: edits of the folder must not reach the cache.
         shutil.copytree(source, whole, copy_function=shutil.copyfile)
         config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
         put_bytes(whole, CARD_FILE, card(explanation, usage, config).encode())
         whole.replace(out)
-    return Published(version, out, sum(path.stat().st_size for path in out.rglob("*") if path.is_file()))
+    return ExportedVersion(version, out, sum(path.stat().st_size for path in out.rglob("*") if path.is_file()))
 
 
 def card(explanation: Explanation, usage: Usage, config: Mapping[str, Any]) -> str:
-    """The model card, as the hub reads it. ``config``: the configuration of the weights, which says how they were trained."""
+    """Render the model card for the hub. ``config``: the configuration of the weights, which
+    records how they were trained."""
     own_time = config.get("model_type") != "qwen3_vl"
     version = explanation.version
     return fill(

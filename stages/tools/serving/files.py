@@ -1,8 +1,9 @@
-"""The file that a request names: found below one folder, and opened so that it cannot be exchanged afterwards.
+"""Open the file that a request names: below one folder, and safe against replacement afterwards.
 
-Between a look at a path and its opening anyone who may write to the folder can put a link in its place. So the path is resolved first,
-and what was found is then opened part by part, from a folder that is trusted, without following any link: where a part has become one
-meanwhile, nothing is opened. What is handed on is the open file.
+Between a check of a path and its opening, anyone who may write to the folder can put a link in its
+place. So the path is resolved first, and the result is then opened part by part, from a trusted
+folder, without following any link: if a part has become one meanwhile, opening fails. The open file
+is passed on.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from stages.tools.serving.limits import FOLDER, MEGABYTES, SHOWN
 from stages.tools.serving.refusal import Refused
 
 _DIRECTORY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
-#: O_NONBLOCK: opening a pipe must not wait for who writes to it.
+#: O_NONBLOCK: opening a pipe must not wait for its writer.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
 class OpenFile:
-    """A file of a request. It is the caller's to close.
+    """A file of a request. The caller closes it.
 
     Attributes:
         descriptor: the open file.
-        key: equal for equal files: its place on the disk, or the hash of its bytes.
-        name: how messages call it.
+        key: equal for equal files: device and inode, or the hash of its bytes.
+        name: its name in messages.
     """
 
     descriptor: int
@@ -40,29 +41,31 @@ class OpenFile:
 
 
 def open_named(folder: Path | None, name: str, max_bytes: int) -> OpenFile:
-    """The file that a request names.
+    """Open the file that a request names.
 
     Raises:
-        Refused: the path is absolute, leads out of the folder (through ``..`` or a link), names no file, or one that is too large.
+        Refused: the path is absolute, leads out of the folder (through ``..`` or a link), or names
+            no file, or one that is too large.
     """
     if folder is None:
         raise Refused(400, f"video: this server reads no files; send video_base64, or start it with {FOLDER} set to a folder")
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        raise Refused(400, f"video: {name[:SHOWN]!r} may not leave the server's folder; give a path below it, without '..'")
-    no_file = Refused(400, f"video: {name[:SHOWN]!r} is no file in the server's folder; give the path of one")
+        raise Refused(400, f"video: {name[:SHOWN]!r} may not leave the server's folder; send a path below it, without '..'")
+    no_file = Refused(400, f"video: {name[:SHOWN]!r} is not a file in the server's folder; send the path of one")
     try:
-        found = (folder / path).resolve(strict=True)
+        resolved = (folder / path).resolve(strict=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise no_file from error
-    # A folder that DVC checked out with links holds links into its cache; a caller sees files. No other link may lead out.
-    home = folder if found.is_relative_to(folder) else Links(folder).store_of(found)
+    # A folder that DVC checked out with links holds links into its cache, which callers see as
+    # files. No other link may lead out.
+    home = folder if resolved.is_relative_to(folder) else Links(folder).store_of(resolved)
     if home is None:
         raise Refused(
-            400, f"video: {name[:SHOWN]!r} may not leave the server's folder; give a path below it, not a link that leads out"
+            400, f"video: {name[:SHOWN]!r} may not leave the server's folder; send a path below it, not a link that leads out"
         )
     try:
-        descriptor = open_below(home, found.relative_to(home).parts)
+        descriptor = open_below(home, resolved.relative_to(home).parts)
     except (OSError, ValueError) as error:
         raise no_file from error
     status = os.fstat(descriptor)
@@ -79,7 +82,7 @@ def open_below(folder: Path, parts: tuple[str, ...]) -> int:
     """Open a file by the parts of its path below a trusted folder, none of which may be a link.
 
     Raises:
-        OSError: it is not there, or a part is a link.
+        OSError: it does not exist, or a part is a link.
         ValueError: there are no parts.
     """
     if not parts:
@@ -87,7 +90,7 @@ def open_below(folder: Path, parts: tuple[str, ...]) -> int:
     here = os.open(folder, _DIRECTORY)
     try:
         for part in parts[:-1]:
-            # A link is then no directory, and refused.
+            # A link is then not a directory, and refused.
             inner = os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
             os.close(here)
             here = inner
@@ -97,5 +100,5 @@ def open_below(folder: Path, parts: tuple[str, ...]) -> int:
 
 
 def too_large(field: str, size: float, max_bytes: int) -> str:
-    """What is said of a video that is too large."""
+    """Message for a video that is too large."""
     return f"{field}: {size / (1 << 20):.1f} MB, {max_bytes / (1 << 20):.3g} MB are allowed ({MEGABYTES}); send a smaller file"

@@ -1,4 +1,5 @@
-"""Ask a registered policy about any video: its thinking, its answer, and whether the reply parses."""
+"""Ask a registered policy about any video: its thinking, its answer, and whether the reply
+parses."""
 
 from __future__ import annotations
 
@@ -19,20 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a policy said. ``thinking`` and ``answer`` are None when the reply does not parse; ``text`` is always whole."""
+    """Reply of a policy. ``thinking`` and ``answer`` are None if the reply does not parse; ``text``
+    is always whole."""
 
     text: str
     thinking: str | None
     answer: str | None
-    #: Said to the user when the policy cannot be expected to know what it is looking at.
+    #: Warning for the user if the policy was not trained on real videos.
     caution: str | None
 
 
-def look(video: Path) -> None:
-    """Look at a file before anything is loaded for it: its packets and its first frame.
+def check_video(video: Path) -> None:
+    """Check a file before a model is loaded for it: its packets and its first frame.
 
     Raises:
-        VideoError: it is no readable video, or is none at all.
+        VideoError: it is not a readable video.
     """
     from stages.lib.video.probe import probe
 
@@ -40,41 +42,44 @@ def look(video: Path) -> None:
 
 
 def predict(session: Session, video: Path, question: str, version: str, tell: Callable[[str], None]) -> Prediction:
-    """Load a version (an alias or a number of one's own model, or ``models:/NAME@ALIAS``), show it the video as it was trained to be
-    shown one, and return what it says. ``tell`` is told what takes time.
+    """Load a version and ask it about the video, with the settings of its training.
+
+    ``version``: an alias or a number of the project's model, or ``models:/NAME@ALIAS``. ``tell`` is
+    called with a line before each slow step.
 
     Raises:
-        VideoError: the file is no readable video, or its frames are none that the model takes.
-        TrackingError: the registry has no such version, its files are in neither cache nor remote, or it does not say how it is asked.
+        VideoError: the file is not a readable video, or the model cannot take its frames.
+        TrackingError: the registry has no such version, its files are in neither cache nor remote,
+            or it has no settings for requests.
     """
-    look(video)
+    check_video(video)
     tell("asking the registry")
     from stages.tracking.registry.named import find_named
     from stages.tracking.registry.servable import usage_of_version
     from stages.tracking.registry.versions import load_version
 
-    found = find_named(session, version)
-    usage = usage_of_version(found)
-    tell(f"loading version {found.number} of {found.model} ({found.stage})")
-    return _ask(load_version(session.root, found), usage, video, question)
+    registered = find_named(session, version)
+    usage = usage_of_version(registered)
+    tell(f"loading version {registered.number} of {registered.model} ({registered.stage})")
+    return _ask(load_version(session.root, registered), usage, video, question)
 
 
 def predict_with(folder: Path, video: Path, question: str, tell: Callable[[str], None]) -> Prediction:
-    """The same of a folder that `vidbridge export` wrote, without a registry.
+    """Ask the model in a folder that `vidbridge export` wrote, without a registry.
 
     Raises:
         VideoError: as :func:`predict`.
-        InputError: ``folder`` is none of that kind.
-        TrackingError: what it says of how it is asked is damaged.
+        InputError: ``folder`` is not such a folder.
+        TrackingError: its settings for requests are damaged.
     """
-    look(video)
+    check_video(video)
     from stages.tracking.registry.servable import parse_usage
 
     file = folder / paths.USAGE_FILE
     if not file.is_file():
         raise InputError(
-            f"--model: {str(folder)!r} has no {paths.USAGE_FILE}, so it does not say how it is asked; name a folder that"
-            " `vidbridge export` wrote"
+            f"--model: {str(folder)!r} has no {paths.USAGE_FILE}, which has the settings for requests; name a folder"
+            " that `vidbridge export` wrote"
         )
     usage = parse_usage(file.read_bytes(), str(file))
     tell(f"loading {folder}")

@@ -1,4 +1,5 @@
-"""Connections that are bounded in number and in patience: uvicorn's own wait for the head of a request for ever."""
+"""HTTP connections with limits on their number and on waiting: uvicorn itself waits for the head of
+a request without limit."""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from stages.tools.serving.limits import HEAD_S, MAX_CONNECTIONS, RETRY_S
 
 
-class Patient(H11Protocol):
-    """HTTP/1.1 of one connection: the head of each request comes within HEAD_S, or the connection is closed."""
+class BoundedProtocol(H11Protocol):
+    """HTTP/1.1 on one connection: the head of each request arrives within HEAD_S, or the connection
+    is closed."""
 
     _head: asyncio.TimerHandle | None = None
 
@@ -38,7 +40,7 @@ class Patient(H11Protocol):
         super().connection_lost(exc)
 
     def _wait_for_head(self) -> None:
-        # From its first byte on: single bytes now and then are no reason to wait longer.
+        # Counted from its first byte: single bytes now and then do not extend the time.
         if self._head is None:
             self._head = self.loop.call_later(HEAD_S, self._close)
 

@@ -1,13 +1,14 @@
-"""A request that gets no answer: a status and one sentence that says field, value and remedy."""
+"""Refusal of a request: a status and one sentence with field, value and remedy."""
 
 from __future__ import annotations
 
 
 class Refused(Exception):
-    """Why a request gets no answer. What is in the sentence is sent to a stranger: no path of this machine, no long value of theirs.
+    """Reason for refusing a request. The sentence is sent to an untrusted client: no path of this
+    machine, no long value of theirs.
 
     Attributes:
-        status: as HTTP has it.
+        status: of HTTP.
         sentence: for a person.
     """
 

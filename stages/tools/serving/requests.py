@@ -1,9 +1,12 @@
-"""What a request says: JSON of one of four forms that MLflow's scoring protocol knows, read within bounds and checked row by row.
+"""Parse requests: JSON in one of the four forms of MLflow's scoring protocol, read within bounds
+and checked row by row.
 
-    {"dataframe_records": [{"video": "kitchen/cut-3.mp4", "question": "What happens first?", "options": ["a cut", "a dish"]}]}
+    {"dataframe_records": [{"video": "kitchen/cut-3.mp4", "question": "What happens first?",
+                            "options": ["a cut", "a dish"]}]}
 
-Python's reader makes objects of thirty times the size of a text such as ``[[],[],[]``. So the text is looked over first, at the speed of
-a search: how deep it is, how much stands outside of strings, how long those are. A video in base64 never becomes text.
+Python's reader makes objects of thirty times the size of a text such as ``[[],[],[]``. So the text
+is scanned first, at the speed of a search, for its depth, the amount outside of strings, and the
+length of strings. A video in base64 never becomes text.
 """
 
 from __future__ import annotations
@@ -24,17 +27,18 @@ from stages.tools.serving.refusal import Refused
 
 #: The forms of a request, the usual one first.
 FORMS = ("dataframe_records", "dataframe_split", "instances", "inputs")
-#: Bytes of JSON outside of strings: sixteen rows that are set out prettily have six thousand.
+#: Bytes of JSON outside of strings: sixteen rows in indented form have six thousand.
 MAX_SYNTAX = 64 << 10
-#: Brackets within each other; a list of options in a row stands four deep.
+#: Depth of brackets; a list of options in a row is four deep.
 MAX_DEPTH = 8
-#: Bytes from which on a string can only be a video: a question of MAX_TEXT letters, each spelt as two escapes, is shorter.
+#: Bytes from which on a string can only be a video: a question of MAX_TEXT characters, each written
+#: as two escapes, is shorter.
 LONG_BYTES = 128 << 10
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
 
 
-class Asked(Record):
+class QuestionRow(Record):
     """One row of a request."""
 
     question: str = Field(min_length=1, max_length=MAX_TEXT, description="What is asked about the video.")
@@ -52,55 +56,55 @@ class Asked(Record):
         return value
 
     @model_validator(mode="after")
-    def _has_one_video(self) -> Asked:
+    def _has_one_video(self) -> QuestionRow:
         if (self.video is None) == (self.video_base64 is None):
-            given = "none" if self.video is None else "both"
-            raise ValueError(f"video, video_base64: {given} given; send one of them")
+            count = "none" if self.video is None else "both"
+            raise ValueError(f"video, video_base64: {count} given; send one of them")
         if len(self.question) + sum(map(len, self.options)) > MAX_TEXT:
             raise ValueError(f"question: with its options over {MAX_TEXT} letters; shorten it")
         return self
 
 
-def read_request(body: bytes | bytearray) -> list[Asked]:
-    """The rows of a request's body.
+def read_request(body: bytes | bytearray) -> list[QuestionRow]:
+    """Parse the rows of a request's body.
 
     Raises:
-        Refused: it is no JSON, too much of it, or not of a form, number or shape that is answered.
+        Refused: it is not JSON, too large, or its form, number or shape is not supported.
     """
     document, videos = _read(body)
     return parse_rows(_rows(document), videos)
 
 
-def parse_rows(rows: Sequence[Mapping[str, Any]], videos: Mapping[str, bytes] | None = None) -> list[Asked]:
-    """The rows of a request. What is None or, in the tables of MLflow, NaN was left out.
+def parse_rows(rows: Sequence[Mapping[str, Any]], videos: Mapping[str, bytes] | None = None) -> list[QuestionRow]:
+    """Parse the rows of a request. None or, in MLflow's tables, NaN stands for a missing value.
 
     Args:
         rows: field to value.
-        videos: the long strings that names stand for in the rows.
+        videos: the long strings, by their placeholders in the rows.
 
     Raises:
-        Refused: there are none, too many, or one is not as it has to be.
+        Refused: there are none, too many, or one is not valid.
     """
     if not 0 < len(rows) <= MAX_ROWS:
         raise Refused(400, f"rows: {len(rows)} in one request; send 1 to {MAX_ROWS}")
     return [_row(number, row, videos or {}) for number, row in enumerate(rows)]
 
 
-def _row(number: int, row: Mapping[str, Any], videos: Mapping[str, bytes]) -> Asked:
-    given: dict[str, Any] = {}
+def _row(number: int, row: Mapping[str, Any], videos: Mapping[str, bytes]) -> QuestionRow:
+    values: dict[str, Any] = {}
     for name, value in row.items():
-        if not isinstance(name, str) or name not in Asked.model_fields:
-            raise Refused(400, f"row {number}: {_shown(name)} is not known; a row has {', '.join(Asked.model_fields)}")
+        if not isinstance(name, str) or name not in QuestionRow.model_fields:
+            raise Refused(400, f"row {number}: {_display(name)} is not known; a row has {', '.join(QuestionRow.model_fields)}")
         if isinstance(value, str) and value in videos:
             if name != "video_base64":
                 raise Refused(400, f"row {number}: {name}: {len(videos[value]):,} bytes; only video_base64 may be so long")
             value = videos[value]
         if not _absent(value):
-            given[name] = value
+            values[name] = value
     try:
-        return Asked.model_validate(given)
+        return QuestionRow.model_validate(values)
     except ValidationError as error:
-        # Never the input: it may be a whole video.
+        # Never include the input: it may be a whole video.
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         field = ".".join(map(str, first["loc"]))
         sentence = first["msg"].removeprefix("Value error, ")
@@ -114,18 +118,18 @@ def _absent(value: object) -> bool:
 
 
 def _rows(document: object) -> list[Mapping[str, Any]]:
-    """The rows in any of the forms."""
+    """Rows in any of the forms."""
     if not isinstance(document, dict):
         raise Refused(400, f'body: {_kind(document)}; send an object: {{"{FORMS[0]}": [{{"question": …, "video": …}}]}}')
-    given = [name for name in document if name in FORMS]
+    forms = [name for name in document if name in FORMS]
     unknown = [name for name in document if name not in (*FORMS, "params")]
     if unknown:
-        raise Refused(400, f"body: {_shown(unknown[0])} is not known; a request has one of {', '.join(FORMS)}")
+        raise Refused(400, f"body: {_display(unknown[0])} is not known; a request has one of {', '.join(FORMS)}")
     if document.get("params"):
-        raise Refused(400, "params: none are taken, since a version says itself how it is asked; leave them out")
-    if len(given) != 1:
-        raise Refused(400, f"body: {' and '.join(given) or 'none'} of {', '.join(FORMS)} given; send one of them")
-    form, value = given[0], document[given[0]]
+        raise Refused(400, "params: not supported, since a version has its own settings; leave them out")
+    if len(forms) != 1:
+        raise Refused(400, f"body: {' and '.join(forms) or 'none'} of {', '.join(FORMS)} given; send one of them")
+    form, value = forms[0], document[forms[0]]
     if form == "dataframe_split":
         return _split(value)
     if isinstance(value, dict) and form in ("instances", "inputs"):
@@ -147,7 +151,7 @@ def _split(value: object) -> list[Mapping[str, Any]]:
 
 
 def _columns(form: str, value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A table by columns; one row where each is a single value."""
+    """Rows of a table by columns; one row if each is a single value."""
     if all(not isinstance(column, list) for column in value.values()):
         return [value]
     if not all(isinstance(column, list) for column in value.values()) or len({len(column) for column in value.values()}) > 1:
@@ -156,7 +160,8 @@ def _columns(form: str, value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _read(body: bytes | bytearray) -> tuple[object, dict[str, bytes]]:
-    """The document, with names in the place of long strings, and those strings by name."""
+    """Parse the document with placeholders for long strings. Returns it and those strings by
+    placeholder."""
     outline, videos = _outline(body)
     try:
         document = json.loads(
@@ -174,7 +179,7 @@ def _read(body: bytes | bytearray) -> tuple[object, dict[str, bytes]]:
 
 
 def _outline(body: bytes | bytearray) -> tuple[bytes, dict[str, bytes]]:
-    # Nobody can guess a name, and so write it into a request.
+    # Random, so that no request can contain a placeholder of its own.
     mark = secrets.token_hex(16)
     pieces: list[bytes] = []
     videos: dict[str, bytes] = {}
@@ -192,37 +197,38 @@ def _outline(body: bytes | bytearray) -> tuple[bytes, dict[str, bytes]]:
         pieces.append(between)
         if quote < 0:
             return b"".join(pieces), videos
-        found = _STRING.match(body, quote)
-        if found is None:
+        match = _STRING.match(body, quote)
+        if match is None:
             raise Refused(400, "body: not JSON: a string has no end; send one JSON object")
-        at = found.end()
+        at = match.end()
         if at - quote > LONG_BYTES:
             name = f"{mark}{len(videos)}"
             videos[name] = _unescaped(bytes(body[quote + 1 : at - 1]))
             pieces.append(f'"{name}"'.encode())
         else:
-            pieces.append(found.group())
+            pieces.append(match.group())
             text += at - quote
             if text > TEXT_BYTES:
                 raise Refused(413, f"body: over {TEXT_BYTES >> 20} MB of text; only video_base64 may be long")
 
 
 def _unescaped(text: bytes) -> bytes:
-    """Some programs write ``\\/`` for the slash of base64; whatever else is escaped is no base64, and told so later."""
+    """Undo ``\\/`` for the slash of base64, which some programs write; any other escape is not
+    base64, which is reported later."""
     return text.replace(b"\\/", b"/") if b"\\" in text else text
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    table = dict(pairs)
+    if len(table) < len(pairs):
         names = [name for name, _ in pairs]
         double = next(name for name in names if names.count(name) > 1)
-        raise Refused(400, f"body: {_shown(double)} is given twice in one object; send it once")
-    return made
+        raise Refused(400, f"body: {_display(double)} is given twice in one object; send it once")
+    return table
 
 
 def _no_constant(text: str) -> NoReturn:
-    raise Refused(400, f"body: {text} is no JSON; send null, or leave the field out")
+    raise Refused(400, f"body: {text} is not JSON; send null, or leave the field out")
 
 
 def _number(kind: Callable[[str], float]) -> Callable[[str], float]:
@@ -234,7 +240,7 @@ def _number(kind: Callable[[str], float]) -> Callable[[str], float]:
     return read
 
 
-def _shown(value: object) -> str:
+def _display(value: object) -> str:
     text = value if isinstance(value, str) else str(type(value).__name__)
     return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
 

@@ -1,4 +1,5 @@
-"""What MLflow runs to serve the folder that this file lies in. It needs the package `vidbridge`, and reads nothing outside."""
+"""Entry point of MLflow to serve this file's folder. It needs the package `vidbridge`, and reads
+nothing outside."""
 
 from pathlib import Path
 

@@ -1,11 +1,13 @@
-"""A version as a service: rows with a video and a question come in, thinking and answer go out.
+"""A version as a service: rows with a video and a question in, thinking and answer out.
 
-A row, as JSON: ``{"video": "kitchen/cut-3.mp4", "question": "What happens first?"}``; instead of ``video`` (a path below the
-folder VIDBRIDGE_SERVE_VIDEOS) there may be ``video_base64``, and beside it ``options`` (a list of choices) and ``task``.
+A row, as JSON: ``{"video": "kitchen/cut-3.mp4", "question": "What happens first?"}``; instead of
+``video`` (a path below the folder VIDBRIDGE_SERVE_VIDEOS) there may be ``video_base64``, and beside
+it ``options`` (a list of choices) and ``task``.
 
-``vidbridge serve`` asks it through an application of our own (:mod:`stages.tools.serving.app`); ``mlflow models serve -m FOLDER`` through
-MLflow's. Whoever asks is a stranger. Paths stay below one folder, sizes are bounded, for a request and for all of them together, decoding
-happens in processes of its own that may be ended, and generation stops when the time of the request is over. A request is refused with a
+``vidbridge serve`` runs it in our own application (:mod:`stages.tools.serving.app`), ``mlflow
+models serve -m FOLDER`` in MLflow's. Clients are untrusted: paths stay below one folder, sizes are
+bounded, for a request and for all of them together, decoding happens in separate processes that may
+be ended, and generation stops when the time of the request is over. A request is refused with a
 status and one sentence.
 """
 
@@ -38,8 +40,8 @@ from stages.runtime import paths
 from stages.tools.serving.files import OpenFile, open_named
 from stages.tools.serving.limits import BATCH_PIXELS, DECODING_SHARE, FRAME_BYTES, REQUEST_FRAME_BYTES, limits_from_environment
 from stages.tools.serving.refusal import Refused
-from stages.tools.serving.requests import Asked, parse_rows
-from stages.tools.serving.videos import Budget, Decoders, keep_base64, late
+from stages.tools.serving.requests import QuestionRow, parse_rows
+from stages.tools.serving.videos import Budget, Decoders, keep_base64, timed_out
 from stages.tracking.registry.servable import parse_usage
 
 _log = logging.getLogger(__name__)
@@ -51,16 +53,17 @@ class Refusal(MlflowException):
     """:class:`Refused`, as MLflow's server sends it."""
 
     def serialize_as_json(self) -> str:
-        """What is sent. MLflow would put the input before the sentence: a whole video, were it sent as text."""
+        """Body of the refusal. MLflow's own would contain the input: a whole video, if it was sent
+        as text."""
         return json.dumps({"error_code": self.error_code, "message": self.args[0]})
 
 
 class Gone(Exception):
-    """Who asked is not there any more."""
+    """The client has disconnected."""
 
 
 @dataclass(frozen=True)
-class Question:
+class RowPrompt:
     """A row of a request: its prompt, and which of the request's files it is about."""
 
     prompt: str
@@ -69,9 +72,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Request:
-    """A request whose videos are at hand, each once. It is the caller's to close."""
+    """A request with its videos opened, each once. The caller closes it."""
 
-    questions: tuple[Question, ...]
+    questions: tuple[RowPrompt, ...]
 
     @property
     def files(self) -> tuple[OpenFile, ...]:
@@ -83,7 +86,8 @@ class Request:
 
 
 class VideoAnswers(PythonModel):
-    """The pyfunc of a version's folder: loads weights and processor once, then answers one request at a time."""
+    """The pyfunc of a version's folder: loads weights and processor once, then answers one request
+    at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -93,7 +97,8 @@ class VideoAnswers(PythonModel):
         """Load the model.
 
         Raises:
-            ValueError: the environment sets a limit that is none, or nothing bounds the size of the processor's frames.
+            ValueError: a limit in the environment is not valid, or the size of the processor's
+                frames is unbounded.
         """
         from stages.lib.models.load import device, load_model, use_threads
         from stages.lib.models.processor import most_pixels
@@ -107,13 +112,14 @@ class VideoAnswers(PythonModel):
         self._model = model
         self._video_bytes = most_pixels(self._processor, self._usage.sampled_frames) * 3 * self._usage.sampled_frames
         self._frames = Budget(FRAME_BYTES)
-        # One request after the other, in the order of their coming: they would share one device, and memory is planned for one.
+        # One request after the other, in order of arrival: they share one device, and memory is
+        # planned for one.
         self._turns = ThreadPoolExecutor(1, "turn", initializer=use_threads)
         if self._usage.caution:
             _log.warning("%s", self._usage.caution)
 
     def close(self) -> None:
-        """End what decodes and answers."""
+        """End the processes that decode and answer."""
         self._turns.shutdown(cancel_futures=True)
         self._decoders.close()
         atexit.unregister(self._decoders.close)
@@ -124,10 +130,11 @@ class VideoAnswers(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,  # noqa: ARG002
     ) -> list[dict[str, str | None]]:
-        """Answer every row, asked through MLflow's server.
+        """Answer every row of a request through MLflow's server.
 
         Raises:
-            Refusal: something about the request is wrong (400), it takes too long (504), or the server itself failed (500).
+            Refusal: the request is wrong (400), it takes too long (504), or the server itself
+                failed (500).
         """
         ends = time.monotonic() + self._limits.timeout_s
         try:
@@ -140,25 +147,26 @@ class VideoAnswers(PythonModel):
             code = _CODES.get(refused.status, codes.INVALID_PARAMETER_VALUE)
             raise Refusal(refused.sentence, error_code=code) from refused
         except Exception as error:
-            # The boundary to whoever asked: the traceback is for the server's log, not for them.
+            # The boundary to the client: the traceback is for the server's log only.
             _log.exception("a request failed")
-            raise Refusal(failed(error), error_code=codes.INTERNAL_ERROR) from error
+            raise Refusal(fault_message(error), error_code=codes.INTERNAL_ERROR) from error
 
     @property
     def timeout_s(self) -> float:
-        """How long a request may take."""
+        """Time limit of a request."""
         return self._limits.timeout_s
 
     @property
     def max_body_bytes(self) -> int:
-        """How long a request may be."""
+        """Size limit of a request."""
         return self._limits.max_body_bytes
 
-    def receive(self, rows: Sequence[Asked]) -> Request:
-        """Open the videos of a request, each once however it is named; those that were sent become files.
+    def receive(self, rows: Sequence[QuestionRow]) -> Request:
+        """Open the videos of a request, each once however it is named; embedded videos become
+        files.
 
         Raises:
-            Refused: one is not to be had, or they are too large.
+            Refused: one is not available, or they are too large.
         """
         files: dict[tuple[object, ...], OpenFile] = {}
         questions = []
@@ -175,7 +183,7 @@ class VideoAnswers(PythonModel):
                 file = files.setdefault(file.key, file)
                 question = render_question(row.question, row.options, self._usage.prompt)
                 analysed = self._usage.analysed if row.task is None else task_of(row.task).analysed
-                questions.append(Question(render_prompt(question, self._usage.prompt, analysed=analysed), file))
+                questions.append(RowPrompt(render_prompt(question, self._usage.prompt, analysed=analysed), file))
         except BaseException:
             for file in files.values():
                 file.close()
@@ -183,42 +191,44 @@ class VideoAnswers(PythonModel):
         return Request(tuple(questions))
 
     def answer(self, request: Request, ends: float, gone: threading.Event | None = None) -> list[dict[str, str | None]]:
-        """For every question ``thinking`` and ``answer`` (None where the reply is not one block of each), and the whole ``reply``.
+        """Return for every question ``thinking`` and ``answer`` (None if the reply is not one block
+        of each), and the whole ``reply``.
 
         Args:
-            ends: when the time of the request is over, by the monotonic clock.
-            gone: is set when nobody waits for the answer any more.
+            ends: end of the request's time, by the monotonic clock.
+            gone: set when the client has disconnected.
 
         Raises:
-            Refused: a video cannot be shown, or the time is over.
-            Gone: nobody waits any more.
+            Refused: a video cannot be used, or the time is over.
+            Gone: the client has disconnected.
         """
         files = request.files
         reserved = min(len(files) * self._video_bytes, REQUEST_FRAME_BYTES)
         with ExitStack() as reserving:
             reserving.enter_context(self._frames.of(reserved, ends))
-            shown: dict[tuple[object, ...], Frames] = {}
+            frames_of: dict[tuple[object, ...], Frames] = {}
             held_bytes = 0
             for file in files:
                 if gone is not None and gone.is_set():
                     raise Gone
-                shown[file.key] = frames = self._decode(file, ends)
+                frames_of[file.key] = frames = self._decode(file, ends)
                 held_bytes += frames.pixels.nbytes
                 if held_bytes > REQUEST_FRAME_BYTES:
                     allowed = f"{REQUEST_FRAME_BYTES >> 20} MB of frames are allowed"
                     raise Refused(413, f"rows: the videos of one request are too large together, {allowed}; send fewer of them")
                 if held_bytes > reserved:
-                    # Some shapes are made small by the processor alone: twice would not be the same as once.
+                    # The processor alone scales some shapes: scaling twice would not give the same
+                    # as once.
                     reserving.enter_context(self._frames.of(held_bytes - reserved, ends))
                     reserved = held_bytes
-            items = [(question.prompt, shown[question.file.key]) for question in request.questions]
+            items = [(question.prompt, frames_of[question.file.key]) for question in request.questions]
             turn = self._turns.submit(self._reply, items, ends, gone)
             try:
                 return turn.result(max(ends - time.monotonic(), 0))
             except OutOfTime:
                 if turn.cancel():
-                    raise late("waiting for other requests", self._limits.timeout_s) from None
-                # It ends by itself, and says so.
+                    raise timed_out("waiting for other requests", self._limits.timeout_s) from None
+                # It ends by itself, and reports that.
                 return turn.result()
 
     def _decode(self, file: OpenFile, ends: float) -> Frames:
@@ -248,12 +258,12 @@ class VideoAnswers(PythonModel):
                 max_time_s=max(ends - time.monotonic(), 0.001),
             )
             if time.monotonic() >= ends:
-                raise late("generation", self._limits.timeout_s)
+                raise timed_out("generation", self._limits.timeout_s)
         return [answer_row(text) for text in replies]
 
 
 def batches(items: Sequence[tuple[str, Frames]]) -> Iterator[Sequence[tuple[str, Frames]]]:
-    """Questions that are answered at once: in order, at most BATCH_PIXELS of frames together, or one."""
+    """Batches of questions: in order, at most BATCH_PIXELS of frames together, or one."""
     start = pixels = 0
     for number, (_, frames) in enumerate(items):
         more = frames.pixels.size // 3
@@ -264,12 +274,13 @@ def batches(items: Sequence[tuple[str, Frames]]) -> Iterator[Sequence[tuple[str,
     yield items[start:]
 
 
-def failed(error: Exception) -> str:
-    """What a stranger is told of a fault of the server: its kind, and nothing that it says."""
+def fault_message(error: Exception) -> str:
+    """Message about a fault of the server for an untrusted client: the exception's type, not its
+    text."""
     return f"the server failed on this request ({type(error).__name__}); its log says more"
 
 
 def answer_row(text: str) -> dict[str, str | None]:
-    """A reply as it is sent: its parts, None where it does not parse, and the whole."""
+    """Response row of a reply: its parts, None if it does not parse, and the whole text."""
     reply = parse_reply(text)
     return {"thinking": reply and reply.thinking, "answer": reply and reply.answer, "reply": text}

@@ -1,7 +1,9 @@
-"""Frames of the videos that requests send: decoded beside the server, each file once, within bounds of memory and time.
+"""Frames of the videos in requests: decoded in separate processes, each file once, within bounds of
+memory and time.
 
-A stranger's file may hang a decoder, kill it, or ask for all memory there is. It is decoded in a process of its own that may be ended,
-under a limit of memory, and frame after frame is made as small there as the model's processor makes it anyway: what comes back is small.
+An untrusted file may hang a decoder, kill it, or exhaust the memory. It is decoded in a process of
+its own that may be ended, under a memory limit, and each frame is scaled there to the size of the
+model's processor: the result is small.
 """
 
 from __future__ import annotations
@@ -21,18 +23,19 @@ from stages.domain.core.frames import Frames
 from stages.lib.models.processor import shrink_of
 from stages.lib.video.errors import VideoError
 from stages.runtime.workers import Aside, Lost
-from stages.tools.serving.decode import Wanted, load_bounded
+from stages.tools.serving.decode import DecodeRequest, load_bounded
 from stages.tools.serving.files import OpenFile, too_large
 from stages.tools.serving.limits import DECODER_BYTES, MAX_SLOW, QUICK, QUICK_S, RETRY_S, SECONDS, SLOW, VIDEO_PIXEL_BYTES
 from stages.tools.serving.refusal import Refused
 
-#: Characters of base64 that are read at once; they come in fours.
+#: Characters of base64 that are read at once; a multiple of four.
 _PIECE = 4 << 18
 
 
 @dataclass(frozen=True)
 class Job:
-    """A file to decode: where another process finds it, how messages call it, how many frames are shown, and the folder of the model."""
+    """A file to decode: its path for another process, its name in messages, the number of frames,
+    and the folder of the model."""
 
     path: Path
     name: str
@@ -41,47 +44,47 @@ class Job:
 
 
 def decode(job: Job) -> Frames:
-    """Its frames, as small as the model's processor makes them.
+    """Decode its frames, scaled to the size of the model's processor.
 
     Raises:
         VideoError: it cannot be read, or takes more memory than it may (``too-large``).
     """
     import torch
 
-    # What its parent holds is not this process's to use: threads did not come along.
+    # The parent's resources are not usable in this process: threads are not inherited.
     torch.set_num_threads(1)
     try:
-        return load_bounded(Wanted(job.path, job.frames, VIDEO_PIXEL_BYTES), shrink_of(job.model))
+        return load_bounded(DecodeRequest(job.path, job.frames, VIDEO_PIXEL_BYTES), shrink_of(job.model))
     except VideoError as error:
         if _is_short_of_memory(error):
-            raise hungry(job.name) from error
+            raise out_of_memory(job.name) from error
         raise VideoError(error.reason, error.detail.replace(job.path.name, job.name, 1)) from error
     except (MemoryError, RuntimeError) as error:
         if _is_short_of_memory(error):
-            raise hungry(job.name) from error
+            raise out_of_memory(job.name) from error
         raise
 
 
 def _is_short_of_memory(error: BaseException) -> bool:
-    # libav and torch have no MemoryError; both say it in their words.
+    # libav and torch have no MemoryError; both report it in their own words.
     return isinstance(error, MemoryError) or any(
         words in str(error) for words in ("Cannot allocate memory", "can't allocate memory", "not enough memory")
     )
 
 
-def hungry(name: str) -> VideoError:
-    """What is said of a video that takes more memory than it may."""
+def out_of_memory(name: str) -> VideoError:
+    """Error for a video that takes more memory than it may."""
     return VideoError("too-large", f"{name}: needs more memory than {DECODER_BYTES >> 20} MB to decode; scale the video down")
 
 
 class Decoders:
-    """Decoding processes for all requests. What is not done soon is begun again where nobody else waits for it, so that one slow file
-    keeps no other client waiting.
+    """Decoding processes for all requests. Slow decoding starts again in separate processes, so
+    that one slow file blocks no other client.
 
     Args:
         model: the folder of the model.
-        frames: how many frames of a video it is shown.
-        limit_s: how long one video may take.
+        frames: number of frames per video.
+        limit_s: time limit per video.
     """
 
     def __init__(self, model: Path, frames: int, limit_s: float) -> None:
@@ -91,50 +94,52 @@ class Decoders:
         self._places = threading.BoundedSemaphore(MAX_SLOW)
 
     def __call__(self, file: OpenFile, field: str, ends: float) -> Frames:
-        """The frames of a file.
+        """Decode the frames of a file.
 
         Raises:
-            Refused: it cannot be read, takes too long, or too many such files wait already.
+            Refused: it cannot be read, takes too long, or too many slow files are waiting.
         """
-        # Another process reaches an open file by this name; what path it once had plays no part.
+        # Another process opens the descriptor by this name; the file's former path is irrelevant.
         job = Job(Path(f"/proc/{os.getpid()}/fd/{file.descriptor}"), file.name, self._frames, self._model)
         try:
-            made = self._quick(job, min(QUICK_S, self._limit_s), max(ends - time.monotonic(), 0.001))
-            if isinstance(made, Lost) and made.reason == "timeout" and self._limit_s > QUICK_S:
+            result = self._quick(job, min(QUICK_S, self._limit_s), max(ends - time.monotonic(), 0.001))
+            if isinstance(result, Lost) and result.reason == "timeout" and self._limit_s > QUICK_S:
                 if not self._places.acquire(blocking=False):
                     raise Refused(503, f"{field}: {MAX_SLOW} videos that take long wait already; try again in {RETRY_S} s")
                 try:
-                    made = self._slow(job, self._limit_s, max(ends - time.monotonic(), 0.001))
+                    result = self._slow(job, self._limit_s, max(ends - time.monotonic(), 0.001))
                 finally:
                     self._places.release()
         except VideoError as error:
             raise Refused(400, f"{field}: {error}; send a video that ffmpeg can read") from error
-        if isinstance(made, Lost):
-            if made.reason == "timeout":
-                raise late(f"decoding {field}", self._limit_s)
-            if made.reason == "waiting":
-                raise late(f"decoding {field}, with what came before it", None)
-            raise Refused(400, f"{field}: {file.name}: {made.detail}; send a video that ffmpeg can read")
-        return made
+        if isinstance(result, Lost):
+            if result.reason == "timeout":
+                raise timed_out(f"decoding {field}", self._limit_s)
+            if result.reason == "waiting":
+                raise timed_out(f"decoding {field}, with what came before it", None)
+            raise Refused(400, f"{field}: {file.name}: {result.detail}; send a video that ffmpeg can read")
+        return result
 
     def close(self) -> None:
-        """End the processes, whatever they do."""
+        """End the processes, whatever their state."""
         self._quick.close()
         self._slow.close()
 
 
-def late(what: str, limit_s: float | None) -> Refused:
-    """What is said when the time is over. ``limit_s``: the limit, where it is not the request's."""
+def timed_out(what: str, limit_s: float | None) -> Refused:
+    """Refusal for a request whose time is over. ``limit_s``: the limit, if it is not the
+    request's."""
     within = "in the time of the request" if limit_s is None else f"within {limit_s:g} s"
     return Refused(504, f"{what}: not done {within} ({SECONDS}); send a shorter video or fewer questions")
 
 
 def keep_base64(text: bytes, left_bytes: int) -> OpenFile:
-    """The bytes of a video sent as base64, as a file without a name: it is gone with its descriptor, however this process ends.
+    """Store a base64 video as a file without a name: it vanishes with its descriptor, however this
+    process ends.
 
     Args:
         text: standard base64, without line breaks.
-        left_bytes: how many bytes may come of it.
+        left_bytes: most bytes of the decoded video.
 
     Raises:
         Refused: too many, none, or not base64.
@@ -162,7 +167,7 @@ def keep_base64(text: bytes, left_bytes: int) -> OpenFile:
 
 
 class Budget:
-    """So many bytes for all; who cannot have theirs waits, and who waits longest is first."""
+    """A shared budget of bytes; requests wait for their share in order of arrival."""
 
     def __init__(self, total: int) -> None:
         self._left = total
@@ -171,7 +176,7 @@ class Budget:
 
     @contextmanager
     def of(self, size: int, ends: float) -> Iterator[None]:
-        """Hold ``size`` bytes for the block.
+        """Hold ``size`` bytes for the duration of the block.
 
         Raises:
             Refused: they were not free in time.
@@ -187,7 +192,7 @@ class Budget:
                 self._queue.remove(ticket)
                 self._changed.notify_all()
             if not free:
-                raise late("waiting for other requests", None)
+                raise timed_out("waiting for other requests", None)
             self._left -= size
         try:
             yield

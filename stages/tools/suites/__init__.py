@@ -1,1 +1,1 @@
-"""Public benchmarks: ask, score, compare."""
+"""Public benchmarks: evaluate, score, compare."""

@@ -1,4 +1,4 @@
-"""What captioning benchmarks ask of a judge, and training never asks."""
+"""Judge methods that captioning benchmarks need and training does not."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from stages.domain.tasks.rewards import Judge, Result
 
 
 class Agreement(NamedTuple):
-    """Whether an answer is right, and how well it matches the true one, from 0 to 5."""
+    """Verdict on an answer: right or wrong, and how well it matches the true one, from 0 to 5."""
 
     right: bool
     marks: int
 
 
 class Examiner(Judge, Protocol):
-    """Every method may say ``invalid`` or ``unavailable`` instead."""
+    """A judge with methods for benchmarks. Every method may return ``invalid`` or ``unavailable``
+    instead."""
 
     def score_many(self, score: Callable[[Examiner], Result]) -> Result:
-        """The same as a judge's, for what needs an examiner."""
+        """`Judge.score_many`, for scorings that need an examiner."""
         ...
 
     def extract_objects(self, text: str) -> tuple[str, ...] | Verdict:
-        """At most ten things that a caption says are seen, each with one attribute."""
+        """List at most ten things that a caption describes as visible, each with one attribute."""
         ...
 
     def shows(self, seen: str, caption: str) -> Verdict:
-        """1 when ``caption`` says that this is seen, else 0."""
+        """Return 1 if ``caption`` says that ``seen`` is visible, else 0."""
         ...
 
     def answer_from(self, question: str, caption: str) -> str | Verdict:
-        """The answer that the caption alone gives; empty when it gives none."""
+        """Answer a question from the caption alone; empty if the caption does not answer it."""
         ...
 
     def agrees(self, question: str, reference: str, answer: str) -> Agreement | Verdict:
-        """Whether ``answer`` means what ``reference`` means."""
+        """Judge whether ``answer`` means the same as ``reference``."""
         ...

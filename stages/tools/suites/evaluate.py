@@ -1,7 +1,7 @@
-"""Put a model through a benchmark: ask all of its questions, score the replies, keep both. Not a stage of DVC; `vidbridge evaluate`
-calls it.
+"""Evaluate a model on a benchmark: ask all of its questions, score the replies, store both. Not a
+stage of DVC; `vidbridge evaluate` calls it.
 
-Example: ``evaluate(root, params, order, model_engine(session, params, order, "champion", None))``.
+Example: ``evaluate(root, params, request, model_engine(session, params, request, "champion", None))``.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from stages.runtime.plain import one_line
 from stages.tools.suites.engines.answers import Answers, open_answers
 from stages.tools.suites.engines.contents import CONTENTS_FILE, Contents
 from stages.tools.suites.engines.endpoint import JPEG_QUALITY, MP4_CRF, EndpointModel, Form
-from stages.tools.suites.engines.models import MAX_PIXELS_PER_FRAME, choose
-from stages.tools.suites.engines.questions import CONTROLS, Answer, EngineError, Load, Question, Tell, drawn, questions
-from stages.tools.suites.engines.videos import Sights, protocol, sight
+from stages.tools.suites.engines.models import MAX_PIXELS_PER_FRAME, select_model
+from stages.tools.suites.engines.questions import CONTROLS, Answer, EngineError, Load, OnAnswers, Question, drawn, questions
+from stages.tools.suites.engines.videos import VideoLoader, protocol, video_key_of
 from stages.tools.suites.markdown import as_markdown
 from stages.tools.suites.published.benchmark import Item
 from stages.tools.suites.published.predictions import read_predictions
@@ -47,21 +47,23 @@ from stages.tracking.registry.versions import Version
 from stages.tracking.runs.run import benchmark_run
 from stages.tracking.session import Session
 
-#: Names of videos that are told in one line.
+#: Most names of videos in one line of output.
 EXAMPLES = 5
-#: Asks the pending ones of the questions, and tells of the answers as they come.
-Ask = Callable[[Sequence[Question], set[Question], Load, Tell], None]
+#: Asks the pending ones of the questions, and reports the answers as they arrive.
+Ask = Callable[[Sequence[Question], set[Question], Load, OnAnswers], None]
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is to be done.
+class EvaluationRequest:
+    """Request for an evaluation.
 
     Attributes:
-        videos: the folder that the benchmark's videos lie in; None for this project's own samples, whose clips are those of ingest.
-        out: the folder that everything is written into.
-        controls: how many questions are asked with a black and with a shuffled video too; None: all of them.
-        max_new_tokens: a reply is cut off after so many; None: as the model or ``params.yaml`` says.
+        videos: folder of the benchmark's videos; None for this project's own samples, whose clips
+            are those of ingest.
+        out: folder of all output.
+        controls: number of questions that are also asked with a black and with a shuffled video;
+            None: all of them.
+        max_new_tokens: limit of a reply; None: that of the model or ``params.yaml``.
         batch_size: of a model in this process; None: ``evaluation.batch_size``.
     """
 
@@ -76,7 +78,8 @@ class Order:
 
 @dataclass(frozen=True)
 class Engine:
-    """Who answers: ``identity`` is all that a reply depends on beside question and frames; ``ask`` asks."""
+    """The answering model. ``identity``: everything a reply depends on beside question and frames;
+    ``ask``: asks questions."""
 
     name: str
     identity: Mapping[str, Any]
@@ -85,24 +88,24 @@ class Engine:
     ask: Ask
 
 
-def model_engine(session: Session, params: Params, order: Order, which: str, revision: str | None) -> Engine:
-    """A model in this process; it is loaded when the first question is asked.
+def model_engine(session: Session, params: Params, request: EvaluationRequest, which: str, revision: str | None) -> Engine:
+    """Engine of a model in this process, which is loaded when the first question is asked.
 
     Raises:
-        EngineError, TrackingError: see :func:`stages.tools.suites.engines.models.choose`.
+        EngineError, TrackingError: see :func:`stages.tools.suites.engines.models.select_model`.
     """
-    chosen = choose(session, params, which, revision)
-    most = order.max_new_tokens or chosen.max_new_tokens
-    batch_size = order.batch_size or params.evaluation.batch_size
+    chosen = select_model(session, params, which, revision)
+    most = request.max_new_tokens or chosen.max_new_tokens
+    batch_size = request.batch_size or params.evaluation.batch_size
 
-    def ask(asked: Sequence[Question], pending: set[Question], load: Load, tell: Tell) -> None:
+    def ask(questions: Sequence[Question], pending: set[Question], load: Load, on_answers: OnAnswers) -> None:
         from stages.lib.models.load import device, use_threads
         from stages.tools.suites.engines.local import LocalModel
 
         use_threads()
         model, processor = chosen.load()
         model.to(device())  # type: ignore[arg-type]
-        LocalModel(model, processor, most, params.seed).answer(asked, pending, load, batch_size, tell)
+        LocalModel(model, processor, most, params.seed).answer(questions, pending, load, batch_size, on_answers)
 
     identity = {
         "engine": "generate",
@@ -112,17 +115,17 @@ def model_engine(session: Session, params: Params, order: Order, which: str, rev
     return Engine(chosen.name, identity, chosen.prompt, chosen.version, ask)
 
 
-def endpoint_engine(params: Params, order: Order, url: str, model: str, revision: str | None, form: Form) -> Engine:
-    """A model at an endpoint. Where that is belongs to no identity.
+def endpoint_engine(params: Params, request: EvaluationRequest, url: str, model: str, revision: str | None, form: Form) -> Engine:
+    """Engine of a model at an endpoint, whose address is not part of the identity.
 
     Args:
-        revision: which weights or release the endpoint's model is; not sent.
+        revision: weights or release of the endpoint's model; not sent.
 
     Raises:
         JudgeError: the address, or a variable of the environment, cannot be used.
     """
     place = place_of_model(url, os.environ)
-    most = order.max_new_tokens or params.evaluation.max_new_tokens
+    most = request.max_new_tokens or params.evaluation.max_new_tokens
     engine = EndpointModel(model, place, form, most, params.seed)
     quality = {"jpeg": f"JPEG, quality {JPEG_QUALITY}", "mp4": f"H.264, CRF {MP4_CRF}"}[form]
     identity = {
@@ -135,56 +138,61 @@ def endpoint_engine(params: Params, order: Order, url: str, model: str, revision
 
 
 def evaluate(
-    root: Path, params: Params, order: Order, engine: Engine, *, baselines: bool, against: Path | None
+    root: Path, params: Params, request: EvaluationRequest, engine: Engine, *, baselines: bool, against: Path | None
 ) -> BenchmarkEvaluation:
-    """Ask what is not answered yet, then score all there is; writes replies, ``scores.json`` and ``scores.md`` into ``order.out``,
-    and a run into MLflow. Returns what ``scores.json`` holds.
+    """Ask the open questions, then score all replies.
+
+    Writes replies, ``scores.json`` and ``scores.md`` into ``request.out``, and a run into MLflow.
+    Returns the content of ``scores.json``.
 
     Raises:
-        SuiteError: the annotations, or the predictions ``against``, cannot be used (found before a question is asked).
-        EngineError: the folder holds another evaluation's replies, the videos' folder is none, or no question was answered.
-        JudgeError: the judge is not set up (found before a question is asked); the endpoint refuses all questions; or the judge, which
-            is asked at the end, is not there. Replies are kept.
-        TrackingError: MLflow's store does not answer (found before a question is asked).
+        SuiteError: the annotations, or the predictions ``against``, cannot be used (raised before a
+            question is asked).
+        EngineError: the folder holds another evaluation's replies, the videos' folder does not
+            exist, or no question was answered.
+        JudgeError: the judge is not set up (raised before a question is asked); the endpoint
+            refuses all questions; or the judge, which is used at the end, is unavailable. Replies
+            are kept.
+        TrackingError: MLflow's store does not answer (raised before a question is asked).
     """
     check_server(tracking_uri(root))
-    questions_there = read_questions(order.benchmark, order.annotations)
+    questions_there = read_questions(request.benchmark, request.annotations)
     items = questions_there.items
     if against is not None:
         read_predictions(against, questions_there)
-    if BENCHMARKS[order.benchmark].judged:
+    if BENCHMARKS[request.benchmark].judged:
         judge_of(params.judge)
-    identity = identity_of(params, order.benchmark, items, engine)
-    asked = _asked(params, order, items, engine.prompt)
+    identity = identity_of(params, request.benchmark, items, engine)
+    questions = _questions(params, request, items, engine.prompt)
     clips = _clips(root)
-    sights = Sights(
+    loader = VideoLoader(
         items,
-        order.videos,
-        _sample_loader(root, params, order.videos, clips),
-        Contents(order.out / CONTENTS_FILE),
+        request.videos,
+        _sample_loader(root, params, request.videos, clips),
+        Contents(request.out / CONTENTS_FILE),
         lambda sample: _content_of_sample(sample, clips),
     )
-    shown = {item.item_id: sight(item) for item in items}
-    with open_answers(order.out, identity, lambda item_id: sights.content(shown[item_id])) as answers:
-        if replaced := _replaced(answers, shown):
-            told = ", ".join(map(one_line, sorted(replaced)[:EXAMPLES]))
-            print(f"evaluate: {len(replaced)} videos hold something else than when they were asked about; asking again: {told}")
-        _ask(engine, asked, sights.load, answers)
+    video_keys = {item.item_id: video_key_of(item) for item in items}
+    with open_answers(request.out, identity, lambda item_id: loader.content(video_keys[item_id])) as answers:
+        if replaced := _replaced(answers, video_keys):
+            names = ", ".join(map(one_line, sorted(replaced)[:EXAMPLES]))
+            print(f"evaluate: {len(replaced)} videos hold something else than when they were asked about; asking again: {names}")
+        _ask(engine, questions, loader.load, answers)
         unanswered = _listed(answers)
-        wanted = {(question.view, question.item_id) for question in asked}
+        question_keys = {(question.view, question.item_id) for question in questions}
         controls: dict[str, dict[str, str]] = {
-            view: {item_id: reply for item_id, reply in answers.replies[view].items() if (view, item_id) in wanted}
+            view: {item_id: reply for item_id, reply in answers.replies[view].items() if (view, item_id) in question_keys}
             for view in CONTROLS
         }
         if not answers.replies["video"]:
             raise EngineError(
-                f"no question of {order.benchmark} was answered, so nothing was scored; the first: {unanswered[0].reason}"
+                f"no question of {request.benchmark} was answered, so nothing was scored; the first: {unanswered[0].reason}"
             )
     scored = score(
         params,
-        order.benchmark,
-        order.annotations,
-        paths.predictions_file(order.out),
+        request.benchmark,
+        request.annotations,
+        paths.predictions_file(request.out),
         baselines=baselines,
         against=against,
         controls=controls,
@@ -195,22 +203,24 @@ def evaluate(
         identity=identity,
         unanswered=unanswered,
         replaced=replaced,
-        controls_asked=_controls_asked(params, order, asked),
+        controls_asked=_control_count(params, request, questions),
     )
-    write_record(order.out / paths.SCORES_FILE, result)
-    (order.out / paths.SCORES_TABLE_FILE).write_text(as_markdown(result), encoding="utf-8")
+    write_record(request.out / paths.SCORES_FILE, result)
+    (request.out / paths.SCORES_TABLE_FILE).write_text(as_markdown(result), encoding="utf-8")
     _log(root, params, engine, result)
     return result
 
 
 def identity_of(params: Params, benchmark: str, items: Sequence[Item[Any]], engine: Engine) -> dict[str, Any]:
-    """All that a reply depends on, but for the videos themselves, whose content stands with each reply. A sample of this project says what
-    is cut out of which clips."""
+    """Everything a reply depends on, except the videos' content, which is stored with each reply.
+
+    A sample of this project records which parts of which clips it uses.
+    """
     render = BENCHMARKS[benchmark].prompt
-    asked = [
+    rows = [
         [
             item.item_id,
-            item.row.model_dump(mode="json") if isinstance(item.row, Sample) else sight(item),
+            item.row.model_dump(mode="json") if isinstance(item.row, Sample) else video_key_of(item),
             render(item, engine.prompt),
         ]
         for item in items
@@ -219,51 +229,52 @@ def identity_of(params: Params, benchmark: str, items: Sequence[Item[Any]], engi
         "schema_version": 2,
         "benchmark": benchmark,
         "annotations": digest({"items": [[item.item_id, item.truth, item.options] for item in items]}),
-        "prompts": digest({"asked": asked}),
+        "prompts": digest({"asked": rows}),
         "frames": sorted({protocol(item.frames) for item in items}),
         "seed": params.seed,
         **engine.identity,
     }
 
 
-def _asked(params: Params, order: Order, items: Sequence[Item[Any]], texts: PromptTexts) -> list[Question]:
-    render = BENCHMARKS[order.benchmark].prompt
-    controlled = drawn([item.item_id for item in items], order.controls, params.seed)
-    return questions([(item.item_id, sight(item), render(item, texts)) for item in items], controlled)
+def _questions(params: Params, request: EvaluationRequest, items: Sequence[Item[Any]], texts: PromptTexts) -> list[Question]:
+    render = BENCHMARKS[request.benchmark].prompt
+    controlled = drawn([item.item_id for item in items], request.controls, params.seed)
+    return questions([(item.item_id, video_key_of(item), render(item, texts)) for item in items], controlled)
 
 
-def _ask(engine: Engine, asked: Sequence[Question], load: Load, answers: Answers) -> None:
-    pending = answers.pending(asked)
+def _ask(engine: Engine, questions: Sequence[Question], load: Load, answers: Answers) -> None:
+    pending = answers.pending(questions)
     if not pending:
         return
-    with tqdm(total=len(asked), initial=len(asked) - len(pending), desc=engine.name, unit="question", mininterval=1) as bar:
+    with tqdm(total=len(questions), initial=len(questions) - len(pending), desc=engine.name, unit="question", mininterval=1) as bar:
 
-        def tell(said: Sequence[Answer]) -> None:
-            answers.add(said)
-            bar.update(len(said))
+        def on_answers(replies: Sequence[Answer]) -> None:
+            answers.add(replies)
+            bar.update(len(replies))
 
-        engine.ask(asked, pending, load, tell)
+        engine.ask(questions, pending, load, on_answers)
 
 
 def _listed(answers: Answers) -> list[Unanswered]:
     return [
-        Unanswered(id=question.item_id, view=question.view, video=question.sight, reason=reason)
+        Unanswered(id=question.item_id, view=question.view, video=question.video_key, reason=reason)
         for question, reason in answers.unanswered.items()
     ]
 
 
-def _controls_asked(params: Params, order: Order, asked: Sequence[Question]) -> str:
-    count = sum(question.view == CONTROLS[0] for question in asked)
-    return f"all {count}" if order.controls is None else f"{count}, drawn with seed {params.seed}" if count else "none"
+def _control_count(params: Params, request: EvaluationRequest, questions: Sequence[Question]) -> str:
+    count = sum(question.view == CONTROLS[0] for question in questions)
+    return f"all {count}" if request.controls is None else f"{count}, drawn with seed {params.seed}" if count else "none"
 
 
-def _replaced(answers: Answers, shown: Mapping[str, str]) -> dict[str, int]:
-    """Sight to how many replies about it were dropped, since its video has been replaced."""
-    return dict(Counter(shown[item_id] for ids in answers.replaced.values() for item_id in sorted(ids)))
+def _replaced(answers: Answers, video_keys: Mapping[str, str]) -> dict[str, int]:
+    """Map a video key to the number of replies that were dropped, since its video has been
+    replaced."""
+    return dict(Counter(video_keys[item_id] for ids in answers.replaced.values() for item_id in sorted(ids)))
 
 
 def _clips(root: Path) -> Callable[[], Mapping[str, Clip]]:
-    """This project's own clips by name, which are read when the first one is asked for."""
+    """This project's own clips by name, read on first use."""
 
     @cache
     def clips() -> Mapping[str, Clip]:
@@ -276,15 +287,15 @@ def _clips(root: Path) -> Callable[[], Mapping[str, Clip]]:
 
 
 def _content_of_sample(sample: Sample, clips: Callable[[], Mapping[str, Clip]]) -> str | None:
-    known = clips()
+    clips_by_id = clips()
     names = sample.timeline.clip_ids
-    return digest({"clips": [known[name].sha256 for name in names]}) if all(name in known for name in names) else None
+    return digest({"clips": [clips_by_id[name].sha256 for name in names]}) if all(name in clips_by_id for name in names) else None
 
 
 def _sample_loader(
     root: Path, params: Params, videos: Path | None, clips: Callable[[], Mapping[str, Clip]]
 ) -> Callable[[Sample], Frames]:
-    """Loads this project's own samples; what it needs of the project is read when the first one is loaded."""
+    """Build the loader of this project's own samples; the project's files are read on first use."""
 
     @cache
     def loader() -> FrameLoader:
@@ -294,7 +305,7 @@ def _sample_loader(
         try:
             return loader().load(sample)
         except KeyError as error:
-            # A sample of another corpus than the one that lies here.
+            # A sample of another corpus than the present one.
             raise VideoError("missing-clip", str(error.args[0])) from error
 
     return load
@@ -315,8 +326,8 @@ def _log(root: Path, params: Params, engine: Engine, result: BenchmarkEvaluation
 
 
 def metrics_of(result: BenchmarkScores) -> dict[str, float]:
-    """Every overall number of ``scores.json`` by a name that MLflow takes."""
-    found: dict[str, float] = {"answered": result.answered, "questions": result.questions}
+    """Collect every overall number of ``scores.json`` under a name that MLflow accepts."""
+    metrics: dict[str, float] = {"answered": result.answered, "questions": result.questions}
     tables = {"": {name: each.overall for name, each in result.scores.items()}}
     tables |= {f"{who}/": table for who, table in result.baselines.items()}
     tables |= {f"{view}/": control.scores for view, control in result.controls.items()}
@@ -325,5 +336,5 @@ def metrics_of(result: BenchmarkScores) -> dict[str, float]:
             for measure, cell in measures.items():
                 name = f"{prefix}{scoring}/{measure}".replace(": ", "-")
                 if cell.mean is not None and cell.low is not None and cell.high is not None:
-                    found |= {name: cell.mean} | ({f"{name}/low": cell.low, f"{name}/high": cell.high} if not prefix else {})
-    return found
+                    metrics |= {name: cell.mean} | ({f"{name}/low": cell.low, f"{name}/high": cell.high} if not prefix else {})
+    return metrics

@@ -1,5 +1,5 @@
-"""Judges that captioning benchmarks can ask: the endpoint's or the rule judge, with questions about objects and answers from a
-caption."""
+"""Judges for captioning benchmarks: the endpoint's and the rule judge, extended by questions about
+objects and answers from a caption."""
 
 from __future__ import annotations
 
@@ -46,12 +46,10 @@ class Matched(Record):
 _AS_JSON = " Answer with one JSON object and nothing else: "
 _OBJECTS = Form(
     "objects",
-    f"You list what a description of a video says is to be seen: at most {MAX_EVENTS} persons, animals or things, each in one short"
-    " phrase with one attribute such as its colour, size, shape, material or place; a thing with two attributes stands twice. What"
-    " happens is no object. Write a noun for a pronoun, and add nothing that the description does not say."
-    + FENCED
-    + _AS_JSON
-    + '{"objects": a list of strings}.',
+    f"You list what a description of a video says is to be seen: at most {MAX_EVENTS} persons, animals or things, each"
+    " in one short phrase with one attribute such as its colour, size, shape, material or place; a thing with two"
+    " attributes stands twice. What happens is no object. Write a noun for a pronoun, and add nothing that the"
+    " description does not say." + FENCED + _AS_JSON + '{"objects": a list of strings}.',
     Objects,
     placeholder=Objects(objects=()),
 )
@@ -59,8 +57,8 @@ _SHOWS = Form(
     "shows",
     "You decide whether a description of a video says that something is to be seen."
     + FENCED
-    + " `object` is seen when whoever believes `description` must believe that it is there, with that attribute. It is not when the"
-    " description contradicts it, leaves it open, or only makes it likely."
+    + " `object` is seen when whoever believes `description` must believe that it is there, with that attribute. It is"
+    " not when the description contradicts it, leaves it open, or only makes it likely."
     + _AS_JSON
     + '{"reason": one short sentence, "seen": true or false}.',
     Seen,
@@ -68,8 +66,8 @@ _SHOWS = Form(
 )
 _ANSWER = Form(
     "answer_from",
-    "You answer a question about a video that you cannot see, from a description of it and from nothing else. Answer in a phrase or"
-    " one short sentence; where the description does not tell, leave the answer empty."
+    "You answer a question about a video that you cannot see, from a description of it and from nothing else. Answer"
+    " in a phrase or one short sentence; where the description does not tell, leave the answer empty."
     + FENCED
     + _AS_JSON
     + '{"answer": a string}.',
@@ -87,12 +85,12 @@ _AGREES = Form(
     Matched,
     placeholder=Matched(reason="", right=False, marks=0),
 )
-#: What benchmarks ask beyond what training asks.
+#: Questions of benchmarks beyond those of training.
 FORMS: tuple[Form, ...] = (_OBJECTS, _SHOWS, _ANSWER, _AGREES)
 
 
 class AskingExaminer(AskingJudge):
-    """Asks what a judge asks, and what benchmarks ask beyond it."""
+    """Asks a judge's questions, and those of benchmarks."""
 
     def extract_objects(self, text: str) -> tuple[str, ...] | Verdict:
         answer = self.answer(fenced(_OBJECTS, {}, {"description": text}))
@@ -116,22 +114,24 @@ class AskingExaminer(AskingJudge):
         return answer.answer.strip()
 
     def agrees(self, question: str, reference: str, answer: str) -> Agreement | Verdict:
-        found = self.answer(fenced(_AGREES, {"question": question, "reference": reference}, {"answer": answer}))
-        if isinstance(found, Verdict):
-            return found
-        assert isinstance(found, Matched)
-        return Agreement(found.right, found.marks)
+        verdict = self.answer(fenced(_AGREES, {"question": question, "reference": reference}, {"answer": answer}))
+        if isinstance(verdict, Verdict):
+            return verdict
+        assert isinstance(verdict, Matched)
+        return Agreement(verdict.right, verdict.marks)
 
 
 class NotingExaminer(AskingExaminer, CollectingJudge):
-    """Notes what benchmarks ask, too. A caption that has not answered yet is not judged."""
+    """Records the questions of benchmarks, too. A caption whose answer is still open is not
+    judged."""
 
 
 class EndpointExaminer(AskingExaminer, EndpointJudge):
-    """A language model that is asked side by side."""
+    """A language model that is queried in parallel."""
 
     def score_many(self, score: Callable[[Examiner], Result]) -> Result:
-        """
+        """Score many replies in parallel.
+
         Raises:
             JudgeError: the judge cannot be used as it is set up.
         """
@@ -139,14 +139,14 @@ class EndpointExaminer(AskingExaminer, EndpointJudge):
 
 
 class RuleExaminer(RuleJudge):
-    """By content words: a crude stand-in that reads no question, for a first look and for tests; benchmarks are reported with a
-    model."""
+    """Compares content words: a crude stand-in that reads no question, for a first look and for
+    tests. Benchmarks are reported with a model."""
 
     def extract_objects(self, text: str) -> tuple[str, ...]:
-        """Shapes with their colours in the generated world, else clauses, as for events."""
-        known = facts(text)
-        if known is not None:
-            return tuple(dict.fromkeys(f"{fact.colour} {fact.shape}".strip() for fact in known if fact.shape))
+        """List shapes with their colours in the generated world, else clauses, as for events."""
+        shapes = facts(text)
+        if shapes is not None:
+            return tuple(dict.fromkeys(f"{fact.colour} {fact.shape}".strip() for fact in shapes if fact.shape))
         return self.extract_events(text)
 
     def shows(self, seen: str, caption: str) -> Verdict:
@@ -161,17 +161,17 @@ class RuleExaminer(RuleJudge):
         return Agreement(share >= self.full_share, round(MOST_MARKS * share))
 
 
-def _share(wanted: str, said: str) -> float:
-    """Share of the content words of one text that another has too; 0 where there are none."""
-    need = content_words(wanted)
-    return len(need & {stem(word) for word in words(said)}) / len(need) if need else 0.0
+def _share(reference: str, text: str) -> float:
+    """Share of the content words of one text that another has too; 0 if there are none."""
+    need = content_words(reference)
+    return len(need & {stem(word) for word in words(text)}) / len(need) if need else 0.0
 
 
 def examiner_of(params: JudgeParams) -> Examiner:
-    """The judge of ``params.yaml``, for benchmarks.
+    """Build the judge of ``params.yaml``, for benchmarks.
 
     Raises:
-        JudgeError: the judge is an endpoint, and the environment does not say where it is.
+        JudgeError: the judge is an endpoint, and the environment does not set its address.
     """
     if isinstance(params, RuleJudgeParams):
         return RuleExaminer(full_share=params.full_share, partial_share=params.partial_share)

@@ -1,4 +1,5 @@
-"""Frames of any video file as a benchmark wants it shown: so many a second, or so many in all, of a part of it or of the whole."""
+"""Frames of a video file by a benchmark's protocol: so many per second, or so many in all, of a
+part of it or of the whole."""
 
 from __future__ import annotations
 
@@ -14,30 +15,32 @@ from stages.lib.video.reader import read_frames
 
 
 def frame_count(duration_s: Fraction, fps: Fraction | None, most: int) -> int:
-    """How many frames are shown of so long a video: an even number, since the models here merge frames in pairs."""
-    wanted = most if fps is None else min(most, math.ceil(duration_s * fps))
-    return max(2, wanted + wanted % 2)
+    """Number of frames for a video of this length: even, since the models here merge frames in
+    pairs."""
+    count = most if fps is None else min(most, math.ceil(duration_s * fps))
+    return max(2, count + count % 2)
 
 
 def load_at(path: Path, fps: Fraction | None, most: int, part_s: tuple[float, float] | None) -> Frames:
-    """``fps`` frames a second (None: as many as may be), at most ``most``, spread evenly over the video or the part of it.
+    """Load ``fps`` frames a second (None: ``most``), at most ``most``, spread evenly over the video
+    or the part of it.
 
-    The first and the last frame are among them. What is left out of the video is no part of the timeline that is returned. The file
-    is decoded once. A part that lies between two frames' times shows the frame that is on display then.
+    The first and the last frame are among them. The returned timeline excludes the rest of the
+    video. The file is decoded once. A part between two frames' times has the frame that is on
+    display then.
 
     Args:
-        part_s: from when to when, in seconds of the file as a player counts them, its sound included; an end behind the video's is the
-            video's, and so is a start before its first frame.
+        part_s: start and end in seconds of the file as a player counts them, its sound included; an
+            end after the video's is cut to it, and so is a start before its first frame.
 
     Raises:
-        VideoError: the file cannot be read, or holds no frame in that part (``no-such-part``).
+        VideoError: the file cannot be read, or has no frame in that part (``no-such-part``).
     """
     facts = probe(path)
     total = facts.slots
     first, stop = 0, total
     if part_s is not None:
-        # The first frame may start later than the file, which is what the seconds count from.
-        # The file tells that to a unit of its times.
+        # The first frame may start later than the file, where the seconds start.
         start_s = facts.starts_s and facts.starts_s + facts.time_base
         begin, end = (Fraction(str(second)) - start_s for second in part_s)
         first, stop = _frames_of(begin, end, facts.rate)
@@ -45,18 +48,20 @@ def load_at(path: Path, fps: Fraction | None, most: int, part_s: tuple[float, fl
         if part_s[0] < 0 or first >= stop:
             raise VideoError(
                 "no-such-part",
-                f"{path.name}: no frame from {part_s[0]:g} to {part_s[1]:g} s;"
-                f" its picture lasts from {float(facts.starts_s):.1f} to {float(facts.starts_s + total / facts.rate):.1f} s",
+                f"{path.name}: no frame from {part_s[0]:g} to {part_s[1]:g} s; its picture lasts from"
+                f" {float(facts.starts_s):.1f} to {float(facts.starts_s + total / facts.rate):.1f} s",
             )
-    shown = stop - first
-    indices = sample_indices(shown, frame_count(shown / facts.rate, fps, most))
+    total_frames = stop - first
+    indices = sample_indices(total_frames, frame_count(total_frames / facts.rate, fps, most))
     stored = [facts.frame_at(first + index) for index in indices]
     pixels, _ = read_frames(path, stored, facts=facts)
-    return Frames(pixels=pixels, indices=indices, total=shown, rate=facts.rate)
+    return Frames(pixels=pixels, indices=indices, total=total_frames, rate=facts.rate)
 
 
 def _frames_of(begin: Fraction, end: Fraction, rate: Fraction) -> tuple[int, int]:
-    """Frames that begin in a part, given in seconds, as a half-open range; where none does, the one that is on display in it. A part of
-    no length has none."""
+    """Frames that begin in a part, given in seconds, as a half-open range.
+
+    If none does, the one that is on display in it. A part of no length has none.
+    """
     first, stop = math.ceil(begin * rate), math.ceil(end * rate)
     return (math.floor(begin * rate), stop) if first == stop and begin < end else (first, stop)

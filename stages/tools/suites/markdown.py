@@ -1,4 +1,4 @@
-"""The table of an evaluation as Markdown, for a page or a pull request."""
+"""Render the table of an evaluation as Markdown, for a page or a pull request."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from stages.tools.suites.results import (
     Unanswered,
 )
 
-#: Videos without answers that are listed; all of them stand in the file of the evaluation.
+#: Most videos without answers that are listed; the file of the evaluation has all of them.
 EXAMPLES = 10
 
 
 def as_markdown(result: BenchmarkEvaluation) -> str:
-    """What :func:`stages.tools.suites.score.score` found, with ``model``, ``unanswered`` and ``controls_asked`` beside it."""
+    """Render the result of :func:`stages.tools.suites.score.score`, with ``model``, ``unanswered``
+    and ``controls_asked``."""
     return "\n".join(_lines(result)) + "\n"
 
 
 def roughly_judged(result: BenchmarkScores) -> str | None:
-    """What to say where open answers were judged without reading them; None where a model read, or no judge was asked."""
+    """Warning if open answers were judged by rule; None if a model judged, or no judge was used."""
     if not result.judge or result.judge["kind"] == "openai":
         return None
     return (
-        "Judged by the rule judge, which is exact on the sentences of the generated world only: on other text it compares words, so that"
-        " wrong roles and much else that is wrong can count as right. Do not report these numbers; name a model under `judge` in"
-        " params.yaml (kind: openai) and score again."
+        "Judged by the rule judge, which is exact on the sentences of the generated world only: on other text it"
+        " compares words, so that wrong roles and much else that is wrong can count as right. Do not report these"
+        " numbers; name a model under `judge` in params.yaml (kind: openai) and score again."
     )
 
 
@@ -42,8 +43,8 @@ def _lines(result: BenchmarkEvaluation) -> Iterator[str]:
     yield f"# {_text(result.model)} on {result.benchmark}{' (PARTIAL)' if result.partial else ''}"
     yield ""
     yield (
-        f"{result.answered:,} of {result.questions:,} questions answered; {judge}; {result.confidence:.0%} intervals over videos;"
-        f" digest `{result.digest}`. Control videos: questions asked {result.controls_asked}."
+        f"{result.answered:,} of {result.questions:,} questions answered; {judge}; {result.confidence:.0%} intervals"
+        f" over videos; digest `{result.digest}`. Control videos: questions asked {result.controls_asked}."
     )
     if result.set_aside:
         yield ""
@@ -108,7 +109,8 @@ def _against(against: Against, scorings: list[str], measures: list[str]) -> Iter
 
 
 def difference_rows(against: Against, scorings: list[str]) -> Iterator[tuple[str, Mapping[str, Mapping[str, Difference]]]]:
-    """Title, and scoring to measure to difference: all questions first, then each value of each category."""
+    """Title, and scoring to measure to difference: all questions first, then each value of each
+    category."""
     differences = against.differences
     yield "all", {name: differences[name].overall for name in scorings}
     for category, values in differences[scorings[0]].by.items():
@@ -117,7 +119,7 @@ def difference_rows(against: Against, scorings: list[str]) -> Iterator[tuple[str
 
 
 def set_aside_in_words(result: BenchmarkScores) -> str:
-    """How much of the annotations was set aside, by reason, each with its first case."""
+    """Number of rejected annotations by reason, each with its first case, in words."""
     first: dict[str, SetAside] = {}
     for row in result.set_aside:
         first.setdefault(row.reason, row)
@@ -129,13 +131,13 @@ def set_aside_in_words(result: BenchmarkScores) -> str:
 
 def changed_in_words(changed: Changed) -> str:
     return (
-        f"right in these alone {changed.only_this:,}, in the others alone {changed.only_other:,}, in both {changed.both:,}, in"
-        f" neither {changed.neither:,}; exact McNemar p {changed.p:.3g}"
+        f"right in these alone {changed.only_this:,}, in the others alone {changed.only_other:,}, in both"
+        f" {changed.both:,}, in neither {changed.neither:,}; exact McNemar p {changed.p:.3g}"
     )
 
 
 def by_reason(unanswered: Sequence[Unanswered]) -> Counter[tuple[str, str]]:
-    """(video, reason) to how many questions that left without an answer."""
+    """Count the questions without an answer by (video, reason)."""
     return Counter((row.video, row.reason) for row in unanswered)
 
 
@@ -150,10 +152,10 @@ def _difference(cell: Difference) -> str:
 
 
 def p_in_words(cell: Difference) -> str:
-    """The p-value, and behind it the one that counts all categories that are looked at."""
+    """The p-value, followed by the one that accounts for all categories."""
     return f"p {cell.p:.2g}" + ("" if cell.p_holm is None else f" (Holm {cell.p_holm:.2g})")
 
 
 def _text(value: object) -> str:
-    """Names come from other people's files: nothing in them may break a table or be read as HTML."""
+    """Escape names from other people's files: they must not break a table or be read as HTML."""
     return str(value).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

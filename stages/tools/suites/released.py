@@ -1,8 +1,10 @@
-"""What VidBridge-R1's released code makes of a reply (scoring ``compat``), for comparison only: nothing is trained on it.
+"""Score replies as VidBridge-R1's released code does (scoring ``compat``), for comparison only:
+training does not use it.
 
-Its parsing and its arithmetic (SPEC 1, "known defects"), on this project's judges: text behind the answer passes the format check; a
-choice is math-verify's or else the first of the letters A to G, in that order, that stands anywhere in the answer; a caption without an
-event has precision 1. How its judges' words are read, and what it does when they fail, is not repeated.
+Its parsing and its arithmetic (SPEC 1, "known defects"), on this project's judges: text behind the
+answer passes the format check; a choice is math-verify's or else the first of the letters A to G,
+in that order, anywhere in the answer; a caption without an event has precision 1. Its reading of
+its judges' words, and its behaviour when they fail, are not reproduced.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ _LETTERS = "ABCDEFG"
 
 
 def score_as_released(sample: Sample, text: str, referee: Referee, rules: RewardRules) -> Score:
-    """Score one reply as the released code does; ``value`` is the share of what it can pay at most.
+    """Score one reply as the released code does; ``value`` is the share of the largest reward.
 
-    Other tasks than its own are not in that code: they are scored as published (``paper``). Call it on a main thread, as
-    :func:`same_mathematics`.
+    That code has no other tasks than its own: they are scored as published (``paper``). Call it on
+    a main thread, as :func:`same_mathematics`.
     """
     if sample.task not in _RELEASED:
         return score_reply(sample, text, referee, rules.model_copy(update={"scoring": "paper"}))
@@ -44,26 +46,28 @@ def score_as_released(sample: Sample, text: str, referee: Referee, rules: Reward
 
 
 def released_answer(text: str) -> str | None:
-    """The answer as the released code reads it, whatever stands behind it; None when its format check refuses the reply."""
+    """The answer as the released code reads it, whatever follows it; None if its format check
+    refuses the reply."""
     match = _FORMAT.match(text)
     return match["answer"].strip() if match else None
 
 
 def released_letter(answer: str) -> str | None:
-    """The first of A to G, in the order of the alphabet, that the answer holds anywhere."""
+    """The first of A to G, in the order of the alphabet, that occurs anywhere in the answer."""
     return next((letter for letter in _LETTERS if letter in answer), None)
 
 
 def same_mathematics(answer: str, reference: str) -> bool:
-    """Whether math-verify, which the released multiple-choice reward asks first, takes the two for the same expression;
-    False where it finds none in one of them ("B" is none).
+    """Return whether math-verify, which the released multiple-choice reward calls first, treats the
+    two as the same expression.
 
-    Call it on a main thread: its time limits, without which a tower of powers would never end, are alarms.
+    False if it finds none in one of them ("B" is none). Call it on a main thread: its time limits,
+    without which a tower of powers would never end, are alarms.
     """
     from math_verify import parse, verify  # a second of import that training need not pay
 
-    found = parse(reference), parse(answer)
-    return all(found) and bool(verify(*found))
+    expressions = parse(reference), parse(answer)
+    return all(expressions) and bool(verify(*expressions))
 
 
 def _score(sample: Sample, reply: Reply, referee: Referee, rules: RewardRules) -> TaskScore:

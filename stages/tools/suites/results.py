@@ -1,6 +1,6 @@
-"""What scoring predictions on a benchmark gives, as records: one model for who writes ``scores.json`` and for all who show it.
+"""Records of benchmark scores: one model for the writer of ``scores.json`` and all its readers.
 
-Fields stand in the order in which they are written.
+Fields are in the order in which they are written.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from stages.domain.core.records import Record
 
 
 class Cell(Record):
-    """One measure on ``items`` replies about ``units`` videos; ``unjudged`` and ``left_out`` of the replies are in no mean. None: nothing
-    to take a mean of."""
+    """One measure on ``items`` replies about ``units`` videos.
+
+    ``unjudged`` and ``left_out`` of the replies are in no mean. None: nothing to average.
+    """
 
     mean: float | None
     low: float | None
@@ -33,9 +35,13 @@ class ScoringTable(Record):
 
 
 class Difference(Record):
-    """``mean``: the one's minus the other's, on the ``items`` questions about ``units`` videos that count in both. ``p``: see
-    :mod:`stages.domain.statistics.bootstrap`; ``p_holm``: the same of one category's value, raised since all values of all categories are looked at
-    (None: it is over all questions). None: there is no such question."""
+    """``mean``: the first minus the second, on the ``items`` questions about ``units`` videos that
+    count in both.
+
+    ``p``: see :mod:`stages.domain.statistics.bootstrap`; ``p_holm``: that of one category's value,
+    adjusted for all values of all categories (None: over all questions). None: there is no such
+    question.
+    """
 
     mean: float | None
     low: float | None
@@ -47,7 +53,8 @@ class Difference(Record):
 
 
 class Changed(Record):
-    """Questions by who answers them rightly; ``p``: see :func:`exact_p`."""
+    """Numbers of questions by which predictions answer them correctly; ``p``: see
+    :func:`exact_p`."""
 
     both: int
     only_this: int
@@ -57,8 +64,10 @@ class Changed(Record):
 
 
 class ScoringDifferences(Record):
-    """One scoring: measure to its difference, over all questions and ``by`` category and value. ``changed``: None where there are no
-    letters to choose."""
+    """One scoring: measure to its difference, over all questions and ``by`` category and value.
+
+    ``changed``: None if there are no letters to choose.
+    """
 
     overall: dict[str, Difference]
     by: dict[str, dict[str, dict[str, Difference]]]
@@ -74,7 +83,8 @@ class SetAside(Record):
 
 
 class ControlScores(Record):
-    """Replies to changed videos: by scoring and measure what they earn, and how much more those to the real videos earn, paired."""
+    """Scores of replies to control videos: by scoring and measure, and the paired difference of
+    those to the real videos."""
 
     questions: int
     scores: dict[str, dict[str, Cell]]
@@ -82,7 +92,8 @@ class ControlScores(Record):
 
 
 class Against(Record):
-    """The comparison with a second file of predictions, on the questions that both answer; ``differences``: by scoring."""
+    """The comparison with a second file of predictions, on the questions that both answer;
+    ``differences``: by scoring."""
 
     predictions: str
     predictions_sha256: str
@@ -91,8 +102,11 @@ class Against(Record):
 
 
 class BenchmarkScores(Record):
-    """What `vidbridge score` writes. ``scorings``: scoring to its rule; ``scores``: scoring to its table; ``baselines``: trivial policy to
-    scoring to measure; ``controls``: by what the model was shown instead of the video. ``partial``: some questions have no prediction.
+    """Output of `vidbridge score`.
+
+    ``scorings``: scoring to its rule; ``scores``: scoring to its table; ``baselines``: trivial
+    policy to scoring to measure; ``controls``: by the view that replaces the video. ``partial``:
+    some questions have no prediction.
     """
 
     schema_version: Literal[2] = 2
@@ -116,7 +130,7 @@ class BenchmarkScores(Record):
     baselines: dict[str, dict[str, dict[str, Cell]]]
     controls: dict[str, ControlScores]
     against: Against | None
-    #: Not in the file: what a judge costs depends on what it was asked before.
+    #: Not in the file: a judge's cost depends on its cache.
     usage: dict[str, float] = Field(default_factory=dict, exclude=True)
 
     @property
@@ -129,7 +143,7 @@ class BenchmarkScores(Record):
 
 
 class Unanswered(Record):
-    """A question without a reply, and why. ``view``: which video was shown, the real one or a changed one."""
+    """A question without a reply, and why. ``view``: of the video, real or control."""
 
     id: str
     view: str
@@ -138,9 +152,10 @@ class Unanswered(Record):
 
 
 class BenchmarkEvaluation(BenchmarkScores):
-    """What `vidbridge evaluate` writes: scores, and the model that gave the replies.
+    """Output of `vidbridge evaluate`: scores, and the model that gave the replies.
 
-    ``identity``: all that a reply depends on; ``replaced``: video to how many replies about it were dropped, since it is another one now.
+    ``identity``: everything a reply depends on; ``replaced``: video to the number of replies about
+    it that were dropped, since the video has changed.
     """
 
     model: str

@@ -1,4 +1,5 @@
-"""Score anyone's predictions on a benchmark: no model, no video. Not a stage of DVC; `vidbridge score` calls it."""
+"""Score predictions on a benchmark: no model, no video. Not a stage of DVC; `vidbridge score` calls
+it."""
 
 from __future__ import annotations
 
@@ -33,51 +34,60 @@ def score(
     against: Path | None = None,
     controls: Mapping[str, Mapping[str, str]] | None = None,
 ) -> BenchmarkScores:
-    """The table of one file of predictions: what it rests on, each scoring overall and by category, and trivial baselines.
+    """Score one file of predictions: its basis, each scoring overall and by category, and trivial
+    baselines.
 
     Args:
         name: one of :data:`BENCHMARKS`.
         baselines: score them on the questions that the predictions answer.
-        against: a second file of predictions; the first is compared with it on the questions that both answer.
-        controls: replies of the same model that was shown something else, by what that was and by id.
+        against: a second file of predictions; the first is compared with it on the questions that
+            both answer.
+        controls: replies of the same model to control videos, by view and by id.
 
     Raises:
         SuiteError: annotations or predictions that cannot be scored.
-        JudgeError: the benchmark needs a judge, and it cannot be used or was not there for too many replies.
+        JudgeError: the benchmark needs a judge, which cannot be used or was unavailable for too
+            many replies.
     """
     benchmark = BENCHMARKS[name]
     questions = read_questions(name, annotations)
     items = questions.items
-    given = read_predictions(predictions, questions)
-    answered = [item for item in items if item.item_id in given.replies]
-    sets: dict[str, Mapping[str, str]] = {"predictions": given.replies}
+    parsed = read_predictions(predictions, questions)
+    answered = [item for item in items if item.item_id in parsed.replies]
+    sets: dict[str, Mapping[str, str]] = {"predictions": parsed.replies}
     if baselines:
-        for who, said in baseline_replies(answered, params.seed).items():
-            sets[who] = {item.item_id: reply for item, reply in zip(answered, said, strict=True)}
+        for who, replies_of_policy in baseline_replies(answered, params.seed).items():
+            sets[who] = {item.item_id: reply for item, reply in zip(answered, replies_of_policy, strict=True)}
     trivial = [who for who in sets if who != "predictions"]
     if against is not None:
         sets["against"] = read_predictions(against, questions).replies
-    shown = {
-        view: {item.item_id: said[item.item_id] for item in answered if item.item_id in said}
-        for view, said in (controls or {}).items()
+    sets_of_replies = {
+        view: {item.item_id: replies_of_policy[item.item_id] for item in answered if item.item_id in replies_of_policy}
+        for view, replies_of_policy in (controls or {}).items()
     }
-    sets |= {f"control: {view}": said for view, said in shown.items()}
+    sets |= {f"control: {view}": replies_of_policy for view, replies_of_policy in sets_of_replies.items()}
     judge = examiner_of(params.judge) if benchmark.judged else None
     files = {"predictions": predictions, "against": against}
     if judge is None:
-        marks = {who: _by_rule(benchmark, _those(items, said), said) for who, said in sets.items()}
+        marks = {
+            who: _by_rule(benchmark, _those(items, replies_of_policy), replies_of_policy) for who, replies_of_policy in sets.items()
+        }
     else:
         marks = judge.score_many(
-            lambda judge: {who: _by_judge(benchmark, _those(items, said), said, judge) for who, said in sets.items()}
+            lambda judge: {
+                who: _by_judge(benchmark, _those(items, replies_of_policy), replies_of_policy, judge)
+                for who, replies_of_policy in sets.items()
+            }
         )
-        # What a score is held against counts too: a mean over the few that a judge answered before it went down is none.
+        # The comparison counts too: a mean over the few replies that a judge scored before it
+        # failed is not a score.
         for who, replies in sets.items():
             unjudged = max(sum(mark.parts is None for mark in each) for each in marks[who].values())
             check_judged(judge, unjudged, len(replies), f"{name}, {file.name if (file := files.get(who)) else who}")
     confidence = params.evaluation.confidence
     identity = {
         "benchmark": name,
-        # Whole rows: judged benchmarks score by events, objects and questions that stand nowhere else.
+        # Whole rows: judged benchmarks score by events, objects and questions that are only there.
         "items": [[item.item_id, item.row.model_dump(mode="json")] for item in items],
         "judge": params.judge.model_dump(mode="json") if benchmark.judged else None,
         "rules": {scoring.name: scoring.rule for scoring in benchmark.scorings},
@@ -92,20 +102,26 @@ def score(
         confidence=confidence,
         questions=len(items),
         answered=len(answered),
-        partial=bool(given.missing),
-        missing=list(given.missing),
-        empty=list(given.empty),
+        partial=bool(parsed.missing),
+        missing=list(parsed.missing),
+        empty=list(parsed.empty),
         set_aside=[SetAside(**reject.model_dump(exclude={"schema_version"})) for reject in questions.set_aside],
-        not_scored=list(given.not_scored),
+        not_scored=list(parsed.not_scored),
         scorings={scoring.name: scoring.rule for scoring in benchmark.scorings},
         scores=cells(benchmark, answered, marks["predictions"], confidence),
         baselines={who: overall(benchmark, answered, marks[who], confidence) for who in trivial},
         controls={
             view: _control(
-                benchmark, answered, sets["predictions"], marks["predictions"], said, marks[f"control: {view}"], confidence
+                benchmark,
+                answered,
+                sets["predictions"],
+                marks["predictions"],
+                replies_of_policy,
+                marks[f"control: {view}"],
+                confidence,
             )
-            for view, said in shown.items()
-            if said
+            for view, replies_of_policy in sets_of_replies.items()
+            if replies_of_policy
         },
         against=None
         if against is None
@@ -118,18 +134,19 @@ def score(
 def _control(
     benchmark: Benchmark[Any],
     items: Sequence[Item[Any]],
-    said: Mapping[str, str],
+    replies: Mapping[str, str],
     marks: Marks,
     control: Mapping[str, str],
     control_marks: Marks,
     confidence: float,
 ) -> ControlScores:
-    """What the model earns on the changed videos, and by how much it earns more with the real ones on the same questions."""
+    """Scores of the model on control videos, and the difference to those on the real ones for the
+    same questions."""
     shared = _those(items, control)
     return ControlScores(
         questions=len(shared),
         scores=overall(benchmark, shared, control_marks, confidence),
-        gain=overall_differences(benchmark, shared, _picked(said, marks, shared), control_marks, confidence),
+        gain=overall_differences(benchmark, shared, _picked(replies, marks, shared), control_marks, confidence),
     )
 
 
@@ -137,41 +154,42 @@ def _compared(
     benchmark: Benchmark[Any],
     items: Sequence[Item[Any]],
     against: Path,
-    said: Mapping[str, str],
+    replies: Mapping[str, str],
     marks: Marks,
     other: Mapping[str, str],
     other_marks: Marks,
     confidence: float,
 ) -> Against:
-    shared = [item for item in items if item.item_id in said and item.item_id in other]
+    shared = [item for item in items if item.item_id in replies and item.item_id in other]
     if not shared:
         raise PredictionError(
-            "--against: the two files of predictions have no question in common; give two that answer the same ones"
+            "--against: the two files of predictions have no question in common; pass two that answer the same ones"
         )
-    mine, theirs = _picked(said, marks, shared), _picked(other, other_marks, shared)
+    ours, theirs = _picked(replies, marks, shared), _picked(other, other_marks, shared)
     return Against(
         predictions=against.name,
         predictions_sha256=hashlib.sha256(against.read_bytes()).hexdigest(),
         shared=len(shared),
-        differences=paired(benchmark, shared, mine, theirs, confidence),
+        differences=paired(benchmark, shared, ours, theirs, confidence),
     )
 
 
-def _those(items: Sequence[Item[Any]], said: Mapping[str, str]) -> list[Item[Any]]:
-    return [item for item in items if item.item_id in said]
+def _those(items: Sequence[Item[Any]], replies: Mapping[str, str]) -> list[Item[Any]]:
+    return [item for item in items if item.item_id in replies]
 
 
-def _picked(said: Mapping[str, str], marks: Marks, items: Sequence[Item[Any]]) -> Marks:
-    """The marks of these items; ``said`` holds the ids that ``marks`` are of, in their order."""
-    places = {item_id: place for place, item_id in enumerate(said)}
+def _picked(replies: Mapping[str, str], marks: Marks, items: Sequence[Item[Any]]) -> Marks:
+    """Select the marks of these items; ``replies`` has the ids of ``marks``, in their order."""
+    places = {item_id: position for position, item_id in enumerate(replies)}
     return {name: [each[places[item.item_id]] for item in items] for name, each in marks.items()}
 
 
 def read_questions(name: str, path: Path) -> Questions[Any]:
-    """The questions of a benchmark, and what of its annotations was set aside.
+    """Read the questions of a benchmark, and the rejects of its annotations.
 
     Raises:
-        AnnotationError: the annotations are another benchmark's, which the message names, or damaged.
+        AnnotationError: the annotations are another benchmark's, which the message names, or
+            damaged.
     """
     benchmark = BENCHMARKS[name]
     try:
@@ -181,8 +199,8 @@ def read_questions(name: str, path: Path) -> Questions[Any]:
         if not others:
             raise
         raise AnnotationError(
-            f"{error}. These look like the annotations of {others[0]}: give --benchmark {others[0]}, or the annotations of"
-            f" {benchmark.name}"
+            f"{error}. These look like the annotations of {others[0]}: pass --benchmark {others[0]}, or the annotations"
+            f" of {benchmark.name}"
         ) from error
 
 
@@ -194,9 +212,9 @@ def _reads(benchmark: Benchmark[Any], path: Path) -> bool:
     return True
 
 
-def _by_rule(benchmark: Benchmark[Any], items: Sequence[Item[Any]], said: Mapping[str, str]) -> Marks:
-    return {scoring.name: [scoring.mark(item, said[item.item_id]) for item in items] for scoring in benchmark.by_rule}
+def _by_rule(benchmark: Benchmark[Any], items: Sequence[Item[Any]], replies: Mapping[str, str]) -> Marks:
+    return {scoring.name: [scoring.mark(item, replies[item.item_id]) for item in items] for scoring in benchmark.by_rule}
 
 
-def _by_judge(benchmark: Benchmark[Any], items: Sequence[Item[Any]], said: Mapping[str, str], judge: Examiner) -> Marks:
-    return {scoring.name: [scoring.mark(item, said[item.item_id], judge) for item in items] for scoring in benchmark.by_judge}
+def _by_judge(benchmark: Benchmark[Any], items: Sequence[Item[Any]], replies: Mapping[str, str], judge: Examiner) -> Marks:
+    return {scoring.name: [scoring.mark(item, replies[item.item_id], judge) for item in items] for scoring in benchmark.by_judge}

@@ -1,1 +1,1 @@
-"""The gate: when a candidate becomes champion."""
+"""The gate: rules and decisions about which candidate becomes champion."""

@@ -1,6 +1,7 @@
-"""The gate: when a candidate becomes champion, why not, and the way back.
+"""Promotion, refusal and rollback of the champion.
 
-The rules are in :mod:`stages.tracking.gate.rules`; what was decided, and who was first, in :mod:`stages.tracking.registry.ledger`.
+The rules are in :mod:`stages.tracking.gate.rules`; decisions and their order are in
+:mod:`stages.tracking.registry.ledger`.
 """
 
 from __future__ import annotations
@@ -42,21 +43,25 @@ from stages.tracking.registry.samples import compare_versions, keep_samples
 from stages.tracking.registry.score_cards import ScoreCard, parse_scores
 from stages.tracking.registry.versions import CANDIDATE, CHAMPION, JUDGING, Version, all_versions, find_version
 from stages.tracking.runs.run import TAG
-from stages.tracking.runs.store import insist, locked, store_error
+from stages.tracking.runs.store import locked, retry_on_conflict, store_error
 from stages.tracking.session import Session
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 GATE_WAIT_S = 60
-#: Whoever is overtaken judges again; so many times in a row happens to nobody who is not in a loop.
+#: Attempts before an error. A decision that another machine overtakes is judged again; losing this
+#: many times in a row points to a loop.
 ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
 class Case:
-    """A candidate that was judged against the champion of this moment: upon move ``after`` of the ledger (0: none). ``new_evaluation``:
-    against the baselines only."""
+    """A candidate judged against the present champion.
+
+    ``after``: the number of the ledger's move at that time (0: none). ``new_evaluation``: judged
+    against the baselines only.
+    """
 
     candidate: Version
     champion: Version | None
@@ -69,7 +74,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Promotion:
-    """What was decided about which versions; ``moved``: the alias was changed. ``verdict``: Markdown."""
+    """A decision and the versions it is about. ``moved``: the alias was changed. ``verdict``:
+    Markdown."""
 
     candidate: Version
     champion: Version | None
@@ -86,40 +92,47 @@ def promote(
     reason: str = "",
     new_evaluation: bool = False,
 ) -> Promotion:
-    """Put the gate to ``version`` (default: the alias ``candidate``) and make it champion when it passes.
+    """Judge ``version`` (default: the alias ``candidate``) and make it champion if it passes the
+    gate.
 
-    ``new_evaluation``: the champion's scores are of an earlier evaluation, so hold the candidate against the baselines only. A refusal
-    is an answer, not an error: it comes back with its reasons, and is kept. Where another machine has made a champion meanwhile, the
-    candidate is judged again, against that one.
+    ``new_evaluation``: the champion's scores belong to an earlier evaluation, so compare the
+    candidate with the baselines only. A refusal is a result, not an error: it is returned with its
+    reasons and recorded. If another machine makes a champion meanwhile, the candidate is judged
+    again, against that one.
 
     Raises:
-        TrackingError: the store does not answer, this account may not move the champion, or there is no such version.
+        TrackingError: the store does not answer, this account may not move the champion, or there
+            is no such version.
     """
     gate, client = session.params.gate, session.client
     with _guard(session.root, gate):
-        wanted = find_version(client, gate.registered_model, version or CANDIDATE).number
+        number = find_version(client, gate.registered_model, version or CANDIDATE).number
         prove_rights(client, gate)
-        # Before it is looked at: who gives versions up meanwhile finds this, or is found.
-        set_tags(client, gate.registered_model, wanted, {JUDGING: str(now_ms())})
+        # Before the version is judged: a concurrent `vidbridge gc` either sees this mark or is seen
+        # here.
+        set_tags(client, gate.registered_model, number, {JUDGING: str(now_ms())})
         for _ in range(ATTEMPTS):
-            case = judge(session, wanted, author=author, reason=reason, new_evaluation=new_evaluation)
-            told = _told(case)
-            if case.champion is not None and case.champion.number == wanted:
-                return Promotion(case.candidate, case.champion, case.decision, moved=False, verdict=told)
+            case = judge(session, number, author=author, reason=reason, new_evaluation=new_evaluation)
+            verdict = _verdict_text(case)
+            if case.champion is not None and case.champion.number == number:
+                return Promotion(case.candidate, case.champion, case.decision, moved=False, verdict=verdict)
             if conclude(client, gate, case):
-                return Promotion(case.candidate, case.champion, case.decision, moved=case.decision.promote, verdict=told)
+                return Promotion(case.candidate, case.champion, case.decision, moved=case.decision.promote, verdict=verdict)
     raise _overtaken(gate)
 
 
 def judge(session: Session, version: int, *, author: str | None, reason: str, new_evaluation: bool) -> Case:
-    """Judge a version against the present champion, after what others began has been completed. Changes nothing else."""
+    """Judge a version against the present champion, after completing unfinished moves of others.
+    Changes nothing else."""
     gate, client = session.params.gate, session.client
-    # The ledger before the alias: a champion who comes between the two makes this case late, never both stand.
-    last = settle(client, gate)
+    # Read the ledger before the alias: a champion made between the two makes this case late, and
+    # two moves never both stand.
+    last = complete_pending_move(client, gate)
     champion = _champion(client, gate.registered_model)
     candidate = find_version(client, gate.registered_model, version)
     if champion is not None and champion.number == version and (last is None or last.decided.version != version):
-        # The alias was put there by hand: the candidate is judged as if it had stayed where the gate put it.
+        # The alias was moved by hand: judge the candidate as if the alias were where the gate put
+        # it.
         champion = _version_or_none(client, gate.registered_model, last.decided.version) if last else None
     if champion is not None and champion.number == version:
         decision = refusal(f"version {version} is champion already")
@@ -129,7 +142,8 @@ def judge(session: Session, version: int, *, author: str | None, reason: str, ne
 
 
 def conclude(client: MlflowClient, gate: GateParams, case: Case) -> bool:
-    """Write the decision down and do what follows from it. False: another move came first, so that it has to be judged again."""
+    """Record the decision and carry it out. Returns False if another move came first and the case
+    must be judged again."""
     scores = case.candidate.scores
     decided = Decided(
         at_ms=now_ms(),
@@ -143,17 +157,17 @@ def conclude(client: MlflowClient, gate: GateParams, case: Case) -> bool:
         mean=counted(scores, gate) if scores else None,
         production=gate.production,
     )
-    told = _told(case)
-    entry = write_entry(client, gate.ledger, case.candidate, decided, told)
+    verdict = _verdict_text(case)
+    entry = write_entry(client, gate.ledger, case.candidate, decided, verdict)
     if not entry.moves:
-        insist(lambda: client.set_model_version_tag(case.candidate.model, str(case.candidate.number), VERDICT, told))
+        retry_on_conflict(lambda: client.set_model_version_tag(case.candidate.model, str(case.candidate.number), VERDICT, verdict))
         return True
     if entry.standing:
-        settle(client, gate)
+        complete_pending_move(client, gate)
     return entry.standing
 
 
-def _told(case: Case) -> str:
+def _verdict_text(case: Case) -> str:
     return verdict(
         case.candidate,
         case.champion,
@@ -165,32 +179,33 @@ def _told(case: Case) -> str:
 
 
 def rollback(session: Session, *, author: str | None = None, reason: str = "") -> Promotion:
-    """Make the version champion that was it before the last promotion; repeated, it goes further back.
+    """Restore the champion that preceded the last promotion. Repeated calls go further back.
 
     Raises:
-        TrackingError: there is none, it was deleted, its weights were given up, it learned from a video that was removed on request, the
-            alias was moved by someone else, or this account may not move it.
+        TrackingError: there is no earlier champion, it was deleted, its weights were freed, it
+            learned from a video that was removed on request, the alias was moved by someone else,
+            or this account may not move it.
     """
     gate, client = session.params.gate, session.client
     model = gate.registered_model
     with _guard(session.root, gate):
         for _ in range(ATTEMPTS):
-            last = settle(client, gate)
+            last = complete_pending_move(client, gate)
             champion, stack = _champion(client, model), champions(read_ledger(client, gate.registered_model, gate.ledger))
             if champion is None:
                 raise TrackingError(f"{model}: no champion yet, so nothing to roll back; run vidbridge promote")
             prove_rights(client, gate)
             if last is None or stack[-1] != champion.number:
                 raise TrackingError(
-                    f"{model}: the alias {CHAMPION!r} was moved outside the gate (it is on version {champion.number}); name the version"
-                    " that should be champion: vidbridge promote VERSION"
+                    f"{model}: the alias {CHAMPION!r} was moved outside the gate (it is on version {champion.number});"
+                    " name the version that should be champion: vidbridge promote VERSION"
                 )
             if len(stack) == 1:
                 raise TrackingError(
                     f"{model}: version {champion.number} is the first champion, there is no earlier one to go back to"
                 )
             earlier = find_version(client, model, stack[-2])
-            why = earlier.freed and f"version {earlier.number} has no weights any more: {earlier.freed}"
+            why = earlier.freed and f"version {earlier.number} no longer has weights: {earlier.freed}"
             if (why := why or objection(session, earlier)) is not None:
                 raise TrackingError(
                     f"{model}: cannot go back: {why}. Another one can be put to the gate: vidbridge promote VERSION"
@@ -208,20 +223,23 @@ def rollback(session: Session, *, author: str | None = None, reason: str = "") -
                 mean=counted(scores, gate) if scores else None,
                 production=gate.production,
             )
-            told = rollback_verdict(earlier, champion, author=who, reason=reason)
-            if write_entry(client, gate.ledger, earlier, decided, told).standing:
-                settle(client, gate)
-                return Promotion(earlier, champion, Decision(True, (reason or "rolled back",), ()), moved=True, verdict=told)
+            verdict = rollback_verdict(earlier, champion, author=who, reason=reason)
+            if write_entry(client, gate.ledger, earlier, decided, verdict).standing:
+                complete_pending_move(client, gate)
+                return Promotion(earlier, champion, Decision(True, (reason or "rolled back",), ()), moved=True, verdict=verdict)
     raise _overtaken(gate)
 
 
-def settle(client: MlflowClient, gate: GateParams) -> Entry | None:
-    """Complete the last standing move where that is not done: tags, alias, production copy. Returns that move.
+def complete_pending_move(client: MlflowClient, gate: GateParams) -> Entry | None:
+    """Complete the last standing move if it is unfinished: tags, alias, production copy. Returns
+    that move.
 
-    A move that is not proven does not stand, so nobody completes it. Each step may be done twice. After the alias was written the ledger
-    is read again, since a slow process may have written the alias of a move that has been followed by another. A move whose copy goes to
-    another model than this project's ``gate.production`` is left unfinished: who works with that one makes the copy. A move whose version
-    cannot be champion any more is abandoned, which is said on the standard error; what stands before it is followed again.
+    A move that is not proven does not stand and is not completed. Each step may be repeated. The
+    ledger is read again after the alias is written, because a slow process may write the alias of a
+    move that another has followed. A move whose copy goes to another model than this project's
+    ``gate.production`` is left unfinished; a project that uses that model makes the copy. A move
+    whose version can no longer be champion is abandoned with a line on standard error, and the move
+    before it is followed again.
     """
     wrote: int | None = None
     whole = again = False
@@ -231,7 +249,7 @@ def settle(client: MlflowClient, gate: GateParams) -> Entry | None:
             break
         if (why := _unfit(client, gate.registered_model, last)) is not None:
             if last.done:
-                break  # It was champion once; what has become of it since is no question of completing a move.
+                break  # It was champion once; its later fate does not matter for completing a move.
             if abandon(client, gate.registered_model, last):
                 print(f"gate: {last.decided.action} (entry {last.number} of {gate.ledger}) is abandoned: {why}", file=sys.stderr)
             again = True
@@ -244,7 +262,7 @@ def settle(client: MlflowClient, gate: GateParams) -> Entry | None:
 
 
 def check_rights(session: Session) -> None:
-    """Find out now, and not after hours, whether this account may decide and keep what it decides.
+    """Check, before hours are spent, that this account may decide and record decisions.
 
     Raises:
         TrackingError: it may not, or the store does not answer.
@@ -255,10 +273,12 @@ def check_rights(session: Session) -> None:
 
 
 def history(session: Session, model: str | None = None) -> list[Entry]:
-    """Every promotion, refusal and rollback of the project's own registered model, or of ``model``, oldest first.
+    """List every promotion, refusal and rollback of the project's registered model, or of
+    ``model``, oldest first.
 
     Raises:
-        TrackingError: the store does not answer, or nothing says which model is meant.
+        TrackingError: the store does not answer, or neither argument nor environment names the
+            model.
     """
     name = model or own_model(session)
     return read_ledger(session.client, name, ledger_of(name))
@@ -267,14 +287,14 @@ def history(session: Session, model: str | None = None) -> list[Entry]:
 def _considered(session: Session, candidate: Version, champion: Version | None, new_evaluation: bool) -> Decision:
     gate = session.params.gate
     if candidate.freed is not None:
-        return refusal(f"version {candidate.number} has no weights any more: {candidate.freed}")
+        return refusal(f"version {candidate.number} no longer has weights: {candidate.freed}")
     if (why := objection(session, candidate)) is not None:
         return refusal(why)
     if holding_commit(session.root, candidate.stage, candidate.out) is None:
         return refusal(
-            f"no commit here holds a dvc.lock with version {candidate.number} ({candidate.stage}, out {candidate.out}), so it could not be "
-            "made again; commit dvc.lock and params.yaml, or fetch the branch that has them (where it ran: vidbridge run --push; here: git"
-            " fetch origin 'runs/*:runs/*')"
+            f"no commit here holds a dvc.lock with version {candidate.number} ({candidate.stage}, out {candidate.out}),"
+            " so it could not be made again; commit dvc.lock and params.yaml, or fetch the branch that has them (where"
+            " it ran: vidbridge run --push; here: git fetch origin 'runs/*:runs/*')"
         )
     if candidate.scores is None:
         return refusal(
@@ -301,8 +321,11 @@ def _considered(session: Session, candidate: Version, champion: Version | None, 
 
 
 def champion_to_rescore(session: Session, version: str | int | None = None) -> tuple[Version, str] | None:
-    """The champion and the evaluation (digest) of the candidate, where the champion has no scores under it (or none by sample,
-    where the gate asks for significance); None where it has, or where there is nothing to compare.
+    """Return the champion and the candidate's evaluation (digest) if the champion must be scored
+    under it.
+
+    That is so if it has no scores under it, or none by sample where the gate requires significance.
+    None if it has them, or if there is nothing to compare.
 
     Raises:
         TrackingError: the store does not answer, or there is no such version.
@@ -313,22 +336,24 @@ def champion_to_rescore(session: Session, version: str | int | None = None) -> t
     if champion is None or champion.number == candidate.number or candidate.scores is None:
         return None
     digest = candidate.scores.digest
-    known = champion.scores_under(digest) and (champion.samples_under(digest) or not gate.significant)
-    return None if known else (champion, digest)
+    complete = champion.scores_under(digest) and (champion.samples_under(digest) or not gate.significant)
+    return None if complete else (champion, digest)
 
 
 def add_scores(session: Session, version: Version, digest: str, table: str, samples: str) -> None:
-    """Keep scores of ``version`` under another evaluation than its own, ``digest``; ``samples``: its scores by sample, as JSON lines.
+    """Record scores of ``version`` under another evaluation than its own, ``digest``.
+
+    ``samples``: its scores by sample, as JSON lines.
 
     Raises:
-        TrackingError: ``table`` is damaged, or was made under yet another evaluation.
+        TrackingError: ``table`` is damaged, or belongs to a third evaluation.
     """
     name = f"{version.model} version {version.number}"
     card = parse_scores(table, name)
     if card.digest != digest:
         raise TrackingError(
-            f"{name}: was scored under evaluation {card.digest}, the candidate under {digest}; bring data and params.yaml to the"
-            " candidate's state (its runs/ branch), then promote again"
+            f"{name}: was scored under evaluation {card.digest}, the candidate under {digest}; bring data and"
+            " params.yaml to the candidate's state (its runs/ branch), then promote again"
         )
     with _errors(session.params.gate):
         keep_samples(session, version, digest, samples)
@@ -336,14 +361,15 @@ def add_scores(session: Session, version: Version, digest: str, table: str, samp
 
 
 def _unfit(client: MlflowClient, model: str, entry: Entry) -> str | None:
-    """Why a move cannot be completed any more: its version was deleted, or may not become champion; None: it can."""
+    """Return why a move can no longer be completed: its version was deleted or may not become
+    champion. None if it can."""
     version = _version_or_none(client, model, entry.decided.version)
     if version is None:
         return f"version {entry.decided.version} was deleted"
     if CHAMPION in version.aliases:
-        return None  # It came as far as this.
+        return None  # The move got this far already.
     if version.freed is not None:
-        return f"version {version.number} has no weights any more: {version.freed}"
+        return f"version {version.number} no longer has weights: {version.freed}"
     if version.tags.get(REMOVED) is not None:
         return f"version {version.number} learned from a video that was removed on request"
     return None
@@ -359,7 +385,8 @@ def _champion(client: MlflowClient, model: str) -> Version | None:
 
 @contextmanager
 def _guard(root: Path, gate: GateParams) -> Iterator[None]:
-    """One at a time on this machine, which saves judging twice; between machines the ledger decides."""
+    """Hold the gate's lock on this machine, which avoids judging twice. Between machines the ledger
+    decides."""
     with locked(root / STATE / "gate.lock", GATE_WAIT_S), _errors(gate):
         yield
 
@@ -375,8 +402,8 @@ def _errors(gate: GateParams) -> Iterator[None]:
             gate.registered_model,
             error,
             f"EDIT on the registered models {' and '.join(repr(name) for name in _models(gate))}",
-            "see what was decided with vidbridge history. A promotion that stands there unfinished is completed by the next vidbridge"
-            " promote",
+            "see vidbridge history for the decisions. A promotion that it lists as unfinished is completed by the next"
+            " vidbridge promote",
         ) from error
 
 
@@ -391,19 +418,22 @@ def _overtaken(gate: GateParams) -> TrackingError:
 
 
 def _author(root: Path, author: str | None) -> str:
-    """Who is named as author: the one given, else who git says commits here, else who is logged in."""
+    """Return the author's name: the argument, else git's identity here, else the user who is logged
+    in."""
     if author:
         return author
     try:
         ident = git(root, "-c", "user.useConfigOnly=true", "var", "GIT_AUTHOR_IDENT")
-    except TrackingError:  # git knows nobody here, and promoting needs no git identity
+    except TrackingError:  # git has no identity here, and promoting needs none
         return getpass.getuser()
-    return ident.rsplit(" ", 2)[0]  # less time and zone
+    return ident.rsplit(" ", 2)[0]  # without time and zone
 
 
 def _follow(client: MlflowClient, gate: GateParams, entry: Entry) -> bool:
-    """What follows from a move, each step of which may be repeated: tags on the version, the alias, the copy. False: the copy is left to
-    those whose production model it is."""
+    """Carry out a move; each step may be repeated: tags on the version, the alias, the copy.
+
+    Returns False if the copy is left to the project that owns the production model.
+    """
     decided, model = entry.decided, gate.registered_model
     version = find_version(client, model, decided.version)
     tags = tags_of(decided) | ({VERDICT: entry.verdict} if decided.action == "promote" else {})
@@ -411,12 +441,12 @@ def _follow(client: MlflowClient, gate: GateParams, entry: Entry) -> bool:
     if decided.action == "rollback" and decided.previous is not None:
         left = {TAG + "rolled_back_by": decided.author, TAG + "rolled_back_because": decided.reason}
         set_tags(client, model, decided.previous, left)
-    insist(lambda: client.set_registered_model_alias(model, CHAMPION, str(version.number)))
+    retry_on_conflict(lambda: client.set_registered_model_alias(model, CHAMPION, str(version.number)))
     if decided.production is None:
         return True
     if decided.production != gate.production:
         return False
-    # An author who may not change the production model must not have it changed by us.
+    # An author who may not change the production model must not change it through us.
     if may_publish(client, entry):
         publish(client, decided.production, version, tags)
     return True

@@ -1,4 +1,5 @@
-"""The gate's rules: whether a candidate is good enough, and a sentence for each thing that was looked at. Pure."""
+"""The gate's rules: decide whether a candidate is good enough, with a sentence for each check.
+Pure."""
 
 from __future__ import annotations
 
@@ -11,13 +12,14 @@ from stages.domain.statistics.paired import Comparison, Difference
 from stages.params import GateParams
 from stages.tracking.registry.score_cards import Baselines, ScoreCard
 
-#: The gauge that evaluation measures, and not training.
+#: The gauge that evaluation measures; training measures the others.
 HELD_OUT_BLANK = "held_out_blank_video"
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the gate: ``candidate`` (None: not measured) against ``other`` (the champion, or a limit), and whether it passes."""
+    """One check of the gate: ``candidate`` (None: not measured) against ``other`` (the champion, or
+    a limit), and its result."""
 
     what: str
     candidate: float | None
@@ -28,7 +30,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Decision:
-    """Promote or not; ``reasons`` say why not (or what it rests on), each a sentence for a person."""
+    """Promote or not. ``reasons``: why not, or what the decision rests on, each a full sentence."""
 
     promote: bool
     reasons: tuple[str, ...]
@@ -37,10 +39,11 @@ class Decision:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a candidate besides its scores.
+    """Facts about a candidate besides its score card.
 
-    ``gauges``: gauge to its logged values, oldest first; None: registered before they were kept. ``rolls_out``: a stage of GRPO made it,
-    so gauges apply. ``paired``: its samples against the champion's; text says why they could not be compared.
+    ``gauges``: gauge to its logged values, oldest first; None: registered before they were
+    recorded. ``rolls_out``: a GRPO stage produced it, so gauges apply. ``paired``: its samples
+    against the champion's; a text says why they could not be compared.
     """
 
     gauges: Mapping[str, Sequence[float]] | None
@@ -51,10 +54,11 @@ class Evidence:
 def decide(
     candidate: ScoreCard, champion: ScoreCard | None, gate: GateParams, baselines: Baselines | None, evidence: Evidence
 ) -> Decision:
-    """Compare two score cards under the rules of ``gate``; without a champion the candidate has to beat every baseline's mean
-    by more than ``min_over_baselines``.
+    """Compare two score cards under the rules of ``gate``.
 
-    Only cards of equal digest are compared: another split, prompt, judge or scoring is another measure.
+    Without a champion the candidate has to beat every baseline's mean by more than
+    ``min_over_baselines``. Only cards of equal digest are compared: another split, prompt, judge or
+    scoring is another measure.
     """
     floor = f"at least {gate.min_format:g} (gate.min_format)"
     checks = [Check("format", candidate.format, gate.min_format, floor, candidate.format >= gate.min_format)]
@@ -64,15 +68,15 @@ def decide(
     if against.digest != candidate.digest:
         who = "the baselines" if champion is None else "the champion"
         return refusal(
-            f"{who} and the candidate were scored under different evaluations ({against.digest} and {candidate.digest}: another split, "
-            "sample set, prompt, judge or scoring), so they cannot be compared; score both under the same one, or say that the "
-            "evaluation is new: then the candidate is held against the baselines only",
+            f"{who} and the candidate were scored under different evaluations ({against.digest} and {candidate.digest}:"
+            " another split, sample set, prompt, judge or scoring), so they cannot be compared; score both under the"
+            " same one, or say that the evaluation is new: then the candidate is held against the baselines only",
             checks,
         )
     if gate.scores != "all" and (lacking := [task for task in gate.scores if task not in candidate.tasks]):
         return refusal(
-            f"gate.scores: {lacking[0]!r} has no score in this evaluation (it has {', '.join(candidate.tasks)}); name tasks that the"
-            f" {candidate.split} split has samples of, or all",
+            f"gate.scores: {lacking[0]!r} has no score in this evaluation (it has {', '.join(candidate.tasks)}); name"
+            f" tasks that the {candidate.split} split has samples of, or all",
             checks,
         )
     if isinstance(against, Baselines):
@@ -89,19 +93,19 @@ def decide(
 
 
 def refusal(reason: str, checks: Sequence[Check] = ()) -> Decision:
-    """No, for one reason that leaves nothing else to compare."""
+    """Refuse for one reason that leaves nothing else to compare."""
     return Decision(False, (reason,), tuple(checks))
 
 
 def sentence(check: Check) -> str:
-    """A line of the gate as a sentence."""
-    found = "not measured" if check.candidate is None else f"{check.candidate:.4f}"
+    """Format a check as a sentence."""
+    value = "not measured" if check.candidate is None else f"{check.candidate:.4f}"
     other = "" if check.other is None else f" against {check.other:.4f}"
-    return f"{check.what}: {found}{other}; the rule is {check.rule}: {'met' if check.passed else 'not met'}"
+    return f"{check.what}: {value}{other}; the rule is {check.rule}: {'met' if check.passed else 'not met'}"
 
 
 def counted(card: ScoreCard, gate: GateParams) -> float:
-    """The mean that is compared: over the tasks of ``gate.scores``."""
+    """Mean score over the tasks of ``gate.scores``, which the gate compares."""
     if gate.scores == "all":
         return card.mean
     return sum(card.tasks[task].mean if task in card.tasks else 0.0 for task in gate.scores) / len(gate.scores)
@@ -126,7 +130,7 @@ def _against_baselines(candidate: ScoreCard, baselines: Baselines, gate: GatePar
 
 def _against_champion(candidate: ScoreCard, champion: ScoreCard, gate: GateParams) -> list[Check]:
     ours, theirs = counted(candidate, gate), counted(champion, gate)
-    # Scores are rounded where they are written: a gain of exactly the limit must not fail in the last bit.
+    # Scores are rounded in their files: a gain of exactly the limit must not fail in the last bit.
     rule = f"a gain of {gate.min_gain:g} (gate.min_gain)"
     checks = [Check(_of(gate), ours, theirs, rule, ours - theirs >= gate.min_gain - 1e-9)]
     for task, before in sorted(champion.tasks.items()):
@@ -138,7 +142,8 @@ def _against_champion(candidate: ScoreCard, champion: ScoreCard, gate: GateParam
 
 
 def _by_sample(paired: Comparison | str, gate: GateParams) -> list[Check]:
-    """The gain sample by sample: its lower end has to lie above ``min_gain`` where chance must be ruled out, and is shown otherwise."""
+    """Check the gain by sample: its lower end must exceed ``min_gain`` if ``gate.significant``;
+    otherwise it is displayed only."""
     what = "gain by sample, lower end"
     must = f"above {gate.min_gain:g} (gate.significant)"
     if not isinstance(paired, Comparison):
@@ -146,12 +151,12 @@ def _by_sample(paired: Comparison | str, gate: GateParams) -> list[Check]:
         return [Check(what, None, gate.min_gain, f"{rule}; {paired}", not gate.significant)]
     gain = paired.mean
     passed = gain.low > gate.min_gain
-    rule = f"{must}; {shown(gain)}" if gate.significant else f"for information: {shown(gain)}"
+    rule = f"{must}; {format_gain(gain)}" if gate.significant else f"for information: {format_gain(gain)}"
     return [Check(what, gain.low, gate.min_gain, rule, passed or not gate.significant)]
 
 
-def shown(gain: Difference) -> str:
-    """A paired difference in a few words."""
+def format_gain(gain: Difference) -> str:
+    """Format a paired difference in one line."""
     return (
         f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}], p {gain.p_value:.2g}, {gain.won} won, {gain.lost} lost,"
         f" {gain.tied} tied"
@@ -185,7 +190,8 @@ def _gauges(candidate: ScoreCard, gate: GateParams, evidence: Evidence) -> list[
 
 
 def _blank_share(card: ScoreCard) -> list[float]:
-    """What is scored on black video as a share of what is scored on the videos, over the tasks that were asked both ways."""
+    """Score on black video as a share of the score on the videos, over the tasks that were
+    evaluated both ways."""
     both = [(task.blank, task.mean) for task in card.tasks.values() if task.blank is not None]
-    seen = sum(mean for _, mean in both)
-    return [sum(blank for blank, _ in both) / seen] if seen > 0 else []
+    on_video = sum(mean for _, mean in both)
+    return [sum(blank for blank, _ in both) / on_video] if on_video > 0 else []

@@ -1,1 +1,1 @@
-"""Where results come from: git, ``dvc.yaml``, ``dvc.lock`` and DVC's cache."""
+"""Origin of results: git, ``dvc.yaml``, ``dvc.lock`` and DVC's cache."""

@@ -1,10 +1,13 @@
-"""Folders by content: ``dvc://<hash>.dir/<path>`` found in the project's DVC cache, else in its remote. Read-only.
+"""Content by hash: resolve ``dvc://<hash>.dir/<path>`` in the project's DVC cache, else in its
+remote. Read-only.
 
-Outside of a project the cache folder takes the place of that cache (:mod:`stages.tracking.lineage.cache_folder`), and the environment names the remote.
+Outside a project the cache folder replaces that cache
+(:mod:`stages.tracking.lineage.cache_folder`), and the environment names the remote.
 
-A URI names content, never a repository, a host or a file on this machine. Who can write to the registry can name any content of the
-project's remote, and who can write to the remote as well can name content of their own; neither can make a reader write outside the
-folder that it is putting together: lists are checked whole before anything is placed (:mod:`stages.tracking.lineage.listing`), and links are
+A URI names content, never a repository, a host or a file on this machine. An account that can write
+to the registry can name any content of the project's remote; one that can also write to the remote
+can name content of its own. Neither can make a reader write outside its target folder: lists are
+checked whole before any file is placed (:mod:`stages.tracking.lineage.listing`), and links are
 never written through (:mod:`stages.tracking.lineage.placing`).
 """
 
@@ -32,10 +35,10 @@ from stages.tracking.lineage.remote import (
     probe,
     remote_error,
     remote_errors,
-    shown_name,
+    remote_label,
     within,
 )
-from stages.tracking.lineage.uri import TrackingError, quiet, shown
+from stages.tracking.lineage.uri import TrackingError, display_uri, quiet
 
 SCHEME = "dvc"
 #: A whole folder is written ``dvc:///<hash>.dir``: MLflow servers refuse a source without a path.
@@ -48,7 +51,8 @@ class MissingContent(TrackingError):
 
 @dataclass(frozen=True)
 class Source:
-    """A folder (``oid``: hash of an out, ends with ``.dir``) and a path inside it, ``""`` for the whole."""
+    """A folder (``oid``: hash of an out, ends with ``.dir``) and a path inside it, ``""`` for the
+    whole."""
 
     oid: str
     path: str
@@ -59,16 +63,17 @@ class Source:
 
 
 def parse_source(uri: str, what: str = "") -> Source:
-    """Read a ``dvc://`` URI. ``what`` has it, for the error.
+    """Read a ``dvc://`` URI. ``what`` names its owner in the error.
 
     Raises:
-        TrackingError: it is none, or its path leaves the folder.
+        TrackingError: it is not such a URI, or its path leaves the folder.
     """
     name = f"{what}: model source {uri[:300]!r}" if what else f"model source {uri[:300]!r}"
     match = _URI.fullmatch(uri)
     if not match:
         raise TrackingError(
-            f"{name}: expected dvc://<32 hex digits>.dir/<path>, as vidbridge register writes it; take another version, or delete this one"
+            f"{name}: expected dvc://<32 hex digits>.dir/<path>, as vidbridge register writes it; take another version,"
+            " or delete this one"
         )
     path = (match["path"] or "").strip("/")
     if path and (fault := path_fault(path)):
@@ -77,56 +82,64 @@ def parse_source(uri: str, what: str = "") -> Source:
 
 
 def placed(files: Mapping[str, str], source: Source, strip: str = "") -> dict[str, tuple[str, str]]:
-    """The files below ``source.path`` among those of its folder: where each lands (less the leading folder ``strip``), its path in the
-    folder, and its hash."""
+    """Select the files below ``source.path`` from those of its folder.
+
+    Returns target path (without the leading folder ``strip``) to the path in the folder and the
+    hash.
+    """
     inside = {path: md5 for path, md5 in files.items() if path == source.path or _below(path, source.path)}
     return {path.removeprefix(strip).lstrip("/") or path.rpartition("/")[2]: (path, md5) for path, md5 in inside.items()}
 
 
 class ContentStore:
-    """Objects of one DVC project, or of a cache folder: cache first, then remote; whatever is fetched stays in the cache and is verified by
-    its hash."""
+    """Objects of one DVC project, or of a cache folder: cache first, then remote.
+
+    Fetched objects stay in the cache and are verified by their hash.
+    """
 
     def __init__(self, repo: Any, root: Path) -> None:
         self.repo, self.root = repo, root
         self.cache = repo.cache.local
-        #: Whether something has come from the remote.
+        #: True once an object has come from the remote.
         self.fetched = False
         self._lists: dict[str, dict[str, str]] = {}
 
     def remote_name(self) -> str | None:
-        """The remote this project uses, None where none is configured."""
+        """Name of the remote this project uses; None if none is configured."""
         return self.repo.config["core"].get("remote") or None
 
     def remote(self) -> Any | None:
-        """The remote's objects, None where none is configured.
+        """The remote's object database; None if none is configured.
 
         Raises:
-            TrackingError: it is configured in a way that DVC does not understand.
+            TrackingError: DVC does not understand its configuration.
         """
         return self._remote("remote") if self.remote_name() else None
 
     def has(self, oid: str) -> bool:
-        """Whether the object lies in the cache, and holds what its name says.
+        """Return whether the cache has the object with the content its hash names.
 
         Raises:
-            TrackingError: it is no hash.
+            TrackingError: it is not a hash.
         """
         from dvc_objects.errors import ObjectFormatError
 
         _refuse_foreign([oid], LOCK_FILE)
         try:
-            # It is read-only once its hash was looked at. Else another process is at that just now, or was killed before: look ourselves.
+            # DVC makes an object read-only once its hash is verified. If it is writable, another
+            # process is verifying it now or was killed before; verify it here.
             self.cache.check(oid)
         except (FileNotFoundError, ObjectFormatError):
             return False
         return True
 
     def files(self, oid: str, what: str = "") -> dict[str, str]:
-        """The files of a folder: relative path to hash, each fit to be placed below a folder. ``what`` names the folder, for errors.
+        """Read the list of a folder: relative path to hash, each safe to place below a folder.
+
+        ``what`` names the folder in errors.
 
         Raises:
-            ListError: the list could write elsewhere, or is none.
+            ListError: a path could lie outside the folder, or it is not a list.
             TrackingError: neither cache nor remote has it.
         """
         if oid not in self._lists:
@@ -134,10 +147,10 @@ class ContentStore:
         return self._lists[oid]
 
     def list_bytes(self, oid: str, what: str = "") -> bytes:
-        """The list of a folder's files as it is kept, verified by its hash and not looked at."""
+        """Bytes of a folder's list as stored, verified by hash but not parsed."""
         if not is_hash(oid) or not oid.endswith(".dir"):
             raise ListError(
-                f"{what or 'folder'}: {oid[:200]!r} is no hash of a folder (32 hex digits and '.dir'); run its stage again"
+                f"{what or 'folder'}: {oid[:200]!r} is not a hash of a folder (32 hex digits and '.dir'); run its stage again"
             )
         self._refuse_long(oid, what)
         self.fetch([oid], f"{what}: folder {oid}" if what else oid)
@@ -146,11 +159,12 @@ class ContentStore:
             raise too_long(oid, path.stat().st_size, what)
         text = path.read_bytes()
         if hashlib.md5(text, usedforsecurity=False).hexdigest() != oid.removesuffix(".dir"):
-            raise ListError(f"{what or 'folder'}: {path} is not what its name says; remove it, and it is fetched again")
+            raise ListError(f"{what or 'folder'}: {path} does not match the hash in its name; remove it, and it is fetched again")
         return text
 
     def sub_hash(self, oid: str, path: str) -> str | None:
-        """The hash that DVC gives to ``path`` inside folder ``oid`` when a stage depends on that part only; None: no such part."""
+        """Compute the hash that DVC gives ``path`` inside folder ``oid`` when a stage depends on
+        that part only. None: no such part."""
         from dvc_data.hashfile.tree import Tree
 
         files = self.files(oid)
@@ -164,7 +178,7 @@ class ContentStore:
         return str(tree.hash_info.value)
 
     def read(self, oid: str, path: str) -> bytes | None:
-        """The bytes of one file of a folder, None where the folder has no such file."""
+        """Read one file of a folder; None if the folder has no such file."""
         file = self.files(oid).get(path)
         if file is None:
             return None
@@ -172,18 +186,20 @@ class ContentStore:
         return Path(self.cache.oid_to_path(file)).read_bytes()
 
     def size(self, oid: str) -> int | None:
-        """Bytes of a file, None where only the remote has it."""
+        """Size of a file in bytes; None if only the remote has it."""
         path = Path(self.cache.oid_to_path(oid))
         return path.stat().st_size if path.exists() else None
 
     def place(self, source: Source, folder: Path, strip: str = "") -> None:
-        """Put the files of ``source`` into ``folder`` (weights as hard links to the cache where the file system allows it).
+        """Put the files of ``source`` into ``folder`` (weights as hard links to the cache where the
+        file system allows it).
 
-        A file lands under its path inside the out, less the leading folder ``strip``.
+        A file's target is its path inside the out, without the leading folder ``strip``.
 
         Raises:
-            ListError: the folder's list could write elsewhere; nothing was placed.
-            TrackingError: neither cache nor remote has them, nothing lies under that path, or a link lies in the way.
+            ListError: the folder's list could write elsewhere; no file was placed.
+            TrackingError: neither cache nor remote has them, no file lies under that path, or a
+                link blocks a target.
         """
         files = placed(self.files(source.oid), source, strip)
         if not files:
@@ -193,7 +209,7 @@ class ContentStore:
             self._put(folder, path, md5)
 
     def place_file(self, source: Source, target: Path) -> None:
-        """Put the one file that ``source`` names to ``target``.
+        """Copy the one file that ``source`` names to ``target``.
 
         Raises:
             ListError, TrackingError: as `place`, or it names a folder.
@@ -205,7 +221,8 @@ class ContentStore:
         self._put(target.parent, target.name, md5)
 
     def _put(self, folder: Path, path: str, md5: str) -> None:
-        """Place one object; and look at what was placed unless it is the very file whose hash was looked at in the cache."""
+        """Place one object. Verify the copy unless it is the very file whose hash was verified in
+        the cache."""
         object_ = Path(self.cache.oid_to_path(md5))
         before = object_.stat()
         put_file(folder, path, object_)
@@ -213,20 +230,22 @@ class ContentStore:
         settled = stat.S_IMODE(after.st_mode) == self.cache.CACHE_MODE
         if settled and (before.st_dev, before.st_ino) == (after.st_dev, after.st_ino):
             return
-        # Another process has put its own copy into the cache meanwhile; or this file system knows no modes.
+        # Another process has meanwhile put its own copy into the cache; or this file system has no
+        # modes.
         placed_file = folder / path
-        with placed_file.open("rb") as made:
-            found = hashlib.file_digest(made, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-        if found != md5:
+        with placed_file.open("rb") as file:
+            md5_of_copy = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        if md5_of_copy != md5:
             placed_file.unlink()
             raise TrackingError(f"{placed_file}: is not the object {md5}, which changed while it was placed; try again")
 
     def fetch(self, oids: Sequence[str], what: str) -> None:
-        """Make sure the objects lie in the cache; ``what`` names them in the error.
+        """Bring the objects into the cache; ``what`` names them in the error.
 
         Raises:
             MissingContent: neither the cache nor the remote has one of them.
-            TrackingError: the remote does not answer, or it is no hash: that would be a path on this machine.
+            TrackingError: the remote does not answer, or an oid is not a hash: DVC would take it
+                for a path on this machine.
         """
         from dvc_data.hashfile.hash_info import HashInfo
 
@@ -241,21 +260,22 @@ class ContentStore:
             check_writable(self.root, what)
         self.fetched = True
         self._transfer(remote, self.cache, {HashInfo("md5", oid) for oid in missing}, what)
-        # DVC drops what does not match its hash, and says nothing.
+        # DVC silently drops objects that do not match their hash.
         if lost := [oid for oid in missing if not self.has(oid)]:
             raise self._missing(
-                what, lost[0], f"nor, undamaged, in the remote {shown_name(self.remote_name())} ({shown(remote.path)})"
+                what, lost[0], f"nor, undamaged, in the remote {remote_label(self.remote_name())} ({display_uri(remote.path)})"
             )
 
     def push(self, oids: Sequence[str]) -> int:
-        """Copy the folders and files ``oids`` to the remote, with all they hold; returns how many objects were new there.
+        """Copy the folders and files ``oids`` to the remote, with all they hold. Returns the number
+        of objects new there.
 
         Raises:
-            TrackingError: no remote, it does not answer, or an object is neither here nor there.
+            TrackingError: there is no remote, it does not answer, or an object is in neither place.
         """
         from dvc_data.hashfile.hash_info import HashInfo
 
-        # DVC would take a path for one, and copy that file of this machine to the remote.
+        # DVC would take a path for a hash, and copy that file of this machine to the remote.
         _refuse_foreign(oids, "dvc push")
         remote = self._remote("dvc push")
         every = {HashInfo("md5", oid) for oid in oids} | {
@@ -264,7 +284,8 @@ class ContentStore:
         return self._transfer(self.cache, remote, every, "dvc push")
 
     def _refuse_long(self, oid: str, what: str) -> None:
-        """Ask the remote for the size of a list before it is fetched; where it does not say, the list is looked at when it is here."""
+        """Refuse a list that is too large before it is fetched, if the remote reports its size;
+        otherwise it is checked once it is here."""
         if self.has(oid) or not self.remote_name():
             return
         remote = self._remote(what or oid)
@@ -275,15 +296,17 @@ class ContentStore:
         except Exception as error:
             if not is_of_remote(error):
                 raise
-            return  # Not there, or no answer: the fetch that follows says it with a remedy.
+            return  # Not there, or no answer: the fetch that follows reports it with a remedy.
         if size is not None and size > MAX_BYTES:
             raise too_long(oid, size, what)
 
     def check_remote(self) -> None:
-        """Write an object to the remote, list it and remove it, so that a run learns before it starts what its end would tell it.
+        """Write an object to the remote, list it and remove it, so that a run fails at its start
+        and not at its end.
 
         Raises:
-            TrackingError: naming the remote, what its libraries say, and the remedy. It comes within :data:`PROBE_S` seconds.
+            TrackingError: names the remote, the error of its libraries, and the remedy. Raised
+                within :data:`PROBE_S` seconds.
         """
         what = "a probe cannot be written"
         name = self.remote_name()
@@ -304,12 +327,12 @@ class ContentStore:
         try:
             return self.repo.cloud.get_remote_odb(name)
         except (DvcException, ImportError) as error:
-            # No package for this kind of remote is an ImportError, and names the package.
+            # A missing package for this kind of remote is an ImportError, which names the package.
             remedy = f"check .dvc/config and {REMOTE_VARIABLE}"
             if is_cache(self.root):
-                remedy = f"outside of a project give its URL in {REMOTE_VARIABLE}, or add it: dvc remote add --global NAME URL"
-            said = "; ".join(str(error).split("\n"))
-            raise TrackingError(f"DVC remote {shown_name(name)}: {said}; {remedy}") from error
+                remedy = f"outside a project set its URL in {REMOTE_VARIABLE}, or add it: dvc remote add --global NAME URL"
+            message = "; ".join(str(error).split("\n"))
+            raise TrackingError(f"DVC remote {remote_label(name)}: {message}; {remedy}") from error
         except Exception as error:
             if not is_of_remote(error):
                 raise
@@ -320,7 +343,8 @@ class ContentStore:
 
         lost: set[Any] = set()
         with remote_errors(self.remote_name(), what):
-            # Verified on the way in: the remote is written by others. `shallow`: a folder's list comes without its files.
+            # Verified on arrival: others write to the remote. `shallow`: a folder's list comes
+            # without its files.
             done = transfer(
                 source,
                 target,
@@ -333,30 +357,32 @@ class ContentStore:
         if done.failed:
             first = next(iter(done.failed)).value
             raise TrackingError(
-                f"DVC remote {shown_name(self.remote_name())}: {what}: {len(done.failed)} objects failed, first {first}; why stands above;"
-                " try again"
+                f"DVC remote {remote_label(self.remote_name())}: {what}: {len(done.failed)} objects failed, first"
+                f" {first}; the log above says why; try again"
             )
         return len(done.transferred)
 
     def _missing(self, what: str, oid: str, where: str) -> MissingContent:
         if is_cache(self.root):
-            there = f"neither in the cache folder {self.root} {where}"
+            location = f"neither in the cache folder {self.root} {where}"
             if not self.remote_name():
-                there = f"not in the cache folder {self.root}, and {REMOTE_VARIABLE} is not set"
+                location = f"not in the cache folder {self.root}, and {REMOTE_VARIABLE} is not set"
             return MissingContent(
-                f"{what}: object {oid} is {there}; set {REMOTE_VARIABLE} to the URL of the DVC remote that holds it (on the machine that"
-                " made it: dvc push), or VIDBRIDGE_PROJECT to a clone of the project"
+                f"{what}: object {oid} is {location}; set {REMOTE_VARIABLE} to the URL of the DVC remote that holds it"
+                " (on the machine that made it: dvc push), or VIDBRIDGE_PROJECT to a clone of the project"
             )
         return MissingContent(
-            f"{what}: object {oid} is neither in the DVC cache of {self.root} {where}; on the machine that made it run dvc push, here run"
-            " dvc fetch, or set VIDBRIDGE_PROJECT to the project that holds it"
+            f"{what}: object {oid} is neither in the DVC cache of {self.root} {where}; on the machine that made it run"
+            " dvc push, here run dvc fetch, or set VIDBRIDGE_PROJECT to the project that holds it"
         )
 
 
 @contextmanager
 def open_content(root: Path) -> Iterator[ContentStore]:
-    """The objects of the DVC project at ``root``, or of a cache folder. ``VIDBRIDGE_DVC_REMOTE`` (a remote's name or its URL) replaces the
-    default remote; outside of a project a name is one of the person's own DVC configuration (``dvc remote add --global``).
+    """Open the objects of the DVC project at ``root``, or of a cache folder.
+
+    ``VIDBRIDGE_DVC_REMOTE`` (a remote's name or its URL) replaces the default remote. Outside a
+    project a name refers to the user's own DVC configuration (``dvc remote add --global``).
 
     Raises:
         TrackingError: ``root`` is neither, or a configuration of DVC cannot be read.
@@ -382,10 +408,11 @@ def open_content(root: Path) -> Iterator[ContentStore]:
         raise TrackingError(f"{root}: {error}; set VIDBRIDGE_PROJECT to a clone of the project, or run dvc init") from error
     except ConfigError as error:
         if changes and FROM_ENVIRONMENT in changes.get("remote", {}) and FROM_ENVIRONMENT in str(error):
-            said = shown(os.environ[REMOTE_VARIABLE])
+            remote_name = display_uri(os.environ[REMOTE_VARIABLE])
             raise TrackingError(
-                f"{REMOTE_VARIABLE}: {said}: no URL of a DVC remote ({str(error).partition(' for dictionary value')[0]}); give one such as"
-                " s3://BUCKET/PATH, ssh://HOST/PATH or /absolute/path"
+                f"{REMOTE_VARIABLE}: {remote_name}: not a URL of a DVC remote"
+                f" ({str(error).partition(' for dictionary value')[0]}); set one such as s3://BUCKET/PATH,"
+                " ssh://HOST/PATH or /absolute/path"
             ) from error
         what = "DVC's configuration" if is_cache(root) else str(root)
         raise TrackingError(f"{what}: {error}; correct it, or set VIDBRIDGE_PROJECT to a clone of the project") from error
@@ -410,7 +437,7 @@ def _configured(remote: str) -> dict[str, Any] | None:
 
 def _refuse_foreign(oids: Iterable[str], what: str) -> None:
     if foreign := next((oid for oid in oids if not is_hash(oid)), None):
-        raise TrackingError(f"{what}: {foreign[:200]!r} is no hash of DVC (32 hex digits); run the stage that made it again")
+        raise TrackingError(f"{what}: {foreign[:200]!r} is not a hash of DVC (32 hex digits); run the stage that made it again")
 
 
 def _below(path: str, folder: str) -> bool:

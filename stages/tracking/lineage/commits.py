@@ -1,4 +1,5 @@
-"""Which commit holds a result's ``dvc.lock``, and how a run leaves one behind without touching the work tree."""
+"""Find the commit that holds a result's ``dvc.lock``, and commit a run's results without touching
+the work tree."""
 
 from __future__ import annotations
 
@@ -14,9 +15,10 @@ from stages.tracking.lineage.lockfile import parse_lock
 from stages.tracking.lineage.uri import TrackingError
 
 RUN_BRANCHES = "refs/heads/runs/"
-#: Those that were fetched from other hosts: a run that found all of their results makes no branch of its own.
+#: Branches fetched from other hosts: a run that finds all its results there makes no branch of its
+#: own.
 _FETCHED_RUNS = "refs/remotes/*/runs/**"
-#: Who commits when git knows nobody: the pipeline.
+#: Identity of commits where git has none: the pipeline.
 IDENTITY = {
     "GIT_AUTHOR_NAME": "vidbridge",
     "GIT_AUTHOR_EMAIL": "vidbridge@localhost",
@@ -26,14 +28,16 @@ IDENTITY = {
 
 
 def holding_commit(root: Path, stage: str, out: str) -> str | None:
-    """A commit on any branch or tag whose ``dvc.lock`` says that ``stage`` produced content ``out``; None where there is none.
+    """Find a commit on any branch or tag whose ``dvc.lock`` says that ``stage`` produced content
+    ``out``; None if there is none.
 
-    The newest change that mentions the hash wins; an uncommitted ``dvc.lock`` counts for nothing.
+    The newest change that mentions the hash wins; an uncommitted ``dvc.lock`` does not count.
     """
     if not is_repository(root) or head(root) is None:
         return None
     path = _in_repository(root, LOCK_FILE)
-    # The pickaxe names commits that add or drop the hash; a drop no longer holds it.
+    # The pickaxe finds commits that add or drop the hash; after a drop the commit no longer holds
+    # it.
     for commit in git(root, "log", "--all", "-m", "--format=%H", f"-S{out}", "--", f":/{path}").split():
         try:
             text = git(root, "cat-file", "blob", f"{commit}:{path}")
@@ -42,29 +46,33 @@ def holding_commit(root: Path, stage: str, out: str) -> str | None:
         try:
             record = parse_lock(text.encode(), f"{commit}:{path}").get(stage)
         except TrackingError:
-            continue  # Committed with the marks of a merge in it: it says nothing.
+            continue  # Committed with conflict markers in it: unreadable.
         if record and out in record.outs.values():
             return commit
     return None
 
 
 def stamped(name: str, *ending: str) -> str:
-    """A name for :func:`record_commit`: what ran, when (UTC), and what tells it from another of that second."""
+    """Build a name for :func:`record_commit`: the subject, the time (UTC), and a suffix that makes
+    it unique within that second."""
     return "-".join((name, time.strftime("%Y%m%d-%H%M%S", time.gmtime()), *ending))
 
 
 def record_commit(root: Path, run_name: str) -> str:
-    """Commit ``dvc.lock`` and ``params.yaml`` on the branch ``runs/<run_name>``, on top of HEAD; returns the commit.
+    """Commit ``dvc.lock`` and ``params.yaml`` on the branch ``runs/<run_name>``, on top of HEAD.
+    Returns the commit.
 
-    Work tree, index and current branch stay as they are, and no git identity is needed. Where HEAD or a ``runs/`` branch holds the
-    same ``dvc.lock`` and ``params.yaml`` already, that commit is returned and nothing is written.
+    Work tree, index and current branch stay as they are, and no git identity is needed. If HEAD or
+    a ``runs/`` branch already holds the same ``dvc.lock`` and ``params.yaml``, that commit is
+    returned and nothing is written.
 
     Raises:
-        TrackingError: no git repository, no commit to build on, no ``dvc.lock``, or a name that is none.
+        TrackingError: there is no git repository, no commit to build on or no ``dvc.lock``, or the
+            name is not valid.
     """
     if not is_repository(root):
         raise TrackingError(
-            f"{root}: no git repository, so no commit can hold dvc.lock; run git init and commit the project, or clone it"
+            f"{root}: not a git repository, so no commit can hold dvc.lock; run git init and commit the project, or clone it"
         )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run_name) or ".." in run_name or run_name.endswith((".lock", ".")):
         raise TrackingError(f"run name {run_name!r}: letters, digits, '.', '_' and '-' only, it becomes the branch runs/<name>")
@@ -90,19 +98,21 @@ def record_commit(root: Path, run_name: str) -> str:
         tree = git(root, "write-tree", env=index)
     message = f"Run {run_name}: dvc.lock and params.yaml\n"
     commit = git(root, "commit-tree", tree, "-p", base, env=_identity(root), stdin=message.encode())
-    # An existing branch of that name is never overwritten: the old value must be "none".
+    # An existing branch of that name is never overwritten: its old value must be "none".
     git(root, "update-ref", reference, commit, "0" * 40)
     return commit
 
 
 def _in_repository(root: Path, name: str) -> str:
-    """The path of a project's file from the top of the repository (the project may be a folder inside it)."""
+    """Path of a project's file from the top of the repository (the project may be a folder inside
+    it)."""
     return git(root, "rev-parse", "--show-prefix") + name
 
 
 def blob_at(root: Path, commit: str, path: str) -> str | None:
-    """The hash of a file as a commit or tree has it, ``path`` from the top of the repository; None: it has none."""
-    # Not by `--format`, which git before 2.36 does not know.
+    """Hash of a file in a commit or tree, ``path`` from the top of the repository; None if it is
+    not there."""
+    # Without `--format`, which needs git 2.36.
     about = git(root, "ls-tree", "--full-tree", commit, "--", path).split()
     return about[2] if about else None
 

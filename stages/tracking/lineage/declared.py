@@ -1,7 +1,9 @@
-"""A stage as ``dvc.yaml`` declares it, tables resolved: command, dependencies, values of its parameters. Light: no DVC.
+"""A stage as ``dvc.yaml`` declares it, tables resolved: command, dependencies, values of its
+parameters. Light: no DVC.
 
-What a training may resume from depends on it, in every process of that training, and importing DVC takes a second. Of DVC's templates
-only those are understood that resolve one way: ``foreach`` and ``${...}`` over ``params.yaml``; anything else is refused.
+Every process of a training reads this to find its checkpoints, and importing DVC takes a second. Of
+DVC's templates only the unambiguous ones are supported: ``foreach`` and ``${...}`` over
+``params.yaml``; anything else is refused.
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ from stages.tracking.lineage.uri import TrackingError
 PIPELINE_FILE, PARAMS_FILE = "dvc.yaml", "params.yaml"
 
 _REFERENCE = re.compile(r"(?<!\\)\$\{\s*([^{}]*?)\s*\}")
-#: Keys of a stage that change what its other keys mean.
+#: Keys of a stage that change the meaning of its other keys.
 _UNREAD = ("matrix", "vars", "wdir")
 
 
 @dataclass(frozen=True)
 class DeclaredStage:
-    """``deps``: paths, in the order of ``dvc.yaml``. ``params``: for each file the values of the keys that are listed for the stage."""
+    """``deps``: paths, in the order of ``dvc.yaml``. ``params``: file to the values of the keys
+    listed for the stage."""
 
     name: str
     cmd: Any
@@ -33,19 +36,20 @@ class DeclaredStage:
 
 
 def declared_stage(root: Path, name: str) -> DeclaredStage:
-    """Read stage ``name`` (``grpo@bridge``) of ``dvc.yaml`` with the parameters of this moment.
+    """Read stage ``name`` (``grpo@bridge``) of ``dvc.yaml`` with the present parameters.
 
     Raises:
-        TrackingError: a file is missing or damaged, ``dvc.yaml`` has no such stage, or says it in a way that is not understood here.
+        TrackingError: a file is missing or damaged, ``dvc.yaml`` has no such stage, or declares it
+            in an unsupported way.
     """
     pipeline, params = _table(root / PIPELINE_FILE), _table(root / PARAMS_FILE)
     group, _, key = name.partition("@")
     stages = pipeline.get("stages")
     entry = stages.get(group) if isinstance(stages, Mapping) else None
     if not isinstance(entry, Mapping):
-        known = ", ".join(map(str, stages)) if isinstance(stages, Mapping) and stages else "none"
+        names = ", ".join(map(str, stages)) if isinstance(stages, Mapping) and stages else "none"
         raise TrackingError(
-            f"dvc.yaml: stages: {group!r} is not among them ({known}); add it, what {name} depends on is read there"
+            f"dvc.yaml: stages: {group!r} is not among them ({names}); add it, what {name} depends on is read there"
         )
     if "vars" in pipeline:
         raise TrackingError("dvc.yaml: vars: is not read here; move its values to params.yaml")
@@ -67,34 +71,35 @@ def declared_stage(root: Path, name: str) -> DeclaredStage:
 
 def _table(path: Path) -> Mapping[str, Any]:
     try:
-        found = read_yaml(path)
+        table = read_yaml(path)
     except FileNotFoundError as error:
         raise TrackingError(f"{path}: no such file; run from the project's folder") from error
     except YamlError as error:
         raise TrackingError(str(error)) from error
-    if not isinstance(found, Mapping):
+    if not isinstance(table, Mapping):
         raise TrackingError(f"{path}: is not a table; restore it: git checkout -- {path.name}")
-    return found
+    return table
 
 
 def _item(foreach: Any, key: str, name: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    """``item``, and ``key`` in a table, of one member of a ``foreach``."""
+    """Values of ``item``, and of ``key`` in a table, for one member of a ``foreach``."""
     where = f"stages.{name.partition('@')[0]}.foreach"
     members = _resolved(foreach, params, where)
     if isinstance(members, Mapping):
-        found = [{"key": str(one), "item": item} for one, item in members.items() if str(one) == key]
+        matches = [{"key": str(member), "item": item} for member, item in members.items() if str(member) == key]
     elif isinstance(members, Sequence) and not any(isinstance(item, (Mapping, list)) for item in members):
-        found = [{"item": item} for item in members if str(item) == key]
+        matches = [{"item": item} for item in members if str(item) == key]
     else:
         raise TrackingError(f"dvc.yaml: {where}: is neither a table nor a list of names; correct it there")
-    if not found:
-        known = ", ".join(map(str, members)) or "none"
-        raise TrackingError(f"dvc.yaml: {where}: {key!r} is not among them ({known}); name one of these, or add it to params.yaml")
-    return found[0]
+    if not matches:
+        names = ", ".join(map(str, members)) or "none"
+        raise TrackingError(f"dvc.yaml: {where}: {key!r} is not among them ({names}); name one of these, or add it to params.yaml")
+    return matches[0]
 
 
 def _resolved(value: Any, context: Mapping[str, Any], where: str) -> Any:
-    """``value`` with every ``${...}`` in it replaced; a text that is nothing else becomes the value itself."""
+    """Replace every ``${...}`` in ``value``; a text that consists of one reference becomes the
+    value itself."""
     if isinstance(value, Mapping):
         return {_resolved(key, context, where): _resolved(part, context, where) for key, part in value.items()}
     if isinstance(value, list):
@@ -103,14 +108,14 @@ def _resolved(value: Any, context: Mapping[str, Any], where: str) -> Any:
         return value
     if (whole := _REFERENCE.fullmatch(value)) is not None:
         return _looked_up(context, whole[1], where)
-    return _REFERENCE.sub(lambda found: _as_text(_looked_up(context, found[1], where), found[0], where), value)
+    return _REFERENCE.sub(lambda match: _as_text(_looked_up(context, match[1], where), match[0], where), value)
 
 
 def _as_text(value: Any, reference: str, where: str) -> str:
     if isinstance(value, (str, int, float)) and not isinstance(value, bool):
         return str(value)
     raise TrackingError(
-        f"dvc.yaml: {where}: {reference} is {type(value).__name__}, and stands inside a text; name a text or a number"
+        f"dvc.yaml: {where}: {reference} is {type(value).__name__}, but is used inside a text; name a text or a number"
     )
 
 
@@ -136,6 +141,6 @@ def _values(root: Path, params: Mapping[str, Any], listed: Any, group: str) -> d
     for entry in listed or ():
         for file, keys in (entry if isinstance(entry, Mapping) else {PARAMS_FILE: [entry]}).items():
             table = params if file == PARAMS_FILE else _table(root / file)
-            found = table if keys is None else {key: _looked_up(table, key, where, file) for key in keys}
-            values.setdefault(file, {}).update(found)
+            values_of_file = table if keys is None else {key: _looked_up(table, key, where, file) for key in keys}
+            values.setdefault(file, {}).update(values_of_file)
     return values

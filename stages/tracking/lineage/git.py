@@ -1,4 +1,4 @@
-"""The few questions that tracking asks git, and the one thing it writes: a commit on a branch of its own."""
+"""Git as tracking uses it: read-only queries, and commits on branches of its own."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from stages.runtime.paths import LOCK_FILE
 from stages.runtime.plain import redacted
 from stages.tracking.lineage.uri import TrackingError
 
-#: What git asks of another repository: only these wait for somebody else, and are bounded.
+#: Subcommands that contact another repository: only these wait for a network, and get a time limit.
 _AFAR = frozenset({"clone", "fetch", "ls-remote", "push"})
 TIMEOUT_VARIABLE, TIMEOUT_S = "VIDBRIDGE_GIT_TIMEOUT_S", 1800
-#: Less than 1 kB/s for a minute is a connection that is dead.
+#: Less than 1 kB/s for a minute counts as a dead connection.
 _SLOW = ("-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60")
 _SSH = "ssh -o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInterval=15 -o ServerAliveCountMax=4"
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command of git in a folder; ``timeout_s`` is None where it asks no other repository."""
+    """A git command in a folder. ``timeout_s`` is None if it contacts no other repository."""
 
     words: tuple[str, ...]
     env: Mapping[str, str]
@@ -30,18 +30,19 @@ class Command:
 
     @property
     def late(self) -> str:
-        """What is to be said when it took longer."""
+        """Message for a command that exceeded its time limit."""
         return (
-            f"no answer within {self.timeout_s} s; see that the other repository can be reached from here, and try again; for one that is"
-            f" only slow, raise {TIMEOUT_VARIABLE}"
+            f"no answer within {self.timeout_s} s; see that the other repository can be reached from here, and try"
+            f" again; for one that is only slow, raise {TIMEOUT_VARIABLE}"
         )
 
 
 def command(folder: Path, arguments: tuple[str, ...], env: Mapping[str, str] | None = None) -> Command:
-    """Git with ``arguments`` in ``folder``, bounded where it speaks to another repository: locks are held while it waits.
+    """Build a git command with ``arguments`` in ``folder``, with a time limit if it contacts
+    another repository: locks are held while it waits.
 
     Raises:
-        TrackingError: the environment names no number of seconds.
+        TrackingError: the environment variable is not a number of seconds.
     """
     here = ("git", "-C", str(folder))
     environ = {**os.environ, **(env or {})}
@@ -50,7 +51,8 @@ def command(folder: Path, arguments: tuple[str, ...], env: Mapping[str, str] | N
     text = environ.get(TIMEOUT_VARIABLE, "").strip() or str(TIMEOUT_S)
     if not text.isdecimal() or int(text) < 1:
         raise TrackingError(f"{TIMEOUT_VARIABLE}: {text!r} is not a number of seconds; set a whole number >= 1, or unset it")
-    # The variable goes before git's own setting, which may name a key.
+    # The variable overrides git's own setting, which may name a key; so set it only where neither
+    # is set.
     if not environ.keys() & {"GIT_SSH_COMMAND", "GIT_SSH"} and not _is_set(here, environ, "core.sshCommand"):
         environ["GIT_SSH_COMMAND"] = _SSH
     return Command((*here, *_SLOW, *arguments), environ, int(text))
@@ -61,18 +63,18 @@ def _is_set(here: tuple[str, ...], environ: Mapping[str, str], name: str) -> boo
 
 
 def git(root: Path, *arguments: str, env: Mapping[str, str] | None = None, stdin: bytes | None = None) -> str:
-    """Run git in ``root`` and return what it prints.
+    """Run git in ``root`` and return its output.
 
     Raises:
-        TrackingError: git is missing, or says no, or another repository does not answer.
+        TrackingError: git is missing or fails, or another repository does not answer.
     """
-    asked = command(root, arguments, env)
+    call = command(root, arguments, env)
     try:
         done = subprocess.run(
-            asked.words, input=stdin or b"", capture_output=True, env=asked.env, timeout=asked.timeout_s, check=False
+            call.words, input=stdin or b"", capture_output=True, env=call.env, timeout=call.timeout_s, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise TrackingError(f"git {arguments[0]} in {root}: {asked.late}") from error
+        raise TrackingError(f"git {arguments[0]} in {root}: {call.late}") from error
     except FileNotFoundError as error:
         raise TrackingError("git: not found; install it, every run and every model version is tied to a commit") from error
     if done.returncode:
@@ -90,7 +92,7 @@ def is_repository(root: Path) -> bool:
 
 
 def head(root: Path) -> str | None:
-    """The commit that is checked out, None before the first one."""
+    """The commit that is checked out; None before the first one."""
     try:
         return git(root, "rev-parse", "--verify", "--quiet", "HEAD")
     except TrackingError:
@@ -98,5 +100,6 @@ def head(root: Path) -> str | None:
 
 
 def is_dirty(root: Path) -> bool:
-    """Whether tracked files differ from HEAD; ``dvc.lock`` does not count, a run in progress rewrites it."""
+    """Return whether tracked files differ from HEAD. ``dvc.lock`` does not count: a run in progress
+    rewrites it."""
     return bool(git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", f":(exclude){LOCK_FILE}"))

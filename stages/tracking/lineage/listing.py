@@ -1,7 +1,9 @@
-"""The list of a folder's files, as DVC keeps it under the folder's hash: ``[{"md5": …, "relpath": "final/config.json"}, …]``.
+"""The list of a folder's files, as DVC stores it under the folder's hash: ``[{"md5": …, "relpath":
+"final/config.json"}, …]``.
 
-The hash says that these are the bytes that were named. Who named them is a registry, a ``dvc.lock`` or a remote that others write to,
-so a list is read as foreign text: every path of it is looked at before one file of it is placed or fetched.
+The hash proves that these are the bytes that were named. The name comes from a registry, a
+``dvc.lock`` or a remote that others write to, so a list is untrusted input: every path is checked
+before any file of it is placed or fetched.
 """
 
 from __future__ import annotations
@@ -13,26 +15,29 @@ from collections.abc import Collection, Iterable
 
 from stages.tracking.lineage.uri import TrackingError
 
-#: Bytes of a list, some two million files. It is read into memory whole.
+#: Largest list in bytes, about two million files. It is read into memory whole.
 MAX_BYTES = 256 << 20
-#: What file systems hold of one name, and what is left of a path (4,096 bytes) after the folder it is placed in. In bytes of UTF-8.
+#: Limits of file systems on one name, and on a path (4,096 bytes) less the folder it is placed in.
+#: In bytes of UTF-8.
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 2048
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _REMEDY = (
-    "nothing of it was placed; unless a file of yours has such a name (rename it), somebody else wrote this list: ask who can write to the"
-    " remote, the registry and dvc.lock"
+    "nothing of it was placed; unless a file of yours has such a name (rename it), somebody else wrote this list: ask"
+    " who can write to the remote, the registry and dvc.lock"
 )
 
 
 class ListError(TrackingError):
-    """A list names what may not be placed, or is none."""
+    """A list contains an unsafe path, or is not a list."""
 
 
 def parse_list(text: bytes, oid: str, what: str = "") -> dict[str, str]:
-    """Read the list ``oid``: each file's path below the folder and its hash. ``what``: where the list was named, for the error.
+    """Read the list ``oid``: each file's path below the folder and its hash. ``what``: origin of
+    the list, for the error.
 
     Raises:
-        ListError: it is no list, or one of its paths could lie outside the folder, or two of them cannot lie beside each other.
+        ListError: it is not a list, one of its paths could lie outside the folder, or two of them
+            conflict.
     """
     name = f"{what}: folder {oid}" if what else f"folder {oid}"
     if len(text) > MAX_BYTES:
@@ -47,36 +52,37 @@ def parse_list(text: bytes, oid: str, what: str = "") -> dict[str, str]:
     files: dict[str, str] = {}
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict):
-            raise ListError(f"{name}: entry {number}: {_short(entry)} is no file with relpath and md5; {_REMEDY}")
+            raise ListError(f"{name}: entry {number}: {_short(entry)} is not a file with relpath and md5; {_REMEDY}")
         path, md5 = _fit_path(entry.get("relpath"), f"{name}: entry {number}"), entry.get("md5")
         if not isinstance(md5, str) or not _MD5.fullmatch(md5):
-            # It becomes a path in the cache: `../../etc/passwd` would be read, and placed under a harmless name.
+            # It becomes a path in the cache: `../../etc/passwd` would be read, and placed under a
+            # harmless name.
             raise ListError(f"{name}: entry {number}: {_short(path)}: md5: {_short(md5)} is not 32 hex digits; {_REMEDY}")
         if path in files:
-            raise ListError(f"{name}: entry {number}: relpath: {_short(path)} stands there twice; {_REMEDY}")
+            raise ListError(f"{name}: entry {number}: relpath: {_short(path)} is listed twice; {_REMEDY}")
         files[path] = md5
     _refuse_conflicts(files, name)
     return files
 
 
 def check_paths(paths: Iterable[object], name: str) -> None:
-    """Look at the paths of files that are to be placed below one folder. ``name``: of what lists them.
+    """Check the paths of files that are to be placed below one folder. ``name``: of their list.
 
     Raises:
         ListError: as `parse_list`.
     """
-    seen: set[str] = set()
-    for number, given in enumerate(paths, 1):
-        path = _fit_path(given, f"{name}: entry {number}")
-        if path in seen:
-            raise ListError(f"{name}: entry {number}: relpath: {_short(path)} stands there twice; {_REMEDY}")
-        seen.add(path)
-    _refuse_conflicts(seen, name)
+    checked: set[str] = set()
+    for number, entry in enumerate(paths, 1):
+        path = _fit_path(entry, f"{name}: entry {number}")
+        if path in checked:
+            raise ListError(f"{name}: entry {number}: relpath: {_short(path)} is listed twice; {_REMEDY}")
+        checked.add(path)
+    _refuse_conflicts(checked, name)
 
 
 def _fit_path(path: object, where: str) -> str:
     if not isinstance(path, str):
-        raise ListError(f"{where}: relpath: {_short(path)} is no path; {_REMEDY}")
+        raise ListError(f"{where}: relpath: {_short(path)} is not a path; {_REMEDY}")
     if fault := path_fault(path):
         raise ListError(f"{where}: relpath: {_short(path)} {fault}; {_REMEDY}")
     return path
@@ -92,7 +98,8 @@ def _refuse_conflicts(files: Collection[str], name: str) -> None:
 
 
 def path_fault(path: str) -> str | None:
-    """Why ``path`` may not be placed below a folder, as the end of a sentence; None: it may."""
+    """Return why ``path`` may not be placed below a folder, as the end of a sentence; None if it
+    may."""
     if path.startswith("/"):
         return "is absolute"
     if "\\" in path:
@@ -110,7 +117,8 @@ def path_fault(path: str) -> str | None:
 
 
 def is_hash(value: object) -> bool:
-    """Whether DVC could have given it to a file or (``.dir``) a folder. Anything else is a path on this machine to DVC."""
+    """Return whether DVC could have computed ``value`` for a file or (``.dir``) a folder. DVC takes
+    anything else for a path on this machine."""
     return isinstance(value, str) and bool(_MD5.fullmatch(value.removesuffix(".dir")))
 
 

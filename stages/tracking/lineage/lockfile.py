@@ -1,4 +1,5 @@
-"""``dvc.lock`` and the stages of ``dvc.yaml`` as plain values: what a stage was made from, what came out, under which digest."""
+"""``dvc.lock`` and the stages of ``dvc.yaml`` as plain values: inputs, parameters, outs and digests
+of a stage."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ def is_code(dep: str) -> bool:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """A stage as DVC locks it. ``deps`` and ``outs`` map paths to content hashes (folders: ``….dir``); ``params``: file to values."""
+    """A stage as DVC locks it. ``deps`` and ``outs`` map paths to content hashes (folders:
+    ``….dir``); ``params``: file to values."""
 
     name: str
     cmd: str
@@ -35,12 +37,13 @@ class StageRecord:
 
     @property
     def digest(self) -> str:
-        """Identity of the work: command, parameters and inputs, not what came out. Equal before the run and after it."""
+        """Digest of the work: command, parameters and inputs, without outs. Equal before and after
+        the run."""
         return digest({"cmd": self.cmd, "deps": dict(self.deps), "params": dict(self.params)})
 
 
 def read_lock(root: Path) -> Mapping[str, StageRecord]:
-    """The stages of ``dvc.lock`` by name; empty where there is no lock yet.
+    """Read the stages of ``dvc.lock`` by name; empty if there is no lock yet.
 
     Raises:
         TrackingError: the file is damaged.
@@ -57,10 +60,10 @@ def read_lock(root: Path) -> Mapping[str, StageRecord]:
 
 @lru_cache(maxsize=8)
 def parse_lock(text: bytes, name: str = LOCK_FILE) -> Mapping[str, StageRecord]:
-    """Stages by name. Kept, since parsing takes 50 ms and the same lock is asked for once for every policy.
+    """Parse stages by name. Cached: parsing takes 50 ms, and every policy reads the same lock.
 
     Raises:
-        TrackingError: it is no ``dvc.lock``.
+        TrackingError: it is not a ``dvc.lock``.
     """
     try:
         raw = parse_yaml(text.decode("utf-8"), name)
@@ -84,12 +87,13 @@ def _record(name: str, entry: Mapping[str, Any]) -> StageRecord:
 
 
 def _hashes(items: Any) -> dict[str, str]:
-    # A dep that was missing when the stage was locked has a path and nothing else.
+    # A dep that was missing when the stage was locked has only a path.
     return {str(item["path"]): str(item.get("md5") or item.get("etag") or "") for item in items}
 
 
 def record_of(stage: Any) -> StageRecord:
-    """A stage of DVC's as plain values, but for its outs: what it was made from, as far as ``stage`` has it."""
+    """Convert a DVC stage to plain values, without its outs: the inputs, as far as ``stage`` has
+    them."""
     from dvc.stage.serialize import to_single_stage_lockfile
 
     outs, stage.outs = stage.outs, []
@@ -100,9 +104,11 @@ def record_of(stage: Any) -> StageRecord:
 
 
 def current_stage(root: Path, name: str) -> StageRecord | None:
-    """Stage ``name`` of ``dvc.yaml`` with the parameters and inputs of this moment; None where ``dvc.yaml`` has no such stage.
+    """Read stage ``name`` of ``dvc.yaml`` with the present parameters and inputs; None if
+    ``dvc.yaml`` has no such stage.
 
-    Called at the start of a stage, when DVC has hashed its inputs already: the hashes come from DVC's state database.
+    Called at the start of a stage, when DVC has already hashed its inputs: the hashes come from
+    DVC's state database.
     """
     if not (root / PIPELINE_FILE).is_file():
         return None

@@ -1,4 +1,5 @@
-"""The stages of ``dvc.yaml`` as ``dvc.lock`` has them now: who made what, from what, and whether it still fits the parameters."""
+"""The stages of ``dvc.yaml`` as ``dvc.lock`` has them: the producer and inputs of each result, and
+whether it is up to date."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from stages.tracking.lineage.uri import TrackingError
 
 @dataclass(frozen=True)
 class Parent:
-    """A dep that another stage made: that stage, the path of its out, and the out's hash."""
+    """A dep that another stage produced: that stage, the path of its out, and the out's hash."""
 
     stage: str
     path: str
@@ -23,46 +24,51 @@ class Parent:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Locked stages that ``dvc.yaml`` still has. A deleted row's entry in ``dvc.lock`` is not among them."""
+    """Locked stages that ``dvc.yaml`` still has. A deleted row's entry in ``dvc.lock`` is not among
+    them."""
 
     records: dict[str, StageRecord]
-    #: Hashes of the outs that DVC keeps in its cache (others, such as small metrics, live in git).
+    #: Hashes of the outs that DVC keeps in its cache (others, such as small metrics, are in git).
     cached: frozenset[str]
-    #: Stages whose parameters in ``params.yaml`` differ from the locked ones, with the names of those.
+    #: Stages whose parameters in ``params.yaml`` differ from the locked ones, with the names of
+    #: those.
     changed: dict[str, tuple[str, ...]]
 
     def parents(self, record: StageRecord) -> dict[str, Parent]:
-        """Deps of a stage that other stages made, by path; a dep may be a part of an out (``models/a/final`` of ``models/a``)."""
-        found: dict[str, Parent] = {}
+        """Find the deps of a stage that other stages produced, by path. A dep may be a part of an
+        out (``models/a/final`` of ``models/a``)."""
+        parents_of: dict[str, Parent] = {}
         for dep in record.deps:
             for other in self.records.values():
                 for path, out in other.outs.items():
                     if dep == path or dep.startswith(f"{path}/"):
-                        found[dep] = Parent(other.name, path, out)
-        return found
+                        parents_of[dep] = Parent(other.name, path, out)
+        return parents_of
 
     def ancestors(self, record: StageRecord) -> Iterator[StageRecord]:
-        """Every stage upstream, each once, nearest first."""
-        waiting, seen = [record], {record.name}
+        """Iterate over every stage upstream, each once, nearest first."""
+        waiting, visited = [record], {record.name}
         while waiting:
             for parent in self.parents(waiting.pop(0)).values():
-                if parent.stage not in seen:
-                    seen.add(parent.stage)
+                if parent.stage not in visited:
+                    visited.add(parent.stage)
                     waiting.append(self.records[parent.stage])
                     yield self.records[parent.stage]
 
     def data(self, record: StageRecord) -> dict[str, str]:
-        """Content hashes of all data upstream: outs under ``data/``, and folders that no stage made (a source of one's own)."""
-        found: dict[str, str] = {}
+        """Collect the content hashes of all data upstream: outs under ``data/``, and folders that
+        no stage produced (the user's source)."""
+        hashes: dict[str, str] = {}
         for stage in (record, *self.ancestors(record)):
-            made = self.parents(stage)
-            found |= {path: out for path, out in stage.outs.items() if path.startswith("data/")}
+            produced = self.parents(stage)
+            hashes |= {path: out for path, out in stage.outs.items() if path.startswith("data/")}
             folders = {path: value for path, value in stage.deps.items() if value.endswith(".dir") and not is_code(path)}
-            found |= {path: value for path, value in folders.items() if path not in made}
-        return dict(sorted(found.items()))
+            hashes |= {path: value for path, value in folders.items() if path not in produced}
+        return dict(sorted(hashes.items()))
 
     def stale(self, name: str, content: ContentStore) -> str | None:
-        """Why the locked result of a stage does not belong to this pipeline any more, None when it does. Code is not looked at."""
+        """Return why the locked result of a stage is out of date; None if it is current. Code is
+        not compared."""
         record = self.records.get(name)
         if record is None:
             return f"{name}: not run yet"

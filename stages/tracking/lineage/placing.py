@@ -1,4 +1,5 @@
-"""Putting files into a folder so that none lands anywhere else: no link is followed, and what is there is replaced, not written into."""
+"""Put files into a folder safely: links are not followed, and existing files are replaced, not
+written into."""
 
 from __future__ import annotations
 
@@ -12,39 +13,43 @@ from pathlib import Path
 from stages.tracking.lineage.listing import path_fault
 from stages.tracking.lineage.uri import TrackingError
 
-#: Weights are linked from the cache: they are large, and nobody edits them in place. Everything else is copied, because people do
-#: edit configurations, and because other programs write over files that they find (MLflow does): into the cache, were they links.
+#: Suffixes of weights, which are linked from the cache: they are large, and are not edited in
+#: place. Everything else is copied: people edit configurations, and other programs (MLflow)
+#: overwrite existing files, which through a link would damage the cache.
 LINKED = ".safetensors"
 LINK_BYTES = 1 << 20
 
 
 def put_file(folder: Path, path: str, source: Path) -> None:
-    """Put the file ``source`` to ``path`` below ``folder``; a large one of weights as a hard link where the file system allows it.
+    """Put the file ``source`` to ``path`` below ``folder``; large weights as a hard link where the
+    file system allows it.
 
     Raises:
-        TrackingError: the path leaves ``folder``, by itself or through a link that lies there, or a folder stands in its place.
+        TrackingError: the path leaves ``folder``, by itself or through an existing link, or a
+            folder is in its place.
     """
     target = _target(folder, path)
     if path.endswith(LINKED) and source.stat().st_size >= LINK_BYTES:
         try:
             os.link(source, target)
         except OSError:
-            pass  # Another file system, or one without links: the copy below.
+            pass  # Another file system, or one without links: copied below.
         else:
             return
-    # "x": it was removed a moment ago, and what has come since, link or file, is not written to.
-    with source.open("rb") as given, target.open("xb") as made:
-        shutil.copyfileobj(given, made, 1 << 20)
+    # "x": the old file was just removed; a link or file created since must not be written to.
+    with source.open("rb") as reader, target.open("xb") as writer:
+        shutil.copyfileobj(reader, writer, 1 << 20)
 
 
 def put_bytes(folder: Path, path: str, content: bytes) -> None:
-    """Write ``content`` to ``path`` below ``folder``; like `put_file`."""
-    with _target(folder, path).open("xb") as made:
-        made.write(content)
+    """Write ``content`` to ``path`` below ``folder``, as `put_file` does."""
+    with _target(folder, path).open("xb") as writer:
+        writer.write(content)
 
 
 def refuse_links(root: Path, folder: Path) -> None:
-    """Refuse a link among the folders from ``root`` (itself not looked at) down to ``folder``, which need not be there yet.
+    """Refuse a link among the folders from ``root`` (itself not checked) down to ``folder``, which
+    need not exist yet.
 
     Raises:
         TrackingError: one of them is a link, or a file.
@@ -62,12 +67,14 @@ def refuse_links(root: Path, folder: Path) -> None:
 
 
 def holds(folder: Path, files: Mapping[str, str]) -> bool:
-    """Whether ``folder`` holds these files (path to MD5) and no others, as regular files. Linked weights are not hashed again: they
-    take minutes, are the cache's own, and are data."""
-    found: set[str] = set()
+    """Return whether ``folder`` holds exactly these files (path to MD5), as regular files.
+
+    Linked weights are not hashed again: they take minutes, belong to the cache, and are data.
+    """
+    present: set[str] = set()
     try:
-        for place, folders, names in os.walk(folder, onerror=_raise):
-            here = Path(place)
+        for parent, folders, names in os.walk(folder, onerror=_raise):
+            here = Path(parent)
             if any((here / name).is_symlink() for name in folders):
                 return False
             for name in names:
@@ -77,14 +84,15 @@ def holds(folder: Path, files: Mapping[str, str]) -> bool:
                     return False
                 if not path.endswith(LINKED) and _md5(file) != files[path]:
                     return False
-                found.add(path)
+                present.add(path)
     except OSError:
-        return False  # Somebody is removing it just now.
-    return len(found) == len(files)
+        return False  # Another process is removing it right now.
+    return len(present) == len(files)
 
 
 def _target(folder: Path, path: str) -> Path:
-    """Where a file may be made: below ``folder``, with the folders above it, and nothing in its place."""
+    """Path for a new file below ``folder``: folders above it are created, an existing file is
+    removed."""
     if fault := path_fault(path):
         raise TrackingError(f"{folder}: {path!a} {fault}; nothing was placed there")
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +106,7 @@ def _target(folder: Path, path: str) -> Path:
     if not target.parent.resolve().is_relative_to(folder.resolve()):
         raise TrackingError(f"{target}: lies outside {folder}; nothing was placed there")
     try:
-        # Removes a link, and not what it leads to.
+        # Removes a link, not its target.
         target.unlink(missing_ok=True)
     except (IsADirectoryError, PermissionError) as error:
         if target.is_dir():

@@ -1,7 +1,8 @@
-"""What goes wrong at a DVC remote, as one sentence: which remote, what its libraries say, which variable or setting mends it.
+"""Errors of a DVC remote as one sentence: the remote, the error of its libraries, and the variable
+or setting that fixes it.
 
-A remote is spoken to by DVC, by fsspec and by the libraries of its kind (botocore, aiohttp, …), and each has errors of its own that share
-no base class with the others: keys that are missing are no OSError.
+DVC, fsspec and the libraries of each kind of remote (botocore, aiohttp, …) each have errors of
+their own without a common base class: missing keys are not an OSError.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from stages.runtime.plain import one_line, redacted
 from stages.tracking.lineage.uri import TrackingError
 
 REMOTE_VARIABLE = "VIDBRIDGE_DVC_REMOTE"
-#: How DVC knows the remote whose URL that variable gives.
+#: Name under which DVC has the remote whose URL the variable sets.
 FROM_ENVIRONMENT = "vidbridge-environment"
-#: What a probe of the remote may take: libraries try a dead address again for minutes.
+#: Time limit of a probe of the remote: libraries retry a dead address for minutes.
 PROBE_S = 30.0
-#: What a server of HTTP may take to say whether an object is there.
+#: Time limit of an HTTP server's answer to whether an object exists.
 _ANSWER_S = 10.0
 
-#: Packages that speak to remotes; an exception of theirs is about the remote, and of anybody else's a defect.
+#: Packages that access remotes. An exception of theirs concerns the remote; one of any other
+#: package is a defect.
 _LIBRARIES = {
     *("adlfs", "aiobotocore", "aiohttp", "aiohttp_retry", "asyncssh", "azure", "boto3", "botocore", "dvc_http", "dvc_objects"),
     *("dvc_s3", "fsspec", "gcsfs", "google", "httpx", "ossfs", "paramiko", "pydrive2", "requests", "s3fs", "s3transfer", "sshfs"),
@@ -38,7 +40,7 @@ _ADDRESS = (
     " of the remote"
 )
 _OF_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE)
-#: Class of an exception, here or among its bases or causes, to what a person does about it. The first that fits.
+#: Class of an exception, its bases or causes, to the remedy. The first match counts.
 _REMEDIES = {
     "NoCredentialsError": _KEYS,
     "PartialCredentialsError": _KEYS,
@@ -54,28 +56,29 @@ _REMEDIES = {
     "ClientConnectionError": _ADDRESS,
     "TimeoutError": _ADDRESS,
     "InvalidRegionError": "correct AWS_DEFAULT_REGION",
-    "AccessRefused": "give its user and password: dvc remote modify --local {name} auth basic, then user USER and password WORD",
+    "AccessRefused": "set its user and password: dvc remote modify --local {name} auth basic, then user USER and password WORD",
     "RemoteMissingDepsError": "install what it names into .venv",
     "PermissionError": "check the keys (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), and what they may do there",
-    "FileNotFoundError": "make that bucket or folder, or correct the remote's URL in .dvc/config or {variable}",
+    "FileNotFoundError": "create that bucket or folder, or correct the remote's URL in .dvc/config or {variable}",
 }
 
 
 def is_of_remote(error: BaseException) -> bool:
-    """Whether an exception comes from what speaks to remotes, or from the system below that."""
+    """Return whether an exception comes from a package that accesses remotes, or from the system
+    below it."""
     from dvc.exceptions import DvcException
 
     return isinstance(error, (DvcException, OSError)) or speaks_to_remotes(error)
 
 
 def speaks_to_remotes(error: BaseException) -> bool:
-    """Whether a package that speaks to remotes defines the exception."""
+    """Return whether a package that accesses remotes defines the exception."""
     return any(kind.__module__.partition(".")[0] in _LIBRARIES for kind in type(error).__mro__)
 
 
 @contextmanager
 def remote_errors(name: str | None, what: str) -> Iterator[None]:
-    """Whatever goes wrong at the remote ``name`` while ``what`` is done, as :class:`TrackingError`."""
+    """Turn any failure at the remote ``name`` during ``what`` into a :class:`TrackingError`."""
     try:
         yield
     except TrackingError:
@@ -87,37 +90,39 @@ def remote_errors(name: str | None, what: str) -> Iterator[None]:
 
 
 def remote_error(name: str | None, what: str, error: BaseException) -> TrackingError:
-    """One sentence about ``error``, without passwords and keys."""
-    said = one_line(redacted(str(error).strip() or type(error).__name__))
-    # A full disk, or a file system that is read-only: of this machine, or of a remote that is a folder.
-    if isinstance(error, OSError) and error.errno in _OF_DISK and (told := remedy_of(error)) is not None:
-        return TrackingError(f"DVC remote {shown_name(name)}: {what}: {one_line(redacted(told))}")
+    """Describe ``error`` in one sentence, without passwords and keys."""
+    message = one_line(redacted(str(error).strip() or type(error).__name__))
+    # A full disk or a read-only file system: of this machine, or of a remote that is a folder.
+    if isinstance(error, OSError) and error.errno in _OF_DISK and (remedy_of_disk := remedy_of(error)) is not None:
+        return TrackingError(f"DVC remote {remote_label(name)}: {what}: {one_line(redacted(remedy_of_disk))}")
     remedy = _remedy(error) or "check that it is reachable and writable"
     return TrackingError(
-        f"DVC remote {shown_name(name)}: {what}: {said}; {remedy.format(name=shown_name(name, quoted=False), variable=REMOTE_VARIABLE)}"
+        f"DVC remote {remote_label(name)}: {what}: {message};"
+        f" {remedy.format(name=remote_label(name, quoted=False), variable=REMOTE_VARIABLE)}"
     )
 
 
-def shown_name(name: str | None, quoted: bool = True) -> str:
-    """The remote as a message names it: by the URL that the environment gives, without its password, else by its name."""
+def remote_label(name: str | None, quoted: bool = True) -> str:
+    """Name of the remote in a message: the URL from the environment, without its password, else its
+    name."""
     if name == FROM_ENVIRONMENT:
         name = os.environ.get(REMOTE_VARIABLE) or name
-    told = one_line(redacted(name or "(none)"))
-    return repr(told) if quoted else told
+    text = one_line(redacted(name or "(none)"))
+    return repr(text) if quoted else text
 
 
 def _remedy(error: BaseException) -> str | None:
-    seen: BaseException | None = error
-    while seen is not None:
-        for kind in type(seen).__mro__:
+    current: BaseException | None = error
+    while current is not None:
+        for kind in type(current).__mro__:
             if kind.__name__ in _REMEDIES:
                 return _REMEDIES[kind.__name__]
-        seen = seen.__cause__ or seen.__context__
+        current = current.__cause__ or current.__context__
     return None
 
 
 class AccessRefused(OSError):
-    """A server of HTTP wants to know who asks, or refuses who does."""
+    """An HTTP server requires authentication, or denies access."""
 
 
 def is_http(fs: Any) -> bool:
@@ -125,11 +130,12 @@ def is_http(fs: Any) -> bool:
 
 
 def insist_on_http(fs: Any, url: str) -> None:
-    """Ask for ``url`` with the access that the remote is given. DVC's file system of HTTP says of what it cannot reach, or may not read,
-    that it is not there.
+    """Request ``url`` with the remote's credentials.
+
+    DVC's HTTP file system reports objects that it cannot reach or may not read as missing.
 
     Raises:
-        OSError, Exception of aiohttp: there is no answer to whether it is there.
+        OSError, Exception of aiohttp: the server does not say whether the object exists.
     """
     from fsspec.asyn import sync  # type: ignore[import-untyped]
 
@@ -148,10 +154,11 @@ def insist_on_http(fs: Any, url: str) -> None:
 
 
 def probe(fs: Any, path: str) -> None:
-    """Write an object below ``path``, list it and remove it. What a kind of remote cannot do (a list over HTTP) is not asked of it.
+    """Write an object below ``path``, list it and remove it, as far as the kind of remote supports
+    it (HTTP has no list).
 
     Raises:
-        Exception: of whichever library speaks to that kind of remote.
+        Exception: of the library that accesses that kind of remote.
     """
     folder = fs.join(path, f".probe-{uuid.uuid4().hex}")
     file = fs.join(folder, "probe")
@@ -169,11 +176,12 @@ def probe(fs: Any, path: str) -> None:
 
 
 def within(seconds: float, do: Callable[[], None], name: str | None) -> None:
-    """``do()``, given up after so many seconds; a thread that hangs in a library is left behind and does not hold the process.
+    """Call ``do`` with a time limit. A thread that hangs in a library is abandoned and does not
+    hold the process.
 
     Raises:
         TrackingError: it took longer.
-        Exception: what ``do`` raised.
+        Exception: raised by ``do``.
     """
     raised: list[BaseException] = []
 
@@ -188,7 +196,8 @@ def within(seconds: float, do: Callable[[], None], name: str | None) -> None:
     thread.join(seconds)
     if thread.is_alive():
         raise TrackingError(
-            f"DVC remote {shown_name(name)}: no answer within {seconds:g} s; {_ADDRESS.format(name=shown_name(name, quoted=False))}"
+            f"DVC remote {remote_label(name)}: no answer within {seconds:g} s;"
+            f" {_ADDRESS.format(name=remote_label(name, quoted=False))}"
         )
     if raised:
         raise raised[0]

@@ -1,4 +1,5 @@
-"""Where the project and its tracking store are, and whether the store answers. Light: no MLflow, no DVC."""
+"""Addresses of the project and its tracking store, and a check that the store answers. Light: no
+MLflow, no DVC."""
 
 from __future__ import annotations
 
@@ -22,12 +23,12 @@ from stages.runtime import paths
 from stages.runtime.plain import one_line, redacted
 from stages.runtime.project import NO_TELEMETRY, project_root
 
-#: Files of runs when the store is a database and not a server (a server keeps them itself).
+#: Folder of run files if the store is a database (a server stores them itself).
 RUN_FILES = paths.STATE / "mlflow-artifacts"
 
-#: A database URI without a port uses its driver's.
+#: Default port of each driver's database URI.
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-#: Where the package of a driver is not called as its module is.
+#: Packages whose name differs from their module's.
 DRIVER_PACKAGES = {
     "MySQLdb": "mysqlclient",
     "psycopg2": "psycopg2-binary",
@@ -35,7 +36,7 @@ DRIVER_PACKAGES = {
     "pymysql": "PyMySQL",
     "mysql": "mysql-connector-python",
 }
-#: What a database that is not up yet, or going down, says to who connects.
+#: Errors of a database that is starting up or shutting down.
 _NOT_UP = (
     "starting up",
     "shutting down",
@@ -47,28 +48,31 @@ _NOT_UP = (
     "closed the connection",
 )
 
-#: The experiment that holds our runs, unless the environment names another.
+#: The default experiment of our runs.
 EXPERIMENT = "vidbridge"
 EXPERIMENT_VARIABLE = "MLFLOW_EXPERIMENT_NAME"
 
-#: What one question to the store may take before it is asked a second time, and for how long a stage of a run, or its registration, asks
-#: again when there is no answer: a server that is being restarted must not end hours of work.
+#: Time limit of one request to the store before its second try, and the time for which a stage of a
+#: run, or its registration, retries when there is no answer: a server restart must not end hours of
+#: work.
 TIMEOUT_VARIABLE, TIMEOUT_S = "VIDBRIDGE_MLFLOW_TIMEOUT_S", 4.0
 PATIENCE_VARIABLE, PATIENCE_S = "VIDBRIDGE_MLFLOW_PATIENCE_S", 300.0
-#: The second try is given longer: the first request to a server that has just started, or that checks passwords, is the slowest.
+#: The second try gets more time: the first request to a server that has just started, or that
+#: checks passwords, is the slowest.
 SECOND_TRY = 2.0
-#: A file that another process writes to is waited for so much longer than a server.
+#: A file that another process writes to is waited for this many times longer than a server.
 SQLITE_PATIENCE = 2.5
-#: Before a connection that was refused is tried a second time; between later tries it grows to the second figure.
+#: Wait before the second try of a refused connection; later waits grow to the second figure.
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
-#: Set by the flow for its stages, and where it registers: the MLflow run they belong to.
+#: Set by the flow for its stages and its registration: the MLflow run they belong to.
 PARENT_VARIABLE = "VIDBRIDGE_PIPELINE_RUN"
-#: Set by Prefect's worker for the process of a flow run: nobody sits before it.
+#: Set by Prefect's worker for the process of a flow run: no person is waiting.
 _FLOW_RUN = "PREFECT__FLOW_RUN_ID"
 
 T = TypeVar("T")
 
-#: Telemetry off; short retries, because MLflow's own (7, with exponential waits) hide a dead server for minutes.
+#: Telemetry off; short retries, because MLflow's own (7, with exponential waits) hide a dead server
+#: for minutes.
 QUIET = {
     **NO_TELEMETRY,
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -80,33 +84,39 @@ QUIET = {
 
 
 class TrackingError(VidbridgeError, RuntimeError):
-    """Tracking, registry or gate cannot do what was asked; the message says what failed, where, and the remedy."""
+    """An operation of tracking, registry or gate failed; the message says what failed, where, and
+    the remedy."""
 
 
 class NoAnswer(TrackingError):
-    """The store does not answer now, and may in a while: nothing listens, it is slow, or says itself that it is not ready. Access that is
-    refused is none."""
+    """The store does not answer now, and may later: nothing listens, it is slow, or it reports that
+    it is not ready.
+
+    Denied access is a plain :class:`TrackingError`.
+    """
 
 
 def quiet() -> None:
-    """Set the defaults of :data:`QUIET` that the environment leaves open. Called before MLflow or DVC is imported, never at import."""
+    """Set the defaults of :data:`QUIET` that the environment leaves open. Called before MLflow or
+    DVC is imported, never at import."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
 
 def tracking_uri(root: Path | None = None) -> str:
-    """``MLFLOW_TRACKING_URI`` (a relative SQLite path counts from the project's folder), else ``<project>/.vidbridge/mlflow.db``."""
-    given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    if not given:
+    """``MLFLOW_TRACKING_URI`` (a relative SQLite path counts from the project's folder), else
+    ``<project>/.vidbridge/mlflow.db``."""
+    address = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if not address:
         return f"sqlite:///{(root or project_root()) / paths.DATABASE}"
     prefix = "sqlite:///"
-    if given.startswith(prefix) and not given.startswith(prefix + "/"):
-        return f"{prefix}{(root or project_root()) / given.removeprefix(prefix)}"
-    return given
+    if address.startswith(prefix) and not address.startswith(prefix + "/"):
+        return f"{prefix}{(root or project_root()) / address.removeprefix(prefix)}"
+    return address
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The file behind a SQLite URI, None for any other store."""
+    """Path of the file behind a SQLite URI; None for any other store."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
@@ -114,27 +124,30 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def shown(uri: str) -> str:
-    """The URI as it is printed, logged and recorded, of whatever kind it is: without its password, and without tokens in its query."""
+def display_uri(uri: str) -> str:
+    """The URI as it is printed, logged and recorded: without its password, and without tokens in
+    its query."""
     return one_line(redacted(uri))
 
 
 def experiment_name() -> str:
-    """``MLFLOW_EXPERIMENT_NAME``, else :data:`EXPERIMENT`: projects that share a server are kept apart by it."""
+    """``MLFLOW_EXPERIMENT_NAME``, else :data:`EXPERIMENT`. It separates projects that share a
+    server."""
     return os.environ.get(EXPERIMENT_VARIABLE, "").strip() or EXPERIMENT
 
 
 def patience_s() -> float:
-    """How long a run waits for a store that does not answer, in seconds; 0: it is asked twice, and that is all.
+    """Time in seconds for which a run waits for a store that does not answer; 0: two tries only.
 
     Raises:
-        TrackingError: the environment names no number of seconds.
+        TrackingError: the environment variable is not a number of seconds.
     """
     return _seconds(PATIENCE_VARIABLE, PATIENCE_S, least=0.0)
 
 
 def patience_of_run_s() -> float:
-    """The same in a flow's stages and in a run that a worker started, and 0 where a person waits for the answer."""
+    """`patience_s` in a flow's stages and in a run that a worker started; 0 where a person waits
+    for the answer."""
     return patience_s() if os.environ.get(PARENT_VARIABLE) or os.environ.get(_FLOW_RUN) else 0.0
 
 
@@ -150,10 +163,10 @@ def _seconds(name: str, default: float, least: float) -> float:
 
 
 def patiently(ask: Callable[[], T], patience_s: float, transient: Callable[[Exception], bool]) -> T:
-    """``ask()``, and again while that fails in a ``transient`` way, until ``patience_s`` seconds after the first such failure; then
-    its last error.
+    """Call ``ask``, and retry ``transient`` failures until ``patience_s`` seconds after the first
+    one; then raise the last error.
 
-    It says once, on the standard error, that it waits.
+    Reports once, on standard error, that it waits.
     """
     deadline: float | None = None
     pause = _PAUSE_S
@@ -163,7 +176,7 @@ def patiently(ask: Callable[[], T], patience_s: float, transient: Callable[[Exce
         except Exception as error:
             if not transient(error):
                 raise
-            # Not before: what is asked may work for long until the store goes away.
+            # Counted from the first failure: ``ask`` may work for long before the store goes away.
             first, deadline = deadline is None, time.monotonic() + patience_s if deadline is None else deadline
             if time.monotonic() + pause > deadline:
                 raise
@@ -176,14 +189,16 @@ def patiently(ask: Callable[[], T], patience_s: float, transient: Callable[[Exce
 
 
 def check_server(uri: str | None = None, timeout_s: float | None = None, wait_s: float = 0.0) -> str:
-    """Ask the store for a sign of life, so that a stage stops before hours are spent; returns the URI.
+    """Check that the store answers, so that a stage fails before hours are spent. Returns the URI.
 
-    It is asked twice, the second time with more patience. ``timeout_s``: what the first question may take (None: as
-    ``VIDBRIDGE_MLFLOW_TIMEOUT_S`` says). ``wait_s``: how long to go on asking when there is no answer.
+    The request is sent twice, the second time with a longer limit. ``timeout_s``: limit of the
+    first request (None: ``VIDBRIDGE_MLFLOW_TIMEOUT_S``). ``wait_s``: how long to retry when there
+    is no answer.
 
     Raises:
-        NoAnswer: none in that time.
-        TrackingError: access refused, a database file that is none, a driver that is not installed, or an unknown kind of URI.
+        NoAnswer: no answer in that time.
+        TrackingError: access denied, a file that is not a database, a driver that is not installed,
+            or an unknown kind of URI.
     """
     uri = uri or tracking_uri()
     first_s = timeout_s or _seconds(TIMEOUT_VARIABLE, TIMEOUT_S, least=0.1)
@@ -191,7 +206,7 @@ def check_server(uri: str | None = None, timeout_s: float | None = None, wait_s:
         _ask(uri, first_s)
     except NoAnswer:
         time.sleep(min(_PAUSE_S, first_s))
-        # The second try's own error is the one that is told.
+        # Report the second try's error.
         patiently(lambda: _ask(uri, first_s * SECOND_TRY), wait_s, lambda error: isinstance(error, NoAnswer))
     return uri
 
@@ -206,7 +221,7 @@ def _ask(uri: str, timeout_s: float) -> None:
 
 
 def _failure(uri: str, what: str, remedy: str, kind: type[TrackingError] = TrackingError) -> TrackingError:
-    return kind(f"MLFLOW_TRACKING_URI: {shown(uri)}: {what}; {remedy}")
+    return kind(f"MLFLOW_TRACKING_URI: {display_uri(uri)}: {what}; {remedy}")
 
 
 def _check_http(uri: str, timeout_s: float) -> None:
@@ -214,7 +229,7 @@ def _check_http(uri: str, timeout_s: float) -> None:
         with urllib.request.urlopen(_question(uri), timeout=timeout_s) as reply:  # noqa: S310
             reply.read()
     except urllib.error.HTTPError as error:
-        error.close()  # the error that is raised from it lives on, and with it the connection
+        error.close()  # the error raised from it keeps it alive, and with it the connection
         remedies = {
             401: "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
             403: "name this host in MLFLOW_SERVER_ALLOWED_HOSTS where the server starts, or check the account's rights",
@@ -250,18 +265,18 @@ def _check_sqlite(database: Path, timeout_s: float) -> None:
         raise TrackingError(f"tracking database {database}: cannot make its folder ({error}); make it writable") from error
     if not database.exists():
         return
-    # MLflow would retry for hours on a file that is no database.
+    # MLflow would retry for hours on a file that is not a database.
     try:
         with closing(sqlite3.connect(database, timeout=timeout_s)) as connection:
             connection.execute("PRAGMA schema_version").fetchone()
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
             raise NoAnswer(
-                f"tracking database {database}: another process holds it for {timeout_s:g} s; wait for that one or end it (fuser"
-                f" {database} names it)"
+                f"tracking database {database}: another process holds it for {timeout_s:g} s; wait for that one or end"
+                f" it (fuser {database} names it)"
             ) from error
         if "unable to open" in str(error):
-            raise TrackingError(f"tracking database {database}: {error}; give yourself the right to it (chmod, chown)") from error
+            raise TrackingError(f"tracking database {database}: {error}; change its permissions (chmod, chown)") from error
         raise TrackingError(
             f"tracking database {database}: {error}; move the file away, or set MLFLOW_TRACKING_URI to another store"
         ) from error
@@ -284,9 +299,10 @@ def _check_database(uri: str, timeout_s: float) -> None:
 
 
 def check_driver(uri: str) -> None:
-    """
+    """Check that the driver of a database's URI is installed.
+
     Raises:
-        TrackingError: the driver that a database's URI asks for is not installed, with the line that installs it.
+        TrackingError: it is not; the message has the line that installs it.
     """
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
@@ -294,8 +310,8 @@ def check_driver(uri: str) -> None:
     try:
         make_url(uri).get_dialect().import_dbapi()
     except NoSuchModuleError as error:
-        raise _failure(uri, f"SQLAlchemy has no driver {urlsplit(uri).scheme!r}", "correct what stands before ://") from error
-    except ArgumentError as error:  # the URI's own words would be in it, with the password
+        raise _failure(uri, f"SQLAlchemy has no driver {urlsplit(uri).scheme!r}", "correct the part before ://") from error
+    except ArgumentError as error:  # its text would hold the URI, with the password
         raise _failure(uri, "cannot be read as the address of a database", "correct it") from error
     except ImportError as error:
         module = (error.name or str(error)).partition(".")[0]
@@ -304,7 +320,8 @@ def check_driver(uri: str) -> None:
 
 
 def _connect(uri: str, kind: str, timeout_s: float) -> None:
-    """Connect once, as MLflow will, which asks fifteen times where the password is wrong, and shows a traceback then."""
+    """Connect once, as MLflow will: MLflow itself tries fifteen times if the password is wrong, and
+    ends in a traceback."""
     from sqlalchemy import create_engine, pool
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -312,7 +329,9 @@ def _connect(uri: str, kind: str, timeout_s: float) -> None:
     try:
         create_engine(uri, poolclass=pool.NullPool, connect_args=limit).connect().close()
     except SQLAlchemyError as error:
-        said = one_line(redacted(str(getattr(error, "orig", None) or error).strip()))
-        if any(sign in said for sign in _NOT_UP):
-            raise _failure(uri, said, "wait until the database is up", NoAnswer) from error
-        raise _failure(uri, said, "check user, password and database of the address, and what the database allows them") from error
+        message = one_line(redacted(str(getattr(error, "orig", None) or error).strip()))
+        if any(sign in message for sign in _NOT_UP):
+            raise _failure(uri, message, "wait until the database is up", NoAnswer) from error
+        raise _failure(
+            uri, message, "check user, password and database of the address, and what the database allows them"
+        ) from error

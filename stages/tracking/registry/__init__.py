@@ -1,1 +1,1 @@
-"""Registered model versions: made, found, explained, served, removed."""
+"""Registered model versions: create, find, explain, serve, remove."""

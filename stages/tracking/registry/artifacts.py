@@ -1,6 +1,8 @@
-"""MLflow's way to ``dvc://<hash>.dir/<path>``: an entry point, so that ``models:/NAME@champion`` loads wherever this package is.
+"""MLflow artifact repository for ``dvc://<hash>.dir/<path>``: ``models:/NAME@champion`` loads
+wherever this package is installed.
 
-Import this module only through MLflow (its entry point does): importing it first would make MLflow look for the class half-way.
+It is an entry point. Import this module only through MLflow: importing it first would make MLflow
+look for the class half-way.
 """
 
 from __future__ import annotations
@@ -22,11 +24,13 @@ from stages.tracking.registry.servable import additions_for
 
 
 class DvcArtifactRepository(ArtifactRepository):
-    """Read-only; content comes from the cache of the project (``VIDBRIDGE_PROJECT`` or upward from here), else from its DVC remote. Outside
-    of a project it comes from the cache folder, else from the remote that ``VIDBRIDGE_DVC_REMOTE`` names.
+    """Read-only repository. Content comes from the cache of the project (``VIDBRIDGE_PROJECT`` or
+    upward from here), else from its DVC remote. Outside a project it comes from the cache folder,
+    else from the remote that ``VIDBRIDGE_DVC_REMOTE`` names.
 
-    A folder that is read as a model version (``models:/…``) has in addition what MLflow needs to serve it
-    (:mod:`stages.tracking.registry.servable`); a ``dvc://`` URI by itself names content and nothing else.
+    A folder that is read as a model version (``models:/…``) also has the files MLflow needs to
+    serve it (:mod:`stages.tracking.registry.servable`); a ``dvc://`` URI by itself names content
+    only.
     """
 
     def __init__(self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
@@ -35,7 +39,7 @@ class DvcArtifactRepository(ArtifactRepository):
 
     @cached_property
     def _added(self) -> dict[str, bytes]:
-        # MLflow names the registry where it has come from a version of it, and only there.
+        # MLflow passes the registry's address only if the URI comes from a model version.
         if self.registry_uri is None:
             return {}
         try:
@@ -51,26 +55,28 @@ class DvcArtifactRepository(ArtifactRepository):
         self.log_artifact(local_dir, artifact_path)
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
-        """Files and folders directly below ``path``, as MLflow lists them: paths relative to the URI."""
+        """List files and folders directly below ``path``, as MLflow does: paths relative to the
+        URI."""
         base = self._inside(path)
         try:
             with open_content(reading_root()) as content:
                 below = {
                     name: oid for name, oid in content.files(base.oid).items() if not base.path or name.startswith(f"{base.path}/")
                 }
-                found: dict[str, FileInfo] = {}
+                entries: dict[str, FileInfo] = {}
                 for name, oid in below.items():
                     first, _, rest = name.removeprefix(f"{base.path}/" if base.path else "").partition("/")
-                    shown = posixpath.join(path or "", first)
-                    found[shown] = FileInfo(shown, bool(rest), None if rest else content.size(oid))
+                    relative = posixpath.join(path or "", first)
+                    entries[relative] = FileInfo(relative, bool(rest), None if rest else content.size(oid))
         except TrackingError as error:
             raise MlflowException(str(error)) from error
         if not path:
-            found |= {name: FileInfo(name, False, len(text)) for name, text in self._added.items()}
-        return [found[name] for name in sorted(found)]
+            entries |= {name: FileInfo(name, False, len(text)) for name, text in self._added.items()}
+        return [entries[name] for name in sorted(entries)]
 
     def download_artifacts(self, artifact_path: str | None, dst_path: str | None = None) -> str:
-        """Put the content below ``dst_path`` (a new temporary folder where none is given); returns the local path."""
+        """Put the content below ``dst_path`` (default: a new temporary folder). Returns the local
+        path."""
         target = Path(dst_path) if dst_path else Path(mkdtemp(prefix="vidbridge-"))
         if not target.is_dir():
             raise MlflowException(f"{target}: not an existing folder")
@@ -100,7 +106,8 @@ class DvcArtifactRepository(ArtifactRepository):
             raise MlflowException(str(error)) from error
 
     def _inside(self, path: str | None) -> Source:
-        """The part of the folder that an MLflow path names; checked like any URI, because paths come from callers."""
+        """Resolve an MLflow path to a part of the folder; checked like any URI, because paths come
+        from callers."""
         inner = posixpath.join(self._source.path, path or "").strip("/")
         return _checked(f"{SCHEME}://{self._source.oid}/{inner}") if inner else self._source
 

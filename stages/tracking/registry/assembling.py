@@ -1,4 +1,5 @@
-"""A folder put together by content, once, and looked at again whenever it is used: it bears a hash's name, which proves nothing."""
+"""Assemble a folder by content, once, and verify it before each use: its name is a hash, which
+proves nothing."""
 
 from __future__ import annotations
 
@@ -14,18 +15,20 @@ from stages.tracking.lineage.cache_folder import mark_used
 from stages.tracking.lineage.listing import parse_list
 from stages.tracking.lineage.placing import holds, put_bytes, refuse_links
 
-#: No path is quoted to a name with "@".
+#: Suffixes of names in that folder. A quoted path never contains "@", so they collide with none.
 _LIST, _WHOLE = "@list", "@whole"
 
 
 def assemble(root: Path, where: Path, source: Source, added: Mapping[str, bytes]) -> Path:
-    """The folder below ``root / where`` that holds the files of ``source`` and, beside them, ``added`` (name to content).
+    """Assemble the folder below ``root / where`` that holds the files of ``source`` and, beside
+    them, ``added`` (name to content).
 
-    Used again where it still holds just that; else put together again, from the DVC cache and remote.
+    An existing folder with exactly that content is reused; otherwise it is assembled again, from
+    the DVC cache and remote.
 
     Raises:
-        ListError: the folder's list could write elsewhere; nothing was placed.
-        TrackingError: neither cache nor remote has it, or a link lies where the folder is to be.
+        ListError: the folder's list could write elsewhere; no file was placed.
+        TrackingError: neither cache nor remote has it, or a link blocks the folder's path.
     """
     name = quote(source.path, safe="") or _WHOLE
     if len(name) > 200:
@@ -34,10 +37,11 @@ def assemble(root: Path, where: Path, source: Source, added: Mapping[str, bytes]
         name += "-" + _md5(b"\0".join(part for item in sorted(added.items()) for part in (item[0].encode(), item[1])))[:12]
     target = root / where / source.oid.removesuffix(".dir") / name
     refuse_links(root / STATE, target)
-    # Beside the folder, so that looking at it again takes neither DVC nor its remote. It proves itself by its hash.
-    known = target.parent / _LIST
-    if target.is_dir() and known.is_file() and not known.is_symlink():
-        text = known.read_bytes()
+    # The list is stored beside the folder, so that verification needs neither DVC nor its remote.
+    # Its hash verifies the list.
+    list_file = target.parent / _LIST
+    if target.is_dir() and list_file.is_file() and not list_file.is_symlink():
+        text = list_file.read_bytes()
         if _md5(text) == source.oid.removesuffix(".dir") and holds(target, _expected(text, source, added)):
             mark_used(target)
             return target
@@ -49,11 +53,11 @@ def assemble(root: Path, where: Path, source: Source, added: Mapping[str, bytes]
             put_bytes(whole, path, written)
         text = content.list_bytes(source.oid)
         put_bytes(Path(part), _LIST, text)
-        (Path(part) / _LIST).replace(known)
+        (Path(part) / _LIST).replace(list_file)
         try:
             whole.replace(target)
         except OSError:
-            # Another process was faster, with the same content; or what lies there is something else.
+            # Another process was faster, with the same content; or the path holds something else.
             if not holds(target, _expected(text, source, added)):
                 target.replace(Path(part) / "former")
                 whole.replace(target)

@@ -1,4 +1,4 @@
-"""Two versions side by side on the samples of one evaluation: what `vidbridge compare` asks."""
+"""Compare two versions on the samples of one evaluation, for `vidbridge compare`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from stages.tracking.session import Session
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two versions and the evaluation they are compared under. ``to_rescore``: the one that was not scored under it yet."""
+class VersionPair:
+    """Two versions and the evaluation they are compared under. ``to_rescore``: the one without
+    scores under it."""
 
     after: Version
     before: Version
@@ -22,12 +23,13 @@ class Pair:
     to_rescore: Version | None
 
 
-def pair(session: Session, after: str, before: str) -> Pair:
-    """Find two versions of one model (numbers, aliases, ``models:/NAME/3``) and an evaluation that both were scored under, else that of
-    ``after``.
+def find_pair(session: Session, after: str, before: str) -> VersionPair:
+    """Find two versions of one model (numbers, aliases, ``models:/NAME/3``) and an evaluation that
+    both were scored under, else that of ``after``.
 
     Raises:
-        TrackingError: there is no such version, the two are one or of two models, or one was never scored.
+        TrackingError: there is no such version, the two are the same or belong to two models, or
+            one was never scored.
     """
     named = (parse_named(after), parse_named(before))
     model = model_of(session, *named)
@@ -38,19 +40,20 @@ def pair(session: Session, after: str, before: str) -> Pair:
     for version in (ours, theirs):
         if version.scores is None:
             raise TrackingError(
-                f"{model}: version {version.number} has no scores; add its row to evaluation.of, run dvc repro, then vidbridge register"
+                f"{model}: version {version.number} has no scores; add its row to evaluation.of, run dvc repro, then"
+                " vidbridge register"
             )
         scored.append(version.scores.digest)
     for digest in scored:
         if ours.samples_under(digest) and theirs.samples_under(digest):
-            return Pair(ours, theirs, digest, None)
-    return Pair(ours, theirs, scored[0], None if scored[0] == scored[1] else theirs)
+            return VersionPair(ours, theirs, digest, None)
+    return VersionPair(ours, theirs, scored[0], None if scored[0] == scored[1] else theirs)
 
 
-def compare_pair(session: Session, asked: Pair, confidence: float) -> Comparison:
-    """``after`` - ``before``, by task and over all tasks. ``confidence``: of the intervals.
+def compare_pair(session: Session, versions: VersionPair, confidence: float) -> Comparison:
+    """Compare ``after`` - ``before``, by task and over all tasks. ``confidence``: of the intervals.
 
     Raises:
-        TrackingError: the scores by sample of one of them are not to be had.
+        TrackingError: the scores by sample of one of them are not available.
     """
-    return compare_versions(session, asked.after, asked.before, asked.digest, confidence=confidence, tasks=None)
+    return compare_versions(session, versions.after, versions.before, versions.digest, confidence=confidence, tasks=None)

@@ -1,4 +1,5 @@
-"""Where a version comes from: commit, data, parameters, scores, ancestors down to the base, and the run that made it."""
+"""Explain the origin of a version: commit, data, parameters, scores, ancestors down to the base,
+and its run."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stages.tracking.lineage.commits import holding_commit
-from stages.tracking.lineage.uri import is_server, shown, tracking_uri
+from stages.tracking.lineage.uri import display_uri, is_server, tracking_uri
 from stages.tracking.registry.ledger import alias_fault, last_move, read_ledger
 from stages.tracking.registry.named import find_named, ledger_of, moved_fault, production_of
 from stages.tracking.registry.production import copies, production_fault
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ancestor:
-    """One policy upstream; ``version`` is its number where it is registered (its final checkpoint)."""
+    """One policy upstream. ``version``: the number of its final checkpoint, where it is
+    registered."""
 
     stage: str
     out: str
@@ -31,9 +33,12 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class Explanation:
-    """All that is known of a version. ``ancestors``: nearest first, the base last. ``run``: a link, or the command that shows it.
-    ``copies``: what it is called in the production model. ``alias_fault``: why it is not the gate that made it champion, where it is
-    that, or why it is not champion though the gate made it that."""
+    """The full description of a version.
+
+    ``ancestors``: nearest first, the base last. ``run``: a link, or the command that displays it.
+    ``copies``: its names in the production model. ``alias_fault``: why it is champion although the
+    gate did not promote it, or why it is not champion although the gate did.
+    """
 
     version: Version
     commit: str | None
@@ -47,13 +52,16 @@ class Explanation:
     run: str | None
     copies: tuple[str, ...]
     alias_fault: str | None
-    #: Why the gate takes it no more: it learned from a video that was removed on request, or that cannot be told.
+    #: Why the gate refuses it: it learned from a video that was removed on request, or its data are
+    #: unknown.
     objection: str | None
 
 
 def explain(session: Session, which: str | int) -> Explanation:
-    """Explain a version: a number or an alias of one's own registered model, or ``models:/NAME@ALIAS``, ``models:/NAME/3``. Outside of a
-    project git is not asked, and the commit is the one that `register` found.
+    """Explain a version: a number or an alias of the project's registered model, or
+    ``models:/NAME@ALIAS``, ``models:/NAME/3``.
+
+    Outside a project git is not read, and the commit is the one that `register` found.
 
     Raises:
         TrackingError: the store does not answer, or there is no such version.
@@ -91,17 +99,17 @@ def _alias_fault(client: MlflowClient, production: str | None, version: Version)
 
 def _ancestors(version: Version, versions: list[Version]) -> list[Ancestor]:
     chain: list[Ancestor] = []
-    seen: set[int] = set()
+    visited: set[int] = set()
     current: Version | None = version
     # A tag may name its own version: a circle has no base.
-    while current is not None and current.number not in seen:
-        seen.add(current.number)
-        # Data are not ancestors: a parent that made a model is.
-        parent = next((made for dep, made in current.parents.items() if dep.startswith("models/")), None)
+    while current is not None and current.number not in visited:
+        visited.add(current.number)
+        # Data are not ancestors: a parent that produced a model is.
+        parent = next((producer for dep, producer in current.parents.items() if dep.startswith("models/")), None)
         if parent is None:
             break
-        found = [item for item in versions if item.stage == parent["stage"] and item.out == parent["out"]]
-        current = next((item for item in found if item.final), None)
+        candidates = [item for item in versions if item.stage == parent["stage"] and item.out == parent["out"]]
+        current = next((item for item in candidates if item.final), None)
         chain.append(Ancestor(parent["stage"], parent["out"], current.number if current else None))
     return chain
 
@@ -117,9 +125,9 @@ def _run(session: Session, version: Version) -> str | None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        return f"run {version.run_id}, which was removed from {shown(uri)}"
+        return f"run {version.run_id}, which was removed from {display_uri(uri)}"
     page = f"/#/experiments/{experiment}/runs/{version.run_id}"
     if not is_server(uri):
-        # Not MLflow's own `mlflow ui`: that one asks nobody for a key.
-        return f"{shown(uri)}; vidbridge ui shows it at {page}"
-    return f"{shown(uri).rstrip('/')}{page}"
+        # Not MLflow's own `mlflow ui`, which requires no key.
+        return f"{display_uri(uri)}; vidbridge ui shows it at {page}"
+    return f"{display_uri(uri).rstrip('/')}{page}"

@@ -1,4 +1,5 @@
-"""Which version is meant: ``models:/NAME@champion``, ``models:/NAME/7``, or an alias or a number of one's own model."""
+"""Resolve names of versions: ``models:/NAME@champion``, ``models:/NAME/7``, or an alias or number
+of the project's model."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stages.params import GateParams
-from stages.tracking.lineage.uri import TrackingError, shown
+from stages.tracking.lineage.uri import TrackingError, display_uri
 from stages.tracking.registry.ledger import ENTRY, alias_fault, read_ledger
 from stages.tracking.registry.production import COPY_OF, production_fault
 from stages.tracking.registry.versions import CHAMPION, Version, all_versions, find_version
@@ -21,56 +22,60 @@ MODEL_VARIABLE = "VIDBRIDGE_MODEL"
 #: MLflow allows neither "/" nor ":" in a name; a quotation mark would end it in a search.
 _NAME = re.compile(r"[^/@:\x22\x27]+")
 _URI = re.compile(rf"models:/(?P<name>{_NAME.pattern})(?:@(?P<alias>[^/@]+)|/(?P<number>\d+))")
-#: How many names an error lists.
+#: Number of names that an error lists.
 LISTED = 12
 
 
 @dataclass(frozen=True)
 class Named:
-    """A version as it was named: by its model, and by an alias or a number of that. ``model`` None: one's own."""
+    """A reference to a version: its model, and an alias or a number. ``model`` None: the project's
+    model."""
 
     model: str | None
     which: str
 
 
 def parse_named(text: str) -> Named:
-    """Read what names a version.
+    """Parse a reference to a version.
 
     Raises:
-        TrackingError: it begins as a ``models:`` URI and is none.
+        TrackingError: it begins as a ``models:`` URI and is not valid.
     """
-    if found := _URI.fullmatch(text):
-        return Named(found["name"], found["alias"] or found["number"])
+    if match := _URI.fullmatch(text):
+        return Named(match["name"], match["alias"] or match["number"])
     if text.startswith("models:"):
-        raise TrackingError(f"{text!r:.200} is no version; write models:/NAME@champion or models:/NAME/3")
+        raise TrackingError(f"{text!r:.200} is not a version; write models:/NAME@champion or models:/NAME/3")
     return Named(None, text)
 
 
 def own_model(session: Session) -> str:
-    """The registered model that a name without one means: the project's (``gate.registered_model``), outside of one VIDBRIDGE_MODEL.
+    """Registered model of a reference without a model: the project's (``gate.registered_model``),
+    outside a project VIDBRIDGE_MODEL.
 
     Raises:
-        TrackingError: neither says it; the message names the models there are.
+        TrackingError: neither is set; the message lists the models.
     """
     if session.project is not None:
         return session.params.gate.registered_model
-    if given := os.environ.get(MODEL_VARIABLE, "").strip():
-        if not _NAME.fullmatch(given):
+    if name := os.environ.get(MODEL_VARIABLE, "").strip():
+        if not _NAME.fullmatch(name):
             raise TrackingError(
-                f"{MODEL_VARIABLE}: {given!r:.200} is no name of a registered model; {_there(session.client)}; name one of these"
+                f"{MODEL_VARIABLE}: {name!r:.200} is not the name of a registered model;"
+                f" {_existing_models(session.client)}; name one of these"
             )
-        return given
+        return name
     raise TrackingError(
-        f"{MODEL_VARIABLE}: not set, and outside of a project nothing else says which registered model is meant; {_there(session.client)};"
-        " write models:/NAME@champion, or set it to the name"
+        f"{MODEL_VARIABLE}: not set, and outside of a project no other setting names the registered model;"
+        f" {_existing_models(session.client)}; write models:/NAME@champion, or set it to the name"
     )
 
 
 def model_of(session: Session, *named: Named) -> str:
-    """The one model that these are versions of: the one that a URI among them names, else one's own.
+    """Return the one model of these references: the one that a URI among them names, else the
+    project's.
 
     Raises:
-        TrackingError: they name two models, or none and nothing else says it.
+        TrackingError: they name two models, or none is set.
     """
     models = sorted({item.model for item in named if item.model is not None})
     if len(models) > 1:
@@ -79,20 +84,22 @@ def model_of(session: Session, *named: Named) -> str:
 
 
 def find_named(session: Session, text: str) -> Version:
-    """The version that ``text`` names.
+    """Find the version that ``text`` names.
 
     Raises:
-        TrackingError: there is none; the message names what there is.
+        TrackingError: there is none; the message lists the existing ones.
     """
     named = parse_named(text)
     model, client = model_of(session, named), session.client
     if (named.model is not None or session.project is None) and not all_versions(client, model):
-        raise TrackingError(f"{model}: the registry has no version of a model of that name; {_there(client)}; name one of these")
+        raise TrackingError(
+            f"{model}: the registry has no version of a model of that name; {_existing_models(client)}; name one of these"
+        )
     return find_version(client, model, named.which)
 
 
 def gate_of(session: Session, model: str) -> GateParams | None:
-    """The gate of the project where ``model`` is the project's own; None: this project, or none, does not decide about it."""
+    """Gate of the project, if ``model`` is the project's own model; None otherwise."""
     if session.project is None:
         return None
     gate = session.params.gate
@@ -100,13 +107,14 @@ def gate_of(session: Session, model: str) -> GateParams | None:
 
 
 def ledger_of(model: str) -> str:
-    """The ledger of a registered model, as its gate names it."""
+    """Name of the ledger of a registered model, as its gate has it."""
     gate: dict[str, Any] = {"registered_model": model}
     return GateParams.model_construct(**gate).ledger
 
 
 def production_of(session: Session, model: str) -> str | None:
-    """The model that is given copies of the champions of ``model``: as the project says, else as the gate's latest decision does."""
+    """Model that receives copies of the champions of ``model``: from the project's settings, else
+    from the gate's latest decision."""
     if gate := gate_of(session, model):
         return gate.production
     entries = read_ledger(session.client, model, ledger_of(model))
@@ -114,9 +122,10 @@ def production_of(session: Session, model: str) -> str | None:
 
 
 def moved_fault(client: MlflowClient, version: Version) -> str | None:
-    """Why it is not the gate that made this version champion, as a sentence with the remedy; None: it is, or the version is no champion.
+    """Return why this champion was not promoted by the gate, as a sentence with the remedy; None if
+    it was, or if it is not champion.
 
-    Of a copy the gate of the model that it is a copy of is asked.
+    A copy is checked against the gate of the model that it copies.
     """
     if CHAMPION not in version.aliases:
         return None
@@ -126,11 +135,12 @@ def moved_fault(client: MlflowClient, version: Version) -> str | None:
     return alias_fault(client, version.model, ledger_of(version.model))
 
 
-def _there(client: MlflowClient) -> str:
-    """The registered models whose versions can be read, as the middle of a sentence. The gate's ledgers are none of them."""
+def _existing_models(client: MlflowClient) -> str:
+    """Format the registered models whose versions can be read as the middle of a sentence. The
+    gate's ledgers are excluded."""
     from mlflow.exceptions import MlflowException
 
-    where = shown(client.tracking_uri)
+    where = display_uri(client.tracking_uri)
     names: list[str] = []
     token: str | None = None
     try:

@@ -1,8 +1,10 @@
-"""Who needs which content: the work tree, every ref of git, and the registry's versions. All of it by hash, nothing is changed here.
+"""Find the content that the work tree, every git ref and the registry's versions need. By hash
+only; nothing is changed here.
 
-``dvc gc`` knows revisions of this clone and nothing else: no alias, no ledger, no branch of the origin that was not fetched, no age. So
-who needs what is found here, from each ref's ``dvc.lock`` and ``.dvc`` files; lists of folders are read as everywhere
-(:mod:`stages.tracking.lineage.listing`), from the cache or straight from the remote.
+``dvc gc`` knows only revisions of this clone: no alias, no ledger, no unfetched branch of the
+origin, no age. So needs are determined here, from each ref's ``dvc.lock`` and ``.dvc`` files; lists
+of folders are read with :mod:`stages.tracking.lineage.listing`, from the cache or straight from the
+remote.
 """
 
 from __future__ import annotations
@@ -35,20 +37,22 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _SOURCE = re.compile(r"dvc:///?([0-9a-f]{32}\.dir)(?:/.*)?")
-#: Folders of the state in which no clone lies.
+#: Folders of the state that hold no clone.
 _NO_CLONES = frozenset(
     ("loaded", "servable", "mlflow-artifacts", "scratch", "frames", "examined", "prefect", "remote", "unsent", "cache")
 )
 _CLONE_LEVELS = 4
-#: A version that was put to the gate is left alone for so long: judging may run a whole evaluation of the champion before.
+#: A version that is being judged is left alone for this long: judging may first run a whole
+#: evaluation of the champion.
 _JUDGING_MS = 3_600_000
 
 
 @dataclass(frozen=True)
 class Need:
-    """Content that has to stay. ``why``: as a table says it, the same for many; ``who``: by name.
+    """Content that has to stay. ``why``: the reason in the table, shared by many; ``who``: the name
+    of the owner.
 
-    ``only``: of these folders no more than that file; None: all they hold.
+    ``only``: only that file of these folders; None: all their files.
     """
 
     why: str
@@ -69,30 +73,31 @@ REGISTERED = "a registered version, and the only copy (--versions frees it)"
 
 
 def lock_oids(text: bytes, name: str) -> frozenset[str]:
-    """What the stages of a ``dvc.lock`` made.
+    """Hashes of the outs in a ``dvc.lock``.
 
     Raises:
-        TrackingError: it is none; nobody can say then what it needs.
+        TrackingError: it cannot be parsed, so its needs are unknown.
     """
     return frozenset(oid for record in parse_lock(text, name).values() for oid in record.outs.values() if is_hash(oid))
 
 
 def tracked_oids(text: bytes, name: str) -> frozenset[str]:
-    """What a ``.dvc`` file (``dvc add``) tracks.
+    """Hashes that a ``.dvc`` file (``dvc add``) tracks.
 
     Raises:
-        TrackingError: it is none.
+        TrackingError: it is not a ``.dvc`` file.
     """
     try:
         table = parse_yaml(text.decode("utf-8"), name) or {}
-        found = {str(out.get("md5") or "") for out in table.get("outs") or ()}
+        hashes = {str(out.get("md5") or "") for out in table.get("outs") or ()}
     except (YamlError, UnicodeDecodeError, AttributeError, TypeError) as error:
-        raise TrackingError(f"{name}: no .dvc file ({error}); mend it, or delete it") from error
-    return frozenset(oid for oid in found if is_hash(oid))
+        raise TrackingError(f"{name}: not a .dvc file ({error}); fix it, or delete it") from error
+    return frozenset(oid for oid in hashes if is_hash(oid))
 
 
 def project_needs(root: Path) -> list[Need]:
-    """What a project needs: its work tree, the other work trees of its repository, and every ref, those of its remotes included.
+    """Collect the needs of a project: its work tree, the other work trees of its repository, and
+    every ref, those of its remotes included.
 
     Raises:
         TrackingError: a lock or a ``.dvc`` file cannot be read.
@@ -109,10 +114,11 @@ def project_needs(root: Path) -> list[Need]:
 
 
 def origin_needs(root: Path) -> list[Need]:
-    """What branches and tags of the repository's remotes need, as these remotes are now.
+    """Collect the needs of branches and tags of the repository's remotes, in their present state.
 
     Raises:
-        TrackingError: a remote does not answer, or has a branch that was not fetched: nobody here can say what it needs.
+        TrackingError: a remote does not answer, or has a branch that was not fetched, so its needs
+            are unknown.
     """
     needs: list[Need] = []
     blobs: dict[str, frozenset[str]] = {}
@@ -123,15 +129,15 @@ def origin_needs(root: Path) -> list[Need]:
                 git(root, "cat-file", "-e", f"{commit}^{{tree}}")
             except TrackingError as error:
                 raise TrackingError(
-                    f"git remote {remote}: {one_line(name)} was not fetched, and may need what would be freed; do: git fetch {remote}"
-                    " '+refs/heads/*:refs/remotes/" + remote + "/*' --tags"
+                    f"git remote {remote}: {one_line(name)} was not fetched, and may need what would be freed; do: git"
+                    f" fetch {remote} '+refs/heads/*:refs/remotes/" + remote + "/*' --tags"
                 ) from error
             needs.append(_at(root, commit, blobs, f"{remote} {name}"))
     return needs
 
 
 def _inside(root: Path, tree: Path) -> Path:
-    """The project's folder in another work tree of its repository."""
+    """Path of the project's folder in another work tree of its repository."""
     return (tree / git(root, "rev-parse", "--show-prefix")).resolve()
 
 
@@ -152,7 +158,7 @@ def _dvc_files(root: Path) -> Iterator[Path]:
 
 
 def _at(root: Path, commit: str, blobs: dict[str, frozenset[str]], name: str | None = None) -> Need:
-    """What a commit needs; ``blobs``: files that were read before, by their hash."""
+    """Needs of a commit. ``blobs``: files that were read before, by their hash."""
     oids: set[str] = set()
     for line in git(root, "ls-tree", "-r", "-z", "--full-tree", f"{commit}^{{tree}}").split("\0"):
         about, _, path = line.partition("\t")
@@ -166,7 +172,7 @@ def _at(root: Path, commit: str, blobs: dict[str, frozenset[str]], name: str | N
                 blobs[blob] = read(_blob(root, blob), where)
             except TrackingError as error:
                 raise TrackingError(
-                    f"{where}: cannot be read, so nobody can say what it needs ({error}); mend it, or delete that branch or tag"
+                    f"{where}: cannot be read, so its needs are unknown ({error}); fix it, or delete that branch or tag"
                 ) from error
         oids |= blobs[blob]
     return Need(REFS, name or commit, frozenset(oids))
@@ -177,31 +183,32 @@ def _blob(root: Path, blob: str) -> bytes:
 
 
 def clips_of_refs(root: Path) -> dict[str, str]:
-    """By branch or tag, the hash of the clips that its results were made from; refs without results are missing.
+    """Hash of the clips behind the results of each branch or tag; refs without results are missing.
 
     Raises:
         TrackingError: a lock cannot be read.
     """
     if not is_repository(root) or head(root) is None:
         return {}
-    found = {}
+    clips = {}
     path = git(root, "rev-parse", "--show-prefix") + paths.LOCK_FILE
     for name in git(root, "for-each-ref", "--format=%(refname)").split():
         blob = blob_at(root, f"{name}^{{tree}}", path)
         records = parse_lock(_blob(root, blob), f"{name}:{path}").values() if blob else ()
         for oid in (oid for record in records for out, oid in record.outs.items() if out == paths.CLIPS.as_posix()):
-            found[name] = oid
-    return found
+            clips[name] = oid
+    return clips
 
 
 def history_oids(root: Path) -> frozenset[str]:
-    """What any ``dvc.lock`` or ``.dvc`` file of the repository's whole history made, reflogs included: content that is this project's own.
+    """Hashes of every out in any ``dvc.lock`` or ``.dvc`` file of the repository's whole history,
+    reflogs included: the project's own content.
 
-    Files that cannot be read name nothing.
+    Unreadable files contribute nothing.
     """
     if not is_repository(root) or head(root) is None:
         return frozenset()
-    found: set[str] = set()
+    hashes: set[str] = set()
     listed = git(root, "rev-list", "--all", "--reflog", "--objects", "--", f":(glob)**/{paths.LOCK_FILE}", ":(glob)**/*.dvc")
     for line in listed.splitlines():
         blob, _, path = line.partition(" ")
@@ -209,34 +216,36 @@ def history_oids(root: Path) -> frozenset[str]:
         if read is None:
             continue
         try:
-            found |= read(_blob(root, blob), path)
+            hashes |= read(_blob(root, blob), path)
         except TrackingError:
             continue
-    return frozenset(found)
+    return frozenset(hashes)
 
 
 def clones(root: Path) -> list[Path]:
-    """Projects below the state of ``root`` that work with its cache: of scheduled runs, and of an ablation's seeds."""
-    found = []
+    """List the projects below the state of ``root`` that work with its cache: clones of scheduled
+    runs, and of an ablation's seeds."""
+    projects = []
     base = root / paths.STATE
     for folder, folders, files in os.walk(base):
         depth = len(Path(folder).relative_to(base).parts)
         folders[:] = [name for name in sorted(folders) if not (depth == 0 and name in _NO_CLONES) and depth < _CLONE_LEVELS]
         if paths.PIPELINE_FILE in files:
-            found.append(Path(folder))
+            projects.append(Path(folder))
             folders[:] = []
-    return found
+    return projects
 
 
 def own_models(params: Params) -> frozenset[str]:
-    """The names of a project's registered models."""
+    """Names of a project's registered models."""
     gate = params.gate
     return frozenset(filter(None, (gate.registered_model, f"{gate.registered_model}-ablation", gate.production)))
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A version that a stage of ours made, and why it must keep its weights; None: nothing needs it."""
+    """A version that one of our stages produced, and why it must keep its weights; None: it is not
+    needed."""
 
     version: Version
     why: str | None
@@ -244,19 +253,19 @@ class Standing:
 
 @dataclass(frozen=True)
 class Registry:
-    """Every version in the store that names content, and what of it has to stay."""
+    """Every version in the store that names content, and the content that has to stay."""
 
     versions: tuple[Standing, ...]
     needs: tuple[Need, ...]
 
 
 def registry(client: MlflowClient, own: frozenset[str], refs: frozenset[str], young_ms: float) -> Registry:
-    """Look at every registered model, of whatever project.
+    """Read every registered model, of every project.
 
     Args:
-        own: names of this project's models, whose versions may be given up.
-        refs: hashes of what work trees, branches and tags need.
-        young_ms: versions made later than this (milliseconds since the epoch) stay.
+        own: names of this project's models, whose versions may be freed.
+        refs: hashes that work trees, branches and tags need.
+        young_ms: versions created later than this (milliseconds since the epoch) stay.
 
     Raises:
         TrackingError: a ledger or a tag cannot be read.
@@ -264,7 +273,8 @@ def registry(client: MlflowClient, own: frozenset[str], refs: frozenset[str], yo
     models = {name: all_versions(client, name) for name in registered_models(client)}
     stacks: dict[tuple[str, int], str] = {}
     for name, versions in models.items():
-        # Of other projects everything is kept, so what stands in their ledgers and tags, and whether it can be read, is all the same.
+        # Everything of other projects is kept, so their ledgers and tags are irrelevant, readable
+        # or not.
         if name.removesuffix(".gate") in own and any(ENTRY in version.tags for version in versions):
             for number in champions(read_ledger(client, name.removesuffix(".gate"), name)):
                 stacks[name.removesuffix(".gate"), number] = STACK
@@ -274,7 +284,7 @@ def registry(client: MlflowClient, own: frozenset[str], refs: frozenset[str], yo
             oids = oids_of(version)
             if not oids or ENTRY in version.tags:
                 continue
-            # One that learned from a removed video is not gone back to.
+            # A rollback never returns to a version that learned from a removed video.
             earlier = stacks.get((name, version.number)) if name in own and version.removed_videos is None else None
             why = (
                 ALIASES
@@ -295,20 +305,21 @@ def registry(client: MlflowClient, own: frozenset[str], refs: frozenset[str], yo
 
 
 def _is_judged(version: Version) -> bool:
-    said = version.tags.get(JUDGING, "")
-    return said.isascii() and said.isdigit() and abs(time.time() * 1000 - int(said[:20])) < _JUDGING_MS
+    judged_ms = version.tags.get(JUDGING, "")
+    return judged_ms.isascii() and judged_ms.isdigit() and abs(time.time() * 1000 - int(judged_ms[:20])) < _JUDGING_MS
 
 
 def oids_of(version: Version) -> frozenset[str]:
-    """The folders that hold a version's weights and its scores by sample; none where its source names no content."""
+    """Folders that hold a version's weights and its scores by sample; empty if its source names no
+    content."""
     match = _SOURCE.fullmatch(version.source)
     if match is None:
         return frozenset()
-    found = {match[1]}
+    folders = {match[1]}
     for tag, text in version.tags.items():
         if tag.startswith(f"{TAG}samples"):
-            found |= {oid for oid in _table(text).values() if is_hash(oid)}
-    return frozenset(found)
+            folders |= {oid for oid in _table(text).values() if is_hash(oid)}
+    return frozenset(folders)
 
 
 def _data_of(version: Version) -> dict[str, str]:
@@ -317,27 +328,33 @@ def _data_of(version: Version) -> dict[str, str]:
 
 def named_oids(version: Version) -> frozenset[str]:
     """All content that a version names: weights, scores, data and parents."""
-    parents = {str(made.get("out")) for made in _table(version.tags.get(f"{TAG}parents", "{}")).values() if isinstance(made, dict)}
+    parents = {
+        str(producer.get("out"))
+        for producer in _table(version.tags.get(f"{TAG}parents", "{}")).values()
+        if isinstance(producer, dict)
+    }
     return frozenset(oid for oid in {*oids_of(version), *_data_of(version).values(), *parents} if is_hash(oid))
 
 
 def _table(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        table = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return table if isinstance(table, dict) else {}
 
 
 class Lists:
-    """The files of folders by hash: the list is read from the cache, else from the remote, which is not written into the cache."""
+    """Lists of folders by hash, read from the cache, else from the remote; a list from the remote
+    is not written into the cache."""
 
     def __init__(self, content: ContentStore) -> None:
         self._content = content
         self._known: dict[str, dict[str, str] | None] = {}
 
     def files(self, oid: str) -> dict[str, str] | None:
-        """Path to hash; None: neither cache nor remote has the list, so nobody can put the folder together any more.
+        """Path to hash; None: neither cache nor remote has the list, so the folder cannot be
+        assembled any more.
 
         Raises:
             TrackingError: the remote does not answer, or the list is damaged.
@@ -348,7 +365,7 @@ class Lists:
         return self._known[oid]
 
     def expand(self, need: Need) -> Iterator[str]:
-        """Every object that a need keeps."""
+        """Iterate over every object that a need keeps."""
         for oid in need.oids:
             yield oid
             if oid.endswith(".dir") and (files := self.files(oid)) is not None:
@@ -370,15 +387,15 @@ class Lists:
         try:
             size = remote.fs.size(path)
             if size is not None and size > MAX_BYTES:
-                raise TrackingError(f"DVC remote: {path}: has {size:,} bytes, which no list of ours has; remove it there")
+                raise TrackingError(f"DVC remote: {path}: has {size:,} bytes, more than any list of ours; remove it there")
             text = bytes(remote.fs.cat_file(path))
         except FileNotFoundError:
             return None
-        except Exception as error:  # whatever the remote's library raises: it cannot be asked
+        except Exception as error:  # the type depends on the remote's library
             if isinstance(error, TrackingError):
                 raise
             raise TrackingError(
-                f"DVC remote: {redacted(str(error))}; what {oid} holds cannot be told, so nothing is freed; try again when it answers"
+                f"DVC remote: {redacted(str(error))}; what {oid} holds is unknown, so nothing is freed; try again when it answers"
             ) from error
         return text if _is(text, oid) else None
 

@@ -1,4 +1,5 @@
-"""Registration: after any ``dvc repro``, every saved checkpoint of the live rows becomes a model version. Idempotent; copies no weights."""
+"""Registration: after any ``dvc repro``, every saved checkpoint of the live rows becomes a model
+version. Idempotent; copies no weights."""
 
 from __future__ import annotations
 
@@ -30,16 +31,16 @@ from stages.tracking.registry.servable import USAGE, usage_of
 from stages.tracking.registry.versions import CANDIDATE, Version, all_versions
 from stages.tracking.runs.outbox import ArtifactStoreError, send_unsent
 from stages.tracking.runs.run import TAG
-from stages.tracking.runs.store import experiment_id, insist, is_away, locked, store_error
+from stages.tracking.runs.store import experiment_id, is_away, locked, retry_on_conflict, store_error
 from stages.tracking.session import Session
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-#: These follow what is known now; every other tag is written once.
+#: Tags that are updated; every other tag is written once.
 MUTABLE = ("scores", "baselines", "samples", "gauges", "lock_commit", USAGE)
-#: So many values of each gauge are kept with a version: more than `gate.gauges.last` may ask for.
+#: Number of values of each gauge that a version keeps: more than `gate.gauges.last` may request.
 GAUGE_VALUES = 100
 GAUGE = "gauge/"
 REGISTER_WAIT_S = 600
@@ -47,10 +48,11 @@ REGISTER_WAIT_S = 600
 
 @dataclass(frozen=True)
 class RegisterReport:
-    """What `register` found and did.
+    """Result of `register`.
 
-    ``pushed``: objects that were new to the remote, None without a remote. ``unsent``: entries of earlier runs, sent only now.
-    ``unregistered``: the stages whose checkpoints are no versions, and why; ``skipped``: those reasons, each once.
+    ``pushed``: objects that were new to the remote, None without a remote. ``unsent``: entries of
+    earlier runs, sent only now. ``unregistered``: stages whose checkpoints are not versions, and
+    why; ``skipped``: those reasons, each once.
     """
 
     model: str
@@ -66,7 +68,7 @@ class RegisterReport:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _ExpectedVersion:
     """A version that should exist."""
 
     source: str
@@ -77,10 +79,12 @@ class _Wanted:
 
 
 def register(session: Session) -> RegisterReport:
-    """Push the outs of ``dvc.lock`` to the DVC remote, then create the model versions that are missing and bring tags up to date.
+    """Push the outs of ``dvc.lock`` to the DVC remote, create missing model versions and update
+    tags.
 
     Raises:
-        TrackingError: the store or the remote does not answer, an object is missing, a file is damaged, or this account may not do it.
+        TrackingError: the store or the remote does not answer, an object is missing, a file is
+            damaged, or this account lacks the rights.
     """
     from mlflow.exceptions import MlflowException
 
@@ -88,7 +92,7 @@ def register(session: Session) -> RegisterReport:
     session.client  # noqa: B018 - a store that is away is waited for before the lock is taken
     with locked(session.root / paths.STATE / "register.lock", REGISTER_WAIT_S):
         try:
-            # All of it may be done twice, so a server that goes away in the middle is waited for.
+            # All of it may be repeated, so a server that goes away in the middle is waited for.
             return patiently(lambda: _reconcile(session), patience_of_run_s(), is_away)
         except (MlflowException, ArtifactStoreError) as error:
             raise store_error(
@@ -122,34 +126,35 @@ def _reconcile(session: Session) -> RegisterReport:
         )
     model = params.gate.registered_model
     unsent = 0
-    # First: a stage's run that could not say that it has finished is found below only when it has. Said below when it fails for good.
+    # First: a stage's run whose end was not sent yet is found below only afterwards. A failure is
+    # reported below.
     with suppress(MlflowException, ArtifactStoreError):
         unsent = send_unsent(client, root)
     existing = {version.source: version for version in all_versions(client, model)}
-    wanted = [item for row, record in rows for item in _wanted(root, params, content, pipeline, row, record, commit)]
-    missing = {item.source: item for item in wanted if item.source not in existing}
+    expected = [item for row, record in rows for item in _expected_versions(root, params, content, pipeline, row, record, commit)]
+    missing = {item.source: item for item in expected if item.source not in existing}
     if missing and not existing:
         ensure_model(client, model)
     if missing or (existing and LEDGER not in client.get_registered_model(model).tags):
-        # So the ledger belongs to who owns the model, and not to who decides first.
+        # So the ledger belongs to the model's owner, not to the first account that decides.
         prove_rights(client, params.gate)
-    updated = [number for item in wanted if (number := _update(client, existing.get(item.source), item))]
+    updated = [number for item in expected if (number := _update(client, existing.get(item.source), item))]
     runs = {stage: _stage_run(client, root, pipeline.records[stage]) for stage in {item.stage for item in missing.values()}}
     created = {_create(client, model, item, runs[item.stage]) for item in missing.values()}
     if created:
         existing = _without_duplicates(client, model, created)
-    candidate = _point_candidate(client, params, wanted, existing)
+    candidate = _point_candidate(client, params, expected, existing)
     if rows:
         _keep_files(client, root, params)
     unsent += send_unsent(client, root)
-    if wanted and any(item.tags.get("lock_commit") is None for item in wanted):
+    if expected and any(item.tags.get("lock_commit") is None for item in expected):
         warnings.append(
             "no commit holds this dvc.lock yet, so the gate will refuse these versions; commit dvc.lock and params.yaml"
         )
     return RegisterReport(
         model=model,
         created=tuple(version for version in existing.values() if version.number in created),
-        kept=len(wanted) - len(missing),
+        kept=len(expected) - len(missing),
         updated=tuple(updated),
         candidate=candidate,
         pushed=pushed,
@@ -161,13 +166,13 @@ def _reconcile(session: Session) -> RegisterReport:
 
 
 def _row_stages(params: Params) -> dict[str, str]:
-    """Every policy and the DVC stage that makes it."""
+    """Map every policy to the DVC stage that produces it."""
     return {"base": "base"} | {row: f"sft@{row}" for row in params.sft} | {row: f"grpo@{row}" for row in params.grpo}
 
 
-def _wanted(
+def _expected_versions(
     root: Path, params: Params, content: ContentStore, pipeline: Pipeline, row: str, record: StageRecord, commit: str | None
-) -> Iterator[_Wanted]:
+) -> Iterator[_ExpectedVersion]:
     folder = paths.model(row).as_posix()
     outs = [(path, out) for path, out in record.outs.items() if path == folder or path.startswith(f"{folder}/")]
     if len(outs) != 1:
@@ -188,22 +193,23 @@ def _wanted(
             "gauges": json.dumps(_gauges(history, checkpoint.step), sort_keys=True),
         }
         tags = shared | own | (final_only if checkpoint.final else {})
-        yield _Wanted(Source(out, checkpoint.path).uri, record.name, row, tags, checkpoint.final)
+        yield _ExpectedVersion(Source(out, checkpoint.path).uri, record.name, row, tags, checkpoint.final)
 
 
 def _checkpoints(content: ContentStore, stage: str, path: str, out: str) -> list[Checkpoint]:
-    """The checkpoints inside an out; an out that is itself a model folder (the base) is one, at step 0."""
+    """Read the checkpoints of an out; an out that is itself a model folder (the base) is one, at
+    step 0."""
     files = content.files(out)
     text = content.read(out, paths.CHECKPOINTS_FILE)
     if text is None:
-        place = next((place for place in ("", paths.FINAL) if f"{place}/config.json".lstrip("/") in files), None)
-        if place is None:
+        prefix = next((prefix for prefix in ("", paths.FINAL) if f"{prefix}/config.json".lstrip("/") in files), None)
+        if prefix is None:
             raise TrackingError(
                 f"{path}: holds neither {paths.CHECKPOINTS_FILE} nor a model; run the stage again: dvc repro -f -s {stage}"
             )
-        return [Checkpoint(stage=stage, step=0, path=place, final=True)]
-    found = []
-    # What is not UTF-8 is no checkpoint, and is said with its line.
+        return [Checkpoint(stage=stage, step=0, path=prefix, final=True)]
+    checkpoints = []
+    # A line that is not UTF-8 is not a checkpoint, and is reported with its number.
     for number, line in enumerate(text.decode(errors="replace").splitlines(), 1):
         where = f"{path}/{paths.CHECKPOINTS_FILE} line {number}"
         try:
@@ -212,12 +218,12 @@ def _checkpoints(content: ContentStore, stage: str, path: str, out: str) -> list
             raise TrackingError(f"{where}: {error.errors()[0]['msg']}; run {stage} again") from error
         if not any(file.startswith(f"{checkpoint.path}/") for file in files):
             raise TrackingError(f"{where}: path {checkpoint.path!r} is not in the out; run {stage} again")
-        found.append(checkpoint)
-    return sorted(found, key=lambda item: (item.step, item.final))
+        checkpoints.append(checkpoint)
+    return sorted(checkpoints, key=lambda item: (item.step, item.final))
 
 
 def _history(content: ContentStore, stage: str, path: str, out: str) -> list[dict[str, float]]:
-    """What training logged, a row a step; empty for what was not trained."""
+    """Read the metrics that training logged, a row per step; empty without training."""
     text = content.read(out, paths.HISTORY_FILE)
     if text is None:
         return []
@@ -228,7 +234,8 @@ def _history(content: ContentStore, stage: str, path: str, out: str) -> list[dic
 
 
 def _gauges(history: list[dict[str, float]], step: int) -> dict[str, list[float]]:
-    """The last values of each gauge up to a checkpoint, oldest first, so that the gate needs no work tree."""
+    """Last values of each gauge up to a checkpoint, oldest first, so that the gate needs no work
+    tree."""
     gauges: dict[str, list[float]] = {}
     for row in history:
         if row.get("step", 0) <= step:
@@ -271,7 +278,7 @@ def _evaluation_tags(content: ContentStore, pipeline: Pipeline, row: str) -> dic
 
 
 def _evaluated(content: ContentStore, pipeline: Pipeline, stage: str, folder: Path) -> bytes | None:
-    """``scores.json`` as locked; None while that stage has not run, or has run on something else."""
+    """Read ``scores.json`` as locked; None if that stage has not run, or ran on other inputs."""
     if pipeline.stale(stage, content):
         return None
     out = pipeline.records[stage].outs.get(folder.as_posix())
@@ -279,15 +286,16 @@ def _evaluated(content: ContentStore, pipeline: Pipeline, stage: str, folder: Pa
 
 
 def _stage_run(client: MlflowClient, root: Path, record: StageRecord) -> Run | None:
-    """The newest finished run of exactly this work; None where the stage was pulled, or ran without this store."""
+    """Find the newest finished run of exactly this work; None if the stage was pulled, or ran
+    without this store."""
     where = (
         f"tags.`{TAG}stage_digest` = '{record.digest}' and tags.`{TAG}stage` = '{record.name}' and attributes.status = 'FINISHED'"
     )
-    found = client.search_runs([experiment_id(client, root)], where, max_results=1, order_by=["attributes.start_time DESC"])
-    return found[0] if found else None
+    runs = client.search_runs([experiment_id(client, root)], where, max_results=1, order_by=["attributes.start_time DESC"])
+    return runs[0] if runs else None
 
 
-def _create(client: MlflowClient, model: str, item: _Wanted, run: Run | None) -> int:
+def _create(client: MlflowClient, model: str, item: _ExpectedVersion, run: Run | None) -> int:
     tags = {TAG + name: value for name, value in item.tags.items()}
     if run and (commit := run.data.tags.get(TAG + "git_commit")):
         tags[TAG + "git_commit"] = commit
@@ -297,21 +305,22 @@ def _create(client: MlflowClient, model: str, item: _Wanted, run: Run | None) ->
     return int(version.version)
 
 
-def _update(client: MlflowClient, version: Version | None, item: _Wanted) -> int | None:
+def _update(client: MlflowClient, version: Version | None, item: _ExpectedVersion) -> int | None:
     if version is None:
         return None
     news = {name: item.tags[name] for name in MUTABLE if name in item.tags and version.tags.get(TAG + name) != item.tags[name]}
     if version.freed is not None:
-        # It is here again: gc had given its weights up.
+        # Its content is back: `gc` had freed its weights.
         client.delete_model_version_tag(version.model, str(version.number), TAG + "freed")
     for name, value in news.items():
         # Another host may be registering the same versions.
-        insist(partial(client.set_model_version_tag, version.model, str(version.number), TAG + name, value))
+        retry_on_conflict(partial(client.set_model_version_tag, version.model, str(version.number), TAG + name, value))
     return version.number if news or version.freed is not None else None
 
 
 def _without_duplicates(client: MlflowClient, model: str, ours: set[int]) -> dict[str, Version]:
-    """The versions by source. Another host may have registered at the same moment: of two, the older stays, and we remove only ours."""
+    """Versions by source. If another host registered at the same moment, the older of two stays,
+    and only our own is removed."""
     kept: dict[str, Version] = {}
     for version in all_versions(client, model):
         if version.source in kept and version.number in ours:
@@ -322,9 +331,12 @@ def _without_duplicates(client: MlflowClient, model: str, ours: set[int]) -> dic
     return kept
 
 
-def _point_candidate(client: MlflowClient, params: Params, wanted: list[_Wanted], existing: Mapping[str, Version]) -> int | None:
-    """Alias ``candidate`` on the last checkpoint of the table's only leaf; None (and nothing moved) while that has not been made."""
-    for item in wanted:
+def _point_candidate(
+    client: MlflowClient, params: Params, expected: list[_ExpectedVersion], existing: Mapping[str, Version]
+) -> int | None:
+    """Set the alias ``candidate`` to the last checkpoint of the table's only leaf. Returns None
+    (and moves nothing) before it exists."""
+    for item in expected:
         if item.row == params.candidate and item.final:
             version = existing[item.source]
             if CANDIDATE not in version.aliases:
@@ -334,7 +346,8 @@ def _point_candidate(client: MlflowClient, params: Params, wanted: list[_Wanted]
 
 
 def _keep_files(client: MlflowClient, root: Path, params: Params) -> None:
-    """Keep this ``dvc.lock`` and ``params.yaml`` once, with the pipeline's run where there is one."""
+    """Record this ``dvc.lock`` and ``params.yaml`` once, with the pipeline's run where there is
+    one."""
     texts = {name: (root / name).read_text(encoding="utf-8") for name in (paths.LOCK_FILE, paths.PARAMS_FILE)}
     digest = hashlib.sha256("\0".join(texts.values()).encode()).hexdigest()
     experiment = experiment_id(client, root)

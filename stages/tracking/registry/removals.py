@@ -1,8 +1,9 @@
-"""Videos that were removed on request: which versions learned from them, so that the gate lets none of these become champion.
+"""Videos removed on request: find the versions that learned from them, which the gate then refuses.
 
-``ingest.exclude`` names them for this project's parameters; tags of the registered model name them for every clone and machine, also
-for one whose branch has not heard of the request. What a version saw is read from the manifest of its data, by content: it holds
-whatever the files are called today. What cannot be read is unknown, and never clean.
+``ingest.exclude`` names them for this project's parameters; tags of the registered model name them
+for every clone and machine, also for one whose branch does not have the exclusion. A version's
+videos are read from the manifest of its data, by content, so later renames do not matter. A version
+whose data cannot be read counts as unknown, never as clean.
 """
 
 from __future__ import annotations
@@ -28,18 +29,19 @@ from stages.tracking.session import Session
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-#: Of a version: a JSON list of the removed videos that it learned from.
+#: Tag of a version: a JSON list of the removed videos that it learned from.
 REMOVED = TAG + "removed_videos"
-#: Of a registered model: one tag a removed video, ``vidbridge.removed.<digest>``.
+#: Tags of a registered model, one per removed video: ``vidbridge.removed.<digest>``.
 NOTED = TAG + "removed."
-#: What a tag of MLflow holds on every server (5,000 characters), with room for its brackets.
+#: Largest tag that every MLflow server stores (5,000 characters), less room for its brackets.
 _TAG_CHARACTERS = 4500
 _NAMED = 3
 
 
 @dataclass(frozen=True)
 class Row:
-    """What identifies a clip in a manifest. ``path``: in the source folder, or, where ``normalised``, beside the manifest."""
+    """Identity of a clip in a manifest. ``path``: in the source folder, or, if ``normalised``,
+    beside the manifest."""
 
     clip_id: str
     path: str
@@ -50,8 +52,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Seen:
-    """Which removed videos are behind a version: it, or one that it was trained from, learned from them (``trained``), or was only scored
-    on them. ``unknown``: why that cannot be told of all its data."""
+    """The removed videos behind a version.
+
+    ``trained``: it, or a version that it was trained from, learned from them; the others it was
+    only scored on. ``unknown``: why that cannot be determined for all its data.
+    """
 
     trained: tuple[str, ...]
     scored: tuple[str, ...]
@@ -59,30 +64,31 @@ class Seen:
 
 
 class Manifests:
-    """The rows of every manifest that versions name, each read once, from the cache or the remote."""
+    """Rows of every manifest that versions name, each read once, from the cache or the remote."""
 
     def __init__(self, content: ContentStore) -> None:
         self._content = content
         self._rows: dict[str, tuple[Row, ...]] = {}
 
     def rows(self, oid: str) -> tuple[Row, ...]:
-        """
+        """Read the rows of one manifest.
+
         Raises:
-            TrackingError: neither cache nor remote has it, or it is no manifest.
+            TrackingError: neither cache nor remote has it, or it is not a manifest.
         """
         if oid not in self._rows:
             text = self._content.read(oid, paths.MANIFEST_FILE)
             if text is None:
-                raise TrackingError(f"{oid}: holds no {paths.MANIFEST_FILE}; it is no result of ingest")
+                raise TrackingError(f"{oid}: holds no {paths.MANIFEST_FILE}; it is not a result of ingest")
             self._rows[oid] = tuple(manifest_rows(text, oid))
         return self._rows[oid]
 
 
 def manifest_rows(text: bytes, name: str) -> Iterator[Row]:
-    """The rows of a manifest, of this version's schema or of another.
+    """Parse the rows of a manifest, of this schema version or of another.
 
     Raises:
-        TrackingError: a line is no clip.
+        TrackingError: a line is not a clip.
     """
     for number, line in enumerate(text.splitlines(), 1):
         try:
@@ -90,17 +96,19 @@ def manifest_rows(text: bytes, name: str) -> Iterator[Row]:
             yield Row(row["clip_id"], row["path"], row["sha256"], row["split"], bool(row.get("normalised")))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise TrackingError(
-                f"{name}/{paths.MANIFEST_FILE}:{number}: no clip ({error}); it is damaged: dvc repro --force ingest"
+                f"{name}/{paths.MANIFEST_FILE}:{number}: not a clip ({error}); it is damaged: dvc repro --force ingest"
             ) from error
 
 
 def holds(row: Row, video: ExcludedVideo) -> bool:
-    """Whether a clip is of that video: the same bytes, or the same name in the source folder."""
+    """Return whether a clip is of that video: the same bytes, or the same name in the source
+    folder."""
     return row.sha256 == video.sha256 or (not row.normalised and normpath(row.path) == normpath(video.video))
 
 
 def seen(manifests: Manifests, version: Version, versions: Sequence[Version], videos: Sequence[ExcludedVideo]) -> Seen:
-    """Which of ``videos`` are behind ``version``; ``versions``: all there are, for its ancestors."""
+    """Find the ``videos`` behind ``version``. ``versions``: all of the model, to follow its
+    ancestors."""
     trained: dict[str, None] = {}
     scored: dict[str, None] = {}
     unknown: str | None = None
@@ -120,20 +128,21 @@ def seen(manifests: Manifests, version: Version, versions: Sequence[Version], vi
                 trained[video.video] = None
             elif splits and current is version:
                 scored[video.video] = None
-        for dep, made in current.parents.items():
-            if not dep.startswith(f"{paths.MODELS}/") or (made["stage"], made["out"]) in met:
+        for dep, producer in current.parents.items():
+            if not dep.startswith(f"{paths.MODELS}/") or (producer["stage"], producer["out"]) in met:
                 continue
-            met.add((made["stage"], made["out"]))
-            parent = next((other for other in versions if (other.stage, other.out) == (made["stage"], made["out"])), None)
+            met.add((producer["stage"], producer["out"]))
+            parent = next((other for other in versions if (other.stage, other.out) == (producer["stage"], producer["out"])), None)
             if parent is not None:
                 waiting.append(parent)
             else:
-                unknown = unknown or f"{made['stage']} (out {made['out']}), which it was trained from, is not registered"
+                unknown = unknown or f"{producer['stage']} (out {producer['out']}), which it was trained from, is not registered"
     return Seen(tuple(trained), tuple(name for name in scored if name not in trained), unknown)
 
 
 def _learns(version: Version) -> bool:
-    """Whether videos of the project are in its weights: not in those of a model that was only downloaded."""
+    """Return whether the project's videos are in its weights: not for a model that was only
+    downloaded."""
     table = version.params.get(paths.PARAMS_FILE, {})
     model = table.get("model") if isinstance(table, Mapping) else None
     return not (version.stage == "base" and isinstance(model, Mapping) and model.get("kind") == "pretrained")
@@ -147,22 +156,24 @@ def _rows_of(manifests: Manifests, version: Version) -> tuple[Row, ...]:
 
 
 def removed_videos(client: MlflowClient, params: Params) -> list[ExcludedVideo]:
-    """Those that ``ingest.exclude`` names, and those that the registered model notes for every clone."""
-    found = {_key(video): video for video in params.ingest.exclude}
+    """List the videos that ``ingest.exclude`` names, and those noted on the registered model for
+    every clone."""
+    videos = {_key(video): video for video in params.ingest.exclude}
     for text in _notes(client, params.gate.registered_model).values():
         try:
             video = ExcludedVideo.model_validate_json(text)
         except ValidationError as error:
             raise TrackingError(
-                f"{params.gate.registered_model}: a tag {NOTED}… is no removed video ({error.errors()[0]['msg']}); delete that tag and"
-                " remove the video again: vidbridge data remove"
+                f"{params.gate.registered_model}: a tag {NOTED}… is not a removed video ({error.errors()[0]['msg']});"
+                " delete that tag and remove the video again: vidbridge data remove"
             ) from error
-        found.setdefault(_key(video), video)
-    return list(found.values())
+        videos.setdefault(_key(video), video)
+    return list(videos.values())
 
 
 def note(client: MlflowClient, model: str, videos: Sequence[ExcludedVideo]) -> None:
-    """Tell every clone of these videos, on the registered model; nothing where there is none yet."""
+    """Note these videos on the registered model, for every clone; nothing to do if it does not
+    exist yet."""
     if registered_model(client, model) is None:
         return
     for video in videos:
@@ -170,14 +181,15 @@ def note(client: MlflowClient, model: str, videos: Sequence[ExcludedVideo]) -> N
 
 
 def forget_note(client: MlflowClient, model: str, videos: Sequence[ExcludedVideo]) -> None:
-    """Take back what `note` wrote."""
+    """Remove the tags that `note` wrote."""
     names = {NOTED + _key(video) for video in videos}
     for name in names & _notes(client, model).keys():
         client.delete_registered_model_tag(model, name)
 
 
 def tag_value(names: Sequence[str]) -> str:
-    """The names as a JSON list that fits into a tag; those that do not fit are counted in its last entry."""
+    """Encode the names as a JSON list that fits into a tag; its last entry counts the names that do
+    not fit."""
     kept = list(names)
     while len(json.dumps(_with_count(kept, names))) > _TAG_CHARACTERS:
         kept.pop()
@@ -190,20 +202,21 @@ def _with_count(kept: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def objection(session: Session, version: Version) -> str | None:
-    """Why the gate does not take ``version``: it learned from a removed video, or that cannot be told. None: it may be taken."""
-    if (known := version.removed_videos) is not None:
-        return _learned(version, known)
+    """Return why the gate refuses ``version``: it learned from a removed video, or that cannot be
+    determined. None if it is allowed."""
+    if (recorded := version.removed_videos) is not None:
+        return _learned(version, recorded)
     client, params = session.client, session.params
     videos = removed_videos(client, params)
     if not videos:
         return None
-    found = seen(Manifests(session.content), version, all_versions(client, params.gate.registered_model), videos)
-    if found.trained:
-        return _learned(version, found.trained)
-    if found.unknown:
+    result = seen(Manifests(session.content), version, all_versions(client, params.gate.registered_model), videos)
+    if result.trained:
+        return _learned(version, result.trained)
+    if result.unknown:
         return (
-            f"whether version {version.number} learned from {_listed([video.video for video in videos])} cannot be told:"
-            f" {found.unknown}; bring its data (dvc fetch), or train again: vidbridge run"
+            f"whether version {version.number} learned from {_listed([video.video for video in videos])} is unknown:"
+            f" {result.unknown}; bring its data (dvc fetch), or train again: vidbridge run"
         )
     return None
 
@@ -218,8 +231,8 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _notes(client: MlflowClient, model: str) -> dict[str, str]:
-    found = registered_model(client, model)
-    return {name: value for name, value in found.tags.items() if name.startswith(NOTED)} if found else {}
+    registered = registered_model(client, model)
+    return {name: value for name, value in registered.tags.items() if name.startswith(NOTED)} if registered else {}
 
 
 def _key(video: ExcludedVideo) -> str:

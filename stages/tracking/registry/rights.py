@@ -1,7 +1,9 @@
-"""Proof that this account may do what it is about to begin, on the objects that will change, before hours are spent or anything is decided.
+"""Prove that this account has the rights for its next step, on the objects that will change, before
+hours are spent.
 
-MLflow's basic auth knows rights for each experiment and each registered model, and tells them to nobody but their managers. So each is
-tried out by a harmless write that says something: which ledger and which copies belong to a model, and which model an experiment is of.
+MLflow's basic auth has rights for each experiment and each registered model, and reports them only
+to their managers. So each is tested by a harmless but meaningful write: which ledger and which
+copies belong to a model, and which model an experiment is of.
 """
 
 from __future__ import annotations
@@ -15,26 +17,29 @@ from stages.tracking.registry.ledger import describe_ledger, ensure_model
 from stages.tracking.registry.production import describe_production
 from stages.tracking.registry.versions import registered_model
 from stages.tracking.runs.run import TAG
-from stages.tracking.runs.store import experiment_id, insist, is_denied, store_error
+from stages.tracking.runs.store import experiment_id, is_denied, retry_on_conflict, store_error
 from stages.tracking.session import Session
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-#: On a model: the model that holds the decisions about it.
+#: Tag on a model: the model that holds its decisions.
 LEDGER = TAG + "ledger"
-#: On a ledger, and on a production model: the model that it belongs to.
+#: Tag on a ledger, and on a production model: the model that it belongs to.
 OF = TAG + "of"
-#: On an experiment: the registered model that its runs work for.
+#: Tag on an experiment: the registered model that its runs produce.
 MODEL = TAG + "model"
 
 
 def prove_rights(client: MlflowClient, gate: GateParams) -> None:
-    """Make sure that this account may move the champion: tags and aliases of the model, its ledger and its production model, which are
-    made here where they are missing. The model comes first: who may not change it makes, and so comes to own, nothing.
+    """Check that this account may move the champion: tags and aliases of the model, its ledger and
+    its production model.
+
+    The latter two are created here if missing. The model comes first: an account that may not
+    change it creates, and so comes to own, nothing.
 
     Raises:
-        TrackingError: naming the model that this account may not change, and who can help.
+        TrackingError: names the model that this account may not change, and who can help.
         MlflowException: the store does not answer, or there is no such model.
     """
     model = gate.registered_model
@@ -51,7 +56,7 @@ def _prove(client: MlflowClient, model: str, tag: str, value: str, otherwise: st
     from mlflow.exceptions import MlflowException
 
     try:
-        insist(partial(client.set_registered_model_tag, model, tag, value))
+        retry_on_conflict(partial(client.set_registered_model_tag, model, tag, value))
     except MlflowException as error:
         if not is_denied(error):
             raise
@@ -59,7 +64,7 @@ def _prove(client: MlflowClient, model: str, tag: str, value: str, otherwise: st
 
 
 def prove_experiment(client: MlflowClient, experiment: str, gate: GateParams) -> None:
-    """Make sure that this account may record runs in the experiment with that id.
+    """Check that this account may record runs in the experiment with that id.
 
     Raises:
         TrackingError: it may not.
@@ -68,7 +73,7 @@ def prove_experiment(client: MlflowClient, experiment: str, gate: GateParams) ->
     from mlflow.exceptions import MlflowException
 
     try:
-        insist(partial(client.set_experiment_tag, experiment, MODEL, gate.registered_model))
+        retry_on_conflict(partial(client.set_experiment_tag, experiment, MODEL, gate.registered_model))
     except MlflowException as error:
         if not is_denied(error):
             raise
@@ -78,10 +83,11 @@ def prove_experiment(client: MlflowClient, experiment: str, gate: GateParams) ->
 
 
 def check_run_rights(session: Session) -> None:
-    """Find out whether a run of this account will be recorded and registered. A model that is not there yet will be its own.
+    """Check that a run of this account can be recorded and registered. A model that does not exist
+    yet will be its own.
 
     Raises:
-        TrackingError: it will not, and who can help; or the store does not answer.
+        TrackingError: it cannot, and who can help; or the store does not answer.
     """
     from mlflow.exceptions import MlflowException
 

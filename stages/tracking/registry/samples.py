@@ -1,9 +1,10 @@
-"""What each sample was worth to a version: where that lies, and reading it for paired comparisons.
+"""Scores by sample of a version: record their location, and read them for paired comparisons.
 
-Nothing is copied at registration. An evaluated row's ``predictions.jsonl`` and the samples it was asked are outs of DVC, in the cache
-and the remote like the weights, so a version's tag names their hashes. A version that was scored again under a later evaluation has no
-such out; its scores by sample are a file of an MLflow run, which the tag names instead, with its digest: who may write to that run need
-not be allowed to change the version.
+Nothing is copied at registration. An evaluated row's ``predictions.jsonl`` and its samples are outs
+of DVC, in the cache and the remote like the weights, so a version's tag names their hashes. A
+version that was scored again under a later evaluation has no such out; its scores by sample are a
+file of an MLflow run, which the tag names instead, with its digest: an account that may write to
+that run need not be allowed to change the version.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ if TYPE_CHECKING:
 def compare_versions(
     session: Session, after: Version, before: Version, digest: str, *, confidence: float, tasks: list[str] | None
 ) -> Comparison:
-    """``after`` - ``before``, sample by sample, under the evaluation ``digest``. ``tasks``: only these; None: all.
+    """Compare ``after`` - ``before``, sample by sample, under the evaluation ``digest``. ``tasks``:
+    only these; None: all.
 
     Raises:
-        TrackingError: the scores by sample of one of them are not to be had, or the two have no sample in common.
+        TrackingError: the scores by sample of one of them are not available, or the two have no
+            sample in common.
     """
     for version in (after, before):
-        _place(version, digest)  # before DVC is opened, which takes a second
+        _location(version, digest)  # before DVC is opened, which takes a second
     ours, theirs = (read_samples(session.client, session.content, version, digest) for version in (after, before))
     if tasks is not None:
         ours, theirs = ([row for row in rows if row.task in tasks] for rows in (ours, theirs))
@@ -52,53 +55,54 @@ def compare_versions(
 
 
 def read_samples(client: MlflowClient, content: ContentStore, version: Version, digest: str) -> list[SampleScore]:
-    """What each sample was worth to ``version`` under the evaluation ``digest``.
+    """Read the scores by sample of ``version`` under the evaluation ``digest``.
 
     Raises:
-        TrackingError: that was not kept, or is not to be had here.
+        TrackingError: they were not recorded, or are not available here.
     """
     name = f"{version.model} version {version.number}"
-    place = _place(version, digest)
+    location = _location(version, digest)
     try:
-        if "run" in place:
-            return list(_of_run(client, place, name))
+        if "run" in location:
+            return list(_of_run(client, location, name))
         card = version.scores
         assert card is not None, "outs of DVC belong to the version's own evaluation"
-        return list(_of_outs(content, place, card.split, name))
+        return list(_of_outs(content, location, card.split, name))
     except (ValidationError, UnicodeDecodeError) as error:
         first = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else "not UTF-8"
         raise TrackingError(f"{name}: scores by sample: {first}; evaluate it again") from error
 
 
 def keep_samples(session: Session, version: Version, digest: str, text: str) -> None:
-    """Keep what each sample was worth to ``version`` when it was scored again under ``digest``: JSON lines of SampleScore."""
+    """Store the scores by sample of ``version`` under ``digest``, JSON lines of SampleScore, after
+    it was scored again."""
     client = session.client
     tags = {TAG + "kind": "rescore", TAG + "version": f"{version.model}/{version.number}", TAG + "digest": digest}
     run = client.create_run(experiment_id(client, session.root), run_name=f"rescore version {version.number}", tags=tags)
     client.log_text(run.info.run_id, text, SAMPLE_SCORES_FILE)
     client.set_terminated(run.info.run_id)
-    place = json.dumps({"run": run.info.run_id, "sha256": _sha256(text)})
-    client.set_model_version_tag(version.model, str(version.number), f"{TAG}samples.{digest}", place)
+    location = json.dumps({"run": run.info.run_id, "sha256": _sha256(text)})
+    client.set_model_version_tag(version.model, str(version.number), f"{TAG}samples.{digest}", location)
 
 
-def _place(version: Version, digest: str) -> dict[str, str]:
-    place = version.samples_under(digest)
-    if place is None:
+def _location(version: Version, digest: str) -> dict[str, str]:
+    location = version.samples_under(digest)
+    if location is None:
         raise TrackingError(
-            f"{version.model} version {version.number}: its scores by sample under evaluation {digest} were not kept; run vidbridge"
-            " register where its dvc.lock is checked out"
+            f"{version.model} version {version.number}: its scores by sample under evaluation {digest} were not kept;"
+            " run vidbridge register where its dvc.lock is checked out"
         )
-    return place
+    return location
 
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _of_run(client: MlflowClient, place: dict[str, str], name: str) -> Iterator[SampleScore]:
+def _of_run(client: MlflowClient, location: dict[str, str], name: str) -> Iterator[SampleScore]:
     from mlflow.exceptions import MlflowException
 
-    run_id = place["run"]
+    run_id = location["run"]
 
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -106,29 +110,30 @@ def _of_run(client: MlflowClient, place: dict[str, str], name: str) -> Iterator[
             text = path.read_bytes().decode()
         except (MlflowException, OSError) as error:
             raise TrackingError(
-                f"{name}: its scores by sample lie with run {run_id}, which cannot be read from here ({error}); with one database for"
-                " several machines use an MLflow server, which keeps files too"
+                f"{name}: its scores by sample lie with run {run_id}, which cannot be read from here ({error}); with"
+                " one database for several machines use an MLflow server, which keeps files too"
             ) from error
-    if _sha256(text) != place["sha256"]:
+    if _sha256(text) != location["sha256"]:
         raise TrackingError(
-            f"{name}: run {run_id} holds other scores by sample than were kept with the version; see who may write to its experiment, and"
-            f" remove the tag {TAG}samples.… of the version: the next vidbridge promote scores it again"
+            f"{name}: run {run_id} holds other scores by sample than were kept with the version; see who may write to"
+            f" its experiment, and remove the tag {TAG}samples.… of the version: the next vidbridge promote scores it"
+            " again"
         )
     for line in text.splitlines():
         yield SampleScore.model_validate_json(line)
 
 
-def _of_outs(content: ContentStore, place: dict[str, str], split: str, name: str) -> Iterator[SampleScore]:
-    text = content.read(place["predictions"], PREDICTIONS_FILE)
+def _of_outs(content: ContentStore, location: dict[str, str], split: str, name: str) -> Iterator[SampleScore]:
+    text = content.read(location["predictions"], PREDICTIONS_FILE)
     if text is None:
-        raise TrackingError(f"{name}: {place['predictions']} holds no {PREDICTIONS_FILE}; evaluate it again")
-    shown: dict[str, tuple[str, ...]] = {}
-    for path in content.files(place["samples"]):
+        raise TrackingError(f"{name}: {location['predictions']} holds no {PREDICTIONS_FILE}; evaluate it again")
+    videos_of: dict[str, tuple[str, ...]] = {}
+    for path in content.files(location["samples"]):
         if path.startswith(f"{split}/") and path.endswith(".jsonl"):
-            found = content.read(place["samples"], path) or b""
-            shown |= clips_shown(Sample.model_validate_json(line) for line in found.splitlines())
+            content_of_file = content.read(location["samples"], path) or b""
+            videos_of |= clips_shown(Sample.model_validate_json(line) for line in content_of_file.splitlines())
     for line in text.decode().splitlines():
         score = Score.model_validate_json(line)
-        if score.sample_id not in shown:
+        if score.sample_id not in videos_of:
             raise TrackingError(f"{name}: sample {score.sample_id!r} is not among the samples it was made from; evaluate it again")
-        yield SampleScore(sample_id=score.sample_id, clips=shown[score.sample_id], task=score.task, value=score.value)
+        yield SampleScore(sample_id=score.sample_id, clips=videos_of[score.sample_id], task=score.task, value=score.value)

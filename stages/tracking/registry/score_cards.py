@@ -1,8 +1,9 @@
-"""What evaluation wrote, as versions carry it and the gate reads it: one score card a policy, one for the trivial baselines.
+"""Results of evaluation as versions store them and the gate reads them: a score card per policy,
+one for the baselines.
 
-A version outlives the code that scored it, and one registry is read by clones of several ages. So a card takes of the tag what the gate
-needs and passes over the rest, while a file between stages is read as exactly what its stage writes
-(:mod:`stages.lib.evaluation.results`).
+A version outlives the code that scored it, and one registry is read by clones of several ages. So a
+card reads from the tag only the fields that the gate needs and ignores the rest, while a file
+between stages is read strictly, as its stage writes it (:mod:`stages.lib.evaluation.results`).
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ R = TypeVar("R", bound=Record)
 
 
 class _Card(BaseModel):
-    # Evaluation may add figures that the gate has no use for.
+    # Evaluation may add fields that the gate does not use.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class TaskScore(_Card):
-    """Mean score of one task in [0, 1] with its interval; ``format``: share of parsable replies; ``blank``, ``shuffled``: means on
-    black and on shuffled video, None where an older version of this code scored."""
+    """Mean score of one task in [0, 1] with its interval; ``format``: share of parsable replies;
+    ``blank``, ``shuffled``: means on black and on shuffled video, None if an older version of this
+    code scored."""
 
     mean: float
     low: float
@@ -38,7 +40,8 @@ class TaskScore(_Card):
 
 
 class ScoreCard(_Card):
-    """``scores/<row>/scores.json``. ``digest`` names split, samples, prompts, judge and scoring: only equal digests are compared."""
+    """``scores/<row>/scores.json``. ``digest`` names split, samples, prompts, judge and scoring:
+    only equal digests are compared."""
 
     row: str
     digest: str = Field(min_length=1)
@@ -50,9 +53,11 @@ class ScoreCard(_Card):
 
 
 class Baselines(_Card):
-    """``scores/baselines/scores.json``: the mean of each trivial baseline (random, constant) under the same digest.
+    """``scores/baselines/scores.json``: the mean of each trivial baseline (random, constant) under
+    the same digest.
 
-    ``tasks``: task to baseline to mean; empty in versions that were registered before it was kept.
+    ``tasks``: task to baseline to mean; empty in versions that were registered before it was
+    recorded.
     """
 
     digest: str
@@ -61,16 +66,17 @@ class Baselines(_Card):
 
 
 def parse_scores(text: str | bytes, name: str) -> PolicyScores:
-    """Read ``scores.json``; ``name`` opens the :class:`TrackingError` that a damaged one raises."""
+    """Read ``scores.json``. ``name`` opens the :class:`TrackingError` of a damaged file."""
     return _parsed(text, PolicyScores, name, "this row")
 
 
 def parse_baselines(text: str | bytes, name: str) -> Baselines:
-    """The card of the baselines' ``scores.json``; ``name`` opens the :class:`TrackingError` that a damaged one raises."""
-    found = _parsed(text, BaselineScores, name, "the baselines")
-    means = {policy: found.of(policy).mean for policy in TRIVIAL}
-    tasks = {task: {policy: results.of(policy).mean for policy in TRIVIAL} for task, results in found.tasks.items()}
-    return Baselines(digest=found.digest, means=means, tasks=tasks)
+    """Read the card from the baselines' ``scores.json``. ``name`` opens the :class:`TrackingError`
+    of a damaged file."""
+    scores = _parsed(text, BaselineScores, name, "the baselines")
+    means = {policy: scores.of(policy).mean for policy in TRIVIAL}
+    tasks = {task: {policy: results.of(policy).mean for policy in TRIVIAL} for task, results in scores.tasks.items()}
+    return Baselines(digest=scores.digest, means=means, tasks=tasks)
 
 
 def _parsed(text: str | bytes, kind: type[R], name: str, what: str) -> R:

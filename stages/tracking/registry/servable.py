@@ -1,8 +1,10 @@
-"""What a version is given beside its weights, so that ``mlflow models serve -m models:/NAME@champion`` answers about videos.
+"""Files beside a version's weights, so that ``mlflow models serve -m models:/NAME@champion``
+answers about videos.
 
-The weights stay an ordinary folder under their own hash, and what is added is small: MLflow's description of the model (a pyfunc
-from code, no pickle), that code, and how the model wants to be asked. It is made anew whenever the version is read, so that every
-version can be served, and a promotion or a rollback moves one alias and copies nothing.
+The weights stay an ordinary folder under their own hash, and the additions are small: MLflow's
+description of the model (a pyfunc from code, no pickle), that code, and the model's usage. They are
+generated whenever the version is read, so that every version can be served, and a promotion or a
+rollback moves one alias and copies nothing.
 """
 
 from __future__ import annotations
@@ -27,45 +29,46 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
 
-#: The tag of a version that holds its :class:`Usage`.
+#: Tag of a version that holds its :class:`Usage`.
 USAGE = "usage"
 CODE_FILE = "served.py"
 DESCRIPTION_FILE = "MLmodel"
-#: It comes from a registry, and says what is read and made on this machine.
+#: Bounds: usage comes from a registry, and controls how much this machine reads and generates.
 MAX_FRAMES, MAX_TOKENS = 4096, 1 << 17
 _CODE = Path(__file__).parents[2] / "tools" / "serving" / CODE_FILE
 
 
 class Usage(Record):
-    """How a model was trained to be asked; it travels with every version."""
+    """Settings of requests to a model, as in its training; stored with every version."""
 
     prompt: PromptTexts
-    #: Frames that it is shown of a video.
+    #: Frames of a video in one request.
     sampled_frames: int = Field(gt=0, le=MAX_FRAMES)
-    #: A reply is cut off after so many tokens.
+    #: Limit of a reply in tokens.
     max_new_tokens: int = Field(gt=0, le=MAX_TOKENS)
-    #: What it was trained from, and the precision in which it is evaluated.
+    #: The model it was trained from, and its precision in evaluation.
     model: ModelParams
-    #: Tasks of the row that made it; none for a base model.
+    #: Tasks of the row that produced it; empty for a base model.
     tasks: tuple[KnownTask, ...]
     #: Its videos were generated shapes.
     generated_corpus: bool
 
     @property
     def analysed(self) -> bool:
-        """Whether the thinking on a question that names no task is to be an analysis: the row was trained on nothing else."""
+        """True if a question without a task is to be answered with an analysis as its thinking: the
+        row was trained on nothing else."""
         return bool(self.tasks) and all(task_of(task).analysed for task in self.tasks)
 
     @property
     def caution(self) -> str | None:
-        """What whoever asks it about videos of their own has to know; None: nothing."""
+        """Warning for users who ask it about their own videos; None if there is none."""
         if self.generated_corpus and self.model.kind == "tiny":
             return "this model was trained on generated shapes only; on any other video its words mean nothing"
         return None
 
 
 def usage_of(params: Params, row: str) -> Usage:
-    """How the policy of ``row`` (``base``, or a training row) is asked under these parameters."""
+    """Usage of the policy of ``row`` (``base``, or a training row) under these parameters."""
     return Usage(
         prompt=params.prompt,
         sampled_frames=params.synthesize.sampled_frames,
@@ -77,7 +80,7 @@ def usage_of(params: Params, row: str) -> Usage:
 
 
 def parse_usage(text: str | bytes, name: str) -> Usage:
-    """Read a :class:`Usage`; ``name`` opens the :class:`TrackingError` that a damaged one raises."""
+    """Read a :class:`Usage`. ``name`` opens the :class:`TrackingError` of a damaged one."""
     try:
         return Usage.model_validate_json(text)
     except ValidationError as error:
@@ -87,23 +90,24 @@ def parse_usage(text: str | bytes, name: str) -> Usage:
 
 
 def usage_of_version(version: Version) -> Usage:
-    """How a registered version is asked.
+    """Usage of a registered version.
 
     Raises:
-        TrackingError: it does not say, or what it says is damaged.
+        TrackingError: it has none, or a damaged one.
     """
     name = f"{version.model} version {version.number}"
     text = version.tags.get(TAG + USAGE)
     if text is None:
         raise TrackingError(
-            f"{name}: does not say how it is asked (tag {TAG}{USAGE}): it was registered by an older version of this code; bring"
-            " params.yaml and dvc.lock to the state that it was made from, then: vidbridge register"
+            f"{name}: has no settings for requests (tag {TAG}{USAGE}): it was registered by an older version of this"
+            " code; bring params.yaml and dvc.lock to the state that it was made from, then: vidbridge register"
         )
     return parse_usage(text, f"{name}: tag {TAG}{USAGE}")
 
 
 def additions(usage: Usage, model_id: str, created_ms: int) -> dict[str, bytes]:
-    """The files, by name, that lie beside the weights of a version. ``model_id``: the hash of the content."""
+    """Generate the files, by name, that lie beside the weights of a version. ``model_id``: the hash
+    of the content."""
     return {
         DESCRIPTION_FILE: _description(model_id, created_ms).encode(),
         CODE_FILE: _CODE.read_bytes(),
@@ -112,14 +116,15 @@ def additions(usage: Usage, model_id: str, created_ms: int) -> dict[str, bytes]:
 
 
 def load_servable(root: Path, version: Version) -> Path:
-    """The folder of a version as ``mlflow models serve -m FOLDER`` takes it: its content by hash, and beside it `additions`, written by us.
+    """Assemble the folder of a version for ``mlflow models serve -m FOLDER``: its content by hash,
+    and our `additions` beside it.
 
-    Nobody resolves anything after this: neither MLflow's ``source`` nor its ``storage_location`` is asked, and no file of the content
-    is code that is run.
+    Nothing is resolved after this: neither MLflow's ``source`` nor its ``storage_location`` is
+    read, and no file of the content is run as code.
 
     Raises:
-        TrackingError: it does not say how it is asked, its source names no content, neither cache nor remote has that, or it could be
-            written elsewhere.
+        TrackingError: it has no usage, its source names no content, neither cache nor remote has
+            that content, or it could be written elsewhere.
     """
     usage = usage_of_version(version)
     source = parse_source(version.source, f"{version.model} version {version.number}")
@@ -127,24 +132,27 @@ def load_servable(root: Path, version: Version) -> Path:
 
 
 def additions_for(source: str, registry_uri: str) -> dict[str, bytes]:
-    """What is added to the content ``source`` where it is read as a version of the registry; nothing where none says how it is
-    used. Of several with one content (a base model of two recipes) the newest says it.
+    """Additions to the content ``source`` where it is read as a version of the registry; empty if
+    no version has a usage.
+
+    Of several versions with one content (a base model of two recipes) the newest decides.
     """
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=registry_uri, registry_uri=registry_uri)
-    found: list[ModelVersion] = [
+    versions: list[ModelVersion] = [
         version for version in client.search_model_versions(f"source_path = '{source}'") if TAG + USAGE in version.tags
     ]
-    if not found:
+    if not versions:
         return {}
-    newest = max(found, key=lambda version: (version.creation_timestamp, int(version.version)))
+    newest = max(versions, key=lambda version: (version.creation_timestamp, int(version.version)))
     usage = parse_usage(newest.tags[TAG + USAGE], f"{newest.name} version {newest.version}: tag {TAG}{USAGE}")
     return additions(usage, source.removeprefix("dvc://").strip("/")[:32], newest.creation_timestamp)
 
 
 def signature() -> ModelSignature:
-    """What a request holds and what comes back, as MLflow checks it before the model sees it."""
+    """Signature of a request and its reply, which MLflow checks before the model sees the
+    request."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
     from mlflow.types.schema import AnyType, DataType
@@ -154,7 +162,7 @@ def signature() -> ModelSignature:
         ColSpec(text, "question"),
         ColSpec(text, "video", required=False),
         ColSpec(text, "video_base64", required=False),
-        # A list of strings. MLflow knows arrays, but then every row of a request would have to have one.
+        # A list of strings. MLflow supports arrays, but then every row of a request would need one.
         ColSpec(AnyType(), "options", required=False),
         ColSpec(text, "task", required=False),
     ]

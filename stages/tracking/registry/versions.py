@@ -1,4 +1,4 @@
-"""Registered model versions as plain values, and the names of everything we write on them."""
+"""Registered model versions as plain values, and the names of all tags and aliases on them."""
 
 from __future__ import annotations
 
@@ -22,27 +22,29 @@ if TYPE_CHECKING:
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
-#: On a version: when (milliseconds since the epoch) it was last put to the gate, before the gate looked whether its weights are kept.
+#: Tag on a version: when (milliseconds since the epoch) it was last judged, set before the gate
+#: checks its weights.
 JUDGING = TAG + "judging"
 PAGE = 1000
 
 
 class _Made(BaseModel):
-    """Who made a dep: a stage, and the hash of its out."""
+    """Producer of a dep: a stage, and the hash of its out."""
 
     stage: str
     out: str
 
 
 class _Run(BaseModel):
-    """Where scores by sample lie: with a run of MLflow. ``sha256``: of that file; None (of earlier releases): it counts for nothing."""
+    """Location of scores by sample in a run of MLflow. ``sha256``: of that file; None (earlier
+    releases): the location is ignored."""
 
     run: str
     sha256: str | None = None
 
 
 class _Outs(BaseModel):
-    """Where scores by sample lie: in outs of DVC."""
+    """Location of scores by sample in outs of DVC."""
 
     predictions: str
     samples: str
@@ -50,7 +52,10 @@ class _Outs(BaseModel):
 
 @dataclass(frozen=True)
 class Version:
-    """One version: a checkpoint of a stage's out. ``parents`` maps a dep's path to the stage that made it and that stage's out hash."""
+    """One version: a checkpoint of a stage's out.
+
+    ``parents`` maps a dep's path to the stage that produced it and that stage's out hash.
+    """
 
     model: str
     number: int
@@ -64,10 +69,11 @@ class Version:
         return self.tags.get(TAG + name)
 
     def _read(self, name: str, kind: Any, empty: str = "{}") -> Any:
-        """The one reader of tags that hold JSON: who can write to the registry can write anything into them.
+        """Parse a tag that holds JSON. An account that can write to the registry can write anything
+        into tags.
 
         Raises:
-            TrackingError: the tag is not JSON, or not of that kind; it names version and tag.
+            TrackingError: the tag is not JSON, or not of that kind; names version and tag.
         """
         text = self.tags.get(TAG + name, empty)
         try:
@@ -76,8 +82,8 @@ class Version:
             first = error.errors(include_url=False, include_input=False)[0]
             field = ".".join(map(str, first["loc"]))
             raise TrackingError(
-                f"{self.model} version {self.number}: tag {TAG}{name}: {field + ': ' if field else ''}{first['msg']}; delete the version"
-                " and run vidbridge register where its dvc.lock is checked out, or take another one"
+                f"{self.model} version {self.number}: tag {TAG}{name}: {field + ': ' if field else ''}{first['msg']};"
+                " delete the version and run vidbridge register where its dvc.lock is checked out, or take another one"
             ) from error
 
     @property
@@ -102,12 +108,13 @@ class Version:
 
     @property
     def git_commit(self) -> str | None:
-        """HEAD when the stage ran, where its run is known, else when it was registered."""
+        """HEAD when the stage ran, if its run is known, else at registration."""
         return self._text("git_commit")
 
     @property
     def lock_commit(self) -> str | None:
-        """A commit whose ``dvc.lock`` holds this result, as of the last `register`; the gate looks again."""
+        """A commit whose ``dvc.lock`` holds this result, as of the last `register`; the gate
+        searches again."""
         return self._text("lock_commit")
 
     @property
@@ -124,23 +131,25 @@ class Version:
 
     @property
     def parents(self) -> dict[str, dict[str, str]]:
-        return {dep: made.model_dump() for dep, made in self._read("parents", dict[str, _Made]).items()}
+        return {dep: producer.model_dump() for dep, producer in self._read("parents", dict[str, _Made]).items()}
 
     @property
     def scores(self) -> ScoreCard | None:
         return self._read("scores", ScoreCard) if self._text("scores") else None
 
     def scores_under(self, digest: str) -> ScoreCard | None:
-        """The scores under one evaluation: the version's own, or those it was given when the evaluation had changed."""
+        """Scores under one evaluation: the version's own, or those recorded when the evaluation had
+        changed."""
         if (own := self.scores) is not None and own.digest == digest:
             return own
         return self._read(f"scores.{digest}", ScoreCard) if self._text(f"scores.{digest}") else None
 
     def samples_under(self, digest: str) -> dict[str, str] | None:
-        """Where its score for each sample lies, under one evaluation (:mod:`stages.tracking.registry.samples`); None: that was not kept."""
+        """Location of its scores by sample under one evaluation
+        (:mod:`stages.tracking.registry.samples`); None: not recorded."""
         if self._text(f"samples.{digest}"):
-            place = self._read(f"samples.{digest}", _Run)
-            return None if place.sha256 is None else dict(place.model_dump())
+            location = self._read(f"samples.{digest}", _Run)
+            return None if location.sha256 is None else dict(location.model_dump())
         own = self.scores
         if own is None or own.digest != digest or not self._text("samples"):
             return None
@@ -148,27 +157,29 @@ class Version:
 
     @property
     def gauges(self) -> dict[str, list[float]] | None:
-        """Gauge to the last values that its training logged, oldest first; None: registered before they were kept."""
+        """Gauge to the last values that its training logged, oldest first; None: registered before
+        they were recorded."""
         return dict(self._read("gauges", dict[str, list[float]])) if self._text("gauges") is not None else None
 
     @property
     def rolls_out(self) -> bool:
-        """Whether rollouts made it, so that it has gauges."""
+        """True if rollouts produced it, so that it has gauges."""
         return self.stage.startswith("grpo@")
 
     @property
     def verdict(self) -> str | None:
-        """What the gate last said of it, as Markdown."""
+        """The gate's last verdict on it, as Markdown."""
         return self._text("verdict")
 
     @property
     def removed_videos(self) -> list[str] | None:
-        """The videos removed on request that it learned from, as `vidbridge data remove` found; None: none that is known."""
+        """Removed videos that it learned from, as found by `vidbridge data remove`; None: none
+        found."""
         return list(self._read("removed_videos", list[str])) if self._text("removed_videos") is not None else None
 
     @property
     def freed(self) -> str | None:
-        """When `vidbridge gc` gave up its weights, as a sentence; None: they are kept."""
+        """When `vidbridge gc` freed its weights, as a sentence; None: they are kept."""
         return self._text("freed")
 
     @property
@@ -177,7 +188,7 @@ class Version:
 
 
 def registered_model(client: MlflowClient, model: str) -> RegisteredModel | None:
-    """The registered model of that name, with its tags and aliases; None: there is none."""
+    """The registered model of that name, with its tags and aliases; None if there is none."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -189,7 +200,7 @@ def registered_model(client: MlflowClient, model: str) -> RegisteredModel | None
 
 
 def registered_models(client: MlflowClient) -> list[str]:
-    """The names of all registered models, those of other projects on this server included."""
+    """Names of all registered models, those of other projects on this server included."""
     names: list[str] = []
     token: str | None = None
     while True:
@@ -201,54 +212,57 @@ def registered_models(client: MlflowClient) -> list[str]:
 
 
 def all_versions(client: MlflowClient, model: str) -> list[Version]:
-    """Every version of ``model``, oldest first, in one look-up for a thousand; empty where the model is not registered."""
-    found: list[Version] = []
+    """List every version of ``model``, oldest first, with one request per thousand; empty if the
+    model is not registered."""
+    versions: list[Version] = []
     token: str | None = None
     aliases = _aliases(client, model)
     quote = '"' if "'" in model else "'"
     while True:
         page = client.search_model_versions(f"name = {quote}{model}{quote}", max_results=PAGE, page_token=token)
-        found += [_version(item, aliases) for item in page]
+        versions += [_version(item, aliases) for item in page]
         token = page.token or None
         if not token:
-            return sorted(found, key=lambda version: version.number)
+            return sorted(versions, key=lambda version: version.number)
 
 
 def find_version(client: MlflowClient, model: str, which: str | int) -> Version:
-    """The version with that number or alias.
+    """Find the version with that number or alias.
 
     Raises:
-        TrackingError: there is none; the message names what there is.
+        TrackingError: there is none; the message lists the existing ones.
     """
-    wanted = str(which)
+    name = str(which)
     versions = all_versions(client, model)
     for version in versions:
-        if wanted in (str(version.number), *version.aliases):
+        if name in (str(version.number), *version.aliases):
             return version
     if not versions:
         raise TrackingError(
-            f"{model}: no version {wanted!r}: none is registered yet; run vidbridge run, or vidbridge register after dvc repro"
+            f"{model}: no version {name!r}: none is registered yet; run vidbridge run, or vidbridge register after dvc repro"
         )
-    there = ", ".join(
+    latest = ", ".join(
         f"{version.number}" + (f" ({', '.join(version.aliases)})" if version.aliases else "") for version in versions[-8:]
     )
-    remedy = "run vidbridge promote" if wanted == CHAMPION else "take one of these"
-    raise TrackingError(f"{model}: no version {wanted!r} (latest: {there}); {remedy}")
+    remedy = "run vidbridge promote" if name == CHAMPION else "take one of these"
+    raise TrackingError(f"{model}: no version {name!r} (latest: {latest}); {remedy}")
 
 
 def load_version(root: Path, version: Version) -> Path:
-    """The folder of a version on this machine: weights linked from the DVC cache, fetched from the DVC remote where needed.
+    """Path of a version's folder on this machine: weights linked from the DVC cache, fetched from
+    the DVC remote where needed.
 
     Raises:
-        TrackingError: neither has it, its source names no content, or that content could be written elsewhere.
+        TrackingError: neither has it, its source names no content, or that content could be written
+            elsewhere.
     """
     return assemble(root, LOADED, parse_source(version.source, f"{version.model} version {version.number}"), {})
 
 
 def _aliases(client: MlflowClient, model: str) -> dict[int, list[str]]:
-    found = registered_model(client, model)
+    registered = registered_model(client, model)
     named: dict[int, list[str]] = {}
-    for alias, number in found.aliases.items() if found else ():
+    for alias, number in registered.aliases.items() if registered else ():
         named.setdefault(int(number), []).append(alias)
     return named
 

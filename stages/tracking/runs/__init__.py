@@ -1,1 +1,1 @@
-"""Runs in MLflow: what a stage says while it works, and what is remembered of earlier runs."""
+"""Runs in MLflow: the metrics and files a stage records, and the history of earlier runs."""

@@ -1,9 +1,11 @@
-"""Signs of life, for runs whose process cannot be looked up: a run that is at work raises a count, and who watches sees whether it moves.
+"""Signs of life for runs whose process cannot be looked up: a live run raises a count, and watchers
+see whether it moves.
 
-Nothing is concluded from a time that a store or another host tells. A count that stands still while *this* process reaches the store says
-that its owner is lost; while the store is away, nothing is learned, since nobody's count could be raised. What was watched is kept with
-the run, so that several short looks add up to a long one. Who was taken for lost and was not says so with its next sign of life
-(:class:`stages.tracking.runs.outbox.Outbox`).
+No conclusion rests on the time of a store or of another host. A count that does not move while
+*this* process reaches the store shows that its owner is lost; while the store is away nothing can
+be concluded, since no run could raise its count. Observations are stored with the run, so that
+several short looks add up to a long one. A run that was wrongly taken for lost corrects that with
+its next sign of life (:class:`stages.tracking.runs.outbox.Outbox`).
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ from typing import Protocol
 
 from stages.runtime.liveness import beat_every_s, lost_after_s
 
-#: Tags of a run in MLflow: whose it is, its count, what watchers keep, and why it was ended by another one.
+#: Tags of a run in MLflow: its owner, its count, the watchers' notes, and why another process ended
+#: it.
 PROCESS_TAG, COUNT_TAG, NOTE_TAG, LOST_TAG = (f"vidbridge.{name}" for name in ("process", "heartbeat", "still", "lost"))
-#: Two looks that lie further apart than so many beats had something between them: the store was away, or this process slept.
+#: Two looks more than this many beats apart had an interruption between them: the store was away,
+#: or this process slept.
 _GAP = 3.0
-#: A count of a run that lives may stand still for one beat, and is not worth a note.
+#: The count of a live run may stand still for one beat, which is not worth a note.
 _WORTH = 2.0
 _END_S = 5.0
 _LOGGER = logging.getLogger(__name__)
@@ -31,31 +35,32 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sign:
-    """Of one run: its count, and ``note``, which is what earlier watchers kept with it."""
+    """A run's count, and ``note``, stored with it by earlier watchers."""
 
     count: str
     note: str = ""
 
 
 class Runs(Protocol):
-    """The runs of one store that are said to be at work, and whose process cannot be looked up from here."""
+    """Runs of one store that are recorded as running, and whose process cannot be looked up from
+    here."""
 
     def signs(self) -> Mapping[str, Sign]:
-        """Of each run, by its id. Those of which it is known that their process has ended are ended."""
+        """Signs of life by run id. Runs whose process has certainly ended are ended."""
         ...
 
     def note(self, run: str, text: str) -> None:
-        """Keep ``text`` with the run."""
+        """Store ``text`` with the run."""
         ...
 
     def end(self, run: str) -> None:
-        """End a run that is lost."""
+        """End a lost run."""
         ...
 
 
 @dataclass
 class Watch:
-    """How long, in seconds of looking, each count has stood still."""
+    """Time, in seconds of looking, for which each count has stood still."""
 
     patience_s: float
     every_s: float
@@ -63,7 +68,7 @@ class Watch:
     _looked_at: float | None = None
 
     def look(self, signs: Mapping[str, Sign], now_s: float) -> list[str]:
-        """Take in what is there at ``now_s`` (of a clock that only goes on); returns the runs that are lost."""
+        """Record the counts at ``now_s`` (of a monotonic clock). Returns the lost runs."""
         gap = 0.0 if self._looked_at is None else now_s - self._looked_at
         self._looked_at = now_s
         before, self._seen = self._seen, {}
@@ -77,7 +82,7 @@ class Watch:
         return [run for run, (_, still_s) in self._seen.items() if still_s >= self.patience_s]
 
     def notes(self) -> dict[str, str]:
-        """What to keep with each run whose count stood still."""
+        """Notes to store with each run whose count stood still."""
         return {run: f"{count} {still_s:.0f}" for run, (count, still_s) in self._seen.items() if still_s >= _WORTH * self.every_s}
 
 
@@ -87,13 +92,14 @@ def _read(note: str) -> tuple[str, float]:
 
 
 def watched_once(runs: Runs) -> None:
-    """End the runs that are known to be lost."""
+    """End the runs that are already certain to be lost."""
     _quietly(lambda: _look(Watch(lost_after_s(), beat_every_s()), runs))
 
 
 @contextmanager
 def watching(runs: Runs) -> Iterator[None]:
-    """End runs that turn out to be lost: those that are known to be at once, others in a thread, for this block."""
+    """End lost runs: those already certain at once, others from a thread, for the duration of this
+    block."""
     every_s = beat_every_s()
     watch, stop = Watch(lost_after_s(), every_s), threading.Event()
     _quietly(lambda: _look(watch, runs))
@@ -118,12 +124,13 @@ def watching(runs: Runs) -> Iterator[None]:
 def _look(watch: Watch, runs: Runs) -> None:
     signs = runs.signs()
     for run in watch.look(signs, time.monotonic()):
-        # Each by itself: one that this account may not end keeps no other.
+        # Each by itself: a run that this account may not end must not stop the others.
         _quietly(partial(runs.end, run))
 
 
 def _quietly(call: Callable[[], None]) -> bool:
-    """Watching is done beside a run, and no fault of the store may end that; the next look decides."""
+    """Call and log any failure. Watching accompanies a run, which a fault of the store must not
+    end; the next look decides."""
     try:
         call()
     except Exception as error:  # a client of MLflow's or Prefect's raises what its transport does

@@ -1,4 +1,4 @@
-"""What MLflow remembers of earlier runs: volatile facts that no DVC out may hold."""
+"""History of runs in MLflow: volatile facts that no DVC out may hold."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-#: What an endpoint that answers questions is counted by, as ``<who>/<count>`` among a run's metrics.
-ASKED = ("questions", "cache_hits", "requests", "prompt_tokens", "completion_tokens")
+#: Counters of an endpoint that answers questions, as ``<who>/<count>`` among a run's metrics.
+REQUEST_COUNTS = ("questions", "cache_hits", "requests", "prompt_tokens", "completion_tokens")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one stage cost: seconds on the clock and of CPU, with its imports unless a warm process had made them, its peak of resident
-    memory, and hours of GPUs, all ranks together (None: its run was recorded before GPUs were counted)."""
+    """Cost of one stage: wall and CPU seconds, with imports unless a warm process had done them,
+    peak resident memory, and GPU hours of all ranks together (None: recorded before GPUs were
+    counted)."""
 
     wall_s: float
     cpu_s: float
@@ -39,15 +40,17 @@ class PastRun:
     """A finished run of a stage.
 
     Attributes:
-        started: when it began, UTC.
-        asked: whom it asked (judge, held_out_judge, writer) to how often, by :data:`ASKED`; empty where a rule judges.
-        commit: the commit it ran on, None outside of git; ``dirty``: tracked files differed from it.
-        machine, versions: what it ran on and with; empty where its run was recorded before these were. ``gpus``: their names.
+        started: start time, UTC.
+        requests: requests to each endpoint (judge, held_out_judge, writer), by :data:`REQUEST_COUNTS`; empty if
+            a rule judges.
+        commit: the commit it ran on, None outside git; ``dirty``: tracked files differed from it.
+        machine, versions: its hardware and software; empty if recorded before these were. ``gpus``:
+            their names.
     """
 
     cost: Cost
     started: datetime
-    asked: Mapping[str, Mapping[str, float]]
+    requests: Mapping[str, Mapping[str, float]]
     commit: str | None
     dirty: bool
     machine: Mapping[str, str]
@@ -56,7 +59,8 @@ class PastRun:
 
 
 def latest_costs(client: MlflowClient, root: Path) -> dict[str, Cost]:
-    """Cost of the latest finished run of each stage, by the stage's name. Stages that never ran here are missing.
+    """Cost of the latest finished run of each stage, by the stage's name. Stages that never ran
+    here are missing.
 
     Raises:
         TrackingError: the store does not answer.
@@ -65,8 +69,11 @@ def latest_costs(client: MlflowClient, root: Path) -> dict[str, Cost]:
 
 
 def latest_runs(client: MlflowClient, root: Path) -> dict[str, PastRun]:
-    """The finished run of each stage that made what ``dvc.lock`` holds of it, else its latest, by the stage's name. Stages that never ran
-    here are missing. Trainings of an ablation have other seeds and are none of these.
+    """Finished run of each stage that produced the result in ``dvc.lock``, else its latest run, by
+    the stage's name.
+
+    Stages that never ran here are missing. Trainings of an ablation have other seeds and are
+    excluded.
 
     Raises:
         TrackingError: the store does not answer, or ``dvc.lock`` is damaged.
@@ -80,7 +87,7 @@ def latest_runs(client: MlflowClient, root: Path) -> dict[str, PastRun]:
         order_by=["attributes.start_time DESC"],
         max_results=1000,
     )
-    found: dict[str, PastRun] = {}
+    runs_of_stage: dict[str, PastRun] = {}
     exact: set[str] = set()
     for run in runs:
         figures, tags = run.data.metrics, run.data.tags
@@ -88,23 +95,23 @@ def latest_runs(client: MlflowClient, root: Path) -> dict[str, PastRun]:
             continue
         stage = tags[TAG + "stage"]
         made_it = stage in locked and tags.get(TAG + "stage_digest") == locked[stage].digest
-        if stage in exact or (stage in found and not made_it):
+        if stage in exact or (stage in runs_of_stage and not made_it):
             continue
         if made_it:
             exact.add(stage)
-        found[stage] = PastRun(
+        runs_of_stage[stage] = PastRun(
             cost=Cost(
                 figures["process/wall_s"], figures["process/cpu_s"], figures["process/peak_gb"], figures.get("process/gpu_h")
             ),
             started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
-            asked=_asked(figures),
+            requests=_requests(figures),
             commit=tags.get(TAG + "git_commit"),
             dirty=tags.get(TAG + "git_dirty") == "true",
             machine=_read(run, "machine", dict[str, Any], "{}"),
             versions=_read(run, "versions", dict[str, str], "{}"),
             gpus=tuple(_read(run, "gpus", list[str], "[]")),
         )
-    return found
+    return runs_of_stage
 
 
 def _read(run: Run, name: str, kind: Any, empty: str) -> Any:
@@ -115,10 +122,10 @@ def _read(run: Run, name: str, kind: Any, empty: str) -> Any:
         raise TrackingError(f"run {run.info.run_id}: tag {TAG}{name}: {first}; delete the tag, or the run") from error
 
 
-def _asked(figures: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
+def _requests(figures: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    counts: dict[str, dict[str, float]] = {}
     for name, value in figures.items():
         who, _, what = name.rpartition("/")
-        if what in ASKED:
-            found.setdefault(who, {})[what] = value
-    return found
+        if what in REQUEST_COUNTS:
+            counts.setdefault(who, {})[what] = value
+    return counts

@@ -1,4 +1,5 @@
-"""What a run has to say on its way to MLflow: collected, sent in batches by a thread, kept on disk when the store has gone away."""
+"""Outgoing entries of a run: collected, sent to MLflow in batches by a thread, saved to disk when
+the store is away."""
 
 from __future__ import annotations
 
@@ -14,34 +15,38 @@ from stages.errors import VidbridgeError
 from stages.runtime.liveness import beat_every_s, lost_after_s
 from stages.runtime.paths import UNSENT
 from stages.runtime.plain import one_line, redacted
-from stages.tracking.lineage.uri import shown, tracking_uri
+from stages.tracking.lineage.uri import display_uri, tracking_uri
 from stages.tracking.runs.heartbeats import COUNT_TAG, LOST_TAG
 from stages.tracking.runs.store import is_away, is_denied
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-#: A person who watches sees a point after so many seconds at most; a single call costs 0.08 s over HTTP, a batch hardly more.
+#: A point appears in MLflow after this many seconds at most; a single call costs 0.08 s over HTTP,
+#: a batch hardly more.
 FLUSH_S = 2.0
 FLUSH_ENTRIES = 500
 #: MLflow takes 1000 metrics and 100 tags in one batch.
 BATCH_METRICS = 1000
 BATCH_TAGS = 100
-#: Codes of MLflow's errors about a run that is not there, or was deleted.
+#: Codes of MLflow's errors about a run that does not exist, or was deleted.
 _NO_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
-#: ``["metric", name, value, at_ms, step]``, ``["tag", name, value]``, ``["end", status, at_ms]`` or ``["text", file, content]``.
+#: ``["metric", name, value, at_ms, step]``, ``["tag", name, value]``, ``["end", status, at_ms]`` or
+#: ``["text", file, content]``.
 Entry = Sequence[Any]
 
 
 class ArtifactStoreError(VidbridgeError, RuntimeError):
-    """The place of a run's files, which may be another one than that of its metrics, does not take one."""
+    """The store of a run's files, which may differ from that of its metrics, refuses one."""
 
 
 class Outbox:
-    """The entries of one run. Adding never waits for the network; ``close`` sends the rest, or writes it to disk and says so.
+    """Entries of one run. Adding never waits for the network; ``close`` sends the rest, or writes
+    it to disk and reports that.
 
-    A store that dies in the middle must not cost the training: the entries wait and are tried again.
+    A store that dies in the middle must not cost the training: the entries wait and are tried
+    again.
     """
 
     def __init__(self, client: MlflowClient, run_id: str, root: Path) -> None:
@@ -58,7 +63,7 @@ class Outbox:
         self._thread.start()
         self._ending = threading.Event()
         self._beaten_at = time.monotonic()
-        # By itself: a file that its store takes minutes for must not hold up the sign of life.
+        # A thread of its own: a file that takes minutes to store must not delay the sign of life.
         self._heart = threading.Thread(target=self._beat, args=(beat_every_s(),), name="mlflow-heartbeat", daemon=True)
         self._heart.start()
 
@@ -67,18 +72,18 @@ class Outbox:
         self._add([("metric", name, float(value), at_ms, step) for name, value in metrics.items()])
 
     def tags(self, tags: Mapping[str, str]) -> None:
-        """Sent at once, with all that waits."""
+        """Send tags at once, with all waiting entries."""
         self._add([("tag", name, value) for name, value in tags.items()])
         self._wake.set()
 
     def text(self, file: str, content: str) -> None:
-        """A text file among the run's artefacts, sent behind all metrics and tags that wait."""
+        """Add a text file to the run's artefacts, sent behind all waiting metrics and tags."""
         with self._lock:
             self._texts.append(("text", file, content))
         self._wake.set()
 
     def flush(self) -> bool:
-        """Send what is there; True when nothing is left."""
+        """Send all entries. Returns True if none is left."""
         with self._sending:
             return all([self._sent(self._entries), self._sent(self._texts)])
 
@@ -104,12 +109,12 @@ class Outbox:
         self._wake.set()
         self._ending.set()
         self._thread.join()
-        # Not for longer: it may be waiting for a store that is away.
+        # No longer: it may be waiting for a store that is away.
         self._heart.join(FLUSH_S)
         self._add([("end", status, _now_ms())])
         if self.flush():
             if time.monotonic() - self._beaten_at > lost_after_s() / 2:
-                _found_again(self._client, self._run_id, None)
+                _undo_lost(self._client, self._run_id, None)
             return
         left = [*self._entries, *self._texts]
         path = self._root / UNSENT / f"{self._run_id}.jsonl"
@@ -147,31 +152,34 @@ class Outbox:
             try:
                 self._client.set_tag(self._run_id, COUNT_TAG, str(count))
                 if silent_s > lost_after_s() / 2 and not self._ending.is_set():
-                    # The store, or the way to it, was away, or this process was held up: somebody may have taken it for lost.
-                    _found_again(self._client, self._run_id, "RUNNING")
+                    # The store, or the way to it, was away, or this process was held up: another
+                    # process may have taken the run for lost.
+                    _undo_lost(self._client, self._run_id, "RUNNING")
             except MlflowException:
-                continue  # what waits to be sent says so
+                continue  # the waiting entries report it
             self._beaten_at = time.monotonic()
 
     def _complain(self, error: Exception) -> None:
         if not self._complained:
             self._complained = True
-            where = shown(tracking_uri(self._root))
+            where = display_uri(tracking_uri(self._root))
             print(
-                f"tracking: {where} does not take what this run reports ({error}); the stage goes on, they are kept and tried again",
+                f"tracking: {where} does not take what this run reports ({error}); the stage goes on, they are kept and"
+                " tried again",
                 file=sys.stderr,
             )
 
 
 def send_unsent(client: MlflowClient, root: Path) -> int:
-    """Send what earlier runs had to leave on disk; returns how many entries.
+    """Send the entries that earlier runs left on disk. Returns their number.
 
-    Each run's file is taken by itself: one that can never be sent (its run was deleted or is another server's, a line is broken) is put
-    aside as ``*.refused``, and said so; one that this account may not send stays.
+    Each run's file is handled by itself. A file that can never be sent (its run was deleted or is
+    another server's, a line is broken) is renamed to ``*.refused``, and that is reported; one that
+    this account may not send stays.
 
     Raises:
         MlflowException: the store is away.
-        ArtifactStoreError: it does not take a file; all else was sent.
+        ArtifactStoreError: it refuses a file; all else was sent.
     """
     from mlflow.exceptions import MlflowException
 
@@ -182,7 +190,7 @@ def send_unsent(client: MlflowClient, root: Path) -> int:
             entries = _entries(path)
             _send_all(client, path.stem, entries)
         except (MlflowException, ArtifactStoreError, ValueError) as error:
-            # Of a run that is not there its files cannot be put either.
+            # Files of a run that does not exist cannot be stored either.
             cause = error.__cause__ if isinstance(error, ArtifactStoreError) else error
             code = getattr(cause, "error_code", None)
             if isinstance(error, ArtifactStoreError) and code not in _NO_RUN:
@@ -190,11 +198,11 @@ def send_unsent(client: MlflowClient, root: Path) -> int:
             elif isinstance(cause, Exception) and is_away(cause):
                 raise
             elif isinstance(cause, Exception) and is_denied(cause):
-                _tell(f"{path}: this account may not send it ({error}); register as the one whose run it is, or delete the file")
+                _report(f"{path}: this account may not send it ({error}); register as the one whose run it is, or delete the file")
             else:
                 aside = path.with_name(path.name + ".refused")
                 path.replace(aside)
-                _tell(f"{path.name} can never be sent ({error}); it was put aside: {aside}; delete it when you do not need it")
+                _report(f"{path.name} can never be sent ({error}); it was put aside: {aside}; delete it when you do not need it")
             continue
         count += len(entries)
         path.unlink()
@@ -203,11 +211,11 @@ def send_unsent(client: MlflowClient, root: Path) -> int:
     return count
 
 
-def _tell(said: str) -> None:
-    print(f"tracking: {redacted(one_line(said))}", file=sys.stderr)
+def _report(message: str) -> None:
+    print(f"tracking: {redacted(one_line(message))}", file=sys.stderr)
 
 
-#: Kind of an entry to the types of what follows.
+#: Kind of an entry to the types of its fields.
 _KINDS: Mapping[str, tuple[Any, ...]] = {
     "metric": (str, int | float, int, int),
     "tag": (str, str),
@@ -217,16 +225,16 @@ _KINDS: Mapping[str, tuple[Any, ...]] = {
 
 
 def _entries(path: Path) -> list[Entry]:
-    """The entries of a file.
+    """Read the entries of a file.
 
     Raises:
-        ValueError: a line is none.
+        ValueError: a line is not an entry.
     """
     entries: list[Entry] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             kind, *values = json.loads(line)
-            whole = all(isinstance(value, wanted) for value, wanted in zip(values, _KINDS[kind], strict=True))
+            whole = all(isinstance(value, kind_of_value) for value, kind_of_value in zip(values, _KINDS[kind], strict=True))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"line {number} is broken: {error}") from error
         if not whole:
@@ -239,11 +247,12 @@ def _send_all(client: MlflowClient, run_id: str, entries: Sequence[Entry]) -> No
     while batch := _batch(entries):
         _send(client, run_id, batch)
         entries = entries[len(batch) :]
-    _found_again(client, run_id, None)
+    _undo_lost(client, run_id, None)
 
 
-def _found_again(client: MlflowClient, run_id: str, status: str | None) -> None:
-    """Take back that a run was lost, if another one said so; ``status``: which it has, None when it has ended as it should."""
+def _undo_lost(client: MlflowClient, run_id: str, status: str | None) -> None:
+    """Undo the ending of a run that another process took for lost. ``status``: the one it has, None
+    if it ended by itself."""
     if LOST_TAG in client.get_run(run_id).data.tags:
         if status is not None:
             client.update_run(run_id, status=status)
@@ -251,7 +260,8 @@ def _found_again(client: MlflowClient, run_id: str, status: str | None) -> None:
 
 
 def _batch(entries: Sequence[Entry]) -> Sequence[Entry]:
-    """As many entries from the front as one call takes; the end of a run is a call of its own, and so is a file."""
+    """Take as many entries from the front as one call allows; the end of a run is a call of its
+    own, and so is a file."""
     alone = ("end", "text")
     if not entries or entries[0][0] in alone:
         return entries[:1]
@@ -264,11 +274,11 @@ def _batch(entries: Sequence[Entry]) -> Sequence[Entry]:
 
 
 def _send(client: MlflowClient, run_id: str, batch: Sequence[Entry]) -> None:
-    """One call; sending the same entries twice changes nothing.
+    """Send one batch in one call; sending the same entries twice changes nothing.
 
     Raises:
-        MlflowException: the store does not take it.
-        ArtifactStoreError: it is a file, and the store of files does not take it.
+        MlflowException: the store refuses it.
+        ArtifactStoreError: it is a file, and the store of files refuses it.
     """
     from mlflow.entities import Metric, RunTag
 
@@ -279,7 +289,7 @@ def _send(client: MlflowClient, run_id: str, batch: Sequence[Entry]) -> None:
         _, file, content = batch[0]
         try:
             client.log_text(run_id, content, file)
-        except Exception as error:  # what is raised is up to the store: a folder, a server, S3, …
+        except Exception as error:  # the type depends on the store: a folder, a server, S3, …
             raise ArtifactStoreError(f"artifact {file}: {type(error).__name__}: {error}") from error
         return
     client.log_batch(

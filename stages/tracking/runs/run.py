@@ -1,4 +1,4 @@
-"""What a stage tells MLflow while it works: parameters, metrics, checkpoints, and how it ended.
+"""MLflow runs of stages: record parameters, metrics, checkpoints and the final status.
 
 with stage_run("grpo@bridge", params) as run:
     run.log(step, {"reward": 0.4})
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-#: Every tag of ours starts so.
+#: Prefix of all our tags.
 TAG = "vidbridge."
-#: Of a stage's run: the parameters of the model that the project trains, by name, as JSON.
+#: Tag of a stage's run: parameters of the model that the project trains, by name, as JSON.
 MODEL_TAG = TAG + "model_params"
 PARENT_TAG = "mlflow.parentRunId"
 #: Limits of an MLflow batch and of a parameter's value.
@@ -54,7 +54,8 @@ PARAM_CHARACTERS = 6000
 
 
 class StageRun:
-    """One run in MLflow; nothing here waits for the network. On ranks other than the first nothing is written and ``run_id`` is None."""
+    """One run in MLflow; nothing here waits for the network. On ranks other than the first nothing
+    is written and ``run_id`` is None."""
 
     def __init__(self, client: MlflowClient | None, run: Run | None, root: Path) -> None:
         self.run_id: str | None = run.info.run_id if run else None
@@ -62,54 +63,60 @@ class StageRun:
         self._outbox = Outbox(client, run.info.run_id, root) if client and run else None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Metrics of one step; seen in MLflow within about 2 s."""
+        """Log metrics of one step; visible in MLflow within about 2 s."""
         if self._outbox:
             self._outbox.metrics(step, metrics)
 
     def summary(self, metrics: Mapping[str, float]) -> None:
-        """Metrics of the whole stage (step 0 is their only step)."""
+        """Log metrics of the whole stage (step 0 is their only step)."""
         self.log(0, metrics)
 
     def tag(self, tags: Mapping[str, str]) -> None:
-        """Set tags now; ``vidbridge.`` is put before each name."""
+        """Set tags now, each with the prefix ``vidbridge.``."""
         if self._outbox:
             named = {TAG + name: value for name, value in tags.items()}
             self._outbox.tags(named)
             self.tags |= named
 
     def checkpoint(self, checkpoint: Checkpoint, folder: Path) -> None:
-        """Record a saved checkpoint at once: step and place in the tag ``vidbridge.checkpoint.<step>``, metrics as ``checkpoint/<name>``.
+        """Record a saved checkpoint at once: step and path in the tag
+        ``vidbridge.checkpoint.<step>``, metrics as ``checkpoint/<name>``.
 
-        ``folder`` is where it lies now; it becomes a model version when DVC has committed the stage and `register` runs.
+        ``folder`` is its present path; it becomes a model version when DVC has committed the stage
+        and `register` runs.
         """
         self.log(checkpoint.step, {f"checkpoint/{name}": value for name, value in checkpoint.metrics.items()})
         row = {"step": checkpoint.step, "path": checkpoint.path, "final": checkpoint.final, "location": str(folder.resolve())}
         self.tag({f"checkpoint.{checkpoint.step:08d}": json.dumps(row)})
 
     def page(self, file: str, html: str) -> None:
-        """A page among the run's artefacts, such as ``rollouts/step-00000025.html``."""
+        """Add a page to the run's artefacts, such as ``rollouts/step-00000025.html``."""
         if self._outbox:
             self._outbox.text(file, html)
 
     def flush(self) -> bool:
-        """Wait until everything is sent; False when the store does not take it."""
+        """Wait until everything is sent. Returns False if the store refuses it."""
         return self._outbox is None or self._outbox.flush()
 
     def close(self, status: str) -> None:
-        """Send what is left and end the run with ``status`` (FINISHED, FAILED or KILLED)."""
+        """Send the remaining entries and end the run with ``status`` (FINISHED, FAILED or
+        KILLED)."""
         if self._outbox:
             self._outbox.close(status)
 
 
 @contextmanager
 def stage_run(stage: str, params: Params, root: Path | None = None) -> Iterator[StageRun]:
-    """The run of one stage: FINISHED, or FAILED on an exception, or KILLED on Ctrl-C and SIGTERM (the exception goes on).
+    """Open the run of one stage. It ends FINISHED, FAILED on an exception, or KILLED on Ctrl-C and
+    SIGTERM (the exception propagates).
 
-    Under the flow (``VIDBRIDGE_PIPELINE_RUN``) it is a child of the pipeline's run, else a run of its own. Its tags say stage, recipe,
-    commit, and digests of the stage, its parameters and its data, all computed from ``dvc.yaml``.
+    Under the flow (``VIDBRIDGE_PIPELINE_RUN``) it is a child of the pipeline's run, else a run of
+    its own. Its tags hold stage, recipe, commit, and digests of the stage, its parameters and its
+    data, all computed from ``dvc.yaml``.
 
     Raises:
-        TrackingError: when the store does not answer: soon where a person waits, after ``VIDBRIDGE_MLFLOW_PATIENCE_S`` under the flow.
+        TrackingError: the store does not answer: soon where a person waits, after
+            ``VIDBRIDGE_MLFLOW_PATIENCE_S`` under the flow.
     """
     root = root or project_root()
     if not is_first_rank():
@@ -135,7 +142,8 @@ def stage_run(stage: str, params: Params, root: Path | None = None) -> Iterator[
 
 @contextmanager
 def pipeline_run(params: Params, root: Path | None = None, tags: Mapping[str, str] | None = None) -> Iterator[StageRun]:
-    """The parent run of a pipeline; give ``run.run_id`` to the stages as ``VIDBRIDGE_PIPELINE_RUN``. Ends like :func:`stage_run`."""
+    """Open the parent run of a pipeline; pass ``run.run_id`` to the stages as
+    ``VIDBRIDGE_PIPELINE_RUN``. Ends like :func:`stage_run`."""
     root = root or project_root()
     client = open_client(root, patience_s())
     named = {TAG + name: value for name, value in (tags or {}).items()}
@@ -147,7 +155,8 @@ def pipeline_run(params: Params, root: Path | None = None, tags: Mapping[str, st
 
 @contextmanager
 def ablation_run(params: Params, root: Path, commit: str) -> Iterator[StageRun]:
-    """The parent run of an ablation: the stages of every seed's clone are its children. Ends like :func:`stage_run`."""
+    """Open the parent run of an ablation: the stages of every seed's clone are its children. Ends
+    like :func:`stage_run`."""
     client = open_client(root, patience_s())
     tags = _tags(root, params) | {TAG + "kind": "ablation", TAG + "params_digest": digest(params), TAG + "ablation_commit": commit}
     used = flat(params.ablation.model_dump(mode="json")) if params.ablation else {}
@@ -159,14 +168,15 @@ def ablation_run(params: Params, root: Path, commit: str) -> Iterator[StageRun]:
 def benchmark_run(
     params: Params, name: str, tags: Mapping[str, str], used: Mapping[str, Any], root: Path | None = None
 ) -> Iterator[StageRun]:
-    """The run of an evaluation on a benchmark, which is no stage. ``used``: what its replies depend on. Ends like :func:`stage_run`."""
+    """Open the run of an evaluation on a benchmark, which is not a stage. ``used``: the settings
+    its replies depend on. Ends like :func:`stage_run`."""
     root = root or project_root()
     named = {TAG + key: value for key, value in tags.items()}
     with _recorded(open_client(root), root, name, _tags(root, params) | {TAG + "kind": "benchmark"} | named, flat(used)) as run:
         yield run
 
 
-#: What recording runs takes.
+#: Rights that recording runs requires.
 _RIGHTS = "EDIT on the experiment {!r}, or name another: MLFLOW_EXPERIMENT_NAME"
 
 
@@ -177,8 +187,9 @@ def _recorded(
     from mlflow.entities import Param
     from mlflow.exceptions import MlflowException
 
-    lost_after_s()  # what it says wrongly is said before there is a run that nobody would end
-    # A server may have made the run and gone away before it said so: by this tag it is found, and not made twice.
+    lost_after_s()  # an invalid setting is reported before there is a run that would stay open
+    # A server may have created the run and gone away before it answered: this tag finds it, so that
+    # it is not created twice.
     opened = TAG + "opened"
     marked = {**tags, opened: uuid.uuid4().hex}
     tries = 0
@@ -187,8 +198,8 @@ def _recorded(
         nonlocal tries
         tries += 1
         experiment = experiment_id(client, root)
-        found = client.search_runs([experiment], f"tags.`{opened}` = '{marked[opened]}'") if tries > 1 else []
-        return found[0] if found else client.create_run(experiment, run_name=name, tags=marked)
+        runs = client.search_runs([experiment], f"tags.`{opened}` = '{marked[opened]}'") if tries > 1 else []
+        return runs[0] if runs else client.create_run(experiment, run_name=name, tags=marked)
 
     def describe() -> None:
         for start in range(0, len(items), BATCH_PARAMS):
@@ -214,29 +225,31 @@ def _recorded(
 
 
 class _OthersRuns:
-    """The RUNNING runs of the experiment, as :func:`stages.tracking.runs.heartbeats.watching` wants them."""
+    """The RUNNING runs of the experiment, as :func:`stages.tracking.runs.heartbeats.watching` needs
+    them."""
 
     def __init__(self, client: MlflowClient, root: Path) -> None:
         self._client, self._root = client, root
 
     def signs(self) -> dict[str, Sign]:
-        """Those whose process cannot be looked up; of the others, those are ended whose process has ended."""
+        """Signs of runs whose process cannot be looked up; of the others, those whose process has
+        ended are ended."""
         from mlflow.exceptions import MlflowException
 
-        found = {}
+        signs_of = {}
         for run in self._client.search_runs([experiment_id(self._client, self._root)], "attributes.status = 'RUNNING'"):
-            # Without a process it is none of ours, whoever gave it our tags.
+            # A run without a process is not ours, whatever its tags.
             process = parse(run.data.tags.get(PROCESS_TAG, ""))
-            seen = verdict(process) if process is not None else None
-            if seen == "gone":
+            state = verdict(process) if process is not None else None
+            if state == "gone":
                 try:
                     self._end(run.info.run_id, "its process was gone when another pipeline run looked")
                 except MlflowException as error:
                     if not is_denied(error):
                         raise  # else it is another account's, and stays
-            elif seen == "elsewhere":
-                found[run.info.run_id] = Sign(run.data.tags.get(COUNT_TAG, ""), run.data.tags.get(NOTE_TAG, ""))
-        return found
+            elif state == "elsewhere":
+                signs_of[run.info.run_id] = Sign(run.data.tags.get(COUNT_TAG, ""), run.data.tags.get(NOTE_TAG, ""))
+        return signs_of
 
     def note(self, run: str, text: str) -> None:
         self._client.set_tag(run, NOTE_TAG, text)
@@ -253,17 +266,21 @@ class _OthersRuns:
 
 @contextmanager
 def _lost_runs_ended(client: MlflowClient, root: Path) -> Iterator[None]:
-    """End as KILLED what dead processes left RUNNING (``kill -9``, power): of this machine at once, of others when their sign of life has
-    stood still for long enough, which is watched for this block."""
+    """End as KILLED the runs that dead processes left RUNNING (``kill -9``, power).
+
+    Those of this machine end at once, others when their sign of life has stood still for long
+    enough, watched for the duration of this block.
+    """
     with watching(_OthersRuns(client, root)):
         yield
 
 
 def process_cost() -> dict[str, float]:
-    """What this process has cost since it started, child processes included, and imports unless a warm process had made them.
+    """Measure the cost of this process since it started: child processes included, and imports
+    unless a warm process had done them.
 
-    Wall and CPU time in seconds; hours of GPUs, all of its ranks together; the peak of resident memory, in GB, of this process or of its
-    largest finished child.
+    Wall and CPU time in seconds; GPU hours of all its ranks together; the peak of resident memory,
+    in GB, of this process or of its largest finished child.
     """
     import psutil
 
@@ -280,7 +297,7 @@ def process_cost() -> dict[str, float]:
 
 @contextmanager
 def _termination_raises() -> Iterator[None]:
-    """SIGTERM raises :class:`Terminated` in the main thread, unless someone else handles it already."""
+    """Let SIGTERM raise :class:`Terminated` in the main thread, unless another handler is set."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
@@ -297,7 +314,7 @@ def _termination_raises() -> Iterator[None]:
 
 def _tags(root: Path, params: Params) -> dict[str, str]:
     tags = {TAG + "recipe": params.recipe, TAG + "host": socket.gethostname(), PROCESS_TAG: str(me()), COUNT_TAG: "0"}
-    # A cache folder is no checkout, and where models are only read there may be no git.
+    # A cache folder is not a checkout, and where models are only read there may be no git.
     if not is_cache(root) and is_repository(root) and (commit := head(root)):
         tags |= {TAG + "git_commit": commit, TAG + "git_dirty": str(is_dirty(root)).lower()}
     return tags | {TAG + "machine": json.dumps(machine()), TAG + "versions": json.dumps(versions())}
@@ -307,13 +324,14 @@ def _record_tags(record: lockfile.StageRecord | None) -> dict[str, str]:
     if record is None:
         return {}
     tags = {TAG + "stage_digest": record.digest, TAG + "params_digest": record.params_digest}
-    # Folders and JSON are data; the hashes of code stand in the stage digest.
+    # Folders and JSON are data; the hashes of code are in the stage digest.
     data = {path: value for path, value in record.deps.items() if not path.endswith((".py", ".yaml"))}
     return tags | {TAG + "data": json.dumps(data, sort_keys=True)}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """``{"grpo": {"bridge": {"steps": 50}}}`` as ``{"grpo.bridge.steps": "50"}``, the way MLflow keeps parameters."""
+    """Flatten ``{"grpo": {"bridge": {"steps": 50}}}`` to ``{"grpo.bridge.steps": "50"}``, the form
+    of MLflow's parameters."""
     named: dict[str, str] = {}
     for key, value in values.items():
         name = f"{prefix}{key}".removeprefix("params.yaml.")

@@ -1,4 +1,5 @@
-"""What earlier runs of a stage cost, and under which parameters: what a run that is only planned may be told from."""
+"""Cost and parameters of earlier runs of a stage, from which the cost of a planned run is
+estimated."""
 
 from __future__ import annotations
 
@@ -13,20 +14,24 @@ from stages.tracking.runs.history import Cost
 from stages.tracking.runs.run import MODEL_TAG, PARENT_TAG, TAG
 from stages.tracking.runs.store import open_client
 
-#: A plan waits no longer for a store that does not answer.
+#: A plan waits this long, at most, for a store that does not answer.
 PATIENCE_S = 2.0
-ASKED = "/questions"
-#: Runs that are looked through, the newest first.
+QUESTIONS_SUFFIX = "/questions"
+#: Number of runs that are searched, the newest first.
 _RUNS = 500
-#: Of a run: the step at which its training was taken up; what it cost is then no whole training.
+#: Tag of a run: the step at which its training resumed; its cost is then not that of a whole
+#: training.
 RESUMED_FROM = TAG + "resumed_from"
 
 
 @dataclass(frozen=True)
 class Spent:
-    """One finished run of a stage: its cost, when it began (UTC), its parameters as MLflow keeps them, its GPUs (JSON), and how many
-    questions it put to whom (judge, held_out_judge, writer), those that a cache answered included. ``model``: the parameters ``model.*`` of
-    its project then; None: that was not kept."""
+    """One finished run of a stage: its cost, start time (UTC), parameters as MLflow has them, GPUs
+    (JSON), and the number of questions to each endpoint (judge, held_out_judge, writer), those that
+    a cache answered included.
+
+    ``model``: the parameters ``model.*`` of its project then; None: not recorded.
+    """
 
     cost: Cost
     started: datetime
@@ -37,8 +42,10 @@ class Spent:
 
 
 def spent_by_stage(root: Path) -> dict[str, list[Spent]]:
-    """Finished runs of each stage, the newest first, without those that were taken up midway, and without trainings of an ablation, which
-    share their machine. Empty where nothing has run yet; nothing is created.
+    """Finished runs of each stage, the newest first.
+
+    Without those that resumed midway, and without trainings of an ablation, which share their
+    machine. Empty if no stage has run yet; nothing is created.
 
     Raises:
         TrackingError: the store does not answer.
@@ -60,8 +67,8 @@ def spent_by_stage(root: Path) -> dict[str, list[Spent]]:
         order_by=["attributes.start_time DESC"],
         max_results=_RUNS,
     )
-    found: dict[str, list[Spent]] = {}
-    # Runs of earlier releases do not say it: theirs is what `base` had made last.
+    by_stage: dict[str, list[Spent]] = {}
+    # Runs of earlier releases lack that tag: they use the model that `base` had produced last.
     bases = [run for run in runs if run.data.tags.get(f"{TAG}stage") == "base"]
     for run in runs:
         figures, tags = run.data.metrics, run.data.tags
@@ -69,18 +76,20 @@ def spent_by_stage(root: Path) -> dict[str, list[Spent]]:
             continue
         cost = Cost(figures["process/wall_s"], figures["process/cpu_s"], figures["process/peak_gb"], figures.get("process/gpu_h"))
         started = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
-        asked = {name.removesuffix(ASKED): count for name, count in figures.items() if name.endswith(ASKED)}
-        base = next((one for one in bases if one.info.start_time <= run.info.start_time), None)
+        questions = {
+            name.removesuffix(QUESTIONS_SUFFIX): count for name, count in figures.items() if name.endswith(QUESTIONS_SUFFIX)
+        }
+        base = next((base_run for base_run in bases if base_run.info.start_time <= run.info.start_time), None)
         model = _model(tags.get(MODEL_TAG), base.data.params if base else {})
-        spent = Spent(cost, started, dict(run.data.params), tags.get(f"{TAG}gpus", "[]"), asked, model)
-        found.setdefault(tags.get(f"{TAG}stage", ""), []).append(spent)
-    return found
+        spent = Spent(cost, started, dict(run.data.params), tags.get(f"{TAG}gpus", "[]"), questions, model)
+        by_stage.setdefault(tags.get(f"{TAG}stage", ""), []).append(spent)
+    return by_stage
 
 
-def _model(said: str | None, base: Mapping[str, str]) -> dict[str, str] | None:
-    """Of a run, from its own tag, else from the parameters of the run that made its base."""
+def _model(recorded: str | None, base: Mapping[str, str]) -> dict[str, str] | None:
+    """Model parameters of a run, from its own tag, else from the run that produced its base."""
     try:
-        table = json.loads(said) if said else base
+        table = json.loads(recorded) if recorded else base
     except (ValueError, RecursionError):
         return None
     if not isinstance(table, Mapping):

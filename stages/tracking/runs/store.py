@@ -1,4 +1,5 @@
-"""The one way to an MLflow client: checked, quiet, and safe when several processes create the same SQLite file."""
+"""Open an MLflow client: checked, quiet, and safe when several processes create the same SQLite
+file."""
 
 from __future__ import annotations
 
@@ -17,10 +18,10 @@ from stages.tracking.lineage.uri import (
     NoAnswer,
     TrackingError,
     check_server,
+    display_uri,
     experiment_name,
     is_server,
     quiet,
-    shown,
     sqlite_path,
     tracking_uri,
 )
@@ -28,7 +29,7 @@ from stages.tracking.lineage.uri import (
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-#: A process waits so long for another one that creates the tables (0.5 s on an idle machine).
+#: Wait for another process that creates the tables (0.5 s on an idle machine).
 CREATION_WAIT_S = 120
 WRITE_TRIES = 4
 
@@ -62,13 +63,14 @@ class _Waiting:
 
 
 def open_client(root: Path, wait_s: float = 0.0) -> MlflowClient:
-    """A client of the project's store, which answers and has its tables.
+    """Open a client of the project's store, which answers and has its tables.
 
-    A store that does not answer is asked twice, and then for ``wait_s`` seconds more. MLflow creates a fresh SQLite file without a lock,
-    and two processes that start together break each other: hence ours.
+    A store that does not answer is tried twice, and then for ``wait_s`` seconds more. MLflow
+    creates a fresh SQLite file without a lock, and two processes that start together break each
+    other: hence our lock.
 
     Raises:
-        TrackingError: it does not answer in that time, or refuses access.
+        TrackingError: it does not answer in that time, or denies access.
     """
     uri = check_server(tracking_uri(root), wait_s=wait_s)
     quiet()
@@ -82,21 +84,22 @@ def open_client(root: Path, wait_s: float = 0.0) -> MlflowClient:
         with guard:
             if database and database == root / DATABASE and not database.exists():
                 _write_ahead(database)
-            # Runs and model versions live in one store, whatever else the environment says.
+            # Runs and model versions share one store, whatever else the environment says.
             return MlflowClient(tracking_uri=uri, registry_uri=uri)
     except MlflowException as error:
-        raise TrackingError(f"MLflow store {shown(uri)}: {error}") from error
+        raise TrackingError(f"MLflow store {display_uri(uri)}: {error}") from error
     except SQLAlchemyError as error:
-        said = one_line(redacted(str(getattr(error, "orig", None) or error).strip()))
+        message = one_line(redacted(str(getattr(error, "orig", None) or error).strip()))
         raise TrackingError(
-            f"MLflow store {shown(uri)}: {said}; check that the account may make and change tables there"
+            f"MLflow store {display_uri(uri)}: {message}; check that the account may make and change tables there"
         ) from error
 
 
-#: Codes of MLflow's errors that say who may do what; asking again changes nothing.
+#: Codes of MLflow's errors about permissions; a retry changes nothing.
 _DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
 _UNAVAILABLE = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
-#: How MLflow's client words a server that is not there, and a database that went away, which have codes that others share.
+#: Texts of MLflow's client for a server that is away, and for a database that went away, whose
+#: codes other errors share.
 _AWAY = re.compile(
     r"^API request to \S+ failed with (timeout )?exception|failed with error code (429|5\d\d) |too many 5\d\d error responses"
     r"|OperationalError|InterfaceError|database is locked|connection already closed"
@@ -104,12 +107,12 @@ _AWAY = re.compile(
 
 
 def is_denied(error: Exception) -> bool:
-    """Whether MLflow refuses this account what was asked."""
+    """Return whether MLflow denies this account the operation."""
     return getattr(error, "error_code", None) in _DENIED
 
 
 def is_away(error: Exception) -> bool:
-    """Whether the store does not answer now, and may in a while."""
+    """Return whether the store does not answer now, and may later."""
     if isinstance(error, NoAnswer):
         return True
     code = getattr(error, "error_code", None)
@@ -117,10 +120,11 @@ def is_away(error: Exception) -> bool:
 
 
 def store_error(what: str, error: Exception, rights: str, otherwise: str = "") -> TrackingError:
-    """``error`` of MLflow's as one sentence: no permission, no answer, or what MLflow says against it.
+    """Describe MLflow's ``error`` in one sentence: no permission, no answer, or MLflow's own
+    objection.
 
-    ``what`` was asked for; ``rights``: those that it takes, such as "EDIT on the registered model NAME"; ``otherwise``: what to know or
-    to do when the store is away or refuses for another reason.
+    ``what``: the operation; ``rights``: those it requires, such as "EDIT on the registered model
+    NAME"; ``otherwise``: the remedy if the store is away or refuses for another reason.
     """
     tail = f"; {otherwise}" if otherwise else ""
     if getattr(error, "error_code", None) in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
@@ -132,12 +136,13 @@ def store_error(what: str, error: Exception, rights: str, otherwise: str = "") -
         user = os.environ.get("MLFLOW_TRACKING_USERNAME", "").strip()
         who = f"the MLflow user {user!r}" if user else "this account of MLflow's"
         return TrackingError(f"{what}: no permission: {who} may not; ask who owns it, or administers the server, for {rights}")
-    said = one_line(redacted(error))
-    return TrackingError(f"{what}: the store {'stopped answering' if is_away(error) else 'refused'}: {said}{tail}")
+    message = one_line(redacted(error))
+    return TrackingError(f"{what}: the store {'stopped answering' if is_away(error) else 'refused'}: {message}{tail}")
 
 
 def _write_ahead(database: Path) -> None:
-    """Let a person's `mlflow ui` read while a stage writes; the setting stays in the file. Only ours: WAL needs a local disk."""
+    """Let a person's `mlflow ui` read while a stage writes; the setting stays in the file. Only our
+    own file: WAL needs a local disk."""
     connection = sqlite3.connect(database)
     try:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -146,36 +151,38 @@ def _write_ahead(database: Path) -> None:
 
 
 def experiment_id(client: MlflowClient, root: Path) -> str:
-    """The id of the experiment :func:`experiment_name`, created when it is missing (by us or, meanwhile, by another process)."""
+    """Id of the experiment :func:`experiment_name`, created if it is missing (by us or, meanwhile,
+    by another process)."""
     from mlflow.exceptions import MlflowException
 
     name = experiment_name()
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        # A server chooses the place itself; the default of a bare database would be relative to the working directory.
-        place = None if is_server(tracking_uri(root)) else (root / RUN_FILES).as_uri()
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        # A server chooses the path itself; the default of a bare database would be relative to the
+        # working directory.
+        location = None if is_server(tracking_uri(root)) else (root / RUN_FILES).as_uri()
         try:
-            return str(client.create_experiment(name, artifact_location=place))
+            return str(client.create_experiment(name, artifact_location=location))
         except MlflowException as error:
             if is_away(error):
                 raise
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise store_error(f"MLflow experiment {name!r}", error, "the right to make experiments") from error
-            found = client.get_experiment_by_name(name)
-    if found is None or found.lifecycle_stage == "deleted":
-        number = f"{found.experiment_id}" if found else "ID"
+            experiment = client.get_experiment_by_name(name)
+    if experiment is None or experiment.lifecycle_stage == "deleted":
+        number = f"{experiment.experiment_id}" if experiment else "ID"
         raise TrackingError(
-            f"MLflow experiment {name!r} was deleted; restore it: mlflow experiments restore -x {number}, or name another:"
-            " MLFLOW_EXPERIMENT_NAME"
+            f"MLflow experiment {name!r} was deleted; restore it: mlflow experiments restore -x {number}, or name"
+            " another: MLFLOW_EXPERIMENT_NAME"
         )
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
-def insist(write: Callable[[], object]) -> None:
+def retry_on_conflict(write: Callable[[], object]) -> None:
     """Set a tag or an alias that another process may be setting at this moment.
 
-    MLflow looks whether there is one and then inserts it, so the slower of two fails at the database's unique key. Setting it again
-    finds it there.
+    MLflow checks for an existing one and then inserts, so the slower of two processes fails at the
+    database's unique key. The retry finds it there.
     """
     from mlflow.exceptions import MlflowException
 
@@ -190,5 +197,5 @@ def insist(write: Callable[[], object]) -> None:
 
 
 def is_first_rank() -> bool:
-    """Only one process of a training job writes."""
+    """Return whether this is the one process of a training job that writes."""
     return os.environ.get("RANK", "0") == "0"

@@ -14,7 +14,7 @@ from stages.lib.models.load import save_model
 from stages.lib.models.processor import encode_video, fit_of, most_pixels, shrink_of
 from stages.lib.video.errors import VideoError
 from stages.lib.video.loader import load_video
-from stages.tools.serving.decode import Wanted, load_bounded
+from stages.tools.serving.decode import DecodeRequest, load_bounded
 from tests.support.checkout import ROOT
 from tests.support.tiny_parts import tiny
 
@@ -50,12 +50,12 @@ def test_a_video_is_read_as_small_as_it_is_shown(tmp_path: Path) -> None:
     processor.video_processor.size = {"shortest_edge": 1024, "longest_edge": 20_000}
     save_model(model, processor, tmp_path / "model")
     whole = load_video(CLIP, 8)
-    read = load_bounded(Wanted(CLIP, 8, 1 << 30), shrink_of(tmp_path / "model"))
+    read = load_bounded(DecodeRequest(CLIP, 8, 1 << 30), shrink_of(tmp_path / "model"))
     assert (read.indices, read.total, read.rate) == (whole.indices, whole.total, whole.rate)
     assert np.array_equal(read.pixels, fit_of(tmp_path / "model").apply(whole.pixels))
     # One frame in its own size, and all in the small one.
     needed = whole.pixels[0].nbytes + read.pixels.nbytes
     assert needed < whole.pixels.nbytes
-    load_bounded(Wanted(CLIP, 8, needed), shrink_of(tmp_path / "model"))
+    load_bounded(DecodeRequest(CLIP, 8, needed), shrink_of(tmp_path / "model"))
     with pytest.raises(VideoError, match="too-large"):
-        load_bounded(Wanted(CLIP, 8, needed - 1), shrink_of(tmp_path / "model"))
+        load_bounded(DecodeRequest(CLIP, 8, needed - 1), shrink_of(tmp_path / "model"))

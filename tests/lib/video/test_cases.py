@@ -24,7 +24,7 @@ from stages.lib.video.loader import FrameLoader, load_video
 from stages.lib.video.probe import probe
 from stages.lib.video.reader import read_frames
 from stages.params import load_params
-from stages.tools.serving.decode import Wanted, load_bounded
+from stages.tools.serving.decode import DecodeRequest, load_bounded
 from stages.tools.suites.frames import load_at
 from tests.support.checkout import ROOT
 from tests.support.siblings import CASES
@@ -163,7 +163,7 @@ def test_pauses_of_days_cost_nothing(frames: int, pause_s: int, tmp_path: Path) 
     found = examine(path.name, tmp_path, None)
     assert found.media is not None, found.problem
     assert found.media.duration_s > 1_000_000
-    assert len(load_bounded(Wanted(path, 8, 1 << 20)).pixels) == 8
+    assert len(load_bounded(DecodeRequest(path, 8, 1 << 20)).pixels) == 8
     assert len(load_video(path, 8).pixels) == 8
     # Walking all slots took 50 s; this bound is not a measurement.
     assert time.process_time() - started < 20

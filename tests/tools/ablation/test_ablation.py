@@ -1,4 +1,5 @@
-"""The ablation grid: what its variants train, and what is said of their scores. Training itself: `test_ablation_slow`."""
+"""The ablation grid: parameters of its variants, and statistics of their scores. Training itself:
+`test_ablation_slow`."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from stages.lib.rows.jsonl import write_json, write_record, write_rows
 from stages.lib.rows.samples import InputError
 from stages.params import GrpoRow, Params, ParamsError, load_params, parse_params
 from stages.tools.ablation.grid import IDENTITY_FILE, Results, figure, markdown, read_grid, start_of, variant_params
-from stages.tools.ablation.seeds import Pair, over_seeds, pooled_gain
+from stages.tools.ablation.seeds import PolicyPair, over_seeds, pooled_gain
 from tests.support.checkout import ROOT
 
 RECIPES = ("smoke", "tiny", "vidbridge-r1", "vidbridge-r1-staged", "videocap-r1")
@@ -42,7 +43,7 @@ def test_every_recipe_has_a_grid_whose_variants_are_pipelines(name: str, small: 
         assert (made.seed, made.candidate, made.evaluation.of) == (5, variant, (start, variant))
         assert made.rows[variant].tasks == row.tasks
         assert made.gate.registered_model != params.gate.registered_model, "a champion is never one of these"
-        # Else DVC would make the start anew for every variant.
+        # Otherwise DVC would train the start again for every variant.
         assert {name: r for name, r in made.rows.items() if name != variant} == {
             n: params.rows[n] for n in made.rows if n != variant
         }
@@ -123,7 +124,7 @@ def test_a_gain_pairs_samples_within_each_seed() -> None:
     clips = {f"{task}/c{i}": [f"c{i}"] for task in ("mcqa", "caption") for i in range(4)}
     # The second seed is easier by 0.5 everywhere: unpaired, its clips would hide the gain of 0.1.
     pairs = [
-        Pair(
+        PolicyPair(
             scores("mcqa", [0.1 + level] * 4) + scores("caption", [level] * 4),
             scores("mcqa", [level] * 4) + scores("caption", [level] * 4),
             clips,
@@ -134,7 +135,7 @@ def test_a_gain_pairs_samples_within_each_seed() -> None:
     assert tasks["mcqa"].clips.mean == pytest.approx(0.1)
     assert 0 <= tasks["mcqa"].clips.low < 0.1, "four clips, which both seeds hold out, are four clips"
     apart = [
-        pair._replace(shown={name: [f"{seed}:{clip}" for clip in clips] for name, clips in pair.shown.items()})
+        pair._replace(contents={name: [f"{seed}:{clip}" for clip in clips] for name, clips in pair.contents.items()})
         for seed, pair in enumerate(pairs)
     ]
     assert pooled_gain(apart, 0.95)[1]["mcqa"].clips.low > tasks["mcqa"].clips.low, "eight would say more"
@@ -142,7 +143,7 @@ def test_a_gain_pairs_samples_within_each_seed() -> None:
     assert mean.seeds == pytest.approx((0.05, 0.05))
 
 
-#: What each variant of the fabricated grid scores in multiple choice and in captions.
+#: Scores of each variant of the fabricated grid in multiple choice and in captions.
 SCORED = {"cold-start": (0.5, 0.5), "qa": (0.75, 0.25), "caption": (0.5, 1.0), "qa-caption-scaled": (0.75, 0.75)}
 #: The table beside them, of which the grid takes one figure.
 TABLE = PolicyScores(
@@ -236,7 +237,7 @@ def test_scores_of_other_parameters_are_never_mixed_with_these(tmp_path: Path) -
     old = grid_of(other, results)
     assert old.other_parameters
     assert "Commit abc (with its parameters, which are others now), seeds 1, 2;" in markdown(old)
-    # The grid is run again with them, and ended on the way.
+    # The grid is run again with them, and interrupted.
     trained_with(other, results, 1, "qa", "def")
     with pytest.raises(InputError, match=r"no seed has run whole \(5 trainings are missing\)"):
         grid_of(other, results)
@@ -246,7 +247,7 @@ def test_scores_of_other_parameters_are_never_mixed_with_these(tmp_path: Path) -
     assert (grid.seeds, grid.commit, grid.other_parameters) == ((1,), "def", False)
     assert grid.missing == tuple(f"seed 2: {name}" for name in other.variants)
     table["ablation"]["shared"]["learning_rate"] = 0.25
-    with pytest.raises(InputError, match=r"from several commits \(abc, def\), so it is no one grid"):
+    with pytest.raises(InputError, match=r"from several commits \(abc, def\), so they are not one grid"):
         grid_of(parse_params(table), results)
     renamed = recipe("smoke")
     renamed["ablation"]["variants"]["qa"]["title"] = "questions"

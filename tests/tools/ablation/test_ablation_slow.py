@@ -1,4 +1,4 @@
-"""`vidbridge ablate` on the recipe `smoke`, killed on its way. make test-slow"""
+"""`vidbridge ablate` on the recipe `smoke`, killed during its run. make test-slow"""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_grid_that_is_killed_goes_on_and_says_the_same_every_time(tmp_path: Pa
     assert results["seeds"] == [1, 2]
     assert results["missing"] == []
     assert {row["name"] for row in results["rows"]} == {"random", "constant", "cold-start", "qa", "caption", "qa-caption-scaled"}
-    # Each seed has data of its own, or it would be no observation of its own.
+    # Each seed needs data of its own to be an observation of its own.
     corpora = {(project / f".vidbridge/ablation/smoke/seed-{seed}/data/samples/test/caption.jsonl").read_bytes() for seed in (1, 2)}
     assert len(corpora) == 2
 

@@ -1,4 +1,5 @@
-"""``vidbridge data check``: what ingest would say of a folder, without a stage, a run or a file written."""
+"""``vidbridge data check``: a preview of ingest on a folder, without a stage, a run or an output
+file."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ def test_a_folder_is_checked_and_everything_in_it_accounted_for(tmp_path: Path) 
     assert "not for decord  none: decord is right on all of them" in done.stdout
     assert "1 dark_event_infer, 0 mix_vid_qa, 2 mcqa, 1 caption, 0 structured_caption" in done.stdout
     assert "broken: broken.mp4: no known video format" in done.stdout
-    # What a file is called is text, never markup.
+    # File names are text, never markup.
     assert "video: 'gone [red].mp4' does not exist in the folder" in done.stdout
     after = sorted(path for path in tmp_path.rglob("*") if path.is_file() and ".vidbridge" not in path.parts)
     assert after == before

@@ -1,4 +1,4 @@
-"""`ingest.exclude` is written into a params.yaml in place, and outlives a change of recipe."""
+"""`ingest.exclude` is written into a params.yaml in place, and survives a change of recipe."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_removed_video_outlives_a_change_of_recipe(tmp_path: Path) -> None:
     params.write_text(with_excluded((ROOT / "params.yaml").read_text(), VIDEOS))
     assert [one.name for one in recipes.recipes(tmp_path) if one.in_use] == ["tiny"]
     for name, smoke in (("smoke", False), ("tiny", False)):
-        # The list is no edit that would be lost.
+        # The list does not count as an edit that would be lost.
         assert recipes.use(tmp_path, name, smoke=smoke).ingest.exclude == VIDEOS
         assert load_params(params).ingest.exclude == VIDEOS
     params.write_text(params.read_text().replace("seed: 7", "seed: 8"))

@@ -1,4 +1,5 @@
-"""Every way out shows the same frames: loaded by the edit list, from the rendered video, from the Parquet file."""
+"""All exports have the same frames: loaded by the edit list, from the rendered video, from the
+Parquet file."""
 
 from __future__ import annotations
 
@@ -27,13 +28,15 @@ from stages.tools.dataset.export import export, video_name
 from tests.support.checkout import ROOT
 
 REAL = ROOT / "tests/data/clips"
-#: Mean difference of two encodings of one picture, of 255; the next sampled frame of these clips differs by several times as much.
+#: Mean difference of two encodings of one picture, of 255; the next sampled frame of these clips
+#: differs by several times as much.
 CODEC_NOISE = 3.0
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real clip, scaled, and a mirrored one of another size, rate and class: every task, conformed mixes included."""
+    """The real clip, scaled, and a mirrored one of another size, rate and class: every task,
+    conformed mixes included."""
     folder = tmp_path_factory.mktemp("project")
     source = folder / "videos"
     source.mkdir()
@@ -47,7 +50,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["ingest"] |= {"source": str(source)}
     params["synthesize"]["tasks"]["dark_event_infer"]["events"]["min_s"] = 0.5
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    # What a synthesis that is cut short resumes from is keyed by the code that the pipeline names.
+    # The checkpoint of an interrupted synthesis is keyed by the code that the pipeline names.
     shutil.copyfile(ROOT / "dvc.yaml", folder / "dvc.yaml")
     (folder / "stages").symlink_to(ROOT / "stages")
     subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, check=True, timeout=60)

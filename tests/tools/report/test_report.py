@@ -1,4 +1,4 @@
-"""The report: what it says of a project's results, and that it does nothing but show them."""
+"""The report displays a project's results, and does nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stages.lib.rows.samples import InputError
 from stages.pages.render import template_text
 from stages.params import load_params
 from stages.runtime import paths
-from stages.tools.ablation.grid import Contrast, Grid, Measured
+from stages.tools.ablation.grid import Contrast, Grid, PolicyResult
 from stages.tools.ablation.seeds import Gain
 from stages.tools.report import cost, scores
 from stages.tools.report.environment import environment
@@ -113,7 +113,8 @@ def test_costs_and_versions_come_from_the_runs(page: str, project: Path) -> None
     text = Elements(page).text
     for name in ("corpus", "summary"):
         assert re.search(rf"{name}\s*\d+ (s|min)", text), name
-    # Three stages stand in dvc.lock; the graph has no other, and the folder around two outs makes one edge.
+    # dvc.lock has three stages; the graph has no others, and the folder around two outs makes one
+    # edge.
     assert page.count('class="box ') == 2 * 3
     assert re.findall(r"<title>(\w+ → \w+)</title>", page) == ["corpus → ingest", "ingest → summary"] * 2
 
@@ -155,7 +156,7 @@ def test_what_a_judge_cost_is_in_the_table(project: Path) -> None:
             {"judge/questions": 900, "judge/cache_hits": 100, "judge/prompt_tokens": 120_000, "judge/completion_tokens": 4000}
         )
     runs = latest_runs(open_client(project), project)
-    assert cost.asked_rows(params, runs) == [
+    assert cost.request_rows(params, runs) == [
         {
             "stage": "evaluate@general",
             "who": "judge",
@@ -174,7 +175,7 @@ def grid() -> Grid:
     gain = Gain(
         clips=Interval(mean=0.125, low=-0.1, high=0.3), seeds=(0.1, 0.15), over_seeds=Interval(mean=0.125, low=0.0625, high=0.2)
     )
-    row = Measured(
+    row = PolicyResult(
         name="caption", title="caption <only>", trained_on=("caption",), columns={"mcqa": spread}, by_seed={"mcqa": (0.4, 0.6)},
         seeds=(0.4, 0.6), format=1.0, blank=None,
     )  # fmt: skip
@@ -316,7 +317,8 @@ def test_runs_that_differ_say_which_they_were(project: Path) -> None:
 
 
 def opened(page: Path, folder: Path) -> tuple[str, str, set[str]]:
-    """The document as Chromium leaves it, what Chromium says, and what the page asked of others; names of hosts lead nowhere."""
+    """Render the page in Chromium. Returns the document, Chromium's log, and the page's requests to
+    other hosts, whose names do not resolve."""
     assert CHROMIUM is not None
     log = folder / "network.json"
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
@@ -332,7 +334,7 @@ def opened(page: Path, folder: Path) -> tuple[str, str, set[str]]:
         check=True,
     )
     events = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
-    # The browser asks for things of its own, too; those have no page behind them.
+    # The browser sends requests of its own, too; those have no page behind them.
     asked = {str(e["url"]) for e in events if "url" in e and str(e.get("network_isolation_key", "")).startswith("file:")}
     return done.stdout, done.stderr, {url for url in asked if url.startswith("http")}
 

@@ -1,4 +1,4 @@
-"""What the report draws, piece by piece: the graph, lists of replies, curves, gains."""
+"""Parts of the report: the graph, lists of replies, curves, gains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The champion, asked through MLflow's own loader, and what is exported of it."""
+"""The champion behind MLflow's own loader, and its export."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from stages.lib.rows.samples import InputError
 from stages.lib.video.loader import load_video
 from stages.params import load_params
 from stages.runtime.workers import Aside
-from stages.tools.serving.export import card, publish
+from stages.tools.serving.export import card, export_version
 from stages.tools.serving.refusal import Refused
 from stages.tools.serving.requests import parse_rows
 from stages.tools.serving.server import Refusal, batches
-from stages.tools.suites.engines.models import choose
+from stages.tools.suites.engines.models import select_model
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.explain import explain
 from stages.tracking.registry.register import register
@@ -85,7 +85,8 @@ def test_it_answers_about_a_file_and_about_bytes_alike(champion: Any, videos: Pa
 
 
 def test_it_is_asked_as_it_was_trained(champion: Any, project: Path, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frames and prompts are those of the parameters that the version was registered with, whatever params.yaml says now."""
+    """Frames and prompts follow the parameters at the version's registration, not the present
+    params.yaml."""
     asked: list[tuple[str, Any]] = []
 
     def listening(model: Any, processor: Any, items: Any, **settings: Any) -> list[str]:
@@ -117,9 +118,9 @@ def test_it_is_asked_as_it_was_trained(champion: Any, project: Path, videos: Pat
         ({"video": str(CLIP)}, "may not leave the server's folder"),
         ({"video": "link.mp4"}, "not a link that leads out"),
         ({"video": "out/private.mp4"}, "not a link that leads out"),
-        ({"video": "nowhere.mp4"}, "'nowhere.mp4' is no file in the server's folder"),
-        ({"video": "deep"}, "is no file in the server's folder"),
-        ({"video": "x" * 5000}, "is no file in the server's folder"),
+        ({"video": "nowhere.mp4"}, "'nowhere.mp4' is not a file in the server's folder"),
+        ({"video": "deep"}, "is not a file in the server's folder"),
+        ({"video": "x" * 5000}, "is not a file in the server's folder"),
         ({"video": "a\0b"}, "may not leave the server's folder"),
         ({"video": "text.mp4"}, "video: .*text.mp4.*send a video that ffmpeg can read"),
         ({"video_base64": "%%%"}, "video_base64: .*standard base64"),
@@ -146,7 +147,8 @@ def test_a_reply_that_takes_too_long_is_cut_off(champion: Any, videos: Path, mon
     inner = champion.unwrap_python_model()
     frames = load_video(videos / "deep/red.mp4", inner._usage.sampled_frames)
     with monkeypatch.context() as patch:
-        # Frames at hand and a reply that would take minutes: what ends it is the limit on generation.
+        # Frames at hand and a reply that would take minutes: what ends it is the limit on
+        # generation.
         patch.setattr(inner, "_decoders", lambda file, field, ends: frames)
         patch.setattr(inner, "_limits", replace(inner._limits, timeout_s=0.3))
         patch.setattr(inner, "_usage", inner._usage.model_copy(update={"max_new_tokens": 100_000}))
@@ -158,7 +160,7 @@ def test_a_reply_that_takes_too_long_is_cut_off(champion: Any, videos: Path, mon
 @pytest.fixture(scope="module")
 def exported(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "model"
-    made = publish(Session(project), CHAMPION, folder)
+    made = export_version(Session(project), CHAMPION, folder)
     assert (made.version.number, made.folder) == (1, folder)
     return folder
 
@@ -181,20 +183,21 @@ SCORES = {
 def test_what_is_put_through_a_benchmark_is_asked_as_its_version_says(project: Path, exported: Path) -> None:
     params = load_params(project / "params.yaml")
     other = params.model_copy(update={"prompt": params.prompt.model_copy(update={"instruction": "As params.yaml says now"})})
-    chosen = [choose(Session(project), other, which, None) for which in (URI, f"models:/{MODEL}/1", "champion", "1")]
+    chosen = [select_model(Session(project), other, which, None) for which in (URI, f"models:/{MODEL}/1", "champion", "1")]
     assert {one.version.number for one in chosen if one.version} == {1}
     assert len({one.identity["weights"] for one in chosen}) == 1
-    for one in (*chosen, choose(Session(project), other, str(exported), None)):
-        assert one.asks_itself
+    for one in (*chosen, select_model(Session(project), other, str(exported), None)):
+        assert one.has_settings
         assert (one.prompt, one.max_new_tokens, one.precision) == (params.prompt, params.evaluation.max_new_tokens, "fp32")
-    assert not choose(Session(project), other, str(project / "made"), None).asks_itself
-    assert choose(Session(project), other, str(project / "made"), None).prompt == other.prompt
+    assert not select_model(Session(project), other, str(project / "made"), None).has_settings
+    assert select_model(Session(project), other, str(project / "made"), None).prompt == other.prompt
     with pytest.raises(TrackingError, match="no version '9'"):
-        choose(Session(project), other, f"models:/{MODEL}/9", None)
+        select_model(Session(project), other, f"models:/{MODEL}/9", None)
 
 
 def test_an_exported_folder_stands_alone(exported: Path, project: Path, videos: Path, champion: Any) -> None:
-    """Its bytes are the registered ones and its own, and the code in its card gets the served reply from it."""
+    """Its bytes are the registered ones and its own, and the code in its card gives the served
+    reply."""
     given = {path.name: path.read_bytes() for path in (project / "made").iterdir()}
     assert {name: (exported / name).read_bytes() for name in given} == given
     assert [path for path in exported.iterdir() if path.stat().st_nlink != 1] == []
@@ -213,7 +216,7 @@ def card_code(folder: Path) -> str:
 
 
 def card_inputs(video: Path) -> dict[str, Any]:
-    """What the card leaves to its reader: the frames, and what is known of the video."""
+    """Names that the card leaves to its reader: the frames, and facts about the video."""
     import torch
     from transformers.video_utils import VideoMetadata
 
@@ -243,7 +246,7 @@ def test_a_card_says_what_a_reader_needs(exported: Path, project: Path, tmp_path
     for name, text in tags.items():
         client.set_model_version_tag(MODEL, "1", TAG + name, text)
     try:
-        publish(Session(project), "1", tmp_path / "scored")
+        export_version(Session(project), "1", tmp_path / "scored")
     finally:
         for name in tags:
             client.delete_model_version_tag(MODEL, "1", TAG + name)
@@ -283,21 +286,21 @@ def test_a_card_says_by_which_rule_text_was_placed_behind_videos(project: Path, 
 def test_an_export_overwrites_nothing(project: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="holds something already; name a new or an empty folder"):
-        publish(Session(project), CHAMPION, tmp_path)
+        export_version(Session(project), CHAMPION, tmp_path)
     with pytest.raises(InputError, match="holds something already"):
-        publish(Session(project), CHAMPION, tmp_path / "mine.txt")
+        export_version(Session(project), CHAMPION, tmp_path / "mine.txt")
     (tmp_path / "empty").mkdir()
-    publish(Session(project), CHAMPION, tmp_path / "empty")
+    export_version(Session(project), CHAMPION, tmp_path / "empty")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine.txt"]
 
 
 def test_a_version_of_older_code_says_what_to_do(project: Path, tmp_path: Path) -> None:
     client = open_client(project)
     client.delete_model_version_tag(MODEL, "1", TAG + USAGE)
-    with pytest.raises(TrackingError, match=r"does not say how it is asked .*: vidbridge register"):
-        publish(Session(project), CHAMPION, tmp_path / "model")
+    with pytest.raises(TrackingError, match=r"has no settings for requests .*: vidbridge register"):
+        export_version(Session(project), CHAMPION, tmp_path / "model")
     assert register(Session(project)).updated == (1,)
-    publish(Session(project), CHAMPION, tmp_path / "model")
+    export_version(Session(project), CHAMPION, tmp_path / "model")
 
 
 def test_one_file_is_one_video_however_it_is_named(champion: Any, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +358,8 @@ KEY = "abcdefghij-0123456789"
 
 @pytest.fixture(scope="module")
 def keyed(champion: Any) -> Iterator[Running]:
-    """The application with a key, on the loopback address of IPv6, around the model that is loaded already."""
+    """The application with a key, on the loopback address of IPv6, around the model that is
+    loaded already."""
     with running(champion.unwrap_python_model(), KEY, "::1") as asked:
         yield asked
 

@@ -1,4 +1,5 @@
-"""`vidbridge serve` over a real socket: the attacks that took 0.1's memory, its files and its log, and the commands that it prints."""
+"""`vidbridge serve` over a real socket: attacks that exhausted 0.1's memory or reached its files
+and log, and the commands that it prints."""
 
 from __future__ import annotations
 
@@ -55,7 +56,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(project: Path, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Shared by the tests of this module; that it leaves nothing is seen when it ends."""
+    """Shared by the tests of this module; at its end it must leave nothing behind."""
     with served(project, videos, tmp_path_factory.mktemp("served")) as running:
         yield running
 
@@ -109,9 +110,9 @@ def test_any_name_is_quoted_for_the_shell(name: str, server: Server, videos: Pat
     (tmp_path / "films").mkdir()
     shutil.copyfile(videos / "deep/red.mp4", tmp_path / "films" / name)
     command = example(f"http://127.0.0.1:{server.port}", tmp_path / "films", 2 << 20, keyed=False)
-    # Not in the server's folder: it has arrived whole when the server says so of this very name.
+    # Not in the server's folder: the name has arrived whole if the message repeats it.
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
-    assert json.loads(done.stdout)["message"] == f"video: {name!r} is no file in the server's folder; give the path of one"
+    assert json.loads(done.stdout)["message"] == f"video: {name!r} is not a file in the server's folder; send the path of one"
     assert [path.name for path in tmp_path.iterdir()] == ["films"]
 
 
@@ -191,7 +192,7 @@ def test_nothing_but_json_is_read(kind: str, says: str, server: Server) -> None:
         ({"dataframe_records": [ROW] * 17}, 400, "rows: 17 in one request; send 1 to 16"),
         ({"dataframe_records": [ROW], "inputs": [ROW]}, 400, "send one of them"),
         ({"dataframe_records": [ROW], "extra": 1}, 400, "'extra' is not known; a request has one of dataframe_records"),
-        ({"dataframe_records": [ROW], "params": {"temperature": 1}}, 400, "params: none are taken"),
+        ({"dataframe_records": [ROW], "params": {"temperature": 1}}, 400, "params: not supported"),
         ({"dataframe_records": [ROW | {"max_new_tokens": 5}]}, 400, "row 0: 'max_new_tokens' is not known; a row has question"),
         ({"dataframe_records": [ROW, ROW | {"option": ["a"]}]}, 400, "row 1: 'option' is not known"),
         ({"dataframe_records": [ROW | {"k" * 100_000: 1}]}, 400, "is not known"),
@@ -199,7 +200,7 @@ def test_nothing_but_json_is_read(kind: str, says: str, server: Server) -> None:
         ({"dataframe_records": [ROW | {"question": "q" * 3_000_000}]}, 400, "row 0: question: 3,000,000 bytes"),
         ({"dataframe_records": [ROW | {"options": ["a"] * 27}]}, 400, "row 0: options"),
         ({"dataframe_records": [ROW | {"options": [{"a": 1}]}]}, 400, "row 0: options.0"),
-        ({"dataframe_records": [ROW | {"video": "x" * 100_000}]}, 400, "is no file in the server's folder"),
+        ({"dataframe_records": [ROW | {"video": "x" * 100_000}]}, 400, "is not a file in the server's folder"),
         ({"dataframe_records": [ROW | {"video": "../private.mp4"}]}, 400, "may not leave the server's folder"),
         ({"dataframe_records": [{"question": "q", "video_base64": 5}]}, 400, "row 0: video_base64: not text"),
         ({"dataframe_records": [{"question": "q", "video_base64": "A" * 4_000_000}]}, 413, "2 MB are allowed"),
@@ -209,8 +210,8 @@ def test_nothing_but_json_is_read(kind: str, says: str, server: Server) -> None:
         (b'{"dataframe_records": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", 413, "65,536 bytes beside its strings"),
         (b'{"dataframe_records": ' + b"[" * 500 + b"]" * 500 + b"}", 400, "brackets more than 8 deep"),
         (b'{"dataframe_records": [' + b"[]," * 1_000_000 + b"[]]}", 413, "65,536 bytes beside its strings"),
-        (b'{"dataframe_records": [{"question": NaN}]}', 400, "NaN is no JSON"),
-        (b'{"dataframe_records": [{"question": -Infinity}]}', 400, "-Infinity is no JSON"),
+        (b'{"dataframe_records": [{"question": NaN}]}', 400, "NaN is not JSON"),
+        (b'{"dataframe_records": [{"question": -Infinity}]}', 400, "-Infinity is not JSON"),
         (b'{"dataframe_records": [{"question": ' + b"9" * 5000 + b"}]}", 400, "a number of 5,000 characters"),
         (b'{"dataframe_records": [{"question": "a", "question": "b"}]}', 400, "'question' is given twice"),
         (b'{"dataframe_records": [{"question": "\\ud800", "video": "deep/red.mp4"}]}', 400, "row 0: question"),
@@ -267,7 +268,8 @@ def test_the_fields_are_described(server: Server) -> None:
 
 @pytest.mark.parametrize("how", ["files", "spellings", "base64"])
 def test_large_frames_of_small_files_take_little_memory(how: str, server: Server, videos: Path) -> None:
-    """Five of them took 0.1 a gigabyte for the frames alone; here they are made small one after the other."""
+    """Five of them took 0.1 a gigabyte for the frames alone; here they are scaled down one after
+    the other."""
     sent = base64.b64encode((videos / "m0.mp4").read_bytes()).decode()
     asked = {
         "files": [{"video": f"m{number}.mp4"} for number in range(5)],

@@ -1,4 +1,5 @@
-"""`vidbridge serve` over a real socket, in minutes: ends while it starts, slow clients, slow files, the largest frames."""
+"""`vidbridge serve` over a real socket, in minutes: termination during startup, slow clients, slow
+files, the largest frames."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(project: Path, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Shared by the tests of this module; that it leaves nothing is seen when it ends."""
+    """Shared by the tests of this module; at its end it must leave nothing behind."""
     with served(project, videos, tmp_path_factory.mktemp("served")) as running:
         yield running
 
@@ -78,7 +79,7 @@ def test_what_comes_too_slowly_is_ended(server: Server) -> None:
     ):
         half_a_head.sendall(head.encode())
         half_a_body.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
-        # A byte now and then is no reason to wait longer.
+        # Single bytes now and then do not extend the time limit.
         for _ in range(3):
             time.sleep(3)
             half_a_head.sendall(b"X")
@@ -91,7 +92,7 @@ def test_what_comes_too_slowly_is_ended(server: Server) -> None:
 
 @pytest.mark.slow
 def test_one_slow_file_keeps_no_other_client_waiting(server: Server, videos: Path) -> None:
-    """Ten minutes of one group of pictures: the last frame wanted needs all before it."""
+    """Ten minutes of one group of pictures: the last frame needs all before it."""
     long = ["-f", "lavfi", "-i", "color=black:s=1280x720:r=25:d=600", "-c:v", "libx264", "-preset", "ultrafast", "-g", "1000000"]
     subprocess.run([ffmpeg_binary(), "-v", "error", *long, str(videos / "long.mp4")], check=True, timeout=600)
     assert (videos / "long.mp4").stat().st_size < 2 << 20
@@ -112,7 +113,8 @@ def test_one_slow_file_keeps_no_other_client_waiting(server: Server, videos: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["files", "spellings", "base64"])
 def test_the_largest_frames_take_little_memory(how: str, server: Server, videos: Path) -> None:
-    """The attack as it was found: 0.1 grew by 14.8 GB over five files of 120 kB, by 12 over four spellings of one."""
+    """The attack as it was found: 0.1 grew by 14.8 GB over five files of 120 kB, by 12 over four
+    spellings of one."""
     if not (videos / "g0.mp4").exists():
         black = ["-f", "lavfi", "-i", "color=black:s=6400x6400:r=25:d=0.4", "-c:v", "libx264", "-preset", "ultrafast"]
         subprocess.run([ffmpeg_binary(), "-v", "error", *black, str(videos / "g0.mp4")], check=True, timeout=300)

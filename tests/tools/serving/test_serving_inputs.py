@@ -1,4 +1,5 @@
-"""What a server reads and is told, looked at without one: rows, files and links of its folder, limits, the key."""
+"""Inputs and settings of a server, tested without one: rows, files and links of its folder, limits,
+the key."""
 
 from __future__ import annotations
 
@@ -47,9 +48,9 @@ def test_without_a_folder_no_path_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("VIDBRIDGE_SERVE_VIDEOS", "/nowhere/at/all", "is no folder"),
-        ("VIDBRIDGE_SERVE_MAX_MB", "many", "is no number above 0"),
-        ("VIDBRIDGE_SERVE_TIMEOUT_S", "-1", "is no number above 0"),
+        ("VIDBRIDGE_SERVE_VIDEOS", "/nowhere/at/all", "is not a folder"),
+        ("VIDBRIDGE_SERVE_MAX_MB", "many", "is not a number above 0"),
+        ("VIDBRIDGE_SERVE_TIMEOUT_S", "-1", "is not a number above 0"),
     ],
 )
 def test_a_limit_that_is_none_stops_the_server_at_its_start(
@@ -76,7 +77,8 @@ def test_links_into_the_cache_of_dvc_are_files_of_the_folder_and_no_others_are(t
 
 
 def test_a_link_that_is_swapped_in_after_the_look_is_not_followed(tmp_path: Path) -> None:
-    """Somebody who may write to the folder exchanges a file, and a folder on the way to it, for links as fast as they can."""
+    """Replace a file, and a folder on the way to it, by links as fast as possible, as anyone who
+    may write to the folder can."""
     folder = tmp_path / "films"
     (folder / "deep").mkdir(parents=True)
     for place in (folder, folder / "deep"):
@@ -114,7 +116,8 @@ def test_a_link_that_is_swapped_in_after_the_look_is_not_followed(tmp_path: Path
         swapping.kill()
         swapping.wait()
     assert set(said) <= {b"open", "out", "no file"}, said
-    # It was a race: each of the outcomes happened, and the last only where something changed between look and opening.
+    # It was a race: each of the outcomes happened, and the last only if something changed between
+    # check and opening.
     assert {b"open", "out"} <= set(said), said
 
 

@@ -1,4 +1,5 @@
-"""The champion, asked, in minutes: what MLflow makes of a version, slow videos, memory at the size of a real recipe."""
+"""The champion in service, in minutes: MLflow's handling of a version, slow videos, memory at the
+size of a real recipe."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from flows.processes.prefect_server import free_port
 from stages.lib.video.encoder import ffmpeg_binary
 from stages.params import load_params
 from stages.runtime.workers import Aside
-from stages.tools.serving.export import publish
+from stages.tools.serving.export import export_version
 from stages.tracking.registry.versions import CHAMPION
 from stages.tracking.session import Session
 from tests.support.checkout import ROOT
@@ -74,7 +75,7 @@ def test_a_version_is_an_ordinary_folder_and_what_mlflow_needs(champion: Any, pr
     listed = {item.path: item.file_size for item in get_artifact_repository(URI).list_artifacts(None)}
     assert set(listed) == ours | added
     assert {name: (folder / name).stat().st_size for name in listed} == listed
-    # Nothing in it is a pickle, and one file alone is to be had.
+    # It contains no pickle, and one file alone can be downloaded.
     assert "python_model" not in (folder / "MLmodel").read_text()
     assert mlflow.models.get_model_info(URI).signature.inputs.input_names()[0] == "question"
     # By content alone there is nothing but the content.
@@ -96,7 +97,7 @@ def test_a_slow_video_costs_its_own_request_and_no_other(champion: Any, monkeypa
         assert ask(champion, ROW) == [RED]
         with ThreadPoolExecutor(4) as others:
             blue = [others.submit(refuses_in_time, champion, "decoding video: not done within 3 s", video="deep/blue.mp4")]
-            # Two are in the processes that everybody shares, where they stay for a second.
+            # Two are in the shared processes, where they stay for a second.
             blue += [others.submit(refuses_in_time, champion, "decoding video", video="deep/blue.mp4") for _ in range(2)]
             time.sleep(1.5)
             waited = []
@@ -117,7 +118,7 @@ def test_a_slow_video_costs_its_own_request_and_no_other(champion: Any, monkeypa
 @pytest.fixture(scope="module")
 def exported(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "model"
-    made = publish(Session(project), CHAMPION, folder)
+    made = export_version(Session(project), CHAMPION, folder)
     assert (made.version.number, made.folder) == (1, folder)
     return folder
 
@@ -186,7 +187,8 @@ def test_mlflow_serves_the_champion_from_a_fresh_clone(project: Path, videos: Pa
 def test_sixteen_rows_under_the_limits_of_a_7b_recipe_take_less_than_two_gigabytes(
     exported: Path, videos: Path, tmp_path: Path
 ) -> None:
-    """The tiny model with that recipe's frames and its processor's cap: what a request takes beside the weights is then the same."""
+    """The tiny model with that recipe's frames and its processor's cap: what a request takes
+    beside the weights is then the same."""
     recipe = load_params(ROOT / "infra/recipes/vidbridge-r1.yaml")
     model = tmp_path / "model"
     shutil.copytree(exported, model)

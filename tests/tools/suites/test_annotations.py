@@ -1,4 +1,4 @@
-"""Published annotation files: what is read, and what is said of files that are not those."""
+"""Published annotation files: their rows, and errors for other files."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_vdc_is_read_in_both_published_forms(tmp_path: Path, row: dict[str, Any]
     items = BENCHMARKS["vdc"].read(tmp_path).items
     assert [item.item_id for item in items] == ["camera/v1", "short/v1"]
     assert len({BENCHMARKS["vdc"].prompt(item, TEXTS) for item in items}) == 2
-    with pytest.raises(AnnotationError, match="tells no kind of caption"):
+    with pytest.raises(AnnotationError, match="does not name a kind of caption"):
         BENCHMARKS["vdc"].read(lines(tmp_path / "other.jsonl", [row]))
 
 
@@ -89,7 +89,7 @@ def test_our_own_tests_are_the_held_out_samples(tmp_path: Path) -> None:
         BENCHMARKS["mix-vid-qa-test"].read(file)
 
 
-#: One row of each, in a file of the name that it is published under.
+#: One row of each benchmark, in a file of its published name.
 ROWS: dict[str, tuple[str, Any]] = {
     "video-mme": ("videomme.jsonl", video_mme()),
     "mvbench": ("action_antonym.jsonl", mvbench()),
@@ -108,7 +108,7 @@ def test_annotations_of_another_benchmark_are_recognised(tmp_path: Path, mine: s
     assert len(BENCHMARKS[mine].read(file).items) == 1
     for other in BENCHMARKS:
         if other != mine:
-            with pytest.raises(AnnotationError, match=f"look like the annotations of {mine}: give --benchmark {mine}"):
+            with pytest.raises(AnnotationError, match=f"look like the annotations of {mine}: pass --benchmark {mine}"):
                 score(PARAMS, other, file, tmp_path / "none.jsonl", baselines=False)
 
 
@@ -217,7 +217,7 @@ VDC_FILES: list[tuple[str, int, dict[str, int]]] = [
 )
 def test_published_annotations_load(name: str, place: str, questions: int | None, reasons: dict[str, int]) -> None:
     if questions is None:
-        with pytest.raises(AnnotationError, match="tells no kind of caption"):
+        with pytest.raises(AnnotationError, match="does not name a kind of caption"):
             read_questions(name, ANNOTATIONS / place)
         return
     found = read_questions(name, ANNOTATIONS / place)
@@ -238,7 +238,7 @@ def test_files_that_cannot_be_read_are_one_message(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"cut.json:1: not JSON"):
         read(tmp_path / "cut.json")
     (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(AnnotationError, match="no Parquet"):
+    with pytest.raises(AnnotationError, match="not Parquet"):
         read(tmp_path / "cut.parquet")
     with pytest.raises(AnnotationError, match="holds no row"):
         read(lines(tmp_path / "empty.jsonl", []))

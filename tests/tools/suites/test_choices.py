@@ -1,4 +1,4 @@
-"""Which option a reply names: strictly, and as public harnesses read it."""
+"""The option that a reply names: strictly, and as public harnesses read it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ OPTIONS = ("Apples.", "Candles", "Berries", "A dog")
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 def test_compat_says_what_the_harness_said(subject) -> None:  # type: ignore[no-untyped-def]
-    """The outcomes were recorded from the harness's own function, at the revision that stands in the file (make crosscheck)."""
+    """The outcomes were recorded from the harness's own function, at the revision in the file (make
+    crosscheck)."""
     file = RECORDS / f"{subject.name.split(':')[0].replace(', ', '_').lower()}.json"
     record = json.loads(file.read_text(encoding="utf-8"))
     assert record["function"] == subject.name
@@ -74,7 +75,7 @@ def test_compat_says_what_the_harness_said(subject) -> None:  # type: ignore[no-
         ("I see a wick. <answer>B</answer>", "B"),
         ("<think>x</think>So: <answer>(B) Candles</answer>\n", "B"),
         ("I see a wick and a flame.\n\nAnswer: B", "B"),
-        # An end token that was not taken away.
+        # An end token that was not removed.
         ("B<|im_end|>", "B"),
         ("<think>x</think><answer>B</answer><|im_end|>\n<|endoftext|>", "B"),
         ("<think>x</think>B</s>", "B"),
@@ -96,7 +97,7 @@ def test_thinking_never_counts_strictly_and_may_in_the_harnesses() -> None:
     reply = "<think>It could be A. B is out.</think><answer>C</answer>"
     assert strict_choice(reply, OPTIONS) == "C"
     assert vlmevalkit_letter(reply) == "A"
-    # lmms-eval takes whole blocks away, and keeps one that never ends.
+    # lmms-eval removes whole blocks, and keeps one that never ends.
     assert lmms_eval_spoken(reply) == "<answer>C</answer>"
     assert lmms_eval_spoken(" thinking</think> B ") == "B"
     assert lmms_eval_letter(lmms_eval_spoken("<think>It is B, no, it is A"), "ABCD") == "A"

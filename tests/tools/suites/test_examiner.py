@@ -1,4 +1,5 @@
-"""What captioning benchmarks ask of a judge: each text is quoted inside one fence, and the rule judge counts words."""
+"""Questions of captioning benchmarks to a judge: each text is quoted inside one fence, and the rule
+judge counts words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Two sets of predictions on the same questions: differences by hand, their p-values, and the counts of changed answers."""
+"""Two sets of predictions on the same questions: differences by hand, their p-values, and the
+counts of changed answers."""
 
 from __future__ import annotations
 

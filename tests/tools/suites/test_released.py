@@ -1,4 +1,5 @@
-"""The released code's parsing: what it lets pass is known, and equals ours where a reply is beyond doubt."""
+"""The released code's parsing: its gaps are pinned, and it equals ours where a reply is
+unambiguous."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From predictions to a table: by hand on small cases, at an endpoint, and what is refused."""
+"""From predictions to a table: by hand on small cases, at an endpoint, and refused input."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def test_mvbench_by_hand_and_what_harnesses_make_of_nothing(tmp_path: Path) -> N
     replies = {"a/0": "", "a/1": "it rises", "a/2": "C"}
     result = scored(tmp_path, "mvbench", [mvbench(), mvbench(), mvbench()], replies)
     assert mean(result, "strict", "accuracy") == pytest.approx(100 / 3)
-    # lmms-eval leaves the empty one out, and knows no words; VLMEvalKit takes the empty one for right.
+    # lmms-eval leaves the empty one out, and knows no words; VLMEvalKit takes the empty one for
+    # right.
     assert mean(result, "compat: lmms-eval", "accuracy") == 0
     assert result.scores["compat: lmms-eval"].overall["accuracy"].left_out == 1
     assert mean(result, "compat: VLMEvalKit", "accuracy") == pytest.approx(200 / 3)
@@ -271,14 +272,14 @@ def test_missing_predictions_are_listed_and_the_result_is_partial(tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"id": "0", "reply": "B"}\n{"id": "0", "reply": "C"}\n', r"predictions.jsonl:2: id: '0' stands in line 1 too"),
-        ('{"id": "9", "reply": "B"}\n', "id: '9' is no question of these annotations; ids are written like '0'"),
-        ('{"id": 0, "reply": "B"}\n', "id: 0 is no text; write it in quotes"),
-        ('{"id": "0", "reply": null}\n', "reply: None is no text"),
-        ('{"id": "0", "reply": ["B"]}\n', r"reply: \['B'\] is no text"),
+        ('{"id": "0", "reply": "B"}\n{"id": "0", "reply": "C"}\n', r"predictions.jsonl:2: id: '0' is in line 1 too"),
+        ('{"id": "9", "reply": "B"}\n', "id: '9' is not a question of these annotations; ids are written like '0'"),
+        ('{"id": 0, "reply": "B"}\n', "id: 0 is not text; write it in quotes"),
+        ('{"id": "0", "reply": null}\n', "reply: None is not text"),
+        ('{"id": "0", "reply": ["B"]}\n', r"reply: \['B'\] is not text"),
         ('{"id": "0", "prediction": "B"}\n', "reply: missing; the line has id, prediction"),
         ('{"question": "0", "reply": "B"}\n', "id: missing"),
-        ('[{"id": "0", "reply": "B"}]\n', "is no object; write one object a line"),
+        ('[{"id": "0", "reply": "B"}]\n', "is not an object; write one object a line"),
         ("id,reply\n0,B\n", "1: not JSON"),
         (json.dumps({"id": "0", "reply": "B" * 100_001}) + "\n", "reply: 100,001 characters, at most 100,000 are read"),
         ("", "holds no reply"),
@@ -297,7 +298,7 @@ def test_every_kind_of_fault_is_told_once_and_counted(tmp_path: Path) -> None:
     annotations = lines(tmp_path / "a.jsonl", [video_mme(question_id=str(i)) for i in range(2)])
     rows = [{"id": f"x{i}", "reply": "B"} for i in range(2000)] + [{"id": "0", "reply": "B"}, {"id": "0", "reply": "B"}]
     with pytest.raises(
-        PredictionError, match=r"'x0' is no question(.|\n)*and 1,999 more such lines(.|\n)*:2002: id: '0' stands"
+        PredictionError, match=r"'x0' is not a question(.|\n)*and 1,999 more such lines(.|\n)*:2002: id: '0' is in line"
     ) as error:
         score(PARAMS, "video-mme", annotations, lines(tmp_path / "p.jsonl", rows), baselines=False)
     assert len(str(error.value).splitlines()) == 3

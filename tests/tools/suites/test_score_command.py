@@ -52,7 +52,7 @@ def test_the_table_the_file_and_the_messages(project: Path, tmp_path: Path) -> N
     assert written["scores"]["strict"]["overall"]["accuracy"]["mean"] == 50
     wrong = vidbridge("--benchmark", "mvbench", *asked)
     assert (wrong.returncode, wrong.stdout) == (1, "")
-    assert "give --benchmark video-mme" in wrong.stderr
+    assert "pass --benchmark video-mme" in wrong.stderr
     assert "Traceback" not in wrong.stderr
     assert vidbridge("--benchmark", "videomme", *asked).returncode == 2
     same = vidbridge("--benchmark", "video-mme", *asked, "--out", predictions)
@@ -63,7 +63,8 @@ def test_the_table_the_file_and_the_messages(project: Path, tmp_path: Path) -> N
 def test_annotations_may_lie_on_the_hub(project: Path, tmp_path: Path) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     place = f"hf://datasets/someone/Video-MME@{commit}"
-    # What the hub's own client leaves of an earlier download; without a network it is found there, and nothing else is.
+    # The cache of an earlier download by the hub's own client; without a network only that is
+    # found.
     snapshot = tmp_path / "hub/datasets--someone--Video-MME/snapshots" / commit
     snapshot.mkdir(parents=True)
     lines(snapshot / "videomme.jsonl", [video_mme(question_id="a")])
@@ -89,7 +90,7 @@ def test_annotations_may_lie_on_the_hub(project: Path, tmp_path: Path) -> None:
     assert there.returncode == 0, there.stderr
     assert "1 of 1 questions answered" in there.stdout
     for wrong, says in (
-        (place.replace("someone", "nobody"), "the hub does not give it"),
+        (place.replace("someone", "nobody"), "the hub does not provide it"),
         (place[:-1], "names no dataset of the hub at a commit"),
     ):
         refused = score(wrong)

@@ -16,7 +16,7 @@ from stages.domain.statistics.paired import SampleScore
 from stages.lib.evaluation.results import PolicyScores
 from stages.tracking.gate.promote import add_scores, champion_to_rescore, history, promote, rollback
 from stages.tracking.lineage.uri import TrackingError, tracking_uri
-from stages.tracking.registry.compare import compare_pair, pair
+from stages.tracking.registry.compare import compare_pair, find_pair
 from stages.tracking.registry.explain import explain
 from stages.tracking.registry.named import find_named
 from stages.tracking.registry.register import register
@@ -91,7 +91,8 @@ def edit_gate(project: Path, old: str, new: str) -> None:
 
 
 def live(project: Path) -> tuple[int, str, str]:
-    """Which version the production model's champion is a copy of, and who made it that, and why. Its weights are read."""
+    """Return which version the production model's champion copies, its author and the reason. Its
+    weights are read."""
     client = open_client(project)
     copy = client.get_model_version_by_alias("vidbridge-live", "champion")
     model, number = copy.tags["vidbridge.copy_of"].split("/")
@@ -151,7 +152,7 @@ def test_a_champion_scored_again_under_the_new_evaluation_is_compared(
     assert not refused.moved
     assert "mean: 0.7000 against 0.7500" in " ".join(refused.decision.reasons)
     assert "-0.0500 [" in refused.verdict, "the samples of both were at hand, the champion's from the run that scored it again"
-    asked = pair(Session(project), "candidate", "champion")
+    asked = find_pair(Session(project), "candidate", "champion")
     assert (asked.digest, asked.to_rescore) == ("d2", None)
     compared = compare_pair(Session(project), asked, 0.95).mean
     assert (compared.won, compared.lost, compared.tied) == (0, 2, 38)
@@ -160,7 +161,7 @@ def test_a_champion_scored_again_under_the_new_evaluation_is_compared(
 
 
 def table(mean: float, digest: str) -> str:
-    """What `rescore` writes."""
+    """Output of `rescore`."""
     return PolicyScores(
         row="r", digest=digest, split="test", samples=40, mean=mean, blank_mean=0.1, shuffled_mean=0.2, format=1.0, tasks={}
     ).model_dump_json()
@@ -229,7 +230,9 @@ def test_everything_can_be_shown(project: Path, capsys: pytest.CaptureFixture[st
         registry.promotion_table(promote(Session(project), 2)),
         registry.promotion_table(promote(Session(project), reason="[red]markup is data[/red]")),
         registry.history_table(history(Session(project))),
-        registry.comparison_table(asked := pair(Session(project), "7", "5"), compare_pair(Session(project), asked, 0.95), 0.95),
+        registry.comparison_table(
+            asked := find_pair(Session(project), "7", "5"), compare_pair(Session(project), asked, 0.95), 0.95
+        ),
         registry.explanation_table(explain(Session(project), "champion")),
     ):
         console.print(shown)

@@ -1,4 +1,4 @@
-"""A run's commit on a branch of its own, made without touching anything a person works on."""
+"""A run's commit on a branch of its own, made without touching the user's work tree."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_project_below_the_top_of_a_repository(project: Path, tmp_path: Path, 
 
 
 def test_what_cannot_be_committed_is_named(project: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrackingError, match="no git repository"):
+    with pytest.raises(TrackingError, match="not a git repository"):
         record_commit(tmp_path, "x")
     with pytest.raises(TrackingError, match="letters, digits"):
         record_commit(project, "../main")
@@ -79,5 +79,5 @@ def test_what_cannot_be_committed_is_named(project: Path, tmp_path: Path) -> Non
     with pytest.raises(TrackingError, match="run the pipeline first"):
         record_commit(project, "x")
     shutil.rmtree(project / ".git")
-    with pytest.raises(TrackingError, match="no git repository"):
+    with pytest.raises(TrackingError, match="not a git repository"):
         record_commit(project, "x")

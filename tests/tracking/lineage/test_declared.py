@@ -1,4 +1,4 @@
-"""Stages as ``dvc.yaml`` declares them: read here without DVC, and equal to what DVC itself reads."""
+"""Stages as ``dvc.yaml`` declares them: read here without DVC, and equal to DVC's own reading."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_tables_and_lists_are_resolved(project: Path) -> None:
         ("train@one", "seed,", "sed,", r"stages.train.params: 'sed' is not in params.yaml; add it there"),
         ("train@one", "[a.b]", "[a.d]", r"stages.train.params: 'a.d' is not in more.yaml; add it there"),
         ("train@one", "${item.init}", "${item.start}", r"stages.train.cmd: 'item.start' is not in params.yaml"),
-        ("train@one", "${key} ${item.init}", "${item}", r"stages.train.cmd: \$\{item\} is dict, and stands inside a text"),
+        ("train@one", "${key} ${item.init}", "${item}", r"stages.train.cmd: \$\{item\} is dict, but is used inside a text"),
         ("train@one", "stages/train.py", "{a: b}", r"stages.train.deps: \{'a': 'b'\} is not a path"),
         ("sum", "stages sum}", "stages sum, wdir: sub}", r"stages.sum.wdir: is not read here"),
         ("sum", "\nstages:", "vars: [more.yaml]\nstages:", r"dvc.yaml: vars: is not read here; move its values to params.yaml"),

@@ -27,12 +27,12 @@ def test_no_list_with_such_a_path_is_read(path: str) -> None:
         (b"\xff\xfe", "its list of files is not JSON"),
         (b"[" * 100_000, "its list of files is not JSON (RecursionError)"),
         (b'{"relpath": "a"}', "not a list but dict"),
-        (b"[1]", "entry 1: 1 is no file with relpath and md5"),
-        (b'[{"md5": "0123456789abcdef0123456789abcdef"}]', "entry 1: relpath: None is no path"),
+        (b"[1]", "entry 1: 1 is not a file with relpath and md5"),
+        (b'[{"md5": "0123456789abcdef0123456789abcdef"}]', "entry 1: relpath: None is not a path"),
         (b'[{"relpath": "a"}]', "entry 1: 'a': md5: None is not 32 hex digits"),
         (b'[{"relpath": "a", "md5": "../../../etc/passwd"}]', "md5: '../../../etc/passwd' is not 32 hex digits"),
         (b'[{"relpath": "a", "md5": "0123456789abcdef0123456789abcdef.dir"}]', "is not 32 hex digits"),
-        (b'[{"relpath": 5, "md5": "0123456789abcdef0123456789abcdef"}]', "entry 1: relpath: 5 is no path"),
+        (b'[{"relpath": 5, "md5": "0123456789abcdef0123456789abcdef"}]', "entry 1: relpath: 5 is not a path"),
     ],
 )
 def test_what_is_no_list_is_one_sentence(text: bytes, sentence: str) -> None:

@@ -1,4 +1,5 @@
-"""`dvc://` sources: found by content in the cache, verified from the remote, read-only, and never a way out of the project."""
+"""`dvc://` sources: found by content in the cache, verified from the remote, read-only, and
+never a way out of the project."""
 
 from __future__ import annotations
 

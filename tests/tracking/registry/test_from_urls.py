@@ -1,4 +1,5 @@
-"""A registry and a remote by their URLs, and an empty folder: no clone, no git, nothing written but the cache folder."""
+"""A registry and a remote by their URLs, and an empty folder: no clone, no git, nothing written
+but the cache folder."""
 
 from __future__ import annotations
 
@@ -19,10 +20,18 @@ from flows.errors import UsageError
 from stages.runtime.paths import DATABASE
 from stages.runtime.project import ProjectError
 from stages.tracking.lineage.cache import REMOTE_VARIABLE, Source, open_content, parse_source
-from stages.tracking.lineage.cache_folder import CACHE_VARIABLE, SIZE_VARIABLE, TAG_FILE, cache_folder, is_cache, kept, prune
+from stages.tracking.lineage.cache_folder import (
+    CACHE_VARIABLE,
+    SIZE_VARIABLE,
+    TAG_FILE,
+    cache_folder,
+    is_cache,
+    prune,
+    removable_items,
+)
 from stages.tracking.lineage.listing import ListError
 from stages.tracking.lineage.uri import TrackingError
-from stages.tracking.registry.compare import compare_pair, pair
+from stages.tracking.registry.compare import compare_pair, find_pair
 from stages.tracking.registry.explain import explain
 from stages.tracking.registry.named import MODEL_VARIABLE, find_named
 from stages.tracking.registry.servable import load_servable
@@ -35,7 +44,8 @@ URI = f"models:/{MODEL}@candidate"
 
 @pytest.fixture
 def cache(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache folder, not made yet; the working folder is empty, and no program is found, git least of all."""
+    """Path of the cache folder, not created yet; the working folder is empty, and no program is
+    found, git least of all."""
     forget(monkeypatch, "VIDBRIDGE_", "MLFLOW_", "GIT_", "XDG_")
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -64,7 +74,7 @@ def test_two_urls_are_enough(cache: Path, template: Path, monkeypatch: pytest.Mo
     assert find_named(session, "candidate") == found
     explanation = explain(session, URI)
     assert (explanation.version, explanation.alias_fault) == (found, None)
-    # As `register` found it: there is no git to ask.
+    # As `register` found it: there is no git to read.
     assert explanation.commit == found.lock_commit is not None
     assert [ancestor.stage for ancestor in explanation.ancestors] == ["grpo@bridge", "sft@cold-start", "base"]
     folder = load_servable(root, found)
@@ -77,7 +87,7 @@ def test_two_urls_are_enough(cache: Path, template: Path, monkeypatch: pytest.Mo
     assert names(loaded) == ["MLmodel", "config.json", "model.safetensors", "registered_model_meta", "served.py", "vidbridge.json"]
     assert (loaded / "config.json").read_bytes() == (folder / "config.json").read_bytes()
     shutil.rmtree(loaded)
-    # What is here is not asked for again.
+    # Present content is not fetched again.
     monkeypatch.delenv(REMOTE_VARIABLE)
     assert load_servable(root, found) == folder
     assert names(load_version(root, found)) == ["config.json", "model.safetensors"]
@@ -87,11 +97,11 @@ def test_two_urls_are_enough(cache: Path, template: Path, monkeypatch: pytest.Mo
 
 def test_versions_are_compared_by_their_scores_in_the_remote(cache: Path) -> None:
     session = reader()
-    asked = pair(session, f"models:/{MODEL}/7", "5")
+    asked = find_pair(session, f"models:/{MODEL}/7", "5")
     assert (asked.after.number, asked.before.number, asked.to_rescore) == (7, 5, None)
     assert compare_pair(session, asked, 0.95).mean.mean == pytest.approx(0.15)
     with pytest.raises(TrackingError, match="other and vidbridge-tiny are two registered models"):
-        pair(session, f"models:/{MODEL}/7", "models:/other/5")
+        find_pair(session, f"models:/{MODEL}/7", "models:/other/5")
     assert is_cache(cache)
 
 
@@ -100,7 +110,7 @@ def test_which_model_is_meant_has_to_be_said(cache: Path, monkeypatch: pytest.Mo
     with pytest.raises(TrackingError, match=rf"^VIDBRIDGE_MODEL: not set, .*mlflow\.db has {MODEL}; write models:/NAME@champion"):
         find_named(session, "candidate")
     monkeypatch.setenv(MODEL_VARIABLE, "a/b")
-    with pytest.raises(TrackingError, match="VIDBRIDGE_MODEL: 'a/b' is no name of a registered model"):
+    with pytest.raises(TrackingError, match="VIDBRIDGE_MODEL: 'a/b' is not the name of a registered model"):
         find_named(session, "candidate")
     monkeypatch.setenv(MODEL_VARIABLE, "other")
     for which in ("candidate", "models:/other@candidate"):
@@ -116,9 +126,9 @@ def test_which_model_is_meant_has_to_be_said(cache: Path, monkeypatch: pytest.Mo
         "models:/a'b@x",
         f"models:/{MODEL}@a/b",
     ):
-        with pytest.raises(TrackingError, match="is no version; write models:/NAME@champion or models:/NAME/3"):
+        with pytest.raises(TrackingError, match="is not a version; write models:/NAME@champion or models:/NAME/3"):
             find_named(session, which)
-        with pytest.raises(TrackingError, match="is no version"):
+        with pytest.raises(TrackingError, match="is not a version"):
             champion.warn_of_moved(session, which)
 
 
@@ -189,11 +199,11 @@ def test_where_the_cache_folder_is(cache: Path, tmp_path: Path, monkeypatch: pyt
             None,
             r"is not in the cache folder .*VIDBRIDGE_DVC_REMOTE is not set; set VIDBRIDGE_DVC_REMOTE to the URL .* VIDBRIDGE_PROJECT",
         ),
-        ("team", r"DVC remote 'team': .*doesn't exist; outside of a project give its URL in VIDBRIDGE_DVC_REMOTE"),
+        ("team", r"DVC remote 'team': .*doesn't exist; outside a project set its URL in VIDBRIDGE_DVC_REMOTE"),
         ("/nowhere/remote", r"neither in the cache folder .*/nowhere/remote.*set VIDBRIDGE_DVC_REMOTE to the URL"),
         (
             "nothing://known/remote",
-            r"VIDBRIDGE_DVC_REMOTE: nothing://known/remote: no URL of a DVC remote .*Unsupported URL type nothing://",
+            r"VIDBRIDGE_DVC_REMOTE: nothing://known/remote: not a URL of a DVC remote .*Unsupported URL type nothing://",
         ),
         ("gs://bucket/remote", "DVC remote 'gs://bucket/remote': gs is supported, but requires 'dvc-gs' to be installed"),
     ],
@@ -242,7 +252,7 @@ def test_a_poisoned_list_places_nothing(cache: Path, tmp_path: Path, monkeypatch
 
 
 def test_an_object_counts_once_its_hash_was_looked_at(cache: Path, template: Path, tmp_path: Path) -> None:
-    """A process that was killed, or is at it just now, leaves an object that nobody has looked at."""
+    """A process that was killed, or is still working, leaves an object that was not verified."""
     session = reader()
     root = session.root
     found = find_named(session, URI)
@@ -255,7 +265,7 @@ def test_an_object_counts_once_its_hash_was_looked_at(cache: Path, template: Pat
         content.place(source, tmp_path / "out", strip="final")
     theirs = template / ".vidbridge/remote/files/md5" / weights[:2] / weights[2:]
     assert (tmp_path / "out/model.safetensors").read_bytes() == theirs.read_bytes()
-    # A remote that gives something else gives nothing.
+    # Other content from a remote is rejected.
     shutil.rmtree(cache)
     remote = tmp_path / "remote"
     shutil.copytree(template / ".vidbridge/remote", remote)
@@ -296,22 +306,22 @@ def test_the_cache_folder_stays_below_its_bound(cache: Path, tmp_path: Path, mon
     session = reader()
     root = session.root
     first, second = (load_version(root, find_named(session, f"models:/{MODEL}/{number}")) for number in (6, 7))
-    # Used a moment ago: they stay, whatever the bound is.
+    # Used a moment ago: they stay, whatever the bound.
     assert prune(root, 0) == 0
     outside = tmp_path / "outside"
     (outside / "deep").mkdir(parents=True)
     (root / ".vidbridge/loaded/link").symlink_to(outside)
     before = time.time() - 2 * 24 * 3600
-    for item in kept(root):
+    for item in removable_items(root):
         os.utime(item.path, (before, before))
     # It is used: its folder is newer than all else.
     assert load_version(root, find_named(session, f"models:/{MODEL}/7")) == second
     assert prune(root, 3 << 20) > 1 << 21
     assert (first.exists(), second.exists(), (outside / "deep").is_dir()) == (False, True, True)
-    # What was removed comes back.
+    # Removed content is fetched again.
     assert load_version(root, find_named(session, f"models:/{MODEL}/6")) == first
-    # By itself: what comes in makes room.
-    for item in kept(root):
+    # Fetching prunes by itself.
+    for item in removable_items(root):
         os.utime(item.path, (before, before))
     monkeypatch.setenv(SIZE_VARIABLE, "0.001")
     load_version(root, find_named(session, f"models:/{MODEL}/1"))
@@ -321,5 +331,5 @@ def test_the_cache_folder_stays_below_its_bound(cache: Path, tmp_path: Path, mon
         with pytest.raises(TrackingError, match=rf"VIDBRIDGE_CACHE_GB: '{value}' is not a number of GB"), open_content(root):
             pass
     (root / TAG_FILE).unlink()
-    with pytest.raises(TrackingError, match="is no cache folder"):
+    with pytest.raises(TrackingError, match="is not a cache folder"):
         prune(root, 0)

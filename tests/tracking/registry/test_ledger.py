@@ -1,4 +1,5 @@
-"""One order of decisions for all machines: who wins a race, what an interrupted promotion leaves, what the next command does about it."""
+"""One order of decisions for all machines: races, interrupted promotions, and their completion by
+the next command."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from flows.console.registry import history_table
 from stages.params import Params, load_params
-from stages.tracking.gate.promote import Case, conclude, history, judge, promote, rollback, settle
+from stages.tracking.gate.promote import Case, complete_pending_move, conclude, history, judge, promote, rollback
 from stages.tracking.lineage.uri import TrackingError, tracking_uri
 from stages.tracking.registry.ledger import champions, last_move, read_ledger, write_entry
 from stages.tracking.registry.register import register
@@ -27,7 +28,8 @@ MODEL = "vidbridge-tiny"
 
 @pytest.fixture
 def registered(project: Path) -> Path:
-    """A project with seven versions whose scores grow: 1 (0.1), 3 (0.6), 5 (0.65), 7 (0.8); 3 is champion."""
+    """A project with seven versions whose scores grow: 1 (0.1), 3 (0.6), 5 (0.65), 7 (0.8); 3 is
+    champion."""
     register(Session(project))
     assert promote(Session(project), 3, author="ann").moved
     return project
@@ -76,7 +78,8 @@ def test_a_rollback_that_came_too_late_moves_nothing(registered: Path) -> None:
     late = judged(registered, 5, "late")
     promote(Session(registered), 7)
     assert rollback(Session(registered)).candidate.number == 3
-    # The champion is the one it was judged against, but two moves have been made since: the case is from another time.
+    # The champion is the one it was judged against, but two moves have been made since: the case is
+    # outdated.
     assert not conclude(client, gate, late)
     assert champions(read_ledger(client, MODEL, gate.ledger)) == [3]
 
@@ -88,7 +91,7 @@ def test_a_promotion_that_was_interrupted_is_completed_by_the_next_command(regis
     client.create_registered_model("live")
     case = judged(registered, 5, "ann")
     promoted = next(entry for entry in history(Session(registered)) if entry.moves)
-    # What `conclude` does first, and then the machine goes down.
+    # The first steps of `conclude`, and then the machine goes down.
     decided = promoted.decided.__class__(
         **{**vars(promoted.decided), "version": 5, "previous": 3, "after": case.after, "production": "live", "name": "cut-off"}
     )
@@ -102,7 +105,7 @@ def test_a_promotion_that_was_interrupted_is_completed_by_the_next_command(regis
     assert find_version(client, MODEL, 5).verdict == "## the verdict"
     assert find_version(client, "live", "champion").tags["vidbridge.copy_of"] == f"{MODEL}/5"
     assert [entry.done for entry in history(Session(registered)) if entry.standing] == [True, True]
-    settle(client, gate)
+    complete_pending_move(client, gate)
     assert len(all_versions(client, "live")) == 1, "a second completion copies nothing"
 
 
@@ -118,7 +121,7 @@ def test_a_decision_written_twice_by_a_broken_connection_counts_once(registered:
 def test_a_foreign_version_in_the_ledger_is_named(registered: Path) -> None:
     ledger = params_of(registered).gate.ledger
     open_client(registered).create_model_version(ledger, "dvc:///" + "0" * 32 + ".dir")
-    with pytest.raises(TrackingError, match=r"vidbridge-tiny.gate version 2: tag vidbridge.entry: no decision of the gate"):
+    with pytest.raises(TrackingError, match=r"vidbridge-tiny.gate version 2: tag vidbridge.entry: not a decision of the gate"):
         history(Session(registered))
 
 
@@ -181,7 +184,8 @@ def test_two_machines_that_promote_at_once_never_both_replace_the_same_champion(
     for turn in range(rounds):
         entries = read_ledger(client, f"race-{turn}", f"race-{turn}.gate")
         moves = [entry for entry in entries if entry.standing]
-        # Each replaced the one before it: nobody was replaced twice, nobody judged against another than it replaced.
+        # Each replaced the one before it: none was replaced twice, none judged against another than
+        # it replaced.
         assert [entry.decided.previous for entry in moves] == [None, *(entry.decided.version for entry in moves[:-1])]
         assert [entry.decided.version for entry in moves] in ([3, 5, 7], [3, 7])
         assert [entry for entry in moves if not entry.done] == []

@@ -1,6 +1,8 @@
-"""A registry and a remote that somebody else writes to: neither makes a reader write, read or run anything but content in its folder.
+"""A registry and a remote that others write to: neither makes a reader write, read or run anything
+but content in its folder.
 
-Each attack has succeeded against 0.1. The remote, the cache, the registry and its database are real.
+Each attack has succeeded against 0.1. The remote, the cache, the registry and its database are
+real.
 """
 
 from __future__ import annotations
@@ -88,7 +90,7 @@ def test_a_hash_that_is_a_path_reads_nothing_of_this_machine(registered: Path, r
     point(registered, f"dvc://{listed(remote, {'md5': here, 'relpath': 'final/notes.json'})}/final")
     with pytest.raises(ListError, match="is not 32 hex digits"):
         load_version(registered, find_named(Session(registered), "candidate"))
-    with open_content(registered) as content, pytest.raises(TrackingError, match="is no hash of DVC"):
+    with open_content(registered) as content, pytest.raises(TrackingError, match="is not a hash of DVC"):
         content.fetch([here], "samples")
 
 
@@ -98,9 +100,9 @@ def test_a_lock_that_names_a_path_for_a_hash_sends_nothing_to_the_remote(registe
     oid = read_lock(registered)["base"].outs["models/base/final"]
     lock.write_text(lock.read_text().replace(oid, "../" * 12 + str(outside)))
     before = sorted(remote.rglob("*"))
-    with pytest.raises(TrackingError, match="is no hash of DVC"):
+    with pytest.raises(TrackingError, match="is not a hash of DVC"):
         register(Session(registered))
-    with open_content(registered) as content, pytest.raises(TrackingError, match="is no hash of DVC"):
+    with open_content(registered) as content, pytest.raises(TrackingError, match="is not a hash of DVC"):
         content.push(["../" * 12 + str(outside)])
     assert sorted(remote.rglob("*")) == before
 
@@ -156,7 +158,7 @@ def test_a_servable_folder_that_was_changed_is_put_together_again(registered: Pa
 def test_content_that_brings_the_names_of_what_is_added_is_written_over_and_the_cache_is_not(
     registered: Path, remote: Path
 ) -> None:
-    """A large file was a hard link to the cache, and what is added was written through it."""
+    """A large file was a hard link to the cache, and additions were written through it."""
     evil = put(remote, b"x" * (2 << 20))
     point(registered, f"dvc://{listed(remote, {'md5': evil, 'relpath': 'final/MLmodel'})}/final")
     folder = load_servable(registered, find_version(open_client(registered), MODEL, "candidate"))
@@ -235,7 +237,7 @@ def test_an_alias_that_the_gate_did_not_put_there_is_told_of(registered: Path, c
         f"{MODEL}: the alias 'champion' is on version 1, and the gate did not put it there: its last decision (promote, entry 1 of"
     )
     assert str(fault()).startswith(said)
-    # Told of both: the one that is there, and the one that should be.
+    # Both are reported: the one that is there, and the one that should be.
     for which in (CHAMPION, str(moved.candidate.number)):
         assert explain(Session(project), which).alias_fault == fault()
     assert explain(Session(project), 2).alias_fault is None
@@ -348,5 +350,5 @@ def test_an_entry_of_the_ledger_that_is_none_is_one_sentence(registered: Path) -
     entry = {"at_ms": "yesterday", "action": "promote", "version": 1, "previous": None, "after": 0, "author": "x", "reason": ""}
     tags = {"vidbridge.entry": json.dumps(entry | {"reasons": [], "mean": None, "production": None, "name": "n"})}
     client.create_model_version(LEDGER, source, tags=tags, await_creation_for=0)
-    with pytest.raises(TrackingError, match=r"tag vidbridge\.entry: no decision of the gate \(Input should be a valid integer"):
+    with pytest.raises(TrackingError, match=r"tag vidbridge\.entry: not a decision of the gate \(Input should be a valid integer"):
         history(Session(registered))

@@ -1,4 +1,4 @@
-"""Registration after a `dvc repro`: what becomes a version, what it says, and that nothing is done twice."""
+"""Registration after a `dvc repro`: versions and their tags, and idempotence."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_version_says_where_it_comes_from(project: Path, git_output: Callable[
     assert (found.scores.mean, found.scores.digest) == (0.8, "d1")
     assert version.baselines is not None
     assert version.baselines.means == {"random": 0.1, "constant": 0.16}
-    # Only what was evaluated has scores: final policies.
+    # Only evaluated policies have scores: the final ones.
     assert [item.scores is not None for item in all_versions(open_client(project), MODEL)] == [
         True,
         False,
@@ -96,7 +96,8 @@ def test_a_changed_row_gives_new_versions_of_it_and_of_what_follows(project: Pat
     assert stale.skipped == ("grpo@general: params.yaml differs from what it was made with (grpo.general)",)
     assert dict(stale.unregistered) == {"grpo@general": stale.skipped[0]}
     repro(project)
-    # The toy training does not look at that parameter: same content, same versions, which now have the new lock.
+    # The toy training does not look at that parameter: same content, same versions, which now have
+    # the new lock.
     report = register(Session(project))
     assert (report.created, report.skipped, report.candidate) == ((), (), 7)
     (project / "source.txt").write_text("clips and one more\n")
@@ -206,7 +207,8 @@ def test_a_server_takes_the_versions_and_a_clone_with_an_empty_cache_loads_them(
             == (folder / "config.json").read_bytes()
         )
         assert [item.version for item in explain(Session(clone), 7).ancestors] == [5, 3, 1]
-        # What MLflow needs to serve it comes along, also to a copy of the version under another name, as one makes for production.
+        # The files MLflow needs to serve it are included, also for a copy of the version under
+        # another name, as for production.
         copy = mlflow.MlflowClient().copy_model_version(f"models:/{name}@candidate", f"{name}-production")
         for uri in (f"models:/{name}@candidate", f"models:/{copy.name}/{copy.version}"):
             names = [item.path for item in mlflow.artifacts.list_artifacts(uri)]

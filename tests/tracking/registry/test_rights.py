@@ -1,4 +1,5 @@
-"""Who may move the champion: proof on the model that changes, whoever owns the ledger; and ledgers of 0.1 go on as they were."""
+"""Rights to move the champion: proof on the model that changes, whoever owns the ledger; and
+ledgers of 0.1 remain valid."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from rich.console import Console
 from flows.console.registry import history_table
 from stages.params import load_params
 from stages.runtime.paths import DATABASE
-from stages.tracking.gate.promote import history, promote, rollback, settle
+from stages.tracking.gate.promote import complete_pending_move, history, promote, rollback
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.ledger import (
     DONE,
@@ -44,7 +45,7 @@ MODEL, KEPT = "vidbridge-tiny", "vidbridge-tiny.gate"
 
 @pytest.fixture(scope="module")
 def store(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store of the project after its registration, made once."""
+    """The store of the project after its registration, created once."""
     root = tmp_path_factory.mktemp("registered") / "project"
     shutil.copytree(dvc_project, root)
     with pytest.MonkeyPatch.context() as patch:
@@ -58,7 +59,8 @@ def store(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def registered(project: Path, store: Path) -> Path:
-    """Seven versions whose scores grow: 1 (0.1), 3 (0.6), 5 (0.65), 7 (0.8); nothing is decided yet."""
+    """Seven versions whose scores grow: 1 (0.1), 3 (0.6), 5 (0.65), 7 (0.8); nothing is decided
+    yet."""
     shutil.copyfile(store, project / DATABASE)
     return project
 
@@ -68,7 +70,7 @@ def decided(version: int, after: int = 0, previous: int | None = None, productio
 
 
 def write_as_0_1(root: Path, what: Decided, done: bool = False) -> None:
-    """An entry of somebody who may write the ledger, and nothing else."""
+    """Write an entry as an account that may write the ledger only."""
     client = open_client(root)
     source = find_version(client, MODEL, what.version).source
     tags = {ENTRY: json.dumps(asdict(what)), VERDICT: "## passed"} | ({DONE: "true"} if done else {})
@@ -76,7 +78,7 @@ def write_as_0_1(root: Path, what: Decided, done: bool = False) -> None:
 
 
 def of_0_1(root: Path) -> None:
-    """Take from the model what this release writes on it, and leave the ledger as 0.1 would have."""
+    """Remove this release's tags from the model, and leave the ledger as 0.1 would have."""
     client = open_client(root)
     for entry in history(Session(root)):
         if entry.moves and entry.done:
@@ -123,7 +125,7 @@ def test_done_is_what_the_model_says_and_not_the_ledger(registered: Path) -> Non
     for what in (decided(7, after=1, previous=3), decided(5, after=1, previous=3)):
         write_as_0_1(registered, what, done=True)
     assert [entry.decided.version for entry in history(Session(registered)) if entry.standing] == [3]
-    settle(open_client(registered), load_params(registered / "params.yaml").gate)
+    complete_pending_move(open_client(registered), load_params(registered / "params.yaml").gate)
     assert champion(registered) == 3
 
 
@@ -134,7 +136,7 @@ def test_who_copies_the_name_of_a_decision_cannot_change_what_it_says(registered
     client.set_registered_model_tag(MODEL, PROOF + honest.name, "0" * 64)
     write_as_0_1(registered, replace(honest, version=7))
     assert not history(Session(registered))[-1].standing
-    # The one that was signed comes later, and counts although another with its name was there first.
+    # The signed one comes later, and counts although another with its name was there first.
     assert promote(Session(registered), 7).moved
     assert champions(read_ledger(client, MODEL, KEPT)) == [3, 7]
 
@@ -173,7 +175,7 @@ def test_a_move_that_can_never_be_finished_is_passed_over(registered: Path, lost
     else:
         client.set_model_version_tag(MODEL, "5", f"vidbridge.{lost}", '["a.mp4"]')
     capsys.readouterr()
-    last = settle(client, gate)
+    last = complete_pending_move(client, gate)
     assert "entry 2 of vidbridge-tiny.gate) is abandoned: version 5 " in capsys.readouterr().err
     assert last is not None
     assert (last.number, champion(registered)) == (1, 3)
@@ -207,19 +209,19 @@ def test_a_copy_is_made_only_where_author_and_settler_both_mean_that_production_
         client.create_registered_model(name)
     first = decided(3, production="theirs")
     write_entry(client, KEPT, find_version(client, MODEL, 3), first, "told")
-    moved = settle(client, gate)
+    moved = complete_pending_move(client, gate)
     assert champion(registered) == 3
     assert all_versions(client, "theirs") == []
     assert not history(Session(registered))[-1].done, "left to those whose production model it is"
-    settle(client, gate.model_copy(update={"production": "theirs"}))
+    complete_pending_move(client, gate.model_copy(update={"production": "theirs"}))
     assert find_version(client, "theirs", "champion").tags[COPY_OF] == f"{MODEL}/3"
     assert history(Session(registered))[-1].done
-    # Who may change the model, and not the production model, cannot sign there.
+    # An account that may change the model, and not the production model, cannot sign there.
     assert moved is not None
     second = decided(5, after=moved.number, previous=3, production="live")
     write_entry(client, KEPT, find_version(client, MODEL, 5), second, "told")
     client.delete_registered_model_tag("live", PROOF + second.name)
-    settle(client, gate.model_copy(update={"production": "live"}))
+    complete_pending_move(client, gate.model_copy(update={"production": "live"}))
     assert champion(registered) == 5
     assert all_versions(client, "live") == []
 

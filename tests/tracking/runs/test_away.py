@@ -1,4 +1,5 @@
-"""Servers and remotes that do not answer, refuse, or are not there: one sentence with the remedy, and patience where hours hang on it."""
+"""Servers and remotes that do not answer, refuse, or do not exist: one sentence with the remedy,
+and retries where hours depend on it."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ CANARY = "CANARY7value"
 
 @contextmanager
 def answering(*statuses: int, after_s: float = 0.0) -> Iterator[tuple[str, list[int]]]:
-    """A server that gives these answers in turn, the last one for ever, each only after a while; its URI and what it has answered."""
+    """Run a server that gives these answers in turn, the last one for ever, each after a delay.
+    Yields its URI and its log of answers."""
     given: list[int] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -152,7 +154,7 @@ def test_what_mlflow_refuses_is_told_from_what_it_does_not_answer(monkeypatch: p
     from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, UNAUTHENTICATED
 
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "dev")
-    # Its own words, seen on a server with basic auth.
+    # MLflow's own text, from a server with basic auth.
     denied = MlflowException(
         "API request to endpoint /x failed with error code 403 != 200. Response body: 'Permission denied'", PERMISSION_DENIED
     )
@@ -168,7 +170,7 @@ def test_what_mlflow_refuses_is_told_from_what_it_does_not_answer(monkeypatch: p
 
 @pytest.fixture
 def s3(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The project with an S3 remote, on a machine where nothing knows keys and nothing listens."""
+    """The project with an S3 remote, on a machine without keys, where nothing listens."""
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)

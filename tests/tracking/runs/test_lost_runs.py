@@ -1,4 +1,5 @@
-"""Runs of several processes: two that begin together, one that is terminated, killed, or on a host that went silent."""
+"""Runs of several processes: two that begin together, and one that is terminated, killed, or on a
+host that went silent."""
 
 from __future__ import annotations
 
@@ -124,7 +125,7 @@ def test_a_run_of_another_host_is_judged_by_its_sign_of_life(
             time.sleep(0.9)
     assert found().info.status == "KILLED"
     assert "no sign of life for 2 s while the store could be reached" in found().data.tags[LOST_TAG]
-    # It was not lost: its machine had been asleep. It says so itself.
+    # It was not lost: its machine had been asleep. It corrects its status itself.
     process.send_signal(signal.SIGCONT)
     deadline = time.monotonic() + 10
     while (run := found()).info.status != "RUNNING" or LOST_TAG in run.data.tags:

@@ -1,4 +1,4 @@
-"""Runs: what a stage says while it works, how it ends, and what is kept when the store dies."""
+"""Runs: entries of a stage while it works, its final status, and the outbox when the store dies."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def test_a_run_says_what_it_is_made_of(project: Path, params: Params) -> None:
     assert json.loads(tags["versions"])["mlflow"] == version("mlflow")
     assert set(json.loads(tags["machine"])) == {"system", "processor", "cores", "memory"}
     assert set(json.loads(tags["data"])) == {"data/samples", "models/cold-start/final", "rates.json"}
-    # Only what the stage uses, by DVC's own account.
+    # Only the parameters the stage uses, according to DVC.
     assert found.data.params["grpo.bridge.learning_rate"] == str(params.grpo["bridge"].learning_rate)
     assert [name for name in found.data.params if name.startswith(("sft", "corpus"))] == []
     assert "mlflow.parentRunId" not in found.data.tags
 
 
 def test_every_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No machine of this suite has a GPU: the library that would know of one is stood in for."""
+    """No machine of this suite has a GPU: the library that would report one is replaced."""
     cuda = SimpleNamespace(is_initialized=lambda: True, get_device_name=lambda: "H200")
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     monkeypatch.setenv("WORLD_SIZE", "4")

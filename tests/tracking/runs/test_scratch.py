@@ -1,4 +1,5 @@
-"""What a training resumes from: what ``dvc.yaml`` lists for its stage decides, and nothing else."""
+"""Resuming a training: only the declaration of its stage in ``dvc.yaml`` decides which checkpoints
+fit."""
 
 from __future__ import annotations
 
@@ -60,7 +61,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def train() -> Path:
-    """Save a checkpoint and be interrupted; returns it."""
+    """Save a checkpoint and be interrupted. Returns the checkpoint."""
     with scratch_of("sft@short") as scratch:
         (scratch.folder / "checkpoint-2").touch()
         return scratch.folder / "checkpoint-2"
@@ -135,7 +136,7 @@ def test_parameters_and_inputs_that_dvc_yaml_lists_have_a_folder_of_their_own(na
 
 
 def test_a_source_of_ones_own_is_the_one_that_ingest_saw() -> None:
-    # Until this stage has run again, dvc.lock holds what it saw before.
+    # Until this stage has run again, dvc.lock holds its former inputs.
     saved = train()
     edit("dvc.lock", "before.dir", "aa.dir")
     Path("data/mine/b.mp4").touch()

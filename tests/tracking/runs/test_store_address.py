@@ -1,4 +1,5 @@
-"""Where the store is: a server that is down or silent, addresses of other kinds, and the project around the working folder."""
+"""Address of the store: a server that is down or silent, other kinds of addresses, and the project
+around the working folder."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from stages.params import Params
 from stages.runtime.paths import DATABASE
 from stages.runtime.project import ProjectError, project_root
 from stages.tracking.lineage import uri
-from stages.tracking.lineage.uri import NoAnswer, TrackingError, check_server, patiently, shown, tracking_uri
+from stages.tracking.lineage.uri import NoAnswer, TrackingError, check_server, display_uri, patiently, tracking_uri
 from stages.tracking.runs.run import stage_run
 
 
@@ -85,4 +86,4 @@ def test_the_project_is_found_upward(project: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("VIDBRIDGE_PROJECT", str(tmp_path / "nowhere"))
     with pytest.raises(ProjectError, match=r"holds no dvc\.yaml"):
         project_root()
-    assert shown("http://host:5000/x") == "http://host:5000/x"
+    assert display_uri("http://host:5000/x") == "http://host:5000/x"

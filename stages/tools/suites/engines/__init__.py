@@ -1,1 +1,2 @@
-"""Engines that answer a benchmark's questions: a model in this process, or one behind an endpoint."""
+"""Engines that answer a benchmark's questions: a model in this process, or one behind an
+endpoint."""

@@ -1,8 +1,10 @@
-"""Replies on disk: a line a question as it is answered, so that an evaluation that was ended goes on where it was.
+"""Replies on disk: a line per question as it is answered, so that an interrupted evaluation can
+resume.
 
-A folder holds ``identity.json`` (all that a reply depends on), ``predictions.jsonl`` and one file like it a control view (lines that
-``vidbridge score`` reads: ``{"id": "001-1", "reply": "B", "frames": 64, "identity": "0f3a…", "content": "9c11…"}``, the last one a digest
-of the video that the reply is about), and ``unanswered.jsonl``.
+A folder holds ``identity.json`` (everything a reply depends on), ``predictions.jsonl`` and one such
+file per control view (lines that ``vidbridge score`` reads: ``{"id": "001-1", "reply": "B",
+"frames": 64, "identity": "0f3a…", "content": "9c11…"}``, the last one a digest of the reply's
+video), and ``unanswered.jsonl``.
 """
 
 from __future__ import annotations
@@ -26,12 +28,13 @@ _LOCK_FILE = ".lock"
 VIEWS: tuple[View, ...] = ("video", *CONTROLS)
 
 
-#: Id of a question to a digest of the video it is about.
+#: Id of a question to a digest of its video.
 ContentOf = Callable[[str], str | None]
 
 
 class Answers:
-    """The replies in a folder, by view and id; :meth:`add` writes more. Made by :func:`open_answers`."""
+    """The replies in a folder, by view and id; :meth:`add` writes more. Opened by
+    :func:`open_answers`."""
 
     def __init__(
         self,
@@ -42,24 +45,24 @@ class Answers:
         replaced: Mapping[View, frozenset[str]],
     ) -> None:
         self.replies: dict[View, dict[str, str]] = {view: _read(paths.predictions_file(folder, view), identity) for view in VIEWS}
-        #: Questions of this call that got no reply, by their question, with the reason.
+        #: Questions of this call without a reply, by question, with the reason.
         self.unanswered: dict[Question, str] = {}
-        #: Ids of questions whose reply was dropped, since it was about a video that lies here no more.
+        #: Ids of questions whose reply was dropped, since its video has changed.
         self.replaced = replaced
         self._folder, self._identity, self._files, self._content_of = folder, identity, files, content_of
 
-    def pending(self, asked: Sequence[Question]) -> set[Question]:
-        return {question for question in asked if question.item_id not in self.replies[question.view]}
+    def pending(self, questions: Sequence[Question]) -> set[Question]:
+        return {question for question in questions if question.item_id not in self.replies[question.view]}
 
     def add(self, answers: Sequence[Answer]) -> None:
-        """Write them; each line is with the system before this returns."""
+        """Write answers; each line is flushed to the system before this returns."""
         for answer in answers:
             question = answer.question
             if answer.reply is None:
                 self.unanswered[question] = answer.reason
                 continue
             if len(answer.reply) > MAX_CHARACTERS:
-                # In the file it would keep all the others from being scored.
+                # In the file it would prevent all others from being scored.
                 self.unanswered[question] = f"a reply of {len(answer.reply):,} characters, at most {MAX_CHARACTERS:,} are kept"
                 continue
             row = {"id": question.item_id, "reply": answer.reply, "frames": answer.frames, "identity": self._identity}
@@ -70,9 +73,9 @@ class Answers:
             self.replies[question.view][question.item_id] = answer.reply
 
     def close(self) -> None:
-        """Write down what stayed unanswered."""
+        """Write the unanswered questions."""
         rows = [
-            {"id": question.item_id, "view": question.view, "video": question.sight, "reason": reason}
+            {"id": question.item_id, "view": question.view, "video": question.video_key, "reason": reason}
             for question, reason in self.unanswered.items()
         ]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -81,14 +84,17 @@ class Answers:
 
 @contextmanager
 def open_answers(folder: Path, identity: Mapping[str, Any], content_of: ContentOf) -> Iterator[Answers]:
-    """The replies of ``folder``, which is made where there is none, and goes to this process alone. Replies about a video that has been
-    replaced are dropped.
+    """Open the replies of ``folder``, which is created if missing and locked for this process.
+
+    Replies about a video that has been replaced are dropped.
 
     Args:
-        content_of: id of a question to a digest of its video as it is now; None: it is not there, which drops no reply.
+        content_of: id of a question to a digest of its present video; None: it is missing, which
+            drops no reply.
 
     Raises:
-        EngineError: it cannot be made, it holds replies of another identity, lines that are none, or another process is writing there.
+        EngineError: it cannot be created, it holds replies of another identity or invalid lines, or
+            another process is writing there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,37 +120,37 @@ def open_answers(folder: Path, identity: Mapping[str, Any], content_of: ContentO
 
 def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     path = folder / IDENTITY_FILE
-    wanted = json.loads(json.dumps(identity))
+    expected = json.loads(json.dumps(identity))
     if not path.exists():
         strange = next((name.name for view in VIEWS if (name := paths.predictions_file(folder, view)).exists()), None)
         if strange is not None:
             raise EngineError(
-                f"--out: {folder} holds {strange} but no {IDENTITY_FILE}, so nobody knows whose it is; name another folder"
+                f"--out: {folder} holds {strange} but no {IDENTITY_FILE}, so its owner is unknown; name another folder"
             )
-        path.write_text(json.dumps(wanted, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(expected, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise EngineError(f"--out: {path}: not JSON ({error}); name another folder") from error
-    if there != wanted:
+    if stored != expected:
         differs = [
-            f"{name} ({_shown(there.get(name))} there, {_shown(wanted.get(name))} now)"
-            for name in {**there, **wanted}
-            if there.get(name) != wanted.get(name)
+            f"{name} ({_display(stored.get(name))} there, {_display(expected.get(name))} now)"
+            for name in {**stored, **expected}
+            if stored.get(name) != expected.get(name)
         ]
         raise EngineError(
             f"--out: {folder} holds replies of another evaluation, which differs in {'; '.join(differs)}; name another folder"
         )
 
 
-def _shown(value: Any) -> str:
+def _display(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _drop_half_line(path: Path) -> None:
-    """Cut off what a process that was killed left behind the last line break."""
+    """Cut off the text behind the last line break, left by a process that was killed."""
     if not path.exists():
         return
     with path.open("r+b") as file:
@@ -153,7 +159,7 @@ def _drop_half_line(path: Path) -> None:
 
 
 def _drop_replaced(path: Path, identity: str, content_of: ContentOf) -> frozenset[str]:
-    """Take out the replies whose video holds something else now; their ids."""
+    """Remove the replies whose video has other content now. Returns their ids."""
     kept, dropped = [], set()
     for item_id, (_, content, line) in _rows(path, identity).items():
         now = content_of(item_id)
@@ -173,7 +179,7 @@ def _read(path: Path, identity: str) -> dict[str, str]:
 
 
 def _rows(path: Path, identity: str) -> dict[str, tuple[str, str | None, str]]:
-    """Id to reply, digest of its video, and line."""
+    """Map id to reply, digest of its video, and line."""
     rows: dict[str, tuple[str, str | None, str]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n") if path.exists() else (), start=1):
         if not line:

@@ -1,6 +1,7 @@
-"""What videos hold, as digests: a reply belongs to the content that it is about, not to a file's name.
+"""Digests of videos: a reply belongs to the content of its video, not to a file's name.
 
-A digest is kept beside what the system says of the file (size, times, number), so that only files that may be others are read again.
+A digest is stored beside the file's metadata (size, times, number), so that only files that may
+have changed are read again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ CONTENTS_FILE = "videos.jsonl"
 
 
 class Contents:
-    """Digests of files, each computed once; ``file`` keeps them from one process to the next and may be deleted."""
+    """Digests of files, each computed once; ``file`` stores them between processes and may be
+    deleted."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -33,11 +35,12 @@ class Contents:
             OSError: it cannot be read.
         """
         name, about = str(path.resolve()), path.stat()
-        # The time of change is set by the system alone: no copy that keeps times and size passes for the file it replaced.
+        # The change time is set by the system alone: a copy that preserves times and size still
+        # differs from the file it replaced.
         state = [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
-        known = self._known.get(name)
-        if known is not None and known[0] == state:
-            return known[1]
+        entry = self._known.get(name)
+        if entry is not None and entry[0] == state:
+            return entry[1]
         with path.open("rb") as content:
             sha256 = hashlib.file_digest(content, "sha256").hexdigest()
         self._known[name] = (state, sha256)

@@ -1,4 +1,5 @@
-"""A model behind an OpenAI-compatible chat endpoint (vLLM, or a hosted one): questions side by side, a video prepared once for all."""
+"""A model behind an OpenAI-compatible chat endpoint (vLLM, or a hosted one): parallel questions,
+each video prepared once."""
 
 from __future__ import annotations
 
@@ -24,27 +25,30 @@ from stages.lib.video.errors import VideoError
 from stages.runtime.endpoints import Place
 from stages.runtime.http import NoAnswer, Refused, complete, open_client
 from stages.tools.suites.engines.models import MAX_PIXELS_PER_FRAME
-from stages.tools.suites.engines.questions import Answer, Load, Question, Tell, seen
+from stages.tools.suites.engines.questions import Answer, Load, OnAnswers, Question, apply_view
 
-#: How a video is sent: its frames as pictures one after the other, or as one short video of exactly these frames.
+#: Form of a video in a request: its frames as pictures one after the other, or as one short video
+#: of exactly these frames.
 Form = Literal["jpeg", "mp4"]
-#: Hardly to be told from the frames themselves.
+#: Quality at which the loss is hardly visible.
 JPEG_QUALITY, MP4_CRF = 92, 14
-#: After so many questions in a row without an answer, for each that may be under way, the rest is not asked: the endpoint is down.
+#: After this many consecutive failures, per question that may be in flight, the rest is skipped:
+#: the endpoint is down.
 _GIVE_UP_AFTER = 2
-#: Statuses that speak of one question: it is too long, or holds what the endpoint does not take.
+#: Statuses that concern one question: it is too long, or has content that the endpoint does not
+#: accept.
 _OF_ONE_QUESTION = frozenset({400, 413, 422})
 
 
 class _Open(BaseModel):
-    """The part of an endpoint's answer that is read; it may hold more."""
+    """The fields of an endpoint's response that are read; others are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class _Message(_Open):
     content: str | None = None
-    #: Thinking, where the endpoint sets it apart; its name differs.
+    #: Thinking, if the endpoint separates it; the field's name differs.
     reasoning_content: str | None = None
     reasoning: str | None = None
 
@@ -58,13 +62,13 @@ class _Completion(_Open):
 
 
 class EndpointModel:
-    """A model that is asked over HTTP.
+    """A model that is queried over HTTP.
 
     ``usage`` counts requests and retries.
 
     Args:
-        model: as the endpoint names it.
-        seed: sent along, and that of the order in which shuffled videos are shown.
+        model: its name at the endpoint.
+        seed: sent with each request, and the seed of the frame order of shuffled videos.
     """
 
     def __init__(self, model: str, place: Place, form: Form, max_new_tokens: int, seed: int) -> None:
@@ -73,67 +77,75 @@ class EndpointModel:
         self._max_new_tokens, self._seed = max_new_tokens, seed
         self._failed_in_a_row = 0
 
-    def answer(self, asked: Sequence[Question], pending: set[Question], load: Load, tell: Tell) -> None:
-        """Ask what is pending; ``tell`` is called after each answer. A question that the endpoint does not answer has none.
+    def answer(self, questions: Sequence[Question], pending: set[Question], load: Load, on_answers: OnAnswers) -> None:
+        """Ask the pending questions; ``on_answers`` is called after each answer. A question that the
+        endpoint does not answer has none.
 
         Raises:
-            JudgeError: the endpoint takes no question at all (key, address, name of the model).
+            JudgeError: the endpoint refuses all questions (key, address, name of the model).
         """
         self._failed_in_a_row = 0
-        asyncio.run(self._answer([question for question in asked if question in pending], load, tell))
+        asyncio.run(self._answer([question for question in questions if question in pending], load, on_answers))
 
-    async def _answer(self, asked: Sequence[Question], load: Load, tell: Tell) -> None:
+    async def _answer(self, questions: Sequence[Question], load: Load, on_answers: OnAnswers) -> None:
         slots = asyncio.Semaphore(self._place.concurrency)
         async with open_client(self._place) as client:
             try:
                 async with asyncio.TaskGroup() as group:
-                    for sight, about in groupby(asked, key=lambda question: question.sight):
-                        await self._about(sight, list(about), load, tell, group, slots, client)
+                    for video_key, about in groupby(questions, key=lambda question: question.video_key):
+                        await self._about(video_key, list(about), load, on_answers, group, slots, client)
             except ExceptionGroup as several:
-                # The first has ended the others, and says it all.
+                # The first has ended the others, and its message covers them.
                 raise several.exceptions[0] from None
 
     async def _about(
         self,
-        sight: str,
-        asked: Sequence[Question],
+        video_key: str,
+        of_video: Sequence[Question],
         load: Load,
-        tell: Tell,
+        on_answers: OnAnswers,
         group: asyncio.TaskGroup,
         slots: asyncio.Semaphore,
         client: httpx.AsyncClient,
     ) -> None:
-        """Start the questions about one sight, each when there is a slot: so no more videos are in memory than are asked about."""
+        """Start the questions about one video, each when there is a slot: this bounds the number of
+        videos in memory."""
         if self._is_down():
-            tell([self._not_asked(question) for question in asked])
+            on_answers([self._skipped(question) for question in of_video])
             return
         try:
-            frames = await asyncio.to_thread(load, sight)
+            frames = await asyncio.to_thread(load, video_key)
         except VideoError as error:
-            tell([Answer(question, None, 0, str(error)) for question in asked])
+            on_answers([Answer(question, None, 0, str(error)) for question in of_video])
             return
-        for view, questions in groupby(asked, key=lambda question: question.view):
+        for view, questions in groupby(of_video, key=lambda question: question.view):
             same = list(questions)
             try:
-                content = await asyncio.to_thread(content_of, seen(frames, view, f"{self._seed}/{sight}"), self._form)
+                content = await asyncio.to_thread(content_of, apply_view(frames, view, f"{self._seed}/{video_key}"), self._form)
             except VideoError as error:
-                tell([Answer(question, None, 0, str(error)) for question in same])
+                on_answers([Answer(question, None, 0, str(error)) for question in same])
                 continue
             for question in same:
                 await slots.acquire()
-                group.create_task(self._one(question, content, len(frames.pixels), client, slots, tell))
+                group.create_task(self._one(question, content, len(frames.pixels), client, slots, on_answers))
 
     async def _one(
-        self, question: Question, content: list[Any], frames: int, client: httpx.AsyncClient, slots: asyncio.Semaphore, tell: Tell
+        self,
+        question: Question,
+        content: list[Any],
+        frames: int,
+        client: httpx.AsyncClient,
+        slots: asyncio.Semaphore,
+        on_answers: OnAnswers,
     ) -> None:
         try:
-            tell([await self._ask(question, content, frames, client)])
+            on_answers([await self._ask(question, content, frames, client)])
         finally:
             slots.release()
 
     async def _ask(self, question: Question, content: list[Any], frames: int, client: httpx.AsyncClient) -> Answer:
         if self._is_down():
-            return self._not_asked(question)
+            return self._skipped(question)
         body = {
             "model": self._model,
             "messages": [{"role": "user", "content": [*content, {"type": "text", "text": question.prompt}]}],
@@ -157,7 +169,7 @@ class EndpointModel:
     def _is_down(self) -> bool:
         return self._failed_in_a_row >= _GIVE_UP_AFTER * self._place.concurrency
 
-    def _not_asked(self, question: Question) -> Answer:
+    def _skipped(self, question: Question) -> Answer:
         return Answer(question, None, 0, f"not asked, since {self._failed_in_a_row} questions before it got no answer")
 
 
@@ -165,20 +177,22 @@ def _read(question: Question, frames: int, response: httpx.Response) -> Answer:
     try:
         completion = _Completion.model_validate_json(response.content)
     except ValidationError:
-        return Answer(question, None, frames, "the endpoint's answer is no chat completion")
+        return Answer(question, None, frames, "the endpoint's answer is not a chat completion")
     message = completion.choices[0].message if completion.choices else _Message()
     thinking = message.reasoning_content or message.reasoning
     if message.content is None and not thinking:
         return Answer(question, None, frames, "the model wrote nothing")
-    # A reply that was cut off at its limit is a reply, as with any other model, while it was thinking too.
+    # A reply that was cut off at its limit is a reply, as with any other model, also while it was
+    # thinking.
     reply = message.content if message.content is not None else f"<think>{thinking}"
-    # Half a surrogate pair could not be written down.
+    # Half a surrogate pair could not be written to a file.
     reply = reply.encode("utf-8", "replace").decode("utf-8")
     return Answer(question, reply, frames, "")
 
 
 def content_of(frames: Frames, form: Form) -> list[Any]:
-    """The parts of a chat message that show these frames, each at most :data:`MAX_PIXELS_PER_FRAME` pixels.
+    """Content parts of a chat message with these frames, each at most :data:`MAX_PIXELS_PER_FRAME`
+    pixels.
 
     Raises:
         VideoError: they cannot be encoded.
@@ -190,7 +204,7 @@ def content_of(frames: Frames, form: Form) -> list[Any]:
 
 
 def _fitted(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Image.Image:
-    """The frame as a picture with even sides, scaled down where it is too large."""
+    """Picture of a frame with even sides, scaled down if it is too large."""
     picture = Image.fromarray(pixels)
     scale = min(1.0, (MAX_PIXELS_PER_FRAME / (picture.width * picture.height)) ** 0.5)
     size = (max(2, int(picture.width * scale) // 2 * 2), max(2, int(picture.height * scale) // 2 * 2))
@@ -204,7 +218,7 @@ def _jpeg(picture: Image.Image) -> bytes:
 
 
 def _mp4(pictures: Sequence[Image.Image], frames: Frames) -> bytes:
-    """A video of these pictures that lasts about as long as what they were taken from."""
+    """Encode these pictures as a video that lasts about as long as the original."""
     rate = max(Fraction(len(pictures)) * frames.rate / frames.total, Fraction(1, 60)).limit_denominator(1000)
     with tempfile.TemporaryDirectory(prefix="vidbridge-") as folder:
         file = Path(folder) / "shown.mp4"

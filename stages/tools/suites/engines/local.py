@@ -1,4 +1,5 @@
-"""A model in this process: batches of questions, each video through processor and vision tower once for all that is asked of it."""
+"""A model in this process: batches of questions, each video through processor and vision tower once
+for all its questions."""
 
 from __future__ import annotations
 
@@ -14,14 +15,15 @@ from stages.lib.inference.generate import greedy_replies
 from stages.lib.inference.vision_cache import encode_equal_videos_once
 from stages.lib.models.processor import EncodedPrompt, EncodedVideo, UnfitFramesError, about_video, encode_video
 from stages.lib.video.errors import VideoError
-from stages.tools.suites.engines.questions import Answer, Load, Question, Tell, View, seen
+from stages.tools.suites.engines.questions import Answer, Load, OnAnswers, Question, View, apply_view
 
 
 class LocalModel:
-    """A model and its processor, made ready to be asked several questions about a video: its tower is frozen, its features kept.
+    """A model and its processor, prepared for several questions about a video: its tower is frozen,
+    its features are cached.
 
     Args:
-        seed: of the order in which shuffled videos are shown.
+        seed: of the frame order of shuffled videos.
     """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, max_new_tokens: int, seed: int) -> None:
@@ -30,14 +32,17 @@ class LocalModel:
         self._model, self._processor = model, processor
         self._max_new_tokens, self._seed = max_new_tokens, seed
 
-    def answer(self, asked: Sequence[Question], pending: set[Question], load: Load, batch_size: int, tell: Tell) -> None:
-        """Ask what is pending, greedily; ``tell`` is called after each batch.
+    def answer(
+        self, questions: Sequence[Question], pending: set[Question], load: Load, batch_size: int, on_answers: OnAnswers
+    ) -> None:
+        """Ask the pending questions, greedily; ``on_answers`` is called after each batch.
 
-        The batches are cut from all of ``asked``, whatever is pending: a reply does not depend on where an earlier call was ended.
+        The batches are cut from all ``questions``, whatever is pending: a reply does not depend on
+        where an earlier call was interrupted.
         """
-        videos = _Videos(self._processor, load, _room(self._model, self._max_new_tokens), asked, self._seed)
-        for start in range(0, len(asked), batch_size):
-            batch = asked[start : start + batch_size]
+        videos = _Videos(self._processor, load, _room(self._model, self._max_new_tokens), questions, self._seed)
+        for start in range(0, len(questions), batch_size):
+            batch = questions[start : start + batch_size]
             if pending.isdisjoint(batch):
                 continue
             prompts: dict[Question, tuple[EncodedPrompt, int]] = {}
@@ -54,32 +59,33 @@ class LocalModel:
             answered = [
                 Answer(question, reply, frames, "") for (question, (_, frames)), reply in zip(prompts.items(), replies, strict=True)
             ]
-            tell([answer for answer in (*answered, *failed) if answer.question in pending])
+            on_answers([answer for answer in (*answered, *failed) if answer.question in pending])
 
 
 class _Videos:
-    """What the questions of a batch are about; of sights, the last one is kept, since questions about one stand together."""
+    """Videos of a batch's questions. Only the last one is kept, since questions about one video are
+    adjacent."""
 
-    def __init__(self, processor: ProcessorMixin, load: Load, room: int, asked: Sequence[Question], seed: int) -> None:
+    def __init__(self, processor: ProcessorMixin, load: Load, room: int, all_questions: Sequence[Question], seed: int) -> None:
         self._processor, self._load, self._room, self._seed = processor, load, room, seed
         self._prompts = {
-            sight: list(dict.fromkeys(question.prompt for question in questions))
-            for sight, questions in groupby(asked, key=lambda question: question.sight)
+            video_key: list(dict.fromkeys(question.prompt for question in questions))
+            for video_key, questions in groupby(all_questions, key=lambda question: question.video_key)
         }
-        self._sight: str | None = None
+        self._video_key: str | None = None
         self._frames: Frames | VideoError | None = None
         self._encoded: dict[View, EncodedVideo] = {}
 
     def prompt(self, question: Question) -> tuple[EncodedPrompt, int]:
-        """The question with its video, and how many frames that has.
+        """Encode the question with its video. Returns the prompt and the number of frames.
 
         Raises:
-            VideoError: the video cannot be read, or is none that the model takes.
+            VideoError: the video cannot be read, or the model cannot take it.
         """
-        if question.sight != self._sight:
-            self._sight, self._encoded = question.sight, {}
+        if question.video_key != self._video_key:
+            self._video_key, self._encoded = question.video_key, {}
             try:
-                self._frames = self._fitted(self._load(question.sight), self._prompts[question.sight])
+                self._frames = self._fitted(self._load(question.video_key), self._prompts[question.video_key])
             except VideoError as error:
                 self._frames = error  # all questions about it have the same reason
             except UnfitFramesError as error:
@@ -88,12 +94,13 @@ class _Videos:
             raise self._frames
         assert self._frames is not None
         if question.view not in self._encoded:
-            changed = seen(self._frames, question.view, f"{self._seed}/{question.sight}")
+            changed = apply_view(self._frames, question.view, f"{self._seed}/{question.video_key}")
             self._encoded[question.view] = encode_video(self._processor, changed)
         return about_video(self._processor, question.prompt, self._encoded[question.view]), len(self._frames.pixels)
 
     def _fitted(self, frames: Frames, prompts: Sequence[str]) -> Frames:
-        """The frames, fewer of them where the model cannot take all beside the longest of the prompts and a reply."""
+        """Drop frames if the model cannot take all of them beside the longest of the prompts and a
+        reply."""
         while True:
             video = encode_video(self._processor, frames)
             longest = max(len(about_video(self._processor, prompt, video).ids) for prompt in prompts)
@@ -110,11 +117,11 @@ class _Videos:
 
 
 def thinned(frames: Frames, count: int) -> Frames:
-    """``count`` of the frames, spread evenly, the first and the last among them."""
+    """Take ``count`` of the frames, spread evenly, with the first and the last."""
     kept = sample_indices(len(frames.pixels), count)
     return replace(frames, pixels=frames.pixels[list(kept)], indices=tuple(frames.indices[number] for number in kept))
 
 
 def _room(model: PreTrainedModel, max_new_tokens: int) -> int:
-    """Tokens that a prompt may have."""
+    """Most tokens of a prompt."""
     return int(model.config.get_text_config().max_position_embeddings) - max_new_tokens

@@ -1,4 +1,5 @@
-"""Which model is meant: a version of the registry, a folder, or a model of the hub; what it is, how it is asked, and how it is loaded."""
+"""Resolve and load a model: a version of the registry, a folder, or a model of the hub, with its
+prompt settings."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from stages.tracking.session import Session
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
-#: SPEC 1: at most so many pixels a frame, where no recipe says otherwise.
+#: SPEC 1: most pixels per frame, if no recipe says otherwise.
 MAX_PIXELS_PER_FRAME = 196 * 28 * 28
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
@@ -33,14 +34,15 @@ _REMEDY = "copy the files of the model it was trained from beside it: AutoProces
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A model that was named.
+class SelectedModel:
+    """A model that was selected by name.
 
     Attributes:
         name: for people.
-        identity: what its weights are; equal ones reply alike.
-        prompt, max_new_tokens, precision: as it was trained to be asked, where it says so, else those of ``params.yaml``.
-        asks_itself: whether it says so.
+        identity: of its weights; equal ones reply alike.
+        prompt, max_new_tokens, precision: settings of its training if it records them, else those
+            of ``params.yaml``.
+        has_settings: whether it records them.
         version: in the registry.
     """
 
@@ -49,23 +51,28 @@ class Chosen:
     prompt: PromptTexts
     max_new_tokens: int
     precision: Precision
-    asks_itself: bool
+    has_settings: bool
     version: Version | None
     load: Callable[[], tuple[PreTrainedModel, ProcessorMixin]]
 
 
-def choose(session: Session, params: Params, which: str, revision: str | None) -> Chosen:
-    """The model that ``which`` names: ``models:/NAME@ALIAS``, ``models:/NAME/3``, an alias or a number of the project's own registered
-    model, a Hugging Face folder, or a hub id with its revision. Nothing is loaded yet.
+def select_model(session: Session, params: Params, which: str, revision: str | None) -> SelectedModel:
+    """Resolve ``which``: ``models:/NAME@ALIAS``, ``models:/NAME/3``, an alias or a number of the
+    project's registered model, a Hugging Face folder, or a hub id with its revision.
+
+    Nothing is loaded yet.
 
     Raises:
-        EngineError: it names none, or a folder without a model or a processor; or a revision is given of what has none.
-        TrackingError: the registry has no such version, or its files are in neither cache nor remote.
+        EngineError: there is no such model, the folder lacks a model or a processor, or a revision
+            is given for a model that has none.
+        TrackingError: the registry has no such version, or its files are in neither cache nor
+            remote.
     """
     folder = Path(which).expanduser()
     if revision is not None and (_looks_like_a_folder(which, folder) or not _HUB_ID.fullmatch(which)):
         raise EngineError(
-            f"--revision: means nothing for {which!r}, a folder or a version of the registry, which stand for their weights; leave it out"
+            f"--revision: means nothing for {which!r}, a folder or a version of the registry, which stand for their"
+            " weights; leave it out"
         )
     if _looks_like_a_folder(which, folder):
         return _of_folder(params, folder)
@@ -78,7 +85,7 @@ def choose(session: Session, params: Params, which: str, revision: str | None) -
     if _HUB_ID.fullmatch(which):
         return _of_hub(params, which, revision)
     if "/" in which:
-        raise EngineError(f"--model: {which!r} is no folder with a model, no version and no hub id; correct it")
+        raise EngineError(f"--model: {which!r} is not a folder with a model, a version or a hub id; correct it")
     return _of_registry(session, params, which)
 
 
@@ -86,55 +93,57 @@ def _looks_like_a_folder(which: str, folder: Path) -> bool:
     return which.startswith(("/", "./", "../", "~")) or (folder / "config.json").is_file()
 
 
-def _of_registry(session: Session, params: Params, which: str) -> Chosen:
+def _of_registry(session: Session, params: Params, which: str) -> SelectedModel:
     version = find_named(session, which)
     usage = usage_of_version(version) if TAG + USAGE in version.tags else None
     folder = load_version(session.root, version)
     name = f"{version.model} version {version.number}"
     check_folder(folder, name)
-    return _chosen(params, name, {"model": version.model, "weights": version.source}, usage, version, folder)
+    return _selected(params, name, {"model": version.model, "weights": version.source}, usage, version, folder)
 
 
-def _of_folder(params: Params, folder: Path) -> Chosen:
+def _of_folder(params: Params, folder: Path) -> SelectedModel:
     if not folder.is_dir():
-        raise EngineError(f"--model: {str(folder)!r} is no folder; name one that holds a model, a version, or a hub id")
+        raise EngineError(f"--model: {str(folder)!r} is not a folder; name one that holds a model, a version, or a hub id")
     check_folder(folder, str(folder))
     file = folder / paths.USAGE_FILE
     usage = parse_usage(file.read_bytes(), str(file)) if file.is_file() else None
-    return _chosen(params, "/".join(folder.resolve().parts[-2:]), {"weights": f"sha256:{_content(folder)}"}, usage, None, folder)
+    return _selected(params, "/".join(folder.resolve().parts[-2:]), {"weights": f"sha256:{_content(folder)}"}, usage, None, folder)
 
 
-def _of_hub(params: Params, name: str, revision: str | None) -> Chosen:
+def _of_hub(params: Params, name: str, revision: str | None) -> SelectedModel:
     if revision is None:
-        raise EngineError(f"--revision: not given, and {name!r} is a model of the hub; give the commit of it that is meant")
+        raise EngineError(f"--revision: not set, and {name!r} is a model of the hub; pass its commit")
     if not _COMMIT.fullmatch(revision):
-        raise EngineError(f"--revision: {revision!r} may mean another model tomorrow; give the commit, 40 hex digits")
+        raise EngineError(f"--revision: {revision!r} may mean another model tomorrow; pass the commit, 40 hex digits")
     same = params.model if isinstance(params.model, PretrainedModelParams) and params.model.name == name else None
     pixels = same.max_pixels_per_frame if same else MAX_PIXELS_PER_FRAME
     identity = {"weights": f"{name}@{revision}", "max_pixels_per_frame": str(pixels)}
     load = partial(_load_hub, name, revision, params.model.precision, pixels)
-    return Chosen(name, identity, params.prompt, params.evaluation.max_new_tokens, params.model.precision, False, None, load)
+    return SelectedModel(name, identity, params.prompt, params.evaluation.max_new_tokens, params.model.precision, False, None, load)
 
 
-def _chosen(
+def _selected(
     params: Params, name: str, identity: dict[str, str], usage: Usage | None, version: Version | None, folder: Path
-) -> Chosen:
+) -> SelectedModel:
     precision = usage.model.precision if usage else params.model.precision
-    return Chosen(
+    return SelectedModel(
         name=name,
         identity=identity,
         prompt=usage.prompt if usage else params.prompt,
         max_new_tokens=usage.max_new_tokens if usage else params.evaluation.max_new_tokens,
         precision=precision,
-        asks_itself=usage is not None,
+        has_settings=usage is not None,
         version=version,
         load=partial(_load_folder, folder, precision, name),
     )
 
 
 def check_folder(folder: Path, name: str) -> None:
-    """Raises:
-    EngineError: what makes a folder a model that can be shown videos is not there.
+    """Check that a folder has the files of a model that takes videos.
+
+    Raises:
+        EngineError: one is missing.
     """
     if not (folder / "config.json").is_file():
         raise EngineError(f"--model: {name}: holds no model (config.json is missing); name a Hugging Face folder")
@@ -148,9 +157,11 @@ def check_folder(folder: Path, name: str) -> None:
 
 
 def _load_folder(folder: Path, precision: Precision, name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Raises:
-    EngineError: a file is missing or damaged, its weights are no safetensors, it needs code of its own, or the processor
-        cannot write a question about a video for this model.
+    """Load a model and its processor from a folder.
+
+    Raises:
+        EngineError: a file is missing or damaged, its weights are not safetensors, it needs code of
+            its own, or the processor cannot format a question about a video for this model.
     """
     from safetensors import SafetensorError
 
@@ -174,8 +185,8 @@ def _load_folder(folder: Path, precision: Precision, name: str) -> tuple[PreTrai
     else:
         return model, processor
     raise EngineError(
-        f"--model: {name}: a checkpoint without a whole processor ({lacks} is missing, or another model's), so it cannot be shown a"
-        f" video; {_REMEDY}"
+        f"--model: {name}: a checkpoint without a whole processor ({lacks} is missing, or another model's), so it"
+        f" cannot be shown a video; {_REMEDY}"
     )
 
 
@@ -185,12 +196,12 @@ def _load_hub(name: str, revision: str, precision: Precision, pixels: int) -> tu
     try:
         return load_pretrained(name, revision, precision, pixels)
     except ModelUnavailableError as error:
-        # Its message speaks of params.yaml, which does not name this model.
+        # Its message refers to params.yaml, which does not name this model.
         raise EngineError(str(error).replace("model.name:", "--model:").replace("model.revision", "--revision")) from error
 
 
 def _content(folder: Path) -> str:
-    """One hash of all files at the top of a folder, names and contents, but for what is written about it."""
+    """One hash of all files at the top of a folder, names and contents, except documentation."""
     whole: Any = hashlib.sha256()
     for file in sorted(file for file in folder.iterdir() if file.is_file() and file.suffix != ".md"):
         with file.open("rb") as opened:

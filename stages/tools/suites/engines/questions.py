@@ -1,4 +1,5 @@
-"""What is asked of a model, and what comes back: questions about videos, and about the same videos black and out of order."""
+"""Questions to a model and its answers: about videos, and about the same videos black or shuffled
+as controls."""
 
 from __future__ import annotations
 
@@ -9,22 +10,23 @@ from stages.domain.core.digest import digest
 from stages.domain.core.frames import Frames, blank, shuffled
 from stages.errors import VidbridgeError
 
-#: How a video is shown: as it is, all black, or with its frames in another order.
+#: View of a video: as it is, all black, or with its frames in another order.
 View = Literal["video", "blank", "shuffled"]
 CONTROLS: tuple[View, ...] = ("blank", "shuffled")
 
 
 class Question(NamedTuple):
-    """``sight``: names what it is about; the frames of equal sights are loaded once."""
+    """``video_key`` identifies the video. Questions with equal ones share one decode."""
 
     item_id: str
     view: View
-    sight: str
+    video_key: str
     prompt: str
 
 
 class Answer(NamedTuple):
-    """``reply`` is None where there is none, and ``reason`` then says why; ``frames``: how many the model was shown."""
+    """``reply`` is None if there is none, and ``reason`` then says why; ``frames``: the number of
+    frames in the request."""
 
     question: Question
     reply: str | None
@@ -32,42 +34,44 @@ class Answer(NamedTuple):
     reason: str
 
 
-#: Loads what a sight shows. Raises VideoError.
+#: Loads the frames of a video by its key. Raises VideoError.
 Load = Callable[[str], Frames]
-#: Is told of answers as they come.
-Tell = Callable[[Sequence[Answer]], None]
+#: Called with answers as they arrive.
+OnAnswers = Callable[[Sequence[Answer]], None]
 
 
 class EngineError(VidbridgeError, RuntimeError):
-    """A model cannot be asked, or answers on disk cannot be gone on with; the message says what to do."""
+    """A model cannot be queried, or answers on disk cannot be resumed; the message has the
+    remedy."""
 
 
-def seen(frames: Frames, view: View, seed: str) -> Frames:
-    """The frames under a view. ``seed`` decides the other order, and nothing else does."""
+def apply_view(frames: Frames, view: View, seed: str) -> Frames:
+    """Frames under a view. Only ``seed`` determines the order of shuffled frames."""
     if view == "blank":
         return blank(frames)
     return shuffled(frames, seed) if view == "shuffled" else frames
 
 
 def questions(items: Iterable[tuple[str, str, str]], controlled: set[str]) -> list[Question]:
-    """The questions in the order in which they are asked: all about one sight together, view after view.
+    """Order the questions: all about one video together, view after view.
 
     Args:
-        items: id, sight and prompt of each.
-        controlled: ids that are asked with the changed videos too.
+        items: id, video key and prompt of each.
+        controlled: ids that are also asked with the control videos.
     """
     about: dict[str, list[tuple[str, str]]] = {}
-    for item_id, sight, prompt in items:
-        about.setdefault(sight, []).append((item_id, prompt))
+    for item_id, video_key, prompt in items:
+        about.setdefault(video_key, []).append((item_id, prompt))
     return [
-        Question(item_id, view, sight, prompt)
-        for sight, asked in about.items()
+        Question(item_id, view, video_key, prompt)
+        for video_key, prompts in about.items()
         for view in ("video", *CONTROLS)
-        for item_id, prompt in asked
+        for item_id, prompt in prompts
         if view == "video" or item_id in controlled
     ]
 
 
 def drawn(ids: Sequence[str], count: int | None, seed: int) -> set[str]:
-    """``count`` of the ids (None: all), drawn by their own digests: another id in the list moves few of them out."""
+    """Draw ``count`` of the ids (None: all) by their own digests: an additional id changes the draw
+    little."""
     return set(sorted(ids, key=lambda item_id: digest({"seed": seed, "control": item_id}))[:count])

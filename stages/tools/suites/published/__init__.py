@@ -1,1 +1,2 @@
-"""Benchmarks in their published annotation formats, a module each: rows, prompt, frames, scoring."""
+"""Benchmarks in their published annotation formats, a module each: rows, prompt, frames,
+scoring."""

@@ -1,4 +1,4 @@
-"""What every benchmark says of itself, in types that have no opinion of any one of them."""
+"""Types that describe a benchmark, without knowledge of any one of them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from stages.tools.suites.asked_of_judges import Examiner
 
 
 class SuiteError(VidbridgeError, ValueError):
-    """Annotations or predictions that cannot be scored; the message says file, field, value and remedy."""
+    """Annotations or predictions cannot be scored; the message has file, field, value and
+    remedy."""
 
 
 class AnnotationError(SuiteError):
-    """The annotations are not those of the benchmark that was named, or are damaged."""
+    """The annotations belong to another benchmark, or are damaged."""
 
 
 class PredictionError(SuiteError):
@@ -28,17 +29,18 @@ class PredictionError(SuiteError):
 
 
 class PublishedRow(BaseModel):
-    """A row of somebody else's file: its own field names; fields that are not used may be there."""
+    """A row of a published file: its own field names; unused fields are allowed."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
 
-#: A text that says something.
+#: A text that is not blank.
 Words = Annotated[str, Field(pattern=r"\S")]
 
 
 class FrameProtocol(Record):
-    """What a model is shown of a video: ``fps`` frames a second (None: spread evenly over it), at most ``frames`` of them."""
+    """Frames of a video in a request: ``fps`` frames a second (None: spread evenly over it), at
+    most ``frames`` of them."""
 
     fps: Exact | None
     frames: int = Field(gt=0)
@@ -56,10 +58,11 @@ RowT_co = TypeVar("RowT_co", covariant=True)
 class Item(Generic[RowT_co]):
     """One question of a benchmark.
 
-    ``video``: as it is looked for. ``units``: the files it is about, whatever tasks ask about them: questions that share one are no
-    independent evidence (:mod:`stages.domain.statistics.bootstrap`). ``categories``: what tables are made by, such as ``{"duration": "short"}``.
-    ``part_s``: from when to when of the video, in seconds; None: all of it. ``options``: what may be chosen, empty for an open answer.
-    ``truth``: a reply that is right.
+    ``video``: its name, as it is searched. ``units``: its source files, whatever task uses them:
+    questions that share one are not independent evidence
+    (:mod:`stages.domain.statistics.bootstrap`). ``categories``: columns of the tables, such as
+    ``{"duration": "short"}``. ``part_s``: start and end in the video, in seconds; None: all of it.
+    ``options``: the choices, empty for an open answer. ``truth``: a reply that is right.
     """
 
     item_id: str
@@ -75,8 +78,8 @@ class Item(Generic[RowT_co]):
 
 @dataclass(frozen=True)
 class Questions(Generic[RowT_co]):
-    """What annotations ask. ``set_aside``: what of them cannot be asked or scored, and why; ``not_asked``: ids of whole questions among
-    that, which predictions may answer all the same."""
+    """Questions of the annotations. ``set_aside``: parts that cannot be asked or scored, and why;
+    ``not_asked``: ids of whole questions among them, which predictions may answer nevertheless."""
 
     items: tuple[Item[RowT_co], ...]
     set_aside: tuple[Reject, ...]
@@ -84,8 +87,10 @@ class Questions(Generic[RowT_co]):
 
 
 class Mark(NamedTuple):
-    """What one reply earned, by part; ``parts`` is None when no judge could say. A mark that is not ``counted`` is left out of
-    means, as some harnesses do with some replies."""
+    """Score of one reply, by part; ``parts`` is None if no judge was able to score it.
+
+    A mark that is not ``counted`` is left out of means, as some harnesses do with some replies.
+    """
 
     parts: Mapping[str, float] | None
     counted: bool = True
@@ -93,7 +98,8 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True)
 class Scoring(Generic[RowT]):
-    """One way to score by rule. ``compat`` ones say whose; ``macro``: a category over which means are taken before the mean of those."""
+    """One scoring by rule. ``compat`` ones name the harness; ``macro``: a category over which means
+    are taken before the mean of those."""
 
     name: str
     rule: str
@@ -103,7 +109,7 @@ class Scoring(Generic[RowT]):
 
 @dataclass(frozen=True)
 class JudgedScoring(Generic[RowT]):
-    """One way to score that asks a judge."""
+    """One scoring that uses a judge."""
 
     name: str
     rule: str
@@ -112,8 +118,11 @@ class JudgedScoring(Generic[RowT]):
 
 
 class Measure(NamedTuple):
-    """A number of the table: the mean of a part, or the harmonic mean of the means of two, times ``scale``. ``most``: what a part can be
-    at most; the least is 0."""
+    """A number of the table: the mean of a part, or the harmonic mean of the means of two, times
+    ``scale``.
+
+    ``most``: largest value of a part; the least is 0.
+    """
 
     name: str
     parts: tuple[str] | tuple[str, str]
@@ -123,9 +132,12 @@ class Measure(NamedTuple):
 
 @dataclass(frozen=True)
 class Benchmark(Generic[RowT]):
-    """``record``: the public record (project, revision) whose field names and scoring it follows; ``files``: names that its
-    annotations have in a folder; ``prompt``: what a model is asked about an item; ``by_rule`` and ``by_judge``: how it is
-    scored, in one of the two ways."""
+    """A benchmark.
+
+    ``record``: the public record (project, revision) whose field names and scoring it follows;
+    ``files``: names of its annotation files in a folder; ``prompt``: builds the prompt of an item;
+    ``by_rule`` and ``by_judge``: its scorings, in one of the two ways.
+    """
 
     name: str
     record: str

@@ -1,8 +1,9 @@
-"""CaReBench (arXiv 2501.00513): describe a video in detail; actions and objects of the reference, each as DREAM-1K scores events.
+"""CaReBench (arXiv 2501.00513): describe a video in detail; actions and objects of the reference,
+each scored as DREAM-1K scores events.
 
-Example row of ``json/metadata.json``: ``{"video": "v_00000030_5.mp4", "caption": "A man …", "events": ["A man slices a tomato."],
-"objects": ["There is a red tomato."]}``; where ``events`` or ``objects`` are missing, the judge lists them. The id of a prediction
-is ``video``.
+Example row of ``json/metadata.json``: ``{"video": "v_00000030_5.mp4", "caption": "A man …",
+"events": ["A man slices a tomato."], "objects": ["There is a red tomato."]}``; if ``events`` or
+``objects`` are missing, the judge lists them. The id of a prediction is ``video``.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from stages.tools.suites.published.benchmark import (
     Questions,
     Words,
 )
-from stages.tools.suites.published.captions import strict_caption, told_shares
-from stages.tools.suites.published.files import gathered, rows, text_of, typed, without_blanks
+from stages.tools.suites.published.captions import recall_and_precision, strict_caption
+from stages.tools.suites.published.files import collect_questions, parse_row, rows, text_of, without_blanks
 
 QUESTION = "Describe the video in detail: what happens, in order, and what is seen and what it looks like."
 
@@ -38,7 +39,9 @@ class Row(PublishedRow):
 def read(path: Path) -> Questions[Row]:
     some, no_event = without_blanks(rows(path, FILES), ("events",))
     whole, no_object = without_blanks(some, ("objects",))
-    return gathered(whole, lambda raw: [_item(typed(Row, raw))], lambda raw: text_of(raw, "video"), [*no_event, *no_object])
+    return collect_questions(
+        whole, lambda raw: [_item(parse_row(Row, raw))], lambda raw: text_of(raw, "video"), [*no_event, *no_object]
+    )
 
 
 def _item(row: Row) -> Item[Row]:
@@ -68,8 +71,8 @@ def _compat(item: Item[Row], reply: str, examiner: Examiner) -> Mark:
 
 
 def _mark(row: Row, caption: str, examiner: Examiner, nothing: float) -> Mark:
-    actions = told_shares(caption, row.caption, row.events, examiner.extract_events, examiner.entailed, nothing)
-    objects = told_shares(caption, row.caption, row.objects, examiner.extract_objects, examiner.shows, nothing)
+    actions = recall_and_precision(caption, row.caption, row.events, examiner.extract_events, examiner.entailed, nothing)
+    objects = recall_and_precision(caption, row.caption, row.objects, examiner.extract_objects, examiner.shows, nothing)
     if actions is None or objects is None:
         return Mark(None)
     return Mark(

@@ -1,7 +1,8 @@
-"""Multiple choice: which option a reply names, as this project reads it (`strict`) and as public harnesses do (`compat`).
+"""Multiple choice: extract the option that a reply names, by this project's rule (`strict`) and by
+those of public harnesses (`compat`).
 
-The compat readings repeat what those harnesses do, quirks and all; `make crosscheck` compares them with the harnesses' own
-functions.
+The compat rules reproduce those harnesses, quirks included; `make crosscheck` compares them with
+the harnesses' own functions.
 """
 
 from __future__ import annotations
@@ -20,21 +21,27 @@ def letter(index: int) -> str:
 
 
 def strict_choice(reply: str, options: Sequence[str]) -> str | None:
-    """The one option that a reply chooses, reasoning taken away, read as the reward of training reads it; None when there is none, or
-    more than one."""
+    """The one option that a reply chooses, without its reasoning, read as the training reward reads
+    it.
+
+    None if there is none, or more than one.
+    """
     answer = final_answer(reply)
     return None if answer is None else chosen_letter(answer, options)
 
 
-# lmms-eval: lmms_eval/api/reasoning.py, strip_reasoning_tags, at 75571cf, with the tags that its command line takes by default.
+# lmms-eval: lmms_eval/api/reasoning.py, strip_reasoning_tags, at 75571cf, with the default tags of
+# its command line.
 
 _LMMS_TAGS = (("<think>", "</think>"), ("<analysis>", "</analysis>"))
 
 
 def lmms_eval_spoken(reply: str) -> str:
-    """What lmms-eval hands to any of its scoring rules: the reply without reasoning blocks, stripped.
+    """The text that lmms-eval passes to its scoring rules: the reply without reasoning blocks,
+    stripped.
 
-    A block that never ends stays. Where only ends of blocks are left, all up to the last one goes.
+    A block that never ends stays. If only ends of blocks are left, all text up to the last one is
+    removed.
     """
     for opening, closing in _LMMS_TAGS:
         while closing in reply.partition(opening)[2]:
@@ -54,15 +61,16 @@ _LMMS_PHRASES = (
     *("i choose", "i select", "i pick", "my answer is", "my choice is"),
     *("옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは"),
 )
-#: How much each way of writing a letter counts; its text, with the letter in place of ``?``.
+#: Weight of each form of a letter; the form, with ``?`` for the letter.
 _LMMS_WRITTEN = ((6, "(?)"), (5, "?."), (4, "?:"), (3, "?)"), (2, "? "))
 
 
 def lmms_eval_letter(reply: str, letters: str) -> str:
-    """The letter that lmms-eval extracts; empty when it finds none.
+    """The letter that lmms-eval extracts; empty if it finds none.
 
-    Every occurrence competes: a letter at either end of the reply beats one behind a phrase, that one in brackets, and so on down
-    to a letter inside a word. Among equals the last place wins, and a phrase vouches for every letter anywhere behind it.
+    Every occurrence competes: a letter at either end of the reply beats one behind a phrase, that
+    one beats one in brackets, and so on down to a letter inside a word. Among equals the last
+    position wins, and a phrase vouches for every letter anywhere behind it.
     """
     text = reply.strip()
     for character in _LMMS_STRIPPED:
@@ -70,18 +78,20 @@ def lmms_eval_letter(reply: str, letters: str) -> str:
     text, bare = f" {text} ", text.strip()
     if not reply.strip():
         return ""
-    found = [(rank, text.rfind(way.replace("?", one)), one) for rank, way in _LMMS_WRITTEN for one in letters]
+    candidates = [(rank, text.rfind(way.replace("?", option)), option) for rank, way in _LMMS_WRITTEN for option in letters]
     lower = text.lower()
     for phrase in _LMMS_PHRASES:
         if (at := lower.find(phrase)) >= 0:
-            found += [(7, text.find(one, at + len(phrase)), one) for one in letters]
+            candidates += [(7, text.find(option, at + len(phrase)), option) for option in letters]
     if bare and bare[0] in letters and not bare[1:2].isalpha():
-        found.append((10, 0, bare[0]))
+        candidates.append((10, 0, bare[0]))
     if bare and bare[-1] in letters and not bare[-2:-1].isalpha():
-        found.append((9, len(text) - 1, bare[-1]))
-    if not any(at >= 0 for _, at, _ in found):
-        found += [(0, text.rfind(one), one) for one in letters]
-    return max(((rank, at, one) for rank, at, one in found if at >= 0), key=lambda seen: seen[:2], default=(0, 0, ""))[2]
+        candidates.append((9, len(text) - 1, bare[-1]))
+    if not any(at >= 0 for _, at, _ in candidates):
+        candidates += [(0, text.rfind(option), option) for option in letters]
+    return max(
+        ((rank, at, option) for rank, at, option in candidates if at >= 0), key=lambda candidate: candidate[:2], default=(0, 0, "")
+    )[2]
 
 
 # lmms-eval: lmms_eval/tasks/mvbench/utils.py, mcq_acc, at 75571cf (MVBench).
@@ -89,14 +99,16 @@ def lmms_eval_letter(reply: str, letters: str) -> str:
 _LMMS_OPTION = re.compile(r"([A-E])\.\s*(.+)", re.IGNORECASE)
 _LMMS_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _THOUSANDS = re.compile(r"\d,\d")
-#: The harness passes a flag where the number of replacements stands: so many full stops go, and no more.
+#: The harness passes a flag in the position of the number of replacements: only that many full
+#: stops are removed.
 _LMMS_STOPS = int(re.UNICODE)
 
 
 def lmms_eval_answer(reply: str) -> str:
-    """What lmms-eval's MVBench rule makes of a reply: a letter A to E, else the reply in lower case without its punctuation.
+    """Normalise a reply by lmms-eval's MVBench rule: a letter A to E, else the reply in lower case
+    without its punctuation.
 
-    The first word that is one of these letters is it, so the article "a" is A.
+    The first word that is one of these letters counts, so the article "a" is A.
     """
     option = _LMMS_OPTION.fullmatch(reply.strip())
     if option:
@@ -114,7 +126,7 @@ def lmms_eval_answer(reply: str) -> str:
 
 # VLMEvalKit: vlmeval/dataset/utils/videomme.py, extract_characters_regex, at e8e78f0 (Video-MME).
 
-#: Two of the harness's phrases have run together with the next one, for want of a comma.
+#: Two of the harness's phrases are joined with the next one, for lack of a comma.
 _KIT_PREFIXES = (
     "The best answer is",
     "The correct answer is",
@@ -128,16 +140,17 @@ _KIT_PREFIXES = (
 
 
 def vlmevalkit_letter(reply: str) -> str:
-    """The first of A, B, C, D anywhere, even inside a word, once some phrases are cut out; empty when there is none."""
+    """The first of A, B, C, D anywhere, even inside a word, after some phrases are removed; empty
+    if there is none."""
     text = reply.strip()
     for prefix in _KIT_PREFIXES:
         text = text.replace(prefix, "")
-    found = re.search("[ABCD]", text)
-    return found[0] if found else ""
+    match = re.search("[ABCD]", text)
+    return match[0] if match else ""
 
 
-# VLMEvalKit: vlmeval/dataset/utils/mvbench.py, check_ans_with_model without a model, at e8e78f0 (MVBench); what it falls back to is
-# can_infer of vlmeval/utils/matching_util.py.
+# VLMEvalKit: vlmeval/dataset/utils/mvbench.py, check_ans_with_model without a model, at e8e78f0
+# (MVBench); its fallback is can_infer of vlmeval/utils/matching_util.py.
 
 _KIT_FAILED = "Failed to obtain answer via API"
 _KIT_REFUSALS = (
@@ -151,25 +164,28 @@ _KIT_VERBOSE = re.compile(r"answer\s+is\s+\**([ABCD])", re.IGNORECASE)
 
 
 def vlmevalkit_right(reply: str, options: Sequence[str], last: int, first: int) -> bool:
-    """Whether VLMEvalKit's MVBench rule takes a reply for right; an empty one is.
+    """Return whether VLMEvalKit's MVBench rule counts a reply as right; it does for an empty one.
 
-    ``last`` and ``first``: numbers of the last and the first option that is the answer, which differ where two options are the
-    same.
+    ``last`` and ``first``: numbers of the last and the first option that is the answer, which
+    differ if two options are the same.
     """
-    wanted = f"({letter(last).lower()})"
-    said = reply.lower().strip().split(" ")[0]
-    return said.replace(".", "") in wanted or wanted in said or vlmevalkit_option(reply, options) == letter(first)
+    expected = f"({letter(last).lower()})"
+    first_word = reply.lower().strip().split(" ")[0]
+    return first_word.replace(".", "") in expected or expected in first_word or vlmevalkit_option(reply, options) == letter(first)
 
 
 def vlmevalkit_option(reply: str, options: Sequence[str]) -> str | None:
-    """The letter that VLMEvalKit infers without a model: the only one that stands as a word near the end, one behind "answer is"
-    (though it be the beginning of a word), or the only option whose words the reply holds."""
+    """The letter that VLMEvalKit infers without a model.
+
+    The only one that is a word near the end, one behind "answer is" (even as the beginning of a
+    word), or the only option whose words the reply contains.
+    """
     letters = [letter(i) for i in range(len(options))]
     if _KIT_FAILED not in reply:
         if any(refusal in reply for refusal in _KIT_REFUSALS):
             return None
         words = reply.translate(_KIT_SPACED).split()
-        standing = [one for one in letters if one in words]
+        standing = [candidate for candidate in letters if candidate in words]
         if len(standing) == 1 and words.index(standing[0]) > len(words) - 5:
             return standing[0]
         if not standing and "Z" in words:
@@ -183,6 +199,6 @@ def vlmevalkit_option(reply: str, options: Sequence[str]) -> str | None:
     return _only(letters[i] for i, option in enumerate(options) if option.lower() in lower)
 
 
-def _only(found: Iterable[str]) -> str | None:
-    these = list(found)
+def _only(matches: Iterable[str]) -> str | None:
+    these = list(matches)
     return these[0] if len(these) == 1 else None

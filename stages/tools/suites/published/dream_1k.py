@@ -1,9 +1,10 @@
-"""DREAM-1K (arXiv 2407.00634): describe a short video; the events of the reference that the description tells, and the other way
-round.
+"""DREAM-1K (arXiv 2407.00634): describe a short video; the share of the reference's events in the
+description, and vice versa.
 
-Example row of ``json/metadata.json``: ``{"idx": 1, "video_file": "video/1.mp4", "source": "movie_animation", "duration": 5.09,
-"description": "A character emerges …", "events": ["A character emerges from smoke and fire.", …], "n_events": 5}``; read too is a
-row of Tarsier's ``DREAM-1k.jsonl``, the same in messages. The id of a prediction is ``idx``, as text.
+Example row of ``json/metadata.json``: ``{"idx": 1, "video_file": "video/1.mp4", "source":
+"movie_animation", "duration": 5.09, "description": "A character emerges …", "events": ["A character
+emerges from smoke and fire.", …], "n_events": 5}``; rows of Tarsier's ``DREAM-1k.jsonl``, the same
+in messages, are also read. The id of a prediction is ``idx``, as text.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from stages.tools.suites.published.benchmark import (
     Questions,
     Words,
 )
-from stages.tools.suites.published.captions import strict_caption, told_shares
-from stages.tools.suites.published.files import Raw, gathered, rows, text_of, typed, without_blanks
+from stages.tools.suites.published.captions import recall_and_precision, strict_caption
+from stages.tools.suites.published.files import Raw, collect_questions, parse_row, rows, text_of, without_blanks
 
 QUESTION = "Describe the video in detail."
 
@@ -43,7 +44,7 @@ class Row(PublishedRow):
     @field_validator("events", mode="before")
     @classmethod
     def _may_be_text(cls, value: Any) -> Any:
-        # The data card declares a string, and some conversions hold the list as one.
+        # The data card declares a string, and some conversions store the list as one.
         if isinstance(value, str):
             try:
                 return json.loads(value)
@@ -52,14 +53,14 @@ class Row(PublishedRow):
         return value
 
 
-class _Said(PublishedRow):
+class _ContentPart(PublishedRow):
     type: str
     reference: str | None = None
 
 
 class _Message(PublishedRow):
     role: str
-    content: list[_Said]
+    content: list[_ContentPart]
 
 
 class _Extra(PublishedRow):
@@ -67,7 +68,7 @@ class _Extra(PublishedRow):
 
 
 class TarsierRow(PublishedRow):
-    """As Tarsier's evaluation reads it."""
+    """Row in the format of Tarsier's evaluation."""
 
     idx: int
     vid: int | str
@@ -78,23 +79,23 @@ class TarsierRow(PublishedRow):
 
 def read(path: Path) -> Questions[Row]:
     some, here = without_blanks(rows(path, FILES), ("events",))
-    whole, there = without_blanks(some, ("extra_info", "events"))
-    return gathered(whole, lambda raw: [_item(_row(raw))], lambda raw: text_of(raw, "idx"), [*here, *there])
+    whole, blanks = without_blanks(some, ("extra_info", "events"))
+    return collect_questions(whole, lambda raw: [_item(_row(raw))], lambda raw: text_of(raw, "idx"), [*here, *blanks])
 
 
 def _row(raw: Raw) -> Row:
     if not isinstance(raw.value, dict) or "messages" not in raw.value:
-        return typed(Row, raw)
-    told = typed(TarsierRow, raw)
-    reference = next((said.reference for turn in told.messages for said in turn.content if said.reference), None)
+        return parse_row(Row, raw)
+    row = parse_row(TarsierRow, raw)
+    reference = next((part.reference for turn in row.messages for part in turn.content if part.reference), None)
     value = {
-        "idx": told.idx,
-        "video_file": f"video/{told.vid}.mp4",
-        "source": told.dataset.removeprefix("DREAM/"),
+        "idx": row.idx,
+        "video_file": f"video/{row.vid}.mp4",
+        "source": row.dataset.removeprefix("DREAM/"),
         "description": reference,
-        "events": told.extra_info.events,
+        "events": row.extra_info.events,
     }
-    return typed(Row, raw._replace(value=value))
+    return parse_row(Row, raw._replace(value=value))
 
 
 def _item(row: Row) -> Item[Row]:
@@ -124,7 +125,7 @@ def _compat(item: Item[Row], reply: str, examiner: Examiner) -> Mark:
 
 
 def _mark(row: Row, caption: str, examiner: Examiner, nothing: float) -> Mark:
-    shares = told_shares(caption, row.description, row.events, examiner.extract_events, examiner.entailed, nothing)
+    shares = recall_and_precision(caption, row.description, row.events, examiner.extract_events, examiner.entailed, nothing)
     return Mark(None if shares is None else dict(zip(("recall", "precision"), shares, strict=True)))
 
 

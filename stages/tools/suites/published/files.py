@@ -1,4 +1,5 @@
-"""Annotation files as they are published: JSON, JSON Lines or Parquet, alone or in a folder."""
+"""Read annotation files as they are published: JSON, JSON Lines or Parquet, alone or in a
+folder."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ _SHOWN = 60
 
 
 class Raw(NamedTuple):
-    """One entry of a file: ``FILE row N``, the file's name without its suffix, its place in that file from 0, and its value."""
+    """One entry of a file: ``FILE row N``, the file's name without its suffix, its index in that
+    file from 0, and its value."""
 
     where: str
     stem: str
@@ -30,28 +32,30 @@ class Raw(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """Stands where the value of an entry would."""
+    """Placeholder for the value of an unreadable entry."""
 
     why: str
 
 
 def rows(path: Path, names: tuple[str, ...]) -> list[Raw]:
-    """Every entry of a file, or of the files in a folder (at any depth) that match one of ``names``, in the order of their names.
+    """Read every entry of a file, or of the files in a folder (at any depth) that match one of
+    ``names``, in the order of their names.
 
     Raises:
         AnnotationError: there is no such file, it cannot be read, or it is empty.
     """
-    found = [raw for file in _files(path, names) for raw in _entries(file)]
-    if not found:
+    entries = [raw for file in _files(path, names) for raw in _entries(file)]
+    if not entries:
         raise AnnotationError(f"annotations: {path}: holds no row; download it again")
-    return found
+    return entries
 
 
-def typed(kind: type[Row], raw: Raw) -> Row:
-    """The entry as a row of ``kind``.
+def parse_row(kind: type[Row], raw: Raw) -> Row:
+    """Parse the entry as a row of ``kind``.
 
     Raises:
-        AnnotationError: a field is missing or of another type; the message names it, its value, and what the entry holds instead.
+        AnnotationError: a field is missing or of another type; the message names it, its value, and
+            the entry's fields.
     """
     if isinstance(raw.value, Unreadable):
         raise AnnotationError(f"annotations: {raw.value.why}")
@@ -64,28 +68,30 @@ def typed(kind: type[Row], raw: Raw) -> Row:
             has = ", ".join(list(raw.value)[:12]) if isinstance(raw.value, dict) else type(raw.value).__name__
             raise AnnotationError(f"annotations: {raw.where}: {field}: missing; the row has {has}") from error
         message = first["msg"].removeprefix("Value error, ")
-        raise AnnotationError(f"annotations: {raw.where}: {field}: {message} (value {shown(first['input'])})") from error
+        raise AnnotationError(f"annotations: {raw.where}: {field}: {message} (value {display_value(first['input'])})") from error
 
 
-def gathered(
+def collect_questions(
     raws: Iterable[Raw],
     items_of: Callable[[Raw], Iterable[Item[RowT]]],
     id_of: Callable[[Raw], str | None],
     parts: Sequence[Reject] = (),
 ) -> Questions[RowT]:
-    """The questions of all entries. One that cannot be asked or scored is set aside and does not stop the others; so is a second one of
-    the same id, whatever it says.
+    """Collect the questions of all entries.
+
+    An entry that cannot be asked or scored is rejected and does not stop the others; so is a second
+    one of the same id, whatever its content.
 
     Args:
-        items_of: the questions of an entry; raises AnnotationError where it is at fault.
-        id_of: the id of a faulty entry's question, where it tells one.
-        parts: of entries, set aside before.
+        items_of: the questions of an entry; raises AnnotationError if it is faulty.
+        id_of: the id of a faulty entry's question, if it has one.
+        parts: of entries, rejected before.
 
     Raises:
-        AnnotationError: more than half of the entries are at fault, so that these are other annotations, or damaged ones; the message is
-            that of the first.
+        AnnotationError: more than half of the entries are faulty, so that these are other
+            annotations, or damaged ones; the message is that of the first.
     """
-    known: dict[str, tuple[str, Item[RowT]]] = {}
+    first_of: dict[str, tuple[str, Item[RowT]]] = {}
     set_aside = list(parts)
     not_asked: set[str] = set()
     first: AnnotationError | None = None
@@ -101,24 +107,25 @@ def gathered(
                 not_asked.add(item_id)
             continue
         for item in items:
-            if item.item_id not in known:
-                known[item.item_id] = (raw.where, item)
+            if item.item_id not in first_of:
+                first_of[item.item_id] = (raw.where, item)
                 continue
-            where, earlier = known[item.item_id]
+            where, earlier = first_of[item.item_id]
             same = "the same" if earlier == item else "other words"
-            detail = f"id {shown(item.item_id)} stands in {where} too, with {same}; the first one counts"
+            detail = f"id {display_value(item.item_id)} is in {where} too, with {same}; the first one counts"
             set_aside.append(Reject(item=raw.where, reason="repeated-id", detail=detail))
     if first is not None and 2 * faulty > entries:
         others = f" (and {faulty - 1:,} more of {entries:,} rows are at fault)" if faulty > 1 else ""
         raise AnnotationError(f"{first}{others}") from first
-    return Questions(tuple(item for _, item in known.values()), tuple(set_aside), frozenset(not_asked - known.keys()))
+    return Questions(tuple(item for _, item in first_of.values()), tuple(set_aside), frozenset(not_asked - first_of.keys()))
 
 
 def without_blanks(raws: Iterable[Raw], path: tuple[str, ...], fields: tuple[str, ...] = ()) -> tuple[list[Raw], list[Reject]]:
-    """The entries without what is blank in their list at ``path``, and a reject for each blank.
+    """Remove blank elements from the entries' lists at ``path``. Returns the entries and a reject
+    per blank.
 
     Args:
-        fields: texts that an object of that list must have; it is a list of texts where there are none.
+        fields: texts that an object of that list must have; empty: it is a list of texts.
     """
     whole: list[Raw] = []
     blanks: list[Reject] = []
@@ -133,7 +140,9 @@ def without_blanks(raws: Iterable[Raw], path: tuple[str, ...], fields: tuple[str
         blank = [number for number, entry in enumerate(listed) if _is_blank(entry, fields)]
         blanks += [
             Reject(
-                item=f"{raw.where}: {'.'.join(path)}.{number}", reason="blank-part", detail=f"says nothing: {shown(listed[number])}"
+                item=f"{raw.where}: {'.'.join(path)}.{number}",
+                reason="blank-part",
+                detail=f"blank: {display_value(listed[number])}",
             )
             for number in blank
         ]
@@ -147,16 +156,16 @@ def without_blanks(raws: Iterable[Raw], path: tuple[str, ...], fields: tuple[str
 def _is_blank(entry: object, fields: tuple[str, ...]) -> bool:
     if not fields:
         return isinstance(entry, str) and not entry.strip()
-    return isinstance(entry, dict) and any(isinstance(said := entry.get(field), str) and not said.strip() for field in fields)
+    return isinstance(entry, dict) and any(isinstance(text := entry.get(field), str) and not text.strip() for field in fields)
 
 
 def text_of(raw: Raw, field: str) -> str | None:
-    """A field of an entry that may be at fault, where it holds a text or a whole number."""
+    """A field of a possibly faulty entry, if it holds a text or a whole number."""
     value = raw.value.get(field) if isinstance(raw.value, dict) else None
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
 
 
-def shown(value: object) -> str:
+def display_value(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
@@ -165,12 +174,12 @@ def _files(path: Path, names: tuple[str, ...]) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise AnnotationError(f"annotations: {path}: no such file or folder; give the benchmark's annotation file, or its folder")
-    # The first name that is there: a folder may hold the same annotations in two forms.
+        raise AnnotationError(f"annotations: {path}: no such file or folder; pass the benchmark's annotation file, or its folder")
+    # The first name that exists: a folder may hold the same annotations in two forms.
     for name in names:
-        if found := sorted(file for file in path.rglob(name) if file.is_file()):
-            return found
-    raise AnnotationError(f"annotations: {path}: holds none of {', '.join(names)}; give the annotation file itself")
+        if matches := sorted(file for file in path.rglob(name) if file.is_file()):
+            return matches
+    raise AnnotationError(f"annotations: {path}: holds none of {', '.join(names)}; pass the annotation file itself")
 
 
 def _entries(file: Path) -> Iterator[Raw]:
@@ -210,4 +219,4 @@ def _parquet(file: Path) -> list[Any]:
     try:
         return list(pq.read_table(file).to_pylist())
     except pa.ArrowException as error:
-        raise AnnotationError(f"annotations: {file}: no Parquet: {error}; download it again") from error
+        raise AnnotationError(f"annotations: {file}: not Parquet: {error}; download it again") from error

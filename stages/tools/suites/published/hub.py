@@ -1,6 +1,7 @@
-"""Annotations on the Hugging Face hub: a dataset at a commit, of which only the annotation files are fetched.
+"""Annotations on the Hugging Face hub: a dataset at a commit, of which only the annotation files
+are downloaded.
 
-Example: ``hf://datasets/OWNER/NAME@<40 hex digits>``, or with a folder or file of it behind a slash.
+Example: ``hf://datasets/OWNER/NAME@<40 hex digits>``, or with a folder or file of it after a slash.
 """
 
 from __future__ import annotations
@@ -14,33 +15,34 @@ SCHEME = "hf://"
 _DATASET = re.compile(r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+)@(?P<commit>[0-9a-f]{40})(?:/(?P<inside>.+))?")
 
 
-def fetched(place: str, files: tuple[str, ...]) -> Path:
-    """Where the annotations of ``place`` lie on this machine after they were fetched, if they were not before.
+def download_annotations(address: str, files: tuple[str, ...]) -> Path:
+    """Download the annotations of ``address`` if they are not in the cache. Returns their local path.
 
     Args:
-        files: names that annotations have, as :attr:`stages.tools.suites.published.benchmark.Benchmark.files`.
+        files: names of annotation files, as
+            :attr:`stages.tools.suites.published.benchmark.Benchmark.files`.
 
     Raises:
-        AnnotationError: it names no commit of a dataset, or the hub does not give it.
+        AnnotationError: it does not name a dataset at a commit, or the hub does not provide it.
     """
-    found = _DATASET.fullmatch(place)
-    if found is None:
+    match = _DATASET.fullmatch(address)
+    if match is None:
         raise AnnotationError(
-            f"--annotations: {place!r} names no dataset of the hub at a commit; write hf://datasets/OWNER/NAME@COMMIT with its 40 hex"
-            " digits (a branch may be another file tomorrow), or the path of a file or folder"
+            f"--annotations: {address!r} names no dataset of the hub at a commit; write hf://datasets/OWNER/NAME@COMMIT"
+            " with its 40 hex digits (a branch may be another file tomorrow), or the path of a file or folder"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    inside = found["inside"] or ""
+    inside = match["inside"] or ""
     is_file = "." in Path(inside).name
-    wanted = [inside] if is_file else [f"{inside}/{name}".lstrip("/") for file in files for name in (file, f"**/{file}")]
+    patterns = [inside] if is_file else [f"{inside}/{name}".lstrip("/") for file in files for name in (file, f"**/{file}")]
     try:
-        folder = snapshot_download(found["name"], repo_type="dataset", revision=found["commit"], allow_patterns=wanted)
+        folder = snapshot_download(match["name"], repo_type="dataset", revision=match["commit"], allow_patterns=patterns)
     except (HFValidationError, OSError) as error:
         raise AnnotationError(
-            f"--annotations: {place}: the hub does not give it, and it was not fetched before ({type(error).__name__}:"
-            f" {str(error).splitlines()[0]}); see that the dataset and commit exist, that HF_HUB_OFFLINE is unset, and for a gated one that"
-            " HF_TOKEN is set; or download it and give its folder"
+            f"--annotations: {address}: the hub does not provide it, and it was not downloaded before"
+            f" ({type(error).__name__}: {str(error).splitlines()[0]}); see that the dataset and commit exist, that"
+            " HF_HUB_OFFLINE is unset, and for a gated one that HF_TOKEN is set; or download it and pass its folder"
         ) from error
     return Path(folder) / inside

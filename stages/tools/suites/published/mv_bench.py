@@ -1,9 +1,10 @@
 """MVBench (arXiv 2311.17005): twenty kinds of temporal questions; accuracy, by kind.
 
-Example row of ``json/action_antonym.json``: ``{"video": "86604.mp4", "question": "What is the action …?", "candidates": ["Not
-sure.", "Something falling like a rock", …], "answer": "Something falling like a rock"}``. A row may
-have ``start`` and ``end``, in seconds: the part of the video that is shown. Rows have no id: that of a prediction is
-``action_antonym/0``, the file's name and the row's place in it, from 0.
+Example row of ``json/action_antonym.json``: ``{"video": "86604.mp4", "question": "What is the
+action …?", "candidates": ["Not sure.", "Something falling like a rock", …], "answer": "Something
+falling like a rock"}``. A row may have ``start`` and ``end``, in seconds: the part of the video
+that is used. Rows have no id: the id of a prediction is ``action_antonym/0``, the file's name and
+the row's index in it, from 0.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from stages.tools.suites.published.benchmark import (
     Words,
 )
 from stages.tools.suites.published.choices import letter, lmms_eval_answer, lmms_eval_spoken, strict_choice, vlmevalkit_right
-from stages.tools.suites.published.files import Raw, gathered, rows, typed
+from stages.tools.suites.published.files import Raw, collect_questions, parse_row, rows
 
 #: VLMEvalKit marks a prediction with this text as failed, and its table then counts it as right.
 _KIT_FAIL_MESSAGE = "Failed to obtain answer via API."
 
 
-#: Whose videos a task asks about (``data_list`` of mvbench.ipynb, OpenGVLab/Ask-Anything at 4dd8210). Equal names of one source are one
-#: file, asked about in several tasks; STAR and STA both cut theirs out of Charades' recordings, under the recordings' names. Of a task
-#: that is not listed equal names are taken for one file.
+#: Source of each task's videos (``data_list`` of mvbench.ipynb, OpenGVLab/Ask-Anything at 4dd8210).
+#: Equal names of one source are one file, used by several tasks; STAR and STA both cut theirs out
+#: of Charades' recordings, under the recordings' names. For a task that is not listed equal names
+#: count as one file.
 SOURCES = {
     "action_sequence": "charades",
     "action_prediction": "charades",
@@ -69,7 +71,7 @@ class Row(PublishedRow):
     @model_validator(mode="after")
     def _answer_is_a_candidate(self) -> Row:
         if self.answer not in self.candidates:
-            raise ValueError(f"answer {self.answer!r} is none of the candidates")
+            raise ValueError(f"answer {self.answer!r} is not one of the candidates")
         return self
 
     @model_validator(mode="after")
@@ -80,7 +82,7 @@ class Row(PublishedRow):
 
 
 def read(path: Path) -> Questions[Row]:
-    return gathered(rows(path, FILES), lambda raw: [_item(raw, typed(Row, raw))], _id)
+    return collect_questions(rows(path, FILES), lambda raw: [_item(raw, parse_row(Row, raw))], _id)
 
 
 def _id(raw: Raw) -> str:
@@ -90,7 +92,7 @@ def _id(raw: Raw) -> str:
 def _item(raw: Raw, row: Row) -> Item[Row]:
     return Item(
         item_id=_id(raw),
-        # Files of one name lie in the folders of different sources.
+        # Folders of different sources have files of the same name.
         video=f"{raw.stem}/{row.video}",
         units=(f"{SOURCES.get(raw.stem, '')}/{row.video}",),
         categories={"task": raw.stem},
@@ -108,7 +110,7 @@ def prompt(item: Item[Row], texts: PromptTexts) -> str:
 
 def _strict(item: Item[Row], reply: str) -> Mark:
     chosen = strict_choice(reply, item.options)
-    # By its words: where two options are the same, either letter is right.
+    # Compared by its words: if two options are the same, either letter is right.
     return Mark({"right": float(chosen is not None and item.options[ord(chosen) - ord("A")] == item.row.answer)})
 
 

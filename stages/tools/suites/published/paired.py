@@ -1,4 +1,5 @@
-"""Two sets of predictions compared question by question: how much one scores above the other, and what may be said of that."""
+"""Compare two sets of predictions question by question: the difference of their scores, and its
+significance."""
 
 from __future__ import annotations
 
@@ -18,21 +19,23 @@ def paired(
     other: Mapping[str, Sequence[Mark]],
     confidence: float,
 ) -> dict[str, ScoringDifferences]:
-    """The differences under each scoring. A question that a scoring leaves out, or no judge could score, in one of them is left out of
-    both.
+    """Differences under each scoring.
+
+    A question that a scoring leaves out, or no judge was able to score, in one of them is left out
+    of both.
 
     Args:
         this, other: by scoring, a mark for each item.
     """
-    found = {}
+    differences = {}
     for scoring in benchmark.scorings:
-        mine, theirs = this[scoring.name], other[scoring.name]
+        ours, theirs = this[scoring.name], other[scoring.name]
         by = {
             category: {
                 value: _differences(
                     benchmark.measures,
                     [items[i] for i in here],
-                    [mine[i] for i in here],
+                    [ours[i] for i in here],
                     [theirs[i] for i in here],
                     None,
                     confidence,
@@ -41,12 +44,12 @@ def paired(
             }
             for category in dict.fromkeys(name for item in items for name in item.categories)
         }
-        found[scoring.name] = ScoringDifferences(
-            overall=_differences(benchmark.measures, items, mine, theirs, scoring.macro, confidence),
+        differences[scoring.name] = ScoringDifferences(
+            overall=_differences(benchmark.measures, items, ours, theirs, scoring.macro, confidence),
             by=_adjusted(benchmark.measures, by),
-            changed=_changed(items, mine, theirs),
+            changed=_changed(items, ours, theirs),
         )
-    return found
+    return differences
 
 
 def overall_differences(
@@ -75,20 +78,21 @@ def _differences(
     if not both:
         return {measure.name: Difference(mean=None, low=None, high=None, p=None, items=0, units=0) for measure in measures}
     design = design_of([items[i] for i in both], macro)
-    mine, theirs = ([each[i] for i in both] for each in (this, other))
-    found = {}
+    ours, theirs = ([each[i] for i in both] for each in (this, other))
+    differences = {}
     for measure in measures:
-        apart = by_item(measure, mine, design) - by_item(measure, theirs, design)
-        told = compared(apart, design, confidence, measure.most)
-        scaled = {name: measure.scale * value for name, value in told.interval.model_dump().items()}
-        found[measure.name] = Difference(**scaled, p=told.p_value, items=len(both), units=design.count)
-    return found
+        apart = by_item(measure, ours, design) - by_item(measure, theirs, design)
+        comparison = compared(apart, design, confidence, measure.most)
+        scaled = {name: measure.scale * value for name, value in comparison.interval.model_dump().items()}
+        differences[measure.name] = Difference(**scaled, p=comparison.p_value, items=len(both), units=design.count)
+    return differences
 
 
 def _adjusted(
     measures: Sequence[Measure], by: Mapping[str, Mapping[str, Mapping[str, Difference]]]
 ) -> dict[str, dict[str, dict[str, Difference]]]:
-    """With Holm's p-values, a family for each measure: a reader looks through all values of all categories for small ones."""
+    """Add Holm's p-values, a family for each measure: a reader scans all values of all categories
+    for small ones."""
     raised: dict[tuple[str, str, str], float] = {}
     for measure in measures:
         family = [
@@ -96,8 +100,8 @@ def _adjusted(
             for category, values in by.items()
             for value, cells in values.items()
         ]
-        known = [(place, p) for place, p in family if p is not None]
-        raised |= dict(zip((place for place, _ in known), holm([p for _, p in known]), strict=True))
+        tested = [(key, p) for key, p in family if p is not None]
+        raised |= dict(zip((key for key, _ in tested), holm([p for _, p in tested]), strict=True))
     return {
         category: {
             value: {name: cell.model_copy(update={"p_holm": raised.get((category, value, name))}) for name, cell in cells.items()}
@@ -131,8 +135,10 @@ def _right(mark: Mark) -> bool:
 
 
 def exact_p(first: int, second: int) -> float:
-    """Two-sided p-value of so many changes one way and the other, were both ways as likely (McNemar, *Psychometrika* 12, 1947, in its
-    exact form: the binomial distribution). Questions about one video are taken for independent, which ``p`` does not do.
+    """Two-sided p-value of so many changes in either direction, if both were equally likely
+    (McNemar, *Psychometrika* 12, 1947, in its exact form: the binomial distribution).
+
+    Questions about one video are taken as independent, which ``p`` does not do.
     """
     from scipy import special
 

@@ -1,4 +1,5 @@
-"""Anyone's predictions: JSON Lines of ``{"id": …, "reply": …}``, checked against the questions before anything is scored."""
+"""Predictions: JSON Lines of ``{"id": …, "reply": …}``, checked against the questions before
+scoring."""
 
 from __future__ import annotations
 
@@ -10,17 +11,17 @@ from typing import Any
 
 from stages.runtime.plain import not_json
 from stages.tools.suites.published.benchmark import PredictionError, Questions
-from stages.tools.suites.published.files import shown
+from stages.tools.suites.published.files import display_value
 
-#: No answer of a model is longer; a log or a whole file in the place of a reply is.
+#: Most characters of a model's answer; a log or a whole file in the place of a reply is longer.
 MAX_CHARACTERS = 100_000
 _FORM = 'one object a line: {"id": "…", "reply": "…"}'
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """``replies`` by id, in the order of the questions; ``missing``: ids of questions that have none; ``empty``: of those left
-    blank; ``not_scored``: of replies to questions that were set aside."""
+    """``replies`` by id, in the order of the questions; ``missing``: ids of questions without one;
+    ``empty``: of blank replies; ``not_scored``: of replies to rejected questions."""
 
     replies: dict[str, str]
     missing: tuple[str, ...]
@@ -29,48 +30,53 @@ class Predictions:
 
 
 def read_predictions(file: Path, questions: Questions[Any]) -> Predictions:
-    """Read a file of replies to these questions. Other keys of a line are left alone.
+    """Read a file of replies to these questions. Other keys of a line are ignored.
 
     Raises:
-        PredictionError: no such file, not in this form, or ids or replies that cannot be used; each kind of fault is told once,
-        with its
-            first line and how often it occurs.
+        PredictionError: there is no such file, it is not in this form, or its ids or replies cannot
+            be used; each kind of fault is reported once, with its first line and its frequency.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise PredictionError(f"predictions: {file}: {error.strerror}; give a JSON Lines file, {_FORM}") from error
+        raise PredictionError(f"predictions: {file}: {error.strerror}; pass a JSON Lines file, {_FORM}") from error
     except UnicodeDecodeError as error:
-        raise PredictionError(f"predictions: {file}: not UTF-8 text: {error}; give a JSON Lines file, {_FORM}") from error
+        raise PredictionError(f"predictions: {file}: not UTF-8 text: {error}; pass a JSON Lines file, {_FORM}") from error
     items = questions.items
-    known = {item.item_id for item in items} | questions.not_asked
+    allowed = {item.item_id for item in items} | questions.not_asked
     faults: defaultdict[str, list[str]] = defaultdict(list)
     replies: dict[str, str] = {}
     at: dict[str, int] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        fault, found = _read(line)
-        if found is not None:
-            item_id, reply = found
+        fault, reply_of = _read(line)
+        if reply_of is not None:
+            item_id, reply = reply_of
             if item_id in at:
-                fault = ("duplicate", f"id: {shown(item_id)} stands in line {at[item_id]} too; keep one reply a question")
-            elif item_id not in known:
+                fault = ("duplicate", f"id: {display_value(item_id)} is in line {at[item_id]} too; keep one reply per question")
+            elif item_id not in allowed:
                 example = items[0].item_id
-                fault = ("unknown", f"id: {shown(item_id)} is no question of these annotations; ids are written like {example!r}")
+                fault = (
+                    "unknown",
+                    f"id: {display_value(item_id)} is not a question of these annotations; ids are written like {example!r}",
+                )
             else:
                 replies[item_id] = reply
             at.setdefault(item_id, number)
         if fault is not None:
             faults[fault[0]].append(f"{file.name}:{number}: {fault[1]}")
     if faults:
-        lines = [told[0] + (f" (and {len(told) - 1:,} more such lines)" if len(told) > 1 else "") for told in faults.values()]
+        lines = [
+            messages[0] + (f" (and {len(messages) - 1:,} more such lines)" if len(messages) > 1 else "")
+            for messages in faults.values()
+        ]
         raise PredictionError("predictions: nothing was scored\n  " + "\n  ".join(lines))
     not_scored = tuple(item_id for item_id in replies if item_id in questions.not_asked)
     empty = tuple(item.item_id for item in items if item.item_id in replies and not replies[item.item_id].strip())
     if len(empty) == len(replies) - len(not_scored):
         what = f"all {len(empty):,} replies are empty" if empty else "holds no reply to a question that can be scored"
-        raise PredictionError(f"predictions: {file}: {what}; nothing was scored. Give {_FORM}")
+        raise PredictionError(f"predictions: {file}: {what}; nothing was scored. Pass {_FORM}")
     return Predictions(
         replies={item.item_id: replies[item.item_id] for item in items if item.item_id in replies},
         missing=tuple(item.item_id for item in items if item.item_id not in replies),
@@ -80,19 +86,19 @@ def read_predictions(file: Path, questions: Questions[Any]) -> Predictions:
 
 
 def _read(line: str) -> tuple[tuple[str, str] | None, tuple[str, str] | None]:
-    """What is wrong with a line, as kind and message, or else its id and reply."""
+    """Parse a line. Returns its id and reply, or the kind and the message of its fault."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         return ("json", f"{not_json(error)}; write {_FORM}"), None
     if not isinstance(row, dict):
-        return ("object", f"{shown(row)} is no object; write {_FORM}"), None
+        return ("object", f"{display_value(row)} is not an object; write {_FORM}"), None
     for field in ("id", "reply"):
         if field not in row:
             return (f"no {field}", f"{field}: missing; the line has {', '.join(list(row)[:8]) or 'nothing'}; write {_FORM}"), None
         if not isinstance(row[field], str):
-            return (f"{field} type", f"{field}: {shown(row[field])} is no text; write it in quotes"), None
+            return (f"{field} type", f"{field}: {display_value(row[field])} is not text; write it in quotes"), None
     if len(row["reply"]) > MAX_CHARACTERS:
         length = f"{len(row['reply']):,} characters, at most {MAX_CHARACTERS:,} are read"
-        return ("enormous", f"reply: {length}; give the model's answer alone, cut off at its token limit"), None
+        return ("enormous", f"reply: {length}; pass the model's answer alone, cut off at its token limit"), None
     return None, (row["id"], row["reply"])

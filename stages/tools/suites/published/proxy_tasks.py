@@ -1,11 +1,12 @@
-"""DarkEventInfer-Test and MixVidQA-Test: their annotations are this project's own samples, ``data/samples/test/TASK.jsonl``.
+"""DarkEventInfer-Test and MixVidQA-Test: their annotations are this project's own samples,
+``data/samples/test/TASK.jsonl``.
 
-DarkEventInfer-Test: what happens where the video is black; the judge gives 2, 1 or 0 (SPEC 1). MixVidQA-Test: a question about one of
-two videos that were cut into each other; the judge says right (1) or wrong (0). The mean of the judge's score x 100 is reported, as the
-paper does: of at most 200 and 100.
+DarkEventInfer-Test: infer the event where the video is black; the judge scores 2, 1 or 0 (SPEC 1).
+MixVidQA-Test: a question about one of two interleaved videos; the judge scores right (1) or wrong
+(0). The mean of the judge's score x 100 is reported, as in the paper: at most 200 and 100.
 
-Examples: see :mod:`stages.domain.tasks.dark_event_infer` and :mod:`stages.domain.tasks.mix_vid_qa`; the id of a prediction is
-``sample_id``.
+Examples: see :mod:`stages.domain.tasks.dark_event_infer` and :mod:`stages.domain.tasks.mix_vid_qa`;
+the id of a prediction is ``sample_id``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from stages.tools.suites.published.benchmark import (
     Measure,
     Questions,
 )
-from stages.tools.suites.published.files import Raw, gathered, rows, shown, text_of, typed
+from stages.tools.suites.published.files import Raw, collect_questions, display_value, parse_row, rows, text_of
 from stages.tools.suites.released import released_answer
 
 #: A judge's verdict on an answer to a sample.
@@ -37,7 +38,7 @@ Reads = Callable[[str], str | None]
 
 
 def _benchmark(name: str, task: TaskName, says: Says, most: float) -> Benchmark[Sample]:
-    """Make the benchmark of one proxy task. ``most``: the judge's best score."""
+    """Define the benchmark of one proxy task. ``most``: the judge's best score."""
     files = (f"test/{task}.jsonl", f"{task}.jsonl")
     return Benchmark(
         name=name,
@@ -61,11 +62,11 @@ def _benchmark(name: str, task: TaskName, says: Says, most: float) -> Benchmark[
 
 def _read(path: Path, files: tuple[str, ...], task: TaskName) -> Questions[Sample]:
     def items_of(raw: Raw) -> list[Item[Sample]]:
-        sample = typed(Sample, raw)
+        sample = parse_row(Sample, raw)
         if (sample.task, sample.split) != (task, "test"):
             raise AnnotationError(
-                f"annotations: {raw.where}: task {shown(sample.task)}, split {shown(sample.split)}: needs {task!r} of split"
-                f" 'test'; give data/samples/test/{task}.jsonl"
+                f"annotations: {raw.where}: task {display_value(sample.task)}, split {display_value(sample.split)}:"
+                f" needs {task!r} of split 'test'; pass data/samples/test/{task}.jsonl"
             )
         return [
             Item(
@@ -81,7 +82,7 @@ def _read(path: Path, files: tuple[str, ...], task: TaskName) -> Questions[Sampl
             )
         ]
 
-    return gathered(rows(path, files), items_of, lambda raw: text_of(raw, "sample_id"))
+    return collect_questions(rows(path, files), items_of, lambda raw: text_of(raw, "sample_id"))
 
 
 def _prompt(item: Item[Sample], texts: PromptTexts) -> str:

@@ -1,4 +1,4 @@
-"""Every benchmark by its name."""
+"""Registry of all benchmarks, by name."""
 
 from __future__ import annotations
 

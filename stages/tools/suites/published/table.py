@@ -1,6 +1,7 @@
-"""From marks to the table of a benchmark: each measure under each scoring, overall and by category, with intervals over videos.
+"""Table of a benchmark from marks: each measure under each scoring, overall and by category, with
+intervals over videos.
 
-How sure a number is: :mod:`stages.domain.statistics.bootstrap`.
+Intervals: :mod:`stages.domain.statistics.bootstrap`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from stages.tools.suites.results import Cell, ScoringTable
 def cells(
     benchmark: Benchmark[Any], items: Sequence[Item[Any]], marks: Mapping[str, Sequence[Mark]], confidence: float
 ) -> dict[str, ScoringTable]:
-    """The table of each scoring.
+    """Compute the table of each scoring.
 
     Args:
         marks: by scoring, one for each item.
@@ -30,8 +31,8 @@ def cells(
     by: dict[str, dict[str, dict[str, dict[str, Cell]]]] = {name: {} for name in whole}
     for category in dict.fromkeys(name for item in items for name in item.categories):
         for value, here in parts_of(items, category).items():
-            for name, given in marks.items():
-                part = [items[i] for i in here], [given[i] for i in here]
+            for name, marks_of_scoring in marks.items():
+                part = [items[i] for i in here], [marks_of_scoring[i] for i in here]
                 by[name].setdefault(category, {})[value] = _cells(benchmark.measures, *part, None, confidence)
     return {name: ScoringTable(overall=each, by=by[name]) for name, each in whole.items()}
 
@@ -47,7 +48,7 @@ def overall(
 
 
 def parts_of(items: Sequence[Item[Any]], category: str) -> dict[str, list[int]]:
-    """Numbers of the items of each value of a category."""
+    """Indices of the items of each value of a category."""
     parts: dict[str, list[int]] = {}
     for i, item in enumerate(items):
         parts.setdefault(item.categories[category], []).append(i)
@@ -55,17 +56,18 @@ def parts_of(items: Sequence[Item[Any]], category: str) -> dict[str, list[int]]:
 
 
 def counts(mark: Mark) -> bool:
-    """Whether a reply is in means."""
+    """Return whether a reply is included in means."""
     return mark.counted and mark.parts is not None
 
 
 def design_of(items: Sequence[Item[Any]], macro: str | None) -> Design:
-    """The videos that items are about; ``macro``: the category whose values all count the same."""
+    """Design of the items' videos. ``macro``: the category whose values have equal weight."""
     return Design.of([item.units for item in items], None if macro is None else [item.categories[macro] for item in items])
 
 
 def by_item(measure: Measure, marks: Sequence[Mark], design: Design) -> Floats:
-    """What each reply adds to a measure, before its scale: float [marks], whose mean (over strata) is the measure.
+    """Contribution of each reply to a measure, before its scale: float [marks], whose mean (over
+    strata) is the measure.
 
     Args:
         marks: all of them in means.
@@ -84,17 +86,20 @@ def _cells(
     if not here:
         return {measure.name: Cell(mean=None, low=None, high=None, units=0, **shared) for measure in measures}
     design, counted = design_of([items[i] for i in here], macro), [marks[i] for i in here]
-    found = {}
+    cells_of = {}
     for measure in measures:
-        told = mean_interval(by_item(measure, counted, design), design, confidence, measure.most)
-        scaled = {name: measure.scale * value for name, value in told.model_dump().items()}
-        found[measure.name] = Cell(**scaled, units=design.count, **shared)
-    return found
+        interval = mean_interval(by_item(measure, counted, design), design, confidence, measure.most)
+        scaled = {name: measure.scale * value for name, value in interval.model_dump().items()}
+        cells_of[measure.name] = Cell(**scaled, units=design.count, **shared)
+    return cells_of
 
 
 def baseline_replies(items: Sequence[Item[Any]], seed: int) -> dict[str, list[str]]:
-    """What needs no model: for each question a reply drawn at random (a letter, or the truth of another question), the most
-    frequent truth of all (the best constant letter, since it is taken from the very answers), and nothing."""
+    """Replies of policies without a model, for each question.
+
+    A reply drawn at random (a letter, or the truth of another question), the most frequent truth of
+    all (the best constant letter, since it is taken from the answers themselves), and an empty one.
+    """
     frequent = Counter(item.truth for item in items)
     constant = min(frequent, key=lambda truth: (-frequent[truth], truth))
 
@@ -102,7 +107,7 @@ def baseline_replies(items: Sequence[Item[Any]], seed: int) -> dict[str, list[st
         rng = Random(f"{seed}/random/{item.item_id}")
         if item.options:
             return letter(rng.randrange(len(item.options)))
-        # Its own truth would be no guess; of one question there is no other.
+        # Its own truth would not be a guess; of one question there is no other.
         return items[(number + 1 + rng.randrange(max(len(items) - 1, 1))) % len(items)].truth
 
     return {

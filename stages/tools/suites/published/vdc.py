@@ -1,9 +1,10 @@
-"""VDC, Video Detailed Captions (arXiv 2410.03051): five kinds of captions; questions are answered from the caption alone, and the
-answers are judged yes or no and from 0 to 5.
+"""VDC, Video Detailed Captions (arXiv 2410.03051): five kinds of captions; questions are answered
+from the caption alone, and the answers are judged yes or no and from 0 to 5.
 
-Example row of ``VDCScore_qa/camera.jsonl``: ``{"-0mW3q1h5Zg": [{"question": "What is the angle?", "answer": "Eye level"}]}``; read
-too is a row of the public harness, ``{"video_name": "…", "caption": "…", "qa_list": […]}``. The kind is the file's name; the id
-of a prediction is ``camera/VIDEO``.
+Example row of ``VDCScore_qa/camera.jsonl``: ``{"-0mW3q1h5Zg": [{"question": "What is the angle?",
+"answer": "Eye level"}]}``; rows of the public harness, ``{"video_name": "…", "caption": "…",
+"qa_list": […]}``, are also read. The kind is the file's name; the id of a prediction is
+``camera/VIDEO``.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from stages.tools.suites.published.benchmark import (
 )
 from stages.tools.suites.published.captions import strict_caption
 from stages.tools.suites.published.choices import lmms_eval_spoken
-from stages.tools.suites.published.files import Raw, gathered, rows, text_of, typed, without_blanks
+from stages.tools.suites.published.files import Raw, collect_questions, parse_row, rows, text_of, without_blanks
 
-#: What a model is asked for, by kind.
+#: Prompts by kind.
 QUESTIONS = {
     "short": "Tell in one sentence what the video shows.",
     "detailed": "Describe the video in detail.",
@@ -48,7 +49,7 @@ class Pair(PublishedRow):
 
 class Row(PublishedRow):
     video_name: Words
-    #: Not in ``VDCScore_qa``; nothing is scored by it.
+    #: Not in ``VDCScore_qa``, and not used for scoring.
     caption: str | None = None
     qa_list: list[Pair] = Field(min_length=1)
 
@@ -57,15 +58,15 @@ def read(path: Path) -> Questions[Row]:
     whole, empty = without_blanks(
         [each for raw in rows(path, FILES) for each in _videos(raw)], ("qa_list",), fields=("question", "answer")
     )
-    return gathered(whole, lambda raw: [_item(raw)], _id, empty)
+    return collect_questions(whole, lambda raw: [_item(raw)], _id, empty)
 
 
 def _item(raw: Raw) -> Item[Row]:
-    row, kind = typed(Row, raw), _kind(raw)
+    row, kind = parse_row(Row, raw), _kind(raw)
     if kind is None:
         raise AnnotationError(
-            f"annotations: {raw.where}: the file's name tells no kind of caption; call it one of {', '.join(QUESTIONS)}, as"
-            f" published"
+            f"annotations: {raw.where}: the file's name does not name a kind of caption; call it one of"
+            f" {', '.join(QUESTIONS)}, as published"
         )
     return Item(
         item_id=f"{kind}/{row.video_name}",
@@ -90,7 +91,8 @@ def _id(raw: Raw) -> str | None:
 
 
 def _videos(raw: Raw) -> list[Raw]:
-    """A row of the harness as it is; each entry of a published line, which may hold several videos, as such a row."""
+    """Rows in the harness's form: such a row unchanged, and one for each video of a published line,
+    which may hold several."""
     value = raw.value
     if not (isinstance(value, dict) and value and all(isinstance(pairs, list) for pairs in value.values())):
         return [raw]
@@ -116,10 +118,10 @@ def _mark(row: Row, caption: str, examiner: Examiner) -> Mark:
         if isinstance(answer, Verdict):
             return Mark(None)
         if answer:
-            found = examiner.agrees(pair.question, pair.answer, answer)
-            if isinstance(found, Verdict):
+            verdict = examiner.agrees(pair.question, pair.answer, answer)
+            if isinstance(verdict, Verdict):
                 return Mark(None)
-            right, marks = right + found.right, marks + found.marks
+            right, marks = right + verdict.right, marks + verdict.marks
     return Mark({"right": right / len(row.qa_list), "marks": marks / len(row.qa_list)})
 
 

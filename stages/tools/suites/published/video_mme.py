@@ -1,8 +1,10 @@
-"""Video-MME (arXiv 2405.21075): four options on videos of three lengths; accuracy, by length, kind of task and domain.
+"""Video-MME (arXiv 2405.21075): four options on videos of three lengths; accuracy, by length, kind
+of task and domain.
 
-Example row: ``{"video_id": "001", "duration": "short", "domain": "Knowledge", "sub_category": "Humanity & History", "videoID":
-"fFjv93ACGo8", "question_id": "001-1", "task_type": "Counting Problem", "question": "How many …?", "options": ["A. Two.", …],
-"answer": "B"}``; the id of a prediction is ``question_id``.
+Example row: ``{"video_id": "001", "duration": "short", "domain": "Knowledge", "sub_category":
+"Humanity & History", "videoID": "fFjv93ACGo8", "question_id": "001-1", "task_type": "Counting
+Problem", "question": "How many …?", "options": ["A. Two.", …], "answer": "B"}``; the id of a
+prediction is ``question_id``.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from stages.tools.suites.published.benchmark import (
     Words,
 )
 from stages.tools.suites.published.choices import letter, lmms_eval_letter, lmms_eval_spoken, strict_choice, vlmevalkit_letter
-from stages.tools.suites.published.files import gathered, rows, text_of, typed
+from stages.tools.suites.published.files import collect_questions, parse_row, rows, text_of
 
 _LETTERS = "ABCD"
 
@@ -49,7 +51,7 @@ class Row(PublishedRow):
 
 
 def read(path: Path) -> Questions[Row]:
-    return gathered(rows(path, FILES), lambda raw: [_item(typed(Row, raw))], lambda raw: text_of(raw, "question_id"))
+    return collect_questions(rows(path, FILES), lambda raw: [_item(parse_row(Row, raw))], lambda raw: text_of(raw, "question_id"))
 
 
 def _item(row: Row) -> Item[Row]:
@@ -79,7 +81,8 @@ def _lmms_eval(item: Item[Row], reply: str) -> Mark:
 
 
 def _vlmevalkit(item: Item[Row], reply: str) -> Mark:
-    # Where no letter is found the harness looks for lettered options inside the question, where the annotations have none.
+    # If there is no letter, the harness searches for lettered options inside the question, where
+    # the annotations have none.
     return Mark({"right": float(vlmevalkit_letter(reply) == item.row.answer)})
 
 

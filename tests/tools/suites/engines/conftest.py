@@ -25,7 +25,8 @@ from tests.support.tiny_parts import COLOURS, REPLIES, tiny
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`deep/red.mp4`, `deep/green.mp4`, `deep/blue.mp4`, what lies beside them, and a file that is no video."""
+    """Write `deep/red.mp4`, `deep/green.mp4`, `deep/blue.mp4`, files beside them, and a file that
+    is not a video."""
     folder = tmp_path_factory.mktemp("videos")
     make_videos(folder / "deep")
     (folder / "deep" / "red.srt").write_text("subtitles\n")
@@ -35,7 +36,8 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def taught(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Says of a coloured video what `REPLIES` say, asked as Video-MME asks, and its caption, asked as DREAM-1K does."""
+    """Train a model to give `REPLIES` about a coloured video to Video-MME's prompt, and its caption
+    to DREAM-1K's."""
     folder = tmp_path_factory.mktemp("taught")
     texts = load_params(ROOT / "params.yaml").prompt
     shown, said = [], []

@@ -1,4 +1,4 @@
-"""The file of answers: one evaluation writes it, and what is in it is read back or named."""
+"""The file of answers: one evaluation writes it, and its lines are read back or reported."""
 
 from __future__ import annotations
 

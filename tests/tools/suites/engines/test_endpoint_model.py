@@ -1,4 +1,5 @@
-"""A model behind an endpoint: a real HTTP server that looks at the pictures it is sent, and fails to order."""
+"""A model behind an endpoint: a real HTTP server that checks the pictures it receives, and fails on
+request."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ COLOURS = ("red", "green", "blue")
 
 
 class Model:
-    """What is behind the address: names the colour of the first picture; ``status`` may refuse a question by its text."""
+    """Handler of the endpoint: names the colour of the first picture; ``status`` may refuse a
+    question by its text."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -154,7 +156,7 @@ def test_what_does_not_come_is_asked_again_and_never_scored(
     assert result.controls["blank"].gain["strict"]["accuracy"].mean == 100
     assert result.identity["model"] == {"name": "eye", "revision": "r1"}
     assert KEY not in (tmp_path / "out/scores.json").read_text()
-    # What was answered is not asked again.
+    # Answered questions are not asked again.
     before = model.asked.copy()
     model.status = lambda text, times: 200
     again = ask(4, "gone", controls=None)
@@ -226,7 +228,8 @@ def test_frames_are_sent_as_pictures_or_as_a_video_of_exactly_them(videos: Path,
     ],
 )
 def test_thinking_that_the_endpoint_sets_apart(message: dict[str, str | None], reply: str | None) -> None:
-    """A reply that ends while it thinks is one that answers nothing, and no question that was not answered."""
+    """A reply that ends while it thinks is a reply with an empty answer, not an unanswered
+    question."""
     response = httpx.Response(200, json={"choices": [{"message": {"role": "assistant", **message}}]})
     answer = _read(Question("q", "video", "v", "Which?"), 2, response)
     assert answer.reply == reply

@@ -84,5 +84,5 @@ def test_a_model_in_a_folder_and_the_table_of_a_pair(tmp_path: Path, root: Path,
     )
     assert (bare.returncode, bare.stderr.splitlines()[-1]) == (
         1,
-        "error: --model: 'model' is no folder; name one that holds a model, a version, or a hub id",
+        "error: --model: 'model' is not a folder; name one that holds a model, a version, or a hub id",
     )

@@ -1,4 +1,5 @@
-"""A real model put through a benchmark in this process: what it sees how often, what is on disk, and what happens when it is ended."""
+"""A real model on a benchmark in this process: number of decodes, files on disk, and
+interruption."""
 
 from __future__ import annotations
 
@@ -25,10 +26,10 @@ from stages.runtime.endpoints import JudgeError
 from stages.tools.suites import frames as protocol
 from stages.tools.suites.engines.contents import Contents
 from stages.tools.suites.engines.local import LocalModel, thinned
-from stages.tools.suites.engines.models import choose
+from stages.tools.suites.engines.models import select_model
 from stages.tools.suites.engines.questions import Answer, EngineError, Question, questions
-from stages.tools.suites.engines.videos import Sights, sight
-from stages.tools.suites.evaluate import Order, evaluate, identity_of, model_engine
+from stages.tools.suites.engines.videos import VideoLoader, video_key_of
+from stages.tools.suites.evaluate import EvaluationRequest, evaluate, identity_of, model_engine
 from stages.tools.suites.frames import load_at
 from stages.tools.suites.published.benchmark import AnnotationError, PredictionError
 from stages.tools.suites.results import BenchmarkEvaluation
@@ -46,7 +47,7 @@ def params(root: Path) -> Params:
     return load_params(root / "params.yaml")
 
 
-def ask(root: Path, params: Params, given: Order, model: Path, **changes: Any) -> dict[str, Any]:
+def ask(root: Path, params: Params, given: EvaluationRequest, model: Path, **changes: Any) -> dict[str, Any]:
     engine = model_engine(Session(root), params, given, str(model), None)
     return evaluate(root, params, given, engine, **{"baselines": True, "against": None, **changes})
 
@@ -64,7 +65,7 @@ def test_scores_controls_files_and_a_run(root: Path, params: Params, taught: Pat
     assert blank.scores["strict"]["accuracy"].mean <= 100 / 3, "black is one of them at most"
     assert blank.gain["strict"]["accuracy"].mean == pytest.approx(100 - blank.scores["strict"]["accuracy"].mean)
     assert set(result.baselines) == {"random", "constant", "empty"}
-    # What could not be seen is listed, and no score.
+    # Unreadable videos are listed, and get no score.
     assert (result.partial, len(result.missing), result.answered) == (True, 4, 6)
     reasons = {row.video: row.reason for row in result.unanswered}
     assert reasons["gone"] == "missing-file: 'gone' is not in the folder of videos"
@@ -121,16 +122,16 @@ def test_a_video_is_decoded_and_seen_once_for_all_its_questions(
     engine.answer(
         asked,
         set(asked),
-        Sights(items, videos, pytest.fail, Contents(tmp_path / "videos.jsonl"), pytest.fail).load,
+        VideoLoader(items, videos, pytest.fail, Contents(tmp_path / "videos.jsonl"), pytest.fail).load,
         batch_size,
         answers.extend,
     )
     assert decoded == ["red", "green", "blue"]
     assert sum(seen) == 3
-    # The replies are those that the model gives without any of that.
+    # The replies equal those of the plain model.
     plain, _ = load_model(taught, "fp32")
     shown = {name: load_at(videos / "deep" / f"{name}.mp4", items[0].frames.fps, 128, None) for name in ("red", "green", "blue")}
-    alone = generate(plain, processor, [(q.prompt, shown[q.sight]) for q in asked], max_new_tokens=24, batch_size=batch_size)
+    alone = generate(plain, processor, [(q.prompt, shown[q.video_key]) for q in asked], max_new_tokens=24, batch_size=batch_size)
     assert [answer.reply for answer in answers] == alone
     assert len(set(alone)) >= 3
 
@@ -139,26 +140,26 @@ def test_what_a_reader_stumbles_over_costs_the_questions_of_its_file_only(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     items = read_questions("video-mme", about_colours(tmp_path, 2)).items
-    sights = Sights(items, videos, pytest.fail, Contents(tmp_path / "videos.jsonl"), pytest.fail)
+    loader = VideoLoader(items, videos, pytest.fail, Contents(tmp_path / "videos.jsonl"), pytest.fail)
 
     def stumble(path: Path, *rest: Any) -> Any:
         return 1 // 0 if path.stem == "green" else load_at(path, *rest)
 
     monkeypatch.setattr("stages.tools.suites.engines.videos.load_at", stumble)
-    names = {item.video: sight(item) for item in items}
-    assert len(sights.load(names["red"]).pixels) > 1
+    names = {item.video: video_key_of(item) for item in items}
+    assert len(loader.load(names["red"]).pixels) > 1
     with pytest.raises(VideoError, match="green: ZeroDivisionError") as error:
-        sights.load(names["green"])
+        loader.load(names["green"])
     assert error.value.reason == "unexpected-error"
 
 
-def _child(root: Path, params: Params, given: Order, model: Path) -> None:
+def _child(root: Path, params: Params, given: EvaluationRequest, model: Path) -> None:
     os.environ["PYTHONWARNINGS"] = "ignore"
     ask(root, params, given, model)
 
 
 def test_an_evaluation_that_is_killed_goes_on_where_it_was(root: Path, params: Params, videos: Path, tmp_path: Path) -> None:
-    # A random start rambles: each reply is another one, and all are as long as they may be.
+    # A random initialisation rambles: the replies differ, and all have the maximum length.
     model, processor = tiny("qwen2_5_vl")
     save_model(model, processor, tmp_path / "model")
     annotations = about_colours(tmp_path, 10)
@@ -186,7 +187,7 @@ def test_an_evaluation_that_is_killed_goes_on_where_it_was(root: Path, params: P
         assert replies(killed, name) == replies(whole, name)
         assert len(replies(killed, name)) == (30 if name == "predictions.jsonl" else 6)
     assert len(set(replies(whole).values())) > 10
-    # Whatever a reply depends on is another evaluation; how it is cut into batches is not.
+    # Any change that a reply depends on makes another evaluation; the batch size does not.
     before = file.read_bytes()
     ask(root, params, order(annotations, videos, killed, batch_size=64, controls=6), tmp_path / "model")
     with pytest.raises(EngineError, match=r"differs in decoding \(.*48.*there.*20.* now\); name another folder"):
@@ -207,11 +208,11 @@ def test_a_video_that_was_replaced_under_its_name_is_asked_about_again_and_no_ot
     assert first.replaced == {}
     before = replies(tmp_path / "out")
     as_written = (tmp_path / "out/predictions.jsonl").read_bytes()
-    # Written once more with the same bytes, and a time that is another one: nothing is asked again.
+    # Rewritten with the same bytes and another time: nothing is asked again.
     shutil.copyfile(videos / "deep/green.mp4", tmp_path / "mine/green.mp4")
     assert ask(root, params, given, taught).replaced == {}
     assert (tmp_path / "out/predictions.jsonl").read_bytes() == as_written
-    # Another video under the same name, of which even the times are those of the old one.
+    # Another video under the same name, with the times of the old one.
     times = (tmp_path / "mine/red.mp4").stat()
     shutil.copyfile(videos / "deep/blue.mp4", tmp_path / "mine/red.mp4")
     os.utime(tmp_path / "mine/red.mp4", ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -226,7 +227,7 @@ def test_a_video_that_was_replaced_under_its_name_is_asked_about_again_and_no_ot
     assert {name for name in before if before[name] != after[name]} == {"red-0", "red-1"}
     assert after["red-0"] == after["blue-0"] != before["red-0"]
     assert len(replies(tmp_path / "out", "predictions_blank.jsonl")) == 3
-    # What is gone cannot be asked about; the replies to it stay.
+    # A missing video cannot be asked about; the replies to it stay.
     (tmp_path / "mine/blue.mp4").unlink()
     assert ask(root, params, given, taught).replaced == {}
     assert replies(tmp_path / "out") == after
@@ -272,7 +273,7 @@ def test_frames_that_a_model_does_not_take_are_a_reason(videos: Path) -> None:
     given = {"single": single, "thread": thread, "red": shown}
     answers: list[Answer] = []
     LocalModel(*tiny("qwen3_vl"), 8, 7).answer(asked, set(asked), given.__getitem__, 6, answers.extend)
-    reasons = {answer.question.sight: answer.reason for answer in answers}
+    reasons = {answer.question.video_key: answer.reason for answer in answers}
     assert len(answers) == 6
     assert reasons["single"].startswith("unfit-frames: frames: 1, and Qwen3-VL takes at least 2")
     assert reasons["thread"].startswith("unfit-frames: frames: ")
@@ -285,23 +286,23 @@ def test_models_that_cannot_be_asked(root: Path, params: Params, taught: Path, t
     for name in ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"):
         (bare / name).unlink(missing_ok=True)
     with pytest.raises(EngineError, match=r"a checkpoint without a processor \(preprocessor_config.json is missing\)"):
-        choose(Session(root), params, str(bare), None)
+        select_model(Session(root), params, str(bare), None)
     (bare / "config.json").unlink()
     with pytest.raises(EngineError, match="holds no model"):
-        choose(Session(root), params, str(bare), None)
-    with pytest.raises(EngineError, match="is no folder"):
-        choose(Session(root), params, str(tmp_path / "nowhere"), None)
-    with pytest.raises(EngineError, match="--revision: not given"):
-        choose(Session(root), params, "Qwen/Qwen2.5-VL-7B-Instruct", None)
+        select_model(Session(root), params, str(bare), None)
+    with pytest.raises(EngineError, match="is not a folder"):
+        select_model(Session(root), params, str(tmp_path / "nowhere"), None)
+    with pytest.raises(EngineError, match="--revision: not set"):
+        select_model(Session(root), params, "Qwen/Qwen2.5-VL-7B-Instruct", None)
     for which in (str(taught), "champion", "models:/m/3"):
         with pytest.raises(EngineError, match="--revision: means nothing for"):
-            choose(Session(root), params, which, "0" * 40)
-    with pytest.raises(EngineError, match="give the commit, 40 hex digits"):
-        choose(Session(root), params, "Qwen/Qwen2.5-VL-7B-Instruct", "main")
-    with pytest.raises(EngineError, match="is no folder with a model, no version and no hub id"):
-        choose(Session(root), params, "models/base/final", None)
+            select_model(Session(root), params, which, "0" * 40)
+    with pytest.raises(EngineError, match="pass the commit, 40 hex digits"):
+        select_model(Session(root), params, "Qwen/Qwen2.5-VL-7B-Instruct", "main")
+    with pytest.raises(EngineError, match="is not a folder with a model, a version or a hub id"):
+        select_model(Session(root), params, "models/base/final", None)
     with pytest.raises(EngineError, match="write models:/NAME@champion"):
-        choose(Session(root), params, "models:/", None)
+        select_model(Session(root), params, "models:/", None)
 
 
 @pytest.mark.parametrize(
@@ -322,12 +323,12 @@ def test_a_model_that_lacks_a_file_says_which_before_anything_is_asked(
     if content is not None:
         (tmp_path / "model" / name).write_bytes(content)
     with pytest.raises(EngineError, match=says):
-        choose(Session(root), params, str(tmp_path / "model"), None).load()
+        select_model(Session(root), params, str(tmp_path / "model"), None).load()
 
 
 def test_a_hub_model_that_is_not_here(root: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    chosen = choose(Session(root), params, "nobody/has-this-model", "0" * 40)
+    chosen = select_model(Session(root), params, "nobody/has-this-model", "0" * 40)
     assert chosen.identity == {"weights": f"nobody/has-this-model@{'0' * 40}", "max_pixels_per_frame": "153664"}
     with pytest.raises(
         EngineError, match=r"--model: 'nobody/has-this-model' at --revision '0+' cannot be loaded; HF_HUB_OFFLINE is set"
@@ -337,9 +338,9 @@ def test_a_hub_model_that_is_not_here(root: Path, params: Params, monkeypatch: p
 
 def test_orders_that_make_no_sense(root: Path, params: Params, taught: Path, videos: Path, tmp_path: Path) -> None:
     annotations = about_colours(tmp_path, 1)
-    with pytest.raises(AnnotationError, match="give --benchmark video-mme"):
+    with pytest.raises(AnnotationError, match="pass --benchmark video-mme"):
         ask(root, params, order(annotations, videos, tmp_path / "out", benchmark="mvbench"), taught)
-    with pytest.raises(EngineError, match=r"--videos: .* is no folder"):
+    with pytest.raises(EngineError, match=r"--videos: .* is not a folder"):
         ask(root, params, order(annotations, tmp_path / "nowhere", tmp_path / "out"), taught)
     empty = tmp_path / "empty"
     empty.mkdir()

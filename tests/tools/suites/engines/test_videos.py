@@ -1,4 +1,4 @@
-"""Which file is meant, and which frames of it are shown."""
+"""Resolve questions to files, and load their frames."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from stages.lib.video.encoder import encode
 from stages.lib.video.errors import VideoError
 from stages.tools.suites.engines.questions import drawn, questions
-from stages.tools.suites.engines.videos import VideoFolder, sight
+from stages.tools.suites.engines.videos import VideoFolder, video_key_of
 from stages.tools.suites.frames import frame_count, load_at
 from stages.tools.suites.score import read_questions
 from tests.support.suite_files import lines, mvbench
@@ -75,9 +75,9 @@ def test_rows_of_mvbench_name_a_part_of_their_video(tmp_path: Path) -> None:
     rows = [mvbench(), mvbench(start=1.5, end=4), mvbench(start=1.5, end=4), mvbench(start=2, end=4)]
     items = read_questions("mvbench", lines(tmp_path / "action.json", rows)).items
     assert [item.part_s for item in items] == [None, (1.5, 4), (1.5, 4), (2, 4)]
-    assert len({sight(item) for item in items}) == 3, "what is shown is another part, or the same"
-    asked = questions([(item.item_id, sight(item), "?") for item in items], {items[1].item_id})
-    assert [(q.item_id, q.view) for q in asked if q.sight.endswith("#1.5-4.0")] == [
+    assert len({video_key_of(item) for item in items}) == 3, "what is shown is another part, or the same"
+    asked = questions([(item.item_id, video_key_of(item), "?") for item in items], {items[1].item_id})
+    assert [(q.item_id, q.view) for q in asked if q.video_key.endswith("#1.5-4.0")] == [
         ("action/1", "video"),
         ("action/2", "video"),
         ("action/1", "blank"),
@@ -88,7 +88,7 @@ def test_rows_of_mvbench_name_a_part_of_their_video(tmp_path: Path) -> None:
 def test_parts_late_in_a_long_video_are_told_apart(tmp_path: Path) -> None:
     rows = [mvbench(start=1234.567, end=1240.0), mvbench(start=1234.568, end=1240.0)]
     items = read_questions("mvbench", lines(tmp_path / "action.json", rows)).items
-    assert len({sight(item) for item in items}) == 2, "else one of the two would be asked about the other's frames"
+    assert len({video_key_of(item) for item in items}) == 2, "else one of the two would be asked about the other's frames"
 
 
 def test_controls_are_drawn_by_seed() -> None:
