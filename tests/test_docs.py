@@ -23,7 +23,7 @@ from stages.lib.annotations.jsonl import read_annotations
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.lib.video.encoder import encode
 from stages.params import OpenAIJudgeParams
-from stages.runtime.endpoints import place
+from stages.runtime.endpoints import endpoint_settings
 from tests.support.builders import clip, rules
 from tests.support.checkout import ROOT
 
@@ -209,7 +209,7 @@ def test_a_judge_of_ones_own_is_asked_by_the_real_client(tmp_path: Path, monkeyp
         try:
             monkeypatch.setenv("VIDBRIDGE_JUDGE_URL", f"http://127.0.0.1:{server.server_address[1]}/v1")
             monkeypatch.setenv("VIDBRIDGE_JUDGE_CACHE", str(tmp_path / "judge"))
-            judge = EndpointJudge(params, place())
+            judge = EndpointJudge(params, endpoint_settings())
             assert [judge.covers(sample, answer).score for answer in ("the red bar rises", "the red bar", "nothing")] == [2, 1, 0]
             mixed = sample.model_copy(update={"task": "mix_vid_qa"})  # a dark event is marked 0, 1 or 2
             assert [judge.right(mixed, answer).score for answer in ("the red bar rises", "a blue bar")] == [1, 0]

@@ -27,7 +27,7 @@ from stages.params import Params
 
 
 @dataclass(frozen=True)
-class Measured:
+class PolicyEvaluation:
     """``table``: what ``scores.json`` holds; ``video``, ``blank`` and ``shuffled``: a score for each sample; ``reading``: how frames were
     had; ``judge_usage``: what the judge was asked and what that cost, empty for the rule judge."""
 
@@ -39,7 +39,7 @@ class Measured:
     judge_usage: dict[str, float]
 
 
-def measure(params: Params, name: str, model_folder: Path) -> Measured:
+def evaluate_policy(params: Params, name: str, model_folder: Path) -> PolicyEvaluation:
     """Greedy replies of the model in ``model_folder`` to every evaluation sample, scored. ``name`` is what the table calls it.
 
     Raises:
@@ -76,7 +76,7 @@ def measure(params: Params, name: str, model_folder: Path) -> Measured:
     # A sample's frames are shuffled in one way, whoever is scored: policies are compared on the same videos.
     mixed = scored(f"{name} (shuffled video)", lambda sample, frames: shuffled(frames, f"{params.seed}/{sample.sample_id}"))
     table = result_table(params, name, samples, video, black, mixed)
-    return Measured(table, video, black, mixed, loader.counts(), usage_of(referee.judge))
+    return PolicyEvaluation(table, video, black, mixed, loader.counts(), usage_of(referee.judge))
 
 
 def result_table(

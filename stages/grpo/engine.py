@@ -22,7 +22,7 @@ from stages.domain.core.frames import Frames
 from stages.errors import VidbridgeError
 from stages.lib.models.processor import placeholder_ids, render, video_metadata
 
-Engine = Literal["hf", "vllm"]
+RolloutEngine = Literal["hf", "vllm"]
 
 #: vLLM's least: it bounds the bias of a logit to [-100, 100]. A token's probability is then below e**-100.
 _NEVER = -100.0
@@ -34,7 +34,7 @@ class EngineError(VidbridgeError, RuntimeError):
     """Rollouts cannot be generated as the environment asks, or were generated from something else; the message says what to do."""
 
 
-def rollout_engine(environ: Mapping[str, str] = os.environ) -> Engine:
+def rollout_engine(environ: Mapping[str, str] = os.environ) -> RolloutEngine:
     """Read VIDBRIDGE_ROLLOUT_ENGINE: `hf` (also when unset) or `vllm`.
 
     Raises:
@@ -58,7 +58,7 @@ def rollout_engine(environ: Mapping[str, str] = os.environ) -> Engine:
     return "vllm"
 
 
-def engine_settings(engine: Engine, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+def engine_settings(engine: RolloutEngine, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """The keyword arguments of a `GRPOConfig` that say who generates.
 
     Raises:

@@ -17,7 +17,7 @@ _LEFT = frozenset(("prompt_ids", "prompt_mask"))
 _IDS = frozenset(("prompt_ids", "completion_ids"))
 
 
-class Reserve:
+class PromptPool:
     """Prompts that are taken one after the other, by all processes of a job together; at the end it starts again.
 
     Args:

@@ -15,7 +15,7 @@ from trl import GRPOConfig
 from stages.grpo.advantages import TaskScales
 from stages.grpo.controls import Controls, changed_item
 from stages.grpo.engine import engine_settings, rollout_engine, vllm_request
-from stages.grpo.resampling import Reserve
+from stages.grpo.resampling import PromptPool
 from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import Rewards
 from stages.grpo.trainer import Encode, VideoGRPOTrainer
@@ -80,7 +80,7 @@ def train_grpo(
         request=lambda key: vllm_request(processor, by_id[key].prompt, (by_id[key].load(),)),
         rewards=rewards,
         scales=TaskScales(row.scale_rewards.task_decay) if isinstance(row.scale_rewards, TaskScaleParams) else None,
-        reserve=_reserve(examples, row, generations, f"{seed}/{stage}/reserve") if row.resample_rounds else None,
+        pool=_reserve(examples, row, generations, f"{seed}/{stage}/reserve") if row.resample_rounds else None,
         controls=_controls(by_id, row, f"{seed}/{stage}", per_device),
         rollout_log=rollout_log,
         model=model,
@@ -164,10 +164,10 @@ def _controls(by_id: Mapping[str, Example], row: GrpoRow, seed: str, batch_size:
     )
 
 
-def _reserve(examples: Sequence[Example], row: GrpoRow, generations: int, seed: str) -> Reserve:
+def _reserve(examples: Sequence[Example], row: GrpoRow, generations: int, seed: str) -> PromptPool:
     """As many prompts as resampling can ever need, in the row's mixture."""
     most = generations * row.prompts_per_step * row.resample_rounds
-    return Reserve([examples[index].sample_id for index in draw(examples, row.tasks, most, seed)], row.resample_rounds)
+    return PromptPool([examples[index].sample_id for index in draw(examples, row.tasks, most, seed)], row.resample_rounds)
 
 
 def cached_encoder(processor: ProcessorMixin, examples: Mapping[str, Example], most_bytes: int) -> Encode:

@@ -24,7 +24,7 @@ from stages.domain.rl.rollouts import Rollout
 from stages.grpo.advantages import TaskScales, normalised, scaled, summed, with_advantage
 from stages.grpo.controls import CONTRAST, VIEWS, Controls, View, contrast_of
 from stages.grpo.engine import VideoEngine, never_sampled
-from stages.grpo.resampling import Reserve, dead_groups, replace_groups
+from stages.grpo.resampling import PromptPool, dead_groups, replace_groups
 from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import Rewards, Round, StepScores
 from stages.lib.inference.generate import rollouts
@@ -79,7 +79,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         args: GRPOConfig,
         processing_class: Any,
         scales: TaskScales | None = None,
-        reserve: Reserve | None = None,
+        reserve: PromptPool | None = None,
         controls: Controls | None = None,
         rollout_log: RolloutLog | None = None,
         **kwargs: Any,

@@ -30,7 +30,7 @@ from stages.lib.video.errors import FfmpegMissing, VideoError
 from stages.params import IngestParams
 from stages.runtime import paths
 from stages.runtime.code_digest import code_digest
-from stages.runtime.workers import Lost, map_items
+from stages.runtime.workers import ItemFailure, map_items
 
 
 class Problem(Record):
@@ -40,7 +40,7 @@ class Problem(Record):
     detail: str
 
 
-class Finding(Record):
+class FileReport(Record):
     """What a file holds, or why it cannot be used. It holds for the file of this path, size and time of change."""
 
     video: str
@@ -105,16 +105,16 @@ def _removed(row: Annotation, detail: str) -> Reject:
     return Reject(item=row.clip_id, reason=REMOVED, detail=f"{detail}; it was removed on request")
 
 
-def examine(video: str, folder: Path, anew: Path | None) -> Finding:
+def examine(video: str, folder: Path, anew: Path | None) -> FileReport:
     """Probe, decode and hash one file, and encode it anew into ``anew`` where decord must not read it; runs in a worker."""
     path = folder / video
     about: dict[str, Any] = {"video": video, "size": 0, "mtime_ns": 0}
     try:
         status = path.stat()
         about |= {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        return Finding(**about, media=_media(video, path, anew))
+        return FileReport(**about, media=_media(video, path, anew))
     except VideoError as error:
-        return Finding(**about, problem=Problem(reason=error.reason, detail=error.detail))
+        return FileReport(**about, problem=Problem(reason=error.reason, detail=error.detail))
     except FfmpegMissing:
         raise
     except Exception as error:
@@ -122,7 +122,7 @@ def examine(video: str, folder: Path, anew: Path | None) -> Finding:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
         detail = f"{video}: {type(error).__name__}: {error}; set it aside or re-encode it, and report this"
-        return Finding(**about, problem=Problem(reason=UNEXPECTED, detail=detail))
+        return FileReport(**about, problem=Problem(reason=UNEXPECTED, detail=detail))
 
 
 def _media(video: str, path: Path, anew: Path | None) -> Media:
@@ -179,7 +179,7 @@ def _timing(found: probing.Probe) -> tuple[int | Fraction, list[Fraction] | None
     return found.times[0], None
 
 
-def _findings(videos: Sequence[str], params: IngestParams, journal: Path | None) -> Iterator[Finding]:
+def _findings(videos: Sequence[str], params: IngestParams, journal: Path | None) -> Iterator[FileReport]:
     """A finding for each video, in order: from the journal where the file has not changed since, else by looking."""
     folder = Path(params.source)
     if journal is None:
@@ -207,13 +207,13 @@ def _findings(videos: Sequence[str], params: IngestParams, journal: Path | None)
             yield found
 
 
-def _look(videos: Sequence[str], folder: Path, anew: Path | None, timeout_s: float) -> Iterator[Finding]:
+def _look(videos: Sequence[str], folder: Path, anew: Path | None, timeout_s: float) -> Iterator[FileReport]:
     work = partial(examine, folder=folder, anew=anew)
     for video, result in zip(videos, map_items(work, videos, "ingest", timeout_s=timeout_s), strict=True):
-        if isinstance(result, Lost):
+        if isinstance(result, ItemFailure):
             remedy = "; raise ingest.timeout_s if it is only long" if result.reason == "timeout" else ""
             lost = Problem(reason=result.reason, detail=f"{video}: {result.detail}{remedy}")
-            yield Finding(video=video, size=0, mtime_ns=0, problem=lost)
+            yield FileReport(video=video, size=0, mtime_ns=0, problem=lost)
         else:
             yield result
 
@@ -236,14 +236,14 @@ def copy_normalised(clips: Sequence[Clip], journal: Path, folder: Path) -> None:
             shutil.copyfile(journal.with_suffix("") / clip.path, out)
 
 
-def _read_journal(journal: Path, folder: Path, anew: Path | None) -> dict[str, Finding]:
+def _read_journal(journal: Path, folder: Path, anew: Path | None) -> dict[str, FileReport]:
     """Findings about files that have not changed since. A last line that a kill cut short is no finding."""
-    known: dict[str, Finding] = {}
+    known: dict[str, FileReport] = {}
     if not journal.is_file():
         return known
     for line in journal.read_text(encoding="utf-8").split("\n"):
         try:
-            found = Finding.model_validate_json(line)
+            found = FileReport.model_validate_json(line)
             status = (folder / found.video).stat()
         except (ValidationError, OSError):
             continue

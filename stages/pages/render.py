@@ -48,7 +48,7 @@ def policy_hash(text: str) -> str:
     return f"sha256-{in_base64(hashlib.sha256(text.encode()).digest())}"
 
 
-def shown_answer(sample: Sample) -> str:
+def reference_text(sample: Sample) -> str:
     """What a perfect answer says; of a letter also what it stands for."""
     if not sample.options:
         return sample.reference

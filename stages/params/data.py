@@ -10,7 +10,7 @@ from stages.domain.core.records import Exact
 from stages.domain.tasks import mix_vid_qa, task_of
 from stages.domain.tasks.synthesis import TaskSettings
 from stages.params.judging import WriterParams
-from stages.params.types import Positive, Share, Table
+from stages.params.types import Fraction01, Positive, Table
 
 
 class CorpusParams(Table):
@@ -32,7 +32,7 @@ class Tolerance(Table):
     """How far the times of an annotation may be off its file: at most so many seconds, and at most this share of the clip."""
 
     seconds: float = Field(ge=0)
-    share: Share
+    share: Fraction01
 
 
 class ExcludedVideo(Table):
@@ -51,8 +51,8 @@ class IngestParams(Table):
     format: str
     annotations: str | None
     #: Shares of the source videos that go to validation and test where the annotations name no split.
-    validation_share: Share
-    test_share: Share
+    validation_share: Fraction01
+    test_share: Fraction01
     min_frames: int = Field(ge=2)
     max_duration_s: Positive
     #: An event that reaches further beyond its clip is set aside, one that does not is cut at the clip's edge.
@@ -76,7 +76,7 @@ class SynthesizeParams(Table):
     sampled_frames: int = Field(ge=2, multiple_of=2)
     contact_sheet_samples: int = Field(ge=1, le=32)
     #: Share of dark events that may be told from words alone (class, other events) before synthesis fails.
-    max_text_only: Share
+    max_text_only: Fraction01
     #: None: questions and traces are made from the annotation by templates.
     writer: WriterParams | None
     tasks: TaskSettings

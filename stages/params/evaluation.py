@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from stages.domain.core.records import Split
-from stages.params.types import ModelName, RowName, Share, Table
+from stages.params.types import Fraction01, ModelName, RowName, Table
 
 
 class EvaluationParams(Table):
@@ -59,8 +59,8 @@ class GateParams(Table):
     #: Whether chance must be ruled out: the interval of the gain, paired by sample and drawn by clip, must lie above ``min_gain``.
     significant: bool
     #: No task may lose more, whether it is among ``scores`` or not.
-    max_task_drop: Share
-    min_format: Share
+    max_task_drop: Fraction01
+    min_format: Fraction01
     #: By how much the first champion's mean must exceed that of every trivial baseline (below 0 lets a worse one pass).
     min_over_baselines: float
     gauges: GaugeLimits

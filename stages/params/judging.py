@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from stages.domain.tasks import KnownTask
 from stages.domain.tasks.rewards import RewardRules
-from stages.params.types import Share, Table, Weight
+from stages.params.types import Fraction01, Table, Weight
 
 
 class RuleJudgeParams(Table):
@@ -19,8 +19,8 @@ class RuleJudgeParams(Table):
 
     kind: Literal["rule", "rule_on_real_text"]
     #: On text outside the corpus's grammar: share of the reference's content words for full and for partial marks.
-    full_share: Share
-    partial_share: Share
+    full_share: Fraction01
+    partial_share: Fraction01
 
 
 class OpenAIJudgeParams(Table):

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from stages.domain.rl.difficulty import DropRules
 from stages.domain.rl.shaping import LengthReward, TemporalContrast
 from stages.domain.tasks import KnownTask, structured_caption, task_of
-from stages.params.types import Positive, Precision, RowName, Share, Table, Weight
+from stages.params.types import Fraction01, Positive, Precision, RowName, Table, Weight
 
 #: What opens the name of a target in the vision tower.
 VISION_TARGET = "visual."
@@ -87,10 +87,10 @@ class SftRow(TrainingRow):
     #: Samples a device holds at once; accumulation follows.
     samples_per_device: int = Field(gt=0)
     #: Share of the teacher's answers that are right but short (first event only, a vague verb).
-    careless_share: Share
+    careless_share: Fraction01
     #: By task, the share of the teacher's replies that think in brief (only the subject) and answer all the same; 0 where none is
     #: named. A trace that knows no brief way (a structured caption, a clip without a name) is taught as it is.
-    brief_share: dict[KnownTask, Share]
+    brief_share: dict[KnownTask, Fraction01]
 
     @model_validator(mode="after")
     def _teaches_what_it_says(self) -> SftRow:

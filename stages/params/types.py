@@ -10,7 +10,7 @@ from stages.errors import VidbridgeError
 
 #: Names of rows become parts of paths and commands, so nothing but these characters is let in.
 RowName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction01 = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]

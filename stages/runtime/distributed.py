@@ -145,7 +145,7 @@ def trainer_placement() -> dict[str, Any]:
     return {**common, "use_cpu": False, "accelerator_config": {"use_configured_state": True}}
 
 
-class Engine(NamedTuple):
+class TrainingEngine(NamedTuple):
     """What really trains.
 
     Attributes:
@@ -157,7 +157,7 @@ class Engine(NamedTuple):
     stage: int
 
 
-def engine_of(trainer: Any) -> Engine:
+def engine_of(trainer: Any) -> TrainingEngine:
     """The engine of a trainer whose training has begun.
 
     Raises:
@@ -173,7 +173,7 @@ def engine_of(trainer: Any) -> Engine:
         )
     engine = trainer.model_wrapped
     if where.deepspeed is None:
-        return Engine(_full_name(engine), 0)
+        return TrainingEngine(_full_name(engine), 0)
     from deepspeed import DeepSpeedEngine
 
     if not isinstance(engine, DeepSpeedEngine):
@@ -184,7 +184,7 @@ def engine_of(trainer: Any) -> Engine:
     asked, stage = where.zero_stage, int(engine.zero_optimization_stage())
     if stage != asked:
         raise PlacementError(f"VIDBRIDGE_DEEPSPEED: {where.deepspeed} asks for ZeRO stage {asked}, the engine runs stage {stage}")
-    return Engine(_full_name(engine.optimizer), stage)
+    return TrainingEngine(_full_name(engine.optimizer), stage)
 
 
 def _full_name(thing: object) -> str:

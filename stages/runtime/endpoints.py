@@ -24,7 +24,7 @@ class JudgeError(VidbridgeError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Place:
+class EndpointSettings:
     """``role``: whose variables say so; ``url`` up to and with ``/v1``; ``concurrency``: requests under way at once; ``timeout_s`` of one
     attempt; ``retries`` after it."""
 
@@ -50,7 +50,7 @@ NEEDED_BY: dict[Role, tuple[str, str]] = {
 }
 
 
-def place(environ: Mapping[str, str] | None = None, role: Role = "JUDGE") -> Place:
+def endpoint_settings(environ: Mapping[str, str] | None = None, role: Role = "JUDGE") -> EndpointSettings:
     """Read what `.env.example` lists under "Judge". The others are where the judge is, unless they have an address of their own.
 
     Raises:
@@ -66,7 +66,7 @@ def place(environ: Mapping[str, str] | None = None, role: Role = "JUDGE") -> Pla
             f"VIDBRIDGE_JUDGE_URL: not set, and {why}; set it to the endpoint, such as http://127.0.0.1:8000/v1 (vLLM), or {without}"
         )
     check_url(url, url_name, key_name)
-    return Place(
+    return EndpointSettings(
         role=own,
         url=url,
         key=_key(environ, key_name),
@@ -77,7 +77,7 @@ def place(environ: Mapping[str, str] | None = None, role: Role = "JUDGE") -> Pla
     )
 
 
-def place_of_model(url: str, environ: Mapping[str, str]) -> Place:
+def model_endpoint_settings(url: str, environ: Mapping[str, str]) -> EndpointSettings:
     """Where a model that is evaluated answers. A question with a video takes longer than a judge's.
 
     Raises:
@@ -85,7 +85,7 @@ def place_of_model(url: str, environ: Mapping[str, str]) -> Place:
     """
     url, key_name = url.strip().rstrip("/"), "VIDBRIDGE_ENDPOINT_KEY"
     check_url(url, "--endpoint", key_name)
-    return Place(
+    return EndpointSettings(
         role=EVALUATED,
         url=url,
         key=_key(environ, key_name),

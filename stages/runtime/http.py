@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from stages.runtime.endpoints import EVALUATED, JudgeError, Place
+from stages.runtime.endpoints import EVALUATED, EndpointSettings, JudgeError
 
 #: The first pause; each later one is twice as long, up to the longest, and each is shortened at random by up to half.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
@@ -55,12 +55,12 @@ class Refused(JudgeError):
         self.status = status
 
 
-def open_client(place: Place) -> httpx.AsyncClient:
+def open_client(settings: EndpointSettings) -> httpx.AsyncClient:
     return httpx.AsyncClient(
-        headers={"Authorization": f"Bearer {place.key}"} if place.key else {},
-        timeout=place.timeout_s,
+        headers={"Authorization": f"Bearer {settings.key}"} if settings.key else {},
+        timeout=settings.timeout_s,
         verify=_certificates(),
-        limits=httpx.Limits(max_connections=place.concurrency, max_keepalive_connections=place.concurrency),
+        limits=httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency),
     )
 
 
@@ -70,7 +70,7 @@ def _certificates() -> ssl.SSLContext:
 
 
 async def complete(
-    client: httpx.AsyncClient, place: Place, body: dict[str, Any], usage: Counter[str], table: str
+    client: httpx.AsyncClient, settings: EndpointSettings, body: dict[str, Any], usage: Counter[str], table: str
 ) -> httpx.Response:
     """The endpoint's answer of status 200, whatever it holds. Counts ``requests`` and ``retries`` in ``usage``.
 
@@ -81,31 +81,31 @@ async def complete(
         NoAnswer: time-outs, cut connections, 429 or 5xx until the retries were used up.
         Refused: the endpoint refuses such requests, and will refuse the next one too.
     """
-    for attempt in range(place.retries + 1):
+    for attempt in range(settings.retries + 1):
         usage["requests"] += 1
         asked_to_wait_s = 0.0
         try:
             # Over the whole exchange: the client's own limit starts anew with every byte that drips in.
-            async with asyncio.timeout(place.timeout_s):
-                response = await client.post(f"{place.url}/chat/completions", json=body)
+            async with asyncio.timeout(settings.timeout_s):
+                response = await client.post(f"{settings.url}/chat/completions", json=body)
         except TimeoutError:
-            reason = f"no answer within {place.timeout_s:g} s"
+            reason = f"no answer within {settings.timeout_s:g} s"
         except (httpx.TransportError, httpx.DecodingError) as error:
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         else:
             if response.status_code == 200:
                 return response
             if response.status_code not in _TRY_AGAIN and response.status_code < 500:
-                raise Refused(response.status_code, _refusal(response, place, table))
+                raise Refused(response.status_code, _refusal(response, settings, table))
             reason = f"HTTP {response.status_code}"
             asked_to_wait_s = retry_after_s(response.headers.get("Retry-After", ""))
-        if attempt == place.retries or asked_to_wait_s > LONGEST_WAIT_S:
+        if attempt == settings.retries or asked_to_wait_s > LONGEST_WAIT_S:
             break
         usage["retries"] += 1
         pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt) * _chance.uniform(0.5, 1.0)
         await asyncio.sleep(max(pause_s, asked_to_wait_s))
     wait = f", and asks to wait {asked_to_wait_s:.0f} s" if asked_to_wait_s > LONGEST_WAIT_S else ""
-    raise NoAnswer(_without_key(f"{reason}{wait} (attempt {attempt + 1} of {place.retries + 1})", place))
+    raise NoAnswer(_without_key(f"{reason}{wait} (attempt {attempt + 1} of {settings.retries + 1})", settings))
 
 
 def retry_after_s(value: str) -> float:
@@ -119,15 +119,15 @@ def retry_after_s(value: str) -> float:
             return 0.0
 
 
-def _refusal(response: httpx.Response, place: Place, table: str) -> str:
+def _refusal(response: httpx.Response, settings: EndpointSettings, table: str) -> str:
     status = response.status_code
-    remedies = _MODEL_REMEDIES if place.role == EVALUATED else _REMEDIES
+    remedies = _MODEL_REMEDIES if settings.role == EVALUATED else _REMEDIES
     remedy = remedies.get(status, "that is no OpenAI-compatible endpoint, or it does not know such a request; check {url}").format(
-        url=place.url_name, key=f"VIDBRIDGE_{place.role}_KEY", table=table
+        url=settings.url_name, key=f"VIDBRIDGE_{settings.role}_KEY", table=table
     )
-    said = "" if status in _NOT_QUOTED else _without_key(" ".join(response.text.split()), place)[:_QUOTED_CHARACTERS]
-    return f"{place.url_name}: {place.url} answers {status}: {remedy}" + (f" (it says: {said})" if said else "")
+    said = "" if status in _NOT_QUOTED else _without_key(" ".join(response.text.split()), settings)[:_QUOTED_CHARACTERS]
+    return f"{settings.url_name}: {settings.url} answers {status}: {remedy}" + (f" (it says: {said})" if said else "")
 
 
-def _without_key(text: str, place: Place) -> str:
-    return text.replace(place.key, "(key)") if place.key else text
+def _without_key(text: str, settings: EndpointSettings) -> str:
+    return text.replace(settings.key, "(key)") if settings.key else text

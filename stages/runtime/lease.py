@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from stages.errors import VidbridgeError
-from stages.runtime.liveness import Identity, beat_every_s, lost_after_s, me, parse, verdict
+from stages.runtime.liveness import Identity, beat_every_s, lost_after_s, me, parse, process_state
 
 #: The subfolder that holds the lease; all else in the folder is the owner's.
 FOLDER = "lease"
@@ -222,7 +222,7 @@ def take(folder: Path, what: str, *, wait: bool = True) -> Lease | None:
             refused += 1
             time.sleep(random.uniform(0.05, 0.5))
             continue
-        if not wait and (watch.changed or (found.process is not None and verdict(found.process) == "alive")):
+        if not wait and (watch.changed or (found.process is not None and process_state(found.process) == "alive")):
             return None
         if time.monotonic() - told_at >= TELL_S:
             waited = time.monotonic() - since
@@ -289,7 +289,7 @@ class _Watch:
         elif now - last > self.patience_s / 2:
             # It was this process that slept, and the owner may have slept with it (a machine that was suspended).
             self._since = now
-        known = self._found.process is not None and verdict(self._found.process) != "elsewhere"
+        known = self._found.process is not None and process_state(self._found.process) != "elsewhere"
         return not known and self.still_s > self.patience_s
 
     def _look(self) -> tuple[bytes, bytes]:
@@ -298,7 +298,7 @@ class _Watch:
 
 
 def _is_gone(found: Holder) -> bool:
-    return found.process is not None and verdict(found.process) == "gone"
+    return found.process is not None and process_state(found.process) == "gone"
 
 
 def _create(folder: Path, before: Holder | None) -> Lease | None:

@@ -21,7 +21,7 @@ from typing import Literal
 
 from stages.errors import VidbridgeError
 
-Verdict = Literal["alive", "gone", "elsewhere"]
+ProcessState = Literal["alive", "gone", "elsewhere"]
 #: How long a heartbeat may stand still, unless ``VIDBRIDGE_LOST_AFTER_S`` says otherwise: saving a large model may hold Python up.
 LOST_AFTER_S = 300.0
 #: A heartbeat is renewed so many times within that time.
@@ -74,7 +74,7 @@ def parse(text: str) -> Identity | None:
     return Identity(boot, namespace, int(pid), started, host)
 
 
-def verdict(other: Identity) -> Verdict:
+def process_state(other: Identity) -> ProcessState:
     """Whether a process lives; ``elsewhere``: it cannot be told from here (another boot, PID namespace or host name)."""
     if not _comparable(other):
         return "elsewhere"
@@ -96,7 +96,7 @@ def verdict(other: Identity) -> Verdict:
 def owner_is_gone(text: str) -> bool:
     """Whether the process that left ``text``, which is ``str(me())``, has certainly ended. False also where it cannot be told from here."""
     owner = parse(text)
-    return owner is not None and verdict(owner) == "gone"
+    return owner is not None and process_state(owner) == "gone"
 
 
 def lost_after_s(environ: Mapping[str, str] = os.environ) -> float:

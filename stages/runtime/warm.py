@@ -36,14 +36,14 @@ _LONGEST_REQUEST = 1 << 20
 _TICK_S = 0.2
 
 
-class Refused(Exception):
+class NoWarmProcess(Exception):
     """Nobody listens at the address: whoever asked does the work itself."""
 
 
-def run_if_kept(arguments: Sequence[str]) -> None:
+def run_in_warm_process(arguments: Sequence[str]) -> None:
     """Have a warm process run ``arguments`` and exit with their status; return where none is kept for them, or it has ended."""
     if (folder := os.environ.get(VARIABLE)) and arguments:
-        with suppress(Refused):
+        with suppress(NoWarmProcess):
             sys.exit(ask(folder, arguments))
 
 
@@ -53,10 +53,10 @@ def ask(folder: str, arguments: Sequence[str]) -> int:
     SIGTERM and SIGINT are passed on, and the child's end is waited for: whoever ends this process may rely on nothing being left.
 
     Raises:
-        Refused: nobody listens in ``folder`` for this verb.
+        NoWarmProcess: nobody listens in ``folder`` for this verb.
     """
     if arguments[0] not in VERBS:
-        raise Refused(f"{arguments[0]}: no process is kept warm for it")
+        raise NoWarmProcess(f"{arguments[0]}: no process is kept warm for it")
     address = str(Path(folder) / VERBS[arguments[0]].process)
     environ = {name: value for name, value in os.environ.items() if name != VARIABLE}
     request = json.dumps({"arguments": list(arguments), "folder": str(Path.cwd()), "environ": environ}).encode()
@@ -65,7 +65,7 @@ def ask(folder: str, arguments: Sequence[str]) -> int:
             line.connect(address)
             socket.send_fds(line, [len(request).to_bytes(4, "big")], [0, 1, 2])
         except OSError as error:
-            raise Refused(f"{VARIABLE}: {address}: {error}") from error
+            raise NoWarmProcess(f"{VARIABLE}: {address}: {error}") from error
 
         def end(_number: int, _frame: object) -> None:
             with suppress(OSError):

@@ -37,7 +37,7 @@ class WorkersError(VidbridgeError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Lost:
+class ItemFailure:
     """An item without a result: its process died on each try, it took longer than it may, or its turn did not come in time."""
 
     reason: Literal["worker-died", "timeout", "waiting"]
@@ -62,7 +62,7 @@ def worker_count() -> int:
 
 def map_items(
     work: Callable[[Item], Result], items: Sequence[Item], description: str, *, timeout_s: float, unit: str = "clip"
-) -> Iterator[Result | Lost]:
+) -> Iterator[Result | ItemFailure]:
     """``work`` of each item, in order, with a progress bar. An exception of ``work`` ends the whole, with a note that names the item; what
     it returns is an answer.
 
@@ -122,13 +122,13 @@ def map_whole(
     """
     made: list[Result] = []
     for item, result in zip(items, map_items(work, items, description, timeout_s=timeout_s, unit=unit), strict=True):
-        if isinstance(result, Lost):
+        if isinstance(result, ItemFailure):
             raise WorkersError(f"{name(item)}: {result.detail}{remedy}")
         made.append(result)
     return made
 
 
-class Aside(Generic[Item, Result]):
+class IsolatedWorker(Generic[Item, Result]):
     """Processes that do ``work`` beside this one, call after call: what hangs or kills one, or takes too much memory there, harms nothing
     here.
 
@@ -148,7 +148,7 @@ class Aside(Generic[Item, Result]):
         self._pool = ProcessPool(processes, initializer=partial(_begin_aside, memory_bytes), initargs=[work], context=context)
         self._pool.schedule(_nothing)
 
-    def __call__(self, item: Item, timeout_s: float, within_s: float | None = None) -> Result | Lost:
+    def __call__(self, item: Item, timeout_s: float, within_s: float | None = None) -> Result | ItemFailure:
         """The result, or why there is none. An exception of ``work`` is raised here.
 
         Args:
@@ -176,7 +176,7 @@ def _result(
     future: ProcessFuture[Any],
     timeout_s: float,
     within_s: float | None = None,
-) -> Result | Lost:
+) -> Result | ItemFailure:
     ends = None if within_s is None else time.monotonic() + within_s
     for tries in range(1, TRIES + 1):
         try:
@@ -184,12 +184,12 @@ def _result(
         except OutOfTime:
             if not future.done():
                 future.cancel()
-                return Lost("waiting", f"not done within {within_s:g} s, with what came before it")
-            return Lost("timeout", f"not done within {timeout_s:g} s; its process was ended")
+                return ItemFailure("waiting", f"not done within {within_s:g} s, with what came before it")
+            return ItemFailure("timeout", f"not done within {timeout_s:g} s; its process was ended")
         except ProcessExpired as error:
             if tries == TRIES:
                 how = f"its process died {TRIES} times (exit status {error.exitcode}: out of memory, or a decoder crashed)"
-                return Lost("worker-died", how)
+                return ItemFailure("worker-died", how)
             future = _schedule(pool, work, item, timeout_s)
         except Exception as error:
             error.add_note(f"item: {item!r}"[:500])

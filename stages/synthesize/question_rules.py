@@ -30,7 +30,7 @@ _NOTES = re.compile(
 _MARKUP = re.compile(r"<\||\|>|</?(?:think|answer)\b", re.IGNORECASE)
 
 
-def telling(clip: Clip, dark: Collection[Span] = ()) -> str:
+def describe_clip(clip: Clip, dark: Collection[Span] = ()) -> str:
     """All that the annotation says of a clip, for a model to read; events in ``dark`` are marked. Empty where it says nothing.
 
     The headings are no words of :data:`_NOTES`, which would otherwise seem to be seen.
@@ -71,6 +71,6 @@ def holds_markup(text: str) -> bool:
 
 
 def mentions_notes(thinking: str, told: str) -> bool:
-    """Whether the thinking speaks of notes, which a viewer has not. A word that the telling itself uses may be what is seen."""
+    """Whether the thinking speaks of notes, which a viewer has not. A word that the describe_clip itself uses may be what is seen."""
     seen = told.casefold()
     return any(match.group().casefold() not in seen for match in _NOTES.finditer(thinking))

@@ -50,14 +50,14 @@ GUESS_SHARES, GUESS_CONFIDENCE = (0.8, 0.4), 0.95
 SORTED_AT_ONCE = 2_000
 
 
-class Made(NamedTuple):
+class SampleCounts(NamedTuple):
     """Samples by split and task, and what was set aside by reason."""
 
     samples: dict[Split, dict[TaskName, int]]
     rejects: Counter[str]
 
 
-class TextOnly(NamedTuple):
+class TextOnlyResult(NamedTuple):
     """How often words alone gave a dark event away: share of full marks, of so many held-out events, after seeing so many others."""
 
     guessed: Interval
@@ -65,7 +65,7 @@ class TextOnly(NamedTuple):
     fitted: int
 
 
-def synthesise_manifest(manifest: Path, settings: SynthesizeParams, seed: int, scratch: Path, out: Path) -> Made:
+def synthesise_manifest(manifest: Path, settings: SynthesizeParams, seed: int, scratch: Path, out: Path) -> SampleCounts:
     """Write ``<split>/<task>.jsonl`` and ``rejects.jsonl`` (by reason) below ``out`` for all clips of the manifest.
 
     Args:
@@ -130,8 +130,8 @@ def _guarantee(samples: Sequence[Sample]) -> None:
             raise AssertionError(f"{sample.sample_id}: made although no sampled frame is dark")
 
 
-def _join(files: Sequence[Path], tasks: Sequence[TaskName], out: Path) -> Made:
-    made = Made({split: dict.fromkeys(tasks, 0) for split in SPLITS}, Counter())
+def _join(files: Sequence[Path], tasks: Sequence[TaskName], out: Path) -> SampleCounts:
+    made = SampleCounts({split: dict.fromkeys(tasks, 0) for split in SPLITS}, Counter())
     with ExitStack() as stack:
 
         def opened(name: str) -> TextIO:
@@ -173,7 +173,7 @@ def _order(line: bytes) -> tuple[Any, ...]:
     return reject_order(Reject.model_validate_json(line))
 
 
-def text_only(manifest: Path, settings: SynthesizeParams, seed: int, scratch: Path) -> TextOnly | None:
+def text_only(manifest: Path, settings: SynthesizeParams, seed: int, scratch: Path) -> TextOnlyResult | None:
     """Try to tell held-out dark events from words alone, after seeing training clips; None where there is too little to learn from.
 
     A guess is right where the rule judge gives it full marks. Call it after :func:`synthesise_manifest`.
@@ -185,7 +185,7 @@ def text_only(manifest: Path, settings: SynthesizeParams, seed: int, scratch: Pa
         return _guessed(clips, chosen, settings.sampled_frames, seed)
 
 
-def _guessed(clips: Manifest, chosen: DarkEventInferSettings, sampled_frames: int, seed: int) -> TextOnly | None:
+def _guessed(clips: Manifest, chosen: DarkEventInferSettings, sampled_frames: int, seed: int) -> TextOnlyResult | None:
     guesser = TextOnlyGuesser(islice(clips.shuffled("train"), FITTED_CLIPS))
     if guesser.fitted_on < MIN_EVENTS:
         return None
@@ -203,7 +203,7 @@ def _guessed(clips: Manifest, chosen: DarkEventInferSettings, sampled_frames: in
     if len(right) < MIN_EVENTS:
         return None
     interval = mean_interval(np.array(right), Design.of(asked), GUESS_CONFIDENCE)
-    return TextOnly(interval, len(right), guesser.fitted_on)
+    return TextOnlyResult(interval, len(right), guesser.fitted_on)
 
 
 def _file(scratch: Path, shard: tuple[int, int]) -> Path:

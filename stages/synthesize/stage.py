@@ -18,7 +18,7 @@ from stages.params import Params, SynthesizeParams, load_params
 from stages.runtime import paths
 from stages.synthesize.contact_sheets import sample_sheet
 from stages.synthesize.manifest import REMEMBERED, Manifest
-from stages.synthesize.shards import INDEX_FILE, Made, TextOnly, sort_rejects, synthesise_manifest, text_only
+from stages.synthesize.shards import INDEX_FILE, SampleCounts, TextOnlyResult, sort_rejects, synthesise_manifest, text_only
 from stages.synthesize.writer import Writer, write_samples
 from stages.tracking.runs.run import stage_run
 from stages.tracking.runs.scratch import scratch_of
@@ -58,7 +58,7 @@ def _synthesise(params: Params, scratch: Path) -> str | None:
     return None if guesses is None else _given_away(guesses, settings.max_text_only)
 
 
-def _write(settings: SynthesizeParams, scratch: Path, made: Made) -> Writer | None:
+def _write(settings: SynthesizeParams, scratch: Path, made: SampleCounts) -> Writer | None:
     """Have questions and traces written where the parameters name a writer, and account for what could not be."""
     if settings.writer is None:
         return None
@@ -85,7 +85,7 @@ def _write_sheets(params: Params) -> int:
     return loader.stats.decord
 
 
-def _given_away(guesses: TextOnly, most: float) -> str | None:
+def _given_away(guesses: TextOnlyResult, most: float) -> str | None:
     found = guesses.guessed
     print(
         f"synthesize: words alone tell {found.mean:.1%} [{found.low:.1%}, {found.high:.1%}] of {guesses.tried} dark events"

@@ -27,8 +27,8 @@ from stages.lib.judging.prompts import Question, Rightness, ask_right
 from stages.lib.rows.jsonl import iterate_rows, write_rows
 from stages.params import TraceParams, WriterParams
 from stages.runtime import paths
-from stages.runtime.endpoints import JudgeError, place
-from stages.synthesize.question_rules import flaw, holds_markup, mentions_notes, telling
+from stages.runtime.endpoints import JudgeError, endpoint_settings
+from stages.synthesize.question_rules import describe_clip, flaw, holds_markup, mentions_notes
 from stages.synthesize.writer_prompts import (
     Tried,
     WrittenAnalysis,
@@ -93,7 +93,7 @@ class Writer:
     """
 
     def __init__(self, params: WriterParams) -> None:
-        where, who = place(role="WRITER"), (params.model, params.revision)
+        where, who = endpoint_settings(role="WRITER"), (params.model, params.revision)
         self.params = params
         self.propose = Endpoint(Speaker(TABLE, *who, params.temperature, params.max_tokens, params.seed), where)
         self.check = Endpoint(Speaker(TABLE, *who, CHECK_TEMPERATURE, params.max_tokens, params.seed), where)
@@ -268,8 +268,8 @@ def _seen(sample: Sample, clip_of: Callable[[str], Clip]) -> tuple[str, str]:
     """What the annotation tells of what the sample shows: of the clip that is asked about, and of the one it is mixed with."""
     clip = clip_of(sample.clip_id)
     if len(sample.timeline.clip_ids) == 1:
-        return telling(clip, sample.timeline.dark), ""
-    return telling(shown_part(clip, sample.timeline)), telling(clip_of(_other(sample)))
+        return describe_clip(clip, sample.timeline.dark), ""
+    return describe_clip(shown_part(clip, sample.timeline)), describe_clip(clip_of(_other(sample)))
 
 
 def _other(sample: Sample) -> str:

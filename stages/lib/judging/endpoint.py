@@ -19,7 +19,7 @@ from stages.lib.judging.prompts import Question, read_answer
 from stages.lib.judging.questions import AskingJudge, NotingJudge, in_rounds
 from stages.params import OpenAIJudgeParams
 from stages.runtime.answer_cache import Cache, open_cache
-from stages.runtime.endpoints import Place
+from stages.runtime.endpoints import EndpointSettings
 from stages.runtime.http import NoAnswer, complete, open_client
 
 Result = TypeVar("Result")
@@ -78,7 +78,7 @@ class Endpoint:
     (prompt_tokens, completion_tokens, and cached_tokens, those of the prompt that the endpoint had seen before).
     """
 
-    def __init__(self, speaker: Speaker, place: Place) -> None:
+    def __init__(self, speaker: Speaker, place: EndpointSettings) -> None:
         self.name = f"{speaker.model}@{speaker.revision}"
         self.usage: Counter[str] = Counter()
         #: Why the last question that got no readable answer got none.
@@ -201,7 +201,7 @@ class Endpoint:
 class EndpointJudge(Endpoint, AskingJudge):
     """A judge that is a language model; ``score_many`` asks side by side."""
 
-    def __init__(self, params: OpenAIJudgeParams, place: Place) -> None:
+    def __init__(self, params: OpenAIJudgeParams, place: EndpointSettings) -> None:
         self.max_unavailable = params.max_unavailable
         speaker = Speaker("judge", params.model, params.revision, params.temperature, params.max_tokens, params.seed)
         super().__init__(speaker, place)

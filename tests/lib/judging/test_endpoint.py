@@ -23,7 +23,7 @@ from stages.lib.judging.batch import JudgeUnavailableError, check_judged, score_
 from stages.lib.judging.prompts import Question, ask_covers
 from stages.lib.judging.rule import RuleJudge
 from stages.runtime import http as client
-from stages.runtime.endpoints import JudgeError, place
+from stages.runtime.endpoints import JudgeError, endpoint_settings
 from stages.runtime.http import retry_after_s
 from tests.support.builders import SAMPLES, referee, rules
 from tests.support.checkout import ROOT
@@ -283,9 +283,9 @@ ASK = """
 from tests.support.builders import SAMPLES
 from tests.support.judge_parts import judge_params
 from stages.lib.judging.endpoint import EndpointJudge
-from stages.runtime.endpoints import place
+from stages.runtime.endpoints import endpoint_settings
 from stages.lib.judging.prompts import Question, ask_covers
-judge = EndpointJudge(judge_params(), place())
+judge = EndpointJudge(judge_params(), endpoint_settings())
 answers = judge.ask([ask_covers(SAMPLES["dark_event_infer"], f"answer {{n}}") for n in range({count})])
 print(sum(answer.worth for answer in answers.values()), len(answers))
 """
@@ -374,13 +374,13 @@ def test_the_key_is_nowhere(
 )
 def test_what_the_environment_may_say(name: str, value: str, message: str) -> None:
     with pytest.raises(JudgeError) as raised:
-        place({"VIDBRIDGE_JUDGE_URL": "http://127.0.0.1:1/v1", f"VIDBRIDGE_JUDGE_{name}": value})
+        endpoint_settings({"VIDBRIDGE_JUDGE_URL": "http://127.0.0.1:1/v1", f"VIDBRIDGE_JUDGE_{name}": value})
     assert message in str(raised.value)
     assert "secret" not in str(raised.value)
 
 
 def test_without_a_key_none_is_sent() -> None:
-    where = place({"VIDBRIDGE_JUDGE_URL": "http://127.0.0.1:1/v1/"})
+    where = endpoint_settings({"VIDBRIDGE_JUDGE_URL": "http://127.0.0.1:1/v1/"})
     assert where.url == "http://127.0.0.1:1/v1"
     assert "authorization" not in client.open_client(where).headers
 
