@@ -1,1 +1,2 @@
-"""Where and how stages run on a machine: paths, processes, caches. Nothing in here changes a result."""
+"""Where and how stages run on a machine: paths, processes, caches. Nothing in here changes a
+result."""

@@ -1,12 +1,14 @@
 """One owner of a folder that several hosts may share.
 
-The lease of a folder lies in its ``lease`` subfolder: ``N`` names the owner (JSON), ``N.beat`` holds a count that a thread of the
-owner raises. It relies on what network file systems give as well: a file is created by one process only (``O_EXCL``), and a folder is
-listed as it is after this process has written into it. It relies on no file lock, and on no clock of another host: a process that
-cannot look the owner up watches its count, and takes over, as ``N + 1``, when it stood still for
-:func:`stages.runtime.liveness.lost_after_s` by the watcher's own clock.
+The lease of a folder lies in its ``lease`` subfolder: ``N`` names the owner (JSON), ``N.beat``
+holds a count that a thread of the owner raises. It relies on what network file systems give as
+well: a file is created by one process only (``O_EXCL``), and a folder is listed as it is after this
+process has written into it. It relies on no file lock, and on no clock of another host: a process
+that cannot look the owner up watches its count, and takes over, as ``N + 1``, when it stood still
+for :func:`stages.runtime.liveness.lost_after_s` by the watcher's own clock.
 
-A process that slept for longer than that and wakes up finds its lease gone, and must stop: :meth:`Lease.check`.
+A process that slept for longer than that and wakes up finds its lease gone, and must stop:
+:meth:`Lease.check`.
 """
 
 from __future__ import annotations
@@ -79,14 +81,16 @@ class Lease:
         self._stop = threading.Event()
         self._complained = False
         _beat(folder, number, 0, new=True)
-        # In the process that trains, which may be the fork of a warm one: a thread of the parent would not be there.
+        # In the process that trains, which may be the fork of a warm one: a thread of the parent
+        # would not be there.
         self._thread = threading.Thread(target=self._pump, name="lease", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
         """
         Raises:
-            LeaseLost: the folder is not ours any more. What lies there belongs to another process now: do not touch it.
+            LeaseLost: the folder is not ours any more. What lies there belongs to another process
+                now: do not touch it.
         """
         try:
             lost = self._is_lost()
@@ -119,7 +123,8 @@ class Lease:
                 path.unlink()
 
     def release(self) -> None:
-        """Let go of the folder; an empty one is removed. Nothing happens to one that is not ours any more."""
+        """Let go of the folder; an empty one is removed. Nothing happens to one that is not ours
+        any more."""
         self._stop.set()
         self._thread.join()
         try:
@@ -129,7 +134,8 @@ class Lease:
             _say(f"{self.folder}: its lease cannot be read, and is left there ({error.strerror})")
             return
         if not lost:
-            # The name last: a folder with a count and no owner is free, one with an owner and no count is not.
+            # The name last: a folder with a count and no owner is free, one with an owner and no
+            # count is not.
             for path in (_beat_file(self.folder, self.number), _file(self.folder, self.number)):
                 path.unlink(missing_ok=True)
             # Not where another process has begun to take it meanwhile, nor where something lies.
@@ -141,7 +147,8 @@ class Lease:
         """Whether another process has taken over.
 
         Raises:
-            OSError: our own file cannot be read just now, which says nothing of whose it is (``ESTALE``, ``EIO``, ``EMFILE``).
+            OSError: our own file cannot be read just now, which says nothing of whose it is
+                (``ESTALE``, ``EIO``, ``EMFILE``).
         """
         until = time.monotonic() + _HESITATION_S
         while True:
@@ -188,8 +195,8 @@ def holder(folder: Path) -> Holder | None:
 def take(folder: Path, what: str, *, wait: bool = True) -> Lease | None:
     """Make ``folder`` ours; with ``wait``, when its owner has let go of it, or is lost.
 
-    Without ``wait`` an owner who can be looked up and lives, or whose count changes while it is watched, keeps it, and None is returned.
-    ``what`` begins each sentence that is printed.
+    Without ``wait`` an owner who can be looked up and lives, or whose count changes while it is
+    watched, keeps it, and None is returned. ``what`` begins each sentence that is printed.
     """
     since, told_at = time.monotonic(), -float("inf")
     watch: _Watch | None = None
@@ -235,7 +242,8 @@ def take(folder: Path, what: str, *, wait: bool = True) -> Lease | None:
 
 
 def delete(folder: Path, what: str) -> bool:
-    """Delete ``folder`` and all that it holds, unless a living process holds it; False: it does. ``what`` begins what is printed."""
+    """Delete ``folder`` and all that it holds, unless a living process holds it; False: it does.
+    ``what`` begins what is printed."""
     mine = take(folder, what, wait=False)
     if mine is None:
         return False
@@ -281,13 +289,15 @@ class _Watch:
         return time.monotonic() - self._since
 
     def lost(self) -> bool:
-        """Whether the count stood still for as long as it may. An owner that can be looked up is asked for its process instead."""
+        """Whether the count stood still for as long as it may. An owner that can be looked up is
+        asked for its process instead."""
         now, last = time.monotonic(), self._at
         self._at = now
         if (seen := self._look()) != self._seen:
             self._seen, self._since, self.changed = seen, now, True
         elif now - last > self.patience_s / 2:
-            # It was this process that slept, and the owner may have slept with it (a machine that was suspended).
+            # It was this process that slept, and the owner may have slept with it (a machine that
+            # was suspended).
             self._since = now
         known = self._found.process is not None and process_state(self._found.process) != "elsewhere"
         return not known and self.still_s > self.patience_s
@@ -321,8 +331,8 @@ def _create(folder: Path, before: Holder | None) -> Lease | None:
         file.write(json.dumps(row))
         file.flush()
         os.fsync(file.fileno())
-    # Whoever looked before the folder was deleted and made again believes in a number that means nothing now: of two such, the one who
-    # comes second sees the other here, and both may go back.
+    # Whoever looked before the folder was deleted and made again believes in a number that means
+    # nothing now: of two such, the one who comes second sees the other here, and both may go back.
     others = {one.number: one for one in _held(folder) if one.number != number}
     over: list[int] = []
     link = before if before is not None and others.get(before.number) == before else None
@@ -338,7 +348,8 @@ def _create(folder: Path, before: Holder | None) -> Lease | None:
     if others:
         path.unlink(missing_ok=True)
         return None
-    # The oldest first: whoever follows one that is killed here still finds each by the one that took over from it.
+    # The oldest first: whoever follows one that is killed here still finds each by the one that
+    # took over from it.
     for old in sorted(over):
         for file_over in (_beat_file(folder, old), _file(folder, old)):
             file_over.unlink(missing_ok=True)

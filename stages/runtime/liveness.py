@@ -1,9 +1,11 @@
 """Which process something belongs to, and whether that process has ended.
 
-A process number says nothing by itself: two containers have a process 1 each, under one host name if they share the host's network, and a
-number is given again. A process is told by the boot of its kernel, its PID namespace, its number there and the moment it started.
-Only one who shares boot and namespace can look it up. Of any other process nothing is said here: whether it lives is seen by its
-heartbeat, a count that it renews (:mod:`stages.runtime.lease`, :mod:`stages.tracking.runs.heartbeats`).
+A process number says nothing by itself: two containers have a process 1 each, under one host name
+if they share the host's network, and a number is given again. A process is told by the boot of its
+kernel, its PID namespace, its number there and the moment it started. Only one who shares boot and
+namespace can look it up. Of any other process nothing is said here: whether it lives is seen by its
+heartbeat, a count that it renews (:mod:`stages.runtime.lease`,
+:mod:`stages.tracking.runs.heartbeats`).
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ from typing import Literal
 from stages.errors import VidbridgeError
 
 ProcessState = Literal["alive", "gone", "elsewhere"]
-#: How long a heartbeat may stand still, unless ``VIDBRIDGE_LOST_AFTER_S`` says otherwise: saving a large model may hold Python up.
+#: How long a heartbeat may stand still, unless ``VIDBRIDGE_LOST_AFTER_S`` says otherwise: saving a
+#: large model may hold Python up.
 LOST_AFTER_S = 300.0
 #: A heartbeat is renewed so many times within that time.
 _BEATS = 20
 _FIELDS = 5
-#: Fields of ``/proc/PID/stat`` behind the command's name: state, and start in clock ticks since the boot.
+#: Fields of ``/proc/PID/stat`` behind the command's name: state, and start in clock ticks since the
+#: boot.
 _STATE, _START = 0, 19
 
 
@@ -37,7 +41,8 @@ class LivenessError(VidbridgeError, ValueError):
 
 @dataclass(frozen=True)
 class Identity:
-    """Of one process. Processes of one ``boot`` and ``namespace`` can look each other up; ``started`` has no unit and is only compared."""
+    """Of one process. Processes of one ``boot`` and ``namespace`` can look each other up;
+    ``started`` has no unit and is only compared."""
 
     boot: str
     namespace: str
@@ -75,7 +80,8 @@ def parse(text: str) -> Identity | None:
 
 
 def process_state(other: Identity) -> ProcessState:
-    """Whether a process lives; ``elsewhere``: it cannot be told from here (another boot, PID namespace or host name)."""
+    """Whether a process lives; ``elsewhere``: it cannot be told from here (another boot, PID
+    namespace or host name)."""
     if not _comparable(other):
         return "elsewhere"
     try:
@@ -94,13 +100,15 @@ def process_state(other: Identity) -> ProcessState:
 
 
 def owner_is_gone(text: str) -> bool:
-    """Whether the process that left ``text``, which is ``str(me())``, has certainly ended. False also where it cannot be told from here."""
+    """Whether the process that left ``text``, which is ``str(me())``, has certainly ended. False
+    also where it cannot be told from here."""
     owner = parse(text)
     return owner is not None and process_state(owner) == "gone"
 
 
 def lost_after_s(environ: Mapping[str, str] = os.environ) -> float:
-    """``VIDBRIDGE_LOST_AFTER_S``: how long a heartbeat that cannot be looked at otherwise stands still before its process counts as lost.
+    """``VIDBRIDGE_LOST_AFTER_S``: how long a heartbeat that cannot be looked at otherwise stands
+    still before its process counts as lost.
 
     Raises:
         LivenessError: it is not a number of seconds.
@@ -129,7 +137,8 @@ def _comparable(other: Identity) -> bool:
 
 
 def _proc_is_ours() -> bool:
-    """Whether /proc numbers processes as this process sees them: in a PID namespace that was given none of its own, it does not."""
+    """Whether /proc numbers processes as this process sees them: in a PID namespace that was given
+    none of its own, it does not."""
     if sys.platform != "linux":
         return True
     try:
@@ -158,12 +167,14 @@ def _boot() -> str:
         asked = subprocess.run(["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
         if asked.returncode == 0 and asked.stdout.strip():
             return asked.stdout.strip()
-    # Another kernel: the machine, by the address of its network card. Starts of processes are times there, and tell boots apart.
+    # Another kernel: the machine, by the address of its network card. Starts of processes are times
+    # there, and tell boots apart.
     return f"node-{uuid.getnode():x}"
 
 
 def _namespace() -> str:
-    """Number of this process's PID namespace; not kept, since a child may have been given one of its own."""
+    """Number of this process's PID namespace; not kept, since a child may have been given one of
+    its own."""
     if sys.platform != "linux":
         return "none"
     try:
@@ -173,7 +184,8 @@ def _namespace() -> str:
 
 
 def _started(pid: int | Literal["self"]) -> str | None:
-    """When a process started, in a unit that the kernel never corrects; empty: it has ended, and nobody asked how; None: not to be seen."""
+    """When a process started, in a unit that the kernel never corrects; empty: it has ended, and
+    nobody asked how; None: not to be seen."""
     if sys.platform == "linux":
         try:
             fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()

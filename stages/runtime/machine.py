@@ -1,5 +1,5 @@
-"""The machine that a run or a measurement was on: versions, processor, GPUs. Circumstance: tags and metrics of a run, never part of an
-out."""
+"""The machine that a run or a measurement was on: versions, processor, GPUs. Circumstance: tags and
+metrics of a run, never part of an out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ PACKAGES = ("torch", "transformers", "trl", "deepspeed", "prefect", "dvc", "mlfl
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of Python and of :data:`PACKAGES`; decord and deepspeed exist for some systems only."""
+    """Installed versions of Python and of :data:`PACKAGES`; decord and deepspeed exist for some
+    systems only."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -26,7 +27,8 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, str]:
-    """System, processor, cores and memory of this machine; not its name, which says nothing to others."""
+    """System, processor, cores and memory of this machine; not its name, which says nothing to
+    others."""
     import psutil
 
     return {
@@ -38,10 +40,11 @@ def machine() -> dict[str, str]:
 
 
 def gpus_in_use() -> list[str]:
-    """The names of the GPUs that this stage works on, one for each of its processes; empty where it works on a CPU.
+    """The names of the GPUs that this stage works on, one for each of its processes; empty where it
+    works on a CPU.
 
-    Asks torch only where the stage has imported it, so that a stage of data pays for no import. A judge's or a generation server's own
-    GPUs belong to those servers and are not known here.
+    Asks torch only where the stage has imported it, so that a stage of data pays for no import. A
+    judge's or a generation server's own GPUs belong to those servers and are not known here.
     """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():

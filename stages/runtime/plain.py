@@ -1,8 +1,10 @@
-r"""The one place where text that others wrote is made fit to be printed, and where secrets are taken out of what is printed.
+r"""The one place where text that others wrote is made fit to be printed, and where secrets are
+taken out of what is printed.
 
-Names of files and clips, annotations, replies, tags of the registry, authors of commits, answers of endpoints and messages of other
-libraries are *foreign*: they may hold ``ESC ]0;…`` (sets a terminal's title), ``\r`` (overwrites the line), bidirectional overrides
-(shows a name backwards) or a URI with a password. Light: only the standard library.
+Names of files and clips, annotations, replies, tags of the registry, authors of commits, answers of
+endpoints and messages of other libraries are *foreign*: they may hold ``ESC ]0;…`` (sets a
+terminal's title), ``\r`` (overwrites the line), bidirectional overrides (shows a name backwards) or
+a URI with a password. Light: only the standard library.
 """
 
 from __future__ import annotations
@@ -17,17 +19,21 @@ from urllib.parse import unquote, urlsplit
 
 #: What replaces a secret.
 HIDDEN = "***"
-#: A secret shorter than this is looked for in URIs only: as a plain word it would be found in half of all messages.
+#: A secret shorter than this is looked for in URIs only: as a plain word it would be found in half
+#: of all messages.
 _LEAST_CHARACTERS = 6
 
-#: C0 and C1 controls, DEL; marks and overrides of direction; line and paragraph separators; halves of surrogate pairs (names of files
-#: that are not UTF-8); a byte order mark; invisible tag characters.
+#: C0 and C1 controls, DEL; marks and overrides of direction; line and paragraph separators; halves
+#: of surrogate pairs (names of files that are not UTF-8); a byte order mark; invisible tag
+#: characters.
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f]")
 
-#: ``scheme://user:password@`` and ``https://token@``: up to the last @ of the host's part. Every repetition that may be tried again from
-#: another start is bounded, so that a text made for it takes no time that grows with its square.
+#: ``scheme://user:password@`` and ``https://token@``: up to the last @ of the host's part. Every
+#: repetition that may be tried again from another start is bounded, so that a text made for it
+#: takes no time that grows with its square.
 _USERINFO = re.compile(r"(?P<scheme>[A-Za-z0-9+.-]{1,40}://)(?P<user>[^\s/?#@:\[\"'<>]*)(?P<secret>:[^\s/?#\"'<>]*)?@")
-#: A password in which a slash or a question mark was left as it is, as drivers of databases accept it. A port is none.
+#: A password in which a slash or a question mark was left as it is, as drivers of databases accept
+#: it. A port is none.
 _LOOSE_USERINFO = re.compile(r"([A-Za-z0-9+.-]{1,40}://[^\s/?#@:\[\"'<>]+:)(?!\d+(?:[/?#\s]|$))[^\s@\"'<>]{0,300}@")
 #: ``?token=…``, ``&X-Amz-Signature=…``, ``;sig=…``: the value ends where the next one begins.
 _QUERY = re.compile(
@@ -43,12 +49,14 @@ _SECRET_NAME = re.compile(r"(_KEY|_TOKEN|_PASSWORD|_SECRET|_AUTH_STRING|_ACCESS_
 
 
 def plain(text: object) -> str:
-    """``text`` with every character that does something to a terminal written out (``\\x1b``); line breaks and tabs stay."""
+    """``text`` with every character that does something to a terminal written out (``\\x1b``); line
+    breaks and tabs stay."""
     return _UNFIT.sub(lambda found: found[0] if found[0] in "\n\t" else _written_out(found[0]), str(text))
 
 
 def one_line(text: object) -> str:
-    """The same for a place that has one line: a name, a cell, a line of a log. Line breaks are written out too."""
+    """The same for a place that has one line: a name, a cell, a line of a log. Line breaks are
+    written out too."""
     return _UNFIT.sub(lambda found: _written_out(found[0]), str(text))
 
 
@@ -59,10 +67,12 @@ def _written_out(character: str) -> str:
 
 
 def redacted(text: object, secrets: Sequence[str] | None = None) -> str:
-    """``text`` without the passwords, tokens and signatures of the URIs in it, and without what the environment holds of secrets.
+    """``text`` without the passwords, tokens and signatures of the URIs in it, and without what the
+    environment holds of secrets.
 
-    A user's name stays, so that one sees which account was meant. A path such as ``sqlite:////home/me@work/x.db`` holds none.
-    ``secrets``: what :func:`known_secrets` found, for a caller with many texts.
+    A user's name stays, so that one sees which account was meant. A path such as
+    ``sqlite:////home/me@work/x.db`` holds none. ``secrets``: what :func:`known_secrets` found, for
+    a caller with many texts.
     """
     told = str(text)
     if "://" in told:
@@ -82,7 +92,8 @@ def fit(text: object) -> str:
 
 
 def not_json(error: Exception) -> str:
-    """Why one line is not JSON. The parser counts lines within what it was given, which is line 1 of whatever line of a file."""
+    """Why one line is not JSON. The parser counts lines within what it was given, which is line 1
+    of whatever line of a file."""
     if isinstance(error, JSONDecodeError):
         return f"not JSON: {error.msg} at column {error.colno}"
     return "not JSON: nested too deep to be read" if isinstance(error, RecursionError) else f"not JSON: {one_line(error)}"
@@ -97,7 +108,8 @@ def _without_secret(found: re.Match[str]) -> str:
 
 
 def known_secrets() -> list[str]:
-    """Values of the environment that must not be printed, longest first; as they were given, and as a library may have decoded them."""
+    """Values of the environment that must not be printed, longest first; as they were given, and as
+    a library may have decoded them."""
     found: set[str] = set()
     for name, value in os.environ.items():
         if _SECRET_NAME.search(name) and not value.startswith("/"):
@@ -110,7 +122,8 @@ def known_secrets() -> list[str]:
 
 
 def _password(uri: str) -> str:
-    """Between the first colon and the last @ of the host's part: as drivers of databases read it, slashes and all."""
+    """Between the first colon and the last @ of the host's part: as drivers of databases read it,
+    slashes and all."""
     try:
         return urlsplit(uri).password or uri.split("://", 1)[1].rpartition("@")[0].partition(":")[2]
     except ValueError:
@@ -118,7 +131,8 @@ def _password(uri: str) -> str:
 
 
 def guard_logs() -> None:
-    """From here on no log line of this process holds a secret or a control character, whichever library writes it.
+    """From here on no log line of this process holds a secret or a control character, whichever
+    library writes it.
 
     Libraries log the address that did not answer, and the traceback of what they were told.
     """

@@ -20,7 +20,8 @@ class ProjectError(VidbridgeError):
 
 
 def find_project() -> Path | None:
-    """The project's folder, absolute: ``VIDBRIDGE_PROJECT``, else the nearest folder upward that holds ``dvc.yaml``. None: outside of one.
+    """The project's folder, absolute: ``VIDBRIDGE_PROJECT``, else the nearest folder upward that
+    holds ``dvc.yaml``. None: outside of one.
 
     Raises:
         ProjectError: ``VIDBRIDGE_PROJECT`` names a folder without ``dvc.yaml``.

@@ -1,4 +1,5 @@
-"""The verbs of ``python -m stages``: which module does each, and which warm process is asked for it. Only the standard library."""
+"""The verbs of ``python -m stages``: which module does each, and which warm process is asked for
+it. Only the standard library."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ Process = Literal["data", "model"]
 
 @dataclass(frozen=True)
 class Verb:
-    """``module`` has the ``main`` of the verb; ``process`` is the warm process that imports it before it is asked for."""
+    """``module`` has the ``main`` of the verb; ``process`` is the warm process that imports it
+    before it is asked for."""
 
     module: str
     process: Process
@@ -32,7 +34,8 @@ VERBS: dict[str, Verb] = {
     "evaluate": Verb("stages.evaluate.stage", "model"),
     "rescore": Verb("stages.evaluate.registered", "model"),
 }
-#: Libraries that each warm process imports before the modules of its verbs; a process has all that those before it have.
+#: Libraries that each warm process imports before the modules of its verbs; a process has all that
+#: those before it have.
 LIBRARIES: dict[Process, tuple[str, ...]] = {
     "data": (
         *("dvc.repo", "dvc.repo.index", "dvc.stage.serialize", "dvc.dependency", "dvc.cachemgr", "dvc.data_cloud", "scmrepo.git"),

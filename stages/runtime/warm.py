@@ -1,10 +1,13 @@
-"""Processes that have imported what stages need, and fork one child for each verb they are asked to run.
+"""Processes that have imported what stages need, and fork one child for each verb they are asked to
+run.
 
-Importing torch, transformers and TRL takes longer than a stage of a tiny model. `vidbridge run` therefore starts such a process,
-and says in ``VIDBRIDGE_WARM`` where it listens; ``python -m stages VERB`` then asks it for a child instead of importing by itself.
-There are two: the one for data stages is ready first, and the one for models, its own fork, imports while they run. The child has
-the arguments, working directory, environment and streams of whoever asked, so DVC and the guard notice no difference, and it ends
-when whoever asked does. Without the variable (``dvc repro``) nothing of this happens.
+Importing torch, transformers and TRL takes longer than a stage of a tiny model. `vidbridge run`
+therefore starts such a process, and says in ``VIDBRIDGE_WARM`` where it listens; ``python -m stages
+VERB`` then asks it for a child instead of importing by itself. There are two: the one for data
+stages is ready first, and the one for models, its own fork, imports while they run. The child has
+the arguments, working directory, environment and streams of whoever asked, so DVC and the guard
+notice no difference, and it ends when whoever asked does. Without the variable (``dvc repro``)
+nothing of this happens.
 
 Only the standard library, and what prints errors, is imported here: asking must be quick.
 """
@@ -30,7 +33,8 @@ from stages.runtime.verbs import LIBRARIES, VERBS, Process, preloaded
 
 #: The folder with the UNIX sockets at which the processes listen.
 VARIABLE = "VIDBRIDGE_WARM"
-#: What a child that was asked to end may still take, in seconds. Less than a guard gives whoever asked.
+#: What a child that was asked to end may still take, in seconds. Less than a guard gives whoever
+#: asked.
 GRACE_S = 3.0
 _LONGEST_REQUEST = 1 << 20
 _TICK_S = 0.2
@@ -41,16 +45,19 @@ class NoWarmProcess(Exception):
 
 
 def run_in_warm_process(arguments: Sequence[str]) -> None:
-    """Have a warm process run ``arguments`` and exit with their status; return where none is kept for them, or it has ended."""
+    """Have a warm process run ``arguments`` and exit with their status; return where none is kept
+    for them, or it has ended."""
     if (folder := os.environ.get(VARIABLE)) and arguments:
         with suppress(NoWarmProcess):
             sys.exit(ask(folder, arguments))
 
 
 def ask(folder: str, arguments: Sequence[str]) -> int:
-    """Have ``python -m stages ARGUMENTS`` done by a child of a warm process, on this process's streams; returns its status.
+    """Have ``python -m stages ARGUMENTS`` done by a child of a warm process, on this process's
+    streams; returns its status.
 
-    SIGTERM and SIGINT are passed on, and the child's end is waited for: whoever ends this process may rely on nothing being left.
+    SIGTERM and SIGINT are passed on, and the child's end is waited for: whoever ends this process
+    may rely on nothing being left.
 
     Raises:
         NoWarmProcess: nobody listens in ``folder`` for this verb.
@@ -94,7 +101,8 @@ class _Job:
 
 
 def serve(listener: socket.socket) -> Callable[[], None] | None:
-    """Fork a child for each request. Returns in every child with what it has to do; in this process only when SIGTERM came (None)."""
+    """Fork a child for each request. Returns in every child with what it has to do; in this process
+    only when SIGTERM came (None)."""
     jobs: dict[int, _Job] = {}
     ended = False
 
@@ -118,7 +126,8 @@ def serve(listener: socket.socket) -> Callable[[], None] | None:
                         continue
                     pid = os.fork()
                     if pid == 0:
-                        # The listener and the lines of other jobs are not the child's: they would stay open with it.
+                        # The listener and the lines of other jobs are not the child's: they would
+                        # stay open with it.
                         for other in (listener, line, *(job.line for job in jobs.values())):
                             other.close()
                         return _become(request, streams)
@@ -127,7 +136,8 @@ def serve(listener: socket.socket) -> Callable[[], None] | None:
                     jobs[pid] = _Job(line)
                     watched.register(line, selectors.EVENT_READ, pid)
                 else:
-                    # Nothing is ever sent after the request: whoever asked is gone, or wants an end.
+                    # Nothing is ever sent after the request: whoever asked is gone, or wants an
+                    # end.
                     watched.unregister(key.fileobj)
                     if (job := jobs.get(key.data)) is not None:
                         _signal(key.data, signal.SIGTERM)
@@ -196,18 +206,21 @@ def _become(request: dict[str, object], streams: Sequence[int]) -> Callable[[], 
 
 
 def main(folder: str) -> None:
-    """``python -m stages.runtime.warm FOLDER``: requests that come before everything is imported wait in the queue."""
+    """``python -m stages.runtime.warm FOLDER``: requests that come before everything is imported
+    wait in the queue."""
     listeners: dict[Process, socket.socket] = {name: socket.socket(socket.AF_UNIX) for name in LIBRARIES}
     for name, listener in listeners.items():
         listener.bind(str(Path(folder) / name))
         listener.listen()
     for name in LIBRARIES:
         for module in preloaded(name):
-            # Not installed here (decord off x86-64): who is asked for a verb that needs it says so, or does without.
+            # Not installed here (decord off x86-64): who is asked for a verb that needs it says so,
+            # or does without.
             with suppress(ImportError):
                 importlib.import_module(module)
         mine = listeners.pop(name)
-        # The one that goes on importing is the fork: whoever started this process waits for the first.
+        # The one that goes on importing is the fork: whoever started this process waits for the
+        # first.
         if not listeners or os.fork() != 0:
             break
         mine.close()

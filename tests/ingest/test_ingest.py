@@ -233,7 +233,7 @@ def test_unexpected_errors_keep_their_traceback() -> None:
 def test_the_number_of_workers_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     for value in ("0", "two", "-1"):
         monkeypatch.setenv("VIDBRIDGE_WORKERS", value)
-        with pytest.raises(WorkersError, match=f"VIDBRIDGE_WORKERS: '{value}' is no number of processes"):
+        with pytest.raises(WorkersError, match=f"VIDBRIDGE_WORKERS: '{value}' is not a number of processes"):
             worker_count()
     monkeypatch.setenv("VIDBRIDGE_WORKERS", "2")
     assert list(map_items(str, [3, 1, 2], "numbers", timeout_s=60)) == ["3", "1", "2"]

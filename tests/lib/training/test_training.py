@@ -206,7 +206,7 @@ def test_draw_keeps_the_mixture_in_every_prefix(examples: list[Example]) -> None
     ("changes", "message"),
     [
         ({"tasks": {"structured_caption": 1}}, r"tasks.structured_caption: weight 1.0 but no example"),
-        ({"completions_per_device": 6}, r"no multiple of 6 a device; choose one of 1, 2, 4"),
+        ({"completions_per_device": 6}, r"not a multiple of 6 per device; set one of 1, 2, 4"),
         ({"iterations": 3}, r"save_steps: 2 is not a multiple of iterations 3"),
     ],
 )
