@@ -1,8 +1,8 @@
-"""Names of the files and folders that stages and flows write and read: their one home. Folders
-count from the project's folder.
+"""Names of all files and folders that stages and flows exchange. Folders are relative to the
+project's folder.
 
-``dvc.yaml`` names the same outs, which a contract test compares. What one module writes for itself
-alone (a lock, a log) is named there.
+``dvc.yaml`` names the same outs, and a contract test compares them. A file that only one module
+uses (a lock, a log) is named in that module.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ PARAMS_FILE = "params.yaml"
 PIPELINE_FILE = "dvc.yaml"
 #: Written by DVC: the hashes of what each stage read and wrote when it last ran.
 LOCK_FILE = "dvc.lock"
-#: The ending of a file or folder while it is written; it then gets its name. One that is found was
-#: left by a process that was killed.
+#: Suffix of a file or folder while it is written; it is renamed when it is complete. A leftover
+#: comes from a killed process.
 UNFINISHED = ".unfinished"
 
 #: Written by `vidbridge init` and by plans, in a project without code of its own: ``<stage>.txt``,
@@ -60,7 +60,7 @@ SHEETS = "sheets"
 #: Written by difficulty, a folder a row: samples that are kept (``train`` only), rollouts, summary,
 #: histogram.
 DIFFICULTY = Path("data/difficulty")
-#: How often samples were solved, drawn; for people.
+#: Histogram of how often samples were solved; for people.
 HISTOGRAM_FILE = "histogram.png"
 
 #: Written by base, sft and grpo, a folder a row: a policy (:data:`FINAL`), checkpoints, history,
@@ -70,10 +70,10 @@ MODELS = Path("models")
 CHECKPOINTS_FILE = "checkpoints.jsonl"
 #: The policy after the last step, as a Hugging Face folder.
 FINAL = "final"
-#: Written beside the weights of a registered version: how it was trained to be asked.
+#: Written beside the weights of a registered version: the prompts that it was trained with.
 USAGE_FILE = "vidbridge.json"
-#: In the configuration beside a model's weights: by which rule the text behind a video was placed
-#: when they were trained.
+#: Key in the configuration beside a model's weights: rule for the positions of text after a video
+#: in training.
 POSITIONS = "positions_behind_video"
 AFTER_LAST = "after_last"
 
@@ -100,22 +100,22 @@ PLOTS = "plots"
 #: logged step.
 SCORES_CSV = "scores.csv"
 
-# What is no out: local to a machine.
+# Local state of a machine: no outs.
 
 #: All local state; git-ignored.
 STATE = Path(".vidbridge")
 #: MLflow's database where no other store is named.
 DATABASE = STATE / "mlflow.db"
-#: What interrupted training resumes from, unless VIDBRIDGE_SCRATCH names a folder.
+#: State from which interrupted training resumes, unless VIDBRIDGE_SCRATCH names a folder.
 SCRATCH = STATE / "scratch"
 #: Decoded frames, unless VIDBRIDGE_FRAME_CACHE names a folder.
 FRAMES = STATE / "frames"
 #: Answers of judges, unless VIDBRIDGE_JUDGE_CACHE names a folder.
 JUDGE_ANSWERS = STATE / "judge"
-#: Models that were put together for reading, and versions as MLflow serves them.
+#: Models assembled for loading, and versions as MLflow serves them.
 LOADED = STATE / "loaded"
 SERVABLE = STATE / "servable"
-#: What MLflow was not told because it did not answer.
+#: Calls to MLflow that are sent later, because it did not answer.
 UNSENT = STATE / "unsent"
 #: Journals of ingest, so that an ingest that was killed goes on where it was.
 EXAMINED = STATE / "examined"
