@@ -1,4 +1,5 @@
-"""Score one policy on held-out samples, again on a black video (what it says without looking), and on one out of order.
+"""Score one policy on held-out samples: with the video, with a black video, and with shuffled
+frames.
 
 Run as ``python -m stages evaluate ROW`` (a row of ``evaluation.of``); writes ``scores/ROW``.
 """
@@ -26,7 +27,7 @@ def main(*arguments: str) -> int:
         write_rows(paths.predictions_file(paths.scores(row), "shuffled"), evaluation.shuffled)
         write_record(paths.scores(row) / paths.SCORES_FILE, table)
         history = paths.model(row) / paths.HISTORY_FILE
-        if history.exists():  # beside the scores, so that the summary depends on the rows that live and not on all of models/
+        if history.exists():  # copied, so that the summary depends on the existing rows only and not on all of models/
             shutil.copyfile(history, paths.scores(row) / paths.HISTORY_FILE)
         run.summary({"mean": table.mean, "format": table.format, **evaluation.reading})
         run.summary({"blank_mean": table.blank_mean, "shuffled_mean": table.shuffled_mean})
