@@ -152,7 +152,7 @@ def test_what_was_answered_is_not_asked_again(
         "synthesize.writer: ",
         "questions got no answer; last error: HTTP 503",
         "VIDBRIDGE_JUDGE_URL",
-        "answers that came are kept",
+        "received answers are kept",
     ):
         assert part in str(raised.value)
     assert read_rows(file, Sample) == MIXED, "nothing half done takes the place of the samples"
@@ -339,7 +339,7 @@ def test_a_writer_may_have_an_address_of_its_own(
     ask(author, MIXED[:1])
     assert author.tally.questions == {"written": 1}
     server.last = 0
-    with pytest.raises(WriterUnavailableError, match="See to the endpoint at VIDBRIDGE_WRITER_URL"):
+    with pytest.raises(WriterUnavailableError, match="Check the endpoint at VIDBRIDGE_WRITER_URL"):
         ask(writer("fresh"), MIXED[:1])
 
 
