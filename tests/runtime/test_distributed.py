@@ -241,7 +241,7 @@ def test_share() -> None:
     assert share("x", 64, 8, 2) == (8, 4)
     with pytest.raises(ValueError, match="cannot be divided evenly among 3"):
         share("x", 64, 64, 3)
-    with pytest.raises(ValueError, match="choose one of 1, 2, 4, 8, 16"):
+    with pytest.raises(ValueError, match="set one of 1, 2, 4, 8, 16"):
         share("x", 64, 24, 2)
 
 
