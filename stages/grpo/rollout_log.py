@@ -43,7 +43,7 @@ class RolloutLog:
     on_page: Callable[[str, str], None]
 
     def due(self, step: int) -> bool:
-        """Whether this step ends in a checkpoint."""
+        """Return whether this step ends in a checkpoint."""
         return step % self.row.save_steps == 0 or step == self.row.steps
 
     def keep(self, step: int, rollouts: Sequence[Rollout]) -> None:

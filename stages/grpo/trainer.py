@@ -416,5 +416,5 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
 
 
 def _mean(shares: Sequence[float | None]) -> float | None:
-    known = [share for share in shares if share is not None]
-    return sum(known) / len(known) if known else None
+    scored = [share for share in shares if share is not None]
+    return sum(scored) / len(scored) if scored else None

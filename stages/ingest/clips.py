@@ -63,11 +63,11 @@ def to_clip(row: Annotation, split: Split, media: Media, params: IngestParams) -
         return None, (problem,)
     events, rejects = list[Event](), list[Reject]()
     for event in sorted(row.events, key=lambda event: (event.start, event.end)):
-        placed = _place(row, event, media, params)
-        if isinstance(placed, Reject):
-            rejects.append(placed)
+        converted = _event_in_frames(row, event, media, params)
+        if isinstance(converted, Reject):
+            rejects.append(converted)
         else:
-            events.append(placed)
+            events.append(converted)
     caption = row.caption
     if caption is not None and (missing := _missing_s(row, media, params)):
         caption = None
@@ -225,7 +225,7 @@ def _missing_s(row: Annotation, media: Media, params: IngestParams) -> str | Non
     return _s(missing) if row.caption and row.length_s and missing > Fraction(str(params.tolerance.share)) * row.length_s else None
 
 
-def _place(row: Annotation, event: TimedEvent, media: Media, params: IngestParams) -> Event | Reject:
+def _event_in_frames(row: Annotation, event: TimedEvent, media: Media, params: IngestParams) -> Event | Reject:
     """Convert an event to frames; cut it at the clip's edges if it exceeds them within the
     tolerance and most of it is inside.
 

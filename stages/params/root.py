@@ -97,9 +97,9 @@ class Params(Table):
                     f"grpo.{name}.samples: {row.samples!r} was chosen for another row's start; name {own}, or {everything} for all"
                 )
             if filtered and name not in self.difficulty:
-                known = ", ".join(self.difficulty) or "none"
+                row_names = ", ".join(self.difficulty) or "none"
                 raise ValueError(
-                    f"grpo.{name}.samples: {row.samples!r} is made by no row (difficulty: {known}); add difficulty.{name}, or name"
+                    f"grpo.{name}.samples: {row.samples!r} is made by no row (difficulty: {row_names}); add difficulty.{name}, or name"
                     f" {everything}"
                 )
         for name, rolled in self.difficulty.items():

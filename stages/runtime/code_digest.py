@@ -90,19 +90,19 @@ class _Code(ast.NodeTransformer):
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
-            ours = alias.name.split(".")[0] in _OURS
-            if ours and alias.asname:
+            is_ours = alias.name.split(".")[0] in _OURS
+            if is_ours and alias.asname:
                 self.names.add((alias.asname, alias.name.rpartition(".")[2]))
-            elif not ours:
+            elif not is_ours:
                 self.names.add((alias.asname or alias.name, alias.name))
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         module = node.module or ""
-        ours = node.level > 0 or module.split(".")[0] in _OURS
+        is_ours = node.level > 0 or module.split(".")[0] in _OURS
         for alias in node.names:
-            if ours and alias.asname:
+            if is_ours and alias.asname:
                 self.names.add((alias.asname, alias.name))
-            elif not ours:
+            elif not is_ours:
                 self.names.add((alias.asname or alias.name, f"{module}.{alias.name}"))
 
     def visit_Pass(self, node: ast.Pass) -> None:

@@ -80,8 +80,8 @@ def launch(module: str, arguments: Sequence[str]) -> int | None:
         Exit status of the processes; None if this process should do the work itself (one process is
         enough, or it is already one of several).
     """
-    where = placement()
-    if "LOCAL_RANK" in os.environ or (where.ranks == 1 and where.deepspeed is None):
+    current = placement()
+    if "LOCAL_RANK" in os.environ or (current.ranks == 1 and current.deepspeed is None):
         return None
     command = [
         sys.executable,
@@ -89,12 +89,12 @@ def launch(module: str, arguments: Sequence[str]) -> int | None:
         "torch.distributed.run",
         *_rendezvous(),
         "--nproc_per_node",
-        str(where.ranks),
+        str(current.ranks),
         "-m",
         module,
         *arguments,
     ]
-    return subprocess.run(command, env={**os.environ, **rank_environment(where)}, check=False).returncode
+    return subprocess.run(command, env={**os.environ, **rank_environment(current)}, check=False).returncode
 
 
 def _rendezvous() -> list[str]:
@@ -110,11 +110,11 @@ def _rendezvous() -> list[str]:
     return ["--rdzv-backend=static", "--nnodes=1", "--node-rank=0", "--master-addr=127.0.0.1", f"--master-port={port}"]
 
 
-def rank_environment(where: Placement) -> dict[str, str]:
+def rank_environment(current: Placement) -> dict[str, str]:
     """Environment variables of the training processes beside those that `torch.distributed.run`
     sets."""
     extra = {"OMP_NUM_THREADS": os.environ.get("VIDBRIDGE_THREADS") or os.environ.get("OMP_NUM_THREADS") or "1"}
-    if where.deepspeed is not None:
+    if current.deepspeed is not None:
         extra["ACCELERATE_USE_DEEPSPEED"] = "true"
         if not torch.cuda.is_available():
             extra["DS_ACCELERATOR"] = "cpu"
@@ -131,16 +131,16 @@ def trainer_placement() -> dict[str, Any]:
     Raises:
         PlacementError: DeepSpeed is requested in a process that no launcher started.
     """
-    where = placement()
+    current = placement()
     gpu = torch.cuda.is_available()
     common: dict[str, Any] = {"dataloader_pin_memory": gpu}
-    if where.deepspeed is None:
+    if current.deepspeed is None:
         return {**common, "use_cpu": not gpu}
     if "LOCAL_RANK" not in os.environ:
         raise PlacementError(
             "VIDBRIDGE_DEEPSPEED: set, but no process group was launched; start through the stage's own command, or unset it"
         )
-    common["deepspeed"] = str(where.deepspeed)
+    common["deepspeed"] = str(current.deepspeed)
     if gpu:
         return common
     import deepspeed.ops
@@ -174,15 +174,16 @@ def engine_of(trainer: Any) -> TrainingEngine:
             Training would otherwise continue unnoticed with another batch size, or with more memory
             than planned.
     """
-    where = placement()
+    current = placement()
     processes = trainer.accelerator.num_processes
-    if processes != where.ranks:
+    if processes != current.ranks:
         raise PlacementError(
-            f"VIDBRIDGE_RANKS: {where.ranks} processes should train, {processes} do; start through the stage's own command, which"
+            f"VIDBRIDGE_RANKS: {current.ranks} processes should train, {processes} do; start through the stage's own"
+            " command, which"
             " launches them"
         )
     engine = trainer.model_wrapped
-    if where.deepspeed is None:
+    if current.deepspeed is None:
         return TrainingEngine(_full_name(engine), 0)
     from deepspeed import DeepSpeedEngine
 
@@ -191,10 +192,10 @@ def engine_of(trainer: Any) -> TrainingEngine:
             f"VIDBRIDGE_DEEPSPEED: set, but {_full_name(engine)} trains, not a DeepSpeed engine; unset it, or start through the"
             " stage's own command"
         )
-    requested, stage = where.zero_stage, int(engine.zero_optimization_stage())
+    requested, stage = current.zero_stage, int(engine.zero_optimization_stage())
     if stage != requested:
         raise PlacementError(
-            f"VIDBRIDGE_DEEPSPEED: {where.deepspeed} asks for ZeRO stage {requested}, the engine runs stage {stage}"
+            f"VIDBRIDGE_DEEPSPEED: {current.deepspeed} asks for ZeRO stage {requested}, the engine runs stage {stage}"
         )
     return TrainingEngine(_full_name(engine.optimizer), stage)
 

@@ -70,8 +70,8 @@ class Holder:
     beat_every_s: float = 0.0
 
     @property
-    def shown(self) -> str:
-        return "a process that has not said its name" if self.process is None else self.process.shown
+    def display_name(self) -> str:
+        return "a process that is not known yet" if self.process is None else self.process.display_name
 
 
 class Lease:
@@ -169,7 +169,7 @@ class Lease:
 
     def _successor(self) -> str:
         now = holder(self.folder)
-        return "somebody who has left again" if now is None or now.token == self.token else now.shown
+        return "a process that has released it again" if now is None or now.token == self.token else now.display_name
 
     def _pump(self) -> None:
         count = 0
@@ -206,38 +206,39 @@ def take(folder: Path, what: str, *, wait: bool = True) -> Lease | None:
     while True:
         if refused >= _REFUSED_OFTEN and time.monotonic() - told_at >= TELL_S:
             told_at = time.monotonic()
-            others = ", ".join(lease.shown for lease in sorted(_held(folder), key=lambda lease: lease.number)) or "nobody"
+            others = ", ".join(lease.display_name for lease in sorted(_held(folder), key=lambda lease: lease.number)) or "nobody"
             _say(
                 f"{what}: {folder} cannot be taken over, though its owner has ended: in it are leases of {others}; trying again."
                 f" If none of these lives, delete {folder / FOLDER}"
             )
-        found = holder(folder)
-        if found is None or _is_gone(found):
-            if (lease := _create(folder, found)) is not None:
-                if found is not None:
-                    _say(f"{what}: {folder} was held by {found.shown}, which has ended; taken over")
+        owner = holder(folder)
+        if owner is None or _is_gone(owner):
+            if (lease := _create(folder, owner)) is not None:
+                if owner is not None:
+                    _say(f"{what}: {folder} was held by {owner.display_name}, which has ended; taken over")
                 return lease
             refused += 1
             time.sleep(random.uniform(0.05, 0.5))
             continue
-        if watch is None or watch.token != found.token:
-            watch = _Watch(folder, found)
+        if watch is None or watch.token != owner.token:
+            watch = _Watch(folder, owner)
         if watch.lost():
-            if (lease := _create(folder, found)) is not None:
+            if (lease := _create(folder, owner)) is not None:
                 _say(
-                    f"{what}: {folder} was held by {found.shown}, whose sign of life stood still for {watch.still_s:.0f} s; taken over"
+                    f"{what}: {folder} was held by {owner.display_name}, whose sign of life stood still for"
+                    f" {watch.still_s:.0f} s; taken over"
                 )
                 return lease
             refused += 1
             time.sleep(random.uniform(0.05, 0.5))
             continue
-        if not wait and (watch.changed or (found.process is not None and process_state(found.process) == "alive")):
+        if not wait and (watch.changed or (owner.process is not None and process_state(owner.process) == "alive")):
             return None
         if time.monotonic() - told_at >= TELL_S:
             waited = time.monotonic() - since
             _say(
-                f"{what}: {folder} is held by {found.shown}; waiting until it ends, or gives no sign of life for {watch.patience_s:g} s"
-                + (f" (for {waited / 60:.0f} minutes so far)" if waited >= TELL_S / 2 else "")
+                f"{what}: {folder} is held by {owner.display_name}; waiting until it ends, or gives no sign of life"
+                f" for {watch.patience_s:g} s" + (f" (for {waited / 60:.0f} minutes so far)" if waited >= TELL_S / 2 else "")
             )
             told_at = time.monotonic()
         time.sleep(min(LOOK_S, watch.patience_s / 4))
@@ -258,7 +259,7 @@ def delete(folder: Path, what: str) -> bool:
 
 def follow(folder: Path) -> None:
     """Wait until the first process of this process's training owns ``folder``."""
-    while (found := holder(folder)) is None or found.job != _job():
+    while (owner := holder(folder)) is None or owner.job != _job():
         time.sleep(LOOK_S / 4)
 
 
@@ -276,12 +277,12 @@ def held(folder: Path, what: str) -> Iterator[Lease]:
 class _Watch:
     """Observation of the count of one owner."""
 
-    def __init__(self, folder: Path, found: Holder) -> None:
-        self.token = found.token
+    def __init__(self, folder: Path, owner: Holder) -> None:
+        self.token = owner.token
         self.changed = False
-        self._folder, self._found = folder, found
+        self._folder, self._owner = folder, owner
         #: An owner with longer intervals than ours gets as many of them as we allow ourselves.
-        self.patience_s = max(lost_after_s(), found.beat_every_s * lost_after_s() / beat_every_s() / 2)
+        self.patience_s = max(lost_after_s(), owner.beat_every_s * lost_after_s() / beat_every_s() / 2)
         self._seen = self._look()
         self._since = time.monotonic()
         self._at = self._since
@@ -301,16 +302,16 @@ class _Watch:
             # This process was suspended, and the owner may have been suspended with it (on the same
             # machine).
             self._since = now
-        can_look_up = self._found.process is not None and process_state(self._found.process) != "elsewhere"
+        can_look_up = self._owner.process is not None and process_state(self._owner.process) != "elsewhere"
         return not can_look_up and self.still_s > self.patience_s
 
     def _look(self) -> tuple[bytes, bytes]:
         # Opened again each time: a network file system then asks its server.
-        return _bytes(_file(self._folder, self._found.number)), _bytes(_beat_file(self._folder, self._found.number))
+        return _bytes(_file(self._folder, self._owner.number)), _bytes(_beat_file(self._folder, self._owner.number))
 
 
-def _is_gone(found: Holder) -> bool:
-    return found.process is not None and process_state(found.process) == "gone"
+def _is_gone(owner: Holder) -> bool:
+    return owner.process is not None and process_state(owner.process) == "gone"
 
 
 def _create(folder: Path, before: Holder | None) -> Lease | None:
@@ -344,9 +345,9 @@ def _create(folder: Path, before: Holder | None) -> Lease | None:
         del others[link.number]
         after = link.after
         link = next((lease for lease in others.values() if after and lease.token == after), None)
-    for gone in [lease for lease in others.values() if _is_gone(lease)]:
-        over.append(gone.number)
-        del others[gone.number]
+    for ended in [lease for lease in others.values() if _is_gone(lease)]:
+        over.append(ended.number)
+        del others[ended.number]
     if others:
         path.unlink(missing_ok=True)
         return None

@@ -54,7 +54,7 @@ class Identity:
         return f"{self.boot}/{self.namespace}/{self.pid}/{self.started}/{self.host}"
 
     @property
-    def shown(self) -> str:
+    def display_name(self) -> str:
         """Text for people."""
         return f"process {self.pid} on {self.host}"
 

@@ -313,9 +313,9 @@ def _answers(endpoint: Endpoint, questions: Mapping[Key, Question]) -> dict[Key,
     return {key: answers[question] for key, question in questions.items()}
 
 
-def _check_answered(missing: int, total: int, last_error: str, where: str) -> None:
+def _check_answered(missing: int, total: int, last_error: str, setting: str) -> None:
     if missing:
         raise WriterUnavailableError(
             f"{TABLE}: {missing} of {total} questions got no answer; last error: {last_error}. Check the endpoint at"
-            f" {where} and run again: received answers are kept, and only the rest is asked"
+            f" {setting} and run again: received answers are kept, and only the rest is asked"
         )

@@ -276,7 +276,7 @@ def test_clearing_leaves_nothing_and_nothing_is_cleared_that_is_not_ours(tmp_pat
     (folder / "saved").mkdir()
     (folder / "saved/model.safetensors").touch()
     (folder / "lease/1").unlink()
-    with pytest.raises(LeaseLost, match="somebody who has left again has taken it over"):
+    with pytest.raises(LeaseLost, match="a process that has released it again has taken it over"):
         mine.clear()
     assert (folder / "saved/model.safetensors").exists()
     mine.release()
