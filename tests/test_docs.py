@@ -142,7 +142,7 @@ def test_every_parameter_is_on_the_page() -> None:
     # Type, values of two recipes, and what is said of it in the code and in the file.
     assert "`grpo.ROW.learning_rate` · number, above 0 · tiny `0.0001`; vidbridge-r1 `1e-06`" in page
     assert "`corpus.size_px` · integer, at least 32, multiple of 32 · `64`" in page
-    assert "Constant rate factor of x264: 0 is lossless, 51 the worst." in page
+    assert "Constant rate factor of x264: 0 is lossless, 51 is the lowest quality." in page
     assert "The letter stands behind its option: a model this small" in page
     # Remarks of code and file that say the same stand there once.
     assert page.count("vidbridge recipe use") == 1
