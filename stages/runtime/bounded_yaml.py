@@ -61,7 +61,7 @@ def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
         YamlError: it is not a regular file, is larger than ``most_bytes``, or is not UTF-8.
     """
     if path.exists() and not path.is_file():
-        raise YamlError(f"{path}: is {'a folder' if path.is_dir() else 'no ordinary file'}; put a YAML file there")
+        raise YamlError(f"{path}: is {'a folder' if path.is_dir() else 'not an ordinary file'}; put a YAML file there")
     size = path.stat().st_size
     if size > most_bytes:
         raise YamlError(

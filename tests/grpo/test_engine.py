@@ -1,4 +1,5 @@
-"""What vLLM would be asked, and that training sees what it generated from. vLLM itself needs a GPU and is not here."""
+"""Requests to vLLM, and the check that training sees the same tokens. vLLM itself needs a GPU and
+is not run here."""
 
 from __future__ import annotations
 

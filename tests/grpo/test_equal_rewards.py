@@ -1,4 +1,4 @@
-"""Rollouts that are all paid alike: no weight moves, the log says so, and dynamic sampling replaces them."""
+"""Rollouts with equal rewards: no weight moves, the log reports it, and dynamic sampling replaces them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Keys of a row that cancel each other are refused at load; what is refused changes nothing, and what changes something is not."""
+"""Keys of a row that cancel each other are refused at load: refused settings have no effect, accepted
+ones do."""
 
 from __future__ import annotations
 

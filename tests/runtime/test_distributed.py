@@ -121,7 +121,7 @@ def test_processes_of_zero3_agree_on_each_pass_through_a_frozen_tower(folder: Pa
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process without DeepSpeed does, in `one`; what it started from and its rollouts, in `shared`."""
+    """Training by one process without DeepSpeed, in `one`; its start and its rollouts, in `shared`."""
     home = tmp_path_factory.mktemp("trajectory")
     for name in ("one", "shared"):
         (home / name).mkdir()

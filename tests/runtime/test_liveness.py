@@ -1,4 +1,4 @@
-"""Whether a process has ended: real short processes, in this PID namespace and in another."""
+"""State of processes: real short processes, in this PID namespace and in another."""
 
 from __future__ import annotations
 

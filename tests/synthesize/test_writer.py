@@ -1,4 +1,5 @@
-"""Questions and traces that a language model writes, over real sockets: what is kept, what is refused, what is asked again."""
+"""Questions and traces written by a language model, over real sockets: which are kept, refused or
+requested again."""
 
 from __future__ import annotations
 

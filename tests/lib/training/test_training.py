@@ -106,7 +106,7 @@ def scaled_grpo(*args: Any, **kwargs: Any) -> dict[str, Any]:
 
 
 def resampled_grpo(*args: Any, **kwargs: Any) -> dict[str, Any]:
-    """With a reserve of prompts, of which some have been taken."""
+    """Train with a prompt pool, of which some prompts have been taken."""
     return grpo(*args, resample_rounds=2, **kwargs)
 
 
