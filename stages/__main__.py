@@ -7,5 +7,5 @@ import sys
 from stages.runtime import dispatch, warm
 
 if __name__ == "__main__":
-    warm.run_if_kept(sys.argv[1:])
+    warm.run_in_warm_process(sys.argv[1:])
     dispatch.run(sys.argv[1:])

@@ -23,7 +23,7 @@ from stages.lib.annotations.jsonl import read_annotations
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.lib.video.encoder import encode
 from stages.params import OpenAIJudgeParams
-from stages.runtime.endpoints import place
+from stages.runtime.endpoints import endpoint_settings
 from tests.support.builders import clip, rules
 from tests.support.checkout import ROOT
 
@@ -142,7 +142,7 @@ def test_every_parameter_is_on_the_page() -> None:
     # Type, values of two recipes, and what is said of it in the code and in the file.
     assert "`grpo.ROW.learning_rate` · number, above 0 · tiny `0.0001`; vidbridge-r1 `1e-06`" in page
     assert "`corpus.size_px` · integer, at least 32, multiple of 32 · `64`" in page
-    assert "Constant rate factor of x264: 0 is lossless, 51 the worst." in page
+    assert "Constant rate factor of x264: 0 is lossless, 51 is the lowest quality." in page
     assert "The letter stands behind its option: a model this small" in page
     # Remarks of code and file that say the same stand there once.
     assert page.count("vidbridge recipe use") == 1
@@ -209,7 +209,7 @@ def test_a_judge_of_ones_own_is_asked_by_the_real_client(tmp_path: Path, monkeyp
         try:
             monkeypatch.setenv("VIDBRIDGE_JUDGE_URL", f"http://127.0.0.1:{server.server_address[1]}/v1")
             monkeypatch.setenv("VIDBRIDGE_JUDGE_CACHE", str(tmp_path / "judge"))
-            judge = EndpointJudge(params, place())
+            judge = EndpointJudge(params, endpoint_settings())
             assert [judge.covers(sample, answer).score for answer in ("the red bar rises", "the red bar", "nothing")] == [2, 1, 0]
             mixed = sample.model_copy(update={"task": "mix_vid_qa"})  # a dark event is marked 0, 1 or 2
             assert [judge.right(mixed, answer).score for answer in ("the red bar rises", "a blue bar")] == [1, 0]

@@ -31,7 +31,7 @@ def show_scratch(root: Path) -> None:
     for path in entries:
         age_h = (time.time() - path.stat().st_mtime) / 3600
         now = lease.holder(path)
-        held = "" if now is None or has_ended(now) else f"   held by {now.shown}"
+        held = "" if now is None or has_ended(now) else f"   held by {now.display_name}"
         show.say(
             f"{path.relative_to(scratch(root)).as_posix():<48} {_size_mb(path):>10.1f} MB   last written {age_h:.1f} h ago{held}"
         )
@@ -56,7 +56,7 @@ def delete_scratch(root: Path, ask: bool) -> None:
             # Of a process that cannot be looked up from here, the sign of life is watched.
             if not lease.delete(path, "scratch"):
                 now = lease.holder(path)
-                by = f" by {now.shown}" if now else ""
+                by = f" by {now.display_name}" if now else ""
                 show.say(f"{path.relative_to(scratch(root)).as_posix()}: is in use{by}; left as it is")
                 continue
             deleted, size = deleted + 1, size + weight

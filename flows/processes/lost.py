@@ -25,7 +25,7 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed
 
-from stages.runtime.liveness import beat_every_s, lost_after_s, me, parse, verdict
+from stages.runtime.liveness import beat_every_s, lost_after_s, me, parse, process_state
 from stages.tracking.runs.heartbeats import COUNT_TAG, NOTE_TAG, Sign, watched_once, watching
 
 #: A tag of every flow run of ours.
@@ -95,7 +95,7 @@ class _OthersRuns:
         found = {}
         for run in self._client.read_flow_runs(flow_run_filter=wanted, limit=_MOST):
             process = next((parse(tag.removeprefix(_PROCESS)) for tag in run.tags if tag.startswith(_PROCESS)), None)
-            seen = verdict(process) if process is not None else None
+            seen = process_state(process) if process is not None else None
             if seen == "gone":
                 self._end(run.id, "its process was gone when another run looked")
             elif seen == "elsewhere":

@@ -28,7 +28,7 @@ from flows.processes.environment import state
 from flows.processes.keys import key_file, own_key, private_folder, read_key
 from flows.processes.stream import guarded
 from stages.errors import Terminated
-from stages.runtime.liveness import identity_of, parse, verdict
+from stages.runtime.liveness import identity_of, parse, process_state
 from stages.tracking.lineage.uri import display_uri
 
 #: 4 s on a warm machine, 26 s for a first start (it creates its tables) on a slow one; over 120 s were seen on a very busy one.
@@ -212,7 +212,7 @@ def _noted(note: Path) -> str | None:
     if len(lines) != 2 or not lines[0].startswith(f"http://{LOOPBACK}:"):
         return None  # none, half written, or of 0.1, which told processes by their number
     process = parse(lines[1])
-    if process is None or verdict(process) != "alive":
+    if process is None or process_state(process) != "alive":
         return None
     try:
         return lines[0] if psutil.Process(process.pid).uids().real == os.getuid() else None

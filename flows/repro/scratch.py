@@ -6,12 +6,12 @@ from pathlib import Path
 
 from flows.processes.environment import scratch
 from stages.runtime import lease
-from stages.runtime.liveness import verdict
+from stages.runtime.liveness import process_state
 from stages.tracking.runs.scratch import RUN_FILE
 
 
 def has_ended(holder: lease.Holder) -> bool:
-    return holder.process is not None and verdict(holder.process) == "gone"
+    return holder.process is not None and process_state(holder.process) == "gone"
 
 
 def release_scratch(root: Path, stage: str, run: str) -> Path | None:

@@ -1,1 +1,1 @@
-"""Stage ``base``: the policy that everything starts from."""
+"""Stage ``base``: the base policy."""

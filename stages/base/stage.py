@@ -1,4 +1,5 @@
-"""Put the policy that everything starts from into ``models/base``: the tiny architecture, or a model from the hub.
+"""Write the base policy into ``models/base``: a tiny model of the real architecture, or a model
+from the hub.
 
 Run as ``python -m stages base``.
 """
@@ -18,7 +19,7 @@ from stages.tracking.runs.run import stage_run
 
 
 def texts(params: Params) -> list[str]:
-    """Everything the tiny tokenizer has to spell: prompts and replies of the training split."""
+    """Training texts of the tiny tokenizer: prompts and replies of the training split."""
     lines: list[str] = []
     for sample in load_samples("train", samples_present()["train"]):
         lines.append(sample_prompt(sample, params.prompt))

@@ -1,4 +1,4 @@
-"""The tiny policy: a model of the real architecture with a random start, and its processor."""
+"""Tiny policy: a model of the real architecture with random weights, and its processor."""
 
 from __future__ import annotations
 
@@ -40,17 +40,20 @@ _TINY_MAX_SIDE_PX = 448
 def build_tiny(
     model: TinyModelParams, texts: Iterable[str], scaffolding: Sequence[str], seed: int
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Build a model of the real architecture with a random start, in float32 on the CPU, and its processor.
+    """Build a model of the real architecture with random weights, in float32 on the CPU, and its
+    processor.
 
-    `texts`: those that the tokenizer is trained on. `scaffolding`: fixed syntax that becomes one token a piece.
-    Weights are drawn with a standard deviation of width**-0.5 in each tower: with the usual 0.02 a narrow model stays blind.
+    `texts`: training texts of the tokenizer. `scaffolding`: pieces of fixed syntax, each of which
+    becomes one token. Weights are drawn with a standard deviation of width**-0.5 in each tower:
+    with the usual 0.02 a narrow model does not learn to see.
 
     Raises:
-        ValueError: the vocabulary is too small, or the family cannot have this shape.
+        ValueError: the vocabulary is too small, or the family does not allow this shape.
     """
     tokenizer = train_tokenizer(texts, scaffolding, model.vocabulary)
     set_seed(seed)
-    # A DeepSpeed configuration that is already alive would scatter the weights while they are drawn.
+    # A DeepSpeed configuration that is already alive would scatter the weights while they are
+    # drawn.
     net = _net(model, tokenizer)
     net.generation_config = GenerationConfig(eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id])
     processor = _tiny_processor(model, tokenizer)
@@ -73,7 +76,8 @@ def _net(model: TinyModelParams, tokenizer: Qwen2Tokenizer) -> PreTrainedModel:
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        # Rotary frequencies are dealt to time, height and width in about the proportions of the real models.
+        # Rotary frequencies are divided among time, height and width in about the proportions of
+        # the real models.
         "rope_parameters": {"rope_type": "default", "rope_theta": text.rope_theta, "mrope_section": [half - 2 * side, side, side]},
     }
     vision_config = {
@@ -94,7 +98,8 @@ def _net(model: TinyModelParams, tokenizer: Qwen2Tokenizer) -> PreTrainedModel:
     if model.family == "qwen2_vl":
         if vision.mlp_width % vision.width:
             raise ValueError(
-                f"model.vision.mlp_width: {vision.mlp_width} is no multiple of width {vision.width}, which qwen2_vl needs"
+                f"model.vision.mlp_width: {vision.mlp_width} is not a multiple of width {vision.width}, as qwen2_vl"
+                " requires; set one"
             )
         vision_config |= {
             "embed_dim": vision.width,
@@ -105,7 +110,8 @@ def _net(model: TinyModelParams, tokenizer: Qwen2Tokenizer) -> PreTrainedModel:
     vision_config |= {"hidden_size": vision.width, "intermediate_size": vision.mlp_width, "out_hidden_size": text.width}
     if model.family == "qwen2_5_vl":
         vision_config |= {
-            # A window of four merged patches a side; narrow towers are shallow, so every layer also sees the whole frame.
+            # A window of four merged patches per side; narrow towers are shallow, so every layer
+            # also attends to the whole frame.
             "window_size": vision.patch_px * vision.merge * 4,
             "fullatt_block_indexes": list(range(vision.layers)),
         }
@@ -134,7 +140,8 @@ def _tiny_processor(model: TinyModelParams, tokenizer: Qwen2Tokenizer) -> Proces
     image = Qwen2VLImageProcessor(size=size, **patches)
     template = chat_template(model.family)
     if model.family == "qwen3_vl":
-        # Qwen3-VL counts the pixels of all frames together, and would sample again by itself.
+        # Qwen3-VL limits the pixels of all frames together, and would sample frames a second time
+        # by default.
         whole = {"shortest_edge": smallest, "longest_edge": 768 * _TINY_MAX_SIDE_PX**2}
         video = Qwen3VLVideoProcessor(size=whole, cap_pixels_per_frame=False, do_sample_frames=False, fps=2, **patches)
         processor = Qwen3VLProcessor(image_processor=image, tokenizer=tokenizer, video_processor=video, chat_template=template)

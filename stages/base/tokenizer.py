@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer trained on the corpus's own text, with Qwen's special tokens."""
+"""Byte-level BPE tokenizer trained on the corpus's own text, with Qwen's special tokens."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from stages.lib.models.chat import END_OF_TEXT, IMAGE, REPLY_TAGS, SPECIAL, SYST
 
 
 def train_tokenizer(texts: Iterable[str], scaffolding: Sequence[str], vocabulary: int) -> Qwen2Tokenizer:
-    """Train on `texts`; at most `vocabulary` tokens in all, fewer where the text has no more pairs worth merging.
+    """Train on `texts`; at most `vocabulary` tokens in all, fewer where the text has no more pairs
+    worth merging.
 
-    `scaffolding`: pieces of fixed syntax that become one token each (not special). The pieces are cut out of the text before
-    merges are learned, as they are when text is tokenised.
+    `scaffolding`: pieces of fixed syntax that become one token each (not special). The pieces are
+    cut out of the text before merges are learned, as they are when text is tokenised.
 
     Raises:
         ValueError: the vocabulary cannot hold the bytes and the added tokens.
     """
     plain = [*REPLY_TAGS, *dict.fromkeys(scaffolding)]
-    room = vocabulary - len(SPECIAL) - len(plain)
-    if room < 256:
+    trainable = vocabulary - len(SPECIAL) - len(plain)
+    if trainable < 256:
         raise ValueError(
             f"model.vocabulary: {vocabulary} is too small; 256 bytes and {len(SPECIAL) + len(plain)} added tokens need at least"
-            f" {vocabulary - room + 256}"
+            f" {vocabulary - trainable + 256}"
         )
 
     template = Qwen2Tokenizer()
@@ -34,9 +35,10 @@ def train_tokenizer(texts: Iterable[str], scaffolding: Sequence[str], vocabulary
     learner.pre_tokenizer = template.backend_tokenizer.pre_tokenizer
     learner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=room, min_frequency=2, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=trainable, min_frequency=2, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    # The words of the chat format stand in every prompt; twice is enough to make each of them mergeable.
+    # Every prompt contains the words of the chat format; two occurrences are enough to make each of
+    # them mergeable.
     chat = [f"system\n{SYSTEM}", "user\n", "assistant\n"] * 2
     learner.train_from_iterator(_without(plain, [*texts, *chat]), trainer)
 

@@ -1,4 +1,4 @@
-"""The best constant reply: the score of a policy that looks at nothing."""
+"""Best constant reply: the baseline that ignores its input."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ def constant_reply(
     values: Callable[[Sequence[Sample], Sequence[str]], Sequence[float | None]],
     seed: int,
 ) -> str:
-    """Find the best single reply for one task: among the most frequent replies of training, the one that scores most on some of it.
+    """Find the best single reply for one task: of the most frequent training replies, the one with
+    the highest score on a subset.
 
-    ``values`` scores many replies, each to the sample beside it. One that could not be judged counts neither way.
+    ``values`` scores many replies, each to the sample at the same index. Replies without a verdict
+    are left out.
     """
     counts = Counter(reply_of(sample) for sample in train)
     candidates = [reply for reply, _ in counts.most_common(CONSTANTS)]
     judged = Random(f"{seed}/constant").sample(list(train), min(len(train), TRIED_ON))
-    found = iter(values(judged * len(candidates), [reply for reply in candidates for _ in judged]))
-    scored = {reply: [value for _ in judged if (value := next(found)) is not None] for reply in candidates}
+    scores = iter(values(judged * len(candidates), [reply for reply in candidates for _ in judged]))
+    scored = {reply: [value for _ in judged if (value := next(scores)) is not None] for reply in candidates}
     return max(candidates, key=lambda reply: (sum(scored[reply]) / max(len(scored[reply]), 1), reply))

@@ -1,4 +1,5 @@
-"""What one scores without a model: a random training reply, and the best constant one. Every table shows them beside the policies.
+"""Score baselines without a model: a random training reply, and the best constant reply. Every
+table lists them beside the policies.
 
 Run as ``python -m stages baselines``; writes ``scores/baselines``.
 """
@@ -26,7 +27,7 @@ from stages.tracking.runs.run import stage_run
 
 
 def reply_of(sample: Sample) -> str:
-    """A well-formed reply that would be right for this sample."""
+    """Render a well-formed reply that is right for this sample."""
     return render_reply(sample.trace.thinking if sample.trace else sample.reference, sample.reference)
 
 
@@ -38,23 +39,23 @@ def main() -> int:
         for sample in samples:
             by_task.setdefault(sample.task, []).append(sample)
 
-        def scored(which: Sequence[Sample], replies: Sequence[str]) -> list[Score]:
-            found = score_replies(which, replies, referee, params.rewards)
-            check_judged(referee.judge, [score.value for score in found].count(None), len(found), "baselines")
-            return found
+        def scored(samples: Sequence[Sample], replies: Sequence[str]) -> list[Score]:
+            results = score_replies(samples, replies, referee, params.rewards)
+            check_judged(referee.judge, [score.value for score in results].count(None), len(results), "baselines")
+            return results
 
         scores: dict[Trivial, list[Score]] = {"random": [], "constant": []}
         constants: dict[TaskName, str] = {}
-        for task, asked in tqdm(by_task.items(), desc="baselines", unit="task"):
+        for task, task_samples in tqdm(by_task.items(), desc="baselines", unit="task"):
             train = load_samples("train", [task])
             constants[task] = constant_reply(
-                train, reply_of, lambda which, replies: [score.value for score in scored(which, replies)], params.seed
+                train, reply_of, lambda chosen, replies: [score.value for score in scored(chosen, replies)], params.seed
             )
-            drawn = [reply_of(Random(f"{params.seed}/random/{sample.sample_id}").choice(train)) for sample in asked]
-            scores["random"] += scored(asked, drawn)
-            scores["constant"] += scored(asked, [constants[task]] * len(asked))
-        shown, confidence = clips_shown(samples), params.evaluation.confidence
-        results = {name: task_results(rows, shown, confidence) for name, rows in scores.items()}
+            drawn = [reply_of(Random(f"{params.seed}/random/{sample.sample_id}").choice(train)) for sample in task_samples]
+            scores["random"] += scored(task_samples, drawn)
+            scores["constant"] += scored(task_samples, [constants[task]] * len(task_samples))
+        clips, confidence = clips_shown(samples), params.evaluation.confidence
+        results = {name: task_results(rows, clips, confidence) for name, rows in scores.items()}
         write_rows(paths.predictions_file(paths.scores("baselines"), "random"), scores["random"])
         write_rows(paths.predictions_file(paths.scores("baselines"), "constant"), scores["constant"])
         means = {str(name): mean_over_tasks(result) for name, result in results.items()}

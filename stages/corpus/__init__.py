@@ -1,1 +1,1 @@
-"""Stage ``corpus``: the generated world of shapes."""
+"""Stage ``corpus``: the generated corpus of moving shapes."""

@@ -1,8 +1,9 @@
-"""The generated world: one coloured shape, two events in a row, and the truth about all of it.
+"""Clips of the generated corpus: one coloured shape, two successive events, and their ground truth.
 
-A scene is drawn from a seed of its own, rendered to frames, and described; the three are apart, so that what is true of a
-clip never depends on how it is drawn. With 16 frames, event 1 spans [1-2, 5-6) and event 2 [10-11, 14): the start, the
-middle and the end stay visible whichever of the two is blacked out. Other lengths and sizes scale in proportion.
+A scene is drawn from a seed of its own, rendered to frames, and annotated. The three steps are
+separate, so that the ground truth of a clip never depends on its rendering. With 16 frames, event 1
+spans [1-2, 5-6) and event 2 [10-11, 14): the start, the middle and the end stay visible whichever
+of the two is blacked out. Other lengths and sizes scale in proportion.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "blue": (40, 70, 220),
     "yellow": (240, 190, 0),
 }
-#: Where a verb moves the shape, in steps of MOVE_PX right and down …
+#: Movement of the shape by verb, in steps of MOVE_PX right and down.
 MOVES = {"retreats": (-1, 0), "advances": (1, 0), "rises": (0, -1), "falls": (0, 1)}
-#: … and the radius it ends with.
+#: Final radius of the shape by verb.
 RADII_PX = {"grows": 15, "shrinks": 6}
 
-#: The figures above and below are for a picture of this size and a clip of this length.
+#: Picture size and clip length that the numbers above and below refer to.
 BASE_SIZE_PX, BASE_FRAMES = 64, 16
 MOVE_PX, START_RADIUS_PX, START_SPREAD_PX = 14, 10, 4
-#: Half the thickness of bar and pillar as a share of their radius.
+#: Half the thickness of bar and pillar as a fraction of their radius.
 THICKNESS = 0.42
 BACKGROUND = (224, 224, 224)
 LICENCE = "generated"
 
 
 class Combination(NamedTuple):
-    """What a clip shows, apart from where and when."""
+    """Content of a clip without positions and times."""
 
     colour: str
     shape: str
@@ -58,7 +59,8 @@ class PlannedClip(NamedTuple):
 
 @dataclass(frozen=True)
 class Scene:
-    """One clip before it is drawn. ``start_px`` is the shape's centre (x, y) in the first frame."""
+    """One clip before it is rendered. ``start_px`` is the shape's centre (x, y) in the first
+    frame."""
 
     combination: Combination
     spans: tuple[Span, Span]
@@ -73,7 +75,7 @@ def combinations() -> tuple[Combination, ...]:
 
 
 def held_out(params: CorpusParams, seed: int) -> frozenset[Combination]:
-    """The combinations that occur in no training and no validation clip.
+    """Draw the combinations that occur in no training and no validation clip.
 
     Raises:
         ParamsError: none would be left for training.
@@ -82,27 +84,28 @@ def held_out(params: CorpusParams, seed: int) -> frozenset[Combination]:
     if params.held_out_combinations >= len(everything):
         raise ParamsError(
             f"corpus.held_out_combinations: {params.held_out_combinations} of {len(everything)} combinations leave none for"
-            f" training; choose at most {len(everything) - 1}"
+            f" training; set at most {len(everything) - 1}"
         )
     return frozenset(Random(f"{seed}/corpus/held-out").sample(everything, params.held_out_combinations))
 
 
 def plan(params: CorpusParams, seed: int) -> tuple[PlannedClip, ...]:
-    """Which clips there are and what each shows. Every clip has a seed of its own: adding clips changes no other.
+    """Plan the clips of the corpus. Every clip has its own seed, so that adding clips changes no
+    other.
 
     Clips ``unseen-*`` are the half of the test split that is drawn from the held-out combinations.
 
     Raises:
         ParamsError: see :func:`held_out`.
     """
-    kept_back = held_out(params, seed)
-    known = tuple(c for c in combinations() if c not in kept_back)
-    unseen = tuple(c for c in combinations() if c in kept_back)
+    held_out_set = held_out(params, seed)
+    trained = tuple(c for c in combinations() if c not in held_out_set)
+    unseen = tuple(c for c in combinations() if c in held_out_set)
     unseen_clips = params.test_clips // 2 if unseen else 0
     groups: tuple[tuple[str, Split, int, tuple[Combination, ...]], ...] = (
-        ("train", "train", params.train_clips, known),
-        ("validation", "validation", params.validation_clips, known),
-        ("test", "test", params.test_clips - unseen_clips, known),
+        ("train", "train", params.train_clips, trained),
+        ("validation", "validation", params.validation_clips, trained),
+        ("test", "test", params.test_clips - unseen_clips, trained),
         ("unseen", "test", unseen_clips, unseen),
     )
     clips = []
@@ -114,7 +117,8 @@ def plan(params: CorpusParams, seed: int) -> tuple[PlannedClip, ...]:
 
 
 def draw_scene(clip: PlannedClip, params: CorpusParams, seed: int) -> Scene:
-    """When the two events happen and where the shape starts, so that it never leaves the picture."""
+    """Draw the times of the two events and the start position of the shape, so that it never leaves
+    the picture."""
     rng = Random(f"{seed}/corpus/{clip.clip_id}")
 
     def at(frame: int) -> int:
@@ -137,7 +141,8 @@ def draw_scene(clip: PlannedClip, params: CorpusParams, seed: int) -> Scene:
 
 
 def render(scene: Scene) -> npt.NDArray[np.uint8]:
-    """The scene's frames, uint8 RGB [T, size, size, 3], edges smoothed over one pixel."""
+    """Render the frames of a scene, uint8 RGB [T, size, size, 3], with edges smoothed over one
+    pixel."""
     scale = scene.size_px / BASE_SIZE_PX
     # Pixel centres.
     y, x = np.mgrid[0 : scene.size_px, 0 : scene.size_px] + 0.5
@@ -152,7 +157,7 @@ def render(scene: Scene) -> npt.NDArray[np.uint8]:
 
 
 def annotate(clip: PlannedClip, scene: Scene, rate: Fraction, seed: int) -> Annotation:
-    """Everything that is true of the clip, in the annotation format that ingest reads."""
+    """Write the ground truth of a clip in the annotation format that ingest reads."""
     colour, shape, first, last = scene.combination
     subject = f"the {colour} {shape}"
     return Annotation(
@@ -173,22 +178,27 @@ def annotate(clip: PlannedClip, scene: Scene, rate: Fraction, seed: int) -> Anno
 
 
 def _questions(subject: str, first: str, last: str, rng: Random) -> tuple[Question, ...]:
-    """What happens first, and what last, each with two draws of options. The clip's other verb is always among the wrong ones: order
-    has to be seen. Two draws, so that which letter goes with a clip cannot be learned by heart."""
+    """Ask for the first and for the last event, each with two draws of options.
+
+    The clip's other verb is always among the wrong options, so that the order must be seen. There
+    are two draws so that the letter of a clip cannot be memorised.
+    """
     questions = []
     for when, right in (("first", first), ("last", last)) * 2:
         options = [first, last, *rng.sample([verb for verb in VERBS if verb not in (first, last)], 2)]
         rng.shuffle(options)
-        letter = {verb: "ABCD"[place] for place, verb in enumerate(options)}
+        letter = {verb: "ABCD"[position] for position, verb in enumerate(options)}
         named = {verb: f"{verb} {letter[verb]}" for verb in (first, last)}
-        # What was asked for stands last, where the answer takes its letter from: after the story in order, a small model took either.
+        # The requested event comes last in the thinking, where the answer takes its letter from:
+        # with events in order, a small model took either.
         story = f"{named[first]} then {named[last]}" if when == "last" else f"{named[last]} after {named[first]}"
         questions.append(
             Question(
                 question=f"what does {subject} do {when} ?",
                 options=tuple(options),
                 answer=letter[right],
-                # Thinking that names the letters is what binds a letter to its verb; without it none is learned.
+                # Thinking that names the letters links each letter to its verb; without it no
+                # letter is learned.
                 rationale=f"{subject} {story}",
             )
         )
@@ -199,7 +209,8 @@ def _state(scene: Scene, frame: int, scale: float) -> tuple[float, float, float]
     """Centre and radius in pixels at a frame."""
     (x, y), radius = scene.start_px, START_RADIUS_PX * scale
     for span, verb in zip(scene.spans, (scene.combination.first, scene.combination.last), strict=True):
-        # Every frame of the span differs from both ends, and the first frame after it shows the end.
+        # Every frame of the span differs from both ends, and the first frame after it shows the
+        # end.
         done = min(max((frame - span.start + 1) / (span.frames + 1), 0.0), 1.0)
         step_x, step_y = MOVES.get(verb, (0, 0))
         x, y = x + step_x * MOVE_PX * scale * done, y + step_y * MOVE_PX * scale * done

@@ -1,6 +1,7 @@
-"""Make the generated corpus: H.264 files of moving shapes and everything that is true of them.
+"""Generate the corpus: H.264 files of moving shapes with their annotations.
 
-Run as ``python -m stages corpus``; writes ``data/corpus`` (``videos/*.mp4`` and ``annotations.jsonl``).
+Run as ``python -m stages corpus``; writes ``data/corpus`` (``videos/*.mp4`` and
+``annotations.jsonl``).
 """
 
 from __future__ import annotations
@@ -26,33 +27,34 @@ def main() -> int:
     with stage_run("corpus", params) as run:
         started = time.monotonic()
         _clear()
-        made = map_whole(
-            partial(_make, params=params),
+        rendered = map_whole(
+            partial(_render_clip, params=params),
             clips,
             "corpus",
             timeout_s=TIMEOUT_S,
             name=lambda clip: f"corpus: clip {clip.clip_id}",
             remedy="; try fewer processes: VIDBRIDGE_WORKERS=1",
         )
-        write_annotations((row for row, _ in made), paths.CORPUS / paths.ANNOTATIONS_FILE)
-        size_bytes, seconds = sum(size for _, size in made), time.monotonic() - started
-        counted = {"clips": len(made), "bytes": size_bytes, "commands_built_by_ffmpeg_python": len(made), "seconds": seconds}
-        run.summary({name: float(value) for name, value in counted.items()})
+        write_annotations((row for row, _ in rendered), paths.CORPUS / paths.ANNOTATIONS_FILE)
+        size_bytes, seconds = sum(size for _, size in rendered), time.monotonic() - started
+        counts = {"clips": len(rendered), "bytes": size_bytes, "commands_built_by_ffmpeg_python": len(rendered), "seconds": seconds}
+        run.summary({name: float(value) for name, value in counts.items()})
     print(
-        f"corpus: {len(made):,} clips of {params.corpus.frames} frames, {size_bytes / 1e6:.1f} MB in {seconds:.1f} s;"
-        f" {len(made):,} ffmpeg commands built by ffmpeg-python"
+        f"corpus: {len(rendered):,} clips of {params.corpus.frames} frames, {size_bytes / 1e6:.1f} MB in"
+        f" {seconds:.1f} s;"
+        f" {len(rendered):,} ffmpeg commands built by ffmpeg-python"
     )
     return 0
 
 
 def _clear() -> None:
-    """What an earlier run left would be taken for videos without annotations."""
+    """Delete the files of an earlier run, which would count as videos without annotations."""
     shutil.rmtree(paths.CORPUS / "videos", ignore_errors=True)
     (paths.CORPUS / paths.ANNOTATIONS_FILE).unlink(missing_ok=True)
     (paths.CORPUS / "videos").mkdir(parents=True)
 
 
-def _make(clip: PlannedClip, params: Params) -> tuple[Annotation, int]:
+def _render_clip(clip: PlannedClip, params: Params) -> tuple[Annotation, int]:
     """Render, encode and describe one clip; also returns the file's size in bytes."""
     scene = draw_scene(clip, params.corpus, params.seed)
     row = annotate(clip, scene, params.corpus.rate, params.seed)

@@ -1,4 +1,5 @@
-"""The picture of a difficulty row: how hard each task's samples are for the policy, and which of them were dropped."""
+"""Histogram of a difficulty row: scores of each task's samples under the policy, kept and
+dropped."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ _KEPT, _DROPPED = "#1769aa", "#d9822b"
 
 
 def draw_histogram(rolled: Sequence[Rolled], path: Path) -> None:
-    """Write a PNG: a panel a task, samples by the mean score of their rollouts, the dropped ones on top. Unjudged rollouts are in no mean.
+    """Write a PNG with one panel per task: samples by the mean score of their rollouts, the dropped
+    ones on top. Unjudged rollouts are left out.
 
     Raises:
         ValueError: no rows.
@@ -28,12 +30,12 @@ def draw_histogram(rolled: Sequence[Rolled], path: Path) -> None:
     for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         means: dict[bool, list[float]] = {True: [], False: []}
         for row in rolled:
-            known = [score for score in row.scores if score is not None]
-            if row.task == task and known:
-                means[row.kept].append(float(np.mean(known)))
-        # Hedging takes a caption below 0 under the scoring `paper`.
-        shown = (0.0, 1.0, *means[True], *means[False])
-        edges = np.linspace(min(shown), max(shown), _BINS + 1)
+            judged = [score for score in row.scores if score is not None]
+            if row.task == task and judged:
+                means[row.kept].append(float(np.mean(judged)))
+        # With the scoring `paper`, hedging may take a caption below 0.
+        limits = (0.0, 1.0, *means[True], *means[False])
+        edges = np.linspace(min(limits), max(limits), _BINS + 1)
         labels = [f"kept ({len(means[True])})", f"dropped ({len(means[False])})"]
         axis.hist([means[True], means[False]], edges, stacked=True, color=[_KEPT, _DROPPED], label=labels)
         axis.set(title=task.replace("_", " "), xlabel="mean score of the rollouts", ylabel="samples")

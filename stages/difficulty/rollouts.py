@@ -1,4 +1,4 @@
-"""Rollouts outside training: which samples are rolled out, and what a policy's replies to them are worth."""
+"""Rollouts outside training: selection of samples, and scores of a policy's replies to them."""
 
 from __future__ import annotations
 
@@ -23,27 +23,29 @@ from stages.runtime import paths
 
 
 def candidates(params: Params, name: str) -> list[Sample]:
-    """At most ``max_samples_per_task`` training samples of each task that GRPO row ``name`` trains, in the order they were written.
+    """Select at most ``max_samples_per_task`` training samples of each task of GRPO row ``name``,
+    in file order.
 
-    A sample's place in the draw depends on its own id only, so a new clip moves few others out.
+    A sample's rank in the draw depends only on its own id, so that a new clip displaces few others.
 
     Raises:
         InputError: a task has no sample.
     """
-    chosen: list[Sample] = []
+    selected: list[Sample] = []
     for task in params.grpo[name].trained_tasks:
         samples = load_samples("train", [task])
         ranked = sorted((sample.sample_id for sample in samples), key=lambda i: digest({"seed": params.seed, "id": i}))
         drawn = set(ranked[: params.difficulty[name].max_samples_per_task])
-        chosen += [sample for sample in samples if sample.sample_id in drawn]
-    return chosen
+        selected += [sample for sample in samples if sample.sample_id in drawn]
+    return selected
 
 
 def roll_out(params: Params, name: str, samples: list[Sample]) -> list[Rolled]:
-    """What becomes of each sample, in order, after rollouts of the policy that GRPO row ``name`` starts from.
+    """Roll out the policy that GRPO row ``name`` starts from, and decide for each sample, in order,
+    whether it is kept.
 
     Raises:
-        ModelUnavailableError: that policy has not been made.
+        ModelUnavailableError: that policy does not exist.
     """
     row, referee = params.difficulty[name], referee_of(params)
     policy = paths.final_model(row.init)
@@ -51,7 +53,8 @@ def roll_out(params: Params, name: str, samples: list[Sample]) -> list[Rolled]:
     use_threads()
     model, processor = load_model(policy, params.model.precision)
     model.to(device())  # type: ignore[arg-type]
-    # Nothing is trained, so what the vision tower made of a video serves all rollouts of its prompt, and other prompts about it.
+    # Nothing is trained, so the vision features of a video serve all rollouts of its prompt, and
+    # other prompts about it.
     freeze(model, ["vision"])
     encode_equal_videos_once(model)
     with tqdm(total=len(samples), desc=f"difficulty@{name}", unit="sample", mininterval=1) as bar:
@@ -66,7 +69,7 @@ def roll_out(params: Params, name: str, samples: list[Sample]) -> list[Rolled]:
             batch_size=row.batch_size,
             progress=bar.update,  # type: ignore[arg-type]
         )
-    asked = [sample for sample in samples for _ in range(row.rollouts)]
-    scores = score_replies(asked, [reply for said in replies for reply in said], referee, params.rewards)
+    repeated = [sample for sample in samples for _ in range(row.rollouts)]
+    scores = score_replies(repeated, [reply for group in replies for reply in group], referee, params.rewards)
     values = [score.value for score in scores]
     return [judged(sample, values[n * row.rollouts : (n + 1) * row.rollouts], row) for n, sample in enumerate(samples)]

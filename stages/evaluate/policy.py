@@ -1,5 +1,7 @@
-"""How a policy is scored on the held-out samples: with the video, again on a black one, and on one whose frames are out of order. For
-rows, and for models of the registry.
+"""Evaluation of a policy on the held-out samples: with the video, with a black one, and with
+shuffled frames.
+
+Used for rows of the recipe and for models of the registry.
 """
 
 from __future__ import annotations
@@ -27,9 +29,17 @@ from stages.params import Params
 
 
 @dataclass(frozen=True)
-class Measured:
-    """``table``: what ``scores.json`` holds; ``video``, ``blank`` and ``shuffled``: a score for each sample; ``reading``: how frames were
-    had; ``judge_usage``: what the judge was asked and what that cost, empty for the rule judge."""
+class PolicyEvaluation:
+    """Result of an evaluation.
+
+    Attributes:
+        table: content of ``scores.json``.
+        video: score of each sample with its video.
+        blank: score of each sample with a black video.
+        shuffled: score of each sample with shuffled frames.
+        reading: counts of how frames were decoded.
+        judge_usage: requests to the judge and their cost; empty for the rule judge.
+    """
 
     table: PolicyScores
     video: list[Score]
@@ -39,13 +49,15 @@ class Measured:
     judge_usage: dict[str, float]
 
 
-def measure(params: Params, name: str, model_folder: Path) -> Measured:
-    """Greedy replies of the model in ``model_folder`` to every evaluation sample, scored. ``name`` is what the table calls it.
+def evaluate_policy(params: Params, name: str, model_folder: Path) -> PolicyEvaluation:
+    """Score the greedy replies of the model in ``model_folder`` to every evaluation sample.
+    ``name`` is its name in the table.
 
     Raises:
         InputError: the split has no sample.
         ModelUnavailableError: the folder holds no model.
-        JudgeError: the judge cannot be used, or left more of a task's replies without a verdict than ``judge.max_unavailable``.
+        JudgeError: the judge cannot be used, or left more of a task's replies without a verdict
+            than ``judge.max_unavailable``.
     """
     samples, referee = evaluation_samples(params), referee_of(params)
     loader = frame_loader(params, partial(fit_of, model_folder))
@@ -53,9 +65,9 @@ def measure(params: Params, name: str, model_folder: Path) -> Measured:
     model, processor = load_model(model_folder, params.model.precision)
     model.to(device())  # type: ignore[arg-type]
 
-    def scored(label: str, see: Callable[[Sample, Frames], Frames]) -> list[Score]:
-        # Functions, not frames: only one batch of them is then in memory.
-        items = [(sample_prompt(sample, params.prompt), partial(lambda s: see(s, loader.load(s)), sample)) for sample in samples]
+    def scored(label: str, change: Callable[[Sample, Frames], Frames]) -> list[Score]:
+        # Functions, not frames, so that only one batch of frames is in memory.
+        items = [(sample_prompt(sample, params.prompt), partial(lambda s: change(s, loader.load(s)), sample)) for sample in samples]
         with tqdm(total=len(items), desc=label, unit="reply", mininterval=1) as bar:
             replies = generate(
                 model,
@@ -73,10 +85,11 @@ def measure(params: Params, name: str, model_folder: Path) -> Measured:
 
     video = scored(name, lambda _, frames: frames)
     black = scored(f"{name} (blank video)", lambda _, frames: blank(frames))
-    # A sample's frames are shuffled in one way, whoever is scored: policies are compared on the same videos.
+    # The frames of a sample are shuffled the same way for every policy, so that policies are
+    # compared on the same videos.
     mixed = scored(f"{name} (shuffled video)", lambda sample, frames: shuffled(frames, f"{params.seed}/{sample.sample_id}"))
     table = result_table(params, name, samples, video, black, mixed)
-    return Measured(table, video, black, mixed, loader.counts(), usage_of(referee.judge))
+    return PolicyEvaluation(table, video, black, mixed, loader.counts(), usage_of(referee.judge))
 
 
 def result_table(
@@ -87,9 +100,10 @@ def result_table(
     blank: Sequence[Score],
     shuffled: Sequence[Score],
 ) -> PolicyScores:
-    """The means by task with their intervals, and those on a blank and on a shuffled video."""
-    shown, confidence = clips_shown(samples), params.evaluation.confidence
-    results, black, mixed = (task_results(scores, shown, confidence) for scores in (video, blank, shuffled))
+    """Build the table of means by task with their intervals, and of the means on black and shuffled
+    videos."""
+    clips, confidence = clips_shown(samples), params.evaluation.confidence
+    results, black, mixed = (task_results(scores, clips, confidence) for scores in (video, blank, shuffled))
     return PolicyScores(
         row=row,
         digest=evaluation_digest(params, samples),

@@ -1,6 +1,8 @@
-"""Score a model of the registry on the present evaluation, so that a champion of an earlier one can be compared. Not a stage of DVC.
+"""Score a model of the registry on the current evaluation, so that a champion of an earlier
+evaluation can be compared. Not a DVC stage.
 
-Run as ``python -m stages rescore NAME MODEL_FOLDER OUT``; writes ``scores.json`` and ``samples.jsonl`` (SampleScore) into the folder OUT.
+Run as ``python -m stages rescore NAME MODEL_FOLDER OUT``; writes ``scores.json`` and
+``samples.jsonl`` (SampleScore) into the folder OUT.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from pathlib import Path
 
 from stages.domain.statistics.metrics import clips_shown
 from stages.domain.statistics.paired import SampleScore
-from stages.evaluate.policy import measure
+from stages.evaluate.policy import evaluate_policy
 from stages.lib.evaluation.held_out import evaluation_samples
 from stages.lib.rows.jsonl import write_record, write_rows
 from stages.params import load_params
@@ -23,12 +25,12 @@ def main(*arguments: str) -> int:
         return 2
     name, folder, out = arguments
     params = load_params()
-    measured = measure(params, name, Path(folder))
-    table = measured.table
+    evaluation = evaluate_policy(params, name, Path(folder))
+    table = evaluation.table
     write_record(Path(out) / paths.SCORES_FILE, table)
-    shown = clips_shown(evaluation_samples(params))
+    clips = clips_shown(evaluation_samples(params))
     rows = (
-        SampleScore(sample_id=row.sample_id, clips=shown[row.sample_id], task=row.task, value=row.value) for row in measured.video
+        SampleScore(sample_id=row.sample_id, clips=clips[row.sample_id], task=row.task, value=row.value) for row in evaluation.video
     )
     write_rows(Path(out) / paths.SAMPLE_SCORES_FILE, rows)
     print(f"rescore: {name}: mean {table.mean:.3f} over {len(table.tasks)} tasks, format {table.format:.3f}")

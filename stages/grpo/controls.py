@@ -1,6 +1,7 @@
-"""Replies of the policy in training to its prompts with another video: what it earns there was not earned by looking.
+"""Controls: replies to a step's prompts with a black or shuffled video. Reward earned there does
+not come from the video.
 
-They are drawn by generators of their own, so that asking for them moves no rollout.
+They are sampled with generators of their own, so that they change no rollout.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from stages.lib.training.mixture import Example
 View = Literal["blank", "shuffled"]
 VIEWS: tuple[View, ...] = ("blank", "shuffled")
 
-#: The objective that the contrast pays into.
+#: Name of the objective that holds the reward for frame order.
 CONTRAST = "temporal_contrast"
 
 
 @dataclass(frozen=True)
 class Controls:
-    """When to ask, and what for.
+    """Settings of the controls of a GRPO row.
 
     Attributes:
-        item: the prompt of a sample's key with its video changed.
-        contrast: what to pay for needing the order of the frames; None: nothing.
-        every: ask with a black and a shuffled video at each step that is a multiple of it, for the gauges; 0: never.
-        seed: of the draws.
-        batch_size: prompts that are answered at once.
+        item: returns the prompt of a sample id with its video changed.
+        contrast: the rule of the frame-order reward; None: there is no such reward.
+        every: steps between two measurements of the gauges on black and shuffled videos; 0: never.
+        seed: seed of the sampling.
+        batch_size: number of prompts generated together.
     """
 
     item: Callable[[str, View], Item]
@@ -44,7 +45,8 @@ class Controls:
 
 
 def changed_item(examples: Mapping[str, Example], seed: str) -> Callable[[str, View], Item]:
-    """The prompts of these examples with their videos changed; a sample's frames are shuffled in one way, always."""
+    """Return a function that gives the prompt of an example with its video changed. A sample's
+    frames are always shuffled the same way."""
 
     def item(key: str, view: View) -> Item:
         example = examples[key]
@@ -62,11 +64,12 @@ def contrast_of(
     rollouts: int,
     rule: TemporalContrast,
 ) -> list[float | None]:
-    """What the rule pays each row, before the weight.
+    """Frame-order reward of each row, before its weight.
 
     Args:
-        keys, ordered: of each row, its prompt and the share its reply earns; the ``rollouts`` rows of a prompt stand together.
-        other: by prompt, what replies to the shuffled video earn.
+        keys: prompt of each row; the ``rollouts`` rows of a prompt are consecutive.
+        ordered: score of each row's reply to the unchanged video.
+        other: scores of the replies to the shuffled video, by prompt.
     """
     paid: list[float | None] = []
     for start in range(0, len(keys), rollouts):

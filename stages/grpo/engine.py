@@ -1,11 +1,13 @@
-"""Who generates the rollouts: Hugging Face's `generate`, or vLLM inside the training processes.
+"""Rollout engines: Hugging Face's `generate`, or vLLM inside the training processes.
 
-Which of the two is circumstance, and the environment says it. Which tokens they may draw is not, so this module is a dependency of `grpo`.
+The choice of engine is circumstance and comes from the environment. The tokens that may be sampled
+are not, so this module is a dependency of `grpo`.
 
-TRL 1.16 hands vLLM images only, and token ids whose placeholders are expanded. vLLM expands placeholders itself, so an expanded
-prompt would grow a second time. Here it is given the unexpanded ids with the frames, and what it then says it has read is compared
-with the ids that the log-probabilities are computed from. Written against vLLM 0.31; never run with vLLM itself. Difficulty,
-evaluation and the controls of GRPO draw with Hugging Face in any case.
+TRL 1.16 passes vLLM only images, and token ids whose placeholders are expanded. vLLM expands
+placeholders itself, so an expanded prompt would grow a second time. Here vLLM gets the unexpanded
+ids with the frames, and the prompt ids that it reports are compared with the ids that the
+log-probabilities are computed from. Written against vLLM 0.31; never run with vLLM itself.
+Difficulty, evaluation and the controls of GRPO always generate with Hugging Face.
 """
 
 from __future__ import annotations
@@ -22,31 +24,35 @@ from stages.domain.core.frames import Frames
 from stages.errors import VidbridgeError
 from stages.lib.models.processor import placeholder_ids, render, video_metadata
 
-Engine = Literal["hf", "vllm"]
+RolloutEngine = Literal["hf", "vllm"]
 
-#: vLLM's least: it bounds the bias of a logit to [-100, 100]. A token's probability is then below e**-100.
+#: Logit bias of tokens that must not be sampled: the lower bound of vLLM, which limits biases to
+#: [-100, 100]. A token's probability is then below e**-100.
 _NEVER = -100.0
-#: Share of a GPU's memory that vLLM takes for its weights and its cache, unless VIDBRIDGE_VLLM_MEMORY says otherwise.
+#: Fraction of a GPU's memory that vLLM takes for its weights and its cache, unless
+#: VIDBRIDGE_VLLM_MEMORY sets another.
 _MEMORY = 0.3
 
 
 class EngineError(VidbridgeError, RuntimeError):
-    """Rollouts cannot be generated as the environment asks, or were generated from something else; the message says what to do."""
+    """Rollouts cannot be generated as the environment requests, or were generated from other token
+    ids."""
 
 
-def rollout_engine(environ: Mapping[str, str] = os.environ) -> Engine:
+def rollout_engine(environ: Mapping[str, str] = os.environ) -> RolloutEngine:
     """Read VIDBRIDGE_ROLLOUT_ENGINE: `hf` (also when unset) or `vllm`.
 
     Raises:
-        EngineError: another value, or vLLM is asked for where it cannot run.
+        EngineError: another value, or vLLM is requested where it cannot run.
     """
-    given = environ.get("VIDBRIDGE_ROLLOUT_ENGINE", "").strip()
-    if given in ("", "hf"):
+    value = environ.get("VIDBRIDGE_ROLLOUT_ENGINE", "").strip()
+    if value in ("", "hf"):
         return "hf"
-    if given != "vllm":
+    if value != "vllm":
         raise EngineError(
-            f"VIDBRIDGE_ROLLOUT_ENGINE: {given!r} is unknown; give hf, or vllm (in the training processes, as TRL's server takes no"
-            " videos)"
+            f"VIDBRIDGE_ROLLOUT_ENGINE: {value!r} is unknown; set hf, or vllm (in the training processes, as TRL's"
+            " server"
+            " takes no videos)"
         )
     if not torch.cuda.is_available():
         raise EngineError("VIDBRIDGE_ROLLOUT_ENGINE: vllm needs a GPU, and torch sees none; unset it, or run where there is one")
@@ -58,22 +64,22 @@ def rollout_engine(environ: Mapping[str, str] = os.environ) -> Engine:
     return "vllm"
 
 
-def engine_settings(engine: Engine, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """The keyword arguments of a `GRPOConfig` that say who generates.
+def engine_settings(engine: RolloutEngine, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Keyword arguments of a `GRPOConfig` that select the rollout engine.
 
     Raises:
-        EngineError: VIDBRIDGE_VLLM_MEMORY is no share.
+        EngineError: VIDBRIDGE_VLLM_MEMORY is not a fraction.
     """
     if engine == "hf":
         return {}
-    given = environ.get("VIDBRIDGE_VLLM_MEMORY", "").strip()
+    value = environ.get("VIDBRIDGE_VLLM_MEMORY", "").strip()
     try:
-        share = float(given or _MEMORY)
+        share = float(value or _MEMORY)
     except ValueError:
         share = 0.0
     if not 0 < share < 1:
         raise EngineError(
-            f"VIDBRIDGE_VLLM_MEMORY: {given!r} is no share of a GPU's memory; give a number between 0 and 1, such as 0.3"
+            f"VIDBRIDGE_VLLM_MEMORY: {value!r} is not a fraction of a GPU's memory; set a number between 0 and 1, such as 0.3"
         )
     return {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": share}
 
@@ -85,11 +91,12 @@ def never_sampled(processor: ProcessorMixin, *, vllm: bool) -> dict[str, Any]:
 
 
 def vllm_request(processor: ProcessorMixin, prompt: str, videos: Sequence[Frames]) -> dict[str, Any]:
-    """What `vllm.LLM.generate` is given for a prompt about these videos.
+    """Build the request of `vllm.LLM.generate` for a prompt about these videos.
 
     Returns:
-        `prompt_token_ids`: the rendered prompt with one placeholder a video; `multi_modal_data`: for each a uint8 array [frames,
-        height, width, 3] and its metadata; `mm_processor_kwargs`: that nothing is sampled a second time.
+        `prompt_token_ids`: the rendered prompt with one placeholder per video; `multi_modal_data`:
+        for each video a uint8 array [frames, height, width, 3] and its metadata;
+        `mm_processor_kwargs`: settings that prevent a second sampling of frames.
     """
     text = render(processor, prompt, len(videos))
     return {
@@ -102,7 +109,11 @@ def vllm_request(processor: ProcessorMixin, prompt: str, videos: Sequence[Frames
 
 
 class VideoEngine:
-    """A `vllm.LLM` that is asked `requests` in place of TRL's rows, which have no videos. Otherwise the engine itself."""
+    """Wrapper of a `vllm.LLM` that generates from `requests` instead of TRL's rows, which have no
+    videos.
+
+    All other attributes are those of the engine itself.
+    """
 
     def __init__(self, engine: Any) -> None:
         self.requests: list[dict[str, Any]] = []
@@ -112,14 +123,14 @@ class VideoEngine:
         return getattr(self._engine, name)
 
     def generate(self, prompts: Sequence[Mapping[str, Any]], **options: Any) -> Any:
-        """Outputs of the requests, row by row those of `prompts`.
+        """Outputs of the requests, in the order of `prompts`.
 
         Raises:
-            EngineError: the engine has read other token ids than those that are trained on.
+            EngineError: the engine read other token ids than those that are trained on.
         """
         if len(self.requests) != len(prompts):
             raise EngineError(
-                f"vLLM: {len(prompts)} prompts but {len(self.requests)} requests; TRL no longer asks as this class expects"
+                f"vLLM: {len(prompts)} prompts but {len(self.requests)} requests; TRL no longer calls it as this class expects"
             )
         outputs = self._engine.generate(self.requests, **options)
         for row, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):

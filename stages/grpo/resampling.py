@@ -1,6 +1,8 @@
-"""Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): a group whose rewards are all equal teaches nothing.
+"""Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): replace groups whose rewards are all
+equal.
 
-The batch keeps its size here: such groups are replaced by live ones of other prompts, for a bounded number of rounds.
+Such groups teach nothing. The batch keeps its size: groups of other prompts take their place, for a
+bounded number of rounds.
 """
 
 from __future__ import annotations
@@ -12,17 +14,19 @@ from typing import Any
 
 import torch
 
-#: Padded on the left, as generation needs it; everything else of a batch is padded on the right.
+#: Columns padded on the left, as generation requires; all other columns of a batch are padded on
+#: the right.
 _LEFT = frozenset(("prompt_ids", "prompt_mask"))
 _IDS = frozenset(("prompt_ids", "completion_ids"))
 
 
-class Reserve:
-    """Prompts that are taken one after the other, by all processes of a job together; at the end it starts again.
+class PromptPool:
+    """Prompts for dynamic sampling, taken in order by all processes of a job together; after the
+    last it starts again.
 
     Args:
-        keys: the prompts, in the order they are taken.
-        rounds: how often at most a generation may draw on it.
+        keys: the prompts, in the order in which they are taken.
+        rounds: maximum number of resampling rounds of one generation.
     """
 
     def __init__(self, keys: Sequence[str], rounds: int) -> None:
@@ -31,7 +35,8 @@ class Reserve:
         self._taken = 0
 
     def take(self, count: int, process: int, processes: int) -> list[str]:
-        """The next ``count`` prompts of this process; every process has to ask for as many."""
+        """Take the next ``count`` prompts of this process; every process must take the same
+        number."""
         start = self._taken + process * count
         self._taken += count * processes
         return [self._keys[n % len(self._keys)] for n in range(start, start + count)]
@@ -40,27 +45,33 @@ class Reserve:
         file.write_text(json.dumps({"taken": self._taken}), encoding="utf-8")
 
     def load(self, file: Path) -> None:
-        """
+        """Restore the state that :meth:`save` wrote.
+
         Raises:
-            FileNotFoundError: the checkpoint was saved by a training without a reserve.
+            FileNotFoundError: the checkpoint was saved by a training without dynamic sampling.
         """
         self._taken = int(json.loads(file.read_text(encoding="utf-8"))["taken"])
 
 
 def dead_groups(advantages: torch.Tensor, rollouts: int) -> list[int]:
-    """Numbers of the groups of `rollouts` consecutive rows that carry no gradient; `advantages` [rows], 0 exactly where a group was
-    paid alike (:mod:`stages.grpo.advantages`)."""
+    """Indices of the groups that carry no gradient, each of `rollouts` consecutive rows.
+
+    `advantages` [rows] are exactly 0 where all rewards of a group are equal
+    (:mod:`stages.grpo.advantages`).
+    """
     return (~advantages.reshape(-1, rollouts).any(dim=1)).nonzero()[:, 0].tolist()
 
 
 def replace_groups(
     batch: dict[str, Any], fresh: dict[str, Any], pairs: Sequence[tuple[int, int]], rollouts: int, pad_id: int
 ) -> dict[str, Any]:
-    """The batch with group `old` replaced by group `new` of `fresh`, for each pair; shorter rows are padded as they are elsewhere.
+    """Replace group `old` of the batch by group `new` of `fresh`, for each pair; shorter rows are
+    padded like the others.
 
     Args:
-        batch, fresh: what TRL makes of generated and scored rollouts: tensors and lists of one entry a row, and what belongs to all.
-        pairs: numbers of groups in `batch` and in `fresh`.
+        batch, fresh: TRL's batches of generated and scored rollouts: tensors and lists with one
+            entry per row, and shared values.
+        pairs: indices of groups in `batch` and in `fresh`.
     """
     old = torch.tensor([group * rollouts + n for group, _ in pairs for n in range(rollouts)], dtype=torch.long)
     new = torch.tensor([group * rollouts + n for _, group in pairs for n in range(rollouts)], dtype=torch.long)
@@ -69,18 +80,18 @@ def replace_groups(
     for name, value in batch.items():
         if isinstance(value, list) and len(value) == rows:
             merged[name] = list(value)
-            for at, source in zip(old.tolist(), new.tolist(), strict=True):
-                merged[name][at] = fresh[name][source]
+            for target, source in zip(old.tolist(), new.tolist(), strict=True):
+                merged[name][target] = fresh[name][source]
         elif isinstance(value, torch.Tensor) and value.ndim and len(value) == rows:
-            ours, theirs = _even(name, value, fresh[name], pad_id)
-            ours = ours.clone()
-            ours[old.to(ours.device)] = theirs[new.to(theirs.device)].to(ours)
-            merged[name] = ours
+            kept, replacement = _even(name, value, fresh[name], pad_id)
+            kept = kept.clone()
+            kept[old.to(kept.device)] = replacement[new.to(replacement.device)].to(kept)
+            merged[name] = kept
     return merged
 
 
 def _even(name: str, first: torch.Tensor, second: torch.Tensor, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both as wide as the wider one."""
+    """Pad the narrower of two tensors to the width of the other."""
     if first.ndim < 2:
         return first, second
     width = max(first.shape[1], second.shape[1])

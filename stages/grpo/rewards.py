@@ -1,4 +1,5 @@
-"""Rewards of a GRPO row: the judge's scores of its rollouts, what they are paid, and the gauges made of them."""
+"""Rewards of a GRPO row: scores of its rollouts by a judge, the objectives they are paid by, and
+gauges."""
 
 from __future__ import annotations
 
@@ -20,10 +21,11 @@ from stages.params import GrpoRow, Params
 
 
 class JudgedRewards:
-    """Rewards of GRPO row ``name`` by the scores of a judge (:class:`stages.grpo.step.Rewards`).
+    """Rewards of GRPO row ``name`` from the scores of a judge (:class:`stages.grpo.step.Rewards`).
 
     Args:
-        held_out: the same with the judge that is held out of the rewards; None: there is none.
+        held_out: referee with the judge that is held out of the rewards; None: there is no such
+            judge.
     """
 
     def __init__(self, params: Params, name: str, samples: Sequence[Sample], referee: Referee, held_out: Referee | None) -> None:
@@ -44,13 +46,16 @@ class JudgedRewards:
         return [score.value for score in self._scores(ids, replies)]
 
     def control_gauges(self, own: float, blank: float | None, shuffled: float | None) -> Mapping[str, float]:
-        found = on_other_videos(own, blank, shuffled)
-        self._alarm(found, ("blank_video", "shuffled_video"))
-        return found
+        gauges = on_other_videos(own, blank, shuffled)
+        self._alarm(gauges, ("blank_video", "shuffled_video"))
+        return gauges
 
     def check_masked(self, masked: int, rollouts: int) -> None:
-        """Raises:
-        JudgeUnavailableError: more rollouts lack a verdict than ``judge.max_unavailable`` allows.
+        """Check that enough rollouts of a step have a verdict.
+
+        Raises:
+            JudgeUnavailableError: more rollouts lack a verdict than ``judge.max_unavailable``
+                allows.
         """
         check_judged(self._referee.judge, masked, rollouts, f"a step of grpo@{self._name}")
 
@@ -58,41 +63,43 @@ class JudgedRewards:
         return score_replies([self._samples[i] for i in ids], replies, self._referee, self._params.rewards)
 
     def _objectives(self, scores: Sequence[Score], total: Sequence[float | None]) -> dict[str, Sequence[float | None]]:
-        """The whole reward, or its parts where each is normalised; and what the row pays for length."""
-        row, found = self._row, dict[str, Sequence[float | None]](task=total)
+        """Objectives by name: the whole reward, or its parts where each is normalised, and the
+        row's length reward."""
+        row, columns = self._row, dict[str, Sequence[float | None]](task=total)
         if row.aggregation == "normalise":
             parts = [objectives(score) for score in scores]
-            found = {name: [part.get(name) for part in parts] for name in _task_weights(self._params, row)}
+            columns = {name: [part.get(name) for part in parts] for name in _task_weights(self._params, row)}
         if row.length is not None:
-            found["length"] = [length_paid(score, row.length) for score in scores]
-        return found
+            columns["length"] = [length_paid(score, row.length) for score in scores]
+        return columns
 
     def _gauges(self, scores: Sequence[Score], total: Sequence[float | None]) -> dict[str, float]:
-        """The gauges of a step's rollouts; one that is new above its mark is named in the log."""
+        """Measure the gauges of a step's rollouts, and log those that newly exceed their alarm
+        level."""
         samples = [self._samples[score.sample_id] for score in scores]
-        found = measure(samples, [score.reply for score in scores], total, self._params.rewards)
-        found |= self._gap(scores)
-        self._alarm(found, found)
-        return found
+        gauges = measure(samples, [score.reply for score in scores], total, self._params.rewards)
+        gauges |= self._gap(scores)
+        self._alarm(gauges, gauges)
+        return gauges
 
     def _gap(self, scores: Sequence[Score]) -> dict[str, float]:
-        chosen = self._params.held_out_judge
-        if chosen is None or self._held_out is None:
+        settings = self._params.held_out_judge
+        if settings is None or self._held_out is None:
             return {}
-        # Some tasks need no judge. Which rollouts are looked at depends on themselves only.
-        looked_at = [
+        # Some tasks need no judge. The choice of a rollout depends on that rollout only.
+        checked = [
             score
             for score in scores
             if task_of(score.task).judge_calls(self._params.rewards)
             and score.format_ok
-            and int(digest({"id": score.sample_id, "reply": score.reply}), 16) < chosen.share * 16**16
+            and int(digest({"id": score.sample_id, "reply": score.reply}), 16) < settings.share * 16**16
         ]
-        samples = [self._samples[score.sample_id] for score in looked_at]
-        again = score_replies(samples, [score.reply for score in looked_at], self._held_out, self._params.rewards)
-        return judge_gap([score.value for score in looked_at], [score.value for score in again])
+        samples = [self._samples[score.sample_id] for score in checked]
+        second_scores = score_replies(samples, [score.reply for score in checked], self._held_out, self._params.rewards)
+        return judge_gap([score.value for score in checked], [score.value for score in second_scores])
 
-    def _alarm(self, found: Mapping[str, float], measured: Mapping[str, float] | Sequence[str]) -> None:
-        raised = alarms(found)
+    def _alarm(self, gauges: Mapping[str, float], measured: Mapping[str, float] | Sequence[str]) -> None:
+        raised = alarms(gauges)
         for gauge in raised.keys() - self._raised:
             tqdm.write(f"grpo@{self._name}: look at {raised[gauge]}", file=sys.stderr)
         self._raised = (self._raised - set(measured)) | raised.keys()

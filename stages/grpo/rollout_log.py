@@ -1,7 +1,9 @@
-"""Rollout log: the rollouts of each step that ends in a checkpoint, kept for people to read what was paid for.
+"""Rollout log: some rollouts of each step that ends in a checkpoint, with their rewards, for people
+to read.
 
-They lie in a stage's scratch folder, ``rollouts/step-<step>.jsonl``, until training has ended, as what is saved does: a run that was
-killed goes on with those that it has, and draws the others again.
+Until training has ended they are kept in the stage's scratch folder,
+``rollouts/step-<step>.jsonl``, as checkpoints are: a run that was killed keeps the logged steps and
+samples the others again.
 """
 
 from __future__ import annotations
@@ -25,10 +27,11 @@ class RolloutLog:
     """Rollout log of one GRPO row: which samples it keeps, how often, and the page it writes.
 
     Attributes:
-        samples: by id.
-        texts: what the prompts were written with.
-        frames: loads what a sample shows.
-        on_page: given the name and the HTML of each page when it is made, before the step is taken.
+        samples: samples by id.
+        texts: fixed texts of the prompts.
+        frames: loads the frames of a sample.
+        on_page: called with the name and the HTML of each page when it is rendered, before the step
+            is taken.
     """
 
     stage: str
@@ -40,18 +43,19 @@ class RolloutLog:
     on_page: Callable[[str, str], None]
 
     def due(self, step: int) -> bool:
-        """Whether this step ends in a checkpoint."""
+        """Return whether this step ends in a checkpoint."""
         return step % self.row.save_steps == 0 or step == self.row.steps
 
     def keep(self, step: int, rollouts: Sequence[Rollout]) -> None:
-        """Keep some groups of a step's rollouts (of all processes); those of a step that is taken a second time replace the first."""
+        """Log some groups of a step's rollouts (of all processes). A step that is repeated after a
+        restart replaces its first log."""
         groups = shown_groups(step, rollouts, self.row.rollouts, self.samples, self.texts)
         frames = (self.frames(self.samples[group.sample_id]) for group in groups)
         self.on_page(f"rollouts/step-{step:08d}.html", rollout_page(self.stage, step, groups, frames))
         write_rows(self._folder / f"step-{step:08d}.jsonl", groups)
 
     def collect(self, out: Path) -> None:
-        """Write all that was kept into the stage's out, step by step."""
+        """Write all logged groups into the stage's out, in order of steps."""
         files = sorted(self._folder.glob("step-*.jsonl"))
         write_rows(out / paths.ROLLOUTS_FILE, (row for file in files for row in iterate_rows(file, RolloutGroup)))
 

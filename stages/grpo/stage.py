@@ -26,7 +26,7 @@ from stages.tracking.runs.scratch import scratch_of
 def main(*arguments: str) -> int:
     params = load_params()
     name = one_row("grpo", list(arguments), list(params.grpo))
-    engine = rollout_engine()  # before anything is started: what cannot generate should not load a model first
+    engine = rollout_engine()  # first: an engine that cannot generate should fail before a model is loaded
     if (status := launch("stages", ("grpo", *arguments))) is not None:
         return status
     # After the launch: the launching process needs no TRL.
@@ -45,7 +45,8 @@ def main(*arguments: str) -> int:
         examples = [Example(s.sample_id, s.task, sample_prompt(s, params.prompt), None, partial(loader.load, s)) for s in samples]
         held_out = held_out_of(params, referee)
         with scratch_of(f"grpo@{name}") as scratch:
-            # What judging cost depends on what was cached: it is reported, and stays out of the history that the out holds.
+            # The cost of judging depends on the cache, so it is logged and stays out of the history
+            # in the out.
             on_metrics = scratch.guarded(
                 lambda step, values: run.log(
                     step,

@@ -1,4 +1,5 @@
-"""Scores of a GRPO step's rollouts: the record that rewards make once and hand to the trainer."""
+"""Scores of a GRPO step's rollouts: the record that the rewards create once and the trainer
+reads."""
 
 from __future__ import annotations
 
@@ -14,16 +15,19 @@ from stages.domain.core.records import Score
 
 @dataclass(frozen=True)
 class StepScores:
-    """Scores of one process's replies in a round of generation. Each sequence has one entry a reply, in order.
+    """Scores of one process's replies in a round of generation. Each sequence has one entry per
+    reply, in order.
 
     Attributes:
-        scores: the task's score of each reply.
-        total: the task's reward, for the report; None where no judge could say (such a rollout is left out of its group).
-        objectives: by name, what an advantage is made of, before weights; None: this reply has none.
-        gauges: what to watch beside the rewards.
+        scores: task score of each reply.
+        total: task reward of each reply, for logging; None where the judge gave no verdict (such a
+            rollout is left out of its group).
+        objectives: values that advantages are computed from, by name and before weights; None where
+            a reply has no value.
+        gauges: gauges of reward hacking, by name.
 
     Raises:
-        ValueError: an objective has not one value a reply, or one that is infinite.
+        ValueError: an objective does not have one value per reply, or has an infinite one.
     """
 
     scores: Sequence[Score]
@@ -35,40 +39,42 @@ class StepScores:
         for name, values in self.objectives.items():
             if len(values) != len(self.scores):
                 raise ValueError(
-                    f"{name}: gave {len(values)} values for {len(self.scores)} replies; give one each, None where there is none"
+                    f"{name}: has {len(values)} values for {len(self.scores)} replies; return one each, None where there is none"
                 )
             for score, value in zip(self.scores, values, strict=True):
                 if value is not None and math.isinf(value):
                     raise ValueError(
-                        f"{name}: gave {value} for a reply to {score.sample_id}, and its group would have no advantage;"
-                        " give a finite number, or None where there is none"
+                        f"{name}: is {value} for a reply to {score.sample_id}, and its group would have no advantage;"
+                        " return a finite number, or None where there is none"
                     )
 
     @property
     def shares(self) -> list[float | None]:
-        """Share of the task's maximum that each reply earns."""
+        """Score of each reply as a fraction of the task's maximum."""
         return [score.value for score in self.scores]
 
     @property
     def well_formed(self) -> list[bool]:
-        """Whether each reply has the required form. For the share that is reported; the reward has its own gate."""
+        """Flag of each reply that has the required form. For the logged fraction only; the reward
+        has its own gate."""
         return [score.format_ok for score in self.scores]
 
     def with_objective(self, name: str, values: Sequence[float | None]) -> StepScores:
         return replace(self, objectives={**self.objectives, name: values})
 
     def paid(self) -> list[dict[str, float | None]]:
-        """By reply, the value of each objective."""
+        """Value of each objective, by reply."""
         return [{name: values[row] for name, values in self.objectives.items()} for row in range(len(self.scores))]
 
 
 @dataclass(frozen=True)
 class Round:
-    """Scored rollouts of one round of generation; a step has one, and one more for each round of dynamic sampling.
+    """Scored rollouts of one round of generation; a step has one round, and one more for each round
+    of dynamic sampling.
 
     Attributes:
-        scores: of this process's rows.
-        rewards_BK: of the rows of all processes, by objective; NaN: there is none.
+        scores: scores of this process's rows.
+        rewards_BK: rewards of the rows of all processes, by objective; NaN where there is none.
     """
 
     scores: StepScores
@@ -76,13 +82,17 @@ class Round:
 
     @property
     def masked_B(self) -> torch.Tensor:
-        """Rollouts of all processes without any reward. They are left out of their group's mean and spread, and their advantage is 0; so
-        is that of a rollout that is the only one of its group with a reward."""
+        """Mask of the rollouts of all processes that have no reward.
+
+        They are left out of their group's mean and spread, and their advantage is 0. The advantage
+        of a rollout that is the only one of its group with a reward is 0 as well.
+        """
         return torch.isnan(self.rewards_BK).all(dim=1)
 
 
 class Rewards(Protocol):
-    """Rewards of a GRPO row, by prompts' sample ids and the replies beside them; the replies to a prompt stand together."""
+    """Rewards of a GRPO row, from the sample ids of prompts and the reply to each; replies to one
+    prompt are consecutive."""
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -94,17 +104,19 @@ class Rewards(Protocol):
         ...
 
     def shares(self, ids: Sequence[str], replies: Sequence[str]) -> Sequence[float | None]:
-        """Share of the task's maximum that replies to other videos earn; None where no judge could say."""
+        """Scores of replies to changed videos, as fractions of the task's maximum; None where the
+        judge gave no verdict."""
         ...
 
     def control_gauges(self, own: float, blank: float | None, shuffled: float | None) -> Mapping[str, float]:
-        """Gauges of the mean share that is earned on the prompts' own videos, on black and on shuffled ones; asked on the first process."""
+        """Gauges from the mean scores on the prompts' own videos, on black and on shuffled ones;
+        called on the first process."""
         ...
 
     def check_masked(self, masked: int, rollouts: int) -> None:
-        """Refuse to take a step where too many of its rollouts have no reward; what it raises ends training.
+        """Raise an error, which ends training, where too many rollouts of a step have no reward.
 
-        Called on every process, with the counts over all processes. Where groups are replaced it is called again with all that have
-        been drawn for the step so far.
+        Called on every process, with the counts over all processes. With dynamic sampling it is
+        called again after each round, with all rollouts of the step so far.
         """
         ...

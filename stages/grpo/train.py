@@ -1,4 +1,4 @@
-"""Reinforcement training: groups of rollouts on prompts about videos, scored by the rewards that the caller gives."""
+"""GRPO training on prompts about videos, with rewards that the caller passes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trl import GRPOConfig
 from stages.grpo.advantages import TaskScales
 from stages.grpo.controls import Controls, changed_item
 from stages.grpo.engine import engine_settings, rollout_engine, vllm_request
-from stages.grpo.resampling import Reserve
+from stages.grpo.resampling import PromptPool
 from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import Rewards
 from stages.grpo.trainer import Encode, VideoGRPOTrainer
@@ -27,7 +27,7 @@ from stages.lib.training.mixture import Example, draw
 from stages.params import GrpoRow, TaskScaleParams
 from stages.runtime import distributed
 
-#: Bytes of processed videos that are kept for prompts that come up again.
+#: Maximum size of the processed videos that are cached for prompts that repeat.
 ENCODED_BYTES = 256 * 2**20
 
 
@@ -44,22 +44,28 @@ def train_grpo(
     hooks: Hooks,
     rollout_log: RolloutLog | None = None,
 ) -> dict[str, Any]:
-    """Train the model in `model_folder` by GRPO on the examples' prompts (their replies are not used), and write the stage's out.
+    """Train the model in `model_folder` by GRPO on the examples' prompts (their replies are not
+    used), and write the stage's out.
 
-    An optimiser step sees `prompts_per_step` prompts x `rollouts` completions over all processes, all of them generated at once.
-    `scratch` may hold state of an earlier, interrupted call with the same arguments: training then goes on from there.
+    An optimiser step sees `prompts_per_step` prompts x `rollouts` completions over all processes,
+    all of them generated at once. `scratch` may hold state of an earlier, interrupted call with the
+    same arguments: training then goes on from there.
 
     Args:
-        rewards: what an advantage is made of, and what is reported. The row's contrast of shuffled frames is one objective more.
-        rollout_log: keeps rollouts in the out for people to read, of the last step before each checkpoint; None: none are kept.
+        rewards: scores replies; its objectives determine the advantages. The row's frame-order
+            reward is one more objective.
+        rollout_log: logs rollouts of the last step before each checkpoint, for people to read;
+            None: nothing is logged.
 
     Returns:
-        What was trained, for a summary line: steps, prompts, tasks, parameters and trained ones, where it was resumed.
+        Summary of the training: steps, prompts, tasks, number of parameters and of trained ones,
+        the step it resumed from.
 
     Raises:
-        ValueError: sample ids that repeat, a task without examples, a batch that cannot be dealt to the processes, a save in the
-            middle of the updates on one generation; a chat template that ends thinking before a reply; a target of adapters that is
-            not in the model.
+        ValueError: sample ids that repeat, a task without examples, a batch that cannot be divided
+            among the processes, a save in the middle of the updates on one generation; a chat
+            template that ends thinking before a reply; a target of adapters that is not in the
+            model.
     """
     use_threads()
     by_id = {example.sample_id: example for example in examples}
@@ -69,7 +75,8 @@ def train_grpo(
     per_device, rounds = distributed.share("grpo prompts_per_step x rollouts", completions, row.completions_per_device, ranks)
     generations = math.ceil(row.steps / row.iterations)
     order = draw(examples, row.tasks, generations * row.prompts_per_step, f"{seed}/{stage}/order")
-    # Before the model: with ZeRO-3 alive, loading scatters the weights at once instead of holding a copy in each process.
+    # Before the model: with ZeRO-3 alive, loading scatters the weights at once instead of holding a
+    # copy in each process.
     args = _config(row, seed=seed, scratch=scratch, per_device=per_device, rounds=rounds)
     model, processor = load_model(model_folder, weights_precision(row))
     check_trainable(processor)
@@ -80,14 +87,15 @@ def train_grpo(
         request=lambda key: vllm_request(processor, by_id[key].prompt, (by_id[key].load(),)),
         rewards=rewards,
         scales=TaskScales(row.scale_rewards.task_decay) if isinstance(row.scale_rewards, TaskScaleParams) else None,
-        reserve=_reserve(examples, row, generations, f"{seed}/{stage}/reserve") if row.resample_rounds else None,
+        pool=_prompt_pool(examples, row, generations, f"{seed}/{stage}/reserve") if row.resample_rounds else None,
         controls=_controls(by_id, row, f"{seed}/{stage}", per_device),
         rollout_log=rollout_log,
         model=model,
         args=args,
         train_dataset=datasets.Dataset.from_dict({"prompt": [examples[index].sample_id for index in order]}),
         processing_class=processor,
-        # Given to TRL, not put in here: of a model that has adapters already it would keep a copy of them as the reference.
+        # TRL adds the adapters: of a model that already has them it would keep a copy as the
+        # reference.
         peft_config=None if row.lora is None else adapters(model, row.lora),
     )
     tasks = Counter(examples[index].task for index in order)
@@ -100,14 +108,14 @@ def train_grpo(
         "parameters": parameters,
         "trained_parameters": count_parameters(trained(trainer.model)),
     }
-    done = train(trainer, stage=stage, steps=row.steps, scratch=scratch, out=out, summary=summary, hooks=hooks)
+    result = train(trainer, stage=stage, steps=row.steps, scratch=scratch, out=out, summary=summary, hooks=hooks)
     if rollout_log is not None and trainer.accelerator.is_main_process:
         rollout_log.collect(out)
-    return done
+    return result
 
 
 def _check(examples: Sequence[Example], row: GrpoRow, ranks: int) -> None:
-    """Refuse examples and rows that cannot be trained as they say, before anything is loaded.
+    """Check examples and row before anything is loaded.
 
     Raises:
         ValueError: see :func:`train_grpo`.
@@ -115,21 +123,23 @@ def _check(examples: Sequence[Example], row: GrpoRow, ranks: int) -> None:
     counts = Counter(example.sample_id for example in examples)
     if len(counts) != len(examples):
         twice = next(name for name, count in counts.items() if count > 1)
-        raise ValueError(f"sample {twice!r}: stands twice among the examples; sample ids are unique")
+        raise ValueError(f"sample {twice!r}: occurs twice among the examples; sample ids are unique")
     if row.save_steps % row.iterations:
         raise ValueError(
-            f"grpo save_steps: {row.save_steps} is no multiple of iterations {row.iterations}; a resumed run would lose the"
-            " generation it was in the middle of, so choose a multiple"
+            f"grpo save_steps: {row.save_steps} is not a multiple of iterations {row.iterations}; a resumed run"
+            " would lose the"
+            " generation it was in the middle of, so set a multiple"
         )
     if row.resample_rounds and row.prompts_per_step % ranks:
         raise ValueError(
-            f"grpo resample_rounds: {row.prompts_per_step} prompts_per_step cannot be dealt whole to {ranks} processes, and only"
-            " whole groups can be replaced; choose a multiple, or resample_rounds 0"
+            f"grpo resample_rounds: {row.prompts_per_step} prompts_per_step cannot be divided evenly among {ranks}"
+            " processes, and"
+            " only whole groups can be replaced; set a multiple, or resample_rounds 0"
         )
 
 
 def _config(row: GrpoRow, *, seed: int, scratch: Path, per_device: int, rounds: int) -> GRPOConfig:
-    """TRL's settings of a row; the trainer adds the weights of the rewards."""
+    """Build TRL's configuration of a row; the trainer adds the weights of the rewards."""
     return GRPOConfig(
         **settings(row, seed=seed, scratch=scratch, per_device=per_device, rounds=rounds),
         logging_steps=1,
@@ -137,7 +147,7 @@ def _config(row: GrpoRow, *, seed: int, scratch: Path, per_device: int, rounds: 
         max_completion_length=row.max_completion_tokens,
         temperature=row.temperature,
         loss_type=row.loss,
-        # TRL's advantages are replaced where tasks have scales of their own.
+        # Where tasks have scales of their own, TRL's advantages are replaced.
         scale_rewards="none" if isinstance(row.scale_rewards, TaskScaleParams) else row.scale_rewards,
         multi_objective_aggregation="normalize_then_sum" if row.aggregation == "normalise" else "sum_then_normalize",
         importance_sampling_level=row.importance,
@@ -145,14 +155,15 @@ def _config(row: GrpoRow, *, seed: int, scratch: Path, per_device: int, rounds: 
         epsilon=row.epsilon,
         epsilon_high=row.epsilon_high,
         num_iterations=row.iterations,
-        # The order of prompts is drawn before.
+        # The order of prompts was drawn above.
         shuffle_dataset=False,
         **engine_settings(rollout_engine()),
     )
 
 
 def _controls(by_id: Mapping[str, Example], row: GrpoRow, seed: str, batch_size: int) -> Controls | None:
-    """Replies to other videos, where the row pays for the order of frames or watches what is earned there."""
+    """Build the controls of a row that has a frame-order reward or gauges on changed videos; None
+    for other rows."""
     if row.temporal_contrast is None and not row.controls_every:
         return None
     return Controls(
@@ -164,30 +175,31 @@ def _controls(by_id: Mapping[str, Example], row: GrpoRow, seed: str, batch_size:
     )
 
 
-def _reserve(examples: Sequence[Example], row: GrpoRow, generations: int, seed: str) -> Reserve:
-    """As many prompts as resampling can ever need, in the row's mixture."""
+def _prompt_pool(examples: Sequence[Example], row: GrpoRow, generations: int, seed: str) -> PromptPool:
+    """Draw as many prompts as resampling can need, in the row's mixture."""
     most = generations * row.prompts_per_step * row.resample_rounds
-    return Reserve([examples[index].sample_id for index in draw(examples, row.tasks, most, seed)], row.resample_rounds)
+    return PromptPool([examples[index].sample_id for index in draw(examples, row.tasks, most, seed)], row.resample_rounds)
 
 
 def cached_encoder(processor: ProcessorMixin, examples: Mapping[str, Example], most_bytes: int) -> Encode:
-    """Encodes prompts by sample id; what was encoded is kept, the least recently used go when it takes more than `most_bytes`."""
-    kept: OrderedDict[str, EncodedPrompt] = OrderedDict()
-    held = 0
+    """Return an encoder of prompts by sample id that caches up to `most_bytes` of videos, least
+    recently used out first."""
+    cache: OrderedDict[str, EncodedPrompt] = OrderedDict()
+    cached_bytes = 0
 
     def encode(keys: Sequence[str]) -> list[EncodedPrompt]:
-        nonlocal held
-        missing = [key for key in dict.fromkeys(keys) if key not in kept]
+        nonlocal cached_bytes
+        missing = [key for key in dict.fromkeys(keys) if key not in cache]
         if missing:
             fresh = encode_prompts(processor, [(examples[key].prompt, (examples[key].load(),)) for key in missing], missing)
             for key, prompt in zip(missing, fresh, strict=True):
-                kept[key] = prompt
-                held += prompt.videos.pixels.nbytes
+                cache[key] = prompt
+                cached_bytes += prompt.videos.pixels.nbytes
         for key in keys:
-            kept.move_to_end(key)
-        rows = [kept[key] for key in keys]
-        while held > most_bytes and kept:
-            held -= kept.popitem(last=False)[1].videos.pixels.nbytes
+            cache.move_to_end(key)
+        rows = [cache[key] for key in keys]
+        while cached_bytes > most_bytes and cache:
+            cached_bytes -= cache.popitem(last=False)[1].videos.pixels.nbytes
         return rows
 
     return encode

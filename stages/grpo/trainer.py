@@ -1,10 +1,12 @@
 """TRL's GRPO trainer with video.
 
-TRL 1.16 has no video input here: given video prompts it generates correctly and then computes the loss *without the video*, with
-no error. Four overrides mend it. The processor's flat video fields are split into one record a row when prompts are tokenised; the
-records travel as a list through TRL's buffered batch, which shuffles and splits lists along with the tensors; the loss takes them
-from there; and the log-probability pass wraps the model, so that each chunk of rows is given its own rows' videos. A test holds the
-log-probabilities equal to those of a plain forward pass, and another that the stock trainer still fails it.
+TRL 1.16 has no video input here: given video prompts it generates correctly and then computes the
+loss *without the video*, with no error. Four overrides fix this. The processor's flat video fields
+are split into one record per row when prompts are tokenised; the records travel as a list through
+TRL's buffered batch, which shuffles and splits lists along with the tensors; the loss takes them
+from there; and the log-probability pass wraps the model, so that each chunk of rows gets the videos
+of its own rows. A test compares the log-probabilities with those of a plain forward pass, and
+another checks that the stock trainer still fails it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from stages.domain.rl.rollouts import Rollout
 from stages.grpo.advantages import TaskScales, normalised, scaled, summed, with_advantage
 from stages.grpo.controls import CONTRAST, VIEWS, Controls, View, contrast_of
 from stages.grpo.engine import VideoEngine, never_sampled
-from stages.grpo.resampling import Reserve, dead_groups, replace_groups
+from stages.grpo.resampling import PromptPool, dead_groups, replace_groups
 from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import Rewards, Round, StepScores
 from stages.lib.inference.generate import rollouts
@@ -37,37 +39,43 @@ from stages.lib.training.lora import without_adapters
 
 #: Beside the weights in a checkpoint: the moving scales of the tasks' rewards.
 SCALES_FILE = "reward_scales.json"
-#: And how many prompts of the reserve have been taken.
-RESERVE_FILE = "reserve.json"
+#: Beside the weights in a checkpoint: the number of prompts taken from the pool.
+POOL_FILE = "reserve.json"
 
-#: Of each prompt's rollouts, whether they are paid alike; told by the rewards' gauges of one process's part of the groups.
+#: Metric of the fraction of groups with equal rewards; the gauges of the rewards see only one
+#: process's part of the groups.
 ALIKE = "gauge/zero_variance_groups"
 
-#: Of what is kept of a rollout: single precision holds no more.
+#: Decimal places of logged rewards and advantages: single precision holds no more.
 DIGITS = 6
 
-#: Encodes prompts by their keys, in order.
+#: Function that encodes prompts by their keys, in order.
 Encode = Callable[[Sequence[str]], list[EncodedPrompt]]
 
 
 def paid_column(objective: str, *, paid: Sequence[Mapping[str, float | None]], **_: Any) -> list[float | None]:
-    """One objective's column of the rewards: a reward function of TRL, on the column ``paid`` of the rows that are scored."""
+    """Column of one objective: a reward function of TRL that reads the column ``paid`` of the
+    scored rows."""
     return [row[objective] for row in paid]
 
 
 class VideoGRPOTrainer(Resumes, GRPOTrainer):
-    """`GRPOTrainer` whose dataset's `prompt` column holds keys; `encode` turns keys into token ids and video fields.
+    """`GRPOTrainer` whose dataset's `prompt` column holds keys; `encode` turns keys into token ids
+    and video fields.
 
-    The rollouts of a prompt share one encoding, so a video is decoded and processed once however many times it is answered.
+    The rollouts of a prompt share one encoding, so a video is decoded and processed once for all of
+    them.
 
     Args:
-        encode: see above.
+        encode: encodes prompts by key.
         rewards: scores the replies of each round of generation, once.
-        request: what vLLM is asked for a key; needed where it generates.
-        reserve: prompts that take the place of those whose rollouts are all paid alike; None: such groups stay.
-        controls: replies to other videos, for gauges and for the reward on the order of frames; None: none.
-        rollout_log: keeps rollouts for people to read; None: none are kept.
-        scales: advantages on a moving scale of each task, in place of `args.scale_rewards`.
+        request: builds vLLM's request for a key; required where vLLM generates.
+        pool: prompts that replace those whose rollouts all have equal rewards; None: such groups
+            stay.
+        controls: replies to changed videos, for gauges and for the frame-order reward; None: there
+            are none.
+        rollout_log: logs rollouts for people to read; None: nothing is logged.
+        scales: moving scale of each task, used for advantages instead of `args.scale_rewards`.
     """
 
     def __init__(
@@ -79,34 +87,37 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         args: GRPOConfig,
         processing_class: Any,
         scales: TaskScales | None = None,
-        reserve: Reserve | None = None,
+        pool: PromptPool | None = None,
         controls: Controls | None = None,
         rollout_log: RolloutLog | None = None,
         **kwargs: Any,
     ) -> None:
-        # TRL keeps the image token from being sampled; a sampled video token would lack features just as well.
+        # TRL prevents sampling of the image token; a sampled video token would lack features just
+        # the same.
         args.generation_kwargs = {**(args.generation_kwargs or {}), **never_sampled(processing_class, vllm=args.use_vllm)}
         self._encode, self._request, self._rewards = encode, request, rewards
-        self._scales, self._reserve, self._controls, self._rollout_log = scales, reserve, controls, rollout_log
+        self._scales, self._pool, self._controls, self._rollout_log = scales, pool, controls, rollout_log
         weights = dict(rewards.weights)
         if controls is not None and controls.contrast is not None:
             weights[CONTRAST] = controls.contrast.weight
         args.reward_weights = list(weights.values())
-        #: Of the step whose rollouts are being generated; empty between generations.
+        #: Rounds of the step whose rollouts are being generated; empty between generations.
         self._rounds: list[Round] = []
-        #: Of the rows that the model is shown now, while generating and in the loss.
+        #: Videos of the rows that the model processes now, while generating and in the loss.
         self._row_videos: list[VideoFields] = []
         columns = [partial(paid_column, name) for name in weights]
         super().__init__(args=args, processing_class=processing_class, reward_funcs=columns, **kwargs)
         self.reward_func_names = list(weights)  # TRL would name them all by their function
-        # TRL's `bnpo` divides by the tokens that a process holds at once, so that its result depends on their number and on how many
-        # processes there are. Divided by those of the whole generation, as the name promises, its loss is that of `dapo`.
+        # TRL's `bnpo` divides by the tokens that a process holds at once, so that its result
+        # depends on their number and on the number of processes. Divided by the tokens of the whole
+        # generation, as the name promises, its loss is that of `dapo`.
         self.loss_type = "dapo" if args.loss_type == "bnpo" else args.loss_type
         if self.use_vllm:
             self.vllm_generation.llm = VideoEngine(self.vllm_generation.llm)
         for model in (self.model, self.ref_model):
             if model is not None:
-                # TRL loads a reference model by itself, and under DeepSpeed wraps it in an engine whose `config` is another thing.
+                # TRL loads a reference model itself, and under DeepSpeed wraps it in an engine
+                # whose `config` is DeepSpeed's.
                 plain = without_adapters(self.accelerator.unwrap_model(model))
                 encode_equal_videos_once(plain)
                 place_text_behind_videos(plain)
@@ -131,37 +142,40 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         try:
             batch = self._scored(inputs)
-            if self._reserve is not None and self.model.training:
+            if self._pool is not None and self.model.training:
                 batch = self._resampled(batch)
         finally:
             self._rounds = []
         rollouts: list[Rollout] | None = batch.pop("rollouts", None)
         if rollouts is not None:
             assert self._rollout_log is not None
-            everyones = gather_object(rollouts)
+            all_rollouts = gather_object(rollouts)
             if self.accelerator.is_main_process:
-                self._rollout_log.keep(self._step_to_come, everyones)
+                self._rollout_log.keep(self._upcoming_step, all_rollouts)
         return batch
 
     @property
-    def _step_to_come(self) -> int:
-        """The last of the steps that learn from the rollouts which are drawn now."""
+    def _upcoming_step(self) -> int:
+        """Last of the steps that train on the rollouts being generated now."""
         return int(min(self.state.global_step + self.num_iterations, self.state.max_steps))
 
     def _resampled(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch with groups that teach nothing replaced by live groups of the reserve's prompts, as far as its rounds go.
+        """Replace groups without a gradient by groups of prompts of the pool, for at most its
+        number of rounds.
 
-        The metrics of a generation are means over its rounds, the replaced rollouts included; each round counts once.
+        The metrics of a generation are means over its rounds, the replaced rollouts included; each
+        round counts once.
         """
-        assert self._reserve is not None
+        assert self._pool is not None
         rollouts, replaced = self.num_generations, 0
-        for _ in range(self._reserve.rounds):
+        for _ in range(self._pool.rounds):
             dead = dead_groups(batch["advantages"], rollouts)
-            # Processes generate together, so each takes as many prompts as the one with the most dead groups.
+            # Processes generate together, so each takes as many prompts as the one with the most
+            # dead groups.
             count = self._most_of_any_process(len(dead))
             if not count:
                 break
-            keys = self._reserve.take(count, self.accelerator.process_index, self.accelerator.num_processes)
+            keys = self._pool.take(count, self.accelerator.process_index, self.accelerator.num_processes)
             fresh = self._scored([{"prompt": key} for key in keys for _ in range(rollouts)])
             useless = set(dead_groups(fresh["advantages"], rollouts))
             pairs = list(zip(dead, [group for group in range(count) if group not in useless], strict=False))
@@ -171,28 +185,29 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         return self._counted(batch)
 
     def _counted(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch with the tokens that its loss is divided by counted anew, over all processes."""
+        """Recount the tokens that the loss of the batch is divided by, over all processes."""
         return {**batch, "num_items_in_batch": self.accelerator.gather(batch["completion_mask"].sum()).sum()}
 
     def _scored(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """TRL's batch of generated and scored rollouts, with their videos, on our advantages, without rollouts that have no reward."""
+        """Build TRL's batch of generated and scored rollouts, with their videos and our advantages;
+        rollouts without a reward are masked."""
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        drawn = self._rounds[-1]
-        output["advantages"] = self._advantages(drawn)[self._own_rows(len(inputs))].to(output["advantages"])
-        if drawn.masked_B.any():
-            output = self._without_masked(output, drawn.masked_B)
-        if self._rollout_log is not None and self.model.training and self._rollout_log.due(self._step_to_come):
-            # A list, so that it goes along with the other rows when groups are replaced.
-            output["rollouts"] = self._logged(drawn, output["advantages"].tolist())
+        latest = self._rounds[-1]
+        output["advantages"] = self._advantages(latest)[self._own_rows(len(inputs))].to(output["advantages"])
+        if latest.masked_B.any():
+            output = self._without_masked(output, latest.masked_B)
+        if self._rollout_log is not None and self.model.training and self._rollout_log.due(self._upcoming_step):
+            # A list, so that its rows are replaced along with the others by dynamic sampling.
+            output["rollouts"] = self._logged(latest, output["advantages"].tolist())
         return {**output, "videos": self._row_videos}
 
     def _own_rows(self, rows: int) -> slice:
-        """This process's part of the rows of all processes, each of which has ``rows``."""
+        """Slice of this process in the rows of all processes, each of which has ``rows``."""
         return slice(self.accelerator.process_index * rows, (self.accelerator.process_index + 1) * rows)
 
-    def _logged(self, drawn: Round, advantages: Sequence[float]) -> list[Rollout]:
-        """This process's rollouts with what each objective paid them."""
-        paid = drawn.rewards_BK[self._own_rows(len(advantages))].tolist()
+    def _logged(self, latest: Round, advantages: Sequence[float]) -> list[Rollout]:
+        """Rollouts of this process with the reward of each objective."""
+        paid = latest.rewards_BK[self._own_rows(len(advantages))].tolist()
         return [
             Rollout(
                 score=score,
@@ -203,29 +218,35 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
                 },
                 advantage=round(advantage, DIGITS),
             )
-            for score, values, advantage in zip(drawn.scores.scores, paid, advantages, strict=True)
+            for score, values, advantage in zip(latest.scores.scores, paid, advantages, strict=True)
         ]
 
     def _without_masked(self, output: dict[str, Any], masked_B: torch.Tensor) -> dict[str, Any]:
-        """The batch with the tokens of rollouts that have no reward taken out of the loss, its KL term and its count of tokens.
+        """Exclude the tokens of rollouts that have no reward from the loss, its KL term and its
+        count of tokens.
 
-        Their advantage is 0 already, but as tokens they would still thin out the others' gradient and be held to the reference.
+        Their advantage is already 0, but their tokens would still dilute the gradient of the others
+        and enter the KL term.
         """
         mask = output["completion_mask"]
-        mine = masked_B[self._own_rows(len(mask))].to(mask.device)
-        mask = mask * (~mine).unsqueeze(1).to(mask.dtype)
+        own_masked = masked_B[self._own_rows(len(mask))].to(mask.device)
+        mask = mask * (~own_masked).unsqueeze(1).to(mask.dtype)
         return self._counted({**output, "completion_mask": mask})
 
-    def _advantages(self, drawn: Round) -> torch.Tensor:
-        """Advantages of the rows of all processes, in place of TRL's. Every process computes all: a group may be dealt to several, and
-        so the scales of tasks stay the same. The share of groups without an advantage is logged in place of TRL's, which takes what
-        rounding has left of a spread for one, and of the gauge's, which sees the replies of one process and the task's reward."""
+    def _advantages(self, latest: Round) -> torch.Tensor:
+        """Compute the advantages of the rows of all processes, which replace TRL's.
+
+        Every process computes all of them: a group may be spread over several processes, and the
+        scales of tasks stay the same everywhere. The logged fraction of groups without an advantage
+        replaces two others: TRL's, which takes rounding errors for a spread, and the gauge's, which
+        sees only the replies of one process and the task reward.
+        """
         mode = "train" if self.model.training else "eval"
         rollouts = self.num_generations if self.model.training else self.num_generations_eval
-        rewards_PGK = drawn.rewards_BK.cpu().view(-1, rollouts, drawn.rewards_BK.shape[1])
+        rewards_PGK = latest.rewards_BK.cpu().view(-1, rollouts, latest.rewards_BK.shape[1])
         weights_K = self.reward_weights.cpu()
         if self._scales is not None and self.model.training:
-            advantages_PG = self._scaled_by_task(self._scales, summed(rewards_PGK, weights_K), drawn.scores)
+            advantages_PG = self._scaled_by_task(self._scales, summed(rewards_PGK, weights_K), latest.scores)
         elif self.multi_objective_aggregation == "normalize_then_sum":
             advantages_PG = normalised(rewards_PGK, weights_K)
         else:
@@ -233,7 +254,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         alike_P, known_P = ~advantages_PG.any(dim=1), (~torch.isnan(rewards_PGK)).flatten(1).any(dim=1)
         self._metrics[mode]["frac_reward_zero_std"][-1] = float(alike_P.double().mean())
         if self._metrics[mode].get(ALIKE) and known_P.any():
-            # Of whole groups, and of all that they are paid; of prompts that nobody could judge nothing is known.
+            # From whole groups and all objectives; prompts without any reward are left out.
             self._metrics[mode][ALIKE][-1] = float(alike_P[known_P].double().mean())
         return advantages_PG.flatten()
 
@@ -249,21 +270,23 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self._scales is not None and self.accelerator.is_main_process:
             self._scales.save(folder / SCALES_FILE)
-        if self._reserve is not None and self.accelerator.is_main_process:
-            self._reserve.save(folder / RESERVE_FILE)
+        if self._pool is not None and self.accelerator.is_main_process:
+            self._pool.save(folder / POOL_FILE)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        # Beside the optimiser and not beside the weights: those DeepSpeed loads by itself, and no method of the trainer is asked.
+        # Here and not where weights are loaded: DeepSpeed loads those itself, without calling a
+        # method of the trainer.
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
         if self._scales is not None:
             self._scales.load(Path(checkpoint) / SCALES_FILE)
-        if self._reserve is not None:
-            self._reserve.load(Path(checkpoint) / RESERVE_FILE)
+        if self._pool is not None:
+            self._pool.load(Path(checkpoint) / POOL_FILE)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        # `dapo` divides by the tokens of the whole generation, so leaving out rows whose term is 0 changes no gradient.
+        # `dapo` divides by the tokens of the whole generation, so leaving out rows whose term is 0
+        # changes no gradient.
         if self.loss_type == "dapo" and self.beta == 0:
             inputs = with_advantage(inputs, self._most_of_any_process)
         self._row_videos = inputs["videos"]
@@ -274,7 +297,8 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         return int(self._of_each_process(rows).max().item())
 
     def _of_each_process(self, number: int) -> torch.Tensor:
-        """This number of every process, shape [processes]; on the accelerator, since NCCL gathers nothing that lies elsewhere."""
+        """Gather a number from every process, shape [processes]; on the accelerator, since NCCL
+        gathers only from there."""
         gathered: torch.Tensor = self.accelerator.gather(torch.tensor([number], device=self.accelerator.device))
         return gathered
 
@@ -283,10 +307,11 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
             raise RuntimeError(
                 f"{len(input_ids)} rows but {len(self._row_videos)} videos; TRL no longer passes rows as this class expects"
             )
-        return super()._get_per_token_logps_and_entropies(self._seeing(model), input_ids, *args, **kwargs)
+        return super()._get_per_token_logps_and_entropies(self._with_videos(model), input_ids, *args, **kwargs)
 
-    def _seeing(self, model: Any) -> Callable[..., Any]:
-        """The model as a function that is called on consecutive chunks of the rows and is shown the videos of each."""
+    def _with_videos(self, model: Any) -> Callable[..., Any]:
+        """Wrap the model in a function that is called on consecutive chunks of the rows and adds
+        the videos of each."""
         videos, start = self._row_videos, 0
 
         def forward(*, input_ids: torch.Tensor, **inputs: Any) -> Any:
@@ -312,14 +337,16 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         rows = [{**row, "paid": paid} for row, paid in zip(inputs, scores.paid(), strict=True)]
         rewards_BK: torch.Tensor = super()._calculate_rewards(rows, prompts, replies, completion_ids_list)
         self._rounds.append(Round(scores, rewards_BK))
-        masked = [int(drawn.masked_B.sum().item()) for drawn in self._rounds]
+        masked = [int(each.masked_B.sum().item()) for each in self._rounds]
         self._metrics["train" if self.model.training else "eval"]["masked_rollouts"].append(float(masked[-1]))
-        # Not of each round of dynamic sampling by itself: in one of a prompt or two, one reply is a large share.
-        self._rewards.check_masked(sum(masked), sum(len(drawn.rewards_BK) for drawn in self._rounds))
+        # Over all rounds of dynamic sampling together: in a round of one or two prompts, one reply
+        # is a large fraction.
+        self._rewards.check_masked(sum(masked), sum(len(each.rewards_BK) for each in self._rounds))
         return rewards_BK
 
     def _report(self, scores: StepScores) -> None:
-        """Log the mean reward of each task, the share of well-formed replies, and the gauges; TRL takes the means over all processes."""
+        """Log the mean reward of each task, the fraction of well-formed replies, and the gauges;
+        TRL averages over all processes."""
         for score, value in zip(scores.scores, scores.total, strict=True):
             if value is not None:
                 self._log_metric(f"reward/{score.task}", value)
@@ -329,42 +356,47 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
             self._log_metric(f"gauge/{name}", value)
 
     def _with_other_videos(self, controls: Controls, scores: StepScores, prompts: list[str]) -> StepScores:
-        """The scores with what the order of the frames is paid; where controls are due their gauges are logged."""
+        """Add the frame-order reward to the scores; log the gauges of the controls where they are
+        due."""
         # Once a step, and not in each round of dynamic sampling.
         due = controls.due(self.state.global_step) and not self._rounds
         if controls.contrast is None and not due:
             return scores
         earned = gather_object([*zip(prompts, scores.shares, strict=True)])
-        asked = list(dict.fromkeys(prompts))
-        # The contrast compares several replies of a prompt, a gauge needs one: the first, which is drawn alike however many there are.
+        distinct = list(dict.fromkeys(prompts))
+        # The contrast compares several replies to a prompt. A gauge needs one: the first, which
+        # does not depend on their number.
         count = 1 if controls.contrast is None else controls.contrast.rollouts
-        on_shuffled = self._earned_on("shuffled", asked, controls, count)
+        on_shuffled = self._scores_on("shuffled", distinct, controls, count)
         if controls.contrast is not None:
-            other = dict(gather_object([*zip(asked, on_shuffled, strict=True)]))
+            other = dict(gather_object([*zip(distinct, on_shuffled, strict=True)]))
             paid = contrast_of(
                 [key for key, _ in earned], [share for _, share in earned], other, self.num_generations, controls.contrast
             )
-            # A group may be dealt to several processes. (Unlike the other objectives it may be unknown where the reward is known.)
+            # A group may be spread over several processes. (Unlike other objectives, this may be
+            # unknown where the reward is known.)
             scores = scores.with_objective(CONTRAST, paid[self._own_rows(len(prompts))])
         if due:
-            on_blank = self._earned_on("blank", asked, controls, 1)
+            on_blank = self._scores_on("blank", distinct, controls, 1)
             self._log_controls(_mean([share for _, share in earned]), {"blank": on_blank, "shuffled": on_shuffled})
         return scores
 
-    def _log_controls(self, seen: float | None, earned: dict[View, list[list[float | None]]]) -> None:
-        """Log what the first reply to each prompt earns on a black and on a shuffled video, beside what is earned on its own."""
-        found = {view: _mean(gather_object([shares[0] for shares in earned[view]])) for view in VIEWS}
-        if seen is None or not self.accelerator.is_main_process:
+    def _log_controls(self, own: float | None, earned: dict[View, list[list[float | None]]]) -> None:
+        """Log the mean score of the first reply to each prompt on a black and on a shuffled video,
+        beside ``own``, that on its own video."""
+        means = {view: _mean(gather_object([shares[0] for shares in earned[view]])) for view in VIEWS}
+        if own is None or not self.accelerator.is_main_process:
             return
-        gauges = self._rewards.control_gauges(seen, found["blank"], found["shuffled"])
-        logged = {"control/video": seen, **{f"control/{view}_video": mean for view, mean in found.items()}}
+        gauges = self._rewards.control_gauges(own, means["blank"], means["shuffled"])
+        logged = {"control/video": own, **{f"control/{view}_video": mean for view, mean in means.items()}}
         logged |= {f"gauge/{name}": value for name, value in gauges.items()}
         for name, value in logged.items():
             if value is not None:
                 self._metrics["train"][name].append(value)
 
-    def _earned_on(self, view: View, keys: list[str], controls: Controls, count: int) -> list[list[float | None]]:
-        """What `count` replies to each of these prompts earn when the video is changed; every process has to ask."""
+    def _scores_on(self, view: View, keys: list[str], controls: Controls, count: int) -> list[list[float | None]]:
+        """Score `count` replies to each of these prompts with its video changed; every process must
+        call it."""
         seeds = [f"{controls.seed}/{view}/{self.state.global_step}/{key}" for key in keys]
         with unwrap_model_for_generation(
             self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
@@ -379,10 +411,10 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
                 temperature=self.temperature,
                 batch_size=max(1, controls.batch_size // count),
             )
-        shares = self._rewards.shares([key for key in keys for _ in range(count)], [reply for said in replies for reply in said])
+        shares = self._rewards.shares([key for key in keys for _ in range(count)], [reply for group in replies for reply in group])
         return [list(shares[start : start + count]) for start in range(0, len(shares), count)]
 
 
 def _mean(shares: Sequence[float | None]) -> float | None:
-    known = [share for share in shares if share is not None]
-    return sum(known) / len(known) if known else None
+    scored = [share for share in shares if share is not None]
+    return sum(scored) / len(scored) if scored else None

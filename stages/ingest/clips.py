@@ -1,4 +1,5 @@
-"""From an annotation and what its file holds to a :class:`~stages.domain.core.records.Clip`: seconds become frames, exactly."""
+"""Conversion of an annotation and its file into a :class:`~stages.domain.core.records.Clip`, with
+exact conversion of seconds to frames."""
 
 from __future__ import annotations
 
@@ -14,10 +15,10 @@ from stages.params import IngestParams
 
 
 class Media(Record):
-    """What was found in a video file, for this layer to judge. ``rate`` in frames a second, ``duration_s`` in seconds.
+    """Content of a video file. ``rate`` in frames per second, ``duration_s`` in seconds.
 
-    Of a variable frame rate ``rate`` and ``frames`` are those of an even clock. ``sha256`` is the file's own, also where it was encoded
-    anew.
+    For a variable frame rate, ``rate`` and ``frames`` are those of an even clock. ``sha256`` is
+    that of the original file, also if it was re-encoded.
     """
 
     sha256: str
@@ -27,42 +28,46 @@ class Media(Record):
     rate: Exact
     frames: int
     duration_s: Exact
-    #: How much later than the file, its sound included, the first frame starts. Seconds of an annotation count from the file's start.
+    #: Start of the first frame, counted from the start of the file with its sound, as the seconds
+    #: of an annotation are.
     starts_s: Exact
     variable_rate: bool
-    #: Why decord must not read the file, as slugs.
+    #: Reasons why decord must not read the file, as slugs.
     hazards: tuple[str, ...]
-    #: What was encoded anew in its place, relative to the manifest's folder, with what was against the file itself.
+    #: Path of the re-encoded file that replaces it, relative to the manifest's folder.
     normalised: str | None = None
+    #: Hazards of the original file, if it was re-encoded.
     normalised_for: tuple[str, ...] = ()
 
 
 def frame_boundary(seconds: Fraction, rate: Fraction) -> int:
-    """The boundary between frames that is nearest to a time; halfway goes to the later one.
+    """Boundary between frames that is nearest to a time; halfway goes to the later one.
 
-    Frame ``i`` is shown during ``[i / rate, (i + 1) / rate)``, so boundary ``n`` lies at ``n / rate``, and an event
-    ``[start, end)`` covers frames ``[frame_boundary(start), frame_boundary(end))``. Times that are multiples of a frame
-    are kept exactly; others move by half a frame at most, which is as well as an annotator can see.
+    Frame ``i`` is displayed during ``[i / rate, (i + 1) / rate)``, so boundary ``n`` lies at ``n /
+    rate``, and an event ``[start, end)`` covers frames ``[frame_boundary(start),
+    frame_boundary(end))``. Times that are multiples of a frame stay exact; others move by at most
+    half a frame, which an annotator cannot see.
     """
     return (seconds * rate + Fraction(1, 2)).__floor__()
 
 
 def to_clip(row: Annotation, split: Split, media: Media, params: IngestParams) -> tuple[Clip | None, tuple[Reject, ...]]:
-    """The clip, and what of its annotation was set aside; no clip, and the one reason, where all of it is.
+    """Build a clip. Returns it with the rejects of parts of its annotation, or None with one reject
+    of the whole row.
 
-    Reasons for the clip: ``too-short``, ``too-long``, ``other-recording``; for an event ``event-outside-clip``, ``event-without-frame``;
-    for the caption ``caption-beyond-clip``.
+    Reasons for the row: ``too-short``, ``too-long``, ``other-recording``; for an event:
+    ``event-outside-clip``, ``event-without-frame``; for the caption: ``caption-beyond-clip``.
     """
     problem = _unfit(row, media, params)
     if problem is not None:
         return None, (problem,)
     events, rejects = list[Event](), list[Reject]()
     for event in sorted(row.events, key=lambda event: (event.start, event.end)):
-        placed = _place(row, event, media, params)
-        if isinstance(placed, Reject):
-            rejects.append(placed)
+        converted = _event_in_frames(row, event, media, params)
+        if isinstance(converted, Reject):
+            rejects.append(converted)
         else:
-            events.append(placed)
+            events.append(converted)
     caption = row.caption
     if caption is not None and (missing := _missing_s(row, media, params)):
         caption = None
@@ -94,7 +99,8 @@ def to_clip(row: Annotation, split: Split, media: Media, params: IngestParams) -
 
 
 def without_duplicates(clips: Iterable[Clip]) -> tuple[list[Clip], list[Reject]]:
-    """Clips in order of their id, of equal files the first only; the others are ``duplicate-video``."""
+    """Keep the first of clips with equal files, in order of their id; the others are rejected as
+    ``duplicate-video``."""
     kept: dict[str, Clip] = {}
     rejects = []
     for clip in sorted(clips, key=lambda clip: clip.clip_id):
@@ -106,7 +112,8 @@ def without_duplicates(clips: Iterable[Clip]) -> tuple[list[Clip], list[Reject]]
 
 
 def summarise(clips: Sequence[Clip], rejects: Sequence[Reject], hazards: Mapping[str, int]) -> dict[str, Any]:
-    """Counts that describe the data; nothing of when or where. ``hazards``: files that decord must not read, by reason."""
+    """Count the properties of the data, without times or paths. ``hazards``: number of files that
+    decord must not read, by reason."""
     return {
         "accepted": len(clips),
         "rejected": dict(sorted(Counter(reject.reason for reject in rejects).items())),
@@ -128,7 +135,7 @@ def summarise(clips: Sequence[Clip], rejects: Sequence[Reject], hazards: Mapping
     }
 
 
-#: Upper bounds of the durations that are counted together, in seconds.
+#: Upper bounds of the bins of durations, in seconds.
 _DURATIONS_S = (1, 2, 5, 10, 30, 60, 300)
 #: Values that are listed by name; the others are counted together.
 _LISTED = 20
@@ -136,8 +143,8 @@ _LISTED = 20
 
 def _durations(clips: Sequence[Clip]) -> dict[str, int]:
     names = [f"up to {bound} s" for bound in _DURATIONS_S] + [f"over {_DURATIONS_S[-1]} s"]
-    places = Counter(bisect_left(_DURATIONS_S, clip.frames / clip.rate) for clip in clips)
-    return {name: places[place] for place, name in enumerate(names) if places[place]}
+    counts = Counter(bisect_left(_DURATIONS_S, clip.frames / clip.rate) for clip in clips)
+    return {name: counts[number] for number, name in enumerate(names) if counts[number]}
 
 
 def _commonest(values: Iterable[str]) -> dict[str, int]:
@@ -147,7 +154,7 @@ def _commonest(values: Iterable[str]) -> dict[str, int]:
 
 
 def data_card(summary: Mapping[str, Any], recipe: str) -> str:
-    """The counts of :func:`summarise` as Markdown, for whoever is handed the data."""
+    """Format the counts of :func:`summarise` as Markdown, for users of the data."""
     parts = sum(count for reason, count in summary["rejected"].items() if reason in PART_REASONS)
     rows = sum(summary["rejected"].values()) - parts
     lines = [
@@ -206,20 +213,24 @@ def _unfit(row: Annotation, media: Media, params: IngestParams) -> Reject | None
 
 
 def _tolerated_s(length_s: Fraction, params: IngestParams) -> Fraction:
-    """What times may be off by in something of this length; they round, and a container lasts as long as its sound."""
+    """Tolerated error of times, for a recording of this length: annotations round, and a container
+    lasts as long as its sound."""
     return min(Fraction(str(params.tolerance.seconds)), Fraction(str(params.tolerance.share)) * length_s)
 
 
 def _missing_s(row: Annotation, media: Media, params: IngestParams) -> str | None:
-    """By how much the file is shorter than what was annotated, where that is more than the tolerated share."""
+    """Seconds by which the file is shorter than its annotation, as text; None if they are within
+    the tolerated fraction."""
     missing = (row.length_s or 0) - media.starts_s - media.duration_s
     return _s(missing) if row.caption and row.length_s and missing > Fraction(str(params.tolerance.share)) * row.length_s else None
 
 
-def _place(row: Annotation, event: TimedEvent, media: Media, params: IngestParams) -> Event | Reject:
-    """The event in frames, cut at the clip's edges where it reaches beyond them within the tolerance and most of it is inside.
+def _event_in_frames(row: Annotation, event: TimedEvent, media: Media, params: IngestParams) -> Event | Reject:
+    """Convert an event to frames; cut it at the clip's edges if it exceeds them within the
+    tolerance and most of it is inside.
 
-    Before the first picture of a file whose sound starts sooner there is nothing to see, and nothing is wrong with the annotation.
+    An event may start before the first frame of a file whose sound starts earlier; the annotation
+    is not wrong then.
     """
     length_s = media.frames / media.rate
     start = frame_boundary(event.start - media.starts_s, media.rate)
@@ -229,17 +240,17 @@ def _place(row: Annotation, event: TimedEvent, media: Media, params: IngestParam
     beyond_s = -event.start if frame_boundary(event.start, media.rate) < 0 else Fraction(0)
     if stop > media.frames:
         beyond_s = max(beyond_s, event.end - ends_s)
-    said = f"event {event.caption!r} [{_s(event.start)}, {_s(event.end)}) s"
+    quoted = f"event {event.caption!r} [{_s(event.start)}, {_s(event.end)}) s"
     if stop <= start:
-        why = f"{said} is shorter than a frame ({_s(1 / media.rate)} s); remove or widen it"
+        why = f"{quoted} is shorter than a frame ({_s(1 / media.rate)} s); remove or widen it"
         return _reject(row, "event-without-frame", f"{why} ({row.where}, events)")
-    shown = inside.frames if inside else 0
-    if not beyond_s and 2 * shown < stop - start:
-        why = f"{said} is over, or half over, before the picture starts, at {_s(media.starts_s)} s; remove it"
+    inside_frames = inside.frames if inside else 0
+    if not beyond_s and 2 * inside_frames < stop - start:
+        why = f"{quoted} is over, or half over, before the picture starts, at {_s(media.starts_s)} s; remove it"
         return _reject(row, "event-outside-clip", f"{why} ({row.where}, events)")
-    if inside is None or beyond_s > _tolerated_s(length_s, params) or 2 * shown < stop - start:
+    if inside is None or beyond_s > _tolerated_s(length_s, params) or 2 * inside_frames < stop - start:
         tolerance = f"ingest.tolerance is {params.tolerance.seconds:g} s and {params.tolerance.share:g} of the clip"
-        why = f"{said} reaches beyond the clip, which has {_s(ends_s)} s, by {_s(beyond_s)} s; correct its times ({tolerance})"
+        why = f"{quoted} reaches beyond the clip, which has {_s(ends_s)} s, by {_s(beyond_s)} s; correct its times ({tolerance})"
         return _reject(row, "event-outside-clip", f"{why} ({row.where}, events)")
     return Event(span=inside, caption=event.caption, cut_s=beyond_s or None)
 

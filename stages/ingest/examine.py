@@ -1,7 +1,8 @@
-"""From a source folder to clips: rows are read, files probed, decoded whole and hashed, and whatever cannot be used is set aside.
+"""Examination of a source folder: read its rows, probe, fully decode and hash its files, and reject
+what cannot be used.
 
-What was found out about a file is kept in a journal as it is found: an ingest that was killed goes on where it was, and one after a
-new video has come examines that video only.
+The report of each file is written to a journal at once: an ingest that was killed continues where
+it stopped, and an ingest after a new video was added examines only that video.
 """
 
 from __future__ import annotations
@@ -30,18 +31,19 @@ from stages.lib.video.errors import FfmpegMissing, VideoError
 from stages.params import IngestParams
 from stages.runtime import paths
 from stages.runtime.code_digest import code_digest
-from stages.runtime.workers import Lost, map_items
+from stages.runtime.workers import ItemFailure, map_items
 
 
 class Problem(Record):
-    """Why a file is no clip."""
+    """Reason why a file cannot be used as a clip."""
 
     reason: str
     detail: str
 
 
-class Finding(Record):
-    """What a file holds, or why it cannot be used. It holds for the file of this path, size and time of change."""
+class FileReport(Record):
+    """Content of a file, or the problem that prevents its use. Valid for the file of this path,
+    size and modification time."""
 
     video: str
     size: int
@@ -50,50 +52,51 @@ class Finding(Record):
     problem: Problem | None = None
 
 
-#: The reason of a file on which an exception that nobody foresaw was raised.
+#: Reason of a file that raised an unexpected exception.
 UNEXPECTED = "unexpected-error"
-#: The reason of a video that ``ingest.exclude`` names. Its file is not read.
+#: Reason of a video listed in ``ingest.exclude``. Its file is not read.
 REMOVED = "removed-on-request"
-#: Constant rate factor of a file that is encoded anew: what is lost cannot be seen.
+#: Constant rate factor of re-encoded files: the loss is not visible.
 NORMALISE_CRF = 16
 
 
 def examine_source(params: IngestParams, seed: int, journal: Path | None = None) -> tuple[list[Clip], list[Reject], Counter[str]]:
-    """Clips in order of their id, what was set aside by reason and name, and what keeps decord from files (before any was encoded
-    anew).
+    """Return clips in order of their id, rejects by reason and name, and counts of hazards for
+    decord (before re-encoding).
 
     Args:
-        params: the source folder, and what a clip may be.
-        seed: draws the splits.
-        journal: where findings are kept, and beside it what was encoded anew; None examines every file and encodes none.
+        params: the source folder, and the limits of a clip.
+        seed: seed of the splits.
+        journal: file of the reports, beside the folder of re-encoded files; None: examine every
+            file and re-encode none.
 
     Raises:
         SourceError: the source folder cannot be used at all.
     """
     rows, rejects = read_source(params)
-    # Split before anything is excluded: what is removed moves no other clip.
+    # Splits are assigned before anything is excluded, so that a removal moves no other clip.
     splits, conflicts = assign_splits(rows, params, seed)
     placed = [row for row in sorted(rows, key=lambda row: row.clip_id) if row.clip_id in splits]
     names = {normpath(video.video) for video in params.exclude}
     removed = [row for row in placed if normpath(row.video) in names]
     rejects += [_removed(row, f"{row.video}: named in ingest.exclude") for row in removed]
     placed = [row for row in placed if normpath(row.video) not in names]
-    # The same bytes under another name, which were a duplicate until then.
+    # Also the same bytes under another name, which were rejected as a duplicate before.
     contents = {video.sha256: video.video for video in params.exclude if video.sha256 is not None}
     clips: list[Clip] = []
     hazards: Counter[str] = Counter()
-    findings = _findings([row.video for row in placed], params, journal)
-    for row, found in zip(placed, findings, strict=True):
-        if found.media is not None and found.media.sha256 in contents:
-            same = contents[found.media.sha256]
+    reports = _reports([row.video for row in placed], params, journal)
+    for row, report in zip(placed, reports, strict=True):
+        if report.media is not None and report.media.sha256 in contents:
+            same = contents[report.media.sha256]
             rejects.append(_removed(row, f"{row.video}: holds the same bytes as {same!r}, which is named in ingest.exclude"))
             continue
-        if found.media is None:
-            assert found.problem is not None
-            rejects.append(Reject(item=row.clip_id, reason=found.problem.reason, detail=found.problem.detail))
+        if report.media is None:
+            assert report.problem is not None
+            rejects.append(Reject(item=row.clip_id, reason=report.problem.reason, detail=report.problem.detail))
             continue
-        hazards.update(found.media.normalised_for or found.media.hazards)
-        clip, set_aside = to_clip(row, splits[row.clip_id], found.media, params)
+        hazards.update(report.media.normalised_for or report.media.hazards)
+        clip, set_aside = to_clip(row, splits[row.clip_id], report.media, params)
         rejects += set_aside
         if clip is not None:
             clips.append(clip)
@@ -105,130 +108,140 @@ def _removed(row: Annotation, detail: str) -> Reject:
     return Reject(item=row.clip_id, reason=REMOVED, detail=f"{detail}; it was removed on request")
 
 
-def examine(video: str, folder: Path, anew: Path | None) -> Finding:
-    """Probe, decode and hash one file, and encode it anew into ``anew`` where decord must not read it; runs in a worker."""
+def examine(video: str, folder: Path, reencoded: Path | None) -> FileReport:
+    """Probe, decode and hash one file, and re-encode it into ``reencoded`` where decord must not
+    read it; runs in a worker."""
     path = folder / video
-    about: dict[str, Any] = {"video": video, "size": 0, "mtime_ns": 0}
+    identity: dict[str, Any] = {"video": video, "size": 0, "mtime_ns": 0}
     try:
         status = path.stat()
-        about |= {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        return Finding(**about, media=_media(video, path, anew))
+        identity |= {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        return FileReport(**identity, media=_media(video, path, reencoded))
     except VideoError as error:
-        return Finding(**about, problem=Problem(reason=error.reason, detail=error.detail))
+        return FileReport(**identity, problem=Problem(reason=error.reason, detail=error.detail))
     except FfmpegMissing:
         raise
     except Exception as error:
-        # One file must not end the work on all others, whatever a decoder or this code makes of it; a full disk is no fault of the file.
+        # One file must not end the work on all others, whatever a decoder or this code does with
+        # it; a full disk is not the file's fault.
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
         detail = f"{video}: {type(error).__name__}: {error}; set it aside or re-encode it, and report this"
-        return Finding(**about, problem=Problem(reason=UNEXPECTED, detail=detail))
+        return FileReport(**identity, problem=Problem(reason=UNEXPECTED, detail=detail))
 
 
-def _media(video: str, path: Path, anew: Path | None) -> Media:
-    found, skip = _sound(video, path)
-    starts_s = found.starts_s
+def _media(video: str, path: Path, reencoded: Path | None) -> Media:
+    probe, skip = _validated(video, path)
+    starts_s = probe.starts_s
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     normalised: str | None = None
-    hazards = found.hazards
-    if hazards and anew is not None:
+    hazards = probe.hazards
+    if hazards and reencoded is not None:
         normalised = f"{paths.NORMALISED}/{sha256[:32]}.mp4"
-        out = anew / normalised
+        out = reencoded / normalised
         out.parent.mkdir(parents=True, exist_ok=True)
-        encoder.normalise(path, out, *_timing(found), NORMALISE_CRF, skip)
-        before, (found, _) = found, _sound(video, out)
-        if found.hazards or found.frames != before.frames:
-            what = f"{before.frames} frames became {found.frames}, {', '.join(found.hazards) or 'nothing'} against them"
-            raise VideoError("normalise-failed", f"{video}: {what}; encode it again by other means")
+        encoder.normalise(path, out, *_timing(probe), NORMALISE_CRF, skip)
+        before, (probe, _) = probe, _validated(video, out)
+        if probe.hazards or probe.frames != before.frames:
+            change = f"{before.frames} frames became {probe.frames}, {', '.join(probe.hazards) or 'nothing'} against them"
+            raise VideoError("normalise-failed", f"{video}: {change}; encode it again by other means")
     return Media(
         sha256=sha256,
-        codec=found.codec,
-        width=found.width,
-        height=found.height,
-        rate=found.rate,
-        frames=found.slots,
-        duration_s=found.duration_s,
+        codec=probe.codec,
+        width=probe.width,
+        height=probe.height,
+        rate=probe.rate,
+        frames=probe.slots,
+        duration_s=probe.duration_s,
         starts_s=starts_s,
-        variable_rate=found.variable_rate,
-        hazards=found.hazards,
+        variable_rate=probe.variable_rate,
+        hazards=probe.hazards,
         normalised=normalised,
         normalised_for=hazards if normalised else (),
     )
 
 
-def _sound(video: str, path: Path) -> tuple[probing.Probe, int]:
-    """The probe of a file that decodes from beginning to end to as many frames as its packets promise, and how many frames come out of
-    a decoder before the first that is whole."""
-    found = probing.probe(path)
-    shown = encoder.validate(path)
-    skip = len(shown) - found.frames
-    if not 0 <= skip <= found.dropped:
-        raise VideoError("frame-count", f"{video}: {found.frames} frames are stored, {len(shown)} decode; re-encode it")
-    if found.times is not None and shown[skip:] != found.times and probing.UNTRUSTED_TIMES not in found.hazards:
-        found = probing.probe(path, distrust=True)
-    return found, skip
+def _validated(video: str, path: Path) -> tuple[probing.Probe, int]:
+    """Probe a file and decode it completely. Returns the probe, and the number of frames that a
+    decoder emits before the first complete one.
+
+    Raises:
+        VideoError: the number of decoded frames differs from that of its packets.
+    """
+    probe = probing.probe(path)
+    decoded = encoder.validate(path)
+    skip = len(decoded) - probe.frames
+    if not 0 <= skip <= probe.dropped:
+        raise VideoError("frame-count", f"{video}: {probe.frames} frames are stored, {len(decoded)} decode; re-encode it")
+    if probe.times is not None and decoded[skip:] != probe.times and probing.UNTRUSTED_TIMES not in probe.hazards:
+        probe = probing.probe(path, distrust=True)
+    return probe, skip
 
 
-def _timing(found: probing.Probe) -> tuple[int | Fraction, list[Fraction] | None]:
-    """When frames are shown, for :func:`encoder.normalise`: by the file's own times where they can be trusted."""
-    if found.times is not None and found.variable_rate:
-        return found.rate, [(time - found.times[0]) * found.time_base for time in found.times]
-    if found.times is None or probing.UNTRUSTED_TIMES in found.hazards:
-        return found.rate, None
-    return found.times[0], None
+def _timing(probe: probing.Probe) -> tuple[int | Fraction, list[Fraction] | None]:
+    """Presentation times of the frames, for :func:`encoder.normalise`: the file's own times where
+    they can be trusted."""
+    if probe.times is not None and probe.variable_rate:
+        return probe.rate, [(time - probe.times[0]) * probe.time_base for time in probe.times]
+    if probe.times is None or probing.UNTRUSTED_TIMES in probe.hazards:
+        return probe.rate, None
+    return probe.times[0], None
 
 
-def _findings(videos: Sequence[str], params: IngestParams, journal: Path | None) -> Iterator[Finding]:
-    """A finding for each video, in order: from the journal where the file has not changed since, else by looking."""
+def _reports(videos: Sequence[str], params: IngestParams, journal: Path | None) -> Iterator[FileReport]:
+    """Yield the report of each video, in order: from the journal if the file has not changed since,
+    otherwise by examining it."""
     folder = Path(params.source)
     if journal is None:
-        yield from _look(videos, folder, None, params.timeout_s)
+        yield from _examined(videos, folder, None, params.timeout_s)
         return
-    anew = journal.with_suffix("") if params.normalise else None
-    known = _read_journal(journal, folder, anew)
-    unknown = [video for video in videos if video not in known]
-    if known:
-        print(f"ingest: {len(known):,} of {len(videos):,} files were examined before and have not changed")
+    reencoded = journal.with_suffix("") if params.normalise else None
+    earlier = _read_journal(journal, folder, reencoded)
+    new_videos = [video for video in videos if video not in earlier]
+    if earlier:
+        print(f"ingest: {len(earlier):,} of {len(videos):,} files were examined before and have not changed")
     journal.parent.mkdir(parents=True, exist_ok=True)
-    with journal.open("a", encoding="utf-8") as kept:
+    with journal.open("a", encoding="utf-8") as lines:
         # Ends a line that a kill cut short.
-        kept.write("\n" if kept.tell() else "")
-        looked = _look(unknown, folder, anew, params.timeout_s)
+        lines.write("\n" if lines.tell() else "")
+        new_reports = _examined(new_videos, folder, reencoded, params.timeout_s)
         for video in videos:
-            if video in known:
-                yield known[video]
+            if video in earlier:
+                yield earlier[video]
                 continue
-            found = next(looked)
-            # A time-out, a dead process or an error that nobody foresaw says something of this machine at this moment: it is tried again.
-            if found.problem is None or found.problem.reason not in ("timeout", "worker-died", UNEXPECTED):
-                kept.write(found.model_dump_json(exclude_none=True) + "\n")
-                kept.flush()
-            yield found
+            report = next(new_reports)
+            # A time-out, a dead process or an unexpected error may be due to this machine at this
+            # moment: the file is tried again.
+            if report.problem is None or report.problem.reason not in ("timeout", "worker-died", UNEXPECTED):
+                lines.write(report.model_dump_json(exclude_none=True) + "\n")
+                lines.flush()
+            yield report
 
 
-def _look(videos: Sequence[str], folder: Path, anew: Path | None, timeout_s: float) -> Iterator[Finding]:
-    work = partial(examine, folder=folder, anew=anew)
+def _examined(videos: Sequence[str], folder: Path, reencoded: Path | None, timeout_s: float) -> Iterator[FileReport]:
+    work = partial(examine, folder=folder, reencoded=reencoded)
     for video, result in zip(videos, map_items(work, videos, "ingest", timeout_s=timeout_s), strict=True):
-        if isinstance(result, Lost):
+        if isinstance(result, ItemFailure):
             remedy = "; raise ingest.timeout_s if it is only long" if result.reason == "timeout" else ""
-            lost = Problem(reason=result.reason, detail=f"{video}: {result.detail}{remedy}")
-            yield Finding(video=video, size=0, mtime_ns=0, problem=lost)
+            problem = Problem(reason=result.reason, detail=f"{video}: {result.detail}{remedy}")
+            yield FileReport(video=video, size=0, mtime_ns=0, problem=problem)
         else:
             yield result
 
 
 def journal_file(params: IngestParams) -> Path:
-    """Where the findings about the source folder are kept: another code that examines has another journal."""
+    """Return the journal of the source folder; a change of the examining code starts another
+    journal."""
     folder = Path(params.source)
     code = [Path(module.__file__ or "") for module in (encoder, errors, probing, times)] + [Path(__file__)]
-    about = f"{folder.resolve()} {params.normalise} {code_digest(code)}"
-    name = hashlib.sha256(about.encode()).hexdigest()[:16]
+    identity = f"{folder.resolve()} {params.normalise} {code_digest(code)}"
+    name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return paths.EXAMINED / f"{name}.jsonl"
 
 
 def copy_normalised(clips: Sequence[Clip], journal: Path, folder: Path) -> None:
-    """Put what was encoded anew into the folder that the clips' paths are relative to."""
+    """Copy re-encoded files into the folder that the clips' paths are relative to."""
     for clip in clips:
         if clip.normalised:
             out = folder / clip.path
@@ -236,21 +249,22 @@ def copy_normalised(clips: Sequence[Clip], journal: Path, folder: Path) -> None:
             shutil.copyfile(journal.with_suffix("") / clip.path, out)
 
 
-def _read_journal(journal: Path, folder: Path, anew: Path | None) -> dict[str, Finding]:
-    """Findings about files that have not changed since. A last line that a kill cut short is no finding."""
-    known: dict[str, Finding] = {}
+def _read_journal(journal: Path, folder: Path, reencoded: Path | None) -> dict[str, FileReport]:
+    """Read the reports of files that have not changed since. A last line that a kill cut short is
+    skipped."""
+    reports: dict[str, FileReport] = {}
     if not journal.is_file():
-        return known
+        return reports
     for line in journal.read_text(encoding="utf-8").split("\n"):
         try:
-            found = Finding.model_validate_json(line)
-            status = (folder / found.video).stat()
+            report = FileReport.model_validate_json(line)
+            status = (folder / report.video).stat()
         except (ValidationError, OSError):
             continue
-        normalised = found.media.normalised if found.media is not None else None
-        lost = normalised is not None and not (anew is not None and (anew / normalised).is_file())
-        if (status.st_size, status.st_mtime_ns) == (found.size, found.mtime_ns) and not lost:
-            known[found.video] = found
+        normalised = report.media.normalised if report.media is not None else None
+        missing = normalised is not None and not (reencoded is not None and (reencoded / normalised).is_file())
+        if (status.st_size, status.st_mtime_ns) == (report.size, report.mtime_ns) and not missing:
+            reports[report.video] = report
         else:
-            known.pop(found.video, None)
-    return known
+            reports.pop(report.video, None)
+    return reports

@@ -1,4 +1,5 @@
-"""Probe, validate, hash and normalise a folder of annotated videos into one manifest, with a reason for whatever is set aside.
+"""Probe, validate, hash and normalise a folder of annotated videos into one manifest, with a reason
+for each reject.
 
 Run as ``python -m stages ingest``; writes ``data/clips``.
 """
@@ -35,6 +36,6 @@ def main() -> int:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(Counter(r.reason for r in rejects).items()))
         print(f"ingest: {len(clips):,} clips accepted, {len(rejects):,} rejected{f' ({reasons})' if reasons else ''}")
         if not clips:
-            shown = "".join(f"\n  {reject.item}: {reject.reason}: {reject.detail}" for reject in rejects[:10])
-            raise SourceError(f"ingest.source: {params.ingest.source!r} gave no clip{shown or ': its annotation file is empty'}")
+            details = "".join(f"\n  {reject.item}: {reject.reason}: {reject.detail}" for reject in rejects[:10])
+            raise SourceError(f"ingest.source: {params.ingest.source!r} gave no clip{details or ': its annotation file is empty'}")
     return 0

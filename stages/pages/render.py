@@ -1,4 +1,4 @@
-"""Pages that stand alone: templates filled in, and pictures as text inside them."""
+"""Rendering of self-contained HTML pages: templates, inlined styles and pictures."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from PIL import Image
 
 from stages.domain.core.records import Sample
 
-#: A row of a film strip has at most so many frames and pixels, so that each is seen on a phone, and no frame is higher than so many.
+#: Largest number of frames and pixels of a row of a film strip, so that it fits on a phone, and
+#: largest height of a frame.
 STRIP_FRAMES, STRIP_WIDTH_PX, STRIP_PX = 8, 900, 120
-#: How well frames are kept that were made smaller: 16 of a film take 0.1 MB, and 0.8 MB without loss.
+#: JPEG quality of frames that were scaled down: 16 frames of a film take 0.1 MB, and 0.8 MB without
+#: loss.
 STRIP_QUALITY = 80
 
 
 def fill(template: str, *, trim_blocks: bool = False, **content: Any) -> str:
-    """A file of ``stages/templates`` with its places filled in; what is put in is escaped as HTML.
+    """Render a template of ``stages/pages/templates``; values are escaped as HTML.
 
     Args:
-        template: the file's name.
-        trim_blocks: leave out the line break behind each block, for text where it would be seen.
-        content: what the places are called, and what goes there.
+        template: file name of the template.
+        trim_blocks: remove the line break after each block, for text where it would be visible.
+        content: variables of the template.
 
     Raises:
-        jinja2.UndefinedError: the template names a place that ``content`` lacks.
+        jinja2.UndefinedError: the template uses a variable that ``content`` lacks.
     """
     environment = jinja2.Environment(
         autoescape=True, loader=jinja2.PackageLoader("stages.pages"), undefined=jinja2.StrictUndefined, trim_blocks=trim_blocks
@@ -39,31 +41,34 @@ def fill(template: str, *, trim_blocks: bool = False, **content: Any) -> str:
 
 
 def template_text(*names: str) -> str:
-    """Files of ``stages/templates`` as they are, one after the other: a style sheet or a script that a page holds and names by its hash."""
+    """Concatenate files of ``stages/pages/templates`` unchanged: a style sheet or a script that a
+    page inlines and allows by its hash."""
     return "".join((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8") for name in names)
 
 
 def policy_hash(text: str) -> str:
-    """What a content-security policy names an inline script or style by."""
+    """Hash by which a content-security policy allows an inline script or style."""
     return f"sha256-{in_base64(hashlib.sha256(text.encode()).digest())}"
 
 
-def shown_answer(sample: Sample) -> str:
-    """What a perfect answer says; of a letter also what it stands for."""
+def reference_text(sample: Sample) -> str:
+    """Reference answer of a sample; for a letter also the text of its option."""
     if not sample.options:
         return sample.reference
     return f"{sample.reference}: {sample.options[ord(sample.reference) - ord('A')]}"
 
 
 def in_base64(content: bytes) -> str:
-    """Bytes as a page holds them: in a ``data:`` address, or in the hash that a content-security policy names a script by."""
+    """Encode bytes as base64, for a ``data:`` URL or a hash in a content-security policy."""
     return base64.b64encode(content).decode()
 
 
 def film_strip(pixels: npt.NDArray[np.uint8]) -> str:
-    """Frames [frames, height, width, 3] side by side, as the address of a picture; small ones exactly, large ones as a JPEG.
+    """Draw frames [frames, height, width, 3] side by side, and return the picture as a ``data:``
+    URL.
 
-    A frame is as high as it is, or :data:`STRIP_PX`.
+    Frames higher than :data:`STRIP_PX` are scaled down to it and stored as JPEG; smaller ones are
+    stored losslessly.
     """
     frames = [Image.fromarray(frame) for frame in pixels]
     is_large = pixels.shape[1] > STRIP_PX

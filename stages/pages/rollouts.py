@@ -1,6 +1,8 @@
-"""Rollouts as a person reads them: what was shown, asked, thought, answered, judged and paid, on a page that opens offline.
+"""Pages of rollouts for people: video, prompt, thinking, answer, verdict and reward, on a page that
+opens offline.
 
-What was replied is data of a model in training and may be anything: templates escape it, and the page lets nothing out.
+Replies come from a model in training and may contain anything: templates escape them, and the page
+sends nothing.
 """
 
 from __future__ import annotations
@@ -16,14 +18,16 @@ from stages.pages.render import fill, film_strip, policy_hash, template_text
 
 
 def rollout_page(stage: str, step: int, groups: Sequence[RolloutGroup], frames: Iterable[Frames]) -> str:
-    """A page of a step's groups, such as MLflow keeps for each checkpoint. ``frames``: what each was shown."""
+    """Render the page of a step's groups, such as MLflow keeps for each checkpoint. ``frames``:
+    frames of each group's video."""
     style = template_text("palette.css", "rollouts_page.css", "rollouts.css")
     views = group_views(groups, frames)
     return fill("rollouts.html.j2", stage=stage, step=step, groups=views, style=style, style_hash=policy_hash(style))
 
 
 def group_views(groups: Sequence[RolloutGroup], frames: Iterable[Frames]) -> list[dict[str, Any]]:
-    """What ``rollout_group.html.j2`` shows of each group. Equal rollouts are shown once and counted, what helped most first."""
+    """Content of ``rollout_group.html.j2`` for each group. Equal rollouts are listed once with
+    their count, largest advantage first."""
     return [
         {
             "task": group.task,

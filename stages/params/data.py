@@ -10,11 +10,12 @@ from stages.domain.core.records import Exact
 from stages.domain.tasks import mix_vid_qa, task_of
 from stages.domain.tasks.synthesis import TaskSettings
 from stages.params.judging import WriterParams
-from stages.params.types import Positive, Share, Table
+from stages.params.types import Fraction01, Positive, Table
 
 
 class CorpusParams(Table):
-    """The generated corpus: one coloured shape, two events in a row, ground truth for everything."""
+    """The generated corpus: one coloured shape, two events in a row, ground truth for
+    everything."""
 
     train_clips: int = Field(gt=0)
     validation_clips: int = Field(gt=0)
@@ -22,46 +23,54 @@ class CorpusParams(Table):
     size_px: int = Field(ge=32, multiple_of=32)
     frames: int = Field(ge=16)
     rate: Exact
-    #: Combinations of colour, shape and events that never occur in training; half of the test clips are drawn from them.
+    #: Combinations of colour, shape and events that never occur in training; half of the test clips
+    #: are drawn from them.
     held_out_combinations: int = Field(ge=0)
-    #: Constant rate factor of x264: 0 is lossless, 51 the worst.
+    #: Constant rate factor of x264: 0 is lossless, 51 is the lowest quality.
     crf: int = Field(ge=0, le=51)
 
 
 class Tolerance(Table):
-    """How far the times of an annotation may be off its file: at most so many seconds, and at most this share of the clip."""
+    """Largest error allowed in the times of an annotation: in seconds, and as a fraction of the
+    clip's length. Both limits hold."""
 
     seconds: float = Field(ge=0)
-    share: Share
+    share: Fraction01
 
 
 class ExcludedVideo(Table):
-    """A video that was removed on request: no clip is made of it, nor of the same bytes under another name."""
+    """A video removed on request: ingest rejects it, and the same bytes under another name."""
 
-    #: As annotations name it, relative to the source folder.
+    #: Path of the file as in the annotations, relative to the source folder.
     video: str = Field(min_length=1)
-    #: Of the file's bytes; None: never ingested, and not there when it was removed.
+    #: SHA-256 of the file; null: it was never ingested, and missing when it was removed.
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None
 
 
 class IngestParams(Table):
-    #: A folder with videos and their annotations; ``data/corpus`` is the generated one. Relative to the project or absolute.
+    #: A folder with videos and their annotations, absolute or relative to the project;
+    #: ``data/corpus`` is the generated one.
     source: str = Field(min_length=1)
-    #: How the annotations are written (:mod:`stages.lib.annotations.formats`), and in which file of the folder; None: the format's usual one.
+    #: Format of the annotations (:mod:`stages.lib.annotations.formats`).
     format: str
+    #: File of the annotations in that folder; null: the usual file name of the format.
     annotations: str | None
-    #: Shares of the source videos that go to validation and test where the annotations name no split.
-    validation_share: Share
-    test_share: Share
+    #: Fractions of the source videos that go to validation and test where the annotations name no
+    #: split.
+    validation_share: Fraction01
+    test_share: Fraction01
     min_frames: int = Field(ge=2)
     max_duration_s: Positive
-    #: An event that reaches further beyond its clip is set aside, one that does not is cut at the clip's edge.
+    #: An event that exceeds its clip by more than this is rejected; one that exceeds it by less is
+    #: cut at the edge of the clip.
     tolerance: Tolerance
-    #: What a clip may take to be examined; then its process is ended and the clip set aside.
+    #: Time limit for examining one file; after that its process is ended and the file rejected.
     timeout_s: Positive
-    #: Encode files anew that decord must not read (open GOPs, other containers, rotation …): once here, instead of slow reading for ever.
+    #: Re-encode files that decord must not read (open GOPs, other containers, rotation …): once
+    #: here, instead of slow reading later.
     normalise: bool
-    #: Videos that were removed on request (``vidbridge data remove`` writes them); ``vidbridge recipe use`` takes them along.
+    #: Videos removed on request (written by ``vidbridge data remove``); ``vidbridge recipe use``
+    #: keeps them.
     exclude: tuple[ExcludedVideo, ...]
 
     @model_validator(mode="after")
@@ -75,9 +84,10 @@ class IngestParams(Table):
 class SynthesizeParams(Table):
     sampled_frames: int = Field(ge=2, multiple_of=2)
     contact_sheet_samples: int = Field(ge=1, le=32)
-    #: Share of dark events that may be told from words alone (class, other events) before synthesis fails.
-    max_text_only: Share
-    #: None: questions and traces are made from the annotation by templates.
+    #: Largest fraction of dark events that may be guessed from text alone (class, other events);
+    #: above it, synthesis fails.
+    max_text_only: Fraction01
+    #: null: templates generate questions and traces from the annotation.
     writer: WriterParams | None
     tasks: TaskSettings
 
@@ -87,7 +97,7 @@ class SynthesizeParams(Table):
             return self
         if self.writer.questions and self.tasks.of(mix_vid_qa.TASK) is None:
             raise ValueError(
-                f"writer.questions: {mix_vid_qa.NAME} is not synthesised, so there is none to write; name it in tasks, or set false"
+                f"writer.questions: {mix_vid_qa.NAME} is not synthesised, so there is none to write; add it to tasks, or set false"
             )
         for task in self.writer.traces.tasks if self.writer.traces else ():
             if task not in self.tasks.named:

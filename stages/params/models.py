@@ -1,4 +1,4 @@
-"""Parameters of the model that everything starts from."""
+"""Parameters of the base model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class TowerParams(Table):
 
 
 class TextTowerParams(TowerParams):
-    #: Base of the rotary position frequencies. Small for short texts: few frequencies then tell neighbours apart.
+    #: Base of the rotary position frequencies. Use a small one for short texts, where few
+    #: frequencies distinguish neighbours.
     rope_theta: float = Field(gt=1)
     kv_heads: int = Field(gt=0)
 
@@ -27,17 +28,18 @@ class VisionTowerParams(TowerParams):
     merge: int = Field(gt=0)
 
 
-#: Sizes of a head that vLLM's attention kernels take, those of the CPU and those of GPUs together (vLLM 0.22 to 0.32).
+#: Head sizes that vLLM's attention kernels support, on CPU and on GPU (vLLM 0.22 to 0.32).
 SERVED_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 Family = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 
 
 class TinyModelParams(Table):
-    """A model of the real architecture built from a configuration, with a random start and a tokenizer trained here."""
+    """A model of the real architecture built from a configuration, with random weights and a
+    tokenizer trained here."""
 
     kind: Literal["tiny"]
     family: Family
-    #: Of the saved base model, and of every policy while it is evaluated.
+    #: Precision of the saved base model, and of every policy during evaluation.
     precision: Precision
     vocabulary: int = Field(gt=256)
     text: TextTowerParams
@@ -59,13 +61,13 @@ class TinyModelParams(Table):
 
 
 class PretrainedModelParams(Table):
-    """A model from the hub, or from a folder, at a pinned revision."""
+    """A model from the hub or from a folder, at a pinned revision."""
 
     kind: Literal["pretrained"]
     name: str = Field(min_length=1)
     revision: str = Field(min_length=1)
     precision: Precision
-    #: Pixels of one frame after resizing, at most.
+    #: Largest number of pixels of one frame after resizing.
     max_pixels_per_frame: int = Field(gt=0)
 
 

@@ -1,7 +1,8 @@
 """``params.yaml`` as frozen types: everything that changes a result, and nothing else.
 
-No field has a default here: ``params.yaml`` is the only home of a value. Rules that span fields are checked at load, so that a
-GRPO row that names a task nobody synthesises fails in a second and not after an hour. Importing this module imports no torch.
+No field has a default here: every value comes from ``params.yaml``. Rules across fields are checked
+at load, so that a GRPO row with a task that is not synthesised fails in a second and not after an
+hour. Importing this module imports no torch.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from stages.runtime import paths
 from stages.runtime.bounded_yaml import YamlError, read_yaml
 from stages.runtime.plain import one_line
 
-_MOST_COMPLAINTS = 20
+_MOST_ERRORS = 20
 _QUOTED_CHARACTERS = 300
 
 
 class Params(Table):
     recipe: RowName
-    #: As numpy's generators take it.
+    #: Seed of everything random, in the range of numpy's generators.
     seed: int = Field(ge=0, lt=2**32)
     corpus: CorpusParams
     ingest: IngestParams
@@ -46,41 +47,44 @@ class Params(Table):
     held_out_judge: HeldOutJudgeParams | None
     evaluation: EvaluationParams
     gate: GateParams
-    #: What `vidbridge ablate` runs; None: nothing. No stage of the pipeline reads it.
+    #: Grid of `vidbridge ablate`; null: there is none. No stage of the pipeline reads it.
     ablation: AblationParams | None
 
     @model_validator(mode="after")
     def _rows_fit_together(self) -> Params:
-        made = self.synthesize.tasks.named
+        synthesised = self.synthesize.tasks.named
         clashes = (set(self.sft) & set(self.grpo)) | ({"base"} & (set(self.sft) | set(self.grpo)))
         if clashes:
             raise ValueError(f"sft/grpo: {sorted(clashes)[0]!r} names two things; row names are unique and 'base' is the start")
-        known: list[str] = ["base"]
+        earlier: list[str] = ["base"]
         for table, rows in (("sft", self.sft), ("grpo", self.grpo)):
             for name, row in rows.items():
                 for task in row.tasks:
-                    if task not in made:
-                        raise ValueError(f"{table}.{name}.tasks: {task!r} is not synthesised (synthesize.tasks: {', '.join(made)})")
-                if row.init not in known:
-                    raise ValueError(f"{table}.{name}.init: {row.init!r} is not an earlier row (known here: {', '.join(known)})")
-                known.append(name)
+                    if task not in synthesised:
+                        raise ValueError(
+                            f"{table}.{name}.tasks: {task!r} is not synthesised (synthesize.tasks: {', '.join(synthesised)})"
+                        )
+                if row.init not in earlier:
+                    raise ValueError(f"{table}.{name}.init: {row.init!r} is not an earlier row (known here: {', '.join(earlier)})")
+                earlier.append(name)
         inits = {row.init for row in (*self.sft.values(), *self.grpo.values())}
-        leaves = [name for name in known if name not in inits]
+        leaves = [name for name in earlier if name not in inits]
         if len(leaves) != 1:
             raise ValueError(
-                f"grpo: {len(leaves)} rows are nobody's init ({', '.join(leaves)}); the candidate is the table's only leaf, so chain"
-                " them through `init` or delete what is not wanted"
+                f"grpo: {len(leaves)} rows are nobody's init ({', '.join(leaves)}); the candidate is the table's"
+                " only leaf, so"
+                " chain them through `init` or delete what is not wanted"
             )
         for name in self.evaluation.of:
-            if name not in known:
-                raise ValueError(f"evaluation.of: {name!r} is no row (known: {', '.join(known)})")
+            if name not in earlier:
+                raise ValueError(f"evaluation.of: {name!r} is not a row (known: {', '.join(earlier)})")
         if leaves[0] not in self.evaluation.of:
             raise ValueError(f"evaluation.of: the candidate {leaves[0]!r} is missing; the gate needs its scores")
         if len(set(self.evaluation.of)) != len(self.evaluation.of):
-            raise ValueError("evaluation.of: a name stands twice")
+            raise ValueError("evaluation.of: a name is listed twice; remove one")
         for compared in () if self.gate.scores == "all" else self.gate.scores:
-            if compared not in made:
-                raise ValueError(f"gate.scores: {compared!r} is not synthesised (synthesize.tasks: {', '.join(made)})")
+            if compared not in synthesised:
+                raise ValueError(f"gate.scores: {compared!r} is not synthesised (synthesize.tasks: {', '.join(synthesised)})")
         return self
 
     @model_validator(mode="after")
@@ -93,9 +97,9 @@ class Params(Table):
                     f"grpo.{name}.samples: {row.samples!r} was chosen for another row's start; name {own}, or {everything} for all"
                 )
             if filtered and name not in self.difficulty:
-                known = ", ".join(self.difficulty) or "none"
+                row_names = ", ".join(self.difficulty) or "none"
                 raise ValueError(
-                    f"grpo.{name}.samples: {row.samples!r} is made by no row (difficulty: {known}); add difficulty.{name}, or name"
+                    f"grpo.{name}.samples: {row.samples!r} is made by no row (difficulty: {row_names}); add difficulty.{name}, or name"
                     f" {everything}"
                 )
         for name, rolled in self.difficulty.items():
@@ -127,7 +131,10 @@ class Params(Table):
 
     @model_validator(mode="after")
     def _open_answers_have_a_reader(self) -> Params:
-        """On sentences of people a judge by shared words pays negations, guesses and swapped roles: that must be wanted."""
+        """Require a language model as judge of real text, or the explicit choice of the rule judge.
+
+        On real text, a judge by shared words rewards negations, guesses and swapped roles.
+        """
         read = [task for task in self.synthesize.tasks.named if task_of(task).judge_calls(self.rewards)]
         if Path(self.ingest.source) == paths.CORPUS or not read:
             return self
@@ -158,66 +165,70 @@ class Params(Table):
     def _grid_can_be_run(self) -> Params:
         if self.ablation is None:
             return self
-        made, variants = self.synthesize.tasks.named, self.variants
+        synthesised, variants = self.synthesize.tasks.named, self.variants
         starts = {name: row.init for name, row in variants.items()}
         if len(set(starts.values())) != 1:
-            raise ValueError(f"ablation.variants: they start from different rows ({starts}); give all of them one `init`")
+            raise ValueError(f"ablation.variants: they start from different rows ({starts}); set one `init` for all of them")
         start = next(iter(starts.values()))
         if start not in ("base", *self.rows):
             raise ValueError(
-                f"ablation: the variants start from {start!r}, which is no row (known: base, {', '.join(self.rows)}); name one of them as"
-                " `init`, or write `ablation: null`"
+                f"ablation: the variants start from {start!r}, which is not a row (known: base,"
+                f" {', '.join(self.rows)}); set one of"
+                " them as `init`, or write `ablation: null`"
             )
         if clash := {start, "base", *self.rows} & set(variants):
             raise ValueError(f"ablation.variants.{sorted(clash)[0]}: a row of the recipe has that name; choose another")
         for name, row in variants.items():
-            if unmade := [task for task in row.tasks if task not in made]:
+            if missing_tasks := [task for task in row.tasks if task not in synthesised]:
                 raise ValueError(
-                    f"ablation.variants.{name}.tasks: {unmade[0]!r} is not synthesised (synthesize.tasks: {', '.join(made)})"
+                    f"ablation.variants.{name}.tasks: {missing_tasks[0]!r} is not synthesised"
+                    f" (synthesize.tasks: {', '.join(synthesised)})"
                 )
         budgets = {n: r.steps * r.prompts_per_step * r.rollouts for n, r in variants.items() if isinstance(r, GrpoRow)}
         if len(set(budgets.values())) > 1:
             raise ValueError(f"ablation.variants: unequal numbers of rollouts ({budgets}); a comparison needs one budget")
-        if missing := [axis for axis in self.ablation.axes if axis.split("/")[0] not in made]:
-            raise ValueError(f"ablation.axes: {missing[0]!r} is not synthesised (synthesize.tasks: {', '.join(made)})")
+        if missing := [axis for axis in self.ablation.axes if axis.split("/")[0] not in synthesised]:
+            raise ValueError(f"ablation.axes: {missing[0]!r} is not synthesised (synthesize.tasks: {', '.join(synthesised)})")
         for name in {name for pair in self.ablation.contrasts for name in pair} - {start, *variants}:
-            raise ValueError(f"ablation.contrasts: {name!r} is no variant (known: {', '.join((start, *variants))})")
+            raise ValueError(f"ablation.contrasts: {name!r} is not a variant (known: {', '.join((start, *variants))})")
         return self
 
     @property
     def variants(self) -> dict[str, SftRow | GrpoRow]:
-        """Every row of the ablation grid, with its changes made.
+        """Training rows of the ablation grid, with the changes of each variant applied.
 
         Raises:
-            ValueError: a variant is like no row, or its changes are none that such a row can have.
+            ValueError: the ``like`` of a variant is not a row, or its changes are not valid in such
+                a row.
         """
-        found: dict[str, SftRow | GrpoRow] = {}
+        variants: dict[str, SftRow | GrpoRow] = {}
         if self.ablation is None:
-            return found
+            return variants
         for name, variant in self.ablation.variants.items():
             if (row := self.rows.get(variant.like)) is None:
                 raise ValueError(
-                    f"ablation.variants.{name}.like: {variant.like!r} is no row (known: {', '.join(self.rows)}); name one of them, or"
-                    " write `ablation: null`"
+                    f"ablation.variants.{name}.like: {variant.like!r} is not a row (known: {', '.join(self.rows)});"
+                    " set one of"
+                    " them, or write `ablation: null`"
                 )
             table = row.model_dump() | self.ablation.shared | variant.changes
             if isinstance(row, GrpoRow) and row.samples != paths.SAMPLES.as_posix():
                 table["samples"] = paths.difficulty(name).as_posix()
             try:
-                found[name] = type(row).model_validate(table)
+                variants[name] = type(row).model_validate(table)
             except ValidationError as error:
                 first = error.errors()[0]
-                raise ValueError(f"ablation.variants.{name}.changes: {_field(first, table)}{_complaint(first)}") from error
-        return found
+                raise ValueError(f"ablation.variants.{name}.changes: {_field(first, table)}{_message(first)}") from error
+        return variants
 
     @property
     def rows(self) -> dict[str, SftRow | GrpoRow]:
-        """Every training row, in an order in which each stands after its ``init``."""
+        """Training rows by name, each after its ``init``."""
         return {**self.sft, **self.grpo}
 
     @property
     def candidate(self) -> str:
-        """The only row that no other starts from: what the gate looks at."""
+        """Name of the only row that no other starts from: the row that the gate decides on."""
         inits = {row.init for row in self.rows.values()}
         return next(name for name in ("base", *self.rows) if name not in inits)
 
@@ -226,7 +237,8 @@ def load_params(path: Path | str = paths.PARAMS_FILE) -> Params:
     """Read and check ``params.yaml``.
 
     Raises:
-        ParamsError: the file is missing, no YAML, or breaks a rule; the message lists field, value and remedy, a line each.
+        ParamsError: the file is missing, is not YAML, or breaks a rule; each line of the message
+            names field, value and remedy.
     """
     path = Path(path)
     try:
@@ -241,34 +253,35 @@ def load_params(path: Path | str = paths.PARAMS_FILE) -> Params:
 
 
 def parse_params(raw: object, name: str = "params") -> Params:
-    """Check parameters that are already in memory; ``name`` opens each line of the error.
+    """Check parameters that are already in memory; each line of the error starts with ``name``.
 
     Raises:
-        ParamsError: it is no table, or breaks a rule.
+        ParamsError: ``raw`` is not a table, or breaks a rule.
     """
     if not isinstance(raw, Mapping):
-        found = "it is empty" if raw is None else f"found {type(raw).__name__}"
-        raise ParamsError(f"{name}: expected a table of parameters, {found}; take a recipe: vidbridge recipe use tiny --force")
+        actual = "it is empty" if raw is None else f"found {type(raw).__name__}"
+        raise ParamsError(f"{name}: expected a table of parameters, {actual}; take a recipe: vidbridge recipe use tiny --force")
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{name}: {_field(e, raw)}{_complaint(e)}" for e in error.errors()]
-        if len(lines) > _MOST_COMPLAINTS:
-            lines[_MOST_COMPLAINTS:] = [f"{name}: and {len(lines) - _MOST_COMPLAINTS:,} more like these"]
+        lines = [f"{name}: {_field(e, raw)}{_message(e)}" for e in error.errors()]
+        if len(lines) > _MOST_ERRORS:
+            lines[_MOST_ERRORS:] = [f"{name}: and {len(lines) - _MOST_ERRORS:,} more like these"]
         raise ParamsError("\n".join(lines)) from error
 
 
 def _field(error: Any, raw: object) -> str:
-    """Name the field of ``raw`` that an error is about, by its keys: Pydantic's location also names members of unions."""
+    """Name the field of ``raw`` that an error is about, by its keys; Pydantic's location also
+    contains members of unions."""
     names = []
-    at = raw
+    node = raw
     for number, part in enumerate(error["loc"], 1):
-        if isinstance(at, Mapping):
-            if part not in at and not (error["type"] == "missing" and number == len(error["loc"])):
+        if isinstance(node, Mapping):
+            if part not in node and not (error["type"] == "missing" and number == len(error["loc"])):
                 continue
-            at = at.get(part)
-        elif isinstance(at, Sequence) and isinstance(part, int):
-            at = at[part] if part < len(at) else None
+            node = node.get(part)
+        elif isinstance(node, Sequence) and isinstance(part, int):
+            node = node[part] if part < len(node) else None
         else:
             continue
         names.append(_quoted(part, str))
@@ -276,19 +289,19 @@ def _field(error: Any, raw: object) -> str:
 
 
 def _quoted(value: object, form: Callable[[object], str] = repr) -> str:
-    """A value as a message shows it: not longer than a line or two, and without what a terminal would obey."""
+    """Format a value for a message: at most a line or two, without control characters."""
     try:
-        told = one_line(form(value))
-    except ValueError:  # a whole number of more digits than Python writes
-        told = f"a number of {cast(int, value).bit_length():,} bits"
-    return told if len(told) <= _QUOTED_CHARACTERS else f"{told[:_QUOTED_CHARACTERS]}…"
+        text = one_line(form(value))
+    except ValueError:  # an integer with more digits than Python writes
+        text = f"a number of {cast(int, value).bit_length():,} bits"
+    return text if len(text) <= _QUOTED_CHARACTERS else f"{text[:_QUOTED_CHARACTERS]}…"
 
 
-def _complaint(error: Any) -> str:
+def _message(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return f"unknown key (value {_quoted(error['input'])}); remove it or correct its spelling"
     if error["type"] == "missing":
-        return "missing; every value stands in params.yaml, see infra/recipes/tiny.yaml for one"
+        return "missing; every value is set in params.yaml, see infra/recipes/tiny.yaml for an example"
     message = error["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(error["input"], Mapping | Params) else f" (value {_quoted(error['input'])})"
-    return f"{message}{shown}"
+    value = "" if isinstance(error["input"], Mapping | Params) else f" (value {_quoted(error['input'])})"
+    return f"{message}{value}"

@@ -1,4 +1,4 @@
-"""Parameters of training: rows of SFT and GRPO, the difficulty rows that filter samples, adapters."""
+"""Parameters of training: rows of SFT and GRPO, difficulty rows that filter samples, adapters."""
 
 from __future__ import annotations
 
@@ -9,52 +9,59 @@ from pydantic import Field, model_validator
 from stages.domain.rl.difficulty import DropRules
 from stages.domain.rl.shaping import LengthReward, TemporalContrast
 from stages.domain.tasks import KnownTask, structured_caption, task_of
-from stages.params.types import Positive, Precision, RowName, Share, Table, Weight
+from stages.params.types import Fraction01, Positive, Precision, RowName, Table, Weight
 
-#: What opens the name of a target in the vision tower.
+#: Prefix of targets in the vision tower.
 VISION_TARGET = "visual."
 
 
 class LoraParams(Table):
-    """Low-rank adapters (arXiv 2106.09685): beside each target's matrix W, ``alpha / rank * B A`` is trained and W is not."""
+    """Low-rank adapters (arXiv 2106.09685): for each target matrix W, ``alpha / rank * B A`` is
+    trained and W is frozen."""
 
     rank: int = Field(gt=0)
     alpha: int = Field(gt=0)
-    #: Share of an adapter's inputs that are left out of a training pass.
+    #: Fraction of an adapter's inputs that are dropped in a training pass.
     dropout: float = Field(ge=0, lt=1)
-    #: Names of linear layers of the language model, such as ``q_proj``; those of the vision tower begin with ``visual.``.
+    #: Names of linear layers of the language model, such as ``q_proj``; names in the vision tower
+    #: start with ``visual.``.
     targets: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
 
 
 class TrainingRow(Table):
-    """What every training row has. A row's key in the table is its name, and its folder is ``models/<key>``."""
+    """Settings of every training row. A row's key in the table is its name, and its folder is
+    ``models/<key>``."""
 
-    #: ``base``, the name of an SFT row, or the name of an earlier GRPO row.
+    #: Policy that training starts from: ``base``, the name of an SFT row, or the name of an earlier
+    #: GRPO row.
     init: RowName
-    #: Task to mixture weight.
+    #: Mixture weight of each task.
     tasks: dict[KnownTask, Weight] = Field(min_length=1)
     steps: int = Field(gt=0)
     learning_rate: Positive
     warmup_steps: int = Field(ge=0)
     schedule: Literal["linear", "cosine", "constant_with_warmup"]
     weight_decay: Weight
-    #: Decay of Adam's second moment; below the usual 0.999 a short training adapts its step sizes in time.
+    #: Decay of Adam's second moment; with less than the usual 0.999, a short training adapts its
+    #: step sizes in time.
     adam_beta2: float = Field(gt=0, lt=1)
     max_grad_norm: Positive
     precision: Precision
     gradient_checkpointing: bool
-    #: Parts that are not trained. A frozen vision tower sees each video once, and its features are kept.
+    #: Parts of the model that are not trained. A frozen vision tower encodes each video once, and
+    #: its features are cached.
     freeze: tuple[Literal["vision"], ...]
-    #: None: all weights are trained. Else only adapters are, and what is saved has them merged into its weights. A vision tower
-    #: that no target names is then frozen, whatever ``freeze`` says.
+    #: null: all weights are trained. Otherwise only adapters are trained, and saved models have
+    #: them merged into their weights. A vision tower without a target is then frozen, regardless of
+    #: ``freeze``.
     lora: LoraParams | None
-    #: Save every so many steps; the last step is always saved.
+    #: Steps between two checkpoints; the last step is always saved.
     save_steps: int = Field(gt=0)
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> TrainingRow:
         if not any(self.tasks.values()):
-            raise ValueError("tasks: every weight is 0; give at least one task a weight above 0")
+            raise ValueError("tasks: every weight is 0; set at least one weight above 0")
         return self
 
     @model_validator(mode="after")
@@ -82,15 +89,17 @@ class TrainingRow(Table):
 
 
 class SftRow(TrainingRow):
-    #: Samples an optimiser step, over all devices.
+    #: Samples per optimiser step, over all devices.
     samples_per_step: int = Field(gt=0)
-    #: Samples a device holds at once; accumulation follows.
+    #: Largest number of samples that a device processes at once; gradient accumulation is derived
+    #: from it.
     samples_per_device: int = Field(gt=0)
-    #: Share of the teacher's answers that are right but short (first event only, a vague verb).
-    careless_share: Share
-    #: By task, the share of the teacher's replies that think in brief (only the subject) and answer all the same; 0 where none is
-    #: named. A trace that knows no brief way (a structured caption, a clip without a name) is taught as it is.
-    brief_share: dict[KnownTask, Share]
+    #: Fraction of the teacher's answers that are right but short (first event only, a vague verb).
+    careless_share: Fraction01
+    #: By task, the fraction of the teacher's replies with brief thinking (only the subject) and the
+    #: full answer; 0 for tasks not listed. A trace without a brief form (a structured caption, a
+    #: clip without a name) is taught unchanged.
+    brief_share: dict[KnownTask, Fraction01]
 
     @model_validator(mode="after")
     def _teaches_what_it_says(self) -> SftRow:
@@ -110,63 +119,75 @@ class SftRow(TrainingRow):
 
 
 class TaskScaleParams(Table):
-    """Advantages of each task are divided by a moving spread of its rewards (EMA-GRPO); the spread forgets by this factor a generation,
-    and a round of dynamic sampling."""
+    """Division of each task's advantages by a moving spread of its rewards (EMA-GRPO).
+
+    The spread decays by this factor per generation, and per round of dynamic sampling.
+    """
 
     task_decay: float = Field(gt=0, lt=1)
 
 
 class DifficultyRow(DropRules):
-    """Rollouts of the policy that a GRPO row starts from, to drop samples that would teach it nothing. Its key is that row's name."""
+    """Rollouts of the initial policy of a GRPO row, to drop samples that would teach it nothing.
+    Its key is the name of that row."""
 
-    #: The GRPO row's own ``init``; it stands here for ``dvc.yaml``, which cannot look it up there.
+    #: ``init`` of the GRPO row, repeated here because ``dvc.yaml`` cannot look it up there.
     init: RowName
     #: Replies to each sample.
     rollouts: int = Field(ge=2)
     temperature: Positive
     max_completion_tokens: int = Field(gt=0)
-    #: Prompts at once; each is answered ``rollouts`` times.
+    #: Prompts generated together; each gets ``rollouts`` replies.
     batch_size: int = Field(gt=0)
-    #: Samples of a task that are rolled out, the others are left out of training; None: all.
+    #: Largest number of samples of a task that are rolled out; the others are left out of training.
+    #: null: all.
     max_samples_per_task: Annotated[int, Field(gt=0)] | None
 
 
 class GrpoRow(TrainingRow):
-    #: The folder its samples come from: all of them, or those that the difficulty row of the same name has kept.
+    #: Folder of the training samples: all of them, or those kept by the difficulty row of the same
+    #: name.
     samples: str = Field(pattern=r"^data/(samples|difficulty/[a-z0-9-]+)$")
-    #: Prompts an optimiser step, over all devices (TRL counts completions; accumulation is derived or refused).
+    #: Prompts per optimiser step, over all devices (TRL counts completions; accumulation is
+    #: derived, or an error is raised).
     prompts_per_step: int = Field(gt=0)
-    #: Completions a device holds at once while it computes the loss.
+    #: Largest number of completions that a device processes at once while it computes the loss.
     completions_per_device: int = Field(gt=0)
-    #: G, the rollouts of one prompt.
+    #: G, the number of rollouts of each prompt.
     rollouts: int = Field(ge=2)
     temperature: Positive
     max_completion_tokens: int = Field(gt=0)
-    #: What terms are divided by. ``dapo`` and ``bnpo``, two names of one loss here, take the tokens of the whole generation: TRL's
-    #: ``bnpo`` takes those that one device holds at once, so that its result depends on the machine.
+    #: Normalisation of the loss. ``dapo`` and ``bnpo`` are the same loss here: both divide by the
+    #: tokens of the whole generation. TRL's ``bnpo`` divides by those that one device holds at
+    #: once, so that its result depends on the machine.
     loss: Literal["grpo", "dr_grpo", "dapo", "bnpo"]
-    #: What a reply's advantage over its group is divided by: the spread of its group (the papers), of the batch, of its task over time, or
-    #: nothing (Dr.GRPO).
+    #: Divisor of a reply's advantage: the spread of its group (GRPO), of the batch, of its task
+    #: over time, or nothing (Dr.GRPO).
     scale_rewards: Literal["group", "batch", "none"] | TaskScaleParams
-    #: Probability ratios a token (GRPO) or a reply (GSPO).
+    #: Probability ratios per token (GRPO) or per reply (GSPO).
     importance: Literal["token", "sequence"]
-    #: KL weight; 0 loads no reference model.
+    #: Weight of the KL term; with 0 no reference model is loaded.
     beta: Weight
     epsilon: Positive
     epsilon_high: Positive
-    #: Updates on one generation.
+    #: Optimiser steps on one generation.
     iterations: int = Field(gt=0)
-    #: How often at most groups whose rewards are all equal are replaced by those of other prompts (dynamic sampling); 0: they stay.
+    #: Largest number of rounds in which groups with equal rewards are replaced by groups of other
+    #: prompts (dynamic sampling); 0: none.
     resample_rounds: int = Field(ge=0, le=10)
-    #: ``sum``: the parts of a reward are added, then scaled (GRPO). ``normalise``: each part is scaled within its group, then they are
-    #: added, and the sum is scaled over the batch (GDPO).
+    #: ``sum``: the parts of a reward are added, then scaled (GRPO). ``normalise``: each part is
+    #: scaled within its group, then they are added, and the sum is scaled over the batch (GDPO).
     aggregation: Literal["sum", "normalise"]
-    #: Parts of the structured caption's score that this row does not pay for: the analysis (T) or the caption (E, CN). For ablations.
+    #: Parts of the structured caption's score that this row does not reward: the analysis (T) or
+    #: the caption (E, CN). For ablations.
     leave_out: tuple[Literal["thinking", "caption"], ...]
-    #: Paid beside the task; None: not. Under ``scale_rewards: group`` the contrast is gone in groups of tasks that earn 0 or 1.
+    #: Length reward, added to the task reward; null: none.
     length: LengthReward | None
+    #: Frame-order reward, added to the task reward; null: none. With ``scale_rewards: group`` it
+    #: has no effect in groups of tasks that earn 0 or 1.
     temporal_contrast: TemporalContrast | None
-    #: Every so many steps its prompts are asked again with a black and with a shuffled video, a reply each, for the gauges; 0: never.
+    #: Steps between two measurements of the gauges on changed videos: one reply to each prompt with
+    #: a black and one with a shuffled video; 0: never.
     controls_every: int = Field(ge=0)
 
     @model_validator(mode="after")
@@ -192,8 +213,9 @@ class GrpoRow(TrainingRow):
             return self
         if not rule.min_share:
             raise ValueError(
-                "temporal_contrast.min_share: from 0 on every reply of a prompt is paid alike, and what all have in common is in no"
-                " advantage; write more than 0, 1.0 for replies that are right in full"
+                "temporal_contrast.min_share: with 0 every reply to a prompt gets the same reward, which changes no"
+                " advantage; set"
+                " more than 0, such as 1.0 for replies that are right in full"
             )
         if (
             self.scale_rewards == "group"
@@ -214,8 +236,9 @@ class GrpoRow(TrainingRow):
             return self
         if rule.min_words > self.max_completion_tokens:
             raise ValueError(
-                f"length.min_words: {rule.min_words} words do not fit into max_completion_tokens {self.max_completion_tokens}, so that no"
-                " reply would be paid; lower it, or raise max_completion_tokens"
+                f"length.min_words: {rule.min_words} words do not fit into max_completion_tokens"
+                f" {self.max_completion_tokens}, so"
+                " that no reply would be rewarded; lower it, or raise max_completion_tokens"
             )
         if rule.min_words <= 1 and rule.max_words >= self.max_completion_tokens:
             raise ValueError(
@@ -246,8 +269,9 @@ class GrpoRow(TrainingRow):
     def _ratio_leaves_one(self) -> GrpoRow:
         if self.iterations > 1:
             return self
-        # With one update on a generation each ratio is 1: nothing is clipped, and the gradient of a reply's ratio, divided by its tokens
-        # as loss 'grpo' does, is that of its tokens' ratios.
+        # With one update per generation each ratio is 1: nothing is clipped, and the gradient of a
+        # reply's ratio, divided by its tokens as loss 'grpo' does, equals that of its tokens'
+        # ratios.
         if self.epsilon_high != self.epsilon:
             raise ValueError(
                 f"epsilon_high: {self.epsilon_high:g} beside epsilon {self.epsilon:g} has no effect with iterations 1, where every ratio"

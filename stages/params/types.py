@@ -1,4 +1,4 @@
-"""Types that several tables of ``params.yaml`` share, and the error of a file that cannot be used."""
+"""Types shared by several tables of ``params.yaml``, and the error of an invalid file."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from stages.errors import VidbridgeError
 
-#: Names of rows become parts of paths and commands, so nothing but these characters is let in.
+#: Names of rows become parts of paths and commands, so only these characters are allowed.
 RowName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction01 = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
@@ -18,7 +18,7 @@ Precision = Literal["fp32", "bf16"]
 
 
 class ParamsError(VidbridgeError, ValueError):
-    """``params.yaml`` is not usable: each line says field, value and remedy."""
+    """``params.yaml`` is invalid; each line of the message names field, value and remedy."""
 
     status = 2
 

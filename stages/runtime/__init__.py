@@ -1,1 +1,2 @@
-"""Where and how stages run on a machine: paths, processes, caches. Nothing in here changes a result."""
+"""Runtime of the stages on a machine: paths, processes, caches. Nothing in this package changes a
+result."""

@@ -1,6 +1,8 @@
-"""Answers of a judge by what was asked: one SQLite file that several processes share, and that makes them ask once.
+"""Cache of judge answers by request: one SQLite file shared by several processes, so that each
+request is sent once.
 
-Only readable answers are kept. The folder has to lie on a disk of this machine: SQLite's write-ahead log needs shared memory.
+Only readable answers are kept. The folder must be on a local disk: SQLite's write-ahead log needs
+shared memory.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ _BUSY_S = 30.0
 
 
 class Cache:
-    """Keys are SHA-256 in hex. Whoever has claimed a key asks for it; a claim ends with :meth:`release`, or with its process."""
+    """Cache of answers by key (SHA-256 in hex). The process that claims a key sends its request; a
+    claim ends with :meth:`release`, or with its process."""
 
     def __init__(self, table: sqlite3.Connection, locks: BinaryIO) -> None:
         self._table = table
@@ -32,7 +35,7 @@ class Cache:
         self._table.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, answer))
 
     def claim(self, key: str) -> bool:
-        """False while another process has it."""
+        """Claim a key; False while another process has it."""
         try:
             fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(key))
         except (BlockingIOError, PermissionError):  # POSIX lets a system say either
@@ -44,13 +47,14 @@ class Cache:
 
 
 def _byte(key: str) -> int:
-    # A lock on one byte of a file that has none, far apart for different keys; the kernel frees it when the process dies.
+    # A lock on one byte of an empty file, at a different offset for each key; the kernel frees it
+    # when the process dies.
     return 1 + int(key[:14], 16)
 
 
 @contextmanager
 def open_cache(folder: Path) -> Iterator[Cache]:
-    """The cache in ``folder``, made where there is none.
+    """Open the cache in ``folder``, and create it if it does not exist.
 
     Raises:
         JudgeError: the folder cannot be used, or the file is damaged.
@@ -72,6 +76,7 @@ def open_cache(folder: Path) -> Iterator[Cache]:
                 table.close()
     except (sqlite3.Error, OSError) as error:
         raise JudgeError(
-            f"VIDBRIDGE_JUDGE_CACHE: {file}: {error}; delete that file (what it holds is asked again), or name a folder on a local disk"
-            " with free space"
+            f"VIDBRIDGE_JUDGE_CACHE: {file}: {error}; delete that file (its answers are requested again), or set a"
+            " folder on a"
+            " local disk with free space"
         ) from error

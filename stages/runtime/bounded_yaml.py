@@ -1,7 +1,9 @@
-"""YAML that is read in a second whatever it holds: ten lines of aliases stand for billions of values, and PyYAML would make them all.
+"""YAML reader with bounds: ten lines of aliases can expand to billions of values, and PyYAML would
+build them all.
 
-One pass over the parser's events, which keeps no tree, bounds size, depth and what aliases stand for, and finds keys that are said twice
-(PyYAML takes the last one without a word). Only then is the document built, with the safe loader.
+One pass over the parser's events, which keeps no tree, limits size, depth and the expansion of
+aliases, and finds duplicate keys (PyYAML silently takes the last one). Only then is the document
+built, with the safe loader.
 """
 
 from __future__ import annotations
@@ -17,49 +19,49 @@ from stages.runtime.plain import one_line
 
 #: The largest recipe has 13 kB.
 MOST_BYTES = 1_000_000
-#: Of ``dvc.lock``, which grows with stages and files: some 400 bytes for each.
+#: Limit of ``dvc.lock``, which grows by some 400 bytes per stage and file.
 MOST_LOCK_BYTES = 32_000_000
 MOST_LEVELS = 64
-#: Values that aliases may stand for, all together.
+#: Largest number of values that all aliases of a document may expand to.
 MOST_REPEATED = 100_000
 _QUOTED_CHARACTERS = 200
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-#: As git leaves them around what two sides of a merge, a rebase or a stash changed.
+#: Conflict markers of git.
 _CONFLICT = re.compile(r"^(<{7}|>{7})(?: |$)", re.MULTILINE)
 #: Python refuses decimal numbers of 4,300 digits, and takes minutes for others of that size.
 _LONG_NUMBER = re.compile(r"[-+]?[0-9.][0-9a-fA-FxXoO_:.+-]{99,}")
 
 
 class YamlError(VidbridgeError, ValueError):
-    """A document that cannot be used: file, line, what is wrong there, and the remedy."""
+    """A document is invalid; the message names file, line, problem and remedy."""
 
     status = 2
 
 
 class MergeConflict(YamlError):
-    """Two sides of a merge stand in a file: neither is taken, a person settles it."""
+    """A file holds both sides of a merge conflict, which a person must resolve."""
 
 
 def read_yaml(path: Path, most_bytes: int = MOST_BYTES) -> Any:
-    """The value of a YAML file, None where it is empty.
+    """Read the value of a YAML file; None if it is empty.
 
     Raises:
-        FileNotFoundError: there is none.
-        YamlError: as :func:`read_text`, no YAML, or it breaks a bound of this module.
+        FileNotFoundError: the file does not exist.
+        YamlError: see :func:`read_text`; or the text is not YAML, or breaks a bound of this module.
     """
     return parse_yaml(read_text(path, most_bytes), str(path))
 
 
 def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
-    """The text of a file that a person may have put there.
+    """Read the text of a file that a person may have written.
 
     Raises:
-        FileNotFoundError: there is none.
-        YamlError: it is no file, larger than ``most_bytes``, or not UTF-8.
+        FileNotFoundError: the file does not exist.
+        YamlError: it is not a regular file, is larger than ``most_bytes``, or is not UTF-8.
     """
     if path.exists() and not path.is_file():
-        raise YamlError(f"{path}: is {'a folder' if path.is_dir() else 'no ordinary file'}; put a YAML file there")
+        raise YamlError(f"{path}: is {'a folder' if path.is_dir() else 'not an ordinary file'}; put a YAML file there")
     size = path.stat().st_size
     if size > most_bytes:
         raise YamlError(
@@ -74,11 +76,11 @@ def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """The value of a YAML text; ``name`` opens the message.
+    """Parse a YAML text; messages start with ``name``.
 
     Raises:
-        MergeConflict: git's marks of a conflict stand in it.
-        YamlError: no YAML, or it breaks a bound of this module.
+        MergeConflict: the text contains git's conflict markers.
+        YamlError: the text is not YAML, or breaks a bound of this module.
     """
     if (mark := _CONFLICT.search(text)) is not None:
         short = name.rpartition("/")[2]
@@ -90,18 +92,18 @@ def parse_yaml(text: str, name: str) -> Any:
         _check(text, name)
         return yaml.load(text, Loader=_LOADER)  # noqa: S506 - the safe one
     except yaml.YAMLError as error:
-        raise YamlError(f"{name}: not YAML: {_said(error, text)}; correct it there") from error
+        raise YamlError(f"{name}: not YAML: {_problem(error, text)}; correct it there") from error
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         if isinstance(error, YamlError):
             raise
         # From PyYAML's constructors: a date such as 2001-99-99, `!!bool maybe`.
-        said = one_line(error)[:_QUOTED_CHARACTERS]
+        reason = one_line(error)[:_QUOTED_CHARACTERS]
         raise YamlError(
-            f"{name}: holds a value that its YAML tag does not allow ({said}); write it in quotes, or correct it"
+            f"{name}: holds a value that its YAML tag does not allow ({reason}); write it in quotes, or correct it"
         ) from error
 
 
-def _said(error: yaml.YAMLError, text: str) -> str:
+def _problem(error: yaml.YAMLError, text: str) -> str:
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     if mark is not None and problem:
         return f"line {mark.line + 1}, column {mark.column + 1}: {one_line(problem)[:_QUOTED_CHARACTERS]}"
@@ -112,7 +114,8 @@ def _said(error: yaml.YAMLError, text: str) -> str:
 
 
 class _Open:
-    """A list or table that the pass is in: its anchor, how many values it stands for so far, and the keys that it has had."""
+    """A list or table that is being parsed: its anchor, the number of its values so far, and the
+    lines of its keys."""
 
     def __init__(self, anchor: str | None, is_table: bool) -> None:
         self.anchor, self.is_table = anchor, is_table
@@ -121,9 +124,10 @@ class _Open:
 
 
 def _check(text: str, name: str) -> None:
-    """
+    """Check the bounds of a document and its keys.
+
     Raises:
-        YamlError: a bound is broken, or a key stands twice in one table.
+        YamlError: a bound is broken, or a key occurs twice in one table.
     """
     inside: list[_Open] = []
     sizes: dict[str, int] = {}
@@ -156,10 +160,10 @@ def _check(text: str, name: str) -> None:
             if event.anchor:
                 sizes[event.anchor] = 1
         elif isinstance(event, yaml.events.CollectionEndEvent):
-            ended = inside.pop()
-            values = ended.values
-            if ended.anchor:
-                sizes[ended.anchor] = values
+            closed = inside.pop()
+            values = closed.values
+            if closed.anchor:
+                sizes[closed.anchor] = values
         if values and inside:
             inside[-1].values += values
             inside[-1].entries += 1
@@ -172,13 +176,14 @@ def _check_scalar(event: yaml.ScalarEvent, name: str, line: int) -> None:
 
 def _check_key(keys: dict[str, int], key: str, name: str, line: int) -> None:
     if key in keys:
-        said = one_line(key)[:_QUOTED_CHARACTERS]
-        raise YamlError(f"{name}: line {line}: {said!r} stands in line {keys[key]} of the same table already; keep one of them")
+        quoted = one_line(key)[:_QUOTED_CHARACTERS]
+        raise YamlError(f"{name}: line {line}: {quoted!r} stands in line {keys[key]} of the same table already; keep one of them")
     keys[key] = line
 
 
 def end_of(node: Any) -> int:
-    """The index in the text at which a composed value ends; a block's own mark lies behind the comments that follow it."""
+    """Index in the text at which a composed value ends; the end mark of a block lies behind the
+    comments that follow it."""
     if getattr(node, "flow_style", True) is False and node.value:
         last = node.value[-1]
         return end_of(last[1] if isinstance(last, tuple) else last)

@@ -1,14 +1,19 @@
-"""Digest of code for caches, journals and what a training resumes from: it changes with what code does, not with what it says.
+"""Digest of code for caches, journals and resuming of training: it changes with the behaviour of
+code, not with its prose.
 
-Of a Python file the syntax tree counts, without comments, docstrings and layout, and without the imports of this project's modules: a
-file that was moved, or one whose neighbours were, is the same code. What comes from elsewhere counts by its full name, and a module or
-function of this project that is imported under another name counts by its own, since the code itself does not tell them. File names
-and the order of files do not count. A renamed module whose name stands in code (``layout.SAMPLES``) is a change.
+For a Python file the digest covers the syntax tree without comments, docstrings and layout, and
+without the imports of this project's modules, so that moving files changes nothing. Imports from
+elsewhere count by their full name. A module or function of this project that is imported under an
+alias counts by its own name, since the rest of the code does not show it. File names and the order
+of files do not count. Renaming a module whose name is used in code (``layout.SAMPLES``) is a
+change.
 
-Docstrings are taken for prose, so nothing whose result matters may read one (``__doc__``, the description in a JSON schema).
+Docstrings count as prose, so no code whose result matters may read one (``__doc__``, the
+description in a JSON schema).
 
-Trees are written without their empty fields, so that Python 3.11 to 3.13 give one digest. Where another Python's parser makes other
-trees, what was kept under the old digest is not found, and is made once more; nothing wrong is ever found.
+Trees are written without their empty fields, so that Python 3.11 to 3.13 give the same digest.
+Where the parser of another Python version builds other trees, entries under the old digest are not
+found and are computed again; a wrong entry is never found.
 """
 
 from __future__ import annotations
@@ -26,13 +31,15 @@ _OURS = frozenset({"stages", "flows"})
 
 
 class CodeError(VidbridgeError, ValueError):
-    """Code that has no digest: it is missing, or is not Python."""
+    """Code has no digest: a path is missing, or a file is not Python."""
 
 
 def code_digest(paths: Iterable[Path]) -> str:
-    """SHA-256 of files together; a folder stands for all files below it but hidden ones and Python's caches.
+    """SHA-256 over all files; a folder stands for all files below it except hidden ones and
+    Python's caches.
 
-    Files that are not Python count by their bytes, and Python files that hold no code (an ``__init__.py`` with a docstring) not at all.
+    Files that are not Python count by their bytes. Python files without code (an ``__init__.py``
+    with a docstring) do not count.
 
     Raises:
         CodeError: a path does not exist, or a ``.py`` file is not Python.
@@ -67,7 +74,7 @@ def _file_digest(path: Path) -> str | None:
         raise CodeError(f"{path}: {line}not Python ({getattr(error, 'msg', error)}); correct it there") from error
 
 
-@lru_cache(maxsize=1024)  # a process asks for the same files several times, and parsing 60 of them takes half a second
+@lru_cache(maxsize=1024)  # a process needs the same files several times, and parsing 60 of them takes half a second
 def _tree_digest(content: bytes) -> str | None:
     code = _Code()
     body = _written(code.visit(ast.parse(content)))
@@ -75,26 +82,27 @@ def _tree_digest(content: bytes) -> str | None:
 
 
 class _Code(ast.NodeTransformer):
-    """Takes out of a tree what does not act; ``names`` gathers what imported names stand for."""
+    """Transformer that drops prose and imports from a tree; ``names`` collects the full names of
+    imports."""
 
     def __init__(self) -> None:
         self.names: set[tuple[str, str]] = set()
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
-            ours = alias.name.split(".")[0] in _OURS
-            if ours and alias.asname:
+            is_ours = alias.name.split(".")[0] in _OURS
+            if is_ours and alias.asname:
                 self.names.add((alias.asname, alias.name.rpartition(".")[2]))
-            elif not ours:
+            elif not is_ours:
                 self.names.add((alias.asname or alias.name, alias.name))
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         module = node.module or ""
-        ours = node.level > 0 or module.split(".")[0] in _OURS
+        is_ours = node.level > 0 or module.split(".")[0] in _OURS
         for alias in node.names:
-            if ours and alias.asname:
+            if is_ours and alias.asname:
                 self.names.add((alias.asname, alias.name))
-            elif not ours:
+            elif not is_ours:
                 self.names.add((alias.asname or alias.name, f"{module}.{alias.name}"))
 
     def visit_Pass(self, node: ast.Pass) -> None:

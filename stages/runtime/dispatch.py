@@ -1,4 +1,5 @@
-"""Run one verb of ``python -m stages`` in this process: our own errors end it with one clear line, a defect with its traceback."""
+"""Run one verb of ``python -m stages`` in this process. Our own errors end it with one clear line,
+defects with a traceback."""
 
 from __future__ import annotations
 
@@ -11,25 +12,25 @@ from stages.errors import VidbridgeError, remedy_of
 from stages.runtime.plain import fit, guard_logs
 from stages.runtime.verbs import VERBS
 
-#: Says what errors of servers, stores and remotes mean.
+#: Module that explains errors of servers, stores and remotes.
 FOREIGN = "stages.tracking.runs.foreign"
 
 
 def run(arguments: Sequence[str]) -> NoReturn:
     """Run a verb and exit with its status; wrong usage exits with status 2 and lists the verbs."""
     if not arguments or arguments[0] not in VERBS:
-        given = " ".join(arguments) or "nothing"
-        print(f"usage: python -m stages VERB [ROW]\nerror: VERB is {given}; there are {', '.join(VERBS)}", file=sys.stderr)
+        value = " ".join(arguments) or "nothing"
+        print(f"usage: python -m stages VERB [ROW]\nerror: VERB is {value}; there are {', '.join(VERBS)}", file=sys.stderr)
         sys.exit(2)
     verb, *rest = arguments
     run_verb(importlib.import_module(VERBS[verb].module).main, *rest)
 
 
 def run_verb(main: Callable[..., int | None], *arguments: str) -> NoReturn:
-    """Call ``main`` and exit with its status: 0 done, 1 failed with a message, 2 used wrongly.
+    """Call ``main`` and exit with its status: 0 success, 1 failure with a message, 2 wrong usage.
 
-    An exception that this project defines says field, value and remedy, so its message is all a person needs. Any other is a
-    defect and keeps its traceback.
+    The message of an exception that this project defines names field, value and remedy, so only the
+    message is printed. Any other exception is a defect and keeps its traceback.
     """
     guard_logs()
     try:
@@ -43,20 +44,21 @@ def run_verb(main: Callable[..., int | None], *arguments: str) -> NoReturn:
         print(f"error: {fit(remedy)}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
-        # By name, as the verbs are: what is run lies above this module.
-        if (said := importlib.import_module(FOREIGN).sentence_of(error)) is None:
+        # Imported by name, as the verbs are: it belongs to a layer above this module.
+        if (message := importlib.import_module(FOREIGN).sentence_of(error)) is None:
             raise
-        print(f"error: {fit(said)}", file=sys.stderr)
+        print(f"error: {fit(message)}", file=sys.stderr)
         sys.exit(1)
     sys.exit(status or 0)
 
 
-def one_row(verb: str, arguments: list[str], known: list[str]) -> str:
-    """The row that a verb was asked for; wrong usage ends the process with status 2 and says what there is."""
-    if len(arguments) != 1 or arguments[0] not in known:
-        given = " ".join(arguments) or "nothing"
+def one_row(verb: str, arguments: list[str], rows: list[str]) -> str:
+    """Return the row that a verb was called with; wrong usage exits with status 2 and lists the
+    rows."""
+    if len(arguments) != 1 or arguments[0] not in rows:
+        value = " ".join(arguments) or "nothing"
         print(
-            f"usage: python -m stages {verb} ROW\nerror: ROW is {given}; params.yaml has {', '.join(known) or 'none'}",
+            f"usage: python -m stages {verb} ROW\nerror: ROW is {value}; params.yaml has {', '.join(rows) or 'none'}",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -1,6 +1,8 @@
-"""Where training runs: how many processes, DeepSpeed or not. All of it is circumstance and comes from the environment.
+"""Distributed training: number of processes, and DeepSpeed or not. Both are circumstance and come
+from the environment.
 
-A verb calls `launch` first; it starts the verb again under `torch.distributed.run` when more than one process is wanted.
+A verb calls `launch` first, which starts the verb again under `torch.distributed.run` if more than
+one process is requested.
 """
 
 from __future__ import annotations
@@ -21,17 +23,17 @@ from stages.errors import VidbridgeError
 
 
 class PlacementError(VidbridgeError, ValueError):
-    """The environment asks for processes or an engine that cannot be had, or that did not come to be."""
+    """The environment requests processes or an engine that are not available or did not start."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where this run takes place.
+    """Processes and engine of this training.
 
     Attributes:
-        ranks: training processes in all.
-        deepspeed: a DeepSpeed configuration, or None.
-        zero_stage: the ZeRO stage that configuration asks for; 0 without one.
+        ranks: number of training processes.
+        deepspeed: file of the DeepSpeed configuration, or None.
+        zero_stage: ZeRO stage of that configuration; 0 without one.
     """
 
     ranks: int
@@ -40,18 +42,19 @@ class Placement:
 
 
 def placement(environ: Mapping[str, str] = os.environ) -> Placement:
-    """Read VIDBRIDGE_RANKS (default: the number of GPUs, or 1) and VIDBRIDGE_DEEPSPEED (a JSON file; unset: none).
+    """Read VIDBRIDGE_RANKS (default: the number of GPUs, or 1) and VIDBRIDGE_DEEPSPEED (a JSON
+    file; unset: none).
 
     Raises:
-        PlacementError: a value that cannot be used.
+        PlacementError: a variable has an invalid value.
     """
-    given = environ.get("VIDBRIDGE_RANKS", "")
-    if given and not (given.isdigit() and int(given) > 0):
-        raise PlacementError(f"VIDBRIDGE_RANKS: {given!r} is no number of processes; give a whole number above 0, or unset it")
+    value = environ.get("VIDBRIDGE_RANKS", "")
+    if value and not (value.isdigit() and int(value) > 0):
+        raise PlacementError(f"VIDBRIDGE_RANKS: {value!r} is not a number of processes; set a whole number >= 1, or unset it")
     gpus = torch.cuda.device_count()
-    ranks = int(given) if given else max(1, gpus)
+    ranks = int(value) if value else max(1, gpus)
     if gpus and ranks > gpus:
-        raise PlacementError(f"VIDBRIDGE_RANKS: {ranks} processes for {gpus} GPUs; give at most {gpus}")
+        raise PlacementError(f"VIDBRIDGE_RANKS: {ranks} processes for {gpus} GPUs; set at most {gpus}")
     config = environ.get("VIDBRIDGE_DEEPSPEED", "")
     if not config:
         return Placement(ranks, None, 0)
@@ -71,34 +74,35 @@ def placement(environ: Mapping[str, str] = os.environ) -> Placement:
 
 
 def launch(module: str, arguments: Sequence[str]) -> int | None:
-    """Run `python -m module arguments` on several processes if the environment asks for it.
+    """Run `python -m module arguments` on several processes if the environment requests it.
 
     Returns:
-        The exit status of the processes; None when this process should do the work itself (one process is enough, or it is
-        already one of several).
+        Exit status of the processes; None if this process should do the work itself (one process is
+        enough, or it is already one of several).
     """
-    where = placement()
-    if "LOCAL_RANK" in os.environ or (where.ranks == 1 and where.deepspeed is None):
+    current = placement()
+    if "LOCAL_RANK" in os.environ or (current.ranks == 1 and current.deepspeed is None):
         return None
     command = [
         sys.executable,
         "-m",
         "torch.distributed.run",
-        *_meeting(),
+        *_rendezvous(),
         "--nproc_per_node",
-        str(where.ranks),
+        str(current.ranks),
         "-m",
         module,
         *arguments,
     ]
-    return subprocess.run(command, env={**os.environ, **rank_environment(where)}, check=False).returncode
+    return subprocess.run(command, env={**os.environ, **rank_environment(current)}, check=False).returncode
 
 
-def _meeting() -> list[str]:
-    """How the processes of this machine find each other.
+def _rendezvous() -> list[str]:
+    """Rendezvous arguments by which the processes of this machine find each other.
 
-    Not ``--standalone``: torch then keeps the state of the meeting as a pickle in a store that listens on every address of the machine
-    and asks nobody for a password, and the launcher unpickles what lies there every few seconds. A static meeting has no such state.
+    Not ``--standalone``: torch then keeps the state of the rendezvous as a pickle in a store that
+    listens on every address of the machine without a password, and the launcher unpickles it every
+    few seconds. A static rendezvous has no such state.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -106,10 +110,11 @@ def _meeting() -> list[str]:
     return ["--rdzv-backend=static", "--nnodes=1", "--node-rank=0", "--master-addr=127.0.0.1", f"--master-port={port}"]
 
 
-def rank_environment(where: Placement) -> dict[str, str]:
-    """What the processes need in their environment beside what `torch.distributed.run` sets."""
+def rank_environment(current: Placement) -> dict[str, str]:
+    """Environment variables of the training processes beside those that `torch.distributed.run`
+    sets."""
     extra = {"OMP_NUM_THREADS": os.environ.get("VIDBRIDGE_THREADS") or os.environ.get("OMP_NUM_THREADS") or "1"}
-    if where.deepspeed is not None:
+    if current.deepspeed is not None:
         extra["ACCELERATE_USE_DEEPSPEED"] = "true"
         if not torch.cuda.is_available():
             extra["DS_ACCELERATOR"] = "cpu"
@@ -117,39 +122,43 @@ def rank_environment(where: Placement) -> dict[str, str]:
 
 
 def trainer_placement() -> dict[str, Any]:
-    """The keyword arguments of a trainer's configuration that say where it runs. Joins the process group if there is one.
+    """Keyword arguments of a trainer's configuration for its devices and engine. Joins the process
+    group if there is one.
 
-    On a CPU `use_cpu=True` would make Accelerate ignore DeepSpeed without a word, so the state is configured here, first.
+    On a CPU `use_cpu=True` would make Accelerate silently ignore DeepSpeed, so the state is
+    configured here first.
 
     Raises:
-        PlacementError: DeepSpeed is asked for in a process that no launcher started.
+        PlacementError: DeepSpeed is requested in a process that no launcher started.
     """
-    where = placement()
+    current = placement()
     gpu = torch.cuda.is_available()
     common: dict[str, Any] = {"dataloader_pin_memory": gpu}
-    if where.deepspeed is None:
+    if current.deepspeed is None:
         return {**common, "use_cpu": not gpu}
     if "LOCAL_RANK" not in os.environ:
         raise PlacementError(
             "VIDBRIDGE_DEEPSPEED: set, but no process group was launched; start through the stage's own command, or unset it"
         )
-    common["deepspeed"] = str(where.deepspeed)
+    common["deepspeed"] = str(current.deepspeed)
     if gpu:
         return common
     import deepspeed.ops
     from accelerate import PartialState
 
-    # DeepSpeed would compile C++ here, and fail where there is no compiler, for an operation that only its inference uses.
+    # DeepSpeed would compile C++ here, and fail where there is no compiler, for an operation that
+    # only its inference uses.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     PartialState(backend="gloo")
     return {**common, "use_cpu": False, "accelerator_config": {"use_configured_state": True}}
 
 
-class Engine(NamedTuple):
-    """What really trains.
+class TrainingEngine(NamedTuple):
+    """Engine that runs a training.
 
     Attributes:
-        name: full name of the class: of DeepSpeed its optimizer, which is the one that shards; else of the model as it is wrapped.
+        name: full class name: of DeepSpeed's optimizer, which does the sharding; without DeepSpeed,
+            of the wrapped model.
         stage: ZeRO stage; 0 without DeepSpeed.
     """
 
@@ -157,23 +166,25 @@ class Engine(NamedTuple):
     stage: int
 
 
-def engine_of(trainer: Any) -> Engine:
-    """The engine of a trainer whose training has begun.
+def engine_of(trainer: Any) -> TrainingEngine:
+    """Return the engine of a trainer whose training has started.
 
     Raises:
-        PlacementError: it is not the engine or not the number of processes that the environment asks for. Training would go on,
-            with another batch or without the memory that was counted on, and nobody would notice.
+        PlacementError: the engine or the number of processes differs from the environment's.
+            Training would otherwise continue unnoticed with another batch size, or with more memory
+            than planned.
     """
-    where = placement()
+    current = placement()
     processes = trainer.accelerator.num_processes
-    if processes != where.ranks:
+    if processes != current.ranks:
         raise PlacementError(
-            f"VIDBRIDGE_RANKS: {where.ranks} processes should train, {processes} do; start through the stage's own command, which"
+            f"VIDBRIDGE_RANKS: {current.ranks} processes should train, {processes} do; start through the stage's own"
+            " command, which"
             " launches them"
         )
     engine = trainer.model_wrapped
-    if where.deepspeed is None:
-        return Engine(_full_name(engine), 0)
+    if current.deepspeed is None:
+        return TrainingEngine(_full_name(engine), 0)
     from deepspeed import DeepSpeedEngine
 
     if not isinstance(engine, DeepSpeedEngine):
@@ -181,10 +192,12 @@ def engine_of(trainer: Any) -> Engine:
             f"VIDBRIDGE_DEEPSPEED: set, but {_full_name(engine)} trains, not a DeepSpeed engine; unset it, or start through the"
             " stage's own command"
         )
-    asked, stage = where.zero_stage, int(engine.zero_optimization_stage())
-    if stage != asked:
-        raise PlacementError(f"VIDBRIDGE_DEEPSPEED: {where.deepspeed} asks for ZeRO stage {asked}, the engine runs stage {stage}")
-    return Engine(_full_name(engine.optimizer), stage)
+    requested, stage = current.zero_stage, int(engine.zero_optimization_stage())
+    if stage != requested:
+        raise PlacementError(
+            f"VIDBRIDGE_DEEPSPEED: {current.deepspeed} asks for ZeRO stage {requested}, the engine runs stage {stage}"
+        )
+    return TrainingEngine(_full_name(engine.optimizer), stage)
 
 
 def _full_name(thing: object) -> str:
@@ -192,14 +205,16 @@ def _full_name(thing: object) -> str:
 
 
 def share(name: str, total: int, most: int, ranks: int) -> tuple[int, int]:
-    """How many of `total` a device holds at once (at most `most`), and over how many rounds gradients accumulate.
+    """Divide a batch: the number that a device processes at once (at most `most`), and the number
+    of accumulation rounds.
 
     Raises:
-        ValueError: the total cannot be dealt evenly.
+        ValueError: the total cannot be divided evenly.
     """
     if total % ranks:
         raise ValueError(
-            f"{name}: {total} an optimiser step cannot be dealt evenly to {ranks} processes; choose a multiple of {ranks}, or set"
+            f"{name}: {total} per optimiser step cannot be divided evenly among {ranks} processes; set a multiple of"
+            f" {ranks}, or"
             " VIDBRIDGE_RANKS"
         )
     each = total // ranks
@@ -207,15 +222,18 @@ def share(name: str, total: int, most: int, ranks: int) -> tuple[int, int]:
     if each % held:
         fit = [n for n in range(1, held + 1) if each % n == 0]
         raise ValueError(
-            f"{name}: {each} a process an optimiser step is no multiple of {held} a device; choose one of {', '.join(map(str, fit))}"
+            f"{name}: {each} per process and optimiser step is not a multiple of {held} per device; set one of"
+            f" {', '.join(map(str, fit))}"
         )
     return held, each // held
 
 
 def check_saving() -> None:
-    """
+    """Check that models can be saved.
+
     Raises:
-        PlacementError: ZeRO-3 that is not told to gather what it has scattered: every saved model folder would be without weights.
+        PlacementError: ZeRO-3 is not configured to gather sharded weights on saving: every saved
+            model folder would lack weights.
     """
     config = placement().deepspeed
     zero = json.loads(config.read_text(encoding="utf-8"))["zero_optimization"] if config is not None else {}

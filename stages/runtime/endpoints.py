@@ -1,5 +1,5 @@
-"""Where the judge is, or a model that is evaluated, and how it is spoken to: circumstance, from the environment. The key is nowhere
-shown."""
+"""Endpoint settings of judges, of the writer and of evaluated models, from the environment. They
+are circumstance. The key is never printed."""
 
 from __future__ import annotations
 
@@ -13,20 +13,31 @@ from urllib.parse import urlsplit
 from stages.errors import VidbridgeError
 from stages.runtime import paths
 
-#: Who is asked; its variables are VIDBRIDGE_<role>_URL and VIDBRIDGE_<role>_KEY.
+#: Role of an endpoint; its variables are VIDBRIDGE_<role>_URL and VIDBRIDGE_<role>_KEY.
 Role = Literal["JUDGE", "HELD_OUT_JUDGE", "WRITER"]
-#: A model that is evaluated: its address is an argument, its other variables are named like those.
+#: Role of a model that is evaluated: its address is an argument, its other variables are named like
+#: those above.
 EVALUATED: Literal["ENDPOINT"] = "ENDPOINT"
 
 
 class JudgeError(VidbridgeError, RuntimeError):
-    """The judge cannot be used as it is set up; the message says which setting, and what to do."""
+    """The judge cannot be used with its present settings; the message names the setting and a
+    remedy."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """``role``: whose variables say so; ``url`` up to and with ``/v1``; ``concurrency``: requests under way at once; ``timeout_s`` of one
-    attempt; ``retries`` after it."""
+class EndpointSettings:
+    """Address of an endpoint and limits of its requests.
+
+    Attributes:
+        role: role whose variables hold the settings.
+        url: address up to and including ``/v1``.
+        key: API key; empty: none.
+        concurrency: largest number of requests at once.
+        timeout_s: time limit of one attempt.
+        retries: further attempts after the first.
+        cache: folder of cached answers.
+    """
 
     role: Role | Literal["ENDPOINT"]
     url: str
@@ -38,11 +49,11 @@ class Place:
 
     @property
     def url_name(self) -> str:
-        """Where its address is given."""
+        """Name of the setting that holds the address."""
         return "--endpoint" if self.role == EVALUATED else f"VIDBRIDGE_{self.role}_URL"
 
 
-#: By whose variables it is: what in ``params.yaml`` needs an endpoint, and how to do without.
+#: By role: the setting of ``params.yaml`` that needs an endpoint, and the one that needs none.
 NEEDED_BY: dict[Role, tuple[str, str]] = {
     "JUDGE": ("judge.kind is 'openai'", "take `judge: {kind: rule, ...}`"),
     "HELD_OUT_JUDGE": ("held_out_judge.judge.kind is 'openai'", "set `held_out_judge: null`"),
@@ -50,11 +61,12 @@ NEEDED_BY: dict[Role, tuple[str, str]] = {
 }
 
 
-def place(environ: Mapping[str, str] | None = None, role: Role = "JUDGE") -> Place:
-    """Read what `.env.example` lists under "Judge". The others are where the judge is, unless they have an address of their own.
+def endpoint_settings(environ: Mapping[str, str] | None = None, role: Role = "JUDGE") -> EndpointSettings:
+    """Read the variables that `.env.example` lists under "Judge". Other roles use the judge's
+    endpoint unless they have their own address.
 
     Raises:
-        JudgeError: one is missing or cannot be used; the key's value is in no message.
+        JudgeError: a variable is missing or invalid; messages never contain the key.
     """
     environ = os.environ if environ is None else environ
     own: Role = role if environ.get(f"VIDBRIDGE_{role}_URL", "").strip() else "JUDGE"
@@ -66,7 +78,7 @@ def place(environ: Mapping[str, str] | None = None, role: Role = "JUDGE") -> Pla
             f"VIDBRIDGE_JUDGE_URL: not set, and {why}; set it to the endpoint, such as http://127.0.0.1:8000/v1 (vLLM), or {without}"
         )
     check_url(url, url_name, key_name)
-    return Place(
+    return EndpointSettings(
         role=own,
         url=url,
         key=_key(environ, key_name),
@@ -77,15 +89,16 @@ def place(environ: Mapping[str, str] | None = None, role: Role = "JUDGE") -> Pla
     )
 
 
-def place_of_model(url: str, environ: Mapping[str, str]) -> Place:
-    """Where a model that is evaluated answers. A question with a video takes longer than a judge's.
+def model_endpoint_settings(url: str, environ: Mapping[str, str]) -> EndpointSettings:
+    """Read the endpoint settings of a model that is evaluated. Its time limit is longer, since
+    requests contain videos.
 
     Raises:
-        JudgeError: the address or a variable cannot be used.
+        JudgeError: the address or a variable is invalid.
     """
     url, key_name = url.strip().rstrip("/"), "VIDBRIDGE_ENDPOINT_KEY"
     check_url(url, "--endpoint", key_name)
-    return Place(
+    return EndpointSettings(
         role=EVALUATED,
         url=url,
         key=_key(environ, key_name),
@@ -97,18 +110,21 @@ def place_of_model(url: str, environ: Mapping[str, str]) -> Place:
 
 
 def check_url(url: str, url_name: str, key_name: str) -> None:
-    """Raises:
-    JudgeError: it is no plain address of an endpoint.
+    """Check the address of an endpoint.
+
+    Raises:
+        JudgeError: it is not a plain http or https address.
     """
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
-    # Not shown when it holds a secret: everything behind the @ sign is the host, what stands before it is not ours to print.
+    # The value is not printed, since it may hold a secret: the part before an @ sign is user and
+    # password.
     if not usable or "@" in url or parts.query or parts.fragment:
         raise JudgeError(
-            f"{url_name}: no plain http:// or https:// address without user, password and query; write it like"
+            f"{url_name}: not a plain http:// or https:// address without user, password and query; write it like"
             f" http://127.0.0.1:8000/v1, and put the key into {key_name}"
         )
 
@@ -116,20 +132,20 @@ def check_url(url: str, url_name: str, key_name: str) -> None:
 def _key(environ: Mapping[str, str], key_name: str) -> str:
     key = environ.get(key_name, "").strip()
     if not all("!" <= character <= "~" for character in key):
-        # The HTTP library would name the value in its complaint.
+        # The HTTP library would print the value in its error.
         raise JudgeError(
-            f"{key_name}: holds a space, a line break or a character beyond ASCII (value not shown); set it anew, without quotes"
+            f"{key_name}: holds a space, a line break or a character beyond ASCII (value not shown); set it again, without quotes"
         )
     return key
 
 
 def _number(environ: Mapping[str, str], name: str, usual: float, whole: bool = False, least: float = 0) -> float:
-    given = environ.get(name, "").strip()
+    text = environ.get(name, "").strip()
     try:
-        value = float(given) if given else usual
+        value = float(text) if text else usual
     except ValueError:
         value = -1.0
     if not (least <= value < 1e6) or (whole and value != int(value)) or (not whole and value == 0):
-        what = "a whole number" if whole else "a number of seconds above 0"
-        raise JudgeError(f"{name}: {given!r}: give {what}{f' of at least {least:g}' if least else ''}, or unset it ({usual:g})")
+        kind = "a whole number" if whole else "a number of seconds above 0"
+        raise JudgeError(f"{name}: {text!r} is not valid; set {kind}{f' >= {least:g}' if least else ''}, or unset it ({usual:g})")
     return value

@@ -1,8 +1,9 @@
-"""Frames that were decoded before, on disk: one file an entry, shared by all processes of a machine and by one stage after another.
+"""Cache of decoded frames on disk: one file per entry, shared by all processes of a machine and by
+successive stages.
 
-An entry is a ``.npy`` file followed by the CRC-32 of its bytes. It is mapped when it is read, so that processes share its pages and
-none holds a copy. It appears under its name when it is whole, whenever its writer is killed. The folder has to lie on a disk of
-this machine.
+An entry is a ``.npy`` file followed by the CRC-32 of its bytes. It is memory-mapped when it is
+read, so that processes share its pages and none holds a copy. It gets its name only when it is
+complete, even if its writer is killed. The folder must be on a local disk.
 """
 
 from __future__ import annotations
@@ -26,31 +27,34 @@ from tqdm import tqdm
 
 Pixels = npt.NDArray[np.uint8]
 
-#: What other writers on the disk are left: training writes checkpoints there.
+#: Free space that is left for other writers on the disk: training writes checkpoints there.
 LEFT_FREE_BYTES = 5_000_000_000
-#: How much of its bound the store keeps when it makes room, so that it looks at all entries seldom.
+#: Fraction of its limit that the store keeps when it removes entries, so that it rarely has to scan
+#: them.
 _KEPT_SHARE = 0.9
 _CRC_BYTES = 4
-#: A half-written entry of this age has no writer any more.
+#: Age at which an incomplete entry is abandoned by its writer.
 _ABANDONED_S = 3600.0
 
 
 @dataclass
 class StoreStats:
-    """``hits``: entries read; ``misses``: entries that were decoded instead."""
+    """Counts of a store. ``hits``: entries read; ``misses``: entries that were decoded instead."""
 
     hits: int = 0
     misses: int = 0
 
 
 class FrameStore:
-    """Entries by key (SHA-256 in hex, of all that the pixels depend on), at most ``most_bytes``; the least recently used go.
+    """Store of frames by key (SHA-256 in hex of everything that the pixels depend on); the least
+    recently used entries are removed.
 
-    Nothing about the disk is an error: what cannot be kept or read is decoded again, and said once.
+    A failure of the disk is not an error: entries that cannot be written or read are decoded again,
+    with one warning.
 
     Args:
-        folder: where entries lie; made when the first one is written.
-        most_bytes: bound on what lies there, half-written entries included.
+        folder: folder of the entries; created when the first one is written.
+        most_bytes: limit of the size of all entries, incomplete ones included.
     """
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
@@ -58,26 +62,27 @@ class FrameStore:
         self.folder = folder
         self.most_bytes = most_bytes
         self._keeps = True
-        self._told = False
+        self._warned = False
 
     def fetch(self, key: str, decode: Callable[[], Pixels]) -> tuple[Pixels, bool]:
-        """The pixels under ``key``, uint8, read-only if they come from the disk; and whether the disk has them now.
+        """Return the pixels under ``key``, uint8, read-only if they come from the disk; and whether
+        the disk has them now.
 
-        Processes that ask for the same key at once decode it once: one does, the others wait and read.
+        Processes that fetch the same key at once decode it once: the others wait and read.
         """
-        found = self._read(key)
-        if found is None and self._keeps:
+        cached = self._read(key)
+        if cached is None and self._keeps:
             with self._claimed(key):
-                found = self._read(key)
-                if found is None:
+                cached = self._read(key)
+                if cached is None:
                     self.stats.misses += 1
                     pixels = decode()
                     return pixels, self._write(key, pixels)
-        if found is None:
+        if cached is None:
             self.stats.misses += 1
             return decode(), False
         self.stats.hits += 1
-        return found, True
+        return cached, True
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.npy"
@@ -99,13 +104,14 @@ class FrameStore:
             path.unlink(missing_ok=True)
             return None
         except OSError as error:
-            self._tell_once(f"{self.folder}: {error.strerror}; what cannot be read there is decoded again")
+            self._warn_once(f"{self.folder}: {error.strerror}; entries that cannot be read there are decoded again")
             return None
         return np.asarray(mapped)
 
     @contextmanager
     def _claimed(self, key: str) -> Iterator[None]:
-        """Wait until no other process decodes ``key``. A claim ends with its process. All keys share 256 locks, which stay few."""
+        """Wait until no other process decodes ``key``. A claim ends with its process. All keys
+        share 256 locks, which stay few."""
         lock = FileLock(self.folder / "locks" / key[:2])
         try:
             (self.folder / "locks").mkdir(parents=True, exist_ok=True)
@@ -120,7 +126,8 @@ class FrameStore:
             lock.release()
 
     def _write(self, key: str, pixels: Pixels) -> bool:
-        """Only who has claimed the key calls this, so a half-written entry has one writer."""
+        """Write an entry. Only the process that claimed the key calls this, so an incomplete entry
+        has one writer."""
         whole, head = np.ascontiguousarray(pixels), _header(pixels)
         size = len(head) + whole.nbytes + _CRC_BYTES
         if not self._keeps or size > self.most_bytes:
@@ -133,7 +140,7 @@ class FrameStore:
                 file.write(head)
                 file.write(whole.data)
                 file.write(_checksum(head, whole))
-            with self._alone():
+            with self._room_lock():
                 part.replace(path)
         except OSError as error:
             self._give_up(error)
@@ -141,13 +148,14 @@ class FrameStore:
             return False
         return True
 
-    def _alone(self) -> FileLock:
-        """Held while files appear, so that whoever counts them sees all of them."""
+    def _room_lock(self) -> FileLock:
+        """Lock held while files appear, so that a process that counts them sees all of them."""
         return FileLock(self.folder / "locks" / "room")
 
     def _take_room(self, part: Path, size: int) -> None:
-        """Make room for ``size`` bytes, and ``part`` an empty file of that size, so that no other process takes the same room."""
-        with self._alone():
+        """Reserve ``size`` bytes: remove old entries, and create ``part`` with that size, so that
+        no other process takes the space."""
+        with self._room_lock():
             tally = self.folder / "used_bytes"
             try:
                 used = int(tally.read_text(encoding="ascii"))
@@ -162,17 +170,18 @@ class FrameStore:
                 file.truncate(size)
 
     def _shrink(self, most_bytes: int) -> int:
-        """Remove the least recently used entries until at most ``most_bytes`` are left; returns how many bytes there are then."""
+        """Remove the least recently used entries until at most ``most_bytes`` are left; returns how
+        many bytes there are then."""
         used, removable = 0, []
         for path in self.folder.iterdir():
             try:
-                facts = path.stat()
+                status = path.stat()
             except FileNotFoundError:  # it was damaged, or could not be written
                 continue
             if path.suffix in (".npy", ".part"):
-                used += facts.st_size
-                if path.suffix == ".npy" or time.time() - facts.st_mtime > _ABANDONED_S:
-                    removable.append((facts.st_mtime_ns, facts.st_size, path))
+                used += status.st_size
+                if path.suffix == ".npy" or time.time() - status.st_mtime > _ABANDONED_S:
+                    removable.append((status.st_mtime_ns, status.st_size, path))
         for _, size, path in sorted(removable):
             if used <= most_bytes:
                 break
@@ -183,14 +192,14 @@ class FrameStore:
     def _give_up(self, error: OSError | NotImplementedError) -> None:
         self._keeps = False
         reason = getattr(error, "strerror", None) or error
-        self._tell_once(
+        self._warn_once(
             f"VIDBRIDGE_FRAME_CACHE: {self.folder}: {reason}; no more frames are kept there, and the run goes on without: free some"
             " space, lower VIDBRIDGE_FRAME_DISK_GB, or name a folder on another disk of this machine"
         )
 
-    def _tell_once(self, message: str) -> None:
-        if not self._told:
-            self._told = True
+    def _warn_once(self, message: str) -> None:
+        if not self._warned:
+            self._warned = True
             tqdm.write(f"warning: {message}", file=sys.stderr)
 
 

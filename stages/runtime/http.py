@@ -1,4 +1,4 @@
-"""One request to an OpenAI-compatible endpoint, tried until it is answered or given up."""
+"""Requests to an OpenAI-compatible endpoint, with retries."""
 
 from __future__ import annotations
 
@@ -13,54 +13,56 @@ from typing import Any
 
 import httpx
 
-from stages.runtime.endpoints import EVALUATED, JudgeError, Place
+from stages.runtime.endpoints import EVALUATED, EndpointSettings, JudgeError
 
-#: The first pause; each later one is twice as long, up to the longest, and each is shortened at random by up to half.
+#: The first pause; each later one is twice as long, up to the longest, and each is shortened at
+#: random by up to half.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
-#: An endpoint that asks to be left alone for longer than this is not waited for.
+#: Longest ``Retry-After`` that is waited for.
 LONGEST_WAIT_S = 300.0
 _TRY_AGAIN = frozenset({408, 409, 425, 429})
 _QUOTED_CHARACTERS = 300
 
-#: What to do about a status that will be the same next time.
+#: Remedies by status, for statuses that a retry does not change.
 _REMEDIES = {
     400: "the endpoint refuses such a request; check {table}.model, {table}.max_tokens and that it offers response_format json_schema",
     401: "the endpoint does not accept the key; set {key}",
     403: "the key may not use this model; check {key} and {table}.model",
-    404: "there is no such address or model; {url} ends with /v1, and {table}.model is named as the endpoint names it",
+    404: "the address or the model does not exist; {url} ends with /v1, and {table}.model is named as the endpoint names it",
 }
-#: The same of a model that is evaluated.
+#: The same for a model that is evaluated.
 _MODEL_REMEDIES = {
     **_REMEDIES,
     400: "the endpoint refuses such a question; check --endpoint-model, that it takes pictures (or --endpoint-video mp4), and how many",
     403: "the key may not use this model; check {key} and --endpoint-model",
-    404: "there is no such address or model; {url} ends with /v1, and --endpoint-model is named as the endpoint names it",
+    404: "the address or the model does not exist; {url} ends with /v1, and --endpoint-model is named as the endpoint names it",
 }
-#: Statuses whose body may repeat the key, or a part of it that cannot be recognised.
+#: Statuses whose body is not quoted: it may repeat the key, or an unrecognisable part of it.
 _NOT_QUOTED = frozenset({401, 403})
 
-# Not the global generator: a training run saves and restores that one, and pauses must not move it.
+# Not the global generator: a training run saves and restores that one, and pauses must not change
+# it.
 _chance = Random()
 
 
 class NoAnswer(Exception):
-    """Every attempt failed in a way that may pass; the message says how the last one did."""
+    """Every attempt failed temporarily; the message names the last failure."""
 
 
 class Refused(JudgeError):
-    """The endpoint answered ``status``, and will answer the same to the same request."""
+    """The endpoint refused the request with ``status``; a retry would not help."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
 
 
-def open_client(place: Place) -> httpx.AsyncClient:
+def open_client(settings: EndpointSettings) -> httpx.AsyncClient:
     return httpx.AsyncClient(
-        headers={"Authorization": f"Bearer {place.key}"} if place.key else {},
-        timeout=place.timeout_s,
+        headers={"Authorization": f"Bearer {settings.key}"} if settings.key else {},
+        timeout=settings.timeout_s,
         verify=_certificates(),
-        limits=httpx.Limits(max_connections=place.concurrency, max_keepalive_connections=place.concurrency),
+        limits=httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency),
     )
 
 
@@ -70,46 +72,49 @@ def _certificates() -> ssl.SSLContext:
 
 
 async def complete(
-    client: httpx.AsyncClient, place: Place, body: dict[str, Any], usage: Counter[str], table: str
+    client: httpx.AsyncClient, settings: EndpointSettings, body: dict[str, Any], usage: Counter[str], table: str
 ) -> httpx.Response:
-    """The endpoint's answer of status 200, whatever it holds. Counts ``requests`` and ``retries`` in ``usage``.
+    """Send a request, and return the response of status 200 with any content. Counts ``requests``
+    and ``retries`` in ``usage``.
 
     Args:
-        table: of ``params.yaml``, which names the model; for messages.
+        table: table of ``params.yaml`` that names the model, for messages.
 
     Raises:
-        NoAnswer: time-outs, cut connections, 429 or 5xx until the retries were used up.
-        Refused: the endpoint refuses such requests, and will refuse the next one too.
+        NoAnswer: time-outs, broken connections, 429 or 5xx until the retries were used up.
+        Refused: the endpoint refuses such requests.
     """
-    for attempt in range(place.retries + 1):
+    for attempt in range(settings.retries + 1):
         usage["requests"] += 1
-        asked_to_wait_s = 0.0
+        requested_wait_s = 0.0
         try:
-            # Over the whole exchange: the client's own limit starts anew with every byte that drips in.
-            async with asyncio.timeout(place.timeout_s):
-                response = await client.post(f"{place.url}/chat/completions", json=body)
+            # A limit of the whole exchange: the client's own limit restarts with every byte
+            # received.
+            async with asyncio.timeout(settings.timeout_s):
+                response = await client.post(f"{settings.url}/chat/completions", json=body)
         except TimeoutError:
-            reason = f"no answer within {place.timeout_s:g} s"
+            reason = f"no answer within {settings.timeout_s:g} s"
         except (httpx.TransportError, httpx.DecodingError) as error:
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         else:
             if response.status_code == 200:
                 return response
             if response.status_code not in _TRY_AGAIN and response.status_code < 500:
-                raise Refused(response.status_code, _refusal(response, place, table))
+                raise Refused(response.status_code, _refusal(response, settings, table))
             reason = f"HTTP {response.status_code}"
-            asked_to_wait_s = retry_after_s(response.headers.get("Retry-After", ""))
-        if attempt == place.retries or asked_to_wait_s > LONGEST_WAIT_S:
+            requested_wait_s = retry_after_s(response.headers.get("Retry-After", ""))
+        if attempt == settings.retries or requested_wait_s > LONGEST_WAIT_S:
             break
         usage["retries"] += 1
         pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt) * _chance.uniform(0.5, 1.0)
-        await asyncio.sleep(max(pause_s, asked_to_wait_s))
-    wait = f", and asks to wait {asked_to_wait_s:.0f} s" if asked_to_wait_s > LONGEST_WAIT_S else ""
-    raise NoAnswer(_without_key(f"{reason}{wait} (attempt {attempt + 1} of {place.retries + 1})", place))
+        await asyncio.sleep(max(pause_s, requested_wait_s))
+    wait = f", and asks to wait {requested_wait_s:.0f} s" if requested_wait_s > LONGEST_WAIT_S else ""
+    raise NoAnswer(_without_key(f"{reason}{wait} (attempt {attempt + 1} of {settings.retries + 1})", settings))
 
 
 def retry_after_s(value: str) -> float:
-    """Seconds that a ``Retry-After`` header asks for, as a number or as a date; 0 where it says nothing that can be read."""
+    """Parse a ``Retry-After`` header, a number or a date, into seconds; 0 if it cannot be
+    parsed."""
     try:
         return max(0.0, float(value))
     except ValueError:
@@ -119,15 +124,15 @@ def retry_after_s(value: str) -> float:
             return 0.0
 
 
-def _refusal(response: httpx.Response, place: Place, table: str) -> str:
+def _refusal(response: httpx.Response, settings: EndpointSettings, table: str) -> str:
     status = response.status_code
-    remedies = _MODEL_REMEDIES if place.role == EVALUATED else _REMEDIES
-    remedy = remedies.get(status, "that is no OpenAI-compatible endpoint, or it does not know such a request; check {url}").format(
-        url=place.url_name, key=f"VIDBRIDGE_{place.role}_KEY", table=table
+    remedies = _MODEL_REMEDIES if settings.role == EVALUATED else _REMEDIES
+    remedy = remedies.get(status, "it is not an OpenAI-compatible endpoint, or does not know such a request; check {url}").format(
+        url=settings.url_name, key=f"VIDBRIDGE_{settings.role}_KEY", table=table
     )
-    said = "" if status in _NOT_QUOTED else _without_key(" ".join(response.text.split()), place)[:_QUOTED_CHARACTERS]
-    return f"{place.url_name}: {place.url} answers {status}: {remedy}" + (f" (it says: {said})" if said else "")
+    body = "" if status in _NOT_QUOTED else _without_key(" ".join(response.text.split()), settings)[:_QUOTED_CHARACTERS]
+    return f"{settings.url_name}: {settings.url} answers {status}: {remedy}" + (f" (response: {body})" if body else "")
 
 
-def _without_key(text: str, place: Place) -> str:
-    return text.replace(place.key, "(key)") if place.key else text
+def _without_key(text: str, settings: EndpointSettings) -> str:
+    return text.replace(settings.key, "(key)") if settings.key else text

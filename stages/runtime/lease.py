@@ -1,12 +1,14 @@
-"""One owner of a folder that several hosts may share.
+"""Lease of a folder that several hosts may share: one process owns it at a time.
 
-The lease of a folder lies in its ``lease`` subfolder: ``N`` names the owner (JSON), ``N.beat`` holds a count that a thread of the
-owner raises. It relies on what network file systems give as well: a file is created by one process only (``O_EXCL``), and a folder is
-listed as it is after this process has written into it. It relies on no file lock, and on no clock of another host: a process that
-cannot look the owner up watches its count, and takes over, as ``N + 1``, when it stood still for
-:func:`stages.runtime.liveness.lost_after_s` by the watcher's own clock.
+The lease is kept in the ``lease`` subfolder: ``N`` names the owner (JSON), ``N.beat`` holds a count
+that a thread of the owner increments. It relies only on guarantees that network file systems give
+too: a file is created by one process only (``O_EXCL``), and a listing is current after this process
+has written into the folder. It needs no file lock, and no clock of another host: a process that
+cannot look the owner up watches its count, and takes over as ``N + 1`` when the count has not
+changed for :func:`stages.runtime.liveness.lost_after_s` by the watcher's own clock.
 
-A process that slept for longer than that and wakes up finds its lease gone, and must stop: :meth:`Lease.check`.
+A process that was suspended for longer than that finds its lease gone when it wakes up, and must
+stop: :meth:`Lease.check`.
 """
 
 from __future__ import annotations
@@ -26,16 +28,17 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from stages.errors import VidbridgeError
-from stages.runtime.liveness import Identity, beat_every_s, lost_after_s, me, parse, verdict
+from stages.runtime.liveness import Identity, beat_every_s, lost_after_s, me, parse, process_state
 
-#: The subfolder that holds the lease; all else in the folder is the owner's.
+#: The subfolder that holds the lease; everything else in the folder belongs to the owner.
 FOLDER = "lease"
-#: Between two looks of one who waits, and between two sentences of it.
+#: Pause between two polls of a waiting process, and between two of its messages.
 LOOK_S = 1.0
 TELL_S = 60.0
 _BEAT_DIGITS = 20
 _HESITATION_S = 2.0
-#: Two who take over at once may both go back a few times; more often is told.
+#: Two processes that take over at once may both withdraw a few times; after this many, a message is
+#: printed.
 _REFUSED_OFTEN = 20
 
 _P = ParamSpec("_P")
@@ -48,15 +51,15 @@ class LeaseLost(VidbridgeError, RuntimeError):
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a folder.
+    """Owner of a folder.
 
     Attributes:
-        number: of the lease; each that takes over counts on.
-        token: of this very holding.
-        process: who; None while it is being written, or where it cannot be read.
-        job: what the processes of one training have in common; empty outside of one.
-        after: token of the one that it took over from; empty: from nobody.
-        beat_every_s: how often the count is raised.
+        number: number of the lease; each takeover increments it.
+        token: unique id of this lease.
+        process: the owner; None while the file is being written, or if it cannot be read.
+        job: id shared by the processes of one training; empty outside of one.
+        after: token of the lease that was taken over; empty: there was none.
+        beat_every_s: interval at which the count is incremented.
     """
 
     number: int
@@ -67,26 +70,28 @@ class Holder:
     beat_every_s: float = 0.0
 
     @property
-    def shown(self) -> str:
-        return "a process that has not said its name" if self.process is None else self.process.shown
+    def display_name(self) -> str:
+        return "a process that is not known yet" if self.process is None else self.process.display_name
 
 
 class Lease:
-    """A folder that is ours until :meth:`release`. Made by :func:`take` only."""
+    """A folder owned by this process until :meth:`release`. Created only by :func:`take`."""
 
     def __init__(self, folder: Path, number: int, token: str) -> None:
         self.folder, self.number, self.token = folder, number, token
         self._stop = threading.Event()
         self._complained = False
         _beat(folder, number, 0, new=True)
-        # In the process that trains, which may be the fork of a warm one: a thread of the parent would not be there.
+        # In the process that trains, which may be the fork of a warm one: a thread of the parent
+        # would not be there.
         self._thread = threading.Thread(target=self._pump, name="lease", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """
+        """Check that this process still owns the folder.
+
         Raises:
-            LeaseLost: the folder is not ours any more. What lies there belongs to another process now: do not touch it.
+            LeaseLost: another process owns the folder and everything in it now; do not touch it.
         """
         try:
             lost = self._is_lost()
@@ -99,7 +104,7 @@ class Lease:
             )
 
     def before(self, call: Callable[_P, _T]) -> Callable[_P, _T]:
-        """``call``, with :meth:`check` before it."""
+        """Wrap ``call`` so that :meth:`check` runs before it."""
 
         def checked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
             self.check()
@@ -108,7 +113,7 @@ class Lease:
         return checked
 
     def clear(self) -> None:
-        """Delete all that the folder holds, but the lease."""
+        """Delete everything in the folder except the lease."""
         self.check()
         for path in self.folder.iterdir():
             if path.name == FOLDER:
@@ -119,29 +124,33 @@ class Lease:
                 path.unlink()
 
     def release(self) -> None:
-        """Let go of the folder; an empty one is removed. Nothing happens to one that is not ours any more."""
+        """Release the folder, and remove it if it is empty. A folder that another process has taken
+        over is left alone."""
         self._stop.set()
         self._thread.join()
         try:
             lost = self._is_lost()
         except OSError as error:
-            # Whose it is cannot be read; others take it over once this process has ended.
+            # The owner cannot be read; others take the folder over once this process has ended.
             _say(f"{self.folder}: its lease cannot be read, and is left there ({error.strerror})")
             return
         if not lost:
-            # The name last: a folder with a count and no owner is free, one with an owner and no count is not.
+            # The name last: a folder with a count and no owner is free, one with an owner and no
+            # count is not.
             for path in (_beat_file(self.folder, self.number), _file(self.folder, self.number)):
                 path.unlink(missing_ok=True)
-            # Not where another process has begun to take it meanwhile, nor where something lies.
+            # Fails where another process has started to take the folder meanwhile, or where it is
+            # not empty.
             with suppress(OSError):
                 (self.folder / FOLDER).rmdir()
                 self.folder.rmdir()
 
     def _is_lost(self) -> bool:
-        """Whether another process has taken over.
+        """Return whether another process has taken over.
 
         Raises:
-            OSError: our own file cannot be read just now, which says nothing of whose it is (``ESTALE``, ``EIO``, ``EMFILE``).
+            OSError: our own file cannot be read now, which does not show who owns the folder
+                (``ESTALE``, ``EIO``, ``EMFILE``).
         """
         until = time.monotonic() + _HESITATION_S
         while True:
@@ -153,14 +162,14 @@ class Lease:
                 return True
             if not _file(self.folder, self.number + 1).exists():
                 return False
-            # One who takes over deletes ours next; one who was mistaken goes back.
+            # A process that takes over deletes our file next; one that was mistaken withdraws.
             if time.monotonic() > until:
                 return True
             time.sleep(_HESITATION_S / 20)
 
     def _successor(self) -> str:
         now = holder(self.folder)
-        return "somebody who has left again" if now is None or now.token == self.token else now.shown
+        return "a process that has released it again" if now is None or now.token == self.token else now.display_name
 
     def _pump(self) -> None:
         count = 0
@@ -181,15 +190,15 @@ class Lease:
 
 
 def holder(folder: Path) -> Holder | None:
-    """Who holds ``folder`` now, dead or alive; None: nobody."""
-    return max(_held(folder), key=lambda one: one.number, default=None)
+    """Return the present owner of ``folder``, dead or alive; None if there is none."""
+    return max(_held(folder), key=lambda lease: lease.number, default=None)
 
 
 def take(folder: Path, what: str, *, wait: bool = True) -> Lease | None:
-    """Make ``folder`` ours; with ``wait``, when its owner has let go of it, or is lost.
+    """Take the lease of ``folder``; with ``wait``, once its owner has released it or is lost.
 
-    Without ``wait`` an owner who can be looked up and lives, or whose count changes while it is watched, keeps it, and None is returned.
-    ``what`` begins each sentence that is printed.
+    Without ``wait``, None is returned if the owner can be looked up and lives, or if its count
+    changes while it is watched. Messages start with ``what``.
     """
     since, told_at = time.monotonic(), -float("inf")
     watch: _Watch | None = None
@@ -197,64 +206,66 @@ def take(folder: Path, what: str, *, wait: bool = True) -> Lease | None:
     while True:
         if refused >= _REFUSED_OFTEN and time.monotonic() - told_at >= TELL_S:
             told_at = time.monotonic()
-            others = ", ".join(one.shown for one in sorted(_held(folder), key=lambda one: one.number)) or "nobody"
+            others = ", ".join(lease.display_name for lease in sorted(_held(folder), key=lambda lease: lease.number)) or "nobody"
             _say(
                 f"{what}: {folder} cannot be taken over, though its owner has ended: in it are leases of {others}; trying again."
                 f" If none of these lives, delete {folder / FOLDER}"
             )
-        found = holder(folder)
-        if found is None or _is_gone(found):
-            if (lease := _create(folder, found)) is not None:
-                if found is not None:
-                    _say(f"{what}: {folder} was held by {found.shown}, which has ended; taken over")
+        owner = holder(folder)
+        if owner is None or _is_gone(owner):
+            if (lease := _create(folder, owner)) is not None:
+                if owner is not None:
+                    _say(f"{what}: {folder} was held by {owner.display_name}, which has ended; taken over")
                 return lease
             refused += 1
             time.sleep(random.uniform(0.05, 0.5))
             continue
-        if watch is None or watch.token != found.token:
-            watch = _Watch(folder, found)
+        if watch is None or watch.token != owner.token:
+            watch = _Watch(folder, owner)
         if watch.lost():
-            if (lease := _create(folder, found)) is not None:
+            if (lease := _create(folder, owner)) is not None:
                 _say(
-                    f"{what}: {folder} was held by {found.shown}, whose sign of life stood still for {watch.still_s:.0f} s; taken over"
+                    f"{what}: {folder} was held by {owner.display_name}, whose sign of life stood still for"
+                    f" {watch.still_s:.0f} s; taken over"
                 )
                 return lease
             refused += 1
             time.sleep(random.uniform(0.05, 0.5))
             continue
-        if not wait and (watch.changed or (found.process is not None and verdict(found.process) == "alive")):
+        if not wait and (watch.changed or (owner.process is not None and process_state(owner.process) == "alive")):
             return None
         if time.monotonic() - told_at >= TELL_S:
             waited = time.monotonic() - since
             _say(
-                f"{what}: {folder} is held by {found.shown}; waiting until it ends, or gives no sign of life for {watch.patience_s:g} s"
-                + (f" (for {waited / 60:.0f} minutes so far)" if waited >= TELL_S / 2 else "")
+                f"{what}: {folder} is held by {owner.display_name}; waiting until it ends, or gives no sign of life"
+                f" for {watch.patience_s:g} s" + (f" (for {waited / 60:.0f} minutes so far)" if waited >= TELL_S / 2 else "")
             )
             told_at = time.monotonic()
         time.sleep(min(LOOK_S, watch.patience_s / 4))
 
 
 def delete(folder: Path, what: str) -> bool:
-    """Delete ``folder`` and all that it holds, unless a living process holds it; False: it does. ``what`` begins what is printed."""
-    mine = take(folder, what, wait=False)
-    if mine is None:
+    """Delete ``folder`` with its content; False if a living process owns it. Messages start with
+    ``what``."""
+    lease = take(folder, what, wait=False)
+    if lease is None:
         return False
     try:
-        mine.clear()
+        lease.clear()
     finally:
-        mine.release()
+        lease.release()
     return True
 
 
 def follow(folder: Path) -> None:
-    """Wait until the first process of the training that this one belongs to holds ``folder``."""
-    while (found := holder(folder)) is None or found.job != _job():
+    """Wait until the first process of this process's training owns ``folder``."""
+    while (owner := holder(folder)) is None or owner.job != _job():
         time.sleep(LOOK_S / 4)
 
 
 @contextmanager
 def held(folder: Path, what: str) -> Iterator[Lease]:
-    """Hold ``folder`` for this block, waiting for it if need be."""
+    """Own ``folder`` during this block; waits for it if necessary."""
     lease = take(folder, what)
     assert lease is not None  # it waited
     try:
@@ -264,14 +275,14 @@ def held(folder: Path, what: str) -> Iterator[Lease]:
 
 
 class _Watch:
-    """The count of one owner, as it is seen from here."""
+    """Observation of the count of one owner."""
 
-    def __init__(self, folder: Path, found: Holder) -> None:
-        self.token = found.token
+    def __init__(self, folder: Path, owner: Holder) -> None:
+        self.token = owner.token
         self.changed = False
-        self._folder, self._found = folder, found
-        #: An owner with longer pauses than ours is given as many of them as we give ourselves.
-        self.patience_s = max(lost_after_s(), found.beat_every_s * lost_after_s() / beat_every_s() / 2)
+        self._folder, self._owner = folder, owner
+        #: An owner with longer intervals than ours gets as many of them as we allow ourselves.
+        self.patience_s = max(lost_after_s(), owner.beat_every_s * lost_after_s() / beat_every_s() / 2)
         self._seen = self._look()
         self._since = time.monotonic()
         self._at = self._since
@@ -281,28 +292,30 @@ class _Watch:
         return time.monotonic() - self._since
 
     def lost(self) -> bool:
-        """Whether the count stood still for as long as it may. An owner that can be looked up is asked for its process instead."""
+        """Return whether the count has not changed for too long. For an owner that can be looked
+        up, its process counts instead."""
         now, last = time.monotonic(), self._at
         self._at = now
         if (seen := self._look()) != self._seen:
             self._seen, self._since, self.changed = seen, now, True
         elif now - last > self.patience_s / 2:
-            # It was this process that slept, and the owner may have slept with it (a machine that was suspended).
+            # This process was suspended, and the owner may have been suspended with it (on the same
+            # machine).
             self._since = now
-        known = self._found.process is not None and verdict(self._found.process) != "elsewhere"
-        return not known and self.still_s > self.patience_s
+        can_look_up = self._owner.process is not None and process_state(self._owner.process) != "elsewhere"
+        return not can_look_up and self.still_s > self.patience_s
 
     def _look(self) -> tuple[bytes, bytes]:
-        # Opened anew each time: a network file system asks its server then.
-        return _bytes(_file(self._folder, self._found.number)), _bytes(_beat_file(self._folder, self._found.number))
+        # Opened again each time: a network file system then asks its server.
+        return _bytes(_file(self._folder, self._owner.number)), _bytes(_beat_file(self._folder, self._owner.number))
 
 
-def _is_gone(found: Holder) -> bool:
-    return found.process is not None and verdict(found.process) == "gone"
+def _is_gone(owner: Holder) -> bool:
+    return owner.process is not None and process_state(owner.process) == "gone"
 
 
 def _create(folder: Path, before: Holder | None) -> Lease | None:
-    """Try to hold the folder after ``before``; None: another process was faster."""
+    """Try to create the lease that follows ``before``; None: another process was faster."""
     number, token = (before.number + 1 if before else 1), uuid.uuid4().hex
     row = {
         "token": token,
@@ -321,24 +334,25 @@ def _create(folder: Path, before: Holder | None) -> Lease | None:
         file.write(json.dumps(row))
         file.flush()
         os.fsync(file.fileno())
-    # Whoever looked before the folder was deleted and made again believes in a number that means nothing now: of two such, the one who
-    # comes second sees the other here, and both may go back.
-    others = {one.number: one for one in _held(folder) if one.number != number}
+    # A process that looked before the folder was deleted and created again uses an outdated number:
+    # of two such processes, the second sees the other here, and both may withdraw.
+    others = {lease.number: lease for lease in _held(folder) if lease.number != number}
     over: list[int] = []
     link = before if before is not None and others.get(before.number) == before else None
     while link is not None:
-        # And those that it took over from itself, if it was killed before it deleted them.
+        # Also the leases that it took over itself, if it was killed before it deleted them.
         over.append(link.number)
         del others[link.number]
         after = link.after
-        link = next((one for one in others.values() if after and one.token == after), None)
-    for gone in [one for one in others.values() if _is_gone(one)]:
-        over.append(gone.number)
-        del others[gone.number]
+        link = next((lease for lease in others.values() if after and lease.token == after), None)
+    for ended in [lease for lease in others.values() if _is_gone(lease)]:
+        over.append(ended.number)
+        del others[ended.number]
     if others:
         path.unlink(missing_ok=True)
         return None
-    # The oldest first: whoever follows one that is killed here still finds each by the one that took over from it.
+    # The oldest first: if this process is killed here, its successor still finds each lease through
+    # the one that followed it.
     for old in sorted(over):
         for file_over in (_beat_file(folder, old), _file(folder, old)):
             file_over.unlink(missing_ok=True)
@@ -350,12 +364,12 @@ def _held(folder: Path) -> list[Holder]:
         names = [path.name for path in (folder / FOLDER).iterdir()]
     except FileNotFoundError:
         return []
-    found = (_read(folder, int(name)) for name in names if name.isdecimal())
-    return [one for one in found if one is not None]
+    leases = (_read(folder, int(name)) for name in names if name.isdecimal())
+    return [lease for lease in leases if lease is not None]
 
 
 def _read(folder: Path, number: int) -> Holder | None:
-    """Who holds lease ``number``; None: there is no such lease."""
+    """Read the owner of lease ``number``; None: that lease does not exist."""
     try:
         text = _file(folder, number).read_bytes()
     except FileNotFoundError:
@@ -375,7 +389,7 @@ def _parsed(number: int, text: bytes) -> Holder:
 
 
 def _beat(folder: Path, number: int, count: int, *, new: bool = False) -> None:
-    # In place and always as long: a full disk has room for it.
+    # In place and of constant length, so that it works on a full disk.
     with _beat_file(folder, number).open("wb" if new else "r+b") as file:
         file.write(str(count).zfill(_BEAT_DIGITS).encode())
 
@@ -396,7 +410,7 @@ def _beat_file(folder: Path, number: int) -> Path:
 
 
 def _job() -> str:
-    """What the ranks of one training share, and no other training: where they meet."""
+    """Id that the ranks of one training share, and no other training: their rendezvous address."""
     if "RANK" not in os.environ:
         return ""
     return f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"

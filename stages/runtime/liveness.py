@@ -1,9 +1,11 @@
-"""Which process something belongs to, and whether that process has ended.
+"""Identity of processes across containers and hosts, and checks whether a process has ended.
 
-A process number says nothing by itself: two containers have a process 1 each, under one host name if they share the host's network, and a
-number is given again. A process is told by the boot of its kernel, its PID namespace, its number there and the moment it started.
-Only one who shares boot and namespace can look it up. Of any other process nothing is said here: whether it lives is seen by its
-heartbeat, a count that it renews (:mod:`stages.runtime.lease`, :mod:`stages.tracking.runs.heartbeats`).
+A process number does not identify a process: two containers each have a process 1, under one host
+name if they share the host's network, and numbers are reused. A process is identified by the boot
+of its kernel, its PID namespace, its number there and its start time. Only a process of the same
+boot and namespace can look it up. The state of any other process is not known here: it is observed
+through its heartbeat, a count that it renews (:mod:`stages.runtime.lease`,
+:mod:`stages.tracking.runs.heartbeats`).
 """
 
 from __future__ import annotations
@@ -21,13 +23,15 @@ from typing import Literal
 
 from stages.errors import VidbridgeError
 
-Verdict = Literal["alive", "gone", "elsewhere"]
-#: How long a heartbeat may stand still, unless ``VIDBRIDGE_LOST_AFTER_S`` says otherwise: saving a large model may hold Python up.
+ProcessState = Literal["alive", "gone", "elsewhere"]
+#: Longest time without a heartbeat, unless ``VIDBRIDGE_LOST_AFTER_S`` sets another: saving a large
+#: model may block Python.
 LOST_AFTER_S = 300.0
-#: A heartbeat is renewed so many times within that time.
+#: Number of heartbeats within that time.
 _BEATS = 20
 _FIELDS = 5
-#: Fields of ``/proc/PID/stat`` behind the command's name: state, and start in clock ticks since the boot.
+#: Fields of ``/proc/PID/stat`` behind the command's name: state, and start in clock ticks since the
+#: boot.
 _STATE, _START = 0, 19
 
 
@@ -37,7 +41,8 @@ class LivenessError(VidbridgeError, ValueError):
 
 @dataclass(frozen=True)
 class Identity:
-    """Of one process. Processes of one ``boot`` and ``namespace`` can look each other up; ``started`` has no unit and is only compared."""
+    """Identity of one process. Processes of one ``boot`` and ``namespace`` can look each other up;
+    ``started`` has no unit and is only compared."""
 
     boot: str
     namespace: str
@@ -49,24 +54,24 @@ class Identity:
         return f"{self.boot}/{self.namespace}/{self.pid}/{self.started}/{self.host}"
 
     @property
-    def shown(self) -> str:
-        """For a person."""
+    def display_name(self) -> str:
+        """Text for people."""
         return f"process {self.pid} on {self.host}"
 
 
 def me() -> Identity:
-    """Of this process; after a fork, of the child."""
+    """Identity of this process; after a fork, of the child."""
     return Identity(_boot(), _namespace(), os.getpid(), _started("self") or "unknown", socket.gethostname())
 
 
 def identity_of(pid: int) -> Identity | None:
-    """Of another process of this machine; None: there is no such process."""
+    """Identity of another process of this machine; None if it does not exist."""
     started = _started(pid)
     return Identity(_boot(), _namespace(), pid, started, socket.gethostname()) if started else None
 
 
 def parse(text: str) -> Identity | None:
-    """What ``str(identity)`` wrote; None: it is not that."""
+    """Parse the text of ``str(identity)``; None if it has another form."""
     parts = text.strip().split("/", _FIELDS - 1)
     if len(parts) != _FIELDS or not parts[2].isdecimal() or not all(parts):
         return None
@@ -74,8 +79,9 @@ def parse(text: str) -> Identity | None:
     return Identity(boot, namespace, int(pid), started, host)
 
 
-def verdict(other: Identity) -> Verdict:
-    """Whether a process lives; ``elsewhere``: it cannot be told from here (another boot, PID namespace or host name)."""
+def process_state(other: Identity) -> ProcessState:
+    """State of a process; ``elsewhere``: it cannot be looked up from here (another boot, PID
+    namespace or host name)."""
     if not _comparable(other):
         return "elsewhere"
     try:
@@ -83,37 +89,39 @@ def verdict(other: Identity) -> Verdict:
     except ProcessLookupError:
         return "gone"
     except PermissionError:
-        pass  # it is somebody else's
+        pass  # it belongs to another user
     except OverflowError:
         return "elsewhere"  # not a number that a process of ours could have
     started = _started(other.pid)
     if started is None:
-        # It ended between the two questions, or this user may not see it (hidepid).
+        # It ended between the two checks, or this user may not see it (hidepid).
         return "elsewhere" if _exists(other.pid) else "gone"
-    return "alive" if started == other.started else "gone"  # another one has the number, or its parent has not asked how it ended
+    return "alive" if started == other.started else "gone"  # its number was reused, or it is a zombie
 
 
 def owner_is_gone(text: str) -> bool:
-    """Whether the process that left ``text``, which is ``str(me())``, has certainly ended. False also where it cannot be told from here."""
+    """Return whether the process that wrote ``text``, its ``str(me())``, has certainly ended. False
+    if it cannot be looked up from here."""
     owner = parse(text)
-    return owner is not None and verdict(owner) == "gone"
+    return owner is not None and process_state(owner) == "gone"
 
 
 def lost_after_s(environ: Mapping[str, str] = os.environ) -> float:
-    """``VIDBRIDGE_LOST_AFTER_S``: how long a heartbeat that cannot be looked at otherwise stands still before its process counts as lost.
+    """Read ``VIDBRIDGE_LOST_AFTER_S``: time without a heartbeat after which a process that cannot
+    be looked up counts as lost.
 
     Raises:
         LivenessError: it is not a number of seconds.
     """
-    given = environ.get("VIDBRIDGE_LOST_AFTER_S", "").strip()
-    if not given:
+    text = environ.get("VIDBRIDGE_LOST_AFTER_S", "").strip()
+    if not text:
         return LOST_AFTER_S
     try:
-        seconds = float(given)
+        seconds = float(text)
     except ValueError:
         seconds = 0.0
     if not 1 <= seconds <= 1e7:
-        raise LivenessError(f"VIDBRIDGE_LOST_AFTER_S: {given!r} is not a number of seconds; set 1 or more, or unset it")
+        raise LivenessError(f"VIDBRIDGE_LOST_AFTER_S: {text!r} is not a number of seconds; set 1 or more, or unset it")
     return seconds
 
 
@@ -123,13 +131,14 @@ def beat_every_s() -> float:
 
 
 def _comparable(other: Identity) -> bool:
-    # The host name as well: machines that were copied while they ran have one boot.
-    mine = (_boot(), _namespace(), socket.gethostname())
-    return "unknown" not in mine and mine == (other.boot, other.namespace, other.host) and _proc_is_ours()
+    # The host name as well: machines that were cloned while running have the same boot id.
+    own = (_boot(), _namespace(), socket.gethostname())
+    return "unknown" not in own and own == (other.boot, other.namespace, other.host) and _proc_is_ours()
 
 
 def _proc_is_ours() -> bool:
-    """Whether /proc numbers processes as this process sees them: in a PID namespace that was given none of its own, it does not."""
+    """Return whether /proc numbers processes as this process sees them; it does not in a PID
+    namespace without a /proc of its own."""
     if sys.platform != "linux":
         return True
     try:
@@ -155,15 +164,16 @@ def _boot() -> str:
     except OSError:
         pass
     if sys.platform == "darwin":
-        asked = subprocess.run(["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
-        if asked.returncode == 0 and asked.stdout.strip():
-            return asked.stdout.strip()
-    # Another kernel: the machine, by the address of its network card. Starts of processes are times there, and tell boots apart.
+        result = subprocess.run(["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
+        if result.returncode == 0 and result.stdout.strip():
+            return result.stdout.strip()
+    # Other kernels: the address of the network card identifies the machine; start times of
+    # processes distinguish boots there.
     return f"node-{uuid.getnode():x}"
 
 
 def _namespace() -> str:
-    """Number of this process's PID namespace; not kept, since a child may have been given one of its own."""
+    """Number of this process's PID namespace; not cached, since a child may have its own."""
     if sys.platform != "linux":
         return "none"
     try:
@@ -173,7 +183,8 @@ def _namespace() -> str:
 
 
 def _started(pid: int | Literal["self"]) -> str | None:
-    """When a process started, in a unit that the kernel never corrects; empty: it has ended, and nobody asked how; None: not to be seen."""
+    """Start time of a process, in a unit that the kernel never adjusts; empty: it is a zombie;
+    None: it is not visible."""
     if sys.platform == "linux":
         try:
             fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()

@@ -1,6 +1,8 @@
-"""Names of the files and folders that stages and flows write and read: their one home. Folders count from the project's folder.
+"""Names of all files and folders that stages and flows exchange. Folders are relative to the
+project's folder.
 
-``dvc.yaml`` names the same outs, which a contract test compares. What one module writes for itself alone (a lock, a log) is named there.
+``dvc.yaml`` names the same outs, and a contract test compares them. A file that only one module
+uses (a lock, a log) is named in that module.
 """
 
 from __future__ import annotations
@@ -15,21 +17,25 @@ PARAMS_FILE = "params.yaml"
 PIPELINE_FILE = "dvc.yaml"
 #: Written by DVC: the hashes of what each stage read and wrote when it last ran.
 LOCK_FILE = "dvc.lock"
-#: The ending of a file or folder while it is written; it then gets its name. One that is found was left by a process that was killed.
+#: Suffix of a file or folder while it is written; it is renamed when it is complete. A leftover
+#: comes from a killed process.
 UNFINISHED = ".unfinished"
 
-#: Written by `vidbridge init` and by plans, in a project without code of its own: ``<stage>.txt``, digests of the installed package's code.
+#: Written by `vidbridge init` and by plans, in a project without code of its own: ``<stage>.txt``,
+#: digests of the installed package's code.
 CODE = "code"
 
 # Outs of several stages.
 
-#: Written by corpus, and by people for videos of their own: a row a video, in the format that ``ingest.format`` names.
+#: Written by corpus, and by people for videos of their own: a row a video, in the format that
+#: ``ingest.format`` names.
 ANNOTATIONS_FILE = "annotations.jsonl"
 #: Written by ingest and synthesize: Reject rows, reason after reason.
 REJECTS_FILE = "rejects.jsonl"
 #: Written by ingest, synthesize, base, difficulty and training: what the stage did, in counts.
 SUMMARY_FILE = "summary.json"
-#: Written by difficulty (Rolled rows: the replies to a sample and their scores) and by grpo (RolloutGroup rows: some of its groups).
+#: Written by difficulty (Rolled rows: the replies to a sample and their scores) and by grpo
+#: (RolloutGroup rows: some of its groups).
 ROLLOUTS_FILE = "rollouts.jsonl"
 #: Written by training, and copied by evaluate: a row a logged step, without times.
 HISTORY_FILE = "history.jsonl"
@@ -45,35 +51,42 @@ MANIFEST_FILE = "manifest.jsonl"
 CARD_FILE = "card.md"
 NORMALISED = "normalised"
 
-#: Written by synthesize: a file a split and task (:func:`samples_file`), rejects, summary, contact sheets.
+#: Written by synthesize: a file a split and task (:func:`samples_file`), rejects, summary, contact
+#: sheets.
 SAMPLES = Path("data/samples")
 #: ``<task>.png``: the frames of some samples, for people.
 SHEETS = "sheets"
 
-#: Written by difficulty, a folder a row: samples that are kept (``train`` only), rollouts, summary, histogram.
+#: Written by difficulty, a folder a row: samples that are kept (``train`` only), rollouts, summary,
+#: histogram.
 DIFFICULTY = Path("data/difficulty")
-#: How often samples were solved, drawn; for people.
+#: Histogram of how often samples were solved; for people.
 HISTOGRAM_FILE = "histogram.png"
 
-#: Written by base, sft and grpo, a folder a row: a policy (:data:`FINAL`), checkpoints, history, summary; of grpo rows also rollouts.
+#: Written by base, sft and grpo, a folder a row: a policy (:data:`FINAL`), checkpoints, history,
+#: summary; of grpo rows also rollouts.
 MODELS = Path("models")
 #: Checkpoint rows.
 CHECKPOINTS_FILE = "checkpoints.jsonl"
 #: The policy after the last step, as a Hugging Face folder.
 FINAL = "final"
-#: Written beside the weights of a registered version: how it was trained to be asked.
+#: Written beside the weights of a registered version: the prompts that it was trained with.
 USAGE_FILE = "vidbridge.json"
-#: In the configuration beside a model's weights: by which rule the text behind a video was placed when they were trained.
+#: Key in the configuration beside a model's weights: rule for the positions of text after a video
+#: in training.
 POSITIONS = "positions_behind_video"
 AFTER_LAST = "after_last"
 
-#: Written by baselines and evaluate, a folder a policy: scores and predictions; of trained rows also the history of training.
+#: Written by baselines and evaluate, a folder a policy: scores and predictions; of trained rows
+#: also the history of training.
 SCORES = Path("scores")
-#: Written by baselines, evaluate and `vidbridge score`: means with their intervals, by task or by part of a benchmark.
+#: Written by baselines, evaluate and `vidbridge score`: means with their intervals, by task or by
+#: part of a benchmark.
 SCORES_FILE = "scores.json"
 #: Written by `vidbridge score`: the same as a table; for people.
 SCORES_TABLE_FILE = "scores.md"
-#: Written by evaluate (Score rows) and `vidbridge evaluate` (a reply a question); with a view in its name: :func:`predictions_file`.
+#: Written by evaluate (Score rows) and `vidbridge evaluate` (a reply a question); with a view in
+#: its name: :func:`predictions_file`.
 PREDICTIONS_FILE = "predictions.jsonl"
 #: Written by rescore and kept beside a registered version: SampleScore rows.
 SAMPLE_SCORES_FILE = "samples.jsonl"
@@ -83,53 +96,59 @@ REPORTS = Path("reports")
 #: The scores of every policy and the gains between them.
 METRICS_FILE = "metrics.json"
 PLOTS = "plots"
-#: A row a policy and task. Beside it lie ``sft.csv`` and ``grpo.csv``: a row a row of training and logged step.
+#: A row a policy and task. Beside it lie ``sft.csv`` and ``grpo.csv``: a row a row of training and
+#: logged step.
 SCORES_CSV = "scores.csv"
 
-# What is no out: local to a machine.
+# Local state of a machine: no outs.
 
 #: All local state; git-ignored.
 STATE = Path(".vidbridge")
 #: MLflow's database where no other store is named.
 DATABASE = STATE / "mlflow.db"
-#: What interrupted training resumes from, unless VIDBRIDGE_SCRATCH names a folder.
+#: State from which interrupted training resumes, unless VIDBRIDGE_SCRATCH names a folder.
 SCRATCH = STATE / "scratch"
 #: Decoded frames, unless VIDBRIDGE_FRAME_CACHE names a folder.
 FRAMES = STATE / "frames"
 #: Answers of judges, unless VIDBRIDGE_JUDGE_CACHE names a folder.
 JUDGE_ANSWERS = STATE / "judge"
-#: Models that were put together for reading, and versions as MLflow serves them.
+#: Models assembled for loading, and versions as MLflow serves them.
 LOADED = STATE / "loaded"
 SERVABLE = STATE / "servable"
-#: What MLflow was not told because it did not answer.
+#: Calls to MLflow that are sent later, because it did not answer.
 UNSENT = STATE / "unsent"
 #: Journals of ingest, so that an ingest that was killed goes on where it was.
 EXAMINED = STATE / "examined"
 #: The last whole lock file.
 KEPT_LOCK = STATE / "dvc.lock.kept"
-#: Written by `vidbridge ablate`: a clone a seed, and for each recipe a folder with the three files below.
+#: Written by `vidbridge ablate`: a clone a seed, and for each recipe a folder with the three files
+#: below.
 ABLATIONS = STATE / "ablation"
 #: The grid; the same as a table and as a figure for people.
 GRID_FILE, GRID_TABLE_FILE, GRID_FIGURE_FILE = "results.json", "table.md", "figure.svg"
 
 
 def samples_file(folder: Path, split: str, task: str) -> Path:
-    """The file of Sample rows of one split and task, below :data:`SAMPLES` or the folder of a difficulty row."""
+    """The file of Sample rows of one split and task, below :data:`SAMPLES` or the folder of a
+    difficulty row."""
     return folder / split / f"{task}.jsonl"
 
 
 def predictions_file(folder: Path, view: str = "video") -> Path:
-    """The predictions on one view of the videos (``video``, ``blank``, …), or of one trivial policy (``random``, ``constant``)."""
+    """The predictions on one view of the videos (``video``, ``blank``, …), or of one trivial policy
+    (``random``, ``constant``)."""
     return folder / (PREDICTIONS_FILE if view == "video" else f"predictions_{view}.jsonl")
 
 
 def difficulty(row: str) -> Path:
-    """The samples that a GRPO row trains on where it has a difficulty row: read as ``data/samples`` is, split ``train`` only."""
+    """The samples that a GRPO row trains on where it has a difficulty row: read as ``data/samples``
+    is, split ``train`` only."""
     return DIFFICULTY / row
 
 
 def model(row: str) -> Path:
-    """The folder of a row: ``models/<row>`` with ``final/`` and ``checkpoint-<step>/`` as Hugging Face folders."""
+    """The folder of a row: ``models/<row>`` with ``final/`` and ``checkpoint-<step>/`` as Hugging
+    Face folders."""
     return MODELS / row
 
 

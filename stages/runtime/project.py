@@ -9,7 +9,7 @@ from stages.errors import VidbridgeError
 from stages.runtime.paths import PIPELINE_FILE
 
 VARIABLE = "VIDBRIDGE_PROJECT"
-#: No telemetry, for every process that is started and every library that is imported.
+#: Variables that disable telemetry in all libraries and child processes.
 NO_TELEMETRY = {"DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
@@ -20,22 +20,23 @@ class ProjectError(VidbridgeError):
 
 
 def find_project() -> Path | None:
-    """The project's folder, absolute: ``VIDBRIDGE_PROJECT``, else the nearest folder upward that holds ``dvc.yaml``. None: outside of one.
+    """Find the project's absolute path: ``VIDBRIDGE_PROJECT``, or the nearest folder upward with
+    ``dvc.yaml``. None: outside of one.
 
     Raises:
         ProjectError: ``VIDBRIDGE_PROJECT`` names a folder without ``dvc.yaml``.
     """
-    if named := os.environ.get(VARIABLE):
-        root = Path(named).expanduser().resolve()
+    if value := os.environ.get(VARIABLE):
+        root = Path(value).expanduser().resolve()
         if not (root / PIPELINE_FILE).is_file():
-            raise ProjectError(f"{VARIABLE}: {named!r} holds no {PIPELINE_FILE}; name the folder of the project, or unset it")
+            raise ProjectError(f"{VARIABLE}: {value!r} holds no {PIPELINE_FILE}; name the folder of the project, or unset it")
         return root
     here = Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / PIPELINE_FILE).is_file()), None)
 
 
 def project_root() -> Path:
-    """The project's folder, as :func:`find_project` finds it.
+    """Return the project's folder, as :func:`find_project` finds it.
 
     Raises:
         ProjectError: there is none.

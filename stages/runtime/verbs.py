@@ -1,4 +1,5 @@
-"""The verbs of ``python -m stages``: which module does each, and which warm process is asked for it. Only the standard library."""
+"""Verbs of ``python -m stages``, with the module and the warm process of each. Imports only the
+standard library."""
 
 from __future__ import annotations
 
@@ -10,15 +11,16 @@ Process = Literal["data", "model"]
 
 @dataclass(frozen=True)
 class Verb:
-    """``module`` has the ``main`` of the verb; ``process`` is the warm process that imports it before it is asked for."""
+    """A verb: ``module`` has its ``main``; ``process`` is the warm process that imports it in
+    advance."""
 
     module: str
     process: Process
-    #: Modules that ``main`` imports once it is called, and that take long.
+    #: Modules that ``main`` imports when it is called, and that take long.
     late: tuple[str, ...] = ()
 
 
-#: Each is a stage of ``dvc.yaml``, but the last. A warm process imports the modules in this order.
+#: All but the last are stages of ``dvc.yaml``. A warm process imports the modules in this order.
 VERBS: dict[str, Verb] = {
     "corpus": Verb("stages.corpus.stage", "data"),
     "ingest": Verb("stages.ingest.stage", "data"),
@@ -32,7 +34,8 @@ VERBS: dict[str, Verb] = {
     "evaluate": Verb("stages.evaluate.stage", "model"),
     "rescore": Verb("stages.evaluate.registered", "model"),
 }
-#: Libraries that each warm process imports before the modules of its verbs; a process has all that those before it have.
+#: Libraries that each warm process imports before the modules of its verbs; a process also has
+#: those of the processes before it.
 LIBRARIES: dict[Process, tuple[str, ...]] = {
     "data": (
         *("dvc.repo", "dvc.repo.index", "dvc.stage.serialize", "dvc.dependency", "dvc.cachemgr", "dvc.data_cloud", "scmrepo.git"),
@@ -44,6 +47,6 @@ LIBRARIES: dict[Process, tuple[str, ...]] = {
 
 
 def preloaded(process: Process) -> tuple[str, ...]:
-    """The modules that a warm process imports before it answers its first request."""
-    mine = [verb for verb in VERBS.values() if verb.process == process]
-    return (*LIBRARIES[process], *(module for verb in mine for module in (verb.module, *verb.late)))
+    """Modules that a warm process imports before it serves its first request."""
+    verbs = [verb for verb in VERBS.values() if verb.process == process]
+    return (*LIBRARIES[process], *(module for verb in verbs for module in (verb.module, *verb.late)))

@@ -1,12 +1,15 @@
-"""Processes that have imported what stages need, and fork one child for each verb they are asked to run.
+"""Warm processes: they have imported the libraries of the stages, and fork one child per requested
+verb.
 
-Importing torch, transformers and TRL takes longer than a stage of a tiny model. `vidbridge run` therefore starts such a process,
-and says in ``VIDBRIDGE_WARM`` where it listens; ``python -m stages VERB`` then asks it for a child instead of importing by itself.
-There are two: the one for data stages is ready first, and the one for models, its own fork, imports while they run. The child has
-the arguments, working directory, environment and streams of whoever asked, so DVC and the guard notice no difference, and it ends
-when whoever asked does. Without the variable (``dvc repro``) nothing of this happens.
+Importing torch, transformers and TRL takes longer than a stage of a tiny model. `vidbridge run`
+therefore starts such a process and sets its address in ``VIDBRIDGE_WARM``; ``python -m stages
+VERB`` then requests a child from it instead of importing by itself. There are two: the one for data
+stages is ready first; the one for models, a fork of it, does its imports while data stages run. The
+child has the arguments, working directory, environment and streams of the requesting process, so
+DVC and the guard notice no difference, and it ends with that process. Without the variable (``dvc
+repro``) warm processes are not used.
 
-Only the standard library, and what prints errors, is imported here: asking must be quick.
+Only the standard library and the printing of errors are imported here: a request must be quick.
 """
 
 from __future__ import annotations
@@ -28,35 +31,38 @@ from pathlib import Path
 from stages.runtime import dispatch
 from stages.runtime.verbs import LIBRARIES, VERBS, Process, preloaded
 
-#: The folder with the UNIX sockets at which the processes listen.
+#: Variable with the folder of the UNIX sockets at which the processes listen.
 VARIABLE = "VIDBRIDGE_WARM"
-#: What a child that was asked to end may still take, in seconds. Less than a guard gives whoever asked.
+#: Time that a child has to end after SIGTERM. Less than a guard gives the requesting process.
 GRACE_S = 3.0
 _LONGEST_REQUEST = 1 << 20
 _TICK_S = 0.2
 
 
-class Refused(Exception):
-    """Nobody listens at the address: whoever asked does the work itself."""
+class NoWarmProcess(Exception):
+    """No process listens at the address; the requesting process does the work itself."""
 
 
-def run_if_kept(arguments: Sequence[str]) -> None:
-    """Have a warm process run ``arguments`` and exit with their status; return where none is kept for them, or it has ended."""
+def run_in_warm_process(arguments: Sequence[str]) -> None:
+    """Run ``arguments`` in a warm process and exit with the status; return if there is no warm
+    process for them."""
     if (folder := os.environ.get(VARIABLE)) and arguments:
-        with suppress(Refused):
+        with suppress(NoWarmProcess):
             sys.exit(ask(folder, arguments))
 
 
 def ask(folder: str, arguments: Sequence[str]) -> int:
-    """Have ``python -m stages ARGUMENTS`` done by a child of a warm process, on this process's streams; returns its status.
+    """Run ``python -m stages ARGUMENTS`` in a child of a warm process, on this process's streams,
+    and return its status.
 
-    SIGTERM and SIGINT are passed on, and the child's end is waited for: whoever ends this process may rely on nothing being left.
+    SIGTERM and SIGINT are passed on, and this process waits for the child's end, so that nothing is
+    left running after it.
 
     Raises:
-        Refused: nobody listens in ``folder`` for this verb.
+        NoWarmProcess: no process listens in ``folder`` for this verb.
     """
     if arguments[0] not in VERBS:
-        raise Refused(f"{arguments[0]}: no process is kept warm for it")
+        raise NoWarmProcess(f"{arguments[0]}: no process is kept warm for it")
     address = str(Path(folder) / VERBS[arguments[0]].process)
     environ = {name: value for name, value in os.environ.items() if name != VARIABLE}
     request = json.dumps({"arguments": list(arguments), "folder": str(Path.cwd()), "environ": environ}).encode()
@@ -65,13 +71,13 @@ def ask(folder: str, arguments: Sequence[str]) -> int:
             line.connect(address)
             socket.send_fds(line, [len(request).to_bytes(4, "big")], [0, 1, 2])
         except OSError as error:
-            raise Refused(f"{VARIABLE}: {address}: {error}") from error
+            raise NoWarmProcess(f"{VARIABLE}: {address}: {error}") from error
 
         def end(_number: int, _frame: object) -> None:
             with suppress(OSError):
                 line.shutdown(socket.SHUT_WR)
 
-        # Sent whole before a signal may cut it off.
+        # The whole request is sent before signals are handled, which would cut it off.
         line.sendall(request)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, end)
@@ -87,14 +93,16 @@ def ask(folder: str, arguments: Sequence[str]) -> int:
 
 @dataclass
 class _Job:
-    """A child and the line to whoever asked for it; ``kill_at`` is set once it was asked to end."""
+    """A child and the connection to the requesting process; ``kill_at`` is set once the child got
+    SIGTERM."""
 
     line: socket.socket
     kill_at: float | None = None
 
 
 def serve(listener: socket.socket) -> Callable[[], None] | None:
-    """Fork a child for each request. Returns in every child with what it has to do; in this process only when SIGTERM came (None)."""
+    """Fork a child for each request. Returns the work in every child, and None in this process
+    after SIGTERM."""
     jobs: dict[int, _Job] = {}
     ended = False
 
@@ -112,13 +120,14 @@ def serve(listener: socket.socket) -> Callable[[], None] | None:
                     line, _peer = listener.accept()
                     try:
                         request, streams = _read(line)
-                    except (OSError, ValueError) as error:  # whoever asked was killed while asking
+                    except (OSError, ValueError) as error:  # the requesting process was killed meanwhile
                         print(f"a request that cannot be read: {error}", file=sys.stderr, flush=True)
                         line.close()
                         continue
                     pid = os.fork()
                     if pid == 0:
-                        # The listener and the lines of other jobs are not the child's: they would stay open with it.
+                        # The child must not keep the listener and the connections of other jobs
+                        # open.
                         for other in (listener, line, *(job.line for job in jobs.values())):
                             other.close()
                         return _become(request, streams)
@@ -127,7 +136,8 @@ def serve(listener: socket.socket) -> Callable[[], None] | None:
                     jobs[pid] = _Job(line)
                     watched.register(line, selectors.EVENT_READ, pid)
                 else:
-                    # Nothing is ever sent after the request: whoever asked is gone, or wants an end.
+                    # Nothing is sent after the request: the requesting process has ended, or wants
+                    # the child to end.
                     watched.unregister(key.fileobj)
                     if (job := jobs.get(key.data)) is not None:
                         _signal(key.data, signal.SIGTERM)
@@ -154,14 +164,15 @@ def _read(line: socket.socket) -> tuple[dict[str, object], list[int]]:
 
 
 def _collect(jobs: dict[int, _Job], watched: selectors.BaseSelector) -> None:
-    """Answer for children that have ended; kill those that were asked to end and did not."""
+    """Report the status of children that have ended; kill those that did not end in time after
+    SIGTERM."""
     for pid, job in list(jobs.items()):
-        found, raw = os.waitpid(pid, os.WNOHANG)
-        if found == 0:
+        ended, raw = os.waitpid(pid, os.WNOHANG)
+        if ended == 0:
             if job.kill_at is not None and time.monotonic() > job.kill_at:
                 _signal(pid, signal.SIGKILL)
             continue
-        # What the child itself started ends with it.
+        # Processes that the child started end with it.
         _signal(pid, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(raw)
         with suppress(KeyError):
@@ -173,13 +184,14 @@ def _collect(jobs: dict[int, _Job], watched: selectors.BaseSelector) -> None:
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    """To the child and all of its session."""
+    """Send a signal to the child and its whole session."""
     with suppress(ProcessLookupError):
         os.killpg(pid, number)
 
 
 def _become(request: dict[str, object], streams: Sequence[int]) -> Callable[[], None]:
-    """Turn this fork into what was asked for: session, streams, folder, environment, arguments."""
+    """Turn this fork into the requested process: session, streams, folder, environment,
+    arguments."""
     os.setsid()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
@@ -196,25 +208,27 @@ def _become(request: dict[str, object], streams: Sequence[int]) -> Callable[[], 
 
 
 def main(folder: str) -> None:
-    """``python -m stages.runtime.warm FOLDER``: requests that come before everything is imported wait in the queue."""
+    """Run ``python -m stages.runtime.warm FOLDER``. Requests that arrive before the imports are
+    done wait in the queue."""
     listeners: dict[Process, socket.socket] = {name: socket.socket(socket.AF_UNIX) for name in LIBRARIES}
     for name, listener in listeners.items():
         listener.bind(str(Path(folder) / name))
         listener.listen()
     for name in LIBRARIES:
         for module in preloaded(name):
-            # Not installed here (decord off x86-64): who is asked for a verb that needs it says so, or does without.
+            # Not installed here (decord off x86-64): a verb that needs it reports that, or does
+            # without.
             with suppress(ImportError):
                 importlib.import_module(module)
-        mine = listeners.pop(name)
-        # The one that goes on importing is the fork: whoever started this process waits for the first.
+        own = listeners.pop(name)
+        # The fork goes on importing: the caller waits for this first process.
         if not listeners or os.fork() != 0:
             break
-        mine.close()
+        own.close()
     for listener in listeners.values():
         listener.close()
-    with mine:
-        work = serve(mine)
+    with own:
+        work = serve(own)
     if work is not None:
         work()
 

@@ -1,7 +1,8 @@
-"""Work on many items, a process a core: results in the order of the items, and an item that hangs or kills its process is one lost item.
+"""Worker processes: map a function over many items, in order. An item that hangs or kills its
+process fails alone.
 
-Everything that maps over clips comes through :func:`map_items`, some of it by way of :func:`map_whole`: a cluster engine would come
-to this place.
+Everything that maps over clips uses :func:`map_items`, directly or through :func:`map_whole`; a
+cluster engine would be added here.
 """
 
 from __future__ import annotations
@@ -26,52 +27,56 @@ from stages.errors import VidbridgeError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-#: Items handed out ahead of the one that is waited for, for each worker: enough that none waits, few enough to hold in memory.
+#: Items submitted ahead of the one that is awaited, per worker: enough to keep workers busy, few
+#: enough to hold in memory.
 AHEAD = 16
-#: How often an item whose process died is tried: a second time, since it may have died of a neighbour's hunger for memory.
+#: Number of attempts for an item whose process died. Two, since another process may have used up
+#: the memory.
 TRIES = 2
 
 
 class WorkersError(VidbridgeError, RuntimeError):
-    """``VIDBRIDGE_WORKERS`` is no count, or an item was lost that nothing can do without."""
+    """``VIDBRIDGE_WORKERS`` is not a number of processes, or an item failed that the result cannot
+    do without."""
 
 
 @dataclass(frozen=True)
-class Lost:
-    """An item without a result: its process died on each try, it took longer than it may, or its turn did not come in time."""
+class ItemFailure:
+    """Failure of one item: its process died on each attempt, it ran into its time limit, or it did
+    not start in time."""
 
     reason: Literal["worker-died", "timeout", "waiting"]
     detail: str
 
 
 def worker_count() -> int:
-    """``VIDBRIDGE_WORKERS``, else the cores that this process may use.
+    """Number of worker processes: ``VIDBRIDGE_WORKERS``, or the number of cores that this process
+    may use.
 
     Raises:
-        WorkersError: the variable is no whole number of at least 1.
+        WorkersError: the variable is not a whole number >= 1.
     """
-    named = os.environ.get("VIDBRIDGE_WORKERS", "")
-    if not named:
+    value = os.environ.get("VIDBRIDGE_WORKERS", "")
+    if not value:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not named.isdecimal() or int(named) < 1:
-        raise WorkersError(
-            f"VIDBRIDGE_WORKERS: {named!r} is no number of processes; give a whole number of at least 1, or unset it"
-        )
-    return int(named)
+    if not value.isdecimal() or int(value) < 1:
+        raise WorkersError(f"VIDBRIDGE_WORKERS: {value!r} is not a number of processes; set a whole number >= 1, or unset it")
+    return int(value)
 
 
 def map_items(
     work: Callable[[Item], Result], items: Sequence[Item], description: str, *, timeout_s: float, unit: str = "clip"
-) -> Iterator[Result | Lost]:
-    """``work`` of each item, in order, with a progress bar. An exception of ``work`` ends the whole, with a note that names the item; what
-    it returns is an answer.
+) -> Iterator[Result | ItemFailure]:
+    """Yield ``work(item)`` of each item, in order, with a progress bar. An exception of ``work``
+    ends the map, with a note on the item.
 
     Args:
-        work: a function of a module (or a ``partial`` of one), since it travels to other processes.
-        items: what to work on.
-        description: stands before the bar.
-        unit: what the bar counts.
-        timeout_s: after so many seconds on one item its process is killed and replaced.
+        work: a function of a module (or a ``partial`` of one), since it is pickled for other
+            processes.
+        items: arguments of ``work``.
+        description: label of the progress bar.
+        unit: unit of the progress bar.
+        timeout_s: time limit of one item; after that its process is killed and replaced.
 
     Raises:
         WorkersError: see :func:`worker_count`.
@@ -79,11 +84,12 @@ def map_items(
     workers = min(worker_count(), len(items))
     if not workers:
         return
-    # Spawned, not forked: the parent has threads (metrics), and a fork may copy a lock that one of them holds.
+    # Spawned, not forked: the parent has threads (metrics), and a fork may copy a lock that one of
+    # them holds.
     context = multiprocessing.get_context("spawn")
     with (
         tqdm(desc=description, total=len(items), unit=unit, mininterval=1) as bar,
-        ProcessPool(workers, initializer=_begin, initargs=[work], context=context) as pool,
+        ProcessPool(workers, initializer=_start, initargs=[work], context=context) as pool,
     ):
         try:
             waiting: deque[tuple[Item, ProcessFuture[Result]]] = deque()
@@ -96,7 +102,8 @@ def map_items(
                 yield _result(pool, work, *waiting.popleft(), timeout_s)
                 bar.update()
         except BaseException:
-            # Cancelled or failed: what the workers have in hand may take minutes, and nobody wants it any more.
+            # Cancelled or failed: items in progress may take minutes, and their results are no
+            # longer needed.
             pool.stop()
             raise
 
@@ -111,55 +118,58 @@ def map_whole(
     remedy: str = "",
     unit: str = "clip",
 ) -> list[Result]:
-    """:func:`map_items` where nothing can do without an item: the first that is lost ends the whole.
+    """Map as :func:`map_items` does, where every result is required: the first failed item raises
+    an error.
 
     Args:
-        name: how the message calls an item.
-        remedy: ends the message.
+        name: returns the name of an item, for the message.
+        remedy: end of the message.
 
     Raises:
-        WorkersError: an item was lost (``<name>: <what happened><remedy>``); or see :func:`worker_count`.
+        WorkersError: an item failed (``<name>: <detail><remedy>``); or see :func:`worker_count`.
     """
-    made: list[Result] = []
+    results: list[Result] = []
     for item, result in zip(items, map_items(work, items, description, timeout_s=timeout_s, unit=unit), strict=True):
-        if isinstance(result, Lost):
+        if isinstance(result, ItemFailure):
             raise WorkersError(f"{name(item)}: {result.detail}{remedy}")
-        made.append(result)
-    return made
+        results.append(result)
+    return results
 
 
-class Aside(Generic[Item, Result]):
-    """Processes that do ``work`` beside this one, call after call: what hangs or kills one, or takes too much memory there, harms nothing
-    here.
+class IsolatedWorker(Generic[Item, Result]):
+    """Pool of processes that call ``work`` apart from this process: an item that hangs, crashes or
+    takes too much memory harms only them.
 
-    They are forked, in 20 ms, from one that has made its imports (``preload``) and does nothing else: one that had to be ended is
-    replaced at once. All end with this process at the latest. It may be called from many threads; items are taken in order.
+    They are forked, in 20 ms, from a process that has done its imports (``preload``) and nothing
+    else, so that a killed one is replaced at once. All end with this process at the latest. It may
+    be called from many threads; items are taken in order.
 
     Args:
         work: a function of a module.
-        processes: how many items are worked on at once.
-        memory_bytes: what a process may take beyond what its imports take; more is a ``MemoryError``, or its end (Linux). None: any.
+        processes: number of items that are processed at once.
+        memory_bytes: memory that a process may take beyond its imports; more is a ``MemoryError``,
+            or the end of the process (Linux). None: no limit.
     """
 
     def __init__(self, work: Callable[[Item], Result], *, processes: int = 1, memory_bytes: int | None = None) -> None:
         self._work = work
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([work.__module__])
-        self._pool = ProcessPool(processes, initializer=partial(_begin_aside, memory_bytes), initargs=[work], context=context)
-        self._pool.schedule(_nothing)
+        self._pool = ProcessPool(processes, initializer=partial(_start_isolated, memory_bytes), initargs=[work], context=context)
+        self._pool.schedule(_no_work)
 
-    def __call__(self, item: Item, timeout_s: float, within_s: float | None = None) -> Result | Lost:
-        """The result, or why there is none. An exception of ``work`` is raised here.
+    def __call__(self, item: Item, timeout_s: float, within_s: float | None = None) -> Result | ItemFailure:
+        """Return the result of one item, or its failure. An exception of ``work`` is raised here.
 
         Args:
-            timeout_s: how long the work may take, once it has begun.
-            within_s: how long it is waited for, with what comes before it; None: as long as that takes.
+            timeout_s: time limit of the work, once it has started.
+            within_s: time limit that includes waiting for earlier items; None: no limit.
         """
         future = _schedule(self._pool, self._work, item, timeout_s)
         return _result(self._pool, self._work, item, future, timeout_s, within_s)
 
     def close(self) -> None:
-        """End the processes, whatever they do."""
+        """Stop all processes, even while they work."""
         self._pool.stop()
         self._pool.join()
 
@@ -176,7 +186,7 @@ def _result(
     future: ProcessFuture[Any],
     timeout_s: float,
     within_s: float | None = None,
-) -> Result | Lost:
+) -> Result | ItemFailure:
     ends = None if within_s is None else time.monotonic() + within_s
     for tries in range(1, TRIES + 1):
         try:
@@ -184,12 +194,12 @@ def _result(
         except OutOfTime:
             if not future.done():
                 future.cancel()
-                return Lost("waiting", f"not done within {within_s:g} s, with what came before it")
-            return Lost("timeout", f"not done within {timeout_s:g} s; its process was ended")
+                return ItemFailure("waiting", f"not done within {within_s:g} s, with what came before it")
+            return ItemFailure("timeout", f"not done within {timeout_s:g} s; its process was ended")
         except ProcessExpired as error:
             if tries == TRIES:
                 how = f"its process died {TRIES} times (exit status {error.exitcode}: out of memory, or a decoder crashed)"
-                return Lost("worker-died", how)
+                return ItemFailure("worker-died", how)
             future = _schedule(pool, work, item, timeout_s)
         except Exception as error:
             error.add_note(f"item: {item!r}"[:500])
@@ -199,14 +209,15 @@ def _result(
     raise AssertionError("unreachable")
 
 
-def _nothing() -> None:
-    """The first call of a process that has to be there before it is needed."""
+def _no_work() -> None:
+    """Do nothing: the call that starts a process before it is needed."""
 
 
-def _begin(_work: object) -> None:
-    """What a worker does before its first item. It is given the work so that the import of its module takes none of the item's time.
+def _start(_work: object) -> None:
+    """Initialise a worker. Receiving the work imports its module, which then takes none of the
+    first item's time.
 
-    A worker whose parent was killed would wait for items for ever: it ends itself.
+    A worker whose parent was killed would wait for items for ever, so it ends itself.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -219,12 +230,13 @@ def _begin(_work: object) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _begin_aside(memory_bytes: int | None, work: object) -> None:
-    _begin(work)
+def _start_isolated(memory_bytes: int | None, work: object) -> None:
+    _start(work)
     if memory_bytes is not None and sys.platform == "linux":
         import resource
 
-        # Written pages of this process alone: what shared libraries map, and torch maps a great deal, is no use of memory.
+        # Only written pages of this process count: mapped shared libraries, of which torch has
+        # many, use no memory.
         limit = _data_bytes() + memory_bytes
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 

@@ -1,7 +1,8 @@
-"""The teacher of the cold start: a sample's trace, spelled as a reply.
+"""Teacher of the cold start: renders the trace of a sample as a reply.
 
-The generated corpus is its own teacher. ``careless_share`` of its answers are right but short, for reinforcement learning to mend;
-``brief_share`` of its replies think in brief and are as right, and only reward can tell which way of thinking pays.
+The generated corpus is its own teacher. ``careless_share`` of its answers are right but short, for
+reinforcement learning to improve; ``brief_share`` of its replies think briefly and are equally
+right, so that only the reward distinguishes the two ways of thinking.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from stages.params import SftRow
 
 
 def teach(sample: Sample, row: SftRow, seed: int) -> str | None:
-    """Reply to this sample as the teacher does; None when it has no trace. Careless or not, brief or not are drawn for each sample
-    on its own."""
+    """Render the teacher's reply to a sample; None if it has no trace. Careless answers and brief
+    thinking are drawn per sample."""
     trace = sample.trace
     if trace is None:
         return None

@@ -1,4 +1,4 @@
-"""Supervised training on think/answer traces: TRL's SFTTrainer with a collator that knows video."""
+"""Supervised training on think/answer traces: TRL's SFTTrainer with a collator for video."""
 
 from __future__ import annotations
 
@@ -46,31 +46,35 @@ def train_sft(
     scratch: Path,
     hooks: Hooks,
 ) -> dict[str, Any]:
-    """Train the model in `model_folder` to say each example's reply, and write the stage's out.
+    """Train the model in `model_folder` on each example's reply, and write the stage's out.
 
-    The loss is on the reply and the end of the turn only. `scratch` may hold state of an earlier, interrupted call with the same
-    arguments: training then goes on from there, with the same data in the same order.
+    The loss covers only the reply and the end of the turn. `scratch` may hold state of an earlier,
+    interrupted call with the same arguments: training then resumes from it, with the same data in
+    the same order.
 
     Returns:
-        What was trained, for a summary line: steps, samples, tasks, parameters and trained ones, where it was resumed.
+        Summary of the training: steps, samples, tasks, number of parameters and of trained ones,
+        the step it resumed from.
 
     Raises:
-        ValueError: an example without a reply, a task without examples, a batch that cannot be dealt to the processes, a target
-            of adapters that is not in the model, a chat template that ends thinking before a reply.
+        ValueError: an example without a reply, a task without examples, a batch that cannot be
+            divided among the processes, a target of adapters that is not in the model, a chat
+            template that ends thinking before a reply.
     """
     use_threads()
     for example in examples:
         if example.reply is None:
-            raise ValueError(f"sample {example.sample_id!r}: has no reply to learn from; give it a trace, or leave it out of sft")
-    place = distributed.placement()
-    per_device, rounds = distributed.share("sft samples_per_step", row.samples_per_step, row.samples_per_device, place.ranks)
+            raise ValueError(f"sample {example.sample_id!r}: has no reply to learn from; add a trace, or leave it out of sft")
+    placement = distributed.placement()
+    per_device, rounds = distributed.share("sft samples_per_step", row.samples_per_step, row.samples_per_device, placement.ranks)
     order = draw(examples, row.tasks, row.steps * row.samples_per_step, f"{seed}/{stage}/order")
 
-    # Before the model: with ZeRO-3 alive, loading scatters the weights at once instead of holding a copy in each process.
+    # Before the model: with ZeRO-3 alive, loading scatters the weights at once instead of holding a
+    # copy in each process.
     args = SFTConfig(
         **settings(row, seed=seed, scratch=scratch, per_device=per_device, rounds=rounds),
         logging_steps=LOGGING_STEPS,
-        # The order was drawn above; shuffling it again would only hide which sample is shown when.
+        # The order was drawn above; a second shuffle would only obscure which sample is used when.
         train_sampling_strategy="sequential",
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,

@@ -1,4 +1,5 @@
-"""One table of all scores with intervals, the gain of each row over its start, and curves for ``dvc metrics`` and ``dvc plots``.
+"""Write a table of all scores with intervals, the gain of each row over its start, and curves for
+``dvc metrics`` and ``dvc plots``.
 
 Run as ``python -m stages summary``; writes ``reports``.
 """
@@ -56,48 +57,51 @@ def main() -> int:
 
 
 def _drop_dead_rows(params: Params) -> None:
-    """Scores of rows that were deleted from params.yaml stay in DVC's cache; in the work tree they would end up in the table."""
+    """Delete scores of rows that are no longer in params.yaml, which would end up in the table;
+    DVC's cache keeps them."""
     live = {*params.evaluation.of, "baselines"}
     for folder in paths.SCORES.iterdir():
         if folder.is_dir() and folder.name not in live:
             shutil.rmtree(folder)
-            print(f"summary: dropped {folder}: no row of params.yaml has that name any more (DVC's cache keeps it)")
+            print(f"summary: dropped {folder}: params.yaml has no row of that name any more (DVC's cache keeps it)")
 
 
 def _gains(params: Params) -> dict[str, RowGain]:
-    """Paired difference of every evaluated row to its ``init``, and of the candidate to the cold start."""
-    shown = clips_shown(evaluation_samples(params))
+    """Paired differences of every evaluated row to its ``init``, and of the candidate to the cold
+    start."""
+    clips = clips_shown(evaluation_samples(params))
     replies = {row: read_rows(paths.predictions_file(paths.scores(row)), Score) for row in params.evaluation.of}
     pairs = [(row, settings.init) for row, settings in params.rows.items()]
     pairs += [(params.candidate, row) for row in params.sft if (params.candidate, row) not in pairs and row != params.candidate]
     gains: dict[str, RowGain] = {}
     for after, before in pairs:
         if after in replies and before in replies:
-            mean, tasks = paired_difference(replies[after], replies[before], shown, params.evaluation.confidence)
-            by_task = {task: _gain(found) for task, found in tasks.items()}
+            mean, tasks = paired_difference(replies[after], replies[before], clips, params.evaluation.confidence)
+            by_task = {task: _gain(difference) for task, difference in tasks.items()}
             gains[f"{after} - {before}"] = RowGain(**_gain(mean).model_dump(), tasks=by_task)
     return gains
 
 
-def _gain(found: Difference) -> PairedGain:
-    return PairedGain(**found.model_dump(exclude={"before", "after"}))
+def _gain(difference: Difference) -> PairedGain:
+    return PairedGain(**difference.model_dump(exclude={"before", "after"}))
 
 
 def _write_score_table(tables: Mapping[str, PolicyScores], path: Path) -> None:
     baselines = read_record(paths.scores("baselines") / paths.SCORES_FILE, BaselineScores)
-    found: list[tuple[str, TaskName, TaskResult]] = [
+    results: list[tuple[str, TaskName, TaskResult]] = [
         (row, task, result) for row, table in tables.items() for task, result in table.tasks.items()
     ]
-    found += [(name, task, result.of(name)) for name in TRIVIAL for task, result in baselines.tasks.items()]
+    results += [(name, task, result.of(name)) for name in TRIVIAL for task, result in baselines.tasks.items()]
     rows = [
         PlottedScore(policy=policy, task=task, mean=result.mean, low=result.low, high=result.high).model_dump()
-        for policy, task, result in found
+        for policy, task, result in results
     ]
     _write_csv(path, rows, list(PlottedScore.model_fields))
 
 
 def _write_curves(params: Params, folder: Path) -> None:
-    """One CSV a kind of training: row, step, and the metrics that were logged there (rows that are evaluated)."""
+    """Write one CSV per kind of training: row, step, and the logged metrics of the evaluated
+    rows."""
     for kind, table in (("sft", params.sft), ("grpo", params.grpo)):
         rows = [
             {"row": name, **logged.model_dump()}

@@ -1,1 +1,1 @@
-"""Stage ``synthesize``: from clips to the samples of every task."""
+"""Stage ``synthesize``: samples of every task, from clips."""

@@ -1,9 +1,10 @@
-"""Contact sheets: a PNG on which a person sees what a sample shows, asks and expects.
+"""Contact sheets: PNG pages of samples for people, with frames, question, options and reference.
 
-Text is drawn in a font of a package, never of the machine: sheets are part of what ``synthesize`` makes, and the same samples give the
-same bytes everywhere. The report has the same texts in every script.
+Text is drawn in a font of a package, never of the machine: sheets are outs of ``synthesize``, and
+equal samples must give equal bytes everywhere. The report displays the same texts in every script.
 
-A dark frame is outlined and says DARK; where two clips are interleaved, each has its letter and its colour.
+A dark frame is outlined and marked DARK; where two clips are interleaved, each has its own letter
+and colour.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ FRAME_PX, GAP_PX, MARGIN_PX = 4, 8, 20
 PER_LINE = 8
 TEXT_PX, SMALL_PX, TITLE_PX = 15, 12, 22
 
-#: What Pillow's own font has, of what is drawn here; it draws a box for everything else, é and ß among it.
+#: Characters of Pillow's own font that are used here; it draws a box for everything else, such as é
+#: and ß.
 _PLAIN = frozenset(map(chr, range(32, 127))) | {"·"}
-#: Said where matplotlib's font has no letters either (Chinese, Japanese, Korean, Thai …).
+#: Note for texts with letters that matplotlib's font lacks too (Chinese, Japanese, Korean, Thai …).
 NOT_DRAWN = "Letters drawn as boxes are in no font that comes along; vidbridge report and vidbridge data browse show them."
 
 PAPER, INK, FAINT = (255, 255, 255), (24, 24, 28), (110, 110, 118)
@@ -38,7 +40,7 @@ CLIP_FRAMES = ((22, 110, 190), (222, 120, 10), (40, 140, 70), (130, 80, 180))
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One sample: its frames, what each shows, and its texts."""
+    """One sample: its frames, the source of each, and its texts."""
 
     title: str
     frames: Frames
@@ -49,10 +51,11 @@ class SheetRow:
 
 
 def contact_sheet(rows: Sequence[SheetRow], path: Path, heading: str = "") -> None:
-    """Write the sheet as a PNG, a sample below the other: film strip, numbers and times, question, options, reference.
+    """Write the sheet as a PNG, with the samples below each other: film strip, numbers and times,
+    question, options, reference.
 
     Raises:
-        ValueError: no rows, or a row whose sources and frames differ in number.
+        ValueError: there are no rows, or sources and frames of a row differ in number.
     """
     if not rows:
         raise ValueError(f"rows: none for {path.name}; a contact sheet needs at least one sample")
@@ -74,7 +77,7 @@ def contact_sheet(rows: Sequence[SheetRow], path: Path, heading: str = "") -> No
 
 
 def sample_sheet(heading: str, samples: Sequence[Sample], loader: FrameLoader, path: Path) -> None:
-    """The contact sheet of these samples, each as the model is shown it.
+    """Write the contact sheet of samples, each with the frames that the model receives.
 
     Raises:
         ValueError: no samples.
@@ -83,22 +86,23 @@ def sample_sheet(heading: str, samples: Sequence[Sample], loader: FrameLoader, p
     rows = []
     for sample in samples:
         frames = loader.load(sample)
-        shown = resolve(sample.timeline, frames.indices)
-        rows.append(SheetRow(sample.sample_id, frames, shown, sample.question, sample.reference, sample.options))
+        sources = resolve(sample.timeline, frames.indices)
+        rows.append(SheetRow(sample.sample_id, frames, sources, sample.question, sample.reference, sample.options))
     contact_sheet(rows, path, heading)
 
 
 def _draw(row: SheetRow) -> Image.Image:
     if len(row.sources) != len(row.frames.indices):
-        raise ValueError(f"{row.title}: {len(row.sources)} sources for {len(row.frames.indices)} frames; give one a frame")
+        raise ValueError(f"{row.title}: {len(row.sources)} sources for {len(row.frames.indices)} frames; pass one per frame")
     cell_width, cell_height = _cell(row.frames)
     letters = _letters(row.sources)
-    # Below the picture: number and time, and where clips are interleaved also the clip's own frame number.
+    # Below the picture: frame number and time, and for interleaved clips also the frame number
+    # within the clip.
     labels_px = (2 if len(letters) > 1 else 1) * (SMALL_PX + 2) + GAP_PX
     slot_width, slot_height = cell_width + 2 * FRAME_PX, cell_height + 2 * FRAME_PX + labels_px
     columns = min(PER_LINE, len(row.sources))
     lines = -(-len(row.sources) // columns)
-    # Short strips still leave the texts room.
+    # Short strips still leave room for the texts.
     width = max(columns * (slot_width + GAP_PX) - GAP_PX, PER_LINE * (CELL_PX + 2 * FRAME_PX + GAP_PX) - GAP_PX)
     texts = _texts(row, width)
     line_px = TEXT_PX + 5
@@ -106,10 +110,10 @@ def _draw(row: SheetRow) -> Image.Image:
     strip = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(strip)
     pen.text((0, 0), row.title, FAINT, _font(SMALL_PX, row.title))
-    for place, source in enumerate(row.sources):
-        x = place % columns * (slot_width + GAP_PX)
-        y = SMALL_PX + 10 + place // columns * (slot_height + GAP_PX)
-        picture = Image.fromarray(row.frames.pixels[place]).resize((cell_width, cell_height), _kernel(row.frames, cell_width))
+    for position, source in enumerate(row.sources):
+        x = position % columns * (slot_width + GAP_PX)
+        y = SMALL_PX + 10 + position // columns * (slot_height + GAP_PX)
+        picture = Image.fromarray(row.frames.pixels[position]).resize((cell_width, cell_height), _kernel(row.frames, cell_width))
         colour = DARK_FRAME if source.dark else _frame_colour(source, letters)
         pen.rectangle((x, y, x + slot_width - 1, y + cell_height + 2 * FRAME_PX - 1), colour)
         strip.paste(picture, (x + FRAME_PX, y + FRAME_PX))
@@ -117,11 +121,17 @@ def _draw(row: SheetRow) -> Image.Image:
             pen.text((x + slot_width / 2, y + FRAME_PX + cell_height / 2), "DARK", DARK_FRAME, _font(TITLE_PX), anchor="mm")
         if len(letters) > 1:
             _badge(pen, x + FRAME_PX, y + FRAME_PX, letters[source.clip_id], _frame_colour(source, letters))
-        label = f"frame {row.frames.indices[place]}  ·  {float(row.frames.times_s[place]):.2f} s"
+        label = f"frame {row.frames.indices[position]}  ·  {float(row.frames.times_s[position]):.2f} s"
         pen.text((x + slot_width / 2, y + cell_height + 2 * FRAME_PX + 4), label, FAINT, _font(SMALL_PX), anchor="ma")
         if len(letters) > 1:
-            of = f"{letters[source.clip_id]} {source.frame}"
-            pen.text((x + slot_width / 2, y + cell_height + 2 * FRAME_PX + 5 + SMALL_PX), of, colour, _font(SMALL_PX), anchor="ma")
+            clip_label = f"{letters[source.clip_id]} {source.frame}"
+            pen.text(
+                (x + slot_width / 2, y + cell_height + 2 * FRAME_PX + 5 + SMALL_PX),
+                clip_label,
+                colour,
+                _font(SMALL_PX),
+                anchor="ma",
+            )
     y = SMALL_PX + 10 + lines * (slot_height + GAP_PX)
     for text, ink in texts:
         pen.text((0, y), text, ink, _font(TEXT_PX, text))
@@ -143,7 +153,7 @@ def _texts(row: SheetRow, width_px: int) -> list[tuple[str, tuple[int, int, int]
 
 
 def _wrap(text: str, width_px: int) -> list[str]:
-    """Lines that fit; a word longer than a line is cut."""
+    """Break a text into lines that fit; a word longer than a line is cut."""
     font = _font(TEXT_PX, text)
     lines = [""]
     for word in text.split():
@@ -161,7 +171,7 @@ def _wrap(text: str, width_px: int) -> list[str]:
 
 
 def _letters(sources: Sequence[Source]) -> dict[str, str]:
-    """A letter for each clip, in order of appearance."""
+    """Letter of each clip, in order of appearance."""
     return {clip_id: chr(65 + number) for number, clip_id in enumerate(dict.fromkeys(s.clip_id for s in sources))}
 
 
@@ -177,20 +187,20 @@ def _badge(pen: ImageDraw.ImageDraw, x: int, y: int, letter: str, colour: tuple[
 
 
 def _cell(frames: Frames) -> tuple[int, int]:
-    """Width and height at which a frame is shown: height CELL_PX, and no wider than two squares."""
+    """Width and height at which a frame is drawn: height CELL_PX, and no wider than two squares."""
     _, height, width, _ = frames.pixels.shape
     scale = min(CELL_PX / height, 2 * CELL_PX / width)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _kernel(frames: Frames, cell_width: int) -> Image.Resampling:
-    # Enlarged pixels stay squares, so that a person sees what the model is given.
+    # Enlarged pixels stay squares, so that a person sees the resolution that the model receives.
     enlarged = cell_width >= frames.pixels.shape[2]
     return Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
 
 
 def _font(size_px: int, text: str = "") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font for ``text``: Pillow's own, or DejaVu Sans of matplotlib where that lacks a letter."""
+    """Font for ``text``: Pillow's own, or matplotlib's DejaVu Sans if that lacks a letter."""
     return ImageFont.load_default(size_px) if _PLAIN.issuperset(text) else _wide_font(size_px)
 
 
@@ -202,10 +212,10 @@ def _wide_font(size_px: int) -> ImageFont.FreeTypeFont:
 
 
 def _is_drawn(text: str) -> bool:
-    """Whether the font for ``text`` has every letter of it."""
+    """Return whether the font for ``text`` has all its letters."""
     if _PLAIN.issuperset(text):
         return True
     font = _wide_font(TEXT_PX)
-    # No font has a letter here: what is drawn is the box.
+    # No font has this character, so this is the image of the box.
     box = bytes(font.getmask("\uffff"))
     return all(letter.isspace() or bytes(font.getmask(letter)) != box for letter in set(text))

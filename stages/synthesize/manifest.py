@@ -1,4 +1,4 @@
-"""The manifest that ingest writes, row by row and by number: nobody has to hold a hundred thousand clips to look one up."""
+"""Random access to the manifest that ingest writes, without loading all its clips into memory."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from stages.domain.core.records import SPLITS, Clip, Split
 from stages.domain.tasks.partners import Partner, Ring, as_partner, ring_point
 from stages.lib.rows.jsonl import RowError, parse_row
 
-#: Clips whose row was parsed last, for those that ask for their neighbours again.
+#: Number of parsed clips that are cached, since neighbouring clips request the same partners.
 REMEMBERED = 4096
 
 
 def write_index(manifest: Path, index: Path) -> int:
-    """Where each row starts, its split, and its place on the hash ring, as a file that processes map instead of holding it.
+    """Write the start, split and hash-ring position of each row to a file that processes
+    memory-map.
 
     Returns:
-        How many clips there are.
+        Number of clips.
 
     Raises:
-        RowError: a row is none; the message names its line.
+        RowError: a row is not a clip; the message names its line.
     """
     rows: list[tuple[int, int, int]] = []
-    at = 0
+    offset = 0
     with manifest.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
-                rows.append((at, SPLITS.index(row["split"]), ring_point(row["clip_id"])))
+                rows.append((offset, SPLITS.index(row["split"]), ring_point(row["clip_id"])))
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                raise RowError(f"{manifest}:{number}: no clip ({error}); it is damaged: dvc repro --force ingest") from error
-            at += len(line)
-    np.save(index, np.array([*rows, (at, -1, 0)], dtype=np.int64))
+                raise RowError(f"{manifest}:{number}: not a clip ({error}); it is damaged: dvc repro --force ingest") from error
+            offset += len(line)
+    np.save(index, np.array([*rows, (offset, -1, 0)], dtype=np.int64))
     return len(rows)
 
 
@@ -58,9 +59,10 @@ class Manifest:
         self._file.close()
 
     def named(self, clip_id: str) -> Clip:
-        """
+        """Read the clip of this id.
+
         Raises:
-            KeyError: no such clip.
+            KeyError: no clip has this id.
         """
         for number in np.flatnonzero(self._index[:-1, 2] == ring_point(clip_id)):
             if (clip := self.clip(int(number))).clip_id == clip_id:
@@ -72,18 +74,19 @@ class Manifest:
             yield self.clip(number)
 
     def ring(self, split: Split) -> Ring:
-        """The clips of a split as MixVidQA looks for partners among them."""
-        numbers = self._of(split)
-        return Ring(self._index[numbers, 2], lambda place: self._partner(int(numbers[place])))
+        """Hash ring of a split's clips, among which MixVidQA looks for partners."""
+        numbers = self._numbers(split)
+        return Ring(self._index[numbers, 2], lambda position: self._partner(int(numbers[position])))
 
     def shuffled(self, split: Split) -> Iterator[Clip]:
-        """The clips of a split in an order that has nothing to do with how they were found, and that a new clip does not change."""
-        numbers = self._of(split)
+        """Yield the clips of a split in the order of their hashes, which is unrelated to file order
+        and stays the same with a new clip."""
+        numbers = self._numbers(split)
         for number in numbers[np.argsort(self._index[numbers, 2], kind="stable")]:
             yield self.clip(int(number))
 
-    def _of(self, split: Split) -> npt.NDArray[np.int64]:
-        """The numbers of a split's clips, in the manifest's order."""
+    def _numbers(self, split: Split) -> npt.NDArray[np.int64]:
+        """Row numbers of a split's clips, in file order."""
         return np.flatnonzero(self._index[:-1, 1] == SPLITS.index(split))
 
     def _read_partner(self, number: int) -> Partner:

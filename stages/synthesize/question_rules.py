@@ -1,4 +1,5 @@
-"""What is known of a clip, told to a model that writes, and the rules that what it wrote must keep."""
+"""Descriptions of clips for a writing model, and rules for the questions and thinking that it
+writes."""
 
 from __future__ import annotations
 
@@ -8,8 +9,10 @@ from collections.abc import Collection
 from stages.domain.core.records import Clip, Span
 from stages.domain.tasks.lexicon import content_words
 
-# Of English words the edges are those of ASCII, so that one is found between Chinese characters too; Chinese and Japanese have none.
-#: Places in a mixture that a question might name its video by. "What happens first?" is none of them.
+# Word boundaries are those of ASCII, so that English words are found between Chinese characters
+# too; Chinese and Japanese have none.
+#: Positions in a mixture by which a question might name its video. "What happens first?" does not
+#: match.
 _POSITION = re.compile(
     r"\b(?:first|1st|second|2nd|third|last|final|other|another|former|latter|left|right|odd|even|alternat\w+|interleaved|mixed)\s+"
     r"(?:video|clip|footage|film|recording|part|piece|segment|half|one)s?\b"
@@ -19,21 +22,23 @@ _POSITION = re.compile(
     r"|(?:最初|最後|次|別|他|もう一つ|左|右|[一二12]つ目|[一二12]番目)の(?:動画|ビデオ|映像|部分|クリップ)",
     re.IGNORECASE | re.ASCII,
 )
-#: Words of somebody who reads instead of watching.
+#: Words of a writer who reads notes instead of watching.
 _NOTES = re.compile(
     r"\b(?:notes?|annotat\w+|metadata|transcripts?|ground[ -]truth|privileged|captions?|described|descriptions?|labels?|labell?ed"
     r"|listed|provided|according to|reference answer|numbered events?|fence)\b"
     r"|字幕|标注|标签|注释|注解|元数据|文字描述|参考答案|根据(?:描述|文字|笔记)|キャプション|注釈|ラベル|説明文",
     re.IGNORECASE | re.ASCII,
 )
-#: What would end a turn or a block where the text is rendered.
+#: Markup that would end a turn or a block where the text is rendered.
 _MARKUP = re.compile(r"<\||\|>|</?(?:think|answer)\b", re.IGNORECASE)
 
 
-def telling(clip: Clip, dark: Collection[Span] = ()) -> str:
-    """All that the annotation says of a clip, for a model to read; events in ``dark`` are marked. Empty where it says nothing.
+def describe_clip(clip: Clip, dark: Collection[Span] = ()) -> str:
+    """Write the annotation of a clip as text for a model; events in ``dark`` are marked. Empty
+    without annotation.
 
-    The headings are no words of :data:`_NOTES`, which would otherwise seem to be seen.
+    The headings contain no words of :data:`_NOTES`, which would otherwise count as seen in the
+    video.
     """
     lines = []
     if clip.label:
@@ -45,16 +50,17 @@ def telling(clip: Clip, dark: Collection[Span] = ()) -> str:
         lines.append(f"Seen: {' '.join((*subject.attributes, subject.name))}{does}")
     for number, (event, in_turn) in enumerate(zip(clip.events, clip.in_turn, strict=True), start=1):
         hidden = " (hidden from the viewer)" if event.span in dark else ""
-        # A number alone would say that it comes after the ones before.
+        # A number alone would imply that the event comes after the ones before.
         meanwhile = "" if in_turn else " (starts while others go on)"
         lines.append(f"Event {number}{hidden}{meanwhile}: {event.caption}")
     return "\n".join(lines)
 
 
 def flaw(question: str, answer: str) -> str | None:
-    """Why a question about one of two mixed videos must not be asked, as a slug; None when no rule speaks against it.
+    """Return the slug of the rule that a question about one of two mixed videos breaks; None if it
+    breaks no rule.
 
-    ``gives-itself-away``: the answer says nothing that the question has not said.
+    ``gives-itself-away``: the answer has no content word beyond those of the question.
     """
     if holds_markup(question) or holds_markup(answer):
         return "holds-markup"
@@ -66,11 +72,12 @@ def flaw(question: str, answer: str) -> str | None:
 
 
 def holds_markup(text: str) -> bool:
-    """Whether a text could end a turn or a block where it is rendered."""
+    """Return whether a text could end a turn or a block where it is rendered."""
     return _MARKUP.search(text) is not None
 
 
-def mentions_notes(thinking: str, told: str) -> bool:
-    """Whether the thinking speaks of notes, which a viewer has not. A word that the telling itself uses may be what is seen."""
-    seen = told.casefold()
+def mentions_notes(thinking: str, description: str) -> bool:
+    """Return whether the thinking mentions notes, which a viewer does not have. Words of the
+    description may be seen in the video."""
+    seen = description.casefold()
     return any(match.group().casefold() not in seen for match in _NOTES.finditer(thinking))

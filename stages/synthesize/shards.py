@@ -1,7 +1,8 @@
-"""From the manifest to samples: a shard of clips after the other, in worker processes, none held in memory.
+"""Synthesis of samples from the manifest, in shards of clips, by worker processes, without holding
+all clips in memory.
 
-A finished shard is a file in the scratch folder, so that a synthesis that was killed goes on where it was; the outs are the shards in
-the manifest's order, whatever the number of workers.
+A finished shard is a file in the scratch folder, so that a killed synthesis resumes where it
+stopped. The outs are the shards in the order of the manifest, independent of the number of workers.
 """
 
 from __future__ import annotations
@@ -34,43 +35,55 @@ from stages.runtime.workers import map_whole
 from stages.synthesize.manifest import Manifest, write_index
 from stages.synthesize.text_only import TextOnlyGuesser
 
-#: Where the manifest's index lies in the scratch folder.
+#: File of the manifest's index in the scratch folder.
 INDEX_FILE = "index.npy"
-#: Clips of one shard: a few megabytes of samples.
+#: Number of clips of one shard: a few megabytes of samples.
 SHARD_CLIPS = 250
-#: A shard takes a second or less; one that takes this long never ends.
+#: Time limit of a shard, which usually takes a second or less.
 SHARD_TIMEOUT_S = 600.0
-#: Clips that the text-only guesser is fitted on and tried on, at most: so many tell enough. Fewer events than the last tell nothing.
+#: Largest numbers of clips for fitting and for testing the text-only guesser, and the smallest
+#: number of events for a result.
 FITTED_CLIPS, TRIED_CLIPS, MIN_EVENTS = 1000, 200, 20
-#: What counts as a right guess outside the generated world (:class:`~stages.lib.judging.rule.RuleJudge`), and the confidence of the interval
-#: whose lower end ``synthesize.max_text_only`` is held against. Fixed, not taken from ``judge`` and ``evaluation``: a limit that was set
-#: for one recipe then means the same in another, and another judge makes no other samples.
+#: Thresholds of a right guess outside the generated corpus
+#: (:class:`~stages.lib.judging.rule.RuleJudge`), and the confidence of the interval whose lower end
+#: is compared with ``synthesize.max_text_only``. Fixed, not taken from ``judge`` and
+#: ``evaluation``: a limit then means the same in every recipe, and another judge does not change
+#: the samples.
 GUESS_SHARES, GUESS_CONFIDENCE = (0.8, 0.4), 0.95
-#: So many rejects are sorted in memory, the parts then merged: what was set aside may be many times what memory holds.
+#: Number of rejects sorted in memory; the sorted parts are then merged, since all rejects together
+#: may exceed the memory.
 SORTED_AT_ONCE = 2_000
 
 
-class Made(NamedTuple):
-    """Samples by split and task, and what was set aside by reason."""
+class SampleCounts(NamedTuple):
+    """Number of samples by split and task, and of rejects by reason."""
 
     samples: dict[Split, dict[TaskName, int]]
     rejects: Counter[str]
 
 
-class TextOnly(NamedTuple):
-    """How often words alone gave a dark event away: share of full marks, of so many held-out events, after seeing so many others."""
+class TextOnlyResult(NamedTuple):
+    """Result of guessing dark events from text alone.
+
+    Attributes:
+        guessed: fraction of right guesses, with its interval.
+        tried: number of held-out events.
+        fitted: number of events that the guesser was fitted on.
+    """
 
     guessed: Interval
     tried: int
     fitted: int
 
 
-def synthesise_manifest(manifest: Path, settings: SynthesizeParams, seed: int, scratch: Path, out: Path) -> Made:
-    """Write ``<split>/<task>.jsonl`` and ``rejects.jsonl`` (by reason) below ``out`` for all clips of the manifest.
+def synthesise_manifest(manifest: Path, settings: SynthesizeParams, seed: int, scratch: Path, out: Path) -> SampleCounts:
+    """Write ``<split>/<task>.jsonl`` and ``rejects.jsonl`` (by reason) below ``out`` for all clips
+    of the manifest.
 
     Args:
         manifest: the rows that ingest wrote.
-        scratch: finished shards of an earlier call with the same arguments, which are not made again.
+        scratch: folder of the shards; finished shards of an earlier call with the same arguments
+            are reused.
 
     Raises:
         WorkersError: a shard's process died or hung.
@@ -78,13 +91,13 @@ def synthesise_manifest(manifest: Path, settings: SynthesizeParams, seed: int, s
     index = scratch / INDEX_FILE
     total = write_index(manifest, index)
     shards = [(start, min(start + SHARD_CLIPS, total)) for start in range(0, total, SHARD_CLIPS)]
-    todo = [shard for shard in shards if not _file(scratch, shard).exists()]
-    if len(todo) < len(shards):
-        print(f"synthesize: {len(shards) - len(todo):,} of {len(shards):,} shards were made before")
+    missing = [shard for shard in shards if not _file(scratch, shard).exists()]
+    if len(missing) < len(shards):
+        print(f"synthesize: {len(shards) - len(missing):,} of {len(shards):,} shards were made before")
     work = partial(make_shard, manifest=manifest, index=index, settings=settings, seed=seed, scratch=scratch)
     map_whole(
         work,
-        todo,
+        missing,
         "synthesize",
         timeout_s=SHARD_TIMEOUT_S,
         name=lambda shard: f"synthesize: clips {shard[0]} to {shard[1] - 1}",
@@ -94,17 +107,18 @@ def synthesise_manifest(manifest: Path, settings: SynthesizeParams, seed: int, s
 
 
 def make_shard(shard: tuple[int, int], manifest: Path, index: Path, settings: SynthesizeParams, seed: int, scratch: Path) -> None:
-    """Make the samples of the clips ``[start, stop)`` and keep them as one file; runs in a worker."""
+    """Make the samples of the clips ``[start, stop)`` and write them as one file; runs in a
+    worker."""
     rows: dict[str, list[str]] = {}
     reasons: Counter[str] = Counter()
     clips = _manifest(manifest, index)
     rings = {split: _ring(manifest, index, split) for split in SPLITS}
     for clip in clips.clips(*shard):
         for task in settings.tasks.named:
-            samples, rejects = _made(clip, task, settings, Context(settings.sampled_frames, seed, rings[clip.split]))
+            samples, rejects = _samples_and_rejects(clip, task, settings, Context(settings.sampled_frames, seed, rings[clip.split]))
             _guarantee(samples)
-            for name, made in ((f"{clip.split}/{task}", samples), (f"rejects/{task}", rejects)):
-                rows.setdefault(name, []).extend(row.model_dump_json(exclude_none=True) for row in made)
+            for name, results in ((f"{clip.split}/{task}", samples), (f"rejects/{task}", rejects)):
+                rows.setdefault(name, []).extend(row.model_dump_json(exclude_none=True) for row in results)
             reasons.update(reject.reason for reject in rejects)
     file = _file(scratch, shard)
     unfinished = file.with_suffix(paths.UNFINISHED)
@@ -112,8 +126,11 @@ def make_shard(shard: tuple[int, int], manifest: Path, index: Path, settings: Sy
     unfinished.replace(file)
 
 
-def _made(clip: Clip, task: TaskName, settings: SynthesizeParams, context: Context) -> tuple[list[Sample], list[Reject]]:
-    """What :func:`samples_of` makes; where questions are written, also mixtures of clips that no template can ask about."""
+def _samples_and_rejects(
+    clip: Clip, task: TaskName, settings: SynthesizeParams, context: Context
+) -> tuple[list[Sample], list[Reject]]:
+    """Call :func:`samples_of`; if a writer writes questions, also mix clips for which no template
+    has a question."""
     samples, rejects = samples_of(clip, task, settings.tasks, context)
     mixing = settings.tasks.of(mix_vid_qa.TASK) if task == mix_vid_qa.NAME else None
     if mixing is None or settings.writer is None or not settings.writer.questions or samples:
@@ -124,14 +141,14 @@ def _made(clip: Clip, task: TaskName, settings: SynthesizeParams, context: Conte
 
 
 def _guarantee(samples: Sequence[Sample]) -> None:
-    """Assert of every sample what is promised of it: a dark part is seen to be dark."""
+    """Assert that at least one sampled frame of every sample with a dark part is dark."""
     for sample in samples:
         if sample.timeline.dark and not dark_frames(sample):
             raise AssertionError(f"{sample.sample_id}: made although no sampled frame is dark")
 
 
-def _join(files: Sequence[Path], tasks: Sequence[TaskName], out: Path) -> Made:
-    made = Made({split: dict.fromkeys(tasks, 0) for split in SPLITS}, Counter())
+def _join(files: Sequence[Path], tasks: Sequence[TaskName], out: Path) -> SampleCounts:
+    counts = SampleCounts({split: dict.fromkeys(tasks, 0) for split in SPLITS}, Counter())
     with ExitStack() as stack:
 
         def opened(name: str) -> TextIO:
@@ -143,24 +160,25 @@ def _join(files: Sequence[Path], tasks: Sequence[TaskName], out: Path) -> Made:
         set_aside = opened("rejects")
         for file in files:
             shard = json.loads(file.read_text(encoding="utf-8"))
-            made.rejects.update(shard["reasons"])
+            counts.rejects.update(shard["reasons"])
             for (split, task), lines in written.items():
                 rows = shard["rows"].get(f"{split}/{task}", [])
-                made.samples[split][task] += len(rows)
+                counts.samples[split][task] += len(rows)
                 lines.writelines(row + "\n" for row in rows)
             for task in tasks:
                 set_aside.writelines(row + "\n" for row in shard["rows"].get(f"rejects/{task}", []))
     sort_rejects(out / paths.REJECTS_FILE)
-    return made
+    return counts
 
 
 def sort_rejects(file: Path) -> None:
-    """Put a file of rejects into the order of :func:`~stages.domain.core.records.reject_order`; :data:`SORTED_AT_ONCE` are held in memory."""
+    """Sort a file of rejects by :func:`~stages.domain.core.records.reject_order`, with
+    :data:`SORTED_AT_ONCE` rows in memory."""
     with tempfile.TemporaryDirectory(dir=file.parent) as folder, ExitStack() as parts, file.open("rb") as rows:
         opened: list[BinaryIO] = []
-        while some := list(islice(rows, SORTED_AT_ONCE)):
+        while batch := list(islice(rows, SORTED_AT_ONCE)):
             part = Path(folder) / str(len(opened))
-            ordered: list[bytes] = sorted(some, key=_order)
+            ordered: list[bytes] = sorted(batch, key=_order)
             part.write_bytes(b"".join(ordered))
             opened.append(parts.enter_context(part.open("rb")))
         with (Path(folder) / "whole").open("wb") as out:
@@ -173,44 +191,47 @@ def _order(line: bytes) -> tuple[Any, ...]:
     return reject_order(Reject.model_validate_json(line))
 
 
-def text_only(manifest: Path, settings: SynthesizeParams, seed: int, scratch: Path) -> TextOnly | None:
-    """Try to tell held-out dark events from words alone, after seeing training clips; None where there is too little to learn from.
+def text_only(manifest: Path, settings: SynthesizeParams, seed: int, scratch: Path) -> TextOnlyResult | None:
+    """Guess held-out dark events from text alone, with a guesser fitted on training clips; None if
+    there are too few events.
 
-    A guess is right where the rule judge gives it full marks. Call it after :func:`synthesise_manifest`.
+    A guess is right if the rule judge gives it full marks. Call it after
+    :func:`synthesise_manifest`.
     """
-    chosen = settings.tasks.of(dark_event_infer.TASK)
-    if chosen is None:
+    task_settings = settings.tasks.of(dark_event_infer.TASK)
+    if task_settings is None:
         return None
     with closing(Manifest(manifest, scratch / INDEX_FILE)) as clips:
-        return _guessed(clips, chosen, settings.sampled_frames, seed)
+        return _guess(clips, task_settings, settings.sampled_frames, seed)
 
 
-def _guessed(clips: Manifest, chosen: DarkEventInferSettings, sampled_frames: int, seed: int) -> TextOnly | None:
+def _guess(clips: Manifest, task_settings: DarkEventInferSettings, sampled_frames: int, seed: int) -> TextOnlyResult | None:
     guesser = TextOnlyGuesser(islice(clips.shuffled("train"), FITTED_CLIPS))
     if guesser.fitted_on < MIN_EVENTS:
         return None
     judge = RuleJudge(*GUESS_SHARES)
-    context = Context(sampled_frames, seed, ring_of(()))  # nobody is mixed in
+    context = Context(sampled_frames, seed, ring_of(()))  # no partners: nothing is mixed
     right: list[float] = []
-    asked: list[tuple[str, ...]] = []
+    clip_ids: list[tuple[str, ...]] = []
     held_out = chain(clips.shuffled("validation"), clips.shuffled("test"), islice(clips.shuffled("train"), FITTED_CLIPS, None))
     for clip in islice(held_out, TRIED_CLIPS):
-        for sample in dark_event_infer.make(clip, chosen, context)[0]:
+        for sample in dark_event_infer.make(clip, task_settings, context)[0]:
             event = next(e for e in clip.events if e.caption == sample.reference and e.span in sample.timeline.dark)
             verdict = judge.covers(sample, guesser.guess(clip, event))
             right.append(float(verdict.score == dark_event_infer.MAXIMUM))
-            asked.append(sample.timeline.clip_ids)
+            clip_ids.append(sample.timeline.clip_ids)
     if len(right) < MIN_EVENTS:
         return None
-    interval = mean_interval(np.array(right), Design.of(asked), GUESS_CONFIDENCE)
-    return TextOnly(interval, len(right), guesser.fitted_on)
+    interval = mean_interval(np.array(right), Design.of(clip_ids), GUESS_CONFIDENCE)
+    return TextOnlyResult(interval, len(right), guesser.fitted_on)
 
 
 def _file(scratch: Path, shard: tuple[int, int]) -> Path:
     return scratch / f"clips-{shard[0]:09d}-{shard[1]:09d}.json"
 
 
-# A worker makes many shards of one manifest, and is its process' only reader: it is open as long as the process lives.
+# A worker makes many shards of one manifest and is its only reader in the process, so the file
+# stays open while the process lives.
 @lru_cache(maxsize=1)
 def _manifest(manifest: Path, index: Path) -> Manifest:
     return Manifest(manifest, index)

@@ -1,4 +1,5 @@
-"""Make the samples of every task from the clips: edit decision lists, questions, references, and a contact sheet a task.
+"""Make the samples of every task from the clips: edit decision lists, questions, references, and a
+contact sheet per task.
 
 Run as ``python -m stages synthesize``; writes ``data/samples``.
 """
@@ -18,7 +19,7 @@ from stages.params import Params, SynthesizeParams, load_params
 from stages.runtime import paths
 from stages.synthesize.contact_sheets import sample_sheet
 from stages.synthesize.manifest import REMEMBERED, Manifest
-from stages.synthesize.shards import INDEX_FILE, Made, TextOnly, sort_rejects, synthesise_manifest, text_only
+from stages.synthesize.shards import INDEX_FILE, SampleCounts, TextOnlyResult, sort_rejects, synthesise_manifest, text_only
 from stages.synthesize.writer import Writer, write_samples
 from stages.tracking.runs.run import stage_run
 from stages.tracking.runs.scratch import scratch_of
@@ -37,20 +38,22 @@ def main() -> int:
 
 
 def _synthesise(params: Params, scratch: Path) -> str | None:
-    """Returns why the samples are not to be used; None: they are."""
+    """Make all samples. Returns the reason why they must not be used; None if they can be."""
     settings = params.synthesize
     with stage_run("synthesize", params) as run:
-        made = synthesise_manifest(MANIFEST, settings, params.seed, scratch, paths.SAMPLES)
-        writer = _write(settings, scratch, made)
+        counts = synthesise_manifest(MANIFEST, settings, params.seed, scratch, paths.SAMPLES)
+        writer = _write(settings, scratch, counts)
         guesses = text_only(MANIFEST, settings, params.seed, scratch)
         written = {"writer": writer.tally.table} if writer else {}
-        reasons = dict(sorted(made.rejects.items()))
-        told = None if guesses is None else {**guesses.guessed.model_dump(), "events": guesses.tried, "after": guesses.fitted}
-        write_json(paths.SAMPLES / paths.SUMMARY_FILE, {"samples": made.samples, "rejects": reasons, "text_only": told} | written)
+        reasons = dict(sorted(counts.rejects.items()))
+        guess_row = None if guesses is None else {**guesses.guessed.model_dump(), "events": guesses.tried, "after": guesses.fitted}
+        write_json(
+            paths.SAMPLES / paths.SUMMARY_FILE, {"samples": counts.samples, "rejects": reasons, "text_only": guess_row} | written
+        )
         decord = _write_sheets(params)
-        total = sum(sum(tasks.values()) for tasks in made.samples.values())
+        total = sum(sum(tasks.values()) for tasks in counts.samples.values())
         cost = writer.usage if writer else {}
-        run.summary({"samples": total, "rejects": made.rejects.total(), "frames_served_by_decord": decord, **cost})
+        run.summary({"samples": total, "rejects": counts.rejects.total(), "frames_served_by_decord": decord, **cost})
         aside = "".join(f", {count} set aside: {reason}" for reason, count in reasons.items())
         print(f"synthesize: {total:,} samples of {len(settings.tasks.named)} tasks{aside}; sheets in {paths.SAMPLES / 'sheets'}")
     if not total:
@@ -58,8 +61,9 @@ def _synthesise(params: Params, scratch: Path) -> str | None:
     return None if guesses is None else _given_away(guesses, settings.max_text_only)
 
 
-def _write(settings: SynthesizeParams, scratch: Path, made: Made) -> Writer | None:
-    """Have questions and traces written where the parameters name a writer, and account for what could not be."""
+def _write(settings: SynthesizeParams, scratch: Path, counts: SampleCounts) -> Writer | None:
+    """Let the writer of the parameters write questions and traces, and move samples that it failed
+    to write to the rejects."""
     if settings.writer is None:
         return None
     writer = Writer(settings.writer)
@@ -68,8 +72,8 @@ def _write(settings: SynthesizeParams, scratch: Path, made: Made) -> Writer | No
     with (paths.SAMPLES / paths.REJECTS_FILE).open("a", encoding="utf-8") as rejects:
         for split, rows in set_aside.items():
             if rows:
-                made.samples[split][mix_vid_qa.NAME] -= len(rows)
-                made.rejects.update(row.reason for row in rows)
+                counts.samples[split][mix_vid_qa.NAME] -= len(rows)
+                counts.rejects.update(row.reason for row in rows)
                 rejects.writelines(row.model_dump_json(exclude_none=True) + "\n" for row in rows)
     sort_rejects(paths.SAMPLES / paths.REJECTS_FILE)
     print(f"synthesize: {writer.tally}; {int(writer.usage.get('writer/requests', 0)):,} requests")
@@ -77,23 +81,26 @@ def _write(settings: SynthesizeParams, scratch: Path, made: Made) -> Writer | No
 
 
 def _write_sheets(params: Params) -> int:
-    """A contact sheet a task; returns how many frames decord served for them."""
+    """Write a contact sheet per task; returns the number of frames that decord served for them."""
     loader = frame_loader(params)
     for task in params.synthesize.tasks.named:
-        if shown := sheet_samples(params, task):
-            sample_sheet(task, shown, loader, paths.SAMPLES / paths.SHEETS / f"{task}.png")
+        if samples := sheet_samples(params, task):
+            sample_sheet(task, samples, loader, paths.SAMPLES / paths.SHEETS / f"{task}.png")
     return loader.stats.decord
 
 
-def _given_away(guesses: TextOnly, most: float) -> str | None:
-    found = guesses.guessed
+def _given_away(guesses: TextOnlyResult, most: float) -> str | None:
+    fraction = guesses.guessed
     print(
-        f"synthesize: words alone tell {found.mean:.1%} [{found.low:.1%}, {found.high:.1%}] of {guesses.tried} dark events"
+        f"synthesize: words alone tell {fraction.mean:.1%} [{fraction.low:.1%}, {fraction.high:.1%}] of"
+        f" {guesses.tried} dark events"
         f" (synthesize.max_text_only is {most:.0%})"
     )
-    if found.low <= most:
+    if fraction.low <= most:
         return None
     return (
-        f"synthesize.max_text_only: {found.mean:.1%} of the dark events can be told without the video, {most:.1%} are allowed; set aside"
-        " captions that always say the same (synthesize.tasks.dark_event_infer.events.forbidden), or raise the limit"
+        f"synthesize.max_text_only: {fraction.mean:.1%} of the dark events can be guessed without the video,"
+        f" {most:.1%} are allowed;"
+        " exclude captions that are always the same (synthesize.tasks.dark_event_infer.events.forbidden), or raise"
+        " the limit"
     )

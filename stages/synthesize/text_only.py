@@ -1,8 +1,10 @@
-"""Whether a dark event can be told from words alone: if it can, a model need not look at the video, and the sample teaches nothing.
+"""Guesser of dark events from text alone: if it succeeds, a model need not look at the video, and
+the sample teaches nothing.
 
-The guesser knows all that is said about a clip except what happens in the dark: its class, its other events, and which of them come
-before and after. It is naive Bayes over those hints (Manning, Raghavan and Schütze, *Introduction to Information Retrieval*, 2008,
-section 13.2, with add-one smoothing), fitted on other clips' events; its guess is the likeliest caption it has seen.
+The guesser knows the annotation of a clip except the dark event itself: its class, its other
+events, and which of them come before and after. It is naive Bayes over those hints (Manning,
+Raghavan and Schütze, *Introduction to Information Retrieval*, 2008, section 13.2, with add-one
+smoothing), fitted on the events of other clips; its guess is the most likely caption among them.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from stages.domain.core.words import words
 
 
 class TextOnlyGuesser:
-    """Guesses a clip's event from the rest of its annotation."""
+    """Guesser of a clip's event from the rest of its annotation."""
 
     def __init__(self, clips: Iterable[Clip]) -> None:
         self._captions: Counter[str] = Counter()
@@ -30,14 +32,14 @@ class TextOnlyGuesser:
 
     @property
     def fitted_on(self) -> int:
-        """Events it has seen."""
+        """Number of events that it was fitted on."""
         return self._captions.total()
 
     def guess(self, clip: Clip, event: Event) -> str:
-        """The likeliest caption of this event.
+        """Return the most likely caption of this event.
 
         Raises:
-            ValueError: it was fitted on nothing.
+            ValueError: it was fitted on no event.
         """
         if not self._captions:
             raise ValueError("clips: none has an event, so there is nothing to guess from")
@@ -46,17 +48,17 @@ class TextOnlyGuesser:
         hints = [self._hints[hint] for hint in _hints(clip, event) if hint in self._hints]
         for caption, seen in self._captions.items():
             scores[caption] = math.log(seen) + sum(math.log((hint[caption] + 1) / (seen + kinds)) for hint in hints)
-        # Of equals the first in the alphabet: nothing may hang on the order in which clips came.
+        # Ties are broken alphabetically, so that the result does not depend on the order of clips.
         return min(scores, key=lambda caption: (-scores[caption], caption))
 
 
 def _hints(clip: Clip, event: Event) -> Iterator[str]:
     events = clip.events
-    place = events.index(event)
-    yield f"place {'only' if len(events) == 1 else 'first' if place == 0 else 'last' if place == len(events) - 1 else 'middle'}"
+    index = events.index(event)
+    yield f"place {'only' if len(events) == 1 else 'first' if index == 0 else 'last' if index == len(events) - 1 else 'middle'}"
     if clip.label is not None:
         yield f"label {clip.label}"
-    for side, beside in (("before", events[:place][-1:]), ("after", events[place + 1 :][:1])):
-        for other in beside:
+    for side, neighbours in (("before", events[:index][-1:]), ("after", events[index + 1 :][:1])):
+        for other in neighbours:
             yield f"{side} {other.caption.casefold()}"
             yield from (f"{side} word {word}" for word in set(words(other.caption)))

@@ -1,7 +1,9 @@
-"""A language model writes MixVidQA questions and SFT traces for the samples that synthesis has made; what is doubtful is not kept.
+"""Writer: a language model writes MixVidQA questions and SFT traces for synthesised samples;
+doubtful ones are discarded.
 
-Answers are cached by all they depend on, so a run that was ended, or a corpus with another clip, asks only what is new. What is written
-depends on its own sample alone: neither order nor company changes it.
+Answers are cached by everything they depend on, so that a restarted run, or a corpus with one more
+clip, sends only new requests. A written text depends on its own sample alone, not on the order or
+the other samples.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ from stages.lib.judging.prompts import Question, Rightness, ask_right
 from stages.lib.rows.jsonl import iterate_rows, write_rows
 from stages.params import TraceParams, WriterParams
 from stages.runtime import paths
-from stages.runtime.endpoints import JudgeError, place
-from stages.synthesize.question_rules import flaw, holds_markup, mentions_notes, telling
+from stages.runtime.endpoints import JudgeError, endpoint_settings
+from stages.synthesize.question_rules import describe_clip, flaw, holds_markup, mentions_notes
 from stages.synthesize.writer_prompts import (
     Tried,
     WrittenAnalysis,
@@ -39,44 +41,47 @@ from stages.synthesize.writer_prompts import (
     ask_to_try,
 )
 
-#: Samples that are worked on at once: many times what is asked at once, and few enough to hold.
+#: Number of samples processed together: many times the number of concurrent requests, and few
+#: enough to hold in memory.
 CHUNK = 512
-#: A verdict, or an answer that tries a question, is no draw.
+#: Sampling temperature of verdicts and of test answers to a question.
 CHECK_TEMPERATURE = 0.0
-#: Where the writer stands in ``params.yaml``.
+#: Table of the writer in ``params.yaml``.
 TABLE = "synthesize.writer"
 
 Key = TypeVar("Key")
 
 
 class WriterUnavailableError(JudgeError):
-    """The endpoint left something unanswered, so nobody knows what the samples would be."""
+    """The endpoint left a request unanswered, so that the samples cannot be determined."""
 
 
 @dataclass
 class Tally:
-    """``questions``: written, template, set-aside; ``traces``: by task, kept and none; ``refused``: proposals by what was wrong."""
+    """Counts of results: ``questions`` written, template, set-aside; ``traces`` kept and none, by
+    task; ``refused`` proposals, by problem."""
 
     questions: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     traces: dict[TaskName, Counter[str]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """For a person: ``questions: 30 written, 2 template; caption traces: …``."""
+        """Text for people: ``questions: 30 written, 2 template; caption traces: …``."""
         groups = {
             "questions": self.questions,
             **{f"{task} traces": counts for task, counts in self.traces.items()},
             "refused": self.refused,
         }
         return "; ".join(
-            f"{name}: {', '.join(f'{count:,} {what}' for what, count in sorted(counts.items()))}"
+            f"{name}: {', '.join(f'{count:,} {outcome}' for outcome, count in sorted(counts.items()))}"
             for name, counts in groups.items()
             if counts
         )
 
     @property
     def table(self) -> dict[str, dict[str, object]]:
-        """As it stands in ``summary.json``: the same for the same answers, whenever they came."""
+        """Table for ``summary.json``, which depends only on the answers and not on their order in
+        time."""
         return {
             "questions": dict(sorted(self.questions.items())),
             "refused": dict(sorted(self.refused.items())),
@@ -85,18 +90,19 @@ class Tally:
 
 
 class Writer:
-    """``propose`` asks for something new, at the writer's temperature; ``check`` tries it; ``referee`` scores traces.
+    """Endpoints of the writer: ``propose`` writes proposals at the writer's temperature, ``check``
+    tests them, ``referee`` scores traces.
 
     Raises:
-        JudgeError: the environment does not say where the endpoint is.
-        EmbedderError: the rewards' embedder cannot be had.
+        JudgeError: the environment does not set the endpoint.
+        EmbedderError: the embedder of the rewards is not available.
     """
 
     def __init__(self, params: WriterParams) -> None:
-        where, who = place(role="WRITER"), (params.model, params.revision)
+        settings, model = endpoint_settings(role="WRITER"), (params.model, params.revision)
         self.params = params
-        self.propose = Endpoint(ModelSpec(TABLE, *who, params.temperature, params.max_tokens, params.seed), where)
-        self.check = Endpoint(ModelSpec(TABLE, *who, CHECK_TEMPERATURE, params.max_tokens, params.seed), where)
+        self.propose = Endpoint(ModelSpec(TABLE, *model, params.temperature, params.max_tokens, params.seed), settings)
+        self.check = Endpoint(ModelSpec(TABLE, *model, CHECK_TEMPERATURE, params.max_tokens, params.seed), settings)
         self.referee = (
             Referee(judge_of(params.traces.judge), embedder_of(params.traces.rewards.embedder)) if params.traces else None
         )
@@ -104,7 +110,7 @@ class Writer:
 
     @property
     def usage(self) -> dict[str, float]:
-        """What has been asked so far and what that cost, for metrics."""
+        """Requests so far and their cost, for metrics."""
         total = self.propose.usage + self.check.usage
         judged = usage_of(self.referee.judge) if self.referee is not None else {}
         return {f"writer/{name}": float(count) for name, count in sorted(total.items())} | judged
@@ -113,105 +119,120 @@ class Writer:
 def write_samples(
     out: Path, clip_of: Callable[[str], Clip], tasks: Sequence[TaskName], writer: Writer
 ) -> dict[Split, list[Reject]]:
-    """Rewrite ``<split>/<task>.jsonl`` below ``out`` where there is something to write: questions in all splits, traces for training.
+    """Rewrite ``<split>/<task>.jsonl`` below ``out`` with written texts: questions in all splits,
+    traces for training.
 
     Returns:
-        By split, what could not be made after all: mixtures that no template asks about and nobody wrote a question for.
+        Rejects by split: mixtures without a template question for which no question could be
+        written.
 
     Raises:
-        WriterUnavailableError: the endpoint did not answer; call again, and only what is missing is asked.
-        JudgeError: the endpoint refuses such questions.
+        WriterUnavailableError: the endpoint did not answer; call again, and only missing requests
+            are sent.
+        JudgeError: the endpoint refuses such requests.
     """
     set_aside: dict[Split, list[Reject]] = {split: [] for split in SPLITS}
     traces = writer.params.traces
     for split in SPLITS:
         for task in tasks:
-            asks = writer.params.questions and task == mix_vid_qa.NAME
-            thinks = traces if traces is not None and split == "train" and task in traces.tasks else None
-            if asks or thinks:
+            with_questions = writer.params.questions and task == mix_vid_qa.NAME
+            task_traces = traces if traces is not None and split == "train" and task in traces.tasks else None
+            if with_questions or task_traces:
                 file = paths.samples_file(out, split, task)
-                write_rows(file, _written(file, clip_of, writer, asks, thinks, set_aside[split]))
+                write_rows(file, _written(file, clip_of, writer, with_questions, task_traces, set_aside[split]))
     return set_aside
 
 
 def _written(
-    file: Path, clip_of: Callable[[str], Clip], writer: Writer, asks: bool, thinks: TraceParams | None, set_aside: list[Reject]
+    file: Path,
+    clip_of: Callable[[str], Clip],
+    writer: Writer,
+    with_questions: bool,
+    traces: TraceParams | None,
+    set_aside: list[Reject],
 ) -> Iterator[Sample]:
     with file.open("rb") as lines:
         total = sum(1 for _ in lines)
     rows = iterate_rows(file, Sample)
     with tqdm(desc=f"write {file.parent.name}/{file.stem}", total=total, unit="sample", mininterval=1) as bar:
         while chunk := list(islice(rows, CHUNK)):
-            done = write_questions(chunk, clip_of, writer) if asks else chunk
-            set_aside += [row for row in done if isinstance(row, Reject)]
-            samples = [row for row in done if isinstance(row, Sample)]
-            yield from write_traces(samples, clip_of, writer, thinks) if thinks else samples
+            results = write_questions(chunk, clip_of, writer) if with_questions else chunk
+            set_aside += [row for row in results if isinstance(row, Reject)]
+            samples = [row for row in results if isinstance(row, Sample)]
+            yield from write_traces(samples, clip_of, writer, traces) if traces else samples
             bar.update(len(chunk))
 
 
 def write_questions(samples: Sequence[Sample], clip_of: Callable[[str], Clip], writer: Writer) -> list[Sample | Reject]:
-    """Each MixVidQA sample with a written question that only its own clip answers; as it was where none of ``tries`` will do.
+    """Write a question for each MixVidQA sample that only its own clip answers; a sample is
+    unchanged if all ``tries`` fail.
 
-    A question is kept when no rule speaks against it, and answers to it are judged wrong from the question alone, wrong from what is
-    known of the other clip, and right from what is shown of its own.
+    A question is kept if it breaks no rule, and if answers to it are judged wrong from the question
+    alone, wrong from the description of the other clip, and right from the description of the
+    visible part of its own clip.
 
     Raises:
         WriterUnavailableError, JudgeError: see :func:`write_samples`.
     """
-    seen = [_seen(sample, clip_of) for sample in samples]
+    descriptions = [_descriptions(sample, clip_of) for sample in samples]
     kept: dict[int, Sample] = {}
     for draw in range(writer.params.tries):
         waiting = [n for n in range(len(samples)) if n not in kept]
-        proposals = _asked(writer.propose, {n: ask_for_question(*seen[n], draw) for n in waiting})
+        proposals = _answers(writer.propose, {n: ask_for_question(*descriptions[n], draw) for n in waiting})
         candidates: dict[int, Sample] = {}
-        for n, said in proposals.items():
-            if not isinstance(said, WrittenQuestion):
+        for n, proposal in proposals.items():
+            if not isinstance(proposal, WrittenQuestion):
                 writer.tally.refused["unreadable"] += 1
                 continue
-            question, answer = " ".join(said.question.split()), " ".join(said.answer.split())
-            if (wrong := flaw(question, answer)) is not None:
-                writer.tally.refused[wrong] += 1
+            question, answer = " ".join(proposal.question.split()), " ".join(proposal.answer.split())
+            if (problem := flaw(question, answer)) is not None:
+                writer.tally.refused[problem] += 1
             else:
                 candidates[n] = with_question(samples[n], clip_of(samples[n].clip_id), question, answer)
-        verdicts = _tried(candidates, seen, writer)
+        verdicts = _verdicts(candidates, descriptions, writer)
         for n, candidate in candidates.items():
-            if (wrong := _unfit(*(verdicts.get((n, source)) for source in _SOURCES))) is not None:
-                writer.tally.refused[wrong] += 1
+            if (problem := _unfit(*(verdicts.get((n, source)) for source in _SOURCES))) is not None:
+                writer.tally.refused[problem] += 1
             else:
                 kept[n] = candidate
-    done: list[Sample | Reject] = []
+    results: list[Sample | Reject] = []
     for n, sample in enumerate(samples):
         row = kept.get(n, sample)
         if row.question != UNWRITTEN:
             writer.tally.questions["written" if n in kept else "template"] += 1
-            done.append(row)
+            results.append(row)
         else:
             writer.tally.questions["set-aside"] += 1
             detail = (
                 f"with {_other(sample)}: none of {writer.params.tries} written questions will do, and no template fits the clip"
             )
-            done.append(Reject(item=sample.clip_id, reason="question-not-written", detail=detail))
-    return done
+            results.append(Reject(item=sample.clip_id, reason="question-not-written", detail=detail))
+    return results
 
 
-#: From what a question is tried: nothing, the other clip, its own.
+#: Description from which a test answer is written: none, that of the other clip, that of the own
+#: clip.
 _Source = Literal["blind", "other", "own"]
 _SOURCES: tuple[_Source, ...] = ("blind", "other", "own")
 
 
-def _tried(candidates: Mapping[int, Sample], seen: Sequence[tuple[str, str]], writer: Writer) -> dict[tuple[int, _Source], Record]:
-    """What is judged of an answer to each candidate's question from each source, where an answer could be read."""
-    known: dict[tuple[int, _Source], str] = {}
+def _verdicts(
+    candidates: Mapping[int, Sample], descriptions: Sequence[tuple[str, str]], writer: Writer
+) -> dict[tuple[int, _Source], Record]:
+    """Test each candidate's question: verdicts on an answer from each source, for the answers that
+    are readable."""
+    texts: dict[tuple[int, _Source], str] = {}
     for n in candidates:
-        own, other = seen[n]
-        known |= {(n, "blind"): "", (n, "other"): other, (n, "own"): own}
-    answers = _asked(writer.check, {key: ask_to_try(candidates[key[0]].question, text) for key, text in known.items()})
-    read = {key: said.answer for key, said in answers.items() if isinstance(said, Tried)}
-    return _asked(writer.check, {key: ask_right(candidates[key[0]], answer) for key, answer in read.items()})
+        own, other = descriptions[n]
+        texts |= {(n, "blind"): "", (n, "other"): other, (n, "own"): own}
+    answers = _answers(writer.check, {key: ask_to_try(candidates[key[0]].question, text) for key, text in texts.items()})
+    readable = {key: answer.answer for key, answer in answers.items() if isinstance(answer, Tried)}
+    return _answers(writer.check, {key: ask_right(candidates[key[0]], answer) for key, answer in readable.items()})
 
 
 def _unfit(blind: Record | None, other: Record | None, own: Record | None) -> str | None:
-    """What is wrong with a question, given the verdicts on answers to it; None when nothing is."""
+    """Return the problem of a question, given the verdicts on answers to it; None if it has
+    none."""
     if not (isinstance(blind, Rightness) and isinstance(other, Rightness) and isinstance(own, Rightness)):
         return "unreadable"
     if blind.right:
@@ -222,25 +243,26 @@ def _unfit(blind: Record | None, other: Record | None, own: Record | None) -> st
 
 
 def write_traces(samples: Sequence[Sample], clip_of: Callable[[str], Clip], writer: Writer, traces: TraceParams) -> list[Sample]:
-    """Each sample with the first of ``tries`` written replies that earns ``least`` of the reward; without a trace where none does.
+    """Replace the trace of each sample by the first of ``tries`` written replies that earns
+    ``least`` of the reward, or by none.
 
     Raises:
         WriterUnavailableError, JudgeError: see :func:`write_samples`.
     """
     assert writer.referee is not None
     referee, judge = writer.referee, writer.referee.judge
-    seen = [_seen(sample, clip_of) for sample in samples]
+    descriptions = [_descriptions(sample, clip_of) for sample in samples]
     kept: dict[int, Trace] = {}
     for draw in range(writer.params.tries):
-        # Of a clip whose annotation tells nothing, a writer could only guess.
-        waiting = [n for n in range(len(samples)) if n not in kept and seen[n][0]]
-        proposals = _asked(writer.propose, {n: ask_for_trace(samples[n], *seen[n], draw) for n in waiting})
+        # For a clip without a description, a writer could only guess.
+        waiting = [n for n in range(len(samples)) if n not in kept and descriptions[n][0]]
+        proposals = _answers(writer.propose, {n: ask_for_trace(samples[n], *descriptions[n], draw) for n in waiting})
         replies = {}
-        for n, said in proposals.items():
-            if (wrong := _unusable(said, seen[n][0])) is not None:
-                writer.tally.refused[wrong] += 1
-            elif isinstance(said, WrittenTrace | WrittenAnalysis):
-                replies[n] = said.reply
+        for n, proposal in proposals.items():
+            if (problem := _unusable(proposal, descriptions[n][0])) is not None:
+                writer.tally.refused[problem] += 1
+            elif isinstance(proposal, WrittenTrace | WrittenAnalysis):
+                replies[n] = proposal.reply
         before = judge.usage.get("unavailable", 0)
         scores = score_replies([samples[n] for n in replies], list(replies.values()), referee, traces.rewards)
         _check_answered(judge.usage.get("unavailable", 0) - before, len(replies), judge.last_error, "VIDBRIDGE_JUDGE_URL")
@@ -255,42 +277,45 @@ def write_traces(samples: Sequence[Sample], clip_of: Callable[[str], Clip], writ
     return [sample.model_copy(update={"trace": kept.get(n)}) for n, sample in enumerate(samples)]
 
 
-def _unusable(said: Record, seen: str) -> str | None:
-    """Why a proposed reply cannot be taught, whatever it earns; None when it can."""
-    if not isinstance(said, WrittenTrace | WrittenAnalysis) or not said.thinking.strip() or not said.spoken.strip():
+def _unusable(proposal: Record, description: str) -> str | None:
+    """Return the problem that excludes a proposed reply whatever its reward; None if it has
+    none."""
+    if not isinstance(proposal, WrittenTrace | WrittenAnalysis) or not proposal.thinking.strip() or not proposal.spoken.strip():
         return "unreadable"
-    if holds_markup(said.thinking) or holds_markup(said.spoken):
+    if holds_markup(proposal.thinking) or holds_markup(proposal.spoken):
         return "holds-markup"
-    return "mentions-notes" if mentions_notes(said.thinking, seen) else None
+    return "mentions-notes" if mentions_notes(proposal.thinking, description) else None
 
 
-def _seen(sample: Sample, clip_of: Callable[[str], Clip]) -> tuple[str, str]:
-    """What the annotation tells of what the sample shows: of the clip that is asked about, and of the one it is mixed with."""
+def _descriptions(sample: Sample, clip_of: Callable[[str], Clip]) -> tuple[str, str]:
+    """Describe the visible part of the sample's clip, and the clip that it is mixed with (empty if
+    there is none)."""
     clip = clip_of(sample.clip_id)
     if len(sample.timeline.clip_ids) == 1:
-        return telling(clip, sample.timeline.dark), ""
-    return telling(shown_part(clip, sample.timeline)), telling(clip_of(_other(sample)))
+        return describe_clip(clip, sample.timeline.dark), ""
+    return describe_clip(shown_part(clip, sample.timeline)), describe_clip(clip_of(_other(sample)))
 
 
 def _other(sample: Sample) -> str:
     return next(clip_id for clip_id in sample.timeline.clip_ids if clip_id != sample.clip_id)
 
 
-def _asked(endpoint: Endpoint, questions: Mapping[Key, Question]) -> dict[Key, Record]:
-    """What came for each question, all asked at once; a verdict ``invalid`` where it could not be read.
+def _answers(endpoint: Endpoint, questions: Mapping[Key, Question]) -> dict[Key, Record]:
+    """Send all questions at once, and return the answer to each; a verdict ``invalid`` if it was
+    not readable.
 
     Raises:
-        WriterUnavailableError: one got no answer.
+        WriterUnavailableError: a question got no answer.
     """
     answers = endpoint.ask(questions.values())
-    missing = sum(isinstance(said, Verdict) and said.outcome == "unavailable" for said in answers.values())
+    missing = sum(isinstance(answer, Verdict) and answer.outcome == "unavailable" for answer in answers.values())
     _check_answered(missing, len(answers), endpoint.last_error, endpoint.where)
     return {key: answers[question] for key, question in questions.items()}
 
 
-def _check_answered(missing: int, asked: int, last_error: str, where: str) -> None:
+def _check_answered(missing: int, total: int, last_error: str, setting: str) -> None:
     if missing:
         raise WriterUnavailableError(
-            f"{TABLE}: {missing} of {asked} questions got no answer; last error: {last_error}. See to the endpoint at"
-            f" {where} and run again: answers that came are kept, and only the rest is asked"
+            f"{TABLE}: {missing} of {total} questions got no answer; last error: {last_error}. Check the endpoint at"
+            f" {setting} and run again: received answers are kept, and only the rest is asked"
         )

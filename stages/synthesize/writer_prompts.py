@@ -1,6 +1,7 @@
-"""What a language model is asked as a writer of questions and traces, and what its answer must look like.
+"""Prompts and answer formats of the writer of questions and traces.
 
-Annotations are somebody else's text: they are fenced and escaped as replies are for a judge (:mod:`stages.lib.judging.prompts`).
+Annotations are foreign text: they are fenced and escaped as replies are for a judge
+(:mod:`stages.lib.judging.prompts`).
 """
 
 from __future__ import annotations
@@ -122,28 +123,29 @@ def _trace(brief: TraceBrief, analysed: bool) -> Form:
 
 
 _TRACES = {task.name: _trace(task.trace, task.analysed) for task in TASKS if task.trace is not None}
-#: All that a writer is asked.
+#: All forms of requests to a writer.
 FORMS: tuple[Form, ...] = (_ASK, _TRY, *_TRACES.values())
 
 
 def ask_for_question(asked: str, mixed_in: str, draw: int) -> Question:
-    """For a question about the clip that ``asked`` tells, beside the one that ``mixed_in`` tells."""
+    """Request a question about the clip described by ``asked``, which is mixed with the one
+    described by ``mixed_in``."""
     return fenced(_ASK, {}, {"asked": asked, "mixed_in": mixed_in}, draw)
 
 
 def ask_to_try(question: str, known: str) -> Question:
-    """To answer a question from a text, or, where that is empty, from the question alone."""
+    """Request an answer to a question from a text or, if that is empty, from the question alone."""
     return fenced(_TRY, {}, {"question": question, "known": known})
 
 
 def ask_for_trace(sample: Sample, seen: str, mixed_in: str, draw: int) -> Question:
-    """For the reply of somebody who watches. ``mixed_in`` tells the other clip where the sample shows two.
+    """Request the reply of a viewer. ``mixed_in`` describes the other clip if the sample shows two.
 
     Raises:
-        ValueError: there is no instruction for traces of this task.
+        ValueError: the task has no instruction for traces.
     """
     if sample.task not in _TRACES:
-        raise ValueError(f"{sample.task}: a writer has no instruction for its traces; give its Task a `trace`")
+        raise ValueError(f"{sample.task}: a writer has no instruction for its traces; set `trace` in its Task")
     lettered = (f"{chr(ord('A') + n)}. {option}" for n, option in enumerate(sample.options))
     material = {"question": "\n".join((sample.question, *lettered)), "seen": seen}
     if len(sample.timeline.clip_ids) > 1:

@@ -1,4 +1,4 @@
-"""The generated world is true to what it says, and its held-out half stays held out."""
+"""The generated corpus matches its annotations, and its held-out half stays held out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Advantages: 0 exactly where a group is paid alike, else those of TRL; and the moving scales of tasks."""
+"""Advantages: exactly 0 for groups with equal rewards, otherwise those of TRL; moving scales of tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replies to other videos: they move no rollout, are measured as they should be, and pay for the order of frames."""
+"""Controls on changed videos: they change no rollout, are measured correctly, and reward frame order."""
 
 from __future__ import annotations
 

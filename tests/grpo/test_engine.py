@@ -1,4 +1,5 @@
-"""What vLLM would be asked, and that training sees what it generated from. vLLM itself needs a GPU and is not here."""
+"""Requests to vLLM, and the check that training sees the same tokens. vLLM itself needs a GPU and
+is not run here."""
 
 from __future__ import annotations
 
@@ -102,7 +103,7 @@ def test_placeholders_are_kept_from_being_sampled() -> None:
 
 def test_what_cannot_generate_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [rollout_engine({}), rollout_engine({"VIDBRIDGE_ROLLOUT_ENGINE": "hf"})] == ["hf", "hf"]
-    with pytest.raises(EngineError, match=r"VIDBRIDGE_ROLLOUT_ENGINE: 'server' is unknown; give hf, or vllm .*takes no videos"):
+    with pytest.raises(EngineError, match=r"VIDBRIDGE_ROLLOUT_ENGINE: 'server' is unknown; set hf, or vllm .*takes no videos"):
         rollout_engine({"VIDBRIDGE_ROLLOUT_ENGINE": "server"})
     wanted = {"VIDBRIDGE_ROLLOUT_ENGINE": "vllm"}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -116,7 +117,7 @@ def test_what_cannot_generate_is_refused_at_the_start(monkeypatch: pytest.Monkey
     settings = engine_settings("vllm", {"VIDBRIDGE_VLLM_MEMORY": "0.4"})
     assert settings == {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.4}
     for wrong in ("0", "1", "x", "nan"):
-        with pytest.raises(EngineError, match=f"VIDBRIDGE_VLLM_MEMORY: '{wrong}' is no share"):
+        with pytest.raises(EngineError, match=f"VIDBRIDGE_VLLM_MEMORY: '{wrong}' is not a fraction"):
             engine_settings("vllm", {"VIDBRIDGE_VLLM_MEMORY": wrong})
 
 

@@ -1,4 +1,4 @@
-"""Rollouts that are all paid alike: no weight moves, the log says so, and dynamic sampling replaces them."""
+"""Rollouts with equal rewards: no weight moves, the log reports it, and dynamic sampling replaces them."""
 
 from __future__ import annotations
 
@@ -144,11 +144,11 @@ def test_rollouts_without_a_reward_are_a_share_of_the_step(
 
 def test_a_reward_that_is_no_finite_number_is_named(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:
     parts: dict[str, Reward] = {"task": lambda _, replies: [1.0, float("-inf"), *[0.5] * (len(replies) - 2)]}
-    with pytest.raises(ValueError, match=r"task: gave -inf for a reply to s\d+, .* give a finite number"):
+    with pytest.raises(ValueError, match=r"task: is -inf for a reply to s\d+, .* return a finite number"):
         train(folder, examples, tmp_path, seen, parts)
 
 
 def test_an_objective_has_one_value_a_reply(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:
     parts: dict[str, Reward] = {"task": paid(1.0), "length": lambda _, replies: [1.0] * (len(replies) - 1)}
-    with pytest.raises(ValueError, match=r"length: gave 15 values for 16 replies; give one each, None where there is none"):
+    with pytest.raises(ValueError, match=r"length: has 15 values for 16 replies; return one each, None where there is none"):
         train(folder, examples, tmp_path, seen, parts)

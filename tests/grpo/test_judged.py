@@ -21,7 +21,7 @@ from stages.lib.judging.endpoint import EndpointJudge
 from stages.lib.training.mixture import Example
 from stages.params import OpenAIJudgeParams, load_params
 from stages.runtime import http as client
-from stages.runtime.endpoints import place
+from stages.runtime.endpoints import endpoint_settings
 from tests.support.checkout import ROOT
 from tests.support.judge_server import Fault, JudgeServer, judge_server
 from tests.support.tiny_parts import Paying, Seen, grpo_row, nothing, tasks_of
@@ -52,7 +52,7 @@ def judge_of(server: JudgeServer, home: Path, allowed: float = 0.25) -> Endpoint
         kind="openai", model="m", revision="1", temperature=0, max_tokens=64, seed=0, max_unavailable=allowed
     )
     environ = server.environment(VIDBRIDGE_JUDGE_CACHE=str(home / "judge"), VIDBRIDGE_JUDGE_RETRIES="0")
-    return EndpointJudge(params, place(environ))
+    return EndpointJudge(params, endpoint_settings(environ))
 
 
 def sample_of(example: Example) -> Sample:

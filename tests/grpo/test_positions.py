@@ -1,4 +1,4 @@
-"""Where tokens stand that a model is shown: as the published weights were trained, whatever transformers is installed.
+"""Positions of tokens are those that the published weights were trained with, for any transformers.
 
 ``tests/data/positions.jsonl`` holds positions that `get_rope_index` of transformers itself gave, each with its version: 5.2.0 where a
 temporal patch spans whole seconds, 4.49.0 (with which Qwen2.5-VL came) elsewhere, since 5.2 cuts those seconds down to whole ones, which
@@ -200,7 +200,7 @@ def test_generation_and_a_whole_forward_pass_agree(family: str) -> None:
 
 
 def test_plain_transformers_still_counts_otherwise(tmp_path: Path) -> None:
-    """When this fails, transformers counts as the weights were trained again: `stages/lib/models/positions.py` can go."""
+    """If this fails, transformers again counts positions as in training: `stages/lib/models/positions.py` can go."""
     for family in FAMILIES:
         save_model(*tiny(family), tmp_path / family)
         ours, processor = load_model(tmp_path / family, "fp32")

@@ -10,7 +10,7 @@ import datasets
 import pytest
 import torch
 
-from stages.grpo.resampling import Reserve, dead_groups, replace_groups
+from stages.grpo.resampling import PromptPool, dead_groups, replace_groups
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.models.load import save_model
 from stages.lib.models.processor import encode_prompts
@@ -50,10 +50,10 @@ def test_rows_are_replaced_and_padded_on_their_own_side() -> None:
 
 def test_processes_take_different_prompts_and_a_resumed_one_goes_on(tmp_path: Path) -> None:
     keys = list("abcdefgh")
-    first, second = Reserve(keys, 1), Reserve(keys, 1)
+    first, second = PromptPool(keys, 1), PromptPool(keys, 1)
     assert (first.take(2, 0, 2), second.take(2, 1, 2)) == (["a", "b"], ["c", "d"])
     first.save(tmp_path / "reserve.json")
-    resumed = Reserve(keys, 1)
+    resumed = PromptPool(keys, 1)
     resumed.load(tmp_path / "reserve.json")
     assert resumed.take(3, 1, 2) == ["h", "a", "b"], "at its end it starts again"
 
@@ -73,7 +73,7 @@ def test_a_resampled_batch_has_right_logps_and_fewer_dead_groups(tmp_path: Path,
 
     trainer = VideoGRPOTrainer(
         encode=lambda keys: [encoded[key] for key in keys],
-        reserve=Reserve(["a", "c", "b", "d"], rounds),
+        pool=PromptPool(["a", "c", "b", "d"], rounds),
         model=model,
         rewards=Paying(reward),
         args=config(tmp_path),

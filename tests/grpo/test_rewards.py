@@ -1,4 +1,4 @@
-"""What a row pays for and watches, made of the scores of real judges."""
+"""Rewards and gauges of a row, from the scores of real judges."""
 
 from __future__ import annotations
 

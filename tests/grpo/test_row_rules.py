@@ -1,4 +1,5 @@
-"""Keys of a row that cancel each other are refused at load; what is refused changes nothing, and what changes something is not."""
+"""Keys of a row that cancel each other are refused at load: refused settings have no effect, accepted
+ones do."""
 
 from __future__ import annotations
 
@@ -31,10 +32,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"temporal_contrast": CONTRAST, "tasks": {"mcqa": 1}}, "temporal_contrast: cancelled by"),
     ({"temporal_contrast": CONTRAST, "tasks": {"mcqa": 1, "caption": 0}}, "temporal_contrast: cancelled by"),
-    ({"temporal_contrast": {**CONTRAST, "min_share": 0.0}}, r"temporal_contrast.min_share: from 0 on .* write more than 0"),
+    ({"temporal_contrast": {**CONTRAST, "min_share": 0.0}}, r"temporal_contrast.min_share: with 0 .* set more than 0"),
     (
         {"temporal_contrast": {**CONTRAST, "min_share": 0.0}, "scale_rewards": "none"},
-        r"temporal_contrast.min_share: from 0 on .* write more than 0",
+        r"temporal_contrast.min_share: with 0 .* set more than 0",
     ),
     (
         {"scale_rewards": "batch", "prompts_per_step": 1},

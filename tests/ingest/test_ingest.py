@@ -27,7 +27,7 @@ from stages.lib.video.probe import probe
 from stages.lib.video.reader import read_frames
 from stages.params import ExcludedVideo, Params, load_params
 from stages.runtime.dispatch import run_verb
-from stages.runtime.workers import Lost, WorkersError, map_items, map_whole, worker_count
+from stages.runtime.workers import ItemFailure, WorkersError, map_items, map_whole, worker_count
 from tests.support.checkout import ROOT
 
 REAL = ROOT / "tests/data/clips"
@@ -233,7 +233,7 @@ def test_unexpected_errors_keep_their_traceback() -> None:
 def test_the_number_of_workers_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     for value in ("0", "two", "-1"):
         monkeypatch.setenv("VIDBRIDGE_WORKERS", value)
-        with pytest.raises(WorkersError, match=f"VIDBRIDGE_WORKERS: '{value}' is no number of processes"):
+        with pytest.raises(WorkersError, match=f"VIDBRIDGE_WORKERS: '{value}' is not a number of processes"):
             worker_count()
     monkeypatch.setenv("VIDBRIDGE_WORKERS", "2")
     assert list(map_items(str, [3, 1, 2], "numbers", timeout_s=60)) == ["3", "1", "2"]
@@ -244,8 +244,8 @@ def test_an_item_that_kills_its_process_or_hangs_is_lost_alone(monkeypatch: pyte
     monkeypatch.setenv("VIDBRIDGE_WORKERS", "2")
     items: list[float | str] = [0.01, "die", 0.02, "die once", 60.0, *[0.0] * 40]
     results = list(map_items(partial(_misbehave, folder=tmp_path), items, "items", timeout_s=2))
-    assert results[0::2] == [*items[0:4:2], Lost("timeout", "not done within 2 s; its process was ended"), *items[6::2]]
-    assert isinstance(results[1], Lost)
+    assert results[0::2] == [*items[0:4:2], ItemFailure("timeout", "not done within 2 s; its process was ended"), *items[6::2]]
+    assert isinstance(results[1], ItemFailure)
     assert (results[1].reason, "died 2 times (exit status -9" in results[1].detail) == ("worker-died", True)
     assert results[3] == "die once"
     assert results[5::2] == items[5::2]

@@ -1,4 +1,4 @@
-"""Rollouts that people read: which are kept, and a page that holds whatever a model may say without doing it."""
+"""Rollouts for people: their selection, and a page that displays any reply without executing it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_rollout_that_was_not_judged_is_read_back_as_such(params: Params, tmp_
 
 
 class _Elements(HTMLParser):
-    """What a browser would find: elements with their attributes, and the text."""
+    """Content that a browser sees: elements with their attributes, and the text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The two kinds of judge in ``params.yaml``, and what is said of one that cannot be used."""
+"""The two kinds of judge in ``params.yaml``, and the messages about an invalid one."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_a_folder_and_a_device_are_no_parameters(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").mkdir()
     with pytest.raises(ParamsError, match=r"params\.yaml: is a folder"):
         load_params(tmp_path / "params.yaml")
-    with pytest.raises(ParamsError, match=r"/dev/zero: is no ordinary file"):
+    with pytest.raises(ParamsError, match=r"/dev/zero: is not an ordinary file"):
         load_params(Path("/dev/zero"))
 
 

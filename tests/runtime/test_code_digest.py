@@ -1,4 +1,4 @@
-"""Which edits of a file are other code, and which are not."""
+"""Edits of a file that change its digest, and edits that do not."""
 
 from __future__ import annotations
 

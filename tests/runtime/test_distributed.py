@@ -121,7 +121,7 @@ def test_processes_of_zero3_agree_on_each_pass_through_a_frozen_tower(folder: Pa
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process without DeepSpeed does, in `one`; what it started from and its rollouts, in `shared`."""
+    """Training by one process without DeepSpeed, in `one`; its start and its rollouts, in `shared`."""
     home = tmp_path_factory.mktemp("trajectory")
     for name in ("one", "shared"):
         (home / name).mkdir()
@@ -239,9 +239,9 @@ def test_share() -> None:
     assert share("x", 64, 64, 1) == (64, 1)
     assert share("x", 64, 64, 2) == (32, 1)
     assert share("x", 64, 8, 2) == (8, 4)
-    with pytest.raises(ValueError, match="cannot be dealt evenly to 3"):
+    with pytest.raises(ValueError, match="cannot be divided evenly among 3"):
         share("x", 64, 64, 3)
-    with pytest.raises(ValueError, match="choose one of 1, 2, 4, 8, 16"):
+    with pytest.raises(ValueError, match="set one of 1, 2, 4, 8, 16"):
         share("x", 64, 24, 2)
 
 

@@ -1,4 +1,5 @@
-"""One owner of a shared folder: real processes on a real folder, some of them in a PID namespace of their own as on another host."""
+"""One owner of a shared folder: real processes on a real folder, some in a PID namespace of their
+own, as on another host."""
 
 from __future__ import annotations
 
@@ -178,7 +179,7 @@ def test_one_that_believes_in_an_old_number_goes_back(tmp_path: Path) -> None:
 
 
 def _left(folder: Path, number: int, token: str, after: str = "", host: str | None = None) -> lease.Holder:
-    """What a process leaves that was killed: of this machine, or of ``host``."""
+    """Leave the files of a killed process: of this machine, or of ``host``."""
     process = replace(me(), host=host) if host else replace(me(), started="1")
     row = {"token": token, "process": str(process), "job": "", "after": after, "beat_every_s": 0.05}
     (folder / "lease").mkdir(parents=True, exist_ok=True)
@@ -276,7 +277,7 @@ def test_clearing_leaves_nothing_and_nothing_is_cleared_that_is_not_ours(tmp_pat
     (folder / "saved").mkdir()
     (folder / "saved/model.safetensors").touch()
     (folder / "lease/1").unlink()
-    with pytest.raises(LeaseLost, match="somebody who has left again has taken it over"):
+    with pytest.raises(LeaseLost, match="a process that has released it again has taken it over"):
         mine.clear()
     assert (folder / "saved/model.safetensors").exists()
     mine.release()

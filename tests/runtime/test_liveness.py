@@ -1,4 +1,4 @@
-"""Whether a process has ended: real short processes, in this PID namespace and in another."""
+"""State of processes: real short processes, in this PID namespace and in another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from stages.runtime import liveness
-from stages.runtime.liveness import LivenessError, identity_of, lost_after_s, me, owner_is_gone, parse, verdict
+from stages.runtime.liveness import LivenessError, identity_of, lost_after_s, me, owner_is_gone, parse, process_state
 
 #: Says who it is, and waits.
 SAYS = "import sys; from stages.runtime.liveness import me; print(me(), flush=True); sys.stdin.read()"
@@ -52,7 +52,7 @@ def test_a_process_is_alive_until_it_ends_and_gone_from_then_on(other: subproces
     found = parse(text)
     assert found is not None
     assert found == identity_of(other.pid)
-    assert verdict(found) == "alive"
+    assert process_state(found) == "alive"
     assert not owner_is_gone(text)
     other.kill()
     os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
@@ -63,14 +63,14 @@ def test_a_process_is_alive_until_it_ends_and_gone_from_then_on(other: subproces
 
 def test_a_number_that_was_given_again_is_another_process() -> None:
     earlier = replace(me(), started="1")
-    assert verdict(me()) == "alive"
-    assert verdict(earlier) == "gone"
+    assert process_state(me()) == "alive"
+    assert process_state(earlier) == "gone"
 
 
 @pytest.mark.parametrize("change", [{"boot": "another"}, {"namespace": "1"}, {"host": "elsewhere"}])
 def test_of_a_process_of_another_boot_namespace_or_host_nothing_is_said(change: dict[str, str]) -> None:
     foreign = replace(me(), pid=2**22 - 1, **change)
-    assert verdict(foreign) == "elsewhere"
+    assert process_state(foreign) == "elsewhere"
     assert not owner_is_gone(str(foreign))
 
 
@@ -90,10 +90,10 @@ def test_one_process_1_says_nothing_about_another(unshared: list[str]) -> None:
         assert (first.pid, second.pid, first.host, second.host) == (1, 1, me().host, me().host)
         assert first.namespace != second.namespace
         # Each asked about the other, and about a process of ours.
-        asks = f"from stages.runtime.liveness import parse, verdict; print([verdict(parse(t)) for t in {[*texts, str(me())]!r}])"
+        asks = f"from stages.runtime.liveness import parse, process_state; print([process_state(parse(t)) for t in {[*texts, str(me())]!r}])"
         told = subprocess.run([*unshared, sys.executable, "-c", asks], capture_output=True, text=True, check=True)
         assert told.stdout.strip() == str(["elsewhere"] * 3)
-        assert [verdict(first), verdict(second)] == ["elsewhere"] * 2
+        assert [process_state(first), process_state(second)] == ["elsewhere"] * 2
     finally:
         for process in both:
             process.kill()
@@ -102,7 +102,7 @@ def test_one_process_1_says_nothing_about_another(unshared: list[str]) -> None:
 
 def test_where_proc_shows_other_numbers_nothing_is_said(unshared: list[str]) -> None:
     """Without --mount-proc, /proc/1 is the machine's first process, and this one believes to be number 1."""
-    asks = "from stages.runtime.liveness import me, verdict; print(me().pid, verdict(me()))"
+    asks = "from stages.runtime.liveness import me, process_state; print(me().pid, process_state(me()))"
     command = ["unshare", "-Urpf", sys.executable, "-c", asks]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["1", "elsewhere"]
 

@@ -1,4 +1,4 @@
-"""The warm process: its children are as good as processes of their own, and nothing outlives who asked."""
+"""Warm processes: their children behave like processes of their own, and end with their requester."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_ending_who_asked_ends_the_child_and_all_it_started_first(
     asker, child, grandchild = asleep
     asker.send_signal(number)
     assert asker.wait(10) == 128 + signal.SIGTERM
-    # No waiting here: whoever ends the asker relies on nothing being left.
+    # No waiting here: after the end of the requesting process nothing may be left.
     assert gone(child, 0.2)
     assert gone(grandchild, 0.2)
     assert warm.is_running()

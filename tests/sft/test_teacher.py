@@ -1,4 +1,4 @@
-"""The generated corpus as its own teacher: what of a trace is taught."""
+"""The generated corpus as its own teacher: the parts of a trace that are taught."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.params import OpenAIJudgeParams
-from stages.runtime.endpoints import place
+from stages.runtime.endpoints import endpoint_settings
 from tests.support.judge_server import JudgeServer
 
 JudgeT = TypeVar("JudgeT", bound=EndpointJudge)
@@ -31,4 +31,4 @@ def endpoint_judge(
 ) -> JudgeT:
     """A judge with the cache in ``folder``, one second an attempt and two retries unless ``environ`` says otherwise."""
     usual = {"VIDBRIDGE_JUDGE_CACHE": str(folder / "judge"), "VIDBRIDGE_JUDGE_TIMEOUT_S": "1", "VIDBRIDGE_JUDGE_RETRIES": "2"}
-    return kind(judge_params(**changes), place(server.environment(**{**usual, **(environ or {})})))
+    return kind(judge_params(**changes), endpoint_settings(server.environment(**{**usual, **(environ or {})})))

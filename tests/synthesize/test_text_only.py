@@ -1,4 +1,4 @@
-"""What words alone give away: a guesser that knows everything but the dark event itself."""
+"""Guesses from text alone, by a guesser that knows everything except the dark event itself."""
 
 from __future__ import annotations
 

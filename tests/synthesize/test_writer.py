@@ -1,4 +1,5 @@
-"""Questions and traces that a language model writes, over real sockets: what is kept, what is refused, what is asked again."""
+"""Questions and traces written by a language model, over real sockets: which are kept, refused or
+requested again."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from stages.params import SynthesizeParams, WriterParams
 from stages.runtime.endpoints import JudgeError
 from stages.synthesize import writer as writing
 from stages.synthesize.manifest import Manifest
-from stages.synthesize.question_rules import flaw, mentions_notes, telling
+from stages.synthesize.question_rules import describe_clip, flaw, mentions_notes
 from stages.synthesize.shards import INDEX_FILE, synthesise_manifest
 from stages.synthesize.writer import Writer, WriterUnavailableError, write_questions, write_samples, write_traces
 from stages.synthesize.writer_prompts import FORMS
@@ -152,7 +153,7 @@ def test_what_was_answered_is_not_asked_again(
         "synthesize.writer: ",
         "questions got no answer; last error: HTTP 503",
         "VIDBRIDGE_JUDGE_URL",
-        "answers that came are kept",
+        "received answers are kept",
     ):
         assert part in str(raised.value)
     assert read_rows(file, Sample) == MIXED, "nothing half done takes the place of the samples"
@@ -278,7 +279,7 @@ def test_of_an_excerpt_only_what_it_shows_is_told() -> None:
     assert short is not None
     short = short.model_copy(update={"max_clip_s": 4, "max_piece_s": 1, "per_clip": 1})
     (sample,), _ = mix_vid_qa.make(long, short, Context(32, 7, ring_of([long, CLIPS["c1"]])))
-    told = telling(mix_vid_qa.shown_part(long, sample.timeline))
+    told = describe_clip(mix_vid_qa.shown_part(long, sample.timeline))
     assert "In all: " not in told
     assert sample.reference in told
     assert told.count("Event ") == 1
@@ -300,7 +301,7 @@ def test_order_in_time_is_no_place() -> None:
 
 
 def test_notes_are_not_seen_unless_they_are() -> None:
-    sings, notes = (telling(clip(caption=said)) for said in ("she sings", "she takes notes"))
+    sings, notes = (describe_clip(clip(caption=said)) for said in ("she sings", "she takes notes"))
     for thinking in ("the caption says that she sings", "As described, she sings", "according to the list", "the label tells it"):
         assert mentions_notes(thinking, sings)
     assert not mentions_notes("she takes notes in a book", notes)
@@ -339,7 +340,7 @@ def test_a_writer_may_have_an_address_of_its_own(
     ask(author, MIXED[:1])
     assert author.tally.questions == {"written": 1}
     server.last = 0
-    with pytest.raises(WriterUnavailableError, match="See to the endpoint at VIDBRIDGE_WRITER_URL"):
+    with pytest.raises(WriterUnavailableError, match="Check the endpoint at VIDBRIDGE_WRITER_URL"):
         ask(writer("fresh"), MIXED[:1])
 
 

@@ -1,4 +1,4 @@
-"""What a recipe may say of its writer."""
+"""Valid and invalid settings of a writer in a recipe."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from stages.lib.judging.embedder import LexicalEmbedder, load_embedder
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.lib.judging.rule import RuleJudge
 from stages.params import JudgeParams, Params, RuleJudgeParams
-from stages.runtime.endpoints import Role, place
+from stages.runtime.endpoints import Role, endpoint_settings
 
 
 def judge_of(params: JudgeParams, role: Role = "JUDGE") -> Judge:
@@ -20,7 +20,7 @@ def judge_of(params: JudgeParams, role: Role = "JUDGE") -> Judge:
     """
     if isinstance(params, RuleJudgeParams):
         return RuleJudge(full_share=params.full_share, partial_share=params.partial_share)
-    return EndpointJudge(params, place(role=role))
+    return EndpointJudge(params, endpoint_settings(role=role))
 
 
 def embedder_of(likeness: Likeness) -> Embedder:

@@ -20,7 +20,7 @@ from stages.lib.judging.prompts import Question, read_answer
 from stages.lib.judging.questions import AskingJudge, CollectingJudge, in_rounds
 from stages.params import OpenAIJudgeParams
 from stages.runtime.answer_cache import Cache, open_cache
-from stages.runtime.endpoints import Place
+from stages.runtime.endpoints import EndpointSettings
 from stages.runtime.http import NoAnswer, complete, open_client
 
 Result = TypeVar("Result")
@@ -82,7 +82,7 @@ class Endpoint:
     prompt tokens in the endpoint's own cache).
     """
 
-    def __init__(self, spec: ModelSpec, place: Place) -> None:
+    def __init__(self, spec: ModelSpec, place: EndpointSettings) -> None:
         self.name = f"{spec.model}@{spec.revision}"
         self.usage: Counter[str] = Counter()
         #: Reason of the last question without a usable answer.
@@ -208,7 +208,7 @@ class Endpoint:
 class EndpointJudge(Endpoint, AskingJudge):
     """A language model as judge; ``score_many`` sends requests concurrently."""
 
-    def __init__(self, params: OpenAIJudgeParams, place: Place) -> None:
+    def __init__(self, params: OpenAIJudgeParams, place: EndpointSettings) -> None:
         self.max_unavailable = params.max_unavailable
         spec = ModelSpec("judge", params.model, params.revision, params.temperature, params.max_tokens, params.seed)
         super().__init__(spec, place)

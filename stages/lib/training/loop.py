@@ -228,7 +228,7 @@ class _Watch(TrainerCallback):
         self.stage = stage
         self.scratch = scratch
         self.hooks = hooks
-        self.engine = distributed.Engine("none", 0)  # until training begins, which never happens if no step is left
+        self.engine = distributed.TrainingEngine("none", 0)  # until training begins; where nothing is left to train it never does
         self.bar: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002

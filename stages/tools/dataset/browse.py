@@ -25,7 +25,7 @@ from stages.lib.rows.jsonl import iterate_rows, read_json
 from stages.lib.rows.samples import InputError, load_clips
 from stages.lib.video.loader import FrameLoader
 from stages.lib.video.reader import choose
-from stages.pages.render import fill, in_base64, policy_hash, shown_answer, template_text
+from stages.pages.render import fill, in_base64, policy_hash, reference_text, template_text
 from stages.params import Params, load_params
 from stages.runtime import paths
 
@@ -112,7 +112,7 @@ def _sample(sample: Sample, clips: dict[str, Clip], loader: FrameLoader, params:
         "label": _label(cells),
         "width": max(24, round(FRAME_PX * width / height)),
         "question": render_question(sample.question, sample.options, params.prompt),
-        "reference": shown_answer(sample),
+        "reference": reference_text(sample),
         "thinking": sample.trace.thinking if sample.trace else None,
         "sources": [_provenance(clips[name], chr(ord("A") + n) if len(names) > 1 else "") for n, name in enumerate(names)],
     }

@@ -21,7 +21,7 @@ from stages.lib.rows.jsonl import read_json, read_record, read_rows
 from stages.lib.rows.samples import InputError, load_samples, sheet_samples
 from stages.lib.video.loader import FrameLoader
 from stages.lib.video.open import frame_loader
-from stages.pages.render import fill, in_base64, policy_hash, shown_answer, template_text
+from stages.pages.render import fill, in_base64, policy_hash, reference_text, template_text
 from stages.pages.rollouts import group_views
 from stages.params import Params
 from stages.runtime import paths
@@ -129,7 +129,7 @@ def _texts(params: Params, task: TaskName) -> list[dict[str, str]]:
         {
             "id": sample.sample_id,
             "question": render_question(sample.question, sample.options, params.prompt),
-            "reference": shown_answer(sample),
+            "reference": reference_text(sample),
         }
         for sample in sheet_samples(params, task)
     ]

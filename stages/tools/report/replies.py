@@ -18,7 +18,7 @@ from stages.domain.core.records import Sample, Score
 from stages.domain.core.replies import parse_reply
 from stages.lib.rows.jsonl import read_rows
 from stages.lib.video.loader import FrameLoader
-from stages.pages.render import film_strip, shown_answer
+from stages.pages.render import film_strip, reference_text
 from stages.params import Params
 from stages.runtime import paths
 
@@ -66,7 +66,7 @@ def replies(root: Path, params: Params, samples: Sequence[Sample], loader: Frame
                 "id": name,
                 "task": by_id[name].task,
                 "question": render_question(by_id[name].question, by_id[name].options, params.prompt),
-                "reference": shown_answer(by_id[name]),
+                "reference": reference_text(by_id[name]),
                 "strip": strip,
                 "said": {row: reply(scores[name]) for row, scores in said.items() if name in scores},
             }

@@ -22,7 +22,7 @@ from pathlib import Path
 from stages.domain.core.frames import Frames
 from stages.lib.models.processor import shrink_of
 from stages.lib.video.errors import VideoError
-from stages.runtime.workers import Aside, Lost
+from stages.runtime.workers import IsolatedWorker, ItemFailure
 from stages.tools.serving.decode import DecodeRequest, load_bounded
 from stages.tools.serving.files import OpenFile, too_large
 from stages.tools.serving.limits import DECODER_BYTES, MAX_SLOW, QUICK, QUICK_S, RETRY_S, SECONDS, SLOW, VIDEO_PIXEL_BYTES
@@ -89,8 +89,8 @@ class Decoders:
 
     def __init__(self, model: Path, frames: int, limit_s: float) -> None:
         self._model, self._frames, self._limit_s = model, frames, limit_s
-        self._quick = Aside(decode, processes=QUICK, memory_bytes=DECODER_BYTES)
-        self._slow = Aside(decode, processes=SLOW, memory_bytes=DECODER_BYTES)
+        self._quick = IsolatedWorker(decode, processes=QUICK, memory_bytes=DECODER_BYTES)
+        self._slow = IsolatedWorker(decode, processes=SLOW, memory_bytes=DECODER_BYTES)
         self._places = threading.BoundedSemaphore(MAX_SLOW)
 
     def __call__(self, file: OpenFile, field: str, ends: float) -> Frames:
@@ -103,7 +103,7 @@ class Decoders:
         job = Job(Path(f"/proc/{os.getpid()}/fd/{file.descriptor}"), file.name, self._frames, self._model)
         try:
             result = self._quick(job, min(QUICK_S, self._limit_s), max(ends - time.monotonic(), 0.001))
-            if isinstance(result, Lost) and result.reason == "timeout" and self._limit_s > QUICK_S:
+            if isinstance(result, ItemFailure) and result.reason == "timeout" and self._limit_s > QUICK_S:
                 if not self._places.acquire(blocking=False):
                     raise Refused(503, f"{field}: {MAX_SLOW} videos that take long wait already; try again in {RETRY_S} s")
                 try:
@@ -112,7 +112,7 @@ class Decoders:
                     self._places.release()
         except VideoError as error:
             raise Refused(400, f"{field}: {error}; send a video that ffmpeg can read") from error
-        if isinstance(result, Lost):
+        if isinstance(result, ItemFailure):
             if result.reason == "timeout":
                 raise timed_out(f"decoding {field}", self._limit_s)
             if result.reason == "waiting":

@@ -28,7 +28,7 @@ from stages.lib.video.loader import FrameLoader
 from stages.lib.video.open import frame_memory_bytes
 from stages.params import Params
 from stages.runtime import paths
-from stages.runtime.endpoints import place_of_model
+from stages.runtime.endpoints import model_endpoint_settings
 from stages.runtime.plain import one_line
 from stages.tools.suites.engines.answers import Answers, open_answers
 from stages.tools.suites.engines.contents import CONTENTS_FILE, Contents
@@ -124,7 +124,7 @@ def endpoint_engine(params: Params, request: EvaluationRequest, url: str, model:
     Raises:
         JudgeError: the address, or a variable of the environment, cannot be used.
     """
-    place = place_of_model(url, os.environ)
+    place = model_endpoint_settings(url, os.environ)
     most = request.max_new_tokens or params.evaluation.max_new_tokens
     engine = EndpointModel(model, place, form, most, params.seed)
     quality = {"jpeg": f"JPEG, quality {JPEG_QUALITY}", "mp4": f"H.264, CRF {MP4_CRF}"}[form]

@@ -18,7 +18,7 @@ from stages.lib.judging.prompts import FENCED, MOST_MARKS, Form, fenced
 from stages.lib.judging.questions import AskingJudge, CollectingJudge, in_rounds
 from stages.lib.judging.rule import RuleJudge
 from stages.params import JudgeParams, RuleJudgeParams
-from stages.runtime.endpoints import place
+from stages.runtime.endpoints import endpoint_settings
 from stages.tools.suites.asked_of_judges import Agreement, Examiner
 
 Result = TypeVar("Result")
@@ -175,4 +175,4 @@ def examiner_of(params: JudgeParams) -> Examiner:
     """
     if isinstance(params, RuleJudgeParams):
         return RuleExaminer(full_share=params.full_share, partial_share=params.partial_share)
-    return EndpointExaminer(params, place())
+    return EndpointExaminer(params, endpoint_settings())

@@ -28,7 +28,7 @@ from stages.domain.core.digest import digest
 from stages.domain.core.records import Checkpoint
 from stages.errors import Terminated
 from stages.params import Params
-from stages.runtime.liveness import lost_after_s, me, parse, verdict
+from stages.runtime.liveness import lost_after_s, me, parse, process_state
 from stages.runtime.machine import gpus_in_use, machine, versions
 from stages.runtime.project import project_root
 from stages.tracking.lineage import lockfile
@@ -240,7 +240,7 @@ class _OthersRuns:
         for run in self._client.search_runs([experiment_id(self._client, self._root)], "attributes.status = 'RUNNING'"):
             # A run without a process is not ours, whatever its tags.
             process = parse(run.data.tags.get(PROCESS_TAG, ""))
-            state = verdict(process) if process is not None else None
+            state = process_state(process) if process is not None else None
             if state == "gone":
                 try:
                     self._end(run.info.run_id, "its process was gone when another pipeline run looked")

@@ -14,7 +14,7 @@ from stages.domain.core.records import UNSURE_S, Clip, Event, Span
 from stages.domain.tasks import mcqa
 from stages.domain.tasks.order import first, last, right_after
 from stages.domain.tasks.synthesis import TaskSettings, synthesise
-from stages.synthesize.question_rules import telling
+from stages.synthesize.question_rules import describe_clip
 from tests.support.builders import SETTINGS, clip
 
 RATE = Fraction(10)
@@ -130,7 +130,7 @@ def test_then_is_said_only_of_what_starts_when_the_rest_is_over() -> None:
 
 
 def test_a_writer_is_told_which_events_overlap() -> None:
-    assert telling(_clip(_events((0, 3), (0, 1), (3, 5)), label=None, caption=None, subjects=())).splitlines() == [
+    assert describe_clip(_clip(_events((0, 3), (0, 1), (3, 5)), label=None, caption=None, subjects=())).splitlines() == [
         "Event 1: a",
         "Event 2 (starts while others go on): b",
         "Event 3: c",

@@ -23,7 +23,7 @@ from stages.lib.judging.batch import JudgeUnavailableError, check_judged, score_
 from stages.lib.judging.prompts import Question, ask_covers
 from stages.lib.judging.rule import RuleJudge
 from stages.runtime import http as client
-from stages.runtime.endpoints import JudgeError, place
+from stages.runtime.endpoints import JudgeError, endpoint_settings
 from stages.runtime.http import retry_after_s
 from tests.support.builders import SAMPLES, referee, rules
 from tests.support.checkout import ROOT
@@ -283,9 +283,9 @@ ASK = """
 from tests.support.builders import SAMPLES
 from tests.support.judge_parts import judge_params
 from stages.lib.judging.endpoint import EndpointJudge
-from stages.runtime.endpoints import place
+from stages.runtime.endpoints import endpoint_settings
 from stages.lib.judging.prompts import Question, ask_covers
-judge = EndpointJudge(judge_params(), place())
+judge = EndpointJudge(judge_params(), endpoint_settings())
 answers = judge.ask([ask_covers(SAMPLES["dark_event_infer"], f"answer {{n}}") for n in range({count})])
 print(sum(answer.worth for answer in answers.values()), len(answers))
 """
@@ -360,27 +360,27 @@ def test_the_key_is_nowhere(
     ("name", "value", "message"),
     [
         ("URL", "", "VIDBRIDGE_JUDGE_URL: not set, and judge.kind is 'openai'"),
-        ("URL", "127.0.0.1:8000/v1", "no plain http:// or https:// address"),
+        ("URL", "127.0.0.1:8000/v1", "not a plain http:// or https:// address"),
         ("URL", "http://me:secret@host/v1", "put the key into VIDBRIDGE_JUDGE_KEY"),
-        ("URL", "http://host:port/v1", "no plain http"),
+        ("URL", "http://host:port/v1", "not a plain http"),
         ("KEY", "sec\u2028secret", "VIDBRIDGE_JUDGE_KEY: holds a space, a line break"),
         ("KEY", "secret secret", "VIDBRIDGE_JUDGE_KEY: holds a space, a line break"),
-        ("CONCURRENCY", "0", "VIDBRIDGE_JUDGE_CONCURRENCY: '0': give a whole number of at least 1, or unset it (32)"),
+        ("CONCURRENCY", "0", "VIDBRIDGE_JUDGE_CONCURRENCY: '0' is not valid; set a whole number >= 1, or unset it (32)"),
         ("CONCURRENCY", "2.5", "VIDBRIDGE_JUDGE_CONCURRENCY: '2.5'"),
-        ("TIMEOUT_S", "0", "VIDBRIDGE_JUDGE_TIMEOUT_S: '0': give a number of seconds above 0"),
+        ("TIMEOUT_S", "0", "VIDBRIDGE_JUDGE_TIMEOUT_S: '0' is not valid; set a number of seconds above 0"),
         ("TIMEOUT_S", "nan", "VIDBRIDGE_JUDGE_TIMEOUT_S: 'nan'"),
         ("RETRIES", "-1", "VIDBRIDGE_JUDGE_RETRIES: '-1'"),
     ],
 )
 def test_what_the_environment_may_say(name: str, value: str, message: str) -> None:
     with pytest.raises(JudgeError) as raised:
-        place({"VIDBRIDGE_JUDGE_URL": "http://127.0.0.1:1/v1", f"VIDBRIDGE_JUDGE_{name}": value})
+        endpoint_settings({"VIDBRIDGE_JUDGE_URL": "http://127.0.0.1:1/v1", f"VIDBRIDGE_JUDGE_{name}": value})
     assert message in str(raised.value)
     assert "secret" not in str(raised.value)
 
 
 def test_without_a_key_none_is_sent() -> None:
-    where = place({"VIDBRIDGE_JUDGE_URL": "http://127.0.0.1:1/v1/"})
+    where = endpoint_settings({"VIDBRIDGE_JUDGE_URL": "http://127.0.0.1:1/v1/"})
     assert where.url == "http://127.0.0.1:1/v1"
     assert "authorization" not in client.open_client(where).headers
 

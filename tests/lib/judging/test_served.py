@@ -26,7 +26,7 @@ from stages.domain.tasks.scoring import reward
 from stages.lib.judging.batch import score_replies
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.lib.judging.prompts import Coverage, Question, ask_covers, ask_right
-from stages.runtime.endpoints import place
+from stages.runtime.endpoints import endpoint_settings
 from tests.support.builders import SAMPLES, referee, rules
 from tests.support.judge_parts import judge_params
 
@@ -133,7 +133,7 @@ def _wait(server: subprocess.Popen[bytes], health: str, log: Path) -> None:
 
 def judge_at(url: str, model: Path, cache: Path) -> EndpointJudge:
     environ = {"VIDBRIDGE_JUDGE_URL": url, "VIDBRIDGE_JUDGE_CACHE": str(cache), "VIDBRIDGE_JUDGE_RETRIES": "0"}
-    return EndpointJudge(judge_params(model=str(model), max_tokens=60), place(environ))
+    return EndpointJudge(judge_params(model=str(model), max_tokens=60), endpoint_settings(environ))
 
 
 @pytest.fixture(autouse=True)

@@ -107,7 +107,7 @@ def scaled_grpo(*args: Any, **kwargs: Any) -> dict[str, Any]:
 
 
 def resampled_grpo(*args: Any, **kwargs: Any) -> dict[str, Any]:
-    """With a reserve of prompts, of which some have been taken."""
+    """Train with a prompt pool, of which some prompts have been taken."""
     return grpo(*args, resample_rounds=2, **kwargs)
 
 
@@ -208,8 +208,8 @@ def test_draw_keeps_the_mixture_in_every_prefix(examples: list[Example]) -> None
     ("changes", "message"),
     [
         ({"tasks": {"structured_caption": 1}}, r"tasks.structured_caption: weight 1.0 but no example"),
-        ({"completions_per_device": 6}, r"no multiple of 6 a device; choose one of 1, 2, 4"),
-        ({"iterations": 3}, r"save_steps: 2 is no multiple of iterations 3"),
+        ({"completions_per_device": 6}, r"not a multiple of 6 per device; set one of 1, 2, 4"),
+        ({"iterations": 3}, r"save_steps: 2 is not a multiple of iterations 3"),
     ],
 )
 def test_grpo_refuses(

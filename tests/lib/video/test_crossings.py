@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.ingest.examine import Finding, examine
+from stages.ingest.examine import FileReport, examine
 from stages.lib.video import reader
 from stages.lib.video.errors import VideoError
 from stages.lib.video.loader import load_video
@@ -74,7 +74,7 @@ def test_no_wrong_frame(crossing: Crossing, folder: Path, tmp_path: Path, monkey
         _check(crossing, tmp_path / mended.media.normalised, mended, monkeypatch)
 
 
-def _check(crossing: Crossing, path: Path, found: Finding, monkeypatch: pytest.MonkeyPatch) -> None:
+def _check(crossing: Crossing, path: Path, found: FileReport, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.media is not None, found.problem
     facts = probe(path, distrust="untrusted-times" in found.media.hazards and not found.media.normalised)
     assert facts.frames == FRAMES

@@ -20,7 +20,7 @@ from stages.lib.inference.generate import generate
 from stages.lib.rows.samples import InputError
 from stages.lib.video.loader import load_video
 from stages.params import load_params
-from stages.runtime.workers import Aside
+from stages.runtime.workers import IsolatedWorker
 from stages.tools.serving.export import card, export_version
 from stages.tools.serving.refusal import Refused
 from stages.tools.serving.requests import parse_rows
@@ -341,7 +341,7 @@ def frames_of(champion: Any, name: str) -> Frames:
 
 
 def test_the_memory_of_a_decoder_is_bounded(champion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    aside = Aside(hungry_on_blue, memory_bytes=256 << 20)
+    aside = IsolatedWorker(hungry_on_blue, memory_bytes=256 << 20)
     try:
         monkeypatch.setattr(champion.unwrap_python_model()._decoders, "_quick", aside)
         with pytest.raises(

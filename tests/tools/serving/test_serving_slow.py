@@ -21,7 +21,7 @@ import pytest
 from flows.processes.prefect_server import free_port
 from stages.lib.video.encoder import ffmpeg_binary
 from stages.params import load_params
-from stages.runtime.workers import Aside
+from stages.runtime.workers import IsolatedWorker
 from stages.tools.serving.export import export_version
 from stages.tracking.registry.versions import CHAMPION
 from stages.tracking.session import Session
@@ -88,7 +88,7 @@ def test_a_version_is_an_ordinary_folder_and_what_mlflow_needs(champion: Any, pr
 @pytest.mark.slow
 def test_a_slow_video_costs_its_own_request_and_no_other(champion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = champion.unwrap_python_model()
-    quick, slow = Aside(hang_on_blue, processes=2), Aside(hang_on_blue)
+    quick, slow = IsolatedWorker(hang_on_blue, processes=2), IsolatedWorker(hang_on_blue)
     try:
         monkeypatch.setattr(inner._decoders, "_quick", quick)
         monkeypatch.setattr(inner._decoders, "_slow", slow)

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from stages.domain.core.frames import Frames
 from stages.lib.video.encoder import encode
 from stages.lib.video.errors import VideoError
-from stages.runtime.endpoints import Place
+from stages.runtime.endpoints import EndpointSettings
 from stages.runtime.http import NoAnswer, Refused, complete, open_client
 from stages.tools.suites.engines.models import MAX_PIXELS_PER_FRAME
 from stages.tools.suites.engines.questions import Answer, Load, OnAnswers, Question, apply_view
@@ -71,7 +71,7 @@ class EndpointModel:
         seed: sent with each request, and the seed of the frame order of shuffled videos.
     """
 
-    def __init__(self, model: str, place: Place, form: Form, max_new_tokens: int, seed: int) -> None:
+    def __init__(self, model: str, place: EndpointSettings, form: Form, max_new_tokens: int, seed: int) -> None:
         self.usage: Counter[str] = Counter()
         self._model, self._place, self._form = model, place, form
         self._max_new_tokens, self._seed = max_new_tokens, seed

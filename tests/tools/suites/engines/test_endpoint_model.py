@@ -196,7 +196,7 @@ def test_a_reply_without_an_end_costs_its_own_question_only(
 def test_addresses_that_are_none(root: Path, tmp_path: Path) -> None:
     given = order(tmp_path, tmp_path, tmp_path)
     for url in ("127.0.0.1:8000", "http://user:secret@host/v1", "file:///etc/passwd"):
-        with pytest.raises(JudgeError, match=r"^--endpoint: no plain http") as refused:
+        with pytest.raises(JudgeError, match=r"^--endpoint: not a plain http") as refused:
             endpoint_engine(load_params(root / "params.yaml"), given, url, "eye", None, "jpeg")
         assert "secret" not in str(refused.value)
 
