@@ -26,7 +26,7 @@ from prefect.states import Cancelled, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.errors import FlowError, StageCancelled, UsageError
-from flows.prefect_runs import watching_for_cancel
+from flows.execution.prefect_runs import watching_for_cancel
 from flows.processes.environment import exported, state
 from flows.processes.locks import hold
 from flows.processes.lost import at_work

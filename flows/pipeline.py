@@ -1,6 +1,6 @@
 """The training flow: DVC's graph decides what must run, Prefect orders and shows it, MLflow gets one parent run for all of it.
 
-Which stage runs when: :mod:`flows.scheduler`; what Prefect shows of it: :mod:`flows.prefect_runs`. When something
+Which stage runs when: :mod:`flows.execution.scheduler`; what Prefect shows of it: :mod:`flows.execution.prefect_runs`. When something
 interrupts the flow (Ctrl-C, SIGTERM, Prefect's cancel), every stage is ended before the flow is; after a ``kill -9`` the guards do it.
 """
 
@@ -23,18 +23,18 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.console.registry import register_table
 from flows.console.show import as_text
+from flows.content.remote import push_runs
 from flows.errors import StageCancelled
-from flows.prefect_runs import failed_state, link_tracking, publish_plan, publish_results, watching_for_cancel
+from flows.execution.prefect_runs import failed_state, link_tracking, publish_plan, publish_results, watching_for_cancel
+from flows.execution.scheduler import run_stages
 from flows.processes.environment import exported
 from flows.processes.lost import at_work
 from flows.processes.warm_pool import warmed
 from flows.repro import registered, reproduce
 from flows.repro.plan import TARGET, make_plan
-from flows.repro.remote import push_runs
 from flows.repro.reproduce import StageResult
 from flows.repro.steps import Plan, insist_on_answer
 from flows.repro.unchanged import Watch
-from flows.scheduler import run_stages
 from stages.errors import Terminated
 from stages.params import Params, load_params
 from stages.runtime import paths

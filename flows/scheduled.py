@@ -21,14 +21,13 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
-from flows import preflight
 from flows.errors import FlowError
 from flows.pipeline import PipelineReport, pipeline
 from flows.processes import environment
 from flows.processes.locks import only_run
 from flows.processes.lost import mark_this_run
 from flows.promotion import promotion
-from flows.repro import registered
+from flows.repro import preflight, registered
 from flows.repro.clone import (
     Clone,
     Origin,

@@ -75,9 +75,9 @@ def run_grid(root: Path, jobs: int | None, out: Path | None, *, table_only: bool
 
 
 def _flow(root: Path, jobs: int | None, command: str) -> Grid:
-    from flows import preflight
     from flows.errors import FlowError
     from flows.processes import prefect_server
+    from flows.repro import preflight
     from stages.params import load_params
     from stages.tools.ablation.grid import Grid
 

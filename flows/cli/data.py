@@ -101,8 +101,8 @@ def _check(
 
     from flows.console import show
     from flows.console.data import checked_document, show_checked
-    from flows.recipes import params_or_default
-    from flows.repro.names import is_utf8, unstorable_names
+    from flows.content.names import is_utf8, unstorable_names
+    from flows.params_file.recipes import params_or_default
     from stages.tools.dataset.check import SourceError
     from stages.tools.dataset.check import check as examine
 

@@ -148,7 +148,7 @@ def _evaluate(
     from flows.cli.outside import WAYS
     from flows.console import show
     from flows.console.benchmarks import show_result
-    from flows.recipes import default_params
+    from flows.params_file.recipes import default_params
     from stages.runtime import paths
     from stages.runtime.plain import one_line
     from stages.tools.suites import evaluate as benchmarking
@@ -234,7 +234,7 @@ def _score(
     """Score, show the table, and write all of it into ``out``."""
     from flows.console import show
     from flows.console.benchmarks import show_result
-    from flows.recipes import params_or_default
+    from flows.params_file.recipes import params_or_default
     from stages.lib.rows.jsonl import write_record
     from stages.tools.suites.score import score as scored
 

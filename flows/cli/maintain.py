@@ -61,7 +61,7 @@ def accept(
     """
     if (stage is None) == (not every):
         raise UsageError("stage, --all: give one of them: the stage whose change does not matter, or --all")
-    from flows import accept as acceptance
+    from flows.project import accept as acceptance
 
     if stage is None:
         acceptance.accept_all(app.root(), why)

@@ -27,9 +27,9 @@ def init(
 
     Example: vidbridge init my-videos --recipe smoke && cd my-videos && git add -A && git commit -m start && vidbridge run
     """
-    from flows import new_project
     from flows.console import show
     from flows.processes.environment import be_quiet
+    from flows.project import new_project
 
     be_quiet()
     folder = folder.expanduser().resolve()
@@ -43,8 +43,8 @@ def init(
 
 def list_all() -> None:
     """List the recipes. Example: vidbridge recipe list"""
-    from flows import recipes
     from flows.console import show
+    from flows.params_file import recipes
     from flows.processes.environment import project_or_none
     from stages.runtime.plain import one_line
 
@@ -54,8 +54,8 @@ def list_all() -> None:
 
 def show(name: app.RecipeArgument) -> None:
     """Print a recipe. Example: vidbridge recipe show smoke"""
-    from flows import recipes
     from flows.console import show
+    from flows.params_file import recipes
     from flows.processes.environment import project_or_none
     from stages.runtime.bounded_yaml import read_text
 
@@ -64,8 +64,8 @@ def show(name: app.RecipeArgument) -> None:
 
 def diff(name: app.RecipeArgument) -> None:
     """Show what using a recipe would change in params.yaml. Example: vidbridge recipe diff smoke"""
-    from flows import recipes
     from flows.console import show
+    from flows.params_file import recipes
 
     show.say(recipes.difference(app.root(), name).rstrip("\n") or f"params.yaml is {name} already")
 
@@ -78,8 +78,8 @@ def use(
     ] = False,
 ) -> None:
     """Copy a recipe over params.yaml. Example: vidbridge recipe use videocap-r1 --smoke && vidbridge run"""
-    from flows import recipes
     from flows.console import show
+    from flows.params_file import recipes
 
     params = recipes.use(app.root(), name, force, smoke=smoke)
     show.say(

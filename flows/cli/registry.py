@@ -51,12 +51,11 @@ def promote(
 
     Example: vidbridge promote, or vidbridge promote 7 --reason "better on captions"
     """
-    from flows import preflight
     from flows.console import show
     from flows.console.registry import promotion_table
     from flows.errors import FlowError
     from flows.processes import prefect_server
-    from flows.repro import registered
+    from flows.repro import preflight, registered
     from stages.runtime import paths
     from stages.tracking.gate import promote as gate
     from stages.tracking.gate.promote import Promotion
@@ -191,7 +190,7 @@ def compare_versions(session: Session, after: str, before: str, *, as_json: bool
     from flows.console.documents import comparison_document
     from flows.console.registry import comparison_table
     from flows.errors import UsageError
-    from flows.recipes import default_params
+    from flows.params_file.recipes import default_params
     from stages.tracking.registry.compare import compare_pair, pair
 
     asked = pair(session, after, before)

@@ -54,7 +54,7 @@ def run(
         os.environ["VIDBRIDGE_RESUME_ACROSS_CODE"] = "1"
     with app.going_on_with("vidbridge run"):
         # The import too: it takes a second, in which a person may think better of it.
-        from flows.run import run as bring_up_to_date
+        from flows.project.run import run as bring_up_to_date
 
         root = app.root()
         wanted = [*(settings or []), *([] if seed is None else [f"seed={seed}"])]
@@ -78,13 +78,13 @@ def plan(
 
     Example: vidbridge plan grpo@bridge
     """
-    from flows.run import run as look
+    from flows.project.run import run as look
 
     look(app.root(), stage, dry_run=True, ask=False, as_json=as_json)
 
 
 def _change_params(root: Path, recipe: str | None, settings: list[str]) -> None:
-    from flows import recipes
     from flows.console import show
+    from flows.params_file import recipes
 
     show.say(recipes.change(root, recipe, settings).rstrip("\n") or "params.yaml says so already")

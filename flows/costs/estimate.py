@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from flows.costs.calls import Calls, calls_of
 from flows.costs.rates import Rates, StageRate, Who, load_rates
-from flows.preflight import GB, model_gb, says_size
+from flows.repro.preflight import GB, model_gb, says_size
 from flows.repro.steps import Plan, PlanStep
 from stages.params import Params
 from stages.runtime import paths

@@ -16,10 +16,10 @@ from typing import Any
 
 import typer
 
-from flows import recipes
 from flows.console import show
 from flows.deployments.repositories import Told, branches, check_address, told
 from flows.errors import FlowError, UsageError
+from flows.params_file import recipes
 from flows.processes import prefect_server
 from flows.processes.environment import shipped, state
 from flows.processes.keys import key_file, read_key

@@ -25,8 +25,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from flows import recipes
 from flows.errors import DvcError, FlowError, UnsafeContent, UsageError
+from flows.params_file import recipes
 from flows.processes.environment import state
 from flows.processes.locks import hold
 from flows.repro.plan import make_plan

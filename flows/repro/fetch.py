@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from flows.repro import remote as remotes
-from flows.repro import run_cache
+from flows.content import remote as remotes
+from flows.content import run_cache
 from flows.repro.steps import PlanStep
 from stages.runtime.plain import one_line
 from stages.tracking.lineage.cache import ContentStore, MissingContent

@@ -12,12 +12,13 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from flows.content import checkouts
+from flows.content import remote as remotes
+from flows.content.opened import opened_content
 from flows.errors import DvcError, UsageError
 from flows.processes.stream import TimedOut
-from flows.repro import checkouts, package_code
-from flows.repro import remote as remotes
-from flows.repro.content import opened_content
-from flows.repro.remote import ask_in_own_process
+from flows.repro import package_code
+from flows.repro.remote_process import ask_in_own_process
 from flows.repro.steps import Plan
 from flows.repro.walk import walk
 from stages.runtime import paths

@@ -19,15 +19,16 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from flows.content import checkouts
+from flows.content.opened import opened_content
 from flows.errors import DvcError, StageCancelled, StageFailed, StageTimedOut, UsageError
 from flows.processes import verbosity
 from flows.processes.environment import stage_environment
 from flows.processes.stream import Cancelled, TimedOut, stream
-from flows.repro import acceptance, checkouts, lockfile, package_code
+from flows.repro import acceptance, lockfile, package_code
 from flows.repro import fetch as fetching
-from flows.repro.content import opened_content
 from flows.repro.plan import closure, make_plan, selected
-from flows.repro.remote import ask_in_own_process
+from flows.repro.remote_process import ask_in_own_process
 from flows.repro.steps import Plan, PlanStep, held
 from flows.repro.walk import name_of
 from stages.runtime.plain import one_line, redacted

@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from flows.content import checkouts, run_cache
+from flows.content.remote import Remote, seen_of
 from flows.errors import DvcError, UnsafeContent
-from flows.repro import checkouts, run_cache
 from flows.repro.changed_files import changed_files
-from flows.repro.remote import Remote, seen_of
 from flows.repro.steps import InRemote, Plan, PlanStep, StageMeta, State
 from stages.runtime.plain import one_line
 from stages.tracking.lineage.cache import ContentStore

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.accept import ACCEPTED, accept_all
 from flows.errors import UsageError
+from flows.project.accept import ACCEPTED, accept_all
 from stages.tracking.lineage.lockfile import read_lock
 from tests.support.flow_project import states, why
 from tests.support.repository import commit

@@ -71,7 +71,7 @@ def test_a_locked_list_that_could_write_elsewhere_is_refused_before_anything_is_
 
 
 def test_dvc_itself_would_have_written_there(done: Path, outside: Path) -> None:
-    """The fault that is guarded against: DVC 3.67.1. When this fails, DVC has mended it, and `flows.repro.checkouts` may go."""
+    """The fault that is guarded against: DVC 3.67.1. When this fails, DVC has mended it, and `flows.content.checkouts` may go."""
     locked_as(done, md5=listing(done / ".dvc/cache", PATHS[0]))
     shutil.rmtree(done / OUT)
     subprocess.run(["dvc", "checkout", "-q", "-f", OUT], cwd=done, capture_output=True, check=False)

@@ -14,11 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import recipes
-from flows import run as running
 from flows.errors import UsageError
 from flows.housekeeping import scratch
+from flows.params_file import recipes
 from flows.processes.locks import only_run
+from flows.project import run as running
 from flows.repro import registered
 from flows.repro.scratch import release_scratch
 from flows.repro.steps import Plan, PlanStep, StageMeta

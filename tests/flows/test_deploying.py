@@ -18,12 +18,14 @@ from typing import cast
 import pytest
 import yaml
 
-from flows import accept, promotion, recipes
+from flows import promotion
 from flows.cli import ablate, registry
 from flows.deployments import deploy, pools
 from flows.deployments.deploy import Order, Standing, order_of
 from flows.errors import FlowError, UsageError
+from flows.params_file import recipes
 from flows.processes.locks import hold, only_run
+from flows.project import accept
 from flows.repro import clone
 from flows.repro.clone import Origin
 from flows.repro.unchanged import Watch

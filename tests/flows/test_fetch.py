@@ -15,10 +15,10 @@ import yaml
 from dvc.stage.cache import _get_cache_hash
 from dvc_http import HTTPFileSystem
 
+from flows.content.remote import SEEN, push_runs
 from flows.errors import DvcError
 from flows.repro import clone, reproduce
 from flows.repro.plan import TARGET, make_plan
-from flows.repro.remote import SEEN, push_runs
 from flows.repro.steps import InRemote, held, insist_on_answer
 from stages.lib.annotations.links import Links
 from stages.tracking.lineage.cache import open_content

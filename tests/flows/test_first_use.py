@@ -202,7 +202,7 @@ def test_ctrl_c_ends_a_command_with_a_sentence(project: Path) -> None:
     assert (shown.returncode, shown.stderr) == (130, "interrupted\n")
 
 
-@pytest.mark.parametrize("module", ["typer", "rich.segment", "pydantic", "flows.repro.reproduce", "flows.run"])
+@pytest.mark.parametrize("module", ["typer", "rich.segment", "pydantic", "flows.repro.reproduce", "flows.project.run"])
 def test_ctrl_c_while_a_run_imports(module: str, project: Path) -> None:
     """The signal comes at the moment when ``module`` is looked for: of the command line, and of the command."""
     code = f"""
@@ -226,7 +226,7 @@ main()
 
 
 def test_an_interrupt_between_the_board_and_the_submission_is_an_interrupt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from flows import scheduler
+    from flows.execution import scheduler
 
     def interrupted(**_: object) -> None:
         raise KeyboardInterrupt
@@ -336,7 +336,7 @@ def test_a_log_line_of_a_stage_is_text(done: Path) -> None:
 
 
 def test_the_clock_of_a_name_search_is_short(tmp_path: Path) -> None:
-    from flows.repro.names import unstorable_names
+    from flows.content.names import unstorable_names
 
     for n in range(2000):
         (tmp_path / f"{n}.mp4").touch()

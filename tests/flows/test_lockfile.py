@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import run
+from flows.project import run
 from flows.repro import clone, lockfile
 from stages.errors import VidbridgeError
 

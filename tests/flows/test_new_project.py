@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows import new_project
 from flows.cli import recipes as commands
 from flows.deployments.deploy import deployment_name
 from flows.deployments.repositories import told
 from flows.errors import UsageError
 from flows.processes.environment import SHIPPED
+from flows.project import new_project
 from flows.repro import package_code
 from flows.repro.plan import make_plan
 from tests.support.checkout import ROOT

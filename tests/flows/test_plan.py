@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import accept
 from flows.errors import DvcError, UsageError
 from flows.processes import environment as project
+from flows.project import accept
 from flows.repro import reproduce
 from flows.repro.plan import make_plan, stage_graph
 from stages.params import load_params

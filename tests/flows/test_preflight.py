@@ -8,7 +8,7 @@ import pytest
 import yaml
 from huggingface_hub import constants
 
-from flows.preflight import disk_need_gb, endpoints, judge_problems, problems
+from flows.repro.preflight import disk_need_gb, endpoints, judge_problems, problems
 from flows.repro.steps import Plan, PlanStep, StageMeta
 from stages.params import parse_params
 from stages.tracking.session import Session

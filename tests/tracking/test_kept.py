@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import diagnosis
 from flows.errors import FlowError, UsageError
+from flows.project import diagnosis
 from flows.repro import registered
 from stages.params import ExcludedVideo, load_params
 from stages.tools.dataset.remove import RemovalError

@@ -1,22 +1,20 @@
 """The DVC remote, asked rather than trusted: which objects and entries of the run cache it holds.
 
-It is asked in a process of its own that can be ended (a client of S3 retries for minutes), except where it is a folder of this machine.
+It is queried in a process of its own (:mod:`flows.repro.remote_process`) that can be ended, because a client of S3
+retries for minutes; a folder of this machine is queried directly.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from flows.processes.environment import stage_environment, state
-from flows.processes.stream import stream
-from flows.repro import run_cache
+from flows.content import run_cache
+from flows.processes.environment import state
 from stages.runtime import paths
-from stages.runtime.plain import one_line, redacted
+from stages.runtime.plain import one_line
 from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.remote import insist_on_http, is_http, is_of_remote
 from stages.tracking.lineage.uri import TrackingError, shown
@@ -25,10 +23,6 @@ from stages.tracking.session import Session
 #: Objects that a remote was seen to hold, so that a run that has nothing to do need not ask for them again. Inside the project's state.
 SEEN = "remote-seen.json"
 _MOST_SEEN = 10_000
-#: Asks the remote and fetches from it. A file and no module, as `checkouts.COMMAND`.
-REMOTE_COMMAND = str(Path(__file__).with_name("remote_process.py"))
-#: Begins the line with which it answers.
-ANSWER = "vidbridge-answer: "
 
 
 class Seen:
@@ -213,30 +207,3 @@ def push_runs(session: Session) -> tuple[int, tuple[str, ...]]:
             f"DVC remote {remote.name}: run cache: {one_line(error)}; is it reachable and writable? then: vidbridge run --push"
         ) from error
     return new, tuple(remote.notes)
-
-
-def ask_in_own_process(
-    root: Path,
-    question: str,
-    log: Callable[[str], None],
-    *,
-    timeout_s: float | None = None,
-    cancelled: threading.Event | None = None,
-) -> str | None:
-    """Have :mod:`flows.repro.remote_process` do something; returns its answer, None where it failed, with its error as the last line for
-    ``log``.
-
-    Raises:
-        Cancelled, TimedOut: as :func:`flows.processes.stream.stream`.
-    """
-    answers: list[str] = []
-
-    def take(line: str) -> None:
-        if line.startswith(ANSWER):
-            answers.append(line.removeprefix(ANSWER))
-        else:
-            log(one_line(redacted(line)))
-
-    command = [sys.executable, REMOTE_COMMAND, str(root), question]
-    status = stream(command, root, stage_environment(root), take, cancelled=cancelled, timeout_s=timeout_s)
-    return answers[-1] if answers and status == 0 else None

@@ -7,16 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows import preflight
 from flows.console import show
 from flows.console.results import evaluated_by, read_gains, read_intervals, read_scores
+from flows.content.remote import push_runs
 from flows.costs import estimate
 from flows.errors import FlowError, UsageError
 from flows.processes import prefect_server
 from flows.processes.locks import only_run
-from flows.repro import clone, lockfile, registered, reproduce
+from flows.repro import clone, lockfile, preflight, registered, reproduce
 from flows.repro.plan import ASK_S, GLANCE_S, make_plan
-from flows.repro.remote import push_runs
 from flows.repro.steps import Plan, insist_on_answer
 from stages.params import Params, PretrainedModelParams
 from stages.runtime.plain import one_line

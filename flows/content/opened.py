@@ -7,9 +7,9 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from flows.content.names import unstorable_names
 from flows.errors import DvcError
 from flows.processes import verbosity
-from flows.repro.names import unstorable_names
 from stages.params import ParamsError, load_params
 from stages.runtime import paths
 from stages.runtime.plain import one_line

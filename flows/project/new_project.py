@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from flows import recipes
 from flows.errors import UsageError
+from flows.params_file import recipes
 from flows.processes.locks import only_run
 from flows.repro import package_code
 from stages.params import Params, parse_params

@@ -19,8 +19,8 @@ from flows.console.registry import register_table
 from flows.console.results import read_scores
 from flows.console.show import as_text
 from flows.errors import FlowError
+from flows.execution.scheduler import Board
 from flows.repro.steps import Plan
-from flows.scheduler import Board
 from stages.runtime import paths
 from stages.tracking.lineage.uri import is_server, shown, tracking_uri
 from stages.tracking.registry.register import RegisterReport

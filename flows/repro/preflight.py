@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from flows.content.names import unstorable_names
 from flows.errors import FlowError
 from flows.processes.environment import state
 from flows.processes.locks import RUN_LOCK, only_run
 from flows.processes.prefect_server import answers
-from flows.repro.names import unstorable_names
 from flows.repro.steps import Plan
 from stages.domain.tasks.rewards import SentenceLikeness
 from stages.params import OpenAIJudgeParams, Params, Precision, PretrainedModelParams, TrainingRow

@@ -15,11 +15,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from flows import new_project, preflight
 from flows.errors import FlowError
 from flows.processes import prefect_server
 from flows.processes.environment import defaults, shipped, state
-from flows.repro import registered
+from flows.project import new_project
+from flows.repro import preflight, registered
 from stages.errors import VidbridgeError
 from stages.params import ParamsError
 from stages.tracking.lineage.git import git, head, is_repository

@@ -10,7 +10,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     from dvc.cli import main
 
-    from flows.repro.checkouts import watch_lists
+    from flows.content.checkouts import watch_lists
 
     watch_lists()
     sys.exit(main(sys.argv[1:]))

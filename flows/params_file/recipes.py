@@ -17,8 +17,8 @@ import yaml
 from pydantic import ValidationError
 
 from flows.errors import UsageError
+from flows.params_file.settings import with_settings
 from flows.processes.environment import RECIPES, recipe_files
-from flows.settings import with_settings
 from stages.errors import VidbridgeError
 from stages.params import ExcludedVideo, Params, load_params, parse_params
 from stages.runtime import paths
