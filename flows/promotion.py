@@ -94,7 +94,7 @@ def rescore(session: Session, version: Version, digest: str, log: Callable[[str]
         status = stream(command, root, stage_environment(root), log)
         if status:
             raise FlowError(
-                f"version {version.number} could not be scored under evaluation {digest} (status {status}, see above); mend the cause, or"
+                f"version {version.number}: scoring under evaluation {digest} failed with status {status}, see above; fix the cause, or"
                 f" {otherwise}"
             )
         table, samples = ((Path(place) / name).read_text(encoding="utf-8") for name in (SCORES_FILE, SAMPLE_SCORES_FILE))

@@ -77,7 +77,7 @@ def evaluate(
     from stages.tools.suites.evaluate import Order
 
     if no_controls and controls is not None:
-        raise UsageError("--controls, --no-controls: contradict each other; give one of them")
+        raise UsageError("--controls, --no-controls: contradict each other; set one of them")
     order = Order(
         benchmark=benchmark,
         annotations=_annotations_at(annotations, benchmark),
@@ -182,20 +182,20 @@ def _evaluate(
 def _check_flags(order: Order, model: str | None, endpoint: str | None, endpoint_model: str | None, form: str) -> None:
     if (model is None) == (endpoint is None):
         raise UsageError(
-            "--model, --endpoint: give one of them: a model that runs here, or the address of one that answers elsewhere"
+            "--model, --endpoint: exactly one is needed; set a model that runs here, or the address of one that answers elsewhere"
         )
     if endpoint is not None and endpoint_model is None:
         raise UsageError("--endpoint-model: not given; name the model as the endpoint does")
     if endpoint is None and endpoint_model is not None:
-        raise UsageError("--endpoint-model: means nothing without --endpoint; leave it out, or give the address")
+        raise UsageError("--endpoint-model: means nothing without --endpoint; leave it out, or set the address")
     if endpoint is not None and order.batch_size is not None:
         raise UsageError("--batch-size: is of a model that runs here; an endpoint's is VIDBRIDGE_ENDPOINT_CONCURRENCY")
     if form not in _FORMS:
         raise UsageError(f"--endpoint-video: {form!r} is unknown; give jpeg (a picture a frame) or mp4 (one short video)")
     if endpoint is None and form != _FORMS[0]:
-        raise UsageError("--endpoint-video: means nothing without --endpoint; leave it out, or give the address")
+        raise UsageError("--endpoint-video: means nothing without --endpoint; leave it out, or set the address")
     if order.out.exists() and not order.out.is_dir():
-        raise UsageError(f"--out: {str(order.out)!r} is no folder; name one, which is made where there is none")
+        raise UsageError(f"--out: {str(order.out)!r} is not a folder; name one, it is created if missing")
     if order.videos is None and order.benchmark not in _OWN:
         raise UsageError(f"--videos: not given; name the folder that holds the videos of {order.benchmark}")
 
@@ -240,7 +240,7 @@ def _score(
 
     _check_benchmark(benchmark)
     if out is not None and not out.parent.is_dir():
-        raise UsageError(f"--out: {str(out.parent)!r} is no folder; make it, or name a file in another one")
+        raise UsageError(f"--out: {str(out.parent)!r} is not a folder; create it, or name a file in another one")
     if out is not None and out in (annotations, predictions, against):
         raise UsageError(f"--out: {str(out)!r} is what is to be scored; name another file")
     result = scored(params_or_default(root), benchmark, annotations, predictions, baselines=baselines, against=against)
@@ -255,8 +255,8 @@ def _annotations_at(place: str, benchmark: str) -> Path:
     """The annotations of a benchmark: a path of this machine, or what is fetched from the hub.
 
     Raises:
-        UsageError: there is no such benchmark.
-        AnnotationError: the hub does not give them.
+        UsageError: the benchmark does not exist.
+        AnnotationError: the hub does not serve them.
     """
     from stages.tools.suites.published.hub import SCHEME, fetched
     from stages.tools.suites.published.registry import BENCHMARKS
@@ -269,7 +269,7 @@ def _check_benchmark(name: str) -> None:
     """Refuse a name that no benchmark has.
 
     Raises:
-        UsageError: there is no such benchmark.
+        UsageError: the benchmark does not exist.
     """
     from stages.tools.suites.published.registry import BENCHMARKS
 

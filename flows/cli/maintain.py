@@ -60,7 +60,7 @@ def accept(
     Example: vidbridge accept --all --why "upgrade to 0.2, no behaviour changed"
     """
     if (stage is None) == (not every):
-        raise UsageError("stage, --all: give one of them: the stage whose change does not matter, or --all")
+        raise UsageError("stage, --all: exactly one is needed; name the stage whose change does not matter, or set --all")
     from flows.project import accept as acceptance
 
     if stage is None:

@@ -34,7 +34,7 @@ def predict(
     uri = app.version_of(version, model if model is not None and model.startswith("models:") else None)
     folder = Path(model) if model is not None and not model.startswith("models:") else None
     if folder is not None and version is not None:
-        raise UsageError("--version, --model: contradict each other; give one of them")
+        raise UsageError("--version, --model: contradict each other; set one of them")
     _predict(video.expanduser().resolve(), question, uri, app.given(folder))
 
 
@@ -99,8 +99,8 @@ def _predict(video: Path, question: str, version: str, model: Path | None) -> No
     """Ask a registered model, or an exported folder, about a video; shows its thinking, its answer, and whether the reply parses.
 
     Raises:
-        UsageError: there is no such video, or no registry that could be asked.
-        VideoError: the file is no video.
+        UsageError: the video does not exist, or no registry can be queried.
+        VideoError: the file is not a video.
     """
     from rich.table import Table
 
@@ -110,7 +110,7 @@ def _predict(video: Path, question: str, version: str, model: Path | None) -> No
     from stages.runtime.project import ProjectError
 
     if not video.is_file():
-        raise UsageError(f"video: {str(video)!r} is not a file; give the path of one")
+        raise UsageError(f"video: {str(video)!r} is not a file; pass the path of a video")
     from stages.tools.serving import predict as asking
 
     if model is not None:

@@ -89,7 +89,7 @@ def _check_content(repo: Any, out: Any, name: str) -> None:
     oid = out.hash_info.value
     if not is_hash(oid):
         raise UnsafeContent(
-            f"{name}: {str(oid)[:200]!r} is no hash of DVC (32 hex digits), and would be taken for a path; run the stage again"
+            f"{name}: {str(oid)[:200]!r} is not a hash of DVC (32 hex digits) and would be read as a path; run the stage again"
         )
     if out.files is None and oid.endswith(".dir") and (path := _list_file(repo, out, oid)) is not None:
         if (size := path.stat().st_size) > MAX_BYTES:
@@ -132,7 +132,9 @@ def watch_lists() -> None:
             check_paths((entry.get("relpath") for entry in entries), "list of a folder's files")
             for entry in entries:
                 if "md5" in entry and not is_hash(entry["md5"]):
-                    raise ListError(f"list of a folder's files: {entry['relpath']!r}: md5: {entry['md5']!r} is not 32 hex digits")
+                    raise ListError(
+                        f"list of a folder's files: {entry['relpath']!r}: md5: {entry['md5']!r} is not a hash (32 hex digits); run the stage again"
+                    )
         except ListError as error:
             raise DvcException(str(error)) from error
         return read(cls, entries, hash_name)

@@ -68,7 +68,7 @@ def load_rates(root: Path) -> Rates:
     """What is declared; nothing where nothing is.
 
     Raises:
-        UsageError: the file cannot be read, or says something that is no rate; the message names file, field and remedy.
+        UsageError: the file cannot be read, or declares something that is not a rate; the message names file, field and remedy.
     """
     named = os.environ.get(VARIABLE, "").strip()
     path = Path(named).expanduser() if named else state(root) / FILE

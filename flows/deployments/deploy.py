@@ -81,7 +81,9 @@ def order_of(
         FlowError: git cannot read the repository.
     """
     if not is_repository(root):
-        raise UsageError(f"git: {root} is no repository; scheduled runs work in a clone of it")
+        raise UsageError(
+            f"git: {root} is not a repository, and scheduled runs work in a clone of one; create it: git init && git add -A && git commit -m start"
+        )
     if directory is not None and repository is None:
         raise UsageError("--directory: is of --repository; a project's own folder in its repository is known, leave the option out")
     _check_schedule(cron, timezone)
@@ -112,7 +114,7 @@ def _check_schedule(cron: str | None, timezone: str | None) -> None:
         if timezone not in zones:
             near = difflib.get_close_matches(timezone, zones, 1, 0.7)
             meant = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(f"--timezone: {timezone!r} is no time zone; give its IANA name, such as Europe/Berlin or UTC{meant}")
+            raise UsageError(f"--timezone: {timezone!r} is not a time zone; set an IANA name, such as Europe/Berlin or UTC{meant}")
     if cron is not None:
         from prefect.client.schemas.schedules import CronSchedule
 
@@ -120,7 +122,7 @@ def _check_schedule(cron: str | None, timezone: str | None) -> None:
             CronSchedule(cron=cron, timezone=timezone or "UTC")
         except ValueError as error:
             raise UsageError(
-                f'--cron: {cron!r} is no schedule; give minute, hour, day, month and weekday, such as "0 3 * * *" (every day at 3)'
+                f'--cron: {cron!r} is not a schedule; set minute, hour, day, month and weekday, such as "0 3 * * *" (every day at 3)'
             ) from error
 
 
@@ -148,21 +150,19 @@ def _source(source: Path, *, elsewhere: bool) -> str:
     if elsewhere:
         if not source.is_absolute():
             raise UsageError(
-                f"--source: {str(source)!r} is relative, and with --repository it is a folder of the worker; give its absolute path"
+                f"--source: {str(source)!r} is relative, and with --repository it is a folder of the worker; set its absolute path"
             )
         return str(source)
     folder = source.expanduser().resolve()
     if not folder.is_dir():
-        raise UsageError(f"source: {str(folder)!r} is no folder; name the folder of your videos")
+        raise UsageError(f"source: {str(folder)!r} is not a folder; name the folder of your videos")
     return str(folder)
 
 
 def _folder(directory: str | None) -> str | None:
     folder = PurePosixPath(directory or "")
     if folder.is_absolute() or ".." in folder.parts:
-        raise UsageError(
-            f"--directory: {directory!r} leads out of the repository; give the project's folder as it is called inside"
-        )
+        raise UsageError(f"--directory: {directory!r} leads out of the repository; set the project's path inside it")
     return None if folder == PurePosixPath(".") else str(folder)
 
 

@@ -46,7 +46,7 @@ def check_address(repository: str) -> str:
     is_path = ":" not in repository.split("/", maxsplit=1)[0]  # else a URL, or host:path as ssh takes it
     if not repository.strip() or repository.startswith("-") or (is_path and not repository.startswith("/")):
         raise UsageError(
-            f"--repository: {repository!r} means nothing to a worker elsewhere; give a URL, or an absolute path that it sees too"
+            f"--repository: {repository!r} means nothing to a worker elsewhere; set a URL, or an absolute path that it sees too"
         )
     return repository
 

@@ -36,7 +36,7 @@ def stage_slots() -> int:
     """``VIDBRIDGE_STAGE_SLOTS``: how many stages run side by side (2: one trains, one evaluates)."""
     text = os.environ.get("VIDBRIDGE_STAGE_SLOTS", "2")
     if not text.isdigit() or int(text) < 1:
-        raise UsageError(f"VIDBRIDGE_STAGE_SLOTS: {text!r} is no number of stages; set 1 or more")
+        raise UsageError(f"VIDBRIDGE_STAGE_SLOTS: {text!r} is not a number of stages; set a whole number >= 1")
     return int(text)
 
 

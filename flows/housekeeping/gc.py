@@ -172,7 +172,7 @@ def _find(session: Session, order: Order, marked: list[Standing], *, yes: bool) 
     if order.remote:
         remote_odb = content.remote()
         if remote_odb is None:
-            raise UsageError("--remote: this project has no DVC remote (dvc remote add -d NAME URL)")
+            raise UsageError("--remote: this project has no DVC remote; add one: dvc remote add -d NAME URL")
         remote = inventory("remote", remote_odb, shared=True)
     elif order.versions and content.remote_name():
         raise UsageError(

@@ -110,7 +110,7 @@ def _excluded(params: Params, asked: Sequence[str]) -> list[Video]:
         by_name.setdefault(video.video, []).append(video)
     if strange := next((name for name in asked if name not in by_name), None):
         there = ", ".join(map(repr, by_name)) or "none"
-        raise FlowError(f"video: {strange!r} is not in ingest.exclude of params.yaml (there: {there})")
+        raise FlowError(f"video: {strange!r} is not in ingest.exclude of params.yaml; name one that is: {there}")
     return [Video(name, tuple(by_name[name]), (), ()) for name in asked]
 
 

@@ -35,16 +35,16 @@ def listening_address(host: str, port: int) -> Address:
     """The address that ``--host`` and ``--port`` name; port 0: any free one.
 
     Raises:
-        UsageError: there is no such address on this machine, or the port cannot be had.
+        UsageError: the address is not one of this machine, or the port cannot be bound.
     """
     if not 0 <= port <= 65535:
-        raise UsageError(f"--port: {port} is no port; give one from 1 to 65535, or 0 for any free one")
+        raise UsageError(f"--port: {port} is not a port; set one from 1 to 65535, or 0 for any free one")
     try:
         found = socket.getaddrinfo(host.strip("[]") or "?", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
-            f"--host: {host!r} names no address ({reason}); give one of this machine, such as 127.0.0.1, ::1 or 0.0.0.0"
+            f"--host: {host!r} does not resolve ({reason}); set an address of this machine, such as 127.0.0.1, ::1 or 0.0.0.0"
         ) from error
     # A name such as localhost may mean both; most clients try IPv4 first.
     family, _, _, _, place = min(found, key=lambda one: one[0] != socket.AF_INET)
@@ -64,5 +64,5 @@ def _why_not(error: OSError, host: str, port: int) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"--port: {port} may be opened by the system's administrator only; choose one above 1023"
     if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-        return f"--host: {host!r} is no address of this machine; give one that is, such as 127.0.0.1 or 0.0.0.0"
+        return f"--host: {host!r} is not an address of this machine; set one that is, such as 127.0.0.1 or 0.0.0.0"
     return f"--host, --port: {host!r}, {port}: {os.strerror(error.errno or 0)}; choose others"

@@ -72,7 +72,7 @@ def _ffmpeg(_root: Path) -> Finding:
         named = os.environ.get("VIDBRIDGE_FFMPEG")
         if named:
             return Finding(
-                "ffmpeg", "missing", f"VIDBRIDGE_FFMPEG names {named}, which is no program", "correct or unset VIDBRIDGE_FFMPEG"
+                "ffmpeg", "missing", f"VIDBRIDGE_FFMPEG names {named}, which is not a program", "correct or unset VIDBRIDGE_FFMPEG"
             )
         return Finding(
             "ffmpeg", "missing", "imageio-ffmpeg brings none", "uv sync, or set VIDBRIDGE_FFMPEG to an ffmpeg with libx264"
@@ -130,7 +130,7 @@ def _deepspeed(_root: Path) -> Finding:
         return Finding(
             "DeepSpeed",
             "missing",
-            f"{found}; VIDBRIDGE_DEEPSPEED: {named} is no file",
+            f"{found}; VIDBRIDGE_DEEPSPEED: {named} is not a file",
             f"{shipped('deepspeed') / 'zero2.json'} is one",
         )
     return Finding("DeepSpeed", "ok", f"{found}, {f'with {named}' if named else 'not asked for (VIDBRIDGE_DEEPSPEED)'}")
@@ -285,7 +285,7 @@ def _memory(_root: Path) -> Finding:
 def _git(root: Path) -> Finding:
     try:
         if not is_repository(root):
-            return Finding("git", "missing", f"{root} is no repository", "git init && git add -A && git commit -m start")
+            return Finding("git", "missing", f"{root} is not a repository", "git init && git add -A && git commit -m start")
         if head(root) is None:
             return Finding("git", "missing", "no commit yet", "git add -A && git commit -m start")
         name, mail = (_run("git", "-C", str(root), "config", key) for key in ("user.name", "user.email"))

@@ -133,7 +133,7 @@ def _confirm(root: Path, params: Params, plan: Plan) -> None:
     if not sys.stdin.isatty():
         raise UsageError(f"run: {question.split(';', maxsplit=1)[0]}; add --yes to start it without a question")
     if input(one_line(question)).strip().lower() not in ("y", "yes"):
-        raise UsageError("run: not started")
+        raise UsageError("run: not confirmed; nothing was started")
 
 
 def _flow(root: Path, target: str, push: bool) -> str:

@@ -48,7 +48,7 @@ def _outs(stage: Any, locked: StageRecord) -> Iterator[str]:
         elif (now := str(out.get_hash().value)) != was:
             yield f"out {out} is not what dvc.lock names ({now[:8]}… instead of {was[:8]}…)"
     for path in locked.outs.keys() - {str(out) for out in stage.outs}:
-        yield f"out {path} of dvc.lock is no out in dvc.yaml"
+        yield f"out {path} of dvc.lock is not an out in dvc.yaml"
 
 
 def _params(stage: Any, locked: StageRecord, now: StageRecord) -> Iterator[str]:
@@ -64,7 +64,7 @@ def _params(stage: Any, locked: StageRecord, now: StageRecord) -> Iterator[str]:
             if name in new and new[name] != was:
                 yield from (f"param {leaf}" for leaf in differing_leaves(name, was, new[name]))
             elif name not in new and read.get(file, {}).get(name) != was:
-                yield f"param {name} is no dependency any more, and was one"
+                yield f"param {name} is not a dependency any more"
 
 
 def _data(locked: StageRecord, now: StageRecord, made: Mapping[str, str]) -> Iterator[str]:
@@ -72,7 +72,7 @@ def _data(locked: StageRecord, now: StageRecord, made: Mapping[str, str]) -> Ite
         if is_code(dep) and overlapping(dep, made) is None:
             continue
         if dep not in now.deps:
-            yield f"data {dep} is no dependency any more, and was one"
+            yield f"data {dep} is not a dependency any more"
         elif dep not in locked.deps:
             yield f"data {dep} is a new dependency"
         elif now.deps[dep] != locked.deps[dep]:

@@ -228,7 +228,7 @@ def configure(root: Path, recipe: str | None, source: str | None) -> None:
     """Set the parameters of this run: a recipe instead of the branch's own, and the folder of videos. The edit is committed with the lock.
 
     Raises:
-        UsageError: no such recipe, or ``source`` is no folder with annotations.
+        UsageError: no such recipe, or ``source`` is not a folder with annotations.
         ParamsError: the recipe breaks a rule.
     """
     if recipe:
@@ -244,7 +244,7 @@ def configure(root: Path, recipe: str | None, source: str | None) -> None:
     name = table["ingest"]["annotations"] or (paths.ANNOTATIONS_FILE if plain else None)
     if not folder.is_absolute() or not (folder / name if name else folder).exists():
         raise UsageError(
-            f"source: {source!r} is no absolute path of a folder with {name or 'annotations'}; name the folder of your videos"
+            f"source: {source!r} is not an absolute path of a folder with {name or 'annotations'}; name the folder of your videos"
         )
     table["ingest"]["source"] = str(folder)
     with (root / paths.PARAMS_FILE).open("w", encoding="utf-8") as file:

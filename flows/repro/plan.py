@@ -127,7 +127,7 @@ def selected(stages: list[Any], target: str) -> list[Any]:
     if group := sorted(stage.name for stage in stages if stage.name.split("@")[0] == target):
         raise UsageError(f"stage: {target!r} is a group of {len(group)}; name one of them: {', '.join(group)}")
     names = ", ".join(sorted(stage.name for stage in stages))
-    raise UsageError(f"stage: {target!r} is no stage of dvc.yaml; choose one of {names}")
+    raise UsageError(f"stage: {target!r} is not a stage of dvc.yaml; choose one of {names}")
 
 
 def closure(graph: Any, wanted: list[Any]) -> list[Any]:

@@ -123,7 +123,7 @@ def git_problems(root: Path) -> list[str]:
     first = "git add -A && git commit -m start"
     try:
         if not is_repository(root):
-            return [f"git: {root} is no repository, and a model version names its commit; type: git init && {first}"]
+            return [f"git: {root} is not a repository, and a model version names its commit; type: git init && {first}"]
         if head(root) is None:
             return [f"git: {root} has no commit yet, and a run is recorded as one that follows it; type: {first}"]
     except TrackingError as error:
@@ -252,7 +252,7 @@ def _embedder(root: Path, params: Params, plan: Plan) -> list[str]:
     try:
         kept = try_to_load_from_cache(likeness.model, "modules.json", revision=likeness.revision)
     except HFValidationError:
-        return [f"rewards.embedder.model: {likeness.model!r} is no folder, and no name on the hub; correct it"]
+        return [f"rewards.embedder.model: {likeness.model!r} is not a folder and not a name on the hub; correct it"]
     if not constants.HF_HUB_OFFLINE or isinstance(kept, str):
         return []
     return [
@@ -269,7 +269,7 @@ def _source(root: Path, params: Params, plan: Plan) -> list[str]:
     folder = root / Path(params.ingest.source).expanduser()
     if not folder.is_dir():
         return [
-            f"ingest.source: {params.ingest.source!r} is no folder; name that of your videos in params.yaml ({paths.CORPUS}: generated)"
+            f"ingest.source: {params.ingest.source!r} is not a folder; name that of your videos in params.yaml ({paths.CORPUS}: generated)"
         ]
     # Which file another format is read from, its adapter knows and says.
     name = params.ingest.annotations or (paths.ANNOTATIONS_FILE if params.ingest.format == "jsonl" else None)

@@ -83,11 +83,11 @@ def bring(root: Path, made: Plan, log: Callable[[str], None], cancelled: threadi
             answer = ask_in_own_process(root, question, take, cancelled=cancelled)
         except Cancelled as error:
             raise StageCancelled(
-                "fetching was cancelled; what has come stays in the cache, and the next run goes on from there"
+                "fetch: cancelled; what has arrived stays in the cache, and the next run continues from there"
             ) from error
         if answer is None:
             raise DvcError(
-                f"{said[-1] if said else 'fetching failed'}; what has come stays in the cache: vidbridge run goes on from there"
+                f"{said[-1] if said else 'fetch: failed'}; what has arrived stays in the cache, continue with: vidbridge run"
             )
         lost = frozenset(json.loads(answer))
     else:
@@ -173,10 +173,10 @@ def reproduce(
     try:
         status = stream(command, root, stage_environment(root, env), take, cancelled=cancelled, timeout_s=timeout_s)
     except Cancelled as error:
-        raise StageCancelled(f"stage {stage} was cancelled; the next run takes it up at its last checkpoint") from error
+        raise StageCancelled(f"stage {stage}: cancelled; the next run resumes it at its last checkpoint") from error
     except TimedOut as error:
         raise StageTimedOut(
-            f"stage {stage} ran longer than meta.timeout_s {timeout_s:g}; raise it in dvc.yaml, or do less work"
+            f"stage {stage}: ran longer than meta.timeout_s {timeout_s:g}; raise it in dvc.yaml, or do less work"
         ) from error
     if status != 0:
         raise StageFailed(stage, said.get("exit", status), tuple(tail))

@@ -289,7 +289,9 @@ def meta_of(stage: Any) -> StageMeta:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise DvcError(f"dvc.yaml: stages.{stage.name}.meta.{where}: {first['msg']} (value {first['input']!r})") from error
+        raise DvcError(
+            f"dvc.yaml: stages.{stage.name}.meta.{where}: {first['msg']} (value {first['input']!r}); correct it"
+        ) from error
 
 
 def overlapping(path: str, paths: Iterable[str]) -> str | None:

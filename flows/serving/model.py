@@ -54,7 +54,7 @@ def serve(session: Session, which: str, videos: Path | None, host: str, port: in
     from stages.tracking.registry.servable import load_servable, usage_of_version
 
     if videos is not None and not videos.is_dir():
-        raise UsageError(f"--videos: {str(videos)!r} is no folder; name the one that videos may be read from")
+        raise UsageError(f"--videos: {str(videos)!r} is not a folder; name the one that videos may be read from")
     changes = {FOLDER: str(videos)} if videos is not None else {}
     try:
         limits = limits_from_environment(changes)

@@ -126,7 +126,7 @@ def test_files_that_are_listed_in_the_lock_itself_are_looked_at_too(done: Path, 
 
 def test_a_hash_is_no_path(done: Path, outside: Path) -> None:
     locked_as(done, md5=f"../../../../../outside/{outside.name}")
-    with pytest.raises(UnsafeContent, match="is no hash of DVC"):
+    with pytest.raises(UnsafeContent, match="is not a hash of DVC"):
         make_plan(done)
 
 

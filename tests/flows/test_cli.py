@@ -123,7 +123,7 @@ MISSING_FOLDER = (
 @pytest.mark.parametrize(
     ("edits", "env", "said"),
     [
-        (MISSING_FOLDER, {}, "ingest.source: 'missing-folder' is no folder"),
+        (MISSING_FOLDER, {}, "ingest.source: 'missing-folder' is not a folder"),
         (MISSING_FOLDER[:1], {}, "{project}/params.yaml: judge.kind: 'rule' reads the sentences of data/corpus only"),
         ((), {"VIDBRIDGE_FFMPEG": "no-such-ffmpeg"}, "VIDBRIDGE_FFMPEG: no-such-ffmpeg: no such program"),
         ((), {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}, "MLFLOW_TRACKING_URI: http://127.0.0.1:9: no answer"),

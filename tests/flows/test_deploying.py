@@ -264,9 +264,9 @@ def test_what_cannot_be_deployed_is_said_at_once(shipped: Path, tmp_path: Path) 
         return str(refused.value)
 
     assert refusal(timezone="Europe/Berln") == (
-        "--timezone: 'Europe/Berln' is no time zone; give its IANA name, such as Europe/Berlin or UTC; did you mean Europe/Berlin?"
+        "--timezone: 'Europe/Berln' is not a time zone; set an IANA name, such as Europe/Berlin or UTC; did you mean Europe/Berlin?"
     )
-    assert refusal(cron="every day").startswith("--cron: 'every day' is no schedule; give minute, hour,")
+    assert refusal(cron="every day").startswith("--cron: 'every day' is not a schedule; set minute, hour,")
     assert "--name: 'a/b' cannot be a name in Prefect" in refusal(name="a/b")
     assert "--pool: '' cannot be a name" not in refusal(pool="%")
     assert "--directory: is of --repository" in refusal(directory="sub")

@@ -103,7 +103,7 @@ def test_mistakes_about_stages_name_what_there_is(done: Path) -> None:
     assert [one.returncode for one in shown] == [2, 2, 2, 0]
     assert "error: stage: 'sft' is a group of 1; name one of them: sft@cold-start\n" in shown[0].stderr
     assert "name one of them: grpo@bridge, grpo@general" in shown[1].stderr
-    assert "stage: 'nope' is no stage of dvc.yaml; choose one of base, " in shown[2].stderr
+    assert "stage: 'nope' is not a stage of dvc.yaml; choose one of base, " in shown[2].stderr
     assert shown[3].stdout.startswith("ablation: no seed has run whole")
 
 

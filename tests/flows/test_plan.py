@@ -118,7 +118,7 @@ def test_a_bad_pipeline_is_one_message(project: Path, old: str, new: str, said: 
 
 
 def test_an_unknown_target_names_the_known_ones(project: Path) -> None:
-    with pytest.raises(UsageError, match=r"'grpo@nope' is no stage .*grpo@bridge"):
+    with pytest.raises(UsageError, match=r"'grpo@nope' is not a stage .*grpo@bridge"):
         make_plan(project, "grpo@nope")
 
 

@@ -59,7 +59,7 @@ def test_a_run_is_told_that_its_embedder_is_not_there(tmp_path: Path, monkeypatc
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert found("nobody/has-this") == []
     (said,) = found("no/such/folder")
-    assert "is no folder, and no name on the hub" in said
+    assert "is not a folder and not a name on the hub" in said
 
 
 @pytest.mark.parametrize(
