@@ -1,8 +1,10 @@
-"""``vidbridge ablate``: the grid of ``params.yaml``, every variant with every seed, as a Prefect flow.
+"""``vidbridge ablate``: the grid of ``params.yaml``, every variant with every seed, as a Prefect
+flow.
 
-Each seed has a clone of the committed state below ``.vidbridge/ablation``, and runs there one variant after the other through DVC: data,
-base and start are made once a seed. Clones share the project's DVC cache, so a grid that was interrupted, or run again after a change
-elsewhere, makes only what is missing.
+Each seed has a clone of the committed state below ``.vidbridge/ablation``, and runs there one
+variant after the other through DVC: data, base and start are made once a seed. Clones share the
+project's DVC cache, so a grid that was interrupted, or run again after a change elsewhere, makes
+only what is missing.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ _PLANNING = threading.Lock()
 
 @dataclass
 class NowAndThen:
-    """What a stage prints, whole in a file; a line of it now and then for who watches."""
+    """A stage's output: written whole to a file, one line now and then passed on for display."""
 
     file: Path
     show: Callable[[str], None]
@@ -86,7 +88,7 @@ class NowAndThen:
 
 @dataclass
 class Progress:
-    """How many trainings are done, and how long the rest may take at this pace."""
+    """Count of finished trainings, and an estimate of the time left at this pace."""
 
     total: int
     started: float = field(default_factory=time.monotonic)
@@ -107,22 +109,25 @@ class Progress:
 
 
 def place(root: Path, params: Params) -> Path:
-    """Where a recipe's ablation lives: a clone a seed, the scores, and what came of them."""
+    """Folder of a recipe's ablation: a clone for each seed, the scores, and the results."""
     return root / paths.ABLATIONS / params.recipe
 
 
 def default_jobs(params: Params) -> int:
-    """Seeds at a time: one where a model fills the machine, else as many as it has cores, up to :data:`MOST_JOBS`."""
+    """Default number of seeds at a time: one where a model fills the machine, else one per core, up
+    to :data:`MOST_JOBS`.
+    """
     if isinstance(params.model, PretrainedModelParams) or params.ablation is None:
         return 1
     return max(1, min(len(os.sched_getaffinity(0)), MOST_JOBS, len(params.ablation.seeds)))
 
 
 def check(root: Path, params: Params) -> str:
-    """The commit that the grid runs from.
+    """Return the commit that the grid runs from.
 
     Raises:
-        UsageError: the recipe has no grid, or code was edited and not committed, so that no clone would have it.
+        UsageError: the recipe has no grid, or code was edited and not committed, so that no clone
+            would have it.
     """
     if params.ablation is None:
         raise UsageError(
@@ -138,7 +143,9 @@ def check(root: Path, params: Params) -> str:
 
 
 def _clone(root: Path, folder: Path, commit: str) -> Path:
-    """Clone, or bring the clone, to ``commit``; returns the project's folder in it. The project's lock is held."""
+    """Clone, or move the clone, to ``commit``; returns the project's folder in it. Call it with the
+    project's lock held.
+    """
     origin = clone.project_origin(root, commit)
     if not (folder / ".git").is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +160,9 @@ def _clone(root: Path, folder: Path, commit: str) -> Path:
 
 
 def _write_params(root: Path, folder: Path, table: dict[str, Any]) -> None:
-    """One's own videos lie where they lie: a path that counts from the project has to be whole in a clone."""
+    """Write the clone's parameters. Makes a relative path of the user's own videos absolute, since
+    it counts from the project.
+    """
     source = Path(table["ingest"]["source"])
     if source != paths.CORPUS and not source.is_absolute():
         table["ingest"]["source"] = str(root / source)
@@ -162,8 +171,9 @@ def _write_params(root: Path, folder: Path, table: dict[str, Any]) -> None:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def run_variant(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], cancelled: threading.Event) -> int | State[Any]:
-    """Bring the targets up to date in a seed's clone; returns how many stages had to run. A state and not an exception says why not:
-    Prefect would print a traceback that says less."""
+    """Bring the targets up to date in a seed's clone; returns how many stages had to run. Returns a
+    failed state instead of raising: Prefect would print a traceback that says less.
+    """
     try:
         return _reproduce(folder, targets, env, cancelled)
     except StageCancelled as error:
@@ -194,8 +204,10 @@ def _reproduce(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], c
 
 @task(name="register", cache_policy=NO_CACHE, persist_result=False)
 def register_variant(folder: Path, run_name: str, variant: str) -> State[Any] | None:
-    """Every checkpoint of the variant becomes a version of the recipe's ablation model, and a commit of the clone holds its lock. A state
-    says why the variant's own could not be."""
+    """Register every checkpoint of the variant as a version of the recipe's ablation model, and
+    commit the clone's lock. Returns a failed state if the variant's own checkpoint could not be
+    registered.
+    """
     with _PLANNING:
         record_commit(folder, stamped(run_name))
         report = register(Session(folder))
@@ -210,7 +222,7 @@ def register_variant(folder: Path, run_name: str, variant: str) -> State[Any] | 
 def run_seed(
     root: Path, params: Params, seed: int, commit: str, progress: Progress, cancelled: threading.Event
 ) -> State[Any] | None:
-    """Every variant with one seed; a state where one could not be run."""
+    """Run every variant with one seed; returns a failed state if one could not be run."""
     logger, grid = get_run_logger(), params.ablation
     assert grid is not None
     folder, results, start = place(root, params) / f"seed-{seed}", Results(place(root, params) / "scores"), start_of(params)
@@ -250,8 +262,9 @@ def run_seed(
 
 
 def _own(ended: State[Any]) -> State[Any]:
-    """The state of a task that did not end well, for the task that called it. Another run's own state would count as a result: Prefect
-    would end this one as completed."""
+    """Convert the state of a task that failed for the task that called it. Another run's state
+    would count as a result, and Prefect would end this one as completed.
+    """
     if ended.is_cancelled():
         return Cancelled(message=ended.message)
     return Failed(message=ended.message, data=ended.result(raise_on_failure=False))
@@ -270,7 +283,7 @@ def _keep(scores: Path, place: Path) -> None:
     validate_parameters=False,
 )
 def ablation(root: Path, jobs: int, command: str) -> Grid | State[Any]:
-    """Run what is missing of the grid, and write what it came to; ``jobs`` seeds at a time."""
+    """Run the missing part of the grid, ``jobs`` seeds at a time, and write the results."""
     root = Path(root)
     params = load_params(root / paths.PARAMS_FILE)
     commit = check(root, params)
@@ -330,7 +343,8 @@ def _failure(failed: Mapping[int, BaseException]) -> State[Any]:
 
 
 def publish(root: Path, params: Params, command: str, run: StageRun | None = None) -> Grid:
-    """Write ``results.json``, ``table.md`` and ``figure.svg`` beside the clones, and into MLflow's run if there is one.
+    """Write ``results.json``, ``table.md`` and ``figure.svg`` beside the clones, and into MLflow's
+    run if there is one.
 
     Raises:
         InputError: no seed has run whole.

@@ -1,4 +1,6 @@
-"""``dvc`` as the pipeline starts it: the same command line, with every list of files looked at before DVC places one of them."""
+"""``dvc`` as the pipeline starts it: the same command line, with every list of files checked before
+DVC writes one of them.
+"""
 
 from __future__ import annotations
 

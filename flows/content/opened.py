@@ -1,4 +1,4 @@
-"""DVC's repository, opened for a flow: its errors say which file or folder of the project is at fault."""
+"""DVC's repository, opened for a flow; its errors name the file or folder of the project at fault."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def opened_content(root: Path) -> Iterator[ContentStore]:
     """Open the repository of the project at ``root``.
 
     Raises:
-        DvcError: ``dvc.yaml`` breaks one of DVC's rules, a path is not UTF-8, or a link below the source folder leads nowhere.
+        DvcError: ``dvc.yaml`` breaks one of DVC's rules, a path is not UTF-8, or a link below the
+            source folder leads nowhere.
     """
     from dvc.exceptions import DvcException
 
@@ -51,7 +52,7 @@ def opened_content(root: Path) -> Iterator[ContentStore]:
 
 
 def _source(root: Path) -> Path | None:
-    """The folder of videos that ``params.yaml`` names."""
+    """Folder of videos that ``params.yaml`` names."""
     try:
         return root / Path(load_params(root / paths.PARAMS_FILE).ingest.source).expanduser()
     except ParamsError:

@@ -1,7 +1,7 @@
-"""The DVC remote, asked rather than trusted: which objects and entries of the run cache it holds.
+"""The DVC remote, queried rather than trusted: which objects and entries of the run cache it holds.
 
-It is queried in a process of its own (:mod:`flows.repro.remote_process`) that can be ended, because a client of S3
-retries for minutes; a folder of this machine is queried directly.
+It is queried in a process of its own (:mod:`flows.repro.remote_process`) that can be ended, because
+a client of S3 retries for minutes; a folder of this machine is queried directly.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _MOST_SEEN = 10_000
 
 
 class Seen:
-    """Objects that the remote held when it was asked. One that is gone since is forgotten when it cannot be fetched."""
+    """Objects that the remote held when it was last queried. An object that cannot be fetched is
+    forgotten.
+    """
 
     def __init__(self, root: Path, url: str) -> None:
         self._path = state(root) / SEEN
@@ -52,7 +54,7 @@ class Seen:
 
 
 def url_of(content: ContentStore) -> str:
-    """The address of the project's remote, as configured."""
+    """Address of the project's remote, as configured."""
     return str(content.repo.config["remote"].get(content.remote_name(), {}).get("url", ""))
 
 
@@ -69,7 +71,9 @@ def seen_of(content: ContentStore) -> Seen:
 
 
 class Remote:
-    """A project's remote. Every method may raise what its file system does where it does not answer: :class:`OSError` and others."""
+    """A project's remote. Every method may raise the errors of its file system if it does not
+    answer: :class:`OSError` and others.
+    """
 
     def __init__(self, content: ContentStore) -> None:
         self.content = content
@@ -83,7 +87,10 @@ class Remote:
         return name_of(self.content)
 
     def holds(self, objects: Iterable[str]) -> set[str]:
-        """Those of the objects that the remote has, by what it said before, else asked in bulk.
+        """Return those of the objects that the remote has: by earlier answers, else by a query in
+        bulk.
+
+        For a folder, queries its list: DVC pushes a list after all of its files.
 
         A folder is asked for its list: DVC pushes a list after all of its files.
         """
@@ -96,10 +103,11 @@ class Remote:
         return (wanted & self.seen.objects) | found
 
     def insist_on_answer(self, oid: str) -> None:
-        """Make sure that the remote can be believed where it said of an object that it is not there.
+        """Verify that the remote can be believed where it reported an object as missing.
 
         Raises:
-            OSError, Exception of aiohttp: a server of HTTP is away or wants to know who asks; a folder is not mounted.
+            OSError, Exception of aiohttp: a server of HTTP is away or wants to know who asks; a
+                folder is not mounted.
         """
         if is_http(self._remote.fs):
             insist_on_http(self._remote.fs, self._remote.odb.oid_to_path(oid))
@@ -132,7 +140,7 @@ class Remote:
                 yield fs.name(path), file.read(run_cache.MOST_BYTES + 1)
 
     def keeps_runs(self) -> bool:
-        """Whether DVC's run cache can be kept there; said once where it cannot."""
+        """Return whether the remote can keep DVC's run cache; notes it once if not."""
         if not is_http(self._remote.fs):
             return True
         note = f"remote {self.name}: DVC keeps no run cache on http, so only what dvc.lock names is fetched from there"
@@ -141,7 +149,7 @@ class Remote:
         return False
 
     def push_entry(self, key: str, value: str, text: bytes) -> bool:
-        """Write an entry of the run cache; False where it stands there already."""
+        """Write an entry of the run cache; returns False if it exists already."""
         fs = self._remote.fs
         path = fs.join(self._remote.path, run_cache.RUNS, key[:2], key, value)
         if fs.exists(path):
@@ -153,12 +161,14 @@ class Remote:
 
 
 def failed(error: Exception) -> bool:
-    """Whether a remote did not answer, or said no: an error of what speaks to remotes, or of ours about it."""
+    """Return whether an error means that a remote did not answer or refused: an error of a remote's
+    library, or ours about it.
+    """
     return isinstance(error, TrackingError) or is_of_remote(error)
 
 
 def opened(content: ContentStore) -> Remote | None:
-    """The remote of the project; None where none is configured.
+    """The remote of the project; None if none is configured.
 
     Raises:
         TrackingError: its configuration is wrong.
@@ -174,7 +184,8 @@ def opened(content: ContentStore) -> Remote | None:
 
 
 def push_runs(session: Session) -> tuple[int, tuple[str, ...]]:
-    """Hand the run cache's entries of the stages in ``dvc.lock`` to the remote, so that another host need not run what this one did.
+    """Push the run cache's entries of the stages in ``dvc.lock`` to the remote, so that another
+    host need not run what this one did.
 
     Returns:
         How many are new there, and what is to be said.

@@ -1,7 +1,9 @@
-"""Recipes: complete ``params.yaml`` files under ``infra/recipes``. Using one copies it over; git shows the difference.
+"""Recipes: complete ``params.yaml`` files under ``infra/recipes``. Using one copies it over; git
+shows the difference.
 
-Any recipe can be tried in minutes (``--smoke``): the same rows, tasks, losses and rewards, a few steps each, on the generated corpus
-and the tiny model of the recipe ``smoke``. Every path is then walked for real before it is paid for.
+Any recipe can be tried in minutes (``--smoke``): the same rows, tasks, losses and rewards, a few
+steps each, on the generated corpus and the tiny model of the recipe ``smoke``. Every path is then
+walked for real before it is paid for.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class Recipe:
 
 
 def recipes(root: Path | None) -> tuple[Recipe, ...]:
-    """Every recipe, by name: the project's own, and those that come with this code."""
+    """Every recipe by name: the project's own, and those that come with this code."""
     current = (root / paths.PARAMS_FILE).read_bytes() if root is not None and (root / paths.PARAMS_FILE).is_file() else b""
     found = recipe_files(root).values()
     removed = _removed(root)
@@ -59,7 +61,7 @@ def recipes(root: Path | None) -> tuple[Recipe, ...]:
 
 
 def _removed(root: Path | None) -> tuple[ExcludedVideo, ...]:
-    """The videos that the present ``params.yaml`` leaves out on request; none where it cannot be read."""
+    """Videos that the present ``params.yaml`` leaves out on request; none if it cannot be read."""
     if root is None:
         return ()
     try:
@@ -70,7 +72,9 @@ def _removed(root: Path | None) -> tuple[ExcludedVideo, ...]:
 
 
 def taking_along(text: str, removed: Sequence[ExcludedVideo], name: str) -> str:
-    """The text of a recipe that leaves out what was removed on request, too: a request outlives a change of recipe."""
+    """Text of a recipe that also leaves out the videos removed on request: a request outlives a
+    change of recipe.
+    """
     if not removed:
         return text
     own = parse_params(parse_yaml(text, name), name).ingest.exclude
@@ -100,7 +104,7 @@ _FAMILIES = {"Qwen3-VL": "qwen3_vl", "Qwen2.5-VL": "qwen2_5_vl", "Qwen2-VL": "qw
 
 
 def smoke_version(root: Path | None, name: str) -> str:
-    """A recipe on the tiny model and the generated corpus, a few steps a row, as YAML.
+    """Text of a recipe on the tiny model and the generated corpus, a few steps a row, as YAML.
 
     Raises:
         UsageError: no such recipe.
@@ -143,7 +147,7 @@ def smoke_version(root: Path | None, name: str) -> str:
 
 
 def _changes(grid: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """What the variants of a grid change of a recipe's rows."""
+    """Changes that the variants of a grid make to a recipe's rows."""
     return [] if grid is None else [grid["shared"], *(variant["changes"] for variant in grid["variants"].values())]
 
 
@@ -161,7 +165,8 @@ def _about(path: Path) -> str:
 
 
 def recipe(root: Path | None, name: str) -> Recipe:
-    """
+    """Look a recipe up by its name.
+
     Raises:
         UsageError: there is no such recipe.
     """
@@ -174,7 +179,7 @@ def recipe(root: Path | None, name: str) -> Recipe:
 
 
 def params_or_default(root: Path | None) -> Params:
-    """What ``params.yaml`` says; outside a project :func:`default_params`.
+    """Parameters of ``params.yaml``; outside a project those of :func:`default_params`.
 
     Raises:
         ParamsError: the file is missing or breaks a rule.
@@ -183,12 +188,12 @@ def params_or_default(root: Path | None) -> Params:
 
 
 def default_params() -> Params:
-    """The parameters of the recipe :data:`DEFAULT`, whose ingest and judge are those for videos of people."""
+    """Parameters of the recipe :data:`DEFAULT`, whose ingest and judge suit videos of people."""
     return load_params(recipe(None, DEFAULT).path)
 
 
 def difference(root: Path, name: str) -> str:
-    """What `use` would change in ``params.yaml``, as a unified diff; empty when nothing."""
+    """Unified diff of what `use` would change in ``params.yaml``; empty if nothing."""
     new = recipe(root, name).path
     old = read_text(root / paths.PARAMS_FILE) if (root / paths.PARAMS_FILE).is_file() else ""
     lines = difflib.unified_diff(
@@ -201,12 +206,14 @@ def difference(root: Path, name: str) -> str:
 
 
 def use(root: Path, name: str, force: bool = False, *, smoke: bool = False) -> Params:
-    """Copy a recipe, or its small version, over ``params.yaml`` and return what it says. A recipe that does not load is never copied.
+    """Copy a recipe, or its small version, over ``params.yaml`` and return its parameters. A recipe
+    that does not load is never copied.
 
     Videos that were removed on request stay removed.
 
     Raises:
-        UsageError: no such recipe, or ``params.yaml`` holds edits that neither a commit nor a recipe keeps, and ``force`` is not set.
+        UsageError: no such recipe, or ``params.yaml`` holds edits that neither a commit nor a
+            recipe keeps, and ``force`` is not set.
         ParamsError: the recipe breaks a rule.
         FlowError: a run holds the project; its parameters would change under it.
     """
@@ -244,12 +251,14 @@ def _write(root: Path, text: str) -> None:
 
 
 def change(root: Path, name: str | None, settings: Sequence[str]) -> str:
-    """Write single values into ``params.yaml``, over the recipe ``name`` where one is given; returns the difference, as a unified diff.
+    """Write single values into ``params.yaml``, over the recipe ``name`` if one is set; returns the
+    unified diff.
 
     Comments and all other values stay as they are. What breaks a rule is not written.
 
     Raises:
-        UsageError: no such recipe or value, or ``params.yaml`` holds edits that neither a commit nor a recipe keeps.
+        UsageError: no such recipe or value, or ``params.yaml`` holds edits that neither a commit
+            nor a recipe keeps.
         ParamsError: what came of it breaks a rule.
         FlowError: a run holds the project.
     """

@@ -1,4 +1,4 @@
-"""Single values in the text of a ``params.yaml``: written in place, every comment and every other value as it was."""
+"""Set single values in the text of a ``params.yaml``, in place; comments and all other values stay."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _SHORT_FLOAT = re.compile(r"([-+]?\d+)(\.\d*)?[eE]([-+]?)(\d+)")
 
 
 def with_settings(text: str, settings: Sequence[str], name: str = paths.PARAMS_FILE) -> str:
-    """The text of a ``params.yaml`` in which each of ``settings`` (``grpo.general.steps=50``) holds. Its rules are not checked here.
+    """Text of a ``params.yaml`` with each of ``settings`` (``grpo.general.steps=50``) applied. Does
+    not check its rules.
 
     Raises:
         UsageError: a setting has another form, or names what is not in the file.

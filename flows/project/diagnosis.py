@@ -1,4 +1,6 @@
-"""What is on this machine and in this project, and what to do about what is not. Imports nothing heavy; a few seconds."""
+"""State of this machine and this project, each fault with its remedy. Imports nothing heavy; takes
+a few seconds.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ _PROBE_S = 60
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked for, what was found, and what to do (empty when nothing)."""
+    """One line: subject, state, detail, and remedy (empty if none is needed)."""
 
     what: str
     state: State
@@ -51,7 +53,7 @@ def _installed(package: str) -> str | None:
 
 
 def _run(*command: str) -> str | None:
-    """What a program prints; None when it is missing, fails or hangs."""
+    """Output of a program; None if it is missing, fails or hangs."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_S, stdin=subprocess.DEVNULL, check=False)
     except (FileNotFoundError, PermissionError, subprocess.TimeoutExpired):
@@ -226,7 +228,7 @@ def _clones(root: Path) -> Finding:
 
 
 def _champion(session: Session) -> Finding:
-    """Whether the alias is where the gate put it."""
+    """Check whether the alias is where the gate put it."""
     root = session.root
     if other := registered.other_store(root):
         said, _, todo = other.partition("; ")
@@ -260,7 +262,7 @@ def _champion(session: Session) -> Finding:
 
 
 def _nothing_in(root: Path) -> str:
-    """Said with the store's name: it may be another one than the project registers in."""
+    """Sentence with the store's name: it may be another one than the project registers in."""
     return f"nothing is registered yet in {shown(tracking_uri(root))}"
 
 
@@ -304,7 +306,7 @@ _OF_MACHINE = (_python, _ffmpeg, _decord, _pyav, _torch, _gpu, _deepspeed, _vers
 
 
 def findings(root: Path | None) -> list[Finding]:
-    """Look at everything, side by side; outside a project (None) at the machine only."""
+    """Check everything, side by side; outside a project (None) the machine only."""
     if root is None:
         found = _side_by_side([partial(check, Path.cwd()) for check in _OF_MACHINE])
         todo = "cd into a clone of the project, or set VIDBRIDGE_PROJECT to it"
@@ -321,7 +323,9 @@ def _side_by_side(checks: Sequence[Callable[[], Finding]]) -> list[Finding]:
 
 
 def _upgrade(session: Session) -> list[Finding]:
-    """A line for each result of 0.1 that stands where today's rules would make another, and for a pipeline of another version."""
+    """List each result of 0.1 that today's rules would make differently, and a pipeline of another
+    version.
+    """
     from stages.tools import upgrade
 
     try:

@@ -1,4 +1,4 @@
-"""What ``vidbridge run`` does: plan, say what will happen, run it as a Prefect flow, show what came of it."""
+"""``vidbridge run``: plan, print the plan, run it as a Prefect flow, print the results."""
 
 from __future__ import annotations
 
@@ -25,16 +25,19 @@ from stages.tracking.session import Session
 
 
 def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False, as_json: bool = False) -> None:
-    """Bring ``target`` up to date, and print the plan and its cost first and the scores afterwards. An empty plan starts no server.
+    """Bring ``target`` up to date; prints the plan and its cost first and the scores afterwards. An
+    empty plan starts no server.
 
     ``as_json``: of a dry run, for programs.
 
-    What is not registered yet, since an earlier run was cut short or its server was away, is registered. ``push``: DVC's run cache and
-    the branch that holds ``dvc.lock`` are handed on, so that other hosts can take over and promote.
+    What is not registered yet, since an earlier run was cut short or its server was away, is
+    registered. ``push``: DVC's run cache and the branch that holds ``dvc.lock`` are handed on, so
+    that other hosts can take over and promote.
 
     Raises:
         FlowError: something is missing (found before any stage starts), or a stage failed.
-        KeyboardInterrupt: on Ctrl-C and when the run is cancelled in Prefect; every stage has been ended.
+        KeyboardInterrupt: on Ctrl-C and when the run is cancelled in Prefect; every stage has been
+            ended.
     """
     session = Session(root)
     params = session.params
@@ -83,7 +86,7 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
 
 
 def register(session: Session, push: bool) -> None:
-    """Record and register what earlier runs, here or elsewhere, left in ``dvc.lock``, and say so.
+    """Record and register what earlier runs, here or elsewhere, left in ``dvc.lock``, and print it.
 
     Raises:
         TrackingError: the store, the remote or git says no.
@@ -111,7 +114,7 @@ def register(session: Session, push: bool) -> None:
 
 
 def _publish(root: Path, commit: str) -> None:
-    """Hand the branch that holds the commit to the repository that this one was cloned from."""
+    """Push the branch that holds the commit to the repository that this one was cloned from."""
     if "origin" not in git(root, "remote").split():
         show.say(f"note: no git remote 'origin', so commit {commit[:12]} with dvc.lock stays here; git remote add origin URL")
         return
@@ -125,7 +128,7 @@ def _plain(plan: Plan, cost: estimate.RunCost) -> dict[str, Any]:
 
 
 def _confirm(root: Path, params: Params, plan: Plan) -> None:
-    """A model of billions of parameters takes hours and many gigabytes: worth one question."""
+    """Ask before a model of billions of parameters is trained: it takes hours and many gigabytes."""
     if not isinstance(params.model, PretrainedModelParams) or not any(step.meta.kind == "train" for step in plan.to_run):
         return
     need = preflight.disk_need_gb(params, plan)
@@ -137,7 +140,7 @@ def _confirm(root: Path, params: Params, plan: Plan) -> None:
 
 
 def _flow(root: Path, target: str, push: bool) -> str:
-    """Returns the commit that holds ``dvc.lock``."""
+    """Run the flow; returns the commit that holds ``dvc.lock``."""
     with prefect_server.starting(root) as starting:
         # These imports take as long as the server's start: they go on side by side.
         from prefect import tags
