@@ -189,7 +189,8 @@ def _reproduce(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], c
         for target in targets:
             plan = make_plan(folder, target)
             insist_on_answer(plan)
-            # Its own plan of what is left: a later one would believe in what the remote was found to have lost.
+            # Its own plan of what is left: a later one would believe in what the remote was found
+            # to have lost.
             for step in reproduce.bring(folder, plan, logger.info, cancelled).steps:
                 if step.name not in steps or step.state == "will run":
                     steps[step.name] = step

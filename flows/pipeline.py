@@ -129,7 +129,8 @@ def pipeline(root: Path, target: str = TARGET, push: bool = False) -> PipelineRe
     run_name = stamped(params.recipe, str(flow_run.id)[:4])
     watch = Watch.start(root)
     cancelled = threading.Event()
-    # From here on, not from the first stage on: what is fetched may take hours, and another host counts who gives no sign of life as lost.
+    # From here on, not from the first stage on: what is fetched may take hours, and another host
+    # counts who gives no sign of life as lost.
     with at_work(), watching_for_cancel(cancelled):
         try:
             plan = bring(root, target, cancelled)

@@ -197,7 +197,8 @@ def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, targ
     )
     state = pipeline(root, target, push=True, return_state=True)
     if not state.is_completed():
-        # A state of this run's own: of another run's Prefect would keep the count ("1/1 states failed") and not the reason.
+        # A state of this run's own: of another run's Prefect would keep the count ("1/1 states
+        # failed") and not the reason.
         if state.is_cancelled():
             return Cancelled(message=state.message)
         return Failed(message=state.message, data=state.result(raise_on_failure=False))
@@ -212,7 +213,8 @@ def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, targ
     ran = ", ".join(result.stage for result in report.ran) or "nothing, all of it was made before"
     lines.append(f"Ran: {ran}.")
     if promote and registered.awaits_gate(root) and (candidate := report.registration.candidate) is not None:
-        # By its number: another deployment may have registered one meanwhile, and the alias names that.
+        # By its number: another deployment may have registered one meanwhile, and the alias names
+        # that.
         decided = promotion(
             Session(root),
             str(candidate),

@@ -1,4 +1,6 @@
-"""``vidbridge ablate``: run the grid of a recipe (:mod:`flows.ablation`), show the table, say where the figure is."""
+"""``vidbridge ablate``: run the grid of a recipe (:mod:`flows.ablation`), show the table, say where
+the figure is.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ def ablate(
 
     Prints one table and writes one figure, both with intervals.
 
-    Data, base and start are made once a seed. Ctrl-C ends it; the next call goes on where it stopped. Example: vidbridge ablate --jobs 2
+    Data, base and start are made once a seed. Ctrl-C ends it; the next call goes on where it
+    stopped. Example: vidbridge ablate --jobs 2
     """
     folder = app.given(out)
     with app.going_on_with("vidbridge ablate"):
@@ -35,7 +38,8 @@ def ablate(
 
 
 def run_grid(root: Path, jobs: int | None, out: Path | None, *, table_only: bool) -> None:
-    """Run what is missing, ``jobs`` seeds at a time (None: as many as the machine takes), then show the grid.
+    """Run what is missing, ``jobs`` seeds at a time (None: as many as the machine takes), then show
+    the grid.
 
     Raises:
         UsageError: the recipe has no grid, or code is not committed.

@@ -1,4 +1,6 @@
-"""What every command of ``vidbridge`` shares: how it is interrupted, its global options, kinds of argument, the project it works in."""
+"""What every command of ``vidbridge`` shares: how it is interrupted, its global options, kinds of
+argument, the project it works in.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class Commands(typer.core.TyperGroup):
-    """Ctrl-C ends any command with a sentence and the status that shells expect; typer says nothing, or "Aborted!"."""
+    """Ctrl-C ends any command with a sentence and the status that shells expect; typer says
+    nothing, or "Aborted!".
+    """
 
     def make_context(self, *arguments: Any, **named: Any) -> Any:
         with _interruptible():
@@ -41,7 +45,9 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def going_on_with(command: str) -> Iterator[None]:
-    """Ctrl-C ends the block with a sentence that says how to go on. In `main` it would be too late: typer says "Aborted!" before."""
+    """Ctrl-C ends the block with a sentence that says how to go on. In `main` it would be too late:
+    typer says "Aborted!" before.
+    """
     try:
         yield
     except KeyboardInterrupt:
@@ -138,7 +144,9 @@ def session() -> Session:
 
 
 def reader() -> Session:
-    """The project, or outside of one the cache folder: for commands that ask the registry and nothing else of a project."""
+    """The project, or outside of one the cache folder: for commands that ask the registry and
+    nothing else of a project.
+    """
     from flows.cli import outside
 
     return outside.reader()

@@ -1,6 +1,8 @@
-"""Shell completion of values: read from the project's files, without a server, and nothing where they cannot be read.
+"""Shell completion of values: read from the project's files, without a server, and nothing where
+they cannot be read.
 
-A shell calls this at every press of Tab, so nothing heavy is imported. ``vidbridge --install-completion`` switches it on.
+A shell calls this at every press of Tab, so nothing heavy is imported. ``vidbridge
+--install-completion`` switches it on.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ def check(
 ) -> None:
     """Show what ingest would accept and set aside, and why.
 
-    Nothing is written; ends with 1 when nothing would be accepted. Example: vidbridge data check ~/coin --format coin
+    Nothing is written; ends with 1 when nothing would be accepted. Example: vidbridge data check
+    ~/coin --format coin
     """
     from flows.processes.environment import project_or_none
 
@@ -82,11 +83,13 @@ def remove(
 ) -> None:
     """Take videos out of the data; say what has seen them.
 
-    Which clips, samples and registered versions saw it, and what has to run again. With --yes it is written to `ingest.exclude` in
-    params.yaml: ingest sets it aside (removed-on-request), with every copy of the same bytes. Versions that learned from it are
-    tagged, and the gate takes none of them, on any machine. A version whose data cannot be read counts as unknown, never as clean.
+    Which clips, samples and registered versions saw it, and what has to run again. With --yes it is
+    written to `ingest.exclude` in params.yaml: ingest sets it aside (removed-on-request), with
+    every copy of the same bytes. Versions that learned from it are tagged, and the gate takes none
+    of them, on any machine. A version whose data cannot be read counts as unknown, never as clean.
 
-    Then: vidbridge run, vidbridge promote, and vidbridge gc, which frees the copies. Example: vidbridge data remove videos/a.mp4 --yes
+    Then: vidbridge run, vidbridge promote, and vidbridge gc, which frees the copies. Example:
+    vidbridge data remove videos/a.mp4 --yes
     """
     from flows.housekeeping import removal
 
@@ -96,7 +99,9 @@ def remove(
 def _check(
     root: Path | None, folder: Path, annotation_format: str | None, annotations: str | None, *, every: bool, as_json: bool
 ) -> bool:
-    """Print what ingest would accept and set aside of a folder, why, and which samples it would give; False when it accepts nothing."""
+    """Print what ingest would accept and set aside of a folder, why, and which samples it would
+    give; False when it accepts nothing.
+    """
     from itertools import islice
 
     from flows.console import show

@@ -36,12 +36,14 @@ def deploy(
 
     It is described in infra/prefect.yaml.
 
-    Each deployment has a clone of its own on the worker. A schedule that was paused stays so; a work pool that is there stays as it is.
+    Each deployment has a clone of its own on the worker. A schedule that was paused stays so; a
+    work pool that is there stays as it is.
 
     Example: vidbridge deploy --cron "0 3 * * *" --timezone Europe/Berlin --source /data/videos
 
-    Example, for workers elsewhere: vidbridge deploy --repository https://git.example.org/team/videos.git --branch main --pool gpus
-    --name nightly-gpus --no-worker, and there: prefect worker start --pool gpus --type process
+    Example, for workers elsewhere: vidbridge deploy --repository
+    https://git.example.org/team/videos.git --branch main --pool gpus --name nightly-gpus
+    --no-worker, and there: prefect worker start --pool gpus --type process
     """
     root = app.root()
     from flows.deployments import deploy as deploying

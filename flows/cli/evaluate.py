@@ -1,4 +1,6 @@
-"""``vidbridge evaluate`` and ``vidbridge score``: public benchmarks, their scores for a person and as files."""
+"""``vidbridge evaluate`` and ``vidbridge score``: public benchmarks, their scores for a person and
+as files.
+"""
 
 from __future__ import annotations
 
@@ -63,16 +65,21 @@ def evaluate(
 ) -> None:
     """Put a model through a benchmark and score its replies.
 
-    Every question is asked, replies are scored as `vidbridge score` does it, and all is logged to MLflow.
+    Every question is asked, replies are scored as `vidbridge score` does it, and all is logged to
+    MLflow.
 
-    Frames and prompts are the benchmark's; a video is decoded once, and goes through the vision tower once, for all questions about it.
-    Every reply is on disk as it comes: after Ctrl-C or kill -9 the same call goes on. Videos that are missing or unreadable are listed,
-    and the result is then marked partial. Beside the score stand those of the same model on black and on shuffled videos.
+    Frames and prompts are the benchmark's; a video is decoded once, and goes through the vision
+    tower once, for all questions about it. Every reply is on disk as it comes: after Ctrl-C or kill
+    -9 the same call goes on. Videos that are missing or unreadable are listed, and the result is
+    then marked partial. Beside the score stand those of the same model on black and on shuffled
+    videos.
 
-    Example: vidbridge evaluate --model champion --benchmark dream-1k --annotations ~/DREAM-1K/json --videos ~/DREAM-1K --out dream
+    Example: vidbridge evaluate --model champion --benchmark dream-1k --annotations ~/DREAM-1K/json
+    --videos ~/DREAM-1K --out dream
 
-    Example: vidbridge evaluate --endpoint http://127.0.0.1:8000/v1 --endpoint-model my-model --benchmark video-mme
-    --annotations ~/Video-MME --videos ~/Video-MME/data --out mme --controls 200
+    Example: vidbridge evaluate --endpoint http://127.0.0.1:8000/v1 --endpoint-model my-model
+    --benchmark video-mme --annotations ~/Video-MME --videos ~/Video-MME/data --out mme --controls
+    200
     """
     from stages.tools.suites.evaluate import Order
 
@@ -114,11 +121,13 @@ def score(
 
     Two readings: `strict`, and `compat` as public harnesses print it.
 
-    A prediction is {"id": "001-1", "reply": "what the model wrote, reasoning and all"}, one a line; other keys are left alone. The
-    id is Video-MME's question_id; action_antonym/0 (file and row) for MVBench; DREAM-1K's idx as text; camera/VIDEO for VDC;
-    CaReBench's video; sample_id for our own tests. Judged benchmarks use `judge` of params.yaml.
+    A prediction is {"id": "001-1", "reply": "what the model wrote, reasoning and all"}, one a line;
+    other keys are left alone. The id is Video-MME's question_id; action_antonym/0 (file and row)
+    for MVBench; DREAM-1K's idx as text; camera/VIDEO for VDC; CaReBench's video; sample_id for our
+    own tests. Judged benchmarks use `judge` of params.yaml.
 
-    Example: vidbridge score --benchmark video-mme --annotations ~/Video-MME --predictions replies.jsonl --out scores.json
+    Example: vidbridge score --benchmark video-mme --annotations ~/Video-MME --predictions
+    replies.jsonl --out scores.json
     """
     # Before the project's folder becomes the working directory.
     asked, said = _annotations_at(annotations, benchmark), predictions.expanduser().resolve()

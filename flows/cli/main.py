@@ -83,12 +83,15 @@ for _name, (_help, _commands) in GROUPS.items():
 
 
 def main() -> None:
-    """Entry point: an error that a person can act upon is one message and a status, never a traceback. A defect keeps its traceback."""
+    """Entry point: an error that a person can act upon is one message and a status, never a
+    traceback. A defect keeps its traceback.
+    """
     from stages.errors import VidbridgeError
     from stages.runtime.plain import fit, guard_logs
 
     for stream in (sys.stdout, sys.stderr):
-        # What an ASCII terminal cannot show is written out, as `\\u2013`, rather than ending the command.
+        # What an ASCII terminal cannot show is written out, as `\\u2013`, rather than ending the
+        # command.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     guard_logs()
@@ -96,7 +99,8 @@ def main() -> None:
         try:
             app()
         finally:
-            # Here, where an error of it is told: the interpreter's own flush at the end only complains.
+            # Here, where an error of it is told: the interpreter's own flush at the end only
+            # complains.
             sys.stdout.flush()
     except VidbridgeError as error:
         _end(fit(error), error.status)

@@ -1,4 +1,6 @@
-"""``vidbridge init`` and ``vidbridge recipe``: a project of one's own, and what its params.yaml says."""
+"""``vidbridge init`` and ``vidbridge recipe``: a project of one's own, and what its params.yaml
+says.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,12 @@ def init(
 ) -> None:
     """Make a project of one's own; the code stays in the package.
 
-    params.yaml, dvc.yaml, DVC's settings, .gitignore, and a git repository where there is none. code/*.txt holds the digest of the
-    code of each stage: after an upgrade of the package `vidbridge plan` shows which stages have other code, and runs those again.
+    params.yaml, dvc.yaml, DVC's settings, .gitignore, and a git repository where there is none.
+    code/*.txt holds the digest of the code of each stage: after an upgrade of the package
+    `vidbridge plan` shows which stages have other code, and runs those again.
 
-    Example: vidbridge init my-videos --recipe smoke && cd my-videos && git add -A && git commit -m start && vidbridge run
+    Example: vidbridge init my-videos --recipe smoke && cd my-videos && git add -A && git commit -m
+    start && vidbridge run
     """
     from flows.console import show
     from flows.processes.environment import be_quiet
@@ -77,7 +81,9 @@ def use(
         bool, typer.Option("--smoke", help="Its rows, tasks and losses in small: tiny model, generated corpus, a few steps each.")
     ] = False,
 ) -> None:
-    """Copy a recipe over params.yaml. Example: vidbridge recipe use videocap-r1 --smoke && vidbridge run"""
+    """Copy a recipe over params.yaml. Example: vidbridge recipe use videocap-r1 --smoke &&
+    vidbridge run
+    """
     from flows.console import show
     from flows.params_file import recipes
 

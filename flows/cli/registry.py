@@ -1,4 +1,6 @@
-"""``vidbridge register``, ``promote``, ``rollback``, ``history``, ``compare``, ``explain``: questions to the registry, answered in the terminal."""
+"""``vidbridge register``, ``promote``, ``rollback``, ``history``, ``compare``, ``explain``:
+questions to the registry, answered in the terminal.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,8 @@ def promote(
 
     session = app.session()
     root = session.root
-    # Before a server is started for it: the answer to a version that is not there takes a second, and so does that to who may not.
+    # Before a server is started for it: the answer to a version that is not there takes a second,
+    # and so does that to who may not.
     find_version(session.client, session.params.gate.registered_model, version or CANDIDATE)
     gate.check_rights(session)
     preflight.check_prefect()
@@ -95,7 +98,9 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
     author: Annotated[str | None, typer.Option(help="Who decides; git's user.name and user.email when left out.")] = None,
 ) -> None:
-    """Give the alias back to the champion before this one. Example: vidbridge rollback --reason "fails on night scenes\""""
+    """Give the alias back to the champion before this one. Example: vidbridge rollback --reason
+    "fails on night scenes\"
+    """
     from flows.console import show
     from stages.tracking.gate import promote as gate
 
@@ -115,7 +120,8 @@ def history(
 ) -> None:
     """Show every promotion, refusal and rollback.
 
-    Each with its author and reason. Needs no project where MLFLOW_TRACKING_URI is set. Example: vidbridge history
+    Each with its author and reason. Needs no project where MLFLOW_TRACKING_URI is set. Example:
+    vidbridge history
     """
     session = app.reader()
     from dataclasses import asdict
@@ -151,7 +157,8 @@ def compare(
 ) -> None:
     """Compare two versions sample by sample.
 
-    Differences with intervals, and whether chance could have made them. Outside of a project name the model: models:/NAME/7 5
+    Differences with intervals, and whether chance could have made them. Outside of a project name
+    the model: models:/NAME/7 5
 
     Example: vidbridge compare 7 5
     """
@@ -162,7 +169,8 @@ def compare(
 def explain(version: app.VersionArgument = "champion", as_json: app.JsonOption = False) -> None:
     """Show where a version comes from, and how it scores.
 
-    Its commit, data, parameters, scores, ancestors and verdict. Needs no project where MLFLOW_TRACKING_URI is set.
+    Its commit, data, parameters, scores, ancestors and verdict. Needs no project where
+    MLFLOW_TRACKING_URI is set.
 
     Example: vidbridge explain champion, or vidbridge explain models:/vidbridge-tiny/7
     """
@@ -180,7 +188,8 @@ def explain(version: app.VersionArgument = "champion", as_json: app.JsonOption =
 
 
 def compare_versions(session: Session, after: str, before: str, *, as_json: bool = False) -> None:
-    """Show what ``after`` gained over ``before``, sample by sample; where they were scored differently, score one of them again.
+    """Show what ``after`` gained over ``before``, sample by sample; where they were scored
+    differently, score one of them again.
 
     Raises:
         UsageError: one is to be scored again, which takes a project.

@@ -1,4 +1,6 @@
-"""``vidbridge run`` and ``vidbridge plan``: plan, say what will happen, run it as a Prefect flow, show what came of it."""
+"""``vidbridge run`` and ``vidbridge plan``: plan, say what will happen, run it as a Prefect flow,
+show what came of it.
+"""
 
 from __future__ import annotations
 
@@ -42,13 +44,16 @@ def run(
         ),
     ] = False,
 ) -> None:
-    """Run what is out of date, register it, print the scores. What the DVC remote holds is fetched instead.
+    """Run what is out of date, register it, print the scores. What the DVC remote holds is fetched
+    instead.
 
-    Example: change grpo.general.learning_rate in params.yaml, then `vidbridge run`: that stage and what follows it run again, only.
-    Ctrl-C ends it at once; the next `vidbridge run` resumes training at its last checkpoint.
+    Example: change grpo.general.learning_rate in params.yaml, then `vidbridge run`: that stage and
+    what follows it run again, only. Ctrl-C ends it at once; the next `vidbridge run` resumes
+    training at its last checkpoint.
 
-    What --recipe, --set and --seed change stands in params.yaml afterwards; it is shown first, and refused where params.yaml has
-    edits that no commit keeps. Example: vidbridge run --recipe smoke --set grpo.general.steps=50 --seed 3
+    What --recipe, --set and --seed change stands in params.yaml afterwards; it is shown first, and
+    refused where params.yaml has edits that no commit keeps. Example: vidbridge run --recipe smoke
+    --set grpo.general.steps=50 --seed 3
     """
     if resume_across_code:
         os.environ["VIDBRIDGE_RESUME_ACROSS_CODE"] = "1"
@@ -73,8 +78,9 @@ def plan(
 ) -> None:
     """Show what would run or be fetched, why, and at what cost.
 
-    Time and GPU hours come from earlier runs of a stage (measured; scaled where only its steps differ), else from rates that you
-    declare in .vidbridge/rates.yaml, else they are unknown. Questions to judges and writer are counted, as upper bounds.
+    Time and GPU hours come from earlier runs of a stage (measured; scaled where only its steps
+    differ), else from rates that you declare in .vidbridge/rates.yaml, else they are unknown.
+    Questions to judges and writer are counted, as upper bounds.
 
     Example: vidbridge plan grpo@bridge
     """

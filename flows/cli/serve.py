@@ -1,4 +1,6 @@
-"""``vidbridge predict``, ``serve``, ``export`` and ``report``: a registered version for those who only want its answers, its weights, or a page."""
+"""``vidbridge predict``, ``serve``, ``export`` and ``report``: a registered version for those who
+only want its answers, its weights, or a page.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ def predict(
 ) -> None:
     """Ask a registered model about a video.
 
-    Outside of a project MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a URL) say where it comes from.
+    Outside of a project MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a URL) say where it comes
+    from.
 
     Example: vidbridge predict clip.mp4 --question "What happens first?"
     """
@@ -49,8 +52,9 @@ def serve(
 
     Example: vidbridge serve --videos data/corpus/videos
 
-    Only this machine can ask; another --host needs VIDBRIDGE_SERVE_KEY, which clients send as a bearer token. Outside of a project
-    MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a URL) say where the model comes from; it is kept in VIDBRIDGE_CACHE.
+    Only this machine can ask; another --host needs VIDBRIDGE_SERVE_KEY, which clients send as a
+    bearer token. Outside of a project MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a URL) say
+    where the model comes from; it is kept in VIDBRIDGE_CACHE.
 
     Example: vidbridge serve --model models:/vidbridge-tiny@champion
     """
@@ -67,7 +71,8 @@ def export(
 ) -> None:
     """Write a version as a Hugging Face folder with a model card.
 
-    For vllm serve, or the hub. Outside of a project MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a URL) say where it comes from.
+    For vllm serve, or the hub. Outside of a project MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a
+    URL) say where it comes from.
 
     Example: vidbridge export ~/model, or vidbridge export ~/model --model models:/vidbridge-tiny/7
     """
@@ -96,7 +101,8 @@ def report(out: Annotated[Path, typer.Option(help="The page to write.")] = Path(
 
 
 def _predict(video: Path, question: str, version: str, model: Path | None) -> None:
-    """Ask a registered model, or an exported folder, about a video; shows its thinking, its answer, and whether the reply parses.
+    """Ask a registered model, or an exported folder, about a video; shows its thinking, its answer,
+    and whether the reply parses.
 
     Raises:
         UsageError: the video does not exist, or no registry can be queried.

@@ -1,4 +1,6 @@
-"""A warning where the alias ``champion`` is not where the gate put it: whoever may write to the registry can move it by hand."""
+"""A warning where the alias ``champion`` is not where the gate put it: whoever may write to the
+registry can move it by hand.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def warn_of_moved(session: Session, which: str) -> None:
-    """Say on stderr that the gate did not put ``champion`` where it is, if ``which`` means that alias of a registered model.
+    """Say on stderr that the gate did not put ``champion`` where it is, if ``which`` means that
+    alias of a registered model.
 
     Raises:
         TrackingError: the store does not answer.

@@ -19,7 +19,9 @@ _EXAMPLES = 3
 
 
 def show_checked(out: Console, found: Checked, *, every: bool) -> None:
-    """Print what ingest would accept and set aside, and why. ``every``: each reject, and not some of each reason."""
+    """Print what ingest would accept and set aside, and why. ``every``: each reject, and not some
+    of each reason.
+    """
     seconds = float(sum(clip.frames / clip.rate for clip in found.clips))
     splits = Counter(clip.split for clip in found.clips)
     parts = sum(reject.reason in found.part_reasons for reject in found.rejects)

@@ -1,7 +1,7 @@
 """Reports, decisions and explanations as tables for a terminal; the data stay plain values.
 
-Strings are text, never markup: they are printed on :func:`flows.console.show.console`. What comes from tags and commits goes through
-:func:`~stages.runtime.plain.one_line`.
+Strings are text, never markup: they are printed on :func:`flows.console.show.console`. What comes
+from tags and commits goes through :func:`~stages.runtime.plain.one_line`.
 """
 
 from __future__ import annotations

@@ -36,7 +36,9 @@ _COLOURS = {"will run": "yellow", "restore": "cyan", "fetch": "blue", "up to dat
 
 
 class _Fitted:
-    """A renderable, each of whose pieces of text is made fit for a terminal: styles are ours, the text may be anyone's."""
+    """A renderable, each of whose pieces of text is made fit for a terminal: styles are ours, the
+    text may be anyone's.
+    """
 
     def __init__(self, inner: ConsoleRenderable) -> None:
         self._inner = inner
@@ -53,21 +55,26 @@ class _Fit(RenderHook):
 
 
 def _console(file: TextIO | None = None, *, error: bool = False, width: int | None = None, quiet: bool = False) -> Console:
-    """A console on which a string is text: "[red]", ":dog:.mp4" and ESC mean nothing in it. What has a style is a ``Text`` with it."""
+    """A console on which a string is text: "[red]", ":dog:.mp4" and ESC mean nothing in it. What
+    has a style is a ``Text`` with it.
+    """
     made = Console(file=file, stderr=error, width=width, soft_wrap=error, markup=False, emoji=False, highlight=False, quiet=quiet)
     made.push_render_hook(_Fit())
     return made
 
 
 def console(error: bool = False) -> Console:
-    """The terminal. Where the output is none (a pipe, a file), tables are :data:`WIDE`, unless ``COLUMNS`` says otherwise."""
+    """The terminal. Where the output is none (a pipe, a file), tables are :data:`WIDE`, unless
+    ``COLUMNS`` says otherwise.
+    """
     stream = sys.stderr if error else sys.stdout
     wide = not stream.isatty() and not os.environ.get("COLUMNS", "").isdigit()
     return _console(error=error, width=WIDE if wide else None, quiet=verbosity.is_quiet())
 
 
 def say(text: object, *, error: bool = False, end: str = "\n") -> None:
-    """Print a text as it is, a line or several, whoever wrote parts of it: without secrets, control characters written out.
+    """Print a text as it is, a line or several, whoever wrote parts of it: without secrets, control
+    characters written out.
 
     ``--quiet`` leaves it out.
     """
@@ -76,12 +83,16 @@ def say(text: object, *, error: bool = False, end: str = "\n") -> None:
 
 
 def write(text: object, *, error: bool = False, end: str = "\n") -> None:
-    """The same for what was asked for by itself, such as a recipe's text: ``--quiet`` does not leave it out."""
+    """The same for what was asked for by itself, such as a recipe's text: ``--quiet`` does not
+    leave it out.
+    """
     print(fit(text), end=end, file=sys.stderr if error else sys.stdout)
 
 
 def document(value: object) -> None:
-    """Print one JSON document on stdout, without secrets; in ASCII, so that nothing in it acts on a terminal."""
+    """Print one JSON document on stdout, without secrets; in ASCII, so that nothing in it acts on a
+    terminal.
+    """
     print(json.dumps(_plain_value(value, known_secrets()), indent=2))
 
 
@@ -208,10 +219,12 @@ def show_scores(
     intervals: Mapping[tuple[str, str], tuple[float, float]] | None,
     confidence: float,
 ) -> None:
-    """Held-out scores in [0, 1]; the best policy of each column is bold, baselines stand above the line. A small
-    table after it says what each policy earns without its video, and with the frames of it out of order.
+    """Held-out scores in [0, 1]; the best policy of each column is bold, baselines stand above the
+    line. A small table after it says what each policy earns without its video, and with the frames
+    of it out of order.
 
-    ``intervals``: (policy, task) to the ends of its interval at ``confidence``, shown behind the mean.
+    ``intervals``: (policy, task) to the ends of its interval at ``confidence``, shown behind the
+    mean.
     """
     if not scores:
         return
@@ -256,7 +269,9 @@ def _show_controls(out: Console, scores: Mapping[str, Mapping[str, float | None]
 
 
 def show_gains(out: Console, gains: Mapping[str, Mapping[str, tuple[float, float, float]]], confidence: float) -> None:
-    """What each stage gained over the one it started from, on the same samples; bold where the interval leaves 0 out."""
+    """What each stage gained over the one it started from, on the same samples; bold where the
+    interval leaves 0 out.
+    """
     if not gains:
         return
     table = Table(title=f"gained, sample by sample [{confidence:.0%} interval]")
@@ -274,7 +289,9 @@ def show_gains(out: Console, gains: Mapping[str, Mapping[str, tuple[float, float
 
 
 def show_costs(out: Console, costs: Mapping[str, Cost], stages: Sequence[str]) -> None:
-    """What each of these stages cost when it last ran: its share of the time and memory that a run takes."""
+    """What each of these stages cost when it last ran: its share of the time and memory that a run
+    takes.
+    """
     if not any(stage in costs for stage in stages):
         return
     table = Table(title="what each stage cost")
@@ -288,8 +305,9 @@ def show_costs(out: Console, costs: Mapping[str, Cost], stages: Sequence[str]) -
 
 
 def show_where(out: Console, root: Path, *, scored: bool, promote: bool = True) -> None:
-    """Paths of the results, and the next commands: of a run that ended with scores, or with data only. ``promote``: there is a
-    candidate that is not the champion yet, as far as is known."""
+    """Paths of the results, and the next commands: of a run that ended with scores, or with data
+    only. ``promote``: there is a candidate that is not the champion yet, as far as is known.
+    """
     uri = os.environ.get("MLFLOW_TRACKING_URI", defaults(root)["MLFLOW_TRACKING_URI"])
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("metrics and plots" if scored else "data", str(paths.REPORTS if scored else paths.SAMPLES))

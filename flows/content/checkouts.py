@@ -19,7 +19,8 @@ from flows.errors import UnsafeContent
 from stages.runtime import paths
 from stages.tracking.lineage.listing import MAX_BYTES, ListError, check_paths, is_hash, parse_list, path_fault, too_long
 
-#: DVC's command line with `watch_lists` in force. A file and no module: it is started without the project in ``sys.path``.
+#: DVC's command line with `watch_lists` in force. A file and no module: it is started without the
+#: project in ``sys.path``.
 COMMAND = str(Path(__file__).with_name("checked_dvc.py"))
 
 
@@ -33,7 +34,8 @@ def check(repo: Any, stages: Iterable[Any]) -> None:
             is to hold would.
     """
     for stage in stages:
-        # A stage of dvc.yaml is locked in dvc.lock; other files, such as videos.dvc, hold what they lock.
+        # A stage of dvc.yaml is locked in dvc.lock; other files, such as videos.dvc, hold what they
+        # lock.
         file = paths.LOCK_FILE if stage.cmd else stage.relpath
         try:
             check_outs(repo, stage.outs, f"{file}: {stage.name}" if stage.cmd else file)

@@ -20,7 +20,8 @@ from stages.tracking.lineage.remote import insist_on_http, is_http, is_of_remote
 from stages.tracking.lineage.uri import TrackingError, shown
 from stages.tracking.session import Session
 
-#: Objects that a remote was seen to hold, so that a run that has nothing to do need not ask for them again. Inside the project's state.
+#: Objects that a remote was seen to hold, so that a run that has nothing to do need not ask for
+#: them again. Inside the project's state.
 SEEN = "remote-seen.json"
 _MOST_SEEN = 10_000
 

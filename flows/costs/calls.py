@@ -1,6 +1,8 @@
-"""How many questions a planned run asks of judges and of a writer: bounds from the parameters, where data are there exact in the samples.
+"""How many questions a planned run asks of judges and of a writer: bounds from the parameters,
+where data are there exact in the samples.
 
-Every figure is "at most": an ill-formed reply is not judged, equal questions are asked once, and answers that are cached are not asked.
+Every figure is "at most": an ill-formed reply is not judged, equal questions are asked once, and
+answers that are cached are not asked.
 """
 
 from __future__ import annotations
@@ -20,14 +22,17 @@ from stages.lib.rows.jsonl import RowError, read_json
 from stages.params import GrpoRow, OpenAIJudgeParams, Params
 from stages.runtime import paths
 
-#: A proposed question is tried from nothing, from the other clip and from its own; each answer gets a verdict.
+#: A proposed question is tried from nothing, from the other clip and from its own; each answer gets
+#: a verdict.
 _TRIES_OF_A_QUESTION = 3
 
 
 @dataclass(frozen=True)
 class Calls:
-    """``at_most``: questions that a stage asks; None: that depends on data that are not made yet. ``about``: an expected number (the
-    rollouts that a held-out judge sees are drawn by their text). ``measured``: what an earlier run asked, scaled."""
+    """``at_most``: questions that a stage asks; None: that depends on data that are not made yet.
+    ``about``: an expected number (the rollouts that a held-out judge sees are drawn by their text).
+    ``measured``: what an earlier run asked, scaled.
+    """
 
     who: Who
     at_most: int | None
@@ -92,7 +97,8 @@ class _Counts:
         weights = {task: row.tasks[task] for task in row.trained_tasks}
         generations = math.ceil(row.steps / row.iterations)
         prompts = generations * row.prompts_per_step
-        # Dynamic sampling replaces at most every group in each round; what is shown shuffled for the contrast is replaced with it.
+        # Dynamic sampling replaces at most every group in each round; what is shown shuffled for
+        # the contrast is replaced with it.
         replies_a_prompt = row.rollouts + (row.temporal_contrast.rollouts if row.temporal_contrast is not None else 0)
         replies = {task: count * replies_a_prompt for task, count in _dealt(weights, prompts).items()}
         for task, count in _dealt(weights, prompts * row.resample_rounds).items():
@@ -163,7 +169,9 @@ class _Counts:
 
 
 def _dealt(weights: Mapping[TaskName, float], prompts: int) -> dict[TaskName, int]:
-    """The most prompts of each task among so many: its share, to within one (:func:`stages.lib.training.mixture.draw`)."""
+    """The most prompts of each task among so many: its share, to within one
+    (:func:`stages.lib.training.mixture.draw`).
+    """
     total = sum(weights.values())
     return {task: min(prompts, math.floor(prompts * weight / total) + 1) if prompts else 0 for task, weight in weights.items()}
 

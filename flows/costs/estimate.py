@@ -1,8 +1,9 @@
-"""What a planned run will cost: hours, GPU hours, disk, questions to judges and a writer, and money where rates are declared.
+"""What a planned run will cost: hours, GPU hours, disk, questions to judges and a writer, and money
+where rates are declared.
 
-Time comes from earlier runs of the same stage (``measured``; ``scaled`` where only the number of steps differs), else from declared
-rates (:mod:`flows.costs.rates`). What neither tells is unknown: no figure is made up. Questions are counted from parameters and samples
-(:mod:`flows.costs.calls`).
+Time comes from earlier runs of the same stage (``measured``; ``scaled`` where only the number of
+steps differs), else from declared rates (:mod:`flows.costs.rates`). What neither tells is unknown:
+no figure is made up. Questions are counted from parameters and samples (:mod:`flows.costs.calls`).
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ _WITH_MODEL = frozenset(("sft", "grpo", "difficulty", "evaluate"))
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one stage will cost; None: unknown. ``basis``: where time comes from, ``disk_basis``: where disk does. ``why``: what time rests
-    on, or why it is unknown."""
+    """What one stage will cost; None: unknown. ``basis``: where time comes from, ``disk_basis``:
+    where disk does. ``why``: what time rests on, or why it is unknown.
+    """
 
     stage: str
     hours: float | None
@@ -72,7 +74,9 @@ class StageCost:
 
 @dataclass(frozen=True)
 class RunCost:
-    """The stages of a plan, in its order. Totals count what is known; ``unknown``: the stages whose time is not."""
+    """The stages of a plan, in its order. Totals count what is known; ``unknown``: the stages whose
+    time is not.
+    """
 
     stages: tuple[StageCost, ...]
     currency: str
@@ -89,7 +93,9 @@ class RunCost:
         return (sum(known), len(known) == len(values)) if known else None
 
     def calls(self) -> dict[Who, tuple[int, bool, bool]]:
-        """By who is asked: the sum of what is known, whether that is all, and whether it is an expected number only."""
+        """By who is asked: the sum of what is known, whether that is all, and whether it is an
+        expected number only.
+        """
         found: dict[Who, tuple[int, bool, bool]] = {}
         for one in self.stages:
             for call in one.calls:
@@ -174,8 +180,9 @@ class _Time:
 
 
 def _time(step: PlanStep, runs: Sequence[Spent], current: Mapping[str, str]) -> _Time:
-    """Of the newest run with the same parameters, else of the newest with another number of steps. Parameters that cost no time do not
-    count."""
+    """Of the newest run with the same parameters, else of the newest with another number of steps.
+    Parameters that cost no time do not count.
+    """
     own = f"{step.name.replace('@', '.')}.steps"
     others = ""
     scaled: _Time | None = None
@@ -218,8 +225,10 @@ def _on(gpus: str) -> str:
 
 
 def _differing(step: PlanStep, past: Mapping[str, str], current: Mapping[str, str], *, model: bool) -> list[str]:
-    """Names of parameters that a past run had otherwise, or lacked, among those that decide how long this stage takes; ``model``: those of
-    the model too, though DVC does not have the stage depend on them."""
+    """Names of parameters that a past run had otherwise, or lacked, among those that decide how
+    long this stage takes; ``model``: those of the model too, though DVC does not have the stage
+    depend on them.
+    """
     row = step.name.partition("@")[2]
     rows = tuple(f"{table}.{row}." for table in ("sft", "grpo", "difficulty"))
 
@@ -265,7 +274,9 @@ def _declared(rate: StageRate, steps: int | None) -> float | None:
 def _disk(
     step: PlanStep, params: Params, rate: StageRate | None, sizes: Mapping[str, float]
 ) -> tuple[float | None, Literal["measured", "scaled", "declared", "computed"] | None]:
-    """GB in place and in DVC's cache: of a pretrained model from its name's size, else as large as the last result, else as declared."""
+    """GB in place and in DVC's cache: of a pretrained model from its name's size, else as large as
+    the last result, else as declared.
+    """
     if says_size(params) and (weights := model_gb(params, step.name)) is not None:
         return sum(weights), "computed"
     if (size := sizes.get(step.name)) is not None:

@@ -1,4 +1,5 @@
-"""Declared rates: what a stage takes where no earlier run has measured it, and what it costs in money. Circumstance, never a parameter.
+"""Declared rates: what a stage takes where no earlier run has measured it, and what it costs in
+money. Circumstance, never a parameter.
 
 ``.vidbridge/rates.yaml``, or the file that ``VIDBRIDGE_RATES`` names, all of it optional:
 
@@ -35,7 +36,9 @@ class _Declared(BaseModel):
 
 
 class StageRate(_Declared):
-    """What one run of a stage takes. ``seconds_per_step``: of a training; else ``hours`` of the whole."""
+    """What one run of a stage takes. ``seconds_per_step``: of a training; else ``hours`` of the
+    whole.
+    """
 
     hours: _Amount | None = None
     seconds_per_step: _Amount | None = None
@@ -68,7 +71,8 @@ def load_rates(root: Path) -> Rates:
     """What is declared; nothing where nothing is.
 
     Raises:
-        UsageError: the file cannot be read, or declares something that is not a rate; the message names file, field and remedy.
+        UsageError: the file cannot be read, or declares something that is not a rate; the message
+            names file, field and remedy.
     """
     named = os.environ.get(VARIABLE, "").strip()
     path = Path(named).expanduser() if named else state(root) / FILE

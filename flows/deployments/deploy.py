@@ -1,4 +1,6 @@
-"""``vidbridge deploy``: the scheduled deployment of ``infra/prefect.yaml``, a server for it where none runs, and a worker."""
+"""``vidbridge deploy``: the scheduled deployment of ``infra/prefect.yaml``, a server for it where
+none runs, and a worker.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +48,10 @@ _BANNED = re.compile(r"[/%&<>]")
 
 @dataclass(frozen=True)
 class Order:
-    """What is deployed. ``repository``: what the worker clones, None for its own project; ``directory``: the project's folder in it.
-    ``cron`` and ``timezone``: None for those of ``infra/prefect.yaml``."""
+    """What is deployed. ``repository``: what the worker clones, None for its own project;
+    ``directory``: the project's folder in it. ``cron`` and ``timezone``: None for those of
+    ``infra/prefect.yaml``.
+    """
 
     branch: str
     name: str
@@ -73,7 +77,8 @@ def order_of(
     pool: str | None = None,
     name: str | None = None,
 ) -> tuple[Order, list[str]]:
-    """Check what the command line asks for, as far as it can be told before a server is there; returns it with notes for the person.
+    """Check what the command line asks for, as far as it can be told before a server is there;
+    returns it with notes for the person.
 
     Raises:
         UsageError: naming option, value and remedy.
@@ -167,7 +172,9 @@ def _folder(directory: str | None) -> str | None:
 
 
 def _check_params(root: Path, source: str | None, recipe: str | None) -> None:
-    """Look now at what every run will read: none should fail in the night for what could be said at once."""
+    """Look now at what every run will read: none should fail in the night for what could be said at
+    once.
+    """
     file = recipes.recipe(root, recipe).path if recipe else root / paths.PARAMS_FILE
     load_params(file)
     if source is not None:
@@ -176,7 +183,9 @@ def _check_params(root: Path, source: str | None, recipe: str | None) -> None:
 
 
 def _check_repository(found: Told, recipe: str | None) -> list[str]:
-    """Look now at what every run will find in the repository; returns what a person should know of it."""
+    """Look now at what every run will find in the repository; returns what a person should know of
+    it.
+    """
     if not found.is_project:
         there = f" (there is one in {', '.join(found.projects)})" if found.projects else ""
         raise UsageError(f"--directory: {found.where} holds no dvc.yaml{there}; name the folder of the project: --directory SUB")
@@ -198,7 +207,8 @@ def _check_repository(found: Told, recipe: str | None) -> list[str]:
 
 
 def deploy(root: Path, order: Order, notes: Sequence[str], worker: bool, port: int) -> None:
-    """Create the deployment on the server of ``PREFECT_API_URL``, else on one of our own at ``port``; then run what falls due.
+    """Create the deployment on the server of ``PREFECT_API_URL``, else on one of our own at
+    ``port``; then run what falls due.
 
     Raises:
         UsageError: the port is in use, or the work pool cannot be used.
@@ -242,7 +252,9 @@ def deploy(root: Path, order: Order, notes: Sequence[str], worker: bool, port: i
 
 
 def how_to_enter(home: Path) -> str:
-    """What a person needs who opens the pages: the key itself (as Jupyter prints its token), and where it lies."""
+    """What a person needs who opens the pages: the key itself (as Jupyter prints its token), and
+    where it lies.
+    """
     user, _, password = read_key(home).partition(":")
     return (
         f"to get in: user {user}, password {password} (Prefect's one field takes both: {user}:{password})\n"
@@ -291,7 +303,9 @@ class Standing:
     schedules: tuple[tuple[str, str, bool], ...]
 
     def is_active(self, cron: str, timezone: str) -> bool:
-        """Whether a schedule of the new deployment runs: as the same one did, else as all did together."""
+        """Whether a schedule of the new deployment runs: as the same one did, else as all did
+        together.
+        """
         same = [active for old, zone, active in self.schedules if (old, zone) == (cron, timezone)]
         every = same or [active for _, _, active in self.schedules]
         return any(every) or not every
@@ -320,7 +334,8 @@ def prefect_file(root: Path, order: Order, standing: Standing | None) -> dict[st
 
 
 def create(root: Path, order: Order, *, worker: bool = True) -> list[str]:
-    """Create work pool and deployment on the server of ``PREFECT_API_URL``; returns what a person should know of it.
+    """Create work pool and deployment on the server of ``PREFECT_API_URL``; returns what a person
+    should know of it.
 
     Raises:
         UsageError: the pool is there, and cannot be used.

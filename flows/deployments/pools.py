@@ -1,4 +1,6 @@
-"""Work pools and deployments on a Prefect server, through its client: what is there already stays as its owner made it."""
+"""Work pools and deployments on a Prefect server, through its client: what is there already stays
+as its owner made it.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,12 @@ def _asking() -> Iterator[SyncPrefectClient]:
 
 
 def provide(template: Path, name: str, *, process: bool, ours: str) -> list[str]:
-    """A work pool whose runs set no job variable: one that is there, else one of ``template``. Returns what a person should know.
+    """A work pool whose runs set no job variable: one that is there, else one of ``template``.
+    Returns what a person should know.
 
     Raises:
-        UsageError: the pool that is there lets a run set how it is started, or is not one of processes where ``process`` asks for it.
+        UsageError: the pool that is there lets a run set how it is started, or is not one of
+            processes where ``process`` asks for it.
     """
     wanted = json.loads(template.read_text(encoding="utf-8"))
     with _asking() as client:
@@ -66,8 +70,10 @@ def provide(template: Path, name: str, *, process: bool, ours: str) -> list[str]
 
 
 def is_locked(template: Mapping[str, Any]) -> bool:
-    """Whether a run can set nothing: no value of the job has a place for one, other than for what the server or the worker's environment
-    holds. A table ``env`` takes a run's values without a place."""
+    """Whether a run can set nothing: no value of the job has a place for one, other than for what
+    the server or the worker's environment holds. A table ``env`` takes a run's values without a
+    place.
+    """
     job = template.get("job_configuration") or {}
     return _OF_A_RUN.search(json.dumps(job)) is None and "env" not in job
 

@@ -1,4 +1,6 @@
-"""A repository looked at from afar: before a deployment names it, what every run will find there is found out now."""
+"""A repository looked at from afar: before a deployment names it, what every run will find there is
+found out now.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from stages.tracking.lineage.uri import TrackingError
 
 @dataclass(frozen=True)
 class Told:
-    """What a branch of a repository holds for us. ``where`` names it in messages; ``remote``: the URL of DVC's default remote."""
+    """What a branch of a repository holds for us. ``where`` names it in messages; ``remote``: the
+    URL of DVC's default remote.
+    """
 
     where: str
     is_project: bool
@@ -67,7 +71,8 @@ def branches(place: Path | str) -> tuple[str, ...]:
 
 
 def told(repository: str, branch: str, folder: str, recipe: str | None) -> Told:
-    """Look at the newest commit of a branch, with ``folder`` (no slash at either end, "" for the top) as the project's.
+    """Look at the newest commit of a branch, with ``folder`` (no slash at either end, "" for the
+    top) as the project's.
 
     Raises:
         FlowError: git cannot read it.
@@ -82,7 +87,8 @@ def told(repository: str, branch: str, folder: str, recipe: str | None) -> Told:
         prefix = f"{folder}/" if folder else ""
         projects = tuple(str(Path(name).parent) for name in names if Path(name).name == paths.PIPELINE_FILE)
         own = {Path(name).stem: name for name in names if name.startswith(f"{prefix}{RECIPES}/") and name.endswith(".yaml")}
-        # A project without code of its own runs that of the installed package, whose recipes it knows too.
+        # A project without code of its own runs that of the installed package, whose recipes it
+        # knows too.
         shipped = {} if any(name.startswith(f"{prefix}stages/") for name in names) else recipe_files(None)
         is_project = f"{prefix}{paths.PIPELINE_FILE}" in names
         chosen = f"{prefix}{paths.PARAMS_FILE}" if recipe is None else own.get(recipe)

@@ -1,4 +1,6 @@
-"""``vidbridge gc``: what nobody needs any more, and giving it back. Without ``--yes`` nothing is changed."""
+"""``vidbridge gc``: what nobody needs any more, and giving it back. Without ``--yes`` nothing is
+changed.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +116,8 @@ def gc(root: Path, order: Order, *, yes: bool, as_json: bool) -> None:
 
     Raises:
         UsageError: ``--also`` names no project.
-        FlowError, TrackingError: a run is working here, or who needs what cannot be told; nothing was freed.
+        FlowError, TrackingError: a run is working here, or who needs what cannot be told; nothing
+            was freed.
     """
     for other in order.also:
         if not (other / layout.PIPELINE_FILE).is_file():
@@ -123,7 +126,8 @@ def gc(root: Path, order: Order, *, yes: bool, as_json: bool) -> None:
             )
     with Session(root) as session, ExitStack() as stack:
         if yes:
-            # All that could make or take content meanwhile: this project's run, those of its clones, those of the others.
+            # All that could make or take content meanwhile: this project's run, those of its
+            # clones, those of the others.
             for project in (root, *clones(root), *order.also):
                 stack.enter_context(only_run(project))
         if yes:
@@ -248,7 +252,8 @@ def _others_needs(root: Path, other: Path) -> list[Need]:
 
 
 def _insist_on_versions(session: Session, known: Registry) -> None:
-    """A store that knows nothing of this project is taken for the wrong one, where others' copies are at stake.
+    """A store that knows nothing of this project is taken for the wrong one, where others' copies
+    are at stake.
 
     Raises:
         UsageError: it has no version of the project's model.
@@ -262,8 +267,9 @@ def _insist_on_versions(session: Session, known: Registry) -> None:
 
 
 def _intact(versions: Sequence[Standing], lists: Lists, left: frozenset[str]) -> list[Standing]:
-    """Those whose weights are all ``left`` in the cache or the remote: young, of others, or shared with what is needed. They are not given
-    up."""
+    """Those whose weights are all ``left`` in the cache or the remote: young, of others, or shared
+    with what is needed. They are not given up.
+    """
     return [one for one in versions if left.issuperset(lists.expand(Need("", "", oids_of(one.version))))]
 
 
@@ -296,8 +302,9 @@ def _registry(
     *,
     yes: bool,
 ) -> Registry | None:
-    """Who needs what in the registry; None, and a note, where it cannot be asked. With ``yes`` versions that are given up are marked, and
-    added to ``marked``."""
+    """Who needs what in the registry; None, and a note, where it cannot be asked. With ``yes``
+    versions that are given up are marked, and added to ``marked``.
+    """
     database = sqlite_path(tracking_uri(session.root))
     if database is not None and not database.exists():
         return Registry((), ())
@@ -314,7 +321,8 @@ def _registry(
             if order.versions and one.why is None and one.version.freed is None:
                 _mark(client, one, _sentence(one))
                 marked.append(one)
-        # Marked before it is looked at again: who promotes one meanwhile either finds the mark, or is found here.
+        # Marked before it is looked at again: who promotes one meanwhile either finds the mark, or
+        # is found here.
         again = registry(client, own, refs, young_ms) if marked else found
         ours = {_key(one) for one in marked}
         for one in again.versions:
@@ -457,7 +465,9 @@ def _measure(paths: Sequence[Path], *, free: bool) -> tuple[int, int]:
 
 
 def _free(found: Findings) -> None:
-    """Remove it: the remote first, since the cache's lists say whose its objects are. Versions were marked when they were looked at."""
+    """Remove it: the remote first, since the cache's lists say whose its objects are. Versions were
+    marked when they were looked at.
+    """
     for place, held in found.places:
         if vanished := remove(place, held):
             found.notes.append(f"{place.kind}: {vanished} objects had vanished already")

@@ -36,7 +36,9 @@ _CHUNK = 500
 
 @dataclass(frozen=True)
 class Held:
-    """An object where it lies. ``mtime``: seconds since the epoch, None where that is not said; ``inode``: device, number, links."""
+    """An object where it lies. ``mtime``: seconds since the epoch, None where that is not said;
+    ``inode``: device, number, links.
+    """
 
     oid: str
     path: str
@@ -47,7 +49,9 @@ class Held:
 
 @dataclass
 class Place:
-    """A cache or a remote. ``shared``: other projects may use it, so that only what is proven this project's own is freed."""
+    """A cache or a remote. ``shared``: other projects may use it, so that only what is proven this
+    project's own is freed.
+    """
 
     kind: str
     odb: Any
@@ -119,7 +123,8 @@ class Judge:
     Args:
         needs: of projects and registry, the strongest reasons first.
         registered: versions that nothing needs and that are registered all the same.
-        ours: content that this project's own history, or one of its versions, names (folders and single files).
+        ours: content that this project's own history, or one of its versions, names (folders and
+            single files).
         keep_s: younger objects stay.
     """
 
@@ -142,7 +147,9 @@ class Judge:
         self._own: frozenset[str] | None = None
 
     def judge(self, place: Place, elsewhere: frozenset[str] | None) -> Verdicts:
-        """``elsewhere``: objects of which there is another copy; None: that is not known, or not to be counted on."""
+        """``elsewhere``: objects of which there is another copy; None: that is not known, or not to
+        be counted on.
+        """
         kept: dict[str, str] = {}
         free: list[Held] = []
         now = time.time()
@@ -176,7 +183,9 @@ def own_oids(history: Iterable[str], standing: Sequence[Standing], models: froze
 
 
 def bytes_of(held: Iterable[Held]) -> int:
-    """What removing these objects gives back: a file that is linked from elsewhere too gives nothing."""
+    """What removing these objects gives back: a file that is linked from elsewhere too gives
+    nothing.
+    """
     total = 0
     links: dict[tuple[int, int], int] = {}
     for one in held:
@@ -191,7 +200,8 @@ def bytes_of(held: Iterable[Held]) -> int:
 
 
 def remove(place: Place, held: Sequence[Held]) -> int:
-    """Remove objects, lists of folders first (a list whose files are gone would be believed); returns how many had vanished already.
+    """Remove objects, lists of folders first (a list whose files are gone would be believed);
+    returns how many had vanished already.
 
     An object that was written again since it was looked at stays.
     """
@@ -243,16 +253,20 @@ def remove_files(odb: Any, paths: Sequence[str]) -> None:
 
 
 def forget_index(odb: Any) -> None:
-    """Drop what DVC remembers of the remote: it would take objects for present that are gone, and never push them again."""
+    """Drop what DVC remembers of the remote: it would take objects for present that are gone, and
+    never push them again.
+    """
     from dvc_data.hashfile.db import get_index
 
     get_index(odb).clear()
 
 
 def spent_entries(content: ContentStore, left: frozenset[str], elsewhere: frozenset[str] | None) -> list[Path]:
-    """Entries of DVC's run cache whose outs are neither in the cache (``left``: what stays there) nor in the remote.
+    """Entries of DVC's run cache whose outs are neither in the cache (``left``: what stays there)
+    nor in the remote.
 
-    DVC believes an entry only where its outs are; spent ones would pile up, and the newest one of a stage hides those before it.
+    DVC believes an entry only where its outs are; spent ones would pile up, and the newest one of a
+    stage hides those before it.
 
     Args:
         elsewhere: what stays in the remote; None: it is asked.
@@ -273,7 +287,8 @@ def spent_entries(content: ContentStore, left: frozenset[str], elsewhere: frozen
 
 
 def spent_elsewhere(content: ContentStore, freed: frozenset[str]) -> tuple[Any, list[str]]:
-    """The remote, and the entries of the run cache there that name content which is ``freed`` there.
+    """The remote, and the entries of the run cache there that name content which is ``freed``
+    there.
 
     Raises:
         FlowError: it does not answer.

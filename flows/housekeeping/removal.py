@@ -52,7 +52,9 @@ class Affected:
 
 @dataclass(frozen=True)
 class Consequences:
-    """What a removal means. ``clean``: versions that never saw any of the videos; ``registry``: why none could be looked at."""
+    """What a removal means. ``clean``: versions that never saw any of the videos; ``registry``: why
+    none could be looked at.
+    """
 
     videos: tuple[Video, ...]
     samples: Samples | None
@@ -67,7 +69,8 @@ class Consequences:
 
 
 def remove(root: Path, asked: Sequence[str], *, yes: bool, undo: bool, as_json: bool) -> None:
-    """Show what has seen the videos that were named; with ``yes`` take them out of (``undo``: back into) what ingest reads.
+    """Show what has seen the videos that were named; with ``yes`` take them out of (``undo``: back
+    into) what ingest reads.
 
     Raises:
         RemovalError: a name means no video, or several.
@@ -115,7 +118,9 @@ def _excluded(params: Params, asked: Sequence[str]) -> list[Video]:
 
 
 def _versions(session: Session) -> tuple[list[Version], str | None]:
-    """Every version that a stage of ours made, in any registered model of the store, oldest first; or why they cannot be listed."""
+    """Every version that a stage of ours made, in any registered model of the store, oldest first;
+    or why they cannot be listed.
+    """
     root = session.root
     if other := other_store(root):
         return [], other
@@ -150,7 +155,9 @@ def _asking(session: Session) -> Iterator[Any]:
 def _affected(
     session: Session, versions: Sequence[Version], videos: Sequence[ExcludedVideo]
 ) -> tuple[list[Affected], tuple[str, ...]]:
-    """What each version saw, and which versions of other projects cannot be read: these are theirs to mend."""
+    """What each version saw, and which versions of other projects cannot be read: these are theirs
+    to mend.
+    """
     if not versions:
         return [], ()
     found, skipped, own = [], [], own_models(session.params)
@@ -202,7 +209,8 @@ def _write(root: Path, videos: Sequence[ExcludedVideo], *, undo: bool) -> None:
 
 
 def _tell(session: Session, affected: Sequence[Affected], videos: Sequence[ExcludedVideo], *, undo: bool) -> list[str]:
-    """Tag the versions that learned from the videos, and note the videos for every clone; returns the versions.
+    """Tag the versions that learned from the videos, and note the videos for every clone; returns
+    the versions.
 
     Raises:
         TrackingError: the registry does not take it; ``params.yaml`` holds the removal already.

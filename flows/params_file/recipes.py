@@ -49,7 +49,8 @@ def recipes(root: Path | None) -> tuple[Recipe, ...]:
 
     def in_use(path: Path) -> bool:
         text = path.read_bytes()
-        # Both begin with the comment that says what the recipe is: another one need not be read whole.
+        # Both begin with the comment that says what the recipe is: another one need not be read
+        # whole.
         if not removed or text.partition(b"\n")[0] != current.partition(b"\n")[0]:
             return text == current
         try:
@@ -81,7 +82,8 @@ def taking_along(text: str, removed: Sequence[ExcludedVideo], name: str) -> str:
     return with_excluded(text, list(dict.fromkeys([*own, *removed])), name)
 
 
-#: What recipe ``smoke`` gives to another one whole, and what of its rows: where, on what, how large and how long.
+#: What recipe ``smoke`` gives to another one whole, and what of its rows: where, on what, how large
+#: and how long.
 _SMOKE_TABLES = ("corpus", "ingest", "prompt", "gate")
 _SMOKE_ROW = (
     "steps",
@@ -98,7 +100,8 @@ _SMOKE_ROW = (
     "gradient_checkpointing",
     "max_completion_tokens",
 )
-#: Of rows that sort samples by difficulty. A policy of a few steps earns next to nothing, so none of them moves: none is dropped for that.
+#: Of rows that sort samples by difficulty. A policy of a few steps earns next to nothing, so none
+#: of them moves: none is dropped for that.
 _SMOKE_DIFFICULTY = {"rollouts": 2, "batch_size": 16, "max_samples_per_task": 8, "min_spread": 0.0}
 _FAMILIES = {"Qwen3-VL": "qwen3_vl", "Qwen2.5-VL": "qwen2_5_vl", "Qwen2-VL": "qwen2_vl"}
 

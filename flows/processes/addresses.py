@@ -1,4 +1,6 @@
-"""Where a server listens: the address that was asked for, tried out before anything is loaded, and how it is written in a URL."""
+"""Where a server listens: the address that was asked for, tried out before anything is loaded, and
+how it is written in a URL.
+"""
 
 from __future__ import annotations
 

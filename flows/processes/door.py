@@ -1,7 +1,7 @@
 """The door of the servers that we start on the loopback interface: whose pages and programs get in.
 
-``python -m flows.processes.door prefect|mlflow FD`` serves Prefect's API and pages, or MLflow's, on the listening socket FD. Each request is looked
-at before the application sees it:
+``python -m flows.processes.door prefect|mlflow FD`` serves Prefect's API and pages, or MLflow's, on
+the listening socket FD. Each request is looked at before the application sees it:
 
 - ``Host`` must be a name of this machine's loopback interface. A page whose own name was made to point here (DNS rebinding) is refused.
 - ``Origin`` must be this server's own, and a browser's ``Sec-Fetch-Site`` must not tell of another page. So no foreign page reads or
@@ -10,7 +10,8 @@ at before the application sees it:
   and on its websockets; its static pages, which ask a person for the key, are open.
 - What nobody needs here is closed: Prefect's generated documentation, MLflow's assistant (it starts programs on the machine).
 
-The socket is bound and listening before this process starts, so that nobody else can take its place in between.
+The socket is bound and listening before this process starts, so that nobody else can take its place
+in between.
 """
 
 from __future__ import annotations
@@ -139,10 +140,12 @@ def prefect_app() -> ASGIApp:
 
 
 def mlflow_app() -> ASGIApp:
-    """MLflow's API and pages for the store of ``MLFLOW_BACKEND_STORE_URI``, as `mlflow server` puts them together.
+    """MLflow's API and pages for the store of ``MLFLOW_BACKEND_STORE_URI``, as `mlflow server` puts
+    them together.
 
-    Its command is not used: it hands the address of the store, password and all, on as an argument of processes of its own, and takes
-    a port instead of a socket. Files of runs are read where they are; none are taken in.
+    Its command is not used: it hands the address of the store, password and all, on as an argument
+    of processes of its own, and takes a port instead of a socket. Files of runs are read where they
+    are; none are taken in.
     """
     from mlflow.server import constants
 

@@ -16,7 +16,8 @@ from flows.processes.locks import only_run
 from flows.repro import reproduce
 from flows.repro.plan import make_plan
 
-#: One line of JSON for each acceptance; tracked by git, so that a reader of the history finds the reason beside the lock.
+#: One line of JSON for each acceptance; tracked by git, so that a reader of the history finds the
+#: reason beside the lock.
 ACCEPTED = Path("accepted.jsonl")
 _SHOWN = 3
 

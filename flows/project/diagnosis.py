@@ -114,7 +114,8 @@ def _gpu(_root: Path) -> Finding:
     if not listed:
         return Finding("GPU", "ok", "none found; the recipes tiny and smoke need none", "")
     gpus = "; ".join(listed.splitlines())
-    # Only torch knows whether its CUDA fits the driver; its import is slow, so it is asked only where a GPU is.
+    # Only torch knows whether its CUDA fits the driver; its import is slow, so it is asked only
+    # where a GPU is.
     seen = _run(sys.executable, "-c", "import torch; print(torch.cuda.device_count(), torch.version.cuda)")
     if seen is None or seen.startswith("0"):
         return Finding(

@@ -75,7 +75,8 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
     elif not registered.is_noted(session, pushed=push):
         with only_run(root):
             register(Session(root), push)
-    # Only what this target has brought up to date: scores may lie there from before, or from another recipe.
+    # Only what this target has brought up to date: scores may lie there from before, or from
+    # another recipe.
     done = {step.name for step in plan.steps}
     scores = {policy: row for policy, row in read_scores(root, params.evaluation.of).items() if evaluated_by(policy) in done}
     intervals = read_intervals(root, params.evaluation.of)

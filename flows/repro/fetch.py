@@ -1,4 +1,6 @@
-"""Bringing what a plan found elsewhere: objects from the remote into the cache, entries of the run cache into ``dvc.lock``."""
+"""Fetching for a plan: objects from the remote into the cache, entries of the run cache into
+``dvc.lock``.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ _TOGETHER = 64
 
 
 class Progress:
-    """What has come of what was announced."""
+    """Progress of a fetch: files and MB that arrived, of those announced."""
 
     def __init__(self, say: Callable[[str], None], files: int, megabytes: float) -> None:
         self._say, self._files, self._megabytes = say, files, megabytes
@@ -38,7 +40,8 @@ class Progress:
 
 
 def fetch(content: ContentStore, step: PlanStep, progress: Progress) -> set[str]:
-    """Bring the outs of one stage into the cache, each object verified by its hash; returns those that could not be had.
+    """Fetch the outs of one stage into the cache, each object verified by its hash; returns those
+    that could not be fetched.
 
     Raises:
         ListError: a list of files could write elsewhere.
@@ -58,7 +61,8 @@ def fetch(content: ContentStore, step: PlanStep, progress: Progress) -> set[str]
             seen.write(seen.objects - {oid})
             return {oid}
         except ListError as error:
-            # What dvc.lock names is a person's to settle; an entry of the run cache is just not used.
+            # What dvc.lock names is a person's to settle; an entry of the run cache is just not
+            # used.
             if step.entry is None:
                 raise
             progress.warn(f"{error}; so {step.name} will run")
@@ -67,7 +71,8 @@ def fetch(content: ContentStore, step: PlanStep, progress: Progress) -> set[str]
 
 
 def _insist_on_answer(content: ContentStore, step: PlanStep, oid: str) -> None:
-    """
+    """Verify that the remote answers, before one of its objects is believed to be missing.
+
     Raises:
         TrackingError: what is missing may be there: the remote did not answer.
     """
@@ -88,7 +93,7 @@ def _parts(items: Sequence[str]) -> Iterator[list[str]]:
 
 
 def take_over(content: ContentStore, steps: Sequence[PlanStep]) -> None:
-    """Write what entries of the run cache say of these stages into ``dvc.lock``, and keep the entries.
+    """Write the run cache's entries of these stages into ``dvc.lock``, and keep the entries.
 
     Raises:
         TrackingError: an entry is gone, or another than when the plan was made.

@@ -1,6 +1,10 @@
 """The plan of a run: which stages are out of date, and why.
 
-It is made in this process (a second for the whole graph); only a remote that is no folder is asked in another one.
+It is made in this process (a second for the whole graph); only a remote that is not a folder is
+queried in another one.
+
+It is made in this process (a second for the whole graph); only a remote that is no folder is asked
+in another one.
 """
 
 from __future__ import annotations
@@ -26,13 +30,14 @@ from stages.runtime.bounded_yaml import MOST_BYTES, MOST_LOCK_BYTES, MergeConfli
 from stages.runtime.plain import one_line
 from stages.tracking.lineage.cache import ContentStore
 
-#: Seconds that the remote may take to say what it holds: before a run, and where a person only looks. A plan without its answer says so.
+#: Seconds that the remote may take to say what it holds: before a run, and where a person only
+#: looks. A plan without its answer says so.
 ASK_S, GLANCE_S = 180.0, 10.0
 TARGET = "summary"
 
 
 def stage_graph(root: Path, target: str = TARGET) -> dict[str, tuple[str, ...]]:
-    """The stages that ``target`` needs, each with those it depends on directly, in a valid order."""
+    """Stages that ``target`` needs, each with its direct dependencies, in a valid order."""
     with opened_content(root) as content:
         repo = content.repo
         stages = [stage for stage in repo.index.stages if stage.cmd]
@@ -45,10 +50,15 @@ def stage_graph(root: Path, target: str = TARGET) -> dict[str, tuple[str, ...]]:
 
 
 def make_plan(root: Path, target: str = TARGET, *, lost: frozenset[str] = frozenset(), ask_s: float = ASK_S) -> Plan:
-    """Plan a run of ``target``, and say why each stage runs. Nothing is started. Written are: lists of files that came from the remote, into
-    the cache; the objects that the remote was seen to hold; the digests of the installed package's code, where the project has none itself.
+    """Plan a run of ``target``, with the reason why each stage runs. Starts nothing. Writes lists
+    of files that came from the remote into the cache, the objects that the remote was seen to hold,
+    and the digests of the installed package's code if the project has no code itself.
 
-    The remote is asked only where something would run, and for ``ask_s`` seconds at most. ``lost``: objects that it could not give.
+    Queries the remote only if something would run, and for ``ask_s`` seconds at most. ``lost``:
+    objects that it could not deliver.
+
+    The remote is asked only where something would run, and for ``ask_s`` seconds at most. ``lost``:
+    objects that it could not give.
 
     Raises:
         DvcError: ``dvc.yaml`` cannot be read, or breaks one of DVC's rules.
@@ -83,7 +93,9 @@ def make_plan(root: Path, target: str = TARGET, *, lost: frozenset[str] = frozen
 
 
 def plan_asking(root: Path, target: str, lost: frozenset[str]) -> Plan:
-    """The plan with the remote's answers, however long they take. :func:`make_plan` calls it in a process of its own."""
+    """The plan with the remote's answers, however long they take. :func:`make_plan` calls it in a
+    process of its own.
+    """
     with opened_content(root) as content:
         try:
             return _planned(content, target, remotes.opened(content), lost)
@@ -104,7 +116,7 @@ def _planned(content: ContentStore, target: str, remote: remotes.Remote | None, 
 
 
 def _asked(root: Path, target: str, lost: frozenset[str], ask_s: float) -> Plan | str:
-    """The plan with the remote's answers, or why there are none."""
+    """Plan with the remote's answers, or the reason why there are none."""
     question = json.dumps({"do": "plan", "target": target, "lost": sorted(lost)})
     said: list[str] = []
     try:
@@ -117,7 +129,7 @@ def _asked(root: Path, target: str, lost: frozenset[str], ask_s: float) -> Plan 
 
 
 def selected(stages: list[Any], target: str) -> list[Any]:
-    """The stage of that name.
+    """Return the stage of that name.
 
     Raises:
         UsageError: there is none; of a group such as ``sft``, one has to be named.
@@ -131,7 +143,9 @@ def selected(stages: list[Any], target: str) -> list[Any]:
 
 
 def closure(graph: Any, wanted: list[Any]) -> list[Any]:
-    """The stages that ``wanted`` need, itself included, in an order that is the same on every machine."""
+    """The stages that ``wanted`` need, itself included, in an order that is the same on every
+    machine.
+    """
     import networkx as nx  # type: ignore[import-untyped]
 
     needed = set(wanted).union(*(nx.descendants(graph, stage) for stage in wanted))

@@ -1,6 +1,8 @@
-"""Query the DVC remote, or fetch from it, in a process that can be ended: ``remote_process.py ROOT QUESTION``.
+"""Query the DVC remote, or fetch from it, in a process that can be ended: ``remote_process.py ROOT
+QUESTION``.
 
-Both ends of that process: :func:`ask_in_own_process` starts it and takes its answer, :func:`main` is what it runs.
+Both ends of that process: :func:`ask_in_own_process` starts it and takes its answer, :func:`main`
+is what it runs.
 """
 
 from __future__ import annotations
@@ -23,12 +25,14 @@ def ask_in_own_process(
     timeout_s: float | None = None,
     cancelled: threading.Event | None = None,
 ) -> str | None:
-    """Run ``question`` in a process of its own and return its answer; None if it failed. ``log`` gets its lines, the error last.
+    """Run ``question`` in a process of its own and return its answer; None if it failed. ``log``
+    gets its lines, the error last.
 
     Raises:
         Cancelled, TimedOut: as :func:`flows.processes.stream.stream`.
     """
-    # Imported here: the process itself is started by path, and finds the package only after the lines at the end of this file.
+    # Imported here: the process itself is started by path, and finds the package only after the
+    # lines at the end of this file.
     from flows.processes.environment import stage_environment
     from flows.processes.stream import stream
     from stages.runtime.plain import one_line, redacted
@@ -48,7 +52,9 @@ def ask_in_own_process(
 
 
 def main(root: Path, question: str) -> str:
-    """Answer a question of :func:`flows.repro.plan.make_plan` or :func:`flows.repro.reproduce.bring`."""
+    """Answer a question of :func:`flows.repro.plan.make_plan` or
+    :func:`flows.repro.reproduce.bring`.
+    """
     from pydantic import TypeAdapter
 
     from flows.repro import reproduce

@@ -1,7 +1,7 @@
-"""Do what a plan says: run one stage, fetch and check out what need not run; accept what stands.
+"""Execution of a plan: run one stage, fetch and check out what need not run; accept what stands.
 
-A stage runs as ``dvc repro --single-item`` under a guard, so that nothing of it outlives the flow. DVC is imported inside functions:
-``vidbridge --help`` must not wait for it.
+A stage runs as ``dvc repro --single-item`` under a guard, so that nothing of it outlives the flow.
+DVC is imported inside functions: ``vidbridge --help`` must not wait for it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ _ADVICE = (
 
 @dataclass(frozen=True)
 class StageResult:
-    """``cached``: DVC had run the very same stage before and took its outputs; ``unchanged``: there was nothing to do after all."""
+    """Result of a stage. ``cached``: DVC had run the very same stage before and took its outputs;
+    ``unchanged``: there was nothing to do after all.
+    """
 
     stage: str
     outcome: Literal["ran", "cached", "unchanged"]
@@ -55,14 +57,20 @@ class StageResult:
 
 
 def bring(root: Path, made: Plan, log: Callable[[str], None], cancelled: threading.Event | None = None) -> Plan:
-    """Fetch and check out what the plan says, take over what the run cache knows, and return the plan of what is left to do.
+    """Fetch and check out as planned, take over what the run cache knows, and return the plan of
+    what is left to do.
 
-    What the remote turns out not to have, or only damaged, is told, and its stages run. What has come stays when this is broken off.
+    Logs what the remote turns out to lack, or holds damaged, and the stages of it run. What has
+    arrived stays if this is interrupted.
+
+    What the remote turns out not to have, or only damaged, is told, and its stages run. What has
+    come stays when this is broken off.
 
     Raises:
         DvcError: the remote stopped answering, or an object is not in the cache after all.
         StageCancelled: ``cancelled`` was set.
-        UnsafeContent: an out, or a list of files behind one, would write elsewhere; nothing was checked out.
+        UnsafeContent: an out, or a list of files behind one, would write elsewhere; nothing was
+            checked out.
     """
     steps = tuple(step for step in made.steps if step.state in ("fetch", "restore") or step.entry is not None)
     if not steps:
@@ -101,18 +109,21 @@ def restore(root: Path, steps: tuple[PlanStep, ...]) -> None:
 
     Raises:
         DvcError: an object is not in the cache after all.
-        UnsafeContent: an out, or a list of files behind one, would write elsewhere; nothing was checked out.
+        UnsafeContent: an out, or a list of files behind one, would write elsewhere; nothing was
+            checked out.
     """
     names = {step.name for step in steps}
     with opened_content(root) as content:
         found = [stage for stage in content.repo.index.stages if name_of(stage) in names]
         checkouts.check(content.repo, found)
-        # Whole paths: DVC counts others from the working directory, which for a clone is another project's.
+        # Whole paths: DVC counts others from the working directory, which for a clone is another
+        # project's.
         content.repo.checkout(targets=[out.fs_path for stage in found for out in stage.outs])
 
 
 def fetch(root: Path, steps: tuple[PlanStep, ...], say: Callable[[str], None]) -> set[str]:
-    """Do what :func:`bring` does, in this process; returns the objects that the remote did not have, or only damaged.
+    """Do the work of :func:`bring` in this process; returns the objects that the remote did not
+    have, or only damaged.
 
     Raises:
         DvcError, TrackingError: the remote stopped answering.
@@ -141,9 +152,11 @@ def reproduce(
     timeout_s: float | None = None,
     cancelled: threading.Event | None = None,
 ) -> StageResult:
-    """Run one stage through DVC, its output line by line into ``log``. DVC's lock is waited for; its dependencies are not run.
+    """Run one stage through DVC, its output line by line into ``log``. DVC's lock is waited for;
+    its dependencies are not run.
 
-    ``env`` is added to the environment of the stage. Returns when DVC has committed the stage's outputs to its cache.
+    ``env`` is added to the environment of the stage. Returns when DVC has committed the stage's
+    outputs to its cache.
 
     Raises:
         StageFailed: the command, or DVC, ended with a non-zero status.
@@ -185,7 +198,8 @@ def reproduce(
 
 
 def accept(root: Path, stage: str) -> None:
-    """Record the present dependencies and parameters of ``stage`` as those its outputs were made from (``dvc commit --force``).
+    """Record the present dependencies and parameters of ``stage`` as those of its outputs (``dvc
+    commit --force``).
 
     Raises:
         DvcError: an output is missing.
@@ -197,12 +211,15 @@ def accept(root: Path, stage: str) -> None:
 
 
 def accept_all(root: Path) -> dict[str, tuple[str, ...]]:
-    """Record for every stage the present command and code as those its outputs were made from, where nothing else differs.
+    """Record for every stage the present command and code as those of its outputs, if nothing else
+    differs.
 
-    Returns what changed about each stage that was recorded, in the order of the graph; stages that did not change are left out.
+    Returns what changed about each stage that was recorded, in the order of the graph; stages that
+    did not change are left out.
 
     Raises:
-        UsageError: something else differs about a stage: an out, a parameter, data. Every such stage is named; nothing was written.
+        UsageError: something else differs about a stage: an out, a parameter, data. Every such
+            stage is named; nothing was written.
     """
     package_code.refresh(root)
     locked = read_lock(root)

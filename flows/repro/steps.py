@@ -1,4 +1,4 @@
-"""A plan as plain values: every stage that a target needs, what is to be done about it, and why."""
+"""A plan as plain values: every stage that a target needs, the action for it, and the reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ State = Literal["up to date", "will run", "restore", "fetch"]
 
 
 class StageMeta(BaseModel):
-    """``meta:`` of a stage in ``dvc.yaml``. It does not enter the stage's hash; a stage without it gets these values."""
+    """``meta:`` of a stage in ``dvc.yaml``. It does not enter the stage's hash; a stage without it
+    gets these values.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,7 +32,9 @@ class StageMeta(BaseModel):
 
 @dataclass(frozen=True)
 class InRemote:
-    """Outs of a stage that the remote holds and this machine does not. ``objects``: hashes of files and of lists (``.dir``)."""
+    """Outs of a stage that the remote holds and this machine does not. ``objects``: hashes of files
+    and of lists (``.dir``).
+    """
 
     objects: tuple[str, ...]
     files: int
@@ -39,11 +43,17 @@ class InRemote:
 
 @dataclass(frozen=True)
 class PlanStep:
-    """One stage and what is to be done about it.
+    """One stage and the action for it.
 
-    ``restore``: unchanged, but its outputs have to be checked out from the cache. ``fetch``: from the remote. A stage whose outputs lie
-    in the remote (``remote``) and that nothing needs now is up to date. ``entry``: the entry of DVC's run cache (``KEY/VALUE``) that
-    knows these outputs, where ``dvc.lock`` does not.
+    ``restore``: unchanged, but its outputs have to be checked out from the cache. ``fetch``: the
+    same, from the remote. A stage whose outputs lie in the remote (``remote``) and that nothing
+    needs now is up to date. ``entry``: the entry of DVC's run cache (``KEY/VALUE``) that knows
+    these outputs, where ``dvc.lock`` does not.
+
+    ``restore``: unchanged, but its outputs have to be checked out from the cache. ``fetch``: from
+    the remote. A stage whose outputs lie in the remote (``remote``) and that nothing needs now is
+    up to date. ``entry``: the entry of DVC's run cache (``KEY/VALUE``) that knows these outputs,
+    where ``dvc.lock`` does not.
     """
 
     name: str
@@ -60,10 +70,10 @@ class PlanStep:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every stage that ``target`` needs, each after those it depends on.
+    """Every stage that ``target`` needs, each after its dependencies.
 
-    ``notes``: what a person should know of how it was made. ``unasked``: stages that would run only because their outputs are not in
-    the cache, while the remote that may hold them did not answer.
+    ``notes``: what a person should know of how it was made. ``unasked``: stages that would run only
+    because their outputs are not in the cache, while the remote that may hold them did not answer.
     """
 
     target: str
@@ -77,7 +87,7 @@ class Plan:
 
     @property
     def to_warm(self) -> int:
-        """How many stages to run are asked of a warm process."""
+        """Number of stages to run that use a warm process."""
         return sum(step.meta.warm for step in self.to_run)
 
     @property
@@ -95,7 +105,9 @@ class Plan:
 
     @property
     def distance(self) -> tuple[int, int]:
-        """How far ``dvc.lock`` is from what the target needs: stages that run, then stages that only the run cache knows."""
+        """Distance of ``dvc.lock`` from what the target needs: stages that run, then stages that
+        only the run cache knows.
+        """
         return len(self.to_run), sum(step.entry is not None for step in self.steps)
 
     @property
@@ -104,16 +116,17 @@ class Plan:
 
 
 def held(steps: tuple[PlanStep, ...]) -> tuple[int, float]:
-    """Files and MB that these stages have in the remote only."""
+    """Files and MB of these stages that only the remote has."""
     found = [step.remote for step in steps if step.remote is not None]
     return sum(one.files for one in found), sum(one.size_bytes for one in found) / 1e6
 
 
 def insist_on_answer(made: Plan) -> None:
-    """Insist that the remote answered wherever that decides whether a stage runs.
+    """Verify that the remote answered wherever its answer decides whether a stage runs.
 
     Raises:
-        DvcError: stages would run, hours of training among them, only because a remote did not answer. They would also be pushed there.
+        DvcError: stages would run, hours of training among them, only because a remote did not
+            answer. They would also be pushed there.
     """
     if made.unasked:
         raise DvcError(

@@ -1,7 +1,9 @@
-"""The walk over DVC's graph that makes a plan: what changed, what is here, what the remote has, and what of that is needed.
+"""The walk over DVC's graph that makes a plan: which inputs changed, which outs are here, which the
+remote has, and which of those are needed.
 
-A stage is *unchanged* when its command, parameters and inputs are those of its entry in ``dvc.lock``, or of an entry of DVC's run cache.
-The inputs need not lie here for that: the hashes of what an unchanged stage upstream made are known.
+A stage is *unchanged* when its command, parameters and inputs are those of its entry in
+``dvc.lock``, or of an entry of DVC's run cache. The inputs need not lie here for that: the hashes
+of what an unchanged stage upstream made are known.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ _SHOWN = "evaluate"
 
 @dataclass
 class _Looked:
-    """A stage as the walk found it."""
+    """State of a stage as the walk found it."""
 
     stage: Any
     name: str
@@ -50,10 +52,15 @@ class _Looked:
 def walk(
     content: ContentStore, target: str, stages: list[Any], graph: Any, remote: Remote | None, lost: frozenset[str], asked: bool
 ) -> Plan:
-    """The plan of these DVC stages, which stand in a valid order and end with the target.
+    """Plan these DVC stages, which are in a valid order and end with the target.
 
-    ``remote`` None: nothing is asked, and what it was seen to hold counts. ``lost``: objects that it does not have although it said so.
-    ``asked``: nothing more will be asked, so what is in no cache has to run.
+    ``remote`` None: queries nothing, and relies on what the remote was seen to hold. ``lost``:
+    objects that it does not have although it reported them. ``asked``: nothing more will be
+    queried, so a stage whose outs are in no cache has to run.
+
+    ``remote`` None: nothing is asked, and what it was seen to hold counts. ``lost``: objects that
+    it does not have although it said so. ``asked``: nothing more will be asked, so what is in no
+    cache has to run.
     """
     walk = _Walk(content, remote, lost)
     found: dict[Any, _Looked] = {}
@@ -143,7 +150,9 @@ class _Walk:
         return one
 
     def look_at_tracked(self, stage: Any) -> _Looked | None:
-        """A ``.dvc`` file, such as ``videos.dvc``, whose folder does not lie here. None where it does, or is nowhere."""
+        """State of a ``.dvc`` file, such as ``videos.dvc``, whose folder does not lie here. None if
+        it does, or is nowhere.
+        """
         one = _Looked(stage, name_of(stage), StageMeta(), [])
         if (stage.frozen and stage.deps) or any(out.exists or not out.hash_info or not out.use_cache for out in stage.outs):
             return None
@@ -151,7 +160,9 @@ class _Walk:
         return None if self._place(one, stage.outs) or not (one.restored or one.remote) else one
 
     def _place(self, one: _Looked, outs: Iterable[Any]) -> list[str]:
-        """Find where outs lie that are known by their hashes; returns why they have to be made, empty where they are somewhere."""
+        """Find outs that are known by their hashes; returns the reasons why they have to be made,
+        empty if they exist somewhere.
+        """
         why, away = [], []
         for out in outs:
             verdict = out.status().get(str(out))
@@ -195,11 +206,13 @@ class _Walk:
         return [f"{out} {said}" for out in outs if out.hash_info.value not in held]
 
     def _known(self, out: Any) -> bool:
-        """Whether what lies in the work tree is a state that the cache holds, rather than an edit of a person."""
+        """Return whether an out in the work tree is a state that the cache holds, not a person's
+        edit.
+        """
         return bool(self._content.has(str(out.get_hash().value)))
 
     def _hash_below(self, made: Mapping[str, str], out: str, dep: str) -> str | None:
-        """The hash of a dep, as far as what its stage made tells; None where that list is not here."""
+        """Hash of a dep, as far as the outs of its stage tell it; None if that list is not here."""
         if dep == out:
             return made.get(out)
         md5 = made.get(out)
@@ -208,7 +221,9 @@ class _Walk:
         return self._content.sub_hash(md5, dep.removeprefix(out + "/"))
 
     def _from_runs(self, one: _Looked, changes: list[str], made: Mapping[str, str]) -> bool:
-        """Look for the stage with these inputs in the run cache, here and in the remote; True: its outs are known."""
+        """Look for the stage with these inputs in the run cache, here and in the remote; returns
+        whether its outs are known.
+        """
         key = self._key(one.stage, made)
         if key is None:
             return False
@@ -243,7 +258,9 @@ class _Walk:
             yield from ((value, text, False) for value, text in self._remote.entries(key) if value not in seen)
 
     def _key(self, stage: Any, made: Mapping[str, str]) -> str | None:
-        """The run cache's key of a stage with the inputs of now; fills them into ``stage``, which is not looked at again."""
+        """Run cache's key of a stage with its current inputs; fills them into ``stage``, which is
+        not read again.
+        """
         from dvc.dependency import ParamsDependency
         from dvc.exceptions import DvcException
         from dvc_data.hashfile.hash_info import HashInfo
@@ -264,7 +281,9 @@ class _Walk:
 
 
 def _outs_of(entry: Mapping[str, Any], stage: Any) -> list[Any]:
-    """The outs of a stage as an entry of the run cache has them. (DVC's own function for it counts paths from the working directory.)"""
+    """Outs of a stage as an entry of the run cache has them. (DVC's own function counts paths from
+    the working directory.)
+    """
     from dvc.stage import PipelineStage, create_stage
     from dvc.stage.loader import StageLoader
 
@@ -279,7 +298,7 @@ def _paths(one: _Looked) -> list[str]:
 
 
 def name_of(stage: Any) -> str:
-    """The stage's name; of a ``.dvc`` file, its path."""
+    """Name of a stage; for a ``.dvc`` file, its path."""
     return str(stage.name if stage.cmd else stage.relpath)
 
 
@@ -295,7 +314,7 @@ def meta_of(stage: Any) -> StageMeta:
 
 
 def overlapping(path: str, paths: Iterable[str]) -> str | None:
-    """The first of the paths that is ``path``, lies in it, or holds it."""
+    """First of the paths that is ``path``, lies in it, or holds it."""
     for other in paths:
         if path == other or path.startswith(other + "/") or other.startswith(path + "/"):
             return other
@@ -323,7 +342,7 @@ def _changes(dep: Any) -> list[str]:
 
 
 def differing_leaves(name: str, old: object, new: object) -> Iterator[str]:
-    """Each parameter that differs, by its full name, as ``name: old -> new``."""
+    """Yield each parameter that differs, by its full name, as ``name: old -> new``."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in [*new, *(key for key in old if key not in new)]:
             if old.get(key) != new.get(key):

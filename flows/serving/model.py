@@ -32,12 +32,14 @@ from stages.tracking.session import Session
 #: Loading a large model from a slow disk takes minutes.
 STARTUP_S = 1800
 LOG_LINES = 12
-#: A folder that is served is noted as used so often: the cache folder forgets what was unused for a day.
+#: A folder that is served is noted as used so often: the cache folder forgets what was unused for a
+#: day.
 MARK_EVERY_S = 600.0
 #: How many files of a folder are looked at for one that an example can name.
 LOOKED_AT = 2000
 _VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts", ".mpg", ".mpeg")
-#: Variables whose names end so hold secrets, and a server that answers strangers needs none of them but its own key.
+#: Variables whose names end so hold secrets, and a server that answers strangers needs none of them
+#: but its own key.
 _SECRETS = ("KEY", "TOKEN", "PASSWORD", "SECRET", "CREDENTIALS")
 
 
@@ -45,8 +47,10 @@ def serve(session: Session, which: str, videos: Path | None, host: str, port: in
     """Serve a version over HTTP until Ctrl-C or SIGTERM.
 
     Raises:
-        UsageError: the address cannot be had, or can be reached by others and there is no key, or a limit in the environment is none.
-        TrackingError: no such version, it does not say how it is asked, or its files are not to be had.
+        UsageError: the address cannot be had, or can be reached by others and there is no key, or a
+            limit in the environment is none.
+        TrackingError: no such version, it does not say how it is asked, or its files are not to be
+            had.
         FlowError: the server did not start, or ended by itself.
     """
     from stages.tracking.lineage.cache_folder import mark_used
@@ -146,7 +150,9 @@ def _in_use(mark: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, at any moment: in order, with all that it started, and without a traceback."""
+    """SIGTERM ends the block as Ctrl-C does, at any moment: in order, with all that it started, and
+    without a traceback.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -164,14 +170,16 @@ def _answers(url: str) -> bool:
     import httpx
 
     try:
-        # Straight: a proxy of the environment has no business between this process and its own server.
+        # Straight: a proxy of the environment has no business between this process and its own
+        # server.
         return httpx.get(f"{url}/ping", timeout=2, trust_env=False).status_code == 200
     except httpx.HTTPError:
         return False
 
 
 def example(url: str, folder: Path | None, max_bytes: int, *, keyed: bool, own: Path | None = None) -> str:
-    """A command for a POSIX shell that this server answers: about a video in its folder, else one that is sent.
+    """A command for a POSIX shell that this server answers: about a video in its folder, else one
+    that is sent.
 
     Args:
         folder: the server's; None: it reads none.
@@ -188,7 +196,8 @@ def example(url: str, folder: Path | None, max_bytes: int, *, keyed: bool, own: 
     asks = f"{secret}curl -sS{header} -H 'Content-Type: application/json' {shlex.quote(f'{url}/invocations')} --data-binary"
     if found is not None:
         return f"{asks} {shlex.quote(body)}"
-    # The video goes where the sign stands; into a file, since a command line has not the room for one.
+    # The video goes where the sign stands; into a file, since a command line has not the room for
+    # one.
     before, after = map(shlex.quote, body.split("@"))
     sent = None if own is None else _first_video(own, max_bytes)
     file = "clip.mp4" if own is None or sent is None else shlex.quote(str(own / sent))

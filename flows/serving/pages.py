@@ -24,12 +24,14 @@ from stages.params import ParamsError, load_params
 from stages.runtime import paths
 from stages.tracking.lineage.uri import RUN_FILES, experiment_name, is_server, shown, tracking_uri
 
-#: Features of MLflow's server that nobody here needs: jobs that run code, and a gateway that calls models with keys of the server.
+#: Features of MLflow's server that nobody here needs: jobs that run code, and a gateway that calls
+#: models with keys of the server.
 _OFF = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ENABLE_AI_GATEWAY": "false"}
 
 
 def ui(root: Path, prefect_port: int, mlflow_port: int) -> None:
-    """Serve Prefect's and MLflow's pages on the loopback interface until Ctrl-C, and say how a person gets in.
+    """Serve Prefect's and MLflow's pages on the loopback interface until Ctrl-C, and say how a
+    person gets in.
 
     Raises:
         UsageError: a port is in use, or the same one was given twice.
@@ -73,7 +75,9 @@ def ui(root: Path, prefect_port: int, mlflow_port: int) -> None:
 
 @contextmanager
 def _mlflow(root: Path, listener: socket.socket, uri: str, key: str) -> Iterator[subprocess.Popen[bytes]]:
-    """MLflow's server for the store ``uri``. Address of the store and key travel by environment: ``ps`` shows arguments to everyone."""
+    """MLflow's server for the store ``uri``. Address of the store and key travel by environment:
+    ``ps`` shows arguments to everyone.
+    """
     env = {
         **os.environ,
         **_OFF,
@@ -98,7 +102,9 @@ def _wait(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def _links(root: Path, address: str, key: str) -> list[tuple[str, str]]:
-    """Pages worth opening, with what they show: the registered model and the runs; where there is none yet, the list it will be in."""
+    """Pages worth opening, with what they show: the registered model and the runs; where there is
+    none yet, the list it will be in.
+    """
     links = []
     try:
         model = load_params(root / paths.PARAMS_FILE).gate.registered_model
