@@ -1,5 +1,5 @@
-"""``vidbridge ablate``: run the grid of a recipe (:mod:`flows.ablation`), show the table, say where
-the figure is.
+"""``vidbridge ablate``: run the grid of a recipe (:mod:`flows.ablation`), print the table and the
+figure's path.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What every command of ``vidbridge`` shares: how it is interrupted, its global options, kinds of
-argument, the project it works in.
+"""Shared parts of every command of ``vidbridge``: interruption, global options, kinds of argument,
+the project it works in.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 class Commands(typer.core.TyperGroup):
-    """Ctrl-C ends any command with a sentence and the status that shells expect; typer says
-    nothing, or "Aborted!".
+    """Command group that ends on Ctrl-C with a sentence and the status that shells expect; typer
+    prints nothing, or "Aborted!".
     """
 
     def make_context(self, *arguments: Any, **named: Any) -> Any:
@@ -45,8 +45,8 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def going_on_with(command: str) -> Iterator[None]:
-    """Ctrl-C ends the block with a sentence that says how to go on. In `main` it would be too late:
-    typer says "Aborted!" before.
+    """End the block on Ctrl-C with a sentence that says how to continue. In `main` it would be too
+    late: typer prints "Aborted!" before.
     """
     try:
         yield
@@ -112,7 +112,7 @@ def global_options(
         bool, typer.Option("--quiet", "-q", help="Before the command: errors only, and what --json or a file is asked for.")
     ] = False,
 ) -> None:
-    """Read ``.env``, and set how much is said."""
+    """Read ``.env``, and set the verbosity."""
     from flows.processes import dotenv, verbosity
 
     if verbose and quiet:
@@ -122,7 +122,7 @@ def global_options(
 
 
 def root() -> Path:
-    """The project's folder, entered.
+    """Enter the project and return its folder.
 
     Raises:
         ProjectError: there is none.
@@ -136,7 +136,7 @@ def root() -> Path:
 
 
 def session() -> Session:
-    """The project, entered."""
+    """Enter the project and open its session."""
     found = root()
     from stages.tracking.session import Session
 
@@ -144,8 +144,8 @@ def session() -> Session:
 
 
 def reader() -> Session:
-    """The project, or outside of one the cache folder: for commands that ask the registry and
-    nothing else of a project.
+    """Open the project, or outside of one the cache folder: for commands that only query the
+    registry.
     """
     from flows.cli import outside
 
@@ -153,12 +153,14 @@ def reader() -> Session:
 
 
 def given(path: Path | None) -> Path | None:
-    """A path as it was typed, before the project's folder becomes the working directory."""
+    """Absolute form of a path as it was typed, before the project's folder becomes the working
+    directory.
+    """
     return None if path is None else path.expanduser().resolve()
 
 
 def version_of(version: str | None, model: str | None) -> str:
-    """The one version that ``--version`` and ``--model`` name; champion where neither does.
+    """Version that ``--version`` and ``--model`` name; champion if neither does.
 
     Raises:
         UsageError: both are given, or ``--model`` names no version.

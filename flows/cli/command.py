@@ -1,5 +1,5 @@
-"""Where the command ``vidbridge`` begins: it imports next to nothing, so that Ctrl-C is a sentence
-from the first moment on.
+"""Entry point of the command ``vidbridge``: it imports next to nothing, so that Ctrl-C prints a
+sentence from the first moment on.
 """
 
 from __future__ import annotations

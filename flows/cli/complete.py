@@ -15,7 +15,7 @@ _ALIASES = ("champion", "candidate")
 
 
 def stages(incomplete: str) -> list[str]:
-    """Stages of ``dvc.yaml``, a row of a table as ``grpo@bridge``."""
+    """Stages of ``dvc.yaml``; a row of a table as ``grpo@bridge``."""
     pipeline, params = _table("dvc.yaml"), _table("params.yaml")
     found = []
     for name, stage in _mapping(pipeline.get("stages")).items():
@@ -50,7 +50,7 @@ def versions(incomplete: str) -> list[str]:
 
 
 def model_uris(incomplete: str) -> list[str]:
-    """The registered models' names as ``models:/NAME@champion``."""
+    """Registered models' names as ``models:/NAME@champion``."""
     return _beginning(incomplete, [f"models:/{name}@champion" for name in _models()])
 
 
@@ -100,7 +100,9 @@ def _leaves(name: str, value: object) -> Iterator[str]:
 
 
 def _models() -> list[str]:
-    """Of a database file only: a server is not waited for at a press of Tab."""
+    """Registered models' names from a database file only: a press of Tab does not wait for a
+    server.
+    """
     import sqlite3
     from contextlib import closing
 

@@ -1,4 +1,4 @@
-"""``vidbridge data``: what is, or would become, of videos. Nothing here runs a stage."""
+"""``vidbridge data``: check, browse, export and remove videos and samples. Runs no stage."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def remove(
 def _check(
     root: Path | None, folder: Path, annotation_format: str | None, annotations: str | None, *, every: bool, as_json: bool
 ) -> bool:
-    """Print what ingest would accept and set aside of a folder, why, and which samples it would
-    give; False when it accepts nothing.
+    """Print what ingest would accept and set aside of a folder, why, and the samples it would give;
+    returns False if it accepts nothing.
     """
     from itertools import islice
 
@@ -135,7 +135,7 @@ def _check(
 
 
 def _export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Sequence[str], limit: int | None) -> None:
-    """Write samples for other tools, and say what was written and how it is read."""
+    """Write samples for other tools, and print what was written and how to read it."""
     from flows.console import show
     from stages.domain.core.records import SPLITS
     from stages.domain.tasks import TASK_NAMES
@@ -154,7 +154,7 @@ def _export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Sequ
 
 
 def _among(option: str, given: Sequence[str], known: Sequence[Name]) -> list[Name]:
-    """What was given, each one of those that are known."""
+    """Return the values of an option, each checked to be a known one."""
     for value in given:
         if value not in known:
             raise UsageError(f"{option}: {value!r} is unknown; choose among {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""``vidbridge doctor``: what this machine has, for a person or a program."""
+"""``vidbridge doctor``: the state of this machine, for a person or a program."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def _evaluate(
     baselines: bool,
     against: Path | None,
 ) -> None:
-    """Ask, score, show; all of it is written into the order's folder.
+    """Evaluate, score and print; writes all results into the request's folder.
 
     Raises:
         UsageError: what was asked for makes no sense.
@@ -240,7 +240,7 @@ def _score(
     baselines: bool,
     against: Path | None,
 ) -> None:
-    """Score, show the table, and write all of it into ``out``."""
+    """Score, print the table, and write all results into ``out``."""
     from flows.console import show
     from flows.console.benchmarks import show_result
     from flows.params_file.recipes import params_or_default
@@ -261,7 +261,7 @@ def _score(
 
 
 def _annotations_at(place: str, benchmark: str) -> Path:
-    """The annotations of a benchmark: a path of this machine, or what is fetched from the hub.
+    """Annotations of a benchmark: a path of this machine, or a download from the hub.
 
     Raises:
         UsageError: the benchmark does not exist.
@@ -275,7 +275,7 @@ def _annotations_at(place: str, benchmark: str) -> Path:
 
 
 def _check_benchmark(name: str) -> None:
-    """Refuse a name that no benchmark has.
+    """Reject a name that is not a benchmark's.
 
     Raises:
         UsageError: the benchmark does not exist.

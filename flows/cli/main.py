@@ -1,4 +1,6 @@
-"""The ``vidbridge`` command: its commands put together, and what is said of an error.
+"""The ``vidbridge`` command: its commands put together, and the output of errors.
+
+Nothing heavy is imported before a command needs it: help answers at once.
 
 Nothing heavy is imported before a command needs it: help answers at once.
 """
@@ -83,8 +85,8 @@ for _name, (_help, _commands) in GROUPS.items():
 
 
 def main() -> None:
-    """Entry point: an error that a person can act upon is one message and a status, never a
-    traceback. A defect keeps its traceback.
+    """Entry point. Prints an error that the user can act upon as one message and ends with its
+    status, never a traceback. A defect keeps its traceback.
     """
     from stages.errors import VidbridgeError
     from stages.runtime.plain import fit, guard_logs
@@ -126,7 +128,7 @@ def _end(message: str, status: int) -> NoReturn:
 
 
 def _defect() -> NoReturn:
-    """Show the traceback of what should not have happened, and where it goes."""
+    """Print the traceback of a defect, and where to report it."""
     import traceback
 
     from stages.runtime.plain import fit

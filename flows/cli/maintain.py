@@ -1,4 +1,4 @@
-"""``vidbridge accept``, ``gc`` and ``scratch``: what is left to a person's judgement."""
+"""``vidbridge accept``, ``gc`` and ``scratch``: tasks that need a person's judgement."""
 
 from __future__ import annotations
 

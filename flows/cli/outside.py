@@ -22,8 +22,8 @@ WAYS = (
 
 
 def reader() -> Session:
-    """The project, entered; outside of one the cache folder, where the environment says which
-    registry is meant.
+    """Open the project; outside of one the cache folder, with the registry that the environment
+    names.
 
     Raises:
         ProjectError: ``VIDBRIDGE_PROJECT`` names a folder that is not a project.

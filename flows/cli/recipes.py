@@ -1,6 +1,4 @@
-"""``vidbridge init`` and ``vidbridge recipe``: a project of one's own, and what its params.yaml
-says.
-"""
+"""``vidbridge init`` and ``vidbridge recipe``: create a project, and set its params.yaml."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""``vidbridge register``, ``promote``, ``rollback``, ``history``, ``compare``, ``explain``:
-questions to the registry, answered in the terminal.
+"""``vidbridge register``, ``promote``, ``rollback``, ``history``, ``compare``, ``explain``: queries
+to the registry, answered in the terminal.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def explain(version: app.VersionArgument = "champion", as_json: app.JsonOption =
 
 
 def compare_versions(session: Session, after: str, before: str, *, as_json: bool = False) -> None:
-    """Show what ``after`` gained over ``before``, sample by sample; where they were scored
+    """Print the gain of ``after`` over ``before``, sample by sample; if they were scored
     differently, score one of them again.
 
     Raises:

@@ -1,5 +1,5 @@
-"""``vidbridge run`` and ``vidbridge plan``: plan, say what will happen, run it as a Prefect flow,
-show what came of it.
+"""``vidbridge run`` and ``vidbridge plan``: plan, print the plan, run it as a Prefect flow, print
+the results.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""``vidbridge predict``, ``serve``, ``export`` and ``report``: a registered version for those who
-only want its answers, its weights, or a page.
+"""``vidbridge predict``, ``serve``, ``export`` and ``report``: answers, a server, weights or a page
+of a registered version.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def report(out: Annotated[Path, typer.Option(help="The page to write.")] = Path(
 
 
 def _predict(video: Path, question: str, version: str, model: Path | None) -> None:
-    """Ask a registered model, or an exported folder, about a video; shows its thinking, its answer,
-    and whether the reply parses.
+    """Query a registered model, or an exported folder, about a video; prints its thinking, its
+    answer, and whether the reply parses.
 
     Raises:
         UsageError: the video does not exist, or no registry can be queried.

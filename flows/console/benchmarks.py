@@ -19,8 +19,8 @@ EXAMPLES = 5
 
 
 def show_result(console: Console, result: BenchmarkScores) -> None:
-    """The table of scores with its baselines, what a comparison found, what is missing, and what
-    the judge cost.
+    """Print the table of scores with its baselines, the comparison, what is missing, and the
+    judge's cost.
     """
     from stages.tools.suites.markdown import roughly_judged, set_aside_in_words
 
@@ -84,7 +84,7 @@ def _show_scores(console: Console, result: BenchmarkScores) -> None:
 
 
 def _show_against(console: Console, against: Against, confidence: float) -> None:
-    """Differences to another file of predictions; bold where chance alone is ruled out (of a
+    """Print differences to another file of predictions; bold where chance alone is ruled out (of a
     category, among all of them).
     """
     from stages.tools.suites.markdown import changed_in_words, difference_rows

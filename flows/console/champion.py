@@ -1,4 +1,4 @@
-"""A warning where the alias ``champion`` is not where the gate put it: whoever may write to the
+"""Warning if the alias ``champion`` is not where the gate put it: anyone who may write to the
 registry can move it by hand.
 """
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def warn_of_moved(session: Session, which: str) -> None:
-    """Say on stderr that the gate did not put ``champion`` where it is, if ``which`` means that
+    """Warn on stderr that the gate did not put ``champion`` where it is, if ``which`` means that
     alias of a registered model.
 
     Raises:
@@ -30,7 +30,7 @@ def warn_of_moved(session: Session, which: str) -> None:
 
 
 def warn_of_moved_version(client: MlflowClient, version: Version) -> None:
-    """The same of a version that was found, whatever it was called by."""
+    """Warn likewise about a version, by whatever name it was found."""
     from stages.tracking.registry.named import moved_fault
 
     if fault := moved_fault(client, version):

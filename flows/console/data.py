@@ -1,4 +1,4 @@
-"""What was found in a folder of videos, as tables for a terminal and as plain values."""
+"""Results of checking a folder of videos, as tables for a terminal and as plain values."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _EXAMPLES = 3
 
 
 def show_checked(out: Console, found: Checked, *, every: bool) -> None:
-    """Print what ingest would accept and set aside, and why. ``every``: each reject, and not some
-    of each reason.
+    """Print what ingest would accept and set aside, and why. ``every``: print each reject, not only
+    some of each reason.
     """
     seconds = float(sum(clip.frames / clip.rate for clip in found.clips))
     splits = Counter(clip.split for clip in found.clips)
@@ -48,7 +48,7 @@ def show_checked(out: Console, found: Checked, *, every: bool) -> None:
 
 
 def checked_document(found: Checked) -> dict[str, Any]:
-    """The same as plain values, each clip and reject among them."""
+    """Plain values of the same, with each clip and reject."""
     return {
         "accepted": len(found.clips),
         "splits": dict(Counter(clip.split for clip in found.clips)),

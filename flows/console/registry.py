@@ -29,7 +29,7 @@ _ACTIONS = {"promote": "promoted", "refuse": "refused", "rollback": "rolled back
 
 
 def register_table(report: RegisterReport) -> RenderableType:
-    """What `register` did."""
+    """Table of the versions that `register` made."""
     table = _table(f"Registered in {report.model}", "version", "stage", "step", "aliases", "mean score")
     for version in report.created:
         scores = version.scores
@@ -51,7 +51,7 @@ def register_table(report: RegisterReport) -> RenderableType:
 
 
 def promotion_table(promotion: Promotion) -> RenderableType:
-    """The gate's answer, a line for each rule."""
+    """Table of the gate's decision, a line for each rule."""
     champion = f"champion {promotion.champion.number}" if promotion.champion else "no champion"
     table = _table(f"Version {promotion.candidate.number} against {champion}", "what", "candidate", "other", "rule", "")
     for check in promotion.decision.table:
@@ -70,7 +70,7 @@ def promotion_table(promotion: Promotion) -> RenderableType:
 
 
 def history_table(entries: Sequence[Entry]) -> RenderableType:
-    """Every decision of the gate, oldest first."""
+    """Table of every decision of the gate, oldest first."""
     table = _table("Decisions", "when (UTC)", "what", "version", "champion before", "mean", "who", "why")
     for entry in entries:
         decided = entry.decided
@@ -99,7 +99,7 @@ def history_table(entries: Sequence[Entry]) -> RenderableType:
 
 
 def comparison_table(asked: Pair, found: Comparison, confidence: float) -> RenderableType:
-    """What one version gained over another, task by task, on the same samples."""
+    """Table of the differences between two versions, task by task, on the same samples."""
     title = f"Version {asked.after.number} against {asked.before.number}, sample by sample (evaluation {asked.digest})"
     columns = (
         "task",

@@ -1,5 +1,8 @@
-"""How many questions a planned run asks of judges and of a writer: bounds from the parameters,
-where data are there exact in the samples.
+"""Number of questions that a planned run sends to judges and to a writer: bounds from the
+parameters, exact from the samples if they exist.
+
+Every figure is "at most": an ill-formed reply is not judged, equal questions are sent once, and
+cached answers are not requested.
 
 Every figure is "at most": an ill-formed reply is not judged, equal questions are asked once, and
 answers that are cached are not asked.
@@ -29,9 +32,9 @@ _TRIES_OF_A_QUESTION = 3
 
 @dataclass(frozen=True)
 class Calls:
-    """``at_most``: questions that a stage asks; None: that depends on data that are not made yet.
-    ``about``: an expected number (the rollouts that a held-out judge sees are drawn by their text).
-    ``measured``: what an earlier run asked, scaled.
+    """Questions of a stage. ``at_most``: upper bound; None: it depends on data that are not made
+    yet. ``about``: an expected number (the rollouts that a held-out judge sees are drawn by their
+    text). ``measured``: the number of an earlier run, scaled.
     """
 
     who: Who
@@ -41,7 +44,7 @@ class Calls:
 
 
 def calls_of(root: Path, params: Params, plan: Plan) -> dict[str, tuple[Calls, ...]]:
-    """By stage of the plan that runs, whom it asks how often; stages that ask nobody are missing."""
+    """Map each stage of the plan that runs to its questions; stages without any are left out."""
     counts = _Counts(root, params, plan)
     found: dict[str, tuple[Calls, ...]] = {}
     for step in plan.to_run:
@@ -135,7 +138,7 @@ class _Counts:
             yield Calls("judge", count)
 
     def _worth(self, task: TaskName) -> int:
-        """The most questions that one reply raises."""
+        """Most questions that one reply can cause."""
         return task_of(task).judge_calls(self._params.rewards)
 
     def _at_most(self, task: TaskName, split: Split, most: int | None) -> int | None:
@@ -143,7 +146,7 @@ class _Counts:
         return made if most is None else most if made is None else min(made, most)
 
     def _made(self, task: TaskName, splits: Iterable[Split]) -> int | None:
-        """Samples that there are of a task, or will be at most; None: the clips are not known yet."""
+        """Number of samples of a task, or its upper bound; None: the clips are not known yet."""
         if "synthesize" not in self._running:
             table = self._summary(paths.SAMPLES)
             return None if table is None else sum(int(table["samples"][split].get(task, 0)) for split in splits)
@@ -169,7 +172,7 @@ class _Counts:
 
 
 def _dealt(weights: Mapping[TaskName, float], prompts: int) -> dict[TaskName, int]:
-    """The most prompts of each task among so many: its share, to within one
+    """Most prompts of each task among so many: its share, to within one
     (:func:`stages.lib.training.mixture.draw`).
     """
     total = sum(weights.values())

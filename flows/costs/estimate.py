@@ -1,5 +1,9 @@
-"""What a planned run will cost: hours, GPU hours, disk, questions to judges and a writer, and money
+"""The cost of a planned run: hours, GPU hours, disk, questions to judges and a writer, and money
 where rates are declared.
+
+Time comes from earlier runs of the same stage (``measured``; ``scaled`` where only the number of
+steps differs), else from declared rates (:mod:`flows.costs.rates`). Without either it is unknown:
+no figure is made up. Questions are counted from parameters and samples (:mod:`flows.costs.calls`).
 
 Time comes from earlier runs of the same stage (``measured``; ``scaled`` where only the number of
 steps differs), else from declared rates (:mod:`flows.costs.rates`). What neither tells is unknown:
@@ -57,8 +61,8 @@ _WITH_MODEL = frozenset(("sft", "grpo", "difficulty", "evaluate"))
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one stage will cost; None: unknown. ``basis``: where time comes from, ``disk_basis``:
-    where disk does. ``why``: what time rests on, or why it is unknown.
+    """Cost of one stage; None: unknown. ``basis``: the source of the time, ``disk_basis``: that of
+    the disk space. ``why``: what the time rests on, or why it is unknown.
     """
 
     stage: str
@@ -74,8 +78,8 @@ class StageCost:
 
 @dataclass(frozen=True)
 class RunCost:
-    """The stages of a plan, in its order. Totals count what is known; ``unknown``: the stages whose
-    time is not.
+    """Cost of a plan's stages, in its order. Totals count what is known; ``unknown``: the stages
+    whose time is not.
     """
 
     stages: tuple[StageCost, ...]
@@ -87,14 +91,14 @@ class RunCost:
         return tuple(one.stage for one in self.stages if one.hours is None)
 
     def total(self, what: Literal["hours", "gpu_hours", "disk_gb", "money"]) -> tuple[float, bool] | None:
-        """The sum of what is known, and whether that is all; None: of no stage is it known."""
+        """Sum of what is known, and whether that is all; None if no stage's value is known."""
         values = [getattr(one, what) for one in self.stages]
         known = [value for value in values if value is not None]
         return (sum(known), len(known) == len(values)) if known else None
 
     def calls(self) -> dict[Who, tuple[int, bool, bool]]:
-        """By who is asked: the sum of what is known, whether that is all, and whether it is an
-        expected number only.
+        """Questions by recipient: the sum of what is known, whether that is all, and whether it is
+        only an expected number.
         """
         found: dict[Who, tuple[int, bool, bool]] = {}
         for one in self.stages:
@@ -125,7 +129,9 @@ def cost_of(root: Path, params: Params, plan: Plan) -> RunCost:
 
 
 def _spent(root: Path) -> tuple[Mapping[str, Sequence[Spent]], str]:
-    """What earlier runs cost, or why that is not known. A store that hangs is not waited for."""
+    """Cost of earlier runs, or the reason why it is not known. Does not wait for a store that
+    hangs.
+    """
     found: dict[str, list[Spent]] = {}
     said = [f"MLflow does not answer within {DEADLINE_S:g} s"]
 
@@ -180,8 +186,8 @@ class _Time:
 
 
 def _time(step: PlanStep, runs: Sequence[Spent], current: Mapping[str, str]) -> _Time:
-    """Of the newest run with the same parameters, else of the newest with another number of steps.
-    Parameters that cost no time do not count.
+    """Time of the newest run with the same parameters, else of the newest with another number of
+    steps. Ignores parameters that cost no time.
     """
     own = f"{step.name.replace('@', '.')}.steps"
     others = ""
@@ -209,14 +215,14 @@ def _measured(run: Spent, share: float, basis: Basis, why: str) -> _Time:
 
 
 def in_words(hours: float) -> str:
-    """For a person: ``40 s``, ``25 min``, ``3.2 h``."""
+    """Format hours for display: ``40 s``, ``25 min``, ``3.2 h``."""
     if hours < 1 / 60:
         return f"{hours * 3600:.0f} s"
     return f"{hours * 60:.0f} min" if hours < 2 else f"{hours:.1f} h"
 
 
 def _on(gpus: str) -> str:
-    """The GPUs that a run had: those of this machine may be others."""
+    """Describe the GPUs of a run: those of this machine may be others."""
     try:
         names = Counter(map(str, json.loads(gpus)))
     except (ValueError, TypeError):
@@ -225,9 +231,9 @@ def _on(gpus: str) -> str:
 
 
 def _differing(step: PlanStep, past: Mapping[str, str], current: Mapping[str, str], *, model: bool) -> list[str]:
-    """Names of parameters that a past run had otherwise, or lacked, among those that decide how
-    long this stage takes; ``model``: those of the model too, though DVC does not have the stage
-    depend on them.
+    """Names of parameters that differ from a past run's, or that it lacked, among those that decide
+    how long this stage takes; ``model``: the model's too, though DVC does not have the stage depend
+    on them.
     """
     row = step.name.partition("@")[2]
     rows = tuple(f"{table}.{row}." for table in ("sft", "grpo", "difficulty"))
@@ -285,7 +291,7 @@ def _disk(
 
 
 def _sizes(root: Path) -> dict[str, float]:
-    """By stage, GB of its last result as ``dvc.lock`` has it, in place and in the cache."""
+    """Map stage to GB of its last result as ``dvc.lock`` has it, in place and in the cache."""
     try:
         table = read_yaml(root / paths.LOCK_FILE, MOST_LOCK_BYTES)
         return {
@@ -297,7 +303,9 @@ def _sizes(root: Path) -> dict[str, float]:
 
 
 def _money(rates: Rates, gpu_hours: float | None, calls: Sequence[Calls]) -> float | None:
-    """None: nothing is declared, or what it is declared of is unknown."""
+    """Money for GPU hours and calls. None: nothing is declared, or the quantity it is declared for
+    is unknown.
+    """
     total, known = 0.0, False
     if rates.gpu_hour is not None:
         if gpu_hours is None:
@@ -312,7 +320,7 @@ def _money(rates: Rates, gpu_hours: float | None, calls: Sequence[Calls]) -> flo
 
 
 def plain(cost: RunCost) -> dict[str, Any]:
-    """For programs."""
+    """Plain values of a cost, for programs."""
     totals = {what: cost.total(what) for what in ("hours", "gpu_hours", "disk_gb", "money")}
     return {
         "stages": [asdict(one) for one in cost.stages],

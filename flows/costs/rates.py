@@ -36,8 +36,8 @@ class _Declared(BaseModel):
 
 
 class StageRate(_Declared):
-    """What one run of a stage takes. ``seconds_per_step``: of a training; else ``hours`` of the
-    whole.
+    """Declared cost of one run of a stage. ``seconds_per_step``: of a training; else ``hours`` of
+    the whole.
     """
 
     hours: _Amount | None = None
@@ -63,12 +63,12 @@ class Rates(_Declared):
     currency: str = Field(default="", max_length=12)
 
     def of(self, stage: str) -> StageRate | None:
-        """Of a stage by its name, else of its group."""
+        """Rate of a stage by its name, else by its group."""
         return self.stages.get(stage) or self.stages.get(stage.partition("@")[0])
 
 
 def load_rates(root: Path) -> Rates:
-    """What is declared; nothing where nothing is.
+    """Read the declared rates; empty if none are declared.
 
     Raises:
         UsageError: the file cannot be read, or declares something that is not a rate; the message

@@ -1,5 +1,5 @@
-"""``vidbridge deploy``: the scheduled deployment of ``infra/prefect.yaml``, a server for it where
-none runs, and a worker.
+"""``vidbridge deploy``: the scheduled deployment of ``infra/prefect.yaml``, a server for it if none
+runs, and a worker.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ _BANNED = re.compile(r"[/%&<>]")
 
 @dataclass(frozen=True)
 class Order:
-    """What is deployed. ``repository``: what the worker clones, None for its own project;
-    ``directory``: the project's folder in it. ``cron`` and ``timezone``: None for those of
-    ``infra/prefect.yaml``.
+    """Settings of a deployment. ``repository``: URL or path that the worker clones, None for its
+    own project; ``directory``: the project's folder in it. ``cron`` and ``timezone``: None for
+    those of ``infra/prefect.yaml``.
     """
 
     branch: str
@@ -77,8 +77,8 @@ def order_of(
     pool: str | None = None,
     name: str | None = None,
 ) -> tuple[Order, list[str]]:
-    """Check what the command line asks for, as far as it can be told before a server is there;
-    returns it with notes for the person.
+    """Check the command line's options, as far as possible before a server runs; returns the
+    settings with notes for the user.
 
     Raises:
         UsageError: naming option, value and remedy.
@@ -132,7 +132,7 @@ def _check_schedule(cron: str | None, timezone: str | None) -> None:
 
 
 def _checked_out(root: Path) -> str:
-    """The branch that is checked out; the deployment follows it."""
+    """Branch that is checked out; the deployment follows it."""
     if found := git(root, "branch", "--show-current"):
         return found
     at = git(root, "rev-parse", "--short", "HEAD")
@@ -151,7 +151,7 @@ def _check_branch(place: Path | str, branch: str) -> None:
 
 
 def _source(source: Path, *, elsewhere: bool) -> str:
-    """The folder of videos; that of a worker elsewhere cannot be looked at from here."""
+    """Folder of videos; that of a worker elsewhere cannot be checked from here."""
     if elsewhere:
         if not source.is_absolute():
             raise UsageError(
@@ -172,8 +172,8 @@ def _folder(directory: str | None) -> str | None:
 
 
 def _check_params(root: Path, source: str | None, recipe: str | None) -> None:
-    """Look now at what every run will read: none should fail in the night for what could be said at
-    once.
+    """Check now the parameters that every run will read, so that no run fails at night for a reason
+    known in advance.
     """
     file = recipes.recipe(root, recipe).path if recipe else root / paths.PARAMS_FILE
     load_params(file)
@@ -183,9 +183,7 @@ def _check_params(root: Path, source: str | None, recipe: str | None) -> None:
 
 
 def _check_repository(found: Told, recipe: str | None) -> list[str]:
-    """Look now at what every run will find in the repository; returns what a person should know of
-    it.
-    """
+    """Check now the content that every run will find in the repository; returns notes for the user."""
     if not found.is_project:
         there = f" (there is one in {', '.join(found.projects)})" if found.projects else ""
         raise UsageError(f"--directory: {found.where} holds no dvc.yaml{there}; name the folder of the project: --directory SUB")
@@ -252,8 +250,8 @@ def deploy(root: Path, order: Order, notes: Sequence[str], worker: bool, port: i
 
 
 def how_to_enter(home: Path) -> str:
-    """What a person needs who opens the pages: the key itself (as Jupyter prints its token), and
-    where it lies.
+    """Instructions for opening the pages: the key itself (as Jupyter prints its token), and its
+    location.
     """
     user, _, password = read_key(home).partition(":")
     return (
@@ -268,17 +266,19 @@ def worker_words(pool: str) -> list[str]:
 
 
 def worker_command(pool: str = POOL) -> list[str]:
-    """The same, with this interpreter."""
+    """Command of a worker with this interpreter."""
     return [sys.executable, "-m", *worker_words(pool)]
 
 
 def deployment_name(root: Path) -> str:
-    """The name of the one deployment in ``infra/prefect.yaml``."""
+    """Name of the one deployment in ``infra/prefect.yaml``."""
     return str(_prefect_table(root)["deployments"][0]["name"])
 
 
 def _of_project(root: Path, name: Path) -> Path:
-    """A file of the project; one without code of its own may leave it to the installed package."""
+    """Path of a file of the project; a project without code of its own may leave it to the
+    installed package.
+    """
     path = root / name
     return path if path.exists() or not package_code.uses_package(root) else shipped(name.name)
 
@@ -296,15 +296,15 @@ def _prefect_table(root: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Standing:
-    """What an operator paused of a deployment that is there already."""
+    """What an operator paused of an existing deployment."""
 
     paused: bool
     #: Whether each of its schedules is active: its cron, its time zone.
     schedules: tuple[tuple[str, str, bool], ...]
 
     def is_active(self, cron: str, timezone: str) -> bool:
-        """Whether a schedule of the new deployment runs: as the same one did, else as all did
-        together.
+        """Return whether a schedule of the new deployment runs: like the same schedule before, else
+        like all of them together.
         """
         same = [active for old, zone, active in self.schedules if (old, zone) == (cron, timezone)]
         every = same or [active for _, _, active in self.schedules]
@@ -312,7 +312,7 @@ class Standing:
 
 
 def prefect_file(root: Path, order: Order, standing: Standing | None) -> dict[str, Any]:
-    """``infra/prefect.yaml`` with the one deployment of ``order``, as paused as ``standing`` is."""
+    """``infra/prefect.yaml`` with the one deployment of ``order``, paused as ``standing`` is."""
     table = _prefect_table(root)
     one = table["deployments"][0]
     given = {key: getattr(order, key) for key in ("repository", "directory", "branch", "source", "recipe")}
@@ -334,8 +334,8 @@ def prefect_file(root: Path, order: Order, standing: Standing | None) -> dict[st
 
 
 def create(root: Path, order: Order, *, worker: bool = True) -> list[str]:
-    """Create work pool and deployment on the server of ``PREFECT_API_URL``; returns what a person
-    should know of it.
+    """Create work pool and deployment on the server of ``PREFECT_API_URL``; returns notes for the
+    user.
 
     Raises:
         UsageError: the pool is there, and cannot be used.
@@ -371,7 +371,7 @@ def _prefect(root: Path, what: str, command: Sequence[str]) -> None:
 
 
 def until_interrupted(processes: dict[str, subprocess.Popen[bytes]]) -> None:
-    """Wait for Ctrl-C, which is how one ends these.
+    """Wait for Ctrl-C, which ends these processes.
 
     Raises:
         FlowError: one of the processes ended by itself.

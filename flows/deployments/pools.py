@@ -1,5 +1,5 @@
-"""Work pools and deployments on a Prefect server, through its client: what is there already stays
-as its owner made it.
+"""Work pools and deployments on a Prefect server, through its client: existing ones stay as their
+owner made them.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def _asking() -> Iterator[SyncPrefectClient]:
 
 
 def provide(template: Path, name: str, *, process: bool, ours: str) -> list[str]:
-    """A work pool whose runs set no job variable: one that is there, else one of ``template``.
-    Returns what a person should know.
+    """Find or create a work pool whose runs set no job variable; a new one is made from
+    ``template``. Returns notes for the user.
 
     Raises:
         UsageError: the pool that is there lets a run set how it is started, or is not one of
@@ -70,9 +70,9 @@ def provide(template: Path, name: str, *, process: bool, ours: str) -> list[str]
 
 
 def is_locked(template: Mapping[str, Any]) -> bool:
-    """Whether a run can set nothing: no value of the job has a place for one, other than for what
-    the server or the worker's environment holds. A table ``env`` takes a run's values without a
-    place.
+    """Return whether a run can set nothing: no value of the job has a placeholder, other than for
+    values of the server or the worker's environment. A table ``env`` takes a run's values without a
+    placeholder.
     """
     job = template.get("job_configuration") or {}
     return _OF_A_RUN.search(json.dumps(job)) is None and "env" not in job
@@ -92,7 +92,7 @@ def _read(client: SyncPrefectClient, full_name: str) -> DeploymentResponse | Non
 
 
 def standing(full_name: str) -> Standing | None:
-    """What is paused of a deployment; None where there is none yet."""
+    """What is paused of a deployment; None if there is none yet."""
     with _asking() as client:
         found = _read(client, full_name)
     if found is None:
@@ -105,7 +105,7 @@ def standing(full_name: str) -> Standing | None:
 
 
 def still_paused(full_name: str) -> list[str]:
-    """A sentence for each thing that an operator paused, and how it is resumed."""
+    """List what an operator paused, with how to resume it, a sentence each."""
     with _asking() as client:
         found = _read(client, full_name)
     if found is None:

@@ -1,5 +1,5 @@
-"""A repository looked at from afar: before a deployment names it, what every run will find there is
-found out now.
+"""Remote inspection of a repository: before a deployment names it, check what every run will find
+there.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from stages.tracking.lineage.uri import TrackingError
 
 @dataclass(frozen=True)
 class Told:
-    """What a branch of a repository holds for us. ``where`` names it in messages; ``remote``: the
-    URL of DVC's default remote.
+    """Content of a repository's branch, as far as it concerns us. ``where`` names it in messages;
+    ``remote``: the URL of DVC's default remote.
     """
 
     where: str
@@ -37,7 +37,8 @@ class Told:
 
 
 def check_address(repository: str) -> str:
-    """``repository`` as git takes it, and as everyone who sees the deployment may read it.
+    """Validate ``repository`` as an address that git takes and that everyone who sees the
+    deployment may read.
 
     Raises:
         UsageError: a relative path, an option, or an address with a password.
@@ -56,7 +57,7 @@ def check_address(repository: str) -> str:
 
 
 def branches(place: Path | str) -> tuple[str, ...]:
-    """The branches of a repository, at a URL or in a folder.
+    """Branches of a repository, at a URL or in a folder.
 
     Raises:
         FlowError: git cannot read it.
@@ -71,7 +72,7 @@ def branches(place: Path | str) -> tuple[str, ...]:
 
 
 def told(repository: str, branch: str, folder: str, recipe: str | None) -> Told:
-    """Look at the newest commit of a branch, with ``folder`` (no slash at either end, "" for the
+    """Inspect the newest commit of a branch, with ``folder`` (no slash at either end, "" for the
     top) as the project's.
 
     Raises:
@@ -117,7 +118,7 @@ def _shown(seen: Path, name: str) -> str:
 
 
 def _remote(text: str) -> str | None:
-    """The URL of the default remote in a ``.dvc/config``; None where it names none."""
+    """URL of the default remote in a ``.dvc/config``; None if it names none."""
     config = configparser.ConfigParser(strict=False, interpolation=None)
     try:
         config.read_string(text)

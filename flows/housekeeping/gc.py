@@ -1,5 +1,5 @@
-"""``vidbridge gc``: what nobody needs any more, and giving it back. Without ``--yes`` nothing is
-changed.
+"""``vidbridge gc``: list what nothing needs any more, and free it. Without ``--yes`` it changes
+nothing.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ FREED = TAG + "freed"
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table. ``bytes``: what it takes; of what is free, what comes back."""
+    """A line of the table. ``bytes``: the space it takes; for free objects, the space that is
+    regained.
+    """
 
     kind: str
     what: str
@@ -79,7 +81,7 @@ class Row:
 
 @dataclass
 class Findings:
-    """Everything that was looked at, as rows and as what is to be removed."""
+    """Everything that was examined, as rows and as what is to be removed."""
 
     rows: list[Row]
     places: list[tuple[Place, list[Held]]]
@@ -99,7 +101,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class Order:
-    """What was asked for. ``also``: other projects that use this cache or remote."""
+    """Options of the command. ``also``: other projects that use this cache or remote."""
 
     remote: bool
     versions: bool
@@ -112,7 +114,7 @@ class Order:
 
 
 def gc(root: Path, order: Order, *, yes: bool, as_json: bool) -> None:
-    """Show what nobody needs, and with ``yes`` free it.
+    """List what nothing needs, and with ``yes`` free it.
 
     Raises:
         UsageError: ``--also`` names no project.
@@ -229,7 +231,7 @@ def _find(session: Session, order: Order, marked: list[Standing], *, yes: bool) 
 
 
 def _others_needs(root: Path, other: Path) -> list[Need]:
-    """What the registry and the origin of a project that ``--also`` names need.
+    """Needs of the registry and the origin of a project that ``--also`` names.
 
     Raises:
         FlowError, TrackingError: these cannot be asked; nothing was freed.
@@ -252,8 +254,8 @@ def _others_needs(root: Path, other: Path) -> list[Need]:
 
 
 def _insist_on_versions(session: Session, known: Registry) -> None:
-    """A store that knows nothing of this project is taken for the wrong one, where others' copies
-    are at stake.
+    """Verify that the store knows this project; otherwise it is taken for the wrong one, where
+    copies of others are at stake.
 
     Raises:
         UsageError: it has no version of the project's model.
@@ -267,14 +269,14 @@ def _insist_on_versions(session: Session, known: Registry) -> None:
 
 
 def _intact(versions: Sequence[Standing], lists: Lists, left: frozenset[str]) -> list[Standing]:
-    """Those whose weights are all ``left`` in the cache or the remote: young, of others, or shared
-    with what is needed. They are not given up.
+    """Versions whose weights are all ``left`` in the cache or the remote: young, of others, or
+    shared with what is needed. They are not given up.
     """
     return [one for one in versions if left.issuperset(lists.expand(Need("", "", oids_of(one.version))))]
 
 
 def _has_weights(content: ContentStore, lists: Lists, version: Version) -> bool:
-    """Whether every object of a version is in the cache or the remote.
+    """Return whether every object of a version is in the cache or the remote.
 
     Raises:
         TrackingError: the remote cannot be asked.
@@ -302,8 +304,8 @@ def _registry(
     *,
     yes: bool,
 ) -> Registry | None:
-    """Who needs what in the registry; None, and a note, where it cannot be asked. With ``yes``
-    versions that are given up are marked, and added to ``marked``.
+    """Needs of the registry; None, and a note, if it cannot be queried. With ``yes`` marks versions
+    that are given up, and adds them to ``marked``.
     """
     database = sqlite_path(tracking_uri(session.root))
     if database is not None and not database.exists():
@@ -342,13 +344,13 @@ def _key(one: Standing) -> tuple[str, int]:
 
 
 def _unmarked(one: Standing) -> Standing:
-    """As it was before this call marked it."""
+    """The version as it was before this call marked it."""
     tags = {name: value for name, value in one.version.tags.items() if name != FREED}
     return Standing(replace(one.version, tags=tags), one.why)
 
 
 def _unmark(session: Session, marked: Sequence[Standing]) -> None:
-    """Nothing was freed after all."""
+    """Remove the marks, since nothing was freed."""
     if marked:
         for one in marked:
             _mark(session.client, one, None)
@@ -405,7 +407,7 @@ def _place_rows(found: Findings, place: Place, verdicts: Verdicts, where: str) -
 
 
 def _copies(content: ContentStore, judge: Judge, cache: Place, notes: list[str]) -> frozenset[str] | None:
-    """Which objects of registered versions the remote has, so that the cache need not."""
+    """Objects of registered versions that the remote has, so that the cache need not."""
     asked = sorted({one.oid for one in cache.held if one.oid in judge.registered and one.oid not in judge.why})
     remote = content.remote()
     if remote is None or not asked:
@@ -465,8 +467,8 @@ def _measure(paths: Sequence[Path], *, free: bool) -> tuple[int, int]:
 
 
 def _free(found: Findings) -> None:
-    """Remove it: the remote first, since the cache's lists say whose its objects are. Versions were
-    marked when they were looked at.
+    """Remove what is free: the remote first, since the cache's lists tell whose its objects are.
+    Versions were marked when they were examined.
     """
     for place, held in found.places:
         if vanished := remove(place, held):

@@ -1,4 +1,4 @@
-"""What lies in DVC's cache and remote, who needs it, and what nobody does."""
+"""Objects in DVC's cache and remote: which are needed, by whom, and which by nobody."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _CHUNK = 500
 
 @dataclass(frozen=True)
 class Held:
-    """An object where it lies. ``mtime``: seconds since the epoch, None where that is not said;
-    ``inode``: device, number, links.
+    """An object in its place. ``mtime``: seconds since the epoch, None if the store does not report
+    it; ``inode``: device, number, links.
     """
 
     oid: str
@@ -49,8 +49,8 @@ class Held:
 
 @dataclass
 class Place:
-    """A cache or a remote. ``shared``: other projects may use it, so that only what is proven this
-    project's own is freed.
+    """A cache or a remote. ``shared``: other projects may use it, so only objects proven to be this
+    project's own are freed.
     """
 
     kind: str
@@ -111,14 +111,14 @@ def _mtime(about: Mapping[str, Any]) -> float | None:
 
 @dataclass
 class Verdicts:
-    """For each object of a place why it stays, and who needs it; the rest is free."""
+    """Objects of a place that stay, with the reason and with who needs them; the rest is free."""
 
     kept: dict[str, str]
     free: list[Held]
 
 
 class Judge:
-    """Decides about objects: who needs them, whose they are, how old they are.
+    """Decider about objects: who needs them, whose they are, how old they are.
 
     Args:
         needs: of projects and registry, the strongest reasons first.
@@ -147,8 +147,8 @@ class Judge:
         self._own: frozenset[str] | None = None
 
     def judge(self, place: Place, elsewhere: frozenset[str] | None) -> Verdicts:
-        """``elsewhere``: objects of which there is another copy; None: that is not known, or not to
-        be counted on.
+        """Decide about the objects of a place. ``elsewhere``: objects with another copy; None: that
+        is not known, or not to be relied on.
         """
         kept: dict[str, str] = {}
         free: list[Held] = []
@@ -171,7 +171,7 @@ class Judge:
 
     @property
     def own(self) -> frozenset[str]:
-        """Everything that is proven this project's own, the files of its folders included."""
+        """Hashes proven to be this project's own, the files of its folders included."""
         if self._own is None:
             self._own = frozenset(oid for oid in self.lists.expand(Need("", "", frozenset(self._ours))))
         return self._own
@@ -183,7 +183,7 @@ def own_oids(history: Iterable[str], standing: Sequence[Standing], models: froze
 
 
 def bytes_of(held: Iterable[Held]) -> int:
-    """What removing these objects gives back: a file that is linked from elsewhere too gives
+    """Space that removing these objects frees: a file that is linked from elsewhere too frees
     nothing.
     """
     total = 0
@@ -202,6 +202,8 @@ def bytes_of(held: Iterable[Held]) -> int:
 def remove(place: Place, held: Sequence[Held]) -> int:
     """Remove objects, lists of folders first (a list whose files are gone would be believed);
     returns how many had vanished already.
+
+    An object that was written again since it was listed stays.
 
     An object that was written again since it was looked at stays.
     """
@@ -246,15 +248,15 @@ def _remove_elsewhere(place: Place, paths: list[str]) -> int:
 
 
 def remove_files(odb: Any, paths: Sequence[str]) -> None:
-    """Remove files of a remote that are no objects."""
+    """Remove files of a remote that are not objects."""
     for path in paths:
         with suppress(FileNotFoundError):
             odb.fs.remove(path)
 
 
 def forget_index(odb: Any) -> None:
-    """Drop what DVC remembers of the remote: it would take objects for present that are gone, and
-    never push them again.
+    """Drop DVC's index of the remote: it would believe deleted objects to be present, and never
+    push them again.
     """
     from dvc_data.hashfile.db import get_index
 
@@ -287,8 +289,7 @@ def spent_entries(content: ContentStore, left: frozenset[str], elsewhere: frozen
 
 
 def spent_elsewhere(content: ContentStore, freed: frozenset[str]) -> tuple[Any, list[str]]:
-    """The remote, and the entries of the run cache there that name content which is ``freed``
-    there.
+    """The remote, and the entries of its run cache that name content ``freed`` there.
 
     Raises:
         FlowError: it does not answer.

@@ -1,4 +1,4 @@
-"""``vidbridge data remove``: take a video out of the data on request, and say what has seen it."""
+"""``vidbridge data remove``: take a video out of the data on request, and list what has used it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FIRST = "ingest"
 
 @dataclass(frozen=True)
 class Affected:
-    """A registered version and which of the videos are behind it."""
+    """A registered version, and the videos among its data."""
 
     version: Version
     seen: Seen
@@ -52,8 +52,8 @@ class Affected:
 
 @dataclass(frozen=True)
 class Consequences:
-    """What a removal means. ``clean``: versions that never saw any of the videos; ``registry``: why
-    none could be looked at.
+    """Consequences of a removal. ``clean``: versions that never used any of the videos;
+    ``registry``: why none could be examined.
     """
 
     videos: tuple[Video, ...]
@@ -69,8 +69,8 @@ class Consequences:
 
 
 def remove(root: Path, asked: Sequence[str], *, yes: bool, undo: bool, as_json: bool) -> None:
-    """Show what has seen the videos that were named; with ``yes`` take them out of (``undo``: back
-    into) what ingest reads.
+    """List what has used the named videos; with ``yes`` take them out of (``undo``: back into) what
+    ingest reads.
 
     Raises:
         RemovalError: a name means no video, or several.
@@ -155,8 +155,8 @@ def _asking(session: Session) -> Iterator[Any]:
 def _affected(
     session: Session, versions: Sequence[Version], videos: Sequence[ExcludedVideo]
 ) -> tuple[list[Affected], tuple[str, ...]]:
-    """What each version saw, and which versions of other projects cannot be read: these are theirs
-    to mend.
+    """Videos that each version used, and the versions of other projects that cannot be read: these
+    are for their owners to repair.
     """
     if not versions:
         return [], ()
@@ -209,8 +209,8 @@ def _write(root: Path, videos: Sequence[ExcludedVideo], *, undo: bool) -> None:
 
 
 def _tell(session: Session, affected: Sequence[Affected], videos: Sequence[ExcludedVideo], *, undo: bool) -> list[str]:
-    """Tag the versions that learned from the videos, and note the videos for every clone; returns
-    the versions.
+    """Tag the versions that were trained on the videos, and note the videos for every clone;
+    returns the versions.
 
     Raises:
         TrackingError: the registry does not take it; ``params.yaml`` holds the removal already.

@@ -1,4 +1,4 @@
-"""The state from which interrupted trainings resume: shown, and deleted where nobody is at it."""
+"""The state from which interrupted trainings resume: listed, and deleted where no process uses it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _size_mb(folder: Path) -> float:
 
 
 def show_scratch(root: Path) -> None:
-    """List what interrupted trainings would resume from, and who is at it."""
+    """List the state from which interrupted trainings would resume, and who uses it."""
     entries = _entries(root)
     for path in entries:
         age_h = (time.time() - path.stat().st_mtime) / 3600
@@ -41,7 +41,7 @@ def show_scratch(root: Path) -> None:
 
 
 def delete_scratch(root: Path, ask: bool) -> None:
-    """Delete it, but for what a living process, on whatever host, is training in."""
+    """Delete it, except where a live process, on whatever host, is training."""
     entries = _entries(root)
     if not entries:
         show.say(f"nothing to delete in {scratch(root)}")

@@ -1,6 +1,4 @@
-"""Where a server listens: the address that was asked for, tried out before anything is loaded, and
-how it is written in a URL.
-"""
+"""Address that a server listens on: checked before anything is loaded, and written as a URL."""
 
 from __future__ import annotations
 
@@ -22,19 +20,21 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether programs of this machine alone can reach it."""
+        """Return whether only programs of this machine can reach it."""
         return ipaddress.ip_address(self.ip.partition("%")[0]).is_loopback
 
     @property
     def url(self) -> str:
-        """For a program of this machine: where it listens on all addresses, the loopback one."""
+        """URL for a program of this machine: the loopback address if the server listens on all
+        addresses.
+        """
         any_address = ipaddress.ip_address(self.ip.partition("%")[0]).is_unspecified
         ip = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.ip, self.ip) if any_address else self.ip  # noqa: S104
         return f"http://[{ip}]:{self.port}" if ":" in ip else f"http://{ip}:{self.port}"
 
 
 def listening_address(host: str, port: int) -> Address:
-    """The address that ``--host`` and ``--port`` name; port 0: any free one.
+    """Resolve and try out ``--host`` and ``--port``; port 0: any free one.
 
     Raises:
         UsageError: the address is not one of this machine, or the port cannot be bound.

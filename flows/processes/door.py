@@ -39,7 +39,7 @@ _HEADERS = ((b"x-frame-options", b"SAMEORIGIN"), (b"content-security-policy", b"
 
 
 class Door:
-    """Let pass what may pass to ``app``.
+    """Middleware that lets permitted requests through to ``app``.
 
     Args:
         app: the application behind the door.
@@ -65,7 +65,7 @@ class Door:
             await _refuse(send, *refused)
 
     def _refused(self, scope: Scope) -> tuple[int, str] | None:
-        """Status and sentence; None: let it pass."""
+        """Status and sentence of a refusal; None to let the request through."""
         headers = scope["headers"]
         hosts = _values(headers, b"host")
         if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
@@ -104,7 +104,9 @@ def _values(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> list[str]:
 
 
 def _from_another_page(method: str, headers: Sequence[tuple[bytes, bytes]]) -> bool:
-    """Whether a browser says that another page asks, other than by a link that a person follows."""
+    """Return whether a browser reports that another page sent the request, other than by a link
+    that a person follows.
+    """
     if not {"cross-site", "same-site"} & set(_values(headers, b"sec-fetch-site")):
         return False
     followed = (_values(headers, b"sec-fetch-mode"), _values(headers, b"sec-fetch-dest")) == (["navigate"], ["document"])

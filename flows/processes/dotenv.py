@@ -1,5 +1,5 @@
-"""The project's ``.env``: circumstance that every command reads by itself. What the environment
-says already is never overridden.
+"""The project's ``.env``: circumstance that every command reads by itself. It never overrides a
+variable of the environment.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ FILE = ".env"
 
 
 def load() -> Path | None:
-    """Read the ``.env`` of the project's folder into this process's environment; returns it, None
-    where there is none.
+    """Read the ``.env`` of the project's folder into this process's environment; returns its path,
+    None if there is none.
 
     Outside of a project nothing is read: the working directory may be anyone's, and a setting can
     name a program.

@@ -23,8 +23,8 @@ QUIET = {
 
 
 def project_or_none() -> Path | None:
-    """The project's folder, entered; None outside of one, for commands that need no more than what
-    a person names.
+    """Enter the project and return its folder; None outside of one, for commands that need only
+    what their arguments name.
 
     Raises:
         ProjectError: ``VIDBRIDGE_PROJECT`` names a folder that is not a project.
@@ -37,7 +37,7 @@ def project_or_none() -> Path | None:
 
 
 def be_quiet() -> None:
-    """Fill of this process's environment what needs no project."""
+    """Set the variables of this process's environment that need no project."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
@@ -56,7 +56,7 @@ RECIPES = Path("infra/recipes")
 
 
 def shipped(name: str) -> Path:
-    """A file or folder of :data:`SHIPPED`, where it lies on this machine."""
+    """Path on this machine of a file or folder of :data:`SHIPPED`."""
     packaged = Path(__file__).parents[1] / "shipped"
     return packaged / name if packaged.is_dir() else Path(__file__).parents[2] / SHIPPED[name]
 
@@ -75,8 +75,8 @@ def state(root: Path) -> Path:
 
 
 def defaults(root: Path) -> dict[str, str]:
-    """What the environment says unless the user said otherwise. Every path is absolute: processes
-    start in several folders.
+    """Default values of environment variables, used unless the user set them. Every path is
+    absolute: processes start in several folders.
     """
     local = state(root)
     return {
@@ -99,8 +99,8 @@ def defaults(root: Path) -> dict[str, str]:
 
 
 def enter(root: Path) -> None:
-    """Fill this process's environment; what the user set stays. Call it before Prefect or MLflow is
-    imported.
+    """Set this process's environment; variables that the user set stay. Call it before Prefect or
+    MLflow is imported.
     """
     state(root).mkdir(mode=0o700, exist_ok=True)
     for name, value in defaults(root).items():
@@ -108,8 +108,8 @@ def enter(root: Path) -> None:
 
 
 def stage_environment(root: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a stage's command: this interpreter is ``python``, a plain shell,
-    unbuffered output, no run to hijack.
+    """Environment of a stage's command: this interpreter is ``python``, a plain shell, unbuffered
+    output, no run to hijack.
     """
     env = {**defaults(root), **os.environ, **(extra or {})}
     env["VIDBRIDGE_PROJECT"] = str(root)
@@ -124,7 +124,7 @@ def stage_environment(root: Path, extra: Mapping[str, str] | None = None) -> dic
 
 
 def scratch(root: Path) -> Path:
-    """``VIDBRIDGE_SCRATCH``: the state from which interrupted training resumes."""
+    """Folder of the state from which interrupted training resumes, ``VIDBRIDGE_SCRATCH``."""
     return Path(os.environ.get("VIDBRIDGE_SCRATCH") or defaults(root)["VIDBRIDGE_SCRATCH"]).expanduser()
 
 

@@ -1,4 +1,4 @@
-"""A registered version behind an HTTP server, for those who only want its answers."""
+"""A registered version behind an HTTP server."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _environment(session: Session, changes: dict[str, str]) -> dict[str, str]:
 
 @contextmanager
 def _in_use(mark: Callable[[], None]) -> Iterator[None]:
-    """Call ``mark`` now and then while the block lasts."""
+    """Call ``mark`` at intervals while the block lasts."""
     over = threading.Event()
 
     def follow() -> None:
@@ -150,7 +150,7 @@ def _in_use(mark: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, at any moment: in order, with all that it started, and
+    """End the block on SIGTERM as on Ctrl-C, at any moment: in order, with all that it started, and
     without a traceback.
     """
 
@@ -205,7 +205,7 @@ def example(url: str, folder: Path | None, max_bytes: int, *, keyed: bool, own: 
 
 
 def _first_video(folder: Path, max_bytes: int) -> str | None:
-    """The path of a video below the folder, as a request names it."""
+    """Path of a video below the folder, as a request names it."""
     looked_at = 0
     for place, folders, files in os.walk(folder):
         folders.sort()

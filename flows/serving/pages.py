@@ -30,8 +30,8 @@ _OFF = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ENABLE_AI_GATEWAY
 
 
 def ui(root: Path, prefect_port: int, mlflow_port: int) -> None:
-    """Serve Prefect's and MLflow's pages on the loopback interface until Ctrl-C, and say how a
-    person gets in.
+    """Serve Prefect's and MLflow's pages on the loopback interface until Ctrl-C, and print how to
+    log in.
 
     Raises:
         UsageError: a port is in use, or the same one was given twice.
@@ -75,8 +75,8 @@ def ui(root: Path, prefect_port: int, mlflow_port: int) -> None:
 
 @contextmanager
 def _mlflow(root: Path, listener: socket.socket, uri: str, key: str) -> Iterator[subprocess.Popen[bytes]]:
-    """MLflow's server for the store ``uri``. Address of the store and key travel by environment:
-    ``ps`` shows arguments to everyone.
+    """Run MLflow's server for the store ``uri``. Address of the store and key are passed by
+    environment: ``ps`` shows arguments to everyone.
     """
     env = {
         **os.environ,
@@ -102,8 +102,8 @@ def _wait(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def _links(root: Path, address: str, key: str) -> list[tuple[str, str]]:
-    """Pages worth opening, with what they show: the registered model and the runs; where there is
-    none yet, the list it will be in.
+    """Pages worth opening, with what they show: the registered model and the runs; without one yet,
+    the list it will be in.
     """
     links = []
     try:
@@ -124,6 +124,6 @@ def _links(root: Path, address: str, key: str) -> list[tuple[str, str]]:
 
 
 def _get(url: str, key: str | None) -> bytes | None:
-    """What our own server answers; None when it does not answer, or with an error."""
+    """Content of our own server's response; None if it does not answer, or with an error."""
     found = prefect_server.asked(url, key, 30)
     return found[1] if found is not None and found[0] == 200 else None
