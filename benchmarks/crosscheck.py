@@ -1,8 +1,9 @@
-"""Do the `compat` scores say what the public harnesses' own functions say, on replies made to tell readings apart?
+"""Comparison of the `compat` scores with the public harnesses' own functions, on replies made to
+tell readings apart.
 
-Run as `make crosscheck LMMS_EVAL=/path/to/lmms-eval VLMEVALKIT=/path/to/VLMEvalKit`, with git clones of the two. Single functions
-are read from their HEAD and run by an interpreter of another environment (.tools/crosscheck), from which this project cannot be
-imported.
+Run as `make crosscheck LMMS_EVAL=/path/to/lmms-eval VLMEVALKIT=/path/to/VLMEvalKit`, with git
+clones of the two. Single functions are read from their HEAD and run by an interpreter of another
+environment (.tools/crosscheck), from which this project cannot be imported.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ KEPT = 160
 
 @dataclass(frozen=True)
 class Subject:
-    """A function of a harness: from which files which names are read, what is called with (reply, options, right), and our own
-    reading."""
+    """A function of a harness: the files and names to read, the call with (reply, options, right),
+    and our own reading.
+    """
 
     name: str
     harness: str
@@ -51,11 +53,13 @@ class Subject:
     #: An expression of ``reply``, ``options`` and ``right``, the number of the right option.
     call: str
     ours: Callable[[str, tuple[str, ...], int], Any]
-    #: Which options are taken for right, one after the other; a function that only extracts does not care.
+    #: Which options are taken for right, one after the other; a function that only extracts does
+    #: not care.
     rights: tuple[int, ...]
 
 
-#: What lmms-eval does to every reply before a rule sees it, with the tags that its command line takes by default.
+#: What lmms-eval does to every reply before a rule sees it, with the tags that its command line
+#: takes by default.
 _STRIPS = ("lmms_eval/api/reasoning.py", ("strip_reasoning_tags",))
 _STRIPPED = "strip_reasoning_tags(reply, [['<think>', '</think>'], ['<analysis>', '</analysis>']])"
 _RANKS = ("_DEFAULT_CHOICES", "_ANSWER_PHRASES", "_FORMAT_PRIORITY")
@@ -136,7 +140,7 @@ _PIECES = (
 
 
 def replies(options: tuple[str, ...]) -> Iterator[str]:
-    """Adversarial replies to a question with these options, the same in every run."""
+    """Yield adversarial replies to a question with these options, the same in every run."""
     yield from _ASIS
     for i, option in enumerate(options):
         letter = chr(65 + i)

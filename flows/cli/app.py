@@ -55,7 +55,7 @@ def going_on_with(command: str) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
-#: Ends with this where what was asked for was done, and the answer is no.
+#: Exit status of a command that did its work and whose answer is no.
 FAILURE = 1
 
 StageArgument = Annotated[str, typer.Argument(help="Stage to bring up to date, with all it needs.", autocompletion=complete.stages)]

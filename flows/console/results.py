@@ -11,8 +11,8 @@ from stages.lib.evaluation.results import TRIVIAL, BaselineScores, PolicyScores,
 from stages.lib.rows.jsonl import read_record
 from stages.runtime import paths
 
-#: Columns of the table that are no better for being higher: what a policy earns without its video,
-#: and with its frames out of order.
+#: Columns of the table in which higher is not better: a policy's scores without its video, and with
+#: its frames out of order.
 CONTROLS = ("blank video", "shuffled video")
 
 R = TypeVar("R", bound=Record)

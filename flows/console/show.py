@@ -73,7 +73,7 @@ def console(error: bool = False) -> Console:
 
 
 def say(text: object, *, error: bool = False, end: str = "\n") -> None:
-    """Print a text verbatim, one line or several, whoever wrote parts of it: without secrets,
+    """Print a text verbatim, one line or several, parts of which anyone may have written: without secrets,
     control characters written out.
 
     ``--quiet`` leaves it out.

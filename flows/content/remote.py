@@ -41,7 +41,7 @@ class Seen:
             table = json.loads(self._path.read_bytes())
             return set(table["objects"]) if table["remote"] == self._remote else set()
         except (OSError, ValueError, KeyError, TypeError):
-            return set()  # None yet, or another version's: the remote is asked.
+            return set()  # None yet, or another version's: the remote is queried.
 
     def write(self, objects: Iterable[str]) -> None:
         kept = sorted(objects)[:_MOST_SEEN]
@@ -208,7 +208,7 @@ def push_runs(session: Session) -> tuple[int, tuple[str, ...]]:
                 try:
                     entry = run_cache.read_entry(text, key, value, set(now))
                 except ValueError:
-                    continue  # Whoever wrote it: it is handed on by nobody.
+                    continue  # A foreign entry is never pushed.
                 # Only of outs that were pushed with this lock.
                 if {out["path"]: out["md5"] for out in entry["outs"]} == now:
                     new += remote.push_entry(key, value, text)

@@ -296,7 +296,7 @@ def _prefect_table(root: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Standing:
-    """What an operator paused of an existing deployment."""
+    """Paused parts of an existing deployment."""
 
     paused: bool
     #: Whether each of its schedules is active: its cron, its time zone.

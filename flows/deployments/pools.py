@@ -92,7 +92,7 @@ def _read(client: SyncPrefectClient, full_name: str) -> DeploymentResponse | Non
 
 
 def standing(full_name: str) -> Standing | None:
-    """What is paused of a deployment; None if there is none yet."""
+    """Paused parts of a deployment; None if it does not exist yet."""
     with _asking() as client:
         found = _read(client, full_name)
     if found is None:

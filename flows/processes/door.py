@@ -1,14 +1,17 @@
-"""The door of the servers that we start on the loopback interface: whose pages and programs get in.
+"""Access control of the servers that we start on the loopback interface.
 
 ``python -m flows.processes.door prefect|mlflow FD`` serves Prefect's API and pages, or MLflow's, on
-the listening socket FD. Each request is looked at before the application sees it:
+the listening socket FD. Each request is checked before the application sees it:
 
-- ``Host`` must be a name of this machine's loopback interface. A page whose own name was made to point here (DNS rebinding) is refused.
-- ``Origin`` must be this server's own, and a browser's ``Sec-Fetch-Site`` must not tell of another page. So no foreign page reads or
-  writes, a page of another port included; links to the pages work.
-- MLflow's server has no password of its own, so the door asks for the key (HTTP Basic or bearer). Prefect asks for it itself, on its API
-  and on its websockets; its static pages, which ask a person for the key, are open.
-- What nobody needs here is closed: Prefect's generated documentation, MLflow's assistant (it starts programs on the machine).
+- ``Host`` must be a name of this machine's loopback interface. A page whose own name was made to
+  point here (DNS rebinding) is refused.
+- ``Origin`` must be this server's own, and a browser's ``Sec-Fetch-Site`` must not report another
+  page. So no foreign page reads or writes, a page of another port included; links to the pages work.
+- MLflow's server has no password of its own, so the door requires the key (HTTP Basic or bearer).
+  Prefect requires it itself, on its API and on its websockets; its static pages, which prompt a
+  person for the key, are open.
+- Unneeded parts are closed: Prefect's generated documentation, MLflow's assistant (it starts
+  programs on the machine).
 
 The socket is bound and listening before this process starts, so that nobody else can take its place
 in between.

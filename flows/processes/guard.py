@@ -1,8 +1,8 @@
-"""Runs one command and lets nothing of it outlive the process that asked for it.
+"""Guard of one command: nothing of it outlives the process that started it.
 
 ``python guard.py FD[,FD…] COMMAND …``: the first FD is the reading end of a pipe whose writing end
-only the asker holds; the others are handed on to the command (the socket on which it is to listen).
-When the asker goes, in whatever way (``kill -9`` included), the kernel closes that end, and every
+only the starting process holds; the others are passed on to the command (the socket on which it
+listens). When that process ends, in whatever way (``kill -9`` included), the kernel closes that end, and every
 descendant of the command is ended. A parent-death signal alone would not do: it reaches direct
 children only, and DVC puts a shell between itself and the training process.
 
@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 import psutil
 
 _SET_CHILD_SUBREAPER = 36
-#: How long what was asked to end may take before it is killed.
+#: Seconds between the request to end and the kill.
 GRACE_S = 5.0
 
 
@@ -54,10 +54,10 @@ def _living(process: psutil.Process) -> bool:
 
 
 def end_descendants(reap: Callable[[], object], grace_s: float = GRACE_S) -> None:
-    """End all that descends from this process: what computes first, then what waits for it, then
-    whatever is left by force.
+    """End all descendants of this process: first those that compute, then those that wait for them,
+    then whatever is left by force.
 
-    DVC is given the grace to notice that its command ended, and to put its locks back; it is asked
+    DVC gets time to notice that its command ended, and to release its locks; it is terminated
     last.
     """
     me = psutil.Process()
@@ -118,7 +118,7 @@ def run(lifeline: int, command: list[str], handed_on: Sequence[int] = ()) -> int
     while status is None and not asked_to_end:
         readable, _, _ = select.select([lifeline, woken], [], [], 1.0)
         if lifeline in readable:
-            # The asker never writes: readable means that it is gone.
+            # The starting process never writes: readable means that it is gone.
             asked_to_end = True
         if woken in readable:
             os.read(woken, 512)

@@ -1,7 +1,7 @@
 """The key of a project's own servers: created once, readable for its owner only, never in a command
 line and never in a log.
 
-Loopback is no boundary: every user of a machine, and every page in a browser on it, can open a
+Loopback is not a boundary: every user of a machine, and every page in a browser on it, can open a
 connection to 127.0.0.1. So each server that we start (Prefect's, MLflow's) asks for this key. It is
 of the form ``user:password``, as HTTP Basic and Prefect want it, and lies in ``PREFECT_HOME``
 beside what names the running server.

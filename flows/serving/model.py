@@ -68,7 +68,7 @@ def serve(session: Session, which: str, videos: Path | None, host: str, port: in
     address = listening_address(host, port)
     if not address.is_loopback and key is None:
         raise UsageError(
-            f"--host: {host!r} can be reached from other machines, and whoever reaches it may ask; set {KEY} to a secret that clients"
+            f"--host: {host!r} can be reached from other machines, and anyone who reaches it may send requests; set {KEY} to a secret that clients"
             " send as 'Authorization: Bearer …', or listen on 127.0.0.1"
         )
     with _ended_by_signals():
@@ -182,10 +182,10 @@ def example(url: str, folder: Path | None, max_bytes: int, *, keyed: bool, own: 
     that is sent.
 
     Args:
-        folder: the server's; None: it reads none.
-        own: whose first video is sent then; where there is none, a ``clip.mp4`` of whoever asks.
-        max_bytes: how large a video may be there.
-        keyed: whether it demands a key.
+        folder: folder that the server reads; None: it reads none.
+        own: folder whose first video is sent then; without one, the client's own ``clip.mp4``.
+        max_bytes: largest video that the server takes.
+        keyed: the server requires a key.
     """
     found = None if folder is None else _first_video(folder, max_bytes)
     row = {"question": "What happens first?"} | ({"video": found} if found is not None else {"video_base64": "@"})
