@@ -205,9 +205,9 @@ def main() -> int:
             rows_text = ",\n".join(json.dumps(row, ensure_ascii=False) for row in record["rows"])
             head = json.dumps({key: record[key] for key in ("function", "revision")})[:-1]
             file.write_text(f'{head}, "rows": [\n{rows_text}\n]}}\n', encoding="utf-8")
-    said = "Every outcome is the same." if agreed else "SOME OUTCOMES DIFFER."
+    verdict = "Every outcome is the same." if agreed else "SOME OUTCOMES DIFFER."
     lines = [
-        f"What `compat` says beside the harnesses' own functions, on adversarial replies to {len(QUESTIONS)} questions. {said}",
+        f"What `compat` says beside the harnesses' own functions, on adversarial replies to {len(QUESTIONS)} questions. {verdict}",
         "",
         *lines,
     ]

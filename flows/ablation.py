@@ -108,7 +108,7 @@ class Progress:
             return f"{self.done} of {self.total}{pace}"
 
 
-def place(root: Path, params: Params) -> Path:
+def ablation_folder(root: Path, params: Params) -> Path:
     """Folder of a recipe's ablation: a clone for each seed, the scores, and the results."""
     return root / paths.ABLATIONS / params.recipe
 
@@ -226,7 +226,11 @@ def run_seed(
     """Run every variant with one seed; returns a failed state if one could not be run."""
     logger, grid = get_run_logger(), params.ablation
     assert grid is not None
-    folder, results, start = place(root, params) / f"seed-{seed}", Results(place(root, params) / "scores"), start_of(params)
+    folder, results, start = (
+        ablation_folder(root, params) / f"seed-{seed}",
+        Results(ablation_folder(root, params) / "scores"),
+        start_of(params),
+    )
     folder = _clone(root, folder, commit)
     env = {"VIDBRIDGE_SCRATCH": str(folder / paths.SCRATCH)}
     with ExitStack() as stack:
@@ -271,9 +275,9 @@ def _own(ended: State[Any]) -> State[Any]:
     return Failed(message=ended.message, data=ended.result(raise_on_failure=False))
 
 
-def _keep(scores: Path, place: Path) -> None:
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(scores, place)
+def _keep(scores: Path, kept: Path) -> None:
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(scores, kept)
 
 
 @flow(
@@ -350,7 +354,7 @@ def publish(root: Path, params: Params, command: str, run: StageRun | None = Non
     Raises:
         InputError: no seed has run whole.
     """
-    out = place(root, params)
+    out = ablation_folder(root, params)
     # `ablate --table` may be asked for while the grid runs.
     with hold(out / "table.lock", "ablate", "is writing this table already", wait_s=_TABLE_S):
         return _write(out, params, command, run)

@@ -32,7 +32,7 @@ def ablate(
     Data, base and start are made once a seed. Ctrl-C ends it; the next call goes on where it
     stopped. Example: vidbridge ablate --jobs 2
     """
-    folder = app.given(out)
+    folder = app.as_typed(out)
     with app.going_on_with("vidbridge ablate"):
         run_grid(app.root(), jobs, folder, table_only=table)
 
@@ -54,7 +54,7 @@ def run_grid(root: Path, jobs: int | None, out: Path | None, *, table_only: bool
 
     params = load_params(root / paths.PARAMS_FILE)
     if table_only:
-        from flows.ablation import check, place, publish
+        from flows.ablation import ablation_folder, check, publish
 
         check(root, params)
         try:
@@ -67,8 +67,8 @@ def run_grid(root: Path, jobs: int | None, out: Path | None, *, table_only: bool
             # Again, now that nobody else changes them.
             params = load_params(root / paths.PARAMS_FILE)
             grid = _flow(root, jobs, _COMMAND.format(recipe=params.recipe))
-        from flows.ablation import place
-    folder = place(root, params)
+        from flows.ablation import ablation_folder
+    folder = ablation_folder(root, params)
     show_grid(show.console(), grid)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

@@ -152,7 +152,7 @@ def reader() -> Session:
     return outside.reader()
 
 
-def given(path: Path | None) -> Path | None:
+def as_typed(path: Path | None) -> Path | None:
     """Absolute form of a path as it was typed, before the project's folder becomes the working
     directory.
     """

@@ -115,23 +115,23 @@ def _check(
         raise UsageError(f"folder: {str(folder)!r}: its name is not UTF-8; rename it")
     params, out = params_or_default(root), show.console()
     try:
-        found = examine(params, folder, annotation_format, annotations)
+        report = examine(params, folder, annotation_format, annotations)
     except SourceError as error:
         # As it was typed here.
-        told = str(error).replace("ingest.source", "folder").replace("ingest.annotations", "--annotations")
+        message = str(error).replace("ingest.source", "folder").replace("ingest.annotations", "--annotations")
         if annotation_format is not None:
-            told = told.replace("ingest.format", "--format")
-        raise UsageError(told) from error
+            message = message.replace("ingest.format", "--format")
+        raise UsageError(message) from error
     unstorable = list(islice(unstorable_names(folder), _NAMES))
     if as_json:
-        show.document({"folder": str(folder), "recipe": params.recipe, **checked_document(found), "unstorable": unstorable})
-        return bool(found.clips)
+        show.document({"folder": str(folder), "recipe": params.recipe, **checked_document(report), "unstorable": unstorable})
+        return bool(report.clips)
     if root is None:
         out.print(f"no project here: with the parameters of the recipe {params.recipe}")
-    show_checked(out, found, every=every)
+    show_checked(out, report, every=every)
     for problem in unstorable:
         out.print(problem, style="red", soft_wrap=True)
-    return bool(found.clips)
+    return bool(report.clips)
 
 
 def _export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Sequence[str], limit: int | None) -> None:

@@ -88,7 +88,7 @@ def evaluate(
     order = Order(
         benchmark=benchmark,
         annotations=_annotations_at(annotations, benchmark),
-        videos=app.given(videos),
+        videos=app.as_typed(videos),
         out=out.expanduser().resolve(),
         controls=0 if no_controls else controls,
         max_new_tokens=max_new_tokens,
@@ -103,7 +103,7 @@ def evaluate(
         endpoint_model=endpoint_model,
         form=endpoint_video,
         baselines=baselines,
-        against=app.given(against),
+        against=app.as_typed(against),
     )
 
 
@@ -130,11 +130,11 @@ def score(
     replies.jsonl --out scores.json
     """
     # Before the project's folder becomes the working directory.
-    asked, said = _annotations_at(annotations, benchmark), predictions.expanduser().resolve()
-    written, other = app.given(out), app.given(against)
+    annotation_path, prediction_path = _annotations_at(annotations, benchmark), predictions.expanduser().resolve()
+    result_path, baseline_path = app.as_typed(out), app.as_typed(against)
     from flows.processes.environment import project_or_none
 
-    _score(project_or_none(), benchmark, asked, said, written, baselines=baselines, against=other)
+    _score(project_or_none(), benchmark, annotation_path, prediction_path, result_path, baselines=baselines, against=baseline_path)
 
 
 def _evaluate(
@@ -178,8 +178,8 @@ def _evaluate(
     show_result(out, result)
     if unanswered := result.unanswered:
         reasons = by_reason(unanswered)
-        told = f"{len(unanswered):,} questions (control videos counted) were not answered; the next call asks again"
-        out.print(told, style="yellow")
+        summary = f"{len(unanswered):,} questions (control videos counted) were not answered; the next call asks again"
+        out.print(summary, style="yellow")
         for (video, reason), count in list(reasons.items())[:_EXAMPLES]:
             out.print(f"  {one_line(video)}, {count:,} questions: {one_line(reason)}", soft_wrap=True)
         if len(reasons) > _EXAMPLES:

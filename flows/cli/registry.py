@@ -202,23 +202,23 @@ def compare_versions(session: Session, after: str, before: str, *, as_json: bool
     from flows.params_file.recipes import default_params
     from stages.tracking.registry.compare import compare_pair, pair
 
-    asked = pair(session, after, before)
-    out, told = show.console(), show.console(error=as_json)
-    if asked.to_rescore is not None:
+    versions = pair(session, after, before)
+    out, progress = show.console(), show.console(error=as_json)
+    if versions.to_rescore is not None:
         if session.project is None:
             raise UsageError(
-                f"compare: version {asked.to_rescore.number} was not scored under evaluation {asked.digest}, and scoring it again takes the"
+                f"compare: version {versions.to_rescore.number} was not scored under evaluation {versions.digest}, and scoring it again takes the"
                 f" project's samples; {WAYS.partition(', or')[0]}"
             )
-        told.print(f"version {asked.to_rescore.number} was not scored under evaluation {asked.digest}; scoring it now")
+        progress.print(f"version {versions.to_rescore.number} was not scored under evaluation {versions.digest}; scoring it now")
         from flows.promotion import rescore  # Prefect's import, which a comparison without it need not wait for
 
-        rescore(session, asked.to_rescore, asked.digest, told.print, "compare versions of one evaluation")
-        asked = pair(session, after, before)
+        rescore(session, versions.to_rescore, versions.digest, progress.print, "compare versions of one evaluation")
+        versions = pair(session, after, before)
     params = session.params if session.project is not None else default_params()
     confidence = params.evaluation.confidence
-    found = compare_pair(session, asked, confidence)
+    comparison = compare_pair(session, versions, confidence)
     if as_json:
-        show.document(comparison_document(asked, found, confidence))
+        show.document(comparison_document(versions, comparison, confidence))
     else:
-        out.print(comparison_table(asked, found, confidence))
+        out.print(comparison_table(versions, comparison, confidence))

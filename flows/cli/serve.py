@@ -38,7 +38,7 @@ def predict(
     folder = Path(model) if model is not None and not model.startswith("models:") else None
     if folder is not None and version is not None:
         raise UsageError("--version, --model: contradict each other; set one of them")
-    _predict(video.expanduser().resolve(), question, uri, app.given(folder))
+    _predict(video.expanduser().resolve(), question, uri, app.as_typed(folder))
 
 
 def serve(
@@ -58,10 +58,10 @@ def serve(
 
     Example: vidbridge serve --model models:/vidbridge-tiny@champion
     """
-    asked, session = app.version_of(version, model), app.reader()
+    which, session = app.version_of(version, model), app.reader()
     from flows.serving import model as serving
 
-    serving.serve(session, asked, videos.resolve() if videos else None, host, port)
+    serving.serve(session, which, videos.resolve() if videos else None, host, port)
 
 
 def export(
@@ -76,14 +76,16 @@ def export(
 
     Example: vidbridge export ~/model, or vidbridge export ~/model --model models:/vidbridge-tiny/7
     """
-    asked, session = app.version_of(version, model), app.reader()
+    which, session = app.version_of(version, model), app.reader()
     from flows.console import champion, show
     from stages.tools.serving.export import publish
 
     folder = folder.resolve()
-    champion.warn_of_moved(session, asked)
-    made = publish(session, asked, folder)
-    show.say(f"written: {folder} (version {made.version.number}, {made.version.stage}, {made.size_bytes / 1e6:,.1f} MB)")
+    champion.warn_of_moved(session, which)
+    exported = publish(session, which, folder)
+    show.say(
+        f"written: {folder} (version {exported.version.number}, {exported.version.stage}, {exported.size_bytes / 1e6:,.1f} MB)"
+    )
     show.show_next(show.console(), f"vllm serve {folder}", f"mlflow models serve -m {folder} --env-manager local")
 
 
@@ -117,30 +119,30 @@ def _predict(video: Path, question: str, version: str, model: Path | None) -> No
 
     if not video.is_file():
         raise UsageError(f"video: {str(video)!r} is not a file; pass the path of a video")
-    from stages.tools.serving import predict as asking
+    from stages.tools.serving import predict as prediction
 
     if model is not None:
-        said = asking.predict_with(model, video, question, _tell)
+        reply = prediction.predict_with(model, video, question, _tell)
     else:
         try:
             session = reader()
         except (UsageError, ProjectError) as error:
-            asking.look(video)
+            prediction.look(video)
             raise UsageError(f"{error}; or name a folder that `vidbridge export` wrote: --model FOLDER") from error
-        said = asking.predict(session, video, question, version, _tell)
+        reply = prediction.predict(session, video, question, version, _tell)
         champion.warn_of_moved(session, version)
     table = Table(box=None, show_header=False, pad_edge=False)
-    if said.answer is None:
-        table.add_row("reply", plain(said.text))
+    if reply.answer is None:
+        table.add_row("reply", plain(reply.text))
         table.add_row("parses", "no: it is not one think block followed by one answer block")
     else:
-        table.add_row("thinking", plain(said.thinking or ""))
-        table.add_row("answer", plain(said.answer))
+        table.add_row("thinking", plain(reply.thinking or ""))
+        table.add_row("answer", plain(reply.answer))
         table.add_row("parses", "yes")
     out = show.console()
     out.print(table)
-    if said.caution:
-        out.print(f"note: {said.caution}", style="yellow")
+    if reply.caution:
+        out.print(f"note: {reply.caution}", style="yellow")
 
 
 def _tell(what: str) -> None:

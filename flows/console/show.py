@@ -163,7 +163,7 @@ def show_cost(out: Console, cost: RunCost) -> None:
     for name in ("stage", "time", "GPU h", "GB", "questions", *([cost.currency or "money"] if money else []), "from"):
         table.add_column(name, justify="left" if name in ("stage", "from") else "right")
     for one in cost.stages:
-        asked = "\n".join(
+        questions = "\n".join(
             f"{_count(call.at_most, about=call.about)} {call.who.replace('_', '-')}"
             + ("" if call.measured is None else f" (it was {call.measured:,})")
             for call in one.calls
@@ -172,15 +172,15 @@ def show_cost(out: Console, cost: RunCost) -> None:
         basis = Text(
             f"{one.basis}: {one_line(one.why)}" if one.basis else f"unknown: {one_line(one.why)}", "" if one.basis else "yellow"
         )
-        table.add_row(one_line(one.stage), _time(one.hours), _figure(one.gpu_hours), _figure(one.disk_gb), asked, *paid, basis)
+        table.add_row(one_line(one.stage), _time(one.hours), _figure(one.gpu_hours), _figure(one.disk_gb), questions, *paid, basis)
     table.add_section()
     sums = [_sum(cost.total("hours"), _time)]
     sums += [_sum(cost.total("gpu_hours"), _figure), _sum(cost.total("disk_gb"), _figure)]
-    asked = "\n".join(
+    questions = "\n".join(
         f"{'' if whole else '? + '}{_count(count, about=about)} {who.replace('_', '-')}"
         for who, (count, whole, about) in cost.calls().items()
     )
-    table.add_row("together", *sums, asked, *([_sum(cost.total("money"), _figure)] if money else []), "")
+    table.add_row("together", *sums, questions, *([_sum(cost.total("money"), _figure)] if money else []), "")
     out.print(table)
     if cost.note:
         out.print(Text(one_line(cost.note), style="yellow"))
@@ -315,8 +315,8 @@ def show_where(out: Console, root: Path, *, scored: bool, promote: bool = True) 
     table.add_row("see them", "vidbridge ui")
     out.print(table)
     if scored:
-        asked = ("vidbridge promote", "vidbridge report", "vidbridge explain candidate")
-        show_next(out, *(asked if promote else ("vidbridge report", "vidbridge explain champion", "vidbridge serve")))
+        commands = ("vidbridge promote", "vidbridge report", "vidbridge explain candidate")
+        show_next(out, *(commands if promote else ("vidbridge report", "vidbridge explain champion", "vidbridge serve")))
     else:
         show_next(out, "vidbridge data browse", "vidbridge data export samples --limit 100", "vidbridge run")
 

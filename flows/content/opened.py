@@ -38,9 +38,9 @@ def opened_content(root: Path) -> Iterator[ContentStore]:
         raise DvcError(f"dvc.yaml: {': '.join(chain)}; `dvc status` in {root} shows more") from error
     except UnicodeEncodeError as error:
         source = _source(root)
-        told = next(unstorable_names(source), None) if source is not None else None
+        sentence = next(unstorable_names(source), None) if source is not None else None
         name = one_line(error.object)[:_PATH_CHARACTERS]
-        raise DvcError(told or f"a path that DVC is to store is not UTF-8: {name}; rename it") from error
+        raise DvcError(sentence or f"a path that DVC is to store is not UTF-8: {name}; rename it") from error
     except OSError as error:
         # DVC follows links when it hashes a folder, and ends at one that leads nowhere.
         if error.filename is None or not Path(error.filename).is_symlink():

@@ -131,9 +131,9 @@ class Remote:
         if not self.keeps_runs():
             return
         fs = self._remote.fs
-        place = fs.join(self._remote.path, run_cache.RUNS, key[:2], key)
+        folder = fs.join(self._remote.path, run_cache.RUNS, key[:2], key)
         try:
-            names = sorted(path for path in fs.find(place) if run_cache.is_value(fs.name(path)))
+            names = sorted(path for path in fs.find(folder) if run_cache.is_value(fs.name(path)))
         except FileNotFoundError:
             return
         for path in names[:16]:

@@ -79,12 +79,12 @@ def folder(repo: Any) -> Path:
 
 def local_entries(repo: Any, key: str) -> Iterator[tuple[str, bytes]]:
     """Yield the entries of this machine's cache under that key, newest first, as DVC takes them."""
-    place = folder(repo) / key[:2] / key
+    entries = folder(repo) / key[:2] / key
     try:
-        found = sorted(place.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        files = sorted(entries.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
     except (FileNotFoundError, NotADirectoryError):
         return
-    for path in found:
+    for path in files:
         if path.is_file() and is_value(path.name):
             with path.open("rb") as file:
                 yield path.name, file.read(MOST_BYTES + 1)
@@ -99,10 +99,10 @@ def is_value(name: str) -> bool:
 
 def save(repo: Any, key: str, value: str, text: bytes) -> None:
     """Write a verified entry into this machine's cache."""
-    place = folder(repo) / key[:2] / key
-    if (place / value).exists():
+    entries = folder(repo) / key[:2] / key
+    if (entries / value).exists():
         return
-    place.mkdir(parents=True, exist_ok=True)
-    unfinished = place / f".{value}.{os.getpid()}"
+    entries.mkdir(parents=True, exist_ok=True)
+    unfinished = entries / f".{value}.{os.getpid()}"
     unfinished.write_bytes(text)
-    unfinished.replace(place / value)
+    unfinished.replace(entries / value)

@@ -75,16 +75,16 @@ class _Counts:
         writer = self._params.synthesize.writer
         if writer is None:
             return
-        asked: int | None = 0
+        written: int | None = 0
         judged: int | None = 0
         if writer.questions:
-            asked = _plus(asked, _times(self._made(mix_vid_qa.NAME, SPLITS), writer.tries * (1 + 2 * _TRIES_OF_A_QUESTION)))
+            written = _plus(written, _times(self._made(mix_vid_qa.NAME, SPLITS), writer.tries * (1 + 2 * _TRIES_OF_A_QUESTION)))
         if writer.traces is not None:
             for task in writer.traces.tasks:
-                made = _times(self._made(task, ("train",)), writer.tries)
-                asked = _plus(asked, made)
-                judged = _plus(judged, _times(made, task_of(task).judge_calls(writer.traces.rewards)))
-        yield Calls("writer", asked)
+                proposed = _times(self._made(task, ("train",)), writer.tries)
+                written = _plus(written, proposed)
+                judged = _plus(judged, _times(proposed, task_of(task).judge_calls(writer.traces.rewards)))
+        yield Calls("writer", written)
         if writer.traces is not None and isinstance(writer.traces.judge, OpenAIJudgeParams):
             yield Calls("judge", judged)
 
@@ -114,23 +114,23 @@ class _Counts:
         held_out = self._params.held_out_judge
         if held_out is not None and isinstance(held_out.judge, OpenAIJudgeParams):
             rollouts = {task: count * row.rollouts for task, count in _dealt(weights, prompts).items()}
-            asked = sum(count * self._worth(task) for task, count in rollouts.items())
-            yield Calls("held_out_judge", math.ceil(held_out.share * asked), about=held_out.share < 1)
+            questions = sum(count * self._worth(task) for task, count in rollouts.items())
+            yield Calls("held_out_judge", math.ceil(held_out.share * questions), about=held_out.share < 1)
 
     def baselines(self) -> Iterable[Calls]:
         total: int | None = 0
         for task in self._params.synthesize.tasks.named:
             tried = CONSTANTS * TRIED_ON
-            asked = self._at_most(task, self._params.evaluation.split, self._params.evaluation.samples_per_task)
-            total = _plus(total, _times(_plus(_times(asked, 2), tried if asked != 0 else 0), self._worth(task)))
+            samples = self._at_most(task, self._params.evaluation.split, self._params.evaluation.samples_per_task)
+            total = _plus(total, _times(_plus(_times(samples, 2), tried if samples != 0 else 0), self._worth(task)))
         yield from self._judge(total)
 
     def evaluate(self) -> Iterable[Calls]:
         total: int | None = 0
         for task in self._params.synthesize.tasks.named:
-            asked = self._at_most(task, self._params.evaluation.split, self._params.evaluation.samples_per_task)
+            samples = self._at_most(task, self._params.evaluation.split, self._params.evaluation.samples_per_task)
             # With its video, with a black and with a shuffled one.
-            total = _plus(total, _times(asked, 3 * self._worth(task)))
+            total = _plus(total, _times(samples, 3 * self._worth(task)))
         yield from self._judge(total)
 
     def _judge(self, count: int | None) -> Iterable[Calls]:

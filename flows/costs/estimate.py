@@ -132,24 +132,24 @@ def _spent(root: Path) -> tuple[Mapping[str, Sequence[Spent]], str]:
     """Cost of earlier runs, or the reason why it is not known. Does not wait for a store that
     hangs.
     """
-    found: dict[str, list[Spent]] = {}
-    said = [f"MLflow does not answer within {DEADLINE_S:g} s"]
+    spent: dict[str, list[Spent]] = {}
+    fault = [f"MLflow does not answer within {DEADLINE_S:g} s"]
 
     def ask() -> None:
         from mlflow.exceptions import MlflowException
 
         try:
-            found.update(spent_by_stage(root))
-            said[0] = ""
+            spent.update(spent_by_stage(root))
+            fault[0] = ""
         except TrackingError as error:
-            said[0] = f"MLflow does not answer: {redacted(one_line(str(error)))}"
+            fault[0] = f"MLflow does not answer: {redacted(one_line(str(error)))}"
         except MlflowException as error:
-            said[0] = f"MLflow refuses: {redacted(one_line(str(error)))}"
+            fault[0] = f"MLflow refuses: {redacted(one_line(str(error)))}"
 
     thread = threading.Thread(target=ask, name="costs", daemon=True)
     thread.start()
     thread.join(DEADLINE_S)
-    return ({}, said[0]) if said[0] else (found, "")
+    return ({}, fault[0]) if fault[0] else (spent, "")
 
 
 def _stage(
@@ -168,10 +168,10 @@ def _stage(
     if time.basis is None and rate is not None and declared is not None:
         time = _Time(declared, declared * rate.gpus, "declared", "rates.yaml", {})
     why = time.why or ("MLflow does not answer" if note else "no earlier run, no declared rate")
-    asked = tuple(replace(call, measured=time.questions.get(call.who)) for call in calls)
+    questions = tuple(replace(call, measured=time.questions.get(call.who)) for call in calls)
     disk, disk_basis = _disk(step, params, rate, sizes)
-    money = _money(rates, time.gpu_hours, asked)
-    return StageCost(step.name, time.hours, time.gpu_hours, time.basis, why, disk, disk_basis, asked, money)
+    money = _money(rates, time.gpu_hours, questions)
+    return StageCost(step.name, time.hours, time.gpu_hours, time.basis, why, disk, disk_basis, questions, money)
 
 
 @dataclass(frozen=True)

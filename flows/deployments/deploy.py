@@ -19,7 +19,7 @@ from typing import Any
 import typer
 
 from flows.console import show
-from flows.deployments.repositories import Told, branches, check_address, told
+from flows.deployments.repositories import BranchContent, branches, check_address, inspect
 from flows.errors import FlowError, UsageError
 from flows.params_file import recipes
 from flows.processes import prefect_server
@@ -96,18 +96,18 @@ def order_of(
     for option, value in (("--name", named), ("--pool", wanted_pool)):
         if _BANNED.search(value) or not value.strip():
             raise UsageError(f"{option}: {value!r} cannot be a name in Prefect; use letters, digits, '-', '_', '.' and spaces")
-    place = None if repository is None else check_address(repository)
+    address = None if repository is None else check_address(repository)
     followed = branch or _checked_out(root)
-    _check_branch(root if place is None else place, followed)
+    _check_branch(root if address is None else address, followed)
     notes: list[str] = []
-    watched = None if source is None else _source(source, elsewhere=place is not None)
+    watched = None if source is None else _source(source, elsewhere=address is not None)
     folder = None
-    if place is None:
+    if address is None:
         _check_params(root, watched, recipe)
     else:
         folder = _folder(directory)
-        notes += _check_repository(told(place, followed, folder or "", recipe), recipe)
-    return Order(followed, named, wanted_pool, cron, timezone, watched, recipe, place, folder), notes
+        notes += _check_repository(inspect(address, followed, folder or "", recipe), recipe)
+    return Order(followed, named, wanted_pool, cron, timezone, watched, recipe, address, folder), notes
 
 
 def _check_schedule(cron: str | None, timezone: str | None) -> None:
@@ -182,7 +182,7 @@ def _check_params(root: Path, source: str | None, recipe: str | None) -> None:
         parse_params(table | {"ingest": table["ingest"] | {"source": source}}, f"{file.name} with --source {source}")
 
 
-def _check_repository(found: Told, recipe: str | None) -> list[str]:
+def _check_repository(found: BranchContent, recipe: str | None) -> list[str]:
     """Check now the content that every run will find in the repository; returns notes for the user."""
     if not found.is_project:
         there = f" (there is one in {', '.join(found.projects)})" if found.projects else ""
@@ -230,10 +230,10 @@ def deploy(root: Path, order: Order, notes: Sequence[str], worker: bool, port: i
             url = os.environ["PREFECT_API_URL"]
             if not prefect_server.answers(url):
                 raise FlowError(f"PREFECT_API_URL: {shown(url)}: no answer; start that server, correct the address, or unset it")
-            said = create(root, order, worker=worker)
+            created = create(root, order, worker=worker)
         full = f"{FLOW}/{order.name}"
         show.say(f"deployed {full}; watch it at {prefect_server.pages(url)}")
-        for line in (*notes, *said):
+        for line in (*notes, *created):
             show.say(line)
         if own is not None:
             typer.echo(how_to_enter(own))
@@ -315,8 +315,8 @@ def prefect_file(root: Path, order: Order, standing: Standing | None) -> dict[st
     """``infra/prefect.yaml`` with the one deployment of ``order``, paused as ``standing`` is."""
     table = _prefect_table(root)
     one = table["deployments"][0]
-    given = {key: getattr(order, key) for key in ("repository", "directory", "branch", "source", "recipe")}
-    one["name"], one["parameters"] = order.name, (one.get("parameters") or {}) | given
+    parameters = {key: getattr(order, key) for key in ("repository", "directory", "branch", "source", "recipe")}
+    one["name"], one["parameters"] = order.name, (one.get("parameters") or {}) | parameters
     one["work_pool"] = (one.get("work_pool") or {}) | {"name": order.pool}
     if order.cron is not None:
         one["schedules"] = [{"cron": order.cron, "timezone": "UTC"}]
@@ -349,17 +349,17 @@ def create(root: Path, order: Order, *, worker: bool = True) -> list[str]:
     if not template.is_file():
         raise UsageError(f"{template}: is missing, and without it a run could start any command; git checkout {POOL_FILE}")
     with prefect_server.connected(None):
-        said = pools.provide(template, order.pool, process=worker, ours=POOL)
+        notes = pools.provide(template, order.pool, process=worker, ours=POOL)
         standing = pools.standing(f"{FLOW}/{order.name}")
-        made = prefect_file(root, order, standing)
+        table = prefect_file(root, order, standing)
         file = state(root) / f"deploy-{os.getpid()}.yaml"
         try:
-            file.write_text(yaml.safe_dump(made, sort_keys=False), encoding="utf-8")
+            file.write_text(yaml.safe_dump(table, sort_keys=False), encoding="utf-8")
             command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy"]
             _prefect(root, "deployment", [*command, "--prefect-file", str(file), "--name", order.name])
         finally:
             file.unlink(missing_ok=True)
-        return said + pools.still_paused(f"{FLOW}/{order.name}")
+        return notes + pools.still_paused(f"{FLOW}/{order.name}")
 
 
 def _prefect(root: Path, what: str, command: Sequence[str]) -> None:

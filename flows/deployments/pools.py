@@ -107,14 +107,14 @@ def standing(full_name: str) -> Standing | None:
 def still_paused(full_name: str) -> list[str]:
     """List what an operator paused, with how to resume it, a sentence each."""
     with _asking() as client:
-        found = _read(client, full_name)
-    if found is None:
+        deployment = _read(client, full_name)
+    if deployment is None:
         return []
-    said = [f"{full_name} is paused, and stays so; resume it on its page"] if found.paused else []
-    for one in found.schedules:
+    sentences = [f"{full_name} is paused, and stays so; resume it on its page"] if deployment.paused else []
+    for one in deployment.schedules:
         if not one.active:
             words = getattr(one.schedule, "cron", "its schedule")
-            said.append(
+            sentences.append(
                 f"its schedule ({words}) was paused, and stays so; resume it: prefect deployment schedule resume {full_name} {one.id}"
             )
-    return said
+    return sentences

@@ -21,7 +21,7 @@ from stages.tracking.lineage.uri import TrackingError
 
 
 @dataclass(frozen=True)
-class Told:
+class BranchContent:
     """Content of a repository's branch, as far as it concerns us. ``where`` names it in messages;
     ``remote``: the URL of DVC's default remote.
     """
@@ -56,22 +56,24 @@ def check_address(repository: str) -> str:
     return repository
 
 
-def branches(place: Path | str) -> tuple[str, ...]:
+def branches(address: Path | str) -> tuple[str, ...]:
     """Branches of a repository, at a URL or in a folder.
 
     Raises:
         FlowError: git cannot read it.
     """
-    if isinstance(place, Path):
-        return tuple(git(place, "for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads/").splitlines())
+    if isinstance(address, Path):
+        return tuple(git(address, "for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads/").splitlines())
     try:
-        listed = git(Path.cwd(), "ls-remote", "--heads", "--", place)
+        listed = git(Path.cwd(), "ls-remote", "--heads", "--", address)
     except TrackingError as error:
-        raise FlowError(f"--repository: {place} cannot be read from here ({error}); correct the address, or your access") from error
+        raise FlowError(
+            f"--repository: {address} cannot be read from here ({error}); correct the address, or your access"
+        ) from error
     return tuple(line.partition("refs/heads/")[2] for line in listed.splitlines())
 
 
-def told(repository: str, branch: str, folder: str, recipe: str | None) -> Told:
+def inspect(repository: str, branch: str, folder: str, recipe: str | None) -> BranchContent:
     """Inspect the newest commit of a branch, with ``folder`` (no slash at either end, "" for the
     top) as the project's.
 
@@ -95,7 +97,7 @@ def told(repository: str, branch: str, folder: str, recipe: str | None) -> Told:
         chosen = f"{prefix}{paths.PARAMS_FILE}" if recipe is None else own.get(recipe)
         if is_project and chosen is not None:
             _check_params(_shown(seen, chosen), f"{chosen} in {where}")
-        return Told(
+        return BranchContent(
             where,
             is_project,
             projects,

@@ -144,8 +144,8 @@ def gc(root: Path, order: Order, *, yes: bool, as_json: bool) -> None:
             _free(found)
     if as_json:
         rows = [asdict(row) for row in found.rows]
-        told = {"freed": yes, "keep_days": order.keep_days, "bytes": found.freed_bytes, "rows": rows, "notes": found.notes}
-        show.document(told)
+        document = {"freed": yes, "keep_days": order.keep_days, "bytes": found.freed_bytes, "rows": rows, "notes": found.notes}
+        show.document(document)
     else:
         _show(found, order, yes=yes)
 
@@ -188,22 +188,24 @@ def _find(session: Session, order: Order, marked: list[Standing], *, yes: bool) 
     if order.remote or order.versions or cache.shared:
         needs += origin_needs(root)
     refs = frozenset(oid for need in needs for oid in need.oids)
-    known = _registry(session, refs, order, notes, marked, partial(_has_weights, content, lists), yes=yes)
-    if known is not None and (order.remote or order.versions or cache.shared):
-        _insist_on_versions(session, known)
+    needed_by_registry = _registry(session, refs, order, notes, marked, partial(_has_weights, content, lists), yes=yes)
+    if needed_by_registry is not None and (order.remote or order.versions or cache.shared):
+        _insist_on_versions(session, needed_by_registry)
     found = Findings([], [], [], [], [], [], (None, []), notes)
     pinned: frozenset[str] = frozenset()
-    if known is None:
+    if needed_by_registry is None:
         found.rows.append(Row("cache", "objects", len(cache.held), sum(one.size for one in cache.held), False, notes[-1]))
     else:
-        pinned = frozenset(oid for need in known.needs if need.why == ALIASES for oid in need.oids)
-        given_up = [one for one in known.versions if one.why is None]
+        pinned = frozenset(oid for need in needed_by_registry.needs if need.why == ALIASES for oid in need.oids)
+        given_up = [one for one in needed_by_registry.versions if one.why is None]
         left = [one for one in given_up if not order.versions and one.version.freed is None]
         if order.versions:
             found.versions = [one for one in given_up if one.version.freed is None]
         models = own_models(params)
-        ours = own_oids(history_oids(root), known.versions, models) if order.remote or cache.shared else frozenset[str]()
-        judge = Judge(lists, [*needs, *known.needs], left, ours, order.keep_s)
+        ours = (
+            own_oids(history_oids(root), needed_by_registry.versions, models) if order.remote or cache.shared else frozenset[str]()
+        )
+        judge = Judge(lists, [*needs, *needed_by_registry.needs], left, ours, order.keep_s)
         elsewhere: frozenset[str] | None = None
         if order.remote:
             verdicts = judge.judge(remote, None)
@@ -221,11 +223,14 @@ def _find(session: Session, order: Order, marked: list[Standing], *, yes: bool) 
             found.versions = [one for one in found.versions if one not in intact]
             if yes:
                 _unmark(session, intact)
-        _version_rows(found, known, order, intact)
+        _version_rows(found, needed_by_registry, order, intact)
         _entry_row(found, content, cache, verdicts, elsewhere if order.remote else None)
     removed = frozenset(video.sha256 for video in params.ingest.exclude if video.sha256)
     _leftover_rows(
-        found, root, list(leftovers(root, params, projects, pinned, removed, order.keep_s)), pinned_known=known is not None
+        found,
+        root,
+        list(leftovers(root, params, projects, pinned, removed, order.keep_s)),
+        pinned_known=needed_by_registry is not None,
     )
     return found
 
@@ -331,10 +336,10 @@ def _registry(
             if one.why is not None and one.version.freed is not None and (_key(one) in ours or has_weights(one.version)):
                 _mark(client, one, None)
     except (TrackingError, MlflowException) as error:
-        said = f"the registry or its ledger cannot be read, so who needs content cannot be told: {redacted(str(error))}"
+        fault = f"the registry or its ledger cannot be read, so who needs content cannot be told: {redacted(str(error))}"
         if order.remote or order.versions:
-            raise TrackingError(f"{said}; nothing was freed") from error
-        notes.append(one_line(said))
+            raise TrackingError(f"{fault}; nothing was freed") from error
+        notes.append(one_line(fault))
         return None
     return Registry(tuple(_unmarked(one) if _key(one) in ours else one for one in again.versions), again.needs)
 
@@ -408,12 +413,12 @@ def _place_rows(found: Findings, place: Place, verdicts: Verdicts, where: str) -
 
 def _copies(content: ContentStore, judge: Judge, cache: Place, notes: list[str]) -> frozenset[str] | None:
     """Objects of registered versions that the remote has, so that the cache need not."""
-    asked = sorted({one.oid for one in cache.held if one.oid in judge.registered and one.oid not in judge.why})
+    candidates = sorted({one.oid for one in cache.held if one.oid in judge.registered and one.oid not in judge.why})
     remote = content.remote()
-    if remote is None or not asked:
+    if remote is None or not candidates:
         return None
     try:
-        return frozenset(remote.oids_exist(asked))
+        return frozenset(remote.oids_exist(candidates))
     except Exception as error:  # whatever the remote's library raises
         notes.append(
             f"the DVC remote does not answer ({redacted(one_line(str(error)))}): copies of registered versions stay in the cache"

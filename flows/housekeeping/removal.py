@@ -41,7 +41,7 @@ class Affected:
     seen: Seen
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         if self.seen.trained:
             also = f"; the rest cannot be told: {self.seen.unknown}" if self.seen.unknown else ""
             return f"learned from {_names(self.seen.trained)}{also}"
@@ -68,7 +68,7 @@ class Consequences:
     skipped: tuple[str, ...]
 
 
-def remove(root: Path, asked: Sequence[str], *, yes: bool, undo: bool, as_json: bool) -> None:
+def remove(root: Path, names: Sequence[str], *, yes: bool, undo: bool, as_json: bool) -> None:
     """List what has used the named videos; with ``yes`` take them out of (``undo``: back into) what
     ingest reads.
 
@@ -80,16 +80,16 @@ def remove(root: Path, asked: Sequence[str], *, yes: bool, undo: bool, as_json: 
     params = session.params
     versions, registry = _versions(session)
     ours = [version for version in versions if version.model in own_models(params)]
-    found = _excluded(params, asked) if undo else find(session, asked, ours)
+    found = _excluded(params, names) if undo else find(session, names, ours)
     meant = [video for one in found for video in one.videos]
     affected, skipped = _affected(session, versions, meant)
-    told = [one for one in affected if one.seen.trained or one.seen.scored or one.seen.unknown]
+    using = [one for one in affected if one.seen.trained or one.seen.scored or one.seen.unknown]
     ids = frozenset(name for one in found for name in one.clip_ids)
     consequences = Consequences(
         tuple(found),
         samples_showing(root, ids),
-        tuple(told),
-        len(affected) - len(told),
+        tuple(using),
+        len(affected) - len(using),
         registry,
         _again(root),
         _refs(session, meant),
@@ -107,14 +107,14 @@ def remove(root: Path, asked: Sequence[str], *, yes: bool, undo: bool, as_json: 
     _next(found, yes=yes, undo=undo, registry=registry, tagged=tagged)
 
 
-def _excluded(params: Params, asked: Sequence[str]) -> list[Video]:
+def _excluded(params: Params, names: Sequence[str]) -> list[Video]:
     by_name: dict[str, list[ExcludedVideo]] = {}
     for video in params.ingest.exclude:
         by_name.setdefault(video.video, []).append(video)
-    if strange := next((name for name in asked if name not in by_name), None):
+    if unknown := next((name for name in names if name not in by_name), None):
         there = ", ".join(map(repr, by_name)) or "none"
-        raise FlowError(f"video: {strange!r} is not in ingest.exclude of params.yaml; name one that is: {there}")
-    return [Video(name, tuple(by_name[name]), (), ()) for name in asked]
+        raise FlowError(f"video: {unknown!r} is not in ingest.exclude of params.yaml; name one that is: {there}")
+    return [Video(name, tuple(by_name[name]), (), ()) for name in names]
 
 
 def _versions(session: Session) -> tuple[list[Version], str | None]:
@@ -162,12 +162,12 @@ def _affected(
         return [], ()
     found, skipped, own = [], [], own_models(session.params)
     # Among several with the same content, the project's own is the ancestor.
-    known = sorted(versions, key=lambda version: version.model not in own)
+    own_first = sorted(versions, key=lambda version: version.model not in own)
     manifests = Manifests(session.content)
     for version in versions:
         try:
             version.removed_videos  # noqa: B018
-            found.append(Affected(version, seen(manifests, version, known, videos)))
+            found.append(Affected(version, seen(manifests, version, own_first, videos)))
         except TrackingError:
             if version.model in own:
                 raise
@@ -224,9 +224,9 @@ def _tell(session: Session, affected: Sequence[Affected], videos: Sequence[Exclu
         (forget_note if undo else note)(client, model, videos)
         names = {video.video for video in videos}
         for one in affected:
-            version, known = one.version, set(one.version.removed_videos or ())
-            now = known - names if undo else known | set(one.seen.trained)
-            if now == known:
+            version, before = one.version, set(one.version.removed_videos or ())
+            now = before - names if undo else before | set(one.seen.trained)
+            if now == before:
                 continue
             number = str(version.number)
             if now:
@@ -265,7 +265,7 @@ def _show(found: Consequences) -> None:
         for one in found.affected:
             version = one.version
             style = "yellow" if one.seen.trained or one.seen.unknown else ""
-            told = Text(one_line(one.told), style)
+            told = Text(one_line(one.summary), style)
             table.add_row(one_line(version.model), str(version.number), one_line(", ".join(version.aliases)), told)
         out.print(table)
     if not found.registry:

@@ -115,27 +115,27 @@ def smoke_version(root: Path | None, name: str) -> str:
     """
     chosen, small = recipe(root, name), recipe(root, "smoke")
     load_params(chosen.path)
-    table, given = (read_yaml(one.path) for one in (chosen, small))
+    table, smoke = (read_yaml(one.path) for one in (chosen, small))
     model = table["model"]
     family = next((f for mark, f in _FAMILIES.items() if mark in model.get("name", "")), model.get("family"))
-    tasks = given["synthesize"]["tasks"]
-    table |= {key: given[key] for key in _SMOKE_TABLES}
+    tasks = smoke["synthesize"]["tasks"]
+    table |= {key: smoke[key] for key in _SMOKE_TABLES}
     table |= {
         "recipe": f"{name}-smoke",
-        "synthesize": given["synthesize"] | {"tasks": {task: tasks[task] for task in table["synthesize"]["tasks"]}},
-        "model": given["model"] | {"family": family},
-        "judge": given["judge"],
-        "held_out_judge": given["held_out_judge"],
-        "evaluation": given["evaluation"] | {key: table["evaluation"][key] for key in ("of", "split")},
+        "synthesize": smoke["synthesize"] | {"tasks": {task: tasks[task] for task in table["synthesize"]["tasks"]}},
+        "model": smoke["model"] | {"family": family},
+        "judge": smoke["judge"],
+        "held_out_judge": smoke["held_out_judge"],
+        "evaluation": smoke["evaluation"] | {key: table["evaluation"][key] for key in ("of", "split")},
     }
     # So small a model thinks in a few words.
-    table["rewards"]["min_thinking_words"] = given["rewards"]["min_thinking_words"]
+    table["rewards"]["min_thinking_words"] = smoke["rewards"]["min_thinking_words"]
     table["gate"] = table["gate"] | {"registered_model": f"{name}-smoke"}
     for kind in ("sft", "grpo"):
-        sizes = next(iter(given[kind].values()))
+        sizes = next(iter(smoke[kind].values()))
         for row in table[kind].values():
             row.update({key: sizes[key] for key in _SMOKE_ROW if key in row})
-    tokens = next(iter(given["grpo"].values()))["max_completion_tokens"]
+    tokens = next(iter(smoke["grpo"].values()))["max_completion_tokens"]
     changed = _changes(table["ablation"])
     for changes in changed:
         for key in _SMOKE_ROW:

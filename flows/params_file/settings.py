@@ -39,8 +39,8 @@ def _with_value(text: str, keys: Sequence[str], value: str, name: str) -> str:
         pairs = {named.value: part for named, part in node.value} if isinstance(node, yaml.MappingNode) else {}
         if key not in pairs:
             where = ".".join(keys[:depth]) or "the file"
-            known = f"it has {', '.join(pairs)}" if pairs else "it is a single value"
-            raise UsageError(f"--set: {'.'.join(keys)} is not in {name} ({where}: {known}); name a value that stands there")
+            choices = f"it has {', '.join(pairs)}" if pairs else "it is a single value"
+            raise UsageError(f"--set: {'.'.join(keys)} is not in {name} ({where}: {choices}); name a value that stands there")
         node, table = pairs[key], table[key]
     start, end = node.start_mark.index, end_of(node)
     if isinstance(table, (dict, list)) and table and "\n" in text[start:end]:

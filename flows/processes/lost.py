@@ -118,8 +118,8 @@ class _OthersRuns:
             return  # it has ended by itself since the runs were listed
         # What stages it had under way first: nobody looks for them once the run is no longer at
         # work.
-        mine = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
-        for stage in self._client.read_task_runs(flow_run_filter=mine, limit=_MOST):
+        this_run = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+        for stage in self._client.read_task_runs(flow_run_filter=this_run, limit=_MOST):
             if stage.state is not None and not stage.state.is_final():
                 self._client.set_task_run_state(stage.id, Crashed(message=why), force=True)
         ended: State[None] = Cancelled(message=why) if was.is_cancelling() else Crashed(message=why)

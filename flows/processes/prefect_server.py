@@ -77,7 +77,7 @@ def answers(url: str, timeout_s: float = 2.0, *, patience_s: float = STILL_S) ->
     that is known at once; a server that accepts connections but sends nothing is queried again, for
     ``patience_s`` seconds.
     """
-    until, told = time.monotonic() + patience_s, False
+    until, warned = time.monotonic() + patience_s, False
     while True:
         asked_at = time.monotonic()
         if (status := _status(f"{url.rstrip('/')}/health", None, timeout_s)) is not None:
@@ -85,8 +85,8 @@ def answers(url: str, timeout_s: float = 2.0, *, patience_s: float = STILL_S) ->
         silent = time.monotonic() - asked_at >= timeout_s
         if not silent or time.monotonic() > until:
             return False
-        if not told:
-            told = True
+        if not warned:
+            warned = True
             sys.stderr.write(f"Prefect server {shown(url)}: takes connections and says nothing; waiting up to {patience_s:g} s\n")
 
 
@@ -100,11 +100,11 @@ def _version(url: str) -> str:
 
 
 def _status(url: str, key: str | None, timeout_s: float) -> int | None:
-    found = asked(url, key, timeout_s)
+    found = request(url, key, timeout_s)
     return None if found is None else found[0]
 
 
-def asked(url: str, key: str | None, timeout_s: float) -> tuple[int, bytes] | None:
+def request(url: str, key: str | None, timeout_s: float) -> tuple[int, bytes] | None:
     """Status and content of a server's response to a request with ``key``; for an error the status
     only. None if it does not answer.
     """

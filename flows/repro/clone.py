@@ -203,12 +203,12 @@ def share_storage(home: Path | None, root: Path, cache: Path | None = None) -> b
         # Only its owner's: keys may stand in it.
         os.close(os.open(target / "config.local", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
         committed = Config(str(target))
-        given = Config(str(home / ".dvc")) if home is not None else None
+        config = Config(str(home / ".dvc")) if home is not None else None
         with committed.edit("local") as local:
-            if given is not None and home is not None:
-                for section, table in given.load_one("local").items():
+            if config is not None and home is not None:
+                for section, table in config.load_one("local").items():
                     local[section] = _plain(table)
-                local["cache"]["dir"] = str(given["cache"].get("dir") or home / ".dvc" / "cache")
+                local["cache"]["dir"] = str(config["cache"].get("dir") or home / ".dvc" / "cache")
                 for name, remote in committed.load_one("repo")["remote"].items():
                     if _is_relative(remote.get("url")):
                         meant = home / ".dvc" / os.path.relpath(remote["url"], target)
@@ -305,11 +305,11 @@ def _locks(root: Path) -> Iterator[tuple[str, bytes | None]]:
     """Yield the branch's lock, those of the newest runs, and none, each with its location."""
     newest = git(root, "for-each-ref", "--sort=-committerdate", f"--count={_LOCKS_TRIED}", "--format=%(refname)", _RUNS).split()
     for reference in (_OWN, *newest):
-        shown = subprocess.run(
+        printed = subprocess.run(
             ["git", "-C", str(root), "show", f"{reference}:./{paths.LOCK_FILE}"], capture_output=True, check=False
         )
-        if shown.returncode == 0:
-            yield reference, shown.stdout
+        if printed.returncode == 0:
+            yield reference, printed.stdout
     yield "", None
 
 

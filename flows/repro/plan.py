@@ -83,12 +83,12 @@ def make_plan(root: Path, target: str = TARGET, *, lost: frozenset[str] = frozen
                     raise
                 why = one_line(error)
     if why is None:
-        answer = _asked(root, target, lost, ask_s)
+        answer = _plan_in_own_process(root, target, lost, ask_s)
         if isinstance(answer, Plan):
             return answer
         why = answer
     with opened_content(root) as content:
-        alone = _planned(content, target, None, lost, asked=True)
+        alone = _planned(content, target, None, lost, final=True)
     return replace(alone, notes=(*alone.notes, f"remote {name}: {why}; it may hold what is planned to run here"))
 
 
@@ -105,26 +105,26 @@ def plan_asking(root: Path, target: str, lost: frozenset[str]) -> Plan:
             raise DvcError(one_line(error)) from error
 
 
-def _planned(content: ContentStore, target: str, remote: remotes.Remote | None, lost: frozenset[str], asked: bool = False) -> Plan:
+def _planned(content: ContentStore, target: str, remote: remotes.Remote | None, lost: frozenset[str], final: bool = False) -> Plan:
     # A fresh one: a walk fills what it finds into the stages.
     content.repo._reset()
     whole = content.repo.index.graph
     stages = [stage for stage in content.repo.index.stages if stage.cmd]
     wanted = closure(whole, selected(stages, target))
     checkouts.check(content.repo, wanted)
-    return walk(content, target, wanted, whole, remote, lost, asked)
+    return walk(content, target, wanted, whole, remote, lost, final)
 
 
-def _asked(root: Path, target: str, lost: frozenset[str], ask_s: float) -> Plan | str:
+def _plan_in_own_process(root: Path, target: str, lost: frozenset[str], ask_s: float) -> Plan | str:
     """Plan with the remote's answers, or the reason why there are none."""
     question = json.dumps({"do": "plan", "target": target, "lost": sorted(lost)})
-    said: list[str] = []
+    lines: list[str] = []
     try:
-        answer = ask_in_own_process(root, question, said.append, timeout_s=ask_s)
+        answer = ask_in_own_process(root, question, lines.append, timeout_s=ask_s)
     except TimedOut:
         return f"no answer within {ask_s:g} s"
     if answer is None:
-        return said[-1] if said else "it said nothing"
+        return lines[-1] if lines else "it said nothing"
     return TypeAdapter(Plan).validate_json(answer)
 
 

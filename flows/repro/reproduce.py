@@ -56,7 +56,7 @@ class StageResult:
     seconds: float
 
 
-def bring(root: Path, made: Plan, log: Callable[[str], None], cancelled: threading.Event | None = None) -> Plan:
+def bring(root: Path, plan: Plan, log: Callable[[str], None], cancelled: threading.Event | None = None) -> Plan:
     """Fetch and check out as planned, take over what the run cache knows, and return the plan of
     what is left to do.
 
@@ -72,19 +72,19 @@ def bring(root: Path, made: Plan, log: Callable[[str], None], cancelled: threadi
         UnsafeContent: an out, or a list of files behind one, would write elsewhere; nothing was
             checked out.
     """
-    steps = tuple(step for step in made.steps if step.state in ("fetch", "restore") or step.entry is not None)
+    steps = tuple(step for step in plan.steps if step.state in ("fetch", "restore") or step.entry is not None)
     if not steps:
-        return made
+        return plan
     lost: frozenset[str] = frozenset()
-    if made.to_fetch or any(step.entry for step in steps):
-        if made.to_fetch:
-            files, megabytes = held(made.to_fetch)
+    if plan.to_fetch or any(step.entry for step in steps):
+        if plan.to_fetch:
+            files, megabytes = held(plan.to_fetch)
             log(f"fetching {files:,} files, {megabytes:,.1f} MB from the remote")
         question = json.dumps({"do": "bring", "steps": TypeAdapter(tuple[PlanStep, ...]).dump_python(steps, mode="json")})
-        said: deque[str] = deque(maxlen=_TAIL_LINES)
+        lines: deque[str] = deque(maxlen=_TAIL_LINES)
 
         def take(line: str) -> None:
-            said.append(line)
+            lines.append(line)
             log(line)
 
         try:
@@ -95,13 +95,13 @@ def bring(root: Path, made: Plan, log: Callable[[str], None], cancelled: threadi
             ) from error
         if answer is None:
             raise DvcError(
-                f"{said[-1] if said else 'fetch: failed'}; what has arrived stays in the cache, continue with: vidbridge run"
+                f"{lines[-1] if lines else 'fetch: failed'}; what has arrived stays in the cache, continue with: vidbridge run"
             )
         lost = frozenset(json.loads(answer))
     else:
         restore(root, steps)
     lockfile.keep(root)
-    return make_plan(root, made.target, lost=lost)
+    return make_plan(root, plan.target, lost=lost)
 
 
 def restore(root: Path, steps: tuple[PlanStep, ...]) -> None:
@@ -164,24 +164,24 @@ def reproduce(
         StageCancelled: ``cancelled`` was set. In each case no process of the stage is left.
     """
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    said: dict[str, Any] = {"outcome": "ran"}
+    progress: dict[str, Any] = {"outcome": "ran"}
 
     def take(line: str) -> None:
         if line.startswith(_ADVICE) and not verbosity.is_verbose():
             return
         if line == f"Stage '{stage}' didn't change, skipping":
-            said["outcome"] = "unchanged"
+            progress["outcome"] = "unchanged"
         elif line.startswith(f"Stage '{stage}' is cached"):
-            said["outcome"] = "cached"
+            progress["outcome"] = "cached"
         if found := re.search(r"failed to run: .*, exited with (-?\d+)$", line):
-            said["exit"] = int(found.group(1))
+            progress["exit"] = int(found.group(1))
         # What a stage prints may quote a file's name, a reply, or the address of a server.
-        shown = one_line(redacted(line))
-        tail.append(shown)
-        log(shown)
+        text = one_line(redacted(line))
+        tail.append(text)
+        log(text)
 
-    told = ["--verbose"] if verbosity.is_verbose() else []
-    command = [sys.executable, checkouts.COMMAND, "--wait-for-lock", "repro", *told, "--single-item", stage]
+    options = ["--verbose"] if verbosity.is_verbose() else []
+    command = [sys.executable, checkouts.COMMAND, "--wait-for-lock", "repro", *options, "--single-item", stage]
     started = time.monotonic()
     try:
         status = stream(command, root, stage_environment(root, env), take, cancelled=cancelled, timeout_s=timeout_s)
@@ -192,9 +192,9 @@ def reproduce(
             f"stage {stage}: ran longer than meta.timeout_s {timeout_s:g}; raise it in dvc.yaml, or do less work"
         ) from error
     if status != 0:
-        raise StageFailed(stage, said.get("exit", status), tuple(tail))
+        raise StageFailed(stage, progress.get("exit", status), tuple(tail))
     lockfile.keep(root)
-    return StageResult(stage, said["outcome"], time.monotonic() - started)
+    return StageResult(stage, progress["outcome"], time.monotonic() - started)
 
 
 def accept(root: Path, stage: str) -> None:

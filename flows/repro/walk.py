@@ -50,16 +50,16 @@ class _Looked:
 
 
 def walk(
-    content: ContentStore, target: str, stages: list[Any], graph: Any, remote: Remote | None, lost: frozenset[str], asked: bool
+    content: ContentStore, target: str, stages: list[Any], graph: Any, remote: Remote | None, lost: frozenset[str], final: bool
 ) -> Plan:
     """Plan these DVC stages, which are in a valid order and end with the target.
 
     ``remote`` None: queries nothing, and relies on what the remote was seen to hold. ``lost``:
-    objects that it does not have although it reported them. ``asked``: nothing more will be
+    objects that it does not have although it reported them. ``final``: nothing more will be
     queried, so a stage whose outs are in no cache has to run.
 
     ``remote`` None: nothing is asked, and what it was seen to hold counts. ``lost``: objects that
-    it does not have although it said so. ``asked``: nothing more will be asked, so what is in no
+    it does not have although it said so. ``final``: nothing more will be asked, so what is in no
     cache has to run.
     """
     walk = _Walk(content, remote, lost)
@@ -77,7 +77,7 @@ def walk(
         target,
         tuple(_step(one, one.name in needed) for one in looked),
         tuple(dict.fromkeys(walk.notes + (remote.notes if remote else []))),
-        tuple(one.name for one in looked if one.unasked) if asked else (),
+        tuple(one.name for one in looked if one.unasked) if final else (),
     )
 
 

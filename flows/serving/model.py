@@ -100,8 +100,8 @@ def serve(session: Session, which: str, videos: Path | None, host: str, port: in
                 show.say(_who_may_ask(address, key))
                 if usage.caution:
                     show.say(f"note: {usage.caution}")
-                asked = example(address.url, limits.folder, limits.max_bytes, keyed=key is not None, own=source)
-                show.say(f"try: {asked}")
+                command_line = example(address.url, limits.folder, limits.max_bytes, keyed=key is not None, own=source)
+                show.say(f"try: {command_line}")
                 try:
                     until_interrupted({"the server": process})
                 finally:

@@ -125,5 +125,5 @@ def _links(root: Path, address: str, key: str) -> list[tuple[str, str]]:
 
 def _get(url: str, key: str | None) -> bytes | None:
     """Content of our own server's response; None if it does not answer, or with an error."""
-    found = prefect_server.asked(url, key, 30)
+    found = prefect_server.request(url, key, 30)
     return found[1] if found is not None and found[0] == 200 else None
