@@ -60,7 +60,7 @@ def arm_params(params: dict[str, Any], arm: str, seed: int) -> dict[str, Any]:
     changed |= {"seed": seed, "ablation": None}
     changed["gate"]["registered_model"] += "-bench"
     (start,) = changed["sft"]
-    # What the tables need and no more: the untrained start scores 0, and other arms' middle rows
+    # Only what the tables need: the untrained start scores 0, and other arms' middle rows
     # answer no question asked here.
     changed["evaluation"]["of"] = [row for row in changed["evaluation"]["of"] if row != "base"]
     if arm in TEACHERS:

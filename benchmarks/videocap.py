@@ -87,7 +87,7 @@ TEACHERS = ("careless", "clean")
 #: The careless share of each arm's teacher. Arms that are not in TEACHERS go on with more SFT.
 CARELESS = {"careless": 0.5, "clean": 0.0, "careless-more": 0.5, "clean-more": 0.0}
 
-#: What is compared: a policy's name, the arm whose clone made it, and its row.
+#: Policies to compare: name, the arm whose clone made it, and its row.
 POLICIES = {
     "careless: start": ("careless", START),
     "careless: GRPO": ("careless", GRPO),

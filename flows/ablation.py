@@ -60,7 +60,7 @@ from stages.tracking.registry.register import register
 from stages.tracking.runs.run import StageRun, ablation_run
 from stages.tracking.session import Session
 
-#: Seeds at a time on one machine, unless someone says otherwise: each takes a core and up to 2 GB.
+#: Default limit of seeds at a time on one machine: each takes a core and up to 2 GB.
 MOST_JOBS = 4
 #: Of what a stage prints, a line is shown this often; all of it is in the seed's log.
 SHOW_EVERY_S = 60.0
@@ -355,7 +355,7 @@ def publish(root: Path, params: Params, command: str, run: StageRun | None = Non
         InputError: no seed has run whole.
     """
     out = ablation_folder(root, params)
-    # `ablate --table` may be asked for while the grid runs.
+    # `ablate --table` may run while the grid runs.
     with hold(out / "table.lock", "ablate", "is writing this table already", wait_s=_TABLE_S):
         return _write(out, params, command, run)
 

@@ -183,7 +183,7 @@ def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, targ
         )
     configure(root, recipe, source)
     session = Session(root)
-    session.params  # noqa: B018 - what is wrong with them is said before the lock is looked for
+    session.params  # noqa: B018 - faults of the parameters are reported before the lock is read
     plan = choose_lock(root, target)
     for note in plan.notes:
         logger.warning("%s", note)

@@ -21,9 +21,9 @@ _FILES = (paths.GRID_FILE, paths.GRID_TABLE_FILE, paths.GRID_FIGURE_FILE)
 
 
 def ablate(
-    jobs: Annotated[int | None, typer.Option(min=1, help="Seeds at a time; a core each (one for a pretrained model).")] = None,
-    out: Annotated[Path | None, typer.Option(help="A folder to copy the table, the figure and the figures behind them to.")] = None,
-    table: Annotated[bool, typer.Option("--table", help="Run nothing; show what has run so far.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Seeds to run at a time, a core each (a pretrained model: 1).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to copy the table, the plot and their data to.")] = None,
+    table: Annotated[bool, typer.Option("--table", help="Run nothing; print the results so far.")] = False,
 ) -> None:
     """Run the grid of `ablation` in params.yaml, all seeds of it.
 

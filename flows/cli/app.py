@@ -58,21 +58,21 @@ def going_on_with(command: str) -> Iterator[None]:
 #: Exit status of a command that did its work and whose answer is no.
 FAILURE = 1
 
-StageArgument = Annotated[str, typer.Argument(help="Stage to bring up to date, with all it needs.", autocompletion=complete.stages)]
+StageArgument = Annotated[
+    str, typer.Argument(help="Stage to bring up to date, with its dependencies.", autocompletion=complete.stages)
+]
 RecipeArgument = Annotated[str, typer.Argument(help="Name of a recipe.", autocompletion=complete.recipes)]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, for programs.")]
 BenchmarkOption = Annotated[
     str,
     typer.Option(
-        help="A public benchmark, such as video-mme; an unknown name is answered with all of them.",
+        help="A public benchmark, such as video-mme; an unknown name lists all.",
         autocompletion=complete.benchmarks,
     ),
 ]
 AnnotationsOption = Annotated[
     str,
-    typer.Option(
-        help="Its annotation file as published (JSON, JSON Lines, Parquet), its folder, or hf://datasets/OWNER/NAME@COMMIT on the hub."
-    ),
+    typer.Option(help="Annotation file as published (JSON, JSON Lines, Parquet), its folder, or hf://datasets/OWNER/NAME@COMMIT."),
 ]
 VersionArgument = Annotated[
     str,
@@ -82,19 +82,19 @@ VersionArgument = Annotated[
 ]
 VersionOption = Annotated[
     str | None,
-    typer.Option(help="A version's number, or champion; champion when left out.", autocompletion=complete.versions),
+    typer.Option(help="A version's number, or champion; default: champion.", autocompletion=complete.versions),
 ]
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        help="models:/NAME@champion or models:/NAME/7, instead of --version: of any registered model.",
+        help="Version of any registered model, instead of --version: models:/NAME@champion or models:/NAME/7.",
         autocompletion=complete.model_uris,
     ),
 ]
 
 
-def _say_version(asked: bool) -> None:
-    if asked:
+def _say_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"vidbridge {version('vidbridge')}")
@@ -103,13 +103,16 @@ def _say_version(asked: bool) -> None:
 
 def global_options(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Before the command: DVC's and Prefect's own lines too, and DEBUG of ours.")
+        bool, typer.Option("--verbose", "-v", help="Before the command: also print output of DVC and Prefect, and DEBUG logs.")
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Before the command: errors only, and what --json or a file is asked for.")
+        bool,
+        typer.Option(
+            "--quiet", "-q", help="Before the command: print only errors, and output requested explicitly, such as --json."
+        ),
     ] = False,
 ) -> None:
     """Read ``.env``, and set the verbosity."""

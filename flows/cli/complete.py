@@ -73,7 +73,7 @@ def _root() -> Path | None:
 
     try:
         return find_project()
-    except ProjectError:  # said by the command itself; Tab stays silent
+    except ProjectError:  # reported by the command itself; Tab stays silent
         return None
 
 
@@ -83,7 +83,7 @@ def _table(name: str) -> Mapping[str, Any]:
     root = _root()
     try:
         return _mapping(None if root is None else read_yaml(root / name))
-    except (OSError, YamlError):  # said by the command itself; Tab stays silent
+    except (OSError, YamlError):  # reported by the command itself; Tab stays silent
         return {}
 
 

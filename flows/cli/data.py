@@ -21,13 +21,9 @@ def check(
     folder: Annotated[Path, typer.Argument(help="Folder with videos and their annotations.")],
     format: Annotated[
         str | None,
-        typer.Option(
-            help="How annotations are written, such as coin; ingest.format when left out. An unknown name is answered with all."
-        ),
+        typer.Option(help="Annotation format, such as coin; default: ingest.format. An unknown name lists all."),
     ] = None,
-    annotations: Annotated[
-        str | None, typer.Option(help="The annotation file in it; the format's usual one when left out.")
-    ] = None,
+    annotations: Annotated[str | None, typer.Option(help="Annotation file in the folder; default: the format's usual one.")] = None,
     every: Annotated[bool, typer.Option("--all", help="List everything that is set aside.")] = False,
     as_json: app.JsonOption = False,
 ) -> None:
@@ -44,7 +40,7 @@ def check(
 
 def browse(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("data.html"),
-    samples: Annotated[int, typer.Option(min=1, help="Samples of each task and split that it shows.")] = 8,
+    samples: Annotated[int, typer.Option(min=1, help="Samples to show of each task and split.")] = 8,
 ) -> None:
     """Write one HTML page of samples, rejects and the data card.
 
@@ -62,9 +58,9 @@ def export(
     kind: Annotated[
         str, typer.Option("--as", help="mp4 (videos, frame by frame), trl (JSONL and videos) or datasets (Parquet).")
     ] = "trl",
-    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be given again.")] = None,
-    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given again.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many of each task and split.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be repeated.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of samples of each task and split.")] = None,
 ) -> None:
     """Write samples for other tools. A second call makes only the videos that are missing.
 
@@ -74,11 +70,9 @@ def export(
 
 
 def remove(
-    videos: Annotated[
-        list[str], typer.Argument(help="Each as the annotations name it, as a path, by its clip's id, or by its SHA-256.")
-    ],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it; without this it is only shown.")] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Take videos back that were removed by mistake.")] = False,
+    videos: Annotated[list[str], typer.Argument(help="Videos: name in the annotations, path, clip id or SHA-256.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove; without this only print the consequences.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Restore videos that were removed by mistake.")] = False,
     as_json: app.JsonOption = False,
 ) -> None:
     """Take videos out of the data; say what has seen them.

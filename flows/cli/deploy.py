@@ -11,26 +11,26 @@ from flows.cli import app
 
 
 def deploy(
-    cron: Annotated[str | None, typer.Option(help="When to look for new videos; infra/prefect.yaml says when left out.")] = None,
-    timezone: Annotated[
-        str | None, typer.Option(help="Time zone of the schedule, such as Europe/Berlin; UTC when left out.")
+    cron: Annotated[
+        str | None, typer.Option(help="Schedule of checks for new videos; default: that of infra/prefect.yaml.")
     ] = None,
+    timezone: Annotated[str | None, typer.Option(help="Time zone of the schedule, such as Europe/Berlin; default: UTC.")] = None,
     source: Annotated[
         Path | None, typer.Option(help="Folder of videos to watch, as the worker sees it; overrides ingest.source.")
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="Recipe to run; what params.yaml says when left out.")] = None,
-    branch: Annotated[str | None, typer.Option(help="Branch that is run; the one checked out when left out.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe to run; default: params.yaml as it is.")] = None,
+    branch: Annotated[str | None, typer.Option(help="Branch to run; default: the one checked out.")] = None,
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the deployment; another name makes another one. infra/prefect.yaml says when left out."),
+        typer.Option(help="Name of the deployment; another name creates another one. Default: that of infra/prefect.yaml."),
     ] = None,
     repository: Annotated[
-        str | None, typer.Option(help="What a worker elsewhere clones: a URL; the project of the worker when left out.")
+        str | None, typer.Option(help="URL that a worker elsewhere clones; default: the worker's own project.")
     ] = None,
-    directory: Annotated[str | None, typer.Option(help="The project's folder inside --repository; its top when left out.")] = None,
-    pool: Annotated[str | None, typer.Option(help="Work pool whose workers run it; vidbridge when left out.")] = None,
-    worker: Annotated[bool, typer.Option(help="Stay, and run what falls due.")] = True,
-    port: Annotated[int, typer.Option(help="Port of Prefect's server when none runs yet; 0: any free one.")] = 0,
+    directory: Annotated[str | None, typer.Option(help="Project's folder inside --repository; default: its top.")] = None,
+    pool: Annotated[str | None, typer.Option(help="Work pool whose workers run it; default: vidbridge.")] = None,
+    worker: Annotated[bool, typer.Option(help="Stay, and execute the scheduled runs.")] = True,
+    port: Annotated[int, typer.Option(help="Port of Prefect's server if none runs yet; 0: any free one.")] = 0,
 ) -> None:
     """Create a scheduled deployment, and serve it until Ctrl-C.
 

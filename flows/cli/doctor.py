@@ -16,9 +16,9 @@ _COLOURS = {"ok": "green", "warn": "yellow", "missing": "red"}
 
 
 def doctor(as_json: app.JsonOption = False) -> None:
-    """Say what this machine has, and what to do about the rest.
+    """Check this machine and project, and print remedies.
 
-    Looks also for what an upgrade from 0.1 leaves to be made again. Example: vidbridge doctor
+    Also lists the results that an upgrade from 0.1 leaves out of date. Example: vidbridge doctor
     """
     from dataclasses import asdict
 

@@ -28,9 +28,9 @@ _EXAMPLES = 5
 def evaluate(
     benchmark: app.BenchmarkOption,
     annotations: app.AnnotationsOption,
-    out: Annotated[Path, typer.Option(help="Folder for replies, scores and table; call again with the same one to go on.")],
+    out: Annotated[Path, typer.Option(help="Folder for replies, scores and table; pass the same one to resume.")],
     videos: Annotated[
-        Path | None, typer.Option(help="Folder with its videos, at any depth; for our own two benchmarks those of ingest.source.")
+        Path | None, typer.Option(help="Folder with its videos, at any depth; own benchmarks use ingest.source.")
     ] = None,
     model: Annotated[
         str | None,
@@ -39,34 +39,33 @@ def evaluate(
         ),
     ] = None,
     revision: Annotated[
-        str | None, typer.Option(help="Commit of a hub id; for an endpoint, which weights it serves (kept with the scores).")
+        str | None, typer.Option(help="Commit of a hub id; for an endpoint, the weights it serves (recorded with the scores).")
     ] = None,
     endpoint: Annotated[
         str | None,
         typer.Option(help="OpenAI-compatible address such as http://127.0.0.1:8000/v1; its key: VIDBRIDGE_ENDPOINT_KEY."),
     ] = None,
-    endpoint_model: Annotated[str | None, typer.Option(help="The model, as the endpoint names it.")] = None,
+    endpoint_model: Annotated[str | None, typer.Option(help="Model name at the endpoint.")] = None,
     endpoint_video: Annotated[
         str, typer.Option(help="How frames are sent: jpeg (image_url, one a frame) or mp4 (video_url, exactly these frames).")
     ] = "jpeg",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Questions at once; evaluation.batch_size when left out.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Questions per batch; default: evaluation.batch_size.")] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Length of a reply; the model's own, else evaluation.max_new_tokens, when left out.")
+        int | None, typer.Option(min=1, help="Maximum reply length; default: the model's own, else evaluation.max_new_tokens.")
     ] = None,
     controls: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Ask only so many questions, drawn by seed, with a black and a shuffled video too; all when left out."
-        ),
+        typer.Option(min=1, help="Number of questions, drawn by seed, to repeat with a black and a shuffled video; default: all."),
     ] = None,
-    no_controls: Annotated[bool, typer.Option("--no-controls", help="Ask none with a black or a shuffled video.")] = False,
+    no_controls: Annotated[
+        bool, typer.Option("--no-controls", help="Repeat no question with a black or a shuffled video.")
+    ] = False,
     baselines: Annotated[bool, typer.Option(help="Score random, constant and empty replies too; costs judge calls.")] = True,
     against: Annotated[Path | None, typer.Option(help="Predictions to compare with, question by question.")] = None,
 ) -> None:
-    """Put a model through a benchmark and score its replies.
+    """Evaluate a model on a benchmark.
 
-    Every question is asked, replies are scored as `vidbridge score` does it, and all is logged to
-    MLflow.
+    Every question is sent, replies are scored as by `vidbridge score`, and all is logged to MLflow.
 
     Frames and prompts are the benchmark's; a video is decoded once, and goes through the vision
     tower once, for all questions about it. Every reply is on disk as it comes: after Ctrl-C or kill
@@ -110,14 +109,12 @@ def evaluate(
 def score(
     benchmark: app.BenchmarkOption,
     annotations: app.AnnotationsOption,
-    predictions: Annotated[Path, typer.Option(help="JSON Lines, a question each; what is accepted is said above.")],
-    out: Annotated[Path | None, typer.Option(help="A JSON file to write everything into.")] = None,
+    predictions: Annotated[Path, typer.Option(help="JSON Lines, one question each, in the form described above.")],
+    out: Annotated[Path | None, typer.Option(help="JSON file for all results.")] = None,
     baselines: Annotated[bool, typer.Option(help="Score random, constant and empty replies too; costs judge calls.")] = True,
-    against: Annotated[
-        Path | None, typer.Option(help="A second file of predictions: the first is compared with it, question by question.")
-    ] = None,
+    against: Annotated[Path | None, typer.Option(help="Second file of predictions to compare with, question by question.")] = None,
 ) -> None:
-    """Score anyone's predictions on a benchmark, without a model.
+    """Score stored predictions on a benchmark, without a model.
 
     Two readings: `strict`, and `compat` as public harnesses print it.
 

@@ -46,15 +46,15 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
 #: A group's help, and its commands.
 GROUPS: Mapping[str, tuple[str, Mapping[str, Callable[..., None]]]] = {
     "data": (
-        "Look at videos and samples. Example: vidbridge data check /path/to/videos",
+        "Check, browse, export and remove videos and samples. Example: vidbridge data check /path/to/videos",
         {"check": data.check, "browse": data.browse, "export": data.export, "remove": data.remove},
     ),
     "recipe": (
-        "Choose what params.yaml says. Example: vidbridge recipe use smoke",
+        "List, show and use recipes for params.yaml. Example: vidbridge recipe use smoke",
         {"list": recipes.list_all, "show": recipes.show, "diff": recipes.diff, "use": recipes.use},
     ),
     "scratch": (
-        "The state from which interrupted training resumes. Example: vidbridge scratch status",
+        "List or delete the state of interrupted trainings. Example: vidbridge scratch status",
         {"status": maintain.scratch_status, "clean": maintain.scratch_clean},
     ),
 }
@@ -101,7 +101,7 @@ def main() -> None:
         try:
             app()
         finally:
-            # Here, where an error of it is told: the interpreter's own flush at the end only
+            # Here, where its error is reported: the interpreter's own flush at the end only
             # complains.
             sys.stdout.flush()
     except VidbridgeError as error:

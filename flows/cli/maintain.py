@@ -12,20 +12,22 @@ from flows.errors import UsageError
 
 
 def collect_garbage(
-    remote: Annotated[bool, typer.Option("--remote", help="In the DVC remote too, what is proven this project's own.")] = False,
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Also free the DVC remote of content proven to be this project's own.")
+    ] = False,
     versions: Annotated[
         bool,
         typer.Option(
             "--versions",
-            help="Give up the weights of versions that nothing needs (with --remote, where there is one); tags and lineage stay.",
+            help="Free the weights of versions that nothing needs (with --remote if there is one); tags and lineage stay.",
         ),
     ] = False,
-    keep_days: Annotated[float, typer.Option(min=0, help="Nothing younger is touched.")] = 7.0,
+    keep_days: Annotated[float, typer.Option(min=0, help="Keep everything younger than this.")] = 7.0,
     also: Annotated[
         list[Path] | None,
-        typer.Option(help="Another project that uses this cache or remote, and needs what it names; may be repeated."),
+        typer.Option(help="Another project that uses this cache or remote; what it needs stays. May be repeated."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Free it; without this it is only shown.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Free it; without this only print it.")] = False,
     as_json: app.JsonOption = False,
 ) -> None:
     """Free what nothing needs any more; without --yes only show it.
@@ -50,7 +52,7 @@ def accept(
     stage: Annotated[str | None, typer.Argument(help="Stage whose change does not matter.", autocompletion=complete.stages)] = None,
     why: Annotated[str, typer.Option("--why", help="The reason, kept in accepted.jsonl.")] = "",
     every: Annotated[
-        bool, typer.Option("--all", help="Every stage, as after an upgrade: where code changed, and no out, parameter or data.")
+        bool, typer.Option("--all", help="Every stage, as after an upgrade: only code changed, no out, parameter or data.")
     ] = False,
 ) -> None:
     """Declare that a change of a stage does not change its result.

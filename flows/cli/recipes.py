@@ -11,18 +11,18 @@ from flows.cli import app, complete
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="Folder to make; new or empty.")],
-    recipe: Annotated[str, typer.Option(help="Recipe that params.yaml begins as.", autocompletion=complete.recipes)] = "tiny",
+    folder: Annotated[Path, typer.Argument(help="Folder to create; new or empty.")],
+    recipe: Annotated[str, typer.Option(help="Recipe to copy to params.yaml.", autocompletion=complete.recipes)] = "tiny",
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="The recipe in small: tiny model, generated corpus, a few steps each.")
+        bool, typer.Option("--smoke", help="Small version of the recipe: tiny model, generated corpus, a few steps each.")
     ] = False,
     upgrade: Annotated[
-        bool, typer.Option("--upgrade", help="Of a project that is there: bring dvc.yaml up to the installed package.")
+        bool, typer.Option("--upgrade", help="In an existing project: update dvc.yaml to the installed package.")
     ] = False,
 ) -> None:
-    """Make a project of one's own; the code stays in the package.
+    """Create a project; the code stays in the package.
 
-    params.yaml, dvc.yaml, DVC's settings, .gitignore, and a git repository where there is none.
+    params.yaml, dvc.yaml, DVC's settings, .gitignore, and a git repository if there is none.
     code/*.txt holds the digest of the code of each stage: after an upgrade of the package
     `vidbridge plan` shows which stages have other code, and runs those again.
 
@@ -76,7 +76,10 @@ def use(
     name: app.RecipeArgument,
     force: Annotated[bool, typer.Option("--force", help="Overwrite edits of params.yaml that no commit keeps.")] = False,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Its rows, tasks and losses in small: tiny model, generated corpus, a few steps each.")
+        bool,
+        typer.Option(
+            "--smoke", help="Its rows, tasks and losses on a small scale: tiny model, generated corpus, a few steps each."
+        ),
     ] = False,
 ) -> None:
     """Copy a recipe over params.yaml. Example: vidbridge recipe use videocap-r1 --smoke &&

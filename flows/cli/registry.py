@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def register() -> None:
-    """Make each checkpoint in dvc.lock a model version.
+    """Register each checkpoint in dvc.lock as a model version.
 
-    Only after a plain `dvc repro`; `vidbridge run` does it itself.
+    Needed only after a plain `dvc repro`; `vidbridge run` does it itself.
 
     Example: dvc repro && vidbridge register
     """
@@ -36,10 +36,10 @@ def register() -> None:
 
 def promote(
     version: Annotated[
-        str | None, typer.Argument(help="Version to promote; the newest candidate when left out.", autocompletion=complete.versions)
+        str | None, typer.Argument(help="Version to promote; default: the newest candidate.", autocompletion=complete.versions)
     ] = None,
-    reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
-    author: Annotated[str | None, typer.Option(help="Who decides; git's user.name and user.email when left out.")] = None,
+    reason: Annotated[str, typer.Option(help="Reason, kept in the history.")] = "",
+    author: Annotated[str | None, typer.Option(help="Author of the decision; default: git's user.name and user.email.")] = None,
     new_evaluation: Annotated[
         bool,
         typer.Option(
@@ -95,10 +95,10 @@ def promote(
 
 
 def rollback(
-    reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
-    author: Annotated[str | None, typer.Option(help="Who decides; git's user.name and user.email when left out.")] = None,
+    reason: Annotated[str, typer.Option(help="Reason, kept in the history.")] = "",
+    author: Annotated[str | None, typer.Option(help="Author of the decision; default: git's user.name and user.email.")] = None,
 ) -> None:
-    """Give the alias back to the champion before this one. Example: vidbridge rollback --reason
+    """Move the alias back to the champion before this one. Example: vidbridge rollback --reason
     "fails on night scenes\"
     """
     from flows.console import show
@@ -112,7 +112,7 @@ def history(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A registered model; the project's own, or VIDBRIDGE_MODEL outside of one, when left out.",
+            help="A registered model; default: the project's own, outside of one VIDBRIDGE_MODEL.",
             autocompletion=complete.models,
         ),
     ] = None,
@@ -152,7 +152,7 @@ def compare(
     after: Annotated[
         str, typer.Argument(help="A version's number, an alias, or models:/NAME/7.", autocompletion=complete.versions)
     ] = "candidate",
-    before: Annotated[str, typer.Argument(help="The version it is held against.", autocompletion=complete.versions)] = "champion",
+    before: Annotated[str, typer.Argument(help="The version to compare with.", autocompletion=complete.versions)] = "champion",
     as_json: app.JsonOption = False,
 ) -> None:
     """Compare two versions sample by sample.
@@ -167,7 +167,7 @@ def compare(
 
 
 def explain(version: app.VersionArgument = "champion", as_json: app.JsonOption = False) -> None:
-    """Show where a version comes from, and how it scores.
+    """Show the origin and the scores of a version.
 
     Its commit, data, parameters, scores, ancestors and verdict. Needs no project where
     MLFLOW_TRACKING_URI is set.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def run(
     stage: app.StageArgument = "summary",
-    dry_run: Annotated[bool, typer.Option("--dry-run", "--plan", help="Only show what would run, and why.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "--plan", help="Only print what would run, and why.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a run that trains a pretrained model.")] = False,
     resume_across_code: Annotated[
         bool,
@@ -32,16 +32,14 @@ def run(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="Value to write into params.yaml first, such as grpo.general.steps=50; may be given again.",
+            help="Value to write into params.yaml first, such as grpo.general.steps=50; may be repeated.",
             autocompletion=complete.settings,
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The same as --set seed=….")] = None,
     push: Annotated[
         bool,
-        typer.Option(
-            "--push", help="Hand DVC's run cache and the branch with dvc.lock on, for other hosts (as scheduled runs do)."
-        ),
+        typer.Option("--push", help="Push DVC's run cache and the branch with dvc.lock, for other hosts (as scheduled runs do)."),
     ] = False,
 ) -> None:
     """Run what is out of date, register it, print the scores. What the DVC remote holds is fetched

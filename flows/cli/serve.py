@@ -15,11 +15,11 @@ from flows.errors import UsageError
 
 def predict(
     video: Annotated[Path, typer.Argument(help="A video file.")],
-    question: Annotated[str, typer.Option("--question", "-q", help="What to ask about it.")],
+    question: Annotated[str, typer.Option("--question", "-q", help="Question about the video.")],
     version: Annotated[
         str | None,
         typer.Option(
-            help="A version's number, champion, or models:/NAME@champion; champion when left out.", autocompletion=complete.versions
+            help="A version's number, champion, or models:/NAME@champion; default: champion.", autocompletion=complete.versions
         ),
     ] = None,
     model: Annotated[
@@ -27,7 +27,7 @@ def predict(
         typer.Option(help="models:/NAME@champion, models:/NAME/7, or a folder that `vidbridge export` wrote; needs no project."),
     ] = None,
 ) -> None:
-    """Ask a registered model about a video.
+    """Query a registered model about a video.
 
     Outside of a project MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a URL) say where it comes
     from.
@@ -44,7 +44,7 @@ def predict(
 def serve(
     version: app.VersionOption = None,
     model: app.ModelOption = None,
-    videos: Annotated[Path | None, typer.Option(help="Folder whose videos a request may name; none when left out.")] = None,
+    videos: Annotated[Path | None, typer.Option(help="Folder whose videos a request may name; default: none.")] = None,
     host: Annotated[str, typer.Option(help="Address or name to listen on, IPv4 or IPv6.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0: any free one.")] = 0,
 ) -> None:

@@ -14,7 +14,7 @@ from stages.domain.core.records import SPLITS, Reject
 from stages.runtime.plain import one_line
 from stages.tools.dataset.check import Checked
 
-#: Rejects that are shown for each reason, unless all are asked for.
+#: Rejects printed for each reason, unless all are requested.
 _EXAMPLES = 3
 
 

@@ -19,7 +19,7 @@ from flows.errors import UnsafeContent
 from stages.runtime import paths
 from stages.tracking.lineage.listing import MAX_BYTES, ListError, check_paths, is_hash, parse_list, path_fault, too_long
 
-#: DVC's command line with `watch_lists` in force. A file and no module: it is started without the
+#: DVC's command line with `watch_lists` in force. A file, not a module: it is started without the
 #: project in ``sys.path``.
 COMMAND = str(Path(__file__).with_name("checked_dvc.py"))
 

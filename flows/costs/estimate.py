@@ -194,7 +194,7 @@ def _time(step: PlanStep, runs: Sequence[Spent], current: Mapping[str, str]) -> 
     scaled: _Time | None = None
     trains = step.name.partition("@")[0] in _WITH_MODEL
     for run in runs:
-        # Of a run whose model was not kept nobody can say that it was this one.
+        # A run that did not record its model cannot be matched with this one.
         model = {"model": "unknown"} if run.model is None else run.model
         differing = _differing(step, {**run.params, **model} if trains else run.params, current, model=trains)
         day = f"{run.started:%Y-%m-%d}{_on(run.gpus)}"

@@ -30,7 +30,7 @@ class BranchContent:
     is_project: bool
     #: Folders with a ``dvc.yaml``.
     projects: tuple[str, ...]
-    #: The one that was asked for, where it is among them.
+    #: The requested recipe, if it is among them.
     recipe: str | None
     recipes: tuple[str, ...]
     remote: str | None

@@ -28,7 +28,7 @@ from flows.repro.steps import Plan, PlanStep
 from flows.repro.unchanged import Watch
 from stages.tracking.lineage.uri import PARENT_VARIABLE
 
-#: Exit status of a stage that wants a person, not another attempt.
+#: Exit status of a stage that needs a person, not another attempt.
 USAGE_STATUS = 2
 _STAGE_END_S = 20.0
 

@@ -194,7 +194,7 @@ def _refs(session: Session, videos: Sequence[ExcludedVideo]) -> tuple[str, ...]:
         try:
             return any(holds(row, video) for row in manifests.rows(oid) for video in videos)
         except TrackingError:
-            return False  # What cannot be had any more is kept by nobody.
+            return False  # Content that cannot be fetched any more needs no removal.
 
     return tuple(name.removeprefix("refs/") for name, oid in found.items() if hold(oid))
 

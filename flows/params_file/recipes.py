@@ -27,7 +27,7 @@ from stages.runtime import paths
 from stages.runtime.bounded_yaml import YamlError, parse_yaml, read_text, read_yaml
 from stages.tools.dataset.excluded import with_excluded
 
-#: Whose parameters count outside a project.
+#: Recipe whose parameters are used outside a project.
 DEFAULT = "vidbridge-r1"
 
 
@@ -82,8 +82,8 @@ def taking_along(text: str, removed: Sequence[ExcludedVideo], name: str) -> str:
     return with_excluded(text, list(dict.fromkeys([*own, *removed])), name)
 
 
-#: What recipe ``smoke`` gives to another one whole, and what of its rows: where, on what, how large
-#: and how long.
+#: Tables that recipe ``smoke`` replaces in another one, and keys of its rows: data, model, sizes and
+#: lengths.
 _SMOKE_TABLES = ("corpus", "ingest", "prompt", "gate")
 _SMOKE_ROW = (
     "steps",

@@ -14,7 +14,7 @@ from pathlib import Path
 from stages.runtime import paths
 from stages.runtime.project import NO_TELEMETRY, find_project
 
-#: No telemetry, no look-ups for new versions, nothing but what was asked for.
+#: No telemetry, no look-ups for new versions, no questions at a terminal.
 QUIET = {
     **NO_TELEMETRY,
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -199,7 +199,7 @@ def home(root: Path) -> Path:
 def _own_home(root: Path) -> Path:
     folder = private_folder(home(root))
     if folder == state(root) / "prefect":
-        folder.chmod(0o700)  # of 0.1 it may be open to others; nobody else has anything to do here
+        folder.chmod(0o700)  # a folder of 0.1 may be open to others, who have no business here
     return folder
 
 
@@ -230,7 +230,7 @@ def _noted(note: Path) -> str | None:
     """
     lines = note.read_text(encoding="utf-8", errors="replace").splitlines() if note.is_file() else []
     if len(lines) != 2 or not lines[0].startswith(f"http://{LOOPBACK}:"):
-        return None  # none, half written, or of 0.1, which told processes by their number
+        return None  # none, half written, or of 0.1, which identified processes by number only
     process = parse(lines[1])
     if process is None or verdict(process) != "alive":
         return None

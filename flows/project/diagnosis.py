@@ -114,7 +114,7 @@ def _gpu(_root: Path) -> Finding:
     if not listed:
         return Finding("GPU", "ok", "none found; the recipes tiny and smoke need none", "")
     gpus = "; ".join(listed.splitlines())
-    # Only torch knows whether its CUDA fits the driver; its import is slow, so it is asked only
+    # Only torch knows whether its CUDA fits the driver; its import is slow, so it is imported only
     # where a GPU is.
     seen = _run(sys.executable, "-c", "import torch; print(torch.cuda.device_count(), torch.version.cuda)")
     if seen is None or seen.startswith("0"):
@@ -302,7 +302,7 @@ def _git(root: Path) -> Finding:
     return Finding("git", "ok", f"commit {commit}, {name} <{mail}>")
 
 
-#: What is looked at on any machine.
+#: Checks that apply to any machine.
 _OF_MACHINE = (_python, _ffmpeg, _decord, _pyav, _torch, _gpu, _deepspeed, _versions, _memory, _disk)
 
 

@@ -17,7 +17,7 @@ from stages.tracking.lineage.listing import ListError
 from stages.tracking.lineage.remote import remote_error
 from stages.tracking.lineage.uri import TrackingError
 
-#: Files that are asked for together; what has come is told after each such part.
+#: Files requested together; progress is logged after each such part.
 _TOGETHER = 64
 
 

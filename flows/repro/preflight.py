@@ -29,7 +29,7 @@ from stages.tracking.session import Session
 _BASE_GB = 1.0
 _BYTES: dict[Precision, int] = {"bf16": 2, "fp32": 4}
 GB = 1e9
-#: Verbs that ask a judge.
+#: Verbs that query a judge.
 _JUDGED = frozenset({"difficulty", "grpo", "baselines", "evaluate"})
 
 

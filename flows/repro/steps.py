@@ -24,9 +24,9 @@ class StageMeta(BaseModel):
     retries: int = Field(default=0, ge=0)
     retry_delay_s: float = Field(default=2, ge=0)
     timeout_s: float | None = Field(default=None, gt=0)
-    #: GPUs the stage wants; told to the reader, not enforced.
+    #: GPUs that the stage needs; displayed, not enforced.
     gpu: int = Field(default=0, ge=0)
-    #: It imports torch, which a warm process could have done for it (:mod:`stages.runtime.warm`).
+    #: The stage imports torch, which a warm process can do in advance (:mod:`stages.runtime.warm`).
     warm: bool = False
 
 
@@ -64,7 +64,7 @@ class PlanStep:
     meta: StageMeta
     remote: InRemote | None = None
     entry: str | None = None
-    #: What it depends on of ``params.yaml``, as ``dvc.yaml`` names it: tables and values.
+    #: Tables and values of ``params.yaml`` that it depends on, as ``dvc.yaml`` names them.
     params: tuple[str, ...] = ()
 
 
@@ -72,7 +72,7 @@ class PlanStep:
 class Plan:
     """Every stage that ``target`` needs, each after its dependencies.
 
-    ``notes``: what a person should know of how it was made. ``unasked``: stages that would run only
+    ``notes``: remarks for the user on how it was made. ``unasked``: stages that would run only
     because their outputs are not in the cache, while the remote that may hold them did not answer.
     """
 

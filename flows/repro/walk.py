@@ -36,11 +36,11 @@ class _Looked:
     name: str
     meta: StageMeta
     upstream: list[_Looked]
-    #: Why it has to run; empty: it is unchanged and its outs are somewhere.
+    #: Reasons why it has to run; empty: it is unchanged and its outs exist somewhere.
     why: list[str] = field(default_factory=list)
-    #: What else is to be said.
+    #: Notes on it.
     notes: list[str] = field(default_factory=list)
-    #: Path to hash of what it made, or made elsewhere.
+    #: Path to hash of its outs, made here or elsewhere.
     outs: dict[str, str] = field(default_factory=dict)
     restored: bool = False
     #: It would not run had the remote answered.
@@ -59,7 +59,7 @@ def walk(
     queried, so a stage whose outs are in no cache has to run.
 
     ``remote`` None: nothing is asked, and what it was seen to hold counts. ``lost``: objects that
-    it does not have although it said so. ``final``: nothing more will be asked, so what is in no
+    it does not have although it reported them. ``final``: nothing more will be queried, so what is in no
     cache has to run.
     """
     walk = _Walk(content, remote, lost)
@@ -246,7 +246,7 @@ class _Walk:
             one.entry = f"{key}/{value}"
             one.notes.insert(0, f"ran before {'here' if here else 'elsewhere'} with just this ({'; '.join(changes[:3])})")
             return True
-        one.unasked = False  # Only what dvc.lock names is known to have been made.
+        one.unasked = False  # Only what dvc.lock names was certainly made.
         return False
 
     def _entries(self, key: str) -> Iterator[tuple[str, bytes, bool]]:

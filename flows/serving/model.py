@@ -35,7 +35,7 @@ LOG_LINES = 12
 #: A folder that is served is noted as used so often: the cache folder forgets what was unused for a
 #: day.
 MARK_EVERY_S = 600.0
-#: How many files of a folder are looked at for one that an example can name.
+#: Files of a folder that are examined to find one that the example can name.
 LOOKED_AT = 2000
 _VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts", ".mpg", ".mpeg")
 #: Variables whose names end so hold secrets, and a server that answers strangers needs none of them

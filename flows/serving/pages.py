@@ -24,7 +24,7 @@ from stages.params import ParamsError, load_params
 from stages.runtime import paths
 from stages.tracking.lineage.uri import RUN_FILES, experiment_name, is_server, shown, tracking_uri
 
-#: Features of MLflow's server that nobody here needs: jobs that run code, and a gateway that calls
+#: Unneeded features of MLflow's server: jobs that run code, and a gateway that calls
 #: models with keys of the server.
 _OFF = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ENABLE_AI_GATEWAY": "false"}
 
@@ -108,7 +108,7 @@ def _links(root: Path, address: str, key: str) -> list[tuple[str, str]]:
     links = []
     try:
         model = load_params(root / paths.PARAMS_FILE).gate.registered_model
-    except ParamsError:  # said by the commands that need it
+    except ParamsError:  # reported by the commands that need it
         model = None
     api = f"{address}/api/2.0/mlflow"
     if model and _get(f"{api}/registered-models/get?{urlencode({'name': model})}", key) is not None:
