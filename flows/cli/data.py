@@ -82,8 +82,9 @@ def remove(
     every copy of the same bytes. Versions that learned from it are tagged, and the gate takes none
     of them, on any machine. A version whose data cannot be read counts as unknown, never as clean.
 
-    Then: vidbridge run, vidbridge promote, and vidbridge gc, which frees the copies. Example:
-    vidbridge data remove videos/a.mp4 --yes
+    Then: vidbridge run, vidbridge promote, and vidbridge gc, which frees the copies.
+
+    Example: vidbridge data remove videos/a.mp4 --yes
     """
     from flows.housekeeping import removal
 

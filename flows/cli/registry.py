@@ -99,7 +99,7 @@ def rollback(
     author: Annotated[str | None, typer.Option(help="Author of the decision; default: git's user.name and user.email.")] = None,
 ) -> None:
     """Move the alias back to the champion before this one. Example: vidbridge rollback --reason
-    "fails on night scenes\"
+    "fails on night scenes"
     """
     from flows.console import show
     from stages.tracking.gate import promote as gate
@@ -120,8 +120,9 @@ def history(
 ) -> None:
     """Show every promotion, refusal and rollback.
 
-    Each with its author and reason. Needs no project where MLFLOW_TRACKING_URI is set. Example:
-    vidbridge history
+    Each with its author and reason. Needs no project where MLFLOW_TRACKING_URI is set.
+
+    Example: vidbridge history
     """
     session = app.reader()
     from dataclasses import asdict
