@@ -1,4 +1,4 @@
-"""Where a server listens, and the log that it leaves."""
+"""Address that a server listens on, and its log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: quick, and errors that a person can act upon."""
+"""The command line: quick, and errors that the user can act upon."""
 
 from __future__ import annotations
 
@@ -113,7 +113,8 @@ def test_a_plan_says_why_and_changes_nothing(done: Path) -> None:
     assert (done / "dvc.lock").read_bytes() == before
 
 
-#: With the rule judge accepted for it; without that, parameters are refused before anybody looks for the folder.
+#: With the rule judge accepted for it; without that, parameters are refused before anybody looks
+#: for the folder.
 MISSING_FOLDER = (
     ("source: data/corpus", "source: missing-folder"),
     ("judge: {kind: rule,", "judge: {kind: rule_on_real_text,"),
@@ -252,7 +253,9 @@ def test_scratch_is_shown_and_deleted(project: Path) -> None:
 
 
 def test_the_state_to_resume_from_goes_with_the_stage_that_is_done_and_no_other(project: Path) -> None:
-    """Not one that another run used last, nor one that another process holds: the folder may be shared by hosts."""
+    """Not one that another run used last, nor one that another process holds: the folder may be
+    shared by hosts.
+    """
     other, mine = (project / f".vidbridge/scratch/grpo-bridge/{name}" for name in ("other", "mine"))
     for folder, run in ((other, "run of B"), (mine, "run of A")):
         (folder / "saved").mkdir(parents=True)

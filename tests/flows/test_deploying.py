@@ -1,4 +1,6 @@
-"""What a deployment names, and who holds what before it is changed. No server: the functions that decide, on real files and real git."""
+"""Deployments and their locks, without a server: the functions that decide, on real files and real
+git.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ from tests.support.repository import git
 
 @contextmanager
 def held_elsewhere(path: Path, signed: str) -> Iterator[None]:
-    """As another process holds a lock: the kernel tells open files apart, not processes."""
+    """Hold a lock as another process does: the kernel tells open files apart, not processes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -51,7 +53,7 @@ def held_elsewhere(path: Path, signed: str) -> Iterator[None]:
 
 @pytest.fixture
 def shipped(project: Path) -> Path:
-    """A project with what `deploy` reads, committed."""
+    """Committed project with the files that `deploy` reads."""
     shutil.copytree(ROOT / "infra", project / "infra", ignore=shutil.ignore_patterns("images", "deepspeed"))
     git(project, "add", "-A")
     git(project, "commit", "-qm", "infra")
@@ -196,7 +198,8 @@ def test_a_clone_takes_cache_keys_and_remote_of_its_project(project: Path, tmp_p
     assert found["remote"]["s3"]["access_key_id"] == "user"
     assert found["remote"]["local"]["url"] == str(project / ".vidbridge/remote")
     assert (folder / ".dvc/config.local").stat().st_mode & 0o77 == 0
-    # Of a repository elsewhere, though it is a folder of this machine: a cache of the worker's, and a remote that is the clone's own.
+    # Of a repository elsewhere, though it is a folder of this machine: a cache of the worker's, and
+    # a remote that is the clone's own.
     elsewhere = Origin(str(project), "main", "")
     clone.make(elsewhere, tmp_path / "work/other")
     assert not clone.refresh(elsewhere, tmp_path / "work/other").shared_remote
@@ -335,7 +338,9 @@ def test_which_pools_let_a_run_set_nothing() -> None:
 
 
 def test_the_flow_has_no_parameter_that_says_where_it_works() -> None:
-    """Prefect's server lets parameters through that no flow has; the run then fails before the flow begins (see the slow test)."""
+    """Prefect's server lets parameters through that no flow has; the run then fails before the flow
+    begins (see the slow test).
+    """
     from prefect.exceptions import SignatureMismatchError
 
     from flows.scheduled import scheduled

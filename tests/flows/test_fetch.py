@@ -1,4 +1,6 @@
-"""Another host, pod or branch: what the remote holds is fetched, and only the rest runs."""
+"""Fetching on another host, pod or branch: what the remote holds is fetched, and only the rest
+runs.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ from tests.support.surroundings import put
 
 @pytest.fixture(scope="module")
 def pushed(done_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Host A's remote and repository, after a run of it: the folder that holds both."""
+    """Remote and repository of host A after its run: the folder that holds both."""
     place = tmp_path_factory.mktemp("pushed")
     root = place / "project"
     shutil.copytree(done_template, root, symlinks=True)
@@ -52,7 +54,7 @@ def pushed(done_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def host_b(pushed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fresh clone on a host that never ran anything, with a copy of the remote of its own to spoil."""
+    """Fresh clone on a host that never ran anything, with its own copy of the remote to damage."""
     shutil.copytree(pushed / "remote", tmp_path / "remote")
     root = tmp_path / "b"
     git(tmp_path, "clone", "-q", str(pushed / "project"), str(root))

@@ -1,4 +1,6 @@
-"""The first hour of a person: commands outside a project, ordinary mistakes, odd terminals. One sentence each, and a fitting status."""
+"""First hour of a user: commands outside a project, ordinary mistakes, odd terminals. One sentence
+each, and a fitting status.
+"""
 
 from __future__ import annotations
 
@@ -191,7 +193,8 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(project: Path) -> None:
 
 def test_ctrl_c_ends_a_command_with_a_sentence(project: Path) -> None:
     code = (
-        # Where the suite runs in the background of a shell, SIGINT is ignored, and children would inherit that.
+        # Where the suite runs in the background of a shell, SIGINT is ignored, and children would
+        # inherit that.
         "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom flows.cli import main as cli\n"
         "from stages.tracking import session\n"
         "def slow(*_): os.kill(os.getpid(), signal.SIGINT)\n"
@@ -204,7 +207,9 @@ def test_ctrl_c_ends_a_command_with_a_sentence(project: Path) -> None:
 
 @pytest.mark.parametrize("module", ["typer", "rich.segment", "pydantic", "flows.repro.reproduce", "flows.project.run"])
 def test_ctrl_c_while_a_run_imports(module: str, project: Path) -> None:
-    """The signal comes at the moment when ``module`` is looked for: of the command line, and of the command."""
+    """The signal comes at the moment when ``module`` is looked for: of the command line, and of the
+    command.
+    """
     code = f"""
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -314,7 +319,9 @@ def test_on_a_console_strings_are_text_and_styles_are_given(
 
 
 def test_no_door_prints_past_the_one_that_makes_text_fit() -> None:
-    """A console of rich's own, markup that is read out of a string, or a bare print of what is not ours would be such a door."""
+    """A console of rich's own, markup that is read out of a string, or a bare print of what is not
+    ours would be such a door.
+    """
     for path in sorted((ROOT / "flows").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         assert "markup=True" not in text, path

@@ -1,4 +1,4 @@
-"""What is out of date, and why: the plan against real DVC projects."""
+"""The plan against real DVC projects: which stages are out of date, and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is found in a second about the judge's endpoint and the embedder's model, before the first stage starts."""
+"""Checks before the first stage: the judge's endpoint and the embedder's model."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def test_a_run_is_told_that_its_embedder_is_not_there(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize(
     ("deepspeed", "lora", "per_checkpoint", "per_state"),
-    # Weights as they are saved, and of a state the optimiser's part: float32 masters and moments. Adapters are small.
+    # Weights as they are saved, and of a state the optimiser's part: float32 masters and moments.
+    # Adapters are small.
     [("", False, 4, 8), ("zero2.json", False, 2, 12), ("", True, 2, 0), ("zero2.json", True, 2, 0)],
 )
 def test_a_full_row_needs_room_for_its_masters_and_states(
