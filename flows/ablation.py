@@ -35,7 +35,7 @@ from flows.processes.lost import at_work
 from flows.processes.warm_pool import warmed
 from flows.repro import clone, reproduce
 from flows.repro.plan import make_plan
-from flows.repro.steps import PlanStep, insist_on_answer
+from flows.repro.steps import PlanStep, verify_answer
 from stages.domain.core.digest import digest
 from stages.lib.rows.jsonl import write_json
 from stages.params import Params, PretrainedModelParams, load_params, parse_params
@@ -71,7 +71,7 @@ _PLANNING = threading.Lock()
 
 
 @dataclass
-class NowAndThen:
+class SampledOutput:
     """A stage's output: written whole to a file, one line now and then passed on for display."""
 
     file: Path
@@ -188,7 +188,7 @@ def _reproduce(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], c
         steps: dict[str, PlanStep] = {}
         for target in targets:
             plan = make_plan(folder, target)
-            insist_on_answer(plan)
+            verify_answer(plan)
             # Its own plan of what is left: a later one would believe in what the remote was found
             # to have lost.
             for step in reproduce.bring(folder, plan, logger.info, cancelled).steps:
@@ -197,7 +197,7 @@ def _reproduce(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], c
     waiting = [step for step in steps.values() if step.state == "will run"]
     for step in waiting:
         logger.info(step.name)
-        log = NowAndThen(folder.with_suffix(".log"), logger.info)
+        log = SampledOutput(folder.with_suffix(".log"), logger.info)
         reproduce.reproduce(folder, step.name, log, dict(env), timeout_s=step.meta.timeout_s, cancelled=cancelled)
     shutil.rmtree(env["VIDBRIDGE_SCRATCH"], ignore_errors=True)
     return len(waiting)

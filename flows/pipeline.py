@@ -35,7 +35,7 @@ from flows.processes.warm_pool import warmed
 from flows.repro import registered, reproduce
 from flows.repro.plan import TARGET, make_plan
 from flows.repro.reproduce import StageResult
-from flows.repro.steps import Plan, insist_on_answer
+from flows.repro.steps import Plan, verify_answer
 from flows.repro.unchanged import Watch
 from stages.errors import Terminated
 from stages.params import Params, load_params
@@ -165,5 +165,5 @@ def bring(root: Path, target: str, cancelled: threading.Event) -> Plan:
         StageCancelled: ``cancelled`` was set.
     """
     plan = make_plan(root, target)
-    insist_on_answer(plan)
+    verify_answer(plan)
     return reproduce.bring(root, plan, get_run_logger().info, cancelled)

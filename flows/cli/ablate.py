@@ -33,7 +33,7 @@ def ablate(
     stopped. Example: vidbridge ablate --jobs 2
     """
     folder = app.as_typed(out)
-    with app.going_on_with("vidbridge ablate"):
+    with app.resumable_with("vidbridge ablate"):
         run_grid(app.root(), jobs, folder, table_only=table)
 
 

@@ -44,7 +44,7 @@ def _interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def going_on_with(command: str) -> Iterator[None]:
+def resumable_with(command: str) -> Iterator[None]:
     """End the block on Ctrl-C with a sentence that says how to continue. In `main` it would be too
     late: typer prints "Aborted!" before.
     """

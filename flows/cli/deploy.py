@@ -48,7 +48,7 @@ def deploy(
     root = app.root()
     from flows.deployments import deploy as deploying
 
-    order, notes = deploying.order_of(
+    order, notes = deploying.deployment_request(
         root,
         cron=cron or None,
         timezone=timezone,

@@ -44,7 +44,7 @@ def collect_garbage(
     """
     from flows.housekeeping import gc
 
-    order = gc.Order(remote, versions, keep_days, tuple(path.expanduser().resolve() for path in also or ()))
+    order = gc.GcOptions(remote, versions, keep_days, tuple(path.expanduser().resolve() for path in also or ()))
     gc.gc(app.root(), order, yes=yes, as_json=as_json)
 
 

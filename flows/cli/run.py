@@ -55,7 +55,7 @@ def run(
     """
     if resume_across_code:
         os.environ["VIDBRIDGE_RESUME_ACROSS_CODE"] = "1"
-    with app.going_on_with("vidbridge run"):
+    with app.resumable_with("vidbridge run"):
         # The import too: it takes a second, in which a person may think better of it.
         from flows.project.run import run as bring_up_to_date
 

@@ -99,11 +99,11 @@ class Remote:
         unknown = sorted(wanted - self.seen.objects)
         found = set(self._remote.odb.list_oids_exists(unknown)) if unknown else set()
         if len(found) < len(unknown):
-            self.insist_on_answer(next(oid for oid in unknown if oid not in found))
+            self.verify_answer(next(oid for oid in unknown if oid not in found))
         self.seen.write(self.seen.objects | found)
         return (wanted & self.seen.objects) | found
 
-    def insist_on_answer(self, oid: str) -> None:
+    def verify_answer(self, oid: str) -> None:
         """Verify that the remote can be believed where it reported an object as missing.
 
         Raises:
@@ -113,9 +113,9 @@ class Remote:
         if is_http(self._remote.fs):
             insist_on_http(self._remote.fs, self._remote.odb.oid_to_path(oid))
         elif is_folder(self.content):
-            self._insist_on_mount(Path(self._remote.path), Path(self._remote.odb.path))
+            self._verify_mount(Path(self._remote.path), Path(self._remote.odb.path))
 
-    def _insist_on_mount(self, folder: Path, objects: Path) -> None:
+    def _verify_mount(self, folder: Path, objects: Path) -> None:
         if folder.is_relative_to(self.content.root.resolve()) or paths.STATE.name in folder.parts:
             return  # of this project, or in the state of the one that this is a clone of
         if not objects.is_dir():

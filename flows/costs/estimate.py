@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from flows.costs.calls import Calls, calls_of
 from flows.costs.rates import Rates, StageRate, Who, load_rates
-from flows.repro.preflight import GB, model_gb, says_size
+from flows.repro.preflight import GB, model_gb, tells_size
 from flows.repro.steps import Plan, PlanStep
 from stages.params import Params
 from stages.runtime import paths
@@ -283,7 +283,7 @@ def _disk(
     """GB in place and in DVC's cache: of a pretrained model from its name's size, else as large as
     the last result, else as declared.
     """
-    if says_size(params) and (weights := model_gb(params, step.name)) is not None:
+    if tells_size(params) and (weights := model_gb(params, step.name)) is not None:
         return sum(weights), "computed"
     if (size := sizes.get(step.name)) is not None:
         return size, "measured"

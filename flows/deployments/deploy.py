@@ -47,7 +47,7 @@ _BANNED = re.compile(r"[/%&<>]")
 
 
 @dataclass(frozen=True)
-class Order:
+class DeploymentRequest:
     """Settings of a deployment. ``repository``: URL or path that the worker clones, None for its
     own project; ``directory``: the project's folder in it. ``cron`` and ``timezone``: None for
     those of ``infra/prefect.yaml``.
@@ -64,7 +64,7 @@ class Order:
     directory: str | None = None
 
 
-def order_of(
+def deployment_request(
     root: Path,
     *,
     cron: str | None = None,
@@ -76,7 +76,7 @@ def order_of(
     branch: str | None = None,
     pool: str | None = None,
     name: str | None = None,
-) -> tuple[Order, list[str]]:
+) -> tuple[DeploymentRequest, list[str]]:
     """Check the command line's options, as far as possible before a server runs; returns the
     settings with notes for the user.
 
@@ -107,7 +107,7 @@ def order_of(
     else:
         folder = _folder(directory)
         notes += _check_repository(inspect(address, followed, folder or "", recipe), recipe)
-    return Order(followed, named, wanted_pool, cron, timezone, watched, recipe, address, folder), notes
+    return DeploymentRequest(followed, named, wanted_pool, cron, timezone, watched, recipe, address, folder), notes
 
 
 def _check_schedule(cron: str | None, timezone: str | None) -> None:
@@ -204,7 +204,7 @@ def _check_repository(found: BranchContent, recipe: str | None) -> list[str]:
     return []
 
 
-def deploy(root: Path, order: Order, notes: Sequence[str], worker: bool, port: int) -> None:
+def deploy(root: Path, order: DeploymentRequest, notes: Sequence[str], worker: bool, port: int) -> None:
     """Create the deployment on the server of ``PREFECT_API_URL``, else on one of our own at
     ``port``; then run what falls due.
 
@@ -236,9 +236,9 @@ def deploy(root: Path, order: Order, notes: Sequence[str], worker: bool, port: i
         for line in (*notes, *created):
             show.say(line)
         if own is not None:
-            typer.echo(how_to_enter(own))
+            typer.echo(login_instructions(own))
         if not worker:
-            typer.echo(f"a worker runs it, where PREFECT_API_URL names this server: {shlex.join(worker_words(order.pool))}")
+            typer.echo(f"a worker runs it, where PREFECT_API_URL names this server: {shlex.join(worker_arguments(order.pool))}")
             return
         needed = "" if own is None else f"PREFECT_API_URL={url} PREFECT_API_AUTH_STRING=$(cat {shlex.quote(str(key_file(own)))}) "
         from flows.processes.lost import end_lost_flow_runs
@@ -249,7 +249,7 @@ def deploy(root: Path, order: Order, notes: Sequence[str], worker: bool, port: i
         until_interrupted({"the worker": process})
 
 
-def how_to_enter(home: Path) -> str:
+def login_instructions(home: Path) -> str:
     """Instructions for opening the pages: the key itself (as Jupyter prints its token), and its
     location.
     """
@@ -260,14 +260,14 @@ def how_to_enter(home: Path) -> str:
     )
 
 
-def worker_words(pool: str) -> list[str]:
+def worker_arguments(pool: str) -> list[str]:
     """Prefect's own command of a worker that runs each flow run as a process of its machine."""
     return ["prefect", "worker", "start", "--pool", pool, "--type", "process"]
 
 
 def worker_command(pool: str = POOL) -> list[str]:
     """Command of a worker with this interpreter."""
-    return [sys.executable, "-m", *worker_words(pool)]
+    return [sys.executable, "-m", *worker_arguments(pool)]
 
 
 def deployment_name(root: Path) -> str:
@@ -295,7 +295,7 @@ def _prefect_table(root: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Standing:
+class PausedState:
     """Paused parts of an existing deployment."""
 
     paused: bool
@@ -311,7 +311,7 @@ class Standing:
         return any(every) or not every
 
 
-def prefect_file(root: Path, order: Order, standing: Standing | None) -> dict[str, Any]:
+def prefect_file(root: Path, order: DeploymentRequest, standing: PausedState | None) -> dict[str, Any]:
     """``infra/prefect.yaml`` with the one deployment of ``order``, paused as ``standing`` is."""
     table = _prefect_table(root)
     one = table["deployments"][0]
@@ -333,7 +333,7 @@ def prefect_file(root: Path, order: Order, standing: Standing | None) -> dict[st
     return table
 
 
-def create(root: Path, order: Order, *, worker: bool = True) -> list[str]:
+def create(root: Path, order: DeploymentRequest, *, worker: bool = True) -> list[str]:
     """Create work pool and deployment on the server of ``PREFECT_API_URL``; returns notes for the
     user.
 

@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from flows.deployments.deploy import Standing
+from flows.deployments.deploy import PausedState
 from flows.errors import FlowError, UsageError
 from stages.runtime.plain import one_line, redacted
 
@@ -91,7 +91,7 @@ def _read(client: SyncPrefectClient, full_name: str) -> DeploymentResponse | Non
         return None
 
 
-def standing(full_name: str) -> Standing | None:
+def standing(full_name: str) -> PausedState | None:
     """Paused parts of a deployment; None if it does not exist yet."""
     with _asking() as client:
         found = _read(client, full_name)
@@ -101,7 +101,7 @@ def standing(full_name: str) -> Standing | None:
         (str(getattr(one.schedule, "cron", "")), str(getattr(one.schedule, "timezone", None) or "UTC"), bool(one.active))
         for one in found.schedules
     )
-    return Standing(bool(found.paused), schedules)
+    return PausedState(bool(found.paused), schedules)
 
 
 def still_paused(full_name: str) -> list[str]:

@@ -100,7 +100,7 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Order:
+class GcOptions:
     """Options of the command. ``also``: other projects that use this cache or remote."""
 
     remote: bool
@@ -113,7 +113,7 @@ class Order:
         return self.keep_days * 86400
 
 
-def gc(root: Path, order: Order, *, yes: bool, as_json: bool) -> None:
+def gc(root: Path, order: GcOptions, *, yes: bool, as_json: bool) -> None:
     """List what nothing needs, and with ``yes`` free it.
 
     Raises:
@@ -164,7 +164,7 @@ def _dvc_lock(content: ContentStore) -> Iterator[None]:
         content.repo.lock.unlock()
 
 
-def _find(session: Session, order: Order, marked: list[Standing], *, yes: bool) -> Findings:
+def _find(session: Session, order: GcOptions, marked: list[Standing], *, yes: bool) -> Findings:
     root, params, content = session.root, session.params, session.content
     notes: list[str] = []
     if other := other_store(root):
@@ -190,7 +190,7 @@ def _find(session: Session, order: Order, marked: list[Standing], *, yes: bool) 
     refs = frozenset(oid for need in needs for oid in need.oids)
     needed_by_registry = _registry(session, refs, order, notes, marked, partial(_has_weights, content, lists), yes=yes)
     if needed_by_registry is not None and (order.remote or order.versions or cache.shared):
-        _insist_on_versions(session, needed_by_registry)
+        _verify_versions(session, needed_by_registry)
     found = Findings([], [], [], [], [], [], (None, []), notes)
     pinned: frozenset[str] = frozenset()
     if needed_by_registry is None:
@@ -258,7 +258,7 @@ def _others_needs(root: Path, other: Path) -> list[Need]:
         ) from error
 
 
-def _insist_on_versions(session: Session, known: Registry) -> None:
+def _verify_versions(session: Session, known: Registry) -> None:
     """Verify that the store knows this project; otherwise it is taken for the wrong one, where
     copies of others are at stake.
 
@@ -302,7 +302,7 @@ def _has_weights(content: ContentStore, lists: Lists, version: Version) -> bool:
 def _registry(
     session: Session,
     refs: frozenset[str],
-    order: Order,
+    order: GcOptions,
     notes: list[str],
     marked: list[Standing],
     has_weights: Callable[[Version], bool],
@@ -376,7 +376,7 @@ def _mark(client: Any, one: Standing, sentence: str | None) -> None:
         insist(lambda: client.set_model_version_tag(model, number, FREED, sentence))
 
 
-def _version_rows(found: Findings, known: Registry, order: Order, intact: Sequence[Standing]) -> None:
+def _version_rows(found: Findings, known: Registry, order: GcOptions, intact: Sequence[Standing]) -> None:
     kept: dict[str, int] = {}
     for one in known.versions:
         if one.why is not None:
@@ -500,7 +500,7 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _show(found: Findings, order: Order, *, yes: bool) -> None:
+def _show(found: Findings, order: GcOptions, *, yes: bool) -> None:
     out = show.console()
     table = Table(box=None, pad_edge=False)
     for name in ("kind", "what", "objects", "MB", "", "why"):

@@ -54,7 +54,7 @@ def recipes(root: Path | None) -> tuple[Recipe, ...]:
         if not removed or text.partition(b"\n")[0] != current.partition(b"\n")[0]:
             return text == current
         try:
-            return taking_along(read_text(path), removed, path.name).encode() == current
+            return with_removed_videos(read_text(path), removed, path.name).encode() == current
         except VidbridgeError:  # damaged, so not what is in use
             return False
 
@@ -72,7 +72,7 @@ def _removed(root: Path | None) -> tuple[ExcludedVideo, ...]:
         return ()
 
 
-def taking_along(text: str, removed: Sequence[ExcludedVideo], name: str) -> str:
+def with_removed_videos(text: str, removed: Sequence[ExcludedVideo], name: str) -> str:
     """Text of a recipe that also leaves out the videos removed on request: a request outlives a
     change of recipe.
     """
@@ -233,7 +233,7 @@ def _use(root: Path, name: str, force: bool, smoke: bool) -> Params:
     if not force:
         _refuse_edits(root, f", or overwrite them: vidbridge recipe use {name} --force")
     if removed := _removed(root):
-        text = taking_along(text, removed, name)
+        text = with_removed_videos(text, removed, name)
         params = parse_params(parse_yaml(text, name), name)
     _write(root, text)
     return params
@@ -269,7 +269,7 @@ def change(root: Path, name: str | None, settings: Sequence[str]) -> str:
 
     with only_run(root):
         old = read_text(root / paths.PARAMS_FILE)
-        text = old if name is None else taking_along(read_text(recipe(root, name).path), _removed(root), name)
+        text = old if name is None else with_removed_videos(read_text(recipe(root, name).path), _removed(root), name)
         text = with_settings(text, settings)
         parse_params(parse_yaml(text, paths.PARAMS_FILE), paths.PARAMS_FILE)
         if text != old:
@@ -294,7 +294,7 @@ def _holds_edits(root: Path) -> bool:
     if (
         name != made_from
         and any(one.name == made_from for one in recipes(root))
-        and read_text(path) == taking_along(smoke_version(root, made_from), _removed(root), name)
+        and read_text(path) == with_removed_videos(smoke_version(root, made_from), _removed(root), name)
     ):
         return False
     committed = subprocess.run(["git", "-C", str(root), "show", f"HEAD:./{paths.PARAMS_FILE}"], capture_output=True, check=False)

@@ -17,7 +17,7 @@ from stages.params import Params, TinyModelParams
 from stages.runtime import warm
 
 
-def worth_it(params: Params, stages: int) -> bool:
+def saves_time(params: Params, stages: int) -> bool:
     """Return whether a warm process saves time. It does not for a model of billions of parameters;
     several ranks, and a single stage, import for themselves.
     """
@@ -30,7 +30,7 @@ def warmed(root: Path, params: Params, stages: int) -> Iterator[dict[str, str]]:
     """Keep a warm process for this block if it is worth it; yields the environment variables by
     which stages find it.
     """
-    if not worth_it(params, stages):
+    if not saves_time(params, stages):
         yield {}
         return
     # A socket's path must be short, which a project's folder may not be.

@@ -16,7 +16,7 @@ from flows.processes import prefect_server
 from flows.processes.locks import only_run
 from flows.repro import clone, lockfile, preflight, registered, reproduce
 from flows.repro.plan import ASK_S, GLANCE_S, make_plan
-from flows.repro.steps import Plan, insist_on_answer
+from flows.repro.steps import Plan, verify_answer
 from stages.params import Params, PretrainedModelParams
 from stages.runtime.plain import one_line
 from stages.tracking.lineage.git import git
@@ -55,7 +55,7 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
     if dry_run:
         show.show_cost(out, estimate.cost_of(root, params, plan))
         return
-    insist_on_answer(plan)
+    verify_answer(plan)
     if not plan.to_run and not plan.empty:
         with only_run(root):
             plan = reproduce.bring(root, plan, show.say)

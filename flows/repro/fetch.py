@@ -55,7 +55,7 @@ def fetch(content: ContentStore, step: PlanStep, progress: Progress) -> set[str]
                 content.fetch(part, step.name)
                 progress.came(step.name, [Path(content.cache.oid_to_path(file)) for file in part])
         except MissingContent as error:
-            _insist_on_answer(content, step, oid)
+            _verify_answer(content, step, oid)
             progress.warn(f"{error}; so {step.name} will run")
             seen = remotes.seen_of(content)
             seen.write(seen.objects - {oid})
@@ -70,7 +70,7 @@ def fetch(content: ContentStore, step: PlanStep, progress: Progress) -> set[str]
     return set()
 
 
-def _insist_on_answer(content: ContentStore, step: PlanStep, oid: str) -> None:
+def _verify_answer(content: ContentStore, step: PlanStep, oid: str) -> None:
     """Verify that the remote answers, before one of its objects is believed to be missing.
 
     Raises:
@@ -79,7 +79,7 @@ def _insist_on_answer(content: ContentStore, step: PlanStep, oid: str) -> None:
     if (remote := remotes.opened(content)) is None:
         return
     try:
-        remote.insist_on_answer(oid)
+        remote.verify_answer(oid)
     except Exception as error:
         if not remotes.failed(error):
             raise

@@ -92,7 +92,7 @@ def make_plan(root: Path, target: str = TARGET, *, lost: frozenset[str] = frozen
     return replace(alone, notes=(*alone.notes, f"remote {name}: {why}; it may hold what is planned to run here"))
 
 
-def plan_asking(root: Path, target: str, lost: frozenset[str]) -> Plan:
+def plan_with_answers(root: Path, target: str, lost: frozenset[str]) -> Plan:
     """The plan with the remote's answers, however long they take. :func:`make_plan` calls it in a
     process of its own.
     """

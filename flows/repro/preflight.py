@@ -75,7 +75,7 @@ def model_gb(params: Params, stage: str) -> tuple[float, float] | None:
     return billions * 2 * checkpoints * _BYTES[_saved_precision(row)], billions * 2 * _state_bytes(row)
 
 
-def says_size(params: Params) -> bool:
+def tells_size(params: Params) -> bool:
     """Return whether the name of the pretrained model tells its size, so that `model_gb` is more
     than a guess.
     """

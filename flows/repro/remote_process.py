@@ -58,12 +58,12 @@ def main(root: Path, question: str) -> str:
     from pydantic import TypeAdapter
 
     from flows.repro import reproduce
-    from flows.repro.plan import plan_asking
+    from flows.repro.plan import plan_with_answers
     from flows.repro.steps import Plan, PlanStep
 
     request = json.loads(question)
     if request["do"] == "plan":
-        plan = plan_asking(root, request["target"], frozenset(request["lost"]))
+        plan = plan_with_answers(root, request["target"], frozenset(request["lost"]))
         return TypeAdapter(Plan).dump_json(plan).decode()
     steps = TypeAdapter(tuple[PlanStep, ...]).validate_python(request["steps"])
     return json.dumps(sorted(reproduce.fetch(root, steps, lambda line: print(line, flush=True))))

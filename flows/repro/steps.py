@@ -72,14 +72,14 @@ class PlanStep:
 class Plan:
     """Every stage that ``target`` needs, each after its dependencies.
 
-    ``notes``: remarks for the user on how it was made. ``unasked``: stages that would run only
+    ``notes``: remarks for the user on how it was made. ``unanswered``: stages that would run only
     because their outputs are not in the cache, while the remote that may hold them did not answer.
     """
 
     target: str
     steps: tuple[PlanStep, ...]
     notes: tuple[str, ...] = ()
-    unasked: tuple[str, ...] = ()
+    unanswered: tuple[str, ...] = ()
 
     @property
     def to_run(self) -> tuple[PlanStep, ...]:
@@ -121,15 +121,15 @@ def held(steps: tuple[PlanStep, ...]) -> tuple[int, float]:
     return sum(one.files for one in found), sum(one.size_bytes for one in found) / 1e6
 
 
-def insist_on_answer(made: Plan) -> None:
+def verify_answer(made: Plan) -> None:
     """Verify that the remote answered wherever its answer decides whether a stage runs.
 
     Raises:
         DvcError: stages would run, hours of training among them, only because a remote did not
             answer. They would also be pushed there.
     """
-    if made.unasked:
+    if made.unanswered:
         raise DvcError(
-            f"{made.notes[-1]}: {', '.join(made.unasked)}; start it, correct its address or keys, or, to run them again, take another"
+            f"{made.notes[-1]}: {', '.join(made.unanswered)}; start it, correct its address or keys, or, to run them again, take another"
             " remote (dvc remote default NAME)"
         )

@@ -29,13 +29,13 @@ _SHOWN = "evaluate"
 
 
 @dataclass
-class _Looked:
+class _StageState:
     """State of a stage as the walk found it."""
 
     stage: Any
     name: str
     meta: StageMeta
-    upstream: list[_Looked]
+    upstream: list[_StageState]
     #: Reasons why it has to run; empty: it is unchanged and its outs exist somewhere.
     why: list[str] = field(default_factory=list)
     #: Notes on it.
@@ -44,7 +44,7 @@ class _Looked:
     outs: dict[str, str] = field(default_factory=dict)
     restored: bool = False
     #: It would not run had the remote answered.
-    unasked: bool = False
+    unanswered: bool = False
     remote: InRemote | None = None
     entry: str | None = None
 
@@ -63,12 +63,12 @@ def walk(
     cache has to run.
     """
     walk = _Walk(content, remote, lost)
-    found: dict[Any, _Looked] = {}
+    found: dict[Any, _StageState] = {}
     for stage in stages:
         upstream = [found[up] for up in graph.successors(stage) if up in found]
         if stage.cmd:
             found[stage] = walk.look(stage, upstream)
-        elif (tracked := walk.look_at_tracked(stage)) is not None:
+        elif (tracked := walk.tracked_state(stage)) is not None:
             found[stage] = tracked
     looked = list(found.values())
     needed = {one.name for one in looked if one.meta.kind == _SHOWN} | {looked[-1].name}
@@ -77,11 +77,11 @@ def walk(
         target,
         tuple(_step(one, one.name in needed) for one in looked),
         tuple(dict.fromkeys(walk.notes + (remote.notes if remote else []))),
-        tuple(one.name for one in looked if one.unasked) if final else (),
+        tuple(one.name for one in looked if one.unanswered) if final else (),
     )
 
 
-def _step(one: _Looked, needed: bool) -> PlanStep:
+def _step(one: _StageState, needed: bool) -> PlanStep:
     state: State
     why = [*one.why, *one.notes]
     if one.why:
@@ -116,8 +116,8 @@ class _Walk:
         self.notes: list[str] = []
         self._configured = content.remote_name()
 
-    def look(self, stage: Any, upstream: list[_Looked]) -> _Looked:
-        one = _Looked(stage, name_of(stage), meta_of(stage), upstream)
+    def look(self, stage: Any, upstream: list[_StageState]) -> _StageState:
+        one = _StageState(stage, name_of(stage), meta_of(stage), upstream)
         running = {path: up.name for up in upstream if up.why for path in _paths(up)}
         made = {path: md5 for up in upstream if not up.why for path, md5 in up.outs.items()}
         away = {path for up in upstream if not up.why and (up.restored or up.remote or up.entry) for path in _paths(up)}
@@ -139,7 +139,7 @@ class _Walk:
             following.append("is always run")
         if following:
             one.why = changes if changes == ["never ran"] else changes + following
-            one.unasked = not changes and all(up.unasked for up in upstream if up.why) and following[-1] != "is always run"
+            one.unanswered = not changes and all(up.unanswered for up in upstream if up.why) and following[-1] != "is always run"
             return one
         if not changes:
             one.outs = {str(out): str(out.hash_info.value) for out in stage.outs if out.hash_info}
@@ -149,17 +149,17 @@ class _Walk:
             one.why = changes
         return one
 
-    def look_at_tracked(self, stage: Any) -> _Looked | None:
+    def tracked_state(self, stage: Any) -> _StageState | None:
         """State of a ``.dvc`` file, such as ``videos.dvc``, whose folder does not lie here. None if
         it does, or is nowhere.
         """
-        one = _Looked(stage, name_of(stage), StageMeta(), [])
+        one = _StageState(stage, name_of(stage), StageMeta(), [])
         if (stage.frozen and stage.deps) or any(out.exists or not out.hash_info or not out.use_cache for out in stage.outs):
             return None
         one.outs = {str(out): str(out.hash_info.value) for out in stage.outs}
         return None if self._place(one, stage.outs) or not (one.restored or one.remote) else one
 
-    def _place(self, one: _Looked, outs: Iterable[Any]) -> list[str]:
+    def _place(self, one: _StageState, outs: Iterable[Any]) -> list[str]:
         """Find outs that are known by their hashes; returns the reasons why they have to be made,
         empty if they exist somewhere.
         """
@@ -183,7 +183,7 @@ class _Walk:
         why += self._away(one, away)
         return why
 
-    def _away(self, one: _Looked, outs: list[Any]) -> list[str]:
+    def _away(self, one: _StageState, outs: list[Any]) -> list[str]:
         if not outs:
             return []
         if self._configured is None:
@@ -201,7 +201,7 @@ class _Walk:
             )
             one.remote = InRemote(tuple(sorted(wanted)), files, size)
             return []
-        one.unasked = self._remote is None
+        one.unanswered = self._remote is None
         said = "is not in the cache" if self._remote is None else f"is neither in the cache nor in the remote {self._configured!r}"
         return [f"{out} {said}" for out in outs if out.hash_info.value not in held]
 
@@ -220,7 +220,7 @@ class _Walk:
             return None
         return self._content.sub_hash(md5, dep.removeprefix(out + "/"))
 
-    def _from_runs(self, one: _Looked, changes: list[str], made: Mapping[str, str]) -> bool:
+    def _from_runs(self, one: _StageState, changes: list[str], made: Mapping[str, str]) -> bool:
         """Look for the stage with these inputs in the run cache, here and in the remote; returns
         whether its outs are known.
         """
@@ -240,13 +240,13 @@ class _Walk:
                     continue
             except (ValueError, UnsafeContent, ListError) as error:
                 self.notes.append(f"{where}: {one_line(error)}; not used")
-                one.restored, one.remote, one.outs, one.unasked = False, None, {}, False
+                one.restored, one.remote, one.outs, one.unanswered = False, None, {}, False
                 one.notes.clear()
                 continue
             one.entry = f"{key}/{value}"
             one.notes.insert(0, f"ran before {'here' if here else 'elsewhere'} with just this ({'; '.join(changes[:3])})")
             return True
-        one.unasked = False  # Only what dvc.lock names was certainly made.
+        one.unanswered = False  # Only what dvc.lock names was certainly made.
         return False
 
     def _entries(self, key: str) -> Iterator[tuple[str, bytes, bool]]:
@@ -293,7 +293,7 @@ def _outs_of(entry: Mapping[str, Any], stage: Any) -> list[Any]:
     return list(made.outs)
 
 
-def _paths(one: _Looked) -> list[str]:
+def _paths(one: _StageState) -> list[str]:
     return [str(out) for out in one.stage.outs]
 
 

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 import typer
 
 from flows.console import show
-from flows.deployments.deploy import how_to_enter, until_interrupted
+from flows.deployments.deploy import login_instructions, until_interrupted
 from flows.errors import FlowError, UsageError
 from flows.processes import door, prefect_server
 from flows.processes.environment import state
@@ -65,7 +65,7 @@ def ui(root: Path, prefect_port: int, mlflow_port: int) -> None:
                 show.say(f"MLflow   {link}  ({name})")
         show.say(f"Prefect  {prefect_server.pages(prefect)}/runs")
         if own:
-            typer.echo(how_to_enter(home))
+            typer.echo(login_instructions(home))
         if not processes:
             typer.echo("both run elsewhere")
             return

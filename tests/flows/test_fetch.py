@@ -21,7 +21,7 @@ from flows.content.remote import SEEN, push_runs
 from flows.errors import DvcError
 from flows.repro import clone, reproduce
 from flows.repro.plan import TARGET, make_plan
-from flows.repro.steps import InRemote, held, insist_on_answer
+from flows.repro.steps import InRemote, held, verify_answer
 from stages.lib.annotations.links import Links
 from stages.tracking.lineage.cache import open_content
 from stages.tracking.lineage.commits import record_commit
@@ -94,7 +94,7 @@ def test_a_fresh_clone_runs_nothing_and_fetches_what_it_shows(host_b: Path) -> N
     offline = make_plan(host_b)
     assert {step.name for step in offline.to_run} >= {"corpus", "grpo@general"}
     with pytest.raises(DvcError, match=rf"{host_b.parent}/remote/files/md5 is not there; is it mounted\? .* mkdir -p .*: corpus, "):
-        insist_on_answer(offline)
+        verify_answer(offline)
     away = replace(plan.to_fetch[0], remote=InRemote(("0" * 32,), 1, 4))
     with pytest.raises(TrackingError, match=r"fetching stopped: .* is it mounted"):
         reproduce.fetch(host_b, (away,), print)
@@ -266,9 +266,9 @@ def test_a_remote_that_does_not_answer_is_a_note_and_nothing_is_trained_again(
     monkeypatch.setenv("VIDBRIDGE_DVC_REMOTE", "http://127.0.0.1:9/remote")
     plan = make_plan(host_b)
     assert "remote 'vidbridge-environment' (http://127.0.0.1:9/remote): " in plan.notes[-1]
-    assert "sft@cold-start" in plan.unasked
+    assert "sft@cold-start" in plan.unanswered
     with pytest.raises(DvcError, match=r"it may hold what is planned to run here: corpus, .*take another remote"):
-        insist_on_answer(plan)
+        verify_answer(plan)
 
 
 def test_what_the_work_tree_holds_of_another_run_gives_way_and_an_edit_does_not(done: Path) -> None:

@@ -244,7 +244,7 @@ def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(done: Path
     environment.enter(done)
     os.environ.update(reaching)
     os.environ["PREFECT_WORKER_QUERY_SECONDS"] = "2"
-    deploy.create(done, deploy.Order("main", "nightly", cron="* * * * *", source=str(videos)))
+    deploy.create(done, deploy.DeploymentRequest("main", "nightly", cron="* * * * *", source=str(videos)))
     seen: list[Any] = []
     with (
         (tmp_path / "worker.log").open("wb") as log,

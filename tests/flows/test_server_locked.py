@@ -139,7 +139,7 @@ def deployed(pages: Pages) -> Pages:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in of_worker(pages).items():
             patch.setenv(name, value)
-        deploy.create(pages.root, deploy.Order("main", "nightly"))
+        deploy.create(pages.root, deploy.DeploymentRequest("main", "nightly"))
     return pages
 
 
