@@ -140,9 +140,9 @@ def _export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Sequ
     kinds, names, wanted = _among("--as", [kind], KINDS), _among("--task", tasks, TASK_NAMES), _among("--split", splits, SPLITS)
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "README.md").exists())):
         raise UsageError(f"out: {str(out)!r} holds something else; name a new folder, or one that an export has made")
-    made = write(root, out, kinds[0], names, wanted or SPLITS, limit)
+    exported = write(root, out, kinds[0], names, wanted or SPLITS, limit)
     console = show.console()
-    for (split, task), count in made.samples.items():
+    for (split, task), count in exported.samples.items():
         console.print(f"{count:>8,}  {task}, {split}")
     read = "its samples.jsonl names each video" if kinds[0] == "mp4" else f"datasets.load_dataset({str(out)!r}) reads it"
     show.say(f"written: {out} ({read}; README.md says what is in it)")

@@ -63,10 +63,10 @@ PIPE_CLOSED = 141
 
 
 def _group(help: str, commands: Mapping[str, Callable[..., None]], **more: Any) -> typer.Typer:
-    made = typer.Typer(help=help, no_args_is_help=True, **more)
+    group = typer.Typer(help=help, no_args_is_help=True, **more)
     for name, command in commands.items():
-        made.command(name)(command)
-    return made
+        group.command(name)(command)
+    return group
 
 
 app = _group(

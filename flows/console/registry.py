@@ -93,8 +93,8 @@ def history_table(entries: Sequence[Entry]) -> RenderableType:
             why.append("interrupted: the next vidbridge promote or rollback completes it")
         else:
             what = Text(_ACTIONS[decided.action])
-        who, told = one_line(decided.author), one_line("; ".join(why))
-        table.add_row(when, what, str(decided.version), previous, mean, who, told)
+        who, reasons = one_line(decided.author), one_line("; ".join(why))
+        table.add_row(when, what, str(decided.version), previous, mean, who, reasons)
     return table
 
 

@@ -142,8 +142,8 @@ class _Counts:
         return task_of(task).judge_calls(self._params.rewards)
 
     def _at_most(self, task: TaskName, split: Split, most: int | None) -> int | None:
-        made = self._made(task, (split,))
-        return made if most is None else most if made is None else min(made, most)
+        available = self._made(task, (split,))
+        return available if most is None else most if available is None else min(available, most)
 
     def _made(self, task: TaskName, splits: Iterable[Split]) -> int | None:
         """Number of samples of a task, or its upper bound; None: the clips are not known yet."""
@@ -159,8 +159,8 @@ class _Counts:
             return None if table is None else sum(int(table["splits"][split]) for split in splits)
         if Path(self._params.ingest.source) == paths.CORPUS:
             corpus = self._params.corpus
-            made = {"train": corpus.train_clips, "validation": corpus.validation_clips, "test": corpus.test_clips}
-            return sum(made[split] for split in splits)
+            counts = {"train": corpus.train_clips, "validation": corpus.validation_clips, "test": corpus.test_clips}
+            return sum(counts[split] for split in splits)
         return None
 
     def _summary(self, folder: Path) -> Mapping[str, Any] | None:

@@ -366,8 +366,8 @@ def _prefect(root: Path, what: str, command: Sequence[str]) -> None:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         url = os.environ.get("PREFECT_API_URL", "")
-        words = (done.stdout + done.stderr).replace(url, shown(url)).strip().splitlines()[-8:]
-        raise FlowError(f"Prefect {what}: refused with status {done.returncode}:\n  " + "\n  ".join(words))
+        lines = (done.stdout + done.stderr).replace(url, shown(url)).strip().splitlines()[-8:]
+        raise FlowError(f"Prefect {what}: refused with status {done.returncode}:\n  " + "\n  ".join(lines))
 
 
 def until_interrupted(processes: dict[str, subprocess.Popen[bytes]]) -> None:

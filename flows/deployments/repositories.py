@@ -82,10 +82,10 @@ def inspect(repository: str, branch: str, folder: str, recipe: str | None) -> Br
         ParamsError: what the runs would take as parameters breaks a rule.
     """
     where = f"{repository}, branch {branch}" + (f", folder {folder}" if folder else "")
-    with tempfile.TemporaryDirectory(prefix="vidbridge-") as place:
-        looked = Path(place)
-        git(looked, "clone", "--quiet", "--no-checkout", "--depth", "1", "--branch", branch, "--", repository, "seen")
-        seen = looked / "seen"
+    with tempfile.TemporaryDirectory(prefix="vidbridge-") as work_folder:
+        work = Path(work_folder)
+        git(work, "clone", "--quiet", "--no-checkout", "--depth", "1", "--branch", branch, "--", repository, "seen")
+        seen = work / "seen"
         names = git(seen, "-c", "core.quotePath=false", "ls-tree", "-r", "--name-only", "HEAD").splitlines()
         prefix = f"{folder}/" if folder else ""
         projects = tuple(str(Path(name).parent) for name in names if Path(name).name == paths.PIPELINE_FILE)

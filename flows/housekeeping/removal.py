@@ -81,8 +81,8 @@ def remove(root: Path, names: Sequence[str], *, yes: bool, undo: bool, as_json: 
     versions, registry = _versions(session)
     ours = [version for version in versions if version.model in own_models(params)]
     found = _excluded(params, names) if undo else find(session, names, ours)
-    meant = [video for one in found for video in one.videos]
-    affected, skipped = _affected(session, versions, meant)
+    videos = [video for one in found for video in one.videos]
+    affected, skipped = _affected(session, versions, videos)
     using = [one for one in affected if one.seen.trained or one.seen.scored or one.seen.unknown]
     ids = frozenset(name for one in found for name in one.clip_ids)
     consequences = Consequences(
@@ -92,14 +92,14 @@ def remove(root: Path, names: Sequence[str], *, yes: bool, undo: bool, as_json: 
         len(affected) - len(using),
         registry,
         _again(root),
-        _refs(session, meant),
+        _refs(session, videos),
         skipped,
     )
     tagged = None
     if yes:
         with only_run(root):
-            _write(root, meant, undo=undo)
-            tagged = [] if other_store(root) else _tell(session, affected, meant, undo=undo)
+            _write(root, videos, undo=undo)
+            tagged = [] if other_store(root) else _tell(session, affected, videos, undo=undo)
     if as_json:
         show.document(_plain(consequences) | {"removed": yes and not undo, "tagged": tagged})
         return
@@ -265,8 +265,8 @@ def _show(found: Consequences) -> None:
         for one in found.affected:
             version = one.version
             style = "yellow" if one.seen.trained or one.seen.unknown else ""
-            told = Text(one_line(one.summary), style)
-            table.add_row(one_line(version.model), str(version.number), one_line(", ".join(version.aliases)), told)
+            cell = Text(one_line(one.summary), style)
+            table.add_row(one_line(version.model), str(version.number), one_line(", ".join(version.aliases)), cell)
         out.print(table)
     if not found.registry:
         out.print(f"versions that never saw it: {found.clean:,}")

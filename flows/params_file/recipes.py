@@ -159,12 +159,12 @@ def _about(path: Path) -> str:
         text = read_text(path)
     except YamlError as error:
         return f"cannot be used: {error}"
-    words = []
+    lines = []
     for line in text.splitlines():
         if not line.startswith("#"):
             break
-        words.append(line.lstrip("# ").strip())
-    return " ".join(words)
+        lines.append(line.lstrip("# ").strip())
+    return " ".join(lines)
 
 
 def recipe(root: Path | None, name: str) -> Recipe:

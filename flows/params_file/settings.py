@@ -53,13 +53,13 @@ def _as_yaml(value: str, setting: str) -> str:
     if found := _SHORT_FLOAT.fullmatch(value):
         value = f"{found[1]}{found[2] or '.0'}e{found[3] or '+'}{found[4]}"
     try:
-        meant = parse_yaml(value, "--set")
+        parsed = parse_yaml(value, "--set")
         # As it will stand: behind a key, with a line after it, and inside of braces.
         placed = parse_yaml(f"a: {{key: {value}, more: 1}}\n", "--set")
     except YamlError as error:
         raise UsageError(
             f"--set: {setting!r}: its value is not YAML of one line; put quotes around a text, inside of the shell's"
         ) from error
-    if "\n" in value or placed != {"a": {"key": meant, "more": 1}}:
+    if "\n" in value or placed != {"a": {"key": parsed, "more": 1}}:
         raise UsageError(f"--set: {setting!r}: its value is not YAML of one line; put quotes around a text, inside of the shell's")
     return value

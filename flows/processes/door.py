@@ -89,8 +89,8 @@ class Door:
 
     def _has_key(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
         assert self._key is not None
-        given = _values(headers, b"authorization")
-        scheme, _, credentials = (given[0] if len(given) == 1 else "").partition(" ")
+        values = _values(headers, b"authorization")
+        scheme, _, credentials = (values[0] if len(values) == 1 else "").partition(" ")
         if scheme.lower() == "bearer":
             return hmac.compare_digest(credentials.strip().encode(), self._key.partition(b":")[2])
         if scheme.lower() != "basic":

@@ -79,11 +79,11 @@ def _ffmpeg(_root: Path) -> Finding:
         return Finding(
             "ffmpeg", "missing", "imageio-ffmpeg brings none", "uv sync, or set VIDBRIDGE_FFMPEG to an ffmpeg with libx264"
         )
-    said = _run(str(path), "-hide_banner", "-version")
-    if said is None:
+    output = _run(str(path), "-hide_banner", "-version")
+    if output is None:
         return Finding("ffmpeg", "missing", f"{path} does not start", "set VIDBRIDGE_FFMPEG to one that does")
     encoder = "libx264" in (_run(str(path), "-hide_banner", "-encoders") or "")
-    first = said.splitlines()[0].removeprefix("ffmpeg version ").split(" Copyright")[0]
+    first = output.splitlines()[0].removeprefix("ffmpeg version ").split(" Copyright")[0]
     if not encoder:
         return Finding("ffmpeg", "missing", f"{first} at {path}, without libx264", "unset VIDBRIDGE_FFMPEG to use the locked one")
     return Finding("ffmpeg", "ok", f"{first} with libx264 at {path}")

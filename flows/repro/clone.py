@@ -211,8 +211,8 @@ def share_storage(home: Path | None, root: Path, cache: Path | None = None) -> b
                 local["cache"]["dir"] = str(config["cache"].get("dir") or home / ".dvc" / "cache")
                 for name, remote in committed.load_one("repo")["remote"].items():
                     if _is_relative(remote.get("url")):
-                        meant = home / ".dvc" / os.path.relpath(remote["url"], target)
-                        local["remote"].setdefault(name, {}).setdefault("url", str(meant.resolve()))
+                        target_path = home / ".dvc" / os.path.relpath(remote["url"], target)
+                        local["remote"].setdefault(name, {}).setdefault("url", str(target_path.resolve()))
             elif cache is not None and not committed["cache"].get("dir"):
                 local["cache"]["dir"] = str(cache)
         merged = Config(str(target))

@@ -69,9 +69,9 @@ def make_plan(root: Path, target: str = TARGET, *, lost: frozenset[str] = frozen
     _check_readable(root)
     package_code.refresh(root)
     with opened_content(root) as content:
-        made = _planned(content, target, None, lost)
-        if not made.to_run or content.remote_name() is None:
-            return made
+        plan = _planned(content, target, None, lost)
+        if not plan.to_run or content.remote_name() is None:
+            return plan
         name = remotes.name_of(content)
         if not remotes.is_folder(content):
             why = None

@@ -293,8 +293,8 @@ def _embedder(root: Path, params: Params, plan: Plan) -> list[str]:
 
 def _source(root: Path, params: Params, plan: Plan) -> list[str]:
     """Check that the source folder exists, unless a stage of this run makes it."""
-    made = {out for step in plan.steps for out in step.outs}
-    if params.ingest.source.rstrip("/") in made:
+    outs = {out for step in plan.steps for out in step.outs}
+    if params.ingest.source.rstrip("/") in outs:
         return []
     folder = root / Path(params.ingest.source).expanduser()
     if not folder.is_dir():

@@ -227,13 +227,13 @@ def accept_all(root: Path) -> dict[str, tuple[str, ...]]:
         repo = content.repo
         stages = [stage for stage in repo.index.stages if stage.cmd]
         order = [stage for stage in closure(repo.index.graph, stages) if stage.cmd]
-        made = {out: name for name, record in locked.items() for out in record.outs} | {
+        stage_of_out = {out: name for name, record in locked.items() for out in record.outs} | {
             str(out): stage.name for stage in order for out in stage.outs
         }
         changes, refused = {}, []
         for stage in order:
             now = acceptance.present(stage)
-            faults = acceptance.faults(stage, locked.get(stage.name), now, made)
+            faults = acceptance.faults(stage, locked.get(stage.name), now, stage_of_out)
             refused += [f"{stage.name}: {fault}" for fault in faults]
             if not faults and (found := acceptance.changes(locked[stage.name], now)):
                 changes[stage.name] = found

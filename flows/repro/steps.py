@@ -121,15 +121,15 @@ def held(steps: tuple[PlanStep, ...]) -> tuple[int, float]:
     return sum(one.files for one in found), sum(one.size_bytes for one in found) / 1e6
 
 
-def verify_answer(made: Plan) -> None:
+def verify_answer(plan: Plan) -> None:
     """Verify that the remote answered wherever its answer decides whether a stage runs.
 
     Raises:
         DvcError: stages would run, hours of training among them, only because a remote did not
             answer. They would also be pushed there.
     """
-    if made.unanswered:
+    if plan.unanswered:
         raise DvcError(
-            f"{made.notes[-1]}: {', '.join(made.unanswered)}; start it, correct its address or keys, or, to run them again, take another"
+            f"{plan.notes[-1]}: {', '.join(plan.unanswered)}; start it, correct its address or keys, or, to run them again, take another"
             " remote (dvc remote default NAME)"
         )

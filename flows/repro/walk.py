@@ -70,14 +70,14 @@ def walk(
             found[stage] = walk.look(stage, upstream)
         elif (tracked := walk.tracked_state(stage)) is not None:
             found[stage] = tracked
-    looked = list(found.values())
-    needed = {one.name for one in looked if one.meta.kind == _SHOWN} | {looked[-1].name}
-    needed |= {up.name for one in looked if one.why for up in one.upstream}
+    states = list(found.values())
+    needed = {one.name for one in states if one.meta.kind == _SHOWN} | {states[-1].name}
+    needed |= {up.name for one in states if one.why for up in one.upstream}
     return Plan(
         target,
-        tuple(_step(one, one.name in needed) for one in looked),
+        tuple(_step(one, one.name in needed) for one in states),
         tuple(dict.fromkeys(walk.notes + (remote.notes if remote else []))),
-        tuple(one.name for one in looked if one.unanswered) if final else (),
+        tuple(one.name for one in states if one.unanswered) if final else (),
     )
 
 
@@ -119,7 +119,7 @@ class _Walk:
     def look(self, stage: Any, upstream: list[_StageState]) -> _StageState:
         one = _StageState(stage, name_of(stage), meta_of(stage), upstream)
         running = {path: up.name for up in upstream if up.why for path in _paths(up)}
-        made = {path: md5 for up in upstream if not up.why for path, md5 in up.outs.items()}
+        upstream_outs = {path: md5 for up in upstream if not up.why for path, md5 in up.outs.items()}
         away = {path for up in upstream if not up.why and (up.restored or up.remote or up.entry) for path in _paths(up)}
         if stage.outs and not any(out.hash_info for out in stage.outs):
             changes = ["never ran"]
@@ -128,7 +128,7 @@ class _Walk:
             for dep in stage.deps:
                 if overlapping(str(dep), running) or not (over := overlapping(str(dep), away)):
                     continue
-                now = self._hash_below(made, over, str(dep))
+                now = self._hash_below(upstream_outs, over, str(dep))
                 if now is not None and dep.hash_info and now != dep.hash_info.value:
                     changes.append(f"dep {dep} changed")
             for dep in stage.deps:
@@ -145,7 +145,7 @@ class _Walk:
             one.outs = {str(out): str(out.hash_info.value) for out in stage.outs if out.hash_info}
             one.why = self._place(one, stage.outs)
             return one
-        if not self._from_runs(one, changes, made):
+        if not self._from_runs(one, changes, upstream_outs):
             one.why = changes
         return one
 
@@ -202,8 +202,10 @@ class _Walk:
             one.remote = InRemote(tuple(sorted(wanted)), files, size)
             return []
         one.unanswered = self._remote is None
-        said = "is not in the cache" if self._remote is None else f"is neither in the cache nor in the remote {self._configured!r}"
-        return [f"{out} {said}" for out in outs if out.hash_info.value not in held]
+        reason = (
+            "is not in the cache" if self._remote is None else f"is neither in the cache nor in the remote {self._configured!r}"
+        )
+        return [f"{out} {reason}" for out in outs if out.hash_info.value not in held]
 
     def _known(self, out: Any) -> bool:
         """Return whether an out in the work tree is a state that the cache holds, not a person's
@@ -288,9 +290,9 @@ def _outs_of(entry: Mapping[str, Any], stage: Any) -> list[Any]:
     from dvc.stage.loader import StageLoader
 
     paths = [out["path"] for out in entry["outs"]]
-    made = create_stage(PipelineStage, repo=stage.repo, path=stage.path, cmd=entry["cmd"], wdir=stage.wdir, outs=paths)
-    StageLoader.fill_from_lock(made, entry)
-    return list(made.outs)
+    copy = create_stage(PipelineStage, repo=stage.repo, path=stage.path, cmd=entry["cmd"], wdir=stage.wdir, outs=paths)
+    StageLoader.fill_from_lock(copy, entry)
+    return list(copy.outs)
 
 
 def _paths(one: _StageState) -> list[str]:

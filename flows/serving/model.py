@@ -124,10 +124,10 @@ def _who_may_ask(address: Address, key: str | None) -> str:
 
 
 def _environment(session: Session, changes: dict[str, str]) -> dict[str, str]:
-    made = stage_environment(session.root, changes)
+    environment = stage_environment(session.root, changes)
     if session.project is None:
-        made.pop("VIDBRIDGE_PROJECT", None)
-    return {name: value for name, value in made.items() if name == KEY or not name.upper().endswith(_SECRETS)}
+        environment.pop("VIDBRIDGE_PROJECT", None)
+    return {name: value for name, value in environment.items() if name == KEY or not name.upper().endswith(_SECRETS)}
 
 
 @contextmanager
