@@ -29,7 +29,7 @@ def check(
 ) -> None:
     """Show what ingest would accept and set aside, and why.
 
-    Nothing is written; ends with 1 when nothing would be accepted. Example: vidbridge data check
+    Writes nothing; exits with 1 if nothing would be accepted. Example: vidbridge data check
     ~/coin --format coin
     """
     from flows.processes.environment import project_or_none
@@ -62,7 +62,7 @@ def export(
     split: Annotated[list[str] | None, typer.Option(help="Only this split; may be repeated.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of samples of each task and split.")] = None,
 ) -> None:
-    """Write samples for other tools. A second call makes only the videos that are missing.
+    """Write samples for other tools. A second call writes only the missing videos.
 
     Example: vidbridge data export proxies --as datasets --task dark_event_infer --task mix_vid_qa
     """
@@ -75,11 +75,11 @@ def remove(
     undo: Annotated[bool, typer.Option("--undo", help="Restore videos that were removed by mistake.")] = False,
     as_json: app.JsonOption = False,
 ) -> None:
-    """Take videos out of the data; say what has seen them.
+    """Take videos out of the data; list what has used them.
 
-    Which clips, samples and registered versions saw it, and what has to run again. With --yes it is
-    written to `ingest.exclude` in params.yaml: ingest sets it aside (removed-on-request), with
-    every copy of the same bytes. Versions that learned from it are tagged, and the gate takes none
+    Lists clips, samples and registered versions that used it, and the stages to run again. With
+    --yes it is added to `ingest.exclude` in params.yaml: ingest sets it aside (removed-on-request),
+    with every copy of the same bytes. Versions trained on it are tagged, and the gate accepts none
     of them, on any machine. A version whose data cannot be read counts as unknown, never as clean.
 
     Then: vidbridge run, vidbridge promote, and vidbridge gc, which frees the copies.

@@ -36,8 +36,8 @@ def deploy(
 
     It is described in infra/prefect.yaml.
 
-    Each deployment has a clone of its own on the worker. A schedule that was paused stays so; a
-    work pool that is there stays as it is.
+    Each deployment has its own clone on the worker. A paused schedule stays paused; an existing
+    work pool stays as it is.
 
     Example: vidbridge deploy --cron "0 3 * * *" --timezone Europe/Berlin --source /data/videos
 
@@ -69,7 +69,7 @@ def ui(
 ) -> None:
     """Serve Prefect's and MLflow's pages here until Ctrl-C.
 
-    They ask for a password, which is printed.
+    They require a password, which is printed.
 
     Example: vidbridge ui --mlflow-port 5000
     """

@@ -68,10 +68,10 @@ def evaluate(
     Every question is sent, replies are scored as by `vidbridge score`, and all is logged to MLflow.
 
     Frames and prompts are the benchmark's; a video is decoded once, and goes through the vision
-    tower once, for all questions about it. Every reply is on disk as it comes: after Ctrl-C or kill
-    -9 the same call goes on. Videos that are missing or unreadable are listed, and the result is
-    then marked partial. Beside the score stand those of the same model on black and on shuffled
-    videos.
+    tower once, for all questions about it. Every reply is stored as it arrives: after Ctrl-C or
+    kill -9 the same call resumes. Videos that are missing or unreadable are listed, and the result
+    is then marked partial. Scores of the same model on black and on shuffled videos are reported
+    beside it.
 
     Example: vidbridge evaluate --model champion --benchmark dream-1k --annotations ~/DREAM-1K/json
     --videos ~/DREAM-1K --out dream
@@ -119,9 +119,9 @@ def score(
     Two readings: `strict`, and `compat` as public harnesses print it.
 
     A prediction is {"id": "001-1", "reply": "what the model wrote, reasoning and all"}, one a line;
-    other keys are left alone. The id is Video-MME's question_id; action_antonym/0 (file and row)
-    for MVBench; DREAM-1K's idx as text; camera/VIDEO for VDC; CaReBench's video; sample_id for our
-    own tests. Judged benchmarks use `judge` of params.yaml.
+    other keys are ignored. The id is Video-MME's question_id; action_antonym/0 (file and row) for
+    MVBench; DREAM-1K's idx as text; camera/VIDEO for VDC; CaReBench's video; sample_id for our own
+    benchmarks. Judged benchmarks use `judge` of params.yaml.
 
     Example: vidbridge score --benchmark video-mme --annotations ~/Video-MME --predictions
     replies.jsonl --out scores.json

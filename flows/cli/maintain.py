@@ -32,14 +32,14 @@ def collect_garbage(
 ) -> None:
     """Free what nothing needs any more; without --yes only show it.
 
-    Needed is what the work tree, any branch or tag (runs/* included), an alias (champion,
-    candidate), or an earlier champion in the ledger names: rollback stays possible. What else lies
-    in DVC's cache is freed, and old scratch, models put together, journals, frames and clones of
+    Content stays if the work tree, any branch or tag (runs/* included), an alias (champion,
+    candidate), or an earlier champion in the ledger names it: rollback stays possible. Everything
+    else in DVC's cache is freed, with old scratch, assembled models, journals, frames and clones of
     scheduled runs. A registered version keeps its last copy unless --versions gives it up;
-    `explain` knows it all the same.
+    `explain` still lists it.
 
-    A shared cache and a remote: only content that this project's history names is freed, and only
-    when every branch of the origin is known here. MLflow's runs and pages are never touched.
+    In a shared cache and a remote, only content that this project's history names is freed, and
+    only if every branch of the origin is known here. MLflow's runs and pages are never touched.
     Example: vidbridge gc --remote --versions --yes
     """
     from flows.housekeeping import gc
@@ -57,9 +57,9 @@ def accept(
 ) -> None:
     """Declare that a change of a stage does not change its result.
 
-    Of its code or its parameters: it need not run again then. With --all of every stage's code, and
-    only of that: it refuses, and changes nothing, where an out is not the one in dvc.lock, a
-    parameter or an input differs, or a stage never ran.
+    The change may be of its code or its parameters; the stage need not run again then. With --all
+    it covers every stage's code, and only code: it refuses, and changes nothing, where an out is
+    not the one in dvc.lock, a parameter or an input differs, or a stage never ran.
 
     Example: vidbridge accept sft@cold-start --why "only a comment moved"
 

@@ -49,7 +49,7 @@ def promote(
 ) -> None:
     """Let the gate compare a candidate with the champion.
 
-    When it is better, the alias `champion` moves to it.
+    If the candidate is better, the alias `champion` moves to it.
 
     Example: vidbridge promote, or vidbridge promote 7 --reason "better on captions"
     """
@@ -158,7 +158,7 @@ def compare(
 ) -> None:
     """Compare two versions sample by sample.
 
-    Differences with intervals, and whether chance could have made them. Outside of a project name
+    Prints differences with intervals, and whether chance explains them. Outside of a project name
     the model: models:/NAME/7 5
 
     Example: vidbridge compare 7 5
@@ -170,7 +170,7 @@ def compare(
 def explain(version: app.VersionArgument = "champion", as_json: app.JsonOption = False) -> None:
     """Show the origin and the scores of a version.
 
-    Its commit, data, parameters, scores, ancestors and verdict. Needs no project where
+    Prints its commit, data, parameters, scores, ancestors and verdict. Needs no project where
     MLFLOW_TRACKING_URI is set.
 
     Example: vidbridge explain champion, or vidbridge explain models:/vidbridge-tiny/7

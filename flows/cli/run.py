@@ -49,9 +49,9 @@ def run(
     what follows it run again, only. Ctrl-C ends it at once; the next `vidbridge run` resumes
     training at its last checkpoint.
 
-    What --recipe, --set and --seed change stands in params.yaml afterwards; it is shown first, and
-    refused where params.yaml has edits that no commit keeps. Example: vidbridge run --recipe smoke
-    --set grpo.general.steps=50 --seed 3
+    --recipe, --set and --seed change params.yaml for good; the changes are shown first, and refused
+    if params.yaml has edits that no commit keeps. Example: vidbridge run --recipe smoke --set
+    grpo.general.steps=50 --seed 3
     """
     if resume_across_code:
         os.environ["VIDBRIDGE_RESUME_ACROSS_CODE"] = "1"

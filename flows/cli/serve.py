@@ -52,9 +52,9 @@ def serve(
 
     Example: vidbridge serve --videos data/corpus/videos
 
-    Only this machine can ask; another --host needs VIDBRIDGE_SERVE_KEY, which clients send as a
-    bearer token. Outside of a project MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a URL) say
-    where the model comes from; it is kept in VIDBRIDGE_CACHE.
+    Only this machine can send requests; another --host needs VIDBRIDGE_SERVE_KEY, which clients
+    send as a bearer token. Outside of a project MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a
+    URL) say where the model comes from; it is kept in VIDBRIDGE_CACHE.
 
     Example: vidbridge serve --model models:/vidbridge-tiny@champion
     """
