@@ -88,8 +88,6 @@ def only_as_deployed(fixed: Mapping[str, str | None]) -> Deployed:
 
     The server cannot enforce this: the creator of a run may switch its check of parameters off.
 
-    The server cannot be asked to: who creates a run may switch its check of parameters off.
-
     Raises:
         FlowError: naming parameter, value and remedy.
     """

@@ -1,8 +1,6 @@
 """The ``vidbridge`` command: its commands put together, and the output of errors.
 
 Nothing heavy is imported before a command needs it: help answers at once.
-
-Nothing heavy is imported before a command needs it: help answers at once.
 """
 
 from __future__ import annotations

@@ -92,8 +92,6 @@ class Remote:
         bulk.
 
         For a folder, queries its list: DVC pushes a list after all of its files.
-
-        A folder is asked for its list: DVC pushes a list after all of its files.
         """
         wanted = set(objects)
         unknown = sorted(wanted - self.seen.objects)

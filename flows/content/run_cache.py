@@ -27,9 +27,6 @@ def key_of(stage: Any) -> str | None:
 
     Equals ``dvc.stage.cache._can_hash``, which however hashes the work tree; here a dep need not
     lie there.
-
-    As ``dvc.stage.cache._can_hash`` has it, but that hashes the work tree, and here a dep need not
-    lie there.
     """
     from dvc.stage.cache import _get_cache_hash
     from dvc.stage.serialize import to_single_stage_lockfile

@@ -3,9 +3,6 @@ parameters, exact from the samples if they exist.
 
 Every figure is "at most": an ill-formed reply is not judged, equal questions are sent once, and
 cached answers are not requested.
-
-Every figure is "at most": an ill-formed reply is not judged, equal questions are asked once, and
-answers that are cached are not asked.
 """
 
 from __future__ import annotations

@@ -4,10 +4,6 @@ where rates are declared.
 Time comes from earlier runs of the same stage (``measured``; ``scaled`` where only the number of
 steps differs), else from declared rates (:mod:`flows.costs.rates`). Without either it is unknown:
 no figure is made up. Questions are counted from parameters and samples (:mod:`flows.costs.calls`).
-
-Time comes from earlier runs of the same stage (``measured``; ``scaled`` where only the number of
-steps differs), else from declared rates (:mod:`flows.costs.rates`). What neither tells is unknown:
-no figure is made up. Questions are counted from parameters and samples (:mod:`flows.costs.calls`).
 """
 
 from __future__ import annotations

@@ -204,8 +204,6 @@ def remove(place: Place, held: Sequence[Held]) -> int:
     returns how many had vanished already.
 
     An object that was written again since it was listed stays.
-
-    An object that was written again since it was looked at stays.
     """
     from dvc.fs import LocalFileSystem
 

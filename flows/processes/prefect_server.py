@@ -210,9 +210,6 @@ def running_server(root: Path) -> str | None:
     Checks its process first: at the port of a server that is gone another user may listen, and
     would receive the key.
 
-    Its process is looked for first: at the port of a server that is gone another user may listen,
-    and would be told the key.
-
     Raises:
         FlowError: it runs, and does not take the key of the project.
     """

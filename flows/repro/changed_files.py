@@ -3,9 +3,6 @@ keeps one hash for a folder.
 
 For display only. Names nothing where git cannot tell (no repository, a lock that no commit holds,
 code that was not committed when it ran).
-
-Only to be shown. Where git does not know (no repository, a lock that no commit holds, code that was
-not committed when it ran), nothing is named.
 """
 
 from __future__ import annotations

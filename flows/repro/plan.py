@@ -2,9 +2,6 @@
 
 It is made in this process (a second for the whole graph); only a remote that is not a folder is
 queried in another one.
-
-It is made in this process (a second for the whole graph); only a remote that is no folder is asked
-in another one.
 """
 
 from __future__ import annotations
@@ -56,9 +53,6 @@ def make_plan(root: Path, target: str = TARGET, *, lost: frozenset[str] = frozen
 
     Queries the remote only if something would run, and for ``ask_s`` seconds at most. ``lost``:
     objects that it could not deliver.
-
-    The remote is asked only where something would run, and for ``ask_s`` seconds at most. ``lost``:
-    objects that it could not give.
 
     Raises:
         DvcError: ``dvc.yaml`` cannot be read, or breaks one of DVC's rules.

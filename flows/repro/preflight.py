@@ -231,8 +231,6 @@ def endpoints(params: Params, *, judged: bool, written: bool) -> dict[str, str]:
     variables, and the parameters that need it.
 
     An address that several roles share is checked once.
-
-    One place is looked at once.
     """
     wanted = []
     if judged and isinstance(params.judge, OpenAIJudgeParams):

@@ -63,9 +63,6 @@ def bring(root: Path, plan: Plan, log: Callable[[str], None], cancelled: threadi
     Logs what the remote turns out to lack, or holds damaged, and the stages of it run. What has
     arrived stays if this is interrupted.
 
-    What the remote turns out not to have, or only damaged, is told, and its stages run. What has
-    come stays when this is broken off.
-
     Raises:
         DvcError: the remote stopped answering, or an object is not in the cache after all.
         StageCancelled: ``cancelled`` was set.

@@ -21,10 +21,6 @@ def release_scratch(root: Path, stage: str, run: str) -> Path | None:
     Deletes only a folder that the pipeline run ``run`` (its id in MLflow) was the last to use, and
     that nobody holds: on shared storage another host may be training there, or wait to take over
     what lies there.
-
-    Only a folder that the pipeline run ``run`` (its id in MLflow) was the last to use, and that
-    nobody holds: where it is shared, another host may be training there, or wait to take up what
-    lies there.
     """
     for note in (scratch(root) / stage.replace("@", "-")).glob(f"*/{RUN_FILE}"):
         folder = note.parent

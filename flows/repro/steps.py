@@ -49,11 +49,6 @@ class PlanStep:
     same, from the remote. A stage whose outputs lie in the remote (``remote``) and that nothing
     needs now is up to date. ``entry``: the entry of DVC's run cache (``KEY/VALUE``) that knows
     these outputs, where ``dvc.lock`` does not.
-
-    ``restore``: unchanged, but its outputs have to be checked out from the cache. ``fetch``: from
-    the remote. A stage whose outputs lie in the remote (``remote``) and that nothing needs now is
-    up to date. ``entry``: the entry of DVC's run cache (``KEY/VALUE``) that knows these outputs,
-    where ``dvc.lock`` does not.
     """
 
     name: str

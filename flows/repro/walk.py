@@ -57,10 +57,6 @@ def walk(
     ``remote`` None: queries nothing, and relies on what the remote was seen to hold. ``lost``:
     objects that it does not have although it reported them. ``final``: nothing more will be
     queried, so a stage whose outs are in no cache has to run.
-
-    ``remote`` None: nothing is asked, and what it was seen to hold counts. ``lost``: objects that
-    it does not have although it reported them. ``final``: nothing more will be queried, so what is in no
-    cache has to run.
     """
     walk = _Walk(content, remote, lost)
     found: dict[Any, _StageState] = {}
