@@ -53,13 +53,12 @@ class Subject:
     #: An expression of ``reply``, ``options`` and ``right``, the number of the right option.
     call: str
     ours: Callable[[str, tuple[str, ...], int], Any]
-    #: Which options are taken for right, one after the other; a function that only extracts does
-    #: not care.
+    #: Options taken as right, one after the other; ignored by a function that only extracts.
     rights: tuple[int, ...]
 
 
-#: What lmms-eval does to every reply before a rule sees it, with the tags that its command line
-#: takes by default.
+#: Preprocessing of every reply by lmms-eval before a rule sees it, with the tags that its command
+#: line takes by default.
 _STRIPS = ("lmms_eval/api/reasoning.py", ("strip_reasoning_tags",))
 _STRIPPED = "strip_reasoning_tags(reply, [['<think>', '</think>'], ['<analysis>', '</analysis>']])"
 _RANKS = ("_DEFAULT_CHOICES", "_ANSWER_PHRASES", "_FORMAT_PRIORITY")

@@ -3,7 +3,7 @@
 Eight questions about one video, against asking one by one: how often the file is decoded and the
 vision tower passed, and CPU seconds; and the replies a second in batches against one at a time. The
 model is the recipe `tiny`'s architecture with a random start, the video ten seconds of 720p. Ratios
-are taken in one process, the two sides in turn. What scoring costs: ``make bench-score``.
+are taken in one process, the two sides in turn. Cost of scoring: ``make bench-score``.
 """
 
 from __future__ import annotations

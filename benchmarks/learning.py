@@ -11,7 +11,7 @@ what arms have in common is made once, and a run that was stopped goes on where 
 - ``thorough`` complete answers, full thinking: what is left for GRPO when a person has picked the traces
 - ``longer``   no GRPO; SFT on the recipe's teacher for as many more steps as take GRPO's time (``EXTRA_SFT_STEPS``)
 
-What is reported was fixed before measuring: greedy decoding on the test split, mean over tasks,
+The report was fixed before measuring: greedy decoding on the test split, mean over tasks,
 paired by sample.
 """
 
@@ -45,8 +45,8 @@ TEACHERS: dict[str, dict[str, Any]] = {
     "clean": {"careless_share": 0.0, "brief_share": {"dark_event_infer": 0.5, "mix_vid_qa": 0.5}},
     "thorough": {"careless_share": 0.0, "brief_share": {}},
 }
-#: Where brief thinking is taught beside the full one, and the answer has to be found: how long does
-#: a policy think there?
+#: Tasks in which brief thinking is taught beside the full one and the answer has to be found; the
+#: length of a policy's thinking is measured there.
 THINKING_TASKS = ("dark_event_infer", "mix_vid_qa")
 #: Both GRPO rows of `tiny` take about as long as so many SFT steps (stage times of the same run,
 #: one core).
@@ -181,8 +181,8 @@ def main() -> int:
         for arm in ARMS:
             clone(root, work / f"{seed}-{arm}", arm_params(params, arm, seed))
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        # What the arms of a seed share is made once, before they start; the others find it in the
-        # cache.
+        # Stages that the arms of a seed share run once, before the arms start, which find them in
+        # the cache.
         for made in [pool.submit(run, seed, ARMS[0], "base", "baselines") for seed in seeds]:
             made.result()
         for finished in [pool.submit(run, seed, arm, "summary") for seed in seeds for arm in ARMS]:

@@ -74,12 +74,12 @@ START_STEPS = 250
 START, GRPO, MORE = "cold-start", "caption", "continued"
 #: GRPO shows every training sample once: 30 x 50 = 1,500.
 STEPS, PROMPTS = 30, 50
-#: What the GRPO row takes from `videocap-r1`; the rest is that of `tiny`'s row `general`.
+#: Keys that the GRPO row takes from `videocap-r1`; the others are those of `tiny`'s row `general`.
 OWN = (
     "init", "samples", "tasks", "rollouts", "freeze", "temperature", "loss", "scale_rewards", "importance", "beta", "epsilon",
     "epsilon_high", "iterations", "resample_rounds", "aggregation", "leave_out", "length", "temporal_contrast",
 )  # fmt: skip
-#: What the recipe takes from `tiny` whole.
+#: Tables that the recipe takes from `tiny`.
 TINY_TABLES = ("corpus", "ingest", "prompt", "model", "judge", "evaluation", "gate")
 
 #: The arms that hold a teacher's start and GRPO from it.
@@ -320,7 +320,7 @@ def main() -> int:
         clone(root, folder, params)
         print(f"seed {seed}, {arm}, see {folder / 'repro.log'}", flush=True)
         targets = [f"evaluate@{row}" for row in params["evaluation"]["of"]]
-        # What a reply that never looked scores is the same for all arms of a seed.
+        # Scores of trivial replies are the same for all arms of a seed.
         reproduce(folder, *targets, *(["baselines"] if arm == "careless" else []))
 
     for teacher in TEACHERS:

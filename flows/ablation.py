@@ -62,7 +62,7 @@ from stages.tracking.session import Session
 
 #: Default limit of seeds at a time on one machine: each takes a core and up to 2 GB.
 MOST_JOBS = 4
-#: Of what a stage prints, a line is shown this often; all of it is in the seed's log.
+#: Seconds between displayed lines of a stage; the seed's log has all of them.
 SHOW_EVERY_S = 60.0
 #: Writing the table takes a second or two.
 _TABLE_S = 60.0
@@ -93,7 +93,7 @@ class Progress:
     total: int
     started: float = field(default_factory=time.monotonic)
     done: int = 0
-    #: Of those, the ones that were there already.
+    #: Trainings among them that had run already.
     found: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

@@ -1,7 +1,7 @@
 """The training flow: DVC's graph decides what must run, Prefect orders and shows it, MLflow gets
 one parent run for all of it.
 
-Which stage runs when: :mod:`flows.execution.scheduler`; what Prefect shows of it:
+Order of the stages: :mod:`flows.execution.scheduler`; their display in Prefect:
 :mod:`flows.execution.prefect_runs`. When something interrupts the flow (Ctrl-C, SIGTERM, Prefect's
 cancel), every stage is ended before the flow is; after a ``kill -9`` the guards do it.
 """

@@ -11,7 +11,7 @@ import typer
 from flows.cli import app
 from flows.errors import UsageError
 
-#: Names that DVC cannot store, of which so many are shown.
+#: Maximum number of displayed names that DVC cannot store.
 _NAMES = 3
 
 Name = TypeVar("Name", bound=str)

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from stages.tools.suites.evaluate import Engine, Order
     from stages.tracking.session import Session
 
-#: How an endpoint may be sent a video.
+#: Forms in which an endpoint can receive a video.
 _FORMS = ("jpeg", "mp4")
 #: Benchmarks whose questions are samples of a project.
 _OWN = ("dark-event-infer-test", "mix-vid-qa-test")
-#: Videos without answers that are shown; all of them stand in the folder.
+#: Displayed videos without answers; the folder lists all of them.
 _EXAMPLES = 5
 
 

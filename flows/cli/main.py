@@ -90,8 +90,8 @@ def main() -> None:
     from stages.runtime.plain import fit, guard_logs
 
     for stream in (sys.stdout, sys.stderr):
-        # What an ASCII terminal cannot show is written out, as `\\u2013`, rather than ending the
-        # command.
+        # Characters that an ASCII terminal cannot show are escaped, as `\\u2013`, rather than
+        # ending the command.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     guard_logs()

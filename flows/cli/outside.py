@@ -14,7 +14,7 @@ from flows.processes.environment import project_or_none
 if TYPE_CHECKING:
     from stages.tracking.session import Session
 
-#: How a person gets from "no project" to an answer.
+#: Ways from "no project" to an answer.
 WAYS = (
     "cd into a clone (git clone URL), set VIDBRIDGE_PROJECT to one, or read the registry without one: MLFLOW_TRACKING_URI names its server"
     " and VIDBRIDGE_DVC_REMOTE the URL of the DVC remote"

@@ -42,8 +42,8 @@ def run(
         typer.Option("--push", help="Push DVC's run cache and the branch with dvc.lock, for other hosts (as scheduled runs do)."),
     ] = False,
 ) -> None:
-    """Run what is out of date, register it, print the scores. What the DVC remote holds is fetched
-    instead.
+    """Run what is out of date, register it, print the scores. Outs that the DVC remote holds are
+    fetched instead.
 
     Example: change grpo.general.learning_rate in params.yaml, then `vidbridge run`: that stage and
     what follows it run again, only. Ctrl-C ends it at once; the next `vidbridge run` resumes

@@ -1,7 +1,7 @@
 """Reports, decisions and explanations as tables for a terminal; the data stay plain values.
 
-Strings are text, never markup: they are printed on :func:`flows.console.show.console`. What comes
-from tags and commits goes through :func:`~stages.runtime.plain.one_line`.
+Strings are text, never markup: they are printed on :func:`flows.console.show.console`. Texts from
+tags and commits go through :func:`~stages.runtime.plain.one_line`.
 """
 
 from __future__ import annotations
@@ -199,6 +199,6 @@ def _scores_table(explanation: Explanation) -> Table:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=Text(one_line(title)), box=box.SIMPLE, title_justify="left")
     for column in columns:
-        # Who and why may be long words; cut off they tell nothing.
+        # Author and reason may be long words; cut off they say nothing.
         table.add_column(column, overflow="fold")
     return table

@@ -239,7 +239,7 @@ def _differing(step: PlanStep, past: Mapping[str, str], current: Mapping[str, st
             return True
         if name.rpartition(".")[2] in _NO_TIME or not any(name == key or name.startswith(f"{key}.") for key in step.params):
             return False
-        # Of other rows a table of all results is made, which takes a second.
+        # Other rows only add to a table of all results, which takes a second.
         return not name.startswith(("sft.", "grpo.", "difficulty.")) or name.startswith(rows)
 
     return sorted(name for name in past.keys() | current.keys() if counts(name) and not _same(past.get(name), current.get(name)))

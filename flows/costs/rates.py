@@ -42,9 +42,9 @@ class StageRate(_Declared):
 
     hours: _Amount | None = None
     seconds_per_step: _Amount | None = None
-    #: GPUs that it holds meanwhile.
+    #: GPUs that it uses.
     gpus: int = Field(default=0, ge=0)
-    #: What it writes, in GB.
+    #: Size of its outputs, in GB.
     gb: _Amount | None = None
 
     @model_validator(mode="after")

@@ -35,7 +35,7 @@ from stages.tracking.lineage.git import git, is_repository
 from stages.tracking.lineage.uri import shown
 
 PREFECT_FILE = Path("infra/prefect.yaml")
-#: What a run of the pool may set of its process: nothing.
+#: Values that a run of the pool may set for its process: none.
 POOL_FILE = Path("infra/work-pool.json")
 POOL = "vidbridge"
 FLOW = "vidbridge-scheduled"
@@ -299,7 +299,7 @@ class PausedState:
     """Paused parts of an existing deployment."""
 
     paused: bool
-    #: Whether each of its schedules is active: its cron, its time zone.
+    #: Schedules: cron, time zone, and True if it is active.
     schedules: tuple[tuple[str, str, bool], ...]
 
     def is_active(self, cron: str, timezone: str) -> bool:

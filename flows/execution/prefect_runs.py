@@ -27,7 +27,7 @@ from stages.runtime import paths
 from stages.tracking.lineage.uri import is_server, shown, tracking_uri
 from stages.tracking.registry.register import RegisterReport
 
-#: How often the flow asks the server whether someone cancelled it.
+#: Seconds between queries whether someone cancelled the flow.
 CANCEL_POLL_S = 2.0
 _LOGGER = logging.getLogger(__name__)
 

@@ -53,7 +53,7 @@ def delete_scratch(root: Path, ask: bool) -> None:
     with only_run(root):
         for path in entries:
             weight = _size_mb(path)
-            # Of a process that cannot be looked up from here, the sign of life is watched.
+            # A process that cannot be looked up from here is judged by its sign of life.
             if not lease.delete(path, "scratch"):
                 now = lease.holder(path)
                 by = f" by {now.shown}" if now else ""

@@ -37,7 +37,7 @@ class Recipe:
     path: Path
     #: The comment that opens the file, without its marks.
     about: str
-    #: Whether ``params.yaml`` is this recipe, byte for byte.
+    #: True if ``params.yaml`` is this recipe, byte for byte.
     in_use: bool
 
 
@@ -82,8 +82,8 @@ def with_removed_videos(text: str, removed: Sequence[ExcludedVideo], name: str) 
     return with_excluded(text, list(dict.fromkeys([*own, *removed])), name)
 
 
-#: Tables that recipe ``smoke`` replaces in another one, and keys of its rows: data, model, sizes and
-#: lengths.
+#: Tables that recipe ``smoke`` replaces in another one, and keys of its rows: data, model, sizes
+#: and lengths.
 _SMOKE_TABLES = ("corpus", "ingest", "prompt", "gate")
 _SMOKE_ROW = (
     "steps",
@@ -100,8 +100,8 @@ _SMOKE_ROW = (
     "gradient_checkpointing",
     "max_completion_tokens",
 )
-#: Of rows that sort samples by difficulty. A policy of a few steps earns next to nothing, so none
-#: of them moves: none is dropped for that.
+#: Settings of rows that sort samples by difficulty. A policy of a few steps earns almost nothing,
+#: so no sample varies: none is dropped for that.
 _SMOKE_DIFFICULTY = {"rollouts": 2, "batch_size": 16, "max_samples_per_task": 8, "min_spread": 0.0}
 _FAMILIES = {"Qwen3-VL": "qwen3_vl", "Qwen2.5-VL": "qwen2_5_vl", "Qwen2-VL": "qwen2_vl"}
 
@@ -257,7 +257,7 @@ def change(root: Path, name: str | None, settings: Sequence[str]) -> str:
     """Write single values into ``params.yaml``, over the recipe ``name`` if one is set; returns the
     unified diff.
 
-    Comments and all other values stay as they are. What breaks a rule is not written.
+    Comments and all other values stay as they are. A value that breaks a rule is not written.
 
     Raises:
         UsageError: no such recipe or value, or ``params.yaml`` holds edits that neither a commit

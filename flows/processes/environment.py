@@ -51,7 +51,7 @@ SHIPPED = {
     "work-pool.json": "infra/work-pool.json",
     "dvc.yaml": "dvc.yaml",
 }
-#: Where a project keeps recipes of its own.
+#: Folder of a project's own recipes.
 RECIPES = Path("infra/recipes")
 
 
@@ -89,8 +89,8 @@ def defaults(root: Path) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": f"sqlite:///{root / paths.DATABASE}",
         "PREFECT_HOME": str(local / "prefect"),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
-        # What a server answers while its database restarts; asked again for a minute, like one that
-        # is away itself.
+        # Status of a server while its database restarts; retried for a minute, like one that is
+        # away itself.
         "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504",
         "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s %(flow_run_name)s │ %(message)s",
         "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s %(task_run_name)s │ %(message)s",

@@ -79,7 +79,7 @@ def read_key(home: Path) -> str:
 
 def _private_text(path: Path, remedy: str) -> str:
     try:
-        # Not through a link, and not waiting for a writer should it be a pipe.
+        # Follows no link, and does not wait for a writer if it is a pipe.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise FlowError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error

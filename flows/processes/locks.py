@@ -23,13 +23,13 @@ from flows.errors import FlowError
 from flows.processes.environment import state
 from stages.runtime.paths import STATE
 
-#: Held by the run that is working; inside the project's state.
+#: Lock of the active run; inside the project's state.
 RUN_LOCK = "run.lock"
 #: Someone may only have looked whether it is free.
 LOOK_S = 0.3
 _POLL_S = 0.05
-#: What this process holds: a promotion that scores a model again may be part of the run that holds
-#: the project.
+#: Locks that this process holds: a promotion that scores a model again may be part of the run that
+#: holds the project.
 _ours: set[Path] = set()
 _guard = threading.Lock()
 

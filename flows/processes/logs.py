@@ -25,7 +25,7 @@ class ServerLog:
 
     def __init__(self, path: Path, output: IO[bytes]) -> None:
         self._file = _PrivateFile(path, maxBytes=FILE_BYTES, backupCount=KEPT, encoding="utf-8", errors="replace")
-        # Of an earlier server there may be one already.
+        # There may be one of an earlier server.
         if path.stat().st_size:
             self._file.doRollover()
         self._thread = threading.Thread(target=self._follow, args=[output], daemon=True)

@@ -116,8 +116,7 @@ class _OthersRuns:
         was = self._client.read_flow_run(run_id).state
         if was is None or was.type not in _AT_WORK:
             return  # it has ended by itself since the runs were listed
-        # What stages it had under way first: nobody looks for them once the run is no longer at
-        # work.
+        # Its active stages first: nothing looks for them once the run has ended.
         this_run = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
         for stage in self._client.read_task_runs(flow_run_filter=this_run, limit=_MOST):
             if stage.state is not None and not stage.state.is_final():

@@ -37,7 +37,7 @@ from stages.tracking.lineage.uri import shown
 #: were seen on a very busy one.
 STARTUP_S = 300
 DRAIN_S = 10
-#: Names the server that `vidbridge ui` or `vidbridge deploy` serves, inside ``PREFECT_HOME``: its
+#: File that names the server of `vidbridge ui` or `vidbridge deploy`, inside ``PREFECT_HOME``: its
 #: address, its process, since when.
 URL_FILE = "server.url"
 LOOPBACK = "127.0.0.1"

@@ -30,9 +30,9 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
 
     ``as_json``: of a dry run, for programs.
 
-    What is not registered yet, since an earlier run was cut short or its server was away, is
-    registered. ``push``: DVC's run cache and the branch that holds ``dvc.lock`` are handed on, so
-    that other hosts can take over and promote.
+    Results that an earlier run could not register, since it was interrupted or its server was away,
+    are registered. ``push``: DVC's run cache and the branch that holds ``dvc.lock`` are handed on,
+    so that other hosts can take over and promote.
 
     Raises:
         FlowError: something is missing (found before any stage starts), or a stage failed.

@@ -63,7 +63,7 @@ class Clone:
     #: The project's folder in it.
     root: Path
     commit: str
-    #: Whether the clone's DVC remote is one that other machines, or the project itself, can read.
+    #: True if other machines, or the project itself, can read the clone's DVC remote.
     shared_remote: bool
 
 
@@ -156,7 +156,7 @@ def leftovers(work: Path) -> list[Path]:
 def refresh(origin: Origin, folder: Path) -> Clone:
     """Move the clone in ``folder`` to the newest commit of the branch.
 
-    What an earlier run left behind (edited parameters, a lock that was not committed) is dropped
+    Leftovers of an earlier run (edited parameters, a lock that was not committed) are dropped
     from the work tree; outputs and the state from which training resumes are ignored by git, so
     they stay.
 

@@ -45,7 +45,7 @@ def fetch(content: ContentStore, step: PlanStep, progress: Progress) -> set[str]
 
     Raises:
         ListError: a list of files could write elsewhere.
-        TrackingError: the remote stopped answering. What has come stays.
+        TrackingError: the remote stopped answering. Fetched files stay.
     """
     assert step.remote is not None
     for oid in step.remote.objects:
@@ -61,7 +61,7 @@ def fetch(content: ContentStore, step: PlanStep, progress: Progress) -> set[str]
             seen.write(seen.objects - {oid})
             return {oid}
         except ListError as error:
-            # What dvc.lock names is a person's to settle; an entry of the run cache is just not
+            # A bad list that dvc.lock names needs a person; an entry of the run cache is just not
             # used.
             if step.entry is None:
                 raise

@@ -1,8 +1,8 @@
 """A copy of the last complete ``dvc.lock``: DVC rewrites the file in place, and a process killed in
 that instant truncates it.
 
-What the copy lacks is not lost: DVC's run cache still knows the stage that had just ended, and
-takes its outputs without running it.
+A stage that the copy lacks is not lost: DVC's run cache still knows the stage that had just ended,
+and takes its outputs without running it.
 """
 
 from __future__ import annotations

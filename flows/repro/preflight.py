@@ -299,7 +299,7 @@ def _source(root: Path, params: Params, plan: Plan) -> list[str]:
         return [
             f"ingest.source: {params.ingest.source!r} is not a folder; name that of your videos in params.yaml ({paths.CORPUS}: generated)"
         ]
-    # Which file another format is read from, its adapter knows and says.
+    # The adapter of another format checks its own file.
     name = params.ingest.annotations or (paths.ANNOTATIONS_FILE if params.ingest.format == "jsonl" else None)
     if name is not None and not (folder / name).is_file():
         remedy = (

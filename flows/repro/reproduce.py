@@ -60,8 +60,8 @@ def bring(root: Path, plan: Plan, log: Callable[[str], None], cancelled: threadi
     """Fetch and check out as planned, take over what the run cache knows, and return the plan of
     what is left to do.
 
-    Logs what the remote turns out to lack, or holds damaged, and the stages of it run. What has
-    arrived stays if this is interrupted.
+    Logs what the remote turns out to lack, or holds damaged, and the stages of it run. Fetched
+    files stay if this is interrupted.
 
     Raises:
         DvcError: the remote stopped answering, or an object is not in the cache after all.
@@ -172,7 +172,7 @@ def reproduce(
             progress["outcome"] = "cached"
         if found := re.search(r"failed to run: .*, exited with (-?\d+)$", line):
             progress["exit"] = int(found.group(1))
-        # What a stage prints may quote a file's name, a reply, or the address of a server.
+        # A stage's output may quote a file's name, a reply, or the address of a server.
         text = one_line(redacted(line))
         tail.append(text)
         log(text)

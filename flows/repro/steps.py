@@ -20,7 +20,8 @@ class StageMeta(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["data", "train", "evaluate"] = "data"
-    #: How often a failed stage is tried again. A cancelled one never is, nor one that exits with 2.
+    #: Number of retries of a failed stage. A cancelled stage is never retried, nor one that exits
+    #: with 2.
     retries: int = Field(default=0, ge=0)
     retry_delay_s: float = Field(default=2, ge=0)
     timeout_s: float | None = Field(default=None, gt=0)

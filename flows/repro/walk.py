@@ -24,7 +24,7 @@ from stages.runtime.plain import one_line
 from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.listing import ListError
 
-#: What is shown at the end of a run is made by these; it is small.
+#: Kind of the stages that make what is displayed at the end of a run; it is small.
 _SHOWN = "evaluate"
 
 
@@ -43,7 +43,7 @@ class _StageState:
     #: Path to hash of its outs, made here or elsewhere.
     outs: dict[str, str] = field(default_factory=dict)
     restored: bool = False
-    #: It would not run had the remote answered.
+    #: True if it would not run had the remote answered.
     unanswered: bool = False
     remote: InRemote | None = None
     entry: str | None = None
