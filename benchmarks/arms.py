@@ -1,7 +1,8 @@
-"""What experiments over arms and seeds share: a clone for each arm, ``dvc repro`` in it, its costs, intervals over seeds.
+"""Shared parts of experiments over arms and seeds: a clone for each arm, ``dvc repro`` in it, its
+costs, intervals over seeds.
 
-Clones of one working folder share one DVC cache, so what arms have in common is made once, and a run that was stopped goes on where
-it was.
+Clones of one working folder share one DVC cache, so what arms have in common is made once, and a
+run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from stages.tracking.session import Session
 
 
 def clone(root: Path, folder: Path, params: Mapping[str, Any]) -> None:
-    """A clone of the committed state with these parameters; one that is there already is used again."""
+    """Clone the committed state with these parameters; an existing clone is used again."""
     if not (folder / ".git").exists():
         subprocess.run(["git", "clone", "--quiet", "--local", str(root), str(folder)], check=True)
     (folder / paths.PARAMS_FILE).write_text(yaml.safe_dump(dict(params), sort_keys=False), encoding="utf-8")
@@ -32,12 +33,12 @@ def clone(root: Path, folder: Path, params: Mapping[str, Any]) -> None:
 
 
 def tracking_store(folder: Path) -> dict[str, str]:
-    """The environment that keeps a clone's runs in the clone."""
+    """Environment variables that keep a clone's runs in the clone."""
     return {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"}
 
 
 def reproduce(folder: Path, *targets: str) -> None:
-    """``dvc repro`` in the clone; its output is added to ``repro.log`` there.
+    """Run ``dvc repro`` in the clone; appends its output to ``repro.log`` there.
 
     Raises:
         RuntimeError: it failed.
@@ -59,7 +60,7 @@ def reproduce(folder: Path, *targets: str) -> None:
 
 
 def stage_cost(folder: Path, stage: str) -> Cost:
-    """What a stage cost in the clone that ran it.
+    """Cost of a stage in the clone that ran it.
 
     Raises:
         RuntimeError: it did not run there, but came out of the cache.
@@ -78,16 +79,16 @@ def commit_of(folder: Path) -> str:
 
 
 def over_seeds(means: Sequence[float], confidence: float) -> list[float] | None:
-    """The two ends of :func:`stages.tools.ablation.seeds.over_seeds`; None where seeds tell no spread."""
+    """Two ends of :func:`stages.tools.ablation.seeds.over_seeds`; None if the seeds give no spread."""
     found = seeds.over_seeds(means, confidence)
     return None if found is None else [found.low, found.high]
 
 
 def signed(interval: Mapping[str, float]) -> str:
-    """``mean``, ``low`` and ``high`` as a cell of a table of gains."""
+    """Format ``mean``, ``low`` and ``high`` as a cell of a table of gains."""
     return f"{interval['mean']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}]"
 
 
 def signed_spread(spread: Sequence[float] | None) -> str:
-    """An interval over seeds as a cell of a table of gains."""
+    """Format an interval over seeds as a cell of a table of gains."""
     return f"[{spread[0]:+.3f}, {spread[1]:+.3f}]" if spread else "none"

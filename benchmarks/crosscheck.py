@@ -1,8 +1,9 @@
-"""Do the `compat` scores say what the public harnesses' own functions say, on replies made to tell readings apart?
+"""Comparison of the `compat` scores with the public harnesses' own functions, on replies made to
+tell readings apart.
 
-Run as `make crosscheck LMMS_EVAL=/path/to/lmms-eval VLMEVALKIT=/path/to/VLMEvalKit`, with git clones of the two. Single functions
-are read from their HEAD and run by an interpreter of another environment (.tools/crosscheck), from which this project cannot be
-imported.
+Run as `make crosscheck LMMS_EVAL=/path/to/lmms-eval VLMEVALKIT=/path/to/VLMEvalKit`, with git
+clones of the two. Single functions are read from their HEAD and run by an interpreter of another
+environment (.tools/crosscheck), from which this project cannot be imported.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ KEPT = 160
 
 @dataclass(frozen=True)
 class Subject:
-    """A function of a harness: from which files which names are read, what is called with (reply, options, right), and our own
-    reading."""
+    """A function of a harness: the files and names to read, the call with (reply, options, right),
+    and our own reading.
+    """
 
     name: str
     harness: str
@@ -51,11 +53,12 @@ class Subject:
     #: An expression of ``reply``, ``options`` and ``right``, the number of the right option.
     call: str
     ours: Callable[[str, tuple[str, ...], int], Any]
-    #: Which options are taken for right, one after the other; a function that only extracts does not care.
+    #: Options taken as right, one after the other; ignored by a function that only extracts.
     rights: tuple[int, ...]
 
 
-#: What lmms-eval does to every reply before a rule sees it, with the tags that its command line takes by default.
+#: Preprocessing of every reply by lmms-eval before a rule sees it, with the tags that its command
+#: line takes by default.
 _STRIPS = ("lmms_eval/api/reasoning.py", ("strip_reasoning_tags",))
 _STRIPPED = "strip_reasoning_tags(reply, [['<think>', '</think>'], ['<analysis>', '</analysis>']])"
 _RANKS = ("_DEFAULT_CHOICES", "_ANSWER_PHRASES", "_FORMAT_PRIORITY")
@@ -136,7 +139,7 @@ _PIECES = (
 
 
 def replies(options: tuple[str, ...]) -> Iterator[str]:
-    """Adversarial replies to a question with these options, the same in every run."""
+    """Yield adversarial replies to a question with these options, the same in every run."""
     yield from _ASIS
     for i, option in enumerate(options):
         letter = chr(65 + i)
@@ -201,9 +204,9 @@ def main() -> int:
             rows_text = ",\n".join(json.dumps(row, ensure_ascii=False) for row in record["rows"])
             head = json.dumps({key: record[key] for key in ("function", "revision")})[:-1]
             file.write_text(f'{head}, "rows": [\n{rows_text}\n]}}\n', encoding="utf-8")
-    said = "Every outcome is the same." if agreed else "SOME OUTCOMES DIFFER."
+    verdict = "Every outcome is the same." if agreed else "SOME OUTCOMES DIFFER."
     lines = [
-        f"What `compat` says beside the harnesses' own functions, on adversarial replies to {len(QUESTIONS)} questions. {said}",
+        f"What `compat` says beside the harnesses' own functions, on adversarial replies to {len(QUESTIONS)} questions. {verdict}",
         "",
         *lines,
     ]

@@ -1,8 +1,8 @@
-"""Runs single functions of a harness for :mod:`benchmarks.crosscheck`, in another environment; reads an order from stdin, writes
-JSON.
+"""Run single functions of a harness for :mod:`benchmarks.crosscheck`, in another environment; reads
+a request from stdin, writes JSON.
 
-Only what is named is taken from the sources (and what they import, where it is installed): importing a harness whole needs all it
-needs.
+Only what is named is taken from the sources (and what they import, where it is installed):
+importing a harness whole needs all it needs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import warnings
 
 
 def load(sources: list[tuple[str, list[str]]]) -> dict[str, object]:
-    """The named functions and values of each source, in one namespace."""
+    """Load the named functions and values of each source into one namespace."""
     space: dict[str, object] = {"__name__": "harness", "__builtins__": __builtins__}
     warnings.simplefilter("ignore")  # of the harness's own string escapes
     for text, names in sources:

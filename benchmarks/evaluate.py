@@ -1,8 +1,9 @@
-"""What putting a model through a benchmark costs: ``make bench-eval``.
+"""Cost of evaluating a model on a benchmark: ``make bench-eval``.
 
-Eight questions about one video, against asking one by one: how often the file is decoded and the vision tower passed, and CPU seconds;
-and the replies a second in batches against one at a time. The model is the recipe `tiny`'s architecture with a random start, the
-video ten seconds of 720p. Ratios are taken in one process, the two sides in turn. What scoring costs: ``make bench-score``.
+Eight questions about one video, against asking one by one: how often the file is decoded and the
+vision tower passed, and CPU seconds; and the replies a second in batches against one at a time. The
+model is the recipe `tiny`'s architecture with a random start, the video ten seconds of 720p. Ratios
+are taken in one process, the two sides in turn. Cost of scoring: ``make bench-score``.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ REPLY_TOKENS = 48
 
 
 def video(path: Path, seconds: int, width: int, height: int, seed: int) -> Path:
-    """A drifting texture: neither flat nor noise."""
+    """Write a video of a drifting texture: neither flat nor noise."""
     rng = np.random.default_rng(seed)
     whole = np.kron(rng.integers(0, 256, (height // 8 + 40, width // 8 + 40, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
     frames = (whole[n : n + height, 2 * n : 2 * n + width] for n in range(0, 8 * seconds))
@@ -50,7 +51,7 @@ def video(path: Path, seconds: int, width: int, height: int, seed: int) -> Path:
 
 
 class Counted:
-    """How often files were decoded and videos went through the vision tower."""
+    """Counters of decoded files and of videos that went through the vision tower."""
 
     def __init__(self, model: Any) -> None:
         self.decodes = self.passes = 0

@@ -1,8 +1,9 @@
-"""What a GRPO step on video costs, against plain TRL, as ratios taken in one run: ``make bench-grpo``.
+"""Cost of a GRPO step on video, against plain TRL, as ratios within one run: ``make bench-grpo``.
 
-Four trainers take the same number of prompts, rollouts and tokens on the tiny model: TRL's own, which generates with the video and
-computes its loss *without* it; ours with nothing saved, so that each rollout's video goes through the tower; ours; and ours with the
-tower frozen. CPU seconds of a step count, their median over the steps after the first two.
+Four trainers take the same number of prompts, rollouts and tokens on the tiny model: TRL's own,
+which generates with the video and computes its loss *without* it; ours with nothing saved, so that
+each rollout's video goes through the tower; ours; and ours with the tower frozen. CPU seconds of a
+step count, their median over the steps after the first two.
 """
 
 from __future__ import annotations
@@ -59,8 +60,10 @@ PROMPTS, ROLLOUTS, TOKENS = 8, 8, 24
 
 @dataclass
 class Seen:
-    """``steps``: CPU seconds of each. ``videos``: how many the tower was shown, while generating and in the loss. ``waited``: CPU seconds
-    spent on decoding and processing videos, a step."""
+    """Counters of a training. ``steps``: CPU seconds of each. ``videos``: how many the tower
+    processed, during generation and in the loss. ``waited``: CPU seconds spent on decoding and
+    processing videos, a step.
+    """
 
     steps: list[float] = field(default_factory=list)
     videos: Counter[str] = field(default_factory=Counter)
@@ -115,7 +118,7 @@ def config(folder: Path, processor: Any, steps: int, **changes: Any) -> GRPOConf
 
 
 def watch(trainer: GRPOTrainer, seen: Seen) -> None:
-    """Count what the vision tower is shown, and time the steps."""
+    """Count the videos that the vision tower processes, and time the steps."""
     tower = trainer.model.base_model.visual
     forward = tower.forward
 
@@ -129,12 +132,12 @@ def watch(trainer: GRPOTrainer, seen: Seen) -> None:
 
 
 def rewards(completions: Sequence[Any], **_: Any) -> list[float]:
-    """Different within every group, so that no row can be left out of the loss."""
+    """Rewards that differ within every group, so that no row can be left out of the loss."""
     return [float(i % ROLLOUTS) for i in range(len(completions))]
 
 
 class Rewarded:
-    """The same rewards as our trainer asks for them."""
+    """The same rewards in the form that our trainer takes."""
 
     weights: Mapping[str, float] = {"rewards": 1.0}
 
@@ -153,7 +156,7 @@ class Rewarded:
         return {}
 
     def check_masked(self, *_: int) -> None:
-        """Every rollout has a reward."""
+        """Check that every rollout has a reward."""
 
 
 def plain_trl(folder: Path, steps: int, examples: int) -> Seen:
@@ -225,7 +228,7 @@ def fresh(folder: Path) -> tuple[Any, Any]:
 
 
 class SlowJudge(BaseHTTPRequestHandler):
-    """Answers every question after a second, as a large model does: right."""
+    """Judge that answers every question after a second, as a large model does: right."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -247,7 +250,9 @@ class Listener(ThreadingHTTPServer):
 
 
 def judging(verdicts: int) -> tuple[float, int]:
-    """Wall seconds for so many verdicts from a judge that takes a second for each, and how many of them were scored."""
+    """Wall seconds for so many verdicts from a judge that takes a second for each, and how many of
+    them were scored.
+    """
     sample = Sample(
         sample_id="s",
         task="dark_event_infer",
@@ -291,7 +296,8 @@ def main() -> int:
     use_threads()
     # TRL 1.16 asks transformers 5.23 by a name that has a successor.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-    # Half of the prompts are new in a step of the first epoch, and all have been seen in the later ones.
+    # Half of the prompts are new in a step of the first epoch, and all have been seen in the later
+    # ones.
     examples = 2 * PROMPTS
     trainers: dict[str, Callable[[Path], Seen]] = {
         "plain TRL (its loss does not see the video)": lambda folder: plain_trl(folder, arguments.steps, examples),

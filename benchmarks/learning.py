@@ -1,8 +1,9 @@
-"""Does reinforcement learning help? GRPO over SFT on several seeds, with the controls that could explain it away.
+"""Gain of reinforcement learning over SFT on several seeds, with the controls that could explain it
+away.
 
-``make bench-learning`` runs it: for every seed a corpus of its own, and four arms of the present recipe, each a plain ``dvc repro``
-in a clone of the committed state (they share one DVC cache, so what arms have in common is made once, and a run that was stopped
-goes on where it was):
+``make bench-learning`` runs it: for every seed a corpus of its own, and four arms of the present
+recipe, each a plain ``dvc repro`` in a clone of the committed state (they share one DVC cache, so
+what arms have in common is made once, and a run that was stopped goes on where it was):
 
 - ``recipe``   the recipe as it is: ``careless_share`` of the answers that SFT sees are right and short, a fault that GRPO can mend
 - ``clean``    every answer is right and complete; in the proxy tasks the thinking before half of them is brief, and only reward can tell
@@ -10,7 +11,8 @@ goes on where it was):
 - ``thorough`` complete answers, full thinking: what is left for GRPO when a person has picked the traces
 - ``longer``   no GRPO; SFT on the recipe's teacher for as many more steps as take GRPO's time (``EXTRA_SFT_STEPS``)
 
-What is reported was fixed before measuring: greedy decoding on the test split, mean over tasks, paired by sample.
+The report was fixed before measuring: greedy decoding on the test split, mean over tasks,
+paired by sample.
 """
 
 from __future__ import annotations
@@ -43,9 +45,11 @@ TEACHERS: dict[str, dict[str, Any]] = {
     "clean": {"careless_share": 0.0, "brief_share": {"dark_event_infer": 0.5, "mix_vid_qa": 0.5}},
     "thorough": {"careless_share": 0.0, "brief_share": {}},
 }
-#: Where brief thinking is taught beside the full one, and the answer has to be found: how long does a policy think there?
+#: Tasks in which brief thinking is taught beside the full one and the answer has to be found; the
+#: length of a policy's thinking is measured there.
 THINKING_TASKS = ("dark_event_infer", "mix_vid_qa")
-#: Both GRPO rows of `tiny` take about as long as so many SFT steps (stage times of the same run, one core).
+#: Both GRPO rows of `tiny` take about as long as so many SFT steps (stage times of the same run,
+#: one core).
 EXTRA_SFT_STEPS = 500
 CONFIDENCE = 0.95
 
@@ -56,7 +60,8 @@ def arm_params(params: dict[str, Any], arm: str, seed: int) -> dict[str, Any]:
     changed |= {"seed": seed, "ablation": None}
     changed["gate"]["registered_model"] += "-bench"
     (start,) = changed["sft"]
-    # What the tables need and no more: the untrained start scores 0, and other arms' middle rows answer no question asked here.
+    # Only what the tables need: the untrained start scores 0, and other arms' middle rows
+    # answer no question asked here.
     changed["evaluation"]["of"] = [row for row in changed["evaluation"]["of"] if row != "base"]
     if arm in TEACHERS:
         changed["sft"][start] |= TEACHERS[arm]
@@ -78,13 +83,17 @@ def predictions(made: Made) -> list[Score]:
 
 
 def thinking_words(rows: Sequence[Score]) -> float:
-    """Mean number of words between the think tags in :data:`THINKING_TASKS`; a reply without them has none."""
+    """Mean number of words between the think tags in :data:`THINKING_TASKS`; a reply without them
+    has none.
+    """
     replies = [parse_reply(row.reply) for row in rows if row.task in THINKING_TASKS]
     return float(np.mean([len(reply.thinking.split()) if reply else 0 for reply in replies]))
 
 
 def pooled(pairs: Sequence[tuple[Made, Made]]) -> dict[str, Any]:
-    """Gain of the first over the second of each seed (:func:`stages.tools.ablation.seeds.pooled_gain`)."""
+    """Gain of the first over the second of each seed
+    (:func:`stages.tools.ablation.seeds.pooled_gain`).
+    """
     mean, tasks = pooled_gain([PolicyPair(predictions(a), predictions(b), content_digests(a[0])) for a, b in pairs], CONFIDENCE)
     return {
         "mean": mean.clips.model_dump(),
@@ -95,7 +104,7 @@ def pooled(pairs: Sequence[tuple[Made, Made]]) -> dict[str, Any]:
 
 
 def measure(work: Path, seeds: Sequence[int], rows: dict[str, Any]) -> dict[str, Any]:
-    """Absolute means of every arm and row, and the gains that the question is about."""
+    """Absolute means of every arm and row, and the gains in question."""
     start, *_, last = rows["of"]
     at = {(seed, arm): work / f"{seed}-{arm}" for seed in seeds for arm in ARMS}
     policies = {
@@ -133,7 +142,7 @@ def measure(work: Path, seeds: Sequence[int], rows: dict[str, Any]) -> dict[str,
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as two Markdown tables."""
+    """Format the result as two Markdown tables."""
     tasks = list(next(iter(result["absolute"].values()))["tasks"])
     seeds = ", ".join(str(seed) for seed in result["seeds"])
     lines = [f"{result['measured']} Commit {result['commit'][:12]}, seeds {seeds}.", ""]
@@ -172,7 +181,8 @@ def main() -> int:
         for arm in ARMS:
             clone(root, work / f"{seed}-{arm}", arm_params(params, arm, seed))
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        # What the arms of a seed share is made once, before they start; the others find it in the cache.
+        # Stages that the arms of a seed share run once, before the arms start, which find them in
+        # the cache.
         for made in [pool.submit(run, seed, ARMS[0], "base", "baselines") for seed in seeds]:
             made.result()
         for finished in [pool.submit(run, seed, arm, "summary") for seed in seeds for arm in ARMS]:

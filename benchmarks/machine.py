@@ -1,4 +1,4 @@
-"""How measurements are kept; the line above their tables is :func:`stages.runtime.machine.measured`."""
+"""Storage of measurements; the line above their tables is :func:`stages.runtime.machine.measured`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from pathlib import Path
 
 
 def keep(lines: Iterable[str], out: Path) -> None:
-    """Write the lines of a page of measurements, in the place of an earlier one."""
+    """Write the lines of a page of measurements, replacing an earlier one."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n".join(lines) + "\n", encoding="utf-8")

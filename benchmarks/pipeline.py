@@ -1,7 +1,7 @@
-"""What the pipeline's own machinery costs, on a project that has been run: ``make bench``.
+"""Cost of the pipeline's own machinery, on a project that has been run: ``make bench``.
 
-Commands are timed as whole processes, several times, and set against ``import mlflow`` of the same minute, since machines differ and
-drift. The stages' own costs are read from MLflow.
+Commands are timed as whole processes, several times, and set against ``import mlflow`` of the same
+minute, since machines differ and drift. The stages' own costs are read from MLflow.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ def seconds(command: Sequence[str], runs: int, **environment: str) -> float:
 
 
 def registration(root: Path) -> tuple[int, float]:
-    """Versions of this project, and seconds for each when all are registered into an empty store, pushing included.
+    """Versions of this project, and seconds for each when all are registered into an empty store,
+    pushing included.
 
-    As at the end of a run: DVC and MLflow are imported already, and the store has its tables."""
+    As at the end of a run: DVC and MLflow are imported already, and the store has its tables.
+    """
     code = f"""
 import time
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""What scoring 10,000 stored predictions by rule takes: ``make bench-score``.
+"""Time to score 10,000 stored predictions by rule: ``make bench-score``.
 
-The whole command is timed, imports included, on replies made to tell readings apart; every question has a video of its own, which
-is the dearest case for intervals.
+The whole command is timed, imports included, on replies made to tell readings apart; every question
+has a video of its own, which is the dearest case for intervals.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ BOUND_S = 10.0
 
 
 def write(folder: Path, benchmark: str) -> tuple[Path, Path]:
-    """Annotations of ``benchmark`` and predictions for them, of ``COUNT`` questions."""
+    """Write annotations of ``benchmark`` and predictions for them, of ``COUNT`` questions."""
     options = QUESTIONS[0]
-    said = list(itertools.islice(itertools.cycle(replies(options)), COUNT))
+    stored = list(itertools.islice(itertools.cycle(replies(options)), COUNT))
     annotations, predictions = folder / "videomme.jsonl", folder / "predictions.jsonl"
     rows = []
     for i in range(COUNT):
@@ -48,7 +48,7 @@ def write(folder: Path, benchmark: str) -> tuple[Path, Path]:
             }
         )
     annotations.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    lines = (json.dumps({"id": f"videomme/{i}", "reply": reply}) + "\n" for i, reply in enumerate(said))
+    lines = (json.dumps({"id": f"videomme/{i}", "reply": reply}) + "\n" for i, reply in enumerate(stored))
     predictions.write_text("".join(lines), encoding="utf-8")
     return annotations, predictions
 

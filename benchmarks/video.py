@@ -1,8 +1,9 @@
-"""What reading, editing and synthesis cost, as ratios taken in one run: ``make bench-video``.
+"""Cost of reading, editing and synthesis, as ratios within one run: ``make bench-video``.
 
-The videos are the clip under ``tests/data/clips``, repeated and encoded again, since synthetic pictures decode faster than real ones.
-Every reader is asked for the same 16 frames, in turn, several times; the median of its CPU seconds counts, its threads' included. A reader
-that returns another frame than the file's decode holds at that place is wrong on the file, and no yardstick.
+The videos are the clip under ``tests/data/clips``, repeated and encoded again, since synthetic
+pictures decode faster than real ones. Every reader is asked for the same 16 frames, in turn,
+several times; the median of its CPU seconds counts, its threads' included. A reader that returns
+another frame than the file's decode holds at that place is wrong on the file, and no yardstick.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class File(NamedTuple):
 
 
 def encode(folder: Path, name: str, seconds: int, *output: str) -> File:
-    """The real clip, repeated for so many seconds, encoded with these arguments."""
+    """Encode the real clip, repeated for so many seconds, with these arguments."""
     path = folder / name
     command = [ffmpeg_binary(), "-nostdin", "-v", "error", "-y", "-stream_loop", "-1", "-i", str(REAL), "-t", str(seconds)]
     subprocess.run([*command, "-an", "-preset", "faster", "-pix_fmt", "yuv420p", *output, str(path)], check=True)
@@ -68,7 +69,7 @@ def cpu(work: Callable[[], object]) -> float:
 
 
 def medians(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median CPU seconds of each, taken in turn, so that a drift of the machine meets all alike."""
+    """Median CPU seconds of each, run in turn, so that a drift of the machine affects all alike."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
@@ -88,7 +89,9 @@ def with_decord(path: Path, indices: Sequence[int]) -> Pixels:
 
 
 def with_pyav(path: Path, indices: Sequence[int]) -> Pixels:
-    """As PyAV's own documentation seeks: to the key frame before each wanted time, then decode up to it."""
+    """Read frames as PyAV's own documentation seeks: to the key frame before each wanted time, then
+    decode up to it.
+    """
     frames = []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -120,7 +123,7 @@ def decode_only(path: Path) -> None:
 
 
 def truth(path: Path, indices: Sequence[int]) -> Pixels:
-    """The wanted frames out of a decode of the whole file."""
+    """Wanted frames from a decode of the whole file."""
     frames = {}
     with av.open(str(path)) as container:
         for number, frame in enumerate(container.decode(video=0)):
@@ -134,7 +137,8 @@ def right(read: Callable[[Path, Sequence[int]], Pixels], path: Path, indices: Se
         frames = read(path, indices)
     except Exception:  # whatever a foreign reader raises, it did not return the frames
         return False
-    # Readers round colours differently by a step or two; another frame of a moving picture differs by far more.
+    # Readers round colours differently by a step or two; another frame of a moving picture differs
+    # by far more.
     return frames.shape == true.shape and all(
         np.abs(a.astype(np.int16) - b).mean() < 2.5 for a, b in zip(frames, true, strict=True)
     )
@@ -216,7 +220,9 @@ def as_sample(timeline: Timeline) -> Sample:
 
 
 def edits(first: File, second: File, rounds: int) -> list[str]:
-    """Loading edited samples against sampling as many frames of the same files without an edit."""
+    """Compare loading edited samples with sampling as many frames of the same files without an
+    edit.
+    """
     clips = {file.name: as_clip(file) for file in (first, second)}
     a, b = clips.values()
     masked = mask(plain(a.clip_id, a.frames, a.rate), Span(start=a.frames // 3, stop=a.frames // 2))
@@ -253,7 +259,9 @@ def edits(first: File, second: File, rounds: int) -> list[str]:
 
 
 def kept(folder: Path, files: Sequence[File], rounds: int) -> list[str]:
-    """Loading frames from disk against decoding them, alone and up to the model's input, as the 7B recipe sizes frames."""
+    """Compare loading frames from disk with decoding them, alone and up to the model's input, as
+    the 7B recipe sizes frames.
+    """
     import torch
     from transformers import Qwen2VLVideoProcessor
 
@@ -306,7 +314,9 @@ def kept(folder: Path, files: Sequence[File], rounds: int) -> list[str]:
 
 
 def write_manifest(path: Path, count: int) -> None:
-    """Rows as ingest writes them, of ``count`` clips of a minute with six events each; no video belongs to them."""
+    """Write rows as ingest does, of ``count`` clips of a minute with six events each; no video
+    belongs to them.
+    """
 
     def clip(number: int) -> Clip:
         events = tuple(
@@ -418,7 +428,9 @@ def two_workers(folder: Path, file: File, copies: int) -> list[str]:
 
 
 def flat_reading(file: File, times: int) -> str:
-    """Resident memory after reading the same file many times: readers are dropped, so it must not grow."""
+    """Resident memory after reading the same file many times: readers are dropped, so it must not
+    grow.
+    """
 
     def resident_mb() -> float:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6

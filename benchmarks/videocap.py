@@ -1,39 +1,45 @@
-"""Does GRPO with VideoCap-R1's reward beat its SFT start, and SFT on the same samples? The recipe ``videocap-r1`` in tiny form.
+"""Comparison of GRPO with VideoCap-R1's reward, its SFT start, and SFT on the same samples: the
+recipe ``videocap-r1`` in tiny form.
 
-``make bench-videocap`` runs it. What follows, but for the last paragraph, was fixed before the first run; seed 30 was for
-trying things out, seeds 31 to 33 had never been looked at, each has a corpus of its own, and their first complete run is what
-stands in ``results/videocap.md``.
+``make bench-videocap`` runs it. What follows, but for the last paragraph, was fixed before the
+first run; seed 30 was for trying things out, seeds 31 to 33 had never been looked at, each has a
+corpus of its own, and their first complete run is what stands in ``results/videocap.md``.
 
-**What is trained.** Corpus, model, prompts and sizes are those of recipe ``tiny``, the only task is ``structured_caption``. The
-cold start is ``tiny``'s SFT row for :data:`START_STEPS` steps (``videocap-r1`` freezes the vision tower there, which would
-leave a tower with random weights as it is, so here it learns). The ``caption`` row has ``videocap-r1``'s loss, scale, rollouts,
-frozen parts (none) and rewards (T + E, steps at 0.28 and 0.35), ``tiny``'s learning rate, and shows each of the 1,500 training
-samples once, as that recipe does.
+**What is trained.** Corpus, model, prompts and sizes are those of recipe ``tiny``, the only task is
+``structured_caption``. The cold start is ``tiny``'s SFT row for :data:`START_STEPS` steps
+(``videocap-r1`` freezes the vision tower there, which would leave a tower with random weights as it
+is, so here it learns). The ``caption`` row has ``videocap-r1``'s loss, scale, rollouts, frozen
+parts (none) and rewards (T + E, steps at 0.28 and 0.35), ``tiny``'s learning rate, and shows each
+of the 1,500 training samples once, as that recipe does.
 
-**Arms**, for each of two teachers: a *careless* one (half of its captions name the first event only; its JSON is always
-complete), as ``tiny`` has, and a *clean* one. A gain over a careless teacher mends a fault that was put there, so it counts for
-little alone.
+**Arms**, for each of two teachers: a *careless* one (half of its captions name the first event
+only; its JSON is always complete), as ``tiny`` has, and a *clean* one. A gain over a careless
+teacher mends a fault that was put there, so it counts for little alone.
 
 - ``start``   the SFT start
 - ``GRPO``    the ``caption`` row from it
 - ``SFT``     more SFT from it, on the same 1,500 samples and by the same teacher, for as much CPU: so many steps as the GRPO
   stages of the first seed took, over what a step of its SFT starts took (whole processes), and as many for the other seeds
 
-Clips show two events, so with E's steps at 0.28 and 0.35 a caption with one of them earns the whole of E, and nothing in the
-reward asks for the second one: there is reason to expect no gain in event F1 over the careless teacher.
+Clips show two events, so with E's steps at 0.28 and 0.35 a caption with one of them earns the whole
+of E, and nothing in the reward asks for the second one: there is reason to expect no gain in event
+F1 over the careless teacher.
 
-**What is reported**, on 240 held-out clips (half of them show combinations that training never did), greedy: event F1 as
-DREAM-1K has it (harmonic mean of mean event recall and mean event precision, rule judge), attribute F1, action F1, T-score,
-share of well-formed replies (one that is not counts as 0 everywhere). Gains are paired by clip, a mean over seeds, with a
-interval over the clips of all seeds, and a t interval over the seeds' own differences.
+**What is reported**, on 240 held-out clips (half of them show combinations that training never
+did), greedy: event F1 as DREAM-1K has it (harmonic mean of mean event recall and mean event
+precision, rule judge), attribute F1, action F1, T-score, share of well-formed replies (one that is
+not counts as 0 everywhere). Gains are paired by clip, a mean over seeds, with a interval over the
+clips of all seeds, and a t interval over the seeds' own differences.
 
-**Pilot** (seed 30, clean teacher, held-out event F1 and T-score of the start): 200 steps .731 and .850, 300 steps .956 and
-.973, all replies well-formed; 500 were stopped on the way, their loss being lower still. After 200 the model has yet to learn
-to see, which is not what GRPO teaches, and after 300 little is left to gain, so the start has 250. No figure of GRPO or
-of more SFT was seen on that seed.
+**Pilot** (seed 30, clean teacher, held-out event F1 and T-score of the start): 200 steps .731 and
+.850, 300 steps .956 and .973, all replies well-formed; 500 were stopped on the way, their loss
+being lower still. After 200 the model has yet to learn to see, which is not what GRPO teaches, and
+after 300 little is left to gain, so the start has 250. No figure of GRPO or of more SFT was seen on
+that seed.
 
-**Left out.** Two more arms over the careless start were to run last: SFT on complete captions, and GRPO with E's steps at 0.5
-and 1. They were stopped for want of time before any figure of theirs was there; the arms above had answered by then.
+**Left out.** Two more arms over the careless start were to run last: SFT on complete captions, and
+GRPO with E's steps at 0.5 and 1. They were stopped for want of time before any figure of theirs was
+there; the arms above had answered by then.
 """
 
 from __future__ import annotations
@@ -68,12 +74,12 @@ START_STEPS = 250
 START, GRPO, MORE = "cold-start", "caption", "continued"
 #: GRPO shows every training sample once: 30 x 50 = 1,500.
 STEPS, PROMPTS = 30, 50
-#: What the GRPO row takes from `videocap-r1`; the rest is that of `tiny`'s row `general`.
+#: Keys that the GRPO row takes from `videocap-r1`; the others are those of `tiny`'s row `general`.
 OWN = (
     "init", "samples", "tasks", "rollouts", "freeze", "temperature", "loss", "scale_rewards", "importance", "beta", "epsilon",
     "epsilon_high", "iterations", "resample_rounds", "aggregation", "leave_out", "length", "temporal_contrast",
 )  # fmt: skip
-#: What the recipe takes from `tiny` whole.
+#: Tables that the recipe takes from `tiny`.
 TINY_TABLES = ("corpus", "ingest", "prompt", "model", "judge", "evaluation", "gate")
 
 #: The arms that hold a teacher's start and GRPO from it.
@@ -81,7 +87,7 @@ TEACHERS = ("careless", "clean")
 #: The careless share of each arm's teacher. Arms that are not in TEACHERS go on with more SFT.
 CARELESS = {"careless": 0.5, "clean": 0.0, "careless-more": 0.5, "clean-more": 0.0}
 
-#: What is compared: a policy's name, the arm whose clone made it, and its row.
+#: Policies to compare: name, the arm whose clone made it, and its row.
 POLICIES = {
     "careless: start": ("careless", START),
     "careless: GRPO": ("careless", GRPO),
@@ -103,7 +109,9 @@ CONFIDENCE = 0.95
 
 
 def arm_params(root: Path, arm: str, seed: int, more_steps: int) -> dict[str, Any]:
-    """`videocap-r1` in tiny form, changed as the arm says. ``more_steps``: of SFT that goes on from the start."""
+    """Parameters of `videocap-r1` in tiny form, changed as the arm says. ``more_steps``: of SFT
+    that continues from the start.
+    """
     tiny, table = (
         yaml.safe_load((root / f"infra/recipes/{name}.yaml").read_text(encoding="utf-8")) for name in ("tiny", "videocap-r1")
     )
@@ -127,7 +135,8 @@ def arm_params(root: Path, arm: str, seed: int, more_steps: int) -> dict[str, An
 
 
 def columns(samples: Sequence[Sample], replies: Sequence[Score], judge: Judge) -> Floats:
-    """Event recall, event precision, attribute F1, action F1, T-score and format of each sample's reply, shape [samples, 6].
+    """Event recall, event precision, attribute F1, action F1, T-score and format of each sample's
+    reply, shape [samples, 6].
 
     Raises:
         ValueError: the replies are not those to the samples, in order.
@@ -150,9 +159,11 @@ def columns(samples: Sequence[Sample], replies: Sequence[Score], judge: Judge) -
 
 
 def corpus_value(means: Floats, metric: str) -> Floats:
-    """A metric from the means of :func:`columns` over clips: ``means`` [..., 6] gives [...].
+    """Compute a metric from the means of :func:`columns` over clips: ``means`` [..., 6] gives
+    [...].
 
-    Event F1 is DREAM-1K's (arXiv 2407.00634): the harmonic mean of mean recall and mean precision, not a mean of F1s.
+    Event F1 is DREAM-1K's (arXiv 2407.00634): the harmonic mean of mean recall and mean precision,
+    not a mean of F1s.
     """
     if metric != "event F1":
         return np.asarray(means[..., METRICS.index(metric) + 1])
@@ -161,8 +172,10 @@ def corpus_value(means: Floats, metric: str) -> Floats:
 
 
 def gain(after: Sequence[Floats], before: Sequence[Floats], metric: str) -> dict[str, Any]:
-    """``after`` - ``before``, one array of :func:`columns` a seed: the mean over seeds with its interval over clips (each seed has its
-    own), each seed's difference, and the t interval over them."""
+    """Gain ``after`` - ``before``, one array of :func:`columns` a seed: the mean over seeds with
+    its interval over clips (each seed has its own), each seed's difference, and the t interval over
+    them.
+    """
     apart = [_by_clip(later, metric) - _by_clip(earlier, metric) for later, earlier in zip(after, before, strict=True)]
     names = [(f"{seed}/{clip}", f"{seed}") for seed, clips in enumerate(apart) for clip in range(len(clips))]
     design = Design.of([(clip,) for clip, _ in names], [seed for _, seed in names])
@@ -172,7 +185,7 @@ def gain(after: Sequence[Floats], before: Sequence[Floats], metric: str) -> dict
 
 
 def _by_clip(rows: Floats, metric: str) -> Floats:
-    """What each clip adds to :func:`corpus_value`: float [clips], whose mean it is."""
+    """Contribution of each clip to :func:`corpus_value`: float [clips], whose mean it is."""
     if metric != "event F1":
         return np.asarray(rows[:, METRICS.index(metric) + 1])
     return harmonic(rows[:, 0], rows[:, 1], Design.of([(str(clip),) for clip in range(len(rows))]))
@@ -180,14 +193,14 @@ def _by_clip(rows: Floats, metric: str) -> Floats:
 
 @cache
 def held_out(folder: Path) -> tuple[tuple[Sample, ...], Judge]:
-    """The evaluated samples of a clone, and its judge."""
+    """Evaluated samples of a clone, and its judge."""
     params = load_params(folder / paths.PARAMS_FILE)
     file = folder / paths.SAMPLES / params.evaluation.split / "structured_caption.jsonl"
     return tuple(sorted(read_rows(file, Sample), key=lambda sample: sample.sample_id)), judge_of(params.judge)
 
 
 def replies_of(folder: Path, row: str, predictions: str) -> Floats:
-    """:func:`columns` of what a row of a clone replied."""
+    """Scores (:func:`columns`) of the replies of a clone's row."""
     samples, judge = held_out(folder)
     replies = sorted(read_rows(folder / paths.scores(row) / f"{predictions}.jsonl", Score), key=lambda score: score.sample_id)
     return columns(samples, replies, judge)
@@ -198,13 +211,13 @@ def stage_of(row: str) -> str:
 
 
 def trained_on(folder: Path, row: str) -> int:
-    """How many different samples a row has seen."""
+    """Number of different samples that a row was trained on."""
     summary = json.loads((folder / paths.model(row) / paths.SUMMARY_FILE).read_text(encoding="utf-8"))
     return int(summary["distinct_prompts" if row == GRPO else "distinct_samples"])
 
 
 def measure(work: Path, seeds: Sequence[int], more_steps: int) -> dict[str, Any]:
-    """Every policy's metrics and costs, trivial replies', and the gains that the question is about."""
+    """Every policy's metrics and costs, those of trivial replies, and the gains in question."""
     found = {
         name: [replies_of(work / f"{seed}-{arm}", row, "predictions") for seed in seeds] for name, (arm, row) in POLICIES.items()
     }
@@ -239,7 +252,7 @@ def measure(work: Path, seeds: Sequence[int], more_steps: int) -> dict[str, Any]
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as two Markdown tables."""
+    """Format the result as two Markdown tables."""
     seeds = ", ".join(str(seed) for seed in result["seeds"])
     clips = "/".join(str(count) for count in dict.fromkeys(result["clips"]))
     lines = [
@@ -272,8 +285,10 @@ def table(result: dict[str, Any]) -> str:
 
 
 def more_steps(work: Path, seed: int) -> int:
-    """Steps of SFT that take as much CPU as a GRPO stage: this seed's two GRPO stages over a step of its two SFT starts, whole
-    processes, rounded to tens. Kept in the working folder, so that it is the same when a run goes on."""
+    """Steps of SFT that take as much CPU as a GRPO stage: this seed's two GRPO stages over a step
+    of its two SFT starts, whole processes, rounded to tens. Kept in the working folder, so that it
+    is the same when a run goes on.
+    """
     file = work / f"more-steps-{seed}.json"
     if not file.exists():
         at = [work / f"{seed}-{teacher}" for teacher in TEACHERS]
@@ -305,7 +320,7 @@ def main() -> int:
         clone(root, folder, params)
         print(f"seed {seed}, {arm}, see {folder / 'repro.log'}", flush=True)
         targets = [f"evaluate@{row}" for row in params["evaluation"]["of"]]
-        # What a reply that never looked scores is the same for all arms of a seed.
+        # Scores of trivial replies are the same for all arms of a seed.
         reproduce(folder, *targets, *(["baselines"] if arm == "careless" else []))
 
     for teacher in TEACHERS:

@@ -1,8 +1,10 @@
-"""``vidbridge ablate``: the grid of ``params.yaml``, every variant with every seed, as a Prefect flow.
+"""``vidbridge ablate``: the grid of ``params.yaml``, every variant with every seed, as a Prefect
+flow.
 
-Each seed has a clone of the committed state below ``.vidbridge/ablation``, and runs there one variant after the other through DVC: data,
-base and start are made once a seed. Clones share the project's DVC cache, so a grid that was interrupted, or run again after a change
-elsewhere, makes only what is missing.
+Each seed has a clone of the committed state below ``.vidbridge/ablation``, and runs there one
+variant after the other through DVC: data, base and start are made once a seed. Clones share the
+project's DVC cache, so a grid that was interrupted, or run again after a change elsewhere, makes
+only what is missing.
 """
 
 from __future__ import annotations
@@ -26,14 +28,14 @@ from prefect.states import Cancelled, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.errors import FlowError, StageCancelled, UsageError
-from flows.prefect_runs import watching_for_cancel
+from flows.execution.prefect_runs import watching_for_cancel
 from flows.processes.environment import exported, state
 from flows.processes.locks import hold
 from flows.processes.lost import at_work
 from flows.processes.warm_pool import warmed
 from flows.repro import clone, reproduce
 from flows.repro.plan import make_plan
-from flows.repro.steps import PlanStep, insist_on_answer
+from flows.repro.steps import PlanStep, verify_answer
 from stages.domain.core.digest import digest
 from stages.lib.rows.jsonl import write_json
 from stages.params import Params, PretrainedModelParams, load_params, parse_params
@@ -58,9 +60,9 @@ from stages.tracking.registry.register import register
 from stages.tracking.runs.run import StageRun, ablation_run
 from stages.tracking.session import Session
 
-#: Seeds at a time on one machine, unless someone says otherwise: each takes a core and up to 2 GB.
+#: Default limit of seeds at a time on one machine: each takes a core and up to 2 GB.
 MOST_JOBS = 4
-#: Of what a stage prints, a line is shown this often; all of it is in the seed's log.
+#: Seconds between displayed lines of a stage; the seed's log has all of them.
 SHOW_EVERY_S = 60.0
 #: Writing the table takes a second or two.
 _TABLE_S = 60.0
@@ -69,8 +71,8 @@ _PLANNING = threading.Lock()
 
 
 @dataclass
-class NowAndThen:
-    """What a stage prints, whole in a file; a line of it now and then for who watches."""
+class SampledOutput:
+    """A stage's output: written whole to a file, one line now and then passed on for display."""
 
     file: Path
     show: Callable[[str], None]
@@ -86,12 +88,12 @@ class NowAndThen:
 
 @dataclass
 class Progress:
-    """How many trainings are done, and how long the rest may take at this pace."""
+    """Count of finished trainings, and an estimate of the time left at this pace."""
 
     total: int
     started: float = field(default_factory=time.monotonic)
     done: int = 0
-    #: Of those, the ones that were there already.
+    #: Trainings among them that had run already.
     found: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -106,23 +108,26 @@ class Progress:
             return f"{self.done} of {self.total}{pace}"
 
 
-def place(root: Path, params: Params) -> Path:
-    """Where a recipe's ablation lives: a clone a seed, the scores, and what came of them."""
+def ablation_folder(root: Path, params: Params) -> Path:
+    """Folder of a recipe's ablation: a clone for each seed, the scores, and the results."""
     return root / paths.ABLATIONS / params.recipe
 
 
 def default_jobs(params: Params) -> int:
-    """Seeds at a time: one where a model fills the machine, else as many as it has cores, up to :data:`MOST_JOBS`."""
+    """Default number of seeds at a time: one where a model fills the machine, else one per core, up
+    to :data:`MOST_JOBS`.
+    """
     if isinstance(params.model, PretrainedModelParams) or params.ablation is None:
         return 1
     return max(1, min(len(os.sched_getaffinity(0)), MOST_JOBS, len(params.ablation.seeds)))
 
 
 def check(root: Path, params: Params) -> str:
-    """The commit that the grid runs from.
+    """Return the commit that the grid runs from.
 
     Raises:
-        UsageError: the recipe has no grid, or code was edited and not committed, so that no clone would have it.
+        UsageError: the recipe has no grid, or code was edited and not committed, so that no clone
+            would have it.
     """
     if params.ablation is None:
         raise UsageError(
@@ -138,7 +143,9 @@ def check(root: Path, params: Params) -> str:
 
 
 def _clone(root: Path, folder: Path, commit: str) -> Path:
-    """Clone, or bring the clone, to ``commit``; returns the project's folder in it. The project's lock is held."""
+    """Clone, or move the clone, to ``commit``; returns the project's folder in it. Call it with the
+    project's lock held.
+    """
     origin = clone.project_origin(root, commit)
     if not (folder / ".git").is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +160,9 @@ def _clone(root: Path, folder: Path, commit: str) -> Path:
 
 
 def _write_params(root: Path, folder: Path, table: dict[str, Any]) -> None:
-    """One's own videos lie where they lie: a path that counts from the project has to be whole in a clone."""
+    """Write the clone's parameters. Makes a relative path of the user's own videos absolute, since
+    it counts from the project.
+    """
     source = Path(table["ingest"]["source"])
     if source != paths.CORPUS and not source.is_absolute():
         table["ingest"]["source"] = str(root / source)
@@ -162,8 +171,9 @@ def _write_params(root: Path, folder: Path, table: dict[str, Any]) -> None:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def run_variant(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], cancelled: threading.Event) -> int | State[Any]:
-    """Bring the targets up to date in a seed's clone; returns how many stages had to run. A state and not an exception says why not:
-    Prefect would print a traceback that says less."""
+    """Bring the targets up to date in a seed's clone; returns how many stages had to run. Returns a
+    failed state instead of raising: Prefect would print a traceback that says less.
+    """
     try:
         return _reproduce(folder, targets, env, cancelled)
     except StageCancelled as error:
@@ -178,15 +188,16 @@ def _reproduce(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], c
         steps: dict[str, PlanStep] = {}
         for target in targets:
             plan = make_plan(folder, target)
-            insist_on_answer(plan)
-            # Its own plan of what is left: a later one would believe in what the remote was found to have lost.
+            verify_answer(plan)
+            # Its own plan of what is left: a later one would believe in what the remote was found
+            # to have lost.
             for step in reproduce.bring(folder, plan, logger.info, cancelled).steps:
                 if step.name not in steps or step.state == "will run":
                     steps[step.name] = step
     waiting = [step for step in steps.values() if step.state == "will run"]
     for step in waiting:
         logger.info(step.name)
-        log = NowAndThen(folder.with_suffix(".log"), logger.info)
+        log = SampledOutput(folder.with_suffix(".log"), logger.info)
         reproduce.reproduce(folder, step.name, log, dict(env), timeout_s=step.meta.timeout_s, cancelled=cancelled)
     shutil.rmtree(env["VIDBRIDGE_SCRATCH"], ignore_errors=True)
     return len(waiting)
@@ -194,8 +205,10 @@ def _reproduce(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], c
 
 @task(name="register", cache_policy=NO_CACHE, persist_result=False)
 def register_variant(folder: Path, run_name: str, variant: str) -> State[Any] | None:
-    """Every checkpoint of the variant becomes a version of the recipe's ablation model, and a commit of the clone holds its lock. A state
-    says why the variant's own could not be."""
+    """Register every checkpoint of the variant as a version of the recipe's ablation model, and
+    commit the clone's lock. Returns a failed state if the variant's own checkpoint could not be
+    registered.
+    """
     with _PLANNING:
         record_commit(folder, stamped(run_name))
         report = register(Session(folder))
@@ -210,10 +223,14 @@ def register_variant(folder: Path, run_name: str, variant: str) -> State[Any] | 
 def run_seed(
     root: Path, params: Params, seed: int, commit: str, progress: Progress, cancelled: threading.Event
 ) -> State[Any] | None:
-    """Every variant with one seed; a state where one could not be run."""
+    """Run every variant with one seed; returns a failed state if one could not be run."""
     logger, grid = get_run_logger(), params.ablation
     assert grid is not None
-    folder, results, start = place(root, params) / f"seed-{seed}", Results(place(root, params) / "scores"), start_of(params)
+    folder, results, start = (
+        ablation_folder(root, params) / f"seed-{seed}",
+        Results(ablation_folder(root, params) / "scores"),
+        start_of(params),
+    )
     folder = _clone(root, folder, commit)
     env = {"VIDBRIDGE_SCRATCH": str(folder / paths.SCRATCH)}
     with ExitStack() as stack:
@@ -250,16 +267,17 @@ def run_seed(
 
 
 def _own(ended: State[Any]) -> State[Any]:
-    """The state of a task that did not end well, for the task that called it. Another run's own state would count as a result: Prefect
-    would end this one as completed."""
+    """Convert the state of a task that failed for the task that called it. Another run's state
+    would count as a result, and Prefect would end this one as completed.
+    """
     if ended.is_cancelled():
         return Cancelled(message=ended.message)
     return Failed(message=ended.message, data=ended.result(raise_on_failure=False))
 
 
-def _keep(scores: Path, place: Path) -> None:
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(scores, place)
+def _keep(scores: Path, kept: Path) -> None:
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(scores, kept)
 
 
 @flow(
@@ -270,7 +288,7 @@ def _keep(scores: Path, place: Path) -> None:
     validate_parameters=False,
 )
 def ablation(root: Path, jobs: int, command: str) -> Grid | State[Any]:
-    """Run what is missing of the grid, and write what it came to; ``jobs`` seeds at a time."""
+    """Run the missing part of the grid, ``jobs`` seeds at a time, and write the results."""
     root = Path(root)
     params = load_params(root / paths.PARAMS_FILE)
     commit = check(root, params)
@@ -330,13 +348,14 @@ def _failure(failed: Mapping[int, BaseException]) -> State[Any]:
 
 
 def publish(root: Path, params: Params, command: str, run: StageRun | None = None) -> Grid:
-    """Write ``results.json``, ``table.md`` and ``figure.svg`` beside the clones, and into MLflow's run if there is one.
+    """Write ``results.json``, ``table.md`` and ``figure.svg`` beside the clones, and into MLflow's
+    run if there is one.
 
     Raises:
         InputError: no seed has run whole.
     """
-    out = place(root, params)
-    # `ablate --table` may be asked for while the grid runs.
+    out = ablation_folder(root, params)
+    # `ablate --table` may run while the grid runs.
     with hold(out / "table.lock", "ablate", "is writing this table already", wait_s=_TABLE_S):
         return _write(out, params, command, run)
 

@@ -1,4 +1,4 @@
-"""What can go wrong while work is ordered and watched, each with a message that says field, value and remedy."""
+"""Errors of the flows; each message says field, value and remedy."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from stages.errors import VidbridgeError
 
 
 class FlowError(VidbridgeError):
-    """A failure a person can act upon; the message is all they need, a traceback adds nothing."""
+    """A failure that the user can act upon; the message suffices, a traceback adds nothing."""
 
 
 class UsageError(FlowError):
-    """What was asked for makes no sense: an unknown stage, a recipe that does not exist, edits that would be lost."""
+    """An invalid request: an unknown stage, a recipe that does not exist, edits that would be lost."""
 
     status = 2
 
@@ -20,14 +20,16 @@ class DvcError(FlowError):
 
 
 class UnsafeContent(FlowError):
-    """``dvc.lock``, a ``.dvc`` file or the run cache names content that DVC would write outside the folder of an out."""
+    """``dvc.lock``, a ``.dvc`` file or the run cache names content that DVC would write outside the
+    folder of an out.
+    """
 
 
 class StageFailed(FlowError):
     """A stage's command ended with a non-zero status.
 
-    ``exit_code`` is the command's own status where DVC told it, else DVC's. 2 means that a person has to change something, so
-    that trying again is pointless.
+    ``exit_code`` is the command's own status where DVC told it, else DVC's. 2 means that a person
+    has to change something, so that trying again is pointless.
     """
 
     def __init__(self, stage: str, exit_code: int, tail: tuple[str, ...]) -> None:
@@ -41,4 +43,4 @@ class StageTimedOut(FlowError):
 
 
 class StageCancelled(FlowError):
-    """A stage was ended on purpose; it is never tried again."""
+    """A stage was cancelled; it is never retried."""

@@ -1,7 +1,9 @@
-"""The training flow: DVC's graph decides what must run, Prefect orders and shows it, MLflow gets one parent run for all of it.
+"""The training flow: DVC's graph decides what must run, Prefect orders and shows it, MLflow gets
+one parent run for all of it.
 
-Which stage runs when: :mod:`flows.scheduler`; what Prefect shows of it: :mod:`flows.prefect_runs`. When something
-interrupts the flow (Ctrl-C, SIGTERM, Prefect's cancel), every stage is ended before the flow is; after a ``kill -9`` the guards do it.
+Order of the stages: :mod:`flows.execution.scheduler`; their display in Prefect:
+:mod:`flows.execution.prefect_runs`. When something interrupts the flow (Ctrl-C, SIGTERM, Prefect's
+cancel), every stage is ended before the flow is; after a ``kill -9`` the guards do it.
 """
 
 from __future__ import annotations
@@ -23,18 +25,18 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.console.registry import register_table
 from flows.console.show import as_text
+from flows.content.remote import push_runs
 from flows.errors import StageCancelled
-from flows.prefect_runs import failed_state, link_tracking, publish_plan, publish_results, watching_for_cancel
+from flows.execution.prefect_runs import failed_state, link_tracking, publish_plan, publish_results, watching_for_cancel
+from flows.execution.scheduler import run_stages
 from flows.processes.environment import exported
 from flows.processes.lost import at_work
 from flows.processes.warm_pool import warmed
 from flows.repro import registered, reproduce
 from flows.repro.plan import TARGET, make_plan
-from flows.repro.remote import push_runs
 from flows.repro.reproduce import StageResult
-from flows.repro.steps import Plan, insist_on_answer
+from flows.repro.steps import Plan, verify_answer
 from flows.repro.unchanged import Watch
-from flows.scheduler import run_stages
 from stages.errors import Terminated
 from stages.params import Params, load_params
 from stages.runtime import paths
@@ -47,7 +49,9 @@ from stages.tracking.session import Session
 
 @dataclass(frozen=True)
 class PipelineReport:
-    """What a run that ended well did; ``commit`` holds its ``dvc.lock`` and ``params.yaml``, on a branch ``runs/<name>`` or below HEAD."""
+    """Result of a run that ended well. ``commit`` holds its ``dvc.lock`` and ``params.yaml``, on a
+    branch ``runs/<name>`` or below HEAD.
+    """
 
     ran: tuple[StageResult, ...]
     name: str
@@ -58,7 +62,7 @@ class PipelineReport:
 
 @contextmanager
 def _pipeline_run(root: Path, params: Params, run_name: str) -> Iterator[str]:
-    """MLflow's parent run; it ends as KILLED when Prefect interrupts the flow."""
+    """Open MLflow's parent run; it ends as KILLED when Prefect interrupts the flow."""
     try:
         with pipeline_run(params, root, {"pipeline_run": run_name}) as run:
             assert run.run_id is not None  # a flow has no ranks
@@ -72,7 +76,9 @@ def _pipeline_run(root: Path, params: Params, run_name: str) -> Iterator[str]:
 
 @task(name="record", task_run_name="record", cache_policy=NO_CACHE, persist_result=False)
 def record(root: Path, run_name: str) -> str:
-    """Commit ``dvc.lock`` and ``params.yaml`` on a branch of this run, beside the work tree; returns the commit."""
+    """Commit ``dvc.lock`` and ``params.yaml`` on a branch of this run, beside the work tree;
+    returns the commit.
+    """
     sha = record_commit(root, run_name)
     get_run_logger().info("dvc.lock is held by commit %s", sha[:12])
     return sha
@@ -80,9 +86,11 @@ def record(root: Path, run_name: str) -> str:
 
 @task(name="register", task_run_name="register", cache_policy=NO_CACHE, persist_result=False, retries=1, retry_delay_seconds=2)
 def register_versions(root: Path, mlflow_run: str, push: bool) -> RegisterReport:
-    """Make every committed checkpoint a model version; the parent run keeps ``dvc.lock`` and ``params.yaml``.
+    """Register every committed checkpoint as a model version; the parent run keeps ``dvc.lock`` and
+    ``params.yaml``.
 
-    ``push``: hand DVC's run cache to the remote as well, so that other hosts need not run what this one did.
+    ``push``: hand DVC's run cache to the remote as well, so that other hosts need not run what this
+    one did.
     """
     logger = get_run_logger()
     with exported(PARENT_VARIABLE, mlflow_run), Session(root) as session:
@@ -106,20 +114,23 @@ def register_versions(root: Path, mlflow_run: str, push: bool) -> RegisterReport
     validate_parameters=False,
 )
 def pipeline(root: Path, target: str = TARGET, push: bool = False) -> PipelineReport | State[Any]:
-    """Bring ``target`` up to date and register what came of it. What the remote holds is fetched, not run.
+    """Bring ``target`` up to date and register its results. Fetches what the remote holds instead
+    of running it.
 
     ``push``: hand DVC's run cache to the remote, with the outs.
 
-    Ends as failed, with a :class:`FlowError`, when a stage failed for good: every stage that did not depend on it has run, and what
-    was done stays done. So it ends, too, when someone changed ``params.yaml`` or ``dvc.lock`` meanwhile, or when checkpoints that the
-    target needs could not be registered. Ends as cancelled when someone cancels it on the server.
+    Ends as failed, with a :class:`FlowError`, when a stage failed for good: every stage that did
+    not depend on it has run, and what was done stays done. So it ends, too, when someone changed
+    ``params.yaml`` or ``dvc.lock`` meanwhile, or when checkpoints that the target needs could not
+    be registered. Ends as cancelled when someone cancels it on the server.
     """
     root = Path(root)
     params = load_params(root / paths.PARAMS_FILE)
     run_name = stamped(params.recipe, str(flow_run.id)[:4])
     watch = Watch.start(root)
     cancelled = threading.Event()
-    # From here on, not from the first stage on: what is fetched may take hours, and another host counts who gives no sign of life as lost.
+    # From here on, not from the first stage on: what is fetched may take hours, and another host
+    # counts who gives no sign of life as lost.
     with at_work(), watching_for_cancel(cancelled):
         try:
             plan = bring(root, target, cancelled)
@@ -147,12 +158,12 @@ def pipeline(root: Path, target: str = TARGET, push: bool = False) -> PipelineRe
 
 
 def bring(root: Path, target: str, cancelled: threading.Event) -> Plan:
-    """Fetch and check out what need not run; returns the plan of what is left.
+    """Fetch and check out what need not run; returns the plan of the remaining stages.
 
     Raises:
         DvcError: the remote does not answer, and stages would run whose outputs it may hold.
         StageCancelled: ``cancelled`` was set.
     """
     plan = make_plan(root, target)
-    insist_on_answer(plan)
+    verify_answer(plan)
     return reproduce.bring(root, plan, get_run_logger().info, cancelled)

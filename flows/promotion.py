@@ -1,8 +1,9 @@
 """The gate as a flow: its verdict stands in Prefect, readable, beside the run that led to it.
 
-Before the gate, the champion is scored on the candidate's evaluation where it never was, so that new videos do not end every comparison:
-new videos in the held-out split, another prompt or another judge make another evaluation, and only scores of one evaluation are
-compared. The champion's weights are in DVC's cache or its remote, so it can be asked again.
+Before the gate, the champion is scored on the candidate's evaluation where it never was, so that
+new videos do not end every comparison: new videos in the held-out split, another prompt or another
+judge make another evaluation, and only scores of one evaluation are compared. The champion's
+weights are in DVC's cache or its remote, so it can be asked again.
 """
 
 from __future__ import annotations
@@ -40,12 +41,14 @@ def promotion(
     reason: str = "",
     new_evaluation: bool = False,
 ) -> Promotion | State[Any]:
-    """Put the gate to ``version`` (the newest candidate when None). A refusal is an answer: the run completes, and says why.
+    """Put the gate to ``version`` (the newest candidate when None). A refusal is a result: the run
+    completes, and reports the reason.
 
-    A champion that was scored under another evaluation is scored again first, unless ``new_evaluation`` says to leave it.
+    A champion that was scored under another evaluation is scored again first, unless
+    ``new_evaluation`` says to leave it.
 
-    Ends as failed, with the error as its result, when the champion could not be scored again, the store does not answer, or there is no
-    such version: Prefect would show an exception's traceback.
+    Ends as failed, with the error as its result, when the champion could not be scored again, the
+    store does not answer, or there is no such version: Prefect would show an exception's traceback.
     """
     logger = get_run_logger()
     try:
@@ -63,11 +66,13 @@ def promotion(
 
 
 def rescore_champion(session: Session, version: str | None, log: Callable[[str], None]) -> None:
-    """Score the champion on the evaluation of ``version`` (the candidate when None), if that is missing.
+    """Score the champion on the evaluation of ``version`` (the candidate when None) if those scores
+    are missing.
 
     Raises:
         FlowError: the champion could not be scored.
-        TrackingError: the store does not answer, or the present state is not the one the candidate was scored in.
+        TrackingError: the store does not answer, or the present state is not the one the candidate
+            was scored in.
     """
     if (found := gate.champion_to_rescore(session, version)) is None:
         return
@@ -77,14 +82,16 @@ def rescore_champion(session: Session, version: str | None, log: Callable[[str],
 
 
 def rescore(session: Session, version: Version, digest: str, log: Callable[[str], None], otherwise: str) -> None:
-    """Score a version under the evaluation ``digest``, which has to be that of the project's present data and parameters.
+    """Score a version under the evaluation ``digest``, which must be that of the project's present
+    data and parameters.
 
     ``otherwise`` names what else can be done when that fails.
 
     Raises:
-        FlowError: it could not be scored, or a run holds the project, whose data and parameters would change under it.
-        TrackingError: the present state is another evaluation, the version's weights are not to be had, or this account may not write
-            scores on it.
+        FlowError: it could not be scored, or a run holds the project, whose data and parameters
+            would change under it.
+        TrackingError: the present state is another evaluation, the version's weights are not to be
+            had, or this account may not write scores on it.
     """
     root = session.root
     with only_run(root), tempfile.TemporaryDirectory(prefix="vidbridge-") as place:
@@ -94,7 +101,7 @@ def rescore(session: Session, version: Version, digest: str, log: Callable[[str]
         status = stream(command, root, stage_environment(root), log)
         if status:
             raise FlowError(
-                f"version {version.number} could not be scored under evaluation {digest} (status {status}, see above); mend the cause, or"
+                f"version {version.number}: scoring under evaluation {digest} failed with status {status}, see above; fix the cause, or"
                 f" {otherwise}"
             )
         table, samples = ((Path(place) / name).read_text(encoding="utf-8") for name in (SCORES_FILE, SAMPLE_SCORES_FILE))

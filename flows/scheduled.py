@@ -1,8 +1,11 @@
-"""The scheduled flow: look at the source folder; when something is new, run what depends on it, put the candidate to the gate, report.
+"""The scheduled flow: check the source folder; if something is new, run what depends on it, put the
+candidate to the gate, report.
 
-It works in a clone of its own (:mod:`flows.repro.clone`), so that a person's work tree is never touched; it holds that before git touches it.
-It ends with the outputs pushed, and ``dvc.lock`` and ``params.yaml`` on a branch ``runs/<id>`` of the repository. A run that was
-cancelled or failed leaves finished stages in DVC's cache and unfinished training in the scratch folder: the next one goes on from there.
+It works in a clone of its own (:mod:`flows.repro.clone`), so that a person's work tree is never
+touched; it holds that before git touches it. It ends with the outputs pushed, and ``dvc.lock`` and
+``params.yaml`` on a branch ``runs/<id>`` of the repository. A run that was cancelled or failed
+leaves finished stages in DVC's cache and unfinished training in the scratch folder: the next one
+goes on from there.
 """
 
 from __future__ import annotations
@@ -21,14 +24,13 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
-from flows import preflight
 from flows.errors import FlowError
 from flows.pipeline import PipelineReport, pipeline
 from flows.processes import environment
 from flows.processes.locks import only_run
 from flows.processes.lost import mark_this_run
 from flows.promotion import promotion
-from flows.repro import registered
+from flows.repro import preflight, registered
 from flows.repro.clone import (
     Clone,
     Origin,
@@ -52,13 +54,13 @@ from stages.tracking.session import Session
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="clone", retries=2, retry_delay_seconds=10)
 def make_clone(origin: Origin, folder: Path) -> Path:
-    """A clone in ``folder``, where there is none yet; returns the project's folder in it."""
+    """Create the clone in ``folder`` if it is missing; returns the project's folder in it."""
     return make(origin, folder)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="newest commit", retries=2, retry_delay_seconds=10)
 def bring_clone(origin: Origin, folder: Path) -> Clone:
-    """The clone at the newest commit of the branch."""
+    """Move the clone to the newest commit of the branch."""
     clone = refresh(origin, folder)
     get_run_logger().info("%s is at commit %s of %s", clone.root, clone.commit[:12], origin.branch)
     return clone
@@ -66,7 +68,7 @@ def bring_clone(origin: Origin, folder: Path) -> Clone:
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="push", retries=2, retry_delay_seconds=10)
 def push_branch(root: Path, commit: str) -> str | None:
-    """Hand the commit of ``dvc.lock`` to the repository."""
+    """Push the commit of ``dvc.lock`` to the repository; returns the branch."""
     branch = publish(root, commit)
     get_run_logger().info("dvc.lock is on branch %s", branch or "(the branch itself, nothing changed)")
     return branch
@@ -81,9 +83,10 @@ class Deployed:
 
 
 def only_as_deployed(fixed: Mapping[str, str | None]) -> Deployed:
-    """Refuse a run of a deployment that sets other values than the deployment does: which code runs, and on which files.
+    """Reject a run that sets other values than its deployment does for the parameters that decide
+    which code runs on which files.
 
-    The server cannot be asked to: who creates a run may switch its check of parameters off.
+    The server cannot enforce this: the creator of a run may switch its check of parameters off.
 
     Raises:
         FlowError: naming parameter, value and remedy.
@@ -114,20 +117,23 @@ def scheduled(
     repository: str | None = None,
     directory: str | None = None,
 ) -> State[Any]:
-    """Run what is new in a repository, or in the project of the worker: the one that it was started in (``VIDBRIDGE_PROJECT``).
+    """Run what is new in a repository, or in the project of the worker: the one that it was started
+    in (``VIDBRIDGE_PROJECT``).
 
     Args:
         branch: whose newest commit is run. Only the deployment sets it.
-        source: absolute path of the folder of videos; None: as ``params.yaml`` says. Only the deployment sets it.
+        source: absolute path of the folder of videos; None: as ``params.yaml`` says. Only the
+            deployment sets it.
         recipe: name of a recipe; None: ``params.yaml`` as it is.
         target: stage to bring up to date.
         promote: put the candidate to the gate.
         repository: what git clones; None: the project of the worker. Only the deployment sets it.
-        directory: the project's folder inside ``repository``; None: its top. Only the deployment sets it.
+        directory: the project's folder inside ``repository``; None: its top. Only the deployment
+            sets it.
 
     Raises:
-        FlowError: a stage failed, or git or DVC refused; what was done stays done. Or the run sets what only the deployment may, or
-            another run holds this deployment's clone.
+        FlowError: a stage failed, or git or DVC refused; what was done stays done. Or the run sets
+            what only the deployment may, or another run holds this deployment's clone.
     """
     guard_logs()  # this process is Prefect's: nothing of ours has done it before
     mark_this_run()
@@ -157,8 +163,10 @@ def _origin(branch: str, source: str | None, repository: str | None, directory: 
 
 
 def is_nothing_new(session: Session, plan: Plan, promote: bool) -> bool:
-    """Whether a scheduled run with this plan has nothing to do. What is fetched, or restored, is nothing new. An earlier run that could not
-    be registered is: of it the run cache may know more than ``dvc.lock``. So is a candidate whose promotion failed."""
+    """Return whether a scheduled run with this plan has nothing to do. Outs to fetch or restore are
+    not new. An earlier run that could not be registered is, since the run cache may know more of it
+    than ``dvc.lock``; so is a candidate whose promotion failed.
+    """
     if plan.to_run or any(step.entry is not None for step in plan.steps) or not registered.is_noted(session):
         return False
     return not (promote and registered.awaits_gate(session.root))
@@ -173,7 +181,7 @@ def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, targ
         )
     configure(root, recipe, source)
     session = Session(root)
-    session.params  # noqa: B018 - what is wrong with them is said before the lock is looked for
+    session.params  # noqa: B018 - faults of the parameters are reported before the lock is read
     plan = choose_lock(root, target)
     for note in plan.notes:
         logger.warning("%s", note)
@@ -187,7 +195,8 @@ def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, targ
     )
     state = pipeline(root, target, push=True, return_state=True)
     if not state.is_completed():
-        # A state of this run's own: of another run's Prefect would keep the count ("1/1 states failed") and not the reason.
+        # A state of this run's own: of another run's Prefect would keep the count ("1/1 states
+        # failed") and not the reason.
         if state.is_cancelled():
             return Cancelled(message=state.message)
         return Failed(message=state.message, data=state.result(raise_on_failure=False))
@@ -202,7 +211,8 @@ def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, targ
     ran = ", ".join(result.stage for result in report.ran) or "nothing, all of it was made before"
     lines.append(f"Ran: {ran}.")
     if promote and registered.awaits_gate(root) and (candidate := report.registration.candidate) is not None:
-        # By its number: another deployment may have registered one meanwhile, and the alias names that.
+        # By its number: another deployment may have registered one meanwhile, and the alias names
+        # that.
         decided = promotion(
             Session(root),
             str(candidate),

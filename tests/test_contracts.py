@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows import recipes
+from flows.params_file import recipes
 from stages.params import load_params, parse_params
 from tests.support.checkout import ROOT
 

@@ -1,4 +1,6 @@
-"""``vidbridge ablate``: run the grid of a recipe (:mod:`flows.ablation`), show the table, say where the figure is."""
+"""``vidbridge ablate``: run the grid of a recipe (:mod:`flows.ablation`), print the table and the
+figure's path.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +21,25 @@ _FILES = (paths.GRID_FILE, paths.GRID_TABLE_FILE, paths.GRID_FIGURE_FILE)
 
 
 def ablate(
-    jobs: Annotated[int | None, typer.Option(min=1, help="Seeds at a time; a core each (one for a pretrained model).")] = None,
-    out: Annotated[Path | None, typer.Option(help="A folder to copy the table, the figure and the figures behind them to.")] = None,
-    table: Annotated[bool, typer.Option("--table", help="Run nothing; show what has run so far.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Seeds to run at a time, a core each (a pretrained model: 1).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to copy the table, the plot and their data to.")] = None,
+    table: Annotated[bool, typer.Option("--table", help="Run nothing; print the results so far.")] = False,
 ) -> None:
     """Run the grid of `ablation` in params.yaml, all seeds of it.
 
     Prints one table and writes one figure, both with intervals.
 
-    Data, base and start are made once a seed. Ctrl-C ends it; the next call goes on where it stopped. Example: vidbridge ablate --jobs 2
+    Data, base and start are made once a seed. Ctrl-C ends it; the next call goes on where it
+    stopped. Example: vidbridge ablate --jobs 2
     """
-    folder = app.given(out)
-    with app.going_on_with("vidbridge ablate"):
+    folder = app.as_typed(out)
+    with app.resumable_with("vidbridge ablate"):
         run_grid(app.root(), jobs, folder, table_only=table)
 
 
 def run_grid(root: Path, jobs: int | None, out: Path | None, *, table_only: bool) -> None:
-    """Run what is missing, ``jobs`` seeds at a time (None: as many as the machine takes), then show the grid.
+    """Run what is missing, ``jobs`` seeds at a time (None: as many as the machine takes), then show
+    the grid.
 
     Raises:
         UsageError: the recipe has no grid, or code is not committed.
@@ -50,7 +54,7 @@ def run_grid(root: Path, jobs: int | None, out: Path | None, *, table_only: bool
 
     params = load_params(root / paths.PARAMS_FILE)
     if table_only:
-        from flows.ablation import check, place, publish
+        from flows.ablation import ablation_folder, check, publish
 
         check(root, params)
         try:
@@ -63,8 +67,8 @@ def run_grid(root: Path, jobs: int | None, out: Path | None, *, table_only: bool
             # Again, now that nobody else changes them.
             params = load_params(root / paths.PARAMS_FILE)
             grid = _flow(root, jobs, _COMMAND.format(recipe=params.recipe))
-        from flows.ablation import place
-    folder = place(root, params)
+        from flows.ablation import ablation_folder
+    folder = ablation_folder(root, params)
     show_grid(show.console(), grid)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -75,9 +79,9 @@ def run_grid(root: Path, jobs: int | None, out: Path | None, *, table_only: bool
 
 
 def _flow(root: Path, jobs: int | None, command: str) -> Grid:
-    from flows import preflight
     from flows.errors import FlowError
     from flows.processes import prefect_server
+    from flows.repro import preflight
     from stages.params import load_params
     from stages.tools.ablation.grid import Grid
 

@@ -1,4 +1,6 @@
-"""What every command of ``vidbridge`` shares: how it is interrupted, its global options, kinds of argument, the project it works in."""
+"""Shared parts of every command of ``vidbridge``: interruption, global options, kinds of argument,
+the project it works in.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class Commands(typer.core.TyperGroup):
-    """Ctrl-C ends any command with a sentence and the status that shells expect; typer says nothing, or "Aborted!"."""
+    """Command group that ends on Ctrl-C with a sentence and the status that shells expect; typer
+    prints nothing, or "Aborted!".
+    """
 
     def make_context(self, *arguments: Any, **named: Any) -> Any:
         with _interruptible():
@@ -40,8 +44,10 @@ def _interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def going_on_with(command: str) -> Iterator[None]:
-    """Ctrl-C ends the block with a sentence that says how to go on. In `main` it would be too late: typer says "Aborted!" before."""
+def resumable_with(command: str) -> Iterator[None]:
+    """End the block on Ctrl-C with a sentence that says how to continue. In `main` it would be too
+    late: typer prints "Aborted!" before.
+    """
     try:
         yield
     except KeyboardInterrupt:
@@ -49,24 +55,24 @@ def going_on_with(command: str) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
-#: Ends with this where what was asked for was done, and the answer is no.
+#: Exit status of a command that did its work and whose answer is no.
 FAILURE = 1
 
-StageArgument = Annotated[str, typer.Argument(help="Stage to bring up to date, with all it needs.", autocompletion=complete.stages)]
+StageArgument = Annotated[
+    str, typer.Argument(help="Stage to bring up to date, with its dependencies.", autocompletion=complete.stages)
+]
 RecipeArgument = Annotated[str, typer.Argument(help="Name of a recipe.", autocompletion=complete.recipes)]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, for programs.")]
 BenchmarkOption = Annotated[
     str,
     typer.Option(
-        help="A public benchmark, such as video-mme; an unknown name is answered with all of them.",
+        help="A public benchmark, such as video-mme; an unknown name lists all.",
         autocompletion=complete.benchmarks,
     ),
 ]
 AnnotationsOption = Annotated[
     str,
-    typer.Option(
-        help="Its annotation file as published (JSON, JSON Lines, Parquet), its folder, or hf://datasets/OWNER/NAME@COMMIT on the hub."
-    ),
+    typer.Option(help="Annotation file as published (JSON, JSON Lines, Parquet), its folder, or hf://datasets/OWNER/NAME@COMMIT."),
 ]
 VersionArgument = Annotated[
     str,
@@ -76,19 +82,19 @@ VersionArgument = Annotated[
 ]
 VersionOption = Annotated[
     str | None,
-    typer.Option(help="A version's number, or champion; champion when left out.", autocompletion=complete.versions),
+    typer.Option(help="A version's number, or champion; default: champion.", autocompletion=complete.versions),
 ]
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        help="models:/NAME@champion or models:/NAME/7, instead of --version: of any registered model.",
+        help="Version of any registered model, instead of --version: models:/NAME@champion or models:/NAME/7.",
         autocompletion=complete.model_uris,
     ),
 ]
 
 
-def _say_version(asked: bool) -> None:
-    if asked:
+def _say_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"vidbridge {version('vidbridge')}")
@@ -97,26 +103,29 @@ def _say_version(asked: bool) -> None:
 
 def global_options(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Before the command: DVC's and Prefect's own lines too, and DEBUG of ours.")
+        bool, typer.Option("--verbose", "-v", help="Before the command: also print output of DVC and Prefect, and DEBUG logs.")
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Before the command: errors only, and what --json or a file is asked for.")
+        bool,
+        typer.Option(
+            "--quiet", "-q", help="Before the command: print only errors, and output requested explicitly, such as --json."
+        ),
     ] = False,
 ) -> None:
-    """Read ``.env``, and set how much is said."""
+    """Read ``.env``, and set the verbosity."""
     from flows.processes import dotenv, verbosity
 
     if verbose and quiet:
-        raise UsageError("--verbose, --quiet: contradict each other; give one of them")
+        raise UsageError("--verbose, --quiet: contradict each other; set one of them")
     dotenv.load()
     verbosity.choose(verbose=verbose, quiet=quiet)
 
 
 def root() -> Path:
-    """The project's folder, entered.
+    """Enter the project and return its folder.
 
     Raises:
         ProjectError: there is none.
@@ -130,7 +139,7 @@ def root() -> Path:
 
 
 def session() -> Session:
-    """The project, entered."""
+    """Enter the project and open its session."""
     found = root()
     from stages.tracking.session import Session
 
@@ -138,25 +147,29 @@ def session() -> Session:
 
 
 def reader() -> Session:
-    """The project, or outside of one the cache folder: for commands that ask the registry and nothing else of a project."""
+    """Open the project, or outside of one the cache folder: for commands that only query the
+    registry.
+    """
     from flows.cli import outside
 
     return outside.reader()
 
 
-def given(path: Path | None) -> Path | None:
-    """A path as it was typed, before the project's folder becomes the working directory."""
+def as_typed(path: Path | None) -> Path | None:
+    """Absolute form of a path as it was typed, before the project's folder becomes the working
+    directory.
+    """
     return None if path is None else path.expanduser().resolve()
 
 
 def version_of(version: str | None, model: str | None) -> str:
-    """The one version that ``--version`` and ``--model`` name; champion where neither does.
+    """Version that ``--version`` and ``--model`` name; champion if neither does.
 
     Raises:
         UsageError: both are given, or ``--model`` names no version.
     """
     if version is not None and model is not None:
-        raise UsageError("--version, --model: contradict each other; give one of them")
+        raise UsageError("--version, --model: contradict each other; set one of them")
     if model is not None and not model.startswith("models:"):
         raise UsageError(
             f"--model: {model!r} is not a version; write models:/NAME@champion or models:/NAME/3, or --version {model}"

@@ -1,4 +1,6 @@
-"""Where the command ``vidbridge`` begins: it imports next to nothing, so that Ctrl-C is a sentence from the first moment on."""
+"""Entry point of the command ``vidbridge``: it imports next to nothing, so that Ctrl-C prints a
+sentence from the first moment on.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Import the command line and run it. SIGTERM ends it as Ctrl-C does, also where this is the first process of a container."""
+    """Import the command line and run it. SIGTERM ends it as Ctrl-C does, also where this is the
+    first process of a container.
+    """
     signal.signal(signal.SIGTERM, _terminate)
     try:
         from flows.cli.main import main as run

@@ -1,6 +1,8 @@
-"""Shell completion of values: read from the project's files, without a server, and nothing where they cannot be read.
+"""Shell completion of values: read from the project's files, without a server, and nothing where
+they cannot be read.
 
-A shell calls this at every press of Tab, so nothing heavy is imported. ``vidbridge --install-completion`` switches it on.
+A shell calls this at every press of Tab, so nothing heavy is imported. ``vidbridge
+--install-completion`` switches it on.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ _ALIASES = ("champion", "candidate")
 
 
 def stages(incomplete: str) -> list[str]:
-    """Stages of ``dvc.yaml``, a row of a table as ``grpo@bridge``."""
+    """Stages of ``dvc.yaml``; a row of a table as ``grpo@bridge``."""
     pipeline, params = _table("dvc.yaml"), _table("params.yaml")
     found = []
     for name, stage in _mapping(pipeline.get("stages")).items():
@@ -48,7 +50,7 @@ def versions(incomplete: str) -> list[str]:
 
 
 def model_uris(incomplete: str) -> list[str]:
-    """The registered models' names as ``models:/NAME@champion``."""
+    """Registered models' names as ``models:/NAME@champion``."""
     return _beginning(incomplete, [f"models:/{name}@champion" for name in _models()])
 
 
@@ -71,7 +73,7 @@ def _root() -> Path | None:
 
     try:
         return find_project()
-    except ProjectError:  # said by the command itself; Tab stays silent
+    except ProjectError:  # reported by the command itself; Tab stays silent
         return None
 
 
@@ -81,7 +83,7 @@ def _table(name: str) -> Mapping[str, Any]:
     root = _root()
     try:
         return _mapping(None if root is None else read_yaml(root / name))
-    except (OSError, YamlError):  # said by the command itself; Tab stays silent
+    except (OSError, YamlError):  # reported by the command itself; Tab stays silent
         return {}
 
 
@@ -98,7 +100,9 @@ def _leaves(name: str, value: object) -> Iterator[str]:
 
 
 def _models() -> list[str]:
-    """Of a database file only: a server is not waited for at a press of Tab."""
+    """Registered models' names from a database file only: a press of Tab does not wait for a
+    server.
+    """
     import sqlite3
     from contextlib import closing
 

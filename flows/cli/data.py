@@ -1,4 +1,4 @@
-"""``vidbridge data``: what is, or would become, of videos. Nothing here runs a stage."""
+"""``vidbridge data``: check, browse, export and remove videos and samples. Runs no stage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from flows.cli import app
 from flows.errors import UsageError
 
-#: Names that DVC cannot store, of which so many are shown.
+#: Maximum number of displayed names that DVC cannot store.
 _NAMES = 3
 
 Name = TypeVar("Name", bound=str)
@@ -21,19 +21,16 @@ def check(
     folder: Annotated[Path, typer.Argument(help="Folder with videos and their annotations.")],
     format: Annotated[
         str | None,
-        typer.Option(
-            help="How annotations are written, such as coin; ingest.format when left out. An unknown name is answered with all."
-        ),
+        typer.Option(help="Annotation format, such as coin; default: ingest.format. An unknown name lists all."),
     ] = None,
-    annotations: Annotated[
-        str | None, typer.Option(help="The annotation file in it; the format's usual one when left out.")
-    ] = None,
+    annotations: Annotated[str | None, typer.Option(help="Annotation file in the folder; default: the format's usual one.")] = None,
     every: Annotated[bool, typer.Option("--all", help="List everything that is set aside.")] = False,
     as_json: app.JsonOption = False,
 ) -> None:
     """Show what ingest would accept and set aside, and why.
 
-    Nothing is written; ends with 1 when nothing would be accepted. Example: vidbridge data check ~/coin --format coin
+    Writes nothing; exits with 1 if nothing would be accepted. Example: vidbridge data check
+    ~/coin --format coin
     """
     from flows.processes.environment import project_or_none
 
@@ -43,7 +40,7 @@ def check(
 
 def browse(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("data.html"),
-    samples: Annotated[int, typer.Option(min=1, help="Samples of each task and split that it shows.")] = 8,
+    samples: Annotated[int, typer.Option(min=1, help="Samples to show of each task and split.")] = 8,
 ) -> None:
     """Write one HTML page of samples, rejects and the data card.
 
@@ -61,11 +58,11 @@ def export(
     kind: Annotated[
         str, typer.Option("--as", help="mp4 (videos, frame by frame), trl (JSONL and videos) or datasets (Parquet).")
     ] = "trl",
-    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be given again.")] = None,
-    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given again.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many of each task and split.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be repeated.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of samples of each task and split.")] = None,
 ) -> None:
-    """Write samples for other tools. A second call makes only the videos that are missing.
+    """Write samples for other tools. A second call writes only the missing videos.
 
     Example: vidbridge data export proxies --as datasets --task dark_event_infer --task mix_vid_qa
     """
@@ -73,20 +70,21 @@ def export(
 
 
 def remove(
-    videos: Annotated[
-        list[str], typer.Argument(help="Each as the annotations name it, as a path, by its clip's id, or by its SHA-256.")
-    ],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it; without this it is only shown.")] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Take videos back that were removed by mistake.")] = False,
+    videos: Annotated[list[str], typer.Argument(help="Videos: name in the annotations, path, clip id or SHA-256.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove; without this only print the consequences.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Restore videos that were removed by mistake.")] = False,
     as_json: app.JsonOption = False,
 ) -> None:
-    """Take videos out of the data; say what has seen them.
+    """Take videos out of the data; list what has used them.
 
-    Which clips, samples and registered versions saw it, and what has to run again. With --yes it is written to `ingest.exclude` in
-    params.yaml: ingest sets it aside (removed-on-request), with every copy of the same bytes. Versions that learned from it are
-    tagged, and the gate takes none of them, on any machine. A version whose data cannot be read counts as unknown, never as clean.
+    Lists clips, samples and registered versions that used it, and the stages to run again. With
+    --yes it is added to `ingest.exclude` in params.yaml: ingest sets it aside (removed-on-request),
+    with every copy of the same bytes. Versions trained on it are tagged, and the gate accepts none
+    of them, on any machine. A version whose data cannot be read counts as unknown, never as clean.
 
-    Then: vidbridge run, vidbridge promote, and vidbridge gc, which frees the copies. Example: vidbridge data remove videos/a.mp4 --yes
+    Then: vidbridge run, vidbridge promote, and vidbridge gc, which frees the copies.
+
+    Example: vidbridge data remove videos/a.mp4 --yes
     """
     from flows.housekeeping import removal
 
@@ -96,13 +94,15 @@ def remove(
 def _check(
     root: Path | None, folder: Path, annotation_format: str | None, annotations: str | None, *, every: bool, as_json: bool
 ) -> bool:
-    """Print what ingest would accept and set aside of a folder, why, and which samples it would give; False when it accepts nothing."""
+    """Print what ingest would accept and set aside of a folder, why, and the samples it would give;
+    returns False if it accepts nothing.
+    """
     from itertools import islice
 
     from flows.console import show
     from flows.console.data import checked_document, show_checked
-    from flows.recipes import params_or_default
-    from flows.repro.names import is_utf8, unstorable_names
+    from flows.content.names import is_utf8, unstorable_names
+    from flows.params_file.recipes import params_or_default
     from stages.tools.dataset.check import SourceError
     from stages.tools.dataset.check import check as examine
 
@@ -110,27 +110,27 @@ def _check(
         raise UsageError(f"folder: {str(folder)!r}: its name is not UTF-8; rename it")
     params, out = params_or_default(root), show.console()
     try:
-        found = examine(params, folder, annotation_format, annotations)
+        report = examine(params, folder, annotation_format, annotations)
     except SourceError as error:
         # As it was typed here.
-        told = str(error).replace("ingest.source", "folder").replace("ingest.annotations", "--annotations")
+        message = str(error).replace("ingest.source", "folder").replace("ingest.annotations", "--annotations")
         if annotation_format is not None:
-            told = told.replace("ingest.format", "--format")
-        raise UsageError(told) from error
+            message = message.replace("ingest.format", "--format")
+        raise UsageError(message) from error
     unstorable = list(islice(unstorable_names(folder), _NAMES))
     if as_json:
-        show.document({"folder": str(folder), "recipe": params.recipe, **checked_document(found), "unstorable": unstorable})
-        return bool(found.clips)
+        show.document({"folder": str(folder), "recipe": params.recipe, **checked_document(report), "unstorable": unstorable})
+        return bool(report.clips)
     if root is None:
         out.print(f"no project here: with the parameters of the recipe {params.recipe}")
-    show_checked(out, found, every=every)
+    show_checked(out, report, every=every)
     for problem in unstorable:
         out.print(problem, style="red", soft_wrap=True)
-    return bool(found.clips)
+    return bool(report.clips)
 
 
 def _export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Sequence[str], limit: int | None) -> None:
-    """Write samples for other tools, and say what was written and how it is read."""
+    """Write samples for other tools, and print what was written and how to read it."""
     from flows.console import show
     from stages.domain.core.records import SPLITS
     from stages.domain.tasks import TASK_NAMES
@@ -140,16 +140,16 @@ def _export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Sequ
     kinds, names, wanted = _among("--as", [kind], KINDS), _among("--task", tasks, TASK_NAMES), _among("--split", splits, SPLITS)
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "README.md").exists())):
         raise UsageError(f"out: {str(out)!r} holds something else; name a new folder, or one that an export has made")
-    made = write(root, out, kinds[0], names, wanted or SPLITS, limit)
+    exported = write(root, out, kinds[0], names, wanted or SPLITS, limit)
     console = show.console()
-    for (split, task), count in made.samples.items():
+    for (split, task), count in exported.samples.items():
         console.print(f"{count:>8,}  {task}, {split}")
     read = "its samples.jsonl names each video" if kinds[0] == "mp4" else f"datasets.load_dataset({str(out)!r}) reads it"
     show.say(f"written: {out} ({read}; README.md says what is in it)")
 
 
 def _among(option: str, given: Sequence[str], known: Sequence[Name]) -> list[Name]:
-    """What was given, each one of those that are known."""
+    """Return the values of an option, each checked to be a known one."""
     for value in given:
         if value not in known:
             raise UsageError(f"{option}: {value!r} is unknown; choose among {', '.join(known)}")

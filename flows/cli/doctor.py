@@ -1,4 +1,4 @@
-"""``vidbridge doctor``: what this machine has, for a person or a program."""
+"""``vidbridge doctor``: the state of this machine, for a person or a program."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import typer
 from flows.cli import app
 
 if TYPE_CHECKING:
-    from flows.diagnosis import Finding
+    from flows.project.diagnosis import Finding
 
 _COLOURS = {"ok": "green", "warn": "yellow", "missing": "red"}
 
 
 def doctor(as_json: app.JsonOption = False) -> None:
-    """Say what this machine has, and what to do about the rest.
+    """Check this machine and project, and print remedies.
 
-    Looks also for what an upgrade from 0.1 leaves to be made again. Example: vidbridge doctor
+    Also lists the results that an upgrade from 0.1 leaves out of date. Example: vidbridge doctor
     """
     from dataclasses import asdict
 
     from flows.console import show
-    from flows.diagnosis import findings
     from flows.processes.environment import project_or_none
+    from flows.project.diagnosis import findings
 
     found = findings(project_or_none())
     missing = [one.what for one in found if one.state == "missing"]

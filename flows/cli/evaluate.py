@@ -1,4 +1,6 @@
-"""``vidbridge evaluate`` and ``vidbridge score``: public benchmarks, their scores for a person and as files."""
+"""``vidbridge evaluate`` and ``vidbridge score``: public benchmarks, their scores for a person and
+as files.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +17,20 @@ if TYPE_CHECKING:
     from stages.tools.suites.evaluate import Engine, EvaluationRequest
     from stages.tracking.session import Session
 
-#: How an endpoint may be sent a video.
+#: Forms in which an endpoint can receive a video.
 _FORMS = ("jpeg", "mp4")
 #: Benchmarks whose questions are samples of a project.
 _OWN = ("dark-event-infer-test", "mix-vid-qa-test")
-#: Videos without answers that are shown; all of them stand in the folder.
+#: Displayed videos without answers; the folder lists all of them.
 _EXAMPLES = 5
 
 
 def evaluate(
     benchmark: app.BenchmarkOption,
     annotations: app.AnnotationsOption,
-    out: Annotated[Path, typer.Option(help="Folder for replies, scores and table; call again with the same one to go on.")],
+    out: Annotated[Path, typer.Option(help="Folder for replies, scores and table; pass the same one to resume.")],
     videos: Annotated[
-        Path | None, typer.Option(help="Folder with its videos, at any depth; for our own two benchmarks those of ingest.source.")
+        Path | None, typer.Option(help="Folder with its videos, at any depth; own benchmarks use ingest.source.")
     ] = None,
     model: Annotated[
         str | None,
@@ -37,51 +39,55 @@ def evaluate(
         ),
     ] = None,
     revision: Annotated[
-        str | None, typer.Option(help="Commit of a hub id; for an endpoint, which weights it serves (kept with the scores).")
+        str | None, typer.Option(help="Commit of a hub id; for an endpoint, the weights it serves (recorded with the scores).")
     ] = None,
     endpoint: Annotated[
         str | None,
         typer.Option(help="OpenAI-compatible address such as http://127.0.0.1:8000/v1; its key: VIDBRIDGE_ENDPOINT_KEY."),
     ] = None,
-    endpoint_model: Annotated[str | None, typer.Option(help="The model, as the endpoint names it.")] = None,
+    endpoint_model: Annotated[str | None, typer.Option(help="Model name at the endpoint.")] = None,
     endpoint_video: Annotated[
         str, typer.Option(help="How frames are sent: jpeg (image_url, one a frame) or mp4 (video_url, exactly these frames).")
     ] = "jpeg",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Questions at once; evaluation.batch_size when left out.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Questions per batch; default: evaluation.batch_size.")] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Length of a reply; the model's own, else evaluation.max_new_tokens, when left out.")
+        int | None, typer.Option(min=1, help="Maximum reply length; default: the model's own, else evaluation.max_new_tokens.")
     ] = None,
     controls: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Ask only so many questions, drawn by seed, with a black and a shuffled video too; all when left out."
-        ),
+        typer.Option(min=1, help="Number of questions, drawn by seed, to repeat with a black and a shuffled video; default: all."),
     ] = None,
-    no_controls: Annotated[bool, typer.Option("--no-controls", help="Ask none with a black or a shuffled video.")] = False,
+    no_controls: Annotated[
+        bool, typer.Option("--no-controls", help="Repeat no question with a black or a shuffled video.")
+    ] = False,
     baselines: Annotated[bool, typer.Option(help="Score random, constant and empty replies too; costs judge calls.")] = True,
     against: Annotated[Path | None, typer.Option(help="Predictions to compare with, question by question.")] = None,
 ) -> None:
-    """Put a model through a benchmark and score its replies.
+    """Evaluate a model on a benchmark.
 
-    Every question is asked, replies are scored as `vidbridge score` does it, and all is logged to MLflow.
+    Every question is sent, replies are scored as by `vidbridge score`, and all is logged to MLflow.
 
-    Frames and prompts are the benchmark's; a video is decoded once, and goes through the vision tower once, for all questions about it.
-    Every reply is on disk as it comes: after Ctrl-C or kill -9 the same call goes on. Videos that are missing or unreadable are listed,
-    and the result is then marked partial. Beside the score stand those of the same model on black and on shuffled videos.
+    Frames and prompts are the benchmark's; a video is decoded once, and goes through the vision
+    tower once, for all questions about it. Every reply is stored as it arrives: after Ctrl-C or
+    kill -9 the same call resumes. Videos that are missing or unreadable are listed, and the result
+    is then marked partial. Scores of the same model on black and on shuffled videos are reported
+    beside it.
 
-    Example: vidbridge evaluate --model champion --benchmark dream-1k --annotations ~/DREAM-1K/json --videos ~/DREAM-1K --out dream
+    Example: vidbridge evaluate --model champion --benchmark dream-1k --annotations ~/DREAM-1K/json
+    --videos ~/DREAM-1K --out dream
 
-    Example: vidbridge evaluate --endpoint http://127.0.0.1:8000/v1 --endpoint-model my-model --benchmark video-mme
-    --annotations ~/Video-MME --videos ~/Video-MME/data --out mme --controls 200
+    Example: vidbridge evaluate --endpoint http://127.0.0.1:8000/v1 --endpoint-model my-model
+    --benchmark video-mme --annotations ~/Video-MME --videos ~/Video-MME/data --out mme --controls
+    200
     """
     from stages.tools.suites.evaluate import EvaluationRequest
 
     if no_controls and controls is not None:
-        raise UsageError("--controls, --no-controls: contradict each other; give one of them")
+        raise UsageError("--controls, --no-controls: contradict each other; set one of them")
     order = EvaluationRequest(
         benchmark=benchmark,
         annotations=_annotations_at(annotations, benchmark),
-        videos=app.given(videos),
+        videos=app.as_typed(videos),
         out=out.expanduser().resolve(),
         controls=0 if no_controls else controls,
         max_new_tokens=max_new_tokens,
@@ -96,36 +102,36 @@ def evaluate(
         endpoint_model=endpoint_model,
         form=endpoint_video,
         baselines=baselines,
-        against=app.given(against),
+        against=app.as_typed(against),
     )
 
 
 def score(
     benchmark: app.BenchmarkOption,
     annotations: app.AnnotationsOption,
-    predictions: Annotated[Path, typer.Option(help="JSON Lines, a question each; what is accepted is said above.")],
-    out: Annotated[Path | None, typer.Option(help="A JSON file to write everything into.")] = None,
+    predictions: Annotated[Path, typer.Option(help="JSON Lines, one question each, in the form described above.")],
+    out: Annotated[Path | None, typer.Option(help="JSON file for all results.")] = None,
     baselines: Annotated[bool, typer.Option(help="Score random, constant and empty replies too; costs judge calls.")] = True,
-    against: Annotated[
-        Path | None, typer.Option(help="A second file of predictions: the first is compared with it, question by question.")
-    ] = None,
+    against: Annotated[Path | None, typer.Option(help="Second file of predictions to compare with, question by question.")] = None,
 ) -> None:
-    """Score anyone's predictions on a benchmark, without a model.
+    """Score stored predictions on a benchmark, without a model.
 
     Two readings: `strict`, and `compat` as public harnesses print it.
 
-    A prediction is {"id": "001-1", "reply": "what the model wrote, reasoning and all"}, one a line; other keys are left alone. The
-    id is Video-MME's question_id; action_antonym/0 (file and row) for MVBench; DREAM-1K's idx as text; camera/VIDEO for VDC;
-    CaReBench's video; sample_id for our own tests. Judged benchmarks use `judge` of params.yaml.
+    A prediction is {"id": "001-1", "reply": "what the model wrote, reasoning and all"}, one a line;
+    other keys are ignored. The id is Video-MME's question_id; action_antonym/0 (file and row) for
+    MVBench; DREAM-1K's idx as text; camera/VIDEO for VDC; CaReBench's video; sample_id for our own
+    benchmarks. Judged benchmarks use `judge` of params.yaml.
 
-    Example: vidbridge score --benchmark video-mme --annotations ~/Video-MME --predictions replies.jsonl --out scores.json
+    Example: vidbridge score --benchmark video-mme --annotations ~/Video-MME --predictions
+    replies.jsonl --out scores.json
     """
     # Before the project's folder becomes the working directory.
-    asked, said = _annotations_at(annotations, benchmark), predictions.expanduser().resolve()
-    written, other = app.given(out), app.given(against)
+    annotation_path, prediction_path = _annotations_at(annotations, benchmark), predictions.expanduser().resolve()
+    result_path, baseline_path = app.as_typed(out), app.as_typed(against)
     from flows.processes.environment import project_or_none
 
-    _score(project_or_none(), benchmark, asked, said, written, baselines=baselines, against=other)
+    _score(project_or_none(), benchmark, annotation_path, prediction_path, result_path, baselines=baselines, against=baseline_path)
 
 
 def _evaluate(
@@ -140,7 +146,7 @@ def _evaluate(
     baselines: bool,
     against: Path | None,
 ) -> None:
-    """Ask, score, show; all of it is written into the order's folder.
+    """Evaluate, score and print; writes all results into the request's folder.
 
     Raises:
         UsageError: what was asked for makes no sense.
@@ -148,7 +154,7 @@ def _evaluate(
     from flows.cli.outside import WAYS
     from flows.console import show
     from flows.console.benchmarks import show_result
-    from flows.recipes import default_params
+    from flows.params_file.recipes import default_params
     from stages.runtime import paths
     from stages.runtime.plain import one_line
     from stages.tools.suites import evaluate as benchmarking
@@ -169,8 +175,8 @@ def _evaluate(
     show_result(out, result)
     if unanswered := result.unanswered:
         reasons = by_reason(unanswered)
-        told = f"{len(unanswered):,} questions (control videos counted) were not answered; the next call asks again"
-        out.print(told, style="yellow")
+        summary = f"{len(unanswered):,} questions (control videos counted) were not answered; the next call asks again"
+        out.print(summary, style="yellow")
         for (video, reason), count in list(reasons.items())[:_EXAMPLES]:
             out.print(f"  {one_line(video)}, {count:,} questions: {one_line(reason)}", soft_wrap=True)
         if len(reasons) > _EXAMPLES:
@@ -182,20 +188,20 @@ def _evaluate(
 def _check_flags(order: EvaluationRequest, model: str | None, endpoint: str | None, endpoint_model: str | None, form: str) -> None:
     if (model is None) == (endpoint is None):
         raise UsageError(
-            "--model, --endpoint: give one of them: a model that runs here, or the address of one that answers elsewhere"
+            "--model, --endpoint: exactly one is needed; set a model that runs here, or the address of one that answers elsewhere"
         )
     if endpoint is not None and endpoint_model is None:
         raise UsageError("--endpoint-model: not given; name the model as the endpoint does")
     if endpoint is None and endpoint_model is not None:
-        raise UsageError("--endpoint-model: means nothing without --endpoint; leave it out, or give the address")
+        raise UsageError("--endpoint-model: means nothing without --endpoint; leave it out, or set the address")
     if endpoint is not None and order.batch_size is not None:
         raise UsageError("--batch-size: is of a model that runs here; an endpoint's is VIDBRIDGE_ENDPOINT_CONCURRENCY")
     if form not in _FORMS:
         raise UsageError(f"--endpoint-video: {form!r} is unknown; give jpeg (a picture a frame) or mp4 (one short video)")
     if endpoint is None and form != _FORMS[0]:
-        raise UsageError("--endpoint-video: means nothing without --endpoint; leave it out, or give the address")
+        raise UsageError("--endpoint-video: means nothing without --endpoint; leave it out, or set the address")
     if order.out.exists() and not order.out.is_dir():
-        raise UsageError(f"--out: {str(order.out)!r} is no folder; name one, which is made where there is none")
+        raise UsageError(f"--out: {str(order.out)!r} is not a folder; name one, it is created if missing")
     if order.videos is None and order.benchmark not in _OWN:
         raise UsageError(f"--videos: not given; name the folder that holds the videos of {order.benchmark}")
 
@@ -231,16 +237,16 @@ def _score(
     baselines: bool,
     against: Path | None,
 ) -> None:
-    """Score, show the table, and write all of it into ``out``."""
+    """Score, print the table, and write all results into ``out``."""
     from flows.console import show
     from flows.console.benchmarks import show_result
-    from flows.recipes import params_or_default
+    from flows.params_file.recipes import params_or_default
     from stages.lib.rows.jsonl import write_record
     from stages.tools.suites.score import score as scored
 
     _check_benchmark(benchmark)
     if out is not None and not out.parent.is_dir():
-        raise UsageError(f"--out: {str(out.parent)!r} is no folder; make it, or name a file in another one")
+        raise UsageError(f"--out: {str(out.parent)!r} is not a folder; create it, or name a file in another one")
     if out is not None and out in (annotations, predictions, against):
         raise UsageError(f"--out: {str(out)!r} is what is to be scored; name another file")
     result = scored(params_or_default(root), benchmark, annotations, predictions, baselines=baselines, against=against)
@@ -252,11 +258,11 @@ def _score(
 
 
 def _annotations_at(place: str, benchmark: str) -> Path:
-    """The annotations of a benchmark: a path of this machine, or what is fetched from the hub.
+    """Annotations of a benchmark: a path of this machine, or a download from the hub.
 
     Raises:
-        UsageError: there is no such benchmark.
-        AnnotationError: the hub does not give them.
+        UsageError: the benchmark does not exist.
+        AnnotationError: the hub does not serve them.
     """
     from stages.tools.suites.published.hub import SCHEME, download_annotations
     from stages.tools.suites.published.registry import BENCHMARKS
@@ -268,10 +274,10 @@ def _annotations_at(place: str, benchmark: str) -> Path:
 
 
 def _check_benchmark(name: str) -> None:
-    """Refuse a name that no benchmark has.
+    """Reject a name that is not a benchmark's.
 
     Raises:
-        UsageError: there is no such benchmark.
+        UsageError: the benchmark does not exist.
     """
     from stages.tools.suites.published.registry import BENCHMARKS
 

@@ -1,4 +1,4 @@
-"""The ``vidbridge`` command: its commands put together, and what is said of an error.
+"""The ``vidbridge`` command: its commands put together, and the output of errors.
 
 Nothing heavy is imported before a command needs it: help answers at once.
 """
@@ -44,15 +44,15 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
 #: A group's help, and its commands.
 GROUPS: Mapping[str, tuple[str, Mapping[str, Callable[..., None]]]] = {
     "data": (
-        "Look at videos and samples. Example: vidbridge data check /path/to/videos",
+        "Check, browse, export and remove videos and samples. Example: vidbridge data check /path/to/videos",
         {"check": data.check, "browse": data.browse, "export": data.export, "remove": data.remove},
     ),
     "recipe": (
-        "Choose what params.yaml says. Example: vidbridge recipe use smoke",
+        "List, show and use recipes for params.yaml. Example: vidbridge recipe use smoke",
         {"list": recipes.list_all, "show": recipes.show, "diff": recipes.diff, "use": recipes.use},
     ),
     "scratch": (
-        "The state from which interrupted training resumes. Example: vidbridge scratch status",
+        "List or delete the state of interrupted trainings. Example: vidbridge scratch status",
         {"status": maintain.scratch_status, "clean": maintain.scratch_clean},
     ),
 }
@@ -61,10 +61,10 @@ PIPE_CLOSED = 141
 
 
 def _group(help: str, commands: Mapping[str, Callable[..., None]], **more: Any) -> typer.Typer:
-    made = typer.Typer(help=help, no_args_is_help=True, **more)
+    group = typer.Typer(help=help, no_args_is_help=True, **more)
     for name, command in commands.items():
-        made.command(name)(command)
-    return made
+        group.command(name)(command)
+    return group
 
 
 app = _group(
@@ -83,12 +83,15 @@ for _name, (_help, _commands) in GROUPS.items():
 
 
 def main() -> None:
-    """Entry point: an error that a person can act upon is one message and a status, never a traceback. A defect keeps its traceback."""
+    """Entry point. Prints an error that the user can act upon as one message and ends with its
+    status, never a traceback. A defect keeps its traceback.
+    """
     from stages.errors import VidbridgeError
     from stages.runtime.plain import fit, guard_logs
 
     for stream in (sys.stdout, sys.stderr):
-        # What an ASCII terminal cannot show is written out, as `\\u2013`, rather than ending the command.
+        # Characters that an ASCII terminal cannot show are escaped, as `\\u2013`, rather than
+        # ending the command.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     guard_logs()
@@ -96,7 +99,8 @@ def main() -> None:
         try:
             app()
         finally:
-            # Here, where an error of it is told: the interpreter's own flush at the end only complains.
+            # Here, where its error is reported: the interpreter's own flush at the end only
+            # complains.
             sys.stdout.flush()
     except VidbridgeError as error:
         _end(fit(error), error.status)
@@ -122,7 +126,7 @@ def _end(message: str, status: int) -> NoReturn:
 
 
 def _defect() -> NoReturn:
-    """Show the traceback of what should not have happened, and where it goes."""
+    """Print the traceback of a defect, and where to report it."""
     import traceback
 
     from stages.runtime.plain import fit

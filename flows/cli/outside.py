@@ -1,4 +1,6 @@
-"""Commands that only read the registry: from inside a project, and from URLs alone in any other folder."""
+"""Commands that only read the registry: from inside a project, and from URLs alone in any other
+folder.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from flows.processes.environment import project_or_none
 if TYPE_CHECKING:
     from stages.tracking.session import Session
 
-#: How a person gets from "no project" to an answer.
+#: Ways from "no project" to an answer.
 WAYS = (
     "cd into a clone (git clone URL), set VIDBRIDGE_PROJECT to one, or read the registry without one: MLFLOW_TRACKING_URI names its server"
     " and VIDBRIDGE_DVC_REMOTE the URL of the DVC remote"
@@ -20,11 +22,13 @@ WAYS = (
 
 
 def reader() -> Session:
-    """The project, entered; outside of one the cache folder, where the environment says which registry is meant.
+    """Open the project; outside of one the cache folder, with the registry that the environment
+    names.
 
     Raises:
         ProjectError: ``VIDBRIDGE_PROJECT`` names a folder that is not a project.
-        UsageError: neither; or the registry is a file that is not there, or that is named from a project's folder.
+        UsageError: neither; or the registry is a file that is not there, or that is named from a
+            project's folder.
         TrackingError: the cache folder cannot be used.
     """
     root = project_or_none()
@@ -49,7 +53,8 @@ def reader() -> Session:
         # MLflow would make an empty one there, and find nothing in it.
         raise UsageError(f"MLFLOW_TRACKING_URI: {display_uri(uri)}: no such file; correct the path, or name the server")
     root = cache_folder()
-    # A project's own lie in its folder; here the working folder may be read-only, and is nobody's place for them.
+    # A project's own lie in its folder; here the working folder may be read-only, and is nobody's
+    # place for them.
     os.environ.setdefault("VIDBRIDGE_JUDGE_CACHE", str(root / STATE / "judge"))
     os.environ.setdefault("VIDBRIDGE_FRAME_CACHE", str(root / STATE / "frames"))
     return Session(root)

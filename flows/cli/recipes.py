@@ -1,4 +1,4 @@
-"""``vidbridge init`` and ``vidbridge recipe``: a project of one's own, and what its params.yaml says."""
+"""``vidbridge init`` and ``vidbridge recipe``: create a project, and set its params.yaml."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from flows.cli import app, complete
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="Folder to make; new or empty.")],
-    recipe: Annotated[str, typer.Option(help="Recipe that params.yaml begins as.", autocompletion=complete.recipes)] = "tiny",
+    folder: Annotated[Path, typer.Argument(help="Folder to create; new or empty.")],
+    recipe: Annotated[str, typer.Option(help="Recipe to copy to params.yaml.", autocompletion=complete.recipes)] = "tiny",
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="The recipe in small: tiny model, generated corpus, a few steps each.")
+        bool, typer.Option("--smoke", help="Small version of the recipe: tiny model, generated corpus, a few steps each.")
     ] = False,
     upgrade: Annotated[
-        bool, typer.Option("--upgrade", help="Of a project that is there: bring dvc.yaml up to the installed package.")
+        bool, typer.Option("--upgrade", help="In an existing project: update dvc.yaml to the installed package.")
     ] = False,
 ) -> None:
-    """Make a project of one's own; the code stays in the package.
+    """Create a project; the code stays in the package.
 
-    params.yaml, dvc.yaml, DVC's settings, .gitignore, and a git repository where there is none. code/*.txt holds the digest of the
-    code of each stage: after an upgrade of the package `vidbridge plan` shows which stages have other code, and runs those again.
+    params.yaml, dvc.yaml, DVC's settings, .gitignore, and a git repository if there is none.
+    code/*.txt holds the digest of the code of each stage: after an upgrade of the package
+    `vidbridge plan` shows which stages have other code, and runs those again.
 
-    Example: vidbridge init my-videos --recipe smoke && cd my-videos && git add -A && git commit -m start && vidbridge run
+    Example: vidbridge init my-videos --recipe smoke && cd my-videos && git add -A && git commit -m
+    start && vidbridge run
     """
-    from flows import new_project
     from flows.console import show
     from flows.processes.environment import be_quiet
+    from flows.project import new_project
 
     be_quiet()
     folder = folder.expanduser().resolve()
@@ -43,8 +45,8 @@ def init(
 
 def list_all() -> None:
     """List the recipes. Example: vidbridge recipe list"""
-    from flows import recipes
     from flows.console import show
+    from flows.params_file import recipes
     from flows.processes.environment import project_or_none
     from stages.runtime.plain import one_line
 
@@ -54,8 +56,8 @@ def list_all() -> None:
 
 def show(name: app.RecipeArgument) -> None:
     """Print a recipe. Example: vidbridge recipe show smoke"""
-    from flows import recipes
     from flows.console import show
+    from flows.params_file import recipes
     from flows.processes.environment import project_or_none
     from stages.runtime.bounded_yaml import read_text
 
@@ -64,8 +66,8 @@ def show(name: app.RecipeArgument) -> None:
 
 def diff(name: app.RecipeArgument) -> None:
     """Show what using a recipe would change in params.yaml. Example: vidbridge recipe diff smoke"""
-    from flows import recipes
     from flows.console import show
+    from flows.params_file import recipes
 
     show.say(recipes.difference(app.root(), name).rstrip("\n") or f"params.yaml is {name} already")
 
@@ -74,12 +76,17 @@ def use(
     name: app.RecipeArgument,
     force: Annotated[bool, typer.Option("--force", help="Overwrite edits of params.yaml that no commit keeps.")] = False,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Its rows, tasks and losses in small: tiny model, generated corpus, a few steps each.")
+        bool,
+        typer.Option(
+            "--smoke", help="Its rows, tasks and losses on a small scale: tiny model, generated corpus, a few steps each."
+        ),
     ] = False,
 ) -> None:
-    """Copy a recipe over params.yaml. Example: vidbridge recipe use videocap-r1 --smoke && vidbridge run"""
-    from flows import recipes
+    """Copy a recipe over params.yaml. Example: vidbridge recipe use videocap-r1 --smoke &&
+    vidbridge run
+    """
     from flows.console import show
+    from flows.params_file import recipes
 
     params = recipes.use(app.root(), name, force, smoke=smoke)
     show.say(

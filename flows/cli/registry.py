@@ -1,4 +1,6 @@
-"""``vidbridge register``, ``promote``, ``rollback``, ``history``, ``compare``, ``explain``: questions to the registry, answered in the terminal."""
+"""``vidbridge register``, ``promote``, ``rollback``, ``history``, ``compare``, ``explain``: queries
+to the registry, answered in the terminal.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def register() -> None:
-    """Make each checkpoint in dvc.lock a model version.
+    """Register each checkpoint in dvc.lock as a model version.
 
-    Only after a plain `dvc repro`; `vidbridge run` does it itself.
+    Needed only after a plain `dvc repro`; `vidbridge run` does it itself.
 
     Example: dvc repro && vidbridge register
     """
@@ -34,10 +36,10 @@ def register() -> None:
 
 def promote(
     version: Annotated[
-        str | None, typer.Argument(help="Version to promote; the newest candidate when left out.", autocompletion=complete.versions)
+        str | None, typer.Argument(help="Version to promote; default: the newest candidate.", autocompletion=complete.versions)
     ] = None,
-    reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
-    author: Annotated[str | None, typer.Option(help="Who decides; git's user.name and user.email when left out.")] = None,
+    reason: Annotated[str, typer.Option(help="Reason, kept in the history.")] = "",
+    author: Annotated[str | None, typer.Option(help="Author of the decision; default: git's user.name and user.email.")] = None,
     new_evaluation: Annotated[
         bool,
         typer.Option(
@@ -47,16 +49,15 @@ def promote(
 ) -> None:
     """Let the gate compare a candidate with the champion.
 
-    When it is better, the alias `champion` moves to it.
+    If the candidate is better, the alias `champion` moves to it.
 
     Example: vidbridge promote, or vidbridge promote 7 --reason "better on captions"
     """
-    from flows import preflight
     from flows.console import show
     from flows.console.registry import promotion_table
     from flows.errors import FlowError
     from flows.processes import prefect_server
-    from flows.repro import registered
+    from flows.repro import preflight, registered
     from stages.runtime import paths
     from stages.tracking.gate import promote as gate
     from stages.tracking.gate.promote import Promotion
@@ -64,7 +65,8 @@ def promote(
 
     session = app.session()
     root = session.root
-    # Before a server is started for it: the answer to a version that is not there takes a second, and so does that to who may not.
+    # Before a server is started for it: the answer to a version that is not there takes a second,
+    # and so does that to who may not.
     find_version(session.client, session.params.gate.registered_model, version or CANDIDATE)
     gate.check_rights(session)
     preflight.check_prefect()
@@ -93,10 +95,12 @@ def promote(
 
 
 def rollback(
-    reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
-    author: Annotated[str | None, typer.Option(help="Who decides; git's user.name and user.email when left out.")] = None,
+    reason: Annotated[str, typer.Option(help="Reason, kept in the history.")] = "",
+    author: Annotated[str | None, typer.Option(help="Author of the decision; default: git's user.name and user.email.")] = None,
 ) -> None:
-    """Give the alias back to the champion before this one. Example: vidbridge rollback --reason "fails on night scenes\""""
+    """Move the alias back to the champion before this one. Example: vidbridge rollback --reason
+    "fails on night scenes"
+    """
     from flows.console import show
     from stages.tracking.gate import promote as gate
 
@@ -108,7 +112,7 @@ def history(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A registered model; the project's own, or VIDBRIDGE_MODEL outside of one, when left out.",
+            help="A registered model; default: the project's own, outside of one VIDBRIDGE_MODEL.",
             autocompletion=complete.models,
         ),
     ] = None,
@@ -116,7 +120,9 @@ def history(
 ) -> None:
     """Show every promotion, refusal and rollback.
 
-    Each with its author and reason. Needs no project where MLFLOW_TRACKING_URI is set. Example: vidbridge history
+    Each with its author and reason. Needs no project where MLFLOW_TRACKING_URI is set.
+
+    Example: vidbridge history
     """
     session = app.reader()
     from dataclasses import asdict
@@ -147,12 +153,13 @@ def compare(
     after: Annotated[
         str, typer.Argument(help="A version's number, an alias, or models:/NAME/7.", autocompletion=complete.versions)
     ] = "candidate",
-    before: Annotated[str, typer.Argument(help="The version it is held against.", autocompletion=complete.versions)] = "champion",
+    before: Annotated[str, typer.Argument(help="The version to compare with.", autocompletion=complete.versions)] = "champion",
     as_json: app.JsonOption = False,
 ) -> None:
     """Compare two versions sample by sample.
 
-    Differences with intervals, and whether chance could have made them. Outside of a project name the model: models:/NAME/7 5
+    Prints differences with intervals, and whether chance explains them. Outside of a project name
+    the model: models:/NAME/7 5
 
     Example: vidbridge compare 7 5
     """
@@ -161,9 +168,10 @@ def compare(
 
 
 def explain(version: app.VersionArgument = "champion", as_json: app.JsonOption = False) -> None:
-    """Show where a version comes from, and how it scores.
+    """Show the origin and the scores of a version.
 
-    Its commit, data, parameters, scores, ancestors and verdict. Needs no project where MLFLOW_TRACKING_URI is set.
+    Prints its commit, data, parameters, scores, ancestors and verdict. Needs no project where
+    MLFLOW_TRACKING_URI is set.
 
     Example: vidbridge explain champion, or vidbridge explain models:/vidbridge-tiny/7
     """
@@ -181,7 +189,8 @@ def explain(version: app.VersionArgument = "champion", as_json: app.JsonOption =
 
 
 def compare_versions(session: Session, after: str, before: str, *, as_json: bool = False) -> None:
-    """Show what ``after`` gained over ``before``, sample by sample; where they were scored differently, score one of them again.
+    """Print the gain of ``after`` over ``before``, sample by sample; if they were scored
+    differently, score one of them again.
 
     Raises:
         UsageError: one is to be scored again, which takes a project.
@@ -191,26 +200,26 @@ def compare_versions(session: Session, after: str, before: str, *, as_json: bool
     from flows.console.documents import comparison_document
     from flows.console.registry import comparison_table
     from flows.errors import UsageError
-    from flows.recipes import default_params
+    from flows.params_file.recipes import default_params
     from stages.tracking.registry.compare import compare_pair, find_pair
 
-    asked = find_pair(session, after, before)
-    out, told = show.console(), show.console(error=as_json)
-    if asked.to_rescore is not None:
+    versions = find_pair(session, after, before)
+    out, progress = show.console(), show.console(error=as_json)
+    if versions.to_rescore is not None:
         if session.project is None:
             raise UsageError(
-                f"compare: version {asked.to_rescore.number} was not scored under evaluation {asked.digest}, and scoring it again takes the"
+                f"compare: version {versions.to_rescore.number} was not scored under evaluation {versions.digest}, and scoring it again takes the"
                 f" project's samples; {WAYS.partition(', or')[0]}"
             )
-        told.print(f"version {asked.to_rescore.number} was not scored under evaluation {asked.digest}; scoring it now")
+        progress.print(f"version {versions.to_rescore.number} was not scored under evaluation {versions.digest}; scoring it now")
         from flows.promotion import rescore  # Prefect's import, which a comparison without it need not wait for
 
-        rescore(session, asked.to_rescore, asked.digest, told.print, "compare versions of one evaluation")
-        asked = find_pair(session, after, before)
+        rescore(session, versions.to_rescore, versions.digest, progress.print, "compare versions of one evaluation")
+        versions = find_pair(session, after, before)
     params = session.params if session.project is not None else default_params()
     confidence = params.evaluation.confidence
-    found = compare_pair(session, asked, confidence)
+    comparison = compare_pair(session, versions, confidence)
     if as_json:
-        show.document(comparison_document(asked, found, confidence))
+        show.document(comparison_document(versions, comparison, confidence))
     else:
-        out.print(comparison_table(asked, found, confidence))
+        out.print(comparison_table(versions, comparison, confidence))

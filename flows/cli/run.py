@@ -1,4 +1,6 @@
-"""``vidbridge run`` and ``vidbridge plan``: plan, say what will happen, run it as a Prefect flow, show what came of it."""
+"""``vidbridge run`` and ``vidbridge plan``: plan, print the plan, run it as a Prefect flow, print
+the results.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 def run(
     stage: app.StageArgument = "summary",
-    dry_run: Annotated[bool, typer.Option("--dry-run", "--plan", help="Only show what would run, and why.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "--plan", help="Only print what would run, and why.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a run that trains a pretrained model.")] = False,
     resume_across_code: Annotated[
         bool,
@@ -30,31 +32,32 @@ def run(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="Value to write into params.yaml first, such as grpo.general.steps=50; may be given again.",
+            help="Value to write into params.yaml first, such as grpo.general.steps=50; may be repeated.",
             autocompletion=complete.settings,
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The same as --set seed=….")] = None,
     push: Annotated[
         bool,
-        typer.Option(
-            "--push", help="Hand DVC's run cache and the branch with dvc.lock on, for other hosts (as scheduled runs do)."
-        ),
+        typer.Option("--push", help="Push DVC's run cache and the branch with dvc.lock, for other hosts (as scheduled runs do)."),
     ] = False,
 ) -> None:
-    """Run what is out of date, register it, print the scores. What the DVC remote holds is fetched instead.
+    """Run what is out of date, register it, print the scores. Outs that the DVC remote holds are
+    fetched instead.
 
-    Example: change grpo.general.learning_rate in params.yaml, then `vidbridge run`: that stage and what follows it run again, only.
-    Ctrl-C ends it at once; the next `vidbridge run` resumes training at its last checkpoint.
+    Example: change grpo.general.learning_rate in params.yaml, then `vidbridge run`: that stage and
+    what follows it run again, only. Ctrl-C ends it at once; the next `vidbridge run` resumes
+    training at its last checkpoint.
 
-    What --recipe, --set and --seed change stands in params.yaml afterwards; it is shown first, and refused where params.yaml has
-    edits that no commit keeps. Example: vidbridge run --recipe smoke --set grpo.general.steps=50 --seed 3
+    --recipe, --set and --seed change params.yaml for good; the changes are shown first, and refused
+    if params.yaml has edits that no commit keeps. Example: vidbridge run --recipe smoke --set
+    grpo.general.steps=50 --seed 3
     """
     if resume_across_code:
         os.environ["VIDBRIDGE_RESUME_ACROSS_CODE"] = "1"
-    with app.going_on_with("vidbridge run"):
+    with app.resumable_with("vidbridge run"):
         # The import too: it takes a second, in which a person may think better of it.
-        from flows.run import run as bring_up_to_date
+        from flows.project.run import run as bring_up_to_date
 
         root = app.root()
         wanted = [*(settings or []), *([] if seed is None else [f"seed={seed}"])]
@@ -73,18 +76,19 @@ def plan(
 ) -> None:
     """Show what would run or be fetched, why, and at what cost.
 
-    Time and GPU hours come from earlier runs of a stage (measured; scaled where only its steps differ), else from rates that you
-    declare in .vidbridge/rates.yaml, else they are unknown. Questions to judges and writer are counted, as upper bounds.
+    Time and GPU hours come from earlier runs of a stage (measured; scaled where only its steps
+    differ), else from rates that you declare in .vidbridge/rates.yaml, else they are unknown.
+    Questions to judges and writer are counted, as upper bounds.
 
     Example: vidbridge plan grpo@bridge
     """
-    from flows.run import run as look
+    from flows.project.run import run as look
 
     look(app.root(), stage, dry_run=True, ask=False, as_json=as_json)
 
 
 def _change_params(root: Path, recipe: str | None, settings: list[str]) -> None:
-    from flows import recipes
     from flows.console import show
+    from flows.params_file import recipes
 
     show.say(recipes.change(root, recipe, settings).rstrip("\n") or "params.yaml says so already")

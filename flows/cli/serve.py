@@ -1,4 +1,6 @@
-"""``vidbridge predict``, ``serve``, ``export`` and ``report``: a registered version for those who only want its answers, its weights, or a page."""
+"""``vidbridge predict``, ``serve``, ``export`` and ``report``: answers, a server, weights or a page
+of a registered version.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,11 @@ from flows.errors import UsageError
 
 def predict(
     video: Annotated[Path, typer.Argument(help="A video file.")],
-    question: Annotated[str, typer.Option("--question", "-q", help="What to ask about it.")],
+    question: Annotated[str, typer.Option("--question", "-q", help="Question about the video.")],
     version: Annotated[
         str | None,
         typer.Option(
-            help="A version's number, champion, or models:/NAME@champion; champion when left out.", autocompletion=complete.versions
+            help="A version's number, champion, or models:/NAME@champion; default: champion.", autocompletion=complete.versions
         ),
     ] = None,
     model: Annotated[
@@ -25,23 +27,24 @@ def predict(
         typer.Option(help="models:/NAME@champion, models:/NAME/7, or a folder that `vidbridge export` wrote; needs no project."),
     ] = None,
 ) -> None:
-    """Ask a registered model about a video.
+    """Query a registered model about a video.
 
-    Outside of a project MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a URL) say where it comes from.
+    Outside of a project MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a URL) say where it comes
+    from.
 
     Example: vidbridge predict clip.mp4 --question "What happens first?"
     """
     uri = app.version_of(version, model if model is not None and model.startswith("models:") else None)
     folder = Path(model) if model is not None and not model.startswith("models:") else None
     if folder is not None and version is not None:
-        raise UsageError("--version, --model: contradict each other; give one of them")
-    _predict(video.expanduser().resolve(), question, uri, app.given(folder))
+        raise UsageError("--version, --model: contradict each other; set one of them")
+    _predict(video.expanduser().resolve(), question, uri, app.as_typed(folder))
 
 
 def serve(
     version: app.VersionOption = None,
     model: app.ModelOption = None,
-    videos: Annotated[Path | None, typer.Option(help="Folder whose videos a request may name; none when left out.")] = None,
+    videos: Annotated[Path | None, typer.Option(help="Folder whose videos a request may name; default: none.")] = None,
     host: Annotated[str, typer.Option(help="Address or name to listen on, IPv4 or IPv6.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0: any free one.")] = 0,
 ) -> None:
@@ -49,15 +52,16 @@ def serve(
 
     Example: vidbridge serve --videos data/corpus/videos
 
-    Only this machine can ask; another --host needs VIDBRIDGE_SERVE_KEY, which clients send as a bearer token. Outside of a project
-    MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a URL) say where the model comes from; it is kept in VIDBRIDGE_CACHE.
+    Only this machine can send requests; another --host needs VIDBRIDGE_SERVE_KEY, which clients
+    send as a bearer token. Outside of a project MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a
+    URL) say where the model comes from; it is kept in VIDBRIDGE_CACHE.
 
     Example: vidbridge serve --model models:/vidbridge-tiny@champion
     """
-    asked, session = app.version_of(version, model), app.reader()
+    which, session = app.version_of(version, model), app.reader()
     from flows.serving import model as serving
 
-    serving.serve(session, asked, videos.resolve() if videos else None, host, port)
+    serving.serve(session, which, videos.resolve() if videos else None, host, port)
 
 
 def export(
@@ -67,18 +71,21 @@ def export(
 ) -> None:
     """Write a version as a Hugging Face folder with a model card.
 
-    For vllm serve, or the hub. Outside of a project MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a URL) say where it comes from.
+    For vllm serve, or the hub. Outside of a project MLFLOW_TRACKING_URI and VIDBRIDGE_DVC_REMOTE (a
+    URL) say where it comes from.
 
     Example: vidbridge export ~/model, or vidbridge export ~/model --model models:/vidbridge-tiny/7
     """
-    asked, session = app.version_of(version, model), app.reader()
+    which, session = app.version_of(version, model), app.reader()
     from flows.console import champion, show
     from stages.tools.serving.export import export_version
 
     folder = folder.resolve()
-    champion.warn_of_moved(session, asked)
-    made = export_version(session, asked, folder)
-    show.say(f"written: {folder} (version {made.version.number}, {made.version.stage}, {made.size_bytes / 1e6:,.1f} MB)")
+    champion.warn_of_moved(session, which)
+    exported = export_version(session, which, folder)
+    show.say(
+        f"written: {folder} (version {exported.version.number}, {exported.version.stage}, {exported.size_bytes / 1e6:,.1f} MB)"
+    )
     show.show_next(show.console(), f"vllm serve {folder}", f"mlflow models serve -m {folder} --env-manager local")
 
 
@@ -96,11 +103,12 @@ def report(out: Annotated[Path, typer.Option(help="The page to write.")] = Path(
 
 
 def _predict(video: Path, question: str, version: str, model: Path | None) -> None:
-    """Ask a registered model, or an exported folder, about a video; shows its thinking, its answer, and whether the reply parses.
+    """Query a registered model, or an exported folder, about a video; prints its thinking, its
+    answer, and whether the reply parses.
 
     Raises:
-        UsageError: there is no such video, or no registry that could be asked.
-        VideoError: the file is no video.
+        UsageError: the video does not exist, or no registry can be queried.
+        VideoError: the file is not a video.
     """
     from rich.table import Table
 
@@ -110,31 +118,31 @@ def _predict(video: Path, question: str, version: str, model: Path | None) -> No
     from stages.runtime.project import ProjectError
 
     if not video.is_file():
-        raise UsageError(f"video: {str(video)!r} is not a file; give the path of one")
-    from stages.tools.serving import predict as asking
+        raise UsageError(f"video: {str(video)!r} is not a file; pass the path of a video")
+    from stages.tools.serving import predict as prediction
 
     if model is not None:
-        said = asking.predict_with(model, video, question, _tell)
+        reply = prediction.predict_with(model, video, question, _tell)
     else:
         try:
             session = reader()
         except (UsageError, ProjectError) as error:
-            asking.check_video(video)
+            prediction.check_video(video)
             raise UsageError(f"{error}; or name a folder that `vidbridge export` wrote: --model FOLDER") from error
-        said = asking.predict(session, video, question, version, _tell)
+        reply = prediction.predict(session, video, question, version, _tell)
         champion.warn_of_moved(session, version)
     table = Table(box=None, show_header=False, pad_edge=False)
-    if said.answer is None:
-        table.add_row("reply", plain(said.text))
+    if reply.answer is None:
+        table.add_row("reply", plain(reply.text))
         table.add_row("parses", "no: it is not one think block followed by one answer block")
     else:
-        table.add_row("thinking", plain(said.thinking or ""))
-        table.add_row("answer", plain(said.answer))
+        table.add_row("thinking", plain(reply.thinking or ""))
+        table.add_row("answer", plain(reply.answer))
         table.add_row("parses", "yes")
     out = show.console()
     out.print(table)
-    if said.caution:
-        out.print(f"note: {said.caution}", style="yellow")
+    if reply.caution:
+        out.print(f"note: {reply.caution}", style="yellow")
 
 
 def _tell(what: str) -> None:

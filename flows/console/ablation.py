@@ -21,7 +21,7 @@ def show_grid(out: Console, grid: Grid) -> None:
 
 
 def _columns(grid: Grid, console: Console) -> list[str]:
-    """All columns where there is room for them, else what the figure's axes are."""
+    """All columns if they fit, else those of the figure's axes."""
     return list(grid.rows[0].columns) if console.width >= show.WIDE else list(grid.axes)
 
 

@@ -19,7 +19,9 @@ EXAMPLES = 5
 
 
 def show_result(console: Console, result: BenchmarkScores) -> None:
-    """The table of scores with its baselines, what a comparison found, what is missing, and what the judge cost."""
+    """Print the table of scores with its baselines, the comparison, what is missing, and the
+    judge's cost.
+    """
     from stages.tools.suites.markdown import roughly_judged, set_aside_in_words
 
     _show_scores(console, result)
@@ -31,9 +33,9 @@ def show_result(console: Console, result: BenchmarkScores) -> None:
     if unjudged:
         console.print(f"{unjudged:,} replies have no verdict and are in no mean", style="yellow")
     if result.set_aside:
-        told = one_line(set_aside_in_words(result))
+        listed = one_line(set_aside_in_words(result))
         console.print(
-            Text.assemble(("set aside of the annotations, neither asked nor scored", "yellow"), f": {told}"), soft_wrap=True
+            Text.assemble(("set aside of the annotations, neither asked nor scored", "yellow"), f": {listed}"), soft_wrap=True
         )
     for ids, why in (
         (result.missing, "questions have no prediction"),
@@ -42,8 +44,8 @@ def show_result(console: Console, result: BenchmarkScores) -> None:
     ):
         if ids:
             more = f" … and {len(ids) - EXAMPLES:,} more" if len(ids) > EXAMPLES else ""
-            told = ", ".join(map(one_line, ids[:EXAMPLES]))
-            console.print(Text.assemble((f"{len(ids):,} {why}", "yellow"), f": {told}{more}"), soft_wrap=True)
+            listed = ", ".join(map(one_line, ids[:EXAMPLES]))
+            console.print(Text.assemble((f"{len(ids):,} {why}", "yellow"), f": {listed}{more}"), soft_wrap=True)
     if result.usage:
         console.print(", ".join(f"{name} {count:,.0f}" for name, count in result.usage.items()), soft_wrap=True)
 
@@ -82,7 +84,9 @@ def _show_scores(console: Console, result: BenchmarkScores) -> None:
 
 
 def _show_against(console: Console, against: Against, confidence: float) -> None:
-    """Differences to another file of predictions; bold where chance alone is ruled out (of a category, among all of them)."""
+    """Print differences to another file of predictions; bold where chance alone is ruled out (of a
+    category, among all of them).
+    """
     from stages.tools.suites.markdown import changed_in_words, difference_rows
 
     scorings = list(against.differences)
@@ -98,8 +102,8 @@ def _show_against(console: Console, against: Against, confidence: float) -> None
             table.add_column(f"{scoring}\n{measure}", justify="right")
     for title, found in difference_rows(against, scorings):
         cells = [found[scoring][measure] for scoring in scorings for measure in measures]
-        told = [_difference(cell, 1 - confidence) for cell in cells]
-        table.add_row(one_line(title), f"{cells[0].items:,}", *told, end_section=title == "all")
+        texts = [_difference(cell, 1 - confidence) for cell in cells]
+        table.add_row(one_line(title), f"{cells[0].items:,}", *texts, end_section=title == "all")
     console.print(table)
     for scoring in scorings:
         if changed := against.differences[scoring].changed:

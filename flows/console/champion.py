@@ -1,4 +1,6 @@
-"""A warning where the alias ``champion`` is not where the gate put it: whoever may write to the registry can move it by hand."""
+"""Warning if the alias ``champion`` is not where the gate put it: anyone who may write to the
+registry can move it by hand.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def warn_of_moved(session: Session, which: str) -> None:
-    """Say on stderr that the gate did not put ``champion`` where it is, if ``which`` means that alias of a registered model.
+    """Warn on stderr that the gate did not put ``champion`` where it is, if ``which`` means that
+    alias of a registered model.
 
     Raises:
         TrackingError: the store does not answer.
@@ -27,7 +30,7 @@ def warn_of_moved(session: Session, which: str) -> None:
 
 
 def warn_of_moved_version(client: MlflowClient, version: Version) -> None:
-    """The same of a version that was found, whatever it was called by."""
+    """Warn likewise about a version, by whatever name it was found."""
     from stages.tracking.registry.named import moved_fault
 
     if fault := moved_fault(client, version):

@@ -1,4 +1,4 @@
-"""What was found in a folder of videos, as tables for a terminal and as plain values."""
+"""Results of checking a folder of videos, as tables for a terminal and as plain values."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from stages.domain.core.records import SPLITS, Reject
 from stages.runtime.plain import one_line
 from stages.tools.dataset.check import Checked
 
-#: Rejects that are shown for each reason, unless all are asked for.
+#: Rejects printed for each reason, unless all are requested.
 _EXAMPLES = 3
 
 
 def show_checked(out: Console, found: Checked, *, every: bool) -> None:
-    """Print what ingest would accept and set aside, and why. ``every``: each reject, and not some of each reason."""
+    """Print what ingest would accept and set aside, and why. ``every``: print each reject, not only
+    some of each reason.
+    """
     seconds = float(sum(clip.frames / clip.rate for clip in found.clips))
     splits = Counter(clip.split for clip in found.clips)
     parts = sum(reject.reason in found.part_reasons for reject in found.rejects)
@@ -46,7 +48,7 @@ def show_checked(out: Console, found: Checked, *, every: bool) -> None:
 
 
 def checked_document(found: Checked) -> dict[str, Any]:
-    """The same as plain values, each clip and reject among them."""
+    """Plain values of the same, with each clip and reject."""
     return {
         "accepted": len(found.clips),
         "splits": dict(Counter(clip.split for clip in found.clips)),

@@ -11,7 +11,7 @@ from stages.tracking.registry.explain import Explanation
 
 
 def comparison_document(asked: VersionPair, found: Comparison, confidence: float) -> dict[str, Any]:
-    """What one version gained over another. Differences are of ``after`` over ``before``."""
+    """Differences between two versions, ``after`` minus ``before``."""
     return {
         "model": asked.after.model,
         "after": asked.after.number,
@@ -23,7 +23,7 @@ def comparison_document(asked: VersionPair, found: Comparison, confidence: float
 
 
 def explanation_document(explanation: Explanation) -> dict[str, Any]:
-    """All that is known of a version."""
+    """Everything known about a version."""
     version, scores = explanation.version, explanation.scores
     return {
         "model": version.model,

@@ -1,7 +1,7 @@
 """Reports, decisions and explanations as tables for a terminal; the data stay plain values.
 
-Strings are text, never markup: they are printed on :func:`flows.console.show.console`. What comes from tags and commits goes through
-:func:`~stages.runtime.plain.one_line`.
+Strings are text, never markup: they are printed on :func:`flows.console.show.console`. Texts from
+tags and commits go through :func:`~stages.runtime.plain.one_line`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ACTIONS = {"promote": "promoted", "refuse": "refused", "rollback": "rolled back
 
 
 def register_table(report: RegisterReport) -> RenderableType:
-    """What `register` did."""
+    """Table of the versions that `register` made."""
     table = _table(f"Registered in {report.model}", "version", "stage", "step", "aliases", "mean score")
     for version in report.created:
         scores = version.scores
@@ -51,7 +51,7 @@ def register_table(report: RegisterReport) -> RenderableType:
 
 
 def promotion_table(promotion: Promotion) -> RenderableType:
-    """The gate's answer, a line for each rule."""
+    """Table of the gate's decision, a line for each rule."""
     champion = f"champion {promotion.champion.number}" if promotion.champion else "no champion"
     table = _table(f"Version {promotion.candidate.number} against {champion}", "what", "candidate", "other", "rule", "")
     for check in promotion.decision.table:
@@ -70,7 +70,7 @@ def promotion_table(promotion: Promotion) -> RenderableType:
 
 
 def history_table(entries: Sequence[Entry]) -> RenderableType:
-    """Every decision of the gate, oldest first."""
+    """Table of every decision of the gate, oldest first."""
     table = _table("Decisions", "when (UTC)", "what", "version", "champion before", "mean", "who", "why")
     for entry in entries:
         decided = entry.decided
@@ -93,13 +93,13 @@ def history_table(entries: Sequence[Entry]) -> RenderableType:
             why.append("interrupted: the next vidbridge promote or rollback completes it")
         else:
             what = Text(_ACTIONS[decided.action])
-        who, told = one_line(decided.author), one_line("; ".join(why))
-        table.add_row(when, what, str(decided.version), previous, mean, who, told)
+        who, reasons = one_line(decided.author), one_line("; ".join(why))
+        table.add_row(when, what, str(decided.version), previous, mean, who, reasons)
     return table
 
 
 def comparison_table(asked: VersionPair, found: Comparison, confidence: float) -> RenderableType:
-    """What one version gained over another, task by task, on the same samples."""
+    """Table of the differences between two versions, task by task, on the same samples."""
     title = f"Version {asked.after.number} against {asked.before.number}, sample by sample (evaluation {asked.digest})"
     columns = (
         "task",
@@ -199,6 +199,6 @@ def _scores_table(explanation: Explanation) -> Table:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=Text(one_line(title)), box=box.SIMPLE, title_justify="left")
     for column in columns:
-        # Who and why may be long words; cut off they tell nothing.
+        # Author and reason may be long words; cut off they say nothing.
         table.add_column(column, overflow="fold")
     return table

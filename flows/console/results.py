@@ -1,4 +1,4 @@
-"""What a run left behind, read back for a person: the table of held-out scores."""
+"""Results of a run, read back for display: the table of held-out scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from stages.lib.evaluation.results import TRIVIAL, BaselineScores, PolicyScores,
 from stages.lib.rows.jsonl import read_record
 from stages.runtime import paths
 
-#: Columns of the table that are no better for being higher: what a policy earns without its video, and with its frames out of order.
+#: Columns of the table in which higher is not better: a policy's scores without its video, and with
+#: its frames out of order.
 CONTROLS = ("blank video", "shuffled video")
 
 R = TypeVar("R", bound=Record)
@@ -22,7 +23,7 @@ def _baselines(root: Path) -> BaselineScores | None:
 
 
 def _policies(root: Path, rows: Sequence[str]) -> dict[str, PolicyScores]:
-    """The scores of ``rows`` in their order; what has not been evaluated yet is left out."""
+    """Scores of ``rows`` in their order; leaves out what has not been evaluated yet."""
     found = {row: _if_there(root / paths.scores(row) / paths.SCORES_FILE, PolicyScores) for row in rows}
     return {row: table for row, table in found.items() if table is not None}
 
@@ -32,10 +33,12 @@ def _if_there(path: Path, kind: type[R]) -> R | None:
 
 
 def read_scores(root: Path, rows: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    """Policy to its scores: ``mean``, ``format`` (share of well-formed replies), each task's mean and :data:`CONTROLS`, in [0, 1].
+    """Map policy to its scores: ``mean``, ``format`` (share of well-formed replies), each task's
+    mean and :data:`CONTROLS`, in [0, 1].
 
-    Baselines come first, then ``rows`` (those of ``evaluation.of``) in their order; what has not been evaluated yet is left out. Files
-    of other rows, which were deleted from ``params.yaml``, are not read.
+    Baselines come first, then ``rows`` (those of ``evaluation.of``) in their order; what has not
+    been evaluated yet is left out. Files of other rows, which were deleted from ``params.yaml``,
+    are not read.
 
     Raises:
         RowError: a file of scores is damaged, or was written by another version.
@@ -53,12 +56,14 @@ def read_scores(root: Path, rows: Sequence[str]) -> dict[str, dict[str, float | 
 
 
 def evaluated_by(policy: str) -> str:
-    """The stage that scores a policy."""
+    """Name of the stage that scores a policy."""
     return "baselines" if policy in TRIVIAL else f"evaluate@{policy}"
 
 
 def read_intervals(root: Path, rows: Sequence[str]) -> dict[tuple[str, str], tuple[float, float]]:
-    """(policy, task) to the two ends of the interval of its mean, for what :func:`read_scores` returns."""
+    """Map (policy, task) to the two ends of the interval of its mean, for the scores of
+    :func:`read_scores`.
+    """
     found: dict[tuple[str, str], tuple[float, float]] = {}
     if (baselines := _baselines(root)) is not None:
         for task, results in baselines.tasks.items():
@@ -69,8 +74,9 @@ def read_intervals(root: Path, rows: Sequence[str]) -> dict[tuple[str, str], tup
 
 
 def read_gains(root: Path) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """Paired gains as the summary found them: "row - start" to ``mean`` and each task's (mean, low, high). The gain over ``base`` is
-    left out: an untrained model scores 0."""
+    """Paired gains as the summary computed them: "row - start" to ``mean`` and each task's (mean,
+    low, high). Leaves out the gain over ``base``: an untrained model scores 0.
+    """
     metrics = _if_there(root / paths.REPORTS / paths.METRICS_FILE, SummaryMetrics)
     return {
         name: {key: (value.mean, value.low, value.high) for key, value in (("mean", gain), *gain.tasks.items())}

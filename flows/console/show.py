@@ -1,4 +1,4 @@
-"""What the terminal shows: the plan, the scores, where things are, what to type next."""
+"""Output on the terminal: the plan, the scores, paths of results, the next commands."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ _COLOURS = {"will run": "yellow", "restore": "cyan", "fetch": "blue", "up to dat
 
 
 class _Fitted:
-    """A renderable, each of whose pieces of text is made fit for a terminal: styles are ours, the text may be anyone's."""
+    """A renderable whose text is made fit for a terminal: styles are ours, the text may be
+    anyone's.
+    """
 
     def __init__(self, inner: ConsoleRenderable) -> None:
         self._inner = inner
@@ -53,21 +55,26 @@ class _Fit(RenderHook):
 
 
 def _console(file: TextIO | None = None, *, error: bool = False, width: int | None = None, quiet: bool = False) -> Console:
-    """A console on which a string is text: "[red]", ":dog:.mp4" and ESC mean nothing in it. What has a style is a ``Text`` with it."""
+    """Console on which a string is text: "[red]", ":dog:.mp4" and ESC mean nothing in it. Styled
+    text is a ``Text``.
+    """
     made = Console(file=file, stderr=error, width=width, soft_wrap=error, markup=False, emoji=False, highlight=False, quiet=quiet)
     made.push_render_hook(_Fit())
     return made
 
 
 def console(error: bool = False) -> Console:
-    """The terminal. Where the output is none (a pipe, a file), tables are :data:`WIDE`, unless ``COLUMNS`` says otherwise."""
+    """Console of the terminal. If the output is not a terminal (a pipe, a file), tables are
+    :data:`WIDE`, unless ``COLUMNS`` sets another width.
+    """
     stream = sys.stderr if error else sys.stdout
     wide = not stream.isatty() and not os.environ.get("COLUMNS", "").isdigit()
     return _console(error=error, width=WIDE if wide else None, quiet=verbosity.is_quiet())
 
 
 def say(text: object, *, error: bool = False, end: str = "\n") -> None:
-    """Print a text as it is, a line or several, whoever wrote parts of it: without secrets, control characters written out.
+    """Print a text verbatim, one line or several, parts of which anyone may have written: without secrets,
+    control characters written out.
 
     ``--quiet`` leaves it out.
     """
@@ -76,12 +83,16 @@ def say(text: object, *, error: bool = False, end: str = "\n") -> None:
 
 
 def write(text: object, *, error: bool = False, end: str = "\n") -> None:
-    """The same for what was asked for by itself, such as a recipe's text: ``--quiet`` does not leave it out."""
+    """Print output that was requested explicitly, such as a recipe's text: ``--quiet`` does not
+    leave it out.
+    """
     print(fit(text), end=end, file=sys.stderr if error else sys.stdout)
 
 
 def document(value: object) -> None:
-    """Print one JSON document on stdout, without secrets; in ASCII, so that nothing in it acts on a terminal."""
+    """Print one JSON document on stdout, without secrets; in ASCII, so that nothing in it acts on a
+    terminal.
+    """
     print(json.dumps(_plain_value(value, known_secrets()), indent=2))
 
 
@@ -98,7 +109,7 @@ def _plain_value(value: object, secrets: Sequence[str]) -> object:
 
 
 def as_text(table: RenderableType, width: int = 120) -> str:
-    """A table as plain lines, for logs and artefacts."""
+    """Plain lines of a table, for logs and artefacts."""
     out = _console(StringIO(), width=width)
     with out.capture() as captured:
         out.print(table)
@@ -106,7 +117,7 @@ def as_text(table: RenderableType, width: int = 120) -> str:
 
 
 def show_plan(out: Console, plan: Plan) -> None:
-    """Every stage of the plan, what will be done, and why."""
+    """Print every stage of the plan, its action, and the reason."""
     table = Table(title=None, box=None, pad_edge=False)
     table.add_column("stage")
     table.add_column("state", no_wrap=True)
@@ -138,7 +149,7 @@ def show_plan(out: Console, plan: Plan) -> None:
 
 
 def show_cost(out: Console, cost: RunCost) -> None:
-    """What the stages that will run take, and where each figure comes from."""
+    """Print the cost of the stages that will run, and the basis of each figure."""
     if not cost.stages:
         return
     if not cost.calls() and not any(cost.total(what) for what in ("hours", "gpu_hours", "disk_gb", "money")):
@@ -152,7 +163,7 @@ def show_cost(out: Console, cost: RunCost) -> None:
     for name in ("stage", "time", "GPU h", "GB", "questions", *([cost.currency or "money"] if money else []), "from"):
         table.add_column(name, justify="left" if name in ("stage", "from") else "right")
     for one in cost.stages:
-        asked = "\n".join(
+        questions = "\n".join(
             f"{_count(call.at_most, about=call.about)} {call.who.replace('_', '-')}"
             + ("" if call.measured is None else f" (it was {call.measured:,})")
             for call in one.calls
@@ -161,15 +172,15 @@ def show_cost(out: Console, cost: RunCost) -> None:
         basis = Text(
             f"{one.basis}: {one_line(one.why)}" if one.basis else f"unknown: {one_line(one.why)}", "" if one.basis else "yellow"
         )
-        table.add_row(one_line(one.stage), _time(one.hours), _figure(one.gpu_hours), _figure(one.disk_gb), asked, *paid, basis)
+        table.add_row(one_line(one.stage), _time(one.hours), _figure(one.gpu_hours), _figure(one.disk_gb), questions, *paid, basis)
     table.add_section()
     sums = [_sum(cost.total("hours"), _time)]
     sums += [_sum(cost.total("gpu_hours"), _figure), _sum(cost.total("disk_gb"), _figure)]
-    asked = "\n".join(
+    questions = "\n".join(
         f"{'' if whole else '? + '}{_count(count, about=about)} {who.replace('_', '-')}"
         for who, (count, whole, about) in cost.calls().items()
     )
-    table.add_row("together", *sums, asked, *([_sum(cost.total("money"), _figure)] if money else []), "")
+    table.add_row("together", *sums, questions, *([_sum(cost.total("money"), _figure)] if money else []), "")
     out.print(table)
     if cost.note:
         out.print(Text(one_line(cost.note), style="yellow"))
@@ -208,10 +219,12 @@ def show_scores(
     intervals: Mapping[tuple[str, str], tuple[float, float]] | None,
     confidence: float,
 ) -> None:
-    """Held-out scores in [0, 1]; the best policy of each column is bold, baselines stand above the line. A small
-    table after it says what each policy earns without its video, and with the frames of it out of order.
+    """Print held-out scores in [0, 1]; the best policy of each column is bold, baselines stand
+    above the line. A small table after it lists each policy's scores without its video, and with
+    its frames out of order.
 
-    ``intervals``: (policy, task) to the ends of its interval at ``confidence``, shown behind the mean.
+    ``intervals``: (policy, task) to the ends of its interval at ``confidence``, shown behind the
+    mean.
     """
     if not scores:
         return
@@ -242,7 +255,7 @@ def show_scores(
 
 
 def _show_controls(out: Console, scores: Mapping[str, Mapping[str, float | None]]) -> None:
-    """Apart from the scores, since higher is not better here."""
+    """Print the controls apart from the scores, since higher is not better here."""
     controlled = {policy: row for policy, row in scores.items() if any(row.get(name) is not None for name in CONTROLS)}
     if not controlled:
         return
@@ -256,7 +269,9 @@ def _show_controls(out: Console, scores: Mapping[str, Mapping[str, float | None]
 
 
 def show_gains(out: Console, gains: Mapping[str, Mapping[str, tuple[float, float, float]]], confidence: float) -> None:
-    """What each stage gained over the one it started from, on the same samples; bold where the interval leaves 0 out."""
+    """Print the gain of each stage over the one it started from, on the same samples; bold where
+    the interval leaves 0 out.
+    """
     if not gains:
         return
     table = Table(title=f"gained, sample by sample [{confidence:.0%} interval]")
@@ -274,7 +289,9 @@ def show_gains(out: Console, gains: Mapping[str, Mapping[str, tuple[float, float
 
 
 def show_costs(out: Console, costs: Mapping[str, Cost], stages: Sequence[str]) -> None:
-    """What each of these stages cost when it last ran: its share of the time and memory that a run takes."""
+    """Print the cost of each of these stages when it last ran: its share of the run's time and
+    memory.
+    """
     if not any(stage in costs for stage in stages):
         return
     table = Table(title="what each stage cost")
@@ -288,8 +305,9 @@ def show_costs(out: Console, costs: Mapping[str, Cost], stages: Sequence[str]) -
 
 
 def show_where(out: Console, root: Path, *, scored: bool, promote: bool = True) -> None:
-    """Paths of the results, and the next commands: of a run that ended with scores, or with data only. ``promote``: there is a
-    candidate that is not the champion yet, as far as is known."""
+    """Print paths of the results, and the next commands: of a run that ended with scores, or with
+    data only. ``promote``: there may be a candidate that is not the champion yet.
+    """
     uri = os.environ.get("MLFLOW_TRACKING_URI", defaults(root)["MLFLOW_TRACKING_URI"])
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("metrics and plots" if scored else "data", str(paths.REPORTS if scored else paths.SAMPLES))
@@ -297,14 +315,14 @@ def show_where(out: Console, root: Path, *, scored: bool, promote: bool = True) 
     table.add_row("see them", "vidbridge ui")
     out.print(table)
     if scored:
-        asked = ("vidbridge promote", "vidbridge report", "vidbridge explain candidate")
-        show_next(out, *(asked if promote else ("vidbridge report", "vidbridge explain champion", "vidbridge serve")))
+        commands = ("vidbridge promote", "vidbridge report", "vidbridge explain candidate")
+        show_next(out, *(commands if promote else ("vidbridge report", "vidbridge explain champion", "vidbridge serve")))
     else:
         show_next(out, "vidbridge data browse", "vidbridge data export samples --limit 100", "vidbridge run")
 
 
 def show_next(out: Console, *commands: str) -> None:
-    """What a person may want to type now, a line each, so that it can be copied."""
+    """Print the next commands, a line each, so that they can be copied."""
     out.print("next:")
     for command in commands:
         out.print(f"  {one_line(command)}", soft_wrap=True)

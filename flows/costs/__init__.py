@@ -1,1 +1,1 @@
-"""What a planned run will cost."""
+"""The cost of a planned run."""

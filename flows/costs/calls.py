@@ -1,6 +1,8 @@
-"""How many questions a planned run asks of judges and of a writer: bounds from the parameters, where data are there exact in the samples.
+"""Number of questions that a planned run sends to judges and to a writer: bounds from the
+parameters, exact from the samples if they exist.
 
-Every figure is "at most": an ill-formed reply is not judged, equal questions are asked once, and answers that are cached are not asked.
+Every figure is "at most": an ill-formed reply is not judged, equal questions are sent once, and
+cached answers are not requested.
 """
 
 from __future__ import annotations
@@ -20,14 +22,17 @@ from stages.lib.rows.jsonl import RowError, read_json
 from stages.params import GrpoRow, OpenAIJudgeParams, Params
 from stages.runtime import paths
 
-#: A proposed question is tried from nothing, from the other clip and from its own; each answer gets a verdict.
+#: A proposed question is tried from nothing, from the other clip and from its own; each answer gets
+#: a verdict.
 _TRIES_OF_A_QUESTION = 3
 
 
 @dataclass(frozen=True)
 class Calls:
-    """``at_most``: questions that a stage asks; None: that depends on data that are not made yet. ``about``: an expected number (the
-    rollouts that a held-out judge sees are drawn by their text). ``measured``: what an earlier run asked, scaled."""
+    """Questions of a stage. ``at_most``: upper bound; None: it depends on data that are not made
+    yet. ``about``: an expected number (the rollouts that a held-out judge sees are drawn by their
+    text). ``measured``: the number of an earlier run, scaled.
+    """
 
     who: Who
     at_most: int | None
@@ -36,7 +41,7 @@ class Calls:
 
 
 def calls_of(root: Path, params: Params, plan: Plan) -> dict[str, tuple[Calls, ...]]:
-    """By stage of the plan that runs, whom it asks how often; stages that ask nobody are missing."""
+    """Map each stage of the plan that runs to its questions; stages without any are left out."""
     counts = _Counts(root, params, plan)
     found: dict[str, tuple[Calls, ...]] = {}
     for step in plan.to_run:
@@ -67,16 +72,16 @@ class _Counts:
         writer = self._params.synthesize.writer
         if writer is None:
             return
-        asked: int | None = 0
+        written: int | None = 0
         judged: int | None = 0
         if writer.questions:
-            asked = _plus(asked, _times(self._made(mix_vid_qa.NAME, SPLITS), writer.tries * (1 + 2 * _TRIES_OF_A_QUESTION)))
+            written = _plus(written, _times(self._made(mix_vid_qa.NAME, SPLITS), writer.tries * (1 + 2 * _TRIES_OF_A_QUESTION)))
         if writer.traces is not None:
             for task in writer.traces.tasks:
-                made = _times(self._made(task, ("train",)), writer.tries)
-                asked = _plus(asked, made)
-                judged = _plus(judged, _times(made, task_of(task).judge_calls(writer.traces.rewards)))
-        yield Calls("writer", asked)
+                proposed = _times(self._made(task, ("train",)), writer.tries)
+                written = _plus(written, proposed)
+                judged = _plus(judged, _times(proposed, task_of(task).judge_calls(writer.traces.rewards)))
+        yield Calls("writer", written)
         if writer.traces is not None and isinstance(writer.traces.judge, OpenAIJudgeParams):
             yield Calls("judge", judged)
 
@@ -92,7 +97,8 @@ class _Counts:
         weights = {task: row.tasks[task] for task in row.trained_tasks}
         generations = math.ceil(row.steps / row.iterations)
         prompts = generations * row.prompts_per_step
-        # Dynamic sampling replaces at most every group in each round; what is shown shuffled for the contrast is replaced with it.
+        # Dynamic sampling replaces at most every group in each round; what is shown shuffled for
+        # the contrast is replaced with it.
         replies_a_prompt = row.rollouts + (row.temporal_contrast.rollouts if row.temporal_contrast is not None else 0)
         replies = {task: count * replies_a_prompt for task, count in _dealt(weights, prompts).items()}
         for task, count in _dealt(weights, prompts * row.resample_rounds).items():
@@ -105,23 +111,23 @@ class _Counts:
         held_out = self._params.held_out_judge
         if held_out is not None and isinstance(held_out.judge, OpenAIJudgeParams):
             rollouts = {task: count * row.rollouts for task, count in _dealt(weights, prompts).items()}
-            asked = sum(count * self._worth(task) for task, count in rollouts.items())
-            yield Calls("held_out_judge", math.ceil(held_out.share * asked), about=held_out.share < 1)
+            questions = sum(count * self._worth(task) for task, count in rollouts.items())
+            yield Calls("held_out_judge", math.ceil(held_out.share * questions), about=held_out.share < 1)
 
     def baselines(self) -> Iterable[Calls]:
         total: int | None = 0
         for task in self._params.synthesize.tasks.named:
             tried = CONSTANTS * TRIED_ON
-            asked = self._at_most(task, self._params.evaluation.split, self._params.evaluation.samples_per_task)
-            total = _plus(total, _times(_plus(_times(asked, 2), tried if asked != 0 else 0), self._worth(task)))
+            samples = self._at_most(task, self._params.evaluation.split, self._params.evaluation.samples_per_task)
+            total = _plus(total, _times(_plus(_times(samples, 2), tried if samples != 0 else 0), self._worth(task)))
         yield from self._judge(total)
 
     def evaluate(self) -> Iterable[Calls]:
         total: int | None = 0
         for task in self._params.synthesize.tasks.named:
-            asked = self._at_most(task, self._params.evaluation.split, self._params.evaluation.samples_per_task)
+            samples = self._at_most(task, self._params.evaluation.split, self._params.evaluation.samples_per_task)
             # With its video, with a black and with a shuffled one.
-            total = _plus(total, _times(asked, 3 * self._worth(task)))
+            total = _plus(total, _times(samples, 3 * self._worth(task)))
         yield from self._judge(total)
 
     def _judge(self, count: int | None) -> Iterable[Calls]:
@@ -129,15 +135,15 @@ class _Counts:
             yield Calls("judge", count)
 
     def _worth(self, task: TaskName) -> int:
-        """The most questions that one reply raises."""
+        """Most questions that one reply can cause."""
         return task_of(task).judge_calls(self._params.rewards)
 
     def _at_most(self, task: TaskName, split: Split, most: int | None) -> int | None:
-        made = self._made(task, (split,))
-        return made if most is None else most if made is None else min(made, most)
+        available = self._made(task, (split,))
+        return available if most is None else most if available is None else min(available, most)
 
     def _made(self, task: TaskName, splits: Iterable[Split]) -> int | None:
-        """Samples that there are of a task, or will be at most; None: the clips are not known yet."""
+        """Number of samples of a task, or its upper bound; None: the clips are not known yet."""
         if "synthesize" not in self._running:
             table = self._summary(paths.SAMPLES)
             return None if table is None else sum(int(table["samples"][split].get(task, 0)) for split in splits)
@@ -150,8 +156,8 @@ class _Counts:
             return None if table is None else sum(int(table["splits"][split]) for split in splits)
         if Path(self._params.ingest.source) == paths.CORPUS:
             corpus = self._params.corpus
-            made = {"train": corpus.train_clips, "validation": corpus.validation_clips, "test": corpus.test_clips}
-            return sum(made[split] for split in splits)
+            counts = {"train": corpus.train_clips, "validation": corpus.validation_clips, "test": corpus.test_clips}
+            return sum(counts[split] for split in splits)
         return None
 
     def _summary(self, folder: Path) -> Mapping[str, Any] | None:
@@ -163,7 +169,9 @@ class _Counts:
 
 
 def _dealt(weights: Mapping[TaskName, float], prompts: int) -> dict[TaskName, int]:
-    """The most prompts of each task among so many: its share, to within one (:func:`stages.lib.training.mixture.draw`)."""
+    """Most prompts of each task among so many: its share, to within one
+    (:func:`stages.lib.training.mixture.draw`).
+    """
     total = sum(weights.values())
     return {task: min(prompts, math.floor(prompts * weight / total) + 1) if prompts else 0 for task, weight in weights.items()}
 

@@ -1,8 +1,9 @@
-"""What a planned run will cost: hours, GPU hours, disk, questions to judges and a writer, and money where rates are declared.
+"""The cost of a planned run: hours, GPU hours, disk, questions to judges and a writer, and money
+where rates are declared.
 
-Time comes from earlier runs of the same stage (``measured``; ``scaled`` where only the number of steps differs), else from declared
-rates (:mod:`flows.costs.rates`). What neither tells is unknown: no figure is made up. Questions are counted from parameters and samples
-(:mod:`flows.costs.calls`).
+Time comes from earlier runs of the same stage (``measured``; ``scaled`` where only the number of
+steps differs), else from declared rates (:mod:`flows.costs.rates`). Without either it is unknown:
+no figure is made up. Questions are counted from parameters and samples (:mod:`flows.costs.calls`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 from flows.costs.calls import Calls, calls_of
 from flows.costs.rates import Rates, StageRate, Who, load_rates
-from flows.preflight import GB, model_gb, says_size
+from flows.repro.preflight import GB, model_gb, tells_size
 from flows.repro.steps import Plan, PlanStep
 from stages.params import Params
 from stages.runtime import paths
@@ -56,8 +57,9 @@ _WITH_MODEL = frozenset(("sft", "grpo", "difficulty", "evaluate"))
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one stage will cost; None: unknown. ``basis``: where time comes from, ``disk_basis``: where disk does. ``why``: what time rests
-    on, or why it is unknown."""
+    """Cost of one stage; None: unknown. ``basis``: the source of the time, ``disk_basis``: that of
+    the disk space. ``why``: what the time rests on, or why it is unknown.
+    """
 
     stage: str
     hours: float | None
@@ -72,7 +74,9 @@ class StageCost:
 
 @dataclass(frozen=True)
 class RunCost:
-    """The stages of a plan, in its order. Totals count what is known; ``unknown``: the stages whose time is not."""
+    """Cost of a plan's stages, in its order. Totals count what is known; ``unknown``: the stages
+    whose time is not.
+    """
 
     stages: tuple[StageCost, ...]
     currency: str
@@ -83,13 +87,15 @@ class RunCost:
         return tuple(one.stage for one in self.stages if one.hours is None)
 
     def total(self, what: Literal["hours", "gpu_hours", "disk_gb", "money"]) -> tuple[float, bool] | None:
-        """The sum of what is known, and whether that is all; None: of no stage is it known."""
+        """Sum of what is known, and whether that is all; None if no stage's value is known."""
         values = [getattr(one, what) for one in self.stages]
         known = [value for value in values if value is not None]
         return (sum(known), len(known) == len(values)) if known else None
 
     def calls(self) -> dict[Who, tuple[int, bool, bool]]:
-        """By who is asked: the sum of what is known, whether that is all, and whether it is an expected number only."""
+        """Questions by recipient: the sum of what is known, whether that is all, and whether it is
+        only an expected number.
+        """
         found: dict[Who, tuple[int, bool, bool]] = {}
         for one in self.stages:
             for call in one.calls:
@@ -119,25 +125,27 @@ def cost_of(root: Path, params: Params, plan: Plan) -> RunCost:
 
 
 def _spent(root: Path) -> tuple[Mapping[str, Sequence[Spent]], str]:
-    """What earlier runs cost, or why that is not known. A store that hangs is not waited for."""
-    found: dict[str, list[Spent]] = {}
-    said = [f"MLflow does not answer within {DEADLINE_S:g} s"]
+    """Cost of earlier runs, or the reason why it is not known. Does not wait for a store that
+    hangs.
+    """
+    spent: dict[str, list[Spent]] = {}
+    fault = [f"MLflow does not answer within {DEADLINE_S:g} s"]
 
     def ask() -> None:
         from mlflow.exceptions import MlflowException
 
         try:
-            found.update(spent_by_stage(root))
-            said[0] = ""
+            spent.update(spent_by_stage(root))
+            fault[0] = ""
         except TrackingError as error:
-            said[0] = f"MLflow does not answer: {redacted(one_line(str(error)))}"
+            fault[0] = f"MLflow does not answer: {redacted(one_line(str(error)))}"
         except MlflowException as error:
-            said[0] = f"MLflow refuses: {redacted(one_line(str(error)))}"
+            fault[0] = f"MLflow refuses: {redacted(one_line(str(error)))}"
 
     thread = threading.Thread(target=ask, name="costs", daemon=True)
     thread.start()
     thread.join(DEADLINE_S)
-    return ({}, said[0]) if said[0] else (found, "")
+    return ({}, fault[0]) if fault[0] else (spent, "")
 
 
 def _stage(
@@ -156,10 +164,10 @@ def _stage(
     if time.basis is None and rate is not None and declared is not None:
         time = _Time(declared, declared * rate.gpus, "declared", "rates.yaml", {})
     why = time.why or ("MLflow does not answer" if note else "no earlier run, no declared rate")
-    asked = tuple(replace(call, measured=time.questions.get(call.who)) for call in calls)
+    questions = tuple(replace(call, measured=time.questions.get(call.who)) for call in calls)
     disk, disk_basis = _disk(step, params, rate, sizes)
-    money = _money(rates, time.gpu_hours, asked)
-    return StageCost(step.name, time.hours, time.gpu_hours, time.basis, why, disk, disk_basis, asked, money)
+    money = _money(rates, time.gpu_hours, questions)
+    return StageCost(step.name, time.hours, time.gpu_hours, time.basis, why, disk, disk_basis, questions, money)
 
 
 @dataclass(frozen=True)
@@ -174,14 +182,15 @@ class _Time:
 
 
 def _time(step: PlanStep, runs: Sequence[Spent], current: Mapping[str, str]) -> _Time:
-    """Of the newest run with the same parameters, else of the newest with another number of steps. Parameters that cost no time do not
-    count."""
+    """Time of the newest run with the same parameters, else of the newest with another number of
+    steps. Ignores parameters that cost no time.
+    """
     own = f"{step.name.replace('@', '.')}.steps"
     others = ""
     scaled: _Time | None = None
     trains = step.name.partition("@")[0] in _WITH_MODEL
     for run in runs:
-        # Of a run whose model was not kept nobody can say that it was this one.
+        # A run that did not record its model cannot be matched with this one.
         model = {"model": "unknown"} if run.model is None else run.model
         differing = _differing(step, {**run.params, **model} if trains else run.params, current, model=trains)
         day = f"{run.started:%Y-%m-%d}{_on(run.gpus)}"
@@ -202,14 +211,14 @@ def _measured(run: Spent, share: float, basis: Basis, why: str) -> _Time:
 
 
 def in_words(hours: float) -> str:
-    """For a person: ``40 s``, ``25 min``, ``3.2 h``."""
+    """Format hours for display: ``40 s``, ``25 min``, ``3.2 h``."""
     if hours < 1 / 60:
         return f"{hours * 3600:.0f} s"
     return f"{hours * 60:.0f} min" if hours < 2 else f"{hours:.1f} h"
 
 
 def _on(gpus: str) -> str:
-    """The GPUs that a run had: those of this machine may be others."""
+    """Describe the GPUs of a run: those of this machine may be others."""
     try:
         names = Counter(map(str, json.loads(gpus)))
     except (ValueError, TypeError):
@@ -218,8 +227,10 @@ def _on(gpus: str) -> str:
 
 
 def _differing(step: PlanStep, past: Mapping[str, str], current: Mapping[str, str], *, model: bool) -> list[str]:
-    """Names of parameters that a past run had otherwise, or lacked, among those that decide how long this stage takes; ``model``: those of
-    the model too, though DVC does not have the stage depend on them."""
+    """Names of parameters that differ from a past run's, or that it lacked, among those that decide
+    how long this stage takes; ``model``: the model's too, though DVC does not have the stage depend
+    on them.
+    """
     row = step.name.partition("@")[2]
     rows = tuple(f"{table}.{row}." for table in ("sft", "grpo", "difficulty"))
 
@@ -228,7 +239,7 @@ def _differing(step: PlanStep, past: Mapping[str, str], current: Mapping[str, st
             return True
         if name.rpartition(".")[2] in _NO_TIME or not any(name == key or name.startswith(f"{key}.") for key in step.params):
             return False
-        # Of other rows a table of all results is made, which takes a second.
+        # Other rows only add to a table of all results, which takes a second.
         return not name.startswith(("sft.", "grpo.", "difficulty.")) or name.startswith(rows)
 
     return sorted(name for name in past.keys() | current.keys() if counts(name) and not _same(past.get(name), current.get(name)))
@@ -265,8 +276,10 @@ def _declared(rate: StageRate, steps: int | None) -> float | None:
 def _disk(
     step: PlanStep, params: Params, rate: StageRate | None, sizes: Mapping[str, float]
 ) -> tuple[float | None, Literal["measured", "scaled", "declared", "computed"] | None]:
-    """GB in place and in DVC's cache: of a pretrained model from its name's size, else as large as the last result, else as declared."""
-    if says_size(params) and (weights := model_gb(params, step.name)) is not None:
+    """GB in place and in DVC's cache: of a pretrained model from its name's size, else as large as
+    the last result, else as declared.
+    """
+    if tells_size(params) and (weights := model_gb(params, step.name)) is not None:
         return sum(weights), "computed"
     if (size := sizes.get(step.name)) is not None:
         return size, "measured"
@@ -274,7 +287,7 @@ def _disk(
 
 
 def _sizes(root: Path) -> dict[str, float]:
-    """By stage, GB of its last result as ``dvc.lock`` has it, in place and in the cache."""
+    """Map stage to GB of its last result as ``dvc.lock`` has it, in place and in the cache."""
     try:
         table = read_yaml(root / paths.LOCK_FILE, MOST_LOCK_BYTES)
         return {
@@ -286,7 +299,9 @@ def _sizes(root: Path) -> dict[str, float]:
 
 
 def _money(rates: Rates, gpu_hours: float | None, calls: Sequence[Calls]) -> float | None:
-    """None: nothing is declared, or what it is declared of is unknown."""
+    """Money for GPU hours and calls. None: nothing is declared, or the quantity it is declared for
+    is unknown.
+    """
     total, known = 0.0, False
     if rates.gpu_hour is not None:
         if gpu_hours is None:
@@ -301,7 +316,7 @@ def _money(rates: Rates, gpu_hours: float | None, calls: Sequence[Calls]) -> flo
 
 
 def plain(cost: RunCost) -> dict[str, Any]:
-    """For programs."""
+    """Plain values of a cost, for programs."""
     totals = {what: cost.total(what) for what in ("hours", "gpu_hours", "disk_gb", "money")}
     return {
         "stages": [asdict(one) for one in cost.stages],

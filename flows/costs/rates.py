@@ -1,4 +1,5 @@
-"""Declared rates: what a stage takes where no earlier run has measured it, and what it costs in money. Circumstance, never a parameter.
+"""Declared rates: what a stage takes where no earlier run has measured it, and what it costs in
+money. Circumstance, never a parameter.
 
 ``.vidbridge/rates.yaml``, or the file that ``VIDBRIDGE_RATES`` names, all of it optional:
 
@@ -35,13 +36,15 @@ class _Declared(BaseModel):
 
 
 class StageRate(_Declared):
-    """What one run of a stage takes. ``seconds_per_step``: of a training; else ``hours`` of the whole."""
+    """Declared cost of one run of a stage. ``seconds_per_step``: of a training; else ``hours`` of
+    the whole.
+    """
 
     hours: _Amount | None = None
     seconds_per_step: _Amount | None = None
-    #: GPUs that it holds meanwhile.
+    #: GPUs that it uses.
     gpus: int = Field(default=0, ge=0)
-    #: What it writes, in GB.
+    #: Size of its outputs, in GB.
     gb: _Amount | None = None
 
     @model_validator(mode="after")
@@ -60,15 +63,16 @@ class Rates(_Declared):
     currency: str = Field(default="", max_length=12)
 
     def of(self, stage: str) -> StageRate | None:
-        """Of a stage by its name, else of its group."""
+        """Rate of a stage by its name, else by its group."""
         return self.stages.get(stage) or self.stages.get(stage.partition("@")[0])
 
 
 def load_rates(root: Path) -> Rates:
-    """What is declared; nothing where nothing is.
+    """Read the declared rates; empty if none are declared.
 
     Raises:
-        UsageError: the file cannot be read, or says something that is no rate; the message names file, field and remedy.
+        UsageError: the file cannot be read, or declares something that is not a rate; the message
+            names file, field and remedy.
     """
     named = os.environ.get(VARIABLE, "").strip()
     path = Path(named).expanduser() if named else state(root) / FILE

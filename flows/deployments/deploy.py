@@ -1,4 +1,6 @@
-"""``vidbridge deploy``: the scheduled deployment of ``infra/prefect.yaml``, a server for it where none runs, and a worker."""
+"""``vidbridge deploy``: the scheduled deployment of ``infra/prefect.yaml``, a server for it if none
+runs, and a worker.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,10 @@ from typing import Any
 
 import typer
 
-from flows import recipes
 from flows.console import show
-from flows.deployments.repositories import Told, branches, check_address, told
+from flows.deployments.repositories import BranchContent, branches, check_address, inspect
 from flows.errors import FlowError, UsageError
+from flows.params_file import recipes
 from flows.processes import prefect_server
 from flows.processes.environment import shipped, state
 from flows.processes.keys import key_file, read_key
@@ -33,7 +35,7 @@ from stages.tracking.lineage.git import git, is_repository
 from stages.tracking.lineage.uri import display_uri
 
 PREFECT_FILE = Path("infra/prefect.yaml")
-#: What a run of the pool may set of its process: nothing.
+#: Values that a run of the pool may set for its process: none.
 POOL_FILE = Path("infra/work-pool.json")
 POOL = "vidbridge"
 FLOW = "vidbridge-scheduled"
@@ -45,9 +47,11 @@ _BANNED = re.compile(r"[/%&<>]")
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is deployed. ``repository``: what the worker clones, None for its own project; ``directory``: the project's folder in it.
-    ``cron`` and ``timezone``: None for those of ``infra/prefect.yaml``."""
+class DeploymentRequest:
+    """Settings of a deployment. ``repository``: URL or path that the worker clones, None for its
+    own project; ``directory``: the project's folder in it. ``cron`` and ``timezone``: None for
+    those of ``infra/prefect.yaml``.
+    """
 
     branch: str
     name: str
@@ -60,7 +64,7 @@ class Order:
     directory: str | None = None
 
 
-def order_of(
+def deployment_request(
     root: Path,
     *,
     cron: str | None = None,
@@ -72,8 +76,9 @@ def order_of(
     branch: str | None = None,
     pool: str | None = None,
     name: str | None = None,
-) -> tuple[Order, list[str]]:
-    """Check what the command line asks for, as far as it can be told before a server is there; returns it with notes for the person.
+) -> tuple[DeploymentRequest, list[str]]:
+    """Check the command line's options, as far as possible before a server runs; returns the
+    settings with notes for the user.
 
     Raises:
         UsageError: naming option, value and remedy.
@@ -81,7 +86,9 @@ def order_of(
         FlowError: git cannot read the repository.
     """
     if not is_repository(root):
-        raise UsageError(f"git: {root} is no repository; scheduled runs work in a clone of it")
+        raise UsageError(
+            f"git: {root} is not a repository, and scheduled runs work in a clone of one; create it: git init && git add -A && git commit -m start"
+        )
     if directory is not None and repository is None:
         raise UsageError("--directory: is of --repository; a project's own folder in its repository is known, leave the option out")
     _check_schedule(cron, timezone)
@@ -89,18 +96,18 @@ def order_of(
     for option, value in (("--name", named), ("--pool", wanted_pool)):
         if _BANNED.search(value) or not value.strip():
             raise UsageError(f"{option}: {value!r} cannot be a name in Prefect; use letters, digits, '-', '_', '.' and spaces")
-    place = None if repository is None else check_address(repository)
+    address = None if repository is None else check_address(repository)
     followed = branch or _checked_out(root)
-    _check_branch(root if place is None else place, followed)
+    _check_branch(root if address is None else address, followed)
     notes: list[str] = []
-    watched = None if source is None else _source(source, elsewhere=place is not None)
+    watched = None if source is None else _source(source, elsewhere=address is not None)
     folder = None
-    if place is None:
+    if address is None:
         _check_params(root, watched, recipe)
     else:
         folder = _folder(directory)
-        notes += _check_repository(told(place, followed, folder or "", recipe), recipe)
-    return Order(followed, named, wanted_pool, cron, timezone, watched, recipe, place, folder), notes
+        notes += _check_repository(inspect(address, followed, folder or "", recipe), recipe)
+    return DeploymentRequest(followed, named, wanted_pool, cron, timezone, watched, recipe, address, folder), notes
 
 
 def _check_schedule(cron: str | None, timezone: str | None) -> None:
@@ -112,7 +119,7 @@ def _check_schedule(cron: str | None, timezone: str | None) -> None:
         if timezone not in zones:
             near = difflib.get_close_matches(timezone, zones, 1, 0.7)
             meant = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(f"--timezone: {timezone!r} is no time zone; give its IANA name, such as Europe/Berlin or UTC{meant}")
+            raise UsageError(f"--timezone: {timezone!r} is not a time zone; set an IANA name, such as Europe/Berlin or UTC{meant}")
     if cron is not None:
         from prefect.client.schemas.schedules import CronSchedule
 
@@ -120,12 +127,12 @@ def _check_schedule(cron: str | None, timezone: str | None) -> None:
             CronSchedule(cron=cron, timezone=timezone or "UTC")
         except ValueError as error:
             raise UsageError(
-                f'--cron: {cron!r} is no schedule; give minute, hour, day, month and weekday, such as "0 3 * * *" (every day at 3)'
+                f'--cron: {cron!r} is not a schedule; set minute, hour, day, month and weekday, such as "0 3 * * *" (every day at 3)'
             ) from error
 
 
 def _checked_out(root: Path) -> str:
-    """The branch that is checked out; the deployment follows it."""
+    """Branch that is checked out; the deployment follows it."""
     if found := git(root, "branch", "--show-current"):
         return found
     at = git(root, "rev-parse", "--short", "HEAD")
@@ -144,30 +151,30 @@ def _check_branch(place: Path | str, branch: str) -> None:
 
 
 def _source(source: Path, *, elsewhere: bool) -> str:
-    """The folder of videos; that of a worker elsewhere cannot be looked at from here."""
+    """Folder of videos; that of a worker elsewhere cannot be checked from here."""
     if elsewhere:
         if not source.is_absolute():
             raise UsageError(
-                f"--source: {str(source)!r} is relative, and with --repository it is a folder of the worker; give its absolute path"
+                f"--source: {str(source)!r} is relative, and with --repository it is a folder of the worker; set its absolute path"
             )
         return str(source)
     folder = source.expanduser().resolve()
     if not folder.is_dir():
-        raise UsageError(f"source: {str(folder)!r} is no folder; name the folder of your videos")
+        raise UsageError(f"source: {str(folder)!r} is not a folder; name the folder of your videos")
     return str(folder)
 
 
 def _folder(directory: str | None) -> str | None:
     folder = PurePosixPath(directory or "")
     if folder.is_absolute() or ".." in folder.parts:
-        raise UsageError(
-            f"--directory: {directory!r} leads out of the repository; give the project's folder as it is called inside"
-        )
+        raise UsageError(f"--directory: {directory!r} leads out of the repository; set the project's path inside it")
     return None if folder == PurePosixPath(".") else str(folder)
 
 
 def _check_params(root: Path, source: str | None, recipe: str | None) -> None:
-    """Look now at what every run will read: none should fail in the night for what could be said at once."""
+    """Check now the parameters that every run will read, so that no run fails at night for a reason
+    known in advance.
+    """
     file = recipes.recipe(root, recipe).path if recipe else root / paths.PARAMS_FILE
     load_params(file)
     if source is not None:
@@ -175,8 +182,8 @@ def _check_params(root: Path, source: str | None, recipe: str | None) -> None:
         parse_params(table | {"ingest": table["ingest"] | {"source": source}}, f"{file.name} with --source {source}")
 
 
-def _check_repository(found: Told, recipe: str | None) -> list[str]:
-    """Look now at what every run will find in the repository; returns what a person should know of it."""
+def _check_repository(found: BranchContent, recipe: str | None) -> list[str]:
+    """Check now the content that every run will find in the repository; returns notes for the user."""
     if not found.is_project:
         there = f" (there is one in {', '.join(found.projects)})" if found.projects else ""
         raise UsageError(f"--directory: {found.where} holds no dvc.yaml{there}; name the folder of the project: --directory SUB")
@@ -197,8 +204,9 @@ def _check_repository(found: Told, recipe: str | None) -> list[str]:
     return []
 
 
-def deploy(root: Path, order: Order, notes: Sequence[str], worker: bool, port: int) -> None:
-    """Create the deployment on the server of ``PREFECT_API_URL``, else on one of our own at ``port``; then run what falls due.
+def deploy(root: Path, order: DeploymentRequest, notes: Sequence[str], worker: bool, port: int) -> None:
+    """Create the deployment on the server of ``PREFECT_API_URL``, else on one of our own at
+    ``port``; then run what falls due.
 
     Raises:
         UsageError: the port is in use, or the work pool cannot be used.
@@ -224,15 +232,15 @@ def deploy(root: Path, order: Order, notes: Sequence[str], worker: bool, port: i
                 raise FlowError(
                     f"PREFECT_API_URL: {display_uri(url)}: no answer; start that server, correct the address, or unset it"
                 )
-            said = create(root, order, worker=worker)
+            created = create(root, order, worker=worker)
         full = f"{FLOW}/{order.name}"
         show.say(f"deployed {full}; watch it at {prefect_server.pages(url)}")
-        for line in (*notes, *said):
+        for line in (*notes, *created):
             show.say(line)
         if own is not None:
-            typer.echo(how_to_enter(own))
+            typer.echo(login_instructions(own))
         if not worker:
-            typer.echo(f"a worker runs it, where PREFECT_API_URL names this server: {shlex.join(worker_words(order.pool))}")
+            typer.echo(f"a worker runs it, where PREFECT_API_URL names this server: {shlex.join(worker_arguments(order.pool))}")
             return
         needed = "" if own is None else f"PREFECT_API_URL={url} PREFECT_API_AUTH_STRING=$(cat {shlex.quote(str(key_file(own)))}) "
         from flows.processes.lost import end_lost_flow_runs
@@ -243,8 +251,10 @@ def deploy(root: Path, order: Order, notes: Sequence[str], worker: bool, port: i
         until_interrupted({"the worker": process})
 
 
-def how_to_enter(home: Path) -> str:
-    """What a person needs who opens the pages: the key itself (as Jupyter prints its token), and where it lies."""
+def login_instructions(home: Path) -> str:
+    """Instructions for opening the pages: the key itself (as Jupyter prints its token), and its
+    location.
+    """
     user, _, password = read_key(home).partition(":")
     return (
         f"to get in: user {user}, password {password} (Prefect's one field takes both: {user}:{password})\n"
@@ -252,23 +262,25 @@ def how_to_enter(home: Path) -> str:
     )
 
 
-def worker_words(pool: str) -> list[str]:
+def worker_arguments(pool: str) -> list[str]:
     """Prefect's own command of a worker that runs each flow run as a process of its machine."""
     return ["prefect", "worker", "start", "--pool", pool, "--type", "process"]
 
 
 def worker_command(pool: str = POOL) -> list[str]:
-    """The same, with this interpreter."""
-    return [sys.executable, "-m", *worker_words(pool)]
+    """Command of a worker with this interpreter."""
+    return [sys.executable, "-m", *worker_arguments(pool)]
 
 
 def deployment_name(root: Path) -> str:
-    """The name of the one deployment in ``infra/prefect.yaml``."""
+    """Name of the one deployment in ``infra/prefect.yaml``."""
     return str(_prefect_table(root)["deployments"][0]["name"])
 
 
 def _of_project(root: Path, name: Path) -> Path:
-    """A file of the project; one without code of its own may leave it to the installed package."""
+    """Path of a file of the project; a project without code of its own may leave it to the
+    installed package.
+    """
     path = root / name
     return path if path.exists() or not package_code.uses_package(root) else shipped(name.name)
 
@@ -285,26 +297,28 @@ def _prefect_table(root: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What an operator paused of a deployment that is there already."""
+class PausedState:
+    """Paused parts of an existing deployment."""
 
     paused: bool
-    #: Whether each of its schedules is active: its cron, its time zone.
+    #: Schedules: cron, time zone, and True if it is active.
     schedules: tuple[tuple[str, str, bool], ...]
 
     def is_active(self, cron: str, timezone: str) -> bool:
-        """Whether a schedule of the new deployment runs: as the same one did, else as all did together."""
+        """Return whether a schedule of the new deployment runs: like the same schedule before, else
+        like all of them together.
+        """
         same = [active for old, zone, active in self.schedules if (old, zone) == (cron, timezone)]
         every = same or [active for _, _, active in self.schedules]
         return any(every) or not every
 
 
-def prefect_file(root: Path, order: Order, standing: Standing | None) -> dict[str, Any]:
-    """``infra/prefect.yaml`` with the one deployment of ``order``, as paused as ``standing`` is."""
+def prefect_file(root: Path, order: DeploymentRequest, standing: PausedState | None) -> dict[str, Any]:
+    """``infra/prefect.yaml`` with the one deployment of ``order``, paused as ``standing`` is."""
     table = _prefect_table(root)
     one = table["deployments"][0]
-    given = {key: getattr(order, key) for key in ("repository", "directory", "branch", "source", "recipe")}
-    one["name"], one["parameters"] = order.name, (one.get("parameters") or {}) | given
+    parameters = {key: getattr(order, key) for key in ("repository", "directory", "branch", "source", "recipe")}
+    one["name"], one["parameters"] = order.name, (one.get("parameters") or {}) | parameters
     one["work_pool"] = (one.get("work_pool") or {}) | {"name": order.pool}
     if order.cron is not None:
         one["schedules"] = [{"cron": order.cron, "timezone": "UTC"}]
@@ -321,8 +335,9 @@ def prefect_file(root: Path, order: Order, standing: Standing | None) -> dict[st
     return table
 
 
-def create(root: Path, order: Order, *, worker: bool = True) -> list[str]:
-    """Create work pool and deployment on the server of ``PREFECT_API_URL``; returns what a person should know of it.
+def create(root: Path, order: DeploymentRequest, *, worker: bool = True) -> list[str]:
+    """Create work pool and deployment on the server of ``PREFECT_API_URL``; returns notes for the
+    user.
 
     Raises:
         UsageError: the pool is there, and cannot be used.
@@ -336,29 +351,29 @@ def create(root: Path, order: Order, *, worker: bool = True) -> list[str]:
     if not template.is_file():
         raise UsageError(f"{template}: is missing, and without it a run could start any command; git checkout {POOL_FILE}")
     with prefect_server.connected(None):
-        said = pools.provide(template, order.pool, process=worker, ours=POOL)
+        notes = pools.provide(template, order.pool, process=worker, ours=POOL)
         standing = pools.standing(f"{FLOW}/{order.name}")
-        made = prefect_file(root, order, standing)
+        table = prefect_file(root, order, standing)
         file = state(root) / f"deploy-{os.getpid()}.yaml"
         try:
-            file.write_text(yaml.safe_dump(made, sort_keys=False), encoding="utf-8")
+            file.write_text(yaml.safe_dump(table, sort_keys=False), encoding="utf-8")
             command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy"]
             _prefect(root, "deployment", [*command, "--prefect-file", str(file), "--name", order.name])
         finally:
             file.unlink(missing_ok=True)
-        return said + pools.still_paused(f"{FLOW}/{order.name}")
+        return notes + pools.still_paused(f"{FLOW}/{order.name}")
 
 
 def _prefect(root: Path, what: str, command: Sequence[str]) -> None:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         url = os.environ.get("PREFECT_API_URL", "")
-        words = (done.stdout + done.stderr).replace(url, display_uri(url)).strip().splitlines()[-8:]
-        raise FlowError(f"Prefect {what}: refused with status {done.returncode}:\n  " + "\n  ".join(words))
+        lines = (done.stdout + done.stderr).replace(url, display_uri(url)).strip().splitlines()[-8:]
+        raise FlowError(f"Prefect {what}: refused with status {done.returncode}:\n  " + "\n  ".join(lines))
 
 
 def until_interrupted(processes: dict[str, subprocess.Popen[bytes]]) -> None:
-    """Wait for Ctrl-C, which is how one ends these.
+    """Wait for Ctrl-C, which ends these processes.
 
     Raises:
         FlowError: one of the processes ended by itself.

@@ -1,4 +1,6 @@
-"""Work pools and deployments on a Prefect server, through its client: what is there already stays as its owner made it."""
+"""Work pools and deployments on a Prefect server, through its client: existing ones stay as their
+owner made them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from prefect.client.schemas.objects import WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from flows.deployments.deploy import Standing
+from flows.deployments.deploy import PausedState
 from flows.errors import FlowError, UsageError
 from stages.runtime.plain import one_line, redacted
 
@@ -34,10 +36,12 @@ def _asking() -> Iterator[SyncPrefectClient]:
 
 
 def provide(template: Path, name: str, *, process: bool, ours: str) -> list[str]:
-    """A work pool whose runs set no job variable: one that is there, else one of ``template``. Returns what a person should know.
+    """Find or create a work pool whose runs set no job variable; a new one is made from
+    ``template``. Returns notes for the user.
 
     Raises:
-        UsageError: the pool that is there lets a run set how it is started, or is not one of processes where ``process`` asks for it.
+        UsageError: the pool that is there lets a run set how it is started, or is not one of
+            processes where ``process`` asks for it.
     """
     wanted = json.loads(template.read_text(encoding="utf-8"))
     with _asking() as client:
@@ -66,8 +70,10 @@ def provide(template: Path, name: str, *, process: bool, ours: str) -> list[str]
 
 
 def is_locked(template: Mapping[str, Any]) -> bool:
-    """Whether a run can set nothing: no value of the job has a place for one, other than for what the server or the worker's environment
-    holds. A table ``env`` takes a run's values without a place."""
+    """Return whether a run can set nothing: no value of the job has a placeholder, other than for
+    values of the server or the worker's environment. A table ``env`` takes a run's values without a
+    placeholder.
+    """
     job = template.get("job_configuration") or {}
     return _OF_A_RUN.search(json.dumps(job)) is None and "env" not in job
 
@@ -85,8 +91,8 @@ def _read(client: SyncPrefectClient, full_name: str) -> DeploymentResponse | Non
         return None
 
 
-def standing(full_name: str) -> Standing | None:
-    """What is paused of a deployment; None where there is none yet."""
+def standing(full_name: str) -> PausedState | None:
+    """Paused parts of a deployment; None if it does not exist yet."""
     with _asking() as client:
         found = _read(client, full_name)
     if found is None:
@@ -95,20 +101,20 @@ def standing(full_name: str) -> Standing | None:
         (str(getattr(one.schedule, "cron", "")), str(getattr(one.schedule, "timezone", None) or "UTC"), bool(one.active))
         for one in found.schedules
     )
-    return Standing(bool(found.paused), schedules)
+    return PausedState(bool(found.paused), schedules)
 
 
 def still_paused(full_name: str) -> list[str]:
-    """A sentence for each thing that an operator paused, and how it is resumed."""
+    """List what an operator paused, with how to resume it, a sentence each."""
     with _asking() as client:
-        found = _read(client, full_name)
-    if found is None:
+        deployment = _read(client, full_name)
+    if deployment is None:
         return []
-    said = [f"{full_name} is paused, and stays so; resume it on its page"] if found.paused else []
-    for one in found.schedules:
+    sentences = [f"{full_name} is paused, and stays so; resume it on its page"] if deployment.paused else []
+    for one in deployment.schedules:
         if not one.active:
             words = getattr(one.schedule, "cron", "its schedule")
-            said.append(
+            sentences.append(
                 f"its schedule ({words}) was paused, and stays so; resume it: prefect deployment schedule resume {full_name} {one.id}"
             )
-    return said
+    return sentences

@@ -1,4 +1,6 @@
-"""A repository looked at from afar: before a deployment names it, what every run will find there is found out now."""
+"""Remote inspection of a repository: before a deployment names it, check what every run will find
+there.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +21,24 @@ from stages.tracking.lineage.uri import TrackingError
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a branch of a repository holds for us. ``where`` names it in messages; ``remote``: the URL of DVC's default remote."""
+class BranchContent:
+    """Content of a repository's branch, as far as it concerns us. ``where`` names it in messages;
+    ``remote``: the URL of DVC's default remote.
+    """
 
     where: str
     is_project: bool
     #: Folders with a ``dvc.yaml``.
     projects: tuple[str, ...]
-    #: The one that was asked for, where it is among them.
+    #: The requested recipe, if it is among them.
     recipe: str | None
     recipes: tuple[str, ...]
     remote: str | None
 
 
 def check_address(repository: str) -> str:
-    """``repository`` as git takes it, and as everyone who sees the deployment may read it.
+    """Validate ``repository`` as an address that git takes and that everyone who sees the
+    deployment may read.
 
     Raises:
         UsageError: a relative path, an option, or an address with a password.
@@ -46,49 +51,53 @@ def check_address(repository: str) -> str:
     is_path = ":" not in repository.split("/", maxsplit=1)[0]  # else a URL, or host:path as ssh takes it
     if not repository.strip() or repository.startswith("-") or (is_path and not repository.startswith("/")):
         raise UsageError(
-            f"--repository: {repository!r} means nothing to a worker elsewhere; give a URL, or an absolute path that it sees too"
+            f"--repository: {repository!r} means nothing to a worker elsewhere; set a URL, or an absolute path that it sees too"
         )
     return repository
 
 
-def branches(place: Path | str) -> tuple[str, ...]:
-    """The branches of a repository, at a URL or in a folder.
+def branches(address: Path | str) -> tuple[str, ...]:
+    """Branches of a repository, at a URL or in a folder.
 
     Raises:
         FlowError: git cannot read it.
     """
-    if isinstance(place, Path):
-        return tuple(git(place, "for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads/").splitlines())
+    if isinstance(address, Path):
+        return tuple(git(address, "for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads/").splitlines())
     try:
-        listed = git(Path.cwd(), "ls-remote", "--heads", "--", place)
+        listed = git(Path.cwd(), "ls-remote", "--heads", "--", address)
     except TrackingError as error:
-        raise FlowError(f"--repository: {place} cannot be read from here ({error}); correct the address, or your access") from error
+        raise FlowError(
+            f"--repository: {address} cannot be read from here ({error}); correct the address, or your access"
+        ) from error
     return tuple(line.partition("refs/heads/")[2] for line in listed.splitlines())
 
 
-def told(repository: str, branch: str, folder: str, recipe: str | None) -> Told:
-    """Look at the newest commit of a branch, with ``folder`` (no slash at either end, "" for the top) as the project's.
+def inspect(repository: str, branch: str, folder: str, recipe: str | None) -> BranchContent:
+    """Inspect the newest commit of a branch, with ``folder`` (no slash at either end, "" for the
+    top) as the project's.
 
     Raises:
         FlowError: git cannot read it.
         ParamsError: what the runs would take as parameters breaks a rule.
     """
     where = f"{repository}, branch {branch}" + (f", folder {folder}" if folder else "")
-    with tempfile.TemporaryDirectory(prefix="vidbridge-") as place:
-        looked = Path(place)
-        git(looked, "clone", "--quiet", "--no-checkout", "--depth", "1", "--branch", branch, "--", repository, "seen")
-        seen = looked / "seen"
+    with tempfile.TemporaryDirectory(prefix="vidbridge-") as work_folder:
+        work = Path(work_folder)
+        git(work, "clone", "--quiet", "--no-checkout", "--depth", "1", "--branch", branch, "--", repository, "seen")
+        seen = work / "seen"
         names = git(seen, "-c", "core.quotePath=false", "ls-tree", "-r", "--name-only", "HEAD").splitlines()
         prefix = f"{folder}/" if folder else ""
         projects = tuple(str(Path(name).parent) for name in names if Path(name).name == paths.PIPELINE_FILE)
         own = {Path(name).stem: name for name in names if name.startswith(f"{prefix}{RECIPES}/") and name.endswith(".yaml")}
-        # A project without code of its own runs that of the installed package, whose recipes it knows too.
+        # A project without code of its own runs that of the installed package, whose recipes it
+        # knows too.
         shipped = {} if any(name.startswith(f"{prefix}stages/") for name in names) else recipe_files(None)
         is_project = f"{prefix}{paths.PIPELINE_FILE}" in names
         chosen = f"{prefix}{paths.PARAMS_FILE}" if recipe is None else own.get(recipe)
         if is_project and chosen is not None:
             _check_params(_shown(seen, chosen), f"{chosen} in {where}")
-        return Told(
+        return BranchContent(
             where,
             is_project,
             projects,
@@ -111,7 +120,7 @@ def _shown(seen: Path, name: str) -> str:
 
 
 def _remote(text: str) -> str | None:
-    """The URL of the default remote in a ``.dvc/config``; None where it names none."""
+    """URL of the default remote in a ``.dvc/config``; None if it names none."""
     config = configparser.ConfigParser(strict=False, interpolation=None)
     try:
         config.read_string(text)

@@ -1,1 +1,1 @@
-"""What nobody needs any more, and videos that are to be removed."""
+"""Removal of content that is no longer needed, and of videos on request."""

@@ -1,4 +1,6 @@
-"""``vidbridge gc``: what nobody needs any more, and giving it back. Without ``--yes`` nothing is changed."""
+"""``vidbridge gc``: list what nothing needs any more, and free it. Without ``--yes`` it changes
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ FREED = TAG + "freed"
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table. ``bytes``: what it takes; of what is free, what comes back."""
+    """A line of the table. ``bytes``: the space it takes; for free objects, the space that is
+    regained.
+    """
 
     kind: str
     what: str
@@ -77,7 +81,7 @@ class Row:
 
 @dataclass
 class Findings:
-    """Everything that was looked at, as rows and as what is to be removed."""
+    """Everything that was examined, as rows and as what is to be removed."""
 
     rows: list[Row]
     places: list[tuple[Place, list[Held]]]
@@ -96,8 +100,8 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Order:
-    """What was asked for. ``also``: other projects that use this cache or remote."""
+class GcOptions:
+    """Options of the command. ``also``: other projects that use this cache or remote."""
 
     remote: bool
     versions: bool
@@ -109,12 +113,13 @@ class Order:
         return self.keep_days * 86400
 
 
-def gc(root: Path, order: Order, *, yes: bool, as_json: bool) -> None:
-    """Show what nobody needs, and with ``yes`` free it.
+def gc(root: Path, order: GcOptions, *, yes: bool, as_json: bool) -> None:
+    """List what nothing needs, and with ``yes`` free it.
 
     Raises:
         UsageError: ``--also`` names no project.
-        FlowError, TrackingError: a run is working here, or who needs what cannot be told; nothing was freed.
+        FlowError, TrackingError: a run is working here, or who needs what cannot be told; nothing
+            was freed.
     """
     for other in order.also:
         if not (other / layout.PIPELINE_FILE).is_file():
@@ -123,7 +128,8 @@ def gc(root: Path, order: Order, *, yes: bool, as_json: bool) -> None:
             )
     with Session(root) as session, ExitStack() as stack:
         if yes:
-            # All that could make or take content meanwhile: this project's run, those of its clones, those of the others.
+            # All that could make or take content meanwhile: this project's run, those of its
+            # clones, those of the others.
             for project in (root, *clones(root), *order.also):
                 stack.enter_context(only_run(project))
         if yes:
@@ -138,8 +144,8 @@ def gc(root: Path, order: Order, *, yes: bool, as_json: bool) -> None:
             _free(found)
     if as_json:
         rows = [asdict(row) for row in found.rows]
-        told = {"freed": yes, "keep_days": order.keep_days, "bytes": found.freed_bytes, "rows": rows, "notes": found.notes}
-        show.document(told)
+        document = {"freed": yes, "keep_days": order.keep_days, "bytes": found.freed_bytes, "rows": rows, "notes": found.notes}
+        show.document(document)
     else:
         _show(found, order, yes=yes)
 
@@ -158,7 +164,7 @@ def _dvc_lock(content: ContentStore) -> Iterator[None]:
         content.repo.lock.unlock()
 
 
-def _find(session: Session, order: Order, marked: list[Standing], *, yes: bool) -> Findings:
+def _find(session: Session, order: GcOptions, marked: list[Standing], *, yes: bool) -> Findings:
     root, params, content = session.root, session.params, session.content
     notes: list[str] = []
     if other := other_store(root):
@@ -172,7 +178,7 @@ def _find(session: Session, order: Order, marked: list[Standing], *, yes: bool) 
     if order.remote:
         remote_odb = content.remote()
         if remote_odb is None:
-            raise UsageError("--remote: this project has no DVC remote (dvc remote add -d NAME URL)")
+            raise UsageError("--remote: this project has no DVC remote; add one: dvc remote add -d NAME URL")
         remote = inventory("remote", remote_odb, shared=True)
     elif order.versions and content.remote_name():
         raise UsageError(
@@ -182,22 +188,24 @@ def _find(session: Session, order: Order, marked: list[Standing], *, yes: bool) 
     if order.remote or order.versions or cache.shared:
         needs += origin_needs(root)
     refs = frozenset(oid for need in needs for oid in need.oids)
-    known = _registry(session, refs, order, notes, marked, partial(_has_weights, content, lists), yes=yes)
-    if known is not None and (order.remote or order.versions or cache.shared):
-        _insist_on_versions(session, known)
+    needed_by_registry = _registry(session, refs, order, notes, marked, partial(_has_weights, content, lists), yes=yes)
+    if needed_by_registry is not None and (order.remote or order.versions or cache.shared):
+        _verify_versions(session, needed_by_registry)
     found = Findings([], [], [], [], [], [], (None, []), notes)
     pinned: frozenset[str] = frozenset()
-    if known is None:
+    if needed_by_registry is None:
         found.rows.append(Row("cache", "objects", len(cache.held), sum(one.size for one in cache.held), False, notes[-1]))
     else:
-        pinned = frozenset(oid for need in known.needs if need.why == ALIASES for oid in need.oids)
-        given_up = [one for one in known.versions if one.why is None]
+        pinned = frozenset(oid for need in needed_by_registry.needs if need.why == ALIASES for oid in need.oids)
+        given_up = [one for one in needed_by_registry.versions if one.why is None]
         left = [one for one in given_up if not order.versions and one.version.freed is None]
         if order.versions:
             found.versions = [one for one in given_up if one.version.freed is None]
         models = own_models(params)
-        ours = own_oids(history_oids(root), known.versions, models) if order.remote or cache.shared else frozenset[str]()
-        judge = Judge(lists, [*needs, *known.needs], left, ours, order.keep_s)
+        ours = (
+            own_oids(history_oids(root), needed_by_registry.versions, models) if order.remote or cache.shared else frozenset[str]()
+        )
+        judge = Judge(lists, [*needs, *needed_by_registry.needs], left, ours, order.keep_s)
         elsewhere: frozenset[str] | None = None
         if order.remote:
             verdicts = judge.judge(remote, None)
@@ -215,17 +223,20 @@ def _find(session: Session, order: Order, marked: list[Standing], *, yes: bool) 
             found.versions = [one for one in found.versions if one not in intact]
             if yes:
                 _unmark(session, intact)
-        _version_rows(found, known, order, intact)
+        _version_rows(found, needed_by_registry, order, intact)
         _entry_row(found, content, cache, verdicts, elsewhere if order.remote else None)
     removed = frozenset(video.sha256 for video in params.ingest.exclude if video.sha256)
     _leftover_rows(
-        found, root, list(leftovers(root, params, projects, pinned, removed, order.keep_s)), pinned_known=known is not None
+        found,
+        root,
+        list(leftovers(root, params, projects, pinned, removed, order.keep_s)),
+        pinned_known=needed_by_registry is not None,
     )
     return found
 
 
 def _others_needs(root: Path, other: Path) -> list[Need]:
-    """What the registry and the origin of a project that ``--also`` names need.
+    """Needs of the registry and the origin of a project that ``--also`` names.
 
     Raises:
         FlowError, TrackingError: these cannot be asked; nothing was freed.
@@ -247,8 +258,9 @@ def _others_needs(root: Path, other: Path) -> list[Need]:
         ) from error
 
 
-def _insist_on_versions(session: Session, known: Registry) -> None:
-    """A store that knows nothing of this project is taken for the wrong one, where others' copies are at stake.
+def _verify_versions(session: Session, known: Registry) -> None:
+    """Verify that the store knows this project; otherwise it is taken for the wrong one, where
+    copies of others are at stake.
 
     Raises:
         UsageError: it has no version of the project's model.
@@ -262,13 +274,14 @@ def _insist_on_versions(session: Session, known: Registry) -> None:
 
 
 def _intact(versions: Sequence[Standing], lists: Lists, left: frozenset[str]) -> list[Standing]:
-    """Those whose weights are all ``left`` in the cache or the remote: young, of others, or shared with what is needed. They are not given
-    up."""
+    """Versions whose weights are all ``left`` in the cache or the remote: young, of others, or
+    shared with what is needed. They are not given up.
+    """
     return [one for one in versions if left.issuperset(lists.expand(Need("", "", oids_of(one.version))))]
 
 
 def _has_weights(content: ContentStore, lists: Lists, version: Version) -> bool:
-    """Whether every object of a version is in the cache or the remote.
+    """Return whether every object of a version is in the cache or the remote.
 
     Raises:
         TrackingError: the remote cannot be asked.
@@ -289,15 +302,16 @@ def _has_weights(content: ContentStore, lists: Lists, version: Version) -> bool:
 def _registry(
     session: Session,
     refs: frozenset[str],
-    order: Order,
+    order: GcOptions,
     notes: list[str],
     marked: list[Standing],
     has_weights: Callable[[Version], bool],
     *,
     yes: bool,
 ) -> Registry | None:
-    """Who needs what in the registry; None, and a note, where it cannot be asked. With ``yes`` versions that are given up are marked, and
-    added to ``marked``."""
+    """Needs of the registry; None, and a note, if it cannot be queried. With ``yes`` marks versions
+    that are given up, and adds them to ``marked``.
+    """
     database = sqlite_path(tracking_uri(session.root))
     if database is not None and not database.exists():
         return Registry((), ())
@@ -314,17 +328,18 @@ def _registry(
             if order.versions and one.why is None and one.version.freed is None:
                 _mark(client, one, _sentence(one))
                 marked.append(one)
-        # Marked before it is looked at again: who promotes one meanwhile either finds the mark, or is found here.
+        # Marked before it is looked at again: who promotes one meanwhile either finds the mark, or
+        # is found here.
         again = registry(client, own, refs, young_ms) if marked else found
         ours = {_key(one) for one in marked}
         for one in again.versions:
             if one.why is not None and one.version.freed is not None and (_key(one) in ours or has_weights(one.version)):
                 _mark(client, one, None)
     except (TrackingError, MlflowException) as error:
-        said = f"the registry or its ledger cannot be read, so who needs content cannot be told: {redacted(str(error))}"
+        fault = f"the registry or its ledger cannot be read, so who needs content cannot be told: {redacted(str(error))}"
         if order.remote or order.versions:
-            raise TrackingError(f"{said}; nothing was freed") from error
-        notes.append(one_line(said))
+            raise TrackingError(f"{fault}; nothing was freed") from error
+        notes.append(one_line(fault))
         return None
     return Registry(tuple(_unmarked(one) if _key(one) in ours else one for one in again.versions), again.needs)
 
@@ -334,13 +349,13 @@ def _key(one: Standing) -> tuple[str, int]:
 
 
 def _unmarked(one: Standing) -> Standing:
-    """As it was before this call marked it."""
+    """The version as it was before this call marked it."""
     tags = {name: value for name, value in one.version.tags.items() if name != FREED}
     return Standing(replace(one.version, tags=tags), one.why)
 
 
 def _unmark(session: Session, marked: Sequence[Standing]) -> None:
-    """Nothing was freed after all."""
+    """Remove the marks, since nothing was freed."""
     if marked:
         for one in marked:
             _mark(session.client, one, None)
@@ -361,7 +376,7 @@ def _mark(client: Any, one: Standing, sentence: str | None) -> None:
         retry_on_conflict(lambda: client.set_model_version_tag(model, number, FREED, sentence))
 
 
-def _version_rows(found: Findings, known: Registry, order: Order, intact: Sequence[Standing]) -> None:
+def _version_rows(found: Findings, known: Registry, order: GcOptions, intact: Sequence[Standing]) -> None:
     kept: dict[str, int] = {}
     for one in known.versions:
         if one.why is not None:
@@ -397,13 +412,13 @@ def _place_rows(found: Findings, place: Place, verdicts: Verdicts, where: str) -
 
 
 def _copies(content: ContentStore, judge: Judge, cache: Place, notes: list[str]) -> frozenset[str] | None:
-    """Which objects of registered versions the remote has, so that the cache need not."""
-    asked = sorted({one.oid for one in cache.held if one.oid in judge.registered and one.oid not in judge.why})
+    """Objects of registered versions that the remote has, so that the cache need not."""
+    candidates = sorted({one.oid for one in cache.held if one.oid in judge.registered and one.oid not in judge.why})
     remote = content.remote()
-    if remote is None or not asked:
+    if remote is None or not candidates:
         return None
     try:
-        return frozenset(remote.oids_exist(asked))
+        return frozenset(remote.oids_exist(candidates))
     except Exception as error:  # whatever the remote's library raises
         notes.append(
             f"the DVC remote does not answer ({redacted(one_line(str(error)))}): copies of registered versions stay in the cache"
@@ -457,7 +472,9 @@ def _measure(paths: Sequence[Path], *, free: bool) -> tuple[int, int]:
 
 
 def _free(found: Findings) -> None:
-    """Remove it: the remote first, since the cache's lists say whose its objects are. Versions were marked when they were looked at."""
+    """Remove what is free: the remote first, since the cache's lists tell whose its objects are.
+    Versions were marked when they were examined.
+    """
     for place, held in found.places:
         if vanished := remove(place, held):
             found.notes.append(f"{place.kind}: {vanished} objects had vanished already")
@@ -483,7 +500,7 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _show(found: Findings, order: Order, *, yes: bool) -> None:
+def _show(found: Findings, order: GcOptions, *, yes: bool) -> None:
     out = show.console()
     table = Table(box=None, pad_edge=False)
     for name in ("kind", "what", "objects", "MB", "", "why"):

@@ -1,4 +1,4 @@
-"""What lies in DVC's cache and remote, who needs it, and what nobody does."""
+"""Objects in DVC's cache and remote: which are needed, by whom, and which by nobody."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ _CHUNK = 500
 
 @dataclass(frozen=True)
 class Held:
-    """An object where it lies. ``mtime``: seconds since the epoch, None where that is not said; ``inode``: device, number, links."""
+    """An object in its place. ``mtime``: seconds since the epoch, None if the store does not report
+    it; ``inode``: device, number, links.
+    """
 
     oid: str
     path: str
@@ -47,7 +49,9 @@ class Held:
 
 @dataclass
 class Place:
-    """A cache or a remote. ``shared``: other projects may use it, so that only what is proven this project's own is freed."""
+    """A cache or a remote. ``shared``: other projects may use it, so only objects proven to be this
+    project's own are freed.
+    """
 
     kind: str
     odb: Any
@@ -107,19 +111,20 @@ def _mtime(about: Mapping[str, Any]) -> float | None:
 
 @dataclass
 class Verdicts:
-    """For each object of a place why it stays, and who needs it; the rest is free."""
+    """Objects of a place that stay, with the reason and with who needs them; the rest is free."""
 
     kept: dict[str, str]
     free: list[Held]
 
 
 class Judge:
-    """Decides about objects: who needs them, whose they are, how old they are.
+    """Decider about objects: who needs them, whose they are, how old they are.
 
     Args:
         needs: of projects and registry, the strongest reasons first.
         registered: versions that nothing needs and that are registered all the same.
-        ours: content that this project's own history, or one of its versions, names (folders and single files).
+        ours: content that this project's own history, or one of its versions, names (folders and
+            single files).
         keep_s: younger objects stay.
     """
 
@@ -142,7 +147,9 @@ class Judge:
         self._own: frozenset[str] | None = None
 
     def judge(self, place: Place, elsewhere: frozenset[str] | None) -> Verdicts:
-        """``elsewhere``: objects of which there is another copy; None: that is not known, or not to be counted on."""
+        """Decide about the objects of a place. ``elsewhere``: objects with another copy; None: that
+        is not known, or not to be relied on.
+        """
         kept: dict[str, str] = {}
         free: list[Held] = []
         now = time.time()
@@ -164,7 +171,7 @@ class Judge:
 
     @property
     def own(self) -> frozenset[str]:
-        """Everything that is proven this project's own, the files of its folders included."""
+        """Hashes proven to be this project's own, the files of its folders included."""
         if self._own is None:
             self._own = frozenset(oid for oid in self.lists.expand(Need("", "", frozenset(self._ours))))
         return self._own
@@ -176,7 +183,9 @@ def own_oids(history: Iterable[str], standing: Sequence[Standing], models: froze
 
 
 def bytes_of(held: Iterable[Held]) -> int:
-    """What removing these objects gives back: a file that is linked from elsewhere too gives nothing."""
+    """Space that removing these objects frees: a file that is linked from elsewhere too frees
+    nothing.
+    """
     total = 0
     links: dict[tuple[int, int], int] = {}
     for one in held:
@@ -191,9 +200,10 @@ def bytes_of(held: Iterable[Held]) -> int:
 
 
 def remove(place: Place, held: Sequence[Held]) -> int:
-    """Remove objects, lists of folders first (a list whose files are gone would be believed); returns how many had vanished already.
+    """Remove objects, lists of folders first (a list whose files are gone would be believed);
+    returns how many had vanished already.
 
-    An object that was written again since it was looked at stays.
+    An object that was written again since it was listed stays.
     """
     from dvc.fs import LocalFileSystem
 
@@ -236,23 +246,27 @@ def _remove_elsewhere(place: Place, paths: list[str]) -> int:
 
 
 def remove_files(odb: Any, paths: Sequence[str]) -> None:
-    """Remove files of a remote that are no objects."""
+    """Remove files of a remote that are not objects."""
     for path in paths:
         with suppress(FileNotFoundError):
             odb.fs.remove(path)
 
 
 def forget_index(odb: Any) -> None:
-    """Drop what DVC remembers of the remote: it would take objects for present that are gone, and never push them again."""
+    """Drop DVC's index of the remote: it would believe deleted objects to be present, and never
+    push them again.
+    """
     from dvc_data.hashfile.db import get_index
 
     get_index(odb).clear()
 
 
 def spent_entries(content: ContentStore, left: frozenset[str], elsewhere: frozenset[str] | None) -> list[Path]:
-    """Entries of DVC's run cache whose outs are neither in the cache (``left``: what stays there) nor in the remote.
+    """Entries of DVC's run cache whose outs are neither in the cache (``left``: what stays there)
+    nor in the remote.
 
-    DVC believes an entry only where its outs are; spent ones would pile up, and the newest one of a stage hides those before it.
+    DVC believes an entry only where its outs are; spent ones would pile up, and the newest one of a
+    stage hides those before it.
 
     Args:
         elsewhere: what stays in the remote; None: it is asked.
@@ -273,7 +287,7 @@ def spent_entries(content: ContentStore, left: frozenset[str], elsewhere: frozen
 
 
 def spent_elsewhere(content: ContentStore, freed: frozenset[str]) -> tuple[Any, list[str]]:
-    """The remote, and the entries of the run cache there that name content which is ``freed`` there.
+    """The remote, and the entries of its run cache that name content ``freed`` there.
 
     Raises:
         FlowError: it does not answer.

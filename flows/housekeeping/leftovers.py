@@ -1,4 +1,6 @@
-"""What runs leave in the state of a project besides content: scratch, models put together, journals, frames, clones."""
+"""Content that runs leave in a project's state: scratch, assembled models, journals, frames,
+clones.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from stages.runtime import paths as layout
 from stages.tracking.lineage.git import git
 from stages.tracking.lineage.uri import TrackingError
 
-#: A training writes into its scratch folder far more often; so long a pause is none, whatever `--keep-days` says.
+#: A training writes into its scratch folder far more often; so long a pause is none, whatever
+#: `--keep-days` says.
 QUIET_S = 3600.0
 #: A half-made folder of this age has no maker any more.
 ABANDONED_S = 86400.0
@@ -23,7 +26,7 @@ ABANDONED_S = 86400.0
 
 @dataclass(frozen=True)
 class Leftover:
-    """A file or folder and why it stays; None: nothing needs it."""
+    """A file or folder and the reason why it stays; None: nothing needs it."""
 
     kind: str
     path: Path
@@ -33,7 +36,7 @@ class Leftover:
 def leftovers(
     root: Path, params: Params, projects: Sequence[Path], pinned: frozenset[str], removed: frozenset[str], keep_s: float
 ) -> Iterator[Leftover]:
-    """Everything of the kind in ``projects`` (``root`` and the clones below its state).
+    """Yield everything of the kind in ``projects`` (``root`` and the clones below its state).
 
     Args:
         pinned: hashes of folders (``….dir``) whose models stay put together.
@@ -53,7 +56,7 @@ def leftovers(
 
 
 def newest(path: Path) -> float:
-    """When something below ``path`` was last written, seconds since the epoch; 0 where it has vanished."""
+    """Time of the last write below ``path``, seconds since the epoch; 0 if it has vanished."""
     found = 0.0
     for folder, _, files in os.walk(path):
         for entry in (folder, *(f"{folder}{os.sep}{name}" for name in files)):
@@ -120,7 +123,9 @@ def _journals(project: Path, params: Params, removed: frozenset[str], keep_s: fl
 
 
 def _needed_clone(root: Path, clone: Path, keep_s: float) -> str | None:
-    """Why a clone stays. What it is made from lies in the repository and in DVC's cache, except for branches that only it has."""
+    """Reason why a clone stays. Its content can be restored from the repository and DVC's cache,
+    except for branches that only it has.
+    """
     top = next((folder for folder in (clone, *clone.parents) if (folder / ".git").exists()), None)
     if top is None or not top.resolve().is_relative_to(state(root).resolve()):
         return "no repository, so whose it is cannot be told"

@@ -1,4 +1,4 @@
-"""``vidbridge data remove``: take a video out of the data on request, and say what has seen it."""
+"""``vidbridge data remove``: take a video out of the data on request, and list what has used it."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ FIRST = "ingest"
 
 @dataclass(frozen=True)
 class Affected:
-    """A registered version and which of the videos are behind it."""
+    """A registered version, and the videos among its data."""
 
     version: Version
     seen: Seen
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         if self.seen.trained:
             also = f"; the rest cannot be told: {self.seen.unknown}" if self.seen.unknown else ""
             return f"learned from {_names(self.seen.trained)}{also}"
@@ -52,7 +52,9 @@ class Affected:
 
 @dataclass(frozen=True)
 class Consequences:
-    """What a removal means. ``clean``: versions that never saw any of the videos; ``registry``: why none could be looked at."""
+    """Consequences of a removal. ``clean``: versions that never used any of the videos;
+    ``registry``: why none could be examined.
+    """
 
     videos: tuple[Video, ...]
     samples: Samples | None
@@ -66,8 +68,9 @@ class Consequences:
     skipped: tuple[str, ...]
 
 
-def remove(root: Path, asked: Sequence[str], *, yes: bool, undo: bool, as_json: bool) -> None:
-    """Show what has seen the videos that were named; with ``yes`` take them out of (``undo``: back into) what ingest reads.
+def remove(root: Path, names: Sequence[str], *, yes: bool, undo: bool, as_json: bool) -> None:
+    """List what has used the named videos; with ``yes`` take them out of (``undo``: back into) what
+    ingest reads.
 
     Raises:
         RemovalError: a name means no video, or several.
@@ -77,26 +80,26 @@ def remove(root: Path, asked: Sequence[str], *, yes: bool, undo: bool, as_json: 
     params = session.params
     versions, registry = _versions(session)
     ours = [version for version in versions if version.model in own_models(params)]
-    found = _excluded(params, asked) if undo else find(session, asked, ours)
-    meant = [video for one in found for video in one.videos]
-    affected, skipped = _affected(session, versions, meant)
-    told = [one for one in affected if one.seen.trained or one.seen.scored or one.seen.unknown]
+    found = _excluded(params, names) if undo else find(session, names, ours)
+    videos = [video for one in found for video in one.videos]
+    affected, skipped = _affected(session, versions, videos)
+    using = [one for one in affected if one.seen.trained or one.seen.scored or one.seen.unknown]
     ids = frozenset(name for one in found for name in one.clip_ids)
     consequences = Consequences(
         tuple(found),
         samples_showing(root, ids),
-        tuple(told),
-        len(affected) - len(told),
+        tuple(using),
+        len(affected) - len(using),
         registry,
         _again(root),
-        _refs(session, meant),
+        _refs(session, videos),
         skipped,
     )
     tagged = None
     if yes:
         with only_run(root):
-            _write(root, meant, undo=undo)
-            tagged = [] if other_store(root) else _tell(session, affected, meant, undo=undo)
+            _write(root, videos, undo=undo)
+            tagged = [] if other_store(root) else _tell(session, affected, videos, undo=undo)
     if as_json:
         show.document(_plain(consequences) | {"removed": yes and not undo, "tagged": tagged})
         return
@@ -104,18 +107,20 @@ def remove(root: Path, asked: Sequence[str], *, yes: bool, undo: bool, as_json: 
     _next(found, yes=yes, undo=undo, registry=registry, tagged=tagged)
 
 
-def _excluded(params: Params, asked: Sequence[str]) -> list[Video]:
+def _excluded(params: Params, names: Sequence[str]) -> list[Video]:
     by_name: dict[str, list[ExcludedVideo]] = {}
     for video in params.ingest.exclude:
         by_name.setdefault(video.video, []).append(video)
-    if strange := next((name for name in asked if name not in by_name), None):
+    if unknown := next((name for name in names if name not in by_name), None):
         there = ", ".join(map(repr, by_name)) or "none"
-        raise FlowError(f"video: {strange!r} is not in ingest.exclude of params.yaml (there: {there})")
-    return [Video(name, tuple(by_name[name]), (), ()) for name in asked]
+        raise FlowError(f"video: {unknown!r} is not in ingest.exclude of params.yaml; name one that is: {there}")
+    return [Video(name, tuple(by_name[name]), (), ()) for name in names]
 
 
 def _versions(session: Session) -> tuple[list[Version], str | None]:
-    """Every version that a stage of ours made, in any registered model of the store, oldest first; or why they cannot be listed."""
+    """Every version that a stage of ours made, in any registered model of the store, oldest first;
+    or why they cannot be listed.
+    """
     root = session.root
     if other := other_store(root):
         return [], other
@@ -150,17 +155,19 @@ def _asking(session: Session) -> Iterator[Any]:
 def _affected(
     session: Session, versions: Sequence[Version], videos: Sequence[ExcludedVideo]
 ) -> tuple[list[Affected], tuple[str, ...]]:
-    """What each version saw, and which versions of other projects cannot be read: these are theirs to mend."""
+    """Videos that each version used, and the versions of other projects that cannot be read: these
+    are for their owners to repair.
+    """
     if not versions:
         return [], ()
     found, skipped, own = [], [], own_models(session.params)
     # Among several with the same content, the project's own is the ancestor.
-    known = sorted(versions, key=lambda version: version.model not in own)
+    own_first = sorted(versions, key=lambda version: version.model not in own)
     manifests = Manifests(session.content)
     for version in versions:
         try:
             version.removed_videos  # noqa: B018
-            found.append(Affected(version, seen(manifests, version, known, videos)))
+            found.append(Affected(version, seen(manifests, version, own_first, videos)))
         except TrackingError:
             if version.model in own:
                 raise
@@ -187,7 +194,7 @@ def _refs(session: Session, videos: Sequence[ExcludedVideo]) -> tuple[str, ...]:
         try:
             return any(holds(row, video) for row in manifests.rows(oid) for video in videos)
         except TrackingError:
-            return False  # What cannot be had any more is kept by nobody.
+            return False  # Content that cannot be fetched any more needs no removal.
 
     return tuple(name.removeprefix("refs/") for name, oid in found.items() if hold(oid))
 
@@ -202,7 +209,8 @@ def _write(root: Path, videos: Sequence[ExcludedVideo], *, undo: bool) -> None:
 
 
 def _tell(session: Session, affected: Sequence[Affected], videos: Sequence[ExcludedVideo], *, undo: bool) -> list[str]:
-    """Tag the versions that learned from the videos, and note the videos for every clone; returns the versions.
+    """Tag the versions that were trained on the videos, and note the videos for every clone;
+    returns the versions.
 
     Raises:
         TrackingError: the registry does not take it; ``params.yaml`` holds the removal already.
@@ -216,9 +224,9 @@ def _tell(session: Session, affected: Sequence[Affected], videos: Sequence[Exclu
         (forget_note if undo else note)(client, model, videos)
         names = {video.video for video in videos}
         for one in affected:
-            version, known = one.version, set(one.version.removed_videos or ())
-            now = known - names if undo else known | set(one.seen.trained)
-            if now == known:
+            version, before = one.version, set(one.version.removed_videos or ())
+            now = before - names if undo else before | set(one.seen.trained)
+            if now == before:
                 continue
             number = str(version.number)
             if now:
@@ -257,8 +265,8 @@ def _show(found: Consequences) -> None:
         for one in found.affected:
             version = one.version
             style = "yellow" if one.seen.trained or one.seen.unknown else ""
-            told = Text(one_line(one.told), style)
-            table.add_row(one_line(version.model), str(version.number), one_line(", ".join(version.aliases)), told)
+            cell = Text(one_line(one.summary), style)
+            table.add_row(one_line(version.model), str(version.number), one_line(", ".join(version.aliases)), cell)
         out.print(table)
     if not found.registry:
         out.print(f"versions that never saw it: {found.clean:,}")

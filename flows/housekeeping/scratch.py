@@ -1,4 +1,4 @@
-"""The state from which interrupted trainings resume: shown, and deleted where nobody is at it."""
+"""The state from which interrupted trainings resume: listed, and deleted where no process uses it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _size_mb(folder: Path) -> float:
 
 
 def show_scratch(root: Path) -> None:
-    """List what interrupted trainings would resume from, and who is at it."""
+    """List the state from which interrupted trainings would resume, and who uses it."""
     entries = _entries(root)
     for path in entries:
         age_h = (time.time() - path.stat().st_mtime) / 3600
@@ -41,19 +41,19 @@ def show_scratch(root: Path) -> None:
 
 
 def delete_scratch(root: Path, ask: bool) -> None:
-    """Delete it, but for what a living process, on whatever host, is training in."""
+    """Delete it, except where a live process, on whatever host, is training."""
     entries = _entries(root)
     if not entries:
         show.say(f"nothing to delete in {scratch(root)}")
         return
     size = sum(_size_mb(path) for path in entries)
     if ask and not typer.confirm(f"delete {len(entries)} folders, {size:.1f} MB? These trainings then start at step 0"):
-        raise UsageError("scratch: nothing was deleted")
+        raise UsageError("scratch: not confirmed; nothing was deleted")
     deleted, size = 0, 0.0
     with only_run(root):
         for path in entries:
             weight = _size_mb(path)
-            # Of a process that cannot be looked up from here, the sign of life is watched.
+            # A process that cannot be looked up from here is judged by its sign of life.
             if not lease.delete(path, "scratch"):
                 now = lease.holder(path)
                 by = f" by {now.display_name}" if now else ""

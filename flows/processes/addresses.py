@@ -1,4 +1,4 @@
-"""Where a server listens: the address that was asked for, tried out before anything is loaded, and how it is written in a URL."""
+"""Address that a server listens on: checked before anything is loaded, and written as a URL."""
 
 from __future__ import annotations
 
@@ -20,31 +20,33 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether programs of this machine alone can reach it."""
+        """Return whether only programs of this machine can reach it."""
         return ipaddress.ip_address(self.ip.partition("%")[0]).is_loopback
 
     @property
     def url(self) -> str:
-        """For a program of this machine: where it listens on all addresses, the loopback one."""
+        """URL for a program of this machine: the loopback address if the server listens on all
+        addresses.
+        """
         any_address = ipaddress.ip_address(self.ip.partition("%")[0]).is_unspecified
         ip = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.ip, self.ip) if any_address else self.ip  # noqa: S104
         return f"http://[{ip}]:{self.port}" if ":" in ip else f"http://{ip}:{self.port}"
 
 
 def listening_address(host: str, port: int) -> Address:
-    """The address that ``--host`` and ``--port`` name; port 0: any free one.
+    """Resolve and try out ``--host`` and ``--port``; port 0: any free one.
 
     Raises:
-        UsageError: there is no such address on this machine, or the port cannot be had.
+        UsageError: the address is not one of this machine, or the port cannot be bound.
     """
     if not 0 <= port <= 65535:
-        raise UsageError(f"--port: {port} is no port; give one from 1 to 65535, or 0 for any free one")
+        raise UsageError(f"--port: {port} is not a port; set one from 1 to 65535, or 0 for any free one")
     try:
         found = socket.getaddrinfo(host.strip("[]") or "?", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
-            f"--host: {host!r} names no address ({reason}); give one of this machine, such as 127.0.0.1, ::1 or 0.0.0.0"
+            f"--host: {host!r} does not resolve ({reason}); set an address of this machine, such as 127.0.0.1, ::1 or 0.0.0.0"
         ) from error
     # A name such as localhost may mean both; most clients try IPv4 first.
     family, _, _, _, place = min(found, key=lambda one: one[0] != socket.AF_INET)
@@ -64,5 +66,5 @@ def _why_not(error: OSError, host: str, port: int) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"--port: {port} may be opened by the system's administrator only; choose one above 1023"
     if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-        return f"--host: {host!r} is no address of this machine; give one that is, such as 127.0.0.1 or 0.0.0.0"
+        return f"--host: {host!r} is not an address of this machine; set one that is, such as 127.0.0.1 or 0.0.0.0"
     return f"--host, --port: {host!r}, {port}: {os.strerror(error.errno or 0)}; choose others"

@@ -1,16 +1,20 @@
-"""The door of the servers that we start on the loopback interface: whose pages and programs get in.
+"""Access control of the servers that we start on the loopback interface.
 
-``python -m flows.processes.door prefect|mlflow FD`` serves Prefect's API and pages, or MLflow's, on the listening socket FD. Each request is looked
-at before the application sees it:
+``python -m flows.processes.door prefect|mlflow FD`` serves Prefect's API and pages, or MLflow's, on
+the listening socket FD. Each request is checked before the application sees it:
 
-- ``Host`` must be a name of this machine's loopback interface. A page whose own name was made to point here (DNS rebinding) is refused.
-- ``Origin`` must be this server's own, and a browser's ``Sec-Fetch-Site`` must not tell of another page. So no foreign page reads or
-  writes, a page of another port included; links to the pages work.
-- MLflow's server has no password of its own, so the door asks for the key (HTTP Basic or bearer). Prefect asks for it itself, on its API
-  and on its websockets; its static pages, which ask a person for the key, are open.
-- What nobody needs here is closed: Prefect's generated documentation, MLflow's assistant (it starts programs on the machine).
+- ``Host`` must be a name of this machine's loopback interface. A page whose own name was made to
+  point here (DNS rebinding) is refused.
+- ``Origin`` must be this server's own, and a browser's ``Sec-Fetch-Site`` must not report another
+  page. So no foreign page reads or writes, a page of another port included; links to the pages work.
+- MLflow's server has no password of its own, so the door requires the key (HTTP Basic or bearer).
+  Prefect requires it itself, on its API and on its websockets; its static pages, which prompt a
+  person for the key, are open.
+- Unneeded parts are closed: Prefect's generated documentation, MLflow's assistant (it starts
+  programs on the machine).
 
-The socket is bound and listening before this process starts, so that nobody else can take its place in between.
+The socket is bound and listening before this process starts, so that nobody else can take its place
+in between.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ _HEADERS = ((b"x-frame-options", b"SAMEORIGIN"), (b"content-security-policy", b"
 
 
 class Door:
-    """Let pass what may pass to ``app``.
+    """Middleware that lets permitted requests through to ``app``.
 
     Args:
         app: the application behind the door.
@@ -64,7 +68,7 @@ class Door:
             await _refuse(send, *refused)
 
     def _refused(self, scope: Scope) -> tuple[int, str] | None:
-        """Status and sentence; None: let it pass."""
+        """Status and sentence of a refusal; None to let the request through."""
         headers = scope["headers"]
         hosts = _values(headers, b"host")
         if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
@@ -85,8 +89,8 @@ class Door:
 
     def _has_key(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
         assert self._key is not None
-        given = _values(headers, b"authorization")
-        scheme, _, credentials = (given[0] if len(given) == 1 else "").partition(" ")
+        values = _values(headers, b"authorization")
+        scheme, _, credentials = (values[0] if len(values) == 1 else "").partition(" ")
         if scheme.lower() == "bearer":
             return hmac.compare_digest(credentials.strip().encode(), self._key.partition(b":")[2])
         if scheme.lower() != "basic":
@@ -103,7 +107,9 @@ def _values(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> list[str]:
 
 
 def _from_another_page(method: str, headers: Sequence[tuple[bytes, bytes]]) -> bool:
-    """Whether a browser says that another page asks, other than by a link that a person follows."""
+    """Return whether a browser reports that another page sent the request, other than by a link
+    that a person follows.
+    """
     if not {"cross-site", "same-site"} & set(_values(headers, b"sec-fetch-site")):
         return False
     followed = (_values(headers, b"sec-fetch-mode"), _values(headers, b"sec-fetch-dest")) == (["navigate"], ["document"])
@@ -139,10 +145,12 @@ def prefect_app() -> ASGIApp:
 
 
 def mlflow_app() -> ASGIApp:
-    """MLflow's API and pages for the store of ``MLFLOW_BACKEND_STORE_URI``, as `mlflow server` puts them together.
+    """MLflow's API and pages for the store of ``MLFLOW_BACKEND_STORE_URI``, as `mlflow server` puts
+    them together.
 
-    Its command is not used: it hands the address of the store, password and all, on as an argument of processes of its own, and takes
-    a port instead of a socket. Files of runs are read where they are; none are taken in.
+    Its command is not used: it hands the address of the store, password and all, on as an argument
+    of processes of its own, and takes a port instead of a socket. Files of runs are read where they
+    are; none are taken in.
     """
     from mlflow.server import constants
 

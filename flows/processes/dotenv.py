@@ -1,4 +1,6 @@
-"""The project's ``.env``: circumstance that every command reads by itself. What the environment says already is never overridden."""
+"""The project's ``.env``: circumstance that every command reads by itself. It never overrides a
+variable of the environment.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,14 @@ FILE = ".env"
 
 
 def load() -> Path | None:
-    """Read the ``.env`` of the project's folder into this process's environment; returns it, None where there is none.
+    """Read the ``.env`` of the project's folder into this process's environment; returns its path,
+    None if there is none.
 
-    Outside of a project nothing is read: the working directory may be anyone's, and a setting can name a program.
+    Outside of a project nothing is read: the working directory may be anyone's, and a setting can
+    name a program.
 
-    Lines are ``NAME=value`` as a shell reads them: quotes, ``export``, comments and ``${OTHER}`` mean what they mean there.
+    Lines are ``NAME=value`` as a shell reads them: quotes, ``export``, comments and ``${OTHER}``
+    mean what they mean there.
 
     Raises:
         UsageError: a line is none of these, or the file cannot be read.

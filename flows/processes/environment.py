@@ -1,4 +1,6 @@
-"""Where the project is and what it runs in: the circumstance, never the identity, of a result."""
+"""Location of the project and environment of its processes: the circumstance, never the identity,
+of a result.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from pathlib import Path
 from stages.runtime import paths
 from stages.runtime.project import NO_TELEMETRY, find_project
 
-#: No telemetry, no look-ups for new versions, nothing but what was asked for.
+#: No telemetry, no look-ups for new versions, no questions at a terminal.
 QUIET = {
     **NO_TELEMETRY,
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -21,7 +23,8 @@ QUIET = {
 
 
 def project_or_none() -> Path | None:
-    """The project's folder, entered; None outside of one, for commands that need no more than what a person names.
+    """Enter the project and return its folder; None outside of one, for commands that need only
+    what their arguments name.
 
     Raises:
         ProjectError: ``VIDBRIDGE_PROJECT`` names a folder that is not a project.
@@ -34,12 +37,13 @@ def project_or_none() -> Path | None:
 
 
 def be_quiet() -> None:
-    """Fill of this process's environment what needs no project."""
+    """Set the variables of this process's environment that need no project."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
 
-#: Files that come with this code: their name inside the installed package (``flows/shipped``, see pyproject.toml), and in the repository.
+#: Files that come with this code: their name inside the installed package (``flows/shipped``, see
+#: pyproject.toml), and in the repository.
 SHIPPED = {
     "recipes": "infra/recipes",
     "deepspeed": "infra/deepspeed",
@@ -47,18 +51,20 @@ SHIPPED = {
     "work-pool.json": "infra/work-pool.json",
     "dvc.yaml": "dvc.yaml",
 }
-#: Where a project keeps recipes of its own.
+#: Folder of a project's own recipes.
 RECIPES = Path("infra/recipes")
 
 
 def shipped(name: str) -> Path:
-    """A file or folder of :data:`SHIPPED`, where it lies on this machine."""
+    """Path on this machine of a file or folder of :data:`SHIPPED`."""
     packaged = Path(__file__).parents[1] / "shipped"
     return packaged / name if packaged.is_dir() else Path(__file__).parents[2] / SHIPPED[name]
 
 
 def recipe_files(root: Path | None) -> dict[str, Path]:
-    """Recipes by name: those of the project, and those that come with this code, where the project has none of that name."""
+    """Recipes by name: those of the project, and those that come with this code, where the project
+    has none of that name.
+    """
     folders = [shipped("recipes")] + ([] if root is None else [root / RECIPES])
     found = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
     return dict(sorted(found.items()))
@@ -69,18 +75,22 @@ def state(root: Path) -> Path:
 
 
 def defaults(root: Path) -> dict[str, str]:
-    """What the environment says unless the user said otherwise. Every path is absolute: processes start in several folders."""
+    """Default values of environment variables, used unless the user set them. Every path is
+    absolute: processes start in several folders.
+    """
     local = state(root)
     return {
         **QUIET,
         "VIDBRIDGE_PROJECT": str(root),
         "VIDBRIDGE_SCRATCH": str(root / paths.SCRATCH),
-        # DVC's own is /var/tmp/dvc, which a read-only root file system has not. Its folder for each project has the path in its name.
+        # DVC's own is /var/tmp/dvc, which a read-only root file system has not. Its folder for each
+        # project has the path in its name.
         "DVC_SITE_CACHE_DIR": str(local / "dvc"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{root / paths.DATABASE}",
         "PREFECT_HOME": str(local / "prefect"),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
-        # What a server answers while its database restarts; asked again for a minute, like one that is away itself.
+        # Status of a server while its database restarts; retried for a minute, like one that is
+        # away itself.
         "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504",
         "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s %(flow_run_name)s │ %(message)s",
         "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s %(task_run_name)s │ %(message)s",
@@ -89,14 +99,18 @@ def defaults(root: Path) -> dict[str, str]:
 
 
 def enter(root: Path) -> None:
-    """Fill this process's environment; what the user set stays. Call it before Prefect or MLflow is imported."""
+    """Set this process's environment; variables that the user set stay. Call it before Prefect or
+    MLflow is imported.
+    """
     state(root).mkdir(mode=0o700, exist_ok=True)
     for name, value in defaults(root).items():
         os.environ.setdefault(name, value)
 
 
 def stage_environment(root: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a stage's command: this interpreter is ``python``, a plain shell, unbuffered output, no run to hijack."""
+    """Environment of a stage's command: this interpreter is ``python``, a plain shell, unbuffered
+    output, no run to hijack.
+    """
     env = {**defaults(root), **os.environ, **(extra or {})}
     env["VIDBRIDGE_PROJECT"] = str(root)
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
@@ -110,7 +124,7 @@ def stage_environment(root: Path, extra: Mapping[str, str] | None = None) -> dic
 
 
 def scratch(root: Path) -> Path:
-    """``VIDBRIDGE_SCRATCH``: the state from which interrupted training resumes."""
+    """Folder of the state from which interrupted training resumes, ``VIDBRIDGE_SCRATCH``."""
     return Path(os.environ.get("VIDBRIDGE_SCRATCH") or defaults(root)["VIDBRIDGE_SCRATCH"]).expanduser()
 
 

@@ -1,12 +1,14 @@
-"""Runs one command and lets nothing of it outlive the process that asked for it.
+"""Guard of one command: nothing of it outlives the process that started it.
 
-``python guard.py FD[,FD…] COMMAND …``: the first FD is the reading end of a pipe whose writing end only the asker holds; the others
-are handed on to the command (the socket on which it is to listen). When the asker goes, in whatever way (``kill -9`` included), the
-kernel closes that end, and every descendant of the command is ended. A parent-death signal alone would not do: it reaches direct
+``python guard.py FD[,FD…] COMMAND …``: the first FD is the reading end of a pipe whose writing end
+only the starting process holds; the others are passed on to the command (the socket on which it
+listens). When that process ends, in whatever way (``kill -9`` included), the kernel closes that end, and every
+descendant of the command is ended. A parent-death signal alone would not do: it reaches direct
 children only, and DVC puts a shell between itself and the training process.
 
-The guard declares itself the reaper of orphans (Linux), so that a grandchild whose parent died is still its descendant. Nothing but
-the standard library and psutil is imported: this stands in front of every stage.
+The guard declares itself the reaper of orphans (Linux), so that a grandchild whose parent died is
+still its descendant. Nothing but the standard library and psutil is imported: this stands in front
+of every stage.
 """
 
 from __future__ import annotations
@@ -23,12 +25,14 @@ from collections.abc import Callable, Sequence
 import psutil
 
 _SET_CHILD_SUBREAPER = 36
-#: How long what was asked to end may take before it is killed.
+#: Seconds between the request to end and the kill.
 GRACE_S = 5.0
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of every descendant whose own parent dies. Elsewhere than on Linux this does nothing."""
+    """Make this process the parent of every descendant whose own parent dies. Elsewhere than on
+    Linux this does nothing.
+    """
     if sys.platform == "linux":
         import ctypes
 
@@ -50,9 +54,11 @@ def _living(process: psutil.Process) -> bool:
 
 
 def end_descendants(reap: Callable[[], object], grace_s: float = GRACE_S) -> None:
-    """End all that descends from this process: what computes first, then what waits for it, then whatever is left by force.
+    """End all descendants of this process: first those that compute, then those that wait for them,
+    then whatever is left by force.
 
-    DVC is given the grace to notice that its command ended, and to put its locks back; it is asked last.
+    DVC gets time to notice that its command ended, and to release its locks; it is terminated
+    last.
     """
     me = psutil.Process()
     children = me.children()
@@ -77,7 +83,9 @@ def end_descendants(reap: Callable[[], object], grace_s: float = GRACE_S) -> Non
 
 
 def run(lifeline: int, command: list[str], handed_on: Sequence[int] = ()) -> int:
-    """Run ``command`` until it ends or the lifeline breaks; returns its status as a shell would (128 + signal)."""
+    """Run ``command`` until it ends or the lifeline breaks; returns its status as a shell would
+    (128 + signal).
+    """
     adopt_orphans()
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -110,7 +118,7 @@ def run(lifeline: int, command: list[str], handed_on: Sequence[int] = ()) -> int
     while status is None and not asked_to_end:
         readable, _, _ = select.select([lifeline, woken], [], [], 1.0)
         if lifeline in readable:
-            # The asker never writes: readable means that it is gone.
+            # The starting process never writes: readable means that it is gone.
             asked_to_end = True
         if woken in readable:
             os.read(woken, 512)

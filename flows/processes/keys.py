@@ -1,8 +1,10 @@
-"""The key of a project's own servers: made once, kept where only its owner reads it, never in a command line and never in a log.
+"""The key of a project's own servers: created once, readable for its owner only, never in a command
+line and never in a log.
 
-Loopback is no boundary: every user of a machine, and every page in a browser on it, can open a connection to 127.0.0.1. So each server
-that we start (Prefect's, MLflow's) asks for this key. It is of the form ``user:password``, as HTTP Basic and Prefect want it, and lies
-in ``PREFECT_HOME`` beside what names the running server.
+Loopback is not a boundary: every user of a machine, and every page in a browser on it, can open a
+connection to 127.0.0.1. So each server that we start (Prefect's, MLflow's) asks for this key. It is
+of the form ``user:password``, as HTTP Basic and Prefect want it, and lies in ``PREFECT_HOME``
+beside what names the running server.
 """
 
 from __future__ import annotations
@@ -30,14 +32,16 @@ def key_file(home: Path) -> Path:
 
 
 def private_folder(folder: Path) -> Path:
-    """Make ``folder`` if it is missing, open to its owner only; one that is there keeps its mode."""
+    """Create ``folder`` if it is missing, accessible to its owner only; an existing one keeps its
+    mode.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 
 def own_key(home: Path) -> str:
-    """The key in ``home``; made when there is none. ``home`` must exist.
+    """Return the key in ``home``, created if missing. ``home`` must exist.
 
     Raises:
         FlowError: the file there is not a key, or others may read or have written it.
@@ -58,7 +62,7 @@ def own_key(home: Path) -> str:
 
 
 def read_key(home: Path) -> str:
-    """The key in ``home``.
+    """Return the key in ``home``.
 
     Raises:
         FlowError: there is none, it is not a key, or others may read or have written it.
@@ -75,7 +79,7 @@ def read_key(home: Path) -> str:
 
 def _private_text(path: Path, remedy: str) -> str:
     try:
-        # Not through a link, and not waiting for a writer should it be a pipe.
+        # Follows no link, and does not wait for a writer if it is a pipe.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise FlowError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error

@@ -1,8 +1,10 @@
-"""Locks between processes: a file that its holder locks and signs, so that the one who is refused reads who holds it, and what to do.
+"""Locks between processes: a file that its holder locks and signs, so that a refused process
+reports the holder and the remedy.
 
-The kernel lets go of the lock when its holder dies, however it dies. It holds between all processes of one host, also of several
-containers. Between hosts it holds as far as their shared file system carries ``flock`` over (NFS from version 4 on does, unless it is
-mounted with ``local_lock``; Lustre with ``-o flock``): where it does not, give each worker a ``VIDBRIDGE_WORK`` of its own.
+The kernel lets go of the lock when its holder dies, however it dies. It holds between all processes
+of one host, also of several containers. Between hosts it holds as far as their shared file system
+carries ``flock`` over (NFS from version 4 on does, unless it is mounted with ``local_lock``; Lustre
+with ``-o flock``): where it does not, give each worker a ``VIDBRIDGE_WORK`` of its own.
 """
 
 from __future__ import annotations
@@ -21,21 +23,24 @@ from flows.errors import FlowError
 from flows.processes.environment import state
 from stages.runtime.paths import STATE
 
-#: Held by the run that is working; inside the project's state.
+#: Lock of the active run; inside the project's state.
 RUN_LOCK = "run.lock"
 #: Someone may only have looked whether it is free.
 LOOK_S = 0.3
 _POLL_S = 0.05
-#: What this process holds: a promotion that scores a model again may be part of the run that holds the project.
+#: Locks that this process holds: a promotion that scores a model again may be part of the run that
+#: holds the project.
 _ours: set[Path] = set()
 _guard = threading.Lock()
 
 
 @contextmanager
 def hold(path: Path, what: str, doing: str, wait_s: float = LOOK_S) -> Iterator[None]:
-    """Hold ``path`` for this block, and wait for it up to ``wait_s`` seconds. Held by this process already, it is held on.
+    """Hold ``path`` for this block; waits for it up to ``wait_s`` seconds. A lock that this process
+    holds already is kept.
 
-    ``what`` and ``doing`` are for the message: "run: process 12 is running this project already; …".
+    ``what`` and ``doing`` are for the message: "run: process 12 is running this project already;
+    …".
 
     Raises:
         FlowError: another process holds it.
@@ -63,8 +68,8 @@ def hold(path: Path, what: str, doing: str, wait_s: float = LOOK_S) -> Iterator[
 
 
 def only_run(root: Path) -> AbstractContextManager[None]:
-    """Hold the project for one run at a time: two would write the same outputs. What changes or reads its state in several steps takes
-    it first, and looks afterwards.
+    """Hold the project for one run at a time: two would write the same outputs. Commands that
+    change or read its state in several steps take it first, and read the state afterwards.
 
     Raises:
         FlowError: another process holds it (what is guaranteed between hosts: see above).
@@ -93,7 +98,9 @@ def _sign(file: IO[str], text: str) -> None:
 
 
 def _holder(file: IO[str]) -> tuple[str, str]:
-    """Who signed, and how it is ended from here: a process number says nothing on another host or in another container."""
+    """Signature of the holder, and how to end it from here: a process number means nothing on
+    another host or in another container.
+    """
     file.seek(0)
     number, host, numbers = (*file.read().split(), "", "", "")[:3]
     if not number.isdigit():
@@ -105,7 +112,9 @@ def _holder(file: IO[str]) -> tuple[str, str]:
 
 
 def _process_numbers() -> str:
-    """Names the set of process numbers that this process sees: containers have several on one host."""
+    """Name of the set of process numbers that this process sees: containers have several on one
+    host.
+    """
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:

@@ -1,4 +1,4 @@
-"""The log of a server: what it prints, bounded in its lines and in its size, readable for its owner alone."""
+"""The log of a server: its output, with bounded lines and size, readable for its owner only."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ LINE_CHARACTERS = 2000
 
 
 class ServerLog:
-    """Takes what a process prints and keeps its last lines.
+    """Log that takes a process's output and keeps its last lines.
 
-    Control characters become visible: a line may hold what a stranger sent, and a terminal acts on some.
+    Control characters become visible: a line may hold what a stranger sent, and a terminal acts on
+    some.
     """
 
     def __init__(self, path: Path, output: IO[bytes]) -> None:
         self._file = _PrivateFile(path, maxBytes=FILE_BYTES, backupCount=KEPT, encoding="utf-8", errors="replace")
-        # Of an earlier server there may be one already.
+        # There may be one of an earlier server.
         if path.stat().st_size:
             self._file.doRollover()
         self._thread = threading.Thread(target=self._follow, args=[output], daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Wait for what was printed last."""
+        """Wait for the last output."""
         self._thread.join(5)
         self._file.close()
 

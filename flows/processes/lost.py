@@ -1,7 +1,9 @@
-"""Flow runs whose process was lost (``kill -9``, power, a pod that was taken away): ended by the next run, as those of MLflow are.
+"""Flow runs whose process was lost (``kill -9``, power, a pod that was removed): the next run ends
+them, as it does those of MLflow.
 
-Each run of ours carries its process among its tags and a count among its labels (:mod:`stages.tracking.runs.heartbeats`). Ending one gives back
-what it held on the server: its slot of the deployment's concurrency limit.
+Each run of ours carries its process among its tags and a count among its labels
+(:mod:`stages.tracking.runs.heartbeats`). Ending one gives back what it held on the server: its slot
+of the deployment's concurrency limit.
 """
 
 from __future__ import annotations
@@ -37,14 +39,15 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def process_tags() -> tuple[str, ...]:
-    """Put on a flow run so that it can be ended on the server when its process is lost."""
+    """Tags by which a flow run can be ended on the server when its process is lost."""
     who = me()
     return OURS, f"host:{who.host}", f"{_PROCESS}{who}"
 
 
 def mark_this_run() -> threading.Event:
-    """Tag the flow run that calls this, however it came about, and raise its count until it has ended or the event is set. What is known to
-    be lost is ended: a run that finds nothing to do comes no further."""
+    """Tag the calling flow run, however it was started, and raise its count until it has ended or
+    the event is set. Ends the runs known to be lost: a run that has nothing to do gets no further.
+    """
     stop = threading.Event()
     if flow_run.id is None:
         return stop  # called in Python, as a plain function
@@ -60,8 +63,9 @@ def mark_this_run() -> threading.Event:
 
 
 def end_lost_flow_runs() -> None:
-    """End those of this machine's lost processes, on the server of the environment: before a worker starts, so that the slots which they
-    held are free for what it runs first."""
+    """End the runs of this machine's lost processes, on the server of the environment. Call it
+    before a worker starts, so that the slots they held are free for its first run.
+    """
     with get_client(sync_client=True) as client:
         watched_once(_OthersRuns(client))
 
@@ -81,13 +85,13 @@ def _beat(run_id: UUID, every_s: float, stop: threading.Event) -> None:
 
 
 class _OthersRuns:
-    """The runs of ours that are at work, as :func:`stages.tracking.runs.heartbeats.watching` wants them."""
+    """Our active runs, in the form that :func:`stages.tracking.runs.heartbeats.watching` takes."""
 
     def __init__(self, client: SyncPrefectClient) -> None:
         self._client = client
 
     def signs(self) -> dict[str, Sign]:
-        """Those whose process cannot be looked up; of the others, those are ended whose process has ended."""
+        """Runs whose process cannot be looked up; ends those of the others whose process has ended."""
         wanted = FlowRunFilter(
             tags=FlowRunFilterTags(all_=[OURS]),
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_AT_WORK)),
@@ -112,9 +116,9 @@ class _OthersRuns:
         was = self._client.read_flow_run(run_id).state
         if was is None or was.type not in _AT_WORK:
             return  # it has ended by itself since the runs were listed
-        # What stages it had under way first: nobody looks for them once the run is no longer at work.
-        mine = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
-        for stage in self._client.read_task_runs(flow_run_filter=mine, limit=_MOST):
+        # Its active stages first: nothing looks for them once the run has ended.
+        this_run = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+        for stage in self._client.read_task_runs(flow_run_filter=this_run, limit=_MOST):
             if stage.state is not None and not stage.state.is_final():
                 self._client.set_task_run_state(stage.id, Crashed(message=why), force=True)
         ended: State[None] = Cancelled(message=why) if was.is_cancelling() else Crashed(message=why)
@@ -123,8 +127,10 @@ class _OthersRuns:
 
 @contextmanager
 def at_work() -> Iterator[None]:
-    """Mark this flow run for this block, and end what lost processes left at work on the server: of this machine at once, of others when
-    their sign of life has stood still for long enough."""
+    """Mark this flow run for this block, and end runs that lost processes left active on the
+    server: those of this machine at once, others when their sign of life has not changed for long
+    enough.
+    """
     stop = mark_this_run()
     try:
         with get_client(sync_client=True) as client, watching(_OthersRuns(client)):

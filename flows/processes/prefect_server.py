@@ -1,8 +1,10 @@
 """A Prefect server for the length of one run, unless the user named one.
 
-Prefect can start such a server itself, but it would outlive a flow that was killed, and it could not start while DVC and MLflow are
-still being imported. So it is started here, under a guard (:mod:`flows.processes.stream`) and behind a door (:mod:`flows.processes.door`), and waited for
-when it is needed. It asks for the key of the project (:mod:`flows.processes.keys`), which clients find in ``PREFECT_API_AUTH_STRING``.
+Prefect can start such a server itself, but it would outlive a flow that was killed, and it could
+not start while DVC and MLflow are still being imported. So it is started here, under a guard
+(:mod:`flows.processes.stream`) and behind a door (:mod:`flows.processes.door`), and waited for when
+it is needed. It asks for the key of the project (:mod:`flows.processes.keys`), which clients find
+in ``PREFECT_API_AUTH_STRING``.
 """
 
 from __future__ import annotations
@@ -31,25 +33,29 @@ from stages.errors import Terminated
 from stages.runtime.liveness import identity_of, parse, process_state
 from stages.tracking.lineage.uri import display_uri
 
-#: 4 s on a warm machine, 26 s for a first start (it creates its tables) on a slow one; over 120 s were seen on a very busy one.
+#: 4 s on a warm machine, 26 s for a first start (it creates its tables) on a slow one; over 120 s
+#: were seen on a very busy one.
 STARTUP_S = 300
 DRAIN_S = 10
-#: Names the server that `vidbridge ui` or `vidbridge deploy` serves, inside ``PREFECT_HOME``: its address, its process, since when.
+#: File that names the server of `vidbridge ui` or `vidbridge deploy`, inside ``PREFECT_HOME``: its
+#: address, its process, since when.
 URL_FILE = "server.url"
 LOOPBACK = "127.0.0.1"
 _URL, _KEY = "PREFECT_API_URL", "PREFECT_API_AUTH_STRING"
 _SERVER_KEY = "PREFECT_SERVER_API_AUTH_STRING"
-#: Services that the server of a single run has no use for. They wrote into its SQLite file beside the one that records stages, and now
-#: and then each waited a minute for the other ("database is locked").
+#: Services that the server of a single run has no use for. They wrote into its SQLite file beside
+#: the one that records stages, and now and then each waited a minute for the other ("database is
+#: locked").
 _NOT_NEEDED = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in ("EVENT_PERSISTER", "TRIGGERS")}
 #: A connection waits in the socket's queue while its server is starting.
 _BACKLOG = 128
-#: A server that takes connections and says nothing (it is stopped, or its disk is busy) is waited for so long.
+#: A server that takes connections and says nothing (it is stopped, or its disk is busy) is waited
+#: for so long.
 STILL_S = 120.0
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
+    """Free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
@@ -67,9 +73,11 @@ def port_in_use(port: int) -> bool:
 
 
 def answers(url: str, timeout_s: float = 2.0, *, patience_s: float = STILL_S) -> bool:
-    """Whether a Prefect API answers at ``url`` (which ends in ``/api``). Where nobody listens that is known at once; one that takes
-    connections and says nothing is asked again, for ``patience_s`` seconds."""
-    until, told = time.monotonic() + patience_s, False
+    """Return whether a Prefect API answers at ``url`` (which ends in ``/api``). If nothing listens
+    that is known at once; a server that accepts connections but sends nothing is queried again, for
+    ``patience_s`` seconds.
+    """
+    until, warned = time.monotonic() + patience_s, False
     while True:
         asked_at = time.monotonic()
         if (status := _status(f"{url.rstrip('/')}/health", None, timeout_s)) is not None:
@@ -77,15 +85,15 @@ def answers(url: str, timeout_s: float = 2.0, *, patience_s: float = STILL_S) ->
         silent = time.monotonic() - asked_at >= timeout_s
         if not silent or time.monotonic() > until:
             return False
-        if not told:
-            told = True
+        if not warned:
+            warned = True
             sys.stderr.write(
                 f"Prefect server {display_uri(url)}: takes connections and says nothing; waiting up to {patience_s:g} s\n"
             )
 
 
 def accepts(url: str, key: str, timeout_s: float = 10.0) -> bool:
-    """Whether the Prefect API at ``url`` takes ``key``."""
+    """Return whether the Prefect API at ``url`` accepts ``key``."""
     return _status(_version(url), key, timeout_s) == 200
 
 
@@ -94,12 +102,14 @@ def _version(url: str) -> str:
 
 
 def _status(url: str, key: str | None, timeout_s: float) -> int | None:
-    found = asked(url, key, timeout_s)
+    found = request(url, key, timeout_s)
     return None if found is None else found[0]
 
 
-def asked(url: str, key: str | None, timeout_s: float) -> tuple[int, bytes] | None:
-    """Status and content of what a server answers who is told ``key``; of an error the status only. None: it does not answer."""
+def request(url: str, key: str | None, timeout_s: float) -> tuple[int, bytes] | None:
+    """Status and content of a server's response to a request with ``key``; for an error the status
+    only. None if it does not answer.
+    """
     if not url.startswith(("http://", "https://")):
         return None
     request = urllib.request.Request(url)  # noqa: S310
@@ -117,7 +127,8 @@ def asked(url: str, key: str | None, timeout_s: float) -> tuple[int, bytes] | No
 
 @contextmanager
 def listening(option: str, port: int) -> Iterator[socket.socket]:
-    """A socket on ``port`` of the loopback interface (0: any free one) that listens already: nobody can take its place.
+    """Open a listening socket on ``port`` of the loopback interface (0: any free one), so that
+    nobody can take its place.
 
     Raises:
         UsageError: the port is in use; the message begins with ``option``.
@@ -128,7 +139,7 @@ def listening(option: str, port: int) -> Iterator[socket.socket]:
             listener.bind((LOOPBACK, port))
             listener.listen(_BACKLOG)
         except (OSError, OverflowError) as error:
-            no_port = "is not a port; give one from 1 to 65535, or 0 for any free one"
+            no_port = "is not a port; set one from 1 to 65535, or 0 for any free one"
             what = no_port if isinstance(error, OverflowError) else "is in use; end what listens there, or choose another one"
             raise UsageError(f"{option}: {port} {what}") from error
         yield listener
@@ -138,7 +149,9 @@ def listening(option: str, port: int) -> Iterator[socket.socket]:
 def behind_door(
     which: str, listener: socket.socket, cwd: Path, env: Mapping[str, str], log: IO[bytes]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Serve ``which`` (see :mod:`flows.processes.door`) on ``listener`` for this block; the socket passes to the server."""
+    """Serve ``which`` (see :mod:`flows.processes.door`) on ``listener`` for this block; the socket
+    passes to the server.
+    """
     command = [sys.executable, "-P", "-m", "flows.processes.door", which, str(listener.fileno())]
     with guarded(command, cwd, env, log, handed_on=(listener.fileno(),)) as process:
         listener.close()  # what is held here would look alive when the server is dead
@@ -146,12 +159,14 @@ def behind_door(
 
 
 def private_log(path: Path) -> IO[bytes]:
-    """The log at ``path``, to append to, readable by its owner only."""
+    """Open the log at ``path`` for appending, readable by its owner only."""
     return open(path, "ab", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 class Server:
-    """A server that is starting at :attr:`address` and asks for :attr:`key`. :meth:`url` waits until it answers."""
+    """A server that is starting at :attr:`address` and requires :attr:`key`. :meth:`url` waits
+    until it answers.
+    """
 
     def __init__(self, address: str, key: str, process: subprocess.Popen[bytes], log: Path) -> None:
         self.address, self.key = address, key
@@ -159,7 +174,7 @@ class Server:
         self._started = time.monotonic()
 
     def url(self) -> str:
-        """The address of the API, once it answers.
+        """Address of the API, once it answers.
 
         Raises:
             FlowError: it ended, or did not answer within :data:`STARTUP_S` seconds.
@@ -179,21 +194,23 @@ class Server:
 
 
 def home(root: Path) -> Path:
-    """``PREFECT_HOME``: where the server keeps its database, its log and its key."""
+    """Folder of the server's database, log and key, ``PREFECT_HOME``."""
     return Path(os.environ.get("PREFECT_HOME") or state(root) / "prefect")
 
 
 def _own_home(root: Path) -> Path:
     folder = private_folder(home(root))
     if folder == state(root) / "prefect":
-        folder.chmod(0o700)  # of 0.1 it may be open to others; nobody else has anything to do here
+        folder.chmod(0o700)  # a folder of 0.1 may be open to others, who have no business here
     return folder
 
 
 def running_server(root: Path) -> str | None:
-    """The API of the server that `vidbridge ui` or `vidbridge deploy` of this project is serving, if one is.
+    """API of the server that `vidbridge ui` or `vidbridge deploy` of this project is serving; None
+    if there is none.
 
-    Its process is looked for first: at the port of a server that is gone another user may listen, and would be told the key.
+    Checks its process first: at the port of a server that is gone another user may listen, and
+    would receive the key.
 
     Raises:
         FlowError: it runs, and does not take the key of the project.
@@ -207,10 +224,12 @@ def running_server(root: Path) -> str | None:
 
 
 def _noted(note: Path) -> str | None:
-    """The address in ``note`` while the process that it names is alive and ours; one of another host or container is neither."""
+    """Address in ``note`` while the process that it names is alive and ours; a process of another
+    host or container is neither.
+    """
     lines = note.read_text(encoding="utf-8", errors="replace").splitlines() if note.is_file() else []
     if len(lines) != 2 or not lines[0].startswith(f"http://{LOOPBACK}:"):
-        return None  # none, half written, or of 0.1, which told processes by their number
+        return None  # none, half written, or of 0.1, which identified processes by number only
     process = parse(lines[1])
     if process is None or process_state(process) != "alive":
         return None
@@ -222,7 +241,9 @@ def _noted(note: Path) -> str | None:
 
 @contextmanager
 def _note(note: Path, address: str, process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Name the server in ``note`` for this block, unless another one that runs is named there; only what was written here is removed."""
+    """Name the server in ``note`` for this block, unless a running one is named there; removes only
+    what it wrote.
+    """
     text = f"{address}\n{identity_of(process.pid)}\n"
     if _noted(note) is None:
         fresh = note.with_name(f"{URL_FILE}.{process.pid}")
@@ -237,9 +258,11 @@ def _note(note: Path, address: str, process: subprocess.Popen[bytes]) -> Iterato
 
 @contextmanager
 def starting(root: Path) -> Iterator[Server | None]:
-    """Start a server for this block, without waiting for it; None when ``PREFECT_API_URL`` names one, or this project has one.
+    """Start a server for this block, without waiting for it; None when ``PREFECT_API_URL`` names
+    one, or this project has one.
 
-    Set before Prefect is imported, the address keeps Prefect from starting yet another server of its own, which nobody would guard.
+    Set before Prefect is imported, the address keeps Prefect from starting yet another server of
+    its own, which nobody would guard.
 
     Raises:
         FlowError: the key of the project is not private, or the server that runs refuses it.
@@ -258,7 +281,8 @@ def starting(root: Path) -> Iterator[Server | None]:
 
 @contextmanager
 def serving(root: Path, port: int) -> Iterator[Server]:
-    """Serve API, pages and schedules at ``port`` of the loopback interface for this block; runs of this project find it meanwhile.
+    """Serve API, pages and schedules at ``port`` of the loopback interface for this block; runs of
+    this project find it meanwhile.
 
     Raises:
         UsageError: the port is in use.
@@ -298,7 +322,9 @@ def _started(root: Path, listener: socket.socket, settings: Mapping[str, str]) -
 
 @contextmanager
 def reaching(url: str, key: str) -> Iterator[None]:
-    """Clients of this process, and of those that it starts, talk to the server of this project at ``url`` for this block."""
+    """Connect clients of this process, and of those that it starts, to this project's server at
+    ``url`` for this block.
+    """
     before = {name: os.environ.get(name) for name in (_URL, _KEY)}
     os.environ.update({_URL: url, _KEY: key})
     try:
@@ -313,9 +339,11 @@ def reaching(url: str, key: str) -> Iterator[None]:
 
 @contextmanager
 def connected(server: Server | None) -> Iterator[None]:
-    """Flows of this block talk to ``server``; without one, to the one that the environment names. Waits until it answers.
+    """Connect flows of this block to ``server``; without one, to the one that the environment
+    names. Waits until it answers.
 
-    Leaving the block sends the logs and events that are still queued: after it, the server may be gone.
+    Leaving the block sends the logs and events that are still queued: after it, the server may be
+    gone.
     """
     url = server.url() if server else os.environ[_URL]
     key = server.key if server else os.environ.get(_KEY)
@@ -333,7 +361,8 @@ def connected(server: Server | None) -> Iterator[None]:
         try:
             yield
         except TerminationSignal as error:
-            # Prefect sends the signal once more, which the first process of a container does not feel.
+            # Prefect sends the signal once more, which the first process of a container does not
+            # feel.
             raise Terminated(128 + signal.SIGTERM) from error
         finally:
             APILogWorker.drain_all(timeout=DRAIN_S, at_exit=False)
@@ -341,5 +370,5 @@ def connected(server: Server | None) -> Iterator[None]:
 
 
 def pages(url: str) -> str:
-    """The address of the pages that belong to an API, without a password."""
+    """Address of the pages that belong to an API, without a password."""
     return display_uri(url.rstrip("/").removesuffix("/api"))

@@ -1,4 +1,6 @@
-"""Commands that are watched: their output line by line, an end on demand, nothing left behind (see :mod:`flows.processes.guard`)."""
+"""Supervised commands: their output line by line, an end on demand, nothing left behind (see
+:mod:`flows.processes.guard`).
+"""
 
 from __future__ import annotations
 
@@ -27,11 +29,13 @@ class Cancelled(Exception):
 
 
 class TimedOut(Exception):
-    """The command was ended because it ran longer than it may."""
+    """The command was ended because it ran longer than its time limit."""
 
 
 class Lines:
-    """Turns a byte stream into lines; of a line that is rewritten in place, one in ``every_s`` seconds and the last are kept."""
+    """Splitter of a byte stream into lines; of a line that is rewritten in place, keeps one in
+    ``every_s`` seconds and the last.
+    """
 
     def __init__(self, log: Callable[[str], None], every_s: float = PROGRESS_EVERY_S) -> None:
         self._log, self._every_s = log, every_s
@@ -82,9 +86,11 @@ def guarded(
     *,
     handed_on: Sequence[int] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start ``command`` in its own session; when the block is left, or this process dies, all that descends from it is ended.
+    """Start ``command`` in its own session; when the block is left, or this process dies, all its
+    descendants are ended.
 
-    It inherits the descriptors ``handed_on`` under their numbers; this process still has to close its own.
+    It inherits the descriptors ``handed_on`` under their numbers; this process still has to close
+    its own.
     """
     reading, writing = os.pipe()
     try:
@@ -129,7 +135,8 @@ def stream(
     cancelled: threading.Event | None = None,
     timeout_s: float | None = None,
 ) -> int:
-    """Run ``command`` to its end and hand each line of its output to ``log``; returns its exit status.
+    """Run ``command`` to its end and pass each line of its output to ``log``; returns its exit
+    status.
 
     Raises:
         Cancelled: ``cancelled`` was set; the command and its descendants have ended.

@@ -1,4 +1,6 @@
-"""How much a command says (``--quiet``, ``--verbose``): of this process, and of Prefect and DVC in it."""
+"""Verbosity of a command (``--quiet``, ``--verbose``): of this process, and of Prefect and DVC in
+it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ _level: Literal["quiet", "normal", "verbose"] = "normal"
 
 
 def choose(*, verbose: bool, quiet: bool) -> None:
-    """Set it, before Prefect and tqdm are imported: they read the environment. What a person set there stays."""
+    """Set the verbosity, before Prefect and tqdm are imported, since they read the environment.
+    Variables that the user set stay.
+    """
     global _level
     _level = "verbose" if verbose else "quiet" if quiet else "normal"
     if quiet:
@@ -31,10 +35,10 @@ def choose(*, verbose: bool, quiet: bool) -> None:
 
 
 def is_quiet() -> bool:
-    """Whether only errors are told, and what was asked for by itself."""
+    """Return whether only errors and explicitly requested output are printed."""
     return _level == "quiet"
 
 
 def is_verbose() -> bool:
-    """Whether what DVC and Prefect say is told too."""
+    """Return whether the output of DVC and Prefect is printed too."""
     return _level == "verbose"

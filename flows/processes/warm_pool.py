@@ -1,4 +1,6 @@
-"""A warm process for the stages of one run, where imports are a large part of their time (:mod:`stages.runtime.warm`)."""
+"""A warm process for the stages of one run, where imports are a large part of their time
+(:mod:`stages.runtime.warm`).
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,20 @@ from stages.params import Params, TinyModelParams
 from stages.runtime import warm
 
 
-def worth_it(params: Params, stages: int) -> bool:
-    """A model of billions of parameters does not notice; several ranks, and one stage alone, import for themselves."""
+def saves_time(params: Params, stages: int) -> bool:
+    """Return whether a warm process saves time. It does not for a model of billions of parameters;
+    several ranks, and a single stage, import for themselves.
+    """
     several = os.environ.get("VIDBRIDGE_DEEPSPEED") or os.environ.get("VIDBRIDGE_RANKS", "1") not in ("", "1")
     return sys.platform == "linux" and isinstance(params.model, TinyModelParams) and not several and stages > 1
 
 
 @contextmanager
 def warmed(root: Path, params: Params, stages: int) -> Iterator[dict[str, str]]:
-    """Keep a warm process for this block if it is worth it; gives what stages need in their environment to find it."""
-    if not worth_it(params, stages):
+    """Keep a warm process for this block if it is worth it; yields the environment variables by
+    which stages find it.
+    """
+    if not saves_time(params, stages):
         yield {}
         return
     # A socket's path must be short, which a project's folder may not be.

@@ -1,4 +1,6 @@
-"""What may be accepted for every stage at once: a change of commands and code. Anything else that differs is a fault, which names itself."""
+"""Rules for accepting changes of every stage at once: commands and code may change. Any other
+difference is a fault, which is named.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from stages.tracking.lineage.lockfile import StageRecord, record_of
 
 
 def present(stage: Any) -> StageRecord:
-    """A stage with the command, inputs, parameters and outs of this moment; a file that is missing has the hash ""."""
+    """Record of a stage with its current command, inputs, parameters and outs; a missing file has
+    the hash "".
+    """
     before = [(dep, dep.hash_info, dep.meta) for dep in stage.deps]
     try:
         stage.save_deps(allow_missing=True)
@@ -23,19 +27,21 @@ def present(stage: Any) -> StageRecord:
 
 
 def faults(stage: Any, locked: StageRecord | None, now: StageRecord, made: Mapping[str, str]) -> list[str]:
-    """Everything but code that differs between a stage's entry in ``dvc.lock`` and this moment. ``made``: outs of all stages."""
+    """Yield everything but code that differs between a stage's entry in ``dvc.lock`` and its
+    current state. ``made``: outs of all stages.
+    """
     if locked is None or not locked.outs:
         return ["never ran"]
     return [*_outs(stage, locked), *_params(stage, locked, now), *_data(locked, now, made)]
 
 
 def changes(locked: StageRecord, now: StageRecord) -> tuple[str, ...]:
-    """How code and command of a stage differ from its entry, for a reader; empty where nothing does."""
-    told = [] if locked.cmd == now.cmd else [f"command changed: {locked.cmd} -> {now.cmd}"]
-    told += [f"dep {dep} changed" for dep, value in now.deps.items() if dep in locked.deps and locked.deps[dep] != value]
-    told += [f"dep {dep} is new" for dep in now.deps if dep not in locked.deps]
-    told += [f"dep {dep} is gone" for dep in locked.deps if dep not in now.deps]
-    return tuple(told)
+    """Describe how code and command of a stage differ from its entry; empty if they do not."""
+    listed = [] if locked.cmd == now.cmd else [f"command changed: {locked.cmd} -> {now.cmd}"]
+    listed += [f"dep {dep} changed" for dep, value in now.deps.items() if dep in locked.deps and locked.deps[dep] != value]
+    listed += [f"dep {dep} is new" for dep in now.deps if dep not in locked.deps]
+    listed += [f"dep {dep} is gone" for dep in locked.deps if dep not in now.deps]
+    return tuple(listed)
 
 
 def _outs(stage: Any, locked: StageRecord) -> Iterator[str]:
@@ -48,7 +54,7 @@ def _outs(stage: Any, locked: StageRecord) -> Iterator[str]:
         elif (now := str(out.get_hash().value)) != was:
             yield f"out {out} is not what dvc.lock names ({now[:8]}… instead of {was[:8]}…)"
     for path in locked.outs.keys() - {str(out) for out in stage.outs}:
-        yield f"out {path} of dvc.lock is no out in dvc.yaml"
+        yield f"out {path} of dvc.lock is not an out in dvc.yaml"
 
 
 def _params(stage: Any, locked: StageRecord, now: StageRecord) -> Iterator[str]:
@@ -64,7 +70,7 @@ def _params(stage: Any, locked: StageRecord, now: StageRecord) -> Iterator[str]:
             if name in new and new[name] != was:
                 yield from (f"param {leaf}" for leaf in differing_leaves(name, was, new[name]))
             elif name not in new and read.get(file, {}).get(name) != was:
-                yield f"param {name} is no dependency any more, and was one"
+                yield f"param {name} is not a dependency any more"
 
 
 def _data(locked: StageRecord, now: StageRecord, made: Mapping[str, str]) -> Iterator[str]:
@@ -72,7 +78,7 @@ def _data(locked: StageRecord, now: StageRecord, made: Mapping[str, str]) -> Ite
         if is_code(dep) and overlapping(dep, made) is None:
             continue
         if dep not in now.deps:
-            yield f"data {dep} is no dependency any more, and was one"
+            yield f"data {dep} is not a dependency any more"
         elif dep not in locked.deps:
             yield f"data {dep} is a new dependency"
         elif now.deps[dep] != locked.deps[dep]:
@@ -80,6 +86,8 @@ def _data(locked: StageRecord, now: StageRecord, made: Mapping[str, str]) -> Ite
 
 
 def is_code(dep: str) -> bool:
-    """Whether a dependency is code: of this project's packages, the digests of an installed package, or a Python file."""
+    """Return whether a dependency is code: of this project's packages, the digests of an installed
+    package, or a Python file.
+    """
     path = PurePosixPath(dep)
     return path.parts[0] in ("stages", "flows", CODE) or path.suffix == ".py"

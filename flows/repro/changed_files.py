@@ -1,7 +1,8 @@
-"""Which files of a dependency changed since the commit that holds its entry in ``dvc.lock``: DVC keeps one hash for a folder.
+"""Files of a dependency that changed since the commit that holds its entry in ``dvc.lock``: DVC
+keeps one hash for a folder.
 
-Only to be shown. Where git does not know (no repository, a lock that no commit holds, code that was not committed when it ran), nothing
-is named.
+For display only. Names nothing where git cannot tell (no repository, a lock that no commit holds,
+code that was not committed when it ran).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ _SHOWN = 3
 
 
 def changed_files(root: Path, dep: str, was: str) -> str:
-    """Files under the folder ``dep``, or code folders that a file of :mod:`flows.repro.package_code` lists; "" where none can be named.
+    """List the changed files under the folder ``dep``, or the changed code folders that a file of
+    :mod:`flows.repro.package_code` lists; "" if none can be named.
 
     ``was``: the hash of ``dep`` in ``dvc.lock``.
     """
@@ -51,7 +53,9 @@ def changed_files(root: Path, dep: str, was: str) -> str:
 
 
 def _commit_with(root: Path, hash_of_dep: str) -> str | None:
-    """The newest commit on any branch after which ``dvc.lock`` names this hash; ``runs/<id>`` holds what a run has not committed."""
+    """Newest commit on any branch whose ``dvc.lock`` holds this hash; ``runs/<id>`` holds what a
+    run has not committed.
+    """
     for commit in git(root, "log", "--all", "--format=%H", f"-S{hash_of_dep}", "--", paths.LOCK_FILE).split():
         if hash_of_dep in git(root, "show", f"{commit}:./{paths.LOCK_FILE}"):
             return commit

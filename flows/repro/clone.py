@@ -1,11 +1,13 @@
-"""The scheduled run's own clone of the repository: it never disturbs the work tree of a person, and a lost one costs nothing.
+"""The scheduled run's own clone of the repository: it never touches a person's work tree, and
+losing it costs nothing.
 
-Code comes from the branch, results from DVC's cache and remote, which the clone shares with the project it was made from; one of a
-repository elsewhere shares a cache with the worker's other clones. Each deployment has a folder of its own, and its lock lies beside
-that: it is held before git touches anything, and before there is a clone (:func:`folder_of`, :func:`held`).
+Code comes from the branch, results from DVC's cache and remote, which the clone shares with the
+project it was made from; one of a repository elsewhere shares a cache with the worker's other
+clones. Each deployment has a folder of its own, and its lock lies beside that: it is held before
+git touches anything, and before there is a clone (:func:`folder_of`, :func:`held`).
 
-``dvc.lock`` is the one file with two possible truths (the branch's, and that of earlier scheduled runs, which stand on branches
-``runs/*``): the one that leaves the least to do is taken.
+``dvc.lock`` is the one file with two possible truths (the branch's, and that of earlier scheduled
+runs, which stand on branches ``runs/*``): the one that leaves the least to do is taken.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from flows import recipes
 from flows.errors import DvcError, FlowError, UnsafeContent, UsageError
+from flows.params_file import recipes
 from flows.processes.environment import state
 from flows.processes.locks import hold
 from flows.repro.plan import make_plan
@@ -45,8 +47,10 @@ _OWN = "HEAD"
 
 @dataclass(frozen=True)
 class Origin:
-    """What a deployment runs. ``directory``: the project's folder inside the repository, "" for its top. ``home``: the project of the
-    worker itself, when it is that which is cloned; None for a repository elsewhere."""
+    """The source of a deployment's runs. ``directory``: the project's folder inside the repository,
+    "" for its top. ``home``: the worker's own project if that is cloned; None for a repository
+    elsewhere.
+    """
 
     repository: str
     branch: str
@@ -59,12 +63,12 @@ class Clone:
     #: The project's folder in it.
     root: Path
     commit: str
-    #: Whether the clone's DVC remote is one that other machines, or the project itself, can read.
+    #: True if other machines, or the project itself, can read the clone's DVC remote.
     shared_remote: bool
 
 
 def project_origin(home: Path, branch: str) -> Origin:
-    """The repository that ``home`` is the top of, or a folder in.
+    """Origin of the project ``home``, which is the top of a repository or a folder in it.
 
     Raises:
         FlowError: it is in none.
@@ -74,7 +78,8 @@ def project_origin(home: Path, branch: str) -> Origin:
 
 
 def work_folder() -> Path:
-    """Where a worker keeps its clones: ``VIDBRIDGE_WORK``, else in the project that it stands in, else in its user's state folder.
+    """Folder of a worker's clones: ``VIDBRIDGE_WORK``, else in its project, else in its user's
+    state folder.
 
     Raises:
         UsageError: none of these can be.
@@ -95,7 +100,9 @@ def work_folder() -> Path:
 
 
 def folder_of(work: Path, origin: Origin, source: str | None, deployment: str, deployment_id: str) -> Path:
-    """The clone's folder: of one deployment, and of what that runs, so that no two deployments meet in one."""
+    """Folder of a clone, unique for a deployment and for what it runs, so that no two deployments
+    share one.
+    """
     parts = (deployment_id, origin.repository, origin.branch, origin.directory, source or "")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", deployment)[:40].strip(".-") or "run"
     return work / f"{name}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:12]}"
@@ -103,7 +110,8 @@ def folder_of(work: Path, origin: Origin, source: str | None, deployment: str, d
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold the clone for this block: from before git touches it, or makes it, until everything of the run is pushed.
+    """Hold the clone for this block: from before git touches or creates it until everything of the
+    run is pushed.
 
     Raises:
         FlowError: another run holds it.
@@ -117,7 +125,8 @@ def _beside(folder: Path, ending: str) -> Path:
 
 
 def make(origin: Origin, folder: Path) -> Path:
-    """Clone where there is none yet; returns the folder of the project. Call it while :func:`held`, as :func:`refresh`.
+    """Clone if there is no clone yet; returns the folder of the project. Call it while
+    :func:`held`, like :func:`refresh`.
 
     Raises:
         FlowError: the repository or the branch cannot be read.
@@ -134,7 +143,9 @@ def make(origin: Origin, folder: Path) -> Path:
 
 
 def leftovers(work: Path) -> list[Path]:
-    """Clones below ``work`` that no deployment of this version uses: they are named by the hash of a branch, with no note beside."""
+    """Clones below ``work`` that no deployment of this version uses: they are named by the hash of
+    a branch, with no note beside.
+    """
     return [
         folder
         for folder in sorted(work.glob("*"))
@@ -143,17 +154,20 @@ def leftovers(work: Path) -> list[Path]:
 
 
 def refresh(origin: Origin, folder: Path) -> Clone:
-    """Bring the clone in ``folder`` to the newest commit of the branch.
+    """Move the clone in ``folder`` to the newest commit of the branch.
 
-    What an earlier run left behind (edited parameters, a lock that was not committed) is dropped from the work tree; outputs and the
-    state from which training resumes are ignored by git, so they stay.
+    Leftovers of an earlier run (edited parameters, a lock that was not committed) are dropped
+    from the work tree; outputs and the state from which training resumes are ignored by git, so
+    they stay.
 
     Raises:
-        FlowError: the repository cannot be read, or has no such branch, or no project in that folder.
+        FlowError: the repository cannot be read, or has no such branch, or no project in that
+            folder.
     """
     git(folder, "remote", "set-url", "origin", origin.repository)
     git(folder, "fetch", "--quiet", "--prune", "origin", "+refs/heads/*:refs/remotes/origin/*")
-    # A lock of git that a killed run left behind would stop every later one; nobody else works in this clone.
+    # A lock of git that a killed run left behind would stop every later one; nobody else works in
+    # this clone.
     (folder / ".git" / "index.lock").unlink(missing_ok=True)
     tip = f"refs/remotes/origin/{origin.branch}"
     if not git(folder, "for-each-ref", "--format=%(refname)", tip):
@@ -170,11 +184,12 @@ def refresh(origin: Origin, folder: Path) -> Clone:
 
 
 def share_storage(home: Path | None, root: Path, cache: Path | None = None) -> bool:
-    """Point the clone at the cache and the remotes of the project ``home`` that it was made from; without one, at ``cache``, unless DVC's
-    configuration names another. False when the remote stays this clone's own.
+    """Point the clone at the cache and the remotes of the project ``home`` that it was made from;
+    without one, at ``cache``, unless DVC's configuration names another. Returns False if the remote
+    stays this clone's own.
 
-    A path in ``.dvc/config`` counts from that file, so in a clone it would name another folder; ``.dvc/config.local`` (keys, the place
-    of the cache) is in no clone.
+    A path in ``.dvc/config`` counts from that file, so in a clone it would name another folder;
+    ``.dvc/config.local`` (keys, the place of the cache) is in no clone.
 
     Raises:
         FlowError: DVC cannot read one of the configurations.
@@ -188,16 +203,16 @@ def share_storage(home: Path | None, root: Path, cache: Path | None = None) -> b
         # Only its owner's: keys may stand in it.
         os.close(os.open(target / "config.local", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
         committed = Config(str(target))
-        given = Config(str(home / ".dvc")) if home is not None else None
+        config = Config(str(home / ".dvc")) if home is not None else None
         with committed.edit("local") as local:
-            if given is not None and home is not None:
-                for section, table in given.load_one("local").items():
+            if config is not None and home is not None:
+                for section, table in config.load_one("local").items():
                     local[section] = _plain(table)
-                local["cache"]["dir"] = str(given["cache"].get("dir") or home / ".dvc" / "cache")
+                local["cache"]["dir"] = str(config["cache"].get("dir") or home / ".dvc" / "cache")
                 for name, remote in committed.load_one("repo")["remote"].items():
                     if _is_relative(remote.get("url")):
-                        meant = home / ".dvc" / os.path.relpath(remote["url"], target)
-                        local["remote"].setdefault(name, {}).setdefault("url", str(meant.resolve()))
+                        target_path = home / ".dvc" / os.path.relpath(remote["url"], target)
+                        local["remote"].setdefault(name, {}).setdefault("url", str(target_path.resolve()))
             elif cache is not None and not committed["cache"].get("dir"):
                 local["cache"]["dir"] = str(cache)
         merged = Config(str(target))
@@ -211,24 +226,27 @@ def share_storage(home: Path | None, root: Path, cache: Path | None = None) -> b
 
 
 def _is_relative(url: object) -> bool:
-    """Whether DVC read a path that counts from the file it stands in."""
+    """Return whether DVC read a path that counts from the file it stands in."""
     from dvc.config_schema import RelPath
 
     return isinstance(url, RelPath)
 
 
 def _plain(value: Any) -> Any:
-    """A table of a configuration, with every path whole that counted from its file: it is written into another one."""
+    """Copy of a configuration's table in which paths that counted from its file are absolute, to be
+    written into another file.
+    """
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return str(value) if _is_relative(value) else value
 
 
 def configure(root: Path, recipe: str | None, source: str | None) -> None:
-    """Set the parameters of this run: a recipe instead of the branch's own, and the folder of videos. The edit is committed with the lock.
+    """Set the parameters of this run: a recipe instead of the branch's own, and the folder of
+    videos. The edit is committed with the lock.
 
     Raises:
-        UsageError: no such recipe, or ``source`` is no folder with annotations.
+        UsageError: no such recipe, or ``source`` is not a folder with annotations.
         ParamsError: the recipe breaks a rule.
     """
     if recipe:
@@ -244,7 +262,7 @@ def configure(root: Path, recipe: str | None, source: str | None) -> None:
     name = table["ingest"]["annotations"] or (paths.ANNOTATIONS_FILE if plain else None)
     if not folder.is_absolute() or not (folder / name if name else folder).exists():
         raise UsageError(
-            f"source: {source!r} is no absolute path of a folder with {name or 'annotations'}; name the folder of your videos"
+            f"source: {source!r} is not an absolute path of a folder with {name or 'annotations'}; name the folder of your videos"
         )
     table["ingest"]["source"] = str(folder)
     with (root / paths.PARAMS_FILE).open("w", encoding="utf-8") as file:
@@ -252,10 +270,12 @@ def configure(root: Path, recipe: str | None, source: str | None) -> None:
 
 
 def choose_lock(root: Path, target: str) -> Plan:
-    """Put the ``dvc.lock`` in place that leaves the least to run, and return the plan with it, with a note of each that cannot be used.
+    """Put the ``dvc.lock`` in place that leaves the least to run, and return the plan with it, with
+    a note on each lock that cannot be used.
 
     Raises:
-        MergeConflict, UnsafeContent: in the branch's own lock, which is a person's to settle. Those of other runs are passed over.
+        MergeConflict, UnsafeContent: in the branch's own lock, which is a person's to settle. Those
+            of other runs are passed over.
     """
     best: tuple[tuple[int, int], bytes | None, Plan] | None = None
     notes: list[str] = []
@@ -268,7 +288,8 @@ def choose_lock(root: Path, target: str) -> Plan:
         try:
             plan = make_plan(root, target)
         except (DvcError, MergeConflict, UnsafeContent) as error:
-            # One of another version of the pipeline is not this one's lock, not even on the branch itself.
+            # One of another version of the pipeline is not this one's lock, not even on the branch
+            # itself.
             if text is None or (reference == _OWN and not isinstance(error, DvcError)):
                 raise
             notes.append(f"{paths.LOCK_FILE} of {reference.removeprefix('refs/remotes/')} is not used: {one_line(error)}")
@@ -281,14 +302,14 @@ def choose_lock(root: Path, target: str) -> Plan:
 
 
 def _locks(root: Path) -> Iterator[tuple[str, bytes | None]]:
-    """The branch's lock, those of the newest runs, and none, each with where it stands."""
+    """Yield the branch's lock, those of the newest runs, and none, each with its location."""
     newest = git(root, "for-each-ref", "--sort=-committerdate", f"--count={_LOCKS_TRIED}", "--format=%(refname)", _RUNS).split()
     for reference in (_OWN, *newest):
-        shown = subprocess.run(
+        printed = subprocess.run(
             ["git", "-C", str(root), "show", f"{reference}:./{paths.LOCK_FILE}"], capture_output=True, check=False
         )
-        if shown.returncode == 0:
-            yield reference, shown.stdout
+        if printed.returncode == 0:
+            yield reference, printed.stdout
     yield "", None
 
 
@@ -300,7 +321,8 @@ def _write_lock(root: Path, text: bytes | None) -> None:
 
 
 def publish(root: Path, commit: str) -> str | None:
-    """Push the branch ``runs/*`` that ends at ``commit`` to origin; returns its name, None where there is none: HEAD holds it.
+    """Push the branch ``runs/*`` that ends at ``commit`` to origin; returns its name, None if there
+    is none because HEAD holds the commit.
 
     Raises:
         FlowError: origin refuses.

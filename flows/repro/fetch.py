@@ -1,4 +1,6 @@
-"""Bringing what a plan found elsewhere: objects from the remote into the cache, entries of the run cache into ``dvc.lock``."""
+"""Fetching for a plan: objects from the remote into the cache, entries of the run cache into
+``dvc.lock``.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from flows.repro import remote as remotes
-from flows.repro import run_cache
+from flows.content import remote as remotes
+from flows.content import run_cache
 from flows.repro.steps import PlanStep
 from stages.runtime.plain import one_line
 from stages.tracking.lineage.cache import ContentStore, MissingContent
@@ -15,12 +17,12 @@ from stages.tracking.lineage.listing import ListError
 from stages.tracking.lineage.remote import remote_error
 from stages.tracking.lineage.uri import TrackingError
 
-#: Files that are asked for together; what has come is told after each such part.
+#: Files requested together; progress is logged after each such part.
 _TOGETHER = 64
 
 
 class Progress:
-    """What has come of what was announced."""
+    """Progress of a fetch: files and MB that arrived, of those announced."""
 
     def __init__(self, say: Callable[[str], None], files: int, megabytes: float) -> None:
         self._say, self._files, self._megabytes = say, files, megabytes
@@ -38,11 +40,12 @@ class Progress:
 
 
 def fetch(content: ContentStore, step: PlanStep, progress: Progress) -> set[str]:
-    """Bring the outs of one stage into the cache, each object verified by its hash; returns those that could not be had.
+    """Fetch the outs of one stage into the cache, each object verified by its hash; returns those
+    that could not be fetched.
 
     Raises:
         ListError: a list of files could write elsewhere.
-        TrackingError: the remote stopped answering. What has come stays.
+        TrackingError: the remote stopped answering. Fetched files stay.
     """
     assert step.remote is not None
     for oid in step.remote.objects:
@@ -52,13 +55,14 @@ def fetch(content: ContentStore, step: PlanStep, progress: Progress) -> set[str]
                 content.fetch(part, step.name)
                 progress.came(step.name, [Path(content.cache.oid_to_path(file)) for file in part])
         except MissingContent as error:
-            _insist_on_answer(content, step, oid)
+            _verify_answer(content, step, oid)
             progress.warn(f"{error}; so {step.name} will run")
             seen = remotes.seen_of(content)
             seen.write(seen.objects - {oid})
             return {oid}
         except ListError as error:
-            # What dvc.lock names is a person's to settle; an entry of the run cache is just not used.
+            # A bad list that dvc.lock names needs a person; an entry of the run cache is just not
+            # used.
             if step.entry is None:
                 raise
             progress.warn(f"{error}; so {step.name} will run")
@@ -66,15 +70,16 @@ def fetch(content: ContentStore, step: PlanStep, progress: Progress) -> set[str]
     return set()
 
 
-def _insist_on_answer(content: ContentStore, step: PlanStep, oid: str) -> None:
-    """
+def _verify_answer(content: ContentStore, step: PlanStep, oid: str) -> None:
+    """Verify that the remote answers, before one of its objects is believed to be missing.
+
     Raises:
         TrackingError: what is missing may be there: the remote did not answer.
     """
     if (remote := remotes.opened(content)) is None:
         return
     try:
-        remote.insist_on_answer(oid)
+        remote.verify_answer(oid)
     except Exception as error:
         if not remotes.failed(error):
             raise
@@ -88,7 +93,7 @@ def _parts(items: Sequence[str]) -> Iterator[list[str]]:
 
 
 def take_over(content: ContentStore, steps: Sequence[PlanStep]) -> None:
-    """Write what entries of the run cache say of these stages into ``dvc.lock``, and keep the entries.
+    """Write the run cache's entries of these stages into ``dvc.lock``, and keep the entries.
 
     Raises:
         TrackingError: an entry is gone, or another than when the plan was made.

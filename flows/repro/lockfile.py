@@ -1,6 +1,8 @@
-"""DVC rewrites ``dvc.lock`` in place: a process killed in that instant leaves it cut short. A copy of the last whole one is kept.
+"""A copy of the last complete ``dvc.lock``: DVC rewrites the file in place, and a process killed in
+that instant truncates it.
 
-What the copy lacks is not lost: DVC's run cache still knows the stage that had just ended, and takes its outputs without running it.
+A stage that the copy lacks is not lost: DVC's run cache still knows the stage that had just ended,
+and takes its outputs without running it.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ def kept(root: Path) -> Path:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the file reads as a lock of DVC's; a file that ends in the middle of a line or an entry does not.
+    """Return whether the file parses as a lock of DVC's; a file that ends in the middle of a line
+    or an entry does not.
 
     Raises:
-        MergeConflict: both sides of a merge stand in it. It was not cut short, and which side counts is a person's to say.
+        MergeConflict: both sides of a merge stand in it. It was not cut short, and which side
+            counts is a person's to say.
     """
     try:
         table = read_yaml(path, MOST_LOCK_BYTES)
@@ -40,7 +44,9 @@ def is_broken(root: Path) -> bool:
 
 
 def keep(root: Path) -> None:
-    """Copy a whole ``dvc.lock`` aside; one that another stage is just writing is left for the next call."""
+    """Copy a complete ``dvc.lock`` aside; one that another stage is writing is left for the next
+    call.
+    """
     lock, copy = root / paths.LOCK_FILE, kept(root)
     if lock.is_file() and is_whole(lock):
         copy.parent.mkdir(exist_ok=True)
@@ -51,9 +57,11 @@ def keep(root: Path) -> None:
 
 
 def mend(root: Path) -> str | None:
-    """Put the kept copy in the place of a broken ``dvc.lock``, and say so; None when nothing was broken.
+    """Restore the kept copy over a broken ``dvc.lock`` and return a sentence about it; None if
+    nothing was broken.
 
-    Call it only while no other run works in the project. A broken lock without a copy is set aside as ``dvc.lock.broken``.
+    Call it only while no other run works in the project. A broken lock without a copy is set aside
+    as ``dvc.lock.broken``.
     """
     lock, copy = root / paths.LOCK_FILE, kept(root)
     if not is_broken(root):

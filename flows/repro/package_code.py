@@ -1,8 +1,11 @@
-"""The code of the stages in a project of one's own: it lies in the installed package, and counts all the same.
+"""Code of the stages in a project without code of its own: it lies in the installed package, and
+still counts as a dependency.
 
-``dvc.yaml`` of such a project (``vidbridge init``) names ``code/<stage>.txt`` where the repository's names folders of code. The file lists
-those folders, each with the digest of its code (:mod:`stages.runtime.code_digest`); a plan brings it up to date first. So an upgrade of
-the package that changes what a stage does is a changed dependency of that stage, in git too, and one that changes nothing is none.
+``dvc.yaml`` of such a project (``vidbridge init``) names ``code/<stage>.txt`` where the
+repository's names folders of code. The file lists those folders, each with the digest of its code
+(:mod:`stages.runtime.code_digest`); a plan brings it up to date first. So an upgrade of the package
+that changes what a stage does is a changed dependency of that stage, in git too, and one that
+changes nothing is none.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ _HEAD = "# Code that this stage runs, of the installed package. Written by vidbr
 
 
 def pipeline_text() -> str:
-    """The ``dvc.yaml`` of a project without code of its own."""
+    """Text of the ``dvc.yaml`` of a project without code of its own."""
     body = shipped("dvc.yaml").read_text(encoding="utf-8").partition("stages:\n")[2]
     lines = []
     for stage, text in _blocks("stages:\n" + body):
@@ -60,7 +63,7 @@ def _blocks(text: str) -> list[tuple[str, list[str]]]:
 
 @cache
 def _texts() -> Mapping[str, str]:
-    """What ``code/<stage>.txt`` says of the code that runs here, by stage."""
+    """Contents of ``code/<stage>.txt`` for the code that runs here, by stage."""
     table: dict[str, Any] = read_yaml(shipped("dvc.yaml"))["stages"]
     package = Path(__file__).parents[2]
     digests: dict[str, str] = {}
@@ -75,12 +78,16 @@ def _texts() -> Mapping[str, str]:
 
 
 def uses_package(root: Path) -> bool:
-    """Whether the project's stages depend on the installed package's code, and not on code in the project."""
+    """Return whether the project's stages depend on the installed package's code, not on code in
+    the project.
+    """
     return (root / FOLDER).is_dir() and not (root / _STAGES).is_dir()
 
 
 def refresh(root: Path) -> tuple[str, ...]:
-    """Bring ``code/*.txt`` up to date where the project has them; returns the stages whose code changed."""
+    """Bring ``code/*.txt`` up to date if the project has them; returns the stages whose code
+    changed.
+    """
     if not uses_package(root):
         return ()
     changed = []
@@ -99,6 +106,6 @@ def write(root: Path) -> None:
 
 
 def parse(text: str) -> dict[str, str]:
-    """Folder to digest of one file."""
+    """Map folder to digest, as one file lists them."""
     rows = (line.split() for line in text.splitlines() if line and not line.startswith("#"))
     return {row[0]: row[1] for row in rows if len(row) == 2}

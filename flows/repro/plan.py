@@ -1,6 +1,7 @@
 """The plan of a run: which stages are out of date, and why.
 
-It is made in this process (a second for the whole graph); only a remote that is no folder is asked in another one.
+It is made in this process (a second for the whole graph); only a remote that is not a folder is
+queried in another one.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from flows.content import checkouts
+from flows.content import remote as remotes
+from flows.content.opened import opened_content
 from flows.errors import DvcError, UsageError
 from flows.processes.stream import TimedOut
-from flows.repro import checkouts, package_code
-from flows.repro import remote as remotes
-from flows.repro.content import opened_content
-from flows.repro.remote import ask_in_own_process
+from flows.repro import package_code
+from flows.repro.remote_process import ask_in_own_process
 from flows.repro.steps import Plan
 from flows.repro.walk import walk
 from stages.runtime import paths
@@ -25,13 +27,14 @@ from stages.runtime.bounded_yaml import MOST_BYTES, MOST_LOCK_BYTES, MergeConfli
 from stages.runtime.plain import one_line
 from stages.tracking.lineage.cache import ContentStore
 
-#: Seconds that the remote may take to say what it holds: before a run, and where a person only looks. A plan without its answer says so.
+#: Seconds that the remote may take to say what it holds: before a run, and where a person only
+#: looks. A plan without its answer says so.
 ASK_S, GLANCE_S = 180.0, 10.0
 TARGET = "summary"
 
 
 def stage_graph(root: Path, target: str = TARGET) -> dict[str, tuple[str, ...]]:
-    """The stages that ``target`` needs, each with those it depends on directly, in a valid order."""
+    """Stages that ``target`` needs, each with its direct dependencies, in a valid order."""
     with opened_content(root) as content:
         repo = content.repo
         stages = [stage for stage in repo.index.stages if stage.cmd]
@@ -44,10 +47,12 @@ def stage_graph(root: Path, target: str = TARGET) -> dict[str, tuple[str, ...]]:
 
 
 def make_plan(root: Path, target: str = TARGET, *, lost: frozenset[str] = frozenset(), ask_s: float = ASK_S) -> Plan:
-    """Plan a run of ``target``, and say why each stage runs. Nothing is started. Written are: lists of files that came from the remote, into
-    the cache; the objects that the remote was seen to hold; the digests of the installed package's code, where the project has none itself.
+    """Plan a run of ``target``, with the reason why each stage runs. Starts nothing. Writes lists
+    of files that came from the remote into the cache, the objects that the remote was seen to hold,
+    and the digests of the installed package's code if the project has no code itself.
 
-    The remote is asked only where something would run, and for ``ask_s`` seconds at most. ``lost``: objects that it could not give.
+    Queries the remote only if something would run, and for ``ask_s`` seconds at most. ``lost``:
+    objects that it could not deliver.
 
     Raises:
         DvcError: ``dvc.yaml`` cannot be read, or breaks one of DVC's rules.
@@ -58,9 +63,9 @@ def make_plan(root: Path, target: str = TARGET, *, lost: frozenset[str] = frozen
     _check_readable(root)
     package_code.refresh(root)
     with opened_content(root) as content:
-        made = _planned(content, target, None, lost)
-        if not made.to_run or content.remote_name() is None:
-            return made
+        plan = _planned(content, target, None, lost)
+        if not plan.to_run or content.remote_name() is None:
+            return plan
         name = remotes.name_of(content)
         if not remotes.is_folder(content):
             why = None
@@ -72,17 +77,19 @@ def make_plan(root: Path, target: str = TARGET, *, lost: frozenset[str] = frozen
                     raise
                 why = one_line(error)
     if why is None:
-        answer = _asked(root, target, lost, ask_s)
+        answer = _plan_in_own_process(root, target, lost, ask_s)
         if isinstance(answer, Plan):
             return answer
         why = answer
     with opened_content(root) as content:
-        alone = _planned(content, target, None, lost, asked=True)
+        alone = _planned(content, target, None, lost, final=True)
     return replace(alone, notes=(*alone.notes, f"remote {name}: {why}; it may hold what is planned to run here"))
 
 
-def plan_asking(root: Path, target: str, lost: frozenset[str]) -> Plan:
-    """The plan with the remote's answers, however long they take. :func:`make_plan` calls it in a process of its own."""
+def plan_with_answers(root: Path, target: str, lost: frozenset[str]) -> Plan:
+    """The plan with the remote's answers, however long they take. :func:`make_plan` calls it in a
+    process of its own.
+    """
     with opened_content(root) as content:
         try:
             return _planned(content, target, remotes.opened(content), lost)
@@ -92,31 +99,31 @@ def plan_asking(root: Path, target: str, lost: frozenset[str]) -> Plan:
             raise DvcError(one_line(error)) from error
 
 
-def _planned(content: ContentStore, target: str, remote: remotes.Remote | None, lost: frozenset[str], asked: bool = False) -> Plan:
+def _planned(content: ContentStore, target: str, remote: remotes.Remote | None, lost: frozenset[str], final: bool = False) -> Plan:
     # A fresh one: a walk fills what it finds into the stages.
     content.repo._reset()
     whole = content.repo.index.graph
     stages = [stage for stage in content.repo.index.stages if stage.cmd]
     wanted = closure(whole, selected(stages, target))
     checkouts.check(content.repo, wanted)
-    return walk(content, target, wanted, whole, remote, lost, asked)
+    return walk(content, target, wanted, whole, remote, lost, final)
 
 
-def _asked(root: Path, target: str, lost: frozenset[str], ask_s: float) -> Plan | str:
-    """The plan with the remote's answers, or why there are none."""
+def _plan_in_own_process(root: Path, target: str, lost: frozenset[str], ask_s: float) -> Plan | str:
+    """Plan with the remote's answers, or the reason why there are none."""
     question = json.dumps({"do": "plan", "target": target, "lost": sorted(lost)})
-    said: list[str] = []
+    lines: list[str] = []
     try:
-        answer = ask_in_own_process(root, question, said.append, timeout_s=ask_s)
+        answer = ask_in_own_process(root, question, lines.append, timeout_s=ask_s)
     except TimedOut:
         return f"no answer within {ask_s:g} s"
     if answer is None:
-        return said[-1] if said else "it said nothing"
+        return lines[-1] if lines else "it said nothing"
     return TypeAdapter(Plan).validate_json(answer)
 
 
 def selected(stages: list[Any], target: str) -> list[Any]:
-    """The stage of that name.
+    """Return the stage of that name.
 
     Raises:
         UsageError: there is none; of a group such as ``sft``, one has to be named.
@@ -126,11 +133,13 @@ def selected(stages: list[Any], target: str) -> list[Any]:
     if group := sorted(stage.name for stage in stages if stage.name.split("@")[0] == target):
         raise UsageError(f"stage: {target!r} is a group of {len(group)}; name one of them: {', '.join(group)}")
     names = ", ".join(sorted(stage.name for stage in stages))
-    raise UsageError(f"stage: {target!r} is no stage of dvc.yaml; choose one of {names}")
+    raise UsageError(f"stage: {target!r} is not a stage of dvc.yaml; choose one of {names}")
 
 
 def closure(graph: Any, wanted: list[Any]) -> list[Any]:
-    """The stages that ``wanted`` need, itself included, in an order that is the same on every machine."""
+    """The stages that ``wanted`` need, itself included, in an order that is the same on every
+    machine.
+    """
     import networkx as nx  # type: ignore[import-untyped]
 
     needed = set(wanted).union(*(nx.descendants(graph, stage) for stage in wanted))

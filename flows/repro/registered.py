@@ -1,4 +1,6 @@
-"""A note that the registry has what ``dvc.lock`` holds: a run that has nothing to do reads it, and asks no server and no remote."""
+"""A note that the registry has what ``dvc.lock`` holds: a run that has nothing to do reads it, and
+queries no server and no remote.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ NOTE = "registered.json"
 
 
 def is_noted(session: Session, *, pushed: bool = False) -> bool:
-    """Whether this lock, with these parameters, was registered in this store; ``pushed``: and handed on by ``run --push``."""
+    """Return whether this lock, with these parameters, was registered in this store; ``pushed``:
+    and pushed by ``run --push``.
+    """
     note = _read(session.root)
     return all(note.get(name) == value for name, value in _identity(session).items()) and (not pushed or note.get("pushed") is True)
 
@@ -35,37 +39,38 @@ def write(session: Session, report: RegisterReport) -> None:
 
 
 def pushed(root: Path) -> None:
-    """Note that run cache and branch were handed on with what is registered."""
+    """Note that run cache and branch of the registered state were pushed."""
     _write(root, {**_read(root), "pushed": True})
 
 
 def promoted(root: Path, version: int) -> None:
-    """Note which version is the champion, as far as this project has seen."""
+    """Note the champion's version, as far as this project has seen."""
     if note := _read(root):
         _write(root, {**note, "champion": version})
 
 
 def judged(root: Path, candidate: int) -> None:
-    """Note that the gate has given its answer about ``candidate``, whichever it was."""
+    """Note that the gate has decided about ``candidate``, either way."""
     if note := _read(root):
         _write(root, {**note, "judged": candidate})
 
 
 def awaits_gate(root: Path) -> bool:
-    """Whether the candidate that is noted has not been put to the gate; False where none is noted."""
+    """Return whether the noted candidate has not been put to the gate; False if none is noted."""
     note = _read(root)
     return note.get("candidate") is not None and note["candidate"] != note.get("judged")
 
 
 def awaits_promotion(root: Path) -> bool:
-    """Whether there may be a candidate that is not the champion; True where nothing is noted."""
+    """Return whether there may be a candidate that is not the champion; True if nothing is noted."""
     note = _read(root)
     return note.get("candidate") is None or note["candidate"] != note.get("champion")
 
 
 def other_store(root: Path) -> str | None:
-    """Why the present store cannot say what is registered, with the remedy: `register` has last written into another one. None: it can,
-    as far as is noted."""
+    """Reason why the present store cannot tell what is registered, with the remedy: `register` last
+    wrote into another one. None if it can, as far as is noted.
+    """
     note, present = _read(root), display_uri(tracking_uri(root))
     # Notes that do not name the remote by itself are of another form.
     if "remote" not in note or note.get("store") == present:

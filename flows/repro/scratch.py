@@ -1,4 +1,4 @@
-"""What a stage could resume from goes when DVC has committed its outs."""
+"""Deletion of a stage's resumable state once DVC has committed its outs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ def has_ended(holder: lease.Holder) -> bool:
 
 
 def release_scratch(root: Path, stage: str, run: str) -> Path | None:
-    """Delete what ``stage`` could have resumed from, now that DVC has committed its outputs; returns the folder, None when none was left.
+    """Delete the state from which ``stage`` could have resumed, now that DVC has committed its
+    outputs; returns the folder, None if there was none.
 
-    Only a folder that the pipeline run ``run`` (its id in MLflow) was the last to use, and that nobody holds: where it is shared,
-    another host may be training there, or wait to take up what lies there.
+    Deletes only a folder that the pipeline run ``run`` (its id in MLflow) was the last to use, and
+    that nobody holds: on shared storage another host may be training there, or wait to take over
+    what lies there.
     """
     for note in (scratch(root) / stage.replace("@", "-")).glob(f"*/{RUN_FILE}"):
         folder = note.parent

@@ -1,4 +1,4 @@
-"""A plan as plain values: every stage that a target needs, what is to be done about it, and why."""
+"""A plan as plain values: every stage that a target needs, the action for it, and the reason."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ State = Literal["up to date", "will run", "restore", "fetch"]
 
 
 class StageMeta(BaseModel):
-    """``meta:`` of a stage in ``dvc.yaml``. It does not enter the stage's hash; a stage without it gets these values."""
+    """``meta:`` of a stage in ``dvc.yaml``. It does not enter the stage's hash; a stage without it
+    gets these values.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["data", "train", "evaluate"] = "data"
-    #: How often a failed stage is tried again. A cancelled one never is, nor one that exits with 2.
+    #: Number of retries of a failed stage. A cancelled stage is never retried, nor one that exits
+    #: with 2.
     retries: int = Field(default=0, ge=0)
     retry_delay_s: float = Field(default=2, ge=0)
     timeout_s: float | None = Field(default=None, gt=0)
-    #: GPUs the stage wants; told to the reader, not enforced.
+    #: GPUs that the stage needs; displayed, not enforced.
     gpu: int = Field(default=0, ge=0)
-    #: It imports torch, which a warm process could have done for it (:mod:`stages.runtime.warm`).
+    #: The stage imports torch, which a warm process can do in advance (:mod:`stages.runtime.warm`).
     warm: bool = False
 
 
 @dataclass(frozen=True)
 class InRemote:
-    """Outs of a stage that the remote holds and this machine does not. ``objects``: hashes of files and of lists (``.dir``)."""
+    """Outs of a stage that the remote holds and this machine does not. ``objects``: hashes of files
+    and of lists (``.dir``).
+    """
 
     objects: tuple[str, ...]
     files: int
@@ -39,11 +44,12 @@ class InRemote:
 
 @dataclass(frozen=True)
 class PlanStep:
-    """One stage and what is to be done about it.
+    """One stage and the action for it.
 
-    ``restore``: unchanged, but its outputs have to be checked out from the cache. ``fetch``: from the remote. A stage whose outputs lie
-    in the remote (``remote``) and that nothing needs now is up to date. ``entry``: the entry of DVC's run cache (``KEY/VALUE``) that
-    knows these outputs, where ``dvc.lock`` does not.
+    ``restore``: unchanged, but its outputs have to be checked out from the cache. ``fetch``: the
+    same, from the remote. A stage whose outputs lie in the remote (``remote``) and that nothing
+    needs now is up to date. ``entry``: the entry of DVC's run cache (``KEY/VALUE``) that knows
+    these outputs, where ``dvc.lock`` does not.
     """
 
     name: str
@@ -54,22 +60,22 @@ class PlanStep:
     meta: StageMeta
     remote: InRemote | None = None
     entry: str | None = None
-    #: What it depends on of ``params.yaml``, as ``dvc.yaml`` names it: tables and values.
+    #: Tables and values of ``params.yaml`` that it depends on, as ``dvc.yaml`` names them.
     params: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every stage that ``target`` needs, each after those it depends on.
+    """Every stage that ``target`` needs, each after its dependencies.
 
-    ``notes``: what a person should know of how it was made. ``unasked``: stages that would run only because their outputs are not in
-    the cache, while the remote that may hold them did not answer.
+    ``notes``: remarks for the user on how it was made. ``unanswered``: stages that would run only
+    because their outputs are not in the cache, while the remote that may hold them did not answer.
     """
 
     target: str
     steps: tuple[PlanStep, ...]
     notes: tuple[str, ...] = ()
-    unasked: tuple[str, ...] = ()
+    unanswered: tuple[str, ...] = ()
 
     @property
     def to_run(self) -> tuple[PlanStep, ...]:
@@ -77,7 +83,7 @@ class Plan:
 
     @property
     def to_warm(self) -> int:
-        """How many stages to run are asked of a warm process."""
+        """Number of stages to run that use a warm process."""
         return sum(step.meta.warm for step in self.to_run)
 
     @property
@@ -95,7 +101,9 @@ class Plan:
 
     @property
     def distance(self) -> tuple[int, int]:
-        """How far ``dvc.lock`` is from what the target needs: stages that run, then stages that only the run cache knows."""
+        """Distance of ``dvc.lock`` from what the target needs: stages that run, then stages that
+        only the run cache knows.
+        """
         return len(self.to_run), sum(step.entry is not None for step in self.steps)
 
     @property
@@ -104,19 +112,20 @@ class Plan:
 
 
 def held(steps: tuple[PlanStep, ...]) -> tuple[int, float]:
-    """Files and MB that these stages have in the remote only."""
+    """Files and MB of these stages that only the remote has."""
     found = [step.remote for step in steps if step.remote is not None]
     return sum(one.files for one in found), sum(one.size_bytes for one in found) / 1e6
 
 
-def insist_on_answer(made: Plan) -> None:
-    """Insist that the remote answered wherever that decides whether a stage runs.
+def verify_answer(plan: Plan) -> None:
+    """Verify that the remote answered wherever its answer decides whether a stage runs.
 
     Raises:
-        DvcError: stages would run, hours of training among them, only because a remote did not answer. They would also be pushed there.
+        DvcError: stages would run, hours of training among them, only because a remote did not
+            answer. They would also be pushed there.
     """
-    if made.unasked:
+    if plan.unanswered:
         raise DvcError(
-            f"{made.notes[-1]}: {', '.join(made.unasked)}; start it, correct its address or keys, or, to run them again, take another"
+            f"{plan.notes[-1]}: {', '.join(plan.unanswered)}; start it, correct its address or keys, or, to run them again, take another"
             " remote (dvc remote default NAME)"
         )

@@ -1,6 +1,8 @@
-"""Nobody changes ``params.yaml`` or ``dvc.lock`` under a run: what it made would be recorded with what it was not made with.
+"""Check that nobody changes ``params.yaml`` or ``dvc.lock`` during a run: its results would be
+recorded with inputs they were not made from.
 
-The lock of the project (:func:`flows.processes.locks.only_run`) keeps our own commands away; a person's editor and git know nothing of it.
+The lock of the project (:func:`flows.processes.locks.only_run`) keeps our own commands away; a
+person's editor and git know nothing of it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ _SHOWN = 3
 
 @dataclass
 class Watch:
-    """What ``params.yaml`` and ``dvc.lock`` said when the run read them, and what each stage of it locked since."""
+    """State of ``params.yaml`` and ``dvc.lock`` when the run read them, and the entries that each
+    stage of the run locked since.
+    """
 
     root: Path
     params: Mapping[str, Any]
@@ -29,11 +33,13 @@ class Watch:
 
     @classmethod
     def start(cls, root: Path) -> Watch:
-        """Look at the parameters."""
+        """Read the parameters."""
         return cls(root, read_yaml(root / paths.PARAMS_FILE))
 
     def note(self, *stages: str) -> None:
-        """Remember what these have locked, now that they have ended. Another one may just be writing the file: then nothing is known."""
+        """Remember the entries that these stages locked, now that they have ended. If another stage
+        is writing the file, nothing is noted.
+        """
         for stage in stages:
             self._records.pop(stage, None)
         try:
@@ -43,7 +49,9 @@ class Watch:
         self._records |= {stage: locked[stage] for stage in stages if stage in locked}
 
     def changes(self, but: Collection[str] = ()) -> list[str]:
-        """What someone else changed since, a sentence each; entries of the stages ``but`` are not looked at. Call it when no stage runs."""
+        """List the changes that someone else made since, a sentence each; ignores entries of the
+        stages ``but``. Call it when no stage runs.
+        """
         found = []
         now = read_yaml(self.root / paths.PARAMS_FILE)
         if digest(now) != digest(self.params):
@@ -58,7 +66,9 @@ class Watch:
 
 
 def _differs(was: StageRecord, now: StageRecord | None) -> bool:
-    """Only what both say is held against each other: of a file that was just being written, an entry may have been read in part."""
+    """Compare only values that both have: an entry of a file that was being written may have been
+    read in part.
+    """
     if now is None:
         return True
     pairs = ((was.outs, now.outs), (was.deps, now.deps))
@@ -66,7 +76,7 @@ def _differs(was: StageRecord, now: StageRecord | None) -> bool:
 
 
 def _leaves(name: str, old: object, new: object) -> Iterator[str]:
-    """Full names of the parameters that differ, or that only one has."""
+    """Full names of the parameters that differ, or that only one side has."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in [*old, *(key for key in new if key not in old)]:
             if key not in old or key not in new or old[key] != new[key]:

@@ -1,7 +1,9 @@
-"""The walk over DVC's graph that makes a plan: what changed, what is here, what the remote has, and what of that is needed.
+"""The walk over DVC's graph that makes a plan: which inputs changed, which outs are here, which the
+remote has, and which of those are needed.
 
-A stage is *unchanged* when its command, parameters and inputs are those of its entry in ``dvc.lock``, or of an entry of DVC's run cache.
-The inputs need not lie here for that: the hashes of what an unchanged stage upstream made are known.
+A stage is *unchanged* when its command, parameters and inputs are those of its entry in
+``dvc.lock``, or of an entry of DVC's run cache. The inputs need not lie here for that: the hashes
+of what an unchanged stage upstream made are known.
 """
 
 from __future__ import annotations
@@ -13,68 +15,69 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from flows.content import checkouts, run_cache
+from flows.content.remote import Remote, seen_of
 from flows.errors import DvcError, UnsafeContent
-from flows.repro import checkouts, run_cache
 from flows.repro.changed_files import changed_files
-from flows.repro.remote import Remote, seen_of
 from flows.repro.steps import InRemote, Plan, PlanStep, StageMeta, State
 from stages.runtime.plain import one_line
 from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.listing import ListError
 
-#: What is shown at the end of a run is made by these; it is small.
+#: Kind of the stages that make what is displayed at the end of a run; it is small.
 _SHOWN = "evaluate"
 
 
 @dataclass
-class _Looked:
-    """A stage as the walk found it."""
+class _StageState:
+    """State of a stage as the walk found it."""
 
     stage: Any
     name: str
     meta: StageMeta
-    upstream: list[_Looked]
-    #: Why it has to run; empty: it is unchanged and its outs are somewhere.
+    upstream: list[_StageState]
+    #: Reasons why it has to run; empty: it is unchanged and its outs exist somewhere.
     why: list[str] = field(default_factory=list)
-    #: What else is to be said.
+    #: Notes on it.
     notes: list[str] = field(default_factory=list)
-    #: Path to hash of what it made, or made elsewhere.
+    #: Path to hash of its outs, made here or elsewhere.
     outs: dict[str, str] = field(default_factory=dict)
     restored: bool = False
-    #: It would not run had the remote answered.
-    unasked: bool = False
+    #: True if it would not run had the remote answered.
+    unanswered: bool = False
     remote: InRemote | None = None
     entry: str | None = None
 
 
 def walk(
-    content: ContentStore, target: str, stages: list[Any], graph: Any, remote: Remote | None, lost: frozenset[str], asked: bool
+    content: ContentStore, target: str, stages: list[Any], graph: Any, remote: Remote | None, lost: frozenset[str], final: bool
 ) -> Plan:
-    """The plan of these DVC stages, which stand in a valid order and end with the target.
+    """Plan these DVC stages, which are in a valid order and end with the target.
 
-    ``remote`` None: nothing is asked, and what it was seen to hold counts. ``lost``: objects that it does not have although it said so.
-    ``asked``: nothing more will be asked, so what is in no cache has to run.
+    ``remote`` None: queries nothing, and relies on what the remote was seen to hold. ``lost``:
+    objects that it does not have although it reported them. ``final``: nothing more will be
+    queried, so a stage whose outs are in no cache has to run.
     """
     walk = _Walk(content, remote, lost)
-    found: dict[Any, _Looked] = {}
+    found: dict[Any, _StageState] = {}
     for stage in stages:
         upstream = [found[up] for up in graph.successors(stage) if up in found]
         if stage.cmd:
             found[stage] = walk.look(stage, upstream)
-        elif (tracked := walk.look_at_tracked(stage)) is not None:
+        elif (tracked := walk.tracked_state(stage)) is not None:
             found[stage] = tracked
-    looked = list(found.values())
-    needed = {one.name for one in looked if one.meta.kind == _SHOWN} | {looked[-1].name}
-    needed |= {up.name for one in looked if one.why for up in one.upstream}
+    states = list(found.values())
+    needed = {one.name for one in states if one.meta.kind == _SHOWN} | {states[-1].name}
+    needed |= {up.name for one in states if one.why for up in one.upstream}
     return Plan(
         target,
-        tuple(_step(one, one.name in needed) for one in looked),
+        tuple(_step(one, one.name in needed) for one in states),
         tuple(dict.fromkeys(walk.notes + (remote.notes if remote else []))),
-        tuple(one.name for one in looked if one.unasked) if asked else (),
+        tuple(one.name for one in states if one.unanswered) if final else (),
     )
 
 
-def _step(one: _Looked, needed: bool) -> PlanStep:
+def _step(one: _StageState, needed: bool) -> PlanStep:
     state: State
     why = [*one.why, *one.notes]
     if one.why:
@@ -109,10 +112,10 @@ class _Walk:
         self.notes: list[str] = []
         self._configured = content.remote_name()
 
-    def look(self, stage: Any, upstream: list[_Looked]) -> _Looked:
-        one = _Looked(stage, name_of(stage), meta_of(stage), upstream)
+    def look(self, stage: Any, upstream: list[_StageState]) -> _StageState:
+        one = _StageState(stage, name_of(stage), meta_of(stage), upstream)
         running = {path: up.name for up in upstream if up.why for path in _paths(up)}
-        made = {path: md5 for up in upstream if not up.why for path, md5 in up.outs.items()}
+        upstream_outs = {path: md5 for up in upstream if not up.why for path, md5 in up.outs.items()}
         away = {path for up in upstream if not up.why and (up.restored or up.remote or up.entry) for path in _paths(up)}
         if stage.outs and not any(out.hash_info for out in stage.outs):
             changes = ["never ran"]
@@ -121,7 +124,7 @@ class _Walk:
             for dep in stage.deps:
                 if overlapping(str(dep), running) or not (over := overlapping(str(dep), away)):
                     continue
-                now = self._hash_below(made, over, str(dep))
+                now = self._hash_below(upstream_outs, over, str(dep))
                 if now is not None and dep.hash_info and now != dep.hash_info.value:
                     changes.append(f"dep {dep} changed")
             for dep in stage.deps:
@@ -132,26 +135,30 @@ class _Walk:
             following.append("is always run")
         if following:
             one.why = changes if changes == ["never ran"] else changes + following
-            one.unasked = not changes and all(up.unasked for up in upstream if up.why) and following[-1] != "is always run"
+            one.unanswered = not changes and all(up.unanswered for up in upstream if up.why) and following[-1] != "is always run"
             return one
         if not changes:
             one.outs = {str(out): str(out.hash_info.value) for out in stage.outs if out.hash_info}
             one.why = self._place(one, stage.outs)
             return one
-        if not self._from_runs(one, changes, made):
+        if not self._from_runs(one, changes, upstream_outs):
             one.why = changes
         return one
 
-    def look_at_tracked(self, stage: Any) -> _Looked | None:
-        """A ``.dvc`` file, such as ``videos.dvc``, whose folder does not lie here. None where it does, or is nowhere."""
-        one = _Looked(stage, name_of(stage), StageMeta(), [])
+    def tracked_state(self, stage: Any) -> _StageState | None:
+        """State of a ``.dvc`` file, such as ``videos.dvc``, whose folder does not lie here. None if
+        it does, or is nowhere.
+        """
+        one = _StageState(stage, name_of(stage), StageMeta(), [])
         if (stage.frozen and stage.deps) or any(out.exists or not out.hash_info or not out.use_cache for out in stage.outs):
             return None
         one.outs = {str(out): str(out.hash_info.value) for out in stage.outs}
         return None if self._place(one, stage.outs) or not (one.restored or one.remote) else one
 
-    def _place(self, one: _Looked, outs: Iterable[Any]) -> list[str]:
-        """Find where outs lie that are known by their hashes; returns why they have to be made, empty where they are somewhere."""
+    def _place(self, one: _StageState, outs: Iterable[Any]) -> list[str]:
+        """Find outs that are known by their hashes; returns the reasons why they have to be made,
+        empty if they exist somewhere.
+        """
         why, away = [], []
         for out in outs:
             verdict = out.status().get(str(out))
@@ -172,7 +179,7 @@ class _Walk:
         why += self._away(one, away)
         return why
 
-    def _away(self, one: _Looked, outs: list[Any]) -> list[str]:
+    def _away(self, one: _StageState, outs: list[Any]) -> list[str]:
         if not outs:
             return []
         if self._configured is None:
@@ -190,16 +197,20 @@ class _Walk:
             )
             one.remote = InRemote(tuple(sorted(wanted)), files, size)
             return []
-        one.unasked = self._remote is None
-        said = "is not in the cache" if self._remote is None else f"is neither in the cache nor in the remote {self._configured!r}"
-        return [f"{out} {said}" for out in outs if out.hash_info.value not in held]
+        one.unanswered = self._remote is None
+        reason = (
+            "is not in the cache" if self._remote is None else f"is neither in the cache nor in the remote {self._configured!r}"
+        )
+        return [f"{out} {reason}" for out in outs if out.hash_info.value not in held]
 
     def _known(self, out: Any) -> bool:
-        """Whether what lies in the work tree is a state that the cache holds, rather than an edit of a person."""
+        """Return whether an out in the work tree is a state that the cache holds, not a person's
+        edit.
+        """
         return bool(self._content.has(str(out.get_hash().value)))
 
     def _hash_below(self, made: Mapping[str, str], out: str, dep: str) -> str | None:
-        """The hash of a dep, as far as what its stage made tells; None where that list is not here."""
+        """Hash of a dep, as far as the outs of its stage tell it; None if that list is not here."""
         if dep == out:
             return made.get(out)
         md5 = made.get(out)
@@ -207,8 +218,10 @@ class _Walk:
             return None
         return self._content.sub_hash(md5, dep.removeprefix(out + "/"))
 
-    def _from_runs(self, one: _Looked, changes: list[str], made: Mapping[str, str]) -> bool:
-        """Look for the stage with these inputs in the run cache, here and in the remote; True: its outs are known."""
+    def _from_runs(self, one: _StageState, changes: list[str], made: Mapping[str, str]) -> bool:
+        """Look for the stage with these inputs in the run cache, here and in the remote; returns
+        whether its outs are known.
+        """
         key = self._key(one.stage, made)
         if key is None:
             return False
@@ -225,13 +238,13 @@ class _Walk:
                     continue
             except (ValueError, UnsafeContent, ListError) as error:
                 self.notes.append(f"{where}: {one_line(error)}; not used")
-                one.restored, one.remote, one.outs, one.unasked = False, None, {}, False
+                one.restored, one.remote, one.outs, one.unanswered = False, None, {}, False
                 one.notes.clear()
                 continue
             one.entry = f"{key}/{value}"
             one.notes.insert(0, f"ran before {'here' if here else 'elsewhere'} with just this ({'; '.join(changes[:3])})")
             return True
-        one.unasked = False  # Only what dvc.lock names is known to have been made.
+        one.unanswered = False  # Only what dvc.lock names was certainly made.
         return False
 
     def _entries(self, key: str) -> Iterator[tuple[str, bytes, bool]]:
@@ -243,7 +256,9 @@ class _Walk:
             yield from ((value, text, False) for value, text in self._remote.entries(key) if value not in seen)
 
     def _key(self, stage: Any, made: Mapping[str, str]) -> str | None:
-        """The run cache's key of a stage with the inputs of now; fills them into ``stage``, which is not looked at again."""
+        """Run cache's key of a stage with its current inputs; fills them into ``stage``, which is
+        not read again.
+        """
         from dvc.dependency import ParamsDependency
         from dvc.exceptions import DvcException
         from dvc_data.hashfile.hash_info import HashInfo
@@ -264,22 +279,24 @@ class _Walk:
 
 
 def _outs_of(entry: Mapping[str, Any], stage: Any) -> list[Any]:
-    """The outs of a stage as an entry of the run cache has them. (DVC's own function for it counts paths from the working directory.)"""
+    """Outs of a stage as an entry of the run cache has them. (DVC's own function counts paths from
+    the working directory.)
+    """
     from dvc.stage import PipelineStage, create_stage
     from dvc.stage.loader import StageLoader
 
     paths = [out["path"] for out in entry["outs"]]
-    made = create_stage(PipelineStage, repo=stage.repo, path=stage.path, cmd=entry["cmd"], wdir=stage.wdir, outs=paths)
-    StageLoader.fill_from_lock(made, entry)
-    return list(made.outs)
+    copy = create_stage(PipelineStage, repo=stage.repo, path=stage.path, cmd=entry["cmd"], wdir=stage.wdir, outs=paths)
+    StageLoader.fill_from_lock(copy, entry)
+    return list(copy.outs)
 
 
-def _paths(one: _Looked) -> list[str]:
+def _paths(one: _StageState) -> list[str]:
     return [str(out) for out in one.stage.outs]
 
 
 def name_of(stage: Any) -> str:
-    """The stage's name; of a ``.dvc`` file, its path."""
+    """Name of a stage; for a ``.dvc`` file, its path."""
     return str(stage.name if stage.cmd else stage.relpath)
 
 
@@ -289,11 +306,13 @@ def meta_of(stage: Any) -> StageMeta:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise DvcError(f"dvc.yaml: stages.{stage.name}.meta.{where}: {first['msg']} (value {first['input']!r})") from error
+        raise DvcError(
+            f"dvc.yaml: stages.{stage.name}.meta.{where}: {first['msg']} (value {first['input']!r}); correct it"
+        ) from error
 
 
 def overlapping(path: str, paths: Iterable[str]) -> str | None:
-    """The first of the paths that is ``path``, lies in it, or holds it."""
+    """First of the paths that is ``path``, lies in it, or holds it."""
     for other in paths:
         if path == other or path.startswith(other + "/") or other.startswith(path + "/"):
             return other
@@ -321,7 +340,7 @@ def _changes(dep: Any) -> list[str]:
 
 
 def differing_leaves(name: str, old: object, new: object) -> Iterator[str]:
-    """Each parameter that differs, by its full name, as ``name: old -> new``."""
+    """Yield each parameter that differs, by its full name, as ``name: old -> new``."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in [*new, *(key for key in old if key not in new)]:
             if old.get(key) != new.get(key):

@@ -1,1 +1,3 @@
-"""Servers that a person starts and ends: one that answers with a registered model, and Prefect's and MLflow's pages."""
+"""Servers started and ended by a person: one that answers with a registered model, and Prefect's
+and MLflow's pages.
+"""

@@ -1,4 +1,4 @@
-"""A registered version behind an HTTP server, for those who only want its answers."""
+"""A registered version behind an HTTP server."""
 
 from __future__ import annotations
 
@@ -32,12 +32,14 @@ from stages.tracking.session import Session
 #: Loading a large model from a slow disk takes minutes.
 STARTUP_S = 1800
 LOG_LINES = 12
-#: A folder that is served is noted as used so often: the cache folder forgets what was unused for a day.
+#: A folder that is served is noted as used so often: the cache folder forgets what was unused for a
+#: day.
 MARK_EVERY_S = 600.0
-#: How many files of a folder are looked at for one that an example can name.
+#: Files of a folder that are examined to find one that the example can name.
 LOOKED_AT = 2000
 _VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts", ".mpg", ".mpeg")
-#: Variables whose names end so hold secrets, and a server that answers strangers needs none of them but its own key.
+#: Variables whose names end so hold secrets, and a server that answers strangers needs none of them
+#: but its own key.
 _SECRETS = ("KEY", "TOKEN", "PASSWORD", "SECRET", "CREDENTIALS")
 
 
@@ -45,8 +47,10 @@ def serve(session: Session, which: str, videos: Path | None, host: str, port: in
     """Serve a version over HTTP until Ctrl-C or SIGTERM.
 
     Raises:
-        UsageError: the address cannot be had, or can be reached by others and there is no key, or a limit in the environment is none.
-        TrackingError: no such version, it does not say how it is asked, or its files are not to be had.
+        UsageError: the address cannot be had, or can be reached by others and there is no key, or a
+            limit in the environment is none.
+        TrackingError: no such version, it does not say how it is asked, or its files are not to be
+            had.
         FlowError: the server did not start, or ended by itself.
     """
     from stages.tracking.lineage.cache_folder import mark_used
@@ -54,7 +58,7 @@ def serve(session: Session, which: str, videos: Path | None, host: str, port: in
     from stages.tracking.registry.servable import load_servable, usage_of_version
 
     if videos is not None and not videos.is_dir():
-        raise UsageError(f"--videos: {str(videos)!r} is no folder; name the one that videos may be read from")
+        raise UsageError(f"--videos: {str(videos)!r} is not a folder; name the one that videos may be read from")
     changes = {FOLDER: str(videos)} if videos is not None else {}
     try:
         limits = limits_from_environment(changes)
@@ -64,7 +68,7 @@ def serve(session: Session, which: str, videos: Path | None, host: str, port: in
     address = listening_address(host, port)
     if not address.is_loopback and key is None:
         raise UsageError(
-            f"--host: {host!r} can be reached from other machines, and whoever reaches it may ask; set {KEY} to a secret that clients"
+            f"--host: {host!r} can be reached from other machines, and anyone who reaches it may send requests; set {KEY} to a secret that clients"
             " send as 'Authorization: Bearer …', or listen on 127.0.0.1"
         )
     with _ended_by_signals():
@@ -96,8 +100,8 @@ def serve(session: Session, which: str, videos: Path | None, host: str, port: in
                 show.say(_who_may_ask(address, key))
                 if usage.caution:
                     show.say(f"note: {usage.caution}")
-                asked = example(address.url, limits.folder, limits.max_bytes, keyed=key is not None, own=source)
-                show.say(f"try: {asked}")
+                command_line = example(address.url, limits.folder, limits.max_bytes, keyed=key is not None, own=source)
+                show.say(f"try: {command_line}")
                 try:
                     until_interrupted({"the server": process})
                 finally:
@@ -120,15 +124,15 @@ def _who_may_ask(address: Address, key: str | None) -> str:
 
 
 def _environment(session: Session, changes: dict[str, str]) -> dict[str, str]:
-    made = stage_environment(session.root, changes)
+    environment = stage_environment(session.root, changes)
     if session.project is None:
-        made.pop("VIDBRIDGE_PROJECT", None)
-    return {name: value for name, value in made.items() if name == KEY or not name.upper().endswith(_SECRETS)}
+        environment.pop("VIDBRIDGE_PROJECT", None)
+    return {name: value for name, value in environment.items() if name == KEY or not name.upper().endswith(_SECRETS)}
 
 
 @contextmanager
 def _in_use(mark: Callable[[], None]) -> Iterator[None]:
-    """Call ``mark`` now and then while the block lasts."""
+    """Call ``mark`` at intervals while the block lasts."""
     over = threading.Event()
 
     def follow() -> None:
@@ -146,7 +150,9 @@ def _in_use(mark: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, at any moment: in order, with all that it started, and without a traceback."""
+    """End the block on SIGTERM as on Ctrl-C, at any moment: in order, with all that it started, and
+    without a traceback.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -164,20 +170,22 @@ def _answers(url: str) -> bool:
     import httpx
 
     try:
-        # Straight: a proxy of the environment has no business between this process and its own server.
+        # Straight: a proxy of the environment has no business between this process and its own
+        # server.
         return httpx.get(f"{url}/ping", timeout=2, trust_env=False).status_code == 200
     except httpx.HTTPError:
         return False
 
 
 def example(url: str, folder: Path | None, max_bytes: int, *, keyed: bool, own: Path | None = None) -> str:
-    """A command for a POSIX shell that this server answers: about a video in its folder, else one that is sent.
+    """A command for a POSIX shell that this server answers: about a video in its folder, else one
+    that is sent.
 
     Args:
-        folder: the server's; None: it reads none.
-        own: whose first video is sent then; where there is none, a ``clip.mp4`` of whoever asks.
-        max_bytes: how large a video may be there.
-        keyed: whether it demands a key.
+        folder: folder that the server reads; None: it reads none.
+        own: folder whose first video is sent then; without one, the client's own ``clip.mp4``.
+        max_bytes: largest video that the server takes.
+        keyed: the server requires a key.
     """
     found = None if folder is None else _first_video(folder, max_bytes)
     row = {"question": "What happens first?"} | ({"video": found} if found is not None else {"video_base64": "@"})
@@ -188,7 +196,8 @@ def example(url: str, folder: Path | None, max_bytes: int, *, keyed: bool, own: 
     asks = f"{secret}curl -sS{header} -H 'Content-Type: application/json' {shlex.quote(f'{url}/invocations')} --data-binary"
     if found is not None:
         return f"{asks} {shlex.quote(body)}"
-    # The video goes where the sign stands; into a file, since a command line has not the room for one.
+    # The video goes where the sign stands; into a file, since a command line has not the room for
+    # one.
     before, after = map(shlex.quote, body.split("@"))
     sent = None if own is None else _first_video(own, max_bytes)
     file = "clip.mp4" if own is None or sent is None else shlex.quote(str(own / sent))
@@ -196,7 +205,7 @@ def example(url: str, folder: Path | None, max_bytes: int, *, keyed: bool, own: 
 
 
 def _first_video(folder: Path, max_bytes: int) -> str | None:
-    """The path of a video below the folder, as a request names it."""
+    """Path of a video below the folder, as a request names it."""
     looked_at = 0
     for place, folders, files in os.walk(folder):
         folders.sort()

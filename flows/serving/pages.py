@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 import typer
 
 from flows.console import show
-from flows.deployments.deploy import how_to_enter, until_interrupted
+from flows.deployments.deploy import login_instructions, until_interrupted
 from flows.errors import FlowError, UsageError
 from flows.processes import door, prefect_server
 from flows.processes.environment import state
@@ -24,12 +24,14 @@ from stages.params import ParamsError, load_params
 from stages.runtime import paths
 from stages.tracking.lineage.uri import RUN_FILES, display_uri, experiment_name, is_server, tracking_uri
 
-#: Features of MLflow's server that nobody here needs: jobs that run code, and a gateway that calls models with keys of the server.
+#: Unneeded features of MLflow's server: jobs that run code, and a gateway that calls
+#: models with keys of the server.
 _OFF = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ENABLE_AI_GATEWAY": "false"}
 
 
 def ui(root: Path, prefect_port: int, mlflow_port: int) -> None:
-    """Serve Prefect's and MLflow's pages on the loopback interface until Ctrl-C, and say how a person gets in.
+    """Serve Prefect's and MLflow's pages on the loopback interface until Ctrl-C, and print how to
+    log in.
 
     Raises:
         UsageError: a port is in use, or the same one was given twice.
@@ -63,7 +65,7 @@ def ui(root: Path, prefect_port: int, mlflow_port: int) -> None:
                 show.say(f"MLflow   {link}  ({name})")
         show.say(f"Prefect  {prefect_server.pages(prefect)}/runs")
         if own:
-            typer.echo(how_to_enter(home))
+            typer.echo(login_instructions(home))
         if not processes:
             typer.echo("both run elsewhere")
             return
@@ -73,7 +75,9 @@ def ui(root: Path, prefect_port: int, mlflow_port: int) -> None:
 
 @contextmanager
 def _mlflow(root: Path, listener: socket.socket, uri: str, key: str) -> Iterator[subprocess.Popen[bytes]]:
-    """MLflow's server for the store ``uri``. Address of the store and key travel by environment: ``ps`` shows arguments to everyone."""
+    """Run MLflow's server for the store ``uri``. Address of the store and key are passed by
+    environment: ``ps`` shows arguments to everyone.
+    """
     env = {
         **os.environ,
         **_OFF,
@@ -98,11 +102,13 @@ def _wait(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def _links(root: Path, address: str, key: str) -> list[tuple[str, str]]:
-    """Pages worth opening, with what they show: the registered model and the runs; where there is none yet, the list it will be in."""
+    """Pages worth opening, with what they show: the registered model and the runs; without one yet,
+    the list it will be in.
+    """
     links = []
     try:
         model = load_params(root / paths.PARAMS_FILE).gate.registered_model
-    except ParamsError:  # said by the commands that need it
+    except ParamsError:  # reported by the commands that need it
         model = None
     api = f"{address}/api/2.0/mlflow"
     if model and _get(f"{api}/registered-models/get?{urlencode({'name': model})}", key) is not None:
@@ -118,6 +124,6 @@ def _links(root: Path, address: str, key: str) -> list[tuple[str, str]]:
 
 
 def _get(url: str, key: str | None) -> bytes | None:
-    """What our own server answers; None when it does not answer, or with an error."""
-    found = prefect_server.asked(url, key, 30)
+    """Content of our own server's response; None if it does not answer, or with an error."""
+    found = prefect_server.request(url, key, 30)
     return found[1] if found is not None and found[0] == 200 else None

@@ -1,4 +1,6 @@
-"""Small projects: the real parameters and the shape of the real pipeline, with stages that take no time."""
+"""Small projects: the real parameters and the shape of the real pipeline, with stages that take no
+time.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from tests.support.surroundings import forget
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the machine's own configuration: no servers, no git identity of the user, no project around."""
+    """Isolate a test from the machine's configuration: no servers, no git identity of the user, no
+    project around.
+    """
     forget(monkeypatch, "VIDBRIDGE_", "MLFLOW_", "PREFECT_", "GIT_", "DVC_")
     for name, value in QUIET.items():
         monkeypatch.setenv(name, value)
@@ -31,13 +35,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A committed project in which nothing has run."""
+    """Committed project in which nothing has run."""
     return make_small_project(tmp_path_factory.mktemp("template") / "project")
 
 
 @pytest.fixture
 def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the template as the working directory."""
+    """Copy of the template as the working directory."""
     root = tmp_path / "project"
     shutil.copytree(template, root)
     monkeypatch.chdir(root)
@@ -46,7 +50,7 @@ def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="session")
 def done_template(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project in which `dvc repro` has run."""
+    """Project in which `dvc repro` has run."""
     root = tmp_path_factory.mktemp("done") / "project"
     shutil.copytree(template, root)
     env = {**os.environ, **QUIET, "VIDBRIDGE_PROJECT": str(root)}
@@ -60,7 +64,7 @@ def done_template(template: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def done(done_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the project in which everything is up to date; its stages may be run again."""
+    """Copy of the project in which everything is up to date; its stages may run again."""
     root = tmp_path / "project"
     shutil.copytree(done_template, root, symlinks=True)
     monkeypatch.chdir(root)

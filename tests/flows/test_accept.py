@@ -1,4 +1,4 @@
-"""A change of code that changes no result is accepted for all stages at once; where anything else differs, nothing is."""
+"""Acceptance of code changes for all stages at once, and its refusal where anything else differs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.accept import ACCEPTED, accept_all
 from flows.errors import UsageError
+from flows.project.accept import ACCEPTED, accept_all
 from stages.tracking.lineage.lockfile import read_lock
 from tests.support.flow_project import states, why
 from tests.support.repository import commit
 
 
 def move_code(root: Path) -> None:
-    """What an upgrade does to a user's project: code lies in folders now, some of it says other things, a command is spelt otherwise."""
+    """Change a project as an upgrade does: code moves into folders, some of it changes, a command
+    is spelt differently.
+    """
     (root / "stages/grpo").mkdir(parents=True)
     (root / "learning.py").rename(root / "stages/grpo/train.py")
     (root / "stages/grpo/advantages.py").write_text("# new\n")

@@ -1,4 +1,4 @@
-"""Where a server listens, and the log that it leaves."""
+"""Address that a server listens on, and its log."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def taken() -> Iterator[int]:
 @pytest.mark.parametrize(
     ("host", "port", "says"),
     [
-        ("127.0.0.1", 99_999_999, "--port: 99999999 is no port; give one from 1 to 65535"),
-        ("127.0.0.1", -1, "--port: -1 is no port"),
-        ("999.1.1.1", 0, "--host: '999.1.1.1' names no address"),
-        ("nowhere.invalid", 0, "--host: 'nowhere.invalid' names no address"),
-        ("", 0, "--host: '' names no address"),
-        ("a" * 300, 0, "names no address"),
-        ("x\0y", 0, "names no address"),
-        ("203.0.113.7", 0, "--host: '203.0.113.7' is no address of this machine"),
+        ("127.0.0.1", 99_999_999, "--port: 99999999 is not a port; set one from 1 to 65535"),
+        ("127.0.0.1", -1, "--port: -1 is not a port"),
+        ("999.1.1.1", 0, "--host: '999.1.1.1' does not resolve"),
+        ("nowhere.invalid", 0, "--host: 'nowhere.invalid' does not resolve"),
+        ("", 0, "--host: '' does not resolve"),
+        ("a" * 300, 0, "does not resolve"),
+        ("x\0y", 0, "does not resolve"),
+        ("203.0.113.7", 0, "--host: '203.0.113.7' is not an address of this machine"),
     ],
 )
 def test_an_address_that_cannot_be_had_is_one_sentence(host: str, port: int, says: str) -> None:
@@ -72,8 +72,8 @@ def test_addresses_are_written_as_urls() -> None:
 @pytest.mark.parametrize(
     ("options", "key", "says"),
     [
-        (["--port", "99999999"], None, "error: --port: 99999999 is no port"),
-        (["--host", "999.1.1.1"], None, "error: --host: '999.1.1.1' names no address"),
+        (["--port", "99999999"], None, "error: --port: 99999999 is not a port"),
+        (["--host", "999.1.1.1"], None, "error: --host: '999.1.1.1' does not resolve"),
         (["--videos", "nofolder"], None, "error: --videos: "),
         (["--host", "0.0.0.0"], None, "error: --host: '0.0.0.0' can be reached from other machines"),
         (["--host", "0.0.0.0"], "short", "error: VIDBRIDGE_SERVE_KEY: 5 characters; set at least 16"),

@@ -1,4 +1,6 @@
-"""DVC places files wherever a folder's list says. What `dvc.lock`, a `.dvc` file or the run cache of a clone says is looked at first."""
+"""Checks of folder lists before DVC writes files: of `dvc.lock`, of a `.dvc` file, of the run cache
+of a clone.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ STAGE, OUT = "sft@cold-start", "models/cold-start"
 
 
 def listing(store: Path, *paths: str) -> str:
-    """A list that names a harmless file and these."""
+    """Store a list that names a harmless file and these."""
     entries = [{"md5": put(store, b"{}"), "relpath": "final/config.json"}]
     entries += [{"md5": put(store, b"evil"), "relpath": path} for path in paths]
     return put(store, json.dumps(entries).encode(), ".dir")
@@ -34,7 +36,8 @@ def locked_as(root: Path, **changes: Any) -> None:
     out.update(changes)
     for name in [name for name, value in out.items() if value is None]:
         del out[name]
-    # DVC trusts a stage whose deps and outs are as locked; those after it were made from another out now, which changes nothing here.
+    # DVC trusts a stage whose deps and outs are as locked; those after it were made from another
+    # out now, which changes nothing here.
     (root / "dvc.lock").write_text(yaml.safe_dump(lock))
 
 
@@ -71,7 +74,9 @@ def test_a_locked_list_that_could_write_elsewhere_is_refused_before_anything_is_
 
 
 def test_dvc_itself_would_have_written_there(done: Path, outside: Path) -> None:
-    """The fault that is guarded against: DVC 3.67.1. When this fails, DVC has mended it, and `flows.repro.checkouts` may go."""
+    """Show the fault that is guarded against, in DVC 3.67.1. If this fails, DVC has fixed it, and
+    `flows.content.checkouts` can be removed.
+    """
     locked_as(done, md5=listing(done / ".dvc/cache", PATHS[0]))
     shutil.rmtree(done / OUT)
     subprocess.run(["dvc", "checkout", "-q", "-f", OUT], cwd=done, capture_output=True, check=False)
@@ -126,7 +131,7 @@ def test_files_that_are_listed_in_the_lock_itself_are_looked_at_too(done: Path, 
 
 def test_a_hash_is_no_path(done: Path, outside: Path) -> None:
     locked_as(done, md5=f"../../../../../outside/{outside.name}")
-    with pytest.raises(UnsafeContent, match="is no hash of DVC"):
+    with pytest.raises(UnsafeContent, match="is not a hash of DVC"):
         make_plan(done)
 
 
@@ -158,7 +163,9 @@ def test_a_link_inside_an_out_is_not_written_through(done: Path, outside: Path) 
 
 
 def test_a_clone_whose_lock_names_a_poisoned_list_of_the_remote_is_refused(done: Path, outside: Path, tmp_path: Path) -> None:
-    """As it would reach us: `git clone`, an empty cache, a remote that somebody else could write to."""
+    """Attack as it would arrive: `git clone`, an empty cache, a remote that somebody else could
+    write to.
+    """
     remote = tmp_path / "remote"
     subprocess.run(["dvc", "remote", "add", "-q", "-d", "-f", "local", str(remote)], cwd=done, check=True)
     locked_as(done, md5=listing(remote, PATHS[0]))

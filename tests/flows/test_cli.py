@@ -1,4 +1,4 @@
-"""The command line: quick, and errors that a person can act upon."""
+"""The command line: quick, and errors that the user can act upon."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import recipes
-from flows import run as running
 from flows.errors import UsageError
 from flows.housekeeping import scratch
+from flows.params_file import recipes
 from flows.processes.locks import only_run
+from flows.project import run as running
 from flows.repro import registered
 from flows.repro.scratch import release_scratch
 from flows.repro.steps import Plan, PlanStep, StageMeta
@@ -113,7 +113,8 @@ def test_a_plan_says_why_and_changes_nothing(done: Path) -> None:
     assert (done / "dvc.lock").read_bytes() == before
 
 
-#: With the rule judge accepted for it; without that, parameters are refused before anybody looks for the folder.
+#: With the rule judge accepted for it; without that, parameters are refused before anybody looks
+#: for the folder.
 MISSING_FOLDER = (
     ("source: data/corpus", "source: missing-folder"),
     ("judge: {kind: rule,", "judge: {kind: rule_on_real_text,"),
@@ -123,7 +124,7 @@ MISSING_FOLDER = (
 @pytest.mark.parametrize(
     ("edits", "env", "said"),
     [
-        (MISSING_FOLDER, {}, "ingest.source: 'missing-folder' is no folder"),
+        (MISSING_FOLDER, {}, "ingest.source: 'missing-folder' is not a folder"),
         (MISSING_FOLDER[:1], {}, "{project}/params.yaml: judge.kind: 'rule' reads the sentences of data/corpus only"),
         ((), {"VIDBRIDGE_FFMPEG": "no-such-ffmpeg"}, "VIDBRIDGE_FFMPEG: no-such-ffmpeg: no such program"),
         ((), {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}, "MLFLOW_TRACKING_URI: http://127.0.0.1:9: no answer"),
@@ -252,7 +253,9 @@ def test_scratch_is_shown_and_deleted(project: Path) -> None:
 
 
 def test_the_state_to_resume_from_goes_with_the_stage_that_is_done_and_no_other(project: Path) -> None:
-    """Not one that another run used last, nor one that another process holds: the folder may be shared by hosts."""
+    """Not one that another run used last, nor one that another process holds: the folder may be
+    shared by hosts.
+    """
     other, mine = (project / f".vidbridge/scratch/grpo-bridge/{name}" for name in ("other", "mine"))
     for folder, run in ((other, "run of B"), (mine, "run of A")):
         (folder / "saved").mkdir(parents=True)

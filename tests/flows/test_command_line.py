@@ -1,4 +1,6 @@
-"""What holds for every command: help on narrow terminals, how much is said, the project's .env, completion in a shell."""
+"""Rules for every command: help on narrow terminals, verbosity, the project's .env, completion in a
+shell.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a run will cost: questions counted from the parameters, time measured, scaled, declared, or unknown and never made up."""
+"""Cost of a run: questions counted from the parameters; time measured, scaled, declared, or
+unknown, never made up.
+"""
 
 from __future__ import annotations
 
@@ -54,13 +56,14 @@ def test_questions_are_counted_from_the_parameters(tmp_path: Path) -> None:
     row = "vidbridge-r1"
     steps = ("difficulty@mixed", "grpo@mixed", "baselines", "evaluate@mixed")
     found = calls_of(tmp_path, params_of(row), plan_of("ingest", "synthesize", *steps))
-    # 24 prompts x 8 rollouts x 450 steps; of the tasks, in their shares of 10,800: one question a reply, of captions up to 22. Every
-    # 25 steps a black and a shuffled video.
+    # 24 prompts x 8 rollouts x 450 steps; of the tasks, in their shares of 10,800: one question a
+    # reply, of captions up to 22. Every 25 steps a black and a shuffled video.
     asked = [("dark_event_infer", 1841, 1), ("mix_vid_qa", 2332, 1), ("caption", 4624, 22)]
     most = sum((count + 1) * 8 * worth for _, count, worth in asked)
     controls = sum(2 * (19 * 24 * count // 10800 + 1) * worth for _, count, worth in asked)
     assert found["grpo@mixed"] == (Calls("judge", most + controls),)
-    # 500 samples of a task at most, with three videos: one question, one, none, 22, and 11 for the structured caption's events.
+    # 500 samples of a task at most, with three videos: one question, one, none, 22, and 11 for the
+    # structured caption's events.
     of_tasks = {task: 500 * 3 * worth for task, worth in {"dark_event_infer": 1, "mix_vid_qa": 1, "mcqa": 0, "caption": 22}.items()}
     assert found["evaluate@mixed"] == (Calls("judge", sum(of_tasks.values()) + (500 * 3 * 11 if _structured(row) else 0)),)
     # How many clips there will be, nobody knows.
@@ -139,7 +142,8 @@ def test_time_is_measured_scaled_declared_or_unknown(tmp_path: Path, monkeypatch
     same = cost(present, run)
     assert (same.hours, same.gpu_hours, same.basis, same.why) == (2, 16, "measured", "run of 2026-05-01 on 2 x H100")
     assert same.calls[0].measured == 900
-    # Another learning rate takes as long; twice the steps twice as long; other rollouts nobody knows how long.
+    # Another learning rate takes as long; twice the steps twice as long; other rollouts nobody
+    # knows how long.
     assert cost(params_of("vidbridge-r1", grpo__mixed__learning_rate=2e-6), run).basis == "measured"
     twice = cost(params_of("vidbridge-r1", grpo__mixed__steps=900), run)
     assert (twice.hours, twice.gpu_hours, twice.basis, twice.why) == (
@@ -153,7 +157,8 @@ def test_time_is_measured_scaled_declared_or_unknown(tmp_path: Path, monkeypatch
     unknown = cost(other, run)
     assert (unknown.hours, unknown.basis) == (None, None)
     assert unknown.why == "the run of 2026-05-01 on 2 x H100 took 2.0 h with other grpo.mixed.rollouts"
-    # Another model, or one that was not kept, takes another time; the size of a model is read, not guessed.
+    # Another model, or one that was not kept, takes another time; the size of a model is read, not
+    # guessed.
     small = params_of("vidbridge-r1", model__name="HuggingFaceTB/SmolVLM2-500M-Video-Instruct")
     of_small = cost(small, run)
     assert (of_small.hours, of_small.why[-len("with other model.name") :]) == (None, "with other model.name")
@@ -171,7 +176,8 @@ def test_time_is_measured_scaled_declared_or_unknown(tmp_path: Path, monkeypatch
     assert (declared.hours, declared.gpu_hours, declared.basis) == (10, 80, "declared")
     assert declared.money == pytest.approx(80 * 2.5 + (declared.calls[0].at_most or 0) / 2000)
     assert cost(present, run).basis == "measured"
-    # 7 billion parameters: ten checkpoints of float32 masters in place and in the cache, and two states.
+    # 7 billion parameters: ten checkpoints of float32 masters in place and in the cache, and two
+    # states.
     assert declared.disk_gb == pytest.approx(7 * 2 * (10 * 4 + 8))
 
     whole = estimate.cost_of(tmp_path, other, plan)

@@ -1,4 +1,6 @@
-"""What a deployment names, and who holds what before it is changed. No server: the functions that decide, on real files and real git."""
+"""Deployments and their locks, without a server: the functions that decide, on real files and real
+git.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,14 @@ from typing import cast
 import pytest
 import yaml
 
-from flows import accept, promotion, recipes
+from flows import promotion
 from flows.cli import ablate, registry
 from flows.deployments import deploy, pools
-from flows.deployments.deploy import Order, Standing, order_of
+from flows.deployments.deploy import DeploymentRequest, PausedState, deployment_request
 from flows.errors import FlowError, UsageError
+from flows.params_file import recipes
 from flows.processes.locks import hold, only_run
+from flows.project import accept
 from flows.repro import clone
 from flows.repro.clone import Origin
 from flows.repro.unchanged import Watch
@@ -38,7 +42,7 @@ from tests.support.repository import git
 
 @contextmanager
 def held_elsewhere(path: Path, signed: str) -> Iterator[None]:
-    """As another process holds a lock: the kernel tells open files apart, not processes."""
+    """Hold a lock as another process does: the kernel tells open files apart, not processes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -49,7 +53,7 @@ def held_elsewhere(path: Path, signed: str) -> Iterator[None]:
 
 @pytest.fixture
 def shipped(project: Path) -> Path:
-    """A project with what `deploy` reads, committed."""
+    """Committed project with the files that `deploy` reads."""
     shutil.copytree(ROOT / "infra", project / "infra", ignore=shutil.ignore_patterns("images", "deepspeed"))
     git(project, "add", "-A")
     git(project, "commit", "-qm", "infra")
@@ -194,7 +198,8 @@ def test_a_clone_takes_cache_keys_and_remote_of_its_project(project: Path, tmp_p
     assert found["remote"]["s3"]["access_key_id"] == "user"
     assert found["remote"]["local"]["url"] == str(project / ".vidbridge/remote")
     assert (folder / ".dvc/config.local").stat().st_mode & 0o77 == 0
-    # Of a repository elsewhere, though it is a folder of this machine: a cache of the worker's, and a remote that is the clone's own.
+    # Of a repository elsewhere, though it is a folder of this machine: a cache of the worker's, and
+    # a remote that is the clone's own.
     elsewhere = Origin(str(project), "main", "")
     clone.make(elsewhere, tmp_path / "work/other")
     assert not clone.refresh(elsewhere, tmp_path / "work/other").shared_remote
@@ -221,7 +226,7 @@ def test_a_project_in_a_folder_of_a_repository(shipped: Path, tmp_path: Path) ->
     with pytest.raises(FlowError, match="branch: 'gone' is not in"):
         clone.refresh(Origin(str(top), "gone", ""), tmp_path / "work/nightly")
     with pytest.raises(UsageError, match=r"--directory: .* holds no dvc.yaml \(there is one in a b/videos\)"):
-        order_of(shipped, repository=str(top))
+        deployment_request(shipped, repository=str(top))
     # A seed of an ablation has its clone in the same way.
     from flows.ablation import _clone
 
@@ -229,7 +234,7 @@ def test_a_project_in_a_folder_of_a_repository(shipped: Path, tmp_path: Path) ->
     seed = _clone(top / "a b/videos", tmp_path / "seed-1", git(top, "rev-parse", "HEAD"))
     assert (seed / "dvc.yaml").is_file()
     assert str(top / "a b/videos/.dvc/cache") in (seed / ".dvc/config.local").read_text()
-    order, _ = order_of(shipped, repository=str(top), directory="a b/videos/")
+    order, _ = deployment_request(shipped, repository=str(top), directory="a b/videos/")
     assert order.directory == "a b/videos"
 
 
@@ -258,13 +263,13 @@ def test_what_cannot_be_deployed_is_said_at_once(shipped: Path, tmp_path: Path) 
 
     def refusal(**asked: object) -> str:
         with pytest.raises(FlowError) as refused:
-            order_of(shipped, **asked)  # type: ignore[arg-type]
+            deployment_request(shipped, **asked)  # type: ignore[arg-type]
         return str(refused.value)
 
     assert refusal(timezone="Europe/Berln") == (
-        "--timezone: 'Europe/Berln' is no time zone; give its IANA name, such as Europe/Berlin or UTC; did you mean Europe/Berlin?"
+        "--timezone: 'Europe/Berln' is not a time zone; set an IANA name, such as Europe/Berlin or UTC; did you mean Europe/Berlin?"
     )
-    assert refusal(cron="every day").startswith("--cron: 'every day' is no schedule; give minute, hour,")
+    assert refusal(cron="every day").startswith("--cron: 'every day' is not a schedule; set minute, hour,")
     assert "--name: 'a/b' cannot be a name in Prefect" in refusal(name="a/b")
     assert "--pool: '' cannot be a name" not in refusal(pool="%")
     assert "--directory: is of --repository" in refusal(directory="sub")
@@ -282,13 +287,13 @@ def test_what_cannot_be_deployed_is_said_at_once(shipped: Path, tmp_path: Path) 
     git(shipped, "checkout", "-q", "--detach")
     assert "--branch: HEAD is detached" in refusal()
     assert refusal().endswith("give --branch NAME")
-    assert order_of(shipped, branch="main")[0].branch == "main"
+    assert deployment_request(shipped, branch="main")[0].branch == "main"
 
 
 def test_a_deployment_for_elsewhere_names_no_path_of_this_machine(shipped: Path, tmp_path: Path) -> None:
     hub = tmp_path / "hub.git"
     git(tmp_path, "clone", "-q", "--bare", str(shipped), str(hub))
-    order, notes = order_of(
+    order, notes = deployment_request(
         shipped, repository=f"file://{hub}", source=Path("/of/the/worker"), name="gpus", pool="gpus", timezone="Europe/Berlin"
     )
     (note,) = notes
@@ -305,19 +310,19 @@ def test_a_deployment_for_elsewhere_names_no_path_of_this_machine(shipped: Path,
 
 
 def test_a_schedule_that_was_paused_stays_paused(shipped: Path) -> None:
-    def active(standing: Standing | None, **order: str) -> list[bool]:
-        table = deploy.prefect_file(shipped, Order("main", "nightly", **order), standing)  # type: ignore[arg-type]
+    def active(standing: PausedState | None, **order: str) -> list[bool]:
+        table = deploy.prefect_file(shipped, DeploymentRequest("main", "nightly", **order), standing)  # type: ignore[arg-type]
         return [schedule.get("active", True) for schedule in table["deployments"][0]["schedules"]]
 
-    paused = Standing(False, (("0 3 * * *", "UTC", False),))
+    paused = PausedState(False, (("0 3 * * *", "UTC", False),))
     assert active(None) == [True]
     assert active(paused) == [False]
     assert active(paused, cron="0 5 * * *", timezone="Europe/Berlin") == [False], "another hour is no resumption"
-    assert active(Standing(False, ())) == [True]
-    several = Standing(True, (("0 3 * * *", "UTC", False), ("0 4 * * *", "UTC", True)))
+    assert active(PausedState(False, ())) == [True]
+    several = PausedState(True, (("0 3 * * *", "UTC", False), ("0 4 * * *", "UTC", True)))
     assert active(several) == [False]
     assert active(several, cron="0 4 * * *") == [True]
-    assert deploy.prefect_file(shipped, Order("main", "nightly"), several)["deployments"][0]["paused"] is True
+    assert deploy.prefect_file(shipped, DeploymentRequest("main", "nightly"), several)["deployments"][0]["paused"] is True
 
 
 def test_which_pools_let_a_run_set_nothing() -> None:
@@ -329,11 +334,13 @@ def test_which_pools_let_a_run_set_nothing() -> None:
     assert not pools.is_locked(ProcessWorker.get_default_base_job_template())
     assert not pools.is_locked({"job_configuration": {"env": {"A": "b"}}})
     assert not pools.is_locked({"job_configuration": {"command": "{{command}}"}})
-    assert subprocess.list2cmdline(deploy.worker_words("a b")) == 'prefect worker start --pool "a b" --type process'
+    assert subprocess.list2cmdline(deploy.worker_arguments("a b")) == 'prefect worker start --pool "a b" --type process'
 
 
 def test_the_flow_has_no_parameter_that_says_where_it_works() -> None:
-    """Prefect's server lets parameters through that no flow has; the run then fails before the flow begins (see the slow test)."""
+    """Prefect's server lets parameters through that no flow has; the run then fails before the flow
+    begins (see the slow test).
+    """
     from prefect.exceptions import SignatureMismatchError
 
     from flows.scheduled import scheduled

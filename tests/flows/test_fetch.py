@@ -1,4 +1,6 @@
-"""Another host, pod or branch: what the remote holds is fetched, and only the rest runs."""
+"""Fetching on another host, pod or branch: what the remote holds is fetched, and only the rest
+runs.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,11 @@ import yaml
 from dvc.stage.cache import _get_cache_hash
 from dvc_http import HTTPFileSystem
 
+from flows.content.remote import SEEN, push_runs
 from flows.errors import DvcError
 from flows.repro import clone, reproduce
 from flows.repro.plan import TARGET, make_plan
-from flows.repro.remote import SEEN, push_runs
-from flows.repro.steps import InRemote, held, insist_on_answer
+from flows.repro.steps import InRemote, held, verify_answer
 from stages.lib.annotations.links import Links
 from stages.tracking.lineage.cache import open_content
 from stages.tracking.lineage.commits import record_commit
@@ -36,7 +38,7 @@ from tests.support.surroundings import put
 
 @pytest.fixture(scope="module")
 def pushed(done_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Host A's remote and repository, after a run of it: the folder that holds both."""
+    """Remote and repository of host A after its run: the folder that holds both."""
     place = tmp_path_factory.mktemp("pushed")
     root = place / "project"
     shutil.copytree(done_template, root, symlinks=True)
@@ -52,7 +54,7 @@ def pushed(done_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def host_b(pushed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fresh clone on a host that never ran anything, with a copy of the remote of its own to spoil."""
+    """Fresh clone on a host that never ran anything, with its own copy of the remote to damage."""
     shutil.copytree(pushed / "remote", tmp_path / "remote")
     root = tmp_path / "b"
     git(tmp_path, "clone", "-q", str(pushed / "project"), str(root))
@@ -92,7 +94,7 @@ def test_a_fresh_clone_runs_nothing_and_fetches_what_it_shows(host_b: Path) -> N
     offline = make_plan(host_b)
     assert {step.name for step in offline.to_run} >= {"corpus", "grpo@general"}
     with pytest.raises(DvcError, match=rf"{host_b.parent}/remote/files/md5 is not there; is it mounted\? .* mkdir -p .*: corpus, "):
-        insist_on_answer(offline)
+        verify_answer(offline)
     away = replace(plan.to_fetch[0], remote=InRemote(("0" * 32,), 1, 4))
     with pytest.raises(TrackingError, match=r"fetching stopped: .* is it mounted"):
         reproduce.fetch(host_b, (away,), print)
@@ -264,9 +266,9 @@ def test_a_remote_that_does_not_answer_is_a_note_and_nothing_is_trained_again(
     monkeypatch.setenv("VIDBRIDGE_DVC_REMOTE", "http://127.0.0.1:9/remote")
     plan = make_plan(host_b)
     assert "remote 'vidbridge-environment' (http://127.0.0.1:9/remote): " in plan.notes[-1]
-    assert "sft@cold-start" in plan.unasked
+    assert "sft@cold-start" in plan.unanswered
     with pytest.raises(DvcError, match=r"it may hold what is planned to run here: corpus, .*take another remote"):
-        insist_on_answer(plan)
+        verify_answer(plan)
 
 
 def test_what_the_work_tree_holds_of_another_run_gives_way_and_an_edit_does_not(done: Path) -> None:

@@ -1,4 +1,6 @@
-"""The first hour of a person: commands outside a project, ordinary mistakes, odd terminals. One sentence each, and a fitting status."""
+"""First hour of a user: commands outside a project, ordinary mistakes, odd terminals. One sentence
+each, and a fitting status.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +105,7 @@ def test_mistakes_about_stages_name_what_there_is(done: Path) -> None:
     assert [one.returncode for one in shown] == [2, 2, 2, 0]
     assert "error: stage: 'sft' is a group of 1; name one of them: sft@cold-start\n" in shown[0].stderr
     assert "name one of them: grpo@bridge, grpo@general" in shown[1].stderr
-    assert "stage: 'nope' is no stage of dvc.yaml; choose one of base, " in shown[2].stderr
+    assert "stage: 'nope' is not a stage of dvc.yaml; choose one of base, " in shown[2].stderr
     assert shown[3].stdout.startswith("ablation: no seed has run whole")
 
 
@@ -191,7 +193,8 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(project: Path) -> None:
 
 def test_ctrl_c_ends_a_command_with_a_sentence(project: Path) -> None:
     code = (
-        # Where the suite runs in the background of a shell, SIGINT is ignored, and children would inherit that.
+        # Where the suite runs in the background of a shell, SIGINT is ignored, and children would
+        # inherit that.
         "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom flows.cli import main as cli\n"
         "from stages.tracking import session\n"
         "def slow(*_): os.kill(os.getpid(), signal.SIGINT)\n"
@@ -202,9 +205,11 @@ def test_ctrl_c_ends_a_command_with_a_sentence(project: Path) -> None:
     assert (shown.returncode, shown.stderr) == (130, "interrupted\n")
 
 
-@pytest.mark.parametrize("module", ["typer", "rich.segment", "pydantic", "flows.repro.reproduce", "flows.run"])
+@pytest.mark.parametrize("module", ["typer", "rich.segment", "pydantic", "flows.repro.reproduce", "flows.project.run"])
 def test_ctrl_c_while_a_run_imports(module: str, project: Path) -> None:
-    """The signal comes at the moment when ``module`` is looked for: of the command line, and of the command."""
+    """The signal comes at the moment when ``module`` is looked for: of the command line, and of the
+    command.
+    """
     code = f"""
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -226,7 +231,7 @@ main()
 
 
 def test_an_interrupt_between_the_board_and_the_submission_is_an_interrupt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from flows import scheduler
+    from flows.execution import scheduler
 
     def interrupted(**_: object) -> None:
         raise KeyboardInterrupt
@@ -314,7 +319,9 @@ def test_on_a_console_strings_are_text_and_styles_are_given(
 
 
 def test_no_door_prints_past_the_one_that_makes_text_fit() -> None:
-    """A console of rich's own, markup that is read out of a string, or a bare print of what is not ours would be such a door."""
+    """A console of rich's own, markup that is read out of a string, or a bare print of what is not
+    ours would be such a door.
+    """
     for path in sorted((ROOT / "flows").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         assert "markup=True" not in text, path
@@ -336,7 +343,7 @@ def test_a_log_line_of_a_stage_is_text(done: Path) -> None:
 
 
 def test_the_clock_of_a_name_search_is_short(tmp_path: Path) -> None:
-    from flows.repro.names import unstorable_names
+    from flows.content.names import unstorable_names
 
     for n in range(2000):
         (tmp_path / f"{n}.mp4").touch()

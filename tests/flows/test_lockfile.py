@@ -1,4 +1,4 @@
-"""A lock that a kill cut short."""
+"""A lock that a kill truncated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import run
+from flows.project import run
 from flows.repro import clone, lockfile
 from stages.errors import VidbridgeError
 
@@ -47,7 +47,9 @@ def test_a_broken_lock_without_a_copy_is_set_aside(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["dvc.lock", "dvc.yaml", "params.yaml"])
 def test_both_sides_of_a_merge_are_a_persons_to_settle(done: Path, name: str) -> None:
-    """Neither set aside as cut short, nor replaced by the copy, nor passed over for the lock of an earlier run."""
+    """Neither set aside as cut short, nor replaced by the copy, nor passed over for the lock of an
+    earlier run.
+    """
     lockfile.keep(done)
     text = (done / name).read_text()
     half = text.index("\n", len(text) // 2) + 1

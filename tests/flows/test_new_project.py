@@ -1,4 +1,6 @@
-"""A project of one's own: nothing but parameters, the pipeline and settings; its code is the installed package's, and counts."""
+"""A project of an installed package: only parameters, the pipeline and settings; its code is the
+package's, and counts.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows import new_project
 from flows.cli import recipes as commands
 from flows.deployments.deploy import deployment_name
 from flows.deployments.repositories import told
 from flows.errors import UsageError
 from flows.processes.environment import SHIPPED
+from flows.project import new_project
 from flows.repro import package_code
 from flows.repro.plan import make_plan
 from tests.support.checkout import ROOT
@@ -95,7 +97,9 @@ def test_the_wheel_has_what_a_project_begins_with() -> None:
 
 
 def wheel(folder: Path) -> Path:
-    """The wheel of the checkout's committed files, or of its files where git does not list them."""
+    """Build the wheel of the checkout's committed files, or of all its files if git does not list
+    them.
+    """
     source = folder / "source"
     names = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True, check=True).stdout.split(
         "\0"
@@ -114,7 +118,9 @@ def wheel(folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_project_of_an_installed_package_runs_and_an_upgrade_runs_what_it_changes(tmp_path: Path) -> None:
-    """The wheel in an environment of its own, beside the libraries of this one; away from the checkout."""
+    """The wheel in an environment of its own, beside the libraries of this one; away from the
+    checkout.
+    """
     place = tmp_path / "env"
     subprocess.run([str(Path(sys.base_prefix) / "bin/python3"), "-m", "venv", "--without-pip", str(place)], check=True)
     (packages,) = place.glob("lib/python*/site-packages")

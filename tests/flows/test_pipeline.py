@@ -29,7 +29,9 @@ from tests.support.repository import git
 
 @pytest.fixture(scope="session")
 def reaching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """One server, with its schedules, for all tests: the environment in which clients find it and its key."""
+    """Environment in which clients find one server with its schedules, and its key; one for all
+    tests.
+    """
     home = tmp_path_factory.mktemp("prefect")
     before = {name: os.environ.pop(name, None) for name in ("PREFECT_HOME", "PREFECT_API_URL")}
     os.environ["PREFECT_HOME"] = str(home)
@@ -55,7 +57,8 @@ def _client(reaching: dict[str, str]) -> Iterator[Any]:
 
 def start(root: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "flows.cli.main", "run", *arguments]
-    # A shell starts background jobs with SIGINT ignored, and children inherit that; at a terminal it is not.
+    # A shell starts background jobs with SIGINT ignored, and children inherit that; at a terminal
+    # it is not.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return subprocess.Popen(
@@ -74,7 +77,7 @@ def attempts(root: Path, name: str) -> int:
 
 
 def with_work_below(root: Path) -> list[int]:
-    """Every process that works inside the project."""
+    """Ids of all processes that work inside the project."""
     found = []
     for process in psutil.process_iter(["pid", "cwd"]):
         if process.info["pid"] != os.getpid() and str(process.info["cwd"] or "").startswith(str(root)):
@@ -116,7 +119,7 @@ def test_a_run_from_scratch_equals_dvc_repro_and_registers_and_promotes(
 
 
 def _artifacts_of(reaching: dict[str, str], flow: str) -> list[Any]:
-    """What the runs of a flow show on Prefect's pages."""
+    """Artifacts of a flow's runs on Prefect's pages."""
     with _client(reaching) as client:
         flows = {one.id for one in client.read_flows() if one.name == flow}
         runs = {run.id for run in client.read_flow_runs() if run.flow_id in flows}
@@ -241,7 +244,7 @@ def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(done: Path
     environment.enter(done)
     os.environ.update(reaching)
     os.environ["PREFECT_WORKER_QUERY_SECONDS"] = "2"
-    deploy.create(done, deploy.Order("main", "nightly", cron="* * * * *", source=str(videos)))
+    deploy.create(done, deploy.DeploymentRequest("main", "nightly", cron="* * * * *", source=str(videos)))
     seen: list[Any] = []
     with (
         (tmp_path / "worker.log").open("wb") as log,

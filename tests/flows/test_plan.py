@@ -1,4 +1,4 @@
-"""What is out of date, and why: the plan against real DVC projects."""
+"""The plan against real DVC projects: which stages are out of date, and why."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import accept
 from flows.errors import DvcError, UsageError
 from flows.processes import environment as project
+from flows.project import accept
 from flows.repro import reproduce
 from flows.repro.plan import make_plan, stage_graph
 from stages.params import load_params
@@ -118,7 +118,7 @@ def test_a_bad_pipeline_is_one_message(project: Path, old: str, new: str, said: 
 
 
 def test_an_unknown_target_names_the_known_ones(project: Path) -> None:
-    with pytest.raises(UsageError, match=r"'grpo@nope' is no stage .*grpo@bridge"):
+    with pytest.raises(UsageError, match=r"'grpo@nope' is not a stage .*grpo@bridge"):
         make_plan(project, "grpo@nope")
 
 

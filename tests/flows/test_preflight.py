@@ -1,4 +1,4 @@
-"""What is found in a second about the judge's endpoint and the embedder's model, before the first stage starts."""
+"""Checks before the first stage: the judge's endpoint and the embedder's model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import yaml
 from huggingface_hub import constants
 
-from flows.preflight import disk_need_gb, endpoints, judge_problems, problems
+from flows.repro.preflight import disk_need_gb, endpoints, judge_problems, problems
 from flows.repro.steps import Plan, PlanStep, StageMeta
 from stages.params import parse_params
 from stages.tracking.session import Session
@@ -59,12 +59,13 @@ def test_a_run_is_told_that_its_embedder_is_not_there(tmp_path: Path, monkeypatc
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert found("nobody/has-this") == []
     (said,) = found("no/such/folder")
-    assert "is no folder, and no name on the hub" in said
+    assert "is not a folder and not a name on the hub" in said
 
 
 @pytest.mark.parametrize(
     ("deepspeed", "lora", "per_checkpoint", "per_state"),
-    # Weights as they are saved, and of a state the optimiser's part: float32 masters and moments. Adapters are small.
+    # Weights as they are saved, and of a state the optimiser's part: float32 masters and moments.
+    # Adapters are small.
     [("", False, 4, 8), ("zero2.json", False, 2, 12), ("", True, 2, 0), ("zero2.json", True, 2, 0)],
 )
 def test_a_full_row_needs_room_for_its_masters_and_states(

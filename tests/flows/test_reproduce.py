@@ -1,4 +1,4 @@
-"""Running one stage: its output, its end, and that nothing of it stays behind."""
+"""Running one stage: its output, its end, and that no process of it is left."""
 
 from __future__ import annotations
 

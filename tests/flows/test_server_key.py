@@ -1,4 +1,4 @@
-"""A server's key and note, and whom its key is told; the server that a run starts for itself."""
+"""A server's key and note, and who receives the key; the server that a run starts for itself."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ from tests.support.locked import (
 
 
 def test_the_server_of_a_run_is_locked_too_and_our_clients_get_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`run`, `promote` and `ablate` start this one. A key of the user's own for another server does not get in the way."""
+    """`run`, `promote` and `ablate` start this one. A key of the user's own for another server does
+    not get in the way.
+    """
     from prefect.client.orchestration import get_client
 
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
@@ -94,8 +96,8 @@ def test_the_key_is_not_told_to_a_stranger_on_the_port_of_a_server_that_is_gone(
 
         threading.Thread(target=answer, daemon=True).start()
         address = f"http://127.0.0.1:{stranger.getsockname()[1]}/api"
-        # Notes of a process that is gone, of another user's, of one that began later under the same number, of this number in another
-        # container, and of version 0.1.
+        # Notes of a process that is gone, of another user's, of one that began later under the same
+        # number, of this number in another container, and of version 0.1.
         theirs = next(
             (one for one in psutil.process_iter(["uids"]) if one.info["uids"] and one.info["uids"].real != os.getuid()), None
         )

@@ -1,4 +1,4 @@
-"""Our servers on the loopback interface: no other user of the machine and no page in a browser gets in. Real servers, real requests."""
+"""Access to our loopback servers by other users and by pages in a browser, on real servers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.support.locked import (
 
 @pytest.fixture(scope="module")
 def pages(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
-    """For all tests of this module."""
+    """Running pages, for all tests of this module."""
     with served_pages(template, tmp_path_factory.mktemp("locked") / "project") as shown:
         yield shown
 
@@ -135,11 +135,11 @@ def test_no_process_of_ours_has_a_password_among_its_arguments(pages: Pages) -> 
 
 @pytest.fixture(scope="module")
 def deployed(pages: Pages) -> Pages:
-    """The deployment of `infra/prefect.yaml` on that server, as `vidbridge deploy` makes it."""
+    """Deployment of `infra/prefect.yaml` on that server, as `vidbridge deploy` creates it."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in of_worker(pages).items():
             patch.setenv(name, value)
-        deploy.create(pages.root, deploy.Order("main", "nightly"))
+        deploy.create(pages.root, deploy.DeploymentRequest("main", "nightly"))
     return pages
 
 
@@ -189,7 +189,9 @@ def test_a_run_may_not_set_what_the_worker_starts(deployed: Pages, tmp_path: Pat
 def test_whose_code_runs_and_on_what_only_the_deployment_says(
     deployed: Pages, name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The flow's own look at its deployment, on a real server: Prefect's check of parameters can be switched off by who makes a run."""
+    """The flow's own look at its deployment, on a real server: Prefect's check of parameters can be
+    switched off by who makes a run.
+    """
     from types import SimpleNamespace
     from uuid import UUID
 
@@ -207,7 +209,7 @@ def test_whose_code_runs_and_on_what_only_the_deployment_says(
 
 
 def test_what_the_server_lets_through_does_not_reach_the_process(deployed: Pages, tmp_path: Path) -> None:
-    """A run without a deployment is not checked by Prefect's server: the template itself has no place for what it sets."""
+    """Runs without a deployment are unchecked by the server; the template has no place for values."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
     from prefect.workers.process import ProcessJobConfiguration
@@ -234,7 +236,7 @@ def test_what_the_server_lets_through_does_not_reach_the_process(deployed: Pages
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_nothing_foreign_runs_on_a_real_worker(deployed: Pages, tmp_path: Path) -> None:
-    """With the key, by every way of making a run: job variables, a run without deployment, parameters with their check switched off."""
+    """Try every way of making a run, with the key: job variables, no deployment, an unchecked run."""
     deployment, headers, owned = _deployment(deployed), with_token(deployed), tmp_path / "owned"
     foreign = tmp_path / "foreign"
     subprocess.run(["git", "init", "-q", "-b", "main", str(foreign)], check=True)
@@ -283,7 +285,8 @@ def test_no_other_user_moves_the_champion_in_mlflow(pages: Pages) -> None:
             refused = httpx.post(alias, json=body, headers=headers)
             assert refused.status_code == 401
             assert refused.headers["www-authenticate"].startswith("Basic")
-        # Nor a page of another port, in a browser that sends the password by itself; MLflow lets those of this machine pass.
+        # Nor a page of another port, in a browser that sends the password by itself; MLflow lets
+        # those of this machine pass.
         for headers in (
             {"Origin": "http://127.0.0.1:1"},
             {"Origin": EVIL},

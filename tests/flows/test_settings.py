@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from flows import recipes
 from flows.cli import run
 from flows.errors import UsageError
-from flows.settings import with_settings
+from flows.params_file import recipes
+from flows.params_file.settings import with_settings
 from stages.params import ParamsError, parse_params
 from stages.runtime.bounded_yaml import parse_yaml
 from tests.support.checkout import ROOT

@@ -12,7 +12,7 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from flows.recipes import smoke_version
+from flows.params_file.recipes import smoke_version
 from stages.grpo.advantages import normalised, scaled, summed
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.models.processor import encode_prompts

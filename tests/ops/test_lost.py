@@ -152,7 +152,7 @@ def test_after_kill_9_of_worker_and_flow_the_next_run_ends_what_was_lost_and_is_
         monkeypatch.setenv(name, value)
     project.enter(root)
     monkeypatch.setenv("VIDBRIDGE_PROJECT", str(root))
-    nightly = deploy.Order("main", "nightly")
+    nightly = deploy.DeploymentRequest("main", "nightly")
     deploy.create(root, nightly, worker=True)
 
     def worker(log: Path) -> subprocess.Popen[bytes]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.preflight import mlflow_problems, remote_problems
+from flows.repro.preflight import mlflow_problems, remote_problems
 from stages.params import load_params
 from stages.tracking.gate.promote import history, promote, rollback
 from stages.tracking.lineage import cache

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.recipes import smoke_version
+from flows.params_file.recipes import smoke_version
 from stages.lib.judging.build import judge_of
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.lib.judging.rule import RuleJudge

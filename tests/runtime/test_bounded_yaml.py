@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import recipes
 from flows.errors import DvcError
+from flows.params_file import recipes
 from flows.processes.environment import RECIPES
 from flows.repro import lockfile
 from flows.repro.plan import make_plan

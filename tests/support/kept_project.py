@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flows.housekeeping.gc import Order, gc
+from flows.housekeeping.gc import GcOptions, gc
 from flows.housekeeping.removal import remove
 from stages.params import load_params
 from stages.tracking.gate.promote import complete_pending_move
@@ -60,7 +60,7 @@ def add_to_lock(root: Path, stage: str, oid: str) -> None:
 def free(root: Path, capsys: pytest.CaptureFixture[str], *, yes: bool = False, **order: Any) -> dict[str, Any]:
     given = {"remote": False, "versions": False, "keep_days": 0.0, "also": ()} | order
     capsys.readouterr()
-    gc(root, Order(**given), yes=yes, as_json=True)
+    gc(root, GcOptions(**given), yes=yes, as_json=True)
     return dict(json.loads(capsys.readouterr().out))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import run as running
+from flows.project import run as running
 from stages.params import load_params
 from stages.tracking.runs.run import stage_run
 

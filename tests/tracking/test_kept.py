@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import diagnosis
 from flows.errors import FlowError, UsageError
+from flows.project import diagnosis
 from flows.repro import registered
 from stages.params import ExcludedVideo, load_params
 from stages.tools.dataset.remove import RemovalError
@@ -364,7 +364,7 @@ def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys
     assert params.read_text() == before
     assert explain(Session(here), "champion").objection is None
     assert find_version(open_client(here), MODEL, learned).removed_videos is None
-    with pytest.raises(FlowError, match=r"video: 'videos/a.mp4' is not in ingest.exclude of params.yaml \(there: none\)"):
+    with pytest.raises(FlowError, match=r"video: 'videos/a.mp4' is not in ingest.exclude of params.yaml; name one that is: none"):
         ask(here, capsys, "videos/a.mp4", undo=True)
     with pytest.raises(RemovalError, match=r"video: 'nothing' is neither a path in .*, nor an id or a SHA-256"):
         ask(here, capsys, "nothing")

@@ -20,8 +20,8 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from flows.params_file.recipes import smoke_version
 from flows.processes.environment import RECIPES
-from flows.recipes import smoke_version
 from stages.lib.models.load import load_model, save_model
 from stages.lib.models.processor import encode_prompts, join_videos, modality_of
 from stages.lib.training.lora import adapters, load_adapters, merged, save_merged, without_adapters

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from flows.recipes import smoke_version
+from flows.params_file.recipes import smoke_version
 from stages.domain.core.digest import digest
 from stages.domain.core.records import Score, TaskName
 from stages.lib.evaluation.results import PolicyScores

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import recipes
 from flows.errors import UsageError
+from flows.params_file import recipes
 from stages.params import ExcludedVideo, load_params, parse_params
 from stages.runtime.bounded_yaml import parse_yaml
 from stages.tools.dataset.excluded import with_excluded

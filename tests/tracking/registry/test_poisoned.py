@@ -214,7 +214,7 @@ def test_one_version_below_another_does_not_change_it(registered: Path, remote: 
 
 def test_an_alias_that_the_gate_did_not_put_there_is_told_of(registered: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from flows.console.champion import warn_of_moved
-    from flows.diagnosis import _champion
+    from flows.project.diagnosis import _champion
 
     project = registered
     client = open_client(project)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.diagnosis import _git, _remote
-from flows.preflight import git_problems, mlflow_problems, remote_problems
+from flows.project.diagnosis import _git, _remote
+from flows.repro.preflight import git_problems, mlflow_problems, remote_problems
 from stages.params import load_params
 from stages.runtime.paths import DATABASE
 from stages.tracking.lineage.remote import remote_error

@@ -26,8 +26,8 @@ def given(folder: Path, videos: Path | None, *more: str) -> list[str]:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ((), "--model, --endpoint: give one of them"),
-        (("--model", "champion", "--endpoint", "http://127.0.0.1:1/v1"), "--model, --endpoint: give one of them"),
+        ((), "--model, --endpoint: exactly one is needed"),
+        (("--model", "champion", "--endpoint", "http://127.0.0.1:1/v1"), "--model, --endpoint: exactly one is needed"),
         (("--endpoint", "http://127.0.0.1:1/v1"), "--endpoint-model: not given"),
         (("--model", "champion", "--endpoint-model", "x"), "--endpoint-model: means nothing without --endpoint"),
         (

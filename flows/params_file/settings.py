@@ -1,4 +1,4 @@
-"""Single values in the text of a ``params.yaml``: written in place, every comment and every other value as it was."""
+"""Set single values in the text of a ``params.yaml``, in place; comments and all other values stay."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _SHORT_FLOAT = re.compile(r"([-+]?\d+)(\.\d*)?[eE]([-+]?)(\d+)")
 
 
 def with_settings(text: str, settings: Sequence[str], name: str = paths.PARAMS_FILE) -> str:
-    """The text of a ``params.yaml`` in which each of ``settings`` (``grpo.general.steps=50``) holds. Its rules are not checked here.
+    """Text of a ``params.yaml`` with each of ``settings`` (``grpo.general.steps=50``) applied. Does
+    not check its rules.
 
     Raises:
         UsageError: a setting has another form, or names what is not in the file.
@@ -38,8 +39,8 @@ def _with_value(text: str, keys: Sequence[str], value: str, name: str) -> str:
         pairs = {named.value: part for named, part in node.value} if isinstance(node, yaml.MappingNode) else {}
         if key not in pairs:
             where = ".".join(keys[:depth]) or "the file"
-            known = f"it has {', '.join(pairs)}" if pairs else "it is a single value"
-            raise UsageError(f"--set: {'.'.join(keys)} is not in {name} ({where}: {known}); name a value that stands there")
+            choices = f"it has {', '.join(pairs)}" if pairs else "it is a single value"
+            raise UsageError(f"--set: {'.'.join(keys)} is not in {name} ({where}: {choices}); name a value that stands there")
         node, table = pairs[key], table[key]
     start, end = node.start_mark.index, end_of(node)
     if isinstance(table, (dict, list)) and table and "\n" in text[start:end]:
@@ -52,13 +53,13 @@ def _as_yaml(value: str, setting: str) -> str:
     if found := _SHORT_FLOAT.fullmatch(value):
         value = f"{found[1]}{found[2] or '.0'}e{found[3] or '+'}{found[4]}"
     try:
-        meant = parse_yaml(value, "--set")
+        parsed = parse_yaml(value, "--set")
         # As it will stand: behind a key, with a line after it, and inside of braces.
         placed = parse_yaml(f"a: {{key: {value}, more: 1}}\n", "--set")
     except YamlError as error:
         raise UsageError(
             f"--set: {setting!r}: its value is not YAML of one line; put quotes around a text, inside of the shell's"
         ) from error
-    if "\n" in value or placed != {"a": {"key": meant, "more": 1}}:
+    if "\n" in value or placed != {"a": {"key": parsed, "more": 1}}:
         raise UsageError(f"--set: {setting!r}: its value is not YAML of one line; put quotes around a text, inside of the shell's")
     return value

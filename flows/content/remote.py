@@ -1,38 +1,35 @@
-"""The DVC remote, asked rather than trusted: which objects and entries of the run cache it holds.
+"""The DVC remote, queried rather than trusted: which objects and entries of the run cache it holds.
 
-It is asked in a process of its own that can be ended (a client of S3 retries for minutes), except where it is a folder of this machine.
+It is queried in a process of its own (:mod:`flows.repro.remote_process`) that can be ended, because
+a client of S3 retries for minutes; a folder of this machine is queried directly.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from flows.processes.environment import stage_environment, state
-from flows.processes.stream import stream
-from flows.repro import run_cache
+from flows.content import run_cache
+from flows.processes.environment import state
 from stages.runtime import paths
-from stages.runtime.plain import one_line, redacted
+from stages.runtime.plain import one_line
 from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.remote import insist_on_http, is_http, is_of_remote
 from stages.tracking.lineage.uri import TrackingError, display_uri
 from stages.tracking.session import Session
 
-#: Objects that a remote was seen to hold, so that a run that has nothing to do need not ask for them again. Inside the project's state.
+#: Objects that a remote was seen to hold, so that a run that has nothing to do need not ask for
+#: them again. Inside the project's state.
 SEEN = "remote-seen.json"
 _MOST_SEEN = 10_000
-#: Asks the remote and fetches from it. A file and no module, as `checkouts.COMMAND`.
-REMOTE_COMMAND = str(Path(__file__).with_name("remote_process.py"))
-#: Begins the line with which it answers.
-ANSWER = "vidbridge-answer: "
 
 
 class Seen:
-    """Objects that the remote held when it was asked. One that is gone since is forgotten when it cannot be fetched."""
+    """Objects that the remote held when it was last queried. An object that cannot be fetched is
+    forgotten.
+    """
 
     def __init__(self, root: Path, url: str) -> None:
         self._path = state(root) / SEEN
@@ -44,7 +41,7 @@ class Seen:
             table = json.loads(self._path.read_bytes())
             return set(table["objects"]) if table["remote"] == self._remote else set()
         except (OSError, ValueError, KeyError, TypeError):
-            return set()  # None yet, or another version's: the remote is asked.
+            return set()  # None yet, or another version's: the remote is queried.
 
     def write(self, objects: Iterable[str]) -> None:
         kept = sorted(objects)[:_MOST_SEEN]
@@ -58,7 +55,7 @@ class Seen:
 
 
 def url_of(content: ContentStore) -> str:
-    """The address of the project's remote, as configured."""
+    """Address of the project's remote, as configured."""
     return str(content.repo.config["remote"].get(content.remote_name(), {}).get("url", ""))
 
 
@@ -75,7 +72,9 @@ def seen_of(content: ContentStore) -> Seen:
 
 
 class Remote:
-    """A project's remote. Every method may raise what its file system does where it does not answer: :class:`OSError` and others."""
+    """A project's remote. Every method may raise the errors of its file system if it does not
+    answer: :class:`OSError` and others.
+    """
 
     def __init__(self, content: ContentStore) -> None:
         self.content = content
@@ -89,30 +88,32 @@ class Remote:
         return name_of(self.content)
 
     def holds(self, objects: Iterable[str]) -> set[str]:
-        """Those of the objects that the remote has, by what it said before, else asked in bulk.
+        """Return those of the objects that the remote has: by earlier answers, else by a query in
+        bulk.
 
-        A folder is asked for its list: DVC pushes a list after all of its files.
+        For a folder, queries its list: DVC pushes a list after all of its files.
         """
         wanted = set(objects)
         unknown = sorted(wanted - self.seen.objects)
         found = set(self._remote.odb.list_oids_exists(unknown)) if unknown else set()
         if len(found) < len(unknown):
-            self.insist_on_answer(next(oid for oid in unknown if oid not in found))
+            self.verify_answer(next(oid for oid in unknown if oid not in found))
         self.seen.write(self.seen.objects | found)
         return (wanted & self.seen.objects) | found
 
-    def insist_on_answer(self, oid: str) -> None:
-        """Make sure that the remote can be believed where it said of an object that it is not there.
+    def verify_answer(self, oid: str) -> None:
+        """Verify that the remote can be believed where it reported an object as missing.
 
         Raises:
-            OSError, Exception of aiohttp: a server of HTTP is away or wants to know who asks; a folder is not mounted.
+            OSError, Exception of aiohttp: a server of HTTP is away or wants to know who asks; a
+                folder is not mounted.
         """
         if is_http(self._remote.fs):
             insist_on_http(self._remote.fs, self._remote.odb.oid_to_path(oid))
         elif is_folder(self.content):
-            self._insist_on_mount(Path(self._remote.path), Path(self._remote.odb.path))
+            self._verify_mount(Path(self._remote.path), Path(self._remote.odb.path))
 
-    def _insist_on_mount(self, folder: Path, objects: Path) -> None:
+    def _verify_mount(self, folder: Path, objects: Path) -> None:
         if folder.is_relative_to(self.content.root.resolve()) or paths.STATE.name in folder.parts:
             return  # of this project, or in the state of the one that this is a clone of
         if not objects.is_dir():
@@ -128,9 +129,9 @@ class Remote:
         if not self.keeps_runs():
             return
         fs = self._remote.fs
-        place = fs.join(self._remote.path, run_cache.RUNS, key[:2], key)
+        folder = fs.join(self._remote.path, run_cache.RUNS, key[:2], key)
         try:
-            names = sorted(path for path in fs.find(place) if run_cache.is_value(fs.name(path)))
+            names = sorted(path for path in fs.find(folder) if run_cache.is_value(fs.name(path)))
         except FileNotFoundError:
             return
         for path in names[:16]:
@@ -138,7 +139,7 @@ class Remote:
                 yield fs.name(path), file.read(run_cache.MOST_BYTES + 1)
 
     def keeps_runs(self) -> bool:
-        """Whether DVC's run cache can be kept there; said once where it cannot."""
+        """Return whether the remote can keep DVC's run cache; notes it once if not."""
         if not is_http(self._remote.fs):
             return True
         note = f"remote {self.name}: DVC keeps no run cache on http, so only what dvc.lock names is fetched from there"
@@ -147,7 +148,7 @@ class Remote:
         return False
 
     def push_entry(self, key: str, value: str, text: bytes) -> bool:
-        """Write an entry of the run cache; False where it stands there already."""
+        """Write an entry of the run cache; returns False if it exists already."""
         fs = self._remote.fs
         path = fs.join(self._remote.path, run_cache.RUNS, key[:2], key, value)
         if fs.exists(path):
@@ -159,12 +160,14 @@ class Remote:
 
 
 def failed(error: Exception) -> bool:
-    """Whether a remote did not answer, or said no: an error of what speaks to remotes, or of ours about it."""
+    """Return whether an error means that a remote did not answer or refused: an error of a remote's
+    library, or ours about it.
+    """
     return isinstance(error, TrackingError) or is_of_remote(error)
 
 
 def opened(content: ContentStore) -> Remote | None:
-    """The remote of the project; None where none is configured.
+    """The remote of the project; None if none is configured.
 
     Raises:
         TrackingError: its configuration is wrong.
@@ -180,7 +183,8 @@ def opened(content: ContentStore) -> Remote | None:
 
 
 def push_runs(session: Session) -> tuple[int, tuple[str, ...]]:
-    """Hand the run cache's entries of the stages in ``dvc.lock`` to the remote, so that another host need not run what this one did.
+    """Push the run cache's entries of the stages in ``dvc.lock`` to the remote, so that another
+    host need not run what this one did.
 
     Returns:
         How many are new there, and what is to be said.
@@ -202,7 +206,7 @@ def push_runs(session: Session) -> tuple[int, tuple[str, ...]]:
                 try:
                     entry = run_cache.read_entry(text, key, value, set(now))
                 except ValueError:
-                    continue  # Whoever wrote it: it is handed on by nobody.
+                    continue  # A foreign entry is never pushed.
                 # Only of outs that were pushed with this lock.
                 if {out["path"]: out["md5"] for out in entry["outs"]} == now:
                     new += remote.push_entry(key, value, text)
@@ -213,30 +217,3 @@ def push_runs(session: Session) -> tuple[int, tuple[str, ...]]:
             f"DVC remote {remote.name}: run cache: {one_line(error)}; is it reachable and writable? then: vidbridge run --push"
         ) from error
     return new, tuple(remote.notes)
-
-
-def ask_in_own_process(
-    root: Path,
-    question: str,
-    log: Callable[[str], None],
-    *,
-    timeout_s: float | None = None,
-    cancelled: threading.Event | None = None,
-) -> str | None:
-    """Have :mod:`flows.repro.remote_process` do something; returns its answer, None where it failed, with its error as the last line for
-    ``log``.
-
-    Raises:
-        Cancelled, TimedOut: as :func:`flows.processes.stream.stream`.
-    """
-    answers: list[str] = []
-
-    def take(line: str) -> None:
-        if line.startswith(ANSWER):
-            answers.append(line.removeprefix(ANSWER))
-        else:
-            log(one_line(redacted(line)))
-
-    command = [sys.executable, REMOTE_COMMAND, str(root), question]
-    status = stream(command, root, stage_environment(root), take, cancelled=cancelled, timeout_s=timeout_s)
-    return answers[-1] if answers and status == 0 else None

@@ -1,4 +1,4 @@
-"""DVC's repository, opened for a flow: its errors say which file or folder of the project is at fault."""
+"""DVC's repository, opened for a flow; its errors name the file or folder of the project at fault."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from flows.content.names import unstorable_names
 from flows.errors import DvcError
 from flows.processes import verbosity
-from flows.repro.names import unstorable_names
 from stages.params import ParamsError, load_params
 from stages.runtime import paths
 from stages.runtime.plain import one_line
@@ -23,7 +23,8 @@ def opened_content(root: Path) -> Iterator[ContentStore]:
     """Open the repository of the project at ``root``.
 
     Raises:
-        DvcError: ``dvc.yaml`` breaks one of DVC's rules, a path is not UTF-8, or a link below the source folder leads nowhere.
+        DvcError: ``dvc.yaml`` breaks one of DVC's rules, a path is not UTF-8, or a link below the
+            source folder leads nowhere.
     """
     from dvc.exceptions import DvcException
 
@@ -37,9 +38,9 @@ def opened_content(root: Path) -> Iterator[ContentStore]:
         raise DvcError(f"dvc.yaml: {': '.join(chain)}; `dvc status` in {root} shows more") from error
     except UnicodeEncodeError as error:
         source = _source(root)
-        told = next(unstorable_names(source), None) if source is not None else None
+        sentence = next(unstorable_names(source), None) if source is not None else None
         name = one_line(error.object)[:_PATH_CHARACTERS]
-        raise DvcError(told or f"a path that DVC is to store is not UTF-8: {name}; rename it") from error
+        raise DvcError(sentence or f"a path that DVC is to store is not UTF-8: {name}; rename it") from error
     except OSError as error:
         # DVC follows links when it hashes a folder, and ends at one that leads nowhere.
         if error.filename is None or not Path(error.filename).is_symlink():
@@ -51,7 +52,7 @@ def opened_content(root: Path) -> Iterator[ContentStore]:
 
 
 def _source(root: Path) -> Path | None:
-    """The folder of videos that ``params.yaml`` names."""
+    """Folder of videos that ``params.yaml`` names."""
     try:
         return root / Path(load_params(root / paths.PARAMS_FILE).ingest.source).expanduser()
     except ParamsError:

@@ -1,4 +1,6 @@
-"""``dvc`` as the pipeline starts it: the same command line, with every list of files looked at before DVC places one of them."""
+"""``dvc`` as the pipeline starts it: the same command line, with every list of files checked before
+DVC writes one of them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     from dvc.cli import main
 
-    from flows.repro.checkouts import watch_lists
+    from flows.content.checkouts import watch_lists
 
     watch_lists()
     sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,6 @@
-"""A person's word that a change changes no result: the lock is brought up to date without a run, the reason kept beside it."""
+"""Record a person's declaration that a change changes no result: update the lock without a run,
+keep the reason.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,14 @@ from flows.processes.locks import only_run
 from flows.repro import reproduce
 from flows.repro.plan import make_plan
 
-#: One line of JSON for each acceptance; tracked by git, so that a reader of the history finds the reason beside the lock.
+#: One line of JSON for each acceptance; tracked by git, so that a reader of the history finds the
+#: reason beside the lock.
 ACCEPTED = Path("accepted.jsonl")
 _SHOWN = 3
 
 
 def accept(root: Path, stage: str, why: str) -> None:
-    """Record that what changed about ``stage`` does not change its result.
+    """Record that the changes to ``stage`` do not change its result.
 
     Raises:
         UsageError: no reason was given, there is no such stage, or nothing changed.
@@ -39,10 +42,12 @@ def accept(root: Path, stage: str, why: str) -> None:
 
 
 def accept_all(root: Path, why: str) -> None:
-    """Record that a change of code changes no result of any stage: an upgrade, files that were moved.
+    """Record that a change of code changes no result of any stage: an upgrade, files that were
+    moved.
 
     Raises:
-        UsageError: no reason was given, nothing changed, or more than code did: then nothing was recorded.
+        UsageError: no reason was given, nothing changed, or more than code did: then nothing was
+            recorded.
     """
     _check_reason(why)
     with only_run(root):

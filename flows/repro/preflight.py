@@ -1,4 +1,6 @@
-"""What must hold before the first stage starts: everything here is found in a second and would otherwise be found after an hour."""
+"""Checks before the first stage starts: each takes a second and finds what would otherwise fail
+after an hour.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,11 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from flows.content.names import unstorable_names
 from flows.errors import FlowError
 from flows.processes.environment import state
 from flows.processes.locks import RUN_LOCK, only_run
 from flows.processes.prefect_server import answers
-from flows.repro.names import unstorable_names
 from flows.repro.steps import Plan
 from stages.domain.tasks.rewards import SentenceLikeness
 from stages.params import OpenAIJudgeParams, Params, Precision, PretrainedModelParams, TrainingRow
@@ -27,12 +29,12 @@ from stages.tracking.session import Session
 _BASE_GB = 1.0
 _BYTES: dict[Precision, int] = {"bf16": 2, "fp32": 4}
 GB = 1e9
-#: Verbs that ask a judge.
+#: Verbs that query a judge.
 _JUDGED = frozenset({"difficulty", "grpo", "baselines", "evaluate"})
 
 
 def ffmpeg() -> Path | None:
-    """The ffmpeg that will be used: ``VIDBRIDGE_FFMPEG``, else the locked one; None when there is none."""
+    """Path of the ffmpeg in use: ``VIDBRIDGE_FFMPEG``, else the locked one; None if there is none."""
     named = os.environ.get("VIDBRIDGE_FFMPEG")
     if named:
         found = shutil.which(named)
@@ -46,15 +48,18 @@ def ffmpeg() -> Path | None:
 
 
 def disk_need_gb(params: Params, plan: Plan) -> float:
-    """A rough upper estimate, in GB, of what the stages of ``plan`` will write: each checkpoint once in place, once in DVC's cache, and
-    the states in the scratch folder from which a row resumes: two of each row are kept, and one more is there while it is written."""
+    """A rough upper estimate, in GB, of what the stages of ``plan`` will write: each checkpoint
+    once in place, once in DVC's cache, and the states in the scratch folder from which a row
+    resumes: two of each row are kept, and one more is there while it is written.
+    """
     sizes = [size for step in plan.to_run if (size := model_gb(params, step.name)) is not None]
     return _BASE_GB + sum(weights + states for weights, states in sizes) + max((states / 2 for _, states in sizes), default=0)
 
 
 def model_gb(params: Params, stage: str) -> tuple[float, float] | None:
-    """What a stage that makes a pretrained model's weights will write, in GB: those weights, in place and in DVC's cache, and the two
-    states that are kept meanwhile; None: it makes none, or a tiny model's."""
+    """Size of a pretrained model's weights that a stage will write, in GB: in place and in DVC's
+    cache, and of the two states that are kept meanwhile; None if it makes none, or a tiny model's.
+    """
     if not isinstance(params.model, PretrainedModelParams):
         return None
     # A name that tells no size is taken for one of 7 billion parameters.
@@ -70,13 +75,15 @@ def model_gb(params: Params, stage: str) -> tuple[float, float] | None:
     return billions * 2 * checkpoints * _BYTES[_saved_precision(row)], billions * 2 * _state_bytes(row)
 
 
-def says_size(params: Params) -> bool:
-    """Whether the name of the pretrained model tells its size, so that `model_gb` is more than a guess."""
+def tells_size(params: Params) -> bool:
+    """Return whether the name of the pretrained model tells its size, so that `model_gb` is more
+    than a guess.
+    """
     return isinstance(params.model, PretrainedModelParams) and _billions(params.model.name) is not None
 
 
 def _billions(name: str) -> float | None:
-    """Parameters, from a name such as ``Qwen2.5-VL-7B`` or ``SmolVLM2-500M``."""
+    """Billions of parameters, from a name such as ``Qwen2.5-VL-7B`` or ``SmolVLM2-500M``."""
     size = re.search(r"(\d+(?:\.\d+)?)([bBmM])\b", name)
     return None if size is None else float(size[1]) / (1 if size[2] in "bB" else 1000)
 
@@ -86,20 +93,26 @@ def _deepspeed() -> bool:
 
 
 def _saved_precision(row: TrainingRow) -> Precision:
-    """Of a row's weights: without DeepSpeed those that are trained are the float32 masters, and are saved so."""
+    """Precision of a row's saved weights: without DeepSpeed trained weights are float32 masters,
+    and saved so.
+    """
     return row.precision if row.lora is not None or _deepspeed() else "fp32"
 
 
 def _state_bytes(row: TrainingRow) -> int:
-    """Bytes a parameter in one saved state beside the weights, which are links to a checkpoint's: Adam's two moments in float32, and the
-    masters where DeepSpeed keeps them; nothing to speak of where adapters are trained."""
+    """Bytes a parameter in one saved state beside the weights, which are links to a checkpoint's:
+    Adam's two moments in float32, and the masters where DeepSpeed keeps them; nothing to speak of
+    where adapters are trained.
+    """
     if row.lora is not None:
         return 0
     return 12 if _deepspeed() else 8
 
 
 def problems(session: Session, plan: Plan) -> list[str]:
-    """Everything that would make a run fail later; each entry says field, value and remedy. Empty: go ahead."""
+    """Everything that would make a run fail later; each entry says field, value and remedy. Empty
+    if the run can start.
+    """
     root, params = session.root, session.params
     found = git_problems(root)
     found += _source(root, params, plan)
@@ -119,11 +132,11 @@ def problems(session: Session, plan: Plan) -> list[str]:
 
 
 def git_problems(root: Path) -> list[str]:
-    """What keeps a run from being tied to a commit, at most one."""
+    """Reasons why a run cannot be tied to a commit, at most one."""
     first = "git add -A && git commit -m start"
     try:
         if not is_repository(root):
-            return [f"git: {root} is no repository, and a model version names its commit; type: git init && {first}"]
+            return [f"git: {root} is not a repository, and a model version names its commit; type: git init && {first}"]
         if head(root) is None:
             return [f"git: {root} has no commit yet, and a run is recorded as one that follows it; type: {first}"]
     except TrackingError as error:
@@ -132,7 +145,7 @@ def git_problems(root: Path) -> list[str]:
 
 
 def git_remedy(root: Path, error: TrackingError) -> str:
-    """What git says, and what to do about it."""
+    """Error of git, with its remedy."""
     if "dubious ownership" in str(error):
         return (
             f"{root} belongs to another user of this machine, and git reads no such repository until you say that you trust it; type: git"
@@ -142,7 +155,9 @@ def git_remedy(root: Path, error: TrackingError) -> str:
 
 
 def mlflow_problems(session: Session) -> list[str]:
-    """That MLflow does not answer, or that this account may not do there what the run will end with."""
+    """Problems with MLflow: it does not answer, or this account may not record there what the run
+    will produce.
+    """
     try:
         uri = check_server(tracking_uri(session.root), wait_s=patience_of_run_s())
         if is_server(uri):
@@ -153,10 +168,12 @@ def mlflow_problems(session: Session) -> list[str]:
 
 
 def _try_rights(session: Session) -> None:
-    """Only a server has accounts. Two seconds of imports, which the run needs anyway.
+    """Check the account's rights on the server; only a server has accounts. Takes two seconds of
+    imports, which the run needs anyway.
 
     Raises:
-        TrackingError: this account may not record runs, or not write to the registered model, where that is there already.
+        TrackingError: this account may not record runs, or not write to the registered model, where
+            that is there already.
     """
     from stages.tracking.registry.rights import check_run_rights
 
@@ -164,7 +181,9 @@ def _try_rights(session: Session) -> None:
 
 
 def remote_problems(root: Path) -> list[str]:
-    """What keeps outputs from being pushed to the DVC remote, where there is one: each registration pushes."""
+    """Reasons why outputs cannot be pushed to the DVC remote, if there is one: each registration
+    pushes.
+    """
     from stages.tracking.lineage.cache import open_content
 
     try:
@@ -177,7 +196,7 @@ def remote_problems(root: Path) -> list[str]:
 
 
 def prefect_problems() -> list[str]:
-    """That the Prefect server which the environment names does not answer."""
+    """Problem with the Prefect server that the environment names: it does not answer."""
     url = os.environ.get("PREFECT_API_URL")
     if not url or answers(url):
         return []
@@ -187,7 +206,8 @@ def prefect_problems() -> list[str]:
 
 
 def check_prefect() -> None:
-    """
+    """Check that the Prefect server answers.
+
     Raises:
         FlowError: the Prefect server that the environment names does not answer.
     """
@@ -200,16 +220,19 @@ def _verbs(plan: Plan) -> set[str]:
 
 
 def _judged(params: Params, plan: Plan) -> bool:
-    """Whether anything in the plan earns a reward: replies, or traces that a writer proposes."""
+    """Return whether anything in the plan earns a reward: replies, or traces that a writer
+    proposes.
+    """
     writer = params.synthesize.writer
     written = writer is not None and writer.traces is not None and "synthesize" in _verbs(plan)
     return written or bool(_verbs(plan) & _JUDGED)
 
 
 def endpoints(params: Params, *, judged: bool, written: bool) -> dict[str, str]:
-    """Where a model is asked when something is judged, or samples are written: the role that names its variables, and what needs it.
+    """Endpoints that a plan queries to judge or to write samples: the role that names its
+    variables, and the parameters that need it.
 
-    One place is looked at once.
+    An address that several roles share is checked once.
     """
     wanted = []
     if judged and isinstance(params.judge, OpenAIJudgeParams):
@@ -225,7 +248,9 @@ def endpoints(params: Params, *, judged: bool, written: bool) -> dict[str, str]:
 
 
 def judge_problems(role: str, needed: str) -> list[str]:
-    """What keeps an endpoint from being asked, as far as its list of models tells; ``needed``: for what. The key is in no message."""
+    """Reasons why an endpoint cannot be used, as far as its list of models tells; ``needed``: the
+    parameters that need it. No message holds the key.
+    """
     url_name, key_name = f"VIDBRIDGE_{role}_URL", f"VIDBRIDGE_{role}_KEY"
     url = os.environ.get(url_name, "").strip().rstrip("/")
     if not url:
@@ -236,7 +261,8 @@ def judge_problems(role: str, needed: str) -> list[str]:
     try:
         status = httpx.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=5).status_code
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeEncodeError) as error:
-        # Not the error's own words: it may name the header that it cannot send, or a password in the address.
+        # Not the error's own words: it may name the header that it cannot send, or a password in
+        # the address.
         return [f"{url_name}: no answer ({type(error).__name__}); start the judge's server, or correct address and key"]
     if status in (401, 403):
         return [f"{key_name}: the endpoint at {url_name} does not accept it ({status}); set it"]
@@ -244,7 +270,9 @@ def judge_problems(role: str, needed: str) -> list[str]:
 
 
 def _embedder(root: Path, params: Params, plan: Plan) -> list[str]:
-    """The embedder's model must be a folder or a name on the hub, and at hand where nothing may be downloaded."""
+    """Check that the embedder's model is a folder or a name on the hub, and on disk if nothing may
+    be downloaded.
+    """
     likeness = params.rewards.embedder
     if not isinstance(likeness, SentenceLikeness) or not _judged(params, plan) or (root / likeness.model).is_dir():
         return []
@@ -254,7 +282,7 @@ def _embedder(root: Path, params: Params, plan: Plan) -> list[str]:
     try:
         kept = try_to_load_from_cache(likeness.model, "modules.json", revision=likeness.revision)
     except HFValidationError:
-        return [f"rewards.embedder.model: {likeness.model!r} is no folder, and no name on the hub; correct it"]
+        return [f"rewards.embedder.model: {likeness.model!r} is not a folder and not a name on the hub; correct it"]
     if not constants.HF_HUB_OFFLINE or isinstance(kept, str):
         return []
     return [
@@ -264,16 +292,16 @@ def _embedder(root: Path, params: Params, plan: Plan) -> list[str]:
 
 
 def _source(root: Path, params: Params, plan: Plan) -> list[str]:
-    """The source folder must be there, unless a stage of this run makes it."""
-    made = {out for step in plan.steps for out in step.outs}
-    if params.ingest.source.rstrip("/") in made:
+    """Check that the source folder exists, unless a stage of this run makes it."""
+    outs = {out for step in plan.steps for out in step.outs}
+    if params.ingest.source.rstrip("/") in outs:
         return []
     folder = root / Path(params.ingest.source).expanduser()
     if not folder.is_dir():
         return [
-            f"ingest.source: {params.ingest.source!r} is no folder; name that of your videos in params.yaml ({paths.CORPUS}: generated)"
+            f"ingest.source: {params.ingest.source!r} is not a folder; name that of your videos in params.yaml ({paths.CORPUS}: generated)"
         ]
-    # Which file another format is read from, its adapter knows and says.
+    # The adapter of another format checks its own file.
     name = params.ingest.annotations or (paths.ANNOTATIONS_FILE if params.ingest.format == "jsonl" else None)
     if name is not None and not (folder / name).is_file():
         remedy = (
@@ -298,7 +326,8 @@ def _dangling_links(folder: Path) -> Iterator[Path]:
 
 
 def check(session: Session, plan: Plan) -> None:
-    """
+    """Check everything of :func:`problems`.
+
     Raises:
         FlowError: with every problem, a line each.
     """
@@ -307,7 +336,8 @@ def check(session: Session, plan: Plan) -> None:
 
 
 def check_alone(root: Path) -> None:
-    """
+    """Check that no other run holds the project.
+
     Raises:
         FlowError: another run holds the project.
     """

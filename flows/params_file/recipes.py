@@ -1,7 +1,9 @@
-"""Recipes: complete ``params.yaml`` files under ``infra/recipes``. Using one copies it over; git shows the difference.
+"""Recipes: complete ``params.yaml`` files under ``infra/recipes``. Using one copies it over; git
+shows the difference.
 
-Any recipe can be tried in minutes (``--smoke``): the same rows, tasks, losses and rewards, a few steps each, on the generated corpus
-and the tiny model of the recipe ``smoke``. Every path is then walked for real before it is paid for.
+Any recipe can be tried in minutes (``--smoke``): the same rows, tasks, losses and rewards, a few
+steps each, on the generated corpus and the tiny model of the recipe ``smoke``. Every path is then
+walked for real before it is paid for.
 """
 
 from __future__ import annotations
@@ -17,15 +19,15 @@ import yaml
 from pydantic import ValidationError
 
 from flows.errors import UsageError
+from flows.params_file.settings import with_settings
 from flows.processes.environment import RECIPES, recipe_files
-from flows.settings import with_settings
 from stages.errors import VidbridgeError
 from stages.params import ExcludedVideo, Params, load_params, parse_params
 from stages.runtime import paths
 from stages.runtime.bounded_yaml import YamlError, parse_yaml, read_text, read_yaml
 from stages.tools.dataset.excluded import with_excluded
 
-#: Whose parameters count outside a project.
+#: Recipe whose parameters are used outside a project.
 DEFAULT = "vidbridge-r1"
 
 
@@ -35,23 +37,24 @@ class Recipe:
     path: Path
     #: The comment that opens the file, without its marks.
     about: str
-    #: Whether ``params.yaml`` is this recipe, byte for byte.
+    #: True if ``params.yaml`` is this recipe, byte for byte.
     in_use: bool
 
 
 def recipes(root: Path | None) -> tuple[Recipe, ...]:
-    """Every recipe, by name: the project's own, and those that come with this code."""
+    """Every recipe by name: the project's own, and those that come with this code."""
     current = (root / paths.PARAMS_FILE).read_bytes() if root is not None and (root / paths.PARAMS_FILE).is_file() else b""
     found = recipe_files(root).values()
     removed = _removed(root)
 
     def in_use(path: Path) -> bool:
         text = path.read_bytes()
-        # Both begin with the comment that says what the recipe is: another one need not be read whole.
+        # Both begin with the comment that says what the recipe is: another one need not be read
+        # whole.
         if not removed or text.partition(b"\n")[0] != current.partition(b"\n")[0]:
             return text == current
         try:
-            return taking_along(read_text(path), removed, path.name).encode() == current
+            return with_removed_videos(read_text(path), removed, path.name).encode() == current
         except VidbridgeError:  # damaged, so not what is in use
             return False
 
@@ -59,7 +62,7 @@ def recipes(root: Path | None) -> tuple[Recipe, ...]:
 
 
 def _removed(root: Path | None) -> tuple[ExcludedVideo, ...]:
-    """The videos that the present ``params.yaml`` leaves out on request; none where it cannot be read."""
+    """Videos that the present ``params.yaml`` leaves out on request; none if it cannot be read."""
     if root is None:
         return ()
     try:
@@ -69,15 +72,18 @@ def _removed(root: Path | None) -> tuple[ExcludedVideo, ...]:
         return ()
 
 
-def taking_along(text: str, removed: Sequence[ExcludedVideo], name: str) -> str:
-    """The text of a recipe that leaves out what was removed on request, too: a request outlives a change of recipe."""
+def with_removed_videos(text: str, removed: Sequence[ExcludedVideo], name: str) -> str:
+    """Text of a recipe that also leaves out the videos removed on request: a request outlives a
+    change of recipe.
+    """
     if not removed:
         return text
     own = parse_params(parse_yaml(text, name), name).ingest.exclude
     return with_excluded(text, list(dict.fromkeys([*own, *removed])), name)
 
 
-#: What recipe ``smoke`` gives to another one whole, and what of its rows: where, on what, how large and how long.
+#: Tables that recipe ``smoke`` replaces in another one, and keys of its rows: data, model, sizes
+#: and lengths.
 _SMOKE_TABLES = ("corpus", "ingest", "prompt", "gate")
 _SMOKE_ROW = (
     "steps",
@@ -94,13 +100,14 @@ _SMOKE_ROW = (
     "gradient_checkpointing",
     "max_completion_tokens",
 )
-#: Of rows that sort samples by difficulty. A policy of a few steps earns next to nothing, so none of them moves: none is dropped for that.
+#: Settings of rows that sort samples by difficulty. A policy of a few steps earns almost nothing,
+#: so no sample varies: none is dropped for that.
 _SMOKE_DIFFICULTY = {"rollouts": 2, "batch_size": 16, "max_samples_per_task": 8, "min_spread": 0.0}
 _FAMILIES = {"Qwen3-VL": "qwen3_vl", "Qwen2.5-VL": "qwen2_5_vl", "Qwen2-VL": "qwen2_vl"}
 
 
 def smoke_version(root: Path | None, name: str) -> str:
-    """A recipe on the tiny model and the generated corpus, a few steps a row, as YAML.
+    """Text of a recipe on the tiny model and the generated corpus, a few steps a row, as YAML.
 
     Raises:
         UsageError: no such recipe.
@@ -108,27 +115,27 @@ def smoke_version(root: Path | None, name: str) -> str:
     """
     chosen, small = recipe(root, name), recipe(root, "smoke")
     load_params(chosen.path)
-    table, given = (read_yaml(one.path) for one in (chosen, small))
+    table, smoke = (read_yaml(one.path) for one in (chosen, small))
     model = table["model"]
     family = next((f for mark, f in _FAMILIES.items() if mark in model.get("name", "")), model.get("family"))
-    tasks = given["synthesize"]["tasks"]
-    table |= {key: given[key] for key in _SMOKE_TABLES}
+    tasks = smoke["synthesize"]["tasks"]
+    table |= {key: smoke[key] for key in _SMOKE_TABLES}
     table |= {
         "recipe": f"{name}-smoke",
-        "synthesize": given["synthesize"] | {"tasks": {task: tasks[task] for task in table["synthesize"]["tasks"]}},
-        "model": given["model"] | {"family": family},
-        "judge": given["judge"],
-        "held_out_judge": given["held_out_judge"],
-        "evaluation": given["evaluation"] | {key: table["evaluation"][key] for key in ("of", "split")},
+        "synthesize": smoke["synthesize"] | {"tasks": {task: tasks[task] for task in table["synthesize"]["tasks"]}},
+        "model": smoke["model"] | {"family": family},
+        "judge": smoke["judge"],
+        "held_out_judge": smoke["held_out_judge"],
+        "evaluation": smoke["evaluation"] | {key: table["evaluation"][key] for key in ("of", "split")},
     }
     # So small a model thinks in a few words.
-    table["rewards"]["min_thinking_words"] = given["rewards"]["min_thinking_words"]
+    table["rewards"]["min_thinking_words"] = smoke["rewards"]["min_thinking_words"]
     table["gate"] = table["gate"] | {"registered_model": f"{name}-smoke"}
     for kind in ("sft", "grpo"):
-        sizes = next(iter(given[kind].values()))
+        sizes = next(iter(smoke[kind].values()))
         for row in table[kind].values():
             row.update({key: sizes[key] for key in _SMOKE_ROW if key in row})
-    tokens = next(iter(given["grpo"].values()))["max_completion_tokens"]
+    tokens = next(iter(smoke["grpo"].values()))["max_completion_tokens"]
     changed = _changes(table["ablation"])
     for changes in changed:
         for key in _SMOKE_ROW:
@@ -143,7 +150,7 @@ def smoke_version(root: Path | None, name: str) -> str:
 
 
 def _changes(grid: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """What the variants of a grid change of a recipe's rows."""
+    """Changes that the variants of a grid make to a recipe's rows."""
     return [] if grid is None else [grid["shared"], *(variant["changes"] for variant in grid["variants"].values())]
 
 
@@ -152,16 +159,17 @@ def _about(path: Path) -> str:
         text = read_text(path)
     except YamlError as error:
         return f"cannot be used: {error}"
-    words = []
+    lines = []
     for line in text.splitlines():
         if not line.startswith("#"):
             break
-        words.append(line.lstrip("# ").strip())
-    return " ".join(words)
+        lines.append(line.lstrip("# ").strip())
+    return " ".join(lines)
 
 
 def recipe(root: Path | None, name: str) -> Recipe:
-    """
+    """Look a recipe up by its name.
+
     Raises:
         UsageError: there is no such recipe.
     """
@@ -174,7 +182,7 @@ def recipe(root: Path | None, name: str) -> Recipe:
 
 
 def params_or_default(root: Path | None) -> Params:
-    """What ``params.yaml`` says; outside a project :func:`default_params`.
+    """Parameters of ``params.yaml``; outside a project those of :func:`default_params`.
 
     Raises:
         ParamsError: the file is missing or breaks a rule.
@@ -183,12 +191,12 @@ def params_or_default(root: Path | None) -> Params:
 
 
 def default_params() -> Params:
-    """The parameters of the recipe :data:`DEFAULT`, whose ingest and judge are those for videos of people."""
+    """Parameters of the recipe :data:`DEFAULT`, whose ingest and judge suit videos of people."""
     return load_params(recipe(None, DEFAULT).path)
 
 
 def difference(root: Path, name: str) -> str:
-    """What `use` would change in ``params.yaml``, as a unified diff; empty when nothing."""
+    """Unified diff of what `use` would change in ``params.yaml``; empty if nothing."""
     new = recipe(root, name).path
     old = read_text(root / paths.PARAMS_FILE) if (root / paths.PARAMS_FILE).is_file() else ""
     lines = difflib.unified_diff(
@@ -201,12 +209,14 @@ def difference(root: Path, name: str) -> str:
 
 
 def use(root: Path, name: str, force: bool = False, *, smoke: bool = False) -> Params:
-    """Copy a recipe, or its small version, over ``params.yaml`` and return what it says. A recipe that does not load is never copied.
+    """Copy a recipe, or its small version, over ``params.yaml`` and return its parameters. A recipe
+    that does not load is never copied.
 
     Videos that were removed on request stay removed.
 
     Raises:
-        UsageError: no such recipe, or ``params.yaml`` holds edits that neither a commit nor a recipe keeps, and ``force`` is not set.
+        UsageError: no such recipe, or ``params.yaml`` holds edits that neither a commit nor a
+            recipe keeps, and ``force`` is not set.
         ParamsError: the recipe breaks a rule.
         FlowError: a run holds the project; its parameters would change under it.
     """
@@ -223,7 +233,7 @@ def _use(root: Path, name: str, force: bool, smoke: bool) -> Params:
     if not force:
         _refuse_edits(root, f", or overwrite them: vidbridge recipe use {name} --force")
     if removed := _removed(root):
-        text = taking_along(text, removed, name)
+        text = with_removed_videos(text, removed, name)
         params = parse_params(parse_yaml(text, name), name)
     _write(root, text)
     return params
@@ -244,12 +254,14 @@ def _write(root: Path, text: str) -> None:
 
 
 def change(root: Path, name: str | None, settings: Sequence[str]) -> str:
-    """Write single values into ``params.yaml``, over the recipe ``name`` where one is given; returns the difference, as a unified diff.
+    """Write single values into ``params.yaml``, over the recipe ``name`` if one is set; returns the
+    unified diff.
 
-    Comments and all other values stay as they are. What breaks a rule is not written.
+    Comments and all other values stay as they are. A value that breaks a rule is not written.
 
     Raises:
-        UsageError: no such recipe or value, or ``params.yaml`` holds edits that neither a commit nor a recipe keeps.
+        UsageError: no such recipe or value, or ``params.yaml`` holds edits that neither a commit
+            nor a recipe keeps.
         ParamsError: what came of it breaks a rule.
         FlowError: a run holds the project.
     """
@@ -257,7 +269,7 @@ def change(root: Path, name: str | None, settings: Sequence[str]) -> str:
 
     with only_run(root):
         old = read_text(root / paths.PARAMS_FILE)
-        text = old if name is None else taking_along(read_text(recipe(root, name).path), _removed(root), name)
+        text = old if name is None else with_removed_videos(read_text(recipe(root, name).path), _removed(root), name)
         text = with_settings(text, settings)
         parse_params(parse_yaml(text, paths.PARAMS_FILE), paths.PARAMS_FILE)
         if text != old:
@@ -282,7 +294,7 @@ def _holds_edits(root: Path) -> bool:
     if (
         name != made_from
         and any(one.name == made_from for one in recipes(root))
-        and read_text(path) == taking_along(smoke_version(root, made_from), _removed(root), name)
+        and read_text(path) == with_removed_videos(smoke_version(root, made_from), _removed(root), name)
     ):
         return False
     committed = subprocess.run(["git", "-C", str(root), "show", f"HEAD:./{paths.PARAMS_FILE}"], capture_output=True, check=False)

@@ -1,7 +1,9 @@
-"""Before DVC checks anything out: the outs lie inside the project, and so does every file of the lists behind them.
+"""Check, before DVC checks anything out, that outs and every file of the lists behind them lie
+inside the project.
 
-DVC places a file at whatever path a folder's list gives (3.67.1: ``../../x`` too), so content that ``dvc.lock``, a ``.dvc`` file or the
-run cache names could overwrite anything. A clone brings the first two along, a shared cache the third.
+DVC places a file at whatever path a folder's list gives (3.67.1: ``../../x`` too), so content that
+``dvc.lock``, a ``.dvc`` file or the run cache names could overwrite anything. A clone brings the
+first two along, a shared cache the third.
 """
 
 from __future__ import annotations
@@ -17,19 +19,23 @@ from flows.errors import UnsafeContent
 from stages.runtime import paths
 from stages.tracking.lineage.listing import MAX_BYTES, ListError, check_paths, is_hash, parse_list, path_fault, too_long
 
-#: DVC's command line with `watch_lists` in force. A file and no module: it is started without the project in ``sys.path``.
+#: DVC's command line with `watch_lists` in force. A file, not a module: it is started without the
+#: project in ``sys.path``.
 COMMAND = str(Path(__file__).with_name("checked_dvc.py"))
 
 
 def check(repo: Any, stages: Iterable[Any]) -> None:
-    """Look at the outs of DVC's ``stages`` as they are locked. Lists that are not in the cache are read from a remote that is a folder;
-    DVC checks out from the cache only, and what is fetched meanwhile is looked at when it is checked out.
+    """Check the outs of DVC's ``stages`` as they are locked. Reads lists that are not in the cache
+    from a remote that is a folder. DVC checks out from the cache only, so lists that are fetched
+    later are checked at checkout.
 
     Raises:
-        UnsafeContent: an out lies outside the project or behind a link that leads out, or what it is to hold would.
+        UnsafeContent: an out lies outside the project or behind a link that leads out, or what it
+            is to hold would.
     """
     for stage in stages:
-        # A stage of dvc.yaml is locked in dvc.lock; other files, such as videos.dvc, hold what they lock.
+        # A stage of dvc.yaml is locked in dvc.lock; other files, such as videos.dvc, hold what they
+        # lock.
         file = paths.LOCK_FILE if stage.cmd else stage.relpath
         try:
             check_outs(repo, stage.outs, f"{file}: {stage.name}" if stage.cmd else file)
@@ -38,7 +44,7 @@ def check(repo: Any, stages: Iterable[Any]) -> None:
 
 
 def check_outs(repo: Any, outs: Iterable[Any], where: str) -> None:
-    """Look at outs, wherever they are named; ``where`` opens the message.
+    """Check outs wherever they are named; ``where`` opens the message.
 
     Raises:
         UnsafeContent, ListError: as `check`.
@@ -76,7 +82,7 @@ def _check_place(repo: Any, out: Any, name: str) -> None:
 
 
 def _own_link(root: Path, path: Path) -> bool:
-    """Whether a link was made here and did not come with the repository."""
+    """Return whether a link was created here and did not come with the repository."""
     done = subprocess.run(["git", "-C", str(root), "ls-files", "--", str(path)], capture_output=True, check=False)
     return done.returncode == 0 and not done.stdout.strip()
 
@@ -89,7 +95,7 @@ def _check_content(repo: Any, out: Any, name: str) -> None:
     oid = out.hash_info.value
     if not is_hash(oid):
         raise UnsafeContent(
-            f"{name}: {str(oid)[:200]!r} is no hash of DVC (32 hex digits), and would be taken for a path; run the stage again"
+            f"{name}: {str(oid)[:200]!r} is not a hash of DVC (32 hex digits) and would be read as a path; run the stage again"
         )
     if out.files is None and oid.endswith(".dir") and (path := _list_file(repo, out, oid)) is not None:
         if (size := path.stat().st_size) > MAX_BYTES:
@@ -101,7 +107,7 @@ def _check_content(repo: Any, out: Any, name: str) -> None:
 
 
 def _list_file(repo: Any, out: Any, oid: str) -> Path | None:
-    """Where a folder's list lies: in the cache, or in a remote that is a folder of this machine."""
+    """Path of a folder's list: in the cache, or in a remote that is a folder of this machine."""
     from dvc.exceptions import DvcException
 
     cached = Path(out.cache.oid_to_path(oid))
@@ -118,8 +124,9 @@ def _list_file(repo: Any, out: Any, oid: str) -> Path | None:
 
 
 def watch_lists() -> None:
-    """Make DVC, in this process, refuse every list that `check` would, wherever it comes from, and every entry of the run cache that
-    gives a stage other outs than its own. What it raises is an error of DVC's, so that ``dvc`` ends with one line.
+    """Make DVC, in this process, refuse every list that `check` would refuse, wherever it comes
+    from, and every entry of the run cache that gives a stage outs other than its own. Raises an
+    error of DVC's, so that ``dvc`` ends with one line.
     """
     from dvc.exceptions import DvcException
     from dvc.stage.cache import StageCache
@@ -132,7 +139,9 @@ def watch_lists() -> None:
             check_paths((entry.get("relpath") for entry in entries), "list of a folder's files")
             for entry in entries:
                 if "md5" in entry and not is_hash(entry["md5"]):
-                    raise ListError(f"list of a folder's files: {entry['relpath']!r}: md5: {entry['md5']!r} is not 32 hex digits")
+                    raise ListError(
+                        f"list of a folder's files: {entry['relpath']!r}: md5: {entry['md5']!r} is not a hash (32 hex digits); run the stage again"
+                    )
         except ListError as error:
             raise DvcException(str(error)) from error
         return read(cls, entries, hash_name)

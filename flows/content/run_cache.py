@@ -1,8 +1,9 @@
-"""DVC's run cache: which outs a stage had for exactly these inputs, parameters and command, here or on another host.
+"""DVC's run cache: the outs of a stage for exactly these inputs, parameters and command, from this
+host or another.
 
-An entry is a file ``runs/KEY[:2]/KEY/VALUE``: KEY is the hash of the stage without its outs' hashes, VALUE that of the whole. Entries
-come from a shared cache and from the remote, so they are foreign: one is used only if it hashes to the name it lies under, and gives
-the stage its own outs.
+An entry is a file ``runs/KEY[:2]/KEY/VALUE``: KEY is the hash of the stage without its outs'
+hashes, VALUE that of the whole. Entries come from a shared cache and from the remote, so they are
+foreign: one is used only if it hashes to the name it lies under, and gives the stage its own outs.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ RUNS = "runs"
 
 
 def key_of(stage: Any) -> str | None:
-    """The key of a stage as its deps and parameters are filled in now; None where DVC keeps no such entries.
+    """Key of a stage as its deps and parameters are filled in now; None if DVC keeps no such
+    entries.
 
-    As ``dvc.stage.cache._can_hash`` has it, but that hashes the work tree, and here a dep need not lie there.
+    Equals ``dvc.stage.cache._can_hash``, which however hashes the work tree; here a dep need not
+    lie there.
     """
     from dvc.stage.cache import _get_cache_hash
     from dvc.stage.serialize import to_single_stage_lockfile
@@ -38,7 +41,8 @@ def key_of(stage: Any) -> str | None:
 
 
 def read_entry(text: bytes, key: str, value: str, own: set[str]) -> dict[str, Any]:
-    """An entry, which is what its name says. ``own``: paths of the stage's outs, as ``dvc.yaml`` has them.
+    """Parse an entry and verify that it is the one that its name says. ``own``: paths of the
+    stage's outs, as ``dvc.yaml`` has them.
 
     Raises:
         ValueError: it is not, and why.
@@ -71,29 +75,31 @@ def folder(repo: Any) -> Path:
 
 
 def local_entries(repo: Any, key: str) -> Iterator[tuple[str, bytes]]:
-    """Entries of this machine's cache under that key, the newest first, as DVC takes them."""
-    place = folder(repo) / key[:2] / key
+    """Yield the entries of this machine's cache under that key, newest first, as DVC takes them."""
+    entries = folder(repo) / key[:2] / key
     try:
-        found = sorted(place.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        files = sorted(entries.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
     except (FileNotFoundError, NotADirectoryError):
         return
-    for path in found:
+    for path in files:
         if path.is_file() and is_value(path.name):
             with path.open("rb") as file:
                 yield path.name, file.read(MOST_BYTES + 1)
 
 
 def is_value(name: str) -> bool:
-    """Whether a file's name is that of an entry: a SHA-256. DVC writes others beside it while it makes one."""
+    """Return whether a file's name is that of an entry: a SHA-256. DVC writes other files beside it
+    while it creates one.
+    """
     return len(name) == 64 and all(letter in "0123456789abcdef" for letter in name)
 
 
 def save(repo: Any, key: str, value: str, text: bytes) -> None:
-    """Put an entry that was looked at into this machine's cache."""
-    place = folder(repo) / key[:2] / key
-    if (place / value).exists():
+    """Write a verified entry into this machine's cache."""
+    entries = folder(repo) / key[:2] / key
+    if (entries / value).exists():
         return
-    place.mkdir(parents=True, exist_ok=True)
-    unfinished = place / f".{value}.{os.getpid()}"
+    entries.mkdir(parents=True, exist_ok=True)
+    unfinished = entries / f".{value}.{os.getpid()}"
     unfinished.write_bytes(text)
-    unfinished.replace(place / value)
+    unfinished.replace(entries / value)

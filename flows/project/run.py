@@ -1,4 +1,4 @@
-"""What ``vidbridge run`` does: plan, say what will happen, run it as a Prefect flow, show what came of it."""
+"""``vidbridge run``: plan, print the plan, run it as a Prefect flow, print the results."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows import preflight
 from flows.console import show
 from flows.console.results import evaluated_by, read_gains, read_intervals, read_scores
+from flows.content.remote import push_runs
 from flows.costs import estimate
 from flows.errors import FlowError, UsageError
 from flows.processes import prefect_server
 from flows.processes.locks import only_run
-from flows.repro import clone, lockfile, registered, reproduce
+from flows.repro import clone, lockfile, preflight, registered, reproduce
 from flows.repro.plan import ASK_S, GLANCE_S, make_plan
-from flows.repro.remote import push_runs
-from flows.repro.steps import Plan, insist_on_answer
+from flows.repro.steps import Plan, verify_answer
 from stages.params import Params, PretrainedModelParams
 from stages.runtime.plain import one_line
 from stages.tracking.lineage.git import git
@@ -26,16 +25,19 @@ from stages.tracking.session import Session
 
 
 def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False, as_json: bool = False) -> None:
-    """Bring ``target`` up to date, and print the plan and its cost first and the scores afterwards. An empty plan starts no server.
+    """Bring ``target`` up to date; prints the plan and its cost first and the scores afterwards. An
+    empty plan starts no server.
 
     ``as_json``: of a dry run, for programs.
 
-    What is not registered yet, since an earlier run was cut short or its server was away, is registered. ``push``: DVC's run cache and
-    the branch that holds ``dvc.lock`` are handed on, so that other hosts can take over and promote.
+    Results that an earlier run could not register, since it was interrupted or its server was away,
+    are registered. ``push``: DVC's run cache and the branch that holds ``dvc.lock`` are handed on,
+    so that other hosts can take over and promote.
 
     Raises:
         FlowError: something is missing (found before any stage starts), or a stage failed.
-        KeyboardInterrupt: on Ctrl-C and when the run is cancelled in Prefect; every stage has been ended.
+        KeyboardInterrupt: on Ctrl-C and when the run is cancelled in Prefect; every stage has been
+            ended.
     """
     session = Session(root)
     params = session.params
@@ -53,7 +55,7 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
     if dry_run:
         show.show_cost(out, estimate.cost_of(root, params, plan))
         return
-    insist_on_answer(plan)
+    verify_answer(plan)
     if not plan.to_run and not plan.empty:
         with only_run(root):
             plan = reproduce.bring(root, plan, show.say)
@@ -73,7 +75,8 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
     elif not registered.is_noted(session, pushed=push):
         with only_run(root):
             register(Session(root), push)
-    # Only what this target has brought up to date: scores may lie there from before, or from another recipe.
+    # Only what this target has brought up to date: scores may lie there from before, or from
+    # another recipe.
     done = {step.name for step in plan.steps}
     scores = {policy: row for policy, row in read_scores(root, params.evaluation.of).items() if evaluated_by(policy) in done}
     intervals = read_intervals(root, params.evaluation.of)
@@ -84,7 +87,7 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
 
 
 def register(session: Session, push: bool) -> None:
-    """Record and register what earlier runs, here or elsewhere, left in ``dvc.lock``, and say so.
+    """Record and register what earlier runs, here or elsewhere, left in ``dvc.lock``, and print it.
 
     Raises:
         TrackingError: the store, the remote or git says no.
@@ -112,7 +115,7 @@ def register(session: Session, push: bool) -> None:
 
 
 def _publish(root: Path, commit: str) -> None:
-    """Hand the branch that holds the commit to the repository that this one was cloned from."""
+    """Push the branch that holds the commit to the repository that this one was cloned from."""
     if "origin" not in git(root, "remote").split():
         show.say(f"note: no git remote 'origin', so commit {commit[:12]} with dvc.lock stays here; git remote add origin URL")
         return
@@ -126,7 +129,7 @@ def _plain(plan: Plan, cost: estimate.RunCost) -> dict[str, Any]:
 
 
 def _confirm(root: Path, params: Params, plan: Plan) -> None:
-    """A model of billions of parameters takes hours and many gigabytes: worth one question."""
+    """Ask before a model of billions of parameters is trained: it takes hours and many gigabytes."""
     if not isinstance(params.model, PretrainedModelParams) or not any(step.meta.kind == "train" for step in plan.to_run):
         return
     need = preflight.disk_need_gb(params, plan)
@@ -134,11 +137,11 @@ def _confirm(root: Path, params: Params, plan: Plan) -> None:
     if not sys.stdin.isatty():
         raise UsageError(f"run: {question.split(';', maxsplit=1)[0]}; add --yes to start it without a question")
     if input(one_line(question)).strip().lower() not in ("y", "yes"):
-        raise UsageError("run: not started")
+        raise UsageError("run: not confirmed; nothing was started")
 
 
 def _flow(root: Path, target: str, push: bool) -> str:
-    """Returns the commit that holds ``dvc.lock``."""
+    """Run the flow; returns the commit that holds ``dvc.lock``."""
     with prefect_server.starting(root) as starting:
         # These imports take as long as the server's start: they go on side by side.
         from prefect import tags

@@ -1,4 +1,6 @@
-"""The runs that Prefect shows: their artifacts, the states they end in, and being cancelled on its server."""
+"""Display of runs in Prefect: their artifacts, the states they end in, and cancellation on its
+server.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +21,22 @@ from flows.console.registry import register_table
 from flows.console.results import read_scores
 from flows.console.show import as_text
 from flows.errors import FlowError
+from flows.execution.scheduler import Board
 from flows.repro.steps import Plan
-from flows.scheduler import Board
 from stages.runtime import paths
 from stages.tracking.lineage.uri import display_uri, is_server, tracking_uri
 from stages.tracking.registry.register import RegisterReport
 
-#: How often the flow asks the server whether someone cancelled it.
+#: Seconds between queries whether someone cancelled the flow.
 CANCEL_POLL_S = 2.0
 _LOGGER = logging.getLogger(__name__)
 
 
 @contextmanager
 def watching_for_cancel(cancelled: threading.Event) -> Iterator[None]:
-    """Set ``cancelled`` when someone cancels this flow run on the server; no worker has to be near to deliver it."""
+    """Set ``cancelled`` when someone cancels this flow run on the server; needs no worker nearby to
+    deliver it.
+    """
     run_id = flow_run.id
     stop = threading.Event()
 
@@ -58,7 +62,7 @@ def watching_for_cancel(cancelled: threading.Event) -> Iterator[None]:
 
 
 def publish_plan(target: str, plan: Plan) -> None:
-    """Show the plan beside the run, as a table."""
+    """Publish the plan beside the run, as a table."""
     rows = [{"stage": step.name, "state": step.state, "why": "; ".join(step.why)} for step in plan.steps]
     create_table_artifact(key="plan", table=rows, description=f"What `{target}` needs, and why it runs")
 
@@ -77,7 +81,7 @@ def link_tracking(mlflow_run: str) -> None:
 
 
 def publish_results(root: Path, policies: Sequence[str], board: Board, registration: RegisterReport) -> None:
-    """Show beside the run the outcome of each stage, the scores and the registered versions."""
+    """Publish the outcome of each stage, the scores and the registered versions beside the run."""
     rows = [{"stage": r.stage, "outcome": r.outcome, "seconds": round(r.seconds, 1)} for r in board.done.values()]
     rows += [{"stage": name, "outcome": "failed", "seconds": None} for name in board.failed]
     rows += [{"stage": name, "outcome": "skipped", "seconds": None} for name in board.skipped]
@@ -94,8 +98,9 @@ def publish_results(root: Path, policies: Sequence[str], board: Board, registrat
 
 
 def failed_state(board: Board, *reasons: str) -> State[Any]:
-    """A failed state, with a :class:`FlowError` that names what failed. A state and not an exception: Prefect would print
-    the traceback of every failed stage once more."""
+    """Build a failed state, with a :class:`FlowError` that names the failed stages. An exception
+    would make Prefect print the traceback of every failed stage once more.
+    """
     lines = [*(str(error) for error in board.failed.values()), *reasons]
     if board.skipped:
         lines.append(f"not run because of that: {', '.join(board.skipped)}")

@@ -1,4 +1,6 @@
-"""Names of files that DVC cannot store: they are not UTF-8, and DVC ends at them with an error that names none."""
+"""Names of files that DVC cannot store: they are not UTF-8, and DVC fails on them without naming
+one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from stages.runtime.plain import one_line
 
 
 def unstorable_names(folder: Path) -> Iterator[str]:
-    """A sentence for each name below ``folder`` that is not UTF-8."""
+    """Yield a sentence for each name below ``folder`` that is not UTF-8."""
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             if not is_utf8(name):
@@ -18,7 +20,7 @@ def unstorable_names(folder: Path) -> Iterator[str]:
 
 
 def is_utf8(name: str) -> bool:
-    """Whether the name of a file, as Python read it, is one in UTF-8."""
+    """Return whether the name of a file, as Python read it, is valid UTF-8."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:

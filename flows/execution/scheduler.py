@@ -1,7 +1,8 @@
-"""Which stages of a plan run when: in threads, so many side by side, each tried again as its ``meta`` says.
+"""Order of the stages of a plan: run in threads, side by side within slots, each retried as its
+``meta`` says.
 
-A stage is submitted when all that it depends on has ended and a slot is free, so that ``evaluate@bridge`` runs beside ``grpo@general``.
-Training stages exclude each other.
+A stage is submitted when all that it depends on has ended and a slot is free, so that
+``evaluate@bridge`` runs beside ``grpo@general``. Training stages exclude each other.
 """
 
 from __future__ import annotations
@@ -27,22 +28,25 @@ from flows.repro.steps import Plan, PlanStep
 from flows.repro.unchanged import Watch
 from stages.tracking.lineage.uri import PARENT_VARIABLE
 
-#: Exit status of a stage that wants a person, not another attempt.
+#: Exit status of a stage that needs a person, not another attempt.
 USAGE_STATUS = 2
 _STAGE_END_S = 20.0
 
 
 def stage_slots() -> int:
-    """``VIDBRIDGE_STAGE_SLOTS``: how many stages run side by side (2: one trains, one evaluates)."""
+    """Number of stages that run side by side, ``VIDBRIDGE_STAGE_SLOTS`` (2: one trains, one
+    evaluates).
+    """
     text = os.environ.get("VIDBRIDGE_STAGE_SLOTS", "2")
     if not text.isdigit() or int(text) < 1:
-        raise UsageError(f"VIDBRIDGE_STAGE_SLOTS: {text!r} is no number of stages; set 1 or more")
+        raise UsageError(f"VIDBRIDGE_STAGE_SLOTS: {text!r} is not a number of stages; set a whole number >= 1")
     return int(text)
 
 
 class Board:
-    """The stages that wait, that run and that have ended; the end of a step that was started is told by its name in
-    :attr:`ended`."""
+    """Stages that wait, run and have ended; :attr:`ended` holds the result of each started step by
+    its name.
+    """
 
     def __init__(self, steps: tuple[PlanStep, ...], slots: int) -> None:
         self.waiting = {step.name: step for step in steps}
@@ -55,7 +59,9 @@ class Board:
         self._weight = {step.name: _downstream(step.name, steps) for step in steps}
 
     def startable(self) -> Iterator[PlanStep]:
-        """Steps that may start now, those first that most others wait for: training before evaluation."""
+        """Yield the steps that may start now, first those that most others wait for: training
+        before evaluation.
+        """
         for step in sorted(self.waiting.values(), key=lambda step: -self._weight[step.name]):
             if len(self.running) >= self._slots:
                 return
@@ -92,7 +98,9 @@ def _try_again(_task: object, _run: object, state: State[Any]) -> bool:
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_try_again)
 def run_stage(root: Path, step: PlanStep, env: dict[str, str], cancelled: threading.Event) -> StageResult | State[Any]:
-    """One DVC stage; every line it prints goes into the log of this task's run. A cancelled one ends as that, and is not tried again."""
+    """Run one DVC stage; its lines go into the log of this task's run. A cancelled stage ends as
+    cancelled, and is not retried.
+    """
     if cancelled.is_set():
         return _cancelled(StageCancelled(f"stage {step.name} was cancelled before it started"))
     logger = get_run_logger()
@@ -106,7 +114,9 @@ def run_stage(root: Path, step: PlanStep, env: dict[str, str], cancelled: thread
 
 
 def run_stages(root: Path, plan: Plan, env: dict[str, str], cancelled: threading.Event, watch: Watch | None = None) -> Board:
-    """Run every stage of the plan that must run; stages that do not depend on a failed one still run. ``watch`` notes what each locks."""
+    """Run every stage of the plan that must run; stages that do not depend on a failed one still
+    run. ``watch`` notes what each locks.
+    """
     board = Board(plan.to_run, stage_slots())
     futures: dict[str, PrefectFuture[Any]] = {}
 
@@ -147,5 +157,7 @@ def run_stages(root: Path, plan: Plan, env: dict[str, str], cancelled: threading
 
 
 def _cancelled(error: StageCancelled) -> State[Any]:
-    """With its reason as the result: of a state without one Prefect makes None, which would pass for a stage that has run."""
+    """Build a cancelled state with its reason as the result: for a state without one Prefect
+    returns None, which would pass for a stage that has run.
+    """
     return Cancelled(message=str(error), data=error)

@@ -1,7 +1,8 @@
-"""A project of one's own, for the installed package: parameters, the pipeline, DVC's settings. Code and recipes stay in the package.
+"""A new project for the installed package: parameters, the pipeline, DVC's settings. Code and
+recipes stay in the package.
 
-Nothing of ours is left to maintain: ``vidbridge init --upgrade`` brings ``dvc.yaml`` up to a newer package, and a plan brings the digests
-of its code (:mod:`flows.repro.package_code`).
+Nothing of ours is left to maintain: ``vidbridge init --upgrade`` brings ``dvc.yaml`` up to a newer
+package, and a plan brings the digests of its code (:mod:`flows.repro.package_code`).
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from flows import recipes
 from flows.errors import UsageError
+from flows.params_file import recipes
 from flows.processes.locks import only_run
 from flows.repro import package_code
 from stages.params import Params, parse_params
@@ -51,7 +52,8 @@ _FILES = {
 
 
 def init(folder: Path, recipe: str, *, smoke: bool) -> Params:
-    """Write a project into a new or empty folder, with git where there is no repository yet; returns its parameters.
+    """Write a project into a new or empty folder, with a git repository if there is none yet;
+    returns its parameters.
 
     Raises:
         UsageError: the folder holds something, or there is no such recipe.
@@ -74,10 +76,12 @@ def init(folder: Path, recipe: str, *, smoke: bool) -> Params:
 
 
 def upgrade(root: Path) -> str:
-    """Bring ``dvc.yaml`` and the digests of code of a project up to the installed package; returns what changed in ``dvc.yaml``.
+    """Bring ``dvc.yaml`` and the digests of code of a project up to the installed package; returns
+    what changed in ``dvc.yaml``.
 
     Raises:
-        UsageError: it is not a project that `init` made, or ``dvc.yaml`` has edits that no commit keeps.
+        UsageError: it is not a project that `init` made, or ``dvc.yaml`` has edits that no commit
+            keeps.
         FlowError: a run holds the project.
     """
     if not package_code.uses_package(root):
@@ -98,5 +102,7 @@ def upgrade(root: Path) -> str:
 
 
 def is_behind(root: Path) -> bool:
-    """Whether ``dvc.yaml`` of a project that `init` made differs from the one that the installed package would write."""
+    """Return whether ``dvc.yaml`` of a project that `init` made differs from the one that the
+    installed package would write.
+    """
     return package_code.uses_package(root) and read_text(root / paths.PIPELINE_FILE) != package_code.pipeline_text()

@@ -1,4 +1,6 @@
-"""What is on this machine and in this project, and what to do about what is not. Imports nothing heavy; a few seconds."""
+"""State of this machine and this project, each fault with its remedy. Imports nothing heavy; takes
+a few seconds.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from flows import new_project, preflight
 from flows.errors import FlowError
 from flows.processes import prefect_server
 from flows.processes.environment import defaults, shipped, state
-from flows.repro import registered
+from flows.project import new_project
+from flows.repro import preflight, registered
 from stages.errors import VidbridgeError
 from stages.params import ParamsError
 from stages.tracking.lineage.git import git, head, is_repository
@@ -35,7 +37,7 @@ _PROBE_S = 60
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked for, what was found, and what to do (empty when nothing)."""
+    """One line: subject, state, detail, and remedy (empty if none is needed)."""
 
     what: str
     state: State
@@ -51,7 +53,7 @@ def _installed(package: str) -> str | None:
 
 
 def _run(*command: str) -> str | None:
-    """What a program prints; None when it is missing, fails or hangs."""
+    """Output of a program; None if it is missing, fails or hangs."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_S, stdin=subprocess.DEVNULL, check=False)
     except (FileNotFoundError, PermissionError, subprocess.TimeoutExpired):
@@ -72,16 +74,16 @@ def _ffmpeg(_root: Path) -> Finding:
         named = os.environ.get("VIDBRIDGE_FFMPEG")
         if named:
             return Finding(
-                "ffmpeg", "missing", f"VIDBRIDGE_FFMPEG names {named}, which is no program", "correct or unset VIDBRIDGE_FFMPEG"
+                "ffmpeg", "missing", f"VIDBRIDGE_FFMPEG names {named}, which is not a program", "correct or unset VIDBRIDGE_FFMPEG"
             )
         return Finding(
             "ffmpeg", "missing", "imageio-ffmpeg brings none", "uv sync, or set VIDBRIDGE_FFMPEG to an ffmpeg with libx264"
         )
-    said = _run(str(path), "-hide_banner", "-version")
-    if said is None:
+    output = _run(str(path), "-hide_banner", "-version")
+    if output is None:
         return Finding("ffmpeg", "missing", f"{path} does not start", "set VIDBRIDGE_FFMPEG to one that does")
     encoder = "libx264" in (_run(str(path), "-hide_banner", "-encoders") or "")
-    first = said.splitlines()[0].removeprefix("ffmpeg version ").split(" Copyright")[0]
+    first = output.splitlines()[0].removeprefix("ffmpeg version ").split(" Copyright")[0]
     if not encoder:
         return Finding("ffmpeg", "missing", f"{first} at {path}, without libx264", "unset VIDBRIDGE_FFMPEG to use the locked one")
     return Finding("ffmpeg", "ok", f"{first} with libx264 at {path}")
@@ -112,7 +114,8 @@ def _gpu(_root: Path) -> Finding:
     if not listed:
         return Finding("GPU", "ok", "none found; the recipes tiny and smoke need none", "")
     gpus = "; ".join(listed.splitlines())
-    # Only torch knows whether its CUDA fits the driver; its import is slow, so it is asked only where a GPU is.
+    # Only torch knows whether its CUDA fits the driver; its import is slow, so it is imported only
+    # where a GPU is.
     seen = _run(sys.executable, "-c", "import torch; print(torch.cuda.device_count(), torch.version.cuda)")
     if seen is None or seen.startswith("0"):
         return Finding(
@@ -130,7 +133,7 @@ def _deepspeed(_root: Path) -> Finding:
         return Finding(
             "DeepSpeed",
             "missing",
-            f"{found}; VIDBRIDGE_DEEPSPEED: {named} is no file",
+            f"{found}; VIDBRIDGE_DEEPSPEED: {named} is not a file",
             f"{shipped('deepspeed') / 'zero2.json'} is one",
         )
     return Finding("DeepSpeed", "ok", f"{found}, {f'with {named}' if named else 'not asked for (VIDBRIDGE_DEEPSPEED)'}")
@@ -226,7 +229,7 @@ def _clones(root: Path) -> Finding:
 
 
 def _champion(session: Session) -> Finding:
-    """Whether the alias is where the gate put it."""
+    """Check whether the alias is where the gate put it."""
     root = session.root
     if other := registered.other_store(root):
         said, _, todo = other.partition("; ")
@@ -260,7 +263,7 @@ def _champion(session: Session) -> Finding:
 
 
 def _nothing_in(root: Path) -> str:
-    """Said with the store's name: it may be another one than the project registers in."""
+    """Sentence with the store's name: it may be another one than the project registers in."""
     return f"nothing is registered yet in {display_uri(tracking_uri(root))}"
 
 
@@ -285,7 +288,7 @@ def _memory(_root: Path) -> Finding:
 def _git(root: Path) -> Finding:
     try:
         if not is_repository(root):
-            return Finding("git", "missing", f"{root} is no repository", "git init && git add -A && git commit -m start")
+            return Finding("git", "missing", f"{root} is not a repository", "git init && git add -A && git commit -m start")
         if head(root) is None:
             return Finding("git", "missing", "no commit yet", "git add -A && git commit -m start")
         name, mail = (_run("git", "-C", str(root), "config", key) for key in ("user.name", "user.email"))
@@ -299,12 +302,12 @@ def _git(root: Path) -> Finding:
     return Finding("git", "ok", f"commit {commit}, {name} <{mail}>")
 
 
-#: What is looked at on any machine.
+#: Checks that apply to any machine.
 _OF_MACHINE = (_python, _ffmpeg, _decord, _pyav, _torch, _gpu, _deepspeed, _versions, _memory, _disk)
 
 
 def findings(root: Path | None) -> list[Finding]:
-    """Look at everything, side by side; outside a project (None) at the machine only."""
+    """Check everything, side by side; outside a project (None) the machine only."""
     if root is None:
         found = _side_by_side([partial(check, Path.cwd()) for check in _OF_MACHINE])
         todo = "cd into a clone of the project, or set VIDBRIDGE_PROJECT to it"
@@ -321,7 +324,9 @@ def _side_by_side(checks: Sequence[Callable[[], Finding]]) -> list[Finding]:
 
 
 def _upgrade(session: Session) -> list[Finding]:
-    """A line for each result of 0.1 that stands where today's rules would make another, and for a pipeline of another version."""
+    """List each result of 0.1 that today's rules would make differently, and a pipeline of another
+    version.
+    """
     from stages.tools import upgrade
 
     try:

@@ -1,0 +1,1 @@
+"""Changes to `params.yaml`: a recipe copied over it, single values set in place."""

@@ -1,0 +1,1 @@
+"""Commands on a whole project: create, diagnose, run, accept."""
