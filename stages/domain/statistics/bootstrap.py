@@ -258,7 +258,8 @@ def _part(values: Floats, design: Design, most: float, exact: bool) -> _Part:
 
 
 def _ends(part: _Part, alpha: float) -> tuple[float, float]:
-    from scipy import special  # imported here: it takes a tenth of a second, and most importers never compute an interval
+    # Imported here: it takes a tenth of a second, and most importers never compute an interval.
+    from scipy import special
 
     share, tail = part.mean / part.most, alpha / 2
     if part.trials is not None:

@@ -45,7 +45,8 @@ def assign(
     below the threshold are dropped."""
     if not predicted or not reference:
         return []
-    from scipy.optimize import linear_sum_assignment  # imported here: it takes a second, which loading parameters should not pay
+    # Imported here: it takes a second, which loading parameters should not pay.
+    from scipy.optimize import linear_sum_assignment
 
     table = embedder.similarities(predicted, reference)
     rows, columns = linear_sum_assignment(-table)

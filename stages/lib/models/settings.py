@@ -18,7 +18,8 @@ def plain_settings(model: Any, processor: ProcessorMixin) -> Iterator[None]:
     transformers fills every setting that a call omits from the model's own, so overriding them by
     name would never be complete.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT reads the settings of the model inside it
+    # PEFT reads the settings of the model inside it.
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     own, inner.generation_config = inner.generation_config, plain_generation(inner, processor)
     try:
         yield

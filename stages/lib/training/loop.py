@@ -244,7 +244,8 @@ class _Watch(TrainerCallback):
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
         if control.should_save:
-            self.hooks.still_ours()  # otherwise the trainer writes into another process's folder and deletes states there
+            # Otherwise the trainer writes into another process's folder and deletes states there.
+            self.hooks.still_ours()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:  # noqa: ARG002
         values = checkpoints.metrics(logs or {})
