@@ -17,7 +17,7 @@ import yaml
 
 from flows.cli import recipes as commands
 from flows.deployments.deploy import deployment_name
-from flows.deployments.repositories import told
+from flows.deployments.repositories import inspect
 from flows.errors import UsageError
 from flows.processes.environment import SHIPPED
 from flows.project import new_project
@@ -45,8 +45,8 @@ def test_what_is_written_can_be_planned_and_nothing_is_overwritten(own: Path, tm
     assert set(tracked) == files | {f"code/{stage}.txt" for stage in stages}
     assert len(make_plan(own).to_run) == 13
     assert deployment_name(own) == "nightly", "of the package, as the recipes are"
-    found = told(str(own), "main", "", "tiny")
-    assert (found.is_project, found.recipe, told(str(own), "main", "", "nope").recipe) == (True, "tiny", None)
+    found = inspect(str(own), "main", "", "tiny")
+    assert (found.is_project, found.recipe, inspect(str(own), "main", "", "nope").recipe) == (True, "tiny", None)
     for folder in (own, own / "params.yaml"):
         with pytest.raises(UsageError, match="is not empty"):
             new_project.init(folder, "smoke", smoke=False)
