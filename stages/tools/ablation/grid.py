@@ -221,7 +221,9 @@ def _as_part(scores: Sequence[Score], axis: str) -> list[Score]:
     rows = [row for row in scores if row.task == task]
     if not any(part in row.parts for row in rows):
         part_names = ", ".join(sorted({name for row in rows for name in row.parts} - {"native"})) or "none"
-        raise InputError(f"ablation.axes: {axis!r}: no reply's score has a part {part!r} (they have {part_names})")
+        raise InputError(
+            f"ablation.axes: {axis!r}: no reply's score has a part {part!r} (they have {part_names}); name one of these"
+        )
     return [row.model_copy(update={"value": None if row.value is None else row.parts.get(part, 0.0)}) for row in rows]
 
 

@@ -186,7 +186,7 @@ def evaluate(
         }
         if not answers.replies["video"]:
             raise EngineError(
-                f"no question of {request.benchmark} was answered, so nothing was scored; the first: {unanswered[0].reason}"
+                f"{request.benchmark}: no question was answered, so nothing was scored; the first: {unanswered[0].reason}"
             )
     scored = score(
         params,

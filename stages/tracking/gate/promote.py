@@ -202,14 +202,12 @@ def rollback(session: Session, *, author: str | None = None, reason: str = "") -
                 )
             if len(stack) == 1:
                 raise TrackingError(
-                    f"{model}: version {champion.number} is the first champion, there is no earlier one to go back to"
+                    f"{model}: version {champion.number} is the first champion, there is no earlier one to go back to; promote another: vidbridge promote VERSION"
                 )
             earlier = find_version(client, model, stack[-2])
             why = earlier.freed and f"version {earlier.number} no longer has weights: {earlier.freed}"
             if (why := why or objection(session, earlier)) is not None:
-                raise TrackingError(
-                    f"{model}: cannot go back: {why}. Another one can be put to the gate: vidbridge promote VERSION"
-                )
+                raise TrackingError(f"{model}: cannot go back: {why}; put another one to the gate: vidbridge promote VERSION")
             scores, who = earlier.scores, _author(session.root, author)
             decided = Decided(
                 at_ms=now_ms(),

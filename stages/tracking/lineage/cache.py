@@ -203,7 +203,7 @@ class ContentStore:
         """
         files = placed(self.files(source.oid), source, strip)
         if not files:
-            raise TrackingError(f"{source.uri}: the folder holds nothing under that path")
+            raise TrackingError(f"{source.uri}: the folder holds nothing under that path; correct the path")
         self.fetch([md5 for _, md5 in files.values()], source.uri)
         for path, (_, md5) in files.items():
             self._put(folder, path, md5)
@@ -216,7 +216,7 @@ class ContentStore:
         """
         md5 = self.files(source.oid).get(source.path)
         if md5 is None:
-            raise TrackingError(f"{source.uri}: the folder holds no file of that name")
+            raise TrackingError(f"{source.uri}: the folder holds no file of that name; correct the name")
         self.fetch([md5], source.uri)
         self._put(target.parent, target.name, md5)
 

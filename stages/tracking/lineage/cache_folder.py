@@ -201,7 +201,7 @@ def _expanded(path: str) -> Path:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:
         raise TrackingError(
-            f"HOME: not set, and this user has no home folder, so there is no place for a cache folder; set {CACHE_VARIABLE} to one"
+            f"HOME: not set, and this user has no home folder; set {CACHE_VARIABLE} to a folder for the cache"
         ) from error
 
 

@@ -58,7 +58,7 @@ def declared_stage(root: Path, name: str) -> DeclaredStage:
         context |= _item(entry["foreach"], key, name, params)
         entry = entry.get("do")
     elif key:
-        raise TrackingError(f"dvc.yaml: stages.{group}: has no foreach, so there is no {name}; name {group}")
+        raise TrackingError(f"dvc.yaml: stages.{group}: has no foreach, hence no {name}; name {group}")
     if not isinstance(entry, Mapping):
         raise TrackingError(f"dvc.yaml: stages.{group}: is not a table; write cmd, deps and params there")
     for unread in (unread for unread in _UNREAD if unread in entry):

@@ -44,7 +44,7 @@ def parse_named(text: str) -> Named:
     if match := _URI.fullmatch(text):
         return Named(match["name"], match["alias"] or match["number"])
     if text.startswith("models:"):
-        raise TrackingError(f"{text!r:.200} is not a version; write models:/NAME@champion or models:/NAME/3")
+        raise TrackingError(f"version: {text!r:.200} is not a version; write models:/NAME@champion or models:/NAME/3")
     return Named(None, text)
 
 
@@ -79,7 +79,7 @@ def model_of(session: Session, *named: Named) -> str:
     """
     models = sorted({item.model for item in named if item.model is not None})
     if len(models) > 1:
-        raise TrackingError(f"{models[0]} and {models[1]} are two registered models; name versions of one")
+        raise TrackingError(f"versions: {models[0]} and {models[1]} are two registered models; name versions of one")
     return models[0] if models else own_model(session)
 
 

@@ -151,7 +151,9 @@ def _learns(version: Version) -> bool:
 def _rows_of(manifests: Manifests, version: Version) -> tuple[Row, ...]:
     oid = version.data.get(paths.CLIPS.as_posix())
     if oid is None:
-        raise TrackingError(f"version {version.number} does not say which clips it was made from (tag {TAG}data)")
+        raise TrackingError(
+            f"version {version.number}: the clips it was made from are unknown (no tag {TAG}data); run vidbridge register"
+        )
     return manifests.rows(oid)
 
 

@@ -172,7 +172,7 @@ def experiment_id(client: MlflowClient, root: Path) -> str:
     if experiment is None or experiment.lifecycle_stage == "deleted":
         number = f"{experiment.experiment_id}" if experiment else "ID"
         raise TrackingError(
-            f"MLflow experiment {name!r} was deleted; restore it: mlflow experiments restore -x {number}, or name"
+            f"MLflow experiment: {name!r} was deleted; restore it: mlflow experiments restore -x {number}, or name"
             " another: MLFLOW_EXPERIMENT_NAME"
         )
     return str(experiment.experiment_id)

@@ -76,7 +76,7 @@ def test_tables_and_lists_are_resolved(project: Path) -> None:
         ("polish", "", "", r"stages: 'polish' is not among them \(train, scores, sum\); add it"),
         ("train@three", "", "", r"stages.train.foreach: 'three' is not among them \(one, two\); name one of these"),
         ("train", "", "", r"stages.train.foreach: '' is not among them \(one, two\)"),
-        ("sum@one", "", "", r"stages.sum: has no foreach, so there is no sum@one; name sum"),
+        ("sum@one", "", "", r"stages.sum: has no foreach, hence no sum@one; name sum"),
         ("train@one", "seed,", "sed,", r"stages.train.params: 'sed' is not in params.yaml; add it there"),
         ("train@one", "[a.b]", "[a.d]", r"stages.train.params: 'a.d' is not in more.yaml; add it there"),
         ("train@one", "${item.init}", "${item.start}", r"stages.train.cmd: 'item.start' is not in params.yaml"),

@@ -68,7 +68,9 @@ def parse_row(kind: type[Row], raw: Raw) -> Row:
             has = ", ".join(list(raw.value)[:12]) if isinstance(raw.value, dict) else type(raw.value).__name__
             raise AnnotationError(f"annotations: {raw.where}: {field}: missing; the row has {has}") from error
         message = first["msg"].removeprefix("Value error, ")
-        raise AnnotationError(f"annotations: {raw.where}: {field}: {message} (value {display_value(first['input'])})") from error
+        raise AnnotationError(
+            f"annotations: {raw.where}: {field}: {message} (value {display_value(first['input'])}); correct the row"
+        ) from error
 
 
 def collect_questions(
