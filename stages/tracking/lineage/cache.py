@@ -18,10 +18,12 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from stages.runtime.paths import LOCK_FILE
 from stages.tracking.lineage.cache_folder import CacheRepo, check_writable, is_cache, mark_used, most_bytes, prune
@@ -103,6 +105,7 @@ class ContentStore:
         #: True once an object has come from the remote.
         self.fetched = False
         self._lists: dict[str, dict[str, str]] = {}
+        self._lock = FileLock(Path(self.cache.path).parent / "fetch.lock")
 
     def remote_name(self) -> str | None:
         """Name of the remote this project uses; None if none is configured."""
@@ -127,11 +130,31 @@ class ContentStore:
         _refuse_foreign([oid], LOCK_FILE)
         try:
             # DVC makes an object read-only once its hash is verified. If it is writable, another
-            # process is verifying it now or was killed before; verify it here.
-            self.cache.check(oid)
+            # process is writing or verifying it now, or was killed before. DVC removes what it
+            # finds incomplete, so the check waits for the writer.
+            with nullcontext() if self._is_verified(oid) else self._exclusive():
+                self.cache.check(oid)
         except (FileNotFoundError, ObjectFormatError):
             return False
         return True
+
+    def _is_verified(self, oid: str) -> bool:
+        path = Path(self.cache.oid_to_path(oid))
+        return not path.exists() or not path.stat().st_mode & 0o222
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Hold the cache against other processes of ours that fetch into it; a cache that cannot
+        be written is read without."""
+        try:
+            self._lock.acquire()
+        except OSError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def files(self, oid: str, what: str = "") -> dict[str, str]:
         """Read the list of a folder: relative path to hash, each safe to place below a folder.
@@ -258,10 +281,14 @@ class ContentStore:
         remote = self._remote(what)
         if is_cache(self.root):
             check_writable(self.root, what)
-        self.fetched = True
-        self._transfer(remote, self.cache, {HashInfo("md5", oid) for oid in missing}, what)
-        # DVC silently drops objects that do not match their hash.
-        if lost := [oid for oid in missing if not self.has(oid)]:
+        with self._exclusive():
+            # Another process may have fetched them meanwhile.
+            if wanted := {HashInfo("md5", oid) for oid in missing if not self.has(oid)}:
+                self.fetched = True
+                self._transfer(remote, self.cache, wanted, what)
+            # DVC silently drops objects that do not match their hash.
+            lost = [oid for oid in missing if not self.has(oid)]
+        if lost:
             raise self._missing(
                 what, lost[0], f"nor, undamaged, in the remote {remote_label(self.remote_name())} ({display_uri(remote.path)})"
             )
