@@ -25,7 +25,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from stages.runtime.paths import LOCK_FILE
+from stages.runtime.paths import LOCK_FILE, STATE
 from stages.tracking.lineage.cache_folder import CacheRepo, check_writable, is_cache, mark_used, most_bytes, prune
 from stages.tracking.lineage.listing import MAX_BYTES, ListError, is_hash, parse_list, path_fault, too_long
 from stages.tracking.lineage.placing import put_file
@@ -105,7 +105,7 @@ class ContentStore:
         #: True once an object has come from the remote.
         self.fetched = False
         self._lists: dict[str, dict[str, str]] = {}
-        self._lock = FileLock(Path(self.cache.path).parent / "fetch.lock")
+        self._lock = FileLock(root / STATE / "fetch.lock")
 
     def remote_name(self) -> str | None:
         """Name of the remote this project uses; None if none is configured."""
@@ -147,6 +147,7 @@ class ContentStore:
         """Hold the cache against other processes of ours that fetch into it; a cache that cannot
         be written is read without."""
         try:
+            (self.root / STATE).mkdir(mode=0o700, exist_ok=True)
             self._lock.acquire()
         except OSError:
             yield
