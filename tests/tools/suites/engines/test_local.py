@@ -344,7 +344,7 @@ def test_orders_that_make_no_sense(root: Path, params: Params, taught: Path, vid
         ask(root, params, order(annotations, tmp_path / "nowhere", tmp_path / "out"), taught)
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(EngineError, match="no question of video-mme was answered, so nothing was scored; the first: missing-file"):
+    with pytest.raises(EngineError, match="video-mme: no question was answered, so nothing was scored; the first: missing-file"):
         ask(root, params, order(annotations, empty, tmp_path / "out"), taught)
     assert len((tmp_path / "out/unanswered.jsonl").read_text().splitlines()) == 9
 
