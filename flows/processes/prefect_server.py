@@ -61,17 +61,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def port_in_use(port: int) -> bool:
-    with socket.socket() as probe:
-        # As servers do: an address that only waits for its last packets is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return True
-        return False
-
-
 def answers(url: str, timeout_s: float = 2.0, *, patience_s: float = STILL_S) -> bool:
     """Return whether a Prefect API answers at ``url`` (which ends in ``/api``). If nothing listens
     that is known at once; a server that accepts connections but sends nothing is queried again, for

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,21 @@ def fill(template: str, *, trim_blocks: bool = False, **content: Any) -> str:
         autoescape=True, loader=jinja2.PackageLoader("stages.pages"), undefined=jinja2.StrictUndefined, trim_blocks=trim_blocks
     )
     return environment.get_template(template).render(content)
+
+
+def fill_page(template: str, *, styles: Sequence[str], scripts: Sequence[str] = (), **content: Any) -> str:
+    """Render a page with its style sheets and scripts inlined, and with the hashes by which its
+    content-security policy allows them.
+
+    The template reads them as ``style``, ``style_hash`` and, where there are scripts, ``script``
+    and ``script_hash``.
+    """
+    inlined = {"style": template_text(*styles)}
+    if scripts:
+        inlined["script"] = template_text(*scripts)
+    for name, text in inlined.items():
+        content |= {name: text, f"{name}_hash": policy_hash(text)}
+    return fill(template, **content)
 
 
 def template_text(*names: str) -> str:

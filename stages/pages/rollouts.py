@@ -14,15 +14,14 @@ from typing import Any
 from stages.domain.core.frames import Frames
 from stages.domain.core.replies import parse_reply
 from stages.domain.rl.rollouts import Rollout, RolloutGroup
-from stages.pages.render import fill, film_strip, policy_hash, template_text
+from stages.pages.render import fill_page, film_strip
 
 
 def rollout_page(stage: str, step: int, groups: Sequence[RolloutGroup], frames: Iterable[Frames]) -> str:
     """Render the page of a step's groups, such as MLflow keeps for each checkpoint. ``frames``:
     frames of each group's video."""
-    style = template_text("palette.css", "rollouts_page.css", "rollouts.css")
-    views = group_views(groups, frames)
-    return fill("rollouts.html.j2", stage=stage, step=step, groups=views, style=style, style_hash=policy_hash(style))
+    styles = ("palette.css", "rollouts_page.css", "rollouts.css")
+    return fill_page("rollouts.html.j2", styles=styles, stage=stage, step=step, groups=group_views(groups, frames))
 
 
 def group_views(groups: Sequence[RolloutGroup], frames: Iterable[Frames]) -> list[dict[str, Any]]:

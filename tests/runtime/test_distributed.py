@@ -19,9 +19,9 @@ from stages.lib.rows.jsonl import read_rows
 from stages.lib.training.mixture import Example
 from stages.runtime import distributed
 from stages.runtime.distributed import Placement, PlacementError, check_saving, launch, placement, rank_environment, share
-from stages.sft.train import train_sft
 from tests.support.checkout import ROOT
-from tests.support.tiny_parts import Seen, sft_row, tiny
+from tests.support.tiny_parts import Seen, tiny
+from tests.support.training import sft
 
 
 def start(module: str, home: Path, *arguments: object, ranks: int, **environ: str) -> dict[str, Any]:
@@ -44,19 +44,6 @@ def start(module: str, home: Path, *arguments: object, ranks: int, **environ: st
     )
     assert done.returncode == 0, done.stderr[-6000:]
     return dict(json.loads((home / "told.json").read_text()))
-
-
-def sft(folder: Path, examples: list[Example], home: Path, seen: Seen, **changes: Any) -> dict[str, Any]:
-    return train_sft(
-        folder,
-        examples,
-        sft_row(**changes),
-        stage="sft@s",
-        seed=1,
-        out=home / "out",
-        scratch=home / "scratch",
-        hooks=seen.hooks,
-    )
 
 
 def moved(before: Path, after: Path) -> None:

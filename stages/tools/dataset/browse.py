@@ -25,7 +25,7 @@ from stages.lib.rows.jsonl import iterate_rows, read_json
 from stages.lib.rows.samples import InputError, load_clips
 from stages.lib.video.loader import FrameLoader
 from stages.lib.video.reader import choose
-from stages.pages.render import fill, in_base64, policy_hash, reference_text, template_text
+from stages.pages.render import fill_page, in_base64, reference_text
 from stages.params import Params, load_params
 from stages.runtime import paths
 
@@ -51,10 +51,10 @@ def browse(root: Path, out: Path, samples: int) -> Path:
     loader = FrameLoader(clips, Path(params.ingest.source), cache_bytes=0, manifest=paths.CLIPS)
     rows = [_sample(sample, clips, loader, params) for sample in _samples(params, samples)]
     rejects, reasons = _rejects()
-    script = template_text("browse.js")
-    style = template_text("palette.css", "browse.css")
-    page = fill(
+    page = fill_page(
         "browse.html.j2",
+        styles=("palette.css", "browse.css"),
+        scripts=("browse.js",),
         params=params,
         summary=read_json(paths.SAMPLES / paths.SUMMARY_FILE),
         clips=read_json(paths.CLIPS / paths.SUMMARY_FILE),
@@ -67,10 +67,6 @@ def browse(root: Path, out: Path, samples: int) -> Path:
         rejects_of_a_reason=REJECTS_OF_A_REASON,
         frame_px=FRAME_PX,
         border_px=BORDER_PX,
-        script=script,
-        style=style,
-        script_hash=policy_hash(script),
-        style_hash=policy_hash(style),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")

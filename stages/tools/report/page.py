@@ -21,7 +21,7 @@ from stages.lib.rows.jsonl import read_json, read_record, read_rows
 from stages.lib.rows.samples import InputError, load_samples, sheet_samples
 from stages.lib.video.loader import FrameLoader
 from stages.lib.video.open import frame_loader
-from stages.pages.render import fill, in_base64, policy_hash, reference_text, template_text
+from stages.pages.render import fill_page, in_base64, reference_text
 from stages.pages.rollouts import group_views
 from stages.params import Params
 from stages.runtime import paths
@@ -44,13 +44,10 @@ def build(root: Path, out: Path) -> Path:
         raise InputError(f"{paths.REPORTS / paths.METRICS_FILE}: no results yet; run vidbridge run, then vidbridge report")
     session = Session(root)
     params = session.params
-    script, style = template_text("report.js"), template_text("palette.css", "report.css", "rollouts.css")
-    page = fill(
+    page = fill_page(
         "report.html.j2",
-        script=script,
-        style=style,
-        script_hash=policy_hash(script),
-        style_hash=policy_hash(style),
+        styles=("palette.css", "report.css", "rollouts.css"),
+        scripts=("report.js",),
         **_results(root, params),
         **_circumstances(session),
     )

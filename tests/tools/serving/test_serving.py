@@ -43,31 +43,11 @@ from tests.support.serving_project import (
     ROW,
     URI,
     Running,
-    as_the_project,
     ask,
     hungry_on_blue,
-    loaded_champion,
-    make_video_folder,
     refuses_in_time,
     running,
 )
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_video_folder(tmp_path_factory.mktemp("videos"))
-
-
-@pytest.fixture(scope="module")
-def project(serving_root: Path) -> Iterator[Path]:
-    with as_the_project(serving_root) as root:
-        yield root
-
-
-@pytest.fixture(scope="module")
-def champion(project: Path, videos: Path) -> Iterator[Any]:
-    with loaded_champion(project, videos) as loaded:
-        yield loaded
 
 
 def test_it_answers_about_a_file_and_about_bytes_alike(champion: Any, videos: Path) -> None:

@@ -11,7 +11,6 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,40 +24,19 @@ from stages.tracking.session import Session
 from tests.support.served import (
     FEW_BYTES,
     Server,
-    make_large_videos,
     make_poison,
     parquet,
     refused,
     registry_says,
     rows,
-    served,
     streamed,
 )
 from tests.support.serving_project import (
     RED,
     ROW,
-    as_the_project,
     post,
     request,
 )
-
-
-@pytest.fixture(scope="module")
-def project(serving_root: Path) -> Iterator[Path]:
-    with as_the_project(serving_root) as root:
-        yield root
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_large_videos(tmp_path_factory.mktemp("videos"))
-
-
-@pytest.fixture(scope="module")
-def server(project: Path, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Shared by the tests of this module; at its end it must leave nothing behind."""
-    with served(project, videos, tmp_path_factory.mktemp("served")) as running:
-        yield running
 
 
 def test_it_serves_what_is_put_together_by_content_and_runs_nothing_else(server: Server) -> None:
@@ -106,9 +84,9 @@ def test_the_printed_command_works_in_a_shell(server: Server) -> None:
 
 
 @pytest.mark.parametrize("name", ['it\'s a "film" $(touch x) `y`.mp4', "größe %d;&.mp4"])
-def test_any_name_is_quoted_for_the_shell(name: str, server: Server, videos: Path, tmp_path: Path) -> None:
+def test_any_name_is_quoted_for_the_shell(name: str, server: Server, large_videos: Path, tmp_path: Path) -> None:
     (tmp_path / "films").mkdir()
-    shutil.copyfile(videos / "deep/red.mp4", tmp_path / "films" / name)
+    shutil.copyfile(large_videos / "deep/red.mp4", tmp_path / "films" / name)
     command = example(f"http://127.0.0.1:{server.port}", tmp_path / "films", 2 << 20, keyed=False)
     # Not in the server's folder: the name has arrived whole if the message repeats it.
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
@@ -128,17 +106,17 @@ def test_the_command_names_what_can_be_asked_about(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keyed", [False, True])
-def test_without_a_folder_the_command_sends_a_video(keyed: bool, server: Server, videos: Path, tmp_path: Path) -> None:
-    shutil.copyfile(videos / "deep/red.mp4", tmp_path / "clip.mp4")
+def test_without_a_folder_the_command_sends_a_video(keyed: bool, server: Server, large_videos: Path, tmp_path: Path) -> None:
+    shutil.copyfile(large_videos / "deep/red.mp4", tmp_path / "clip.mp4")
     command = example(f"http://127.0.0.1:{server.port}", None, 2 << 20, keyed=keyed)
     env = {**os.environ, "VIDBRIDGE_SERVE_KEY": "0123456789abcdef"}
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path, env=env)
     assert set(json.loads(done.stdout)["predictions"][0]) == {"thinking", "answer", "reply"}
 
 
-def test_where_the_project_has_videos_the_command_sends_one_of_them(server: Server, videos: Path, tmp_path: Path) -> None:
+def test_where_the_project_has_videos_the_command_sends_one_of_them(server: Server, large_videos: Path, tmp_path: Path) -> None:
     (tmp_path / "my films").mkdir()
-    shutil.copyfile(videos / "deep/red.mp4", tmp_path / "my films/one.mp4")
+    shutil.copyfile(large_videos / "deep/red.mp4", tmp_path / "my films/one.mp4")
     command = example(f"http://127.0.0.1:{server.port}", None, 2 << 20, keyed=False, own=tmp_path / "my films")
     assert "clip.mp4" not in command
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
@@ -267,10 +245,10 @@ def test_the_fields_are_described(server: Server) -> None:
 
 
 @pytest.mark.parametrize("how", ["files", "spellings", "base64"])
-def test_large_frames_of_small_files_take_little_memory(how: str, server: Server, videos: Path) -> None:
+def test_large_frames_of_small_files_take_little_memory(how: str, server: Server, large_videos: Path) -> None:
     """Five of them took 0.1 a gigabyte for the frames alone; here they are scaled down one after
     the other."""
-    sent = base64.b64encode((videos / "m0.mp4").read_bytes()).decode()
+    sent = base64.b64encode((large_videos / "m0.mp4").read_bytes()).decode()
     asked = {
         "files": [{"video": f"m{number}.mp4"} for number in range(5)],
         "spellings": [{"video": f"{'./' * number}m0.mp4"} for number in range(4)],

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,31 +16,12 @@ import psutil
 import pytest
 
 from stages.lib.video.encoder import ffmpeg_binary
-from tests.support.served import Server, make_large_videos, rows, served
+from tests.support.served import Server, rows
 from tests.support.serving_project import (
     ROW,
-    as_the_project,
     environment,
     post,
 )
-
-
-@pytest.fixture(scope="module")
-def project(serving_root: Path) -> Iterator[Path]:
-    with as_the_project(serving_root) as root:
-        yield root
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_large_videos(tmp_path_factory.mktemp("videos"))
-
-
-@pytest.fixture(scope="module")
-def server(project: Path, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Shared by the tests of this module; at its end it must leave nothing behind."""
-    with served(project, videos, tmp_path_factory.mktemp("served")) as running:
-        yield running
 
 
 @pytest.mark.slow
@@ -91,11 +71,11 @@ def test_what_comes_too_slowly_is_ended(server: Server) -> None:
 
 
 @pytest.mark.slow
-def test_one_slow_file_keeps_no_other_client_waiting(server: Server, videos: Path) -> None:
+def test_one_slow_file_keeps_no_other_client_waiting(server: Server, large_videos: Path) -> None:
     """Ten minutes of one group of pictures: the last frame needs all before it."""
     long = ["-f", "lavfi", "-i", "color=black:s=1280x720:r=25:d=600", "-c:v", "libx264", "-preset", "ultrafast", "-g", "1000000"]
-    subprocess.run([ffmpeg_binary(), "-v", "error", *long, str(videos / "long.mp4")], check=True, timeout=600)
-    assert (videos / "long.mp4").stat().st_size < 2 << 20
+    subprocess.run([ffmpeg_binary(), "-v", "error", *long, str(large_videos / "long.mp4")], check=True, timeout=600)
+    assert (large_videos / "long.mp4").stat().st_size < 2 << 20
     with ThreadPoolExecutor(4) as slow:
         waiting = [slow.submit(server.ask, rows({"video": "long.mp4"})) for _ in range(4)]
         time.sleep(6)
@@ -112,15 +92,15 @@ def test_one_slow_file_keeps_no_other_client_waiting(server: Server, videos: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["files", "spellings", "base64"])
-def test_the_largest_frames_take_little_memory(how: str, server: Server, videos: Path) -> None:
+def test_the_largest_frames_take_little_memory(how: str, server: Server, large_videos: Path) -> None:
     """The attack as it was found: 0.1 grew by 14.8 GB over five files of 120 kB, by 12 over four
     spellings of one."""
-    if not (videos / "g0.mp4").exists():
+    if not (large_videos / "g0.mp4").exists():
         black = ["-f", "lavfi", "-i", "color=black:s=6400x6400:r=25:d=0.4", "-c:v", "libx264", "-preset", "ultrafast"]
-        subprocess.run([ffmpeg_binary(), "-v", "error", *black, str(videos / "g0.mp4")], check=True, timeout=300)
+        subprocess.run([ffmpeg_binary(), "-v", "error", *black, str(large_videos / "g0.mp4")], check=True, timeout=300)
         for number in range(1, 5):
-            shutil.copyfile(videos / "g0.mp4", videos / f"g{number}.mp4")
-    sent = base64.b64encode((videos / "g0.mp4").read_bytes()).decode()
+            shutil.copyfile(large_videos / "g0.mp4", large_videos / f"g{number}.mp4")
+    sent = base64.b64encode((large_videos / "g0.mp4").read_bytes()).decode()
     asked = {
         "files": [{"video": f"g{number}.mp4"} for number in range(5)],
         "spellings": [{"video": f"{'./' * number}g0.mp4"} for number in range(4)],

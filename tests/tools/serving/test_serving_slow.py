@@ -11,7 +11,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,33 +33,13 @@ from tests.support.serving_project import (
     RED,
     ROW,
     URI,
-    as_the_project,
     ask,
     environment,
     hang_on_blue,
-    loaded_champion,
-    make_video_folder,
     post,
     refuses_in_time,
     request,
 )
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_video_folder(tmp_path_factory.mktemp("videos"))
-
-
-@pytest.fixture(scope="module")
-def project(serving_root: Path) -> Iterator[Path]:
-    with as_the_project(serving_root) as root:
-        yield root
-
-
-@pytest.fixture(scope="module")
-def champion(project: Path, videos: Path) -> Iterator[Any]:
-    with loaded_champion(project, videos) as loaded:
-        yield loaded
 
 
 @pytest.mark.slow
