@@ -39,7 +39,7 @@ POISON = """flavors:
     python_version: 3.11.0
 """
 #: Bytes that a server's processes may grow by while it refuses, or reads what is shown small. 0.1 grew by thousands of megabytes.
-FEW_BYTES = 600 << 20
+FEW_BYTES = 500 << 20
 
 
 @dataclass(frozen=True)
