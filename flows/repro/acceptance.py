@@ -5,12 +5,10 @@ difference is a fault, which is named.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
 from flows.repro.walk import differing_leaves, overlapping
-from stages.runtime.paths import CODE
-from stages.tracking.lineage.lockfile import StageRecord, record_of
+from stages.tracking.lineage.lockfile import StageRecord, is_code, record_of
 
 
 def present(stage: Any) -> StageRecord:
@@ -83,11 +81,3 @@ def _data(locked: StageRecord, now: StageRecord, made: Mapping[str, str]) -> Ite
             yield f"data {dep} is a new dependency"
         elif now.deps[dep] != locked.deps[dep]:
             yield f"data {dep} {'changed' if now.deps[dep] else 'is missing'}"
-
-
-def is_code(dep: str) -> bool:
-    """Return whether a dependency is code: of this project's packages, the digests of an installed
-    package, or a Python file.
-    """
-    path = PurePosixPath(dep)
-    return path.parts[0] in ("stages", "flows", CODE) or path.suffix == ".py"

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stages.domain.core.digest import digest
@@ -16,8 +16,11 @@ from stages.tracking.lineage.uri import TrackingError, quiet
 
 
 def is_code(dep: str) -> bool:
-    """Whether a dependency is code: below ``stages/``, or its digest where the project uses the installed package."""
-    return Path(dep).parts[0] in ("stages", CODE)
+    """Return whether a dependency is code: of this project's packages, the digests of an installed
+    package, or a Python file.
+    """
+    path = PurePosixPath(dep)
+    return path.parts[0] in ("stages", "flows", CODE) or path.suffix == ".py"
 
 
 @dataclass(frozen=True)
