@@ -11,12 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from stages.runtime.paths import PARAMS_FILE, PIPELINE_FILE
+
 _ALIASES = ("champion", "candidate")
 
 
 def stages(incomplete: str) -> list[str]:
     """Stages of ``dvc.yaml``; a row of a table as ``grpo@bridge``."""
-    pipeline, params = _table("dvc.yaml"), _table("params.yaml")
+    pipeline, params = _table(PIPELINE_FILE), _table(PARAMS_FILE)
     found = []
     for name, stage in _mapping(pipeline.get("stages")).items():
         members = _mapping(stage).get("foreach")
@@ -61,7 +63,7 @@ def models(incomplete: str) -> list[str]:
 
 def settings(incomplete: str) -> list[str]:
     """Full names of parameters, for ``--set``."""
-    return _beginning(incomplete, [f"{name}=" for name in _leaves("", _table("params.yaml"))])
+    return _beginning(incomplete, [f"{name}=" for name in _leaves("", _table(PARAMS_FILE))])
 
 
 def _beginning(incomplete: str, names: Iterable[str]) -> list[str]:

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.runtime.bounded_yaml import YamlError, read_yaml
+from stages.runtime.paths import PARAMS_FILE, PIPELINE_FILE
 from stages.tracking.lineage.uri import TrackingError
-
-PIPELINE_FILE, PARAMS_FILE = "dvc.yaml", "params.yaml"
 
 _REFERENCE = re.compile(r"(?<!\\)\$\{\s*([^{}]*?)\s*\}")
 #: Keys of a stage that change the meaning of its other keys.
