@@ -118,12 +118,14 @@ def written(asked: Asked) -> dict[str, Any]:
 class JudgeServer:
     """``faults``: what to do with the next requests, one each; ``always``: with every request after them.
 
-    ``says``: other answers than those above, by kind of question; ``last``: the number of requests after which all fail.
+    ``fails``: the fault of a question, whenever it comes, before those of ``faults``; ``says``: other answers than
+    those above, by kind of question; ``last``: the number of requests after which all fail.
     """
 
     def __init__(self) -> None:
         self.faults: deque[Fault] = deque()
         self.always: Fault | None = None
+        self.fails: Callable[[Asked], Fault | None] = lambda asked: None
         self.says: dict[str, Callable[[Asked], dict[str, Any]]] = {}
         self.last: int | None = None
         self.pause_s = 0.0
@@ -163,6 +165,8 @@ class JudgeServer:
                 self.wrong.append(f"{type(error).__name__}: {error}")
             if self.last is not None and self.requests > self.last:
                 return asked, Fault(status=503)
+            if asked is not None and (fault := self.fails(asked)) is not None:
+                return asked, fault
             return asked, self.faults.popleft() if self.faults else self.always
 
     def leave(self) -> None:
